@@ -80,8 +80,8 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     by_hand |= {"/v1/blobs/{sha256}", "/v1/projects/{project}/code/{sha256}"}
     assert by_hand == {
         "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
-        "/v1/projects/{project}/code/{sha256}", "/v1/usage", "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
-        "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress",
+        "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/usage", "/v1/whoami", "/v1/nodes/{name}:renew",
+        "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress",
     }  # fmt: skip
     plurals = "|".join(kind.plural for kind in KINDS)
     derived = re.compile(rf"/v1/(projects/\{{project\}}/)?({plurals})(/\{{name\}})?(:[a-z-]+)?")

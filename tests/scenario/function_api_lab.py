@@ -19,7 +19,7 @@ from weft.contracts.store import Delete
 from weft.kinds.token import TokenSpec
 from weft.launch.gateway.function_api import serve_function_api
 from weft.objects.envelope import Envelope, merge_part
-from weft.objects.identity import new_uid, object_key
+from weft.objects.identity import Ref, new_uid, object_key
 from weft.trust.access_keys import derive_secret, make_key_id
 from weft.trust.seal import read_seal_key
 from weft.trust.tokens import make_token
@@ -50,12 +50,14 @@ class DoorsLab:
         await self.lab.restart()
         await self.open()
 
-    async def key(self, name: str = "ci", project: str = "default", **spec: Any) -> tuple[str, str]:
-        """A new access key: its id and its secret."""
+    async def key(
+        self, name: str = "ci", project: str = "default", owner: Ref | None = None, **spec: Any
+    ) -> tuple[str, str]:
+        """A new access key, of a user if it has an ``owner``: its id and its secret."""
         key_id = make_key_id()
         secret = derive_secret(read_seal_key(self.folder), key_id)
         given = {"use": "access-key", "role": "invoker", "project": project, "key_id": key_id, **spec}
-        await self._token(name, TokenSpec(**given))
+        await self._token(name, TokenSpec(**given), owner)
         return key_id, secret
 
     async def token(self, name: str = "eve", **spec: Any) -> str:
@@ -68,8 +70,8 @@ class DoorsLab:
         await self.lab.store.commit([Delete(key)])
         await self.lab.until(lambda: self.lab.functions.cache.view.get(key) is None)
 
-    async def _token(self, name: str, spec: TokenSpec) -> None:
-        envelope = Envelope(kind="token", name=name, uid=new_uid())
+    async def _token(self, name: str, spec: TokenSpec, owner: Ref | None = None) -> None:
+        envelope = Envelope(kind="token", name=name, uid=new_uid(), owner=owner)
         envelope.spec = merge_part(envelope.spec, spec)
         await self.lab.put(envelope)
         await self.lab.until(lambda: self.lab.functions.cache.view.get(envelope.key) is not None)

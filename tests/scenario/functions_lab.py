@@ -20,6 +20,7 @@ from weft.contracts.driver.function import Recipe
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.service import FunctionService, make_view
+from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.cache import Cache
 from weft.kinds.function import FunctionSpec, FunctionStatus, check_function
 from weft.kinds.function_version import FunctionVersionSpec
@@ -206,7 +207,7 @@ class FunctionsLab:
     async def begin(self) -> None:
         """The gateway's functions, in a gateway of their own that listens."""
         clock = self.their_clock
-        cache = Cache(self.store, make_view(*placing.KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
+        cache = Cache(self.store, make_view(*placing.KINDS, *ACCOUNTS, "token", indexes=(TOKENS_BY_KEY,)), clock)
         places = FunctionPlacing(cache.view)
         cache.subscribe(places.notice, placing.KINDS)
         service = FunctionService(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")

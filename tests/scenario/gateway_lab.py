@@ -27,6 +27,7 @@ from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.drivers.runtime.qemu.console.output import PrintedHere
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.gateway.gateway import Functions, Gateway
+from weft.gateway.stream.rights import OpenStreams
 from weft.launch.gateway.main import make_tls as make_server_tls
 from weft.objects.envelope import Envelope
 from weft.objects.identity import SERVER_NAME
@@ -111,10 +112,10 @@ class GatewayLab:
         finally:
             await self.gateway.close()
 
-    async def restart(self, functions: Functions | None = None) -> None:
+    async def restart(self, functions: Functions | None = None, clients: OpenStreams | None = None) -> None:
         """End the gateway and begin another on the same port."""
         await self.gateway.close()
-        self.gateway = Gateway(make_server_tls(self.folder), KEY, self.clock, functions=functions)
+        self.gateway = Gateway(make_server_tls(self.folder), KEY, self.clock, functions=functions, clients=clients)
         await self.gateway.listen("127.0.0.1", self.port)
 
     def node_context(self, node_uid: str) -> Context:

@@ -13,13 +13,16 @@ from typing import Any, Literal, NamedTuple
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.latency_peers import LatencyPeers
+from weft.api.state.login_limits import LoginLimits
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
 from weft.api.state.store_position import StorePosition
+from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
+from weft.informer.accounts import Accounts
 from weft.informer.enrolments import Enrolments
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.registry import BY_NAME
@@ -29,7 +32,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
-from weft.trust.credentials import Actor
+from weft.trust.credentials import Actor, StoredToken
 
 SOURCE = "api"
 
@@ -43,12 +46,17 @@ class TokenFacts:
     used_at: float | None
     key: str
 
+    @property
+    def stored(self) -> StoredToken:
+        return StoredToken(self.envelope.name, self.spec, self.envelope.owner)
+
 
 class KnownBearer(NamedTuple):
-    """The actor of a bearer that was checked; valid until its token changes."""
+    """The actor of a bearer that was checked; valid until its token changes, a user's also until rights change."""
 
     facts: TokenFacts
     actor: Actor
+    version: object  # of the accounts
 
 
 @dataclass(frozen=True)
@@ -80,17 +88,28 @@ class ApiContext:
     settings: Settings
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     lines: WatchLines = field(default_factory=WatchLines)
-    streams: set[asyncio.Event] = field(default_factory=set)  # set, each has a stream check whether it must end
+    streams: dict[asyncio.Event, Actor] = field(
+        default_factory=dict
+    )  # set, each has a stream check whether it must end
     busy: int = 0
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
+    logins: LoginLimits = field(default_factory=LoginLimits)
     reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:
-        return PrefixCache(self.store, kind_prefix("token"), of_envelope(_token_facts), self.clock)
+        return PrefixCache(self.store, kind_prefix("token"), of_envelope(_token_facts), self.clock, self._token_changed)
+
+    @functools.cached_property
+    def accounts(self) -> Accounts:
+        return Accounts(self.store, self.clock, self._accounts_changed)
+
+    @functools.cached_property
+    def token_use(self) -> TokenUse:
+        return TokenUse(self.store, self.clock)
 
     @functools.cached_property
     def enrolments(self) -> Enrolments:
@@ -117,10 +136,17 @@ class ApiContext:
     def pulse(self) -> StorePosition:
         return StorePosition(self.store, self.clock)
 
+    @property
+    def rights_version(self) -> object:
+        """Changes whenever a token's, user's or role binding's change may concern someone."""
+        return self.tokens.changes, self.accounts.version
+
     def start(self) -> None:
         """Begin to follow the store; call it in the loop."""
         works: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.tokens.run,
+            self.accounts.run,
+            self.token_use.run,
             self.enrolments.run,
             self.doomed_volumes.run,
             self.ranges.run,
@@ -137,6 +163,17 @@ class ApiContext:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _token_changed(self, key: str) -> None:
+        name = key.rpartition("/")[2]
+        for woken, actor in self.streams.items():
+            if actor.id == name:
+                woken.set()
+
+    def _accounts_changed(self) -> None:
+        for woken, actor in self.streams.items():
+            if actor.user is not None:
+                woken.set()
 
     def add_event(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
         """Write an event; none of a question, which changes nothing and is soon gone."""

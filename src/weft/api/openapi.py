@@ -22,6 +22,7 @@ from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import Ref
 from weft.objects.schema import describe_fields
 from weft.objects.spec_change import FieldChange
+from weft.protocol.login import LoginAnswer, LoginInput, PasswordInput, WhoAmI
 from weft.protocol.report import (
     EgressEndpointInput,
     JoinAnswer,
@@ -71,6 +72,7 @@ def describe_api() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, JoinAnswer, RenewInput, UsageAnswer]
+    types += [LoginInput, LoginAnswer, PasswordInput, WhoAmI]
     types += [ReportBody, ReportAnswer, AllocatedNic, EgressEndpointInput, SecretsInput, OpenedSecrets]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
@@ -291,6 +293,19 @@ def _paths_by_hand() -> dict[str, Any]:
                 _ref("SecretsInput"),
             )
         },
+        "/v1/login": {
+            "post": _operation(
+                "A token for a user's password; takes no credentials",
+                [],
+                _ref("LoginAnswer"),
+                _ref("LoginInput"),
+                "201",
+            )
+        },
+        "/v1/users/{name}:passwd": {
+            "post": _operation("Set a user's password (passwd)", name, any_object, _ref("PasswordInput"))
+        },
+        "/v1/whoami": {"get": _operation("The caller's roles", [], _ref("WhoAmI"))},
         "/v1/usage": {"get": _operation("What nodes and workloads use now", [_query("guests")], _ref("UsageAnswer"))},
         "/v1/openapi.json": {"get": _operation("This document", [], any_object)},
     }

@@ -11,7 +11,7 @@ from weft.api.openapi import describe_api
 from weft.api.request.target import Target, read_target
 from weft.objects.roles import RIGHTS
 
-_ALL = ("read", "operate", "write", "invoke", "audit", "fabric")
+_ALL = ("read", "operate", "write", "invoke", "audit", "grant", "fabric")
 _HEAD = """\
 # Who may do what
 
@@ -21,6 +21,10 @@ A token has a role: `weft token create NAME --role ROLE`. With `-p PROJECT` it h
 else; without, in all projects. `admin` without a project is the same as `fabric-admin`. A request without the right gets
 the error `forbidden`, whether the object exists or not.
 
+A user has the rights of all role bindings that name the user, a group of the user, or a group that the OIDC provider claims for the
+user. A user's own token (`weft login`, `weft token create`) has the user's rights as they are at each request, and at most its own
+role in its own project. Users see, create and delete their own tokens, and set their own password, without any right.
+
 ## Roles
 
 """
@@ -28,8 +32,8 @@ _OPERATIONS = """
 ## Operations
 
 *Where*: **project**, the one in the path; **all**, a role that holds in all projects; **own**, a role in any project, which sees
-what belongs to its own; **anyone**, any token of a person (`/v1/healthz`: no token either; `/v1/join`: a join token);
-**nodes**, nodes with their certificate; **each**, the right to each object in the request.
+(with `grant`: creates and deletes, too) what belongs to its own; **anyone**, any token of a person (`/v1/login`: no token either;
+`/v1/join`: a join token); **nodes**, nodes with their certificate; **each**, the right to each object in the request.
 
 | operation | right | where |
 |---|---|---|
@@ -42,8 +46,11 @@ _BY_HAND = {
     "/v1/healthz": ("–", "anyone"),
     "/v1/join": ("–", "anyone"),
     "/v1/kinds": ("–", "anyone"),
+    "/v1/login": ("–", "anyone"),
     "/v1/openapi.json": ("–", "anyone"),
+    "/v1/users/{name}:passwd": ("fabric", "all"),
     "/v1/usage": ("read", "all"),
+    "/v1/whoami": ("–", "anyone"),
 }
 
 
@@ -76,6 +83,8 @@ def _find(path: str, method: str) -> tuple[str, str]:
     if target.verb is not None and target.verb != "batch":
         found = next((verb for verb in kind.verbs if verb.name == target.verb), None)
         return ("–", "nodes") if found is None else (found.needs, _where(target))
+    if kind.access == "administered" and (method in ("get", "delete") or (method == "post" and target.verb is None)):
+        return "grant", "own"
     if not reads:
         return find_right_to_write(kind), _where(target)
     if kind.access == "shared":

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from weft import __version__
 from weft.api import openapi
+from weft.api.auth import login, password
 from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.capabilities import list_capabilities
 from weft.api.code import blobs, upload
@@ -20,6 +21,7 @@ from weft.api.request.target import Target, no_such_path, read_target
 from weft.api.watch import events, objects
 from weft.contracts.driver.function import REGION
 from weft.kinds.registry import KINDS
+from weft.kinds.user import USER
 from weft.objects.errors import InvalidInput, NotFound
 from weft.serving.answer import Answer
 
@@ -52,6 +54,8 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
         return _choose(method, {"GET": upload.code, "PUT": upload.code}), (rest[1], rest[3])
     target = read_target(rest)
+    if target.kind is USER and target.verb == "passwd":
+        return _choose(method, {"POST": password.set_password}), (target.require_name(),)
     if target.kind.runs_workloads and target.verb in BY_NODES:
         return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
     return _choose(method, _methods(target)), (target,)
@@ -81,11 +85,11 @@ def _list_or_watch(context: ApiContext, call: Call, target: Target) -> Awaitable
     return handler(context, call, target)
 
 
-def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
-    """``handler`` for actors that may ``what`` objects of the kind."""
+def _if_allowed(what: str, handler: OnTarget, *, one: bool = True) -> OnTarget:
+    """``handler`` for actors that may ``what`` objects of the kind, ``one`` in a request or many."""
 
     def checked(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
-        authorise_write(call.actor, target.kind, target.project, what)
+        authorise_write(call.actor, target.kind, target.project, what, one=one)
         return handler(context, call, target)
 
     return checked
@@ -151,7 +155,9 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "join": {"POST": join.join},
     "kinds": {"GET": _kinds},
     "openapi.json": {"GET": _openapi},
+    "login": {"POST": login.login},
     "usage": {"GET": usage.usage},
+    "whoami": {"GET": login.who_am_i},
 }
 BY_NODES: dict[str | None, Callable[[ApiContext, Call, str], Awaitable[Answer]]] = {
     "egress": egress_endpoints.egress,
@@ -160,7 +166,7 @@ BY_NODES: dict[str | None, Callable[[ApiContext, Call, str], Awaitable[Answer]]]
     "secrets": secrets.secrets,
 }
 ON_COLLECTION: dict[str, OnTarget] = {"GET": _list_or_watch, "POST": _if_allowed("create", write.create)}
-ON_BATCH: dict[str, OnTarget] = {"POST": _if_allowed("create", bulk.create_batch)}
+ON_BATCH: dict[str, OnTarget] = {"POST": _if_allowed("create", bulk.create_batch, one=False)}
 ON_OBJECT: dict[str, OnTarget] = {
     "GET": read.get,
     "PUT": _if_allowed("change", write.put),

@@ -1,5 +1,5 @@
-"""Removes objects whose owner is gone (a workload's endpoints, published ports and decisions, a function's versions), old
-recommendations and reports, and, later, Migrations and Conversions that have ended.
+"""Removes objects whose owner is gone (a workload's endpoints, published ports and decisions, a function's versions, a user's
+tokens), old recommendations and reports, and, later, Migrations and Conversions that have ended.
 
 Deleting an owner removes what it owns in the same commit; this controller is for leftovers. It never removes allocations: those
 stand for guests, and only a node's report removes one. Woken by owned objects and by workloads that go.
@@ -21,10 +21,11 @@ from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.recommendation import KEPT_SECONDS
 from weft.kinds.record import History
 from weft.kinds.registry import KINDS, WORKLOADS, is_workload
+from weft.kinds.token import TOKENS_BY_USER
 from weft.objects.identity import object_key
 
 OWNED = tuple(kind.name for kind in KINDS if kind.goes_with_owner)
-OWNERS = (*WORKLOADS, "function")
+OWNERS = (*WORKLOADS, "function", "user")
 PASSING = tuple(kind.name for kind in KINDS if kind.ephemeral)
 HISTORY = {kind.name: kind.history for kind in KINDS if kind.history is not None}  # kept for a while after its end
 
@@ -43,6 +44,8 @@ class Garbage:
             return (change.key,) if change.new is not None else ()
         if change.old is None:
             return ()
+        if change.kind == "user":
+            return [item.key for item in view.find(TOKENS_BY_USER, change.old.uid)]
         if not is_workload(change.kind):
             return [item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid)]
         belongings = [

@@ -23,6 +23,7 @@ from weft.gateway.stream.exec import ExecStream
 from weft.gateway.stream.logs_and_console import OutputStream
 from weft.gateway.stream.origins import Origins
 from weft.gateway.stream.reconnect import FindPlace, WorkloadLocation
+from weft.gateway.stream.rights import OpenStreams
 from weft.gateway.stream.splice import Carried, splice
 from weft.gateway.stream.websocket import receive_hello
 from weft.objects.errors import (
@@ -80,7 +81,7 @@ class Gateway:
 
     ``ticket_key`` is the key that the API server signs with. ``find_place`` asks the server for the location of the workload in a
     ticket's claims. ``origins`` are those of pages that may open web sockets. ``check_node`` raises for a node's certificate that
-    doesn't count any more; call ``check_again`` when that may have changed."""
+    doesn't count any more; call ``check_again`` when that may have changed. ``clients`` ends streams whose right has gone."""
 
     def __init__(
         self,
@@ -91,12 +92,13 @@ class Gateway:
         origins: Origins | None = None,
         check_node: CheckNode | None = None,
         functions: Functions | None = None,
+        clients: OpenStreams | None = None,
     ) -> None:
         self._tls, self._ticket_key, self._clock = tls, ticket_key, clock
         self._origins = origins or Origins()
         self._check_node = check_node or _believe
         self._find_place = find_place or _find_nothing
-        self._functions = functions
+        self._functions, self._clients = functions, clients or OpenStreams(clock)
         self._agents: dict[str, Connection] = {}
         self._of_nodes: dict[str, set[Connection]] = {}  # of agents, and of their streams, by node uid
         self._pending: dict[str, _Pending] = {}
@@ -240,8 +242,13 @@ class Gateway:
 
     async def _serve_client(self, client: Connection, ticket: str) -> None:
         claims, whole = self._admit(ticket)
-        if not claims.node_uid:
-            return await self._serve_here(client, claims, whole)
+        with self._clients.hold(client, claims, whole.get("workload")):
+            if claims.node_uid:
+                await self._serve_workload(client, claims, whole)
+            else:
+                await self._serve_here(client, claims, whole)
+
+    async def _serve_workload(self, client: Connection, claims: Claims, whole: dict[str, Any]) -> None:
         agent = await self._find_agent(claims.node_uid)
         under_way = self._streams.get(claims.node_uid, 0)
         if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:

@@ -59,6 +59,12 @@ class PrefixCache(Generic[T]):
         entry = await self._store.get(key)
         return None if entry is None else self._pick(entry.value, entry.revision)
 
+    async def read_all(self) -> dict[str, T]:
+        """The picked values of all keys, read from the store."""
+        page = await self._store.list(self._prefix)
+        picked = {entry.key: self._pick(entry.value, entry.revision) for entry in page.entries}
+        return {key: value for key, value in picked.items() if value is not None}
+
     async def find(self, key: str) -> T | None:
         """The picked value of one key, read from the store only if it isn't here."""
         known = self.found.get(key) if self.live else None
@@ -71,11 +77,13 @@ class PrefixCache(Generic[T]):
 
     async def _follow(self) -> None:
         page = await self._store.list(self._prefix)
-        self.found = {key: self.found[key] for key in self._ahead if key in self.found}
+        before, self.found = self.found, {key: self.found[key] for key in self._ahead if key in self.found}
         self.changes += 1
         for entry in page.entries:
             self._put(entry.key, entry.value, entry.revision)
         self.live = True
+        for key in before.keys() - self.found.keys():
+            self._on_change(key)
         async with aclosing(self._store.watch(self._prefix, page.cursor)) as batches:
             async for batch in batches:
                 for change in batch.changes:

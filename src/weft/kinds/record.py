@@ -133,6 +133,7 @@ class Reference(msgspec.Struct, frozen=True):
     field: str  # its path, for errors
     names: Callable[[Any], Sequence[str]]  # of a spec
     blocks: bool = True  # the other can't be deleted while it is referred to
+    reserves: bool = False  # when the other was deleted, no new one may take its name while it is referred to
     # Of the other's status, the object that has it exclusively: nobody else may refer to it anew.
     holder: Callable[[Any], Ref | None] | None = None
     awaited: bool = False  # it need not exist yet
@@ -228,8 +229,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     report: type[msgspec.Struct] | None = None
     scope: Literal["project", "fabric"] = "project"
     # Who reads it. project: those who may read its project; shared: everyone with a role; fabric: those whose role holds in all
-    # projects, since it tells of other people's; guarded: administrators of the fabric.
-    access: Literal["project", "shared", "fabric", "guarded"]
+    # projects, since it tells of other people's; guarded: administrators of the fabric; administered: those of the project in
+    # its spec, who create and delete it too, and the user who owns it.
+    access: Literal["project", "shared", "fabric", "guarded", "administered"]
     writer: Literal["people", "fabric"] = "people"  # people create, update and delete; or only weft's processes do
     granted: bool = False  # the fabric's administrators write it, though it lies in a project
     schema: int = 1

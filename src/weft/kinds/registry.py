@@ -10,6 +10,7 @@ from weft.kinds.decision import DECISION
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.function import FUNCTION
 from weft.kinds.function_version import FUNCTION_VERSION
+from weft.kinds.group import GROUP
 from weft.kinds.image import IMAGE
 from weft.kinds.job import JOB
 from weft.kinds.migration import MIGRATION
@@ -22,9 +23,11 @@ from weft.kinds.quota import QUOTA
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
+from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.token import TOKEN
+from weft.kinds.user import USER
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME
 from weft.objects.errors import NotFound
@@ -46,6 +49,9 @@ KINDS: tuple[Kind, ...] = (
     PLACEMENT_POLICY,
     SECRET,
     TOKEN,
+    USER,
+    GROUP,
+    ROLE_BINDING,
     MIGRATION,
     CONVERSION,
     ALLOCATION,

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Index, Kind, Object
+from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.record import Column, Index, Kind, Object, uid_of_owner
 from weft.objects.errors import InvalidInput
 from weft.objects.roles import EVERYWHERE, Role
 from weft.objects.schema import field
@@ -23,14 +23,21 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     ]
     subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
     role: Annotated[
-        Role,
-        field("What the bearer may do, in spec.project if it has one and else in all projects", change="never"),
+        Role | Literal[""],
+        field(
+            "What the bearer may do, in spec.project if it has one and else in all projects; of a user's token: at most, and"
+            " empty for all that the user may do",
+            change="never",
+        ),
     ] = "viewer"
     project: Annotated[
         str | None, field("The only project in which the token has its role", change="never", name=True)
     ] = None
     node: Annotated[str | None, field("The only node name that the token may enrol", change="never", name=True)] = None
     expires_at: Annotated[float | None, field("Time when the token expires", change="never", quantity="moment")] = None
+    claims: Annotated[
+        list[str], field("Groups that the OIDC provider named at the login; set by the server", change="never")
+    ] = []
     sha256: Annotated[str, field("Hash of the secret; set by the server", change="never", max_length=64)] = ""
     key_id: Annotated[str, field("The access key's id; set by the server", change="never", max_length=64)] = ""
 
@@ -57,26 +64,31 @@ def check_token(spec: TokenSpec) -> None:
 
 
 def _role(obj: Object) -> str:
-    """A join token has none."""
+    """A join token has none, and a user's may have all that the user has."""
     spec = obj.get("spec") or {}
-    return "" if spec.get("use") == "join" else str(spec.get("role") or "")
+    return "" if spec.get("use") == "join" else str(spec.get("role") or "–")
 
 
 TOKENS_BY_KEY = Index("tokens by access key")
+TOKENS_BY_USER = Index("tokens by the user whose they are")
 
 TOKEN = Kind(
     name="token",
     plural="tokens",
     title="token",
     summary="Credentials for a node or user",
-    access="guarded",
+    access="administered",
     scope="fabric",
     spec=TokenSpec,
     status=TokenStatus,
     status_writer="api",
-    server_fields=("sha256", "key_id"),
+    server_fields=("sha256", "key_id", "claims"),
     check=check_token,
-    indexes={TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else ()},
+    indexes={
+        TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else (),
+        TOKENS_BY_USER: uid_of_owner,
+    },
+    goes_with_owner=True,
     columns=(
         NAME,
         Column("USE", text("spec.use")),
@@ -84,7 +96,8 @@ TOKEN = Kind(
         Column("ROLE", _role),
         Column("NODE", text("spec.node")),
         Column("PROJECT", text("spec.project")),
-        Column("KEY", text("spec.key_id")),
+        Column("KEY", text("spec.key_id"), wide=True),
+        Column("LAST USE", lambda obj: str(dig(obj, "status.used_at") or "")),
         AGE,
     ),
 )

@@ -1,29 +1,39 @@
 """What a role may do. Each operation needs one right, which the Kind record names; a role is a set of rights. Pure.
 
-A token with a project has its role there and nowhere else. Without one it has the role in every project.
+A token with a project has its role there and nowhere else. Without one it has the role in every project. A user has the rights
+of all role bindings that name the user, or a group that the user is in.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 # read: see objects, and what their guests print. operate: verbs that change no spec but whether something runs, commands and
 # consoles in guests, questions to the scheduler. write: create, change and delete. invoke: functions. audit: who did what.
-# fabric: nodes, projects, tokens, and whatever else belongs to no project. "": nobody has it.
-Right = Literal["", "read", "operate", "write", "invoke", "audit", "fabric"]
+# grant: give others rights in the project, by tokens and role bindings. fabric: nodes, projects, users, and whatever else
+# belongs to no project. "": nobody has it.
+Right = Literal["", "read", "operate", "write", "invoke", "audit", "grant", "fabric"]
 Role = Literal["viewer", "operator", "editor", "admin", "fabric-admin", "auditor", "invoker"]
 
 RIGHTS: Final[dict[str, frozenset[str]]] = {
     "viewer": frozenset({"read"}),
     "operator": frozenset({"read", "operate", "invoke"}),
     "editor": frozenset({"read", "operate", "write", "invoke"}),
-    "admin": frozenset({"read", "operate", "write", "invoke", "audit"}),
-    "fabric-admin": frozenset({"read", "operate", "write", "invoke", "audit", "fabric"}),
+    "admin": frozenset({"read", "operate", "write", "invoke", "audit", "grant"}),
+    "fabric-admin": frozenset({"read", "operate", "write", "invoke", "audit", "grant", "fabric"}),
     "auditor": frozenset({"read", "audit"}),
     "invoker": frozenset({"invoke"}),
 }
 EVERYWHERE: Final = ("fabric-admin", "auditor")  # roles that no project limits
+ALL: Final = "fabric-admin"  # the role with all rights
 _NONE: Final[frozenset[str]] = frozenset()
+
+
+class Grant(NamedTuple):
+    """A role in a project, or in all of them."""
+
+    role: str
+    project: str | None = None
 
 
 def has_right(role: str, project: str | None, right: str, where: str | None) -> bool:

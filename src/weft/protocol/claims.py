@@ -15,6 +15,8 @@ class Claims(msgspec.Struct, frozen=True):
     verb: str
     expires: float = 0.0  # unix seconds; a ticket always has it
     subject: str = ""  # of the client, for the log
+    token: str = ""  # name of the client's token …
+    right: str = ""  # … which must keep this right for as long as the stream is open
     allocation: str = ""
     guest_id: str = ""
     input: dict[str, Any] = {}  # of the verb

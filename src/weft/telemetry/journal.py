@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -105,13 +105,15 @@ class SqliteJournal:
             self._wake.notify_all()
 
     def read(
-        self, *, since: int | None = None, about: str = "", project: str | None = None, limit: int = 1000
+        self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
     ) -> list[Record]:
         """Records after id ``since``, oldest first; without it the newest ``limit``, oldest first. ``about`` is kind,
-        kind/name or kind/project/name ("-" for no project). ``project``: only of its objects."""
+        kind/name or kind/project/name ("-" for no project). ``projects``: only of their objects."""
         conditions, values = _conditions(about)
-        if project is not None:
-            conditions, values = [*conditions, "project = ?"], [*values, project]
+        if projects is not None:
+            named = sorted(projects)
+            conditions = [*conditions, f"project IN ({', '.join('?' * len(named))})"]
+            values = [*values, *named]
         if since is not None:
             conditions, values = [*conditions, "id > ?"], [*values, since]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -125,10 +127,10 @@ class SqliteJournal:
         return records if since is not None else records[::-1]
 
     async def read_soon(
-        self, *, since: int | None = None, about: str = "", project: str | None = None, limit: int = 1000
+        self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
     ) -> list[Record]:
         """``read``, off the loop."""
-        return await asyncio.to_thread(self.read, since=since, about=about, project=project, limit=limit)
+        return await asyncio.to_thread(self.read, since=since, about=about, projects=projects, limit=limit)
 
     def flush(self) -> None:
         """Return once all appended events are written (or given up)."""

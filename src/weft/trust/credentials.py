@@ -8,16 +8,17 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from weft.contracts.driver.function import REGION
 from weft.kinds.token import TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
-from weft.objects.identity import NODE_PREFIX
-from weft.objects.roles import RIGHTS, has_right
+from weft.objects.identity import NODE_PREFIX, Ref
+from weft.objects.roles import ALL, RIGHTS, Grant, has_right
 from weft.trust.access_keys import derive_secret
+from weft.trust.directory import FindGrants
 from weft.trust.peer import Peer
 from weft.trust.sigv4 import check_scope, read_authorization, verify
 from weft.trust.tokens import Token, parse_token, verify_secret
@@ -26,18 +27,46 @@ SERVICE = "lambda"  # that signatures are for
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """A person (or program) with a token, a node with its certificate, or a joining machine."""
+    """A person (or program) with a token, a node with its certificate, a joining machine, or a stranger who wants to log in."""
 
-    kind: Literal["person", "node", "joiner"]
+    kind: Literal["person", "node", "joiner", "stranger"]
     name: str  # for people and the journal
     id: str  # the token's name, or the node's uid
-    role: str = ""  # of a person
-    project: str | None = None  # the only one in which it has its role
+    grants: tuple[Grant, ...] = ()  # of a person
+    limit: Grant | None = None  # of a user's token: what it may do at most
+    user: Ref | None = None  # whose token it is
     peer: Peer | None = None  # the node's certificate
+
+    @property
+    def role(self) -> str:
+        """All roles that it has, somewhere, for people."""
+        return ", ".join(sorted({grant.role for grant in self.grants}))
+
+    @property
+    def project(self) -> str | None:
+        """The only project in which it has rights; None: there are several, or all."""
+        if self.limit is not None and self.limit.project is not None:
+            return self.limit.project
+        projects = {grant.project for grant in self.grants}
+        return projects.pop() if len(projects) == 1 else None
 
     def permits(self, right: str, project: str | None) -> bool:
         """Whether it has ``right`` in ``project`` (None: in no project, or in all of them)."""
-        return self.kind == "person" and has_right(self.role, self.project, right, project)
+        if self.kind != "person" or (self.limit is not None and not has_right(*self.limit, right, project)):
+            return False
+        return any(has_right(role, limit, right, project) for role, limit in self.grants)
+
+    def find_projects(self, right: str) -> frozenset[str] | None:
+        """The projects in which it has ``right``; None: all."""
+        if self.permits(right, None):
+            return None
+        named = {grant.project for grant in self.grants} | ({self.limit.project} if self.limit else set())
+        return frozenset(project for project in named if project is not None and self.permits(right, project))
+
+    def require_somewhere(self, right: str, what: str) -> None:
+        """Raise Forbidden unless it has ``right`` in a project."""
+        if self.find_projects(right) == frozenset():
+            raise self.refuse(right, self.project, what)
 
     def require(self, right: str, project: str | None, what: str) -> None:
         """Raise Forbidden unless it has ``right`` in ``project``."""
@@ -45,21 +74,53 @@ class Actor(msgspec.Struct, frozen=True):
             raise self.refuse(right, project, what)
 
     def require_project(self, project: str, what: str) -> None:
-        """Raise Forbidden if its token is limited to another project."""
-        if self.project not in (None, project):
+        """Raise Forbidden if it has no rights in ``project``."""
+        if not any(grant.project in (None, project) for grant in self.grants) or self.project not in (None, project):
             raise self.refuse("", project, what)
 
     def refuse(self, right: str, project: str | None, what: str) -> Forbidden:
-        """Why it may not do ``what``: its token is limited to another project, or its role lacks the right."""
+        """Why it may not do ``what``: it has no role, its token is limited to another project, or its role lacks the right."""
+        if not self.grants:
+            return Forbidden(
+                f"{self.name} has no role: {self.name} can't {what}",
+                hint=f"ask an administrator: weft rolebinding create NAME --role ROLE --users {self.name}",
+            )
+        least = next((role for role, rights in RIGHTS.items() if right in rights), "admin")
+        if self.user is not None:
+            return self._refuse_user(least, project, what)
         if self.project is not None and self.project != project:
             where = f"in {project[:80]}" if project else "outside it"
             return Forbidden(
                 f"{self.name} is limited to project {self.project}: it can't {what} {where}",
                 hint=f"give -p {self.project}, or use a token for all projects",
             )
-        least = next((role for role, rights in RIGHTS.items() if right in rights), "admin")
         hint = f"weft token create NAME --role {least}, or ask an administrator"
         return Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint=hint)
+
+    def _refuse_user(self, least: str, project: str | None, what: str) -> Forbidden:
+        where = f" in {project[:80]}" if project else ""
+        roles = sorted({role for role, limit in self.grants if limit is None or limit == project})
+        held = (
+            f"only role {', '.join(roles)}{where}"
+            if roles
+            else f"no role{where}"
+            if where
+            else "roles in projects only"
+        )
+        if self.limit is not None:
+            held += f", and this token allows {self.limit.role} at most"
+        return Forbidden(
+            f"{self.name} has {held}: {self.name} can't {what}{where}",
+            hint=f"it takes role {least}: ask an administrator (weft rolebinding create); weft whoami shows your roles",
+        )
+
+
+class StoredToken(NamedTuple):
+    """A token as its object has it; ``owner`` is the user whose it is, None for one that belongs to no user."""
+
+    name: str
+    spec: TokenSpec
+    owner: Ref | None = None
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
@@ -92,22 +153,23 @@ def read_bearer(authorization: str) -> Token:
     return token
 
 
-def check_bearer(token: Token, spec: TokenSpec, now: float) -> Actor:
-    """The owner of a token whose object is stored with ``spec``. ``now``: unix seconds. Raises NotAuthenticated."""
-    if not verify_secret(token.secret, spec.sha256) or spec.use == "access-key":
+def check_bearer(token: Token, stored: StoredToken, find_grants: FindGrants, now: float) -> Actor:
+    """The owner of a token that is ``stored``. ``now``: unix seconds. Raises NotAuthenticated."""
+    if not verify_secret(token.secret, stored.spec.sha256) or stored.spec.use == "access-key":
         raise invalid_token()
-    return _make_actor(token.id, spec, now)
+    return make_actor(stored, find_grants, now)
 
 
 def check_signature(
     authorization: str,
     request: SignedRequest,
-    find: Callable[[str], tuple[str, TokenSpec] | None],
+    find: Callable[[str], StoredToken | None],
+    find_grants: FindGrants,
     seal_key: bytes,
     now: float,
 ) -> Actor:
-    """The owner of the access key that signed ``request``. ``find`` gives the name and spec of the one token with a key's id.
-    Raises NotAuthenticated."""
+    """The owner of the access key that signed ``request``. ``find`` gives the one token with a key's id. Raises
+    NotAuthenticated."""
     signed = read_authorization(authorization)
     dates = request.headers.get("x-amz-date")
     check_scope(signed, REGION, SERVICE, dates[0] if dates else "", now)
@@ -118,17 +180,16 @@ def check_signature(
             reason="unknownAccessKey",
             hint="weft token list shows the access keys",
         )
-    name, spec = found
     verify(
         signed,
-        derive_secret(seal_key, spec.key_id),
+        derive_secret(seal_key, found.spec.key_id),
         method=request.method,
         path=request.path,
         query=request.query,
         headers=request.headers,
         body_sha256=hashlib.sha256(request.body).hexdigest(),
     )
-    return _make_actor(name, spec, now)
+    return make_actor(found, find_grants, now)
 
 
 def check_certificate(peer: Peer, uid: str, now: float) -> Actor:
@@ -152,9 +213,22 @@ def has_expired(spec: TokenSpec, now: float) -> bool:
     return spec.expires_at is not None and spec.expires_at <= now
 
 
-def _make_actor(name: str, spec: TokenSpec, now: float) -> Actor:
+def make_actor(stored: StoredToken, find_grants: FindGrants, now: float) -> Actor:
+    """The owner of a token, with the rights that the token or its user has now. Raises NotAuthenticated if it has expired, or if
+    the user was deleted or disabled."""
+    name, spec = stored.name, stored.spec
     if has_expired(spec, now):
-        raise NotAuthenticated(f"token {name} has expired", hint="weft token create makes another")
+        again = "weft login" if stored.owner is not None else "weft token create makes another"
+        raise NotAuthenticated(f"token {name} has expired", hint=again)
     if spec.use == "join":
         return Actor("joiner", f"token {name}", name)
-    return Actor("person", spec.subject or name, name, spec.role, spec.project)
+    if stored.owner is None:
+        return Actor("person", spec.subject or name, name, (Grant(spec.role, spec.project),))
+    grants = find_grants(stored.owner, spec.claims)
+    if grants is None:
+        raise NotAuthenticated(
+            f"user {stored.owner.name} was deleted or disabled: the user's tokens are not valid",
+            hint="ask an administrator",
+        )
+    limit = Grant(spec.role or ALL, spec.project) if spec.role or spec.project else None
+    return Actor("person", stored.owner.name, name, grants, limit, stored.owner)

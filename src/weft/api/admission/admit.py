@@ -152,6 +152,7 @@ async def plan_create(
         labels=manifest.labels or {},
         raw=raw,
     )
+    await references.refuse_reserved(view.store, kind, envelope)
     key = envelope.key
     plan_named = _plan_named if fleet is None else fleet.plan_named
     named = await plan_named(view, kind, envelope, spec)

@@ -82,7 +82,8 @@ async def read_again(context: ApiContext, store_key: str) -> Envelope | None:
 
 
 def record_change(context: ApiContext, actor: Actor, draft: Draft) -> None:
-    """Write the event of a change that ``actor`` made."""
+    """Write the event of a change that ``actor`` made, which counts from now on for what it may do."""
+    context.accounts.note(draft.envelope)
     if draft.action == "created":
         context.add_event(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":

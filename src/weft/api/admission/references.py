@@ -118,16 +118,29 @@ def _scope(target: Kind, envelope: Envelope) -> str | None:
 
 async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
     """A few of the objects that keep ``envelope`` from being deleted, like ``vm/web``."""
-    if kind.holds_objects:
-        return await _find_content(store, envelope.name)
     if kind.runs_workloads:
         return await _find_allocations(store, envelope.uid)
-    users: list[str] = []
+    users = await _find_content(store, envelope.name) if kind.holds_objects else []
     for other in KINDS:
         for reference in other.references:
             if reference.blocks and reference.kind == kind.name:
                 users += await _find_referring(store, other, reference, envelope)
     return users
+
+
+async def refuse_reserved(store: Store, kind: Kind, envelope: Envelope) -> None:
+    """Raise InUse if the name of a new object belonged to a deleted one to which others still refer: they would mean this one."""
+    for other in KINDS:
+        for reference in other.references:
+            if reference.reserves and reference.kind == kind.name:
+                users = await _find_referring(store, other, reference, envelope)
+                if users:
+                    raise InUse(
+                        f'{kind.title} "{envelope.name}" can\'t be created: {users[0]} names a deleted one',
+                        field="name",
+                        hint=f"take {envelope.name} out of {users[0]} first, or choose another name",
+                        details={"by": users[:_SHOWN]},
+                    )
 
 
 def is_referred_to(kind: Kind) -> bool:

@@ -14,11 +14,13 @@ from weft.trust.credentials import (
     check_certificate,
     has_expired,
     invalid_token,
+    make_actor,
     missing_credentials,
     read_bearer,
 )
 from weft.trust.peer import Peer
 
+LOGIN = "/v1/login"  # the one path that takes no credentials
 MOST_BEARERS = 1000  # bearers that are remembered
 
 
@@ -30,21 +32,23 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
     peer = call.peer
     if peer is not None and peer.node_uid is not None:
         return await _by_certificate(context, peer, peer.node_uid)
+    if call.path == LOGIN:
+        return Actor("stranger", "nobody", "")
     raise missing_credentials(
-        "send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token"
+        "send Authorization: Bearer weft_… or a node's certificate; weft login gets a user's token, and weft uses the context's"
     )
 
 
-async def is_still_let_in(context: ApiContext, actor: Actor) -> bool:
-    """Whether ``actor`` would still be let in: for streams, which check it now and then."""
-    if actor.kind == "node":
-        try:
+async def identify_again(context: ApiContext, actor: Actor) -> Actor | None:
+    """``actor`` with the rights that it has now, None if it would not be let in any more: for streams, which ask now and then."""
+    try:
+        if actor.kind == "node":
             await require_enrolled(context, actor)
-        except (Forbidden, NotAuthenticated):
-            return False
-        return True
-    facts = await _find(context, actor.id)
-    return facts is not None and not has_expired(facts.spec, context.clock.now())
+            return actor
+        facts = await _find(context, actor.id)
+        return None if facts is None else await _make_actor(context, facts)
+    except (Forbidden, NotAuthenticated):
+        return None
 
 
 async def _by_certificate(context: ApiContext, peer: Peer, uid: str) -> Actor:
@@ -59,8 +63,17 @@ def _known(context: ApiContext, bearer: str) -> Actor | None:
     if known is None:
         return None
     facts, tokens = known.facts, context.tokens
-    is_good = tokens.live and tokens.found.get(facts.key) is facts and not has_expired(facts.spec, context.clock.now())
-    return known.actor if is_good else None
+    now = context.clock.now()
+    if not tokens.live or tokens.found.get(facts.key) is not facts or has_expired(facts.spec, now):
+        return None
+    context.token_use.note(facts.key, facts.used_at, now)
+    if known.actor.user is None or known.version == context.accounts.version:
+        return known.actor
+    if (directory := context.accounts.live) is None:
+        return None
+    actor = make_actor(facts.stored, directory.find_grants, now)
+    context.bearers[bearer] = KnownBearer(facts, actor, context.accounts.version)
+    return actor
 
 
 async def _by_token(context: ApiContext, bearer: str) -> Actor:
@@ -68,16 +81,23 @@ async def _by_token(context: ApiContext, bearer: str) -> Actor:
     facts = await _find(context, token.id)
     if facts is None:
         raise invalid_token()
-    actor = check_bearer(token, facts.spec, context.clock.now())
-    if actor.role == "invoker":
+    version, directory = context.accounts.version, await context.accounts.read()
+    actor = check_bearer(token, facts.stored, directory.find_grants, context.clock.now())
+    if facts.spec.role == "invoker" and actor.kind == "person":
         raise Forbidden(
             f"token {token.id} may only invoke functions",
             hint="weft function endpoint shows where; use another token for anything else",
         )
+    if actor.kind == "person":
+        context.token_use.note(facts.key, facts.used_at, context.clock.now())
     if len(context.bearers) >= MOST_BEARERS:
         context.bearers.clear()
-    context.bearers[bearer] = KnownBearer(facts, actor)
+    context.bearers[bearer] = KnownBearer(facts, actor, version)
     return actor
+
+
+async def _make_actor(context: ApiContext, facts: TokenFacts) -> Actor:
+    return make_actor(facts.stored, (await context.accounts.read()).find_grants, context.clock.now())
 
 
 async def _find(context: ApiContext, token_id: str) -> TokenFacts | None:

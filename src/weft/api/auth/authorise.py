@@ -5,7 +5,7 @@ Nobody, admin or not, changes through the API what weft's own processes write (a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -13,11 +13,18 @@ from weft.api.context import ApiContext
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.record import Kind
-from weft.objects.envelope import decode_envelope, decode_part
+from weft.kinds.token import TOKEN
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden
 from weft.objects.identity import object_key
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, enrolment_key
+
+ADMINISTERED = ("create", "delete")  # what those who administer a project do with its tokens and role bindings
+
+
+class _InProject(msgspec.Struct):
+    project: str | None = None
 
 
 class GivenUp(msgspec.Struct):
@@ -45,13 +52,44 @@ def require_right(actor: Actor, right: str, project: str | None, what: str) -> N
     actor.require(right, project, what)
 
 
-def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str) -> None:
+def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str, *, one: bool = True) -> None:
     """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind`` in ``project``."""
-    require_right(actor, find_right_to_write(kind), project, f"{what} {kind.a_title}")
+    if one and kind.access == "administered" and what in ADMINISTERED:  # the handlers of one object ask ``owns``
+        require_granting(actor, kind, f"{what} {kind.a_title}")
+    else:
+        require_right(actor, find_right_to_write(kind), project, f"{what} {kind.a_title}")
     if kind.writer != "people" and not (kind.removable and what == "delete"):
         raise Forbidden(
             f"{kind.a_title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
+
+
+def require_granting(actor: Actor, kind: Kind, what: str) -> None:
+    """Raise Forbidden unless ``actor`` may ``what`` some objects of a kind that projects administer: ``owns`` says which."""
+    require_person(actor, what)
+    if kind is not TOKEN or actor.user is None:
+        actor.require_somewhere("grant", what)
+
+
+def owns(actor: Actor, envelope: Envelope) -> bool:
+    """Whether an object of a kind that projects administer is the actor's: of a project that it administers, or the user's own token."""
+    if envelope.owner is not None and actor.user is not None and envelope.owner.uid == actor.user.uid:
+        return True
+    return actor.permits("grant", decode_part(envelope.spec, _InProject).project)
+
+
+def require_own(actor: Actor, envelope: Envelope) -> None:
+    """Raise Forbidden unless a new object of a kind that projects administer is the actor's to create."""
+    if not owns(actor, envelope):
+        project = decode_part(envelope.spec, _InProject).project
+        raise actor.refuse("grant", project, f"create a {envelope.kind} for {project or 'all projects'}")
+
+
+def find_own(actor: Actor, kind: Kind) -> Callable[[bytes], bool] | None:
+    """The test of a stored object for what ``owns`` says; None for someone who owns all of the kind, or another kind."""
+    if kind.access != "administered" or actor.permits("grant", None):
+        return None
+    return lambda value: owns(actor, decode_envelope(value))
 
 
 def find_right_to_write(kind: Kind) -> str:
@@ -62,16 +100,19 @@ def find_right_to_write(kind: Kind) -> str:
 
 
 def find_right_to_read(kind: Kind) -> str:
-    return "fabric" if kind.access == "guarded" else "read"
+    return {"guarded": "fabric", "administered": "grant"}.get(kind.access, "read")
 
 
 def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str | None) -> None:
+    if kind.access == "administered":
+        return require_granting(actor, kind, f"see {kind.plural}")
     where = name if kind.holds_objects else project
-    if kind.access == "shared" and not kind.holds_objects:
-        where = actor.project
     right = find_right_to_read(kind)
+    if kind.access == "shared" and not kind.holds_objects:
+        return actor.require_somewhere(right, f"see {kind.plural}")
     if not actor.permits(right, where):
         raise actor.refuse(right, where, f"see {kind.plural}")
+    return None
 
 
 async def authorise_read(
@@ -133,4 +174,4 @@ async def _own_allocations(context: ApiContext, node_uid: str) -> list[Allocatio
 
 
 def _who(actor: Actor) -> str:
-    return "a node" if actor.kind == "node" else "a join token"
+    return {"node": "a node", "joiner": "a join token"}.get(actor.kind, "someone who isn't logged in")

@@ -1,24 +1,32 @@
 """Creates tokens: the server draws the secret, keeps its hash (of an access key: nothing), and sends it once, in the answer to
-the request."""
+the request. Administrators create them for anyone, those of a project for their project, and users for themselves."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from weft.api.admission import admit
+from weft.api.admission.admit import Draft
 from weft.api.admission.commit import record_change, settle
-from weft.api.context import ApiContext
+from weft.api.admission.view import View
+from weft.api.auth.authorise import require_own
+from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, object_answer
 from weft.api.request.manifest import read_manifest
+from weft.contracts.store import Put
 from weft.kinds.record import Kind
-from weft.kinds.token import TOKEN
-from weft.objects.errors import InvalidInput
+from weft.kinds.token import TOKEN, TokenSpec
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.objects.errors import Forbidden, InvalidInput
+from weft.objects.roles import RIGHTS
 from weft.serving.answer import Answer
 from weft.trust.access_keys import derive_secret, make_key_id
+from weft.trust.credentials import Actor
 from weft.trust.tokens import make_token, make_token_id
 
 JOIN_LIFETIME_SECONDS = 86400.0
 ACCESS_KEY = "access-key"
+LOGIN_LABEL = "weft/login"  # of tokens that come from logins
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
@@ -26,10 +34,10 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
-    for own in ("sha256", "key_id"):
+    for own in TOKEN.server_fields:
         if spec.get(own):
             raise InvalidInput(f"spec.{own} is set by the server", field=f"spec.{own}", hint="leave it out")
-    use = spec.get("use", "token")
+    actor, use = call.actor, spec.get("use", "token")
     name = raw.get("name") or make_token_id(use if use in ("join", "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
         key_id = make_key_id()
@@ -38,15 +46,55 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     else:
         text, sha256 = make_token(str(name))
         full = {**spec, "sha256": sha256}
+    if actor.user is not None and not (full.get("role", "viewer") and actor.permits("grant", full.get("project"))):
+        full["subject"] = actor.user.name
     if use == "join" and full.get("expires_at") is None:
         full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
     manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
+
+    async def plan(view: View) -> Draft:
+        draft = await admit.plan_create(context, view, manifest, call.actor)
+        _give_owner(call.actor, draft)
+        return draft
+
     # No Idempotency-Key: nobody has the secret of a token that was made before.
-    draft = await settle(context, lambda view: admit.plan_create(context, view, manifest, call.actor), dry_run=dry_run)
+    draft = await settle(context, plan, dry_run=dry_run)
     if dry_run:
         return object_answer(draft.envelope)
     record_change(context, call.actor, draft)
     return object_answer(draft.envelope, 201, secret=text)
+
+
+def _give_owner(actor: Actor, draft: Draft) -> None:
+    """A user's own token belongs to the user, and goes with the user. Raises Forbidden for a token that the actor can't give."""
+    envelope = draft.envelope
+    spec = decode_part(envelope.spec, TokenSpec)
+    if actor.user is None and not spec.role:
+        raise InvalidInput("spec.role is missing", field="spec.role", hint="only a user's own token may leave it empty")
+    if spec.role and actor.permits("grant", spec.project):
+        return
+    if actor.user is None or spec.use == "join":
+        return require_own(actor, envelope)
+    exceeds = any(not actor.permits(right, spec.project) for right in RIGHTS[spec.role]) if spec.role else actor.limit
+    if exceeds:
+        where = f"project {spec.project}" if spec.project else "all projects"
+        raise Forbidden(
+            f"{actor.name} has less than role {spec.role or 'all'} in {where}: a token can't give it",
+            hint="give a lesser role, or -p with a project where you have it; weft whoami shows your roles",
+        )
+    envelope.owner = actor.user
+    draft.writes[0] = Put(envelope.key, encode_envelope(envelope))
+    return None
+
+
+def find_logins(context: ApiContext, user: Envelope) -> list[TokenFacts]:
+    """The tokens that come from logins of ``user``, oldest first."""
+    found = [
+        facts
+        for facts in context.tokens.found.values()
+        if LOGIN_LABEL in facts.envelope.labels and facts.stored.owner == user.ref
+    ]
+    return sorted(found, key=lambda facts: facts.envelope.created_at)
 
 
 def refuse_without_secret(kind: Kind) -> None:

@@ -16,7 +16,7 @@ from weft.api.admission.admit import Draft, Fleet
 from weft.api.admission.commit import TRIES, read_again, record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
-from weft.api.auth.authorise import find_right_to_write, require_right
+from weft.api.auth.authorise import find_right_to_write, require_person, require_right
 from weft.api.context import ApiContext
 from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
@@ -86,7 +86,8 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
 
 async def apply(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/apply``: all objects or, if one of them is invalid, none."""
-    require_right(call.actor, "write", call.actor.project, "apply manifests")
+    require_person(call.actor, "apply manifests")
+    call.actor.require_somewhere("write", "apply manifests")
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})

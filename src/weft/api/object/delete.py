@@ -10,6 +10,7 @@ import msgspec
 from weft.api.admission import references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
+from weft.api.auth.authorise import owns
 from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up
 from weft.api.request.call import Call, object_answer, read_flag
@@ -32,6 +33,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         return await _answer_repeat(context, target)
     expected = Match(call)
     envelope = await _read(context, target)
+    if kind.access == "administered" and not owns(call.actor, envelope):
+        raise not_found(kind, envelope.name, None)
     expected.check(kind, envelope.name, envelope)
     if uid is not None:
         refuse_another(kind, envelope, uid)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from weft.api.admission.admit import not_found
-from weft.api.auth.authorise import authorise_read
+from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
 from weft.api.request.call import JSON, Call, object_answer, read_count
 from weft.api.request.if_match import is_known
@@ -40,6 +40,9 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     if entry is None:
         await refuse_unknown_project(context, target)
         raise not_found(target.kind, name, target.project)
+    own = find_own(call.actor, target.kind)
+    if own is not None and not own(entry.value):
+        raise not_found(target.kind, name, target.project)
     if is_known(call, entry.revision):
         return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
     return object_answer(decode_envelope(entry.value, entry.revision))
@@ -49,7 +52,7 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
     names = await authorise_read(context, call.actor, target.kind, target.project, None, call.loose_query)
     query = call.query(*target.kind.selectors, "limit", "continue")
-    prefix, match = read_selection(target, names, query)
+    prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind))
     limit = read_count(query, "limit", 0, _MOST)
     page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:
@@ -61,10 +64,12 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     return Answer(200, body, JSON)
 
 
-def read_selection(target: Target, names: str | None, query: dict[str, str]) -> tuple[str, Match | None]:
-    """The store prefix and the test of a list or watch, for an actor that may see names that begin with ``names`` (None: all).
-    Raises InvalidInput for a bad selector."""
-    match = _read_match(target.kind, query)
+def read_selection(
+    target: Target, names: str | None, query: dict[str, str], own: Match | None = None
+) -> tuple[str, Match | None]:
+    """The store prefix and the test of a list or watch, for an actor that may see names that begin with ``names`` (None: all) and
+    objects that pass ``own``. Raises InvalidInput for a bad selector."""
+    match = _both(own, _read_match(target.kind, query))
     one = _ONE_NAME.fullmatch(query.get("fields", ""))
     narrowed = names or (one[1] if one and (target.kind.scope == "fabric" or target.project) else "")
     return target.prefix + narrowed, match
@@ -95,6 +100,12 @@ def _read_match(kind: Kind, query: dict[str, str]) -> Match | None:
         return by_field is None or by_field(Fields(msgspec.json.decode(value)))
 
     return match
+
+
+def _both(one: Match | None, other: Match | None) -> Match | None:
+    if one is None or other is None:
+        return one or other
+    return lambda value: one(value) and other(value)
 
 
 class _Labels(msgspec.Struct):

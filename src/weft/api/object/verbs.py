@@ -195,6 +195,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         "workload": {"kind": kind.name, "project": target.project, "name": name, "uid": envelope.uid},
         "expires": context.clock.now() + LIFETIME_SECONDS,
         "subject": call.actor.name,
+        "token": call.actor.id,
+        "right": verb.needs,
     }
     context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
     return json_answer(

@@ -12,6 +12,7 @@ from weft.api.admission.admit import Draft
 from weft.api.admission.commit import record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.auth import tokens
+from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, object_answer, read_flag
 from weft.api.request.if_match import Match, refuse_stale
@@ -32,14 +33,14 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
     if (create_own := CREATE.get(target.kind.name)) is not None:
         return await create_own(context, call, raw, dry_run=dry_run)
     manifest = read_manifest(raw, kind=target.kind, project=target.project)
-    draft = await _settle_once(
-        context,
-        call,
-        target,
-        manifest.name,
-        lambda view: admit.plan_create(context, view, manifest, call.actor),
-        dry_run,
-    )
+
+    async def plan(view: View) -> Draft:
+        draft = await admit.plan_create(context, view, manifest, call.actor)
+        if target.kind.access == "administered":
+            require_own(call.actor, draft.envelope)
+        return draft
+
+    draft = await _settle_once(context, call, target, manifest.name, plan, dry_run)
     if not dry_run:
         record_change(context, call.actor, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)

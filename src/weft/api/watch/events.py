@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from weft.api.auth.authenticate import is_still_let_in
-from weft.api.auth.authorise import require_right
+from weft.api.auth.authenticate import identify_again
+from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_count, read_flag
 from weft.api.watch.stream import BOOKMARK_SECONDS, NDJSON
@@ -21,15 +21,16 @@ _encoder = msgspec.json.Encoder()
 
 async def events(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/events``: with ``since`` the events after that id; without it the newest."""
-    project = call.actor.project
-    require_right(call.actor, "read", project, "read the journal")
+    require_person(call.actor, "read the journal")
+    call.actor.require_somewhere("read", "read the journal")
+    projects = call.actor.find_projects("read")
     query = call.query("since", "follow", "object", "limit")
     since = read_count(query, "since", 0, 2**53) if query.get("since") else None
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")
     if read_flag(query, "follow"):
         return Answer(200, headers=NDJSON, pieces=_follow(context, call, since, about, limit))
-    records = await context.journal.read_soon(since=since, about=about, project=project, limit=limit)
+    records = await context.journal.read_soon(since=since, about=about, projects=projects, limit=limit)
     return json_answer({"items": records})
 
 
@@ -37,19 +38,19 @@ async def _follow(
     context: ApiContext, call: Call, since: int | None, about: str, limit: int
 ) -> AsyncGenerator[bytes, None]:
     spoke = asked = context.clock.elapsed()
-    project = call.actor.project
+    version, projects = context.rights_version, call.actor.find_projects("read")
     if since is None:
         newest = await context.journal.read_soon(limit=1)
         reached = newest[-1].id if newest else 0
-        records = await context.journal.read_soon(about=about, project=project, limit=limit)
+        records = await context.journal.read_soon(about=about, projects=projects, limit=limit)
     else:
         reached, records = since, []
     while not context.stopping.is_set():
         now = context.clock.elapsed()
-        if now - asked > BOOKMARK_SECONDS:
-            if not await is_still_let_in(context, call.actor):
+        if now - asked > BOOKMARK_SECONDS or version != context.rights_version:
+            asked, version = now, context.rights_version
+            if await identify_again(context, call.actor) != call.actor:
                 return
-            asked = now
         if records:
             yield b"".join(_encoder.encode(record) + b"\n" for record in records)
             reached, spoke = max(reached, records[-1].id), now
@@ -58,4 +59,4 @@ async def _follow(
             spoke = now
         else:
             await context.clock.sleep(_POLL_SECONDS)
-        records = await context.journal.read_soon(since=reached, about=about, project=project, limit=_MOST)
+        records = await context.journal.read_soon(since=reached, about=about, projects=projects, limit=_MOST)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from weft.api.auth.authorise import authorise_read
+from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
 from weft.api.object.read import Match, read_selection, refuse_unknown_project
 from weft.api.request.call import Call
@@ -30,7 +30,7 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     cursor = query.get("cursor", "")
     if not cursor:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
-    prefix, match = read_selection(target, names, query)
+    prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind))
     await refuse_unknown_project(context, target)
     batches = context.store.watch(prefix, cursor)
     feed = Feed(context, batches, cursor, lambda batch: _lines(context, batch, match))

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from weft.api.auth.authenticate import is_still_let_in
+from weft.api.auth.authenticate import identify_again
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.request.problem import describe_problem
@@ -89,7 +89,8 @@ class Watching:
         self._context, self._call, self._feed = context, call, feed
         self._began = self._spoke = self._asked = context.clock.elapsed()
         self._is_over = False
-        context.streams.add(feed.woken)
+        self._version = context.rights_version
+        context.streams[feed.woken] = call.actor
 
     def __aiter__(self) -> Watching:
         return self
@@ -107,7 +108,7 @@ class Watching:
         return lines
 
     async def aclose(self) -> None:
-        self._context.streams.discard(self._feed.woken)
+        self._context.streams.pop(self._feed.woken, None)
         await self._feed.close()
 
     async def _next(self) -> bytes | None:
@@ -117,7 +118,8 @@ class Watching:
             due = min(self._spoke, self._asked) + BOOKMARK_SECONDS
             quiet = await _wait(feed.woken, due - context.clock.elapsed())
             feed.woken.clear()
-            await self._ask_again()
+            if not await self._is_still_allowed():
+                return None
             if lines := feed.take():
                 self._spoke = context.clock.elapsed()
                 return lines
@@ -130,15 +132,18 @@ class Watching:
                 return await self._make_bookmark()
         return None
 
-    async def _ask_again(self) -> None:
-        """Check the reader's token every few seconds. Raises NotAuthenticated if the server would no longer let the reader in."""
-        now = self._context.clock.elapsed()
-        if now - self._asked < BOOKMARK_SECONDS - _EARLY_SECONDS:
-            return
-        self._asked = now
-        if not await is_still_let_in(self._context, self._call.actor):
+    async def _is_still_allowed(self) -> bool:
+        """Check the reader's rights every few seconds, and when they may have changed. False if they have: the reader asks again.
+        Raises NotAuthenticated if the server would no longer let the reader in."""
+        now, version = self._context.clock.elapsed(), self._context.rights_version
+        if now - self._asked < BOOKMARK_SECONDS - _EARLY_SECONDS and version == self._version:
+            return True
+        self._asked, self._version = now, version
+        actor = await identify_again(self._context, self._call.actor)
+        if actor is None:
             what = "certificate" if self._call.actor.kind == "node" else "token"
             raise NotAuthenticated(f"the {what} is not valid any more")
+        return actor == self._call.actor
 
     async def _make_bookmark(self) -> bytes:
         cursor = self._context.pulse.settled_since(self._feed.changed_at) or self._feed.cursor

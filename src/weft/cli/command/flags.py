@@ -33,7 +33,9 @@ _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
-    "token": ("spec.sha256", "spec.project"),
+    "token": ("spec.sha256", "spec.project", "spec.claims"),
+    "user": ("spec.password",),
+    "rolebinding": ("spec.project",),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),

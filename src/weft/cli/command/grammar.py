@@ -68,6 +68,7 @@ VERBS: dict[str, Entry] = {
     "attach": Entry("volume.attach", "Attach a volume to a VM", ("volume",)),
     "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
     "logs": Entry("logs.logs", "Show logs of guests, functions and jobs", ("job",)),
+    "passwd": Entry("user.passwd", "Set a user's password", ("user",)),
     "detach": Entry("volume.attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
@@ -89,6 +90,7 @@ AFTER = {
 # Verbs that one kind does in a way of its own.
 SPECIAL = {
     ("create", "token"): "token",
+    ("create", "user"): "user.create",
     ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",
     ("drain", "node"): "node.drain",
@@ -105,6 +107,9 @@ TOOLS: dict[str, Entry] = {
     "plan": Entry("plan.plan", "Show what apply would do, under an id to apply"),
     "diff": Entry("plan.diff", "Show what apply would change"),
     "api": Entry("api", "Send one request to the server's API"),
+    "login": Entry("login.login", "Log in as a user"),
+    "logout": Entry("login.logout", "End the login of the context"),
+    "whoami": Entry("login.whoami", "Show who you are to the server, and your roles"),
     "ps": Entry("list.ps", "List VMs, containers and jobs"),
     "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
     "lease": Entry("lease", "List leases; describe, extend or cancel one"),

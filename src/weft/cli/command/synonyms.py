@@ -42,7 +42,6 @@ COMMANDS: dict[str, str] = {
     "rmi": "image delete NAME",
     "load": "image add NAME FILE.tar",
     "import": "image add NAME FILE",
-    "login": "secret create NAME --registry HOST",
     "kill": "stop NAME",
     "pause": "suspend NAME",
     "unpause": "resume NAME",

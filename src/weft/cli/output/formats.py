@@ -24,7 +24,7 @@ from weft.objects.selector import Fields
 Object = Mapping[str, Any]
 MANIFEST = "manifest"  # for commands that show objects: their manifests, to be applied again
 MANIFEST_PARTS = ("kind", "name", "project", "labels", "spec")
-_AGE = "AGE"
+_AGES = ("AGE", "LAST USE")  # their cells are moments, in unix seconds; "" for never
 _BEFORE_ITEMS, _AFTER_ITEMS = b'{\n  "items": [\n', b"\n  ]\n}"
 
 
@@ -241,8 +241,8 @@ def _sort_items(session: Session, items: Sequence[Object], kind: Kind) -> Sequen
         if items and not _is_field(word, items):
             raise sheet.no_column(word, [each.title for each in kind.columns], "--sort")
         return sorted(items, key=lambda item: sheet.sort_key(_find_field(item, word)), reverse=backwards)
-    if column.title == _AGE:  # the cell is the moment of its making: the least age is the latest one
-        return sorted(items, key=lambda item: float(column.value(item)), reverse=not backwards)
+    if column.title in _AGES:  # the least age is the latest moment
+        return sorted(items, key=lambda item: float(column.value(item) or 0), reverse=not backwards)
     return sorted(items, key=lambda item: sheet.sort_key(column.value(item)), reverse=backwards)
 
 
@@ -261,7 +261,7 @@ def _is_field(path: str, items: Sequence[Object]) -> bool:
 
 
 def _cell(session: Session, title: str, text: str) -> str:
-    return age_of(session, float(text)) if title == _AGE else text
+    return age_of(session, float(text or 0)) if title in _AGES else text
 
 
 def age_of(session: Session, since: float) -> str:

@@ -80,7 +80,7 @@ def _context(session: Session, kind: Kind | None, act: str, name: str | None, fi
     elif act == "remove":
         _remove(session, check_name(name))
     else:
-        _use(session, name)
+        use_context(session, name)
     return None
 
 
@@ -94,7 +94,7 @@ def _remove(session: Session, name: str) -> None:
     print(f"context/{name}  removed")
 
 
-def _use(session: Session, name: str) -> None:
+def use_context(session: Session, name: str) -> None:
     """From now on, for this user, unless a flag, variable or project names another."""
     if not session.environ.get("HOME") and not session.environ.get("XDG_CONFIG_HOME"):
         raise InvalidInput("HOME is not set, so there is nowhere to keep it", hint="export WEFT_CONTEXT=FILE instead")

@@ -82,7 +82,14 @@ class _Kinds(Words):
         return load("create", self.entries()[kind.name], kind) if kind.name in MAKEABLE else None
 
 
-def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
+def _run(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+    return create_one(session, kind, words, **given)[0]
+
+
+def create_one(
+    session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | None, **given: Any
+) -> tuple[int, str]:
+    """Create the object that the flags describe; the exit code, and its name."""
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
     words = read_words(session, kind, words, given)
@@ -90,15 +97,15 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | No
     target = Target(kind, manifest["name"])
     if dry_run == "client":
         print_one(session, manifest, f"{target.what}  would be created; no server was contacted")
-        return 0
+        return 0, target.name
     if code is not None:
         bring(session, code)
     if kind.uploads is not None and not dry_run:
         provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=bool(dry_run))
     if dry_run:
-        return show_dry_run(session, target, made, "created")
-    return finish_one(session, target, made, "create")
+        return show_dry_run(session, target, made, "created"), target.name
+    return finish_one(session, target, made, "create"), target.name
 
 
 def read_spec(
@@ -119,6 +126,8 @@ def read_spec(
     project = session.project or written.get("project")
     if project and kind.scope == "project":
         manifest["project"] = project
+    if session.given_project and kind.access == "administered":
+        spec["project"] = session.given_project
     labels = {**(written.get("labels") or {}), **read_pairs(given["labels"], "label")}
     if labels:
         check_labels(labels)

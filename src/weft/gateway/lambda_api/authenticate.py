@@ -5,27 +5,30 @@ from __future__ import annotations
 
 from weft.contracts.clock import Clock
 from weft.gateway.lambda_api.http import Request
+from weft.informer.accounts import read_token
 from weft.informer.view import View
-from weft.kinds.token import TOKENS_BY_KEY, TokenSpec
+from weft.kinds.token import TOKENS_BY_KEY
 from weft.objects.errors import NotAuthenticated
 from weft.objects.identity import object_key
 from weft.trust.credentials import (
     Actor,
     SignedRequest,
+    StoredToken,
     check_bearer,
     check_signature,
     invalid_token,
     missing_credentials,
     read_bearer,
 )
+from weft.trust.directory import FindGrants
 from weft.trust.sigv4 import is_signed
 
 
 class Authenticator:
-    """``view`` has the tokens, found by TOKENS_BY_KEY too."""
+    """``view`` has the tokens, found by TOKENS_BY_KEY too; ``find_grants`` knows the users."""
 
-    def __init__(self, view: View, seal_key: bytes, clock: Clock) -> None:
-        self._view, self._clock = view, clock
+    def __init__(self, view: View, find_grants: FindGrants, seal_key: bytes, clock: Clock) -> None:
+        self._view, self._find_grants, self._clock = view, find_grants, clock
         self._seal_key = seal_key
 
     def identify(self, request: Request) -> Actor:
@@ -33,13 +36,13 @@ class Authenticator:
         authorization, now = request.header("authorization"), self._clock.now()
         if is_signed(authorization):
             signed = SignedRequest(request.method, request.path, request.query, request.headers, request.body)
-            return check_signature(authorization, signed, self._find_key, self._seal_key, now)
+            return check_signature(authorization, signed, self._find_key, self._find_grants, self._seal_key, now)
         if authorization:
             token = read_bearer(authorization)
             item = self._view.get(object_key("token", None, token.id))
             if item is None or item.deleting:
                 raise invalid_token()
-            caller = check_bearer(token, item.spec(TokenSpec), now)
+            caller = check_bearer(token, read_token(item), self._find_grants, now)
             if caller.kind != "person":
                 raise invalid_token()
             return caller
@@ -53,6 +56,6 @@ class Authenticator:
             "sign it with an access key (weft token create NAME --access-key), or send Authorization: Bearer weft_…"
         )
 
-    def _find_key(self, key_id: str) -> tuple[str, TokenSpec] | None:
+    def _find_key(self, key_id: str) -> StoredToken | None:
         found = [item for item in self._view.find(TOKENS_BY_KEY, key_id) if not item.deleting]
-        return (found[0].envelope.name, found[0].spec(TokenSpec)) if len(found) == 1 else None
+        return read_token(found[0]) if len(found) == 1 else None

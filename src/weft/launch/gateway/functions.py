@@ -15,6 +15,8 @@ from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.delivery import Deliveries
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import EventQueue
+from weft.informer.accounts import KINDS as ACCOUNTS
+from weft.informer.accounts import make_directory
 from weft.informer.cache import Cache, whole
 from weft.informer.view import Changed, View
 from weft.kinds.token import TOKENS_BY_KEY
@@ -74,10 +76,12 @@ class PlacesOnceWanted:
 
 
 class GatewayFunctions:
-    """``service`` with the queue of events and the streams on it. The HTTP API opens the file of events in ``folder``."""
+    """``service`` with the queue of events and the streams on it. The HTTP API opens the file of events in ``folder``;
+    ``directory`` knows what users may do."""
 
     def __init__(self, service: FunctionService, folder: Path, clock: Clock) -> None:
         self.service = service
+        self.directory = make_directory(service.cache, service.cache.view)
         self.events = EventFile(folder / "events.db")
         self.deliveries = Deliveries(
             EventQueue(self.events), DeadLetters(self.events), service.cache.view, service.dispatcher, clock
@@ -87,7 +91,7 @@ class GatewayFunctions:
 
 def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> GatewayFunctions:
     """For the server whose state folder is ``state``; run the service beside the gateway."""
-    cache = Cache(store, make_view("token", indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
+    cache = Cache(store, make_view("token", *ACCOUNTS, indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
     places = PlacesOnceWanted(cache.view)
     cache.subscribe(places.notice, (*KINDS, "function"))
     folder = state / "gateway"

@@ -18,6 +18,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
 from weft.gateway.published_port.listeners import PortListeners
 from weft.gateway.stream.origins import Origins
+from weft.gateway.stream.rights import OpenStreams, make_check
 from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
 from weft.launch.gateway.function_api import keep_function_api
@@ -85,8 +86,16 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     store = RemoteStore(state / "store.sock", clock)
     enrolments = Enrolments(store, clock, lambda uid: gateway.check_again(uid))
     functions = make_functions(state, store, clock, ticket_key)
+    clients = OpenStreams(clock, make_check(functions.service.cache, functions.directory.find_grants, clock))
     gateway = Gateway(
-        tls, ticket_key, clock, WorkloadLocator(store).find, _make_origins(options), enrolments.check, functions.streams
+        tls,
+        ticket_key,
+        clock,
+        WorkloadLocator(store).find,
+        _make_origins(options),
+        enrolments.check,
+        functions.streams,
+        clients,
     )
     serving = asyncio.ensure_future(functions.service.run(gateway.dial, lambda uid: uid in gateway.nodes))
     function_api = asyncio.ensure_future(keep_function_api(options.functions or (), state, functions, clock))
@@ -94,7 +103,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
     renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
-    following = asyncio.ensure_future(enrolments.run())
+    following = asyncio.gather(enrolments.run(), clients.run())
     publishing = None
     if options.publish_on:
         publishing = asyncio.ensure_future(PortListeners(options.publish_on, store, clock).keep())

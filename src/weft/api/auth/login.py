@@ -1,0 +1,91 @@
+"""Logs users in: each login makes a token of the user's own, for a while."""
+
+from __future__ import annotations
+
+from weft.api.admission import admit
+from weft.api.admission.admit import Draft
+from weft.api.admission.commit import settle
+from weft.api.admission.view import View
+from weft.api.auth.authorise import require_person
+from weft.api.auth.password import find_by_password
+from weft.api.auth.tokens import LOGIN_LABEL, find_logins
+from weft.api.context import ApiContext
+from weft.api.request.call import Call, json_answer
+from weft.api.request.manifest import Manifest
+from weft.contracts.store import AtRevision, Delete, Put
+from weft.kinds.token import TOKEN
+from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import object_key
+from weft.objects.schema import read_strict
+from weft.protocol.login import HeldRole, LoginAnswer, LoginInput, WhoAmI
+from weft.serving.answer import Answer
+from weft.trust.credentials import has_expired
+from weft.trust.tokens import make_token, make_token_id
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 60.0, 30 * 86_400.0
+MOST_LOGINS = 100  # tokens from logins that a user has at once: the oldest ones go
+MOST_DELETED = 50  # in one login
+
+
+async def login(context: ApiContext, call: Call) -> Answer:
+    """``POST /v1/login``: a token for a user's password. Raises NotAuthenticated, Throttled."""
+    call.query()
+    given = read_strict(await call.read_object(), LoginInput, "")
+    if not SHORTEST_SECONDS <= given.expires_seconds <= LONGEST_SECONDS:
+        raise InvalidInput(
+            "expires_seconds is not between a minute and 30 days", field="expires_seconds", hint="leave it out for 12 h"
+        )
+    user = await find_by_password(context, call, given.user, given.password)
+    return json_answer(await make_login(context, user, given.expires_seconds, []), 201)
+
+
+async def make_login(context: ApiContext, user: Envelope, seconds: float, claims: list[str]) -> LoginAnswer:
+    """A new token of ``user``, who is in the groups ``claims`` at the OIDC provider. Expired ones of the user are deleted."""
+    now = context.clock.now()
+    text, sha256 = make_token(name := make_token_id("login"))
+    spec = {"use": "access", "role": "", "subject": user.name, "expires_at": now + seconds}
+    manifest = Manifest(
+        kind=TOKEN,
+        name=name,
+        project=None,
+        labels={LOGIN_LABEL: "user"},
+        spec={**spec, "sha256": sha256, "claims": claims},
+    )
+
+    async def plan(view: View) -> Draft:
+        draft = await admit.plan_create(context, view, manifest, None)
+        draft.envelope.owner = user.ref
+        draft.preconditions.append(AtRevision(user.key, user.revision))
+        draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *_plan_clearance(context, user, now)]
+        return draft
+
+    draft = await settle(context, plan)
+    context.add_event(user.ref, "LoggedIn", f"token {draft.envelope.name}")
+    return LoginAnswer(secret=text, token=draft.envelope.name, user=user.name, expires_at=now + seconds)
+
+
+def _plan_clearance(context: ApiContext, user: Envelope, now: float) -> list[Delete]:
+    logins = find_logins(context, user)
+    over = len(logins) - MOST_LOGINS + 1
+    gone = [facts for place, facts in enumerate(logins) if place < over or has_expired(facts.spec, now)]
+    return [Delete(facts.key) for facts in gone[:MOST_DELETED]]
+
+
+async def who_am_i(context: ApiContext, call: Call) -> Answer:
+    """``GET /v1/whoami``: the caller's name, roles and token."""
+    call.query()
+    actor = call.actor
+    require_person(actor, "ask for roles")
+    facts = await context.tokens.find(object_key("token", None, actor.id))
+    return json_answer(
+        WhoAmI(
+            name=actor.name,
+            user=actor.user.name if actor.user is not None else None,
+            token=actor.id,
+            expires_at=facts.spec.expires_at if facts is not None else None,
+            claims=facts.spec.claims if facts is not None else [],
+            grants=[HeldRole(*grant) for grant in actor.grants],
+            limit=HeldRole(*actor.limit) if actor.limit is not None else None,
+        )
+    )

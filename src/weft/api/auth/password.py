@@ -1,0 +1,93 @@
+"""Checks and sets users' passwords. What a stranger learns is the same for every failure: which users there are, and which of them
+are disabled or have a password, is in neither the answer's words nor its time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.api.admission import admit
+from weft.api.admission.admit import Draft
+from weft.api.admission.commit import read_again, settle
+from weft.api.admission.view import View
+from weft.api.auth.authorise import require_person
+from weft.api.auth.tokens import find_logins
+from weft.api.context import ApiContext
+from weft.api.request.call import Call, json_answer
+from weft.contracts.store import MAX_WRITES, Delete
+from weft.kinds.user import MOST_BYTES, USER, UserSpec, check_password, place_of_password
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import NotAuthenticated, WeftError
+from weft.objects.identity import check_name, object_key
+from weft.objects.schema import read_strict
+from weft.objects.spec_change import plan_spec_change
+from weft.protocol.login import PasswordInput
+from weft.serving.answer import Answer
+from weft.serving.shares import who_is
+from weft.trust.credentials import Actor
+from weft.trust.passwords import hash_password, verify_password
+from weft.trust.seal import seal, unseal
+
+MOST_ENDED = MAX_WRITES - 1
+
+
+async def find_by_password(context: ApiContext, call: Call, name: str, password: str) -> Envelope:
+    """The user of that name, if it is the user's password. Raises NotAuthenticated, Throttled."""
+    address = who_is(call.request.address)
+    context.logins.take(name[:MOST_BYTES], address, context.clock.elapsed())
+    user = await _find_user(context, name)
+    kept = None if user is None else _open_hash(context, user)
+    is_right = await context.logins.hash(lambda: verify_password(password[:MOST_BYTES], kept))
+    if user is None or not is_right or decode_part(user.spec, UserSpec).disabled or user.deleting_since is not None:
+        raise NotAuthenticated("user or password is wrong", reason="wrongPassword", hint="weft login asks again")
+    context.logins.give_back(name, address)
+    return user
+
+
+async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
+    """``POST /v1/users/{name}:passwd``: administrators set anyone's password; users their own, if they know the one before. It
+    ends the user's other logins."""
+    call.query()
+    actor = call.actor
+    require_person(actor, "set a password")
+    is_own = actor.user is not None and actor.user.name == name
+    if not is_own:
+        actor.require("fabric", None, "set another user's password")
+    given = read_strict(await call.read_object(), PasswordInput, "")
+    password = check_password(given.password)
+    if is_own and not actor.permits("fabric", None):
+        await find_by_password(context, call, name, given.old)
+    hashed = await context.logins.hash(lambda: hash_password(password))
+
+    async def plan(view: View) -> Draft:
+        user = await view.get(USER, None, name)
+        if user is None:
+            raise admit.not_found(USER, name, None)
+        old = decode_part(user.spec, UserSpec)
+        sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
+        new = msgspec.structs.replace(old, password=sealed)
+        draft = await admit.plan_spec(context, view, USER, user, old, new, plan_spec_change(old, new))
+        draft.writes += _plan_ends(context, user, actor)
+        return draft
+
+    user = (await settle(context, plan)).envelope
+    context.accounts.note(user)
+    context.add_event(user.ref, "PasswordSet", f"by {actor.name}")
+    return json_answer({"user": name})
+
+
+async def _find_user(context: ApiContext, name: str) -> Envelope | None:
+    try:
+        return await read_again(context, object_key("user", None, check_name(name, "user")))
+    except WeftError:
+        return None
+
+
+def _plan_ends(context: ApiContext, user: Envelope, actor: Actor) -> list[Delete]:
+    """The deletion of the user's logins but for the one that ``actor`` uses."""
+    logins = [facts for facts in find_logins(context, user) if facts.envelope.name != actor.id]
+    return [Delete(facts.key) for facts in logins[:MOST_ENDED]]
+
+
+def _open_hash(context: ApiContext, user: Envelope) -> str | None:
+    sealed = decode_part(user.spec, UserSpec).password
+    return unseal(context.settings.seal_key, sealed, place_of_password(user.uid)).decode() if sealed else None

@@ -1,0 +1,155 @@
+"""`weft login`, `weft logout`, `weft whoami`: people work as themselves, with a token that a context keeps for a while."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import usage
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.table import Column
+from weft.cli.output.terminal import is_terminal
+from weft.cli.session import Session
+from weft.cli.verbs.context import use_context
+from weft.cli.verbs.user import PASSWORD_STDIN, ask_password
+from weft.client.answer import raise_problem
+from weft.client.context import NAMED, Context, locate_context, read_context, user_folder, write_context
+from weft.client.http import Http
+from weft.client.tls import fetch_ca
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.identity import check_name
+from weft.objects.quantity import format_age, parse_duration
+from weft.protocol.login import LoginAnswer, WhoAmI
+
+
+def login_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft login --user ann`: the token goes into a context of the user's name, which is used from then on."""
+    params: list[click.Parameter] = [
+        click.Option(["--server"], metavar="URL", help="The server's address. [that of the context]"),
+        click.Option(["--ca"], metavar="FILE", help="The server's CA certificate. [that of the context]"),
+        click.Option(
+            ["--ca-sha256"], metavar="HEX", help="SHA-256 digest of the server's CA certificate, instead of --ca."
+        ),
+        click.Option(["--user"], metavar="NAME", help="Who logs in."),
+        PASSWORD_STDIN,
+        click.Option(["--expires", "life"], metavar="DURATION", help="How long the login is valid. [12h]"),
+        click.Option(["--save-as"], metavar="NAME|FILE", help="The context to write. [one of the user's name]"),
+    ]
+    return options.build(verb, "Log in as a user, and use the context that keeps the login.", _login, kind, params)
+
+
+def _login(
+    session: Session,
+    kind: Kind | None,
+    user: str | None,
+    password_stdin: bool,
+    life: str | None,
+    save_as: str | None,
+    **place: str | None,
+) -> None:
+    server = _find_server(session, **place)
+    if not user:
+        if not is_terminal(sys.stdin):
+            raise usage("the user is missing", "weft login --user NAME")
+        user = str(click.prompt("User", err=True))
+    given: dict[str, Any] = {"user": user, "password": ask_password(f"Password of {user}", password_stdin)}
+    save_login(session, server, ask_login(server, given, life), save_as)
+
+
+def ask_login(server: Context, given: dict[str, Any], life: str | None) -> LoginAnswer:
+    """The server's answer to a login. Raises NotAuthenticated, Throttled."""
+    if life is not None:
+        given["expires_seconds"] = parse_duration(life, "--expires")
+    http = Http(server)
+    try:
+        answer = http.request("POST", "/v1/login", given)
+        raise_problem(answer)
+        return msgspec.convert(answer.json(), LoginAnswer)
+    finally:
+        http.close()
+
+
+def save_login(session: Session, server: Context, made: LoginAnswer, save_as: str | None) -> None:
+    """Put the login into a context, and use that."""
+    context = msgspec.structs.replace(server, token=made.secret)
+    name = "" if save_as and ("/" in save_as or save_as.endswith(".json")) else check_name(save_as or made.user)
+    path = user_folder(session.environ) / NAMED / f"{name}.json" if name else Path(save_as or "")
+    session.would(f"write the context {path}")
+    write_context(path, context)
+    session.notify(f"logged in as {made.user} for {format_age(made.expires_at - session.clock.now())}")
+    if name:
+        use_context(session, name)
+    else:
+        print(f"context  {path}")
+
+
+def _find_server(session: Session, server: str | None, ca: str | None, ca_sha256: str | None) -> Context:
+    """The server to log in to, without credentials: that of the context where flags don't say. Raises InvalidInput, NotFound."""
+    try:
+        known = locate_context(session.context_file, session.environ).context
+    except NotFound:
+        if server is None:
+            raise
+        known = Context(server=server)
+    same = server is None or server.rstrip("/") == known.server.rstrip("/")
+    text = known.ca if same else ""
+    if ca is not None:
+        try:
+            text = Path(ca).read_text()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise InvalidInput(f"--ca: {ca} can't be read: {problem}", field="--ca") from problem
+    elif ca_sha256 is not None:
+        text = fetch_ca(server or known.server, ca_sha256)
+    name = known.server_name if same else ""
+    return Context(server=server or known.server, ca=text, server_name=name, project=session.project or known.project)
+
+
+def logout_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return options.build(verb, "End the login of the context: its token is deleted.", _logout, kind)
+
+
+def _logout(session: Session, kind: Kind | None) -> None:
+    found = locate_context(session.context_file, session.environ)
+    me = _ask_who(session)
+    if me.user is None:
+        raise usage("the context's token is no user's login", f"weft token delete {me.token} deletes it")
+    session.client.delete("token", me.token)
+    path = Path(found.place)
+    if path.is_file() and (kept := read_context(path)).token == found.context.token:
+        write_context(path, msgspec.structs.replace(kept, token=""))
+    print(f"user/{me.user}  logged out")
+
+
+def whoami_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return options.build(
+        verb, "Show who you are to the server, and your roles.", _whoami, kind, [*options.table(), options.output()]
+    )
+
+
+def _whoami(session: Session, kind: Kind | None) -> None:
+    me = _ask_who(session)
+    if session.is_document:
+        print_data(session, msgspec.to_builtins(me))
+        return
+    ends = "" if me.expires_at is None else f", valid for {format_age(me.expires_at - session.clock.now())}"
+    what = f"user/{me.user}" if me.user is not None else me.name
+    session.notify(f"{what}, by token/{me.token}{ends}")
+    if me.limit is not None:
+        session.notify(f"this token allows role {me.limit.role} at most, in {me.limit.project or 'all projects'}")
+    if not me.grants:
+        session.notify("no roles: an administrator gives them by weft rolebinding create")
+    rows = [[held.role, held.project or "all"] for held in me.grants]
+    print_rows(session, [Column("ROLE"), Column("PROJECT")], rows)
+
+
+def _ask_who(session: Session) -> WhoAmI:
+    answer = session.client.http.request("GET", "/v1/whoami")
+    raise_problem(answer)
+    return msgspec.convert(answer.json(), WhoAmI)

@@ -1,0 +1,101 @@
+"""Users and role bindings, from the store: for processes that check what users may do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.informer.cache import Cache
+from weft.informer.prefix_cache import PrefixCache, of_envelope
+from weft.informer.view import Item, View
+from weft.kinds.rolebinding import RoleBindingSpec
+from weft.kinds.token import TokenSpec
+from weft.kinds.user import UserSpec
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.objects.identity import kind_prefix, object_key
+from weft.trust.credentials import StoredToken
+from weft.trust.directory import Account, Directory
+
+KINDS = ("user", "rolebinding")
+
+
+class Accounts:
+    """A copy of its own in this process. ``on_change`` is called after each change, while ``run`` runs."""
+
+    def __init__(self, store: Store, clock: Clock, on_change: Callable[[], None] = lambda: None) -> None:
+        def changed(key: str) -> None:
+            on_change()
+
+        self._users = PrefixCache(store, kind_prefix("user"), of_envelope(_read_account), clock, changed)
+        self._bindings = PrefixCache(store, kind_prefix("rolebinding"), of_envelope(_read_binding), clock, changed)
+        self._caches: dict[str, PrefixCache[Any]] = dict(zip(KINDS, (self._users, self._bindings), strict=True))
+        self._directory = Directory(
+            lambda name: self._users.found.get(object_key("user", None, name)),
+            lambda: self._bindings.found.values(),
+            lambda: self.version,
+        )
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes with every change of the copy."""
+        return self._users.changes, self._bindings.changes
+
+    @property
+    def live(self) -> Directory | None:
+        """The directory of this process's copy; None while the copy doesn't follow the store."""
+        return self._directory if self._users.live and self._bindings.live else None
+
+    async def read(self) -> Directory:
+        """The directory, read from the store if the copy here doesn't follow it."""
+        if (live := self.live) is not None:
+            return live
+        users, bindings = await self._users.read_all(), await self._bindings.read_all()
+        return Directory(lambda name: users.get(object_key("user", None, name)), bindings.values, lambda: None)
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        await asyncio.gather(self._users.run(), self._bindings.run())
+
+    def note(self, envelope: Envelope) -> None:
+        """This process has committed ``envelope``: it counts from now on."""
+        if (cache := self._caches.get(envelope.kind)) is not None:
+            cache.note(envelope.key, encode_envelope(envelope), envelope.revision)
+
+
+def make_directory(cache: Cache, view: View) -> Directory:
+    """The directory of a ``view`` with KINDS, which ``cache`` keeps."""
+    count = [0]
+
+    def notice(_: object) -> None:
+        count[0] += 1
+
+    cache.subscribe(notice, KINDS)
+
+    def find_user(name: str) -> Account | None:
+        item = view.get(object_key("user", None, name))
+        return None if item is None else _make_account(item.envelope, item.spec(UserSpec))
+
+    def list_bindings() -> Iterable[RoleBindingSpec]:
+        return (item.spec(RoleBindingSpec) for item in view.of_kind("rolebinding").values())
+
+    return Directory(find_user, list_bindings, lambda: count[0])
+
+
+def _read_account(envelope: Envelope) -> Account:
+    return _make_account(envelope, decode_part(envelope.spec, UserSpec))
+
+
+def _make_account(envelope: Envelope, spec: UserSpec) -> Account:
+    return Account(envelope.uid, spec.disabled or envelope.deleting_since is not None, tuple(spec.groups))
+
+
+def _read_binding(envelope: Envelope) -> RoleBindingSpec:
+    return decode_part(envelope.spec, RoleBindingSpec)
+
+
+def read_token(item: Item) -> StoredToken:
+    """The token that ``item`` is."""
+    return StoredToken(item.envelope.name, item.spec(TokenSpec), item.envelope.owner)

@@ -1,0 +1,155 @@
+"""Open streams and function keys end with the rights of those who opened them: through a real gateway, and its real copy of the
+store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
+from tests.scenario.function_api_lab import do, doors_lab
+from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
+from tests.scenario.test_gateway_streams import plan_guest
+
+from weft.contracts.store import Delete, Put, Store
+from weft.gateway.stream.rights import OpenStreams, make_check
+from weft.informer.accounts import KINDS, make_directory
+from weft.informer.cache import Cache
+from weft.informer.view import View
+from weft.kinds.record import Kind
+from weft.kinds.rolebinding import ROLE_BINDING, RoleBindingSpec
+from weft.kinds.token import TOKEN, TokenSpec
+from weft.kinds.user import USER, UserSpec
+from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.errors import Forbidden, NotAuthenticated, WeftError
+from weft.objects.identity import Ref, object_key
+from weft.protocol.frames import FrameType
+from weft.store.memory import MemoryStore
+
+WEB = make_allocation("web")
+WORKLOAD = {"kind": "vm", "project": "lab", "name": "web", "uid": "u"}
+
+
+async def put(store: Store, kind: Kind, name: str, spec: msgspec.Struct, owner: Ref | None = None) -> Envelope:
+    envelope = kind.make(name, spec, 1.0, owner=owner)
+    await store.commit([Put(envelope.key, encode_envelope(envelope))])
+    return envelope
+
+
+async def add_ann(store: Store, **token: Any) -> Envelope:
+    """The user ann, operator of the project lab, with a token."""
+    ann = await put(store, USER, "ann", UserSpec())
+    await put(store, ROLE_BINDING, "ann-lab", RoleBindingSpec(role="operator", project="lab", users=["ann"]))
+    await put(store, TOKEN, "hers", TokenSpec(use="access", role="", **token), owner=ann.ref)
+    return ann
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[MemoryStore]:
+    store = MemoryStore(Lab(tmp_path / "clock").clock)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, store: MemoryStore) -> AsyncIterator[GatewayLab]:
+    """A gateway with a node, on which a guest runs commands, and a copy of the store's users."""
+    lab = GatewayLab(tmp_path)
+    cache = Cache(store, View(("token", *KINDS)), lab.clock)
+    clients = OpenStreams(lab.clock, make_check(cache, make_directory(cache, cache.view).find_grants, lab.clock))
+    runtime = ConsoleRuntime(tmp_path, Lab(tmp_path / "node").host)
+    await runtime.start(plan_guest())
+    async with lab.serving():
+        await lab.restart(clients=clients)
+        working = asyncio.gather(cache.run(), clients.run())
+        async with lab.node(NODE_UID, runtime, [WEB]):
+            yield lab
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    await runtime.close()
+
+
+async def open_stream(gateway: GatewayLab, token: str) -> Client:
+    """A command that repeats what it is told, as it does at once."""
+    held = {"token": token, "right": "operate", "workload": WORKLOAD}
+    client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}, **held))
+    await client.send(FrameType.DATA_IN, b"hello")
+    frame = await client.receive()
+    assert frame is not None and frame.payload == b"hello"
+    return client
+
+
+async def drop(store: Store, kind: str, name: str) -> None:
+    await store.commit([Delete(object_key(kind, None, name))])
+
+
+async def disable(store: Store) -> None:
+    entry = await store.get(object_key("user", None, "ann"))
+    assert entry is not None
+    await store.commit([Put(entry.key, entry.value.replace(b'"disabled":false', b'"disabled":true'))])
+
+
+ENDS: dict[str, tuple[Callable[[Store], Awaitable[None]], type[WeftError]]] = {
+    "token": (lambda store: drop(store, "token", "hers"), NotAuthenticated),
+    "binding": (lambda store: drop(store, "rolebinding", "ann-lab"), Forbidden),
+    "user": (lambda store: drop(store, "user", "ann"), NotAuthenticated),
+    "disabled": (disable, NotAuthenticated),
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS))
+async def test_a_stream_ends_with_its_client_s_right_and_others_go_on(
+    gateway: GatewayLab, store: MemoryStore, end: str
+) -> None:
+    await add_ann(store)
+    await put(store, TOKEN, "other", TokenSpec(use="access", role="operator", project="lab"))
+    hers, others = await open_stream(gateway, "hers"), await open_stream(gateway, "other")
+    await asyncio.sleep(1.2)  # two looks at rights that are there
+    await others.send(FrameType.DATA_IN, b"still")
+    await hers.send(FrameType.DATA_IN, b"still")
+    for client in (hers, others):
+        frame = await client.receive()
+        assert frame is not None and frame.payload == b"still"
+    act, error = ENDS[end]
+    await act(store)
+    _, _, last = await hers.rest()
+    assert last is not None and isinstance(last.error(), error)
+    await others.send(FrameType.DATA_IN, b"on")
+    frame = await others.receive()
+    assert frame is not None and frame.payload == b"on"
+    for client in (hers, others):
+        client.close()
+
+
+async def test_a_token_that_expires_ends_its_stream(gateway: GatewayLab, store: MemoryStore) -> None:
+    await add_ann(store, expires_at=gateway.clock.now() + 2.0)
+    client = await open_stream(gateway, "hers")
+    _, _, last = await client.rest()
+    assert last is not None and "has expired" in last.error().message
+    client.close()
+
+
+async def test_a_user_s_key_for_functions_ends_with_the_user_s_role(tmp_path: Path) -> None:
+    async with doors_lab(tmp_path) as doors:
+        await doors.lab.agent("n1")
+        await doors.lab.function("thumb")
+        ann = await put(doors.lab.store, USER, "ann", UserSpec())
+        binding = RoleBindingSpec(role="invoker", project="default", users=["ann"])
+        await put(doors.lab.store, ROLE_BINDING, "ann-default", binding)
+        client = doors.boto(await doors.key("hers", owner=ann.ref))
+        assert (await do(lambda: client.invoke(FunctionName="thumb")))["StatusCode"] == 200
+        key = object_key("rolebinding", None, "ann-default")
+        await doors.lab.store.commit([Delete(key)])
+        await doors.lab.until(lambda: doors.lab.functions.cache.view.get(key) is None)
+        with pytest.raises(ClientError, match="ann has no role: ann can't invoke functions"):
+            await do(lambda: client.invoke(FunctionName="thumb"))
+        await drop(doors.lab.store, "user", "ann")
+        await doors.lab.until(lambda: doors.lab.functions.cache.view.get(ann.key) is None)
+        with pytest.raises(ClientError, match="user ann was deleted or disabled"):
+            await do(lambda: client.invoke(FunctionName="thumb"))

@@ -1,0 +1,338 @@
+"""People log in as themselves: users, groups, role bindings, passwords, and what ends when rights end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+
+from weft.api.auth.tokens import find_logins
+from weft.api.state.login_limits import USER_TRIES
+from weft.client import Client
+from weft.client.answer import Answer, raise_problem
+from weft.client.context import Context
+from weft.client.http import Http
+from weft.objects.errors import Forbidden, InUse, InvalidInput, NotAuthenticated, NotFound, Throttled, WeftError
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path_factory.mktemp("people"))
+    for name in ("lab", "other"):
+        lab.client.create({"kind": "project", "name": name, "spec": {}})
+        lab.client.apply([{**make_image(), "project": name}])
+    yield lab
+    lab.close()
+
+
+def create(lab: DoorsLab, kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return lab.client.create({"kind": kind, "name": name, "spec": spec})
+
+
+def add_user(lab: DoorsLab, name: str, password: str = PASSWORD, **spec: Any) -> None:
+    create(lab, "user", name, **spec)
+    raise_problem(lab.client.http.request("POST", f"/v1/users/{name}:passwd", {"password": password}))
+
+
+def post_login(lab: DoorsLab, user: str, password: str = PASSWORD, **more: Any) -> Answer:
+    http = Http(Context(server=lab.context.server, ca=lab.context.ca))
+    try:
+        return http.request("POST", "/v1/login", {"user": user, "password": password, **more})
+    finally:
+        http.close()
+
+
+def log_in(lab: DoorsLab, user: str, password: str = PASSWORD, **more: Any) -> Client:
+    answer = post_login(lab, user, password, **more)
+    raise_problem(answer)
+    return lab.connect(msgspec.structs.replace(lab.context, token=answer.json()["secret"]))
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_refused(work: Callable[[], object], error: type[WeftError] = Forbidden) -> bool:
+    try:
+        work()
+    except error:
+        return True
+    return False
+
+
+def test_a_user_has_the_rights_of_all_bindings_together(lab: DoorsLab) -> None:
+    create(lab, "group", "staff")
+    add_user(lab, "ann", groups=["staff"])
+    ann = log_in(lab, "ann")
+    with pytest.raises(Forbidden, match="ann has no role: ann can't see vms"):
+        ann.list("vm", project="lab")
+    create(lab, "rolebinding", "ann-lab", role="editor", project="lab", users=["ann"])
+    create(lab, "rolebinding", "staff-other", role="viewer", project="other", groups=["staff"])
+    ann.apply([{**make_vm("mine", networks=[]), "project": "lab"}])
+    assert ann.list("vm", project="other").items == []
+    with pytest.raises(Forbidden, match="ann has only role viewer in other: ann can't apply a VM in other") as refused:
+        ann.apply([{**make_vm("theirs", networks=[]), "project": "other"}])
+    assert refused.value.hint and "weft whoami" in refused.value.hint
+    with pytest.raises(Forbidden):
+        ann.list("vm", all_projects=True)
+    me = ann.http.request("GET", "/v1/whoami").json()
+    assert (me["user"], me["grants"]) == (
+        "ann",
+        [{"role": "editor", "project": "lab"}, {"role": "viewer", "project": "other"}],
+    )
+
+
+def test_events_are_those_of_all_projects_that_a_user_may_read(lab: DoorsLab) -> None:
+    create(lab, "project", "third")
+    lab.client.apply([{**make_image(), "project": "third"}])
+    add_user(lab, "eve")
+    create(lab, "rolebinding", "eve-lab", role="viewer", project="lab", users=["eve"])
+    create(lab, "rolebinding", "eve-other", role="viewer", project="other", users=["eve"])
+    for project in ("lab", "other", "third"):
+        lab.client.apply([{**make_vm("told", networks=[]), "project": project}])
+    eve = log_in(lab, "eve")
+
+    def read() -> set[str]:
+        items = eve.http.request("GET", "/v1/events?limit=1000").json()["items"]
+        return {one["object"]["project"] for one in items if one["object"]["name"] == "told"}
+
+    wait_until(lambda: read() == {"lab", "other"})
+
+
+@pytest.mark.parametrize("end", ["binding", "group", "disabled", "deleted", "token", "password"])
+def test_what_takes_rights_away_counts_at_once_and_ends_open_streams(lab: DoorsLab, end: str) -> None:
+    user, group, binding = f"u-{end}", f"g-{end}", f"b-{end}"
+    create(lab, "group", group)
+    add_user(lab, user, groups=[group])
+    create(lab, "rolebinding", binding, role="viewer", project="lab", groups=[group])
+    client = log_in(lab, user)
+    key = client.create(
+        {"kind": "token", "name": f"t-{end}", "spec": {"use": "access", "role": "viewer", "project": "lab"}}
+    )
+    own = lab.connect(msgspec.structs.replace(lab.context, token=key["secret"]))
+    cursor = client.list("vm", project="lab").cursor
+    ended: list[float] = []
+
+    def follow(path: str) -> None:
+        try:
+            with client.http.stream("GET", path) as stream:
+                list(stream.lines())
+        except WeftError:
+            pass
+        ended.append(time.monotonic())
+
+    paths = (f"/v1/projects/lab/vms?watch=1&cursor={cursor}", "/v1/events?follow=1")
+    threads = [threading.Thread(target=follow, args=(path,), daemon=True) for path in paths]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(lab.doors.streams) >= 1)
+    time.sleep(0.3)
+    assert not ended
+    token = client.http.request("GET", "/v1/whoami").json()["token"]
+    acts: dict[str, Callable[[], object]] = {
+        "binding": lambda: lab.client.delete("rolebinding", binding),
+        "group": lambda: lab.client.patch("user", user, {"spec": {"groups": []}}),
+        "disabled": lambda: lab.client.patch("user", user, {"spec": {"disabled": True}}),
+        "deleted": lambda: lab.client.delete("user", user),
+        "token": lambda: lab.client.delete("token", token),
+        "password": lambda: lab.client.http.request("POST", f"/v1/users/{user}:passwd", {"password": PASSWORD}),
+    }
+    acts[end]()
+    for thread in threads:
+        thread.join(5)  # far below the eight seconds after which a stream asks without a reason
+    assert len(ended) == 2
+    wait_until(lambda: is_refused(lambda: client.list("vm", project="lab"), WeftError), 2)
+    if end not in ("token", "password"):
+        wait_until(lambda: is_refused(lambda: own.list("vm", project="lab"), WeftError), 2)
+    else:
+        assert own.list("vm", project="lab").items is not None
+
+
+def test_a_failed_login_tells_nothing(lab: DoorsLab) -> None:
+    add_user(lab, "bob")
+    create(lab, "user", "without")
+    add_user(lab, "off", disabled=True)
+    answers = [
+        post_login(lab, name, password)
+        for name, password in (("bob", "wrong word"), ("nobody", PASSWORD), ("without", PASSWORD), ("off", PASSWORD))
+    ]
+    answers.append(post_login(lab, "../bob", PASSWORD))
+    told = {(answer.status, answer.json()["message"], answer.json()["reason"]) for answer in answers}
+    assert told == {(401, "user or password is wrong", "wrongPassword")}
+    assert post_login(lab, "bob").status == 201
+
+
+def test_who_guesses_waits(lab: DoorsLab) -> None:
+    add_user(lab, "target")
+    answered = [post_login(lab, "target", "wrong word").status for _ in range(USER_TRIES)]
+    while answered[-1] == 401:  # a slow machine gets tries back meanwhile
+        answered.append(post_login(lab, "target", "wrong word").status)
+    assert len(answered) > USER_TRIES and answered[-1] == 429
+    with pytest.raises(Throttled, match="too many logins failed") as refused:
+        log_in(lab, "target")
+    assert refused.value.retry_after_seconds
+    assert post_login(lab, "bob").status == 201  # others aren't held up
+
+
+def test_a_password_is_in_no_object_and_no_event(lab: DoorsLab) -> None:
+    add_user(lab, "quiet", "a very secret word")
+    user = lab.client.get("user", "quiet")
+    assert "argon2" not in str(user) and "secret word" not in str(user)
+    assert lab.stored("/user/-/quiet") is not None and b"argon2" not in bytes(lab.stored("/user/-/quiet").spec)  # type: ignore[union-attr]
+    with pytest.raises(InvalidInput, match=r"spec\.password is set by the server"):
+        create(lab, "user", "pat", password="x")
+    with pytest.raises(WeftError, match="password"):
+        lab.client.patch("user", "quiet", {"spec": {"password": "x"}})
+    lab.client.put({"kind": "user", "name": "quiet", "spec": {"full_name": "Q"}})  # leaves it as it is
+    assert post_login(lab, "quiet", "a very secret word").status == 201
+    with pytest.raises(InvalidInput, match="fewer than 8 characters"):
+        raise_problem(lab.client.http.request("POST", "/v1/users/quiet:passwd", {"password": "short"}))
+
+
+def test_users_change_their_own_password_and_nobody_else_s(lab: DoorsLab) -> None:
+    add_user(lab, "carl")
+    add_user(lab, "dora")
+    carl, elsewhere = log_in(lab, "carl"), log_in(lab, "carl")
+    path = "/v1/users/carl:passwd"
+    wrong = carl.http.request("POST", path, {"password": "another word", "old": "not this"})
+    assert (wrong.status, wrong.json()["reason"]) == (401, "wrongPassword")
+    raise_problem(carl.http.request("POST", path, {"password": "another word", "old": PASSWORD}))
+    assert carl.http.request("GET", "/v1/whoami").status == 200
+    wait_until(lambda: elsewhere.http.request("GET", "/v1/whoami").status == 401)
+    assert carl.http.request("POST", "/v1/users/dora:passwd", {"password": "another word"}).status == 403
+    assert post_login(lab, "carl").status == 401 and post_login(lab, "carl", "another word").status == 201
+
+
+def test_a_user_s_own_token_allows_no_more_than_the_user_may(lab: DoorsLab) -> None:
+    add_user(lab, "fred")
+    create(lab, "rolebinding", "fred-lab", role="editor", project="lab", users=["fred"])
+    fred = log_in(lab, "fred")
+    made = fred.create(
+        {"kind": "token", "name": "fred-ci", "spec": {"use": "access", "role": "viewer", "project": "lab"}}
+    )
+    assert (made["owner"]["name"], made["spec"]["subject"]) == ("fred", "fred")
+    ci = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
+    assert ci.list("vm", project="lab") is not None
+    for refused in (
+        lambda: ci.apply([{**make_vm("no", networks=[]), "project": "lab"}]),
+        lambda: fred.create(
+            {"kind": "token", "name": "x", "spec": {"use": "access", "role": "admin", "project": "lab"}}
+        ),
+        lambda: fred.create({"kind": "token", "name": "x", "spec": {"use": "access", "role": "viewer"}}),
+        lambda: fred.create({"kind": "token", "name": "x", "spec": {"use": "join"}}),
+        lambda: ci.create(
+            {"kind": "token", "name": "x", "spec": {"use": "access", "role": "editor", "project": "lab"}}
+        ),
+        lambda: ci.create({"kind": "token", "name": "x", "spec": {"use": "access", "role": ""}}),
+        lambda: fred.list("rolebinding"),
+        lambda: fred.list("user"),
+    ):
+        with pytest.raises(Forbidden):
+            refused()
+    names = {one["name"] for one in fred.list("token").items}
+    assert "fred-ci" in names and all(one["owner"]["name"] == "fred" for one in fred.list("token").items)
+    with pytest.raises(NotFound):
+        fred.get("token", lab.client.http.request("GET", "/v1/whoami").json()["token"])
+    lab.client.create({"kind": "token", "name": "foreign", "spec": {"use": "access"}})
+    with pytest.raises(NotFound):
+        fred.delete("token", "foreign")
+    fred.delete("token", "fred-ci")
+    wait_until(lambda: is_refused(lambda: ci.list("vm", project="lab"), NotAuthenticated), 2)
+
+
+def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: DoorsLab) -> None:
+    add_user(lab, "gina")
+    add_user(lab, "hugo")
+    create(lab, "rolebinding", "gina-lab", role="admin", project="lab", users=["gina"])
+    gina, hugo = log_in(lab, "gina"), log_in(lab, "hugo")
+    gina.create(
+        {"kind": "rolebinding", "name": "hugo-lab", "spec": {"role": "viewer", "project": "lab", "users": ["hugo"]}}
+    )
+    assert hugo.list("vm", project="lab") is not None
+    gina.create({"kind": "token", "name": "lab-ci", "spec": {"use": "access", "role": "editor", "project": "lab"}})
+    assert {one["spec"]["project"] for one in gina.list("rolebinding").items} == {"lab"}
+    create(lab, "rolebinding", "of-other", role="viewer", project="other", users=["hugo"])
+    more = {"role": "viewer", "project": "other", "users": ["gina"]}
+    for refused in (
+        lambda: gina.create({"kind": "rolebinding", "name": "x", "spec": more}),
+        lambda: gina.create({"kind": "rolebinding", "name": "x", "spec": {"role": "viewer", "users": ["gina"]}}),
+        lambda: gina.create(
+            {"kind": "token", "name": "x", "spec": {"use": "access", "role": "viewer", "project": "other"}}
+        ),
+        lambda: gina.put(
+            {"kind": "rolebinding", "name": "gina-lab", "spec": {"role": "fabric-admin", "users": ["gina"]}}
+        ),
+        lambda: gina.patch("rolebinding", "gina-lab", {"spec": {"project": None}}),
+        lambda: gina.apply([{"kind": "rolebinding", "name": "gina-lab", "spec": more}]),
+    ):
+        with pytest.raises(Forbidden):
+            refused()
+    with pytest.raises(NotFound):
+        gina.delete("rolebinding", "of-other")
+    gina.delete("rolebinding", "hugo-lab")
+    wait_until(lambda: is_refused(lambda: hugo.list("vm", project="lab")), 2)
+
+
+def test_a_user_is_deleted_and_what_the_user_made_stays(lab: DoorsLab) -> None:
+    add_user(lab, "iris")
+    create(lab, "rolebinding", "iris-lab", role="editor", project="lab", users=["iris"])
+    iris = log_in(lab, "iris")
+    iris.apply([{**make_vm("left", networks=[]), "project": "lab"}])
+    lab.client.delete("user", "iris")
+    assert lab.client.get("vm", "left", project="lab")["deleting_since"] is None
+    wait_until(lambda: is_refused(lambda: iris.list("vm", project="lab"), NotAuthenticated), 2)
+    assert post_login(lab, "iris").status == 401
+    with pytest.raises(InUse, match=r'user "iris" can\'t be created: rolebinding/iris-lab names a deleted one'):
+        create(lab, "user", "iris")  # another person would get the roles
+    lab.client.patch("rolebinding", "iris-lab", {"spec": {"users": []}})
+    add_user(lab, "iris")
+    with pytest.raises(NotAuthenticated):
+        iris.list("vm", project="lab")  # the tokens were another person's
+
+
+def test_a_group_with_users_and_a_project_with_bindings_stay(lab: DoorsLab) -> None:
+    create(lab, "group", "team")
+    create(lab, "user", "jo", groups=["team"])
+    with pytest.raises(InUse, match='group "team" is in use by user/jo'):
+        lab.client.delete("group", "team")
+    with pytest.raises(NotFound, match="gone"):
+        create(lab, "user", "kim", groups=["gone"])
+    create(lab, "project", "short")
+    create(lab, "rolebinding", "short-all", role="viewer", project="short", groups=["team"])
+    with pytest.raises(InUse, match='project "short" is in use by rolebinding/short-all'):
+        lab.client.delete("project", "short")
+
+
+def test_logins_of_a_user_are_bounded_and_expired_ones_go(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.api.auth.login.MOST_LOGINS", 3)
+    add_user(lab, "lea")
+    first = log_in(lab, "lea")
+    for _ in range(4):
+        log_in(lab, "lea")
+    user = lab.stored("/user/-/lea")
+    assert user is not None
+    wait_until(lambda: len(find_logins(lab.doors, user)) == 3)
+    wait_until(lambda: first.http.request("GET", "/v1/whoami").status == 401)
+    with pytest.raises(InvalidInput, match="between a minute and 30 days"):
+        log_in(lab, "lea", expires_seconds=10**9)
+
+
+def test_a_token_of_another_cluster_is_refused(lab: DoorsLab, tmp_path: Path) -> None:
+    other = DoorsLab(tmp_path)
+    try:
+        stranger = lab.connect(msgspec.structs.replace(lab.context, token=other.context.token))
+        with pytest.raises(NotAuthenticated, match="the token is not valid"):
+            stranger.list("vm", project="lab")
+    finally:
+        other.close()
