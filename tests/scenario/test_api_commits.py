@@ -33,7 +33,8 @@ from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.kinds.function import FunctionSpec
-from weft.objects.envelope import decode_envelope, encode_envelope
+from weft.kinds.token import TokenStatus
+from weft.objects.envelope import decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Unavailable
 from weft.objects.identity import object_key
 from weft.store.memory import MemoryStore
@@ -48,6 +49,8 @@ RELIES_ON = {
     "change_a_vm": {SETTLE: "image at, publishedport absent, publishedport at, workload at"},
     "patch_labels": {SETTLE: "image at"},
     "hold_a_vm": {SETTLE: "workload at"},
+    "log_in": {SETTLE: "token absent, user at"},
+    "use_a_token": {"api/state/token_use.py _write": "token at"},
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
     "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
     "publish_a_function": {SETTLE: "function at, functionversion absent, project at"},
@@ -129,6 +132,25 @@ def patch_labels(lab: DoorsLab, number: int) -> None:
 def hold_a_vm(lab: DoorsLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_vm(f"c{number}")))
     assert lab.client.verb("vm", f"c{number}", "hold")["spec"]["hold"]
+
+
+def log_in(lab: DoorsLab, number: int) -> None:
+    def prepare() -> None:
+        lab.client.create({"kind": "user", "name": f"u{number}", "spec": {}})
+        send(lab, "POST", f"/v1/users/u{number}:passwd", {"password": "correct horse"})
+
+    quietly(lab, prepare)
+    made = send(lab, "POST", "/v1/login", {"user": f"u{number}", "password": "correct horse"})
+    assert lab.client.get("token", made["token"])["owner"]["name"] == f"u{number}"
+
+
+def use_a_token(lab: DoorsLab, number: int) -> None:
+    key = object_key("token", None, quietly(lab, lambda: lab.with_token(use="access")).context.token.split("_")[1])
+    lab.doors.token_use.note(key, None, float(number + 1))
+    for _ in range(2):  # one that was changed meanwhile is written the next time
+        lab.run(lab.doors.token_use.write())
+    token = lab.stored(key)
+    assert token is not None and decode_part(token.status, TokenStatus).used_at == float(number + 1)
 
 
 def act_on_the_one_that_was_read(lab: DoorsLab, path: str, verb: str, given: dict[str, Any]) -> None:
@@ -332,6 +354,8 @@ REQUESTS: tuple[Request, ...] = (
     change_a_vm,
     patch_labels,
     hold_a_vm,
+    log_in,
+    use_a_token,
     convert_a_container,
     migrate_a_vm,
     publish_a_function,

@@ -96,7 +96,7 @@ TOKEN = Kind(
         Column("ROLE", _role),
         Column("NODE", text("spec.node")),
         Column("PROJECT", text("spec.project")),
-        Column("KEY", text("spec.key_id"), wide=True),
+        Column("KEY", text("spec.key_id")),
         Column("LAST USE", lambda obj: str(dig(obj, "status.used_at") or "")),
         AGE,
     ),

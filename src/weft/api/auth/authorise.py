@@ -72,7 +72,7 @@ def require_granting(actor: Actor, kind: Kind, what: str) -> None:
 
 
 def owns(actor: Actor, envelope: Envelope) -> bool:
-    """Whether an object of a kind that projects administer is the actor's: of a project that it administers, or the user's own token."""
+    """Whether an object of a kind that projects administer is the actor's: of a project of the actor's, or the user's own token."""
     if envelope.owner is not None and actor.user is not None and envelope.owner.uid == actor.user.uid:
         return True
     return actor.permits("grant", decode_part(envelope.spec, _InProject).project)

@@ -7,14 +7,15 @@ from weft.api.admission.admit import Draft
 from weft.api.admission.commit import settle
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_person
-from weft.api.auth.password import find_by_password
+from weft.api.auth.password import find_by_password, wrong_password
 from weft.api.auth.tokens import LOGIN_LABEL, find_logins
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.api.request.manifest import Manifest
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.kinds.token import TOKEN
-from weft.objects.envelope import Envelope, encode_envelope
+from weft.kinds.user import USER, UserSpec
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import read_strict
@@ -54,9 +55,12 @@ async def make_login(context: ApiContext, user: Envelope, seconds: float, claims
     )
 
     async def plan(view: View) -> Draft:
+        now_user = await view.get(USER, None, user.name)
+        if now_user is None or now_user.uid != user.uid or decode_part(now_user.spec, UserSpec).disabled:
+            raise wrong_password()
         draft = await admit.plan_create(context, view, manifest, None)
         draft.envelope.owner = user.ref
-        draft.preconditions.append(AtRevision(user.key, user.revision))
+        draft.preconditions.append(AtRevision(user.key, now_user.revision))
         draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *_plan_clearance(context, user, now)]
         return draft
 

@@ -38,20 +38,25 @@ async def find_by_password(context: ApiContext, call: Call, name: str, password:
     kept = None if user is None else _open_hash(context, user)
     is_right = await context.logins.hash(lambda: verify_password(password[:MOST_BYTES], kept))
     if user is None or not is_right or decode_part(user.spec, UserSpec).disabled or user.deleting_since is not None:
-        raise NotAuthenticated("user or password is wrong", reason="wrongPassword", hint="weft login asks again")
+        raise wrong_password()
     context.logins.give_back(name, address)
     return user
+
+
+def wrong_password() -> NotAuthenticated:
+    """The error of every login that fails."""
+    return NotAuthenticated("user or password is wrong", reason="wrongPassword", hint="weft login asks again")
 
 
 async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/users/{name}:passwd``: administrators set anyone's password; users their own, if they know the one before. It
     ends the user's other logins."""
-    call.query()
     actor = call.actor
     require_person(actor, "set a password")
     is_own = actor.user is not None and actor.user.name == name
     if not is_own:
         actor.require("fabric", None, "set another user's password")
+    call.query()
     given = read_strict(await call.read_object(), PasswordInput, "")
     password = check_password(given.password)
     if is_own and not actor.permits("fabric", None):

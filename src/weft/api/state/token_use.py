@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from weft.contracts.clock import Clock
-from weft.contracts.store import AtRevision, Put, Store
+from weft.contracts.store import AtRevision, PreconditionFailed, Put, Store
 from weft.kinds.token import TokenStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import WeftError
@@ -30,10 +30,17 @@ class TokenUse:
         """Write until cancelled."""
         while True:
             await self._clock.sleep(WRITE_SECONDS)
-            used, self._used = self._used, {}
-            for key, now in used.items():
-                with suppress(WeftError):  # it was changed or deleted meanwhile; the next use is noted again
-                    await self._write(key, now)
+            with suppress(WeftError):  # the next use is noted again
+                await self.write()
+
+    async def write(self) -> None:
+        """Write what was noted. Raises StoreUnavailable."""
+        used, self._used = self._used, {}
+        for key, now in used.items():
+            try:
+                await self._write(key, now)
+            except PreconditionFailed:  # the token was changed meanwhile
+                self._used.setdefault(key, now)
 
     async def _write(self, key: str, now: float) -> None:
         entry = await self._store.get(key)
