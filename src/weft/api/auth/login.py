@@ -78,9 +78,9 @@ def _plan_clearance(context: ApiContext, user: Envelope, now: float) -> list[Del
 
 async def who_am_i(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/whoami``: the caller's name, roles and token."""
-    call.query()
     actor = call.actor
     require_person(actor, "ask for roles")
+    call.query()
     facts = await context.tokens.find(object_key("token", None, actor.id))
     return json_answer(
         WhoAmI(
