@@ -1135,3 +1135,56 @@ def test_completion_knows_live_names_and_values_and_asks_only_now_and_then(fabri
     assert offered(fabric, "weft node describe f", tmp_path) == {"from-the-cache"}
     os.utime(kept[0], (1, 1))
     assert "from-the-cache" not in offered(fabric, "weft node describe f", tmp_path), "what is old is asked for anew"
+
+
+def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
+    assert fabric.weft("project", "create", "lab").code == 0
+    said = fabric.weft("quota", "show", "-p", "lab")
+    assert (said.code, said.err) == (
+        3,
+        "error: project lab has no quota: nothing limits it\nweft quota set -p lab --cpu 8\n",
+    )
+    said = fabric.weft("quota", "set", "-p", "lab", "--cpu", "2", "--memory", "1G", "--soft-cpu", "1.5")
+    assert (said.code, said.out) == (0, "quota/project  of project lab set\n"), said.err
+    assert fabric.weft("image", "add", "tiny", str(fabric.folder / "tiny.tar"), "-p", "lab").code == 0
+    assert fabric.weft("network", "create", "default", "--cidr", "10.99.0.0/24", "-p", "lab").code == 0
+    assert (
+        fabric.weft("vm", "create", "web", "-p", "lab", "--image", "tiny", "--cpu", "1.75", "--memory", "64M").code == 0
+    )
+    refused = fabric.weft("vm", "create", "db", "-p", "lab", "--image", "tiny", "--cpu", "1", "--memory", "64M")
+    assert (refused.code, refused.out) == (4, "")
+    assert refused.err == (
+        "error: project lab: cpu: 1.75 of 2 cores used, 1 more requested (quotaExceeded)\nweft quota show -p lab\n"
+    )
+    problem = fabric.weft("vm", "create", "db", "-p", "lab", "--image", "tiny", "--cpu", "1", "-o", "json").err
+    assert json.loads(problem)["code"] == "quotaExceeded"
+
+    for _ in range(100):  # its status comes a moment after what it tells of
+        quota = json.loads(fabric.weft("quota", "show", "-p", "lab", "-o", "json").out)
+        if quota["status"].get("used", {}).get("cpu") == 1.75:
+            break
+        time.sleep(0.1)
+    assert quota["spec"]["memory"] == 2**30
+    assert quota["status"]["used"]["instances"] == 1
+    shown = fabric.weft("quota", "describe", "-p", "lab")
+    rows = [line.split() for line in shown.out.splitlines()]
+    assert rows[:3] == [
+        ["FIELD", "LIMIT", "USED", "FREE", "SOFT", "LIMIT"],
+        ["cpu", "2", "1.75", "0.25", "1.5"],
+        ["memory", "1.0", "GiB", "64", "MiB", "960", "MiB", "–"],
+    ]
+    assert "softLimitExceeded: project lab: cpu: 1.75 of 1.5 cores used" in shown.err
+    assert "1.75 / 2" in fabric.weft("quota", "list", "-A").out
+
+    assert fabric.weft("quota", "set", "-p", "lab", "--cpu", "none", "--soft-cpu", "NONE").code == 0
+    (item,) = listed(fabric, "quota", "list", "-p", "lab")
+    assert item["spec"] == {**item["spec"], "cpu": None, "memory": 2**30}
+    assert item["spec"]["soft"]["cpu"] is None
+    assert fabric.weft("vm", "create", "db", "-p", "lab", "--image", "tiny", "--cpu", "1", "--memory", "64M").code == 0
+    for line in (["set", "-p", "lab"], ["show", "lab"], ["set", "lab", "--cpu", "2"]):
+        assert fabric.weft("quota", *line).code == 2, line
+    said = fabric.weft("quota", "set", "-p", "nowhere", "--cpu", "2")
+    assert said.code == 3 and 'project "nowhere" not found' in said.err
+    assert fabric.weft("quota", "delete", "project", "-p", "lab", "--yes").code == 0
+    assert listed(fabric, "quota", "list", "-p", "lab") == []
+    assert fabric.weft("delete", "vm/web", "vm/db", "-p", "lab", "--yes").code == 0

@@ -46,7 +46,7 @@ def _set(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     removed = {name for name, value in given.items() if isinstance(value, str) and value.lower() == NONE}
     spec = read_flags(QUOTA, {name: value for name, value in given.items() if name not in removed}, {})
     for doc in flag_fields(QUOTA):
-        if flag_parameter(doc.path.removeprefix("spec.")) in removed:
+        if flag_parameter(doc.path) in removed:
             *way, last = doc.path.split(".")[1:]
             (spec.setdefault(way[0], {}) if way else spec)[last] = None
     if not spec:
