@@ -166,6 +166,46 @@ def test_a_batch_makes_as_many_as_fit_and_says_of_each_other_why_not(lab: DoorsL
     assert len(ann.list("vm").items) == 120
 
 
+def test_names_that_are_taken_cost_a_batch_no_amounts(lab: DoorsLab) -> None:
+    ann = grant(lab, "taken", instances=4)
+    ann.create(vm("b1"))
+    results = ann.batch("vm", [vm(f"b{n}") for n in range(4)])
+    assert [one["error"]["reason"] if "error" in one else "" for one in results] == ["", "alreadyExists", "", ""]
+    refuse(lambda: ann.create(vm("b4")))
+
+
+def test_what_could_not_be_stored_is_not_counted(lab: DoorsLab) -> None:
+    ann = grant(lab, "failed", cpu=2)
+    ann.create(vm("web", cpu=1))
+    for _ in range(3):
+        with pytest.raises(AlreadyExists):
+            ann.create(vm("web", cpu=1))
+        ann.create(vm("dry", cpu=1), dry_run=True)
+    ann.patch("vm", "web", {"spec": {"cpu": 2}})
+    ann.patch("vm", "web", {"spec": {"cpu": 0.5}})
+    ann.create(vm("db", cpu=1.5))
+    refuse(lambda: ann.patch("vm", "db", {"spec": {"cpu": 1.75}}))
+
+
+def test_two_requests_for_two_projects_in_turn_wait_for_each_other_at_most_once(lab: DoorsLab) -> None:
+    """Each has the turn of one project, and goes without that of the other."""
+    for project in ("left", "right"):
+        grant(lab, project, instances=200)
+    clients = [lab.connect() for _ in range(4)]
+    results = run_together(
+        *(
+            partial(
+                client.apply,
+                [{**vm(f"x{place}-{n}"), "project": project} for n, project in enumerate(order * 3)],
+            )
+            for place, (client, order) in enumerate(
+                zip(clients, [["left", "right"], ["right", "left"]] * 2, strict=True)
+            )
+        )
+    )
+    assert not [one for one in results if isinstance(one, WeftError)]
+
+
 def test_a_repeated_batch_of_a_full_project_answers_as_the_first(lab: DoorsLab) -> None:
     ann = grant(lab, "repeat", instances=3)
     body = {"objects": [vm(f"b{n}") for n in range(3)]}

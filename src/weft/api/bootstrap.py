@@ -34,7 +34,7 @@ async def bootstrap(context: ApiContext, context_path: Path, server: str) -> Non
 
 
 async def _make_default(context: ApiContext) -> None:
-    view = View(context.store)
+    view = View(context.store, context.clock)
     if await view.get(PROJECT, None, "default") is not None:
         return
     project = Manifest(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from weft.api.admission.admit import Draft
+from weft.api.admission.quota import note_commit
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, PreconditionFailed, Present
@@ -51,18 +52,20 @@ async def settle(
     the same request changes nothing: it gets the object as it is now."""
 
     for count in range(TRIES):  # as ``retry`` does, which would make every write cost more
-        try:
-            draft = await plan(View(context.store))
-            if draft.writes and not dry_run:
-                revision = await context.store.commit(
-                    [*draft.writes, *draft.guards], draft.preconditions, idempotency_key=key
-                )
-                draft.envelope.revision = revision
-                if key is not None:
-                    await _find_first(context, draft)
-            return draft
-        except PreconditionFailed:
-            await _pause(context, count)
+        with View(context.store, context.clock) as view:
+            try:
+                draft = await plan(view)
+                if draft.writes and not dry_run:
+                    writes = [*draft.writes, *draft.guards]
+                    revision = await context.store.commit(writes, draft.preconditions, idempotency_key=key)
+                    note_commit(context, view, draft.guards, revision)
+                    draft.envelope.revision = revision
+                    if key is not None:
+                        await _find_first(context, draft)
+                return draft
+            except PreconditionFailed:
+                pass
+        await _pause(context, count)
     raise _too_fast()
 
 

@@ -5,21 +5,24 @@ that nobody wrote the quota since, and writes it again unchanged (a guard): of t
 the second one's commit fails, and it is admitted again on what the first one left. The objects themselves are the account, and no
 decision relies on a stored sum: a process that is killed at any moment, before or after a commit, leaves nothing to correct.
 
+Requests that add something in one project take turns, since only one of them can pass at a time; without that all but one would be
+planned in vain. A sum of what the objects count is remembered (``CountedObjects``); before a refusal it is made again.
+
 A quota that is created or changed while a request is under way counts for the requests after it, as if that one had come before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from weft.api.admission.usage import Usage
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
-from weft.api.state.counted_objects import count, read_image_sizes
 from weft.contracts.store import AtRevision, Precondition, Put
-from weft.kinds.quota import QUOTA, QuotaSpec, exceeded, find_excess, find_growth, quota_key, resolve
+from weft.kinds.image import IMAGE, ImageStatus
+from weft.kinds.quota import QuotaSpec, exceeded, find_excess, find_growth, quota_key, resolve
 from weft.kinds.record import Counted, Kind
-from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 
 
@@ -31,39 +34,66 @@ async def plan_quota(
     project = envelope.project
     if kind.counts is None or project is None:
         return [], []
-    quota = await view.get(QUOTA, project, QUOTA.only_name)
+    key = quota_key(project)
+    quota = await view.get_key(key)
     if quota is None:
         return [], []
-    limits = decode_part(quota.spec, QuotaSpec)
     status = decode_part(envelope.status, kind.status)
-    counted = kind.counts(new, status)
-    usage = view.usages.get(project)
-    if usage is None:
-        before = Counted({}) if old is None else kind.counts(old, status)
-        has_other_image = counted.image != before.image and limits.disk is not None
-        if not has_other_image and not find_growth(limits, before.amounts, counted.amounts):
+    before = {} if old is None else await _resolve(view, project, kind.counts(old, status))
+    after = await _resolve(view, project, kind.counts(new, status))
+    usage = view.usages.setdefault(key, Usage())
+    growth = find_growth(decode_part(quota.spec, QuotaSpec), before, after)
+    if growth and usage.sum is None:
+        await view.take_turn(context.counted.turn(key))
+        quota = await view.read_again(key)
+        if quota is None:
             return [], []
-        usage = view.usages[project] = await _read_usage(context, view, project)
-    amounts = resolve(counted, usage.image_sizes)
-    # An object that is there already isn't made twice: that commit fails.
-    growth = find_growth(limits, usage.of(envelope.key), amounts)
-    if excess := find_excess(limits, usage.total, growth):
-        raise exceeded(project, excess, new)
-    usage.put(envelope.key, amounts)
+        usage.sum = context.counted.find(key, quota.revision)
+        growth = find_growth(decode_part(quota.spec, QuotaSpec), before, after)
+    if growth:
+        await _refuse_excess(context, view, quota, usage, growth, envelope, new, is_new=old is None)
+    usage.add(before, after)
+    if old is None:
+        usage.new[envelope.key] = after
     if not growth:
         return [], []
-    key = quota_key(project)
     # A quota that this request makes has no revision yet, and nobody else can have counted on it.
     unchanged: list[Precondition] = [AtRevision(key, quota.revision)] if quota.revision else []
     return [Put(key, encode_envelope(quota))], unchanged
 
 
-async def _read_usage(context: ApiContext, view: View, project: str) -> Usage:
-    known = await context.counted.read(view.store, project)
-    sizes = await read_image_sizes(view.store, project)
-    amounts = {key: resolve(counted, sizes) for key, (_, counted) in known.items()}
-    for key, envelope in view.list_planned():
-        kind = BY_NAME[envelope.kind]
-        if kind.counts is not None and envelope.project == project:
-            amounts[key] = resolve(count(kind, envelope), sizes)
-    return Usage(amounts, sizes)
+def note_commit(context: ApiContext, view: View, guards: Iterable[Put], revision: int) -> None:
+    """Remember what the objects count at most, now that a commit has written these guards."""
+    for guard in guards:
+        if (usage := view.usages.get(guard.key)) is not None:
+            context.counted.note(guard.key, revision, usage.bound)
+
+
+async def _refuse_excess(
+    context: ApiContext,
+    view: View,
+    quota: Envelope,
+    usage: Usage,
+    growth: Mapping[str, float],
+    envelope: Envelope,
+    spec: Any,
+    *,
+    is_new: bool,
+) -> None:
+    """Raise Forbidden if the quota hasn't ``growth`` left: certainly not, by objects that were read after the request came."""
+    counted, project, limits = context.counted, envelope.project or "", decode_part(quota.spec, QuotaSpec)
+    excess = find_excess(limits, usage.total, growth)
+    if usage.sum is None or (excess and usage.sum.began_at < view.began_at):
+        usage.sum = await counted.read(view.store, context.clock, project, quota.revision)
+        # One that is there already isn't made twice: its commit fails, or is a repeat.
+        for key in [key for key in usage.new if counted.has(project, key)]:
+            usage.add(usage.new.pop(key), {})
+        excess = find_excess(limits, usage.total, growth)
+    if excess and not (is_new and counted.has(project, envelope.key)):
+        raise exceeded(project, excess, spec)
+
+
+async def _resolve(view: View, project: str, counted: Counted) -> Mapping[str, float]:
+    image = await view.get(IMAGE, project, counted.image) if counted.image else None
+    sizes = {} if image is None else {image.name: decode_part(image.status, ImageStatus).virtual_size}
+    return resolve(counted, sizes)

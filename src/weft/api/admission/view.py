@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
 
 from weft.api.admission.usage import Usage
+from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope
@@ -12,11 +13,15 @@ from weft.objects.identity import object_key
 
 
 class View:
-    def __init__(self, store: Store) -> None:
+    """Enter it for a plan that is committed within."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
         self._read: dict[str, Envelope | None] = {}
         self._planned: dict[str, Envelope] = {}
-        self.usages: dict[str, Usage] = {}  # of projects with a quota, once they are needed
+        self.usages: dict[str, Usage] = {}  # by the quota's key
+        self.began_at = clock.elapsed()
+        self._turn: asyncio.Lock | None = None
 
     async def get(self, kind: Kind, project: str | None, name: str) -> Envelope | None:
         """The object as planned, else as stored; None if there is neither."""
@@ -34,8 +39,29 @@ class View:
         """Put ``envelope`` on top of what is stored at ``key``: later objects of this request may refer to it."""
         self._planned[key] = envelope
 
-    def list_planned(self) -> Iterable[tuple[str, Envelope]]:
-        return self._planned.items()
+    async def read_again(self, key: str) -> Envelope | None:
+        """The object as planned, else as it is stored now."""
+        self._read.pop(key, None)
+        return await self.get_key(key)
+
+    async def take_turn(self, turn: asyncio.Lock) -> None:
+        """Wait for others who have this turn, and have it until ``end``. One view has one at most, so none waits for another
+        in a circle."""
+        if self._turn is None:
+            await turn.acquire()
+            self._turn = turn
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let the next one have the turn."""
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
 
     def is_planned(self, key: str) -> bool:
         return key in self._planned

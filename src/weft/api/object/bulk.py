@@ -14,6 +14,7 @@ import msgspec
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft, Fleet
 from weft.api.admission.commit import TRIES, read_again, record_change, settle, was_done
+from weft.api.admission.quota import note_commit
 from weft.api.admission.view import View
 from weft.api.auth import tokens
 from weft.api.auth.authorise import find_right_to_write, require_person, require_right
@@ -61,27 +62,37 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
     call.query()
     raws = await _read_objects(call, {"objects"})
     tokens.refuse_without_secret(target.kind)
-    view, fleet = View(context.store), Fleet(len(raws))
-    parts: list[_Part] = []
-    for index, raw in enumerate(raws):
-        part = _Part(index)
-        parts.append(part)
-        try:
-            part.manifest = read_manifest(raw, kind=target.kind, project=target.project)
-            part.draft = await _plan_new(context, view, fleet, part.manifest, call.actor)
-        except WeftError as error:
-            part.error = error
-        if index % _BREATH == _BREATH - 1:
-            await context.clock.sleep(0)
-    key, written = call.idempotency_key, dict[str, int]()
-    for group in _groups([part for part in parts if part.draft is not None]):
-        await _commit_group(context, call.actor, group, key, written)
+    key = call.idempotency_key
+    with View(context.store, context.clock) as view:
+        parts = await _plan_batch(context, view, target, call.actor, raws)
+        written: dict[str, int] = {}
+        for group in _groups([part for part in parts if part.draft is not None]):
+            await _commit_group(context, view, call.actor, group, key, written)
     if key is not None:
         await _forgive_repeats(context, parts, key)
     for part in parts:
         if part.draft is not None and part.error is None and part.stored is None:
             record_change(context, call.actor, part.draft)
     return json_answer({"results": [_result(part, call.request_id) for part in parts]})
+
+
+async def _plan_batch(
+    context: ApiContext, view: View, target: Target, actor: Actor, raws: Sequence[Any]
+) -> list[_Part]:
+    """A draft of each new object, or the error of its own."""
+    fleet = Fleet(len(raws))
+    parts: list[_Part] = []
+    for index, raw in enumerate(raws):
+        part = _Part(index)
+        parts.append(part)
+        try:
+            part.manifest = read_manifest(raw, kind=target.kind, project=target.project)
+            part.draft = await _plan_new(context, view, fleet, part.manifest, actor)
+        except WeftError as error:
+            part.error = error
+        if index % _BREATH == _BREATH - 1:
+            await context.clock.sleep(0)
+    return parts
 
 
 async def apply(context: ApiContext, call: Call) -> Answer:
@@ -97,18 +108,19 @@ async def apply(context: ApiContext, call: Call) -> Answer:
     if key is not None and await was_done(context, key):
         return json_answer({"results": [_applied(part) for part in await _find_applied(context, raws)]})
     for attempt in range(TRIES):
-        parts = await _plan_apply(context, call.actor, raws)
-        if dry_run:
-            break
-        try:
-            await _commit_apply(context, parts, key)
-            break
-        except PreconditionFailed:
-            # Others wrote meanwhile: in the next round, what was stored of a larger request is unchanged.
-            if attempt == TRIES - 1:
-                raise Unavailable(
-                    "the objects that this request needs are changing too fast", retry_after_seconds=1
-                ) from None
+        with View(context.store, context.clock) as view:
+            parts = await _plan_apply(context, view, call.actor, raws)
+            if dry_run:
+                break
+            try:
+                await _commit_apply(context, view, parts, key)
+                break
+            except PreconditionFailed:
+                # Others wrote meanwhile: in the next round, what was stored of a larger request is unchanged.
+                if attempt == TRIES - 1:
+                    raise Unavailable(
+                        "the objects that this request needs are changing too fast", retry_after_seconds=1
+                    ) from None
     if not dry_run:
         for part in parts:
             if part.draft is not None:
@@ -134,12 +146,13 @@ async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Man
 
 
 async def _commit_group(
-    context: ApiContext, actor: Actor, group: list[_Part], key: str | None, written: dict[str, int]
+    context: ApiContext, view: View, actor: Actor, group: list[_Part], key: str | None, written: dict[str, int]
 ) -> None:
     """One commit for all; if it fails, one for each."""
     try:
-        revision = await _commit(context, group, None if key is None else f"{key}/{group[0].index}", written)
+        revision = await _commit(context, view, group, None if key is None else f"{key}/{group[0].index}", written)
     except WeftError:
+        view.end()  # each of them takes its own turn
         for part in group:
             await _commit_alone(context, actor, part, key)
         return
@@ -172,7 +185,9 @@ async def _commit_alone(context: ApiContext, actor: Actor, part: _Part, key: str
         part.error = error
 
 
-async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None, written: dict[str, int]) -> int:
+async def _commit(
+    context: ApiContext, view: View, parts: Sequence[_Part], key: str | None, written: dict[str, int]
+) -> int:
     """Commit these parts. ``written`` is what earlier commits of this request wrote, with the revision: while a guard is at that
     one, nobody else has written it since."""
     drafts = [part.draft for part in parts if part.draft is not None]
@@ -187,6 +202,7 @@ async def _commit(context: ApiContext, parts: Sequence[_Part], key: str | None, 
         if all(write.key != name for write in writes):
             writes.append(guard)
     revision = await context.store.commit(writes, list(preconditions), idempotency_key=key)
+    note_commit(context, view, guards.values(), revision)
     written.update({write.key: revision for write in writes})
     return revision
 
@@ -214,7 +230,7 @@ def _matches(manifest: Manifest, stored: Envelope) -> bool:
     return (manifest.labels or {}) == stored.labels and spec == bytes(stored.spec)
 
 
-async def _plan_apply(context: ApiContext, actor: Actor, raws: Sequence[Any]) -> list[_Part]:
+async def _plan_apply(context: ApiContext, view: View, actor: Actor, raws: Sequence[Any]) -> list[_Part]:
     """Drafts of all objects, those that others refer to first. Raises InvalidInput with every problem."""
     parts = [_Part(index) for index in range(len(raws))]
     for part in parts:
@@ -223,7 +239,6 @@ async def _plan_apply(context: ApiContext, actor: Actor, raws: Sequence[Any]) ->
             tokens.refuse_without_secret(part.manifest.kind)
         except WeftError as error:
             part.error = error
-    view = View(context.store)
     seen: set[str] = set()
     for count, part in enumerate(_in_order(parts)):
         manifest = part.manifest
@@ -252,12 +267,12 @@ async def _find_applied(context: ApiContext, raws: Sequence[Any]) -> list[_Part]
     return parts
 
 
-async def _commit_apply(context: ApiContext, parts: Sequence[_Part], key: str | None) -> None:
+async def _commit_apply(context: ApiContext, view: View, parts: Sequence[_Part], key: str | None) -> None:
     """Commit all; ``key`` is part of the last commit: once it is stored, everything is."""
     wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
     groups, written = list(_groups(wanted)), dict[str, int]()
     for group in groups:
-        revision = await _commit(context, group, key if group is groups[-1] else None, written)
+        revision = await _commit(context, view, group, key if group is groups[-1] else None, written)
         for part in group:
             if part.draft is not None:
                 part.draft.envelope.revision = revision

@@ -104,7 +104,7 @@ async def _settle_once(
         # The reason may be the effect of the first request with this key.
         if key is None or not await was_done(context, key):
             raise
-        current = await View(context.store).get(target.kind, target.project, name)
+        current = await View(context.store, context.clock).get(target.kind, target.project, name)
         if current is None:
             raise
         return Draft(target.kind, current, "unchanged")

@@ -1,12 +1,20 @@
-"""What the objects of projects with a quota count, kept by revision: each is decoded once, not for every request that asks."""
+"""What the objects of projects with a quota count, remembered so that few requests must read all of them.
+
+A sum stays an upper bound while its quota has the revision that it had then: whatever adds to the sum writes the quota in the same
+commit (``api/admission/quota.py``). What goes makes it less: that is noticed when the sum is made again, before a refusal.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from weft.contracts.clock import Clock
 from weft.contracts.store import Entry, Store
 from weft.kinds.image import IMAGE, ImageStatus
+from weft.kinds.quota import add_up, quota_key, resolve
 from weft.kinds.record import Counted, Kind
 from weft.kinds.registry import COUNTED
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -15,18 +23,44 @@ from weft.objects.identity import kind_prefix
 MOST_PROJECTS = 100
 _AT_ONCE = 100  # decoded on the loop; more of them in a thread
 
-Known = dict[str, tuple[int, Counted]]  # revision and counted by key
+
+class Sum(msgspec.Struct, frozen=True):
+    """The amounts of all objects of a project, or more."""
+
+    quota_revision: int
+    total: Mapping[str, float]
+    began_at: float = -1.0  # when the objects were read, in seconds of the monotonic clock; -1: they were not
 
 
 class CountedObjects:
-    """A memory of what was read; every answer is of the store's present state."""
+    """All by the quota's key."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Known] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._sums: dict[str, Sum] = {}
+        self._known: dict[str, dict[str, tuple[int, Counted]]] = {}  # by object: revision, and what it counts
 
-    async def read(self, store: Store, project: str) -> Known:
-        """What each object of the project counts, by key."""
-        before, now = self._known.get(project, {}), Known()
+    def turn(self, quota: str) -> asyncio.Lock:
+        """Held by the request that counts on the quota's free amounts."""
+        return self._turns.setdefault(quota, asyncio.Lock())
+
+    def find(self, quota: str, revision: int) -> Sum | None:
+        """The sum that holds at this revision of the quota; 0: it isn't stored yet, so nothing holds."""
+        found = self._sums.get(quota)
+        return found if revision and found is not None and found.quota_revision == revision else None
+
+    def note(self, quota: str, revision: int, total: Mapping[str, float]) -> None:
+        """A commit wrote the quota at this revision, and what it added is in ``total``."""
+        self._sums[quota] = Sum(revision, total)
+
+    def has(self, project: str, key: str) -> bool:
+        """Whether the object was there when the project's objects were last read."""
+        return key in self._known.get(quota_key(project), {})
+
+    async def read(self, store: Store, clock: Clock, project: str, quota_revision: int) -> Sum:
+        """The sum as it is now. ``quota_revision`` was read before."""
+        quota, began_at = quota_key(project), clock.elapsed()
+        before, now = self._known.get(quota, {}), dict[str, tuple[int, Counted]]()
         for kind in COUNTED:
             page = await store.list(kind_prefix(kind.name, project))
             changed = []
@@ -36,11 +70,16 @@ class CountedObjects:
                     now[entry.key] = known
                 else:
                     changed.append(entry)
-            now |= _count(kind, changed) if len(changed) <= _AT_ONCE else await asyncio.to_thread(_count, kind, changed)
-        if len(self._known) >= MOST_PROJECTS and project not in self._known:
+            few = len(changed) <= _AT_ONCE
+            now |= _count_entries(kind, changed) if few else await asyncio.to_thread(_count_entries, kind, changed)
+        sizes = await read_image_sizes(store, project)
+        if len(self._known) >= MOST_PROJECTS and quota not in self._known:
             self._known.clear()
-        self._known[project] = now
-        return now
+            self._sums.clear()
+        self._known[quota] = now
+        total = add_up(resolve(counted, sizes) for _, counted in now.values())
+        self._sums[quota] = found = Sum(quota_revision, total, began_at)
+        return found
 
 
 async def read_image_sizes(store: Store, project: str) -> Mapping[str, int]:
@@ -56,5 +95,5 @@ def count(kind: Kind, envelope: Envelope) -> Counted:
     return kind.counts(decode_part(envelope.spec, kind.spec), decode_part(envelope.status, kind.status))
 
 
-def _count(kind: Kind, entries: Sequence[Entry]) -> Known:
+def _count_entries(kind: Kind, entries: Sequence[Entry]) -> dict[str, tuple[int, Counted]]:
     return {entry.key: (entry.revision, count(kind, decode_envelope(entry.value))) for entry in entries}
