@@ -15,7 +15,7 @@ from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
-REASON = "quotaExceeded"
+REASON = "quotaExceeded"  # of jobs and conversions too
 FIELDS = ("cpu", "memory", "disk", "gpus", "instances", "published_ports")
 SIZES = ("memory", "disk")
 _DIGITS = 3  # as exact as cores and shares of GPUs are written
@@ -133,7 +133,7 @@ def exceeded(project: str | None, excess: list[Excess], spec: Any) -> Forbidden:
     found = next((name for name in names if hasattr(spec, name)), None)
     return Forbidden(
         describe_excess(project, excess),
-        reason=REASON,
+        reason="quotaExceeded",
         field=None if found is None else f"spec.{found}",
         hint=f"weft quota show -p {project}",
         details={part: {one.field: getattr(one, part) for one in excess} for part in ("used", "requested", "limit")},
