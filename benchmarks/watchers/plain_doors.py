@@ -16,6 +16,7 @@ from weft.api.server import make_api_server
 from weft.contracts.clock import SystemClock
 from weft.serving.server import listen
 from weft.store.sqlite import SqliteStore
+from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 
@@ -27,7 +28,9 @@ async def serve(state: Path) -> None:
     await store.open()
     journal = SqliteJournal(state / "journal.db", clock)
     settings = Settings(blobs=state, ticket_key=b"0" * 32, gateways=("127.0.0.1:1",), server_name="weft-server")
-    doors = ApiContext(store, journal, clock, Authority(state, clock), settings)
+    audit = AuditLog(state / "audit", clock)
+    audit.open()
+    doors = ApiContext(store, journal, clock, Authority(state, clock), settings, audit)
     server = make_api_server(build_app(doors), [socket], None, clock)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -79,7 +79,8 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     by_hand = {f"/v1/{name}" for name in BY_HAND} | {f"/v1/nodes/{{name}}:{verb}" for verb in BY_NODES}
     by_hand |= {"/v1/blobs/{sha256}", "/v1/projects/{project}/code/{sha256}"}
     assert by_hand == {
-        "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
+        "/v1/apply", "/v1/audit", "/v1/audit:verify",
+        "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
         "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/usage", "/v1/whoami", "/v1/nodes/{name}:renew",
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress",
     }  # fmt: skip

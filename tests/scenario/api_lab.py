@@ -35,6 +35,7 @@ from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.identity import SERVER_NAME, Ref, new_uid
 from weft.serving.server import listen, make_server_tls
 from weft.store.memory import MemoryStore
+from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 
@@ -66,8 +67,10 @@ class DoorsLab:
 
     async def open(self, port: int = 0) -> None:
         await self.store.open()
+        self.audit = AuditLog(self.folder / "audit", self.clock)
+        self.audit.open()
         chain, key = self.authority.renew_server([])
-        self.doors = ApiContext(self.store, self.journal, self.clock, self.authority, self.settings)
+        self.doors = ApiContext(self.store, self.journal, self.clock, self.authority, self.settings, self.audit)
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)
@@ -80,6 +83,7 @@ class DoorsLab:
     async def shut(self) -> None:
         await self.doors.stop()
         await self.server.close()
+        self.audit.close()
 
     def restart(self) -> None:
         """The doors end and come back at the same port, over the same store."""

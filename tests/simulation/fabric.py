@@ -40,6 +40,7 @@ from weft.kinds.token import TokenSpec
 from weft.launch.server import controllers
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.identity import new_uid
+from weft.trust.audit_chain import AuditRecord
 from weft.trust.tokens import hash_secret
 
 NODES = ("n1", "n2", "n3")
@@ -59,6 +60,15 @@ def sign(name: str) -> None:
 
 class Journal:
     def append(self, event: JournalEvent) -> None: ...
+
+
+class AuditToNowhere:
+    def append(self, record: AuditRecord) -> None: ...
+    def require_space(self) -> None: ...
+    def takes(self, address: str) -> bool:
+        return True
+
+    async def keep(self) -> None: ...
 
 
 class Fabric:
@@ -155,8 +165,9 @@ class Fabric:
         part = Part(self.loop, "API server")
         store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "API server")
         settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft")
+        audit = AuditToNowhere()
         doors = part.context.run(
-            lambda: ApiContext(store, Journal(), self.clock, None, settings)  # type: ignore[arg-type]
+            lambda: ApiContext(store, Journal(), self.clock, None, settings, audit)  # type: ignore[arg-type]
         )
 
         async def start() -> None:

@@ -1,16 +1,16 @@
-"""The API server: authenticate, route, answer; every error becomes a problem document.
+"""The API server: authenticate, route, record, answer; every error becomes a problem document.
 
 No request may make it fail: a faulty one gets a problem document, and so does one that meets a defect.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
 from collections.abc import Callable
-from urllib.parse import unquote
 
 import weft
+from weft.api.audit.recorder import INTERRUPTED, record, require_record
 from weft.api.auth.authenticate import authenticate
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
@@ -24,7 +24,6 @@ from weft.trust.credentials import Actor
 
 VERSION = ("weft-version", weft.__version__)  # clients of another release mention it to their users
 MOST_BUSY = 512  # requests in hand; streams don't count
-_SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _log = logging.getLogger("weft.api")
 LogLine = Callable[[str, float, str], None]  # the logger's name, the time (unix seconds), and the line
 
@@ -37,7 +36,7 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
     async def answer(request: Request) -> Answer:
         call = Call(request)
         began = context.clock.elapsed()
-        made = await _answer(context, call)
+        made = await _record(context, call, await _answer(context, call))
         made.headers += (("x-request-id", call.request_id), VERSION)
         _log_request(context, log_line, call, made.status, context.clock.elapsed() - began)
         return made
@@ -52,15 +51,31 @@ async def _answer(context: ApiContext, call: Call) -> Answer:
         context.busy += 1
         try:
             call.actor = await authenticate(context, call)
+            require_record(context, call)
             return await route(context, call)
         finally:
             context.busy -= 1
     except WeftError as error:
-        return problem_answer(_public(call, error), call.request_id)
+        call.problem = _public(call, error)
     except RecursionError:
-        return problem_answer(InvalidInput("the request is nested too deeply"), call.request_id)
+        call.problem = InvalidInput("the request is nested too deeply")
+    except asyncio.CancelledError:
+        record(context, call, INTERRUPTED)
+        raise
     except Exception:  # a defect fails this request and no other
-        return problem_answer(_unforeseen(call), call.request_id)
+        call.problem = _unforeseen(call)
+    return problem_answer(call.problem, call.request_id)
+
+
+async def _record(context: ApiContext, call: Call, made: Answer) -> Answer:
+    """``made``, once what it answers is in the audit log."""
+    try:
+        record(context, call, made.status)
+    except Unavailable as error:
+        if made.pieces is not None:
+            await made.pieces.aclose()
+        return problem_answer(error, call.request_id)
+    return made
 
 
 def _public(call: Call, error: WeftError) -> WeftError:
@@ -74,22 +89,12 @@ def _public(call: Call, error: WeftError) -> WeftError:
 
 
 def _unforeseen(call: Call) -> WeftError:
-    _log.exception("request %s failed: %s %s", call.request_id, call.method, _shown_path(call))
+    _log.exception("request %s failed: %s %s", call.request_id, call.method, call.shown_path)
     return _failed(call)
 
 
 def _failed(call: Call) -> WeftError:
     return WeftError("the server failed", hint=f"find the cause in the server's log, at request {call.request_id}")
-
-
-def _shown_path(call: Call) -> str:
-    """The path for the log: in one line, and without a token that a client put there."""
-    path = call.path[:1000]
-    if "%" in path:
-        path = unquote(path)
-    if not (path.isascii() and path.isprintable()):
-        path = path.encode("unicode_escape").decode()
-    return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
 
 def _log_request(context: ApiContext, log_line: LogLine, call: Call, status: int, seconds: float) -> None:
@@ -99,7 +104,7 @@ def _log_request(context: ApiContext, log_line: LogLine, call: Call, status: int
         return
     actor: Actor | None = call.known_actor
     by = actor.name if actor is not None else "nobody"
-    line = f"{call.method} {_shown_path(call)} {status} {seconds * 1000:.0f} ms by {by}, request {call.request_id}"
+    line = f"{call.method} {call.shown_path} {status} {seconds * 1000:.0f} ms by {by}, request {call.request_id}"
     if quiet:
         _log.debug("%s", line)
     else:

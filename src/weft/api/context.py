@@ -30,6 +30,7 @@ from weft.kinds.token import TokenSpec, TokenStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
+from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 from weft.trust.credentials import Actor, StoredToken
@@ -86,6 +87,7 @@ class ApiContext:
     clock: Clock
     authority: Authority
     settings: Settings
+    audit: AuditLog
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     lines: WatchLines = field(default_factory=WatchLines)
     streams: dict[asyncio.Event, Actor] = field(
@@ -152,6 +154,7 @@ class ApiContext:
             self.ranges.run,
             self.peers.run,
             self.pulse.run,
+            self.audit.keep,
         )
         self._tasks = [asyncio.create_task(work()) for work in works]
 

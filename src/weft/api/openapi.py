@@ -34,6 +34,7 @@ from weft.protocol.report import (
     SecretsInput,
 )
 from weft.telemetry.journal import Record
+from weft.trust.audit_chain import AuditRecord, AuditVerdict
 
 _PREFIX = "#/components/schemas/"
 _HUMAN = {
@@ -73,6 +74,7 @@ def describe_api() -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, JoinAnswer, RenewInput, UsageAnswer]
     types += [LoginInput, LoginAnswer, PasswordInput, WhoAmI]
+    types += [AuditRecord, AuditVerdict]
     types += [ReportBody, ReportAnswer, AllocatedNic, EgressEndpointInput, SecretsInput, OpenedSecrets]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
@@ -257,7 +259,16 @@ def _paths_by_hand() -> dict[str, Any]:
     bulk = {**_objects(any_object)}
     bulk["properties"] = {**bulk["properties"], "dry_run": {"type": "boolean"}}
     where = [_path_parameter("project"), _path_parameter("sha256")]
+    selection = [_query(word) for word in ("since", "until", "actor", "kind", "project", "outcome", "after", "limit")]
     return {
+        "/v1/audit": {
+            "get": _operation(
+                "The audit log's newest records; with after= those after that one", selection, _audit_page()
+            )
+        },
+        "/v1/audit:verify": {
+            "get": _operation("Whether the audit log's chain is whole", [], _ref("AuditVerdict")),
+        },
         "/v1/apply": {"post": _operation("Create or change objects of any kinds, all or none", [], _results(), bulk)},
         "/v1/blobs/{sha256}": {
             "get": _operation("Content of an image, or of code", [_path_parameter("sha256"), _query("ticket")], {})
@@ -309,6 +320,12 @@ def _paths_by_hand() -> dict[str, Any]:
         "/v1/usage": {"get": _operation("What nodes and workloads use now", [_query("guests")], _ref("UsageAnswer"))},
         "/v1/openapi.json": {"get": _operation("This document", [], any_object)},
     }
+
+
+def _audit_page() -> dict[str, Any]:
+    follow = {"type": ["integer", "null"], "description": "after= for the next page"}
+    items = {"type": "array", "items": _ref("AuditRecord")}
+    return {"type": "object", "required": ["items", "continue"], "properties": {"items": items, "continue": follow}}
 
 
 def _operation(

@@ -40,6 +40,8 @@ _OPERATIONS = """
 """
 _BY_HAND = {
     "/v1/apply": ("write", "each"),
+    "/v1/audit": ("audit", "own"),
+    "/v1/audit:verify": ("audit", "all"),
     "/v1/blobs/{sha256}": ("fabric", "all"),
     "/v1/events": ("read", "own"),
     "/v1/gateway": ("–", "anyone"),

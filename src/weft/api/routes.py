@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from weft import __version__
 from weft.api import openapi
+from weft.api.audit import pages as audit
 from weft.api.auth import login, password
 from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.capabilities import list_capabilities
@@ -149,6 +150,8 @@ async def _openapi(context: ApiContext, call: Call) -> Answer:
 
 BY_HAND: dict[str, dict[str, Plain]] = {
     "apply": {"POST": bulk.apply},
+    "audit": {"GET": audit.read},
+    "audit:verify": {"GET": audit.verify},
     "events": {"GET": events.events},
     "gateway": {"GET": _gateway},
     "healthz": {"GET": _healthz},

@@ -91,7 +91,7 @@ def _show_trace(session: Session) -> None:
     """Where the error that is being handled came from, for --debug; secrets in its words are taken out."""
     if session.debug:
         module = importlib.import_module("traceback")
-        session.notify(importlib.import_module("weft.cli.output.redaction").hide_in_text(module.format_exc().rstrip()))
+        session.notify(importlib.import_module("weft.trust.redaction").hide_in_text(module.format_exc().rstrip()))
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

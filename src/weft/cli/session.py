@@ -107,12 +107,12 @@ class Session:
         return not self.client.http.closed.wait(seconds)
 
     def _log_request(self, request: Request) -> None:
-        hide = importlib.import_module("weft.cli.output.redaction")
+        hide = importlib.import_module("weft.trust.redaction")
         body = f"  {hide.hide_in_body(request.body)}" if request.body else ""
         self.notify(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
 
     def _log_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
-        path = importlib.import_module("weft.cli.output.redaction").hide_in_text(request.path.partition("?")[0])
+        path = importlib.import_module("weft.trust.redaction").hide_in_text(request.path.partition("?")[0])
         self.notify(
             f"< {status} {request.method} {path}  {seconds * 1000:.0f} ms  request {headers.get('x-request-id', 'unknown')}"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,11 +46,12 @@ class Draft:
 
     kind: Kind
     envelope: Envelope
-    action: str  # created, updated, or unchanged, without writes
+    action: Literal["created", "updated", "unchanged"]  # unchanged: without writes
     changes: list[FieldChange] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
     preconditions: list[Precondition] = field(default_factory=list)
     guards: list[Put] = field(default_factory=list)  # what isn't changed, but written again: one such commit at a time
+    labels: dict[str, str] | None = None  # as they were, if they change
 
 
 class Fleet:
@@ -233,6 +234,8 @@ async def plan_spec(
         envelope.spec = merge_part(current.spec, new, old)
         envelope.schema = kind.schema
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
+    if envelope.labels != current.labels:
+        draft.labels = current.labels
     if changes:
         if kind.uploads is not None:
             await uploads.require_uploads(context, kind, old, new)

@@ -12,10 +12,10 @@ from weft.api.admission.admit import Draft
 from weft.api.admission.quota import note_commit
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
+from weft.api.request.call import Call, Change
 from weft.contracts.store import Absent, PreconditionFailed, Present
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.trust.credentials import Actor
 
 T = TypeVar("T")
 TRIES = 24
@@ -84,9 +84,12 @@ async def read_again(context: ApiContext, store_key: str) -> Envelope | None:
     return None if entry is None else decode_envelope(entry.value, entry.revision)
 
 
-def record_change(context: ApiContext, actor: Actor, draft: Draft) -> None:
-    """Write the event of a change that ``actor`` made, which counts from now on for what it may do."""
+def record_change(context: ApiContext, call: Call, draft: Draft) -> None:
+    """Write the event of a change that a request made, which counts from now on for what its actor may do, and note it for the
+    audit log."""
+    actor = call.actor
     context.accounts.note(draft.envelope)
+    call.changed.append(Change(draft.envelope, draft.action, draft.changes, draft.labels))
     if draft.action == "created":
         context.add_event(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":

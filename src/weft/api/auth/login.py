@@ -10,7 +10,7 @@ from weft.api.auth.authorise import require_person
 from weft.api.auth.password import find_by_password, wrong_password
 from weft.api.auth.tokens import LOGIN_LABEL, find_logins
 from weft.api.context import ApiContext
-from weft.api.request.call import Call, json_answer
+from weft.api.request.call import Call, Change, json_answer
 from weft.api.request.manifest import Manifest
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.kinds.token import TOKEN
@@ -38,6 +38,7 @@ async def login(context: ApiContext, call: Call) -> Answer:
             "expires_seconds is not between a minute and 30 days", field="expires_seconds", hint="leave it out for 12 h"
         )
     user = await find_by_password(context, call, given.user, given.password)
+    call.changed.append(Change(user, ""))
     return json_answer(await make_login(context, user, given.expires_seconds, []), 201)
 
 

@@ -61,7 +61,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     draft = await settle(context, plan, dry_run=dry_run)
     if dry_run:
         return object_answer(draft.envelope)
-    record_change(context, call.actor, draft)
+    record_change(context, call, draft)
     return object_answer(draft.envelope, 201, secret=text)
 
 

@@ -13,7 +13,7 @@ from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import require_enrolled
 from weft.api.auth.enrolments import change
 from weft.api.context import ApiContext, TokenFacts
-from weft.api.request.call import Call, json_answer
+from weft.api.request.call import Call, Change, json_answer
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.node import NODE, NodeSpec
 from weft.kinds.token import TokenStatus
@@ -37,6 +37,7 @@ async def join(context: ApiContext, call: Call) -> Answer:
     csr = read_csr(given.csr)
     key = digest_of_key(csr)
     uid, begins = await retry(context, lambda: _enrol(context, call.actor.id, name, key))
+    call.changed.append(Change(Envelope(kind=NODE.name, name=name, uid=uid), ""))
     return _certificate(context, call, csr, uid, begins)
 
 

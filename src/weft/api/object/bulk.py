@@ -72,7 +72,7 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
         await _forgive_repeats(context, parts, key)
     for part in parts:
         if part.draft is not None and part.error is None and part.stored is None:
-            record_change(context, call.actor, part.draft)
+            record_change(context, call, part.draft)
     return json_answer({"results": [_result(part, call.request_id) for part in parts]})
 
 
@@ -103,7 +103,7 @@ async def apply(context: ApiContext, call: Call) -> Answer:
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
     _authorise(call.actor, raws)
-    dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
+    call.is_dry_run = dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
     key = None if dry_run else call.idempotency_key
     if key is not None and await was_done(context, key):
         return json_answer({"results": [_applied(part) for part in await _find_applied(context, raws)]})
@@ -124,7 +124,7 @@ async def apply(context: ApiContext, call: Call) -> Answer:
     if not dry_run:
         for part in parts:
             if part.draft is not None:
-                record_change(context, call.actor, part.draft)
+                record_change(context, call, part.draft)
     return json_answer({"results": [_applied(part) for part in parts]})
 
 

@@ -13,7 +13,7 @@ from weft.api.admission.commit import read_again, retry, was_done
 from weft.api.auth.authorise import owns
 from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up
-from weft.api.request.call import Call, object_answer, read_flag
+from weft.api.request.call import Call, Change, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
@@ -39,7 +39,9 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     if uid is not None:
         refuse_another(kind, envelope, uid)
     if read_flag(query, "force"):
-        return object_answer(await give_up(context, call, kind, envelope))
+        gone = await give_up(context, call, kind, envelope)
+        call.changed.append(Change(gone, "deleted"))
+        return object_answer(gone)
     if envelope.deleting_since is not None and envelope.finalizers:
         return object_answer(envelope, 202)
     guard(kind, envelope)
@@ -53,6 +55,7 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
             await _unmark(context, target, envelope.uid)
             raise
     gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
+    call.changed.append(Change(gone, "deleting" if gone.finalizers else "deleted"))
     if gone.finalizers:
         context.add_event(gone.ref, "Deleting", f"requested by {call.actor.name}")
     else:

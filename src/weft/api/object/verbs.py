@@ -17,7 +17,7 @@ from weft.api.admission.commit import read_again, record_change, settle, was_don
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_right
 from weft.api.context import ApiContext
-from weft.api.request.call import Call, json_answer, object_answer, read_flag
+from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.target import Target
@@ -65,6 +65,8 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
         if stored is None:
             raise
         return object_answer(stored)
+    if not dry_run:
+        call.changed.append(Change(draft.envelope, draft.action, draft.changes))
     if draft.changes and not dry_run:
         context.add_event(draft.envelope.ref, "Asked", f"{verb.name} requested by {call.actor.name}")
     return object_answer(draft.envelope)
@@ -125,7 +127,7 @@ async def _make(
 
     draft = await settle(context, plan, key=key, dry_run=dry_run)
     if not dry_run:
-        record_change(context, call.actor, draft)
+        record_change(context, call, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
@@ -198,6 +200,7 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         "token": call.actor.id,
         "right": verb.needs,
     }
+    call.changed.append(Change(envelope, ""))
     context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
     return json_answer(
         {

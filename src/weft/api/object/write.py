@@ -42,7 +42,7 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
 
     draft = await _settle_once(context, call, target, manifest.name, plan, dry_run)
     if not dry_run:
-        record_change(context, call.actor, draft)
+        record_change(context, call, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
@@ -139,7 +139,7 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
 
 def _answer(context: ApiContext, call: Call, draft: Draft, dry_run: bool) -> Answer:
     if not dry_run:
-        record_change(context, call.actor, draft)
+        record_change(context, call, draft)
     answer = object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
     answer.headers += (("weft-action", draft.action),)
     return answer

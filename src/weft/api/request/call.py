@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
-from urllib.parse import parse_qsl, unquote_to_bytes
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import msgspec
 
 from weft.objects.envelope import Envelope
-from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField
+from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField, WeftError
 from weft.objects.schema import suggest
+from weft.objects.spec_change import FieldChange
 from weft.serving.answer import Answer
 from weft.serving.request import BodyLost, Request
 from weft.trust.credentials import Actor
@@ -23,10 +24,21 @@ MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
 _PIECE_BYTES = 65536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DRY_RUNS = ("dry_run=1", "dry_run=true")
+_SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _PROCESS = secrets.token_hex(4)  # the beginning of all request ids of this process; a number follows
 _numbers = itertools.count(1)
 JSON = (("content-type", "application/json"),)
 _encoder = msgspec.json.Encoder()
+
+
+class Change(NamedTuple):
+    """What a request did to an object: for the audit log."""
+
+    envelope: Envelope
+    action: Literal["", "created", "updated", "unchanged", "deleting", "deleted"]
+    changes: Sequence[FieldChange] = ()
+    labels: dict[str, str] | None = None  # as they were, if they changed
 
 
 class Call:
@@ -39,6 +51,9 @@ class Call:
         given = request.header(b"x-request-id")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):06x}"
         self._actor: Actor | None = None
+        self.changed: list[Change] = []
+        self.problem: WeftError | None = None  # why it was refused or failed
+        self.is_dry_run = any(part in _DRY_RUNS for part in request.query.split("&")) if request.query else False
 
     @property
     def actor(self) -> Actor:
@@ -54,6 +69,16 @@ class Call:
     def known_actor(self) -> Actor | None:
         """The actor, if it is known yet."""
         return self._actor
+
+    @property
+    def shown_path(self) -> str:
+        """The path for logs: in one line, and without a token that a client put there."""
+        path = self.path[:1000]
+        if "%" in path:
+            path = unquote(path)
+        if not (path.isascii() and path.isprintable()):
+            path = path.encode("unicode_escape").decode()
+        return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
     @property
     def wants_watch(self) -> bool:

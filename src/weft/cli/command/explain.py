@@ -16,8 +16,8 @@ from click.core import ParameterSource
 from weft.cli.command.settings import find_settings
 from weft.cli.output.form import Form
 from weft.cli.output.formats import print_data
-from weft.cli.output.redaction import hide_in_body, hide_in_text, is_secret
 from weft.cli.session import NotSent, Session
+from weft.trust.redaction import hide_in_body, hide_in_text, is_secret
 
 if TYPE_CHECKING:
     from weft.client.connection import Request

@@ -117,6 +117,7 @@ TOOLS: dict[str, Entry] = {
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "doctor": Entry("doctor", "Check this machine and the server"),
+    "audit": Entry("audit", "List, verify or export the audit log"),
     "support": Entry("support", "support bundle: pack one archive for fault finding"),
     "completion": Entry("completion", "Set up completion for bash, zsh or fish"),
     "version": Entry("version", "Show the versions of weft here and at the server"),

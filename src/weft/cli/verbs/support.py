@@ -19,7 +19,6 @@ import weft
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.settings import find_settings
-from weft.cli.output.redaction import hide_in_data, hide_in_text
 from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
 from weft.cli.verbs.doctor import examine
@@ -29,6 +28,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.quantity import format_bytes
+from weft.trust.redaction import hide_in_data, hide_in_text
 
 _TAIL_BYTES = 256 * 1024  # of each log
 _MOST_LOGS = 100  # the newest ones

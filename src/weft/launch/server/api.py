@@ -31,6 +31,8 @@ from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
+from weft.telemetry.audit.log import AuditLog
+from weft.telemetry.audit.syslog import SyslogSender
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key
@@ -41,7 +43,7 @@ ADDRESSES_EVERY_SECONDS = 5.0
 
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
-    gateway, functions, publish_on, context."""
+    gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, context."""
     logs = gather_logs()
     raise_descriptor_limit()
     try:
@@ -83,7 +85,16 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         functions=tuple(options.functions or ()),
         listen=tuple(options.listen),
     )
-    context = ApiContext(store, journal, clock, authority, settings)
+    syslog = SyslogSender(options.audit_syslog, clock) if options.audit_syslog else None
+    audit = AuditLog(
+        state / "audit",
+        clock,
+        keep_seconds=options.audit_keep,
+        keep_bytes=options.audit_most,
+        on_line=syslog.send if syslog is not None else None,
+    )
+    await asyncio.to_thread(audit.open)
+    context = ApiContext(store, journal, clock, authority, settings, audit)
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
@@ -103,6 +114,9 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await context.stop()
         await server.close()
         await store_server.close()
+        await asyncio.to_thread(audit.close)
+        if syslog is not None:
+            await asyncio.to_thread(syslog.close)
         await asyncio.to_thread(journal.close)
         await store.close()
 

@@ -20,6 +20,8 @@ from weft.launch.server.lock import hold_server
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.launch.store.etcd import plan_etcd
 from weft.objects.errors import WeftError
+from weft.objects.quantity import parse_bytes, parse_duration
+from weft.telemetry.audit.syslog import read_target
 
 # What runs each of the server's processes: imported by the one that needs it.
 PROCESSES = {
@@ -97,6 +99,23 @@ def make_parser() -> argparse.ArgumentParser:
         help="origin whose pages may open web sockets to the gateway, like https://novnc.example:6080, beside the server's own"
         " (repeatable)",
     )
+    parser.add_argument(
+        "--audit-keep",
+        metavar="DURATION",
+        default="365d",
+        help="how long the audit log is kept, like 365d (default 365d)",
+    )
+    parser.add_argument(
+        "--audit-most",
+        metavar="SIZE",
+        default="4G",
+        help="how large the audit log may become: then its oldest files go (default 4G)",
+    )
+    parser.add_argument(
+        "--audit-syslog",
+        metavar="SOCKET|HOST:PORT",
+        help="also send the audit log's records to a syslog: a unix socket like /dev/log, or by UDP",
+    )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     return parser
 
@@ -111,6 +130,12 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
             find_endpoints(options.store)
         except WeftError as problem:
             parser.error(f"--store: {problem.message}; {problem.hint}")
+    try:
+        options.audit_keep = parse_duration(options.audit_keep, "--audit-keep")
+        options.audit_most = parse_bytes(options.audit_most, "--audit-most")
+        options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
+    except WeftError as problem:
+        parser.error(f"{problem.message}; {problem.hint}")
     options.listen = options.listen or ["127.0.0.1:8443"]
     options.gateway = options.gateway or ["127.0.0.1:8444"]
     options.functions = options.functions or ["127.0.0.1:8445"]

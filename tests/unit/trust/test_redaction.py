@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from weft.cli.output.redaction import HIDDEN, hide_in_body, hide_in_data, hide_in_text
+from weft.trust.redaction import HIDDEN, hide_in_body, hide_in_data, hide_in_text
 
 SECRET = "s3cr3t-w0rd"
 

@@ -1,0 +1,114 @@
+"""What a request changed, as the audit log has it: fields before and after, without secrets, and within bounds. Pure."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from weft.api.request.call import Change
+from weft.kinds.registry import BY_NAME
+from weft.kinds.secret import SECRET
+from weft.objects.envelope import Envelope, decode_part
+from weft.trust.audit_chain import AuditChange, AuditObject
+from weft.trust.redaction import HIDDEN, hide_in_data, hide_in_text, is_secret
+
+MOST_BYTES = 8192  # of all changes in one record
+_LONGEST = 1024  # bytes of one value
+_MOST_KEYS = 64
+_LEAST = 40  # bytes of a change, without its values
+_PLAIN = (bool, int, float, type(None))
+_SUSPECT = re.compile(r"[:=_ ]|eyJ|AKIA|ASIA|WEFT|-----")  # what any secret in a text has that trust/redaction.py finds
+_encode = msgspec.json.Encoder().encode
+
+
+def describe_objects(changed: Sequence[Change]) -> tuple[list[AuditObject], int]:
+    """The objects with their changes, and how many changes didn't fit."""
+    found: list[AuditObject] = []
+    left_out, free = 0, MOST_BYTES
+    for change in changed:
+        envelope = change.envelope
+        changes: list[AuditChange] = []
+        if free > 0:
+            for field, old, new in _list_changes(change):
+                if free > 0:
+                    old, size_before = _hide(field, old)
+                    new, size = _hide(field, new)
+                    free -= _LEAST + len(field) + size_before + size
+                    changes.append(AuditChange(field=field, old=old, new=new))
+                else:
+                    left_out += 1
+        else:
+            left_out += 1
+        found.append(
+            AuditObject(kind=envelope.kind, name=envelope.name, uid=envelope.uid, action=change.action, changes=changes)
+        )
+    return found, left_out
+
+
+def _list_changes(change: Change) -> list[tuple[str, Any, Any]]:
+    """Field, old and new value, secrets and all."""
+    found = [(one.path, one.old, one.new) for one in change.changes]
+    labels = change.envelope.labels
+    if change.action == "created":
+        found = [(field, None, value) for field, value in _list_given(change.envelope)]
+        if labels:
+            found.append(("labels", None, labels))
+    elif change.labels is not None:
+        found.append(("labels", change.labels, labels))
+    return found
+
+
+def _list_given(envelope: Envelope) -> list[tuple[str, Any]]:
+    """The fields of a new object's spec that differ from their defaults."""
+    kind = BY_NAME[envelope.kind]
+    spec = decode_part(envelope.spec, kind.spec)
+    names, defaults = _read_defaults(kind.spec)
+    values = msgspec.structs.astuple(spec)
+    differing = itertools.compress(zip(names, values, strict=True), map(operator.ne, values, defaults))
+    if kind is SECRET:
+        return [("spec.values" if name == "sealed" else f"spec.{name}", value) for name, value in differing]
+    own = kind.server_fields
+    return [(f"spec.{name}", msgspec.to_builtins(value)) for name, value in differing if name not in own]
+
+
+@functools.cache
+def _read_defaults(type_: type[msgspec.Struct]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    fields = msgspec.structs.fields(type_)
+    defaults = (
+        field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default for field in fields
+    )
+    return tuple(field.encode_name for field in fields), tuple(defaults)
+
+
+def _hide(path: str, value: Any) -> tuple[Any, int]:
+    """``value`` of the field at ``path`` as it may be kept, and about how many bytes that has."""
+    if not value or isinstance(value, _PLAIN):
+        return value, 8
+    if _is_hidden(path):
+        if isinstance(value, dict):
+            return dict.fromkeys(itertools.islice(value, _MOST_KEYS), HIDDEN), 20 * len(value)
+        return HIDDEN, len(HIDDEN)
+    if isinstance(value, str):
+        text = hide_in_text(value) if _SUSPECT.search(value) else value
+        return _shorten(text)
+    encoded = _encode(value)
+    if _SUSPECT.search(encoded.decode()):
+        value = hide_in_data(value)
+        encoded = _encode(value)
+    return (value, len(encoded)) if len(encoded) <= _LONGEST else _shorten(encoded.decode())
+
+
+def _shorten(text: str) -> tuple[str, int]:
+    return (text, len(text)) if len(text) <= _LONGEST else (f"{text[:_LONGEST]}…", _LONGEST)
+
+
+@functools.lru_cache(4096)
+def _is_hidden(path: str) -> bool:
+    parts = path.split(".")
+    return any(part == "env" or is_secret(part) for part in parts)

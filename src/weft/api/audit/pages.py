@@ -1,0 +1,141 @@
+"""The audit log over HTTP: pages of its records, and whether its chain is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from weft.api.auth.authorise import require_person, require_right
+from weft.api.context import ApiContext
+from weft.api.request.call import JSON, Call, json_answer, read_count
+from weft.objects.errors import InvalidInput, Unavailable
+from weft.objects.quantity import parse_moment
+from weft.serving.answer import Answer
+from weft.telemetry.audit.files import find_before, read_after, read_newest
+from weft.trust.audit_chain import AuditRecord, read_link, read_record
+
+_PAGE, _MOST = 100, 1000
+_MOST_READ = 50_000  # records, for one page
+_OUTCOMES = ("allowed", "refused", "failed")
+_AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+_encoder = msgspec.json.Encoder()
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """Which records: "" is any."""
+
+    since: str = ""  # as in records
+    until: str = ""
+    actor: str = ""
+    kind: str = ""
+    projects: frozenset[str] | None = None  # None: any
+    outcome: str = ""
+
+    def takes(self, record: AuditRecord) -> bool:
+        return (
+            (not self.since or record.at >= self.since)
+            and (not self.until or record.at < self.until)
+            and self.actor in ("", record.actor.name, record.actor.id)
+            and (self.projects is None or record.project in self.projects)
+            and self.outcome in ("", record.outcome)
+            and (not self.kind or any(one.kind == self.kind for one in record.objects))
+        )
+
+
+class AuditPage(msgspec.Struct, rename={"follow": "continue"}):
+    """Records, oldest first, each as its line in the log. ``continue``: ``after`` for the next page; null: there is none."""
+
+    items: list[msgspec.Raw]
+    follow: int | None = None
+
+
+async def read(context: ApiContext, call: Call) -> Answer:
+    """``GET /v1/audit``: the newest records; with ``after`` those after that one, page by page. Only
+    records of the projects in which the actor may read them."""
+    what = "read the audit log"
+    if asked := call.loose_query.get("project"):
+        require_right(call.actor, "audit", asked, what)
+    else:
+        require_person(call.actor, what)
+        call.actor.require_somewhere("audit", what)
+    projects = frozenset({asked}) if asked else call.actor.find_projects("audit")
+    query = call.query("since", "until", "actor", "kind", "project", "outcome", "after", "limit")
+    wanted = _Wanted(
+        since=_read_moment(query, "since"),
+        until=_read_moment(query, "until"),
+        actor=query.get("actor", ""),
+        kind=query.get("kind", ""),
+        projects=projects,
+        outcome=query.get("outcome", ""),
+    )
+    if wanted.outcome and wanted.outcome not in _OUTCOMES:
+        raise InvalidInput(
+            f"query parameter outcome: {wanted.outcome[:20]!r} is no outcome",
+            field="outcome",
+            hint=f"one of {', '.join(_OUTCOMES)}",
+        )
+    limit = read_count(query, "limit", 0, _MOST) or (_MOST if "after" in query else _PAGE)
+    after = read_count(query, "after", 0, 2**53) if "after" in query else None
+    page = await asyncio.to_thread(_read_page, context.audit.folder, wanted, after, limit)
+    return Answer(200, _encoder.encode(page), JSON)
+
+
+async def verify(context: ApiContext, call: Call) -> Answer:
+    """``GET /v1/audit:verify``: an AuditVerdict on the whole log, up to its newest record."""
+    require_right(call.actor, "audit", None, "verify the audit log")
+    call.query()
+    if context.audit.is_verified:
+        raise Unavailable("the audit log is being verified", hint="try again", retry_after_seconds=5)
+    return json_answer(await asyncio.to_thread(context.audit.verify))
+
+
+def _read_page(folder: Path, wanted: _Wanted, after: int | None, limit: int) -> AuditPage:
+    if after is None:
+        return AuditPage(_list_newest(folder, wanted, limit))
+    if wanted.since:
+        after = max(after, find_before(folder, wanted.since))
+    items: list[msgspec.Raw] = []
+    reached = after
+    for count, (line, record) in enumerate(_decode(read_after(folder, after))):
+        if wanted.until and record.at >= wanted.until:
+            break
+        if len(items) == limit or count == _MOST_READ:
+            return AuditPage(items, reached)
+        reached = record.sequence
+        if wanted.takes(record):
+            items.append(msgspec.Raw(line))
+    return AuditPage(items)
+
+
+def _list_newest(folder: Path, wanted: _Wanted, limit: int) -> list[msgspec.Raw]:
+    items: list[msgspec.Raw] = []
+    for count, (line, record) in enumerate(_decode(read_newest(folder))):
+        if len(items) == limit or count == _MOST_READ or (wanted.since and record.at < wanted.since):
+            break
+        if wanted.takes(record):
+            items.append(msgspec.Raw(line))
+    return items[::-1]
+
+
+def _decode(lines: Iterator[bytes]) -> Iterator[tuple[bytes, AuditRecord]]:
+    """The lines that are records; ``verify`` finds the others."""
+    for line in lines:
+        if read_link(line) is not None:
+            yield line, read_record(line)
+
+
+def _read_moment(query: dict[str, str], name: str) -> str:
+    """A time as in records; one that was taken from a record is kept to the microsecond."""
+    text = query.get(name, "")
+    if not text:
+        return ""
+    try:
+        moment = datetime.datetime.fromtimestamp(parse_moment(text, name), datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InvalidInput(f"{name}: {text[:40]!r} is no time", field=name, hint="like 2026-12-24T22:00:00Z") from None
+    return text if _AT.fullmatch(text) else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,154 @@
+"""`weft audit list`, `verify [FILE...]`, `export [FILE]`: who did what, from where, allowed or refused."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.table import make_columns
+from weft.cli.session import Session
+from weft.client.audit import read_all, read_newest, verify_server
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
+from weft.trust.audit_chain import AuditRecord, AuditVerdict, ChainCheck
+
+_ACTS = ("list", "verify", "export")
+_COLUMNS = make_columns("TIME!", "ACTOR!", "ADDRESS", "VERB", "OBJECT!", "OUTCOME!", "REASON", "CHANGE~")
+_NEWEST = 100
+_LONGEST_LINE = 1 << 20
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    ago = options.Duration()
+    params = [
+        click.Argument(["act"], type=click.Choice(_ACTS), default="list", metavar=f"[{'|'.join(_ACTS)}]"),
+        click.Argument(["files"], nargs=-1, metavar="[FILE...]", type=click.Path(path_type=Path, dir_okay=False)),
+        click.Option(["--since"], type=ago, metavar="AGO", help="Only records of the last 30s, 5m, 1h, 7d."),
+        click.Option(["--until"], type=ago, metavar="AGO", help="Only records older than that."),
+        click.Option(["--actor"], default="", metavar="NAME", help="Only what NAME did: a token, or its subject."),
+        click.Option(["--kind", "of_kind"], default="", metavar="KIND", help="Only what was done to objects of KIND."),
+        click.Option(["--outcome"], type=click.Choice(["allowed", "refused", "failed"]), help="Only these."),
+        click.Option(
+            ["-n", "--tail"],
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            help=f"List only the newest N ({_NEWEST}, or with --since all).",
+        ),
+        *options.table(),
+        options.output(),
+    ]
+    summary = "List, verify or export the audit log: who did what, allowed or refused. export writes JSON lines."
+    return options.build(verb, summary, _run, kind, params)
+
+
+def _run(
+    session: Session,
+    kind: Kind | None,
+    act: str,
+    files: tuple[Path, ...],
+    since: float | None,
+    until: float | None,
+    actor: str,
+    of_kind: str,
+    outcome: str | None,
+    tail: int | None,
+) -> int | None:
+    query = {
+        "since": "" if since is None else str(session.clock.now() - since),
+        "until": "" if until is None else str(session.clock.now() - until),
+        "actor": actor,
+        "kind": of_kind,
+        "project": session.project or "",
+        "outcome": outcome or "",
+    }
+    query = {name: value for name, value in query.items() if value}
+    if act == "verify":
+        return _verify(session, files)
+    if act == "export":
+        _export(session, files, query)
+        return None
+    if files:
+        raise click.UsageError("list takes no file: weft audit verify FILE")
+    if since is not None and tail is None:
+        raws = list(read_all(session.client.http, query))
+    else:
+        raws = read_newest(session.client.http, query, tail or _NEWEST)
+    if session.is_document:
+        print_data(session, {"items": raws})
+    elif raws:
+        print_rows(session, _COLUMNS, [_row(msgspec.json.decode(raw, type=AuditRecord)) for raw in raws])
+    else:
+        session.notify("no records")
+    return None
+
+
+def _row(record: AuditRecord) -> list[str]:
+    first, more = (record.objects[0] if record.objects else None), len(record.objects) - 1
+    about = "" if first is None else f"{first.kind}/{first.name}".rstrip("/") + (f" and {more} more" if more else "")
+    change = ", ".join(one.field for one in first.changes) if first is not None else ""
+    return [
+        f"{record.at[:19]}Z",
+        record.actor.name or record.actor.kind,
+        record.address or "–",
+        record.verb,
+        f"{record.project}/{about}" if record.project and about else about or "–",
+        record.outcome,
+        record.reason or "–",
+        change or record.message,
+    ]
+
+
+def _export(session: Session, files: tuple[Path, ...], query: dict[str, str]) -> None:
+    if len(files) > 1:
+        raise click.UsageError("export takes one FILE, or none for standard output")
+    records = read_all(session.client.http, query)
+    first = list(itertools.islice(records, 1))  # what the server refuses leaves no file
+    count = 0
+    with files[0].open("wb") if files else contextlib.nullcontext(sys.stdout.buffer) as out:
+        for raw in itertools.chain(first, records):
+            out.write(bytes(raw) + b"\n")
+            count += 1
+        out.flush()
+    session.notify(f"{count} records" + (f" → {files[0]}" if files else ""))
+
+
+def _verify(session: Session, files: tuple[Path, ...]) -> int:
+    verdict = _verify_files(files) if files else verify_server(session.client.http)
+    if session.is_document:
+        print_data(session, msgspec.to_builtins(verdict))
+    elif verdict.broken is not None:
+        print(f"broken at record {verdict.broken.sequence}: {verdict.broken.problem}")
+    else:
+        begins = "" if verdict.first == 1 else f" (older ones are not {'in the files' if files else 'kept'})"
+        print(
+            f"{verdict.records} records are whole: {verdict.first} to {verdict.last}{begins}\nchain {verdict.chain},"
+            f" record {verdict.last} has hash {verdict.hash}"
+        )
+    return 0 if verdict.broken is None else 1
+
+
+def _verify_files(files: Iterable[Path]) -> AuditVerdict:
+    """The files as one chain, in their order."""
+    check = ChainCheck()
+    for file in files:
+        with contextlib.ExitStack() as stack:
+            try:
+                lines: BinaryIO = stack.enter_context(file.open("rb"))
+            except OSError as problem:
+                raise InvalidInput(f"{file}: {(problem.strerror or str(problem)).lower()}") from None
+            while line := lines.readline(_LONGEST_LINE):
+                if not check.take(line.rstrip(b"\n")):
+                    return check.verdict
+    if not check.verdict.records:
+        raise InvalidInput("there are no records in these files", hint="weft audit export FILE writes them")
+    return check.verdict
