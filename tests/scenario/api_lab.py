@@ -17,6 +17,7 @@ from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server
+from weft.api.state.oidc_provider import Provider, ProviderSettings
 from weft.client import Client, Context
 from weft.client.answer import raise_problem
 from weft.client.context import read_context
@@ -46,8 +47,14 @@ GATEWAY = "127.0.0.1:9"
 class DoorsLab:
     """ApiContext over ``store`` with their state in ``folder``; ``client`` is an admin's."""
 
-    def __init__(self, folder: Path, store: Store | None = None, publish_address: str | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        store: Store | None = None,
+        publish_address: str | None = None,
+        provider: ProviderSettings | None = None,
+    ) -> None:
+        self.folder, self.provider = folder, provider
         self.clock = SystemClock()
         self.store = store or MemoryStore(self.clock)
         self.journal = SqliteJournal(folder / "journal.db", self.clock)
@@ -70,7 +77,10 @@ class DoorsLab:
         self.audit = AuditLog(self.folder / "audit", self.clock)
         self.audit.open()
         chain, key = self.authority.renew_server([])
-        self.doors = ApiContext(self.store, self.journal, self.clock, self.authority, self.settings, self.audit)
+        provider = Provider(self.provider, self.clock) if self.provider is not None else None
+        self.doors = ApiContext(
+            self.store, self.journal, self.clock, self.authority, self.settings, self.audit, provider=provider
+        )
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)

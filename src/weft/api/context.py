@@ -14,6 +14,7 @@ from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.latency_peers import LatencyPeers
 from weft.api.state.login_limits import LoginLimits
+from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
 from weft.api.state.store_position import StorePosition
@@ -96,6 +97,7 @@ class ApiContext:
     busy: int = 0
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
+    provider: Provider | None = None  # of OIDC
     logins: LoginLimits = field(default_factory=LoginLimits)
     reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)

@@ -22,7 +22,7 @@ from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import Ref
 from weft.objects.schema import describe_fields
 from weft.objects.spec_change import FieldChange
-from weft.protocol.login import LoginAnswer, LoginInput, PasswordInput, WhoAmI
+from weft.protocol.login import LoginAnswer, LoginBegun, LoginInput, PasswordInput, WhoAmI
 from weft.protocol.report import (
     EgressEndpointInput,
     JoinAnswer,
@@ -73,7 +73,7 @@ def describe_api() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, JoinAnswer, RenewInput, UsageAnswer]
-    types += [LoginInput, LoginAnswer, PasswordInput, WhoAmI]
+    types += [LoginInput, LoginBegun, LoginAnswer, PasswordInput, WhoAmI]
     types += [AuditRecord, AuditVerdict]
     types += [ReportBody, ReportAnswer, AllocatedNic, EgressEndpointInput, SecretsInput, OpenedSecrets]
     for kind in KINDS:
@@ -306,9 +306,9 @@ def _paths_by_hand() -> dict[str, Any]:
         },
         "/v1/login": {
             "post": _operation(
-                "A token for a user's password; takes no credentials",
+                "A token for a user's password, or for a login at the OIDC provider; takes no credentials",
                 [],
-                _ref("LoginAnswer"),
+                {"anyOf": [_ref("LoginAnswer"), _ref("LoginBegun")]},
                 _ref("LoginInput"),
                 "201",
             )

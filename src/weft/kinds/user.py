@@ -21,7 +21,7 @@ class UserSpec(msgspec.Struct, kw_only=True):
     disabled: Annotated[bool, field("Whether the user can't log in, and no token of the user is valid")] = False
     groups: Annotated[list[str], field("Groups that the user is in")] = []
     identity: Annotated[
-        str, field("The user's id at the OIDC provider (the claim sub), if the user logs in there", max_length=255)
+        str, field("The person at the OIDC provider, ISSUER#SUB, if the user logs in there", max_length=600)
     ] = ""
     password: Annotated[
         str, field("Sealed hash of the password; set by weft user passwd", change="never", max_length=1000)

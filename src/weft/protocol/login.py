@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -15,7 +17,21 @@ class LoginInput(msgspec.Struct, frozen=True, kw_only=True):
 
     user: str = ""
     password: str = ""
+    oidc: Literal["", "browser", "device"] = ""  # begin a login at the provider instead …
+    redirect: str = ""  # … in a browser, which comes back to this address of its own machine
+    session: str = ""  # finish one that was begun
+    code: str = ""  # which the browser came back with
     expires_seconds: float = 43_200.0  # how long the token is valid
+
+
+class LoginBegun(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to the beginning of a login at the OIDC provider."""
+
+    url: str  # where the person logs in
+    session: str = ""  # to send back; sealed
+    state: str = ""  # what a browser must come back with
+    user_code: str = ""  # what the person types at ``url``
+    interval: float = 0.0  # seconds between two tries to finish
 
 
 class LoginAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import settle
 from weft.api.admission.view import View
+from weft.api.auth import oidc
 from weft.api.auth.authorise import require_person
 from weft.api.auth.password import find_by_password, wrong_password
 from weft.api.auth.tokens import LOGIN_LABEL, find_logins
@@ -30,16 +31,23 @@ MOST_DELETED = 50  # in one login
 
 
 async def login(context: ApiContext, call: Call) -> Answer:
-    """``POST /v1/login``: a token for a user's password. Raises NotAuthenticated, Throttled."""
+    """``POST /v1/login``: a token for a user's password, or for a login at the OIDC provider, which takes two requests. Raises
+    NotAuthenticated, Throttled, and Unavailable for a provider that doesn't answer."""
     call.query()
     given = read_strict(await call.read_object(), LoginInput, "")
     if not SHORTEST_SECONDS <= given.expires_seconds <= LONGEST_SECONDS:
         raise InvalidInput(
             "expires_seconds is not between a minute and 30 days", field="expires_seconds", hint="leave it out for 12 h"
         )
-    user = await find_by_password(context, call, given.user, given.password)
+    if given.oidc:
+        return json_answer(await oidc.begin(context, call, given))
+    claims: list[str] = []
+    if given.session:
+        user, claims = await oidc.finish(context, call, given)
+    else:
+        user = await find_by_password(context, call, given.user, given.password)
     call.changed.append(Change(user, ""))
-    return json_answer(await make_login(context, user, given.expires_seconds, []), 201)
+    return json_answer(await make_login(context, user, given.expires_seconds, claims), 201)
 
 
 async def make_login(context: ApiContext, user: Envelope, seconds: float, claims: list[str]) -> LoginAnswer:

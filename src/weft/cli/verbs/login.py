@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_duration
-from weft.protocol.login import LoginAnswer, WhoAmI
+from weft.protocol.login import LoginAnswer, LoginBegun, WhoAmI
 
 
 def login_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -39,6 +40,11 @@ def login_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(["--user"], metavar="NAME", help="Who logs in."),
         PASSWORD_STDIN,
+        click.Option(["--oidc"], is_flag=True, help="Log in at the server's OIDC provider, in a browser."),
+        click.Option(["--device"], is_flag=True, help="Log in at the OIDC provider, with a browser on another device."),
+        click.Option(
+            ["--callback-port"], type=int, default=0, metavar="PORT", help="Where the browser comes back. [any]"
+        ),
         click.Option(["--expires", "life"], metavar="DURATION", help="How long the login is valid. [12h]"),
         click.Option(["--save-as"], metavar="NAME|FILE", help="The context to write. [one of the user's name]"),
     ]
@@ -50,17 +56,55 @@ def _login(
     kind: Kind | None,
     user: str | None,
     password_stdin: bool,
+    oidc: bool,
+    device: bool,
+    callback_port: int,
     life: str | None,
     save_as: str | None,
     **place: str | None,
 ) -> None:
     server = _find_server(session, **place)
+    if oidc or device:
+        given = _log_in_by_code(session, server) if device else _log_in_by_browser(session, server, callback_port)
+        return save_login(session, server, ask_login(server, given, life), save_as)
     if not user:
         if not is_terminal(sys.stdin):
             raise usage("the user is missing", "weft login --user NAME")
         user = str(click.prompt("User", err=True))
-    given: dict[str, Any] = {"user": user, "password": ask_password(f"Password of {user}", password_stdin)}
-    save_login(session, server, ask_login(server, given, life), save_as)
+    given = {"user": user, "password": ask_password(f"Password of {user}", password_stdin)}
+    return save_login(session, server, ask_login(server, given, life), save_as)
+
+
+def _log_in_by_browser(session: Session, server: Context, port: int) -> dict[str, Any]:
+    """What finishes the login, once the browser has come back."""
+    loopback = importlib.import_module("weft.client.loopback").Loopback(port)
+    try:
+        begun = _begin(server, {"oidc": "browser", "redirect": loopback.url})
+        session.notify(f"open this page to log in: {begun.url}")
+        if session.environ.get("DISPLAY") or session.environ.get("WAYLAND_DISPLAY"):
+            importlib.import_module("webbrowser").open(begun.url)
+        code = loopback.wait(begun.state, session.wait_seconds, session.clock.elapsed)
+        return {"session": begun.session, "code": code}
+    finally:
+        loopback.close()
+
+
+def _log_in_by_code(session: Session, server: Context) -> dict[str, Any]:
+    """What finishes the login, once the person may have typed the code."""
+    begun = _begin(server, {"oidc": "device"})
+    session.notify(f"open this page on any device to log in: {begun.url}")
+    session.notify(f"it asks for the code {begun.user_code}")
+    return {"session": begun.session}
+
+
+def _begin(server: Context, given: dict[str, Any]) -> LoginBegun:
+    http = Http(server)
+    try:
+        answer = http.request("POST", "/v1/login", given)
+        raise_problem(answer)
+        return msgspec.convert(answer.json(), LoginBegun)
+    finally:
+        http.close()
 
 
 def ask_login(server: Context, given: dict[str, Any], life: str | None) -> LoginAnswer:
@@ -69,9 +113,12 @@ def ask_login(server: Context, given: dict[str, Any], life: str | None) -> Login
         given["expires_seconds"] = parse_duration(life, "--expires")
     http = Http(server)
     try:
-        answer = http.request("POST", "/v1/login", given)
-        raise_problem(answer)
-        return msgspec.convert(answer.json(), LoginAnswer)
+        while True:
+            answer = http.request("POST", "/v1/login", given)
+            if answer.status != 409 or answer.json().get("reason") != "loginPending":
+                raise_problem(answer)
+                return msgspec.convert(answer.json(), LoginAnswer)
+            http.closed.wait(float(answer.json().get("retry_after_seconds") or 5.0))
     finally:
         http.close()
 

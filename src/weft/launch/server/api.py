@@ -19,6 +19,7 @@ from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server, parse_address
+from weft.api.state.oidc_provider import Provider, ProviderSettings
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.drivers.linux.addresses import read_own_addresses
@@ -27,7 +28,7 @@ from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
 from weft.launch.store.engine import make_store
-from weft.objects.errors import WeftError
+from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
@@ -54,6 +55,32 @@ def run_api(options: argparse.Namespace) -> int:
     finally:
         logs.flush()
     return 0
+
+
+def make_provider(options: argparse.Namespace, clock: Clock) -> Provider | None:
+    """The OIDC provider that the --oidc options name. Raises InvalidInput for a file that can't be read."""
+    if not options.oidc_issuer:
+        return None
+    texts = []
+    for option in ("oidc_secret_file", "oidc_ca"):
+        path: Path | None = getattr(options, option)
+        try:
+            texts.append("" if path is None else path.read_text())
+        except (OSError, UnicodeDecodeError) as problem:
+            flag = f"--{option.replace('_', '-')}"
+            raise InvalidInput(f"{flag}: {path} can't be read: {problem}", field=flag) from None
+    return Provider(
+        ProviderSettings(
+            issuer=options.oidc_issuer,
+            client=options.oidc_client,
+            secret=texts[0].strip(),
+            groups_claim=options.oidc_groups_claim,
+            name_claim=options.oidc_name_claim,
+            scope=options.oidc_scope,
+            ca=texts[1],
+        ),
+        clock,
+    )
 
 
 async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHandler) -> None:
@@ -94,7 +121,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         on_line=syslog.send if syslog is not None else None,
     )
     await asyncio.to_thread(audit.open)
-    context = ApiContext(store, journal, clock, authority, settings, audit)
+    context = ApiContext(store, journal, clock, authority, settings, audit, provider=make_provider(options, clock))
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])

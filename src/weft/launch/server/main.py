@@ -116,6 +116,31 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SOCKET|HOST:PORT",
         help="also send the audit log's records to a syslog: a unix socket like /dev/log, or by UDP",
     )
+    parser.add_argument("--oidc-issuer", metavar="URL", help="OIDC provider at which people may log in")
+    parser.add_argument(
+        "--oidc-client", metavar="ID", default="weft", help="the server's client id there (default weft)"
+    )
+    parser.add_argument(
+        "--oidc-secret-file", metavar="FILE", type=Path, help="file with the client's secret, if it has one"
+    )
+    parser.add_argument(
+        "--oidc-ca", metavar="FILE", type=Path, help="the provider's CA certificates, if they are its own"
+    )
+    parser.add_argument(
+        "--oidc-groups-claim",
+        metavar="CLAIM",
+        default="groups",
+        help="claim that names a person's groups (default groups)",
+    )
+    parser.add_argument(
+        "--oidc-name-claim",
+        metavar="CLAIM",
+        default="preferred_username",
+        help="claim that a new user is named after (default preferred_username)",
+    )
+    parser.add_argument(
+        "--oidc-scope", metavar="WORDS", default="openid profile", help="what is asked of it (default openid profile)"
+    )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     return parser
 
