@@ -54,7 +54,9 @@ class Actor(msgspec.Struct, frozen=True):
         """Whether it has ``right`` in ``project`` (None: in no project, or in all of them)."""
         if self.kind != "person" or (self.limit is not None and not has_right(*self.limit, right, project)):
             return False
-        return any(has_right(role, limit, right, project) for role, limit in self.grants)
+        return any(  # a user may have hundreds of grants, of which few are in the project
+            limit in (None, project) and has_right(role, limit, right, project) for role, limit in self.grants
+        )
 
     def find_projects(self, right: str) -> frozenset[str] | None:
         """The projects in which it has ``right``; None: all."""

@@ -1,0 +1,65 @@
+"""What it costs to find out, at each request, who calls and whether that is allowed: in CPU time, for a token of its own and for a
+user's, who is named in a few of 2,000 role bindings."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+from benchmarks.measurement import Figure, Measurement
+from weft.kinds.rolebinding import RoleBindingSpec
+from weft.kinds.token import TokenSpec
+from weft.objects.identity import Ref
+from weft.trust.credentials import StoredToken, make_actor
+from weft.trust.directory import Account, Directory
+
+USERS, GROUPS, BINDINGS, CHECKS, GOAL_US = 500, 200, 2000, 20_000, 20.0
+
+
+def make_directory() -> Directory:
+    """Each user is in one group; each binding names four users and one group, in a project of its own."""
+    accounts = {f"u{number}": Account(f"uid{number}", False, (f"g{number % GROUPS}",)) for number in range(USERS)}
+    bindings = [
+        RoleBindingSpec(
+            role="viewer",
+            project=f"p{number}",
+            users=[f"u{(number + at) % USERS}" for at in range(4)],
+            groups=[f"g{number % GROUPS}"],
+        )
+        for number in range(BINDINGS)
+    ]
+    return Directory(accounts.get, lambda: bindings, lambda: None)
+
+
+def measure() -> Measurement:
+    directory, user = make_directory(), Ref(kind="user", name="u7", uid="uid7")
+    own = StoredToken("t", TokenSpec(use="access", role="admin", project="p7"))
+    users = StoredToken("t", TokenSpec(use="access", role=""), user)
+    figures = []
+    for what, token in (("a token with a role of its own", own), ("a user's token", users)):
+        for where, project in (("allowed", "p7"), ("refused", "elsewhere")):
+            figures.append(time_checks(f"{what}, {where}", functools.partial(check, directory, token, project)))
+    return Measurement(
+        "permissions",
+        f"Who calls, and whether it may: CPU time of each of {CHECKS:,} checks, {BINDINGS:,} role bindings.",
+        figures,
+    )
+
+
+def check(directory: Directory, token: StoredToken, project: str) -> bool:
+    return make_actor(token, directory.find_grants, 1.0).permits("read", project)
+
+
+def time_checks(what: str, work: Callable[[], object]) -> Figure:
+    work()
+    took = []
+    for _ in range(CHECKS):
+        began = time.process_time_ns()
+        work()
+        took.append((time.process_time_ns() - began) / 1000)
+    took.sort()
+    p99 = took[int(0.99 * len(took))]
+    return Figure(
+        what, f"p99 {p99:.1f} µs (median {took[len(took) // 2]:.1f})", goal=f"≤ {GOAL_US:g} µs", kept=p99 <= GOAL_US
+    )
