@@ -26,7 +26,6 @@ from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotA
 from weft.objects.identity import MAX_NAME, kind_prefix
 from weft.protocol.login import LoginBegun, LoginInput
 from weft.serving.shares import who_is
-from weft.trust.credentials import Actor
 from weft.trust.id_tokens import Identity
 from weft.trust.seal import seal, unseal
 
@@ -97,7 +96,7 @@ async def finish(context: ApiContext, call: Call, given: LoginInput) -> tuple[En
             ) from None
         raise
     context.logins.give_back(key, address)
-    return await _find_user(context, provider.settings.issuer, identity), list(identity.groups)
+    return await _find_user(context, call, provider.settings.issuer, identity), list(identity.groups)
 
 
 async def _begin_browser(provider: Provider, session: _Session, given: LoginInput) -> LoginBegun:
@@ -158,7 +157,7 @@ def _open(context: ApiContext, sealed: str) -> _Session:
     return session
 
 
-async def _find_user(context: ApiContext, issuer: str, identity: Identity) -> Envelope:
+async def _find_user(context: ApiContext, call: Call, issuer: str, identity: Identity) -> Envelope:
     """The user who is linked with that person, or a new one: nobody else's account is ever taken over because of a name."""
     linked = f"{issuer}#{identity.subject}"
     page = await context.store.list(kind_prefix(USER.name))
@@ -180,7 +179,7 @@ async def _find_user(context: ApiContext, issuer: str, identity: Identity) -> En
         return await admit.plan_create(context, view, manifest, None)
 
     draft = await settle(context, plan)
-    record_change(context, Actor("stranger", "the first login", ""), draft)
+    record_change(context, call, draft)
     return draft.envelope
 
 
