@@ -15,11 +15,13 @@ from typing import Any
 
 import msgspec
 
+from weft.agent.allocation.lease import Stage, find_stage
 from weft.contracts.journal import Event
 from weft.contracts.store import AtRevision, Batch, Precondition, PreconditionFailed, Put, Write, epoch_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, LeaseRequest, LeaseStatus, check_lease
 from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
@@ -137,6 +139,7 @@ class PretendNode:
         self.running: dict[str, AllocationReport] = {}  # what "runs" here, by allocation uid
         self.specs: dict[str, AllocationSpec] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._waking: dict[str, object] = {}  # the stages of leases whose ends are waited for
         # What containers that run once do here: for how long, and with which exit code they end (see EndsAs).
         self.program: Callable[[AllocationSpec], EndsAs | None] = lambda spec: None
         self.digest = ""  # of the image that containers run here
@@ -207,6 +210,11 @@ class PretendNode:
                 if change.value is not None:
                     await self.act(change.key)
 
+    async def _wake(self, key: str, seconds: float) -> None:
+        """Act when the next stage of a lease begins."""
+        await self.lab.clock.sleep(seconds)
+        await self.act(key)
+
     async def act(self, key: str) -> None:
         """One step of one allocation."""
         entry = await self.lab.store.get(key)
@@ -218,7 +226,11 @@ class PretendNode:
             assert not envelope.finalizers, "room waits for a node that knows nothing of it"
             return
         old = self.running.get(envelope.uid, AllocationReport())
-        new = step(spec, old, envelope.deleting_since is not None)
+        stage, seconds = find_stage(spec.lease, self.lab.clock.now())
+        if seconds < math.inf and self._waking.get(key) != (stage, spec.lease):
+            self._waking[key] = (stage, spec.lease)
+            self._tasks.append(asyncio.ensure_future(self._wake(key, seconds)))
+        new = step(spec, old, envelope.deleting_since is not None, stage)
         if spec.once and old.ended and envelope.deleting_since is None:
             return  # it rests
         if spec.once and spec.desired == "stop":
@@ -246,13 +258,24 @@ class EndsAs(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> AllocationReport:
+def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Stage = "active") -> AllocationReport:
     """The next thing a well-behaved node reports."""
     new = msgspec.structs.replace(
         old, incarnation=spec.incarnation, desired_count=spec.desired_count, reason="", message=""
     )
     if deleting:
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
+        return new
+    if stage == "over":
+        alive = old.state in ("running", "starting")
+        new.state, new.reason, new.ready = "stopping" if alive else "stopped", "" if alive else LEASE_ENDED, None
+        new.ended = not alive
+        return new
+    if stage == "waits" and old.state == "pending":
+        new.reason = LEASE_WAITS
+        return new
+    if stage == "ahead" and old.state in ("pending", "preparing"):
+        new.state, new.reason = "preparing", LEASE_WAITS
         return new
     if spec.desired == "run":
         if spec.restart_generation > old.restart_generation and old.state in ("running", "starting"):
@@ -368,7 +391,11 @@ class Lab:
 
     async def put_vm(self, name: str, **spec: Any) -> Envelope:
         """A VM as the doors make it: with its claims, in one commit."""
-        return await self.put_workload("vm", name, VmSpec(**{"image": "tiny", **spec}))
+        full = VmSpec(**{"image": "tiny", **spec})
+        if isinstance(full.lease, dict):
+            full.lease = msgspec.convert(full.lease, LeaseRequest)
+            check_lease(full.lease)
+        return await self.put_workload("vm", name, full)
 
     async def put_container(self, name: str, **spec: Any) -> Envelope:
         full = ContainerSpec(**{"image": "registry.example.org/web:1", **spec})
@@ -455,6 +482,17 @@ class Lab:
 
     async def status(self, name: str, kind: str = "vm") -> WorkloadStatus:
         return decode_part((await self.vm(name, kind)).status, WorkloadStatus)
+
+    async def lease(self, name: str) -> LeaseStatus:
+        lease = (await self.status(name)).lease
+        return LeaseStatus() if lease is None else lease
+
+    async def until_lease(self, name: str, state: str, seconds: float = 60.0) -> LeaseStatus:
+        async def there() -> bool:
+            return (await self.lease(name)).state == state
+
+        await self.until(there, seconds)
+        return await self.lease(name)
 
     async def placed(self, name: str, kind: str = "vm") -> Condition | None:
         return (await self.vm(name, kind)).condition("Placed")

@@ -127,11 +127,16 @@ class Snapshot(UsageTable):
 
     def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation, which may be counted already."""
+        if (lease := self.leases.drop(name)) is not None:
+            self._put_peak(lease.node_uid)
+        self._put(name, node_uid, amounts, load)
+
+    def _put(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
         old = self._allocations.get(name)
         if old == (node_uid, amounts, load):
             return
         if old is not None:
-            self.drop_allocation(name)
+            self._drop(name)
         index = self._index.get(node_uid)
         if index is not None:
             self.take(name, index, amounts, load)
@@ -143,7 +148,7 @@ class Snapshot(UsageTable):
     def put_leased(self, name: str, lease: Lease, disk: int, load: Load = NO_LOAD) -> None:
         """Count an allocation whose cores and memory are taken only during its ``lease``. Requests without an end see the most
         that a node's leases ever take; those with one ask ``leases``. Disk and ``load`` are taken all the time."""
-        self.put_allocation(name, lease.node_uid, (0, 0, disk), load)
+        self._put(name, lease.node_uid, (0, 0, disk), load)
         former = self.leases.get(name)
         if former != lease:
             self.leases.put(name, lease)
@@ -161,9 +166,9 @@ class Snapshot(UsageTable):
     def _put_peak(self, node_uid: str) -> None:
         cpu, memory = self.leases.find_peak(node_uid)
         if cpu or memory:
-            self.put_allocation(_name_peak(node_uid), node_uid, (cpu, memory, 0))
+            self._put(_name_peak(node_uid), node_uid, (cpu, memory, 0))
         else:
-            self.drop_allocation(_name_peak(node_uid))
+            self._drop(_name_peak(node_uid))
 
     def take(self, name: str, index: int, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation that isn't counted yet on the node of row ``index``."""
@@ -184,6 +189,9 @@ class Snapshot(UsageTable):
         """Stop counting an allocation, if it is counted."""
         if (lease := self.leases.drop(name)) is not None:
             self._put_peak(lease.node_uid)
+        self._drop(name)
+
+    def _drop(self, name: str) -> None:
         old = self._allocations.pop(name, None)
         if old is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
+from weft.agent.allocation.lease import find_stage
 from weft.agent.allocation.plan import (
     BRING_UP,
     TAKE_AWAY,
@@ -23,6 +25,7 @@ from weft.agent.allocation.plan import (
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, AllocatedLease
 from weft.objects.identity import Ref
 
 WEB = Ref("container", "web", "c-1", "default")
@@ -383,3 +386,58 @@ def test_a_command_that_cant_be_begun_is_not_tried_again_unless_asked_for_always
     else:
         assert plan.steps == BRING_UP
     assert plan_for(known(memory, restart=policy, restart_generation=1), failed, 0).steps == BRING_UP
+
+
+def leased(checkpoint: Checkpoint | None = None, *, stage: str, **fields: Any) -> PlanInput:
+    lease = AllocatedLease(mode="reservation", start=2000.0, end=3000.0, prepare_at=1940.0)
+    spec = make_spec(lease=lease, **fields)
+    local = LocalAllocation("node-1.a", "a", spec)
+    return PlanInput(local=local, checkpoint=checkpoint or Checkpoint(), guest=ABSENT, stage=stage, can_hold=True)  # type: ignore[arg-type]
+
+
+def test_before_its_lease_a_machine_boots_and_is_held_and_goes_on_with_the_start() -> None:
+    assert plan_allocation(leased(stage="waits")).steps == ()
+    assert plan_allocation(leased(stage="waits")).reason == LEASE_WAITS
+    ahead = leased(stage="ahead")
+    assert plan_allocation(ahead).steps == BRING_UP
+    assert plan_for(ahead, guest("running", ready=False), 0.0).steps == ()
+    assert plan_for(ahead, guest("running", ready=True), 0.0).steps == (Step.HOLD,)
+    held = plan_for(ahead, guest("running", ready=True, held=True), 0.0)
+    assert (held.steps, held.state, held.reason) == ((), "preparing", LEASE_WAITS)
+    active = leased(stage="active")
+    assert plan_for(active, guest("running", ready=True, held=True), 0.0).steps == (Step.GO,)
+    assert plan_for(active, guest("running", ready=True), 0.0).state == "running"
+
+
+def test_what_can_t_be_held_is_made_but_for_its_start() -> None:
+    ahead = msgspec.structs.replace(leased(stage="ahead"), can_hold=False)
+    assert plan_allocation(ahead).steps == BRING_UP[:-1]
+    assert plan_allocation(msgspec.structs.replace(ahead, prepared=True)).steps == ()
+    assert plan_allocation(msgspec.structs.replace(ahead, prepared=True, stage="active")).steps == BRING_UP
+
+
+def test_when_its_lease_is_over_the_guest_shuts_down_whatever_else_it_was_to_do() -> None:
+    over = leased(Checkpoint(run="up"), stage="over", restart_generation=7)
+    assert plan_for(over, guest("running"), 0.0).steps == (Step.STOP,)
+    assert plan_for(over, guest("running", held=True), 0.0).steps == (Step.STOP,)
+    assert plan_for(over, guest("suspended"), 0.0).steps == (Step.REMOVE,)
+    rest = plan_for(over, guest("stopped"), 0.0)
+    assert (rest.steps, rest.state, rest.reason) == ((), "stopped", LEASE_ENDED)
+
+
+@pytest.mark.parametrize(
+    ("now", "stage", "seconds"),
+    [
+        (0.0, "waits", 1940.0),
+        (1940.0, "ahead", 60.0),
+        (2000.0, "active", 1000.0),
+        (2999.5, "active", 0.5),
+        (3000.0, "over", math.inf),
+    ],
+)
+def test_the_stages_of_a_lease(now: float, stage: str, seconds: float) -> None:
+    lease = AllocatedLease(mode="reservation", start=2000.0, end=3000.0, prepare_at=1940.0)
+    assert find_stage(lease, now) == (stage, seconds)
+    assert find_stage(msgspec.structs.replace(lease, cancelled=True), now) == ("over", math.inf)
+    assert find_stage(None, now) == ("active", math.inf)
+    assert find_stage(msgspec.structs.replace(lease, end=None), 5000.0) == ("active", math.inf)
