@@ -127,7 +127,11 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
         return "deleted" if verb == "delete" else "gone"
     phase = dig(obj, "status.phase") if not goal.asked.startswith("condition=") else None
     node = dig(obj, "status.node") if is_workload(obj["kind"]) else None
-    return " ".join([str(phase or goal.words), *(["on", node] if node else [])])
+    where = [*(["on", node] if node else [])]
+    if dig(obj, "status.lease.state") == "Scheduled" and phase == "Prolog":
+        start = importlib.import_module("weft.cli.output.local_time").render_time(dig(obj, "status.lease.start"))
+        return " ".join(["Scheduled", *where, "from", start])
+    return " ".join([str(phase or goal.words), *where])
 
 
 def explain(session: Session, target: Target, error: WeftError) -> WeftError:

@@ -32,6 +32,7 @@ class NodeTable:
         self._index: dict[str, int] = {}
         self._capacity = np.zeros((len(RESOURCES), 16), dtype=np.int64)
         self._free = np.zeros((len(RESOURCES), 16), dtype=np.int64)
+        self._peaks = np.zeros((2, 16), dtype=np.int64)  # the most cores and memory that leases ever take
         self._shapes = np.zeros(16, dtype=np.int64)
         self.shape_capacities: list[Amounts] = []
         self._online = np.zeros(16, dtype=np.bool_)
@@ -135,6 +136,7 @@ class NodeTable:
         return [
             self._capacity,
             self._free,
+            self._peaks,
             self._shapes,
             self._online,
             self._cordoned,
@@ -165,7 +167,7 @@ class NodeTable:
             return np.concatenate([array, np.zeros_like(array)], axis=-1)
 
         self._capacity, self._free = more(self._capacity), more(self._free)
-        self._shapes = more(self._shapes)
+        self._peaks, self._shapes = more(self._peaks), more(self._shapes)
         self._online, self._cordoned = more(self._online), more(self._cordoned)
         self._machines = {name: more(flags) for name, flags in self._machines.items()}
         self._taints = {name: more(flags) for name, flags in self._taints.items()}

@@ -157,14 +157,13 @@ class Snapshot(UsageTable):
 
     def left_for_leases(self) -> Whole:
         """Two rows: the cores and memory that nodes have beside their leases."""
-        left: Whole = self.free[:2].copy()
-        for uid in self.leases.nodes():
-            if (index := self._index.get(uid)) is not None:
-                left[:, index] += self._allocations[_name_peak(uid)][1][:2]
+        left: Whole = self.free[:2] + self._peaks[:, : len(self)]
         return left
 
     def _put_peak(self, node_uid: str) -> None:
         cpu, memory = self.leases.find_peak(node_uid)
+        if (index := self._index.get(node_uid)) is not None:
+            self._peaks[:, index] = cpu, memory
         if cpu or memory:
             self._put(_name_peak(node_uid), node_uid, (cpu, memory, 0))
         else:
@@ -270,6 +269,7 @@ class Snapshot(UsageTable):
         self._placed.append(placed)
         self._capacity[:, index] = 0
         self._free[:, index] = np.negative(_sum(self._allocations[name][1] for name in placed))
+        self._peaks[:, index] = self.leases.find_peak(facts.uid)
         self._rank = None
         self.epoch += 1
         self._slice()

@@ -114,3 +114,18 @@ def test_requests_without_an_end_see_the_most_that_leases_ever_take() -> None:
     assert snapshot.free[:, 0].tolist() == [8000, 64, 950]
     snapshot.drop_allocation("x")
     assert snapshot.free[:, 0].tolist() == [8000, 64, 1000]
+
+
+def test_nodes_that_come_and_go_keep_their_leases_apart() -> None:
+    snapshot = Snapshot()
+    snapshot.put_leased("early", Lease("c", 0.0, 10.0, (1000, 1)), 0)  # before its node is known
+    for uid in ("c", "a", "b", *(f"x{number}" for number in range(30))):
+        snapshot.put_node(node(uid))
+        snapshot.settle()
+    snapshot.put_leased("late", Lease("b", 0.0, 10.0, (2000, 2)), 0)
+    snapshot.drop_node("a")
+    snapshot.settle()
+    left = snapshot.left_for_leases()
+    assert left.min() == 64 and (left[0] == 8000).all() and (left[1] == 64).all()
+    free = {uid: snapshot.free[:2, row].tolist() for row, uid in enumerate(snapshot.uids)}
+    assert free["b"] == [6000, 62] and free["c"] == [7000, 63] and free["x7"] == [8000, 64]

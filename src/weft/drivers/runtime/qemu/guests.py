@@ -97,6 +97,8 @@ class Guests:
             guest = await self.get(guest_id)
             check_stays(guest)
             await guest.monitor().execute("stop" if held else "cont")
+            if not held:
+                await guest.agents.set_clock()
 
     async def forget(self, guest_id: str) -> None:
         """Remove everything of a guest that doesn't run, but for its disks."""

@@ -87,6 +87,17 @@ class GuestAgents:
             return True
         return False
 
+    async def set_clock(self) -> None:
+        """The guest stood still, and its clock with it: set it now, or when an agent answers."""
+        self.clock_stood_still = True
+        if self._weft is not None and self._weft.ready:
+            self._weft.set_time(self._clock.now())
+            self.clock_stood_still = False
+        elif self._qemu is not None and self._qemu_answers:
+            with contextlib.suppress(Unavailable, DriverFailed):
+                await self._qemu.set_time(self._clock.now())
+                self.clock_stood_still = False
+
     def take_port_change(self, port: str, is_open: bool) -> None:
         """QEMU tells that the guest opened or closed an agent's port: one that ended knows nothing of us any more."""
         if not is_open and port == WEFT_AGENT_ID and self._weft is not None:
