@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from weft import __version__
+from weft.api.accounting import AccountingAnswer
 from weft.api.field_texts import describe_struct, find_structs
 from weft.api.node.usage import UsageAnswer
 from weft.api.object.bulk import MOST_OBJECTS
@@ -75,6 +76,7 @@ def _schemas() -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, JoinAnswer, RenewInput, UsageAnswer]
     types += [LoginInput, LoginBegun, LoginAnswer, PasswordInput, WhoAmI]
     types += [AuditRecord, AuditVerdict]
+    types.append(AccountingAnswer)
     types += [ReportBody, ReportAnswer, AllocatedNic, EgressEndpointInput, SecretsInput, OpenedSecrets]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
@@ -260,7 +262,16 @@ def _paths_by_hand() -> dict[str, Any]:
     bulk["properties"] = {**bulk["properties"], "dry_run": {"type": "boolean"}}
     where = [_path_parameter("project"), _path_parameter("sha256")]
     selection = [_query(word) for word in ("since", "until", "actor", "kind", "project", "outcome", "after", "limit")]
+    span = [_query("since"), _query("until")]
     return {
+        "/v1/accounting": {
+            "get": _operation("What all projects requested and used", span, _ref("AccountingAnswer")),
+        },
+        "/v1/projects/{project}/accounting": {
+            "get": _operation(
+                "What a project requested and used", [_path_parameter("project"), *span], _ref("AccountingAnswer")
+            ),
+        },
         "/v1/audit": {
             "get": _operation(
                 "The audit log's newest records; with after= those after that one", selection, _audit_page()

@@ -39,6 +39,8 @@ _OPERATIONS = """
 |---|---|---|
 """
 _BY_HAND = {
+    "/v1/accounting": ("read", "all"),
+    "/v1/projects/{project}/accounting": ("read", "project"),
     "/v1/apply": ("write", "each"),
     "/v1/audit": ("audit", "own"),
     "/v1/audit:verify": ("audit", "all"),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from weft import __version__
-from weft.api import openapi
+from weft.api import accounting, openapi
 from weft.api.audit import pages as audit
 from weft.api.auth import login, password
 from weft.api.auth.authorise import authorise_write, require_person
@@ -52,6 +52,8 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
         return _choose(method, BY_HAND[rest[0]]), ()
     if len(rest) == 2 and rest[0] == "blobs":
         return _choose(method, {"GET": blobs.blob}), (rest[1],)
+    if len(rest) == 3 and rest[0] == "projects" and rest[2] == "accounting":
+        return _choose(method, {"GET": accounting.accounting}), (rest[1],)
     if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
         return _choose(method, {"GET": upload.code, "PUT": upload.code}), (rest[1], rest[3])
     target = read_target(rest)
@@ -149,6 +151,7 @@ async def _openapi(context: ApiContext, call: Call) -> Answer:
 
 
 BY_HAND: dict[str, dict[str, Plain]] = {
+    "accounting": {"GET": accounting.accounting},
     "apply": {"POST": bulk.apply},
     "audit": {"GET": audit.read},
     "audit:verify": {"GET": audit.verify},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from weft.controllers.accounting.controller import Accounting
 from weft.controllers.conversion.controller import Conversions
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.job.controller import Jobs
@@ -34,4 +35,5 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Jobs(),
     lambda _: Quotas(),
     lambda _: Garbage(),
+    lambda lease: Accounting(lease.store, lease.clock),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from weft.kinds.accounting_record import ACCOUNTING_RECORD
 from weft.kinds.allocation import ALLOCATION
 from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
@@ -55,6 +56,7 @@ KINDS: tuple[Kind, ...] = (
     MIGRATION,
     CONVERSION,
     ALLOCATION,
+    ACCOUNTING_RECORD,
     DECISION,
     ENDPOINT,
     FUNCTION_VERSION,

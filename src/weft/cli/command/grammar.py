@@ -113,6 +113,7 @@ TOOLS: dict[str, Entry] = {
     "ps": Entry("list.ps", "List VMs, containers and jobs"),
     "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
     "lease": Entry("lease", "List leases; describe, extend or cancel one"),
+    "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),
     "calendar": Entry("calendar", "Show who has which node, and when"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),

@@ -25,13 +25,27 @@ def read_moment(text: str, now: float, what: str = "time") -> float:
     return moment.timestamp()
 
 
-def _read(text: str, here: datetime, what: str) -> datetime:
+def read_past(text: str, now: float, what: str = "time") -> float:
+    """Unix seconds of ``text``: ``30d`` ago, or a date, or a date and time, by the local clock unless it names an offset. Raises
+    InvalidInput."""
+    here = datetime.fromtimestamp(now).astimezone()
+    try:
+        return _read(text.strip(), here, what, -1).timestamp()
+    except (ValueError, OverflowError, InvalidInput):
+        raise InvalidInput(
+            f"{what}: {text!r} is not a time",
+            field=what,
+            hint="write 30d for thirty days ago, or a date like 2026-11-01",
+        ) from None
+
+
+def _read(text: str, here: datetime, what: str, sign: int = 1) -> datetime:
     if text[-1:].isalpha() and text[-1:] not in "Zz":
-        return here + timedelta(seconds=parse_duration(text, what))
+        return here + sign * timedelta(seconds=parse_duration(text, what))
     if "-" not in text and ":" in text:
         time = datetime.strptime(text, "%H:%M")
         today = here.replace(hour=time.hour, minute=time.minute, second=0, microsecond=0)
-        return today if today > here else today + timedelta(days=1)
+        return today if (today > here) == (sign > 0) else today + sign * timedelta(days=1)
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=here.tzinfo)
 

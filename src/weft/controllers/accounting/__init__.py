@@ -1,0 +1,1 @@
+"""Accounting: what each project's workloads requested and used, over time."""
