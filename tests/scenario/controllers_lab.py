@@ -21,7 +21,7 @@ from weft.contracts.store import AtRevision, Batch, Precondition, PreconditionFa
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
-from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, LeaseRequest, LeaseStatus, check_lease
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, LeaseRequest, LeaseStatus, check_lease
 from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
@@ -266,6 +266,9 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Sta
     if deleting:
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
         return new
+    if spec.waits_for and old.state == "pending":
+        new.reason = "waiting"
+        return new
     if stage == "over":
         alive = old.state in ("running", "starting")
         new.state, new.reason, new.ready = "stopping" if alive else "stopped", "" if alive else LEASE_ENDED, None
@@ -277,6 +280,11 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Sta
     if stage == "ahead" and old.state in ("pending", "preparing"):
         new.state, new.reason = "preparing", LEASE_WAITS
         return new
+    if stage == "suspended":
+        saved = old.state in ("running", "suspended") and spec.desired != "stop"
+        message = f"suspended for {spec.lease.suspension.winner}" if spec.lease and spec.lease.suspension else ""
+        state: Any = "suspended" if saved else "stopped"
+        return msgspec.structs.replace(new, state=state, reason=PREEMPTED, message=message, ready=None)
     if spec.desired == "run":
         if spec.restart_generation > old.restart_generation and old.state in ("running", "starting"):
             new.state = "stopping"

@@ -11,6 +11,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import msgspec
@@ -37,6 +38,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
@@ -111,6 +113,9 @@ RELIES_ON = {
         "workload at, node at, allocation absent, allocation at, endpoint absent, network present | decision"
     ),
     "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
+    "scheduler/allocation/lease.py plan_extension 1": "workload at",
+    "scheduler/allocation/lease.py plan_extension 2": "workload at, allocation at",
+    "scheduler/allocation/resume.py plan_resume": "allocation at",
     "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
     "scheduler/constraint/status.py plan_constraint_status": "constraint at",
@@ -144,6 +149,40 @@ async def egress_endpoints_come_and_go(tmp_path: Path) -> None:
             return endpoint is not None and decode_part(endpoint.status, EndpointStatus).node == "n1"
 
         await lab.until(told)
+
+
+async def a_lease_is_extended_gives_way_and_resumes(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0, capabilities=["suspend"])
+
+        def lease(**fields: Any) -> LeaseRequest:
+            made = LeaseRequest(**fields)
+            check_lease(made)
+            return made
+
+        async def lasts(seconds: float) -> bool:
+            (one,) = [one.lease for one in await lab.allocations() if one.workload.name == "spare"]
+            return one is not None and one.end is not None and one.end - one.start >= seconds
+
+        await lab.put_vm("spare", cpu=4.0, lease=lease(duration=1000.0))
+        await lab.until_phase("spare", "Running")
+        await lab.wish("spare", lease=lease(duration=2000.0))
+        await lab.until(lambda: lasts(2000.0))
+        await lab.put_vm("web", cpu=4.0, lease=lease(mode="immediate", duration=100.0))
+        await lab.until_phase("web", "Running")
+        await lab.until_phase("spare", "Suspended")
+        await lab.until_phase("spare", "Running", 300)
+        start = lab.clock.now() + 2500.0
+        later = lease(start=start, duration=100.0)
+        await lab.put_vm("later", cpu=4.0, lease=later)
+        await lab.pass_time(5)
+        await lab.wish("spare", lease=lease(duration=9000.0))
+
+        async def refused() -> bool:
+            placed = await lab.placed("spare")
+            return placed is not None and placed.reason == LEASE_CONFLICT
+
+        await lab.until(refused)
 
 
 async def others_let_go_of_what_is_deleted_later(tmp_path: Path) -> None:
@@ -298,6 +337,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     others_let_go_of_what_is_deleted_later,
     a_guest_went_on_by_a_move_that_the_store_has_lost,
     a_guest_is_found_after_its_vm_got_another_address,
+    a_lease_is_extended_gives_way_and_resumes,
     test_gangs.test_the_addresses_of_a_large_gang_come_before_its_places,
     a_policy_of_ones_own_can_not_be_had,
     nodes_are_counted_for_a_constraint,

@@ -14,7 +14,7 @@ from weft.kinds.fields.allocated_migration import (
     read_migration,
 )
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.fields.lease import LEASE_ENDED, AllocatedLease
+from weft.kinds.fields.lease import LEASE_ENDED, PREEMPTED, AllocatedLease
 from weft.kinds.record import Column, Index, Kind, Stored
 from weft.objects.identity import Ref
 from weft.objects.schema import field
@@ -162,7 +162,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     screen: Literal["auto", "yes", "no"] = "auto"
     restart: Literal["always", "on-failure", "never"] = "on-failure"
     grace_seconds: float = 20.0
-    waits_for: str | None = None  # comma-separated names of allocations that must be gone first
+    waits_for: str | None = None  # comma-separated names of allocations that must be gone first, or suspended for it
     held_by: str | None = None  # a gate that must be open
     memberships: list[str] = []  # affinity groups that it is a member of
     extras: dict[str, int] = {}  # amounts of its node's declared resources
@@ -274,11 +274,11 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
     fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing
-    after its end, and a lease that is over takes its disk."""
+    after its end; a lease that is over, or suspended for another workload, takes its disk."""
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()
-    if is_lease_over(spec, report):
+    if is_lease_over(spec, report) or has_given_way(spec, report):
         return Resources(disk=asked.disk)
     if has is None:
         return asked
@@ -294,6 +294,13 @@ def is_lease_over(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether its guest was ended with its lease."""
     over = report.reason == LEASE_ENDED and report.state == "stopped"
     return spec.lease is not None and over and report.incarnation >= spec.incarnation
+
+
+def has_given_way(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether its cores and memory are free for another workload: its node has reported that it is suspended for that one."""
+    suspended = spec.lease is not None and spec.lease.suspension is not None
+    rests = report.reason == PREEMPTED and report.state in ("suspended", "stopped")
+    return suspended and rests and report.incarnation >= spec.incarnation
 
 
 def has_nothing_to_migrate(spec: AllocationSpec, report: AllocationReport) -> bool:
@@ -330,7 +337,8 @@ def _reserved_for(allocation: Stored) -> tuple[str, ...]:
 
 def _preemptible(allocation: Stored) -> tuple[str, ...]:
     spec = allocation.spec(AllocationSpec)
-    return (spec.node_uid, PREEMPTIBLE_ANYWHERE) if spec.preemptible else ()
+    leased = spec.lease is not None and spec.lease.preemptible
+    return (spec.node_uid, PREEMPTIBLE_ANYWHERE) if spec.preemptible or leased else ()
 
 
 def _waited_for(allocation: Stored) -> list[str]:

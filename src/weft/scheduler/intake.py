@@ -38,6 +38,7 @@ from weft.scheduler.allocation.bind import has_migrated_from
 from weft.scheduler.allocation.count import count_allocation, count_orphans
 from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
+from weft.scheduler.allocation.resume import is_patient, is_suspended, waits_since
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.plan import MigrationQueue
@@ -181,7 +182,8 @@ class Intake:
         now, ends = self._lease.clock.now(), self._snapshot.leases.find_next_end()
         if ends <= now:
             for key in self._snapshot.leases.take_over(now):
-                self.count(key, self._view.get(key))
+                if (item := self._view.get(key)) is not None:
+                    self.count(key, item)
             self._offer_leases()
             ends = self._snapshot.leases.find_next_end()
         if ends < math.inf:
@@ -213,10 +215,17 @@ class Intake:
         if not self.leases:
             return
         found = [workload for key in self.leases if (workload := self._view.get(key)) is not None]
-        found.sort(key=_rank_lease)
+        now = self._lease.clock.now()
+        found.sort(key=lambda workload: self._rank_lease(workload, now))
         self.leases = {workload.key for workload in found[MOST_LEASES:]}
         self._offer_all(found[:MOST_LEASES])
         self.wake.ring()
+
+    def _rank_lease(self, workload: Item, now: float) -> tuple[bool, int, float, str]:
+        """Those that have waited long, then by priority; the longest waiting of equal ones first."""
+        since = waits_since(workload, self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid))
+        lease, patient = spec_of(workload).lease, is_patient(since, now)
+        return not patient, -lease.priority if lease is not None and not patient else 0, since, workload.key
 
     def offer_keys(self, keys: set[str]) -> set[str]:
         """Queue the workloads of ``keys``; returns an empty set to replace it."""
@@ -271,7 +280,11 @@ class Intake:
         is_placed = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
         to_do = any(
-            not is_placed or needs_resize(item, spec) or is_regrouped(item, workload) or has_other_end(item, spec)
+            not is_placed
+            or is_suspended(item)
+            or needs_resize(item, spec)
+            or is_regrouped(item, workload)
+            or has_other_end(item, spec)
             for item in allocations
         )
         if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
@@ -312,11 +325,6 @@ class Intake:
             self.wake.ring()
 
 
-def _rank_lease(workload: Item) -> tuple[int, float, str]:
-    lease = spec_of(workload).lease
-    return -lease.priority if lease is not None else 0, workload.envelope.created_at, workload.key
-
-
 def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
     """Whether the allocation has other amounts than its workload requests by now."""
     spec = allocation.spec(AllocationSpec)
@@ -325,7 +333,8 @@ def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
 
 def _stand_of(allocation: Item) -> object:
     """The parts of an allocation that decide which changes are possible."""
-    return allocation.report(AllocationReport).resize_limits, allocation.spec(AllocationSpec).migration
+    spec = allocation.spec(AllocationSpec)
+    return allocation.report(AllocationReport).resize_limits, spec.migration, spec.lease and spec.lease.suspension
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:

@@ -20,7 +20,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, name_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
-from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest
+from weft.kinds.fields.lease import LEASE_CONFLICT, MOST_PRIORITY, AllocatedLease, LeaseRequest
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.registry import find_kind
@@ -37,8 +37,16 @@ from weft.scheduler.allocation.bind import (
     plan_waiting,
 )
 from weft.scheduler.allocation.lease import Conflict, find_slot, has_other_end, plan_extension
-from weft.scheduler.allocation.preempt import find_way, join_victims, may_preempt
+from weft.scheduler.allocation.preempt import (
+    describe_way,
+    find_way,
+    giving_way,
+    join_victims,
+    name_victims,
+    read_need,
+)
 from weft.scheduler.allocation.resize import plan_resize
+from weft.scheduler.allocation.resume import is_patient, is_suspended, plan_resume
 from weft.scheduler.batches import MOST, Batch, PendingBatches
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.constraint.status import plan_constraint_status
@@ -57,7 +65,7 @@ from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
 from weft.scheduler.own_policies.status import plan_policy_status
 from weft.scheduler.policies import Policies
 from weft.scheduler.table.facts import name_workload
-from weft.scheduler.table.snapshot import Snapshot, asks_of, without
+from weft.scheduler.table.snapshot import Snapshot, asks_of
 from weft.scheduler.workload.request import (
     Candidate,
     Waiting,
@@ -310,6 +318,8 @@ class Scheduler:
         if not allocations:
             return None
         for allocation in allocations:
+            if is_suspended(allocation):
+                return self._plan_resume(workload, allocation, now)
             if not allocation.deleting and needs_resize(allocation, spec_of(workload)):
                 self._batch.resized.append(allocation.key)
                 commit = plan_resize(self._view, self.snapshot, workload, allocation, now)
@@ -324,6 +334,18 @@ class Scheduler:
                 self._batch.resized.append(allocation.key)
                 return plan_regrouped(workload, allocation, read_memberships(workload))
         return plan_adopted(workload, allocations, now)
+
+    def _plan_resume(self, workload: Item, allocation: Item, now: float) -> Commit | None:
+        """It waits with those that wait for capacity over time, until its node has what it had."""
+        candidate = read_candidate(self._view, workload, self._strategy, self.intake.silent)
+        commit = None
+        if isinstance(candidate, Candidate) and self._find_obstacle(candidate) is None:
+            commit = plan_resume(self._engine, self._relax(candidate), allocation, now)
+        if commit is None:
+            self.intake.leases.add(workload.key)
+        else:
+            self._batch.resized.append(allocation.key)
+        return commit
 
     def _relax(self, candidate: Candidate) -> Candidate:
         request, given_up = relax(candidate.request, self.snapshot)
@@ -357,7 +379,8 @@ class Scheduler:
         if row is None:
             preempted = self._preempt(candidate, timing)
             if preempted is None and lease is not None and lease.mode == "immediate":
-                refused = msgspec.structs.replace(explanation, error=LEASE_CONFLICT)
+                message = explanation.message + self._find_dearer(candidate, lease, now)
+                refused = msgspec.structs.replace(explanation, error=LEASE_CONFLICT, message=message)
                 return self._refuse(candidate, refused, timing, sleeps=False)
             return preempted or self._refuse(candidate, explanation, timing)
         return self._bind(candidate, row, explanation, timing)
@@ -365,11 +388,17 @@ class Scheduler:
     def _decide_lease(self, candidate: Candidate, asked: LeaseRequest, now: float) -> Commit | None:
         """The first time at which it fits for all of its lease. A best-effort one waits for that time to come."""
         workload, request, began = candidate.workload, candidate.request, self._lease.clock.elapsed()
-        found = find_slot(self._engine, request, workload.uid, asked, spec_of(workload).grace, now)
+        grace, waits = spec_of(workload).grace, asked.mode == "best-effort"
+        # One that has waited long is promised the first time that there is.
+        later = waits and is_patient(workload.envelope.created_at, now)
+        found = find_slot(self._engine, request, workload.uid, asked, grace, now, later=later)
         if isinstance(found, Conflict):
-            waits = asked.mode == "best-effort"
+            took_ms = round((self._lease.clock.elapsed() - began) * 1000, 3)
+            if (preempted := self._preempt(candidate, Timing(now, took_ms))) is not None:
+                return preempted
             error = "insufficientResources" if waits else LEASE_CONFLICT
-            explanation = Explanation(len(self.snapshot), [], {}, error, found.message, nearest_node=found.node)
+            message = found.message + self._find_dearer(candidate, asked, now)
+            explanation = Explanation(len(self.snapshot), [], {}, error, message, nearest_node=found.node)
             if waits:
                 self.intake.leases.add(workload.key)
         else:
@@ -384,15 +413,30 @@ class Scheduler:
 
     def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
         """Its placement where it preempts others; None if there is no such place."""
-        request, workload = candidate.request, candidate.workload
-        way = find_way(self._view, self._engine, request) if may_preempt(request) else None
+        request, workload, spec = candidate.request, candidate.workload, spec_of(candidate.workload)
+        need = read_need(request, workload.uid, spec.lease, spec.grace)
+        way = find_way(self._view, self._engine, need, timing.at)
         if way is None:
             return None
-        with without(self.snapshot, [item.key for item in way.victims]):
+        candidate = msgspec.structs.replace(candidate, preempts=tuple(describe_way(way)))
+        if way.slot is not None:  # its capacity is counted over time
+            candidate = msgspec.structs.replace(candidate, lease=way.slot.lease)
+            request = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+        with giving_way(self._engine, way.victims):
             explanation = explain(self._engine, request, workload.uid, way.row)
             commit = self._bind(candidate, way.row, explanation, timing)
-        self._batch.resized += [item.key for item in way.victims]
+        self._batch.resized += [victim.key for victim in way.victims]
         return join_victims(self._view, commit, way, workload, timing.at)
+
+    def _find_dearer(self, candidate: Candidate, asked: LeaseRequest, now: float) -> str:
+        """What a refused lease could have with a higher priority, as the end of a sentence."""
+        if asked.mode == "best-effort":
+            return ""
+        need = read_need(candidate.request, candidate.workload.uid, asked, spec_of(candidate.workload).grace)
+        way = find_way(self._view, self._engine, msgspec.structs.replace(need, priority=MOST_PRIORITY), now)
+        if way is None:
+            return ""
+        return f"; or with priority {max(v.priority for v in way.victims)}, if these are suspended: {name_victims(way)}"
 
     def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
         """Count the placement in the snapshot, and plan its commit."""

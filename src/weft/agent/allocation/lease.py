@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import msgspec
+
 from weft.kinds.fields.lease import AllocatedLease
 
-# waits: nothing is begun; ahead: it boots, to run at its start; active: it runs, as without a lease; over: it ends.
-Stage = Literal["waits", "ahead", "active", "over"]
+# waits: nothing is begun; ahead: it boots, to run at its start; active: it runs, as without a lease; suspended: another workload
+# has its capacity; over: it ends.
+Stage = Literal["waits", "ahead", "active", "suspended", "over"]
 
 
 def find_stage(lease: AllocatedLease | None, now: float) -> tuple[Stage, float]:
@@ -17,6 +20,11 @@ def find_stage(lease: AllocatedLease | None, now: float) -> tuple[Stage, float]:
         return "active", math.inf
     if lease.cancelled:
         return "over", math.inf
+    if lease.suspension is not None:
+        if now >= lease.suspension.at:
+            return "suspended", math.inf
+        stage, wait = find_stage(msgspec.structs.replace(lease, suspension=None), now)
+        return stage, min(wait, lease.suspension.at - now)
     if now < lease.prepare_at:
         return "waits", lease.prepare_at - now
     if now < lease.start:

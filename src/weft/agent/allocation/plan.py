@@ -1,8 +1,8 @@
 """Decides what to do for one allocation: all its facts in, an ordered list of steps out. Pure: knows no driver.
 
-A guest is ended only because its allocation was read with ``desired`` stop or suspend, with a deletion or a higher restart
-generation, or because a higher incarnation of its workload was placed here. An allocation that is merely no longer listed is
-left alone: nothing is begun and nothing is ended.
+A guest is ended only because its allocation was read with ``desired`` stop or suspend, with a lease that is over or suspended
+for another workload, with a deletion or a higher restart generation, or because a higher incarnation of its workload was placed
+here. An allocation that is merely no longer listed is left alone: nothing is begun and nothing is ended.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
 from weft.kinds.fields.allocated_migration import AllocatedMigration
-from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
 from weft.objects.quantity import format_moment
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
@@ -163,6 +163,8 @@ def _plan(facts: PlanInput) -> Plan:
         return relocation
     if facts.stage == "over":
         return _plan_over(facts, tidy)
+    if facts.stage == "suspended":
+        return _plan_preempted(facts, tidy)
     if spec.desired == "stop":
         return _plan_stop(guest, tidy)
     if spec.desired == "suspend":
@@ -322,6 +324,15 @@ def _plan_suspend(facts: PlanInput) -> Plan:
     return Plan((Step.SUSPEND,), _state(facts))
 
 
+def _plan_preempted(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
+    """Its cores and memory are another workload's: its guest is suspended, and nothing is started."""
+    plan = _plan_stop(facts.guest, tidy) if facts.local.spec.desired == "stop" else _plan_suspend(facts)
+    lease = facts.local.spec.lease
+    if plan.reason or lease is None or lease.suspension is None:
+        return plan
+    return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended for {lease.suspension.winner}")
+
+
 def _plan_run(facts: PlanInput) -> Plan:
     spec, checkpoint, guest = facts.local.spec, facts.checkpoint, facts.guest
     fresh = spec.restart_generation > checkpoint.restart_generation and checkpoint.run != "new"
@@ -339,7 +350,7 @@ def _plan_run(facts: PlanInput) -> Plan:
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:
-        return Plan((), "pending", "waiting", "waits for the workloads that it preempted to end")
+        return Plan((), "pending", "waiting", "waits for the workloads that it preempted to end or to be suspended")
     if ahead is not None:
         return ahead
     if guest.state == "suspended" and fresh:

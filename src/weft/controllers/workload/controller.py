@@ -37,7 +37,9 @@ from weft.kinds.allocation import (
     ALLOCATIONS_BY_WORKLOAD,
     AllocationReport,
     AllocationSpec,
+    has_given_way,
     is_at_rest,
+    is_lease_over,
     set_desired,
 )
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
@@ -75,7 +77,8 @@ class Workloads:
         match change.kind:
             case "allocation":
                 keys = _workloads(view, change.item.spec(AllocationSpec).workload.uid)
-                waiting = view.find(ALLOCATIONS_BY_WAITED, change.item.envelope.name) if change.new is None else ()
+                yields = change.new is None or change.new.spec(AllocationSpec).lease is not None
+                waiting = view.find(ALLOCATIONS_BY_WAITED, change.item.envelope.name) if yields else ()
                 for item in waiting:
                     keys += _workloads(view, item.spec(AllocationSpec).workload.uid)
                 return keys
@@ -215,13 +218,25 @@ def _follow_lease(held: AllocatedLease | None, asked: LeaseRequest | None) -> Al
     """A lease ends early because people cancelled it; only the scheduler knows whether it may last longer."""
     if held is None or asked is None:
         return held
-    return msgspec.structs.replace(held, cancelled=held.cancelled or asked.cancelled)
+    return msgspec.structs.replace(
+        held,
+        cancelled=held.cancelled or asked.cancelled,
+        preemptible=bool(asked.preemptible),
+        priority=asked.priority,
+    )
 
 
 def find_waited(view: View, spec: AllocationSpec) -> str | None:
-    """Of what an allocation waits for, what is still there."""
+    """Of what an allocation waits for, what still has its capacity."""
     names = spec.waits_for.split(",") if spec.waits_for else []
-    return ",".join(name for name in names if view.get(object_key("allocation", None, name)) is not None) or None
+    return ",".join(name for name in names if _has_capacity(view.get(object_key("allocation", None, name)))) or None
+
+
+def _has_capacity(item: Item | None) -> bool:
+    if item is None:
+        return False
+    spec, report = item.spec(AllocationSpec), item.report(AllocationReport)
+    return not (has_given_way(spec, report) or is_lease_over(spec, report))
 
 
 def plan_status(

@@ -11,8 +11,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current, is_lease_over
-from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_WAITS, WARN_SECONDS, LeaseRequest, LeaseStatus
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_given_way, is_current, is_lease_over
+from weft.kinds.fields.lease import (
+    LEASE_CONFLICT,
+    LEASE_WAITS,
+    PREEMPTED,
+    WARN_SECONDS,
+    LeaseRequest,
+    LeaseStatus,
+)
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
@@ -21,7 +28,6 @@ from weft.objects.lifecycle import Phase
 
 # ``status.reason`` while a spec is being carried out.
 STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
-PREEMPTED = "preempted"  # it gives its place to another, and waits for a new one
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -132,7 +138,7 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
             status.message += " (on_node_loss: restart is not carried out; weft waits)"
         return
     status.phase, doing = _living(desired.spec, spec, report, former)
-    if place.leaves:
+    if place.leaves:  # it gives its place to another, and waits for a new one
         doing = PREEMPTED
     if spec.role == "source" and _is_migrating(desired.spec, status.phase, spec):
         status.phase = Phase.MIGRATE
@@ -236,7 +242,7 @@ def fold_lease(
         state = "Cancelled"
     elif over:
         state = "Done"
-    elif report.state == "suspended":
+    elif report.state == "suspended" or has_given_way(place.spec, report):
         state = "Suspended"
     elif report.state == "pending" and (report.reason == LEASE_WAITS or lease.prepare_at > now):
         state = "Scheduled"
@@ -244,12 +250,19 @@ def fold_lease(
         state = "Preparing"
     conflict = placed is not None and placed.reason == LEASE_CONFLICT and placed.generation >= desired.generation
     warned = former is not None and former.warned and former.end == lease.end
-    if lease.end is not None and now >= lease.end - WARN_SECONDS and state in ("Active", "Suspended"):
+    if (
+        lease.end is not None
+        and lease.suspension is None
+        and now >= lease.end - WARN_SECONDS
+        and state in ("Active", "Suspended")
+    ):
         warned = True
-    end = lease.end
+    end = lease.end if lease.suspension is None else None  # later by as long as that lasts
     if state == "Cancelled" and (end is None or now < end):
         end = former.end if former is not None and former.state == "Cancelled" else now
     message = placed.message if placed is not None and conflict else ""
+    if lease.suspension is not None and not over:
+        message = f"suspended for {lease.suspension.winner}; it resumes on {place.spec.node} once that has the capacity"
     return LeaseStatus(state=state, start=lease.start, end=end, message=message, warned=warned)
 
 

@@ -15,10 +15,14 @@ Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
 LEASE_WAITS = "leaseWaits"  # it begins later
 LEASE_ENDED = "leaseEnded"
 LEASE_CONFLICT = "leaseConflict"
+PREEMPTED = "preempted"
 LONGEST_SECONDS = 366 * 86400.0
 FURTHEST_SECONDS = 2 * 366 * 86400.0  # from now to a start or a deadline
 MOST_PRIORITY = 1000
 WARN_SECONDS = 600.0  # before its end
+MOST_SUSPENSIONS = 3  # of one lease for others; then it isn't suspended any more
+# A best-effort lease that has waited so long comes before all others, whatever their priority.
+PATIENCE_SECONDS = 3600.0
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):
@@ -47,6 +51,13 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     cancelled: Annotated[bool, field("It ends now; weft lease cancel sets it", change="live")] = False
 
 
+class Suspension(msgspec.Struct, frozen=True):
+    """Its cores and memory are given to another workload: from ``at`` on (seconds since 1970) its node keeps it suspended."""
+
+    winner: str  # vm/web
+    at: float
+
+
 class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """When an allocation holds its capacity; seconds since 1970."""
 
@@ -57,6 +68,9 @@ class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     preemptible: bool = False
     priority: int = 0
     cancelled: bool = False
+    suspension: Suspension | None = None  # for another workload; the scheduler sets and clears it
+    suspensions: int = 0  # how often that happened
+    suspended_seconds: float = 0.0  # in former suspensions: its end is later by them
 
 
 class LeaseStatus(msgspec.Struct, kw_only=True, frozen=True):

@@ -13,8 +13,10 @@ from weft.kinds.allocation import (
     account,
     allocation_name,
     has_ended_for_good,
+    has_given_way,
     is_lease_over,
 )
+from weft.kinds.fields.lease import PATIENCE_SECONDS
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
@@ -25,7 +27,8 @@ from weft.scheduler.table.snapshot import Snapshot
 
 def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now: float) -> None:
     """Count what an allocation takes; None: it is gone. A lease whose end has passed by ``now`` takes its capacity until its node
-    has reported that it is over."""
+    has reported that it is over. One that is suspended for another workload takes its disk; once it has waited long, all of it
+    again: what becomes free is kept for it."""
     if allocation is None:
         snapshot.drop_allocation(key)
         return
@@ -35,10 +38,22 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
     over = is_lease_over(spec, report)
     ended = over or has_ended_for_good(spec, report)
     load, amounts = NO_LOAD if ended else load_of(spec), amounts_of(account(spec, report))
-    if (lease := spec.lease) is None or lease.end is None or ended:
+    if (lease := spec.lease) is None or ended:
         snapshot.put_allocation(key, spec.node_uid, amounts, load)
         return
-    end = lease.end + spec.grace_seconds
+    if lease.suspension is not None and has_given_way(spec, report):
+        turn = lease.suspension.at + PATIENCE_SECONDS
+        if now >= turn:
+            snapshot.put_allocation(key, spec.node_uid, amounts_of(spec.resources), load)
+        else:  # a lease of nothing: it is counted anew at its end
+            snapshot.put_leased(key, Lease(spec.node_uid, lease.suspension.at, turn, (0, 0)), amounts[2], load)
+        return
+    if lease.end is None and lease.suspension is None:
+        snapshot.put_allocation(key, spec.node_uid, amounts, load)
+        return
+    end = lease.end + spec.grace_seconds if lease.end is not None else math.inf
+    if lease.suspension is not None:
+        end = min(end, lease.suspension.at)
     held = Lease(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
     snapshot.put_leased(key, held, amounts[2], load)
 

@@ -7,6 +7,7 @@ the engine's caches.
 from __future__ import annotations
 
 import math
+import sys
 
 import msgspec
 import numpy as np
@@ -44,9 +45,16 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 def find_slot(
-    engine: Engine, request: Request, uid: str, asked: LeaseRequest, grace_seconds: float, now: float
+    engine: Engine,
+    request: Request,
+    uid: str,
+    asked: LeaseRequest,
+    grace_seconds: float,
+    now: float,
+    *,
+    later: bool = False,
 ) -> Slot | Conflict:
-    """Where and when workload ``uid`` runs; ``asked`` has a duration."""
+    """Where and when workload ``uid`` runs; ``asked`` has a duration. ``later``: the first time will do, however late."""
     mode, duration = asked.mode or "best-effort", asked.duration or 0.0
     start, ahead = now, 0.0
     if mode == "reservation":
@@ -63,7 +71,7 @@ def find_slot(
     starts = snapshot.leases.find_starts(snapshot.uids, left, held, start - ahead, seconds)
     starts[~engine.fits(base)] = math.inf
     first = float(starts.min()) if len(starts) else math.inf
-    latest = _find_latest(asked, start - ahead, duration)
+    latest = sys.float_info.max if later else _find_latest(asked, start - ahead, duration)
     if first > latest:
         lengths = snapshot.leases.find_lengths(snapshot.uids, left, held, start - ahead)
         lengths[~engine.fits(base)] = 0.0
@@ -135,7 +143,9 @@ def _find_end(place: AllocationSpec, spec: WorkloadSpec) -> float | None:
     lease, asked = place.lease, spec.lease
     if lease is None or lease.end is None or lease.cancelled or asked is None or asked.duration is None:
         return None
-    end = lease.start + asked.duration
+    if lease.suspension is not None:
+        return None
+    end = lease.start + asked.duration + lease.suspended_seconds
     return end if abs(end - lease.end) > 0.001 else None
 
 

@@ -1,10 +1,16 @@
-"""Which workloads are preempted for one that fits nowhere: preemptible ones, on one node, as few as possible, the youngest.
-Pure but for the snapshot, in which trials are counted and removed again."""
+"""Which workloads are preempted for one that fits nowhere: on one node, the cheapest. A VM with a preemptible lease is suspended,
+with its memory on disk; a preemptible container is deleted there and begins again elsewhere.
+
+Cheaper is, in this order: a lower priority; less work lost, in seconds; preempted less often. Pure but for the snapshot, in which
+trials are counted and removed again.
+"""
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -19,93 +25,201 @@ from weft.kinds.allocation import (
     AllocationSpec,
     has_ended_for_good,
 )
+from weft.kinds.fields.lease import MOST_PRIORITY, MOST_SUSPENSIONS, LeaseRequest, Suspension
+from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
+from weft.kinds.registry import find_kind
 from weft.objects.envelope import merge_part
+from weft.scheduler.allocation.lease import Slot, find_slot
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.table.facts import amounts_of
+from weft.scheduler.table.facts import amounts_of, name_workload
 from weft.scheduler.table.snapshot import without
 
 MOST_NODES = 64  # tried for one decision
 MOST_VICTIMS = 20
+SAVED_BYTES_PER_SECOND = 200 * 1024**2  # of memory; see docs/measured.md
+LEAST = -MOST_PRIORITY - 1  # the priority of what has none
 SOURCE = "scheduler"
 
 
+class Need(msgspec.Struct, frozen=True):
+    """What fits nowhere. ``firm``: it preempts leases of its own priority, too."""
+
+    request: Request
+    uid: str
+    lease: LeaseRequest | None = None
+    grace_seconds: float = 0.0
+    priority: int = 0
+    firm: bool = False
+
+
+class Victim(msgspec.Struct, frozen=True):
+    item: Item  # its allocation
+    suspends: bool  # else it is deleted
+    priority: int
+    seconds: float  # of work lost
+    hits: int  # how often it was preempted
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Cheaper ones first, then the youngest."""
+        return self.priority, self.seconds, self.hits, -self.item.envelope.created_at
+
+    @property
+    def key(self) -> str:
+        return self.item.key
+
+
 class Way(msgspec.Struct, frozen=True):
-    """The node of this row fits once ``victims`` have gone."""
+    """The node of this row fits once ``victims`` have given way; by ``slot``, if the winner's lease has an end."""
 
     row: int
-    victims: list[Item]
+    victims: list[Victim]
+    slot: Slot | None = None
+
+    @property
+    def cost(self) -> tuple[float, ...]:
+        victims = self.victims
+        most = max(victim.priority for victim in victims)
+        return most, sum(v.seconds for v in victims), sum(v.hits for v in victims), len(victims)
 
 
 def may_preempt(request: Request) -> bool:
     return not request.gives_way and request.mode == "long-lived" and not request.gang
 
 
-def find_way(view: View, engine: Engine, request: Request) -> Way | None:
+def read_need(request: Request, uid: str, lease: LeaseRequest | None, grace_seconds: float) -> Need:
+    if lease is None:
+        return Need(request, uid)
+    firm = lease.mode != "best-effort"
+    timed = lease if lease.duration is not None else None
+    return Need(request, uid, timed, grace_seconds, lease.priority, firm)
+
+
+def find_way(view: View, engine: Engine, need: Need, now: float) -> Way | None:
     """The cheapest way; None if there is none. All filters hold here too."""
-    snapshot = engine.snapshot
-    by_node: dict[str, list[Item]] = defaultdict(list)
+    if not may_preempt(need.request):
+        return None
+    by_node: dict[str, list[Victim]] = defaultdict(list)
     for item in view.find(PREEMPTIBLE, PREEMPTIBLE_ANYWHERE):
-        spec = item.spec(AllocationSpec)
-        if not item.deleting and not has_ended_for_good(spec, item.report(AllocationReport)):
-            by_node[spec.node_uid].append(item)
+        if (victim := read_victim(view, item, need, now)) is not None:
+            by_node[item.spec(AllocationSpec).node_uid].append(victim)
     if not by_node:
         return None
-    snapshot.settle()
+    engine.snapshot.settle()
     ways = [
         way
-        for uid in _choose_nodes(engine, request, by_node)
-        if (way := _find_on(engine, request, uid, by_node[uid])) is not None
+        for uid in _choose_nodes(engine, need, by_node)
+        if (way := _find_on(engine, need, uid, by_node[uid], now)) is not None
     ]
-    return min(ways, key=lambda way: (len(way.victims), *_age(way), snapshot.names[way.row]), default=None)
+    return min(ways, key=lambda way: (*way.cost, engine.snapshot.names[way.row]), default=None)
 
 
-def _choose_nodes(engine: Engine, request: Request, by_node: dict[str, list[Item]]) -> list[str]:
+def read_victim(view: View, item: Item, need: Need, now: float) -> Victim | None:
+    """The allocation as a victim of ``need``; None if it may not be preempted for it."""
+    spec, report, lease = item.spec(AllocationSpec), item.report(AllocationReport), item.spec(AllocationSpec).lease
+    if item.deleting or has_ended_for_good(spec, report):
+        return None
+    if spec.preemptible:
+        began = report.started_at or item.envelope.created_at
+        return Victim(item, False, LEAST, max(0.0, now - began), 0)
+    if lease is None or not _may_suspend(view, item) or lease.suspensions >= MOST_SUSPENSIONS:
+        return None
+    if lease.priority > need.priority or (lease.priority == need.priority and not need.firm):
+        return None
+    seconds = spec.resources.memory / SAVED_BYTES_PER_SECOND
+    return Victim(item, True, lease.priority, seconds, lease.suspensions)
+
+
+def _may_suspend(view: View, item: Item) -> bool:
+    """Whether it runs, and its node can save it. A GPU's state can't be saved."""
+    spec, report, lease = item.spec(AllocationSpec), item.report(AllocationReport), item.spec(AllocationSpec).lease
+    if lease is None or not lease.preemptible or lease.cancelled or lease.suspension is not None:
+        return False
+    if spec.gpus or spec.role != "active" or spec.migration or spec.storage or spec.desired != "run":
+        return False
+    if spec.waits_for or report.incarnation < spec.incarnation or report.state not in ("starting", "running"):
+        return False
+    kind = find_kind(spec.workload.kind)
+    can = any("suspend" in node.report(NodeReport).capabilities for node in view.find(NODES_BY_UID, spec.node_uid))
+    return can and any(verb.name == "suspend" for verb in kind.verbs)
+
+
+def _choose_nodes(engine: Engine, need: Need, by_node: dict[str, list[Victim]]) -> list[str]:
     """Nodes with enough capacity without their preemptible workloads, those with the most first."""
-    snapshot, found = engine.snapshot, []
-    for uid, items in by_node.items():
+    snapshot, found, wanted = engine.snapshot, [], need.request.amounts
+    left = snapshot.left_for_leases()
+    for uid, victims in by_node.items():
         row = snapshot.index_of(uid)
         if row is None:
             continue
-        gained = [amounts_of(item.spec(AllocationSpec).resources) for item in items]
-        free = [
-            int(snapshot.capacity[kind, row] - snapshot.allocated[kind, row]) + sum(amounts[kind] for amounts in gained)
-            for kind in range(len(request.amounts))
-        ]
-        if all(have >= want for have, want in zip(free, request.amounts, strict=True)):
+        gained = [amounts_of(victim.item.spec(AllocationSpec).resources) for victim in victims]
+        # A lease sees what is free at its time: at most what the node has beside all leases.
+        free = [max(int(snapshot.free[kind, row]), int(left[kind, row]) if need.lease else 0) for kind in (0, 1)]
+        if all(free[kind] + sum(amounts[kind] for amounts in gained) >= wanted[kind] for kind in (0, 1)):
             found.append((-free[0], snapshot.names[row], uid))
     return [uid for _, _, uid in sorted(found)[:MOST_NODES]]
 
 
-def _find_on(engine: Engine, request: Request, uid: str, items: Sequence[Item]) -> Way | None:
-    """Take the youngest until it fits; then spare those that needn't go, the oldest first."""
+def _find_on(engine: Engine, need: Need, uid: str, victims: Sequence[Victim], now: float) -> Way | None:
+    """Take the cheapest until it fits; then spare those that needn't go, the dearest first."""
     snapshot = engine.snapshot
     row = snapshot.index_of(uid)
-    young = sorted(items, key=lambda item: (-item.envelope.created_at, item.key))[:MOST_VICTIMS]
+    ranked = sorted(victims, key=lambda victim: (*victim.rank, victim.key))[:MOST_VICTIMS]
 
-    def fits(victims: Sequence[Item]) -> bool:
-        with without(snapshot, [item.key for item in victims]):
-            return engine.may_fit(request, [uid])
+    def fits(some: Sequence[Victim]) -> bool:
+        with giving_way(engine, some):
+            return _fits(engine, need, uid, now)
 
-    if row is None or not fits(young):
+    if row is None or not fits(ranked):
         return None
-    count = next(n for n in range(1, len(young) + 1) if fits(young[:n]))
-    victims = young[:count]
-    for item in sorted(victims, key=lambda item: item.envelope.created_at):
-        fewer = [one for one in victims if one is not item]
+    count = bisect.bisect_left(range(len(ranked)), True, key=lambda n: fits(ranked[: n + 1])) + 1
+    chosen = ranked[:count]
+    for victim in reversed(ranked[:count]):
+        fewer = [one for one in chosen if one is not victim]
         if fewer and fits(fewer):
-            victims = fewer
-    return Way(row, victims)
+            chosen = fewer
+    with giving_way(engine, chosen):
+        slot = find_slot_on(engine, need, uid, now)
+    return Way(row, chosen, slot)
 
 
-def _age(way: Way) -> tuple[float, ...]:
-    """Of ways with as many victims the one whose oldest victim is younger undoes less work."""
-    return (-min(item.envelope.created_at for item in way.victims),)
+def giving_way(engine: Engine, victims: Sequence[Victim]) -> AbstractContextManager[None]:
+    """A context in which they have given way."""
+    gone = [victim.key for victim in victims if not victim.suspends]
+    return without(engine.snapshot, gone, resting=[victim.key for victim in victims if victim.suspends])
+
+
+def _fits(engine: Engine, need: Need, uid: str, now: float) -> bool:
+    if need.lease is None:
+        return engine.may_fit(need.request, [uid])
+    return find_slot_on(engine, need, uid, now) is not None
+
+
+def find_slot_on(engine: Engine, need: Need, uid: str, now: float) -> Slot | None:
+    """When a lease with an end would run on this node: at once, or from its start."""
+    row = engine.snapshot.index_of(uid)
+    if need.lease is None or row is None or need.request.node not in (None, engine.snapshot.names[row]):
+        return None
+    request = msgspec.structs.replace(need.request, node=engine.snapshot.names[row])
+    found = find_slot(engine, request, need.uid, need.lease, need.grace_seconds, now)
+    return found if isinstance(found, Slot) else None
+
+
+def name_victims(way: Way) -> str:
+    """``vm/a, vm/b``"""
+    return ", ".join(name_workload(victim.item.spec(AllocationSpec).workload) for victim in way.victims)
+
+
+def describe_way(way: Way) -> list[str]:
+    """A sentence on each victim, for the Decision."""
+    act = {True: "is suspended for it, and resumes later", False: "is stopped for it, and begins again elsewhere"}
+    return [f"{name_workload(v.item.spec(AllocationSpec).workload)} {act[v.suspends]}" for v in way.victims]
 
 
 def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float) -> Commit:
-    """The winner's placement, with the deletion of its victims: it starts when those are gone."""
-    names = ",".join(item.envelope.name for item in way.victims)
+    """The winner's placement, with what happens to its victims: it starts when they have given way."""
+    names = ",".join(victim.item.envelope.name for victim in way.victims)
     made = []
     for item in commit.made:
         if item.envelope.kind == "allocation":
@@ -117,18 +231,29 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
             made.append(item)
     writes, events = [put(item.envelope) for item in made], list(commit.events)
     what = f"{winner.envelope.kind}/{winner.envelope.name}"
+    begin = way.slot.lease.prepare_at if way.slot is not None else now
+    at = max(now, begin - sum(victim.seconds for victim in way.victims)) if begin > now else now
     for victim in way.victims:
-        envelope = edit(victim)
-        envelope.deleting_since = now
+        envelope, spec = edit(victim.item), victim.item.spec(AllocationSpec)
+        if victim.suspends and spec.lease is not None:
+            lease = msgspec.structs.replace(
+                spec.lease, suspension=Suspension(what, at), suspensions=spec.lease.suspensions + 1
+            )
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, lease=lease))
+            envelope.generation += 1
+        else:
+            envelope.deleting_since = now
         writes.append(put(envelope))
+        text = f"suspended for {what}; it resumes later" if victim.suspends else f"preempted by {what}"
         events.extend(
-            Event("Warning", "Preempted", f"preempted by {what}", workload.envelope.ref, SOURCE)
-            for workload in view.find(WORKLOADS_BY_UID, victim.spec(AllocationSpec).workload.uid)
+            Event("Warning", "Preempted", text, workload.envelope.ref, SOURCE)
+            for workload in view.find(WORKLOADS_BY_UID, spec.workload.uid)
         )
+    events.extend(Event("Normal", "Preempts", sentence, winner.envelope.ref, SOURCE) for sentence in describe_way(way))
     return Commit(
         key=commit.key,
         writes=writes,
-        preconditions=[*commit.preconditions, *(unchanged(victim) for victim in way.victims)],
+        preconditions=[*commit.preconditions, *(unchanged(victim.item) for victim in way.victims)],
         events=events,
         made=made,
     )

@@ -37,7 +37,8 @@ class Calendar:
         self._leases: dict[str, Lease] = {}
         self._nodes: dict[str, Availability] = {}
         self._keys: dict[str, set[str]] = {}  # by node
-        self._ends: list[tuple[float, str]] = []  # a heap
+        self._ends: list[tuple[float, str]] = []  # a heap, each entry once
+        self._queued: set[tuple[float, str]] = set()
         self._table = _Table()
 
     def __len__(self) -> int:
@@ -57,8 +58,9 @@ class Calendar:
         self.drop(key)
         self._leases[key] = lease
         self._keys.setdefault(lease.node_uid, set()).add(key)
-        if lease.end < math.inf:
+        if lease.end < math.inf and (lease.end, key) not in self._queued:
             heapq.heappush(self._ends, (lease.end, key))
+            self._queued.add((lease.end, key))
         node = self._nodes.get(lease.node_uid)
         if node is None:
             node = self._nodes[lease.node_uid] = Availability((0.0, 0.0))
@@ -93,6 +95,7 @@ class Calendar:
         over = []
         while self._ends and self._ends[0][0] <= now:
             end, key = heapq.heappop(self._ends)
+            self._queued.discard((end, key))
             if key in self._leases and self._leases[key].end == end:
                 over.append(key)
         return over

@@ -23,7 +23,9 @@ from weft.objects.envelope import Envelope, merge_part
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.identity import new_uid, object_key
 from weft.objects.schema import read_strict
-from weft.scheduler.allocation.preempt import find_way, may_preempt
+from weft.scheduler.allocation.lease import Slot, find_slot
+from weft.scheduler.allocation.preempt import describe_way as describe_victims
+from weft.scheduler.allocation.preempt import find_way, read_need
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
@@ -47,7 +49,7 @@ from weft.transfer.history import foresee
 def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
     """Write the answer into ``question``'s status."""
     try:
-        status = answer(view, engine, question, strategy)
+        status = answer(view, engine, question, strategy, now)
     except WeftError as problem:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
         status = RecommendationStatus(phase="Failed", reason=problem.token, message=message)
@@ -57,7 +59,7 @@ def plan_recommendation(view: View, engine: Engine, question: Item, strategy: st
     return Commit(question.key, [put(envelope)], [unchanged(question)])
 
 
-def answer(view: View, engine: Engine, question: Item, strategy: str) -> RecommendationStatus:
+def answer(view: View, engine: Engine, question: Item, strategy: str, now: float) -> RecommendationStatus:
     """Raises NotFound for a missing object, InvalidInput for an invalid spec."""
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
@@ -67,7 +69,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
-    snapshot = engine.snapshot
+    snapshot, preempts = engine.snapshot, list[str]()
     rows = _read_nodes(engine, spec.nodes)
     with without(snapshot, [place.key for place in places], keeps_capacity=kept):
         request, given_up = relax(candidate.request, snapshot)
@@ -85,8 +87,14 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
         else:
             chosen = engine.choose(request, workload.uid)
             explanation, with_it = explain(engine, request, workload.uid, chosen, also=rows), []
-            if chosen is None and kept and may_preempt(request) and (way := find_way(view, engine, request)):
-                chosen = way.row  # once others are preempted
+            need = read_need(request, workload.uid, spec_of(workload).lease, spec_of(workload).grace)
+            if chosen is None and need.lease is not None:  # its capacity is counted over time
+                found = find_slot(engine, request, workload.uid, need.lease, need.grace_seconds, now)
+                chosen = found.row if isinstance(found, Slot) else None
+            if chosen is None and (way := find_way(view, engine, need, now)):
+                chosen, preempts = way.row, describe_victims(way)  # once others have given way
+            if chosen is not None and explanation.error:
+                explanation = msgspec.structs.replace(explanation, error="", message="")
         return RecommendationStatus(
             phase="Done",
             reason=explanation.error,
@@ -100,7 +108,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
             refused_by=explanation.refused_by,
             advice=[] if chosen is not None else advise(engine, request),
             gang=with_it,
-            notes=[*given_up, *explanation.warnings],
+            notes=[*preempts, *given_up, *explanation.warnings],
         )
 
 

@@ -299,20 +299,36 @@ def _sum(amounts: Iterable[Amounts]) -> Amounts:
 
 
 @contextmanager
-def without(snapshot: Snapshot, names: Iterable[str], *, keeps_capacity: bool = False) -> Iterator[None]:
-    """Within this context these allocations don't count; ``keeps_capacity``: they take capacity, but are in no group."""
-    improved = set(snapshot.improved)
-    gone = {name: found for name in names if (found := snapshot._allocations.get(name)) is not None}
-    for name, (node_uid, amounts, load) in gone.items():
+def without(
+    snapshot: Snapshot, names: Iterable[str], *, keeps_capacity: bool = False, resting: Iterable[str] = ()
+) -> Iterator[None]:
+    """Within this context these allocations don't count; ``keeps_capacity``: they take capacity, but are in no group. Those
+    ``resting`` take their disk and what else is theirs, but neither cores nor memory."""
+    improved, rests = set(snapshot.improved), set(resting)
+    gone = {
+        name: (*found, snapshot.leases.get(name))
+        for name in dict.fromkeys((*names, *sorted(rests)))
+        if (found := snapshot._allocations.get(name)) is not None
+    }
+    for name, (node_uid, amounts, load, lease) in gone.items():
         snapshot.drop_allocation(name)
-        if keeps_capacity:
-            snapshot.put_allocation(name, node_uid, amounts, msgspec.structs.replace(load, groups=(), workload=""))
+        if name in rests:
+            snapshot.put_allocation(name, node_uid, (0, 0, amounts[2]), load)
+        elif keeps_capacity:
+            _put_back(snapshot, name, node_uid, amounts, msgspec.structs.replace(load, groups=(), workload=""), lease)
     try:
         yield
     finally:
-        for name, (node_uid, amounts, load) in gone.items():
-            snapshot.put_allocation(name, node_uid, amounts, load)
+        for name, (node_uid, amounts, load, lease) in gone.items():
+            _put_back(snapshot, name, node_uid, amounts, load, lease)
         snapshot.improved = improved
+
+
+def _put_back(snapshot: Snapshot, name: str, node_uid: str, amounts: Amounts, load: Load, lease: Lease | None) -> None:
+    if lease is None:
+        snapshot.put_allocation(name, node_uid, amounts, load)
+    else:
+        snapshot.put_leased(name, lease, amounts[2], load)
 
 
 def state_of(snapshot: Snapshot) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Candidate(msgspec.Struct, frozen=True):
     groups: list[AllocatedGroup]
     given_up: tuple[str, ...] = ()  # a sentence on each preference that its request leaves out
     lease: AllocatedLease | None = None  # when it has its place
+    preempts: tuple[str, ...] = ()  # a sentence on each workload that gives way to it
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
 
     @property
