@@ -38,7 +38,7 @@ QUANTITIES = {
     *("loss", "max_age", "overcommit", "pause", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("disk", "gpu", "memory", "used_cpu", "used_disk", "used_memory"),
-    *("timeout_seconds", "took_ms", "used", "value", "wanted", "weight"),
+    *("suspended_seconds", "timeout_seconds", "took_ms", "used", "value", "wanted", "weight"),
 }  # fmt: skip
 
 
