@@ -25,7 +25,7 @@ from weft.agent.allocation.plan import (
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
-from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, AllocatedLease
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, AllocatedLease, Suspension
 from weft.objects.identity import Ref
 
 WEB = Ref("container", "web", "c-1", "default")
@@ -441,3 +441,34 @@ def test_the_stages_of_a_lease(now: float, stage: str, seconds: float) -> None:
     assert find_stage(msgspec.structs.replace(lease, cancelled=True), now) == ("over", math.inf)
     assert find_stage(None, now) == ("active", math.inf)
     assert find_stage(msgspec.structs.replace(lease, end=None), 5000.0) == ("active", math.inf)
+
+
+@pytest.mark.parametrize(
+    ("desired", "state", "steps", "then"),
+    [
+        ("run", "running", (Step.SUSPEND,), "running"),
+        ("run", "suspended", (), "suspended"),
+        ("run", "absent", (), "stopped"),
+        ("suspend", "suspended", (), "suspended"),
+        ("stop", "suspended", (Step.REMOVE,), "stopping"),
+        ("stop", "absent", (), "stopped"),
+    ],
+)
+def test_one_whose_capacity_is_another_s_is_suspended_and_not_started(
+    desired: str, state: str, steps: tuple[Step, ...], then: str
+) -> None:
+    lease = AllocatedLease(mode="best-effort", start=0.0, suspension=Suspension("vm/x", 50.0))
+    facts = known(Checkpoint(run="up"), desired=desired, restart_generation=3, lease=lease)
+    plan = plan_for(msgspec.structs.replace(facts, stage="suspended"), guest(state), 100.0)
+    assert (plan.steps, plan.state) == (steps, then)
+    assert (plan.reason, plan.message) == ("preempted", "suspended for vm/x")
+
+
+def test_a_lease_is_suspended_from_its_time_on_but_for_one_that_is_cancelled() -> None:
+    lease = AllocatedLease(
+        mode="best-effort", start=10.0, prepare_at=10.0, end=90.0, suspension=Suspension("vm/x", 50.0)
+    )
+    assert find_stage(lease, 40.0) == ("active", 10.0)
+    assert find_stage(lease, 50.0) == ("suspended", math.inf)
+    assert find_stage(lease, 95.0)[0] == "suspended"  # its end is later by then
+    assert find_stage(msgspec.structs.replace(lease, cancelled=True), 60.0)[0] == "over"
