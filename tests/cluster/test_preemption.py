@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tests.cluster.cluster import Cluster, until
-from tests.cluster.conftest import Gone
+from tests.cluster.containers import Gone
 
 COUNTS = "(exec 3>/tmp/open; i=0; while :; do i=$((i+1)); echo $i >&3; sleep 0.2; done) >/dev/null 2>&1 </dev/null &"
 
