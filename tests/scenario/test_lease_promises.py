@@ -106,6 +106,9 @@ async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:
         await ends(350.0)  # what was in its way is gone
         await lab.until_lease("now", "Done", 400)
         assert lab.clock.now() >= begun.start + 350
+        await wish(900.0)  # what has ended begins no second time
+        await lab.pass_time(20)
+        assert (await lab.lease("now")).state == "Done" and (await lab.status("now")).phase == "Stopped"
 
 
 async def test_a_cancelled_lease_ends_at_once_and_before_its_place_it_never_begins(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from weft.contracts.policy import Flags, Request
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item
 from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest, Mode
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
@@ -104,7 +104,8 @@ def find_extension(engine: Engine, node_uid: str, held: tuple[int, int], start: 
 
 def has_other_end(allocation: Item, spec: WorkloadSpec) -> bool:
     """Whether its workload's lease was extended or shortened since it was written."""
-    return _find_end(allocation.spec(AllocationSpec), spec) is not None
+    place = allocation.spec(AllocationSpec)
+    return _find_end(place, spec) is not None and not is_lease_over(place, allocation.report(AllocationReport))
 
 
 def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float) -> Commit | None:
@@ -112,8 +113,8 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
     could last. None if nothing changes."""
     place, spec = allocation.spec(AllocationSpec), spec_of(workload)
     end, lease = _find_end(place, spec), place.lease
-    if end is None or lease is None or lease.end is None:
-        return None
+    if end is None or lease is None or lease.end is None or lease.end <= now:
+        return None  # what has ended begins no second time
     amounts = amounts_of(place.resources)
     most = end
     if end > lease.end:
@@ -121,21 +122,26 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
         most = (
             find_extension(engine, place.node_uid, amounts[:2], held, end + place.grace_seconds) - place.grace_seconds
         )
-    envelope, of = edit(workload), workload.envelope
     if most < end:
-        text = f"on {place.node}; its lease can't last until {format_moment(end)}: until {format_moment(most)} at most"
-        if not set_condition(envelope, Condition("Placed", "True", LEASE_CONFLICT, text, now, of.generation)):
-            return None
-        event = Event("Warning", LEASE_CONFLICT, text, of.ref, SOURCE)
-        return Commit(workload.key, [put(envelope)], [unchanged(workload)], [event])
+        return _plan_conflict(workload, place, end, most, now)
+    envelope, of, end = edit(workload), workload.envelope, max(end, now)
     set_condition(envelope, Condition("Placed", "True", "Placed", f"on {place.node}", now, of.generation))
     changed = edit(allocation)
-    changed.spec = merge_part(
-        changed.spec, msgspec.structs.replace(place, lease=msgspec.structs.replace(lease, end=max(end, now)))
-    )
+    longer = msgspec.structs.replace(lease, end=end)
+    changed.spec = merge_part(changed.spec, msgspec.structs.replace(place, lease=longer))
     changed.generation += 1
-    event = Event("Normal", "LeaseExtended", f"its lease ends at {format_moment(max(end, now))}", of.ref, SOURCE)
+    event = Event("Normal", "LeaseExtended", f"its lease ends at {format_moment(end)}", of.ref, SOURCE)
     return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
+
+
+def _plan_conflict(workload: Item, place: AllocationSpec, end: float, most: float, now: float) -> Commit | None:
+    """Record until when its lease could last."""
+    envelope, of = edit(workload), workload.envelope
+    text = f"on {place.node}; its lease can't last until {format_moment(end)}: until {format_moment(most)} at most"
+    if not set_condition(envelope, Condition("Placed", "True", LEASE_CONFLICT, text, now, of.generation)):
+        return None
+    event = Event("Warning", LEASE_CONFLICT, text, of.ref, SOURCE)
+    return Commit(workload.key, [put(envelope)], [unchanged(workload)], [event])
 
 
 def _find_end(place: AllocationSpec, spec: WorkloadSpec) -> float | None:
