@@ -127,8 +127,7 @@ class Snapshot(UsageTable):
 
     def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation, which may be counted already."""
-        if (lease := self.leases.drop(name)) is not None:
-            self._put_peak(lease.node_uid)
+        self._drop_lease(name)
         self._put(name, node_uid, amounts, load)
 
     def _put(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
@@ -152,13 +151,20 @@ class Snapshot(UsageTable):
         former = self.leases.get(name)
         if former != lease:
             self.leases.put(name, lease)
-            for uid in {lease.node_uid, former.node_uid if former is not None else lease.node_uid}:
-                self._put_peak(uid)
+            self._put_peak(lease.node_uid)
+            if former is not None:
+                self._put_peak(former.node_uid)
+                self.improved.add(former.node_uid)
 
     def left_for_leases(self) -> Whole:
         """Two rows: the cores and memory that nodes have beside their leases."""
         left: Whole = self.free[:2] + self._peaks[:, : len(self)]
         return left
+
+    def _drop_lease(self, name: str) -> None:
+        if (lease := self.leases.drop(name)) is not None:
+            self._put_peak(lease.node_uid)
+            self.improved.add(lease.node_uid)  # others may begin earlier, or last longer, even if the peak is the same
 
     def _put_peak(self, node_uid: str) -> None:
         cpu, memory = self.leases.find_peak(node_uid)
@@ -186,8 +192,7 @@ class Snapshot(UsageTable):
 
     def drop_allocation(self, name: str) -> None:
         """Stop counting an allocation, if it is counted."""
-        if (lease := self.leases.drop(name)) is not None:
-            self._put_peak(lease.node_uid)
+        self._drop_lease(name)
         self._drop(name)
 
     def _drop(self, name: str) -> None:
