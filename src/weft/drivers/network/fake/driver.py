@@ -7,6 +7,7 @@ an agent's restart. Delays and failures are set on the driver and met by its nex
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -53,26 +54,27 @@ class FakeNetwork:
         self.flows = FakeFlows(self)
         self._host = host
         self.clock = clock
+        self.meet = functools.partial(_meet, self)
 
     async def probe(self) -> NetworkProbe:
-        await meet(self, "probe", "")
+        await self.meet("probe", "")
         return NetworkProbe(driver=self.name, usable=True, capabilities=["bridge", "overlay", "tap"], problems=[])
 
     async def ensure_segment(self, segment: Segment) -> None:
-        await meet(self, "ensure_segment", segment.id)
+        await self.meet("ensure_segment", segment.id)
         for other in self.wire.segments.values():
             if other.vni == segment.vni and other.id != segment.id:
                 raise InUse(f"network {segment.name!r}: VNI {segment.vni} is taken on this node by {other.name}")
         self.wire.segments[segment.id] = segment
 
     async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
-        await meet(self, "dial", segment_id)
+        await self.meet("dial", segment_id)
         if (address, port) not in self.wire.listeners:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         return socket.create_connection(("127.0.0.1", self.wire.listeners[address, port]))
 
     async def remove_segment(self, segment_id: str) -> None:
-        await meet(self, "remove_segment", segment_id)
+        await self.meet("remove_segment", segment_id)
         held = [port.id for port in self.wire.ports.values() if port.segment_id == segment_id]
         if held:
             raise InUse(
@@ -81,7 +83,7 @@ class FakeNetwork:
         self.wire.segments.pop(segment_id, None)
 
     async def plug(self, port: Port) -> str:
-        await meet(self, "plug", port.id)
+        await self.meet("plug", port.id)
         if port.segment_id not in self.wire.segments:
             raise NotFound(
                 f"port {port.id}: network {port.segment_id} isn't on node {self._host.node}",
@@ -93,27 +95,27 @@ class FakeNetwork:
         return f"{self._host.link_prefix}t{port.id}"
 
     async def unplug(self, port_id: str) -> None:
-        await meet(self, "unplug", port_id)
+        await self.meet("unplug", port_id)
         self.wire.ports.pop(port_id, None)
 
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
-        await meet(self, "ensure_forwards", "")
+        await self.meet("ensure_forwards", "")
         self.wire.forwards = list(forwards)
 
     async def find_held(self) -> list[Held]:
-        await meet(self, "find_held", "")
+        await self.meet("find_held", "")
         return sorted(self.wire.held)
 
     async def find_addresses(self) -> list[str]:
-        await meet(self, "find_addresses", "")
+        await self.meet("find_addresses", "")
         return list(self.wire.addresses)
 
     async def ensure_refused(self, cidrs: list[str], hosts: list[str]) -> None:
-        await meet(self, "ensure_refused", "")
+        await self.meet("ensure_refused", "")
         self.wire.refused, self.wire.refused_hosts = list(cidrs), list(hosts)
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
-        await meet(self, "ensure_filters", "")
+        await self.meet("ensure_filters", "")
         self.wire.filters = list(filters)
 
     def switch(self, port: Port, node_address: str) -> None:
@@ -127,20 +129,20 @@ class FakeNetwork:
         self.wire.segments[port.segment_id] = msgspec.structs.replace(segment, endpoints=endpoints)
 
     async def state(self) -> NetworkState:
-        await meet(self, "state", "")
+        await self.meet("state", "")
         shared = [port.id for port in self.wire.ports.values() if port.inside is not None and port.inside.shared]
         return NetworkState(sorted(self.wire.segments), sorted(self.wire.ports), sorted(shared))
 
     async def heal(self) -> list[str]:
-        await meet(self, "heal", "")
+        await self.meet("heal", "")
         mended, self.wire.damage = self.wire.damage, []
         return mended
 
     async def close(self) -> None:
-        await meet(self, "close", "")
+        await self.meet("close", "")
 
 
-async def meet(network: FakeNetwork, method: str, target: str) -> None:
+async def _meet(network: FakeNetwork, method: str, target: str) -> None:
     """Record a call, and let it meet the delay and the failure that wait for it."""
     network.calls.append((method, target))
     delay_seconds = network.delays_seconds.get(method, 0.0)
@@ -155,13 +157,13 @@ class FakeFlows:
         self._network = network
 
     async def list(self, port: Port) -> list[str]:
-        await meet(self._network, "flows", port.id)
+        await self._network.meet("flows", port.id)
         return [*self._network.wire.flows.get(port.address, ())]
 
     async def seed(self, port: Port, lines: Iterable[str]) -> None:
-        await meet(self._network, "seed", port.id)
+        await self._network.meet("seed", port.id)
         self._network.wire.flows[port.address] = [*lines]
 
     async def count_older(self, segment_id: str, address: str) -> int:
-        await meet(self._network, "count_older", segment_id)
+        await self._network.meet("count_older", segment_id)
         return self._network.wire.older.get(address, 0)
