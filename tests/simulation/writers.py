@@ -12,6 +12,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
 MAKERS = {
+    "accountingrecord": {"accounting"},
     "allocation": {"scheduler", "workload"},
     "endpoint": {"addresses", "scheduler", "workload", "conversions"},
     "decision": {"scheduler"},
@@ -21,6 +22,7 @@ MAKERS = {
     "recommendation": {"API server", "conversions"},
 }
 REMOVERS = {
+    "accountingrecord": {"accounting"},
     "allocation": {"workload"},
     "endpoint": {"addresses", "workload", "garbage"},
     "decision": {"workload", "garbage", "migrations"},
@@ -34,6 +36,7 @@ REMOVERS = {
     "job": {"jobs"},
 }
 SPEC_WRITERS = {
+    "accountingrecord": {"accounting"},
     "allocation": {"workload", "scheduler", "migrations"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
@@ -42,6 +45,7 @@ SPEC_WRITERS = {
     "publishedport": {"API server", "conversions"},
 }
 STATUS_WRITERS = {
+    "accountingrecord": {"accounting"},
     "endpoint": {"addresses"},
     "publishedport": {"addresses", "conversions"},
     "recommendation": {"scheduler"},
