@@ -13,7 +13,7 @@ from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, ma
 
 from weft.agent.allocation.orphans import MOST_ORPHAN_BYTES, copy_orphans
 from weft.agent.image.cache import CachedImage
-from weft.agent.network.plan import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
+from weft.agent.network.plan import fold_filters, fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
 from weft.agent.node.facts import inspect_capacity
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, port_id, read_allocation
 from weft.agent.state.allocation_state import AllocationState
@@ -25,7 +25,8 @@ from weft.agent.workload.vm import plan_guest
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.contracts.driver.volume import VolumeFacts
-from weft.kinds.allocation import AllocatedVolume, Resources
+from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume, Resources
+from weft.kinds.fields.lease import AllocatedLease
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 from weft.objects.image.bundle import BundleManifest
@@ -48,6 +49,19 @@ def test_one_fold_makes_one_segment_of_many_allocations() -> None:
     segments = fold_segments(here, {}, ADDRESS)
     assert sorted(segments) == ["uid-of-blue", "uid-of-red"]
     assert len(segments["uid-of-blue"].endpoints) == 2
+
+
+def test_before_its_lease_a_guest_is_reached_by_nobody_and_then_as_its_groups_say() -> None:
+    lease = AllocatedLease(mode="reservation", start=2000.0, end=3000.0, prepare_at=1940.0)
+    group = AllocatedGroup(name="web", uid="g", ingress=[AllocatedRule(protocol="tcp", first_port=80, last_port=80)])
+    alone, grouped = wanted("alone", lease=lease), wanted("grouped", lease=lease, groups=[group])
+    segments = fold_segments([alone, grouped], {}, ADDRESS)
+    for now in (1900.0, 1950.0):
+        assert [(f.ingress, f.egress) for f in fold_filters([alone, grouped], segments, now)] == [((), ())] * 2
+    (filter_,) = fold_filters([alone, grouped], segments, 2000.0)
+    assert filter_.port_id == port_id(grouped.uid, make_nic().uid) and [
+        rule.first_port for rule in filter_.ingress
+    ] == [80]
 
 
 def test_two_incarnations_never_share_a_port() -> None:

@@ -62,6 +62,7 @@ class Worker:
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
+        self._stage = find_stage(state.local.spec.lease, clock.now())[0]
         self._network: asyncio.Task[str] | None = None  # runs beside the steps for disks
 
     def update(self, envelope: Envelope) -> bool:
@@ -127,6 +128,9 @@ class Worker:
         state = self.state
         assert state.guest is not None
         facts = self._read(state.guest)
+        if facts.stage != self._stage:
+            self._stage = facts.stage
+            self._executor.wake_network()
         if self._settled is not None and facts == replace(self._settled, now=facts.now):
             self._reporter.put(state.local.name, self._shown)
             await state.note(state.checkpoint)  # it may not have been saved the last time

@@ -159,6 +159,12 @@ class NetworkExecutor:
             ports = ports_of(local, in_namespace=self._runtimes.in_namespace(local))
             return [await self._driver.plug(port) for port in ports]
 
+    async def open(self) -> None:
+        """Open the ports of guests whose leases have begun. Raises WeftError."""
+        async with self._changing:
+            here = list(self._table.hosted())
+            await self._filter(here, self._fold(here))
+
     async def unplug(self, local: LocalAllocation, leftover: list[AllocatedNic] | None = None) -> None:
         """Remove the allocation's ports, or only ``leftover`` ones; segments that nothing here needs any more go later. Raises
         WeftError."""
@@ -297,7 +303,7 @@ class NetworkExecutor:
             self._applied_refused = refused
 
     async def _filter(self, here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> None:
-        filters = fold_filters(here, segments)
+        filters = fold_filters(here, segments, self._clock.now())
         if filters != self._applied_filters:
             await self._driver.ensure_filters(filters)
             self._applied_filters = filters

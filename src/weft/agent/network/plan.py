@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
+from weft.agent.allocation.lease import find_stage
 from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
@@ -130,13 +131,14 @@ def _place_inside(local: LocalAllocation, index: int, in_namespace: bool) -> Ins
     return Inside(local.id, f"eth{index}", own_users=local.shares_kernel) if in_namespace else None
 
 
-def fold_filters(here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> list[Filter]:
+def fold_filters(here: Iterable[LocalAllocation], segments: Mapping[str, Segment], now: float) -> list[Filter]:
     """The filters of NICs whose workload has security groups, with all groups' rules. A rule about a group's members applies to
-    their addresses in the NIC's own network."""
+    their addresses in the NIC's own network. One whose lease hasn't begun by ``now`` (seconds since 1970) is closed."""
     filters = {}
     for local in here:
-        groups = local.spec.groups
-        for nic in local.spec.nics if groups else ():
+        closed = find_stage(local.spec.lease, now)[0] in ("waits", "ahead")
+        groups = [] if closed else local.spec.groups
+        for nic in local.spec.nics if groups or closed else ():
             segment = segments[nic.network_uid]
             port = port_id(local.uid, nic.uid)
             filters[port] = Filter(

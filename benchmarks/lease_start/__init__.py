@@ -1,0 +1,121 @@
+"""Reserved VMs on the local cluster, whose nodes are busy: how long after its start each answers, and that none does before.
+
+A ping to each guest goes off twenty times a second, from the router of its network on its node, from before its start on; what it prints
+has the time of each answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from benchmarks.measurement import ROOT, Figure, Measurement
+
+WEFT = str(Path(sys.executable).parent / "weft")
+VMS, NEXT_SECONDS, LASTS = 20, 6.0, "12s"
+BUSY = 3  # VMs that compute meanwhile, one for each node
+MOST_SECONDS = 1.0
+_ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from", re.MULTILINE)
+
+
+def weft(*words: str) -> str:
+    done = subprocess.run([WEFT, *words], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise SystemExit(f"weft {' '.join(words)}: {done.stderr[-600:]}")
+    return done.stdout
+
+
+def find_router(node: str, gateway: str) -> list[str]:
+    """What runs a command in the router of the network with this gateway, on a node of the local cluster."""
+    state = str(ROOT / ".weft")
+    found = subprocess.run(["pgrep", "-f", f"init.py weft init {node} --state {state}"], capture_output=True, text=True)
+    for pid in reversed(found.stdout.split()):
+        inside = ["nsenter", "-t", pid, "-m", "-n"]
+        names = subprocess.run([*inside, "ip", "netns", "list"], capture_output=True, text=True).stdout.splitlines()
+        for name in (line.split()[0] for line in names if line):
+            words = [*inside, "ip", "netns", "exec", name]
+            shown = subprocess.run([*words, "ip", "-br", "addr"], capture_output=True, text=True).stdout
+            if f"{gateway}/" in shown:
+                return words
+    raise SystemExit(f"no router of {gateway} on {node}")
+
+
+def measure() -> Measurement:
+    names = [f"lease-{number}" for number in range(VMS)]
+    busy = [f"busy-{number}" for number in range(BUSY)]
+    pings: dict[str, subprocess.Popen[str]] = {}
+    starts: dict[str, float] = {}
+    first = time.time() + 75.0
+    try:
+        for name in busy:
+            weft(
+                "vm",
+                "create",
+                name,
+                "--image",
+                "tiny",
+                "--memory",
+                "128M",
+                "--cpu",
+                "0.2",
+                "--anti-affinity-group",
+                "busy",
+            )
+            weft("vm", "exec", name, "--", "sh", "-c", "while :; do :; done >/dev/null 2>&1 &")
+        for number, name in enumerate(names):
+            at = datetime.fromtimestamp(first + number * NEXT_SECONDS).astimezone().isoformat(timespec="milliseconds")
+            weft(
+                *("vm", "create", name, "--image", "tiny", "--memory", "128M", "--cpu", "0.25", "--grace", "1s"),
+                *("--start", at, "--duration", LASTS, "--detach"),
+            )
+        while len(pings) < VMS:
+            for item in json.loads(weft("vm", "list", "-o", "json"))["items"]:
+                status, name = item["status"], item["name"]
+                if name in pings or name not in names or not status.get("node") or not status.get("address"):
+                    continue
+                starts[name] = datetime.fromisoformat(status["lease"]["start"]).timestamp()
+                if time.time() < starts[name] - 58:
+                    continue  # its network isn't on the node yet
+                address = status["address"]
+                router = find_router(status["node"], address.rpartition(".")[0] + ".1")
+                pings[name] = subprocess.Popen(
+                    [*router, "ping", "-D", "-i", "0.05", "-W", "1", address], stdout=subprocess.PIPE, text=True
+                )
+            time.sleep(0.5)
+        time.sleep(max(0.0, max(starts.values()) - time.time()) + 5.0)
+    finally:
+        answers = {name: _end(ping) for name, ping in pings.items()}
+        subprocess.run([WEFT, "vm", "delete", *names, *busy, "--yes"], cwd=ROOT, capture_output=True)
+    late = [
+        min((at for at in answers[name] if at >= starts[name]), default=float("inf")) - starts[name] for name in names
+    ]
+    early = [name for name in names if any(at < starts[name] for at in answers[name])]
+    in_time = sum(seconds <= MOST_SECONDS for seconds in late)
+    return Measurement(
+        "lease_start",
+        f"{VMS} reserved VMs of image tiny, one every {NEXT_SECONDS:g} s, on three nodes that share {BUSY} computing VMs; from its start to "
+        "the first answer to a ping that goes off every 50 ms.",
+        [
+            Figure("start → answers, median", f"{statistics.median(late) * 1000:.0f} ms", "–", "–", "–"),
+            Figure(
+                "start → answers, longest", f"{max(late) * 1000:.0f} ms", "–", "–", "≤ 1 s", max(late) <= MOST_SECONDS
+            ),
+            Figure("in time", f"{in_time} of {VMS}", "–", "–", f"{VMS} of {VMS}", in_time == VMS),
+            Figure("answered before its start", f"{len(early)} of {VMS}", "–", "–", "0", not early),
+        ],
+    )
+
+
+def _end(ping: subprocess.Popen[str]) -> list[float]:
+    ping.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        text, _ = ping.communicate(timeout=5)
+        return [float(at) for at in _ANSWER.findall(text)]
+    return []
