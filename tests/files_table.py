@@ -10,7 +10,7 @@ from weft.objects.quantity import parse_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/reference/files.md"
-_PLACEHOLDER = re.compile(r"(?<![A-Za-z])(ID|UID|NAME|NODE|SHA256|DIGEST|KEY)(?![A-Za-z])")
+_PLACEHOLDER = re.compile(r"(?<![A-Za-z])(ID|UID|NAME|NODE|NUMBER|SHA256|DIGEST|KEY)(?![A-Za-z])")
 
 
 class Grows(NamedTuple):

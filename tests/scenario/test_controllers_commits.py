@@ -16,6 +16,7 @@ from unittest import mock
 
 import msgspec
 from tests.scenario import (
+    test_accounting,
     test_controllers_bad_days,
     test_conversions,
     test_drain,
@@ -54,6 +55,11 @@ RELIES_ON = {
     ),
     "controllers/workload/stale_allocation.py _plan_leaving": "workload at, allocation at",
     "controllers/workload/stale_allocation.py _plan_never_ran": "workload at, allocation at",
+    "controllers/accounting/controller.py _fold": (
+        "accountingrecord absent, accountingrecord at, accountingrecord at and goes"
+    ),
+    "controllers/accounting/controller.py _write": "accountingrecord absent, accountingrecord at",
+    "controllers/accounting/controller.py plan_folds": "accountingrecord at and goes",
     "controllers/conversion/controller.py plan_release": "conversion at and goes",
     "controllers/conversion/controller.py plan_writes": (
         "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
@@ -321,6 +327,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,
     test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,
+    test_accounting.test_old_days_become_part_of_their_month_and_old_months_go,
+    test_accounting.test_what_nodes_measure_is_counted_as_used,
     test_quotas.test_as_many_tasks_run_at_once_as_the_quota_has_amounts_for,
     test_quotas.test_a_conversion_needs_amounts_for_both_workloads,
     test_drain.test_a_drain_after_a_return_begins_at_once,
