@@ -1,14 +1,12 @@
 """Reserved VMs on the local cluster, whose nodes are busy: how long after its start each answers, and that none does before.
 
-A ping to each guest goes off twenty times a second, from the router of its network on its node, from before its start on; what it prints
-has the time of each answer.
+A ping to each guest goes off twenty times a second, from the router of its network on its node, from before its start on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -22,7 +20,7 @@ WEFT = str(Path(sys.executable).parent / "weft")
 VMS, NEXT_SECONDS, LASTS = 20, 6.0, "12s"
 BUSY = 3  # VMs that compute meanwhile, one for each node
 MOST_SECONDS = 1.0
-_ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from", re.MULTILINE)
+PING = Path(__file__).with_name("ping.py")
 
 
 def weft(*words: str) -> str:
@@ -52,7 +50,6 @@ def measure() -> Measurement:
     busy = [f"busy-{number}" for number in range(BUSY)]
     pings: dict[str, subprocess.Popen[str]] = {}
     starts: dict[str, float] = {}
-    first = time.time() + 75.0
     try:
         for name in busy:
             weft(
@@ -69,6 +66,7 @@ def measure() -> Measurement:
                 "busy",
             )
             weft("vm", "exec", name, "--", "sh", "-c", "while :; do :; done >/dev/null 2>&1 &")
+        first = time.time() + 45.0
         for number, name in enumerate(names):
             at = datetime.fromtimestamp(first + number * NEXT_SECONDS).astimezone().isoformat(timespec="milliseconds")
             weft(
@@ -83,10 +81,14 @@ def measure() -> Measurement:
                 starts[name] = datetime.fromisoformat(status["lease"]["start"]).timestamp()
                 if time.time() < starts[name] - 58:
                     continue  # its network isn't on the node yet
+                # Where pings come before its start, the router asks for its address only once a second: half of them begin later.
+                begin = 0.0 if names.index(name) % 2 else starts[name]
                 address = status["address"]
                 router = find_router(status["node"], address.rpartition(".")[0] + ".1")
                 pings[name] = subprocess.Popen(
-                    [*router, "ping", "-D", "-i", "0.05", "-W", "1", address], stdout=subprocess.PIPE, text=True
+                    [*router, sys.executable, "-I", "-S", str(PING), address, str(begin)],
+                    stdout=subprocess.PIPE,
+                    text=True,
                 )
             time.sleep(0.5)
         time.sleep(max(0.0, max(starts.values()) - time.time()) + 5.0)
@@ -100,15 +102,16 @@ def measure() -> Measurement:
     in_time = sum(seconds <= MOST_SECONDS for seconds in late)
     return Measurement(
         "lease_start",
-        f"{VMS} reserved VMs of image tiny, one every {NEXT_SECONDS:g} s, on three nodes that share {BUSY} computing VMs; from its start to "
-        "the first answer to a ping that goes off every 50 ms.",
+        f"{VMS} reserved VMs of image tiny, one every {NEXT_SECONDS:g} s, on three nodes with {BUSY} VMs that compute; from its "
+        "start to the first answer to a ping that goes off every 50 ms.",
         [
             Figure("start → answers, median", f"{statistics.median(late) * 1000:.0f} ms", "–", "–", "–"),
             Figure(
                 "start → answers, longest", f"{max(late) * 1000:.0f} ms", "–", "–", "≤ 1 s", max(late) <= MOST_SECONDS
             ),
-            Figure("in time", f"{in_time} of {VMS}", "–", "–", f"{VMS} of {VMS}", in_time == VMS),
-            Figure("answered before its start", f"{len(early)} of {VMS}", "–", "–", "0", not early),
+            Figure("in time", f"{in_time} of {len(late)}", "–", "–", "all", in_time == len(late)),
+            Figure("answered before its start", f"{len(early)} of {len(asked)}", "–", "–", "0", not early),
+            Figure("the same, asked before its start, longest", f"{max(asked) * 1000:.0f} ms", "–", "–", "–"),
         ],
     )
 
@@ -117,5 +120,5 @@ def _end(ping: subprocess.Popen[str]) -> list[float]:
     ping.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         text, _ = ping.communicate(timeout=5)
-        return [float(at) for at in _ANSWER.findall(text)]
+        return [float(at) for at in text.split()]
     return []

@@ -130,7 +130,8 @@ class Worker:
         facts = self._read(state.guest)
         if facts.stage != self._stage:
             self._stage = facts.stage
-            self._executor.wake_network()
+            if not state.guest.held:  # else its ports are opened before it goes on
+                self._executor.wake_network()
         if self._settled is not None and facts == replace(self._settled, now=facts.now):
             self._reporter.put(state.local.name, self._shown)
             await state.note(state.checkpoint)  # it may not have been saved the last time
