@@ -81,7 +81,7 @@ def measure() -> Measurement:
                 starts[name] = datetime.fromisoformat(status["lease"]["start"]).timestamp()
                 if time.time() < starts[name] - 58:
                     continue  # its network isn't on the node yet
-                # Where pings come before its start, the router asks for its address only once a second: half of them begin later.
+                # A router that had no answer asks for an address only once a second: half of the pings begin at the start.
                 begin = 0.0 if names.index(name) % 2 else starts[name]
                 address = status["address"]
                 router = find_router(status["node"], address.rpartition(".")[0] + ".1")
@@ -114,6 +114,10 @@ def measure() -> Measurement:
             Figure("the same, asked before its start, longest", f"{max(asked) * 1000:.0f} ms", "–", "–", "–"),
         ],
     )
+
+
+def _find_first(answers: list[float], start: float) -> float:
+    return min((at for at in answers if at >= start), default=float("inf"))
 
 
 def _end(ping: subprocess.Popen[str]) -> list[float]:

@@ -1,5 +1,5 @@
-"""Pings an address twenty times a second, from a time on, and prints when each answer came (seconds since 1970). Runs by itself, in a network
-namespace."""
+"""Pings an address twenty times a second from a time on, and prints when each answer came (seconds since 1970). Runs by
+itself, in a network namespace."""
 
 from __future__ import annotations
 
