@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from weft.agent.allocation.lease import Stage, find_stage
+from weft.agent.state.lease import Stage, find_stage
 from weft.contracts.journal import Event
 from weft.contracts.store import AtRevision, Batch, Precondition, PreconditionFailed, Put, Write, epoch_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec

@@ -173,8 +173,7 @@ class Agent:
             self._proximity.put_peers(answer.peers)
         if answer.ranges is not None:
             self._network.put_ranges(answer.ranges_version, answer.ranges, answer.node_ranges, answer.server)
-        self._network.put_rules(answer.networks)
-        self._network.drop_networks(answer.gone_networks)
+        self._network.put_networks(answer.networks, answer.gone_networks)
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
         self._volumes.let_go(answer.remove_volumes)
 

@@ -11,9 +11,9 @@ from enum import StrEnum
 
 import msgspec
 
-from weft.agent.allocation.lease import Stage
 from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back
+from weft.agent.state.lease import Stage
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
 from weft.agent.allocation.executor import StepExecutor, Work
-from weft.agent.allocation.lease import find_stage
 from weft.agent.allocation.lifecycle import Lifecycle
 from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step
 from weft.agent.allocation.progress import StartProgress
@@ -32,6 +31,7 @@ from weft.agent.migration.disk_relocation import begin_relocation
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import DiskRelocation, StepFailure
 from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.lease import find_stage
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event

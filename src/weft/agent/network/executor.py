@@ -122,18 +122,16 @@ class NetworkExecutor:
         self._ranges_version, self._ranges, self._node_ranges, self._server = version, networks, nodes, server
         self.wake()
 
-    def put_rules(self, found: Mapping[str, NetworkRules]) -> None:
-        """What networks that are needed here open now, by uid. One that the server doesn't find keeps its last."""
+    def put_networks(self, found: Mapping[str, NetworkRules], gone: Sequence[str]) -> None:
+        """What networks that are needed here open now, by uid; one that the server doesn't find keeps its last. Of those that are
+        deleted (``gone``) idle segments are removed at once."""
         needed = self._table.networks() | self.handover.networks
         rules = {uid: rule for uid, rule in {**self._rules, **found}.items() if uid in needed}
         if rules != self._rules:
             self._rules = rules
             self.wake()
-
-    def drop_networks(self, uids: list[str]) -> None:
-        """These networks are deleted: remove their idle segments at once."""
         known = self._idle or {}
-        for id in [id for id, idle in known.items() if idle.uid in uids]:
+        for id in [id for id, idle in known.items() if idle.uid in gone]:
             known[id] = Idle(known[id].uid, 0.0)
             self.wake()
 

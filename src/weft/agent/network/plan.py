@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
-from weft.agent.allocation.lease import find_stage
 from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
+from weft.agent.state.lease import find_stage
 from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Migrated, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus

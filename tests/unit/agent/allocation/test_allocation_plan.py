@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.agent.allocation.lease import find_stage
 from weft.agent.allocation.plan import (
     BRING_UP,
     TAKE_AWAY,
@@ -23,6 +22,7 @@ from weft.agent.allocation.plan import (
     plan_allocation,
 )
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
+from weft.agent.state.lease import find_stage
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, AllocatedLease, Suspension
