@@ -183,7 +183,7 @@ async def test_a_gang_for_which_there_was_no_time_to_search_is_searched_for_late
             super().__init__()
             self.spend(1000.0, 1001.0)  # the clock begins at 1000: nothing until 1010
 
-    monkeypatch.setattr("weft.scheduler.loop.Budget", Spent)
+    monkeypatch.setattr("weft.scheduler.decisions.Budget", Spent)
     async with Lab(tmp_path) as lab:
         for name in ("n1", "n2"):
             await lab.add_node(name, cpu=10.0)

@@ -1,0 +1,362 @@
+"""Decides on workloads, one after the other: the place that each gets, what it waits for, or why it is refused.
+
+Reads the view and the snapshot, in which each decision is counted at once, so the next sees it; returns commits and writes
+nothing. The loop takes the workloads from the queue, and commits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.contracts.policy import Request
+from weft.informer.commit import Commit
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import Item, View
+from weft.informer.workloads import gang_of, name_of, spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, allocation_name
+from weft.kinds.fields.lease import LEASE_CONFLICT, MOST_PRIORITY, AllocatedLease, LeaseRequest
+from weft.kinds.node import NODES_BY_UID
+from weft.kinds.registry import find_kind
+from weft.objects.identity import new_uid, object_key
+from weft.scheduler.allocation.bind import (
+    StatusUpdate,
+    Timing,
+    no_status_update,
+    plan_addresses,
+    plan_adopted,
+    plan_placement,
+    plan_refusal,
+    plan_regrouped,
+    plan_waiting,
+)
+from weft.scheduler.allocation.lease import Conflict, find_slot, has_other_end, plan_extension
+from weft.scheduler.allocation.preempt import (
+    describe_way,
+    find_way,
+    giving_way,
+    join_victims,
+    name_victims,
+    read_need,
+)
+from weft.scheduler.allocation.resize import plan_resize
+from weft.scheduler.allocation.resume import is_patient, is_suspended, plan_resume
+from weft.scheduler.batches import Batch, PendingBatches
+from weft.scheduler.constraint.relax import relax
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import Explanation, describe_choice, explain
+from weft.scheduler.gang.assembly import assemble_gang
+from weft.scheduler.gang.commit import find_excess, join
+from weft.scheduler.gang.explain import explain_places, explain_refusal
+from weft.scheduler.gang.placement import Member, find_places
+from weft.scheduler.gang.search_budget import Budget
+from weft.scheduler.intake import Intake, is_regrouped, needs_resize
+from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.own_policies.registry import OwnPolicies
+from weft.scheduler.table.facts import name_workload
+from weft.scheduler.workload.request import (
+    Candidate,
+    Waiting,
+    read_candidate,
+    read_memberships,
+    reserve_addresses,
+    wants_place,
+)
+
+MOST_REPHRASED = 20  # workloads of a class whose condition gets a new message in one batch; the others keep the old one
+
+
+class Decisions:
+    """``plan`` decides on the workloads of a ``batch``."""
+
+    def __init__(
+        self,
+        lease: LeaderLease,
+        intake: Intake,
+        engine: Engine,
+        own: OwnPolicies,
+        pending: PendingBatches,
+        *,
+        strategy: str,
+        update_status: StatusUpdate = no_status_update,
+    ) -> None:
+        self.batch = Batch()  # in hand
+        self.starting: set[str] = set()  # keys of workloads that wait for a worker of a custom policy
+        self.budget = Budget()  # of time for gangs
+        self._lease = lease
+        self._view: View = lease.cache.view
+        self._intake = intake
+        self._engine = engine
+        self._snapshot = engine.snapshot
+        self._own = own
+        self._pending = pending
+        self._strategy = strategy
+        self._update_status = update_status
+        self._rephrased: Counter[Request] = Counter()  # in the batch in hand
+        self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand
+
+    def plan(self, keys: Sequence[str]) -> list[Commit]:
+        """Decide on these workloads, one after the other; each sees the placements of those before it."""
+        self.batch = Batch(keys)
+        self._intake.refresh_silent()
+        self._rephrased.clear()
+        self._assembled.clear()
+        commits: list[Commit | None] = []
+        for key in keys:
+            workload = self._view.get(key)
+            if workload is not None and spec_of(workload).gang is not None and wants_place(self._view, workload):
+                commits += self._plan_gang(workload)
+            else:
+                commits.append(self._plan_one(key))
+        return [commit for commit in commits if commit is not None]
+
+    def _plan_one(self, key: str) -> Commit | None:
+        workload = self._view.get(key)
+        if workload is None or workload.deleting:
+            return None
+        now = self._lease.clock.now()
+        if not wants_place(self._view, workload):
+            return self._plan_placed(workload, now)
+        candidate = read_candidate(self._view, workload, self._strategy, self._intake.silent)
+        found = candidate if isinstance(candidate, Waiting) else self._make_ready([candidate])
+        if isinstance(found, Waiting):
+            return self._plan_waiting(workload, found, now)
+        return self._decide(found[0], now)
+
+    def _plan_gang(self, workload: Item) -> list[Commit | None]:
+        """Decide on all workloads that must be placed together with ``workload``: one commit places them."""
+        now = self._lease.clock.now()
+        found = assemble_gang(self._view, workload, self._strategy, self._intake.silent)
+        name = gang_of(workload)
+        if isinstance(found, list):
+            if len(found) > 1 and name in self._assembled:
+                return []
+            found = self._make_ready(found)
+        if isinstance(found, Waiting):
+            return [self._plan_waiting(workload, found, now)]
+        if len(found) == 1:
+            return [self._decide(found[0], now)]
+        self._assembled.add(name)
+        candidates = [self._relax(candidate) for candidate in found]
+        members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
+        began = self._lease.clock.elapsed()
+        search = self.budget.allows(began)
+        joint = find_places(self._engine, members, search=search)
+        if joint.searched:
+            self.budget.spend(began, self._lease.clock.elapsed())
+        if joint.rows is None and not joint.proven and not search:
+            self.budget.owed.add(workload.key)
+        explain_each = explain_refusal if joint.rows is None else explain_places
+        explanations = explain_each(self._engine, members, joint)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if joint.rows is None:
+            return [
+                self._refuse(c, explanation, timing) for c, explanation in zip(candidates, explanations, strict=True)
+            ]
+        first = len(self.batch.assumed)
+        commit = join([self._bind(candidates[m], joint.rows[m], explanations[m], timing) for m in joint.order])
+        excess = find_excess(commit)
+        if not excess:
+            return [commit]
+        self.batch.take_back(self._snapshot, first, [volume for each in candidates for volume in each.volumes])
+        if any(each.reserved for each in candidates):  # their addresses first, and then all the places together
+            return [plan_addresses(each, now) for each in candidates if each.reserved]
+        large = Waiting("gangTooLarge", f"the gang's placements don't fit into one commit: {excess}")
+        return [plan_waiting(candidate.workload, large, now) for candidate in candidates]
+
+    def _make_ready(self, candidates: list[Candidate]) -> list[Candidate] | Waiting:
+        """``candidates`` with an address reserved for each of their NICs, or what one of them must wait for."""
+        obstacle = next((found for each in candidates if (found := self._find_obstacle(each)) is not None), None)
+        return obstacle or reserve_addresses(self._intake.addresses, self._view, candidates)
+
+    def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
+        """What it must wait for: a volume that another workload got in a pending batch, or a worker of its policy."""
+        for volume in candidate.volumes:
+            other = self.batch.attached.get(volume.uid) or self._pending.attached(volume.uid)
+            if other is not None:
+                return Waiting("volumeInUse", f"volume {volume.name} is attached to {name_of(other)}")
+        if not self._own.prepare(candidate.request.strategy):
+            return Waiting("policyStarting", "the placement policy is starting")
+        return None
+
+    def _plan_waiting(self, workload: Item, waiting: Waiting, now: float) -> Commit | None:
+        if waiting.reason == "policyNotFound":
+            self._intake.unruled.add(workload.key)
+        if waiting.reason == "policyStarting":
+            self.starting.add(workload.key)
+        if waiting.address is not None and waiting.address.lasts:
+            self._intake.unaddressed.add(workload.key)
+        return plan_waiting(workload, waiting, now)
+
+    def _plan_placed(self, workload: Item, now: float) -> Commit | None:
+        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+        if not allocations:
+            return None
+        for allocation in allocations:
+            if is_suspended(allocation):
+                return self._plan_resume(workload, allocation, now)
+            if not allocation.deleting and needs_resize(allocation, spec_of(workload)):
+                self.batch.resized.append(allocation.key)
+                commit = plan_resize(self._view, self._snapshot, workload, allocation, now)
+                if commit is None or allocation.key not in {write.key for write in commit.writes}:
+                    self._intake.cramped.add(workload.key)
+                return commit
+            if not allocation.deleting and has_other_end(allocation, spec_of(workload)):
+                self.batch.resized.append(allocation.key)
+                self._intake.cramped.add(workload.key)
+                return plan_extension(self._engine, workload, allocation, now)
+            if is_regrouped(allocation, workload):
+                self.batch.resized.append(allocation.key)
+                return plan_regrouped(workload, allocation, read_memberships(workload))
+        return plan_adopted(workload, allocations, now)
+
+    def _plan_resume(self, workload: Item, allocation: Item, now: float) -> Commit | None:
+        """It waits with those that wait for capacity over time, until its node has what it had."""
+        candidate = read_candidate(self._view, workload, self._strategy, self._intake.silent)
+        commit = None
+        if isinstance(candidate, Candidate) and self._find_obstacle(candidate) is None:
+            commit = plan_resume(self._engine, self._relax(candidate), allocation, now)
+        if commit is None:
+            self._intake.leases.add(workload.key)
+        else:
+            self.batch.resized.append(allocation.key)
+        return commit
+
+    def _relax(self, candidate: Candidate) -> Candidate:
+        request, given_up = relax(candidate.request, self._snapshot)
+        return msgspec.structs.replace(candidate, request=request, given_up=given_up) if given_up else candidate
+
+    def _decide(self, candidate: Candidate, now: float) -> Commit | None:
+        candidate = self._relax(candidate)
+        workload, request = candidate.workload, candidate.request
+        lease = spec_of(workload).lease
+        if lease is not None and lease.duration is not None:
+            return self._decide_lease(candidate, lease, now)
+        standing = self._intake.queue.verdict(request) if lease is None else None
+        if standing is not None:
+            return self._refuse(candidate, standing, Timing(now, 0.0))
+        began = self._lease.clock.elapsed()
+        row = self._engine.choose(request, workload.uid)
+        explanation = explain(self._engine, request, workload.uid, row)
+        skipped = tuple(self._own.skipped(request.strategy))
+        if skipped:
+            candidate = msgspec.structs.replace(candidate, skipped=skipped)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if lease is not None:  # without an end
+            allocated = AllocatedLease(
+                mode=lease.mode or "best-effort",
+                start=now,
+                prepare_at=now,
+                preemptible=bool(lease.preemptible),
+                priority=lease.priority,
+            )
+            candidate = msgspec.structs.replace(candidate, lease=allocated)
+        if row is None:
+            preempted = self._preempt(candidate, timing)
+            if preempted is None and lease is not None and lease.mode == "immediate":
+                message = explanation.message + self._find_dearer(candidate, lease, now)
+                refused = msgspec.structs.replace(explanation, error=LEASE_CONFLICT, message=message)
+                return self._refuse(candidate, refused, timing, sleeps=False)
+            return preempted or self._refuse(candidate, explanation, timing)
+        return self._bind(candidate, row, explanation, timing)
+
+    def _decide_lease(self, candidate: Candidate, asked: LeaseRequest, now: float) -> Commit | None:
+        """The first time at which it fits for all of its lease. A best-effort one waits for that time to come."""
+        workload, request, began = candidate.workload, candidate.request, self._lease.clock.elapsed()
+        grace, waits = spec_of(workload).grace, asked.mode == "best-effort"
+        # One that has waited long is promised the first time that there is.
+        later = waits and is_patient(workload.envelope.created_at, now)
+        found = find_slot(self._engine, request, workload.uid, asked, grace, now, later=later)
+        if isinstance(found, Conflict):
+            took_ms = round((self._lease.clock.elapsed() - began) * 1000, 3)
+            if (preempted := self._preempt(candidate, Timing(now, took_ms))) is not None:
+                return preempted
+            error = "insufficientResources" if waits else LEASE_CONFLICT
+            message = found.message + self._find_dearer(candidate, asked, now)
+            explanation = Explanation(len(self._snapshot), [], {}, error, message, nearest_node=found.node)
+            if waits:
+                self._intake.leases.add(workload.key)
+        else:
+            # Its capacity is counted over time, which the explanation of a node's score doesn't know.
+            base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+            explanation = explain(self._engine, base, workload.uid, found.row)
+            candidate = msgspec.structs.replace(candidate, lease=found.lease)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if isinstance(found, Conflict):
+            return self._refuse(candidate, explanation, timing, sleeps=False)
+        return self._bind(candidate, found.row, explanation, timing)
+
+    def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
+        """Its placement where it preempts others; None if there is no such place."""
+        request, workload, spec = candidate.request, candidate.workload, spec_of(candidate.workload)
+        need = read_need(request, workload.uid, spec.lease, spec.grace)
+        way = find_way(self._view, self._engine, need, timing.at)
+        if way is None:
+            return None
+        candidate = msgspec.structs.replace(candidate, preempts=tuple(describe_way(way)))
+        if way.slot is not None:  # its capacity is counted over time
+            candidate = msgspec.structs.replace(candidate, lease=way.slot.lease)
+            request = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+        with giving_way(self._engine, way.victims):
+            explanation = explain(self._engine, request, workload.uid, way.row)
+            commit = self._bind(candidate, way.row, explanation, timing)
+        self.batch.resized += [victim.key for victim in way.victims]
+        return join_victims(self._view, commit, way, workload, timing.at)
+
+    def _find_dearer(self, candidate: Candidate, asked: LeaseRequest, now: float) -> str:
+        """What a refused lease could have with a higher priority, as the end of a sentence."""
+        if asked.mode == "best-effort":
+            return ""
+        need = read_need(candidate.request, candidate.workload.uid, asked, spec_of(candidate.workload).grace)
+        way = find_way(self._view, self._engine, msgspec.structs.replace(need, priority=MOST_PRIORITY), now)
+        if way is None:
+            return ""
+        return f"; or with priority {max(v.priority for v in way.victims)}, if these are suspended: {name_victims(way)}"
+
+    def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
+        """Count the placement in the snapshot, and plan its commit."""
+        workload, request = candidate.workload, candidate.request
+        node = self._view.find(NODES_BY_UID, self._snapshot.uids[row])[0]
+        uid = new_uid()
+        allocation = object_key("allocation", None, allocation_name(node.uid, uid))
+        load = self._engine.load(request, row)
+        if request.groups:
+            load = msgspec.structs.replace(load, workload=name_workload(workload.envelope.ref))
+        lease = candidate.lease
+        if lease is not None and lease.end is not None:
+            held = Lease(node.uid, lease.prepare_at, lease.end + spec_of(workload).grace, request.amounts[:2])
+            self._snapshot.put_leased(allocation, held, request.amounts[2], load)
+        else:
+            self._snapshot.put_allocation(allocation, node.uid, request.amounts, load)
+        self.batch.assumed.append(allocation)
+        self.batch.reserved += candidate.reserved
+        self.batch.attached.update((volume.uid, workload) for volume in candidate.volumes)
+        self._engine.last = node.envelope.name
+        what = f"{find_kind(workload.envelope.kind).title} '{workload.envelope.name}'"
+        line = (
+            f"Selected agent '{node.envelope.name}' for {what} by {request.strategy} - "
+            f"{describe_choice(self._engine, row)}"
+        )
+        return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line, self._update_status)
+
+    def _refuse(
+        self, candidate: Candidate, explanation: Explanation, timing: Timing, *, sleeps: bool = True
+    ) -> Commit | None:
+        """Record why it has no place; it ``sleeps`` with all equal requests until nodes have what it lacks."""
+        workload = candidate.workload
+        self._intake.addresses.give_back(self._view, candidate.reserved)
+        if candidate.request.mode == "long-lived" and sleeps:
+            self._intake.queue.refuse(workload.key, candidate.request, explanation)
+        placed = workload.envelope.condition("Placed")
+        if (
+            placed is not None
+            and placed.reason == explanation.error
+            and placed.generation == workload.envelope.generation
+        ):
+            # Where thousands wait, new figures in their messages are not worth thousands of writes.
+            if placed.message == explanation.message or self._rephrased[candidate.request] >= MOST_REPHRASED:
+                return None
+            self._rephrased[candidate.request] += 1
+        return plan_refusal(self._view, candidate, explanation, timing)
