@@ -322,6 +322,7 @@ class Lab:
         self.journal = Journal()
         self.nodes: dict[str, PretendNode] = {}
         self.has_threads = False
+        self.creator = ""  # of what is put from now on
         self._strategy = strategy
         self._deciders: asyncio.Task[None] | None = None
 
@@ -383,6 +384,7 @@ class Lab:
             uid=new_uid(),
             project=project,
             created_at=self.clock.now(),
+            created_by=self.creator or msgspec.UNSET,
             spec=msgspec.Raw(msgspec.json.encode(spec)),
             finalizers=list(finalizers),
         )
@@ -435,6 +437,7 @@ class Lab:
             uid=new_uid(),
             project="default",
             created_at=self.clock.now(),
+            created_by=self.creator or msgspec.UNSET,
             spec=msgspec.Raw(msgspec.json.encode(full)),
             finalizers=["workload"],
         )

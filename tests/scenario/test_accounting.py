@@ -124,6 +124,19 @@ async def test_what_nodes_measure_is_counted_as_used(tmp_path: Path) -> None:
         assert sum(entry.used_memory for entry in await entries(lab)) == pytest.approx(4 * used)
 
 
+async def test_what_users_made_is_counted_as_theirs(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        for lab.creator in ("ann", "token:ci", ""):
+            await make(lab, f"of-{lab.creator.replace(':', '-') or 'nobody'}", cpu=1.0, memory=GIB)
+        lab.clock.advance(HOUR)
+        await until_counted(lab, lab.clock.now() - 1)
+        found = await entries(lab)
+        assert {one.user for one in found} == {"ann", "token:ci", ""}
+        for user in ("ann", "token:ci", ""):
+            assert sum(one.cpu for one in found if one.user == user) == pytest.approx(HOUR, abs=200)
+
+
 async def test_old_days_become_part_of_their_month_and_old_months_go(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.kill_deciders()

@@ -24,6 +24,12 @@ def test_what_a_project_requested_is_shown_soon_after_its_vm_is_gone() -> None:
         assert found["total"]["requested"] == item["requested"]
         [row] = csv.DictReader(io.StringIO(fabric.weft("usage", "--since", "2h", "-A", "-o", "csv").out))
         assert row["PROJECT"] == "default" and float(row["CORE-H"]) == item["requested"]["core_hours"]
+        assert item["user"] == row["USER"] and item["user"].startswith("token:admin-")
+        for by, left_out in (("user", "project"), ("project", "user")):
+            [summed] = json.loads(fabric.weft("usage", "--by", by, "-o", "json").out)["items"]
+            assert summed == {name: value for name, value in item.items() if name != left_out}
+            [row] = csv.DictReader(io.StringIO(fabric.weft("usage", "--by", by, "-o", "csv").out))
+            assert row[by.upper()] == item[by] and left_out.upper() not in row
         table = fabric.weft("usage").out.splitlines()
         assert table[0].split()[:2] == ["PROJECT", "USER"] and table[-1].startswith("total")
         assert fabric.weft("usage", "--since", "soon").code != 0

@@ -127,6 +127,7 @@ def _object_schema(kind: Kind) -> dict[str, Any]:
             "generation": {"type": "integer"},
             "schema": {"type": "integer"},
             "created_at": {"type": "number"},
+            "created_by": {"type": "string"},
             "spec": _ref(kind.spec.__name__),
             "status": _ref(kind.status.__name__),
             **report,

@@ -212,7 +212,7 @@ def make_endpoint(
     workload: Item, spec: EndpointSpec, status: EndpointStatus, now: float, *, uid: str | None = None
 ) -> Item:
     """A workload's endpoint as a whole object."""
-    name, owner = endpoint_name(spec.network_uid, spec.address), workload.envelope.ref
+    name, owner = endpoint_name(spec.network_uid, spec.address), workload.envelope
     return Item(ENDPOINT.make(name, spec, now, uid=uid or "", owner=owner, status=status), spec=spec)
 
 

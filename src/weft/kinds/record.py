@@ -313,12 +313,17 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         uid: str = "",
         project: str | None = None,
         labels: Mapping[str, str] = {},
-        owner: Ref | None = None,
+        owner: Envelope | Ref | None = None,
+        creator: str = "",
         status: msgspec.Struct | None = None,
         report: msgspec.Struct | None = None,
         raw: msgspec.Raw | None = None,
     ) -> Envelope:
-        """A new object that nobody has done anything about yet. ``raw`` is its spec, where that is encoded already."""
+        """A new object that nobody has done anything about yet. ``raw`` is its spec, where that is encoded already. Its creator is
+        ``creator``, else that of its owner."""
+        if isinstance(owner, Envelope):
+            creator = creator or owner.creator
+            owner = owner.ref
         born = self.initial_conditions(spec) if self.initial_conditions is not None else ()
         return Envelope(
             kind=self.name,
@@ -329,6 +334,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
             owner=owner,
             schema=self.schema,
             created_at=now,
+            created_by=creator or msgspec.UNSET,
             spec=raw or _encode(spec),
             status=_encode_first(self.status) if status is None else _encode(status),
             report=EMPTY if report is None else _encode(report),

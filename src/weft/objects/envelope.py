@@ -38,6 +38,7 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     generation: int = 1  # counts changes of the spec's meaning
     schema: int = 1  # of its kind, when it was written
     created_at: float = 0.0  # unix seconds
+    created_by: str | msgspec.UnsetType = msgspec.UNSET  # a user's name, or token:NAME; left out: weft itself
     spec: msgspec.Raw = EMPTY  # what people asked for
     status: msgspec.Raw = EMPTY  # what the controllers say of it
     report: msgspec.Raw = EMPTY  # what the node says of it
@@ -53,6 +54,11 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def ref(self) -> Ref:
         return Ref(kind=self.kind, name=self.name, uid=self.uid, project=self.project)
+
+    @property
+    def creator(self) -> str:
+        """Who made it: a user's name, or token:NAME for a token that belongs to no user. "": weft itself, or unknown."""
+        return self.created_by if self.created_by is not msgspec.UNSET else ""
 
     def owner_key(self, kind: str) -> str | None:
         """The key of its owner, if that is of ``kind``."""

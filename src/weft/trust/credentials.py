@@ -38,6 +38,13 @@ class Actor(msgspec.Struct, frozen=True):
     peer: Peer | None = None  # the node's certificate
 
     @property
+    def creator(self) -> str:
+        """What objects have as their creator: the user, or the token if it belongs to no user, which no user's name looks like."""
+        if self.user is not None:
+            return self.user.name
+        return f"token:{self.id}" if self.kind == "person" else ""
+
+    @property
     def role(self) -> str:
         """All roles that it has, somewhere, for people."""
         return ", ".join(sorted({grant.role for grant in self.grants}))

@@ -78,8 +78,8 @@ def test_a_path_that_leads_nowhere_is_not_found(path: str) -> None:
 def test_what_the_server_puts_into_an_object_is_passed_over_in_a_manifest() -> None:
     whole: dict[str, Any] = {
         "kind": "network", "name": "blue", "project": "p", "uid": "u", "revision": 3, "generation": 2, "schema": 1,
-        "created_at": 1.0, "status": {"vni": 1}, "report": {}, "conditions": [], "finalizers": [], "owner": None,
-        "deleting_since": None, "labels": {"a": "b"}, "spec": {"cidr": "10.0.0.0/24"},
+        "created_at": 1.0, "created_by": "ann", "status": {"vni": 1}, "report": {}, "conditions": [], "finalizers": [],
+        "owner": None, "deleting_since": None, "labels": {"a": "b"}, "spec": {"cidr": "10.0.0.0/24"},
     }  # fmt: skip
     wish = read_manifest(whole)
     assert read_manifest({**whole, "uid": ""}).uid is None and wish.uid == "u", "no uid means whatever has the name"

@@ -42,6 +42,13 @@ def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
     assert envelope.conditions[0].since == 4.0
 
 
+def test_an_object_without_a_creator_is_stored_without_the_field_and_reads_as_nobody_s() -> None:
+    stored = encode_envelope(Envelope(kind="vm", name="x", uid="u"))
+    assert b"created_by" not in stored and decode_envelope(stored).creator == ""
+    made = decode_envelope(encode_envelope(Envelope(kind="vm", name="x", uid="u", created_by="ann")))
+    assert made.creator == "ann"
+
+
 @pytest.mark.parametrize("name", ["web", "web-1", "a", "1a", "a" * 63])
 def test_good_names(name: str) -> None:
     assert check_name(name) == name

@@ -151,6 +151,7 @@ async def plan_create(
         uid="" if fleet is None else fleet.new_uid(),
         project=manifest.project,
         labels=manifest.labels or {},
+        creator=actor.creator if actor is not None else "",
         raw=raw,
     )
     await references.refuse_reserved(view.store, kind, envelope)

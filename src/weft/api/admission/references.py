@@ -271,7 +271,7 @@ async def plan_claims(
         current = await view.get_key(key)
         if current is None:
             await _refuse_foreign(context, claim)
-            envelope = BY_NAME[claim.kind].make(claim.name, claim.spec, context.clock.now(), owner=owner.ref)
+            envelope = BY_NAME[claim.kind].make(claim.name, claim.spec, context.clock.now(), owner=owner)
             view.plan(key, envelope)
             writes.append(Put(key, encode_envelope(envelope)))
             preconditions.append(Absent(key))

@@ -26,6 +26,7 @@ PASSED_OVER = frozenset(
         "revision",
         "schema",
         "created_at",
+        "created_by",
         "status",
         "report",
         "conditions",

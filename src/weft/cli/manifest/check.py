@@ -20,7 +20,7 @@ from weft.objects.schema import find_problems, read_strict, suggest
 
 WRITTEN = ("kind", "name", "project", "labels", "spec", "uid", "generation")
 SERVER_SET = (
-    *("owner", "revision", "schema", "created_at", "status", "report", "conditions"),
+    *("owner", "revision", "schema", "created_at", "created_by", "status", "report", "conditions"),
     *("deleting_since", "finalizers"),
 )
 _LISTS = ("items", "cursor", "continue")

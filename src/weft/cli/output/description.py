@@ -39,6 +39,8 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
     if obj.get("labels"):
         head["labels"] = ", ".join(f"{key}={value}" for key, value in obj["labels"].items())
     head["created"] = f"{age_of(obj.get('created_at', 0.0))} ago"
+    if obj.get("created_by"):
+        head["created by"] = clean(obj["created_by"])
     if obj.get("deleting_since"):
         head["deleting"] = f"for {age_of(obj['deleting_since'])}"
     head |= {"uid": obj["uid"], "generation": str(obj.get("generation", 1))}

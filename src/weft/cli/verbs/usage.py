@@ -27,13 +27,14 @@ _FIELDS = {
     "USED-DISK-GIB-H": "used.disk_gib_hours",
     "GPU-H": "requested.gpu_hours",
 }
-_COLUMNS = make_columns("PROJECT!", "USER", *(f"{title}>" for title in _FIELDS))
+_OF = ("project", "user")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Option(["--since"], metavar="TIME", default=DEFAULT_SINCE, help="From when: 30d ago, or a date. [30d]"),
         click.Option(["--until"], metavar="TIME", default="", help="Until when: 1d ago, or a date. [now]"),
+        click.Option(["--by"], type=click.Choice(_OF), help="One row for each. [each user of each project]"),
         options.all_projects(),
         *options.table(),
         options.output(),
@@ -41,7 +42,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, since: str, until: str) -> None:
+def _run(session: Session, kind: Kind | None, since: str, until: str, by: str | None) -> None:
     now = session.clock.now()
     asked = f"since={read_past(since, now, '--since')}" + (
         f"&until={read_past(until, now, '--until')}" if until else ""
@@ -50,7 +51,7 @@ def _run(session: Session, kind: Kind | None, since: str, until: str) -> None:
     answer = session.client.http.request("GET", f"/v1/{where}accounting?{asked}")
     raise_problem(answer)
     found: dict[str, Any] = answer.json()
-    items = found["items"]
+    items = found["items"] = _add_up(found["items"], by) if by else found["items"]
     total = {field: round(sum(dig(one, field) for one in items), 6) for field in _FIELDS.values()}
     if session.is_document:
         print_data(session, {**found, "total": _unfold(total)})
@@ -58,16 +59,32 @@ def _run(session: Session, kind: Kind | None, since: str, until: str) -> None:
     if not items and not session.is_data:
         session.notify("nothing was requested or used in that time")
         return
+    of = [by] if by else _OF
     rows = [
-        [one["project"], one["user"], *(_hours(session, dig(one, field)) for field in _FIELDS.values())]
+        [
+            *(one[name] or ("" if session.is_data else "–") for name in of),
+            *(_hours(session, dig(one, field)) for field in _FIELDS.values()),
+        ]
         for one in items
     ]
     if not session.is_data:
-        rows.append(["total", "", *(_hours(session, amount) for amount in total.values())])
-    print_rows(session, _COLUMNS, rows)
+        rows.append(["total", *[""] * (len(of) - 1), *(_hours(session, amount) for amount in total.values())])
+    columns = make_columns(*(f"{name.upper()}!" for name in of), *(f"{title}>" for title in _FIELDS))
+    print_rows(session, columns, rows)
     if not session.is_data:
         through = f", counted until {render_time(found['through'])}" if found["through"] else ""
         session.notify(f"from {render_time(found['since'])} to {render_time(found['until'])}{through}")
+
+
+def _add_up(items: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """One item for each project or user, with what all of its items have together."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in items:
+        found.setdefault(one[by], []).append(one)
+    return [
+        {by: name, **_unfold({field: round(sum(dig(one, field) for one in own), 6) for field in _FIELDS.values()})}
+        for name, own in sorted(found.items())
+    ]
 
 
 def _unfold(total: dict[str, float]) -> dict[str, dict[str, float]]:

@@ -77,7 +77,8 @@ class Accounting:
         if spec.lease is not None:
             begins = max(begins, spec.lease.prepare_at)
         rate = rate_of(spec, allocation.report(AllocationReport))
-        self._ledger.hold(change.key, Account(spec.workload.project or "", ""), spec.workload.uid, rate, begins, now)
+        of = Account(spec.workload.project or "", allocation.envelope.creator)
+        self._ledger.hold(change.key, of, spec.workload.uid, rate, begins, now)
 
     async def observe(self) -> None:
         """Count what the guests use, once a minute."""

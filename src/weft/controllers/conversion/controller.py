@@ -133,7 +133,7 @@ def plan_writes(
     image = view.get(object_key("image", item.envelope.project, status.image)) if status.image else None
     if outcome.image is not None:
         name, image_spec = outcome.image  # nothing owns it: it stays when the Conversion has gone
-        draft.make(IMAGE.make(name, image_spec, now, project=item.envelope.project))
+        draft.make(IMAGE.make(name, image_spec, now, project=item.envelope.project, creator=item.envelope.creator))
     question = _find_question(view, item)
     if outcome.asks is not None and old is not None:
         draft.make(make_question(item, old, outcome.asks, now))
@@ -156,7 +156,8 @@ def make_workload(item: Item, old: Item, spec: WorkloadSpec, uid: str, now: floa
     """The new one, with the labels of the old one."""
     kind = BY_NAME[item.spec(ConversionSpec).to]
     name, status = workload_keys(item)[1].rpartition("/")[2], WorkloadStatus(conversion=item.envelope.name)
-    return kind.make(name, spec, now, uid=uid, project=item.envelope.project, labels=old.envelope.labels, status=status)
+    of = old.envelope
+    return kind.make(name, spec, now, uid=uid, project=of.project, labels=of.labels, creator=of.creator, status=status)
 
 
 def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float) -> Envelope:
@@ -164,7 +165,7 @@ def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float
     spec = RecommendationSpec(
         kind=item.spec(ConversionSpec).to, changes=msgspec.to_builtins(workload_spec), instead_of=name_of(old)
     )
-    return RECOMMENDATION.make(item.envelope.name, spec, now, project=item.envelope.project, owner=item.envelope.ref)
+    return RECOMMENDATION.make(item.envelope.name, spec, now, project=item.envelope.project, owner=item.envelope)
 
 
 def _plan_claims(
@@ -188,7 +189,7 @@ def _plan_claims(
         spec = claim.spec
         assert isinstance(spec, PublishedPortSpec)
         if current is None:
-            draft.make(BY_NAME[claim.kind].make(claim.name, spec, now, owner=ref))
+            draft.make(BY_NAME[claim.kind].make(claim.name, spec, now, owner=taker.envelope))
         elif key in held:
             envelope = edit(current)
             envelope.owner, envelope.generation = ref, envelope.generation + 1

@@ -215,7 +215,7 @@ def make_task(job: Item, one: Attempt, now: float) -> Envelope:
     )
     labels = {**of.labels, "job": of.name, "task": str(one.index)}
     name = task_name(of.name, one.index, one.attempt)
-    return CONTAINER.make(name, spec, now, project=of.project, labels=labels, owner=of.ref)
+    return CONTAINER.make(name, spec, now, project=of.project, labels=labels, owner=of)
 
 
 def plan_blocked(job: Item, name: str) -> Commit | None:
@@ -275,7 +275,7 @@ def make_run(job: Item, name: str, now: float) -> Envelope:
     """One run of a job with a schedule: the same without it."""
     of, workload_spec = job.envelope, job.spec(JobSpec)
     spec = msgspec.structs.replace(workload_spec, schedule="", time_zone="UTC", hold=False, cancel=False, rounds=0)
-    return JOB.make(name, spec, now, project=of.project, labels={**of.labels, "job": of.name}, owner=of.ref)
+    return JOB.make(name, spec, now, project=of.project, labels={**of.labels, "job": of.name}, owner=of)
 
 
 def _key(job: Item, index: int, attempt: int) -> str:

@@ -124,6 +124,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
             name=f"{spec.workload.kind}/{spec.workload.name}",
             uid=spec.workload.uid,
             project=spec.workload.project,
+            creator=allocation.envelope.creator,
             way="notYet",
             phase="",
             cost=spec.resources.memory,
@@ -192,7 +193,9 @@ def plan_migration(node: Item, evictee: Evictee, now: float) -> Commit:
         workload=evictee.name, mode="cold" if evictee.way == "cold" and best == "live" else best, reason=why[:200]
     )
     name = f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
-    envelope = MIGRATION.make(name, spec, now, project=evictee.project, labels={LABEL: node.envelope.name})
+    envelope = MIGRATION.make(
+        name, spec, now, project=evictee.project, creator=evictee.creator, labels={LABEL: node.envelope.name}
+    )
     event = Event(
         "Normal",
         "Draining",

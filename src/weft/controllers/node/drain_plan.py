@@ -25,6 +25,7 @@ class Evictee(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     uid: str
     project: str | None
+    creator: str = ""
     way: Way
     phase: str
     cost: int  # bytes to transfer

@@ -154,7 +154,7 @@ def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *
         now,
         uid=copy.uid,
         labels=of.labels,
-        owner=of.ref,
+        owner=of,
         report=AllocationReport(incarnation=spec.incarnation, restart_generation=spec.restart_generation),
     )
     made.deleting_since = now if workload.deleting else None  # at once: its node must not start it again first

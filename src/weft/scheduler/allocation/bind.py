@@ -219,7 +219,7 @@ def make_allocation(workload: Item, spec: AllocationSpec, uid: str, now: float) 
     """A workload's new allocation as a whole object."""
     of, report = workload.envelope, AllocationReport()
     name = allocation_name(spec.node_uid, uid)
-    envelope = ALLOCATION.make(name, spec, now, uid=uid, labels=of.labels, owner=of.ref, report=report)
+    envelope = ALLOCATION.make(name, spec, now, uid=uid, labels=of.labels, owner=of, report=report)
     return Item(envelope, spec=spec, report=report)
 
 
@@ -267,7 +267,7 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     name = f"{of.kind}.{of.name}"
     former = view.get(object_key("decision", of.project, name))
     if former is None or former.envelope.owner != of.ref:
-        return DECISION.make(name, spec, timing.at, project=of.project, owner=of.ref)
+        return DECISION.make(name, spec, timing.at, project=of.project, owner=of)
     envelope = edit(former)
     envelope.generation += 1
     envelope.spec = merge_part(envelope.spec, spec)
