@@ -26,7 +26,6 @@ from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.contracts.driver.volume import VolumeFacts
 from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume, Resources
-from weft.kinds.fields.lease import AllocatedLease
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 from weft.objects.image.bundle import BundleManifest
@@ -51,14 +50,13 @@ def test_one_fold_makes_one_segment_of_many_allocations() -> None:
     assert len(segments["uid-of-blue"].endpoints) == 2
 
 
-def test_before_its_lease_a_guest_is_reached_by_nobody_and_then_as_its_groups_say() -> None:
-    lease = AllocatedLease(mode="reservation", start=2000.0, end=3000.0, prepare_at=1940.0)
+def test_ports_that_are_closed_let_nothing_through_whatever_their_groups_say() -> None:
     group = AllocatedGroup(name="web", uid="g", ingress=[AllocatedRule(protocol="tcp", first_port=80, last_port=80)])
-    alone, grouped = wanted("alone", lease=lease), wanted("grouped", lease=lease, groups=[group])
+    alone, grouped = wanted("alone"), wanted("grouped", groups=[group])
     segments = fold_segments([alone, grouped], {}, ADDRESS)
-    for now in (1900.0, 1950.0):
-        assert [(f.ingress, f.egress) for f in fold_filters([alone, grouped], segments, now)] == [((), ())] * 2
-    (filter_,) = fold_filters([alone, grouped], segments, 2000.0)
+    closed = fold_filters([alone, grouped], segments, {alone.uid, grouped.uid})
+    assert [(f.ingress, f.egress) for f in closed] == [((), ())] * 2
+    (filter_,) = fold_filters([alone, grouped], segments)
     assert filter_.port_id == port_id(grouped.uid, make_nic().uid) and [
         rule.first_port for rule in filter_.ingress
     ] == [80]

@@ -109,12 +109,12 @@ class StepExecutor:
         await runtime.adjust(self._plan_guest(work))
 
     def wake_network(self) -> None:
-        """A lease has begun or ended: what its ports let through follows."""
+        """Ports are to be opened or closed."""
         self._network.wake()
 
     async def _hold(self, local: LocalAllocation, held: bool) -> None:
         if not held:
-            await self._network.open()
+            await self._network.open(local)
         if (driver := self.runtimes.holding.get(self.runtimes.find(local))) is not None:
             await driver.hold(local.id, held)
 

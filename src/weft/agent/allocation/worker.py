@@ -62,7 +62,7 @@ class Worker:
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
-        self._stage = find_stage(state.local.spec.lease, clock.now())[0]
+        self._closed = state.is_closed(clock.now())
         self._network: asyncio.Task[str] | None = None  # runs beside the steps for disks
 
     def update(self, envelope: Envelope) -> bool:
@@ -128,10 +128,9 @@ class Worker:
         state = self.state
         assert state.guest is not None
         facts = self._read(state.guest)
-        if facts.stage != self._stage:
-            self._stage = facts.stage
-            if not state.guest.held:  # else its ports are opened before it goes on
-                self._executor.wake_network()
+        if (closed := state.is_closed(self._clock.now())) != self._closed:
+            self._closed = closed
+            self._executor.wake_network()
         if self._settled is not None and facts == replace(self._settled, now=facts.now):
             self._reporter.put(state.local.name, self._shown)
             await state.note(state.checkpoint)  # it may not have been saved the last time

@@ -77,6 +77,7 @@ class NetworkExecutor:
         self.held = HeldPorts()  # by programs of this node
         self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
+        self._closed: set[str] = set()  # the uids of allocations whose ports were closed then
         self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self._neighbours, self._on_switched)
         self._saved = known
 
@@ -157,8 +158,10 @@ class NetworkExecutor:
             ports = ports_of(local, in_namespace=self._runtimes.in_namespace(local))
             return [await self._driver.plug(port) for port in ports]
 
-    async def open(self) -> None:
-        """Open the ports of guests whose leases have begun. Raises WeftError."""
+    async def open(self, local: LocalAllocation) -> None:
+        """Open the allocation's ports if they are closed still: its lease has begun. Raises WeftError."""
+        if local.uid not in self._closed:
+            return  # opened while its guest was held: its start waits for no other network
         async with self._changing:
             here = list(self._table.hosted())
             await self._filter(here, self._fold(here))
@@ -301,10 +304,12 @@ class NetworkExecutor:
             self._applied_refused = refused
 
     async def _filter(self, here: Iterable[LocalAllocation], segments: Mapping[str, Segment]) -> None:
-        filters = fold_filters(here, segments, self._clock.now())
+        closed = self._table.find_closed(self._clock.now())
+        filters = fold_filters(here, segments, closed)
         if filters != self._applied_filters:
             await self._driver.ensure_filters(filters)
             self._applied_filters = filters
+        self._closed = closed
 
     async def _heal(self) -> None:
         async with self._changing:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 import msgspec
 
 from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
-from weft.agent.state.lease import find_stage
 from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Migrated, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
@@ -131,14 +130,15 @@ def _place_inside(local: LocalAllocation, index: int, in_namespace: bool) -> Ins
     return Inside(local.id, f"eth{index}", own_users=local.shares_kernel) if in_namespace else None
 
 
-def fold_filters(here: Iterable[LocalAllocation], segments: Mapping[str, Segment], now: float) -> list[Filter]:
+def fold_filters(
+    here: Iterable[LocalAllocation], segments: Mapping[str, Segment], closed: Collection[str] = ()
+) -> list[Filter]:
     """The filters of NICs whose workload has security groups, with all groups' rules. A rule about a group's members applies to
-    their addresses in the NIC's own network. One whose lease hasn't begun by ``now`` (seconds since 1970) is closed."""
+    their addresses in the NIC's own network. The ports of allocations whose uid is in ``closed`` let nothing through."""
     filters = {}
     for local in here:
-        closed = find_stage(local.spec.lease, now)[0] in ("waits", "ahead")
-        groups = [] if closed else local.spec.groups
-        for nic in local.spec.nics if groups or closed else ():
+        groups = [] if local.uid in closed else local.spec.groups
+        for nic in local.spec.nics if groups or local.uid in closed else ():
             segment = segments[nic.network_uid]
             port = port_id(local.uid, nic.uid)
             filters[port] = Filter(

@@ -54,6 +54,10 @@ class AllocationTable:
         """Allocations whose networks are needed on this node, and the node's own egress endpoints."""
         return [s.local for s in self if s.checkpoint.made and not s.unplugged] + list(self.egress.values())
 
+    def find_closed(self, now: float) -> set[str]:
+        """The uids of allocations whose ports are closed at ``now`` (seconds since 1970)."""
+        return {state.local.uid for state in self if state.is_closed(now)}
+
     def networks(self) -> set[str]:
         """The uids of the networks that anything here is in or will be in."""
         return {nic.network_uid for state in self for nic in state.local.spec.nics} | self.egress.keys()
