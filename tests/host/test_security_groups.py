@@ -141,6 +141,11 @@ async def test_only_what_is_allowed_comes_in_and_what_was_asked_for_comes_back(s
         assert opens(b, "10.20.0.11") and b.reaches("10.20.0.13")  # what b begins is answered
         by_gateway = ["ip", "netns", "exec", f"w1n{street.blue.id}", *PYTHON, OPEN, "10.20.0.12", "81"]
         assert street.n1.shell(shlex.join(by_gateway)) == "open"  # weft's own way in, which wants a ticket
+        closed = msgspec.structs.replace(street.filter("b", [], []), closed=True)
+        await street.n1.ensure_filters([closed])  # its lease hasn't begun
+        assert street.n1.shell(shlex.join(by_gateway)) != "open"
+        b.lease()  # its network is made while it boots
+        await street.n1.ensure_filters([street.filter("b", [web], [ANYONE])])
         assert opens(c, "10.20.0.11")  # who carries no group is open, on the same bridge
     assert b.fetch(OUTSIDE) == "I am outside" and b.run("getent", "hosts", "a")
     b.lease()

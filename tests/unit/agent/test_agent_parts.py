@@ -55,7 +55,7 @@ def test_ports_that_are_closed_let_nothing_through_whatever_their_groups_say() -
     alone, grouped = wanted("alone"), wanted("grouped", groups=[group])
     segments = fold_segments([alone, grouped], {}, ADDRESS)
     closed = fold_filters([alone, grouped], segments, {alone.uid, grouped.uid})
-    assert [(f.ingress, f.egress) for f in closed] == [((), ())] * 2
+    assert [(f.ingress, f.egress, f.closed) for f in closed] == [((), (), True)] * 2
     (filter_,) = fold_filters([alone, grouped], segments)
     assert filter_.port_id == port_id(grouped.uid, make_nic().uid) and [
         rule.first_port for rule in filter_.ingress

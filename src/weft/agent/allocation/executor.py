@@ -109,7 +109,7 @@ class StepExecutor:
         await runtime.adjust(self._plan_guest(work))
 
     def wake_network(self) -> None:
-        """Ports are to be opened or closed."""
+        """Open or close ports soon, as leases say."""
         self._network.wake()
 
     async def _hold(self, local: LocalAllocation, held: bool) -> None:

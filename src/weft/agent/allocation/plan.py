@@ -299,16 +299,17 @@ def _plan_over(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
 
 
 def _plan_ahead(facts: PlanInput) -> Plan | None:
-    """Before its lease begins: a machine boots and then stands still, everything else is made but for the start. None: go on."""
+    """Before its lease begins: a machine boots and is then held, everything else is made but for the start. None: go on."""
     guest, lease = facts.guest, facts.local.spec.lease
-    if lease is None or facts.stage not in ("waits", "ahead"):
+    if lease is None or facts.stage not in ("waits", "ahead", "imminent"):
         return None
     why = f"its lease begins at {format_moment(lease.start)}"
     if facts.stage == "waits":
         return None if is_alive(guest) else Plan((), "pending", LEASE_WAITS, why)
     if is_alive(guest):
         ready = guest.ready is not False and guest.state != "starting" and not guest.held
-        return Plan((Step.HOLD,) if ready and facts.can_hold else (), "preparing", LEASE_WAITS, why)
+        hold = ready and facts.can_hold and facts.stage == "imminent"
+        return Plan((Step.HOLD,) if hold else (), "preparing", LEASE_WAITS, why)
     if facts.prepared:
         return Plan((), "preparing", LEASE_WAITS, why)
     return Plan(BRING_UP if facts.can_hold else BRING_UP[:-1], "preparing")

@@ -31,7 +31,7 @@ from weft.agent.migration.disk_relocation import begin_relocation
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import DiskRelocation, StepFailure
 from weft.agent.state.allocation_state import AllocationState
-from weft.agent.state.lease import find_stage
+from weft.agent.state.lease import closes_ports, find_stage
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
@@ -62,7 +62,7 @@ class Worker:
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
-        self._closed = state.is_closed(clock.now())
+        self._closed = closes_ports(state.local.spec.lease, state.guest, clock.now())
         self._network: asyncio.Task[str] | None = None  # runs beside the steps for disks
 
     def update(self, envelope: Envelope) -> bool:
@@ -128,7 +128,8 @@ class Worker:
         state = self.state
         assert state.guest is not None
         facts = self._read(state.guest)
-        if (closed := state.is_closed(self._clock.now())) != self._closed:
+        closed = closes_ports(state.local.spec.lease, state.guest, self._clock.now())
+        if closed != self._closed:
             self._closed = closed
             self._executor.wake_network()
         if self._settled is not None and facts == replace(self._settled, now=facts.now):

@@ -148,6 +148,7 @@ def fold_filters(
                 gateway=nic.gateway,
                 ingress=_allow([rule for group in groups for rule in group.ingress], segment),
                 egress=_allow([rule for group in groups for rule in group.egress], segment),
+                closed=local.uid in closed,
             )
     return [filters[port] for port in sorted(filters)]
 

@@ -24,7 +24,6 @@ from weft.agent.state.allocation import (
 )
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
 from weft.agent.state.departure import find_departed, recall_migration
-from weft.agent.state.lease import find_stage
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, list_disks
 from weft.objects.envelope import Envelope
@@ -75,12 +74,6 @@ class AllocationState:
         check = container.health_check if container is not None else None
         ends = check is not None and check.on_unhealthy == "restart" and self.health.state == "unhealthy"
         return self.health.message if ends else ""
-
-    def is_closed(self, now: float) -> bool:
-        """Whether its ports let nothing through at ``now`` (seconds since 1970): its guest may boot ahead of its lease. One that is
-        held answers nobody, so its ports are open by its start, and its start waits for none of them."""
-        ahead = find_stage(self.local.spec.lease, now)[0] in ("waits", "ahead")
-        return ahead and not (self.guest is not None and self.guest.held)
 
     def wake(self) -> None:
         """The guest may have changed."""

@@ -7,11 +7,15 @@ from typing import Literal
 
 import msgspec
 
+from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.fields.lease import AllocatedLease
 
-# waits: nothing is begun; ahead: it boots, to run at its start; active: it runs, as without a lease; suspended: another workload
-# has its capacity; over: it ends.
-Stage = Literal["waits", "ahead", "active", "suspended", "over"]
+# waits: nothing is begun; ahead: it boots; imminent: its machine is held, to go on at its start; active: it runs, as without a
+# lease; suspended: another workload has its capacity; over: it ends.
+Stage = Literal["waits", "ahead", "imminent", "active", "suspended", "over"]
+HELD_SECONDS = (
+    10.0  # before its start: by then it has booted, its own network included, or little of that is left to do
+)
 
 
 def find_stage(lease: AllocatedLease | None, now: float) -> tuple[Stage, float]:
@@ -27,8 +31,17 @@ def find_stage(lease: AllocatedLease | None, now: float) -> tuple[Stage, float]:
         return stage, min(wait, lease.suspension.at - now)
     if now < lease.prepare_at:
         return "waits", lease.prepare_at - now
+    if now < lease.start - HELD_SECONDS:
+        return "ahead", lease.start - HELD_SECONDS - now
     if now < lease.start:
-        return "ahead", lease.start - now
+        return "imminent", lease.start - now
     if lease.end is None:
         return "active", math.inf
     return ("active", lease.end - now) if now < lease.end else ("over", math.inf)
+
+
+def closes_ports(lease: AllocatedLease | None, guest: GuestFacts | None, now: float) -> bool:
+    """Whether the ports of an allocation let nothing through: its guest may boot ahead of its lease. One that is held answers
+    nobody, so its ports are open by its start, which waits for no network."""
+    held = guest is not None and guest.held
+    return not held and find_stage(lease, now)[0] in ("waits", "ahead", "imminent")

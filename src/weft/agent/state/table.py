@@ -7,6 +7,7 @@ from typing import Protocol
 
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.lease import closes_ports
 from weft.contracts.driver.runtime import GuestFacts
 from weft.protocol.heartbeat import Instances
 
@@ -56,7 +57,7 @@ class AllocationTable:
 
     def find_closed(self, now: float) -> set[str]:
         """The uids of allocations whose ports are closed at ``now`` (seconds since 1970)."""
-        return {state.local.uid for state in self if state.is_closed(now)}
+        return {s.local.uid for s in self if closes_ports(s.local.spec.lease, s.guest, now)}
 
     def networks(self) -> set[str]:
         """The uids of the networks that anything here is in or will be in."""

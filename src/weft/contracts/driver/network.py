@@ -116,7 +116,8 @@ class Allowed(msgspec.Struct, frozen=True):
 
 class Filter(msgspec.Struct, frozen=True):
     """A port that carries security groups: only what ``ingress`` allows is opened to it, and only what ``egress`` allows by it.
-    Answers pass; so do DHCP, questions to the gateway's name server, and what the gateway itself opens (``dial``)."""
+    Answers pass; so do DHCP, questions to the gateway's name server, and, unless it is ``closed``, what the gateway itself opens
+    (``dial``)."""
 
     port_id: str
     segment_id: str
@@ -124,6 +125,7 @@ class Filter(msgspec.Struct, frozen=True):
     gateway: str
     ingress: tuple[Allowed, ...]
     egress: tuple[Allowed, ...]
+    closed: bool = False
 
 
 class NetworkProbe(msgspec.Struct, frozen=True):

@@ -84,10 +84,10 @@ chain between_ports {{
 def _render_ways(f: Filter) -> str:
     into = render_rules(f.ingress, "saddr", "accept")
     out_of = render_rules(f.egress, "daddr", "return")
+    dial = "" if f.closed else f"  ip saddr {f.gateway} accept\n"
     return f"""\
 chain in_{f.port_id} {{
-  ip saddr {f.gateway} accept
-{into}  counter drop
+{dial}{into}  counter drop
 }}
 chain out_{f.port_id} {{
   ip daddr {f.gateway} meta l4proto {{ tcp, udp }} th dport 53 return
