@@ -176,6 +176,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     once: bool = False
     preemptible: bool = False
     lease: AllocatedLease | None = None  # None: it has its place for good
+    slot: str | None = None  # name of the reservation's allocation whose cores, memory and GPUs it takes
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -274,7 +275,14 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
     fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing
-    after its end; a lease that is over, or suspended for another workload, takes its disk."""
+    after its end; a lease that is over, or suspended for another workload, takes its disk. In a slot of a reservation only the disk
+    is taken of the node: the slot has taken the rest."""
+    within = account_within(spec, report)
+    return within if spec.slot is None else Resources(disk=within.disk)
+
+
+def account_within(spec: AllocationSpec, report: AllocationReport) -> Resources:
+    """What an allocation takes, of its node or of its slot."""
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()
@@ -320,13 +328,30 @@ RESERVATIONS_BY_MIGRATION = Index("reservations by migration")
 ALLOCATIONS_BY_NODE = Index("allocations by node")
 ALLOCATIONS_BY_VOLUME = Index("allocations by volume")
 ALLOCATIONS_BY_WAITED = Index("allocations by those that they wait for")
+SLOTS_BY_RESERVATION = Index("slots by reservation")
+ALLOCATIONS_BY_SLOT = Index("allocations by slot")
 PREEMPTIBLE = Index("preemptible allocations by node")
 PREEMPTIBLE_ANYWHERE = "*"
 
 
 def is_reservation(allocation: Stored) -> bool:
-    """Whether it only reserves capacity, for a Migration that is planned."""
+    """Whether it only reserves capacity, for a Migration that is planned, or for a Reservation."""
     return allocation.spec(AllocationSpec).role == "reserved"
+
+
+def is_slot(spec: AllocationSpec) -> bool:
+    """Whether it is a slot of a Reservation."""
+    return spec.role == "reserved" and spec.workload.kind == "reservation"
+
+
+def _slot_of(allocation: Stored) -> tuple[str, ...]:
+    spec = allocation.spec(AllocationSpec)
+    return (spec.workload.uid,) if is_slot(spec) else ()
+
+
+def _user_of(allocation: Stored) -> tuple[str, ...]:
+    slot = allocation.spec(AllocationSpec).slot
+    return (slot,) if slot is not None else ()
 
 
 def _reserved_for(allocation: Stored) -> tuple[str, ...]:
@@ -337,6 +362,8 @@ def _reserved_for(allocation: Stored) -> tuple[str, ...]:
 
 def _preemptible(allocation: Stored) -> tuple[str, ...]:
     spec = allocation.spec(AllocationSpec)
+    if spec.slot is not None:
+        return ()  # what it takes is kept for its reservation
     leased = spec.lease is not None and spec.lease.preemptible
     return (spec.node_uid, PREEMPTIBLE_ANYWHERE) if spec.preemptible or leased else ()
 
@@ -366,6 +393,8 @@ ALLOCATION = Kind(
         RESERVATIONS_BY_MIGRATION: _reserved_for,
         ALLOCATIONS_BY_NODE: lambda item: (item.spec(AllocationSpec).node_uid,),
         ALLOCATIONS_BY_VOLUME: lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes],
+        SLOTS_BY_RESERVATION: _slot_of,
+        ALLOCATIONS_BY_SLOT: _user_of,
         PREEMPTIBLE: _preemptible,
         ALLOCATIONS_BY_WAITED: _waited_for,
     },

@@ -198,6 +198,12 @@ def check_job(spec: JobSpec) -> None:
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise InvalidInput(f"spec.{name}: shorter than 1 s", field=f"spec.{name}", hint="give at least 1s")
+    if spec.gang and spec.task.reservation is not None:
+        raise InvalidInput(
+            "spec.gang: the members of a gang aren't placed in a reservation",
+            field="spec.gang",
+            hint="leave out either gang or task.reservation",
+        )
     if spec.gang and min(spec.parallelism, len(indexes)) > MOST_IN_GANG:
         raise InvalidInput(
             f"spec.parallelism: at most {MOST_IN_GANG} tasks can be placed together",
@@ -294,7 +300,7 @@ def _tasks(obj: Object) -> str:
 
 
 def _of_task(one: Reference) -> Reference:
-    agree = one.agree
+    agree, suffices, asks = one.agree, one.suffices, one.asks
     return Reference(
         one.kind,
         one.field.replace("spec.", "spec.task.", 1),
@@ -303,6 +309,8 @@ def _of_task(one: Reference) -> Reference:
         awaited=one.awaited,
         else_=one.else_,
         agree=None if agree is None else lambda spec, named: agree(spec.task, named),
+        suffices=None if suffices is None else lambda spec, named: suffices(spec.task, named),
+        asks=None if asks is None else lambda spec: asks(spec.task),
     )
 
 

@@ -291,6 +291,12 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
 def _check_free(obj: Object, given: MigrateInput | MigrateContainerInput) -> None:
     """Raises IllegalTransition for a workload that its own spec keeps on its node: waiting would change nothing."""
     what, bound = f"{obj['kind']}/{obj['name']}", dig(obj, "spec.node")
+    if reservation := dig(obj, "spec.reservation"):
+        raise IllegalTransition(
+            f"{what} is in reservation/{reservation}, so it stays on its node until that ends",
+            reason="inReservation",
+            hint=f"weft reservation describe {reservation} shows when that is",
+        )
     if bound is not None and (bound == dig(obj, "status.node") or given.to not in (None, bound)):
         raise IllegalTransition(
             f"{what} is bound to node {bound} (spec.node), so it can't go to {given.to or 'another'}",

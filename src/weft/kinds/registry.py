@@ -24,6 +24,7 @@ from weft.kinds.quota import QUOTA
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
+from weft.kinds.reservation import RESERVATION
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
@@ -47,6 +48,7 @@ KINDS: tuple[Kind, ...] = (
     NODE,
     PROJECT,
     QUOTA,
+    RESERVATION,
     PLACEMENT_POLICY,
     SECRET,
     TOKEN,

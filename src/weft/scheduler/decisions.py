@@ -55,7 +55,8 @@ from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.intake import Intake, is_regrouped, needs_resize
 from weft.scheduler.lease.calendar import Lease
 from weft.scheduler.own_policies.registry import OwnPolicies
-from weft.scheduler.table.facts import name_workload
+from weft.scheduler.reservation.placing import find_within, without_slot
+from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.workload.request import (
     Candidate,
     Waiting,
@@ -232,6 +233,8 @@ class Decisions:
         candidate = self._relax(candidate)
         workload, request = candidate.workload, candidate.request
         lease = spec_of(workload).lease
+        if spec_of(workload).reservation is not None:
+            return self._decide_within(candidate, now)
         if lease is not None and lease.duration is not None:
             return self._decide_lease(candidate, lease, now)
         standing = self._intake.queue.verdict(request) if lease is None else None
@@ -288,6 +291,21 @@ class Decisions:
             return self._refuse(candidate, explanation, timing, sleeps=False)
         return self._bind(candidate, found.row, explanation, timing)
 
+    def _decide_within(self, candidate: Candidate, now: float) -> Commit | None:
+        """A place in a slot of its reservation."""
+        workload, began = candidate.workload, self._lease.clock.elapsed()
+        found = find_within(self._view, self._engine, candidate, now)
+        if isinstance(found, Waiting):
+            self._intake.addresses.give_back(self._view, candidate.reserved)
+            self._intake.wait_for_reservation(workload)
+            return self._plan_waiting(workload, found, now)
+        explanation = explain(self._engine, without_slot(candidate.request), workload.uid, found.row)
+        candidate = msgspec.structs.replace(
+            candidate, lease=found.lease, slot=found.slot, preempts=(*candidate.preempts, found.note)
+        )
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        return self._bind(candidate, found.row, explanation, timing, found.load)
+
     def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
         """Its placement where it preempts others; None if there is no such place."""
         request, workload, spec = candidate.request, candidate.workload, spec_of(candidate.workload)
@@ -315,17 +333,21 @@ class Decisions:
             return ""
         return f"; or with priority {max(v.priority for v in way.victims)}, if these are suspended: {name_victims(way)}"
 
-    def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
+    def _bind(
+        self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing, load: Load | None = None
+    ) -> Commit:
         """Count the placement in the snapshot, and plan its commit."""
         workload, request = candidate.workload, candidate.request
         node = self._view.find(NODES_BY_UID, self._snapshot.uids[row])[0]
         uid = new_uid()
         allocation = object_key("allocation", None, allocation_name(node.uid, uid))
-        load = self._engine.load(request, row)
+        load = self._engine.load(request, row) if load is None else load
         if request.groups:
             load = msgspec.structs.replace(load, workload=name_workload(workload.envelope.ref))
         lease = candidate.lease
-        if lease is not None and lease.end is not None:
+        if candidate.slot is not None:
+            self._snapshot.put_slotted(allocation, node.uid, candidate.slot, request.amounts, load)
+        elif lease is not None and lease.end is not None:
             held = Lease(node.uid, lease.prepare_at, lease.end + spec_of(workload).grace, request.amounts[:2])
             self._snapshot.put_leased(allocation, held, request.amounts[2], load)
         else:

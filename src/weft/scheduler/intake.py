@@ -17,7 +17,14 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent, may_be_silent
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import gang_of, list_workloads, record_of, spec_of
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, PREEMPTIBLE, AllocationReport, AllocationSpec
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_SLOT,
+    ALLOCATIONS_BY_WORKLOAD,
+    PREEMPTIBLE,
+    AllocationReport,
+    AllocationSpec,
+    is_slot,
+)
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
@@ -47,6 +54,7 @@ from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
+from weft.scheduler.reservation.plan import Reservations
 from weft.scheduler.workload.request import is_observed, read_memberships, wants_place
 
 REFRESH_EVERY_SECONDS = 5.0
@@ -55,7 +63,7 @@ LONGEST_SLEEP_SECONDS = 30.0  # the clock may be set meanwhile
 MOST_LEASES = 200  # that wait for capacity and are tried again at once
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
 # Whose objects a new scheduler must read first.
-KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", *QUESTIONS)
+KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", "reservation", *QUESTIONS)
 WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume")
 
 
@@ -69,6 +77,8 @@ class Intake:
         self.wake = Wake(lease.clock)
         self.silent: list[str] = []  # nodes that haven't reported since a restore
         self.cramped: set[str] = set()  # keys of workloads that wait for capacity to grow where they run
+        self.reservations = Reservations()
+        self._reserved: dict[str, set[str]] = {}  # keys of workloads that wait for a reservation, by its key
         self.leases: set[str] = set()  # keys of workloads that wait for capacity for as long as they request
         self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
@@ -119,6 +129,8 @@ class Intake:
                 case "migration":
                     self.migrations.notice(self._view, change)
                     self.wake.ring()
+                case "reservation":
+                    self._wake_reserved(self.reservations.notice(change))
                 case "recommendation" | "report":
                     self.questions.notice(change)
                     self.wake.ring()
@@ -155,10 +167,33 @@ class Intake:
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
         self.migrations.notice(self._view, change)
+        self._notice_slot(change)
         if has_changed(change, _stand_of):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
                 self._offer_gang(workload)
+
+    def _notice_slot(self, change: Changed) -> None:
+        """A slot that comes or goes changes what those in it take of their node."""
+        spec = change.item.spec(AllocationSpec)
+        if is_slot(spec):
+            if change.old is None or change.new is None:
+                for item in self._view.find(ALLOCATIONS_BY_SLOT, change.item.envelope.name):
+                    self.count(item.key, item)
+            self._wake_reserved(self.reservations.notice_allocation(change, spec.workload.uid))
+        elif spec.slot is not None:
+            slot = self._snapshot.slots.get(object_key("allocation", None, spec.slot))
+            self._wake_reserved(self.reservations.notice_allocation(change, slot.reservation) if slot else "")
+
+    def wait_for_reservation(self, workload: Item) -> None:
+        """Queue a workload again once its reservation has something free."""
+        key = object_key("reservation", workload.envelope.project, spec_of(workload).reservation or "")
+        self._reserved.setdefault(key, set()).add(workload.key)
+
+    def _wake_reserved(self, reservation: str) -> None:
+        if reservation:
+            self.offer_keys(self._reserved.pop(reservation, set()))
+        self.wake.ring()
 
     def count(self, key: str, allocation: Item | None) -> None:
         """Count in the snapshot what an allocation takes; None: it is gone."""

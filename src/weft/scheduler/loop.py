@@ -77,6 +77,8 @@ class Scheduler:
                     await self._answer()
                 if self.intake.migrations.wait(self._lease.clock.elapsed()) == 0.0:
                     await self._place_migrations()
+                if self.intake.reservations.wait(self._lease.clock.now()) == 0.0:
+                    await self._place_reservations()
                 await self._write_status()
                 if self._decisions.starting and not self._own.starting():
                     self._decisions.starting = self.intake.offer_keys(self._decisions.starting)
@@ -131,6 +133,16 @@ class Scheduler:
         migrations.assumed.clear()
         self.intake.wake_classes()
 
+    async def _place_reservations(self) -> None:
+        """Give Reservations their slots, and take those back that are over."""
+        reservations, silent, now = self.intake.reservations, self.intake.refresh_silent(), self._lease.clock.now()
+        for failed in await self._lease.perform(reservations.plan(self._view, self._engine, silent, now)):
+            reservations.retry(failed.key)
+        for key in reservations.assumed:
+            self.intake.count(key, self._view.get(key))
+        reservations.assumed.clear()
+        self.intake.wake_classes()
+
     async def _decide_batch(self) -> None:
         await self._refresh_usage()
         keys = self.intake.queue.take(BATCH)
@@ -173,6 +185,7 @@ class Scheduler:
         """In how many seconds to run again even if nothing changes; None: never."""
         elapsed = self._lease.clock.elapsed()
         waits = [self.intake.refresh(), self._decisions.budget.wait(elapsed), self.intake.migrations.wait(elapsed)]
+        waits.append(self.intake.reservations.wait(self._lease.clock.now()))
         if self._rewrite_at < float("inf"):
             waits.append(max(0.0, self._rewrite_at - elapsed))
         if self._own.starting() or self._decisions.starting:

@@ -31,7 +31,7 @@ from weft.kinds.accounting_record import (
     start_of_day,
     start_of_month,
 )
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, is_slot
 from weft.objects.errors import StoreUnavailable
 from weft.objects.identity import object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, read_digest
@@ -70,7 +70,8 @@ class Accounting:
     def _note(self, change: Changed, now: float) -> None:
         allocation = change.new
         spec = change.item.spec(AllocationSpec)
-        if allocation is None or spec.role not in ("active", "source"):  # else a migration would be counted twice
+        counts = spec.role in ("active", "source") or is_slot(spec)  # else a migration would be counted twice
+        if allocation is None or not counts:
             self._ledger.release(change.key, now)
             return
         begins = allocation.envelope.created_at

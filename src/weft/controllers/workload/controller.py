@@ -274,7 +274,7 @@ def render_status(
     if not changed and status == former:
         return None
     envelope.status = merge_part(envelope.status, status)
-    told = _announce_end(status, former, envelope)
+    told = _announce_end(status, former, envelope, spec_of(workload).reservation)
     if status.phase == former.phase:
         return told
     where = f" on {status.node}" if status.node else ""
@@ -283,11 +283,14 @@ def render_status(
     return [*told, Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
 
 
-def _announce_end(status: WorkloadStatus, former: WorkloadStatus, envelope: Envelope) -> list[Event]:
-    lease = status.lease
+def _announce_end(
+    status: WorkloadStatus, former: WorkloadStatus, envelope: Envelope, reservation: str | None
+) -> list[Event]:
+    lease, what = status.lease, f"{envelope.kind}/{envelope.name}"
     if lease is None or lease.end is None or not lease.warned or (former.lease is not None and former.lease.warned):
         return []
-    text = f"its lease ends at {format_moment(lease.end)}: weft lease extend {envelope.kind}/{envelope.name} --by 1h"
+    then = f"reservation/{reservation} ends then" if reservation is not None else f"weft lease extend {what} --by 1h"
+    text = f"its lease ends at {format_moment(lease.end)}: {then}"
     return [Event("Warning", "LeaseEnding", text, envelope.ref, SOURCE)]
 
 

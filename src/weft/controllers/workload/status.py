@@ -229,6 +229,8 @@ def fold_lease(
 ) -> LeaseStatus | None:
     """What has become of its lease by ``now``; None if it has none."""
     asked = desired.spec.lease
+    if desired.spec.reservation is not None:
+        asked = LeaseRequest(mode="reservation")
     if asked is None:
         return None
     over = place is None or is_lease_over(place.spec, place.report)

@@ -26,6 +26,9 @@ STUCK = (
     "policyNotFound",
     "constraintNotReady",
     "gangTooLarge",
+    "reservationFull",
+    "reservationOver",
+    "reservationRefused",
 )
 _ALONE = "gangIncomplete"  # the other members may be part of the same wait
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed for now

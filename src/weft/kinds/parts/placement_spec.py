@@ -94,6 +94,10 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     constraint: Required = None
     prefer: Preferred = []
     strategy: Strategy = None
+    reservation: Annotated[
+        str | None,
+        field("Reservation whose capacity it uses; it ends with that one", change="replace", name=True),
+    ] = None
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     tolerate: Tolerated = []
     affinity_groups: Annotated[
@@ -141,6 +145,20 @@ def check_placement(spec: PlacementSpec) -> None:
         read_gang(spec.gang)
     if spec.lease is not None:
         check_lease(spec.lease)
+    if spec.reservation is not None:
+        _check_reserved(spec)
+
+
+def _check_reserved(spec: PlacementSpec) -> None:
+    """Raises InvalidInput for fields that don't go with a reservation."""
+    for name, given, why in (
+        ("lease", spec.lease, "a workload in a reservation has its place until that ends"),
+        ("gang", spec.gang, "the members of a gang aren't placed in a reservation"),
+    ):
+        if given is not None:
+            raise InvalidInput(
+                f"spec.{name}: {why}", field=f"spec.{name}", hint=f"leave out either spec.{name} or spec.reservation"
+            )
 
 
 def check_devices(spec: PlacementSpec) -> None:

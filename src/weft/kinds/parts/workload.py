@@ -32,6 +32,7 @@ from weft.kinds.record import (
     keys_of,
     uid_of,
 )
+from weft.kinds.reservation import count_gpus, refuse_larger, refuse_over
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
@@ -182,6 +183,14 @@ def workload_references() -> tuple[Reference, ...]:
         Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),
         *placement_references(),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
+        Reference(
+            "reservation",
+            "spec.reservation",
+            lambda s: [s.reservation] if s.reservation else [],
+            agree=refuse_larger,
+            suffices=refuse_over,
+            asks=lambda s: s.reservation,
+        ),
     )
 
 
@@ -313,10 +322,11 @@ def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counte
         if status.ended and workload.runs_once(spec):
             return Counted({})
         needs = workload.needs(spec)
-        amounts = {"disk": needs.disk, "published_ports": len(spec.publish)}
+        amounts: dict[str, float] = {"disk": needs.disk, "published_ports": len(spec.publish)}
         if status.reason != LEASE_ENDED:
-            gpus = spec.gpu_share or spec.gpus
-            amounts |= {"cpu": spec.cpu, "memory": spec.memory, "gpus": gpus, "instances": 1}
+            amounts["instances"] = 1
+            if spec.reservation is None:  # else its reservation counts
+                amounts |= {"cpu": spec.cpu, "memory": spec.memory, "gpus": count_gpus(spec)}
         return Counted(amounts, next(iter(needs.images), ""))
 
     return count

@@ -81,6 +81,8 @@ def plan_placement(
     where = f"on {node.envelope.name}"
     if candidate.lease is not None and candidate.lease.start > timing.at:
         where = f"{where}, from {format_moment(candidate.lease.start)}"
+    if candidate.slot is not None:
+        where = f"{where}, in reservation/{spec_of(workload).reservation}"
     placed = Condition("Placed", "True", "Placed", where, timing.at, workload.envelope.generation)
     envelope = edit(workload)
     set_condition(envelope, placed)
@@ -99,6 +101,7 @@ def plan_placement(
             *(Absent(endpoint.key) for endpoint in endpoints.values()),
             *dict.fromkeys(Present(nic.network.key) for nic, _ in reserved),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
+            *([Present(candidate.slot)] if candidate.slot is not None else []),
         ],
         events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *events],
         made=made,
@@ -208,6 +211,7 @@ def _make_allocation(
         extras=dict(load.extras),
         gpus=read_gpus(node, load),
         lease=candidate.lease,
+        slot=candidate.slot.rpartition("/")[2] if candidate.slot is not None else None,
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
         **record.allocate(workload_spec),

@@ -11,16 +11,19 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     account,
+    account_within,
     allocation_name,
     has_ended_for_good,
     has_given_way,
     is_lease_over,
+    is_slot,
 )
-from weft.kinds.fields.lease import PATIENCE_SECONDS
+from weft.kinds.fields.lease import PATIENCE_SECONDS, AllocatedLease
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
 from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.slots import SlotFacts
 from weft.scheduler.table.facts import NO_LOAD, amounts_of, load_of
 from weft.scheduler.table.snapshot import Snapshot
 
@@ -37,6 +40,14 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
     report = allocation.report(AllocationReport)
     over = is_lease_over(spec, report)
     ended = over or has_ended_for_good(spec, report)
+    if spec.slot is not None:
+        slot = object_key("allocation", None, spec.slot)
+        within = account_within(spec, report)
+        load = NO_LOAD if ended else load_of(spec)
+        snapshot.put_slotted(key, spec.node_uid, slot, amounts_of(within), load)
+        return
+    if is_slot(spec) and spec.lease is not None:
+        snapshot.slots.put(key, read_slot(spec, spec.lease))
     load, amounts = NO_LOAD if ended else load_of(spec), amounts_of(account(spec, report))
     if (lease := spec.lease) is None or ended:
         snapshot.put_allocation(key, spec.node_uid, amounts, load)
@@ -56,6 +67,20 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
         end = min(end, lease.suspension.at)
     held = Lease(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
     snapshot.put_leased(key, held, amounts[2], load)
+
+
+def read_slot(spec: AllocationSpec, lease: AllocatedLease) -> SlotFacts:
+    cpu, memory, _ = amounts_of(spec.resources)
+    return SlotFacts(
+        reservation=spec.workload.uid,
+        node_uid=spec.node_uid,
+        amounts=(cpu, memory),
+        gpus=load_of(spec).gpus,
+        ready_at=lease.prepare_at,
+        start=lease.start,
+        end=lease.end if lease.end is not None else math.inf,
+        grace_seconds=spec.grace_seconds,
+    )
 
 
 def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:

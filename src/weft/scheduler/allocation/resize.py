@@ -29,6 +29,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.allocation.bind import choose_cpu
 from weft.scheduler.table.facts import amounts_of, load_of, name_pool
@@ -70,7 +71,10 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
         preconditions += [unchanged(volume) for volume in parts.volume_items]
         # Until it is stored the larger of old and new counts: what a smaller size frees is not free yet.
         both = _join(_find_held(allocation), amounts_of(parts.resources))
-        snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
+        if spec.slot is not None:
+            snapshot.put_slotted(allocation.key, spec.node_uid, _slot_key(spec.slot), both, load_of(spec))
+        else:
+            snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
         placed = Condition("Placed", "True", "Placed", where, now)
     writes = []
     if fresh or not isinstance(parts, Waiting):
@@ -111,7 +115,10 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     if "disk" in fields:
         sizes["disk"] = max(ask.disk, spec.resources.disk)
     resources = msgspec.structs.replace(spec.resources, **sizes)
-    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_of(resources))
+    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_of(resources), spec.slot)
+    if lack and spec.slot is not None:
+        where = f"reservation/{workload_spec.reservation} on {spec.node}"
+        return Waiting("reservationFull", f"not enough is free in {where} for the new size: {lack}")
     if lack:
         return Waiting("insufficientResources", f"not enough capacity on {spec.node} for the new size: {lack}")
     parts = _Parts(resources, spec.volumes, [], spec.nics, spec.iso)
@@ -158,11 +165,20 @@ def _join(one: Amounts, other: Amounts) -> Amounts:
     return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
 
 
-def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts) -> str:
-    """What the node lacks for the difference, for people; empty if it lacks nothing."""
+def _slot_key(name: str) -> str:
+    return object_key("allocation", None, name)
+
+
+def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts, slot: str | None) -> str:
+    """What the node, or its slot, lacks for the difference, for people; empty if it lacks nothing."""
     lacks = []
+    within = (
+        None if slot is None or snapshot.slots.get(_slot_key(slot)) is None else snapshot.slots.free(_slot_key(slot))
+    )
     for index, resource in enumerate(RESOURCES):
         free = int(snapshot.capacity[index, row] - snapshot.allocated[index, row])
+        if within is not None and resource != "disk":
+            free = within.cpu if resource == "cpu" else within.memory
         more = new[index] - old[index]
         if more > max(free, 0):
             words = [format_cpu(n / 1000) if resource == "cpu" else format_bytes(n) for n in (more, max(free, 0))]

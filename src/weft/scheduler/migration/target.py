@@ -57,6 +57,9 @@ def read_migration_candidate(
         )
     if conversion := workload.status(WorkloadStatus).conversion:
         return Waiting("isConverting", f"conversion/{conversion} of {what} is under way; confirm it, or undo it")
+    if spec.slot is not None:
+        where = f"{what} is in reservation/{spec_of(workload).reservation} on {spec.node}"
+        return Waiting("inReservation", f"{where}, so it stays there until that ends")
     if spec.once:
         return Waiting("runsOnce", f"{what} runs only once, so it ends on the node where it started")
     cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)

@@ -16,6 +16,7 @@ import numpy as np
 
 from weft.contracts.policy import Amounts, GpuAsk, Whole
 from weft.scheduler.lease.calendar import Calendar, Lease
+from weft.scheduler.lease.slots import Slots
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
 from weft.scheduler.table.usage import UsageTable
@@ -40,6 +41,7 @@ class Snapshot(UsageTable):
         self._placed: list[list[str]] = []  # by row, the names of its allocations
         self._away: dict[str, list[str]] = {}  # allocations on unknown nodes, by the node's uid
         self.leases = Calendar()
+        self.slots = Slots()
 
     def index_of(self, uid: str) -> int | None:
         """The node's row, valid until nodes come or go."""
@@ -128,6 +130,7 @@ class Snapshot(UsageTable):
     def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation, which may be counted already."""
         self._drop_lease(name)
+        self.slots.give_back(name)
         self._put(name, node_uid, amounts, load)
 
     def _put(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
@@ -155,6 +158,15 @@ class Snapshot(UsageTable):
             if former is not None:
                 self._put_peak(former.node_uid)
                 self.improved.add(former.node_uid)
+
+    def put_slotted(self, name: str, node_uid: str, slot: str, amounts: Amounts, load: Load) -> None:
+        """Count an allocation whose cores, memory and GPUs are a slot's; all of it where no such slot is known."""
+        if self.slots.get(slot) is None:
+            self.put_allocation(name, node_uid, amounts, load)
+            return
+        own = msgspec.structs.replace(load, gpus=()) if load.gpus else load
+        self.put_allocation(name, node_uid, (0, 0, amounts[2]), own)
+        self.slots.take(name, slot, amounts[:2], load.gpus)
 
     def left_for_leases(self) -> Whole:
         """Two rows: the cores and memory that nodes have beside their leases."""
@@ -193,6 +205,8 @@ class Snapshot(UsageTable):
     def drop_allocation(self, name: str) -> None:
         """Stop counting an allocation, if it is counted."""
         self._drop_lease(name)
+        self.slots.give_back(name)
+        self.slots.drop(name)
         self._drop(name)
 
     def _drop(self, name: str) -> None:
@@ -311,11 +325,11 @@ def without(
     ``resting`` take their disk and what else is theirs, but neither cores nor memory."""
     improved, rests = set(snapshot.improved), set(resting)
     gone = {
-        name: (*found, snapshot.leases.get(name))
+        name: (*found, snapshot.leases.get(name), snapshot.slots.taken_by(name))
         for name in dict.fromkeys((*names, *sorted(rests)))
         if (found := snapshot._allocations.get(name)) is not None
     }
-    for name, (node_uid, amounts, load, lease) in gone.items():
+    for name, (node_uid, amounts, load, lease, _) in gone.items():
         snapshot.drop_allocation(name)
         if name in rests:
             snapshot.put_allocation(name, node_uid, (0, 0, amounts[2]), load)
@@ -324,8 +338,10 @@ def without(
     try:
         yield
     finally:
-        for name, (node_uid, amounts, load, lease) in gone.items():
+        for name, (node_uid, amounts, load, lease, taken) in gone.items():
             _put_back(snapshot, name, node_uid, amounts, load, lease)
+            if taken is not None:
+                snapshot.slots.take(name, *taken)
         snapshot.improved = improved
 
 

@@ -62,6 +62,7 @@ class Candidate(msgspec.Struct, frozen=True):
     lease: AllocatedLease | None = None  # when it has its place
     preempts: tuple[str, ...] = ()  # a sentence on each workload that gives way to it
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
+    slot: str | None = None  # key of the reserved allocation that it is in
 
     @property
     def reserved(self) -> list[EndpointSpec]:

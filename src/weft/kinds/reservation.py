@@ -1,0 +1,207 @@
+"""Reservation: capacity that is kept for the workloads of a project from one time to another, as slots on nodes. Workloads use it
+by name (``spec.reservation``), and end with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from weft.kinds.constraint import Form, check_expressions, names_required
+from weft.kinds.fields.cells import AGE, NAME, cores, dig, size, text
+from weft.kinds.fields.lease import FURTHEST_SECONDS, LEASE_CONFLICT, LONGEST_SECONDS
+from weft.kinds.fields.taint import check_taints
+from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference
+from weft.objects.errors import InvalidInput, Unplaceable, WeftError
+from weft.objects.quantity import LAST_MOMENT, format_bytes, format_moment
+from weft.objects.schema import field, words
+
+MOST_SLOTS = 64  # so that all of them fit into one commit
+MOST_CORES = 255
+LEAST_MEMORY, MOST_MEMORY = 1 << 20, 64 << 40
+OVER = ("Done", "Rejected")
+
+
+class ReservationSpec(msgspec.Struct, kw_only=True):
+    cpu: Annotated[float, field("Cores of each slot", change="never", quantity="cpu")]
+    memory: Annotated[int, field("Memory of each slot", change="never", quantity="bytes")]
+    gpus: Annotated[int, field("Whole GPUs of each slot", change="never", ge=0, le=64)] = 0
+    gpu_memory: Annotated[int, field("Memory that each GPU must have", change="never", quantity="bytes")] = 0
+    gpu_models: Annotated[list[str], field("Acceptable models of GPU; any if unset", change="never")] = []
+    count: Annotated[int, field("Number of slots", change="never", ge=1, le=MOST_SLOTS)] = 1
+    node: Annotated[str | None, field("Node of all slots; any nodes if unset", change="never", name=True)] = None
+    constraint: Annotated[
+        Form | None,
+        field("Condition on the nodes, like zone=a; @NAME names a constraint", change="never", shown="expression"),
+    ] = None
+    tolerate: Annotated[list[str], field("Taints to tolerate: NAME, or NAME=VALUE", change="never")] = []
+    start: Annotated[float | None, field("When it begins; at once if unset", change="never", quantity="moment")] = None
+    duration: Annotated[
+        float | None, field("How long it lasts; instead of end", change="never", quantity="duration")
+    ] = None
+    end: Annotated[float | None, field("When it ends; instead of duration", change="never", quantity="moment")] = None
+    grace: Annotated[
+        float, field("Time after its end in which its workloads shut down", change="never", quantity="duration")
+    ] = 20.0
+    description: Annotated[str, field("Description, for people", max_length=200)] = ""
+
+
+class ReservationStatus(msgspec.Struct, kw_only=True):
+    """Amounts are of all slots together, by ``cpu`` (cores), ``memory`` (bytes) and ``gpus``."""
+
+    state: Annotated[str, words("Requested", "Scheduled", "Active", *OVER)] = "Requested"
+    start: float | None = None  # seconds since 1970; None: not decided
+    end: float | None = None
+    message: str = ""
+    slots: dict[str, int] = {}  # number of slots by node
+    used: dict[str, int | float] = {}  # by workloads
+    free: dict[str, int | float] = {}
+
+
+def check_reservation(spec: ReservationSpec) -> None:
+    """What types can't say. Raises InvalidInput."""
+    if not 0 < spec.cpu <= MOST_CORES:
+        raise _invalid("cpu", f"{spec.cpu:g} is not between 0 and {MOST_CORES} cores", "give the cores of one slot")
+    if not LEAST_MEMORY <= spec.memory <= MOST_MEMORY:
+        raise _invalid("memory", f"{spec.memory} bytes is not between 1M and 64T", "give the memory of one slot")
+    if (spec.duration is None) == (spec.end is None):
+        raise _invalid("duration", "give either duration or end", "duration: 2h, or end: 2026-12-24T22:00:00Z")
+    if spec.duration is not None and not 1.0 <= spec.duration <= LONGEST_SECONDS:
+        raise _invalid("duration", f"{spec.duration:g} s is not between a second and a year", "give one like 2h")
+    if not 0.0 <= spec.grace <= 3600.0:
+        raise _invalid("grace", f"{spec.grace:g} s is not between 0 and an hour", "give one like 30s")
+    if (spec.gpu_memory or spec.gpu_models) and not spec.gpus:
+        raise _invalid("gpus", "a GPU's memory or model is given, but no GPU is reserved", "add gpus: 1")
+    if spec.constraint is not None:
+        spec.constraint, _ = check_expressions(spec.constraint, [])
+    check_taints(spec.tolerate, "spec.tolerate")
+
+
+def check_reserved_times(spec: ReservationSpec, now: float) -> None:
+    """Raises InvalidInput for times that have passed by ``now``, lie too far ahead, or contradict each other."""
+    start = now if spec.start is None else spec.start
+    if start < now - 1.0:
+        raise _invalid("start", f"that was {now - start:.0f} s ago", "give a time in the future, or none to begin now")
+    if start > min(now + FURTHEST_SECONDS, LAST_MOMENT):
+        raise _invalid("start", "that is more than two years ahead", "give an earlier time")
+    if spec.end is not None and not 1.0 <= spec.end - start <= LONGEST_SECONDS:
+        raise _invalid("end", f"{format_moment(spec.end)} is not between a second and a year after its start", "")
+
+
+def _invalid(name: str, why: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"spec.{name}: {why}", field=f"spec.{name}", hint=hint or None)
+
+
+def refuse_larger(spec: msgspec.Struct, named: Mapping[str, ReservationSpec]) -> None:
+    """Raises InvalidInput for a workload that no slot of its reservation could ever take."""
+    for name, slot in named.items():
+        for what, wanted, most, show in (
+            ("cpu", getattr(spec, "cpu", 0.0), slot.cpu, "{:g} cores".format),
+            ("memory", getattr(spec, "memory", 0), slot.memory, format_bytes),
+            ("gpus", count_gpus(spec), slot.gpus, "{:g} GPUs".format),
+        ):
+            if wanted > most:
+                raise InvalidInput(
+                    f"spec.{what}: {show(wanted)} is more than a slot of reservation/{name} has, {show(most)}",
+                    field=f"spec.{what}",
+                    hint="ask for less, or for another reservation: weft reservation list",
+                )
+
+
+def count_gpus(spec: msgspec.Struct) -> float:
+    """The GPUs that a workload's spec requests, or its share of one."""
+    share: float | None = getattr(spec, "gpu_share", None)
+    return share if share else float(getattr(spec, "gpus", 0))
+
+
+def refuse_over(_: msgspec.Struct, named: Mapping[str, ReservationStatus]) -> None:
+    """Raises InvalidInput for a reservation that is over, or was refused."""
+    for name, status in named.items():
+        if status.state in OVER:
+            ended = f"ended at {format_moment(status.end)}" if status.end is not None else "is over"
+            why = ended if status.state == "Done" else f"was refused: {status.message}"
+            raise InvalidInput(
+                f"spec.reservation: reservation/{name} {why}",
+                field="spec.reservation",
+                hint="name another, or create one: weft reservation list",
+            )
+
+
+def _count(spec: ReservationSpec, status: ReservationStatus) -> Counted:
+    """It counts from its creation to its end, used or not. Its workloads' cores, memory and GPUs don't count beside it."""
+    if status.state in OVER:
+        return Counted({})
+    return Counted({"cpu": spec.cpu * spec.count, "memory": spec.memory * spec.count, "gpus": spec.gpus * spec.count})
+
+
+def _is_accepted(obj: Object | None) -> bool:
+    return obj is not None and dig(obj, "status.state") in ("Scheduled", "Active")
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    state, message = dig(obj, "status.state"), dig(obj, "status.message", "")
+    if not goal.ends_refused or state not in OVER:
+        return None
+    if state == "Done":
+        return Unplaceable(f"{what} is over", reason="reservationOver", hint=f"weft delete {what}")
+    return Unplaceable(
+        f"{what} is refused: {message}",
+        reason=LEASE_CONFLICT,
+        hint=f"weft delete {what}, and ask for another time or less; weft calendar shows who holds what",
+    )
+
+
+def _slots(obj: Object) -> str:
+    placed = dig(obj, "status.slots") or {}
+    return ",".join(f"{node}:{count}" for node, count in sorted(placed.items())) or "–"
+
+
+def _free(obj: Object) -> str:
+    free = dig(obj, "status.free") or {}
+    if not free:
+        return "–"
+    gpus = f", {free['gpus']:g} GPUs" if free.get("gpus") else ""
+    return f"{free['cpu']:g} cores, {format_bytes(free['memory'])}{gpus}"
+
+
+def _moment(path: str) -> Column:
+    title = path.rpartition(".")[2].upper()
+    return Column(title, lambda obj: format_moment(found) if (found := dig(obj, path)) is not None else "–")
+
+
+RESERVATION = Kind(
+    name="reservation",
+    plural="reservations",
+    title="reservation",
+    summary="Capacity that is kept for a project's workloads, from one time to another",
+    access="project",
+    spec=ReservationSpec,
+    status=ReservationStatus,
+    status_writer="reservations",
+    conditions={"Placed": "scheduler"},
+    check=check_reservation,
+    check_times=check_reserved_times,
+    counts=_count,
+    finalizers=("reservation",),
+    goals={"create": Goal(_is_accepted, "Scheduled")},
+    find_failure=_find_failure,
+    references=(
+        Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
+        Reference("constraint", "spec.constraint", lambda spec: names_required(spec.constraint), blocks=False),
+    ),
+    columns=(
+        NAME,
+        Column("STATE", text("status.state", "Requested"), keep=True),
+        Column("COUNT", text("spec.count"), align="right"),
+        Column("CPU", cores("spec.cpu"), align="right"),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        Column("GPUS", text("spec.gpus"), align="right", wide=True),
+        _moment("status.start"),
+        _moment("status.end"),
+        Column("NODES", _slots),
+        Column("FREE", _free),
+        AGE,
+        Column("NOTE", text("status.message", ""), flexible=True),
+    ),
+)

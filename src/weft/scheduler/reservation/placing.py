@@ -1,0 +1,123 @@
+"""Which slot of its reservation a workload gets: of those with what it requests, the one with the least left. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.policy import GpuAsk, Request
+from weft.informer.view import Item, View
+from weft.informer.workloads import spec_of
+from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
+from weft.kinds.reservation import OVER, ReservationStatus
+from weft.objects.identity import object_key
+from weft.objects.quantity import format_bytes, format_cpu, format_moment
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.lease.slots import Devices, Free, SlotFacts
+from weft.scheduler.table.facts import Gpu, Load
+from weft.scheduler.workload.request import Candidate, Waiting
+
+
+class Within(msgspec.Struct, frozen=True):
+    """A place in slot ``slot`` (its key), on the node of ``row``."""
+
+    row: int
+    slot: str
+    load: Load
+    lease: AllocatedLease
+    note: str  # a sentence for people
+
+
+def without_slot(request: Request) -> Request:
+    """What a workload in a slot takes of its node beside the slot."""
+    return msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]), gpus=None)
+
+
+def find_within(view: View, engine: Engine, candidate: Candidate, now: float) -> Within | Waiting:
+    """The place of a workload with ``spec.reservation``, or why it has none."""
+    workload, request, spec = candidate.workload, candidate.request, spec_of(candidate.workload)
+    what = f"reservation/{spec.reservation}"
+    item = view.get(object_key("reservation", workload.envelope.project, spec.reservation or ""))
+    if item is None or item.deleting:
+        return Waiting("reservationNotFound", f"{what} does not exist")
+    snapshot = engine.snapshot
+    snapshot.settle()
+    found = [(key, slot) for key in snapshot.slots.of(item.uid) if (slot := snapshot.slots.get(key)) is not None]
+    ends = {key: slot.end - max(0.0, spec.grace - slot.grace_seconds) for key, slot in found}
+    slots = [(key, slot) for key, slot in found if ends[key] > now + 1.0]
+    if not slots:
+        return _find_state(item, what, max(ends.values(), default=None))
+    base = without_slot(request)
+    fits, bars, fitting = engine.fits(base), list[str](), list[tuple[int, int, str, int, SlotFacts, Devices]]()
+    for key, slot in slots:
+        free, row = snapshot.slots.free(key), snapshot.index_of(slot.node_uid)
+        gpus = _choose_gpus(request.gpus, free, () if row is None else snapshot.facts[row].gpus)
+        if row is None or gpus is None or free.cpu < request.amounts[0] or free.memory < request.amounts[1]:
+            continue
+        if fits[row]:
+            fitting.append((free.cpu, free.memory, key, row, slot, gpus))
+        else:
+            bars.append(_find_bar(engine, base, row))
+    if not fitting:
+        frees = [snapshot.slots.free(key) for key, _ in slots]
+        return Waiting("reservationFull", _describe_full(what, request, frees, bars))
+    _, _, key, row, slot, gpus = min(fitting, key=lambda one: one[:3])
+    lease = AllocatedLease(
+        mode="reservation", start=max(now, slot.start), end=ends[key], prepare_at=max(now, slot.ready_at)
+    )
+    place = f"slot {snapshot.slots.of(item.uid).index(key) + 1} of {len(found)} of {what} on {snapshot.names[row]}"
+    note = f"it takes {_describe(request)} of {place}, until {format_moment(ends[key])}"
+    return Within(row, key, Load(request.extras, gpus, request.groups), lease, note)
+
+
+def _find_state(item: Item, what: str, end: float | None) -> Waiting:
+    """Why a reservation has no slot that a workload could be in."""
+    status, placed = item.status(ReservationStatus), item.envelope.condition("Placed")
+    if end is not None or status.state in OVER[:1]:
+        over = status.end if end is None else end
+        return Waiting("reservationOver", f"{what} is over" + (f" since {format_moment(over)}" if over else ""))
+    if placed is not None and placed.reason == LEASE_CONFLICT:
+        return Waiting("reservationRefused", f"{what} has no capacity: {placed.message}")
+    return Waiting("reservationPending", f"{what} has no capacity yet")
+
+
+def _choose_gpus(ask: GpuAsk | None, free: Free, there: tuple[Gpu, ...]) -> Devices | None:
+    """The slot's devices that a workload gets, those with the least left first; None if it hasn't enough."""
+    if ask is None:
+        return ()
+    fitting = sorted(
+        (left, index)
+        for index, left in free.gpus.items()
+        if left >= ask.share
+        and index < len(there)
+        and there[index].memory >= ask.memory
+        and (not ask.models or there[index].model in ask.models)
+    )
+    return tuple((index, ask.share) for _, index in fitting[: ask.count]) if len(fitting) >= ask.count else None
+
+
+def _find_bar(engine: Engine, base: Request, row: int) -> str:
+    """Why the slot's node doesn't take it, whatever is free: ``n1: cordoned``."""
+    for filter_, flags in engine.refusers(base):
+        if flags[row]:
+            return f"{engine.snapshot.names[row]}: {filter_.explain(engine.snapshot, base, row)[0]}"
+    return engine.snapshot.names[row]
+
+
+def _describe_full(what: str, request: Request, frees: list[Free], bars: list[str]) -> str:
+    if bars:
+        return (
+            f"{what} has {_describe(request)} only where the node doesn't take it: {', '.join(sorted(set(bars))[:3])}"
+        )
+    best = max(frees, key=lambda free: (free.cpu, free.memory))
+    count = f"its {len(frees)} slots have" if len(frees) > 1 else "its slot has"
+    gpus = (
+        f", {max(sum(share for share in free.gpus.values()) for free in frees) / 1000:g} GPUs" if request.gpus else ""
+    )
+    most = f"{format_cpu(max(0, best.cpu) / 1000)} cores, {format_bytes(max(0, best.memory))} of memory{gpus}"
+    return f"{what} is full: {_describe(request)} requested, {count} at most {most} free"
+
+
+def _describe(request: Request) -> str:
+    cpu, memory, _ = request.amounts
+    gpus = "" if request.gpus is None else f", {request.gpus.count * request.gpus.share / 1000:g} GPUs"
+    return f"{format_cpu(cpu / 1000)} cores, {format_bytes(memory)} of memory{gpus}"

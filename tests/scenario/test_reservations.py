@@ -1,0 +1,267 @@
+"""Reservations on a fabric in one process: what is kept for a project is there for its workloads, once, whoever is killed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.long import examples
+from tests.scenario.controllers_lab import GIB, Lab
+
+from weft.contracts.store import Delete
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.reservation import ReservationSpec, ReservationStatus, check_reservation
+from weft.objects.envelope import decode_part
+from weft.objects.identity import object_key
+
+
+async def reserve(lab: Lab, name: str, **spec: Any) -> None:
+    full = ReservationSpec(**{"cpu": 4.0, "memory": 4 * GIB, "grace": 5.0, **spec})
+    check_reservation(full)
+    await lab.put("reservation", name, full, finalizers=("reservation",))
+
+
+async def status_of(lab: Lab, name: str) -> ReservationStatus:
+    envelope = await lab.get(object_key("reservation", "default", name))
+    assert envelope is not None, name
+    return decode_part(envelope.status, ReservationStatus)
+
+
+async def until_state(lab: Lab, name: str, state: str, seconds: float = 60.0) -> ReservationStatus:
+    async def reached() -> bool:
+        return (await status_of(lab, name)).state == state
+
+    await lab.until(reached, seconds)
+    return await status_of(lab, name)
+
+
+async def refusal(lab: Lab, name: str, reason: str) -> str:
+    await lab.until_refused(name, reason)
+    placed = await lab.placed(name)
+    assert placed is not None
+    return placed.message
+
+
+async def remove(lab: Lab, key: str) -> None:
+    await lab.store.commit([Delete(key)])
+
+
+async def slots(lab: Lab) -> list[AllocationSpec]:
+    return [spec for spec in await lab.allocations() if spec.role == "reserved"]
+
+
+async def test_a_workload_runs_in_its_reservation_on_a_node_that_is_otherwise_full(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")  # 8 cores
+        await reserve(lab, "class", cpu=3.0, duration=200.0)
+        status = await until_state(lab, "class", "Active")
+        assert status.slots == {"n1": 1} and status.free == {"cpu": 3.0, "memory": 4 * GIB, "gpus": 0.0}
+        await lab.put_vm("filler", cpu=5.0)
+        await lab.until_phase("filler", "Running")
+        await lab.put_vm("outside", cpu=1.0)
+        await lab.until_refused("outside", "insufficientResources")
+        await lab.put_vm("inside", cpu=2.0, memory=GIB, reservation="class", grace=1.0)
+        await lab.until_phase("inside", "Running")
+        placed = await lab.placed("inside")
+        assert placed is not None and placed.message == "on n1, in reservation/class"
+        lease = await lab.lease("inside")
+        assert (lease.state, lease.end) == ("Active", status.end)
+        await lab.put_vm("second", cpu=2.0, reservation="class")
+        refused = await refusal(lab, "second", "reservationFull")
+        assert "reservation/class is full: 2 cores" in refused and "at most 1 cores" in refused
+        assert (await status_of(lab, "class")).used["cpu"] == 2.0
+        await lab.delete("/vm/default/inside")
+        await lab.until_phase("second", "Running")  # what becomes free goes to the next one in it
+        await until_state(lab, "class", "Done", 400)
+        await lab.until_lease("second", "Done")
+        await lab.until_phase("outside", "Running")  # its capacity is everyone's again
+
+        async def empty() -> bool:
+            return not await slots(lab) and (await status_of(lab, "class")).slots == {}
+
+        await lab.until(empty)
+
+
+async def test_a_workload_that_comes_early_starts_with_its_reservation(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        start = lab.clock.now() + 300
+        await reserve(lab, "later", cpu=8.0, memory=8 * GIB, start=start, duration=100.0)
+        await until_state(lab, "later", "Scheduled")
+        await lab.put_vm("for-good", cpu=1.0)
+        await lab.until_refused("for-good", "insufficientResources")
+        await lab.put_vm("short", cpu=8.0, grace=0.0, lease={"mode": "immediate", "duration": 60.0})
+        await lab.until_lease("short", "Active")  # there is time before it
+        await lab.put_vm("early", cpu=8.0, grace=30.0, reservation="later")
+        lease = await lab.until_lease("early", "Scheduled")
+        assert (lease.start, lease.end) == (start, start + 100 - 25)  # it shuts down within the reservation's grace
+        await lab.until_lease("early", "Active", 400)
+        assert start <= lab.clock.now() <= start + 2
+        await lab.until_lease("early", "Done", 200)
+        await until_state(lab, "later", "Done", 100)
+        await lab.put_vm("late", cpu=1.0, reservation="later")
+        assert "is over since" in await refusal(lab, "late", "reservationOver")
+        await lab.until_phase("for-good", "Running")
+
+
+async def test_a_reservation_that_does_not_fit_is_refused_whole_with_the_nearest_time(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        await lab.put_vm("there", cpu=6.0, grace=0.0, node="n1", lease={"mode": "immediate", "duration": 500.0})
+        end = (await lab.until_lease("there", "Active")).end
+        assert end is not None
+        await reserve(lab, "three", cpu=4.0, count=4, duration=100.0)
+        status = await until_state(lab, "three", "Rejected")
+        assert status.message.startswith("only 2 of 4 slots of 4 cores, 4.0 GiB of memory fit from")
+        assert "; nearest: from" in status.message and await slots(lab) == []
+        await lab.put_vm("in-it", cpu=1.0, reservation="three")
+        await lab.until_refused("in-it", "reservationRefused")
+        await reserve(lab, "large", cpu=64.0, duration=100.0)
+        message = (await until_state(lab, "large", "Rejected")).message
+        assert "no node has 64 cores" in message and "the largest node has 8 cores" in message
+        await reserve(lab, "then", cpu=4.0, count=4, duration=100.0, start=end + 61)
+        assert (await until_state(lab, "then", "Scheduled")).slots == {"n1": 2, "n2": 2}
+        await reserve(lab, "elsewhere", cpu=4.0, duration=100.0, start=end + 61, node="n1")
+        message = (await until_state(lab, "elsewhere", "Rejected")).message
+        assert "; nearest: from" in message
+        for name in ("then", "three", "large", "elsewhere"):
+            await lab.delete(object_key("reservation", "default", name))
+            await lab.until_gone(object_key("reservation", "default", name))
+        assert await slots(lab) == []
+
+
+async def test_two_workloads_race_for_the_last_slot_and_one_waits(tmp_path: Path) -> None:
+    async with Lab(tmp_path, slow=3) as lab:
+        await lab.add_node("n1", gpus=[])
+        await reserve(lab, "one", cpu=2.0, count=2, duration=500.0)
+        await until_state(lab, "one", "Active")
+        for number in range(5):
+            await lab.put_vm(f"vm-{number}", cpu=2.0, reservation="one")
+
+        async def settled() -> bool:
+            phases = Counter([(await lab.status(f"vm-{number}")).phase for number in range(5)])
+            return phases["Running"] == 2 and phases["Pending"] == 3
+
+        await lab.until(settled)
+        used = [spec.slot for spec in await lab.allocations() if spec.slot is not None]
+        assert len(set(used)) == 2
+
+
+async def test_the_gpus_of_a_slot_are_given_once(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        gpu = {"model": "T4", "memory": 16 * GIB}
+        await lab.add_node("n1", gpus=[gpu, gpu])
+        await reserve(lab, "ml", cpu=4.0, gpus=1, duration=500.0)
+        await until_state(lab, "ml", "Active")
+        (slot,) = await slots(lab)
+        kept = slot.gpus[0].index
+        await lab.put_vm("other", cpu=1.0, gpus=1)
+        await lab.until_phase("other", "Running")
+        await lab.put_vm("second", cpu=1.0, gpus=1)
+        await lab.until_refused("second", "insufficientResources")
+        await lab.put_vm("in-it", cpu=1.0, gpus=1, reservation="ml")
+        await lab.until_phase("in-it", "Running")
+        devices = {spec.workload.name: [gpu.index for gpu in spec.gpus] for spec in await lab.allocations()}
+        assert devices["in-it"] == [kept] and devices["other"] == [1 - kept]
+        await lab.put_vm("third", cpu=1.0, gpus=1, reservation="ml")
+        assert "0 GPUs free" in await refusal(lab, "third", "reservationFull")
+
+
+async def test_a_slot_that_is_lost_with_its_node_is_made_again(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await reserve(lab, "kept", cpu=4.0, count=2, duration=2000.0, start=lab.clock.now() + 300)
+        assert (await until_state(lab, "kept", "Scheduled")).slots == {"n1": 2}
+        for entry in await lab.every("allocation"):
+            await remove(lab, entry.key)
+        await remove(lab, "/node/-/n1")
+
+        async def told() -> bool:
+            return "2 of 2 slots were lost: no node" in (await status_of(lab, "kept")).message
+
+        await lab.until(told)
+        await lab.add_node("n2")
+
+        async def again() -> bool:
+            status = await status_of(lab, "kept")
+            return status.slots == {"n2": 2} and status.message == ""
+
+        await lab.until(again, 120)
+
+
+@pytest.mark.parametrize("seed", range(examples(4)))
+async def test_nothing_is_given_twice_and_reservations_are_kept_while_controllers_are_killed(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    async with Lab(tmp_path, slow=seed) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        names, kept = list[str](), dict[str, tuple[float, float]]()
+
+        async def check() -> None:
+            """A plain sum at this moment: of each node what runs there outside slots, and its slots; of each slot what is in it."""
+            held: Counter[str] = Counter()
+            within: Counter[str] = Counter()
+            sizes: dict[str, float] = {}
+            now = lab.clock.now()
+            for envelope in await lab.every("allocation"):
+                spec = decode_part(envelope.spec, AllocationSpec)
+                if spec.role == "reserved":
+                    assert spec.lease is not None
+                    sizes[envelope.name] = spec.resources.cpu
+                    held[spec.node] += round(spec.resources.cpu) if now >= spec.lease.prepare_at else 0
+                    continue
+                report = lab.nodes[spec.node].running.get(envelope.uid)
+                if report is None or report.state not in ("preparing", "starting", "running", "stopping"):
+                    continue
+                if spec.slot is not None:
+                    within[spec.slot] += round(spec.resources.cpu)
+                else:
+                    held[spec.node] += round(spec.resources.cpu)
+            assert all(cores <= 8 for cores in held.values()), held
+            assert all(cores <= sizes[slot] for slot, cores in within.items()), (within, sizes)
+            for name in names:
+                status = await status_of(lab, name)
+                if status.start is not None and status.end is not None:
+                    assert kept.setdefault(name, (status.start, status.end)) == (status.start, status.end)
+                    if now < status.end and status.state != "Done":
+                        assert sum(status.slots.values()) > 0
+
+        for number in range(16):
+            what = rng.random()
+            if what < 0.35:
+                names.append(f"kept-{number}")
+                start = lab.clock.now() + rng.choice([0, 20, 90])
+                await reserve(
+                    lab,
+                    names[-1],
+                    cpu=float(rng.choice([2, 4])),
+                    memory=GIB,
+                    count=rng.choice([1, 2]),
+                    start=start if start > lab.clock.now() else None,
+                    duration=float(rng.choice([30, 120])),
+                )
+            elif what < 0.7 and names:
+                cpu, reservation = float(rng.choice([1, 2])), rng.choice(names)
+                await lab.put_vm(f"vm-{number}", cpu=cpu, memory=GIB // 4, grace=1.0, reservation=reservation)
+            else:
+                lease = rng.choice([None, {"mode": "immediate", "duration": 30.0}, {"duration": 20.0}])
+                await lab.put_vm(f"vm-{number}", cpu=float(rng.choice([2, 4])), memory=GIB, grace=1.0, lease=lease)
+            for _ in range(rng.choice([1, 4, 12])):
+                await lab.pass_time(rng.choice([0.3, 1.0]))
+                await check()
+            if rng.random() < 0.3:
+                await lab.kill_deciders()
+                await lab.pass_time(rng.choice([1, 20]))
+                lab.start_deciders(f"again-{number}")
+        for _ in range(40):
+            await lab.pass_time(10)
+            await check()
+        assert kept
+        assert {(await status_of(lab, name)).state for name in names} <= {"Done", "Rejected"}
+        assert await slots(lab) == []
