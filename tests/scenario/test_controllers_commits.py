@@ -26,6 +26,7 @@ from tests.scenario import (
     test_placement_affinity,
     test_planned_migrations,
     test_quotas,
+    test_reservations,
     test_scheduler_answers,
     test_vm_life,
 )
@@ -100,7 +101,7 @@ RELIES_ON = {
     "scheduler/allocation/bind.py plan_addresses": "workload at, endpoint absent, network present",
     "scheduler/allocation/bind.py plan_adopted": "workload at",
     "scheduler/allocation/bind.py plan_placement": (
-        "workload at, node at, volume at, allocation absent, endpoint absent, network present | decision"
+        "workload at, node at, volume at, allocation absent, allocation present, endpoint absent, network present | decision"
     ),
     "scheduler/allocation/bind.py plan_refusal": "workload at | decision",
     "scheduler/allocation/bind.py plan_regrouped": "workload at, allocation at",
@@ -124,6 +125,8 @@ RELIES_ON = {
     "scheduler/allocation/resume.py plan_resume": "allocation at",
     "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
+    "scheduler/reservation/plan.py _close": "reservation at and goes, allocation at and goes",
+    "scheduler/reservation/plan.py _write": "reservation at, node at, allocation absent, allocation at and goes",
     "scheduler/constraint/status.py plan_constraint_status": "constraint at",
 }
 
@@ -340,6 +343,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_migrations.test_of_ended_ones_only_the_newest_are_kept_and_not_for_ever,
     test_migrations.test_a_volume_goes_along_and_is_at_home_where_its_vm_went,
     test_placement_affinity.test_where_a_volume_lies_decides_and_when_it_lies_elsewhere_so_does_the_choice,
+    test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,

@@ -134,6 +134,25 @@ async def test_a_reservation_that_does_not_fit_is_refused_whole_with_the_nearest
         assert await slots(lab) == []
 
 
+async def test_its_slots_go_at_its_end_and_when_it_is_deleted(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await reserve(lab, "short", cpu=2.0, duration=30.0)
+        await reserve(lab, "long", cpu=2.0, duration=3000.0)
+        await until_state(lab, "long", "Active")
+        await lab.put_vm("inside", cpu=1.0, memory=GIB, reservation="short", grace=1.0)
+        await lab.until_lease("inside", "Active")
+        await until_state(lab, "short", "Done", 100)
+        await lab.delete(object_key("reservation", "default", "long"))
+        await lab.until_gone(object_key("reservation", "default", "long"))
+
+        async def empty() -> bool:
+            return not await slots(lab) and (await status_of(lab, "short")).slots == {}
+
+        await lab.until(empty)
+        assert (await lab.lease("inside")).state == "Done"
+
+
 async def test_two_workloads_race_for_the_last_slot_and_one_waits(tmp_path: Path) -> None:
     async with Lab(tmp_path, slow=3) as lab:
         await lab.add_node("n1", gpus=[])

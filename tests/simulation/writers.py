@@ -29,6 +29,7 @@ REMOVERS = {
     "migration": {"migrations", "garbage"},
     "conversion": {"conversions"},
     "recommendation": {"conversions", "garbage"},
+    "reservation": {"scheduler"},
     "functionversion": {"API server", "garbage"},
     "publishedport": {"API server", "workload", "garbage"},
     "vm": {"workload"},

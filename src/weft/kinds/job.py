@@ -171,14 +171,7 @@ def read_task_name(job: str, name: str) -> tuple[int, int] | None:
 
 def check_job(spec: JobSpec) -> None:
     """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
-    try:
-        check_container(spec.task)
-    except InvalidInput as problem:
-        inner = problem.field or "spec"
-        at = inner.replace("spec", "spec.task", 1)
-        raise InvalidInput(
-            problem.message.replace(inner, at, 1), reason=problem.token, field=at, hint=problem.hint
-        ) from None
+    _check_task(check_container, spec)
     for name, value in FIXED.items():
         if getattr(spec.task, name) not in (value, "never" if name == "restart" else value):
             raise InvalidInput(
@@ -221,6 +214,18 @@ def check_job(spec: JobSpec) -> None:
                 field="spec.after",
                 hint="set either schedule or after, not both",
             )
+
+
+def _check_task(check: Callable[..., None], spec: JobSpec, *more: Any) -> None:
+    """``check`` of its task. Raises InvalidInput that names the job's field."""
+    try:
+        check(spec.task, *more)
+    except InvalidInput as problem:
+        inner = problem.field or "spec"
+        at = inner.replace("spec", "spec.task", 1)
+        raise InvalidInput(
+            problem.message.replace(inner, at, 1), reason=problem.token, field=at, hint=problem.hint
+        ) from None
 
 
 def check_job_change(old: JobSpec, new: JobSpec) -> None:
@@ -308,8 +313,8 @@ def _of_task(one: Reference) -> Reference:
         blocks=False,
         awaited=one.awaited,
         else_=one.else_,
-        agree=None if agree is None else lambda spec, named: agree(spec.task, named),
-        suffices=None if suffices is None else lambda spec, named: suffices(spec.task, named),
+        agree=None if agree is None else partial(_check_task, agree),
+        suffices=None if suffices is None else partial(_check_task, suffices),
         asks=None if asks is None else lambda spec: asks(spec.task),
     )
 

@@ -50,7 +50,7 @@ def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None
 
 def _list(session: Session) -> list[dict[str, Any]]:
     """Whatever has a place now, or was promised one."""
-    found = []
+    found = _list_reservations(session)
     for kind in PLACED:
         for obj in session.client.list(kind, all_projects=session.all_projects).items:
             lease, status = dig(obj, "status.lease"), obj.get("status") or {}
@@ -63,10 +63,33 @@ def _list(session: Session) -> list[dict[str, Any]]:
                     "project": obj.get("project"),
                     "start": lease["start"] if lease else obj["created_at"],
                     "end": lease["end"] if lease else None,
-                    "kind": (dig(obj, "spec.lease.mode") if lease else None) or "unlimited",
+                    "kind": _name_kind(obj) if lease else "unlimited",
+                    "reservation": dig(obj, "spec.reservation"),
                 }
             )
     return sorted(found, key=lambda one: (one["node"], one["start"], one["workload"]))
+
+
+def _name_kind(obj: Any) -> str:
+    return "reservation" if dig(obj, "spec.reservation") else dig(obj, "spec.lease.mode") or "unlimited"
+
+
+def _list_reservations(session: Session) -> list[dict[str, Any]]:
+    """What is kept for projects, once for each node; the workloads in it stand beside it."""
+    return [
+        {
+            "workload": f"reservation/{obj['name']}",
+            "node": node,
+            "project": obj.get("project"),
+            "start": obj["status"]["start"],
+            "end": obj["status"]["end"],
+            "kind": "reservation",
+            "reservation": obj["name"],
+        }
+        for obj in session.client.list("reservation", all_projects=session.all_projects).items
+        for node in dig(obj, "status.slots") or {}
+        if dig(obj, "status.state") in ("Scheduled", "Active")
+    ]
 
 
 def _find_span(entries: list[dict[str, Any]], now: float) -> tuple[float, float]:

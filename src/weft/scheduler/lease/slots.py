@@ -34,6 +34,9 @@ class Free(msgspec.Struct, frozen=True):
     gpus: Mapping[int, int]  # thousandths by index
 
 
+Entry = tuple[SlotFacts | None, tuple[str, Held, Devices] | None]
+
+
 class Slots:
     def __init__(self) -> None:
         self._slots: dict[str, SlotFacts] = {}
@@ -78,9 +81,16 @@ class Slots:
         if not users:
             del self._users[found[0]]
 
-    def taken_by(self, name: str) -> tuple[str, Held, Devices] | None:
-        """The slot of an allocation, and what it takes there."""
-        return self._taken.get(name)
+    def recall(self, key: str) -> Entry:
+        """All that is counted under a key, for ``put_back``."""
+        return self._slots.get(key), self._taken.get(key)
+
+    def put_back(self, key: str, entry: Entry) -> None:
+        slot, taken = entry
+        if slot is not None:
+            self.put(key, slot)
+        if taken is not None:
+            self.take(key, *taken)
 
     def is_used(self, key: str) -> bool:
         """Whether a workload has anything of a slot."""

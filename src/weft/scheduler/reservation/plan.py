@@ -117,7 +117,7 @@ def _read_taken(allocation: Item) -> object:
 def plan_reservation(
     view: View, engine: Engine, item: Item, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str], float]:
-    """What is to be written, the keys of new slots, and when to plan again by itself (seconds since 1970)."""
+    """The commit, the keys of new slots, and when to plan again by itself (seconds since 1970)."""
     spec, status = item.spec(ReservationSpec), item.status(ReservationStatus)
     slots = view.find(SLOTS_BY_RESERVATION, item.uid)
     start = status.start if status.start is not None else max(now, spec.start or now)

@@ -325,7 +325,7 @@ def without(
     ``resting`` take their disk and what else is theirs, but neither cores nor memory."""
     improved, rests = set(snapshot.improved), set(resting)
     gone = {
-        name: (*found, snapshot.leases.get(name), snapshot.slots.taken_by(name))
+        name: (*found, snapshot.leases.get(name), snapshot.slots.recall(name))
         for name in dict.fromkeys((*names, *sorted(rests)))
         if (found := snapshot._allocations.get(name)) is not None
     }
@@ -338,10 +338,9 @@ def without(
     try:
         yield
     finally:
-        for name, (node_uid, amounts, load, lease, taken) in gone.items():
+        for name, (node_uid, amounts, load, lease, slots) in gone.items():
             _put_back(snapshot, name, node_uid, amounts, load, lease)
-            if taken is not None:
-                snapshot.slots.take(name, *taken)
+            snapshot.slots.put_back(name, slots)
         snapshot.improved = improved
 
 

@@ -1,0 +1,160 @@
+"""Reservations at the real API: what is refused and why, what counts in a quota, and what keeps one from being deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from tests.scenario.api_lab import DoorsLab
+from tests.scenario.test_api_quotas import change_status, grant, refuse, remove, vm
+
+from weft.contracts.clock import SystemClock
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.reservation import ReservationStatus
+from weft.objects.errors import IllegalTransition, InUse, NotFound, WeftError
+from weft.store.sqlite.store import SqliteStore
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+    folder = tmp_path_factory.mktemp("reservations")
+    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    yield lab
+    lab.close()
+
+
+def reservation(name: str, **spec: Any) -> dict[str, Any]:
+    return {"kind": "reservation", "name": name, "spec": {"cpu": 2, "memory": "2G", "duration": "1h", **spec}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "part"),
+    [
+        ({"start": "2020-01-01T00:00:00Z"}, "spec.start", "s ago"),
+        ({"start": "2999-01-01T00:00:00Z"}, "spec.start", "more than two years ahead"),
+        ({"duration": "0s"}, "spec.duration", "not between a second and a year"),
+        ({"duration": "3650d"}, "spec.duration", "not between a second and a year"),
+        ({"duration": "-5m"}, "spec.duration", ""),
+        ({"duration": None}, "spec.duration", "give either duration or end"),
+        ({"end": "2999-01-01T00:00:00Z"}, "spec.duration", "give either duration or end"),
+        ({"duration": None, "end": "2020-01-01T00:00:00Z"}, "spec.end", "not between a second and a year after"),
+        ({"cpu": 0}, "spec.cpu", "must be more than 0"),
+        ({"cpu": 300}, "spec.cpu", "not between 0 and 255 cores"),
+        ({"memory": 0}, "spec.memory", "not between 1M and 64T"),
+        ({"count": 0}, "spec.count", ""),
+        ({"count": 65}, "spec.count", ""),
+        ({"grace": "2h"}, "spec.grace", "not between 0 and an hour"),
+        ({"gpu_models": ["T4"]}, "spec.gpus", "add gpus: 1"),
+        ({"node": "nowhere"}, "spec.node", 'node "nowhere" not found'),
+        ({"constraint": "@none"}, "spec.constraint", 'constraint "none" not found'),
+        ({"constraint": "cpu >"}, "spec.constraint", ""),
+        ({"cores": 2}, "spec.cores", ""),
+    ],
+)
+def test_bad_input_names_the_field_and_leaves_nothing(
+    lab: DoorsLab, spec: dict[str, Any], field: str, part: str
+) -> None:
+    with pytest.raises(WeftError) as caught:
+        lab.client.create(reservation("wrong", **spec))
+    error = caught.value
+    assert error.field == field and part in f"{error.message} {error.hint}", error
+    assert [one for one in lab.client.list("reservation").items if one["name"] == "wrong"] == []
+
+
+def test_what_does_not_go_with_a_reservation_is_refused_by_field(lab: DoorsLab) -> None:
+    ann = grant(lab, "goes-with")
+    ann.create(reservation("class", cpu=2, memory="1G"))
+    for spec, field, part in (
+        ({"reservation": "clas"}, "spec.reservation", "did you mean class?"),
+        ({"reservation": "class", "lease": {"duration": "1h"}}, "spec.lease", "until that ends"),
+        ({"reservation": "class", "gang": "web:2"}, "spec.gang", "aren't placed in a reservation"),
+        (
+            {"reservation": "class", "cpu": 3},
+            "spec.cpu",
+            "3 cores is more than a slot of reservation/class has, 2 cores",
+        ),
+        ({"reservation": "class", "memory": "2G"}, "spec.memory", "2.0 GiB is more than a slot"),
+        ({"reservation": "class", "gpus": 1}, "spec.gpus", "1 GPUs is more than a slot"),
+    ):
+        with pytest.raises(WeftError) as caught:
+            ann.create(vm("web", **spec))
+        assert caught.value.field == field and part in f"{caught.value.message} {caught.value.hint}", caught.value
+    task: dict[str, Any] = {"networks": [], "image": "registry.example.org/work:1", "cpu": 4, "reservation": "class"}
+    with pytest.raises(WeftError) as caught:
+        ann.create({"kind": "job", "name": "work", "spec": {"task": task}})
+    assert caught.value.field == "spec.task.cpu" and "slot of reservation/class" in caught.value.message
+    with pytest.raises(WeftError) as caught:
+        ann.create({"kind": "job", "name": "work", "spec": {"gang": True, "task": {**task, "cpu": 1}}})
+    assert caught.value.field == "spec.gang"
+    ann.create({"kind": "job", "name": "work", "spec": {"task": {**task, "cpu": 1}}})
+
+
+def test_a_reservation_of_another_project_is_not_found(lab: DoorsLab) -> None:
+    ann, bob = grant(lab, "anns"), grant(lab, "bobs")
+    ann.create(reservation("mine"))
+    with pytest.raises(NotFound) as caught:
+        bob.create(vm("web", reservation="mine"))
+    assert caught.value.field == "spec.reservation" and "not found in project bobs" in caught.value.message
+    assert "mine" not in (caught.value.hint or "")
+    viewer = lab.with_token(use="access", role="viewer", project="anns")
+    viewer.project = "anns"
+    assert [one["name"] for one in viewer.list("reservation").items] == ["mine"]
+    for attempt in (partial(viewer.create, reservation("theirs")), partial(viewer.delete, "reservation", "mine")):
+        with pytest.raises(WeftError) as refused:
+            attempt()
+        assert refused.value.token == "forbidden"
+
+
+def test_one_that_is_over_or_refused_takes_no_workload(lab: DoorsLab) -> None:
+    ann = grant(lab, "over")
+    for state, part in (("Done", "ended at 2023-11-14"), ("Rejected", "was refused: no node has 2 cores")):
+        name = state.lower()
+        ann.create(reservation(name))
+        end = 1.7e9 if state == "Done" else None
+        message = "" if end else "no node has 2 cores"
+        change_status(lab, ann, "reservation", name, ReservationStatus(state=state, end=end, message=message))
+        with pytest.raises(WeftError) as caught:
+            ann.create(vm("web", reservation=name))
+        assert caught.value.field == "spec.reservation" and part in caught.value.message
+
+
+def test_it_counts_in_its_quota_whole_and_its_workloads_cores_and_memory_not_again(lab: DoorsLab) -> None:
+    ann = grant(lab, "counted", cpu=5, memory="5G", instances=3, disk="20G")
+    ann.create(reservation("class", cpu=2, memory="2G", count=2))
+    error = refuse(lambda: ann.create(reservation("more", cpu=1, memory="1M", count=2)))
+    assert "cpu: 4 of 5 cores used, 2 more requested" in error.message and error.field == "spec.cpu"
+    for name in ("a", "b"):
+        ann.create(vm(name, cpu=2, memory="2G", reservation="class"))
+    ann.create(vm("beside", cpu=1, memory="512M"))
+    error = refuse(lambda: ann.create(vm("c", cpu=1, memory="128M", reservation="class")))
+    assert error.message.startswith("project counted: instances: 3 of 3 used")
+    remove(lab, ann, "vm", "beside")
+    refuse(lambda: ann.create(vm("d", cpu=2, memory="128M")))
+    change_status(lab, ann, "reservation", "class", ReservationStatus(state="Done", end=1.7e9))
+    ann.create(vm("d", cpu=5, memory="128M"))  # what has ended counts no more
+
+
+def test_it_is_deleted_only_when_nobody_names_it(lab: DoorsLab) -> None:
+    ann = grant(lab, "used")
+    ann.create(reservation("class"))
+    ann.create(vm("web", reservation="class"))
+    with pytest.raises(InUse) as caught:
+        ann.delete("reservation", "class")
+    assert "in use by vm/web" in caught.value.message
+    change_status(lab, ann, "vm", "web", WorkloadStatus(phase="Running", node="n1"))
+    with pytest.raises(IllegalTransition) as stays:
+        ann.verb("vm", "web", "migrate", {})
+    assert stays.value.token == "inReservation" and "reservation/class" in stays.value.message
+    remove(lab, ann, "vm", "web")
+    ann.delete("reservation", "class")
+
+
+def test_only_its_description_can_be_changed(lab: DoorsLab) -> None:
+    ann = grant(lab, "fixed")
+    ann.create(reservation("class"))
+    ann.patch("reservation", "class", {"spec": {"description": "for the class"}})
+    with pytest.raises(WeftError) as caught:
+        ann.patch("reservation", "class", {"spec": {"cpu": 4}})
+    assert "cpu" in caught.value.message
