@@ -277,7 +277,7 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Sta
     if stage == "waits" and old.state == "pending":
         new.reason = LEASE_WAITS
         return new
-    if stage == "ahead" and old.state in ("pending", "preparing"):
+    if stage in ("ahead", "imminent") and old.state in ("pending", "preparing"):
         new.state, new.reason = "preparing", LEASE_WAITS
         return new
     if stage == "suspended":
