@@ -300,6 +300,8 @@ class Decisions:
             self._intake.wait_for_reservation(workload)
             return self._plan_waiting(workload, found, now)
         explanation = explain(self._engine, without_slot(candidate.request), workload.uid, found.row)
+        chosen = [one for one in explanation.verdicts if one.outcome == "chosen"]  # others have nothing of its slots
+        explanation = msgspec.structs.replace(explanation, verdicts=chosen)
         candidate = msgspec.structs.replace(
             candidate, lease=found.lease, slot=found.slot, preempts=(*candidate.preempts, found.note)
         )

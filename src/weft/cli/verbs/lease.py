@@ -75,7 +75,7 @@ def list_leases(session: Session) -> list[dict[str, Any]]:
         read_lease(obj)
         for kind in PLACED
         for obj in session.client.list(kind, all_projects=session.all_projects).items
-        if dig(obj, "spec.lease")
+        if dig(obj, "spec.lease") or dig(obj, "spec.reservation")
     ]
     return sorted(found, key=lambda one: (one["status"]["start"] or one["spec"].get("start") or 0.0, one["workload"]))
 
@@ -83,13 +83,14 @@ def list_leases(session: Session) -> list[dict[str, Any]]:
 def read_lease(obj: Any) -> dict[str, Any]:
     """The lease of a workload as an object of its own."""
     status = obj.get("status") or {}
+    asked = obj["spec"].get("lease") or {"mode": "reservation", "priority": 0}  # in a reservation it ends with that
     lease = {"state": "Requested", "start": None, "end": None, **(status.get("lease") or {})}
     return {
         "kind": "lease",
         "name": obj["name"],
         "project": obj.get("project"),
         "workload": f"{obj['kind']}/{obj['name']}",
-        "spec": {name: obj["spec"]["lease"].get(name) for name in _FIELDS},
+        "spec": {name: asked.get(name) for name in _FIELDS},
         "status": {**lease, "node": status.get("node"), "phase": status.get("phase")},
     }
 
@@ -119,7 +120,7 @@ def _row(one: dict[str, Any]) -> list[str]:
 
 def _get(session: Session, target: Target) -> dict[str, Any]:
     obj = session.client.get(target.kind.name, target.name)
-    if not dig(obj, "spec.lease"):
+    if not (dig(obj, "spec.lease") or dig(obj, "spec.reservation")):
         raise NotFound(f"{target.kind.name}/{target.name} has no lease", hint="weft lease list")
     return read_lease(obj)
 
