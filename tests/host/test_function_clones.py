@@ -389,7 +389,7 @@ async def test_what_a_killed_agent_left_is_ended_and_its_templates_are_used(lab:
     assert left >= 2
     made = (driver_of(lab)._templates.folder(recipe.digest) / "RAM").stat().st_ino  # type: ignore[union-attr]
     after = SnapshotInstances(lab.host)
-    assert await after.recover() == left
+    assert await after.recover() >= left  # one more, where it was still about to become a QEMU
     assert machines(lab) == []
     assert recipe.digest in after.templates(), "it is there before anybody names it"
     assert after._cgroups.names(after._prefix) == set()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,13 +25,20 @@ COMMAND = (
 )
 
 
+def free_port() -> int:
+    """One that the kernel gives nobody by itself, since the doors take it only later, and leave it for a while."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
 class DoorsProcess:
     def __init__(self, state: Path, *options: str) -> None:
         self.state = state
         self.options = options
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *under: str) -> subprocess.Popen[str]:

@@ -169,7 +169,9 @@ class _Parser:
             )
         self._take()
         if not token.text or len(token.text) > MOST_LETTERS:
-            raise self._refuse(token, f"an attribute has 1 to {MOST_LETTERS} characters")
+            raise self._refuse(
+                token, f"an attribute has 1 to {MOST_LETTERS} characters", "weft node describe NODE lists its attributes"
+            )
         return token.text
 
     def _compare(self, attribute: str, operator: Operator, sign: Token) -> Compare:
@@ -193,7 +195,7 @@ class _Parser:
             )
         self._take()
         if len(token.text) > MOST_LETTERS:
-            raise self._refuse(token, f"a value has at most {MOST_LETTERS} characters")
+            raise self._refuse(token, f"a value has at most {MOST_LETTERS} characters", "write a shorter value")
         if token.kind == "word" and token.text[-1].isdigit() and self._is_word(*_UNITS):
             return token.text + self._take().text  # 32 GB
         return token.text
@@ -207,7 +209,7 @@ class _Parser:
             self._take()
             values.append(self._value("a value is missing"))
             if len(values) > MOST_VALUES:
-                raise self._refuse(self._token, f"more than {MOST_VALUES} values")
+                raise self._refuse(self._token, f"more than {MOST_VALUES} values", "compare with fewer values")
         self._close(opened)
         return tuple(values)
 
@@ -215,14 +217,14 @@ class _Parser:
         if self._is_mark(")"):
             self._take()
         elif self._token.kind == "end":
-            raise self._refuse(opened, "this parenthesis isn't closed")
+            raise self._refuse(opened, "this parenthesis isn't closed", "close it with )")
         else:
             raise self._lost()
 
     def _lost(self) -> InvalidInput:
         token = self._token
         if self._is_mark(")"):
-            return self._refuse(token, "this parenthesis was never opened")
+            return self._refuse(token, "this parenthesis was never opened", "remove it")
         meant = suggest(token.text.lower(), ["and", "or"]) if token.kind == "word" else None
         hint = f"did you mean {meant.upper()}?" if meant else "join parts with , or AND or OR"
         return self._refuse(token, f"{token.text[:40]!r} can't be used here", hint)

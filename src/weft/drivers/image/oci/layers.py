@@ -11,7 +11,9 @@ import ctypes
 import errno
 import os
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -135,16 +137,24 @@ class Layers:
 
 
 async def remove_trees(paths: list[Path]) -> None:
-    """Remove trees, even those deeper than a path may be long. Raises DriverFailed."""
+    """Remove trees, even those deeper than a path may be long, also when cancelled meanwhile. Raises DriverFailed."""
+    await complete(_remove_trees(paths))
+
+
+async def complete(work: Coroutine[Any, Any, None]) -> None:
+    """``work`` to its end, also when the caller is cancelled meanwhile, which then raises CancelledError."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def _remove_trees(paths: list[Path]) -> None:
     argv = ("rm", "-rf", "--one-file-system", "--", *map(str, paths))
     process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL)
-    waiting = asyncio.create_task(process.wait())
-    try:
-        await asyncio.shield(waiting)
-    except asyncio.CancelledError:
-        await waiting  # it is ours to see it done
-        raise
-    if process.returncode != 0:
+    if await process.wait() != 0:
         raise DriverFailed(f"layers can't be removed (rm ends with {process.returncode})", details={"step": "image"})
 
 

@@ -26,7 +26,7 @@ from weft.drivers.image.oci.fetch.layout import Layout
 from weft.drivers.image.oci.fetch.registry import Registry, RegistrySettings
 from weft.drivers.image.oci.fetch.source import Source
 from weft.drivers.image.oci.layer_files import read_file
-from weft.drivers.image.oci.layers import Layer, Layers, remove_trees
+from weft.drivers.image.oci.layers import Layer, Layers, complete, remove_trees
 from weft.drivers.image.oci.platforms import Platform, this_platform
 from weft.drivers.image.oci.pull import Pull
 from weft.drivers.image.oci.records import Record, Records
@@ -241,7 +241,7 @@ class OciImages:
             await download(source, part, blob, self._patience, self._clock, on_progress)
             return await self._layers.make(blob, part, diff_id)
         finally:
-            await asyncio.to_thread(blob.unlink, missing_ok=True)
+            await complete(asyncio.to_thread(blob.unlink, missing_ok=True))
 
     def _source(self, reference: ImageReference, credentials: RegistryCredentials | None, own_file: bool) -> Source:
         # One registry that hangs holds up no other; nor do many pulls from one start many processes.
