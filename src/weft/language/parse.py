@@ -170,7 +170,9 @@ class _Parser:
         self._take()
         if not token.text or len(token.text) > MOST_LETTERS:
             raise self._refuse(
-                token, f"an attribute has 1 to {MOST_LETTERS} characters", "weft node describe NODE lists its attributes"
+                token,
+                f"an attribute has 1 to {MOST_LETTERS} characters",
+                "weft node describe NODE lists its attributes",
             )
         return token.text
 
