@@ -127,10 +127,15 @@ class Asker:
             yield f"doesn't name its field: {said}"
         if not said.get("hint") and not SAYS_WHAT_IS_RIGHT.search(said["detail"]):
             yield f"has no remedy: {said['detail'][:200]}"
-        if self.lab.revision() != before:
-            yield f"something was written: {said}"
+        if self.lab.revision() != before and (written := self._written_since(before)):
+            yield f"{written} were written: {said}"
         if len(answer.body) > LONGEST_ANSWER:
             yield f"{len(answer.body)} bytes of error"
+
+    def _written_since(self, revision: int) -> list[str]:
+        """Keys; but for tokens, which say when they were used last."""
+        entries = self.lab.run(self.lab.store.list("")).entries
+        return [e.key for e in entries if e.revision > revision and not e.key.startswith("/token/")]
 
     def _clear(self, kind: str) -> None:
         self.lab.client.http.request("DELETE", f"/v1/projects/default/{kind}s/odd")

@@ -169,7 +169,9 @@ def check_container(spec: ContainerSpec) -> None:
         )
     for words, name in ((spec.command, "command"), (spec.args, "args")):
         if any("\0" in word for word in words):
-            raise InvalidInput(f"spec.{name}: an argument can't contain a NUL character", field=f"spec.{name}")
+            raise InvalidInput(
+                f"spec.{name}: an argument can't contain a NUL character", field=f"spec.{name}", hint="remove it"
+            )
     if spec.command and not spec.command[0]:
         raise InvalidInput("spec.command: the first word is empty", field="spec.command", hint="give a program")
     spec.add_capabilities = read_capabilities(spec.add_capabilities, "add_capabilities", MORE_CAPABILITIES)

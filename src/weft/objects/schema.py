@@ -243,11 +243,13 @@ def _normalise_struct(raw: Any, cls: type, path: str, problems: list[WeftError])
     fields = _fields(cls)
     shapes = fields.shapes
     out = {}
+    listed = False  # the fields that there are, once for all keys that aren't among them
     for key, value in raw.items():
         if len(problems) >= MOST_PROBLEMS:
             return raw
         if key not in shapes:
-            problems.append(_refuse_field(str(key), shapes, path))
+            problems.append(_refuse_field(str(key), shapes, path, listed))
+            listed = True
         elif (shape := shapes[key]) is not None:
             out[key] = _normalise(value, shape, f"{path}.{key}" if path else key, problems)
         else:
@@ -259,10 +261,12 @@ def _normalise_struct(raw: Any, cls: type, path: str, problems: list[WeftError])
     return out
 
 
-def _refuse_field(name: str, known: Iterable[str], path: str) -> UnknownField:
+def _refuse_field(name: str, known: Iterable[str], path: str, briefly: bool = False) -> UnknownField:
     at = _clip(f"{path}.{name}" if path else name)
-    meant = suggest(name, list(known))
-    hint = f"did you mean {path + '.' if path else ''}{meant}?" if meant else "fields: " + ", ".join(known)
+    if meant := suggest(name, list(known)):
+        hint = f"did you mean {path + '.' if path else ''}{meant}?"
+    else:
+        hint = "remove it" if briefly else "fields: " + ", ".join(known)
     return UnknownField(f"{at} is not a field", field=at, hint=hint)
 
 

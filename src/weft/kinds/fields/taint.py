@@ -21,7 +21,7 @@ def check_taints(taints: Sequence[str], path: str) -> None:
                 hint="write NAME or NAME=VALUE, like batch-only or tenant=blue",
             )
     if len(set(taints)) != len(taints):
-        raise InvalidInput(f"{path} names the same taint twice", field=path)
+        raise InvalidInput(f"{path} names the same taint twice", field=path, hint="name each one once")
     if len(taints) > MOST:
         raise InvalidInput(f"{path}: at most {MOST}", field=path)
 
