@@ -19,6 +19,8 @@ ON_LOCAL_CLUSTER = {
     "drain",
     "function_invoke",
     "function_network",
+    "lease_start",
+    "preemption",
     "readopt",
     "vm_create",
     "vm_many",

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 
 from benchmarks.measurement import Figure, Measurement
+from weft.kinds.permissions import find_permissions
 from weft.kinds.rolebinding import RoleBindingSpec
 from weft.kinds.token import TokenSpec
 from weft.objects.identity import Ref
 from weft.trust.credentials import StoredToken, make_actor
 from weft.trust.directory import Account, Directory
 
+OWN = {"starter": find_permissions({"vm": ["get", "list", "start", "stop"], "image": ["get", "list"]})}
 USERS, GROUPS, BINDINGS, CHECKS, GOAL_US = 500, 200, 2000, 20_000, 20.0
 
 
@@ -29,15 +31,16 @@ def make_directory() -> Directory:
         )
         for number in range(BINDINGS)
     ]
-    return Directory(accounts.get, lambda: bindings, lambda: None)
+    return Directory(accounts.get, lambda: bindings, OWN.get, lambda: 0)
 
 
 def measure() -> Measurement:
     directory, user = make_directory(), Ref(kind="user", name="u7", uid="uid7")
     own = StoredToken("t", TokenSpec(use="access", role="admin", project="p7"))
+    starter = StoredToken("t", TokenSpec(use="access", role="starter", project="p7"))
     users = StoredToken("t", TokenSpec(use="access", role=""), user)
     figures = []
-    for what, token in (("a token with a role of its own", own), ("a user's token", users)):
+    for what, token in (("a token with a role", own), ("a token with an own role", starter), ("a user's token", users)):
         for where, project in (("allowed", "p7"), ("refused", "elsewhere")):
             figures.append(time_checks(f"{what}, {where}", functools.partial(check, directory, token, project)))
     return Measurement(
@@ -48,7 +51,7 @@ def measure() -> Measurement:
 
 
 def check(directory: Directory, token: StoredToken, project: str) -> bool:
-    return make_actor(token, directory.find_grants, 1.0).permits("read", project)
+    return make_actor(token, directory, 1.0).permits("vm:get", project)
 
 
 def time_checks(what: str, work: Callable[[], object]) -> Figure:

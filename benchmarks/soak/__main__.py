@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import functions, migrations, placement, simulation, storm, workloads
+from benchmarks.soak import department, functions, migrations, placement, simulation, storm, workloads
 
 PROOFS = {
     "simulation": simulation.measure,
@@ -16,6 +16,7 @@ PROOFS = {
     "migrations": migrations.measure,
     "workloads": workloads.measure,
     "functions": functions.measure,
+    "department": department.measure,
 }
 
 

@@ -13,9 +13,11 @@ from benchmarks.soak.travellers import Broken
 
 CLEAN_SECONDS = 120.0
 MAX_REASONS, DEPTH_TOLD = 40, 12
-# What outlives workloads, within bounds: images and layers that were pulled, what functions are made of; and empty rooms.
+# What outlives workloads, within bounds: images and layers that were pulled, what functions are made of; empty rooms; and what
+# comes and goes by itself: what expires, and the addresses that this machine has for other clusters.
 KEPT = re.compile(
     r"n\d+:((oci|microvm|functions)/(images|layers|blobs|bases|code)(/.*)?|(oci|microvm|functions|clones)(/[a-z]+)?)$"
+    r"|cgroup beside$|rule element (.* expires |10\.\d+\.\d+\.1$)"
 )
 
 
@@ -28,23 +30,24 @@ class Landscape(NamedTuple):
     def look(cls, cluster: Cluster) -> Landscape:
         return cls({node: list_things(cluster, node) | list_running(cluster, node) for node in NODES})
 
-    def differs(self, other: Landscape) -> list[str]:
+    def list_left(self, before: Landscape) -> list[str]:
+        """What is here and wasn't before. What was there then and has gone since belonged to others."""
         told = {
-            f"{node} {'has' if thing in found else 'lacks'} {'/'.join(thing.split('/')[:DEPTH_TOLD])}"
+            f"{node} has {'/'.join(thing.split('/')[:DEPTH_TOLD])}"
             for node, found in self.nodes.items()
-            for thing in found ^ other.nodes[node]
+            for thing in found - before.nodes[node]
             if not KEPT.match(thing)
         }
         return sorted(told)
 
     def await_again(self, cluster: Cluster) -> None:
-        """Return when all is as it is here, and no node tells of orphans; raises Broken if that doesn't come."""
+        """Return when there is nothing more than here, and no node tells of orphans; raises Broken if that doesn't come."""
         began = time.monotonic()
         while True:
             orphans = [node["report"]["orphans"] for node in cluster.json("get", "node")["items"]]
-            told = Landscape.look(cluster).differs(self)
+            told = Landscape.look(cluster).list_left(self)
             if not told and not any(orphans):
                 return
             if time.monotonic() - began > CLEAN_SECONDS:
-                raise Broken(f"the nodes aren't as they were: {told[:MAX_REASONS]}, orphans {orphans}")
+                raise Broken(f"something is left on the nodes: {told[:MAX_REASONS]}, orphans {orphans}")
             time.sleep(1.0)

@@ -58,8 +58,10 @@ def list_running(cluster: Cluster, node: str) -> set[str]:
         mounts = {line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()}
         things |= {f"mount {at}" for at in mounts if at.startswith((str(cluster.state), "/run/"))}
     topology = json.loads((cluster.state / "cluster.json").read_bytes())
-    for folder in Path("/sys/fs/cgroup").glob(f"**/weft/{topology['id']}/{node}"):
-        things |= {f"cgroup {path.relative_to(folder)}" for path in folder.rglob("*") if path.is_dir()}
+    mark = f"/weft/{topology['id']}/{node}/"
+    for folder, _, _ in os.walk("/sys/fs/cgroup"):  # others' groups come and go meanwhile
+        if mark in folder:
+            things.add(f"cgroup {folder.partition(mark)[2]}")
     listed = subprocess.run(["losetup", "-l", "-n", "-O", "NAME,BACK-FILE"], capture_output=True, text=True).stdout
     things |= {f"loop {line}" for line in listed.splitlines() if f"{cluster.state}/nodes/{node}/" in line}
     return things

@@ -11,12 +11,14 @@ import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import pytest
 
 from weft.contracts.driver.runtime import (
+    CanCarry,
     CanExec,
     CanSuspend,
     ExecRequest,
@@ -26,7 +28,7 @@ from weft.contracts.driver.runtime import (
     HasStats,
     RuntimeDriver,
 )
-from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 WAIT_SECONDS = 90.0
 
@@ -222,6 +224,51 @@ class RuntimePromises:
         after = await until(heir, plan.id, lambda facts: facts.ready is True)
         assert after.boot_id == before.boot_id
         assert (await run(heir, plan.id, "echo", "awake"))[0] == b"awake\n"
+        await heir.close()
+
+    async def test_suspended_it_goes_on_elsewhere_as_one_file(
+        self, driver: Driver, lab: RuntimeLab, reborn: Callable[[], Awaitable[Driver]]
+    ) -> None:
+        assert isinstance(driver, CanCarry)
+        plan, carrying = lab.plan("carried"), driver.carrying
+        there = msgspec.structs.replace(
+            plan, id="elsewhere0", uid="00000000-0000-4000-8000-00000000cafe", incarnation=plan.incarnation + 1
+        )
+
+        async def unpack(plan: GuestPlan) -> None:
+            await carrying.unpack(there.id, there.uid, there.incarnation, lambda: plan)
+
+        before = await ready(driver, plan)
+        with pytest.raises(IllegalTransition):
+            await carrying.pack(plan.id)
+        await driver.suspend(plan.id)
+        packed = Path(await carrying.pack(plan.id)).read_bytes()
+        coming = Path(await carrying.expect(there.id))
+        for broken in (b"", packed[: len(packed) // 2], packed[:-1]):
+            coming.write_bytes(broken)
+            with pytest.raises(DriverFailed):
+                await unpack(there)
+            assert (await driver.inspect(there.id)).state == "absent"
+        coming.write_bytes(packed)
+        with pytest.raises((InvalidInput, DriverFailed)):
+            await unpack(msgspec.structs.replace(there, machine="microvm"))
+        for _ in range(2):  # the source sends all of it again after a lost connection
+            coming.write_bytes(packed)
+            await unpack(there)
+            came = await driver.inspect(there.id)
+            assert (came.state, came.uid, came.boot_id) == ("suspended", there.uid, before.boot_id)
+        assert (await driver.inspect(plan.id)).state == "suspended", "the source keeps it until it is told otherwise"
+        await driver.stop(plan.id, grace_seconds=0)
+        await driver.remove(plan.id)
+        heir = await reborn()
+        assert there.id in {facts.id for facts in await heir.recover() if facts.state == "suspended"}
+        await heir.start(there)
+        after = await until(heir, there.id, lambda facts: facts.ready is True)
+        assert (after.boot_id, after.incarnation) == (before.boot_id, there.incarnation)
+        assert (await run(heir, there.id, "echo", "awake"))[0] == b"awake\n"
+        await heir.stop(there.id, grace_seconds=0)
+        await heir.remove(there.id)
+        assert lab.leftovers(there.id) == lab.leftovers(plan.id) == []
         await heir.close()
 
     async def test_stopped_it_gives_saved_memory_up(self, driver: Driver, plan: GuestPlan) -> None:

@@ -75,7 +75,7 @@ class Guest:
         self._copier.stdin.flush()
         assert self._copier.stdout.readline() == "ready\n"
 
-    def lease(self, nic: str = "eth0") -> str:
+    def lease(self, nic: str = "eth0", *also: str) -> str:
         """Ask for an address as a guest does, and take it."""
         script = self._lab.folder / "lease.sh"
         asked = [
@@ -94,6 +94,7 @@ class Guest:
             str(script),
             "-O",
             "mtu",
+            *also,
         ]
         return self.run(*asked)
 

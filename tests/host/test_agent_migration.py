@@ -191,6 +191,38 @@ async def test_a_source_machine_that_dies_handed_over_leaves_one_that_starts_ane
     await guest.break_off(source, target)
 
 
+async def test_a_suspended_guest_goes_on_there_where_it_was_and_a_kill_on_the_way_leaves_it_suspended_here(
+    guest: Guest,
+) -> None:
+    here, there, carried = guest.here, guest.there, {"mode": "cold", "saves": "must"}
+    boot_id, seen = here.report(guest.web).boot_id, await guest.look()
+    guest.web = change(guest.web, desired="suspend")
+    here.put(guest.web)
+    await here.until(guest.web, lambda r: r.state == "suspended")
+    source, target = await guest.begin(bytes_per_second=4 << 20, **carried)
+    await here.until(source, lambda r: r.migration is not None and r.migration.sent_bytes > 8 << 20)
+    await there.kill()
+    await there.start()
+    await here.until_phase(source, "failed")
+    assert here.guests() == there.guests() == [] and here.report(source).state == "suspended"
+    there.put(change(target, desired="stop"))
+    await there.until_phase(target, "abandoned", "failed")
+    await guest.pair.remove(target, there)
+    migration = decode_part(source.spec, AllocationSpec).migration
+    assert migration is not None
+    here.put(change(source, migration=msgspec.structs.replace(migration, never_ran=True)))
+    await here.until(source, lambda r: r.migration is not None and r.migration.phase == "preparing", failing=True)
+    source, target = await guest.begin(**carried)
+    taken = await there.until_phase(target, "takenOver")
+    assert here.guests() == there.guests() == [] and taken.sent_bytes > 30_000_000, "its memory went with its disks"
+    for node in (here, there):
+        await node.kill()
+        await node.start()
+    await guest.finish(source, target)
+    assert there.report(guest.web).boot_id == boot_id
+    await guest.look(after=seen + 1)
+
+
 async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_that_is_on_its_disks(
     guest: Guest,
 ) -> None:

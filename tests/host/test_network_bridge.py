@@ -310,6 +310,31 @@ async def test_a_jumbo_packet_passes_where_the_link_between_nodes_carries_it_and
             await node.remove_segment(jumbo.id)
 
 
+async def test_a_guest_of_another_project_is_found_by_its_project_and_takes_no_name(town: Town) -> None:
+    """Whatever it calls itself when it asks for its address, and before there is one of that name."""
+    lab = make_segment(8, "lab", {"web": town.n1, "far": town.n1}, "10.71.0.0/24", domain="weft")
+    own, far = lab.endpoints
+    foreign = msgspec.structs.replace(far, name="web.biology")
+    port = msgspec.structs.replace(make_port(lab, "far"), hostname=foreign.name)
+    alone = msgspec.structs.replace(lab, endpoints=[foreign])
+    try:
+        await town.n1.ensure_segment(alone)
+        guest = town.n1.plug_guest("far", port)
+        guest.lease()
+        guest.lease("eth0", "-x", "hostname:web")
+        assert guest.attempt("getent", "hosts", "web").returncode != 0
+        assert guest.run("getent", "hosts", "web.biology.lab.weft").split()[0] == far.address
+        await town.n1.ensure_segment(msgspec.structs.replace(lab, endpoints=[own, foreign]))
+        guest.run("sh", "-c", "for i in $(seq 100); do getent hosts web && exit; sleep 0.1; done; exit 1")
+        for name in ("web", "web.weft", "web.lab"):
+            assert guest.run("getent", "hosts", name).split()[0] == own.address
+        assert guest.attempt("getent", "hosts", "web.biology.weft").returncode != 0
+        assert guest.run("getent", "hosts", far.address).split()[1] == "web.biology.lab.weft"
+    finally:
+        await town.n1.unplug(port.id)
+        await town.n1.remove_segment(lab.id)
+
+
 async def test_two_networks_with_the_same_addresses_do_not_meet(town: Town) -> None:
     assert town.guests["a"].fetch("10.20.0.11") == "I am a"
     assert town.guests["x"].fetch("10.20.0.12") == "I am y"  # and a's 10.20.0.12 was b
@@ -762,6 +787,15 @@ async def test_a_guest_in_two_networks_goes_out_by_the_first_and_knows_the_names
         assert m.fetch(OUTSIDE) == "I am outside"
         assert "10.60.0.12" in w.run("getent", "hosts", "m") and w.reaches("m")
         assert not town.guests["c"].reaches("10.60.0.11")  # to know a name is not to get there
+        folder = f"{node.host.run_dir}/network/{green.id}"
+        server, read = f"cat {folder}/dnsmasq.pid", f"grep -c 'read .*/hosts' {folder}/dnsmasq.log"
+        before, reads = node.shell(server), int(node.shell(read))
+        named = [msgspec.structs.replace(e, name="v") if e.name == "w" else e for e in green.endpoints]
+        await node.ensure_segment(msgspec.structs.replace(green, endpoints=named))
+        node.shell(f"for i in $(seq 100); do [ $({read}) -gt {reads} ] && exit; sleep 0.1; done; exit 1")
+        m.lease("eth1")  # of the same server, which a reload leaves alive
+        assert node.shell(server) == before
+        await node.ensure_segment(green)
         node.restart()
         assert await node.heal() == []  # the kernel knows which NIC is which
     finally:

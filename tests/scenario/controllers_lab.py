@@ -154,7 +154,7 @@ class PretendNode:
     async def start(self) -> None:
         self.alive = True
         await self.heartbeat()
-        await self.write_report()
+        await self.write_report(contact=new_uid())
         self._tasks = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._work())]
 
     async def die(self) -> None:

@@ -252,9 +252,9 @@ class FunctionsLab:
     async def base(self, phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Available") -> None:
         await self.image("python3-11", phase=phase, sha256="ba" * 32, size=30 * MIB)
 
-    async def image(self, name: str, **status: Any) -> None:
+    async def image(self, name: str, *, project: str = "default", **status: Any) -> None:
         """One that is there, unless its ``status`` says otherwise."""
-        envelope = Envelope(kind="image", name=name, uid=new_uid(), project="default")
+        envelope = Envelope(kind="image", name=name, uid=new_uid(), project=project)
         envelope.status = merge_part(envelope.status, ImageStatus(**{"phase": "Available", **status}))
         await self.put(envelope)
 

@@ -11,6 +11,7 @@ from tests.scenario.controllers_lab import Lab, PretendNode
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport, PlannedMigration
 from weft.kinds.migration import MigrationStatus
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.objects.identity import object_key
 
@@ -126,9 +127,11 @@ class MovingLab(Lab):
             return self._say(msgspec.structs.replace(new, state="stopped"), migration, "abandoned")
         if world.taken_over or (world.handed_over and not world.deaf):
             world.taken_over = True
-            return self._say(
-                msgspec.structs.replace(new, state="running", ready=True), migration, "takenOver", pause_ms=21
+            saved = bool(migration.saves)
+            came = msgspec.structs.replace(
+                new, state="suspended" if saved else "running", ready=None if saved else True
             )
+            return self._say(came, migration, "takenOver", pause_ms=21)
         if world.stuck:
             troubled = msgspec.structs.replace(
                 new, state="failed", reason=world.stuck, message="it can't be made ready"
@@ -169,6 +172,14 @@ class MovingLab(Lab):
         envelope = await self.get(f"/migration/default/{name}")
         assert envelope is not None
         return decode_part(envelope.status, MigrationStatus)
+
+    async def until_lease_message(self, vm: str, words: str, seconds: float = 120.0) -> WorkloadStatus:
+        async def there() -> bool:
+            lease = (await self.status(vm)).lease
+            return lease is not None and words in lease.message
+
+        await self.until(there, seconds)
+        return await self.status(vm)
 
     async def until_migration(self, phase: str, name: str = "m", seconds: float = 120.0) -> MigrationStatus:
         async def there() -> bool:

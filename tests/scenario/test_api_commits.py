@@ -28,6 +28,7 @@ from tests.scenario.test_api_quotas import grant
 from tests.unit.kinds.test_upgrades import KIND, stored
 
 from weft.api.bootstrap import bootstrap
+from weft.api.state import token_use
 from weft.api.upgrade import upgrade_objects
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
@@ -47,8 +48,11 @@ RELIES_ON = {
         SETTLE: "image at, network at, project at, publishedport absent, volume at, workload absent",
     },
     "change_a_vm": {SETTLE: "image at, publishedport absent, publishedport at, workload at"},
+    "raise_a_priority": {SETTLE: "priorityclass at, project at, workload at"},
+    "create_on_a_shared_image": {SETTLE: "image at, project at, workload absent"},
     "patch_labels": {SETTLE: "image at"},
     "hold_a_vm": {SETTLE: "workload at"},
+    "give_an_own_role_to_more": {SETTLE: "role at, rolebinding at"},
     "log_in": {SETTLE: "token absent, user at"},
     "use_a_token": {"api/state/token_use.py _write": "token at"},
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
@@ -122,6 +126,38 @@ def change_a_vm(lab: DoorsLab, number: int) -> None:
     spec = {"image": "other", "publish": [f"{21000 + number}:81", f"{22000 + number}:80"]}
     send(lab, "PUT", f"{VMS}/b{number}", {"kind": "vm", "name": f"b{number}", "spec": spec})
     assert lab.client.get("publishedport", f"tcp-{21000 + number}")["spec"]["target_port"] == 81
+
+
+def give_an_own_role_to_more(lab: DoorsLab, number: int) -> None:
+    """The role may be widened meanwhile, beyond what who gives it has."""
+
+    def prepare() -> None:
+        lab.client.create({"kind": "role", "name": f"r{number}", "spec": {"rules": {"vm": ["get"]}}})
+        lab.client.create({"kind": "rolebinding", "name": f"r{number}", "spec": {"role": f"r{number}"}})
+
+    quietly(lab, prepare)
+    changed = send(lab, "PATCH", f"/v1/rolebindings/r{number}", {"spec": {"claims": ["staff"]}})
+    assert changed["spec"]["claims"] == ["staff"]
+
+
+def raise_a_priority(lab: DoorsLab, number: int) -> None:
+    """To that of a class, below a ceiling that may be lowered meanwhile."""
+
+    def prepare() -> None:
+        lab.client.create(make_vm(f"w{number}", networks=[], lease={}))
+        lab.client.create({"kind": "priorityclass", "name": f"w{number}", "spec": {"value": 5}})
+
+    quietly(lab, prepare)
+    changed = send(lab, "PATCH", f"{VMS}/w{number}", {"spec": {"lease": {"priority_class": f"w{number}"}}})
+    assert changed["spec"]["lease"]["priority"] == 5
+
+
+def create_on_a_shared_image(lab: DoorsLab, number: int) -> None:
+    image = make_image() | {"project": f"o{number}"}
+    image["spec"]["shared_with"] = ["*"]
+    quietly(lab, lambda: lab.client.create({"kind": "project", "name": f"o{number}", "spec": {}}))
+    quietly(lab, lambda: lab.client.create(image))
+    lab.client.create(make_vm(f"o{number}", image=f"o{number}/tiny", networks=[]))
 
 
 def patch_labels(lab: DoorsLab, number: int) -> None:
@@ -350,8 +386,11 @@ def find_objects_of_an_older_weft(lab: DoorsLab, number: int) -> None:
 
 
 REQUESTS: tuple[Request, ...] = (
+    give_an_own_role_to_more,
     create_a_vm,
     change_a_vm,
+    raise_a_priority,
+    create_on_a_shared_image,
     patch_labels,
     hold_a_vm,
     log_in,
@@ -402,7 +441,8 @@ def quietly(lab: DoorsLab, prepare: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DoorsLab]:
+    monkeypatch.setattr(token_use, "WRITE_SECONDS", 1e6)  # by itself it would write into the middle of another request
     lab = DoorsLab(tmp_path, MeddlingStore(MemoryStore(SystemClock()), ["api"]))  # type: ignore[arg-type]
     lab.client.create(make_image())
     lab.client.create(make_image("other"))

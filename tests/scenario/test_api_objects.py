@@ -627,7 +627,12 @@ def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_chan
     spec = {"cidr": "240.0.0.0/24", "nat": True, "mtu": 1450, "domain": "de"}
     network.spec = msgspec.Raw(msgspec.json.encode(spec))
     lab.put(network)
-    assert lab.client.patch("network", "old", {"spec": {"nat": False}})["spec"] == {**spec, "nat": False, "open": []}
+    assert lab.client.patch("network", "old", {"spec": {"nat": False}})["spec"] == {
+        **spec,
+        "nat": False,
+        "open": [],
+        "shared_with": [],
+    }
     whole = {"kind": "network", "name": "old", "labels": {"tier": "db"}, "spec": spec}
     assert lab.client.put(whole)["labels"] == {"tier": "db"}
     for change in ({"domain": "fr"}, {"cidr": "0.0.0.0/24"}):

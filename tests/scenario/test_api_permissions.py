@@ -19,6 +19,13 @@ from weft.objects.roles import EVERYWHERE, RIGHTS
 
 PAGE = Path(__file__).parents[2] / "docs/reference/permissions.md"
 ROW = re.compile(r"\| ([A-Z]+) `(\S+)` \| (\S+) \| (\w+) \|")
+OWN: dict[str, dict[str, list[str]]] = {  # own roles; test_each_role adds two that share all permissions among them
+    "starter": {"vm": ["get", "list", "start", "stop"], "image": ["get", "list"], "*": ["get"]},
+    "apart": {"token": ["list"], "user": ["get"], "quota": ["update"], "vm": ["update", "create"]},
+    "whole": {"*": ["*"]},
+    "even": {},
+    "odd": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +42,31 @@ def test_the_page_is_what_the_kinds_say() -> None:
     assert PAGE.read_text() == render(), "python -m weft.api.permissions > docs/reference/permissions.md"
 
 
+def read_permissions() -> dict[str, set[str]]:
+    """The permissions of each built-in and own role, as the page has them."""
+    page = PAGE.read_text().split("## Operations")[0]
+    table = page.split("| kind | verbs |")[1]
+    by_right: dict[str, set[str]] = {}
+    OWN["even"], OWN["odd"] = {}, {}
+    for kind, cell in re.findall(r"^\| (\w+) \| (.*) \|$", table, re.MULTILINE):
+        for right, verbs in re.findall(r"(\w+): ([^;]+)", cell):
+            by_right.setdefault(right, set()).update(f"{kind}:{verb}" for verb in re.findall(r"[\w-]+", verbs))
+    known = sorted(set().union(*by_right.values()))
+    for number, permission in enumerate(known):
+        kind, _, verb = permission.partition(":")
+        OWN["odd" if number % 2 else "even"].setdefault(kind, []).append(verb)
+    found = {role: set().union(*(by_right[right] for right in rights)) for role, rights in read_rights().items()}
+    for role, rules in OWN.items():
+        pairs = [permission.partition(":")[::2] for permission in known]
+        found[role] = {
+            f"{kind}:{verb}" for kind, verb in pairs if {verb, "*"} & {*rules.get(kind, ()), *rules.get("*", ())}
+        }
+    return found
+
+
 def read_rights() -> dict[str, set[str]]:
-    """The rights of each role, as the page has them."""
-    lines = [line for line in PAGE.read_text().split("## Operations")[0].splitlines() if line.startswith("| ")]
+    """The rights of each built-in role, as the page has them."""
+    lines = [line for line in PAGE.read_text().split("## Own roles")[0].splitlines() if line.startswith("| ")]
     titles = [cell.strip() for cell in lines[0].strip("|").split("|")][1:]
     found = {}
     for line in lines[1:]:
@@ -46,34 +75,39 @@ def read_rights() -> dict[str, set[str]]:
     return found
 
 
-def expects(rights: set[str], limited: bool, own: bool, right: str, where: str) -> bool:
-    if right == "–":
+def expects(permissions: set[str], limited: bool, own: bool, method: str, permission: str, where: str) -> bool:
+    if permission == "–":
         return where == "anyone"
+    taken = {permission.replace("KIND", "vm")}  # as the test applies one
+    if method == "PUT" or where == "each":  # what it writes isn't there yet
+        taken |= {one.replace(":update", ":create") for one in taken}
     if where in ("project", "each"):
-        return right in rights and (own or not limited)
+        return taken <= permissions and (own or not limited)
     if where == "own":
-        return right in rights and own
-    return right in rights and not limited
+        return taken <= permissions and own
+    return taken <= permissions and not limited
 
 
 @pytest.mark.parametrize("limited", [True, False])
-@pytest.mark.parametrize("role", [role for role in RIGHTS if role != "invoker"])
+@pytest.mark.parametrize("role", [*(role for role in RIGHTS if role != "invoker"), *OWN])
 def test_each_role_gets_what_the_page_says(lab: DoorsLab, role: str, limited: bool) -> None:
     if limited and role in EVERYWHERE:
         pytest.skip(f"the role {role} holds in all projects")
+    held = read_permissions()["fabric-admin" if role == "admin" and not limited else role]
+    if role in OWN:
+        lab.client.apply([{"kind": "role", "name": role, "spec": {"rules": OWN[role]}}])
     spec: dict[str, Any] = {"use": "access", "role": role, **({"project": "lab"} if limited else {})}
     client = lab.with_token(**spec)
-    rights = read_rights()["fabric-admin" if role == "admin" and not limited else role]
     rows = ROW.findall(PAGE.read_text())
     assert len(rows) > 150
     wrong = []
-    for method, path, right, where in rows:
+    for method, path, permission, where in rows:
         for project in ("lab", "other"):
             if "{project}" not in path and project == "other" and where != "each":
                 continue
             if path in ("/v1/join", "/v1/healthz"):
                 continue  # for nobody with a token, and for everybody
-            may = expects(rights, limited, project == "lab", right, where)
+            may = expects(held, limited, project == "lab", method, permission, where)
             refused = is_refused(client, method, path, project)
             if refused == may:
                 wrong.append((method, path, project, "refused" if refused else "let in"))

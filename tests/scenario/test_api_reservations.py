@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from tests.scenario.api_lab import DoorsLab
 from tests.scenario.test_api_quotas import change_status, grant, refuse, remove, vm
+from tests.scenario.test_people import add_user, create, log_in
 
 from weft.contracts.clock import SystemClock
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.reservation import ReservationStatus
-from weft.objects.errors import IllegalTransition, InUse, NotFound, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InUse, NotFound, WeftError
 from weft.store.sqlite.store import SqliteStore
 
 
@@ -158,3 +159,36 @@ def test_only_its_description_can_be_changed(lab: DoorsLab) -> None:
     with pytest.raises(WeftError) as caught:
         ann.patch("reservation", "class", {"spec": {"cpu": 4}})
     assert "cpu" in caught.value.message
+
+
+def test_one_for_a_group_takes_no_workload_of_anybody_else(lab: DoorsLab) -> None:
+    admin = grant(lab, "lecture")
+    create(lab, "group", "students")
+    for name, groups in (("sue", ["students"]), ("tom", [])):
+        add_user(lab, name, groups=groups)
+    create(lab, "rolebinding", "lecture", role="editor", project="lecture", users=["sue", "tom"])
+    sue, tom = log_in(lab, "sue"), log_in(lab, "tom")
+    sue.project = tom.project = "lecture"
+    admin.create(reservation("class", groups=["students"]))
+    sue.create(vm("hers", reservation="class"))
+    tom.create(vm("his"))
+    task = {"networks": [], "image": "registry.example.org/work:1", "reservation": "class"}
+    for attempt in (
+        partial(tom.create, vm("theirs", reservation="class")),
+        partial(tom.patch, "vm", "his", {"spec": {"reservation": "class"}}),
+        partial(tom.create, {"kind": "job", "name": "work", "spec": {"task": task}}),
+        partial(admin.create, vm("theirs", reservation="class")),
+    ):
+        with pytest.raises(Forbidden) as caught:
+            attempt()
+        assert "is for users of students" in caught.value.message
+    sue.create({"kind": "job", "name": "work", "spec": {"task": task}})
+    tom.patch("vm", "hers", {"labels": {"seen": "yes"}})
+    with pytest.raises(InUse):
+        lab.client.delete("group", "students")
+    admin.patch("reservation", "class", {"spec": {"groups": []}})
+    tom.create(vm("theirs", reservation="class"))
+    for groups, part in ((["nobody"], 'group "nobody" not found'), (["students", "students"], "given twice")):
+        with pytest.raises(WeftError) as refused:
+            admin.create(reservation("wrong", groups=groups))
+        assert part in refused.value.message and refused.value.field == "spec.groups"

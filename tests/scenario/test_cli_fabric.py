@@ -318,6 +318,44 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
     fabric.weft("network", "delete", "blue", "--yes")
 
 
+def test_the_queue_says_what_waits_until_when_and_why(fabric: Fabric) -> None:
+    assert fabric.weft("queue").err == "nothing waits for a place\n"
+    assert fabric.weft("project", "create", "far").code == 0
+    make(fabric, "now", "--node", "n1", "--cpu", "4", "--lease", "immediate", "--duration", "1h", "--grace", "0s")
+    (end,) = [one["status"]["end"] for one in listed(fabric, "lease", "list")]
+    make(fabric, "next", "--node", "n1", "--cpu", "4", "--duration", "1h", "--priority", "3", "--detach")
+    while fabric.weft("queue", "-c", "held by", "--no-header").out[:22] != "insufficientResources:":
+        pass  # until the scheduler has decided
+    (item,) = listed(fabric, "queue")
+    assert item.pop("held_by")["reason"] == "insufficientResources" and item.pop("waiting_seconds") >= 0
+    shown = {"place": 1, "workload": "vm/next", "kind": "vm", "project": "default", "priority": 3}
+    assert item == {**shown, "expected_start": end, "confidence": "high"}
+    row = fabric.weft("queue", "-A", "-c", "project,place,workload,confidence", "--no-header").out.split()
+    assert row == ["default", "1", "vm/next", "high"]
+    assert fabric.weft("queue", "-o", "name").out == "vm/next\n"
+    assert listed(fabric, "queue", "-p", "far") == []
+    assert listed(fabric, "get", "recommendation") == listed(fabric, "get", "report") == []
+    for name in ("vm/next", "vm/now", "project/far"):
+        assert fabric.weft("delete", name, "--yes").code == 0
+
+
+def test_the_report_on_fairness_says_what_each_project_has(fabric: Fabric) -> None:
+    assert fabric.weft("project", "create", "heavy").code == 0
+    assert fabric.weft("project", "set", "heavy", "--weight", "3").code == 0
+    make(fabric, "has", "--cpu", "2")
+    shares = {one.pop("project"): one for one in listed(fabric, "report", "fairness")}
+    used = {"cpu": 2.0, "memory": 64 * 2**20, "gpus": 0.0}
+    shown = {"weight": 1.0, "dominant_resource": "cpu", "dominant_share": 0.25, "entitled_share": 1.0}
+    assert shares["default"] == {**shown, "pending": 0, "used": used}
+    assert (shares["heavy"]["entitled_share"], shares["heavy"]["dominant_resource"]) == (0.75, "")
+    row = next(r for r in fabric.weft("report", "fairness").out.splitlines() if r.startswith("default"))
+    assert row.split() == "default 1 25.0% 100.0% cpu 0 2 64 MiB 0".split()
+    low = fabric.weft("project", "set", "heavy", "--weight", "0")
+    assert low.code == 2 and "spec.weight: expected a number >= 0.01" in low.err
+    for name in ("vm/has", "project/heavy"):
+        assert fabric.weft("delete", name, "--yes").code == 0
+
+
 def test_the_scheduler_answers_what_would_be(fabric: Fabric) -> None:
     make(fabric, "asked")
     said = fabric.weft("recommend", "vm/asked")
@@ -679,6 +717,24 @@ def test_a_token_is_told_once_and_lets_its_bearer_in(fabric: Fabric, monkeypatch
     assert {"--token", "--ca-sha256", "--node"} <= set(join)
 
 
+def test_people_of_a_project_see_what_their_own_role_shows_of_an_object_and_of_all_that_runs(fabric: Fabric) -> None:
+    make(fabric, "partly")
+    assert fabric.weft("role", "create", "vms", "--rule", "vm=get,list,stop", "--rule", "node=get").code == 0
+    secret = fabric.weft("token", "create", "--role", "vms", "-p", "default").out.strip()
+    context = json.loads(fabric.context.read_text())
+    (fabric.folder / "vms.json").write_text(json.dumps({**context, "token": secret}))
+    limited = ["--context", str(fabric.folder / "vms.json")]
+    described = fabric.weft(*limited, "vm", "describe", "partly")  # its usage takes a role in all projects
+    assert described.code == 0 and "events can't be read" in described.out and "not shown" not in described.out
+    node = fabric.weft(*limited, "node", "describe", "n1")
+    assert node.code == 0 and "not shown: " in node.out
+    running = fabric.weft(*limited, "ps")
+    assert running.code == 0 and "vm/partly" in running.out and "it can't see jobs" in running.err
+    assert fabric.weft(*limited, "vm", "stop", "partly").out.startswith("vm/partly  Stopped")
+    refused = fabric.weft(*limited, "vm", "start", "partly")
+    assert refused.code == 4 and "it takes vm:start (role operator)" in refused.err
+
+
 def test_exec_passes_output_and_exit_code_through(fabric: Fabric) -> None:
     make(fabric, "shell")
     for argv, ending in (
@@ -888,7 +944,7 @@ def test_what_goes_on_is_watched_for_as_long_as_was_said(fabric: Fabric) -> None
 def test_what_goes_on_is_listed_attached_to_and_cancelled_as_the_objects_that_it_is_about(fabric: Fabric) -> None:
     made = fabric.weft("vm", "create", "large", "--image", "tiny", "--cpu", "64", "--detach")
     assert made.out == "vm/large  created; operation vm/large@1\n"
-    assert fabric.weft("vm", "create", "waits", *TINY, "--hold").code == 0
+    assert fabric.weft("vm", "create", "waits", *TINY, "--node", "n1", "--hold").code == 0
     assert fabric.weft("vm", "release", "waits").code == 0
     (one,) = listed(fabric, "operation", "list")
     assert (one["id"], one["act"], one["state"], one["phase"]) == ("vm/large@1", "create", "running", "Pending")
@@ -1175,6 +1231,35 @@ def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
     ]
     assert "softLimitExceeded: project lab: cpu: 1.75 of 1.5 cores used" in shown.err
     assert "1.75 / 2" in fabric.weft("quota", "list", "-A").out
+
+    assert fabric.weft("quota", "show", "-p", "lab", "--user", "ann").code == 3, "it limits no users"
+    assert (
+        fabric.weft("quota", "set", "-p", "lab", "--function-concurrency", "3", "--requests-per-second", "50").code == 0
+    )
+    rows = [line.split() for line in fabric.weft("quota", "show", "-p", "lab").out.splitlines()]
+    assert ["function_concurrency", "3", "–", "–", "–"] in rows and ["requests_per_second", "50", "–", "–", "–"] in rows
+    said = fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--requests-per-second", "5")
+    assert said.code == 2 and "spec.users.ann.requests_per_second is not a field" in said.err
+    said = fabric.weft("quota", "set", "-p", "lab", "--per-user", "--instances", "4", "--soft-cpu", "1")
+    assert (said.code, said.out) == (0, "quota/project  of project lab, each user, set\n"), said.err
+    said = fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--cpu", "0.5", "--memory", "1G")
+    assert (said.code, said.out) == (0, "quota/project  of project lab, user ann, set\n"), said.err
+    assert fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--memory", "none").code == 0
+    shown = fabric.weft("quota", "show", "-p", "lab")
+    rows = [line.split() for line in shown.out.splitlines()]
+    assert rows[0] == ["USER", "FIELD", "LIMIT", "USED", "FREE", "SOFT", "LIMIT"]
+    assert rows[1] == ["cpu", "2", "1.75", "0.25", "1.5"]
+    assert ["ann", "cpu", "0.5", "0", "0.5", "1"] in rows and ["ann", "instances", "4", "0", "4", "–"] in rows
+    assert len(fabric.weft("quota", "show", "-p", "lab", "--user", "ann").out.splitlines()) == 7
+    assert "each, 1 own" in fabric.weft("quota", "list", "-A").out
+    (item,) = listed(fabric, "quota", "list", "-p", "lab")
+    assert item["spec"]["users"]["ann"]["cpu"] == 0.5 and item["spec"]["users"]["ann"]["memory"] is None
+    said = fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--per-user", "--cpu", "1")
+    assert said.code == 2 and "give one of them" in said.err
+    assert fabric.weft("quota", "set", "-p", "lab", "--user", "Ann!", "--cpu", "1").code == 2
+    assert fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--cpu", "none").code == 0
+    (item,) = listed(fabric, "quota", "list", "-p", "lab")
+    assert item["spec"]["users"] == {}
 
     assert fabric.weft("quota", "set", "-p", "lab", "--cpu", "none", "--soft-cpu", "NONE").code == 0
     (item,) = listed(fabric, "quota", "list", "-p", "lab")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.scenario.controllers_lab import GIB, Lab
 
+from weft.contracts.store import Delete
 from weft.kinds.constraint import ConstraintSpec, ConstraintStatus
 from weft.kinds.decision import DecisionSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
@@ -51,6 +52,49 @@ async def test_a_constraint_places_and_a_label_lets_in_who_waited(tmp_path: Path
         await label(lab, "n1", storage="hdd", loction="edge")
         await lab.until_phase("edge", "Running")
         assert (await lab.status("edge")).node == "n1"
+
+
+async def test_a_constraint_of_another_project_places_while_it_is_shared_and_what_was_placed_keeps_it(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab, "n1", storage="hdd")
+        await add_node(lab, "n2", storage="nvme")
+        await lab.put("constraint", "fast", ConstraintSpec(expression="storage=nvme"), project="physics")
+        await lab.put("constraint", "fast", ConstraintSpec(expression="storage=hdd"))  # its own of that name
+        for name in ("fast", "none"):
+            await lab.put_vm(name, constraint=f"@physics/{name}")
+            await lab.until_refused(name, "constraintNotReady")
+        told = [(await lab.status(name)).message for name in ("fast", "none")]
+        assert told[0] == 'constraint "physics/fast" does not exist, or is not shared with project default'
+        assert told[1] == told[0].replace("fast", "none")
+
+        async def share(*projects: str) -> None:
+            def change(envelope: Envelope) -> None:
+                spec = ConstraintSpec(expression="storage=nvme", shared_with=list(projects))
+                envelope.spec = merge_part(envelope.spec, spec)
+                envelope.generation += 1
+
+            await lab.change("/constraint/physics/fast", change)
+
+        await share("default")
+        await lab.until_phase("fast", "Running", 3)
+        assert (await lab.status("fast")).node == "n2"
+        await lab.put_vm("soft", prefer=["@physics/fast;weight=1"], strategy="best_fit")
+        await lab.until_phase("soft", "Running")
+        assert (await lab.status("soft")).node == "n2"
+
+        await share("other")
+        await lab.put_vm("late", prefer=["@physics/fast"])
+        await lab.until_refused("late", "constraintNotReady")
+        entries = (await lab.store.list("/allocation/")).entries
+        await lab.store.commit([Delete(entry.key) for entry in entries])  # as when their node is given up
+
+        async def anew() -> bool:
+            return [one.incarnation for one in await lab.allocations()] == [2, 2]
+
+        await lab.until(anew)
+        assert {one.node for one in await lab.allocations()} == {"n2"}
 
 
 async def test_a_named_constraint_is_waited_for_and_a_change_of_it_counts(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from tests.scenario.controllers_lab import GIB, Journal, Lab, VirtualClock
 from weft.contracts.store import Delete, Put
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
-from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.leader_lease import TTL_SECONDS, LeaderLease, LeadershipLost
 from weft.informer.view import make_view
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
+from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.store.memory import MemoryStore
 
@@ -475,3 +476,22 @@ class ReplaceableStore(MemoryStore):
 
     async def leases(self, prefix, *, digests=False):  # type: ignore[no-untyped-def]
         return await self.behind.leases(prefix, digests=digests)
+
+
+async def test_controllers_that_are_stopped_while_they_lose_the_leader_lease_end(tmp_path: Path) -> None:
+    for turns in range(60):
+        async with Lab(tmp_path) as lab:
+            await lab.add_node("n1")
+            await lab.put_vm("a")
+            await lab.until_phase("a", "Running")
+            await lab.store.release(LEADER_LEASE, "here")
+            await lab.store.grant(LEADER_LEASE, "other", 1000.0)
+            lab.clock.advance(TTL_SECONDS / 4)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            deciding, lab._deciders = lab._deciders, None
+            assert deciding is not None
+            deciding.cancel()
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert deciding.cancelled(), turns

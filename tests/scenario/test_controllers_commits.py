@@ -19,15 +19,18 @@ from tests.scenario import (
     test_accounting,
     test_controllers_bad_days,
     test_conversions,
+    test_disruption_budgets,
     test_drain,
     test_gangs,
     test_jobs,
     test_migrations,
     test_placement_affinity,
     test_planned_migrations,
+    test_promises,
     test_quotas,
     test_reservations,
     test_scheduler_answers,
+    test_suspended_migrations,
     test_vm_life,
 )
 from tests.scenario.between import Between, find_calls, is_commit
@@ -67,7 +70,7 @@ RELIES_ON = {
         "publishedport at, quota at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
-    "controllers/node/drain_controller.py plan_migration": "migration absent",
+    "controllers/node/drain_controller.py plan_migration": "migration absent, disruptionbudget at",
     "controllers/node/drain_controller.py plan_return 1": "migration at",
     "controllers/node/drain_controller.py plan_return 2": "node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
@@ -108,6 +111,7 @@ RELIES_ON = {
     "scheduler/allocation/bind.py plan_waiting": "workload at",
     "scheduler/own_policies/status.py _plan_one": "placementpolicy at",
     "scheduler/gang/commit.py join": "workload at, node at, allocation absent, endpoint absent, network present | decision",
+    "scheduler/migration/elsewhere.py plan_resume_elsewhere": "migration absent, workload at, allocation at",
     "scheduler/migration/plan.py _plan_condition": "migration at",
     "scheduler/migration/plan.py _plan_refusal": "migration at | decision",
     "scheduler/migration/plan.py plan_reservation": (
@@ -117,11 +121,16 @@ RELIES_ON = {
         "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
     ),
     "scheduler/allocation/preempt.py join_victims": (
-        "workload at, node at, allocation absent, allocation at, endpoint absent, network present | decision"
+        "workload at, node at, disruptionbudget at, allocation absent, allocation at, endpoint absent, network present | decision"
     ),
     "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
     "scheduler/allocation/lease.py _plan_conflict": "workload at",
     "scheduler/allocation/lease.py plan_extension": "workload at, allocation at",
+    "scheduler/allocation/promise.py plan_at_risk": "workload at | decision",
+    "scheduler/allocation/promise.py plan_safe": "workload at, allocation at",
+    "scheduler/allocation/promise.py withdraw": (
+        "workload at, node at, allocation absent, allocation present, allocation at | decision"
+    ),
     "scheduler/allocation/resume.py plan_resume": "allocation at",
     "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
@@ -334,6 +343,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_accounting.test_what_nodes_measure_is_counted_as_used,
     test_quotas.test_as_many_tasks_run_at_once_as_the_quota_has_amounts_for,
     test_quotas.test_a_conversion_needs_amounts_for_both_workloads,
+    test_disruption_budgets.test_a_drain_stops_one_after_the_other_and_says_what_it_waits_for,
+    test_disruption_budgets.test_whoever_waits_preempts_once_the_budget_lets_it,
     test_drain.test_a_drain_after_a_return_begins_at_once,
     test_drain.test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_say_why,
     test_controllers_bad_days.test_a_vm_made_anew_in_the_same_way_takes_over_what_runs,
@@ -343,6 +354,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_migrations.test_of_ended_ones_only_the_newest_are_kept_and_not_for_ever,
     test_migrations.test_a_volume_goes_along_and_is_at_home_where_its_vm_went,
     test_placement_affinity.test_where_a_volume_lies_decides_and_when_it_lies_elsewhere_so_does_the_choice,
+    test_promises.test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins_where_capacity_becomes_free,
+    test_promises.test_slots_and_what_is_in_them_begin_elsewhere,
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
     egress_endpoints_come_and_go,
@@ -350,6 +363,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     a_guest_went_on_by_a_move_that_the_store_has_lost,
     a_guest_is_found_after_its_vm_got_another_address,
     a_lease_is_extended_gives_way_and_resumes,
+    test_suspended_migrations.test_one_whose_node_stays_full_resumes_on_another_after_a_minute,
     test_gangs.test_the_addresses_of_a_large_gang_come_before_its_places,
     a_policy_of_ones_own_can_not_be_had,
     nodes_are_counted_for_a_constraint,

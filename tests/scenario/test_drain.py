@@ -51,9 +51,9 @@ async def until_told(lab: MovingLab, node: str, reason: str, seconds: float = 20
     return condition.message
 
 
-async def rehearse(lab: MovingLab, node: str) -> list[Leaving]:
+async def rehearse(lab: MovingLab, node: str, **spec: object) -> list[Leaving]:
     name = f"ask-{len(await lab.every('report'))}"
-    await lab.put("report", name, {"subject": "drain", "node": node}, project=None)
+    await lab.put("report", name, {"subject": "drain", "node": node, **spec}, project=None)
 
     async def done() -> bool:
         envelope = await lab.get(f"/report/-/{name}")

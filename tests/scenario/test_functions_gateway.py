@@ -534,6 +534,23 @@ async def test_an_image_that_the_fabric_holds_is_known_at_once_and_comes_from_th
         check_blob_ticket(KEY, recipe.archive.ticket, recipe.archive.sha256, agent.uid, lab.clock.now())
 
 
+async def test_a_function_waits_for_the_image_that_another_project_shares_and_for_no_other_of_its_name(
+    tmp_path: Path,
+) -> None:
+    async with functions_lab(tmp_path) as lab:
+        agent = await lab.agent("n1")
+        await lab.function("early", wait=False, image="physics/own", code="", code_size=0, handler="")
+        await lab.image("own", sha256="0b" * 32, digest="sha256:" + "8" * 64, format="oci", size=MIB)
+        assert "physics/own does not exist" in (await lab.until_reason("early", "imageNotReady")).message
+        digest = "sha256:" + "7" * 64
+        await lab.image("own", project="physics", sha256="0a" * 32, digest=digest, format="oci", size=3 * MIB)
+        await lab.until_phase("early", "Ready")
+        assert (await lab.invoke("early")).node == "n1"
+        (recipe,) = agent.recipes.values()
+        assert recipe.image == f"physics/own@{digest}" and recipe.archive is not None
+        assert recipe.archive.sha256 == "0a" * 32 and recipe.registry_secret == ""
+
+
 async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,10 +22,11 @@ from weft.informer.accounts import KINDS, make_directory
 from weft.informer.cache import Cache
 from weft.informer.view import View
 from weft.kinds.record import Kind
+from weft.kinds.role import ROLE, RoleSpec
 from weft.kinds.rolebinding import ROLE_BINDING, RoleBindingSpec
 from weft.kinds.token import TOKEN, TokenSpec
 from weft.kinds.user import USER, UserSpec
-from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, WeftError
 from weft.objects.identity import Ref, object_key
 from weft.protocol.frames import FrameType
@@ -62,7 +63,7 @@ async def gateway(tmp_path: Path, store: MemoryStore) -> AsyncIterator[GatewayLa
     """A gateway with a node, on which a guest runs commands, and a copy of the store's users."""
     lab = GatewayLab(tmp_path)
     cache = Cache(store, View(("token", *KINDS)), lab.clock)
-    clients = OpenStreams(lab.clock, make_check(cache, make_directory(cache, cache.view).find_grants, lab.clock))
+    clients = OpenStreams(lab.clock, make_check(cache, make_directory(cache, cache.view), lab.clock))
     runtime = ConsoleRuntime(tmp_path, Lab(tmp_path / "node").host)
     await runtime.start(plan_guest())
     async with lab.serving():
@@ -77,7 +78,7 @@ async def gateway(tmp_path: Path, store: MemoryStore) -> AsyncIterator[GatewayLa
 
 async def open_stream(gateway: GatewayLab, token: str) -> Client:
     """A command that repeats what it is told, as it does at once."""
-    held = {"token": token, "right": "operate", "workload": WORKLOAD}
+    held = {"token": token, "right": "vm:exec", "workload": WORKLOAD}
     client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}, **held))
     await client.send(FrameType.DATA_IN, b"hello")
     frame = await client.receive()
@@ -153,3 +154,73 @@ async def test_a_user_s_key_for_functions_ends_with_the_user_s_role(tmp_path: Pa
         await doors.lab.until(lambda: doors.lab.functions.cache.view.get(ann.key) is None)
         with pytest.raises(ClientError, match="user ann was deleted or disabled"):
             await do(lambda: client.invoke(FunctionName="thumb"))
+
+
+async def change_role(store: Store, name: str, **rules: list[str]) -> None:
+    entry = await store.get(object_key("role", None, name))
+    assert entry is not None
+    envelope = decode_envelope(entry.value)
+    envelope.spec = msgspec.Raw(msgspec.json.encode(RoleSpec(rules=rules)))
+    await store.commit([Put(entry.key, encode_envelope(envelope))])
+
+
+@pytest.mark.parametrize("holder", ["user", "program"])
+async def test_a_stream_ends_when_an_own_role_loses_its_verb(
+    gateway: GatewayLab, store: MemoryStore, holder: str
+) -> None:
+    await put(store, ROLE, "shell", RoleSpec(rules={"vm": ["exec", "get"]}))
+    if holder == "user":
+        ann = await put(store, USER, "ann", UserSpec())
+        await put(store, ROLE_BINDING, "ann-lab", RoleBindingSpec(role="shell", project="lab", users=["ann"]))
+        await put(store, TOKEN, "hers", TokenSpec(use="access", role=""), owner=ann.ref)
+    else:
+        await put(store, TOKEN, "hers", TokenSpec(use="access", role="shell", project="lab"))
+    client = await open_stream(gateway, "hers")
+    await change_role(store, "shell", vm=["exec", "list"])  # it keeps the one that the stream takes
+    await asyncio.sleep(1.2)
+    await client.send(FrameType.DATA_IN, b"still")
+    frame = await client.receive()
+    assert frame is not None and frame.payload == b"still"
+    changed = asyncio.get_running_loop().time()
+    await change_role(store, "shell", vm=["get", "list"])
+    _, _, last = await client.rest()
+    assert last is not None and isinstance(problem := last.error(), Forbidden)
+    assert problem.details == {"permission": "vm:exec"} and "vm:exec" in (problem.hint or "")
+    assert asyncio.get_running_loop().time() - changed < 2.0
+    client.close()
+
+
+async def test_a_key_for_functions_has_what_its_own_role_lists_and_no_more(tmp_path: Path) -> None:
+    async with doors_lab(tmp_path) as doors:
+        await doors.lab.agent("n1")
+        await doors.lab.function("thumb")
+        await put(doors.lab.store, ROLE, "reader", RoleSpec(rules={"function": ["get"]}))
+        key = object_key("role", None, "reader")
+        await doors.lab.until(lambda: doors.lab.functions.cache.view.get(key) is not None)
+        client = doors.boto(await doors.key("reads", role="reader"))
+        found = await do(lambda: client.get_function(FunctionName="thumb"))
+        assert found["Configuration"]["FunctionName"] == "thumb"
+        with pytest.raises(ClientError, match="it can't invoke functions"):
+            await do(lambda: client.invoke(FunctionName="thumb"))
+        with pytest.raises(ClientError, match="it can't list functions"):
+            await do(client.list_functions)
+        await change_role(doors.lab.store, "reader", function=["invoke"])
+        view = doors.lab.functions.cache.view
+        await doors.lab.until(lambda: (item := view.get(key)) is not None and b"invoke" in bytes(item.envelope.spec))
+        assert (await do(lambda: client.invoke(FunctionName="thumb")))["StatusCode"] == 200
+
+
+async def test_a_user_s_token_reads_functions_only_if_its_own_role_may(tmp_path: Path) -> None:
+    async with doors_lab(tmp_path) as doors:
+        await doors.lab.agent("n1")
+        await doors.lab.function("thumb")
+        ann = await put(doors.lab.store, USER, "ann", UserSpec())
+        await put(doors.lab.store, ROLE, "starter", RoleSpec(rules={"vm": ["start"]}))
+        binding = RoleBindingSpec(role="editor", project="default", users=["ann"])
+        await put(doors.lab.store, ROLE_BINDING, "ann-default", binding)
+        whole = doors.boto(await doors.key("whole", owner=ann.ref, role=""))
+        limited = doors.boto(await doors.key("limited", owner=ann.ref, role="starter"))
+        assert len((await do(whole.list_functions))["Functions"]) == 1
+        for work in (lambda: limited.get_function(FunctionName="thumb"), limited.list_functions):
+            with pytest.raises(ClientError, match="this token allows starter at most"):
+                await do(work)

@@ -7,13 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
 
-from weft.kinds.allocation import AllocationSpec
-from weft.objects.envelope import decode_part
-from weft.scheduler.allocation.lease import BOOT_AHEAD_SECONDS
+from weft.kinds.allocation import AllocationSpec, Step
+from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.scheduler.lease.lead import SHORTEST_SECONDS
 
 
 def at(lab: Lab, seconds: float) -> float:
@@ -37,7 +38,7 @@ async def test_a_reservation_runs_from_its_start_to_its_end_and_nobody_gets_its_
         await lab.until_lease("before", "Done", 100)
         await lab.until_phase("small", "Running")
         await lab.until_lease("class", "Preparing", 100)
-        assert start - BOOT_AHEAD_SECONDS - 1 <= lab.clock.now() < start
+        assert start - SHORTEST_SECONDS - 1 <= lab.clock.now() < start
         await lab.until_lease("class", "Active", 100)
         assert start <= lab.clock.now() <= start + 2
         await lab.until_lease("class", "Done", 150)
@@ -46,6 +47,37 @@ async def test_a_reservation_runs_from_its_start_to_its_end_and_nobody_gets_its_
         await lab.until_phase("forever", "Running")
         reasons = lab.journal.reasons("class")
         assert reasons.count("LeaseEnding") == 1  # it is shorter than the time of the warning
+
+
+async def test_a_machine_that_boots_slowly_is_begun_as_much_earlier(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        await lab.put_vm("first", cpu=1.0)
+        await lab.until_phase("first", "Running")
+        ((uid, report),) = node.running.items()
+        steps = [Step(name="disk", state="done", seconds=20.0), Step(name="boot", state="done", seconds=100.0)]
+        node.running[uid] = slow = msgspec.structs.replace(report, steps=steps)
+
+        def change(target: Envelope) -> None:
+            target.report = merge_part(target.report, slow)
+
+        await lab.change(f"/allocation/-/{node.uid}.{uid}", change)
+
+        async def told() -> bool:
+            return [step["seconds"] for step in (await lab.status("first")).steps] == [20.0, 100.0]
+
+        await lab.until(told)
+        await lab.kill_deciders()  # what they know is in the reports
+        lab.start_deciders("again")
+        start = at(lab, 600)
+        await lab.put_vm("class", cpu=2.0, lease={"start": start, "duration": 100.0})
+        await lab.until_lease("class", "Scheduled")
+        leases = {spec.workload.name: spec.lease for spec in await lab.allocations()}
+        assert leases["class"] is not None and leases["class"].prepare_at == start - (1.5 * 120 + 15)
+        await lab.until_lease("class", "Preparing", 500)
+        assert start - 196 <= lab.clock.now() <= start - 194
+        await lab.until_lease("class", "Active", 300)
+        assert start <= lab.clock.now() <= start + 2
 
 
 async def test_a_refusal_names_when_it_would_fit(tmp_path: Path) -> None:
@@ -109,6 +141,22 @@ async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:
         await wish(900.0)  # what has ended begins no second time
         await lab.pass_time(20)
         assert (await lab.lease("now")).state == "Done" and (await lab.status("now")).phase == "Stopped"
+
+
+async def test_an_extension_and_a_place_decided_on_together_get_different_capacity(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("longer", cpu=8.0, grace=0.0, lease={"mode": "immediate", "duration": 100.0})
+        begun = await lab.until_lease("longer", "Active")
+        assert begun.start is not None
+        await lab.kill_deciders()
+        await lab.wish("longer", lease={"mode": "immediate", "duration": 150.0, "preemptible": False})
+        await lab.put_vm("then", cpu=8.0, grace=0.0, lease={"deadline_at": begun.start + 400.0, "duration": 90.0})
+        lab.start_deciders("there")
+        then = await lab.until_lease("then", "Scheduled", 100)
+        longer = await lab.lease("longer")
+        assert then.start is not None and longer.end is not None
+        assert longer.end <= then.start, "the same capacity was given twice"
 
 
 async def test_a_cancelled_lease_ends_at_once_and_before_its_place_it_never_begins(tmp_path: Path) -> None:

@@ -159,6 +159,31 @@ def test_what_takes_rights_away_counts_at_once_and_ends_open_streams(lab: DoorsL
         assert own.list("vm", project="lab").items is not None
 
 
+def test_a_stream_that_begins_while_its_token_is_revoked_ends_too(
+    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.api.watch.objects._FIRST_SECONDS", 0.6)
+    token = lab.client.create(
+        {"kind": "token", "name": "brief", "spec": {"use": "access", "role": "viewer", "project": "lab"}}
+    )
+    client = lab.connect(msgspec.structs.replace(lab.context, token=token["secret"]))
+    cursor = client.list("vm", project="lab").cursor
+    ended: list[str] = []
+
+    def follow() -> None:
+        try:
+            list(client.watch("vm", cursor, project="lab"))
+        except NotAuthenticated as problem:
+            ended.append(problem.message)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    time.sleep(0.2)  # it has been let in, and its answer hasn't begun
+    lab.client.delete("token", "brief")
+    thread.join(5)  # far below the eight seconds after which a stream asks without a reason
+    assert ended == ["the token is not valid any more"]
+
+
 def test_a_failed_login_tells_nothing(lab: DoorsLab) -> None:
     add_user(lab, "bob")
     create(lab, "user", "without")

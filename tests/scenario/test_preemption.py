@@ -11,6 +11,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.fields.lease import MOST_SUSPENSIONS, PATIENCE_SECONDS, AllocatedLease, LeaseRequest, check_lease
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.project import ProjectSpec
 from weft.objects.envelope import decode_part
 
 SAVES = ["suspend"]
@@ -149,6 +150,10 @@ async def test_equal_or_higher_priorities_and_what_can_not_be_saved_keep_their_p
         await lab.until_refused("now", "leaseConflict")
         message = (await lab.status("now")).message
         assert "with priority 5" in message and "vm/spare" in message
+        await lab.put("project", "default", ProjectSpec(priority_ceiling=4), project=None)
+        await lab.put_vm("capped", cpu=1.0, lease=lease(mode="immediate", priority=4))
+        await lab.until_refused("capped", "leaseConflict")
+        assert "with priority" not in (await lab.status("capped")).message
         await lab.pass_time(10)
         assert (await lab.status("spare")).phase == "Running"
         await lab.put_vm("higher", cpu=4.0, lease=lease(priority=6))

@@ -11,7 +11,7 @@ from tests.scenario.test_conversions import ConvertingLab, begin
 from tests.scenario.test_jobs import add_nodes
 
 from weft.contracts.store import AtRevision, Delete, PreconditionFailed, Put
-from weft.kinds.quota import Limits, QuotaSpec, QuotaStatus
+from weft.kinds.quota import AccountLimits, Limits, QuotaSpec, QuotaStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import new_uid
@@ -190,6 +190,39 @@ async def test_what_a_quota_s_objects_use_is_in_its_status_and_soft_limits_warn(
         assert within is not None and within.status == "True"
 
 
+async def test_tasks_count_for_who_made_the_job_and_no_other_user_waits(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        each, ann = AccountLimits(cpu=0.2, soft=Limits(cpu=0.1)), AccountLimits(cpu=0.3)
+        await put_quota(lab, instances=20, per_user=each, users={"ann": ann})
+        most: dict[str, int] = {}
+        for lab.creator in ("ann", "bob"):
+            await lab.put_job(f"{lab.creator}-s", array="0-5", parallelism=6)
+        reasons, seen = set(), dict[str, Any]()
+
+        async def over() -> bool:
+            nonlocal seen
+            for user in ("ann", "bob"):
+                live = [one for one in await lab.every("container") if one.creator == user]
+                count = sum(not msgspec.json.decode(one.status).get("ended") for one in live)
+                most[user] = max(most.get(user, 0), count)
+            status = await lab.job("bob-s")
+            reasons.add((status.reason, status.message))
+            quota = await lab.get(KEY)
+            assert quota is not None
+            seen |= decode_part(quota.status, QuotaStatus).used_by_user
+            return all([(await lab.job(name)).phase == "Succeeded" for name in ("ann-s", "bob-s")])
+
+        await lab.until(over, 120)
+        assert most == {"ann": 3, "bob": 2}
+        message = "project default, user bob: cpu: 0.2 of 0.2 cores used, 0.1 more requested"
+        assert ("quotaExceeded", message) in reasons
+        assert seen.keys() == {"ann", "bob"} and seen["bob"].keys() >= {"cpu", "instances"}
+        assert "SoftLimitExceeded" in lab.journal.reasons("project")
+        await lab.pass_time(2)
+        assert await used(lab) == {}
+
+
 async def test_a_conversion_needs_amounts_for_both_workloads(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
         await begin(lab)
@@ -203,6 +236,19 @@ async def test_a_conversion_needs_amounts_for_both_workloads(tmp_path: Path) -> 
             "project default: instances: 1 of 1 used, 1 more requested"
         )
         await change_quota(lab, instances=2)
+        workload = await lab.get("/container/default/web")
+        assert workload is not None
+
+        def give(envelope: Envelope) -> None:
+            envelope.created_by = "ann"
+
+        await lab.change(workload.key, give)
+        await change_quota(lab, users={"ann": {"instances": 1}})
+        await lab.convert("container/web", "vm", called="c2")
+        assert (
+            "project default, user ann: instances: 1 of 1 used" in (await lab.until_conversion("Failed", "c2")).message
+        )
+        await change_quota(lab, users={})
         await lab.convert("container/web", "vm", called="d")
         await lab.until_conversion("AwaitingConfirmation", "d")
         await lab.ask("d", confirm=True)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
@@ -14,14 +15,14 @@ from tests.scenario.controllers_lab import GIB, Lab
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.reservation import ReservationSpec, ReservationStatus, check_reservation
-from weft.objects.envelope import decode_part
+from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.identity import object_key
 
 
-async def reserve(lab: Lab, name: str, **spec: Any) -> None:
+async def reserve(lab: Lab, name: str, project: str = "default", **spec: Any) -> None:
     full = ReservationSpec(**{"cpu": 4.0, "memory": 4 * GIB, "grace": 5.0, **spec})
     check_reservation(full)
-    await lab.put("reservation", name, full, finalizers=("reservation",))
+    await lab.put("reservation", name, full, finalizers=("reservation",), project=project)
 
 
 async def status_of(lab: Lab, name: str) -> ReservationStatus:
@@ -43,6 +44,15 @@ async def refusal(lab: Lab, name: str, reason: str) -> str:
     placed = await lab.placed(name)
     assert placed is not None
     return placed.message
+
+
+async def share(lab: Lab, name: str, *projects: str, project: str = "physics") -> None:
+    def change(envelope: Envelope) -> None:
+        spec = decode_part(envelope.spec, ReservationSpec)
+        envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, shared_with=list(projects)))
+        envelope.generation += 1
+
+    await lab.change(f"/reservation/{project}/{name}", change)
 
 
 async def remove(lab: Lab, key: str) -> None:
@@ -284,3 +294,33 @@ async def test_nothing_is_given_twice_and_reservations_are_kept_while_controller
         assert kept
         assert {(await status_of(lab, name)).state for name in names} <= {"Done", "Rejected"}
         assert await slots(lab) == []
+
+
+async def test_what_another_project_reserved_and_shared_takes_its_workloads_and_after_that_no_new_ones(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")  # 8 cores
+        await reserve(lab, "class", "physics", cpu=4.0, duration=300.0)
+        await lab.put_vm("early", cpu=1.0, reservation="physics/class", grace=1.0)
+        await lab.put_vm("lost", cpu=1.0, reservation="physics/none")
+        refused = await refusal(lab, "early", "reservationNotFound")
+        assert "or is not shared with project default" in refused
+        assert refused.replace("class", "X") == (await refusal(lab, "lost", "reservationNotFound")).replace("none", "X")
+        await share(lab, "class", "default")
+        await lab.until_phase("early", "Running", 3)  # the share woke it
+        placed = await lab.placed("early")
+        assert placed is not None and placed.message == "on n1, in reservation/physics/class"
+        (slot,) = await slots(lab)
+        (allocation,) = [one for one in await lab.allocations() if one.role != "reserved"]
+        assert allocation.slot is not None and allocation.lease is not None and slot.lease is not None
+        assert allocation.lease.end == slot.lease.end
+
+        await share(lab, "class")
+        await lab.put_vm("late", cpu=1.0, reservation="physics/class")
+        await lab.until_refused("late", "reservationNotFound")
+        await lab.wish("early", run="stop")
+        await lab.until_phase("early", "Stopped")
+        await lab.wish("early", run="run")
+        await lab.until_phase("early", "Running")  # what was placed keeps it
+        await lab.until_lease("early", "Done", 400)

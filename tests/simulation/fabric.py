@@ -17,8 +17,9 @@ from tests.simulation.connections import Doorway, Line, Socket
 from tests.simulation.conversions import DIGEST as WEB_DIGEST
 from tests.simulation.conversions import IMAGE as WEB_IMAGE
 from tests.simulation.conversions import Converter, Sides
-from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, Fate
+from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, LOST_OFTEN, Fate
 from tests.simulation.jobs import Runner, TaskBook
+from tests.simulation.leases import Holder, Promises
 from tests.simulation.ledger import make_ledger
 from tests.simulation.machines import Processes
 from tests.simulation.node import Node
@@ -83,6 +84,7 @@ class Fabric:
         moves: bool,
         jobs: bool,
         converts: bool,
+        leases: bool,
     ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
@@ -94,6 +96,10 @@ class Fabric:
         self.book, self.sides = TaskBook(self), Sides(self)
         if converts:
             self.witness.on_begin, self.witness.on_commit = self.sides.see_machine, self.sides.see_commit
+        self.leases, promises = leases, Promises(self)  # whether people have VMs with leases, and nothing else
+        if leases:
+            self.witness.on_begin, self.witness.on_commit = promises.see_begin, promises.see_commit
+        self.holders: list[Holder] = []
         self.converters: list[Converter] = []
         self.runners: list[Runner] = []
         self.underlay = Underlay(fate)
@@ -139,7 +145,7 @@ class Fabric:
         await self.set_up()
         self.lives = [
             self.loop.create_task(p.live(), name=f"the wishes of {p.name}")
-            for p in (*self.people, *self.runners, *self.converters)
+            for p in (*self.people, *self.runners, *self.converters, *self.holders)
         ]
         await asyncio.sleep(3.0)
         self.fate.on = True
@@ -240,7 +246,8 @@ class Fabric:
             )
             await self._put(_envelope("image", "web", "default", {"url": f"oci://{WEB_IMAGE}"}, made_of))
             self.converters = [Converter(self, name, n) for n, name in enumerate(("sea", "sky", "sun"))]
-        self.people = [] if self.converts else [Person(self, name, self.fate.seed) for name in NAMES]
+        self.holders = [Holder(self, name, self.fate.seed) for name in NAMES] if self.leases else []
+        self.people = [] if self.converts or self.leases else [Person(self, name, self.fate.seed) for name in NAMES]
         self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
         await self.ledger.back_up()
 
@@ -267,7 +274,7 @@ class Fabric:
             name = fate.draw.choices(list(fate.weather), list(fate.weather.values()))[0]
             if self._befall(name):
                 fate.note(name)
-            if fate.draw.random() < 1 / LOST_EVERY:
+            if fate.draw.random() < (LOST_OFTEN if self.leases else 1 / LOST_EVERY):
                 await self._lose_a_node()
             backs_up = fate.draw.random() < 1 / BACKUP_EVERY
             if backs_up and self.doorway.up and self.doorway.part is not None:

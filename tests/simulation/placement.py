@@ -12,7 +12,8 @@ from weft.objects.envelope import Envelope, decode_part
 def is_one_place(places: list[Envelope]) -> bool:
     """Whether a workload may have these at once: one, or the two sides of a move; and what moves have left for a while."""
     specs = {place.uid: decode_part(place.spec, AllocationSpec) for place in places}
-    left = {p.uid for p in places if p.deleting_since is None or specs[p.uid].role == "active"}
+    kept = [p for p in places if p.deleting_since is None or specs[p.uid].lease is None]  # its lease has another place
+    left = {p.uid for p in kept if p.deleting_since is None or specs[p.uid].role == "active"}
     targets = [uid for uid in left if specs[uid].role == "target"]
     moves = [specs[uid].migration for uid in targets]
     others = left.difference(targets)

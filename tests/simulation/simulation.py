@@ -58,12 +58,14 @@ def run_simulation(
     moves: bool = False,
     jobs: bool = False,
     converts: bool = False,
+    leases: bool = False,
 ) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
     compared to the others; with ``moves`` people move their VMs as well, with ``jobs`` they run jobs; with
-    ``converts`` they have containers alone, and convert them. The same seed gives
-    the same run, anywhere."""
-    with simulate(seed, Fate(seed, faults, weather), store, moves=moves, jobs=jobs, converts=converts) as fabric:
+    ``converts`` they have containers alone, and convert them; with ``leases`` they have VMs with leases alone. The same seed
+    gives the same run, anywhere."""
+    fate = Fate(seed, faults, weather)
+    with simulate(seed, fate, store, moves=moves, jobs=jobs, converts=converts, leases=leases) as fabric:
         fabric.loop.run_until_complete(fabric.run())
         seconds = fabric.loop.time()
     digest = hashlib.sha256(fabric.ledger.notes.trace.digest())
@@ -82,7 +84,14 @@ def run_simulation(
 
 @contextlib.contextmanager
 def simulate(
-    seed: int, fate: Fate, store: Store = "memory", *, moves: bool = False, jobs: bool = False, converts: bool = False
+    seed: int,
+    fate: Fate,
+    store: Store = "memory",
+    *,
+    moves: bool = False,
+    jobs: bool = False,
+    converts: bool = False,
+    leases: bool = False,
 ) -> Iterator[Fabric]:
     """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -91,7 +100,9 @@ def simulate(
         asyncio.set_event_loop(None)
         with _one_source_of_chance(seed) as found, _nothing_collected(), _no_book_of_tasks():
             try:
-                yield Fabric(loop, Path(folder), fate, store, found, moves=moves, jobs=jobs, converts=converts)
+                yield Fabric(
+                    loop, Path(folder), fate, store, found, moves=moves, jobs=jobs, converts=converts, leases=leases
+                )
             finally:
                 loop.end()
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.long import mark_long
 from tests.simulation import fabric, virtual_loop
-from tests.simulation.fate import BEHIND, CHANCES, GIVEN_UP, MISFORTUNES, MOVING
+from tests.simulation.fate import BEHIND, CHANCES, GIVEN_UP, LEASES, MISFORTUNES, MOVING
 from tests.simulation.simulation import Store, Trace, run_simulation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +90,13 @@ def test_whatever_happens_a_conversion_leaves_one_of_both_which_has_all_and_neve
     trace = run_simulation(seed, 60, store, MOVING, converts=True)
     assert not trace.violations, f'run_simulation({seed}, 60, "{store}", MOVING, converts=True): {trace}'
     assert trace.migrations.get("HandingOver", 0) > 0, trace
+
+
+@pytest.mark.parametrize(("store", "seed"), [("memory", 1), *long(*(("sqlite", seed) for seed in range(2, 12)))])
+def test_whatever_happens_a_lease_begins_once_and_never_before_its_start(store: Store, seed: int) -> None:
+    trace = run_simulation(seed, FAULTS, store, LEASES, leases=True)
+    assert not trace.violations, f'run_simulation({seed}, {FAULTS}, "{store}", LEASES, leases=True): {trace}'
+    assert trace.wishes["re-planned"] > 0 and trace.wishes["lease Done"] > 0, trace
 
 
 @pytest.mark.parametrize("store", mark_long(("memory", "sqlite"), "sqlite"))

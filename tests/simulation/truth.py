@@ -158,6 +158,8 @@ class Witness:
             self.deleted.add(now.uid)
         if spec.desired != "run":
             reasons.add(spec.desired)
+        if spec.lease is not None and spec.lease.end is not None:
+            reasons.add("its lease ends")
         if spec.role == "source" and spec.migration is not None and spec.migration.mode == "cold":
             reasons.add("moves cold")
         if spec.role == "target" and spec.migration is not None:

@@ -56,7 +56,7 @@ MARKERS = {
     "container": {"API server", "jobs", "conversions"},
     "vm": {"API server", "conversions"},
     "conversion": {"API server", "garbage"},
-    "allocation": {"workload", "migrations"},
+    "allocation": {"workload", "migrations", "scheduler"},  # the scheduler of leases that begin elsewhere
     "migration": {"API server", "garbage"},
 }
 

@@ -32,7 +32,7 @@ from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
-from weft.agent.watches import Change, ServerWatches
+from weft.agent.watches import Change, Listed, Put, ServerWatches
 from weft.agent.workload.kind import NodeParts
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
@@ -108,6 +108,7 @@ class Agent:
         self._watches.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
         self._watches.follow_published_ports()
         self._watches.follow_networks()
+        self._reporter.contact.ask = self._list_own
 
     async def run(self) -> None:
         """Run until cancelled. Raises the error of a part that failed."""
@@ -115,7 +116,7 @@ class Agent:
 
     async def close(self) -> None:
         """End the agent's own work and close the drivers; guests, networks and disks stay as they are."""
-        self._watches.end()
+        self._watches.end_all()
         self._server.close()
         await self._tasks.close()
         try:
@@ -152,6 +153,7 @@ class Agent:
             functions=functions.report() if functions is not None else {},
             egress_endpoints=self.egress_endpoints.networks(),
             addresses=self._network.addresses,
+            contact=self._reporter.contact.token,
         )
 
     @property
@@ -177,6 +179,9 @@ class Agent:
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
         self._volumes.let_go(answer.remove_volumes)
 
+    def note_contact(self) -> None:
+        self.allocations.wake()
+
     def _make_digest(self) -> Digest:
         """The guests' usage, if it can be measured, the counts of functions' instances, and the ports that programs hold."""
         digest = self._meter.digest() or Digest(measured=False)
@@ -190,6 +195,20 @@ class Agent:
         if self.allocations.put(change):
             self._watches.follow_networks()
             self._network.wake()
+
+    def _list_own(self) -> None:
+        """List this node's allocations once, for its contact; the watch of them may be behind."""
+        own, token = set[str](), self._reporter.contact.token
+
+        def take(change: Change) -> None:
+            if isinstance(change, Put) and change.envelope.deleting_since is None:
+                own.add(change.envelope.name)
+            elif isinstance(change, Listed):
+                self._watches.end("own allocations")
+                self._reporter.contact.note_list(token, own)
+                self.allocations.wake()
+
+        self._watches.follow("own allocations", "allocation", {"node": self.host.node_uid}, take)
 
     async def _introduce(self) -> None:
         """Inspect what this node can do, then report for ever; its guests don't wait for this."""

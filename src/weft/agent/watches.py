@@ -158,7 +158,10 @@ class ServerWatches:
             async with asyncio.timeout(LIST_SECONDS):
                 await self._networks[uid].wait()
 
-    def end(self) -> None:
+    def end(self, key: str) -> None:
+        self._feeds.pop(key).end()
+
+    def end_all(self) -> None:
         for feed in self._feeds.values():
             feed.end()
 

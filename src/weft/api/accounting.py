@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 import msgspec
 
-from weft.api.auth.authorise import require_right
+from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.kinds.accounting_record import (
@@ -69,7 +69,7 @@ class AccountingAnswer(msgspec.Struct, frozen=True):
 
 async def accounting(context: ApiContext, call: Call, project: str | None = None) -> Answer:
     """``GET /v1/projects/PROJECT/accounting``, and ``/v1/accounting`` for all; ``since`` and ``until`` in unix seconds."""
-    require_right(call.actor, "read", project, "see what projects requested and used")
+    require_permission(call.actor, "accounting:get", project, "see what projects requested and used")
     query = call.query("since", "until")
     if project is not None:
         check_name(project, "project")

@@ -36,7 +36,11 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
     async def answer(request: Request) -> Answer:
         call = Call(request)
         began = context.clock.elapsed()
-        made = await _record(context, call, await _answer(context, call))
+        made = await _answer(context, call)
+        try:
+            record(context, call, made.status)
+        except Unavailable as error:
+            made = await _replace(made, error, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
         _log_request(context, log_line, call, made.status, context.clock.elapsed() - began)
         return made
@@ -67,15 +71,11 @@ async def _answer(context: ApiContext, call: Call) -> Answer:
     return problem_answer(call.problem, call.request_id)
 
 
-async def _record(context: ApiContext, call: Call, made: Answer) -> Answer:
-    """``made``, once what it answers is in the audit log."""
-    try:
-        record(context, call, made.status)
-    except Unavailable as error:
-        if made.pieces is not None:
-            await made.pieces.aclose()
-        return problem_answer(error, call.request_id)
-    return made
+async def _replace(made: Answer, error: WeftError, call: Call) -> Answer:
+    """The answer in place of ``made``, which isn't in the audit log."""
+    if made.pieces is not None:
+        await made.pieces.aclose()
+    return problem_answer(error, call.request_id)
 
 
 def _public(call: Call, error: WeftError) -> WeftError:

@@ -17,6 +17,7 @@ from weft.api.state.login_limits import LoginLimits
 from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
+from weft.api.state.request_rates import RequestRates
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
@@ -54,7 +55,7 @@ class TokenFacts:
 
 
 class KnownBearer(NamedTuple):
-    """The actor of a bearer that was checked; valid until its token changes, a user's also until rights change."""
+    """The actor of a bearer that was checked; valid until its token changes, and unless it is fixed until rights change."""
 
     facts: TokenFacts
     actor: Actor
@@ -137,12 +138,16 @@ class ApiContext:
         return NodePorts(self.store, self.clock)
 
     @functools.cached_property
+    def rates(self) -> RequestRates:
+        return RequestRates(self.store, self.clock)
+
+    @functools.cached_property
     def pulse(self) -> StorePosition:
         return StorePosition(self.store, self.clock)
 
     @property
     def rights_version(self) -> object:
-        """Changes whenever a token's, user's or role binding's change may concern someone."""
+        """Changes whenever a token's, user's, role binding's or role's change may concern someone."""
         return self.tokens.changes, self.accounts.version
 
     def start(self) -> None:
@@ -155,6 +160,7 @@ class ApiContext:
             self.doomed_volumes.run,
             self.ranges.run,
             self.peers.run,
+            self.rates.run,
             self.pulse.run,
             self.audit.keep,
         )
@@ -177,7 +183,7 @@ class ApiContext:
 
     def _accounts_changed(self) -> None:
         for woken, actor in self.streams.items():
-            if actor.user is not None:
+            if not actor.is_fixed:
                 woken.set()
 
     def add_event(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:

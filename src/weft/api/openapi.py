@@ -240,7 +240,8 @@ def _verb_operation(kind: Kind, verb: Verb, named: list[dict[str, Any]]) -> dict
 
 
 def _list_operation(kind: Kind, where: list[dict[str, Any]], which: str = "") -> dict[str, Any]:
-    words = (*kind.selectors, "limit", "continue", "watch", "cursor")
+    shared = ["shared"] if kind.is_shareable else []
+    words = (*kind.selectors, *shared, "limit", "continue", "watch", "cursor")
     page = {
         "type": "object",
         "required": ["items", "cursor"],

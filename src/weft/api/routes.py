@@ -37,6 +37,8 @@ def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
     """The answer to an authenticated request."""
     find = _find if len(call.path) <= LONGEST_KEPT else _find.__wrapped__
     handler, given = find(call.method, call.path)
+    if context.rates.has_limits and (project := _find_project(given[0] if given else "", call.path)):
+        context.rates.take(call.actor, project)
     answer: Awaitable[Answer] = handler(context, call, *given)
     return answer
 
@@ -62,6 +64,13 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     if target.kind.runs_workloads and target.verb in BY_NODES:
         return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
     return _choose(method, _methods(target)), (target,)
+
+
+def _find_project(given: Target | str, path: str) -> str | None:
+    """The project that a path names."""
+    if isinstance(given, Target):
+        return given.name if given.kind.holds_objects else given.project
+    return given if read_segments(path)[1] == "projects" else None
 
 
 def _methods(target: Target) -> Mapping[str, OnTarget]:

@@ -153,16 +153,17 @@ def _find_argument(node: Any, given: int) -> Any:
 
 def list_values(kinds: dict[str, str], wanted: Any, values: list[str], incomplete: str, names: Ask) -> list[Item]:
     """What begins with ``incomplete``, of the values that ``wanted`` describes: ``words``, pairs of a word and its help, or
-    ``names`` of a kind, or a ``target`` (a kind's, or one named by KIND/NAME, or KIND and NAME after each other: ``values`` came
-    before; ``able`` are its kinds), or a ``type`` that the shell itself knows. ``several``: commas stand between; ``at``: the kind
-    whose names follow an @. ``kinds`` are all words for kinds. Raises NotQuick for anything else, and what ``names`` raises."""
+    ``names`` of a kind beside them, or a ``target`` (a kind's, or one named by KIND/NAME, or KIND and NAME after each other:
+    ``values`` came before; ``able`` are its kinds), or a ``type`` that the shell itself knows. ``several``: commas stand between;
+    ``at``: the kind whose names follow an @. ``kinds`` are all words for kinds. Raises NotQuick for anything else, and what
+    ``names`` raises."""
     if "type" in wanted:
         return [(wanted["type"], incomplete, "")]
     if "target" in wanted:
         return _list_targets(kinds, wanted, values, incomplete, names)
     before, sign, start = incomplete.rpartition(",") if wanted.get("several") else ("", "", incomplete)
     if "names" in wanted:
-        found = [[name, ""] for name in names(wanted["names"])]
+        found = [*wanted.get("words", ()), *([name, ""] for name in names(wanted["names"]))]
     elif "at" in wanted and start.startswith("@"):
         found = [["@" + name, ""] for name in names(wanted["at"])]
     elif "words" in wanted:

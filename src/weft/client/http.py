@@ -20,11 +20,12 @@ from weft.client.context import Context
 from weft.client.tls import explain_distrust, make_tls
 from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import InvalidInput, Unavailable
+from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _MOST_IDLE = 8
+MOST_THROTTLED_SECONDS = 10.0  # that a request waits in all because its project makes too many
 
 
 class Http:
@@ -101,17 +102,20 @@ class Http:
         except Lost:
             return self._carry_out(sent, self._timeout_seconds)
         self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
-        return answer
+        return answer if _find_wait(answer) is None else self._carry_out(sent, self._timeout_seconds)
 
     def _carry_out(self, sent: Request, timeout_seconds: float) -> Answer:
         deadline = self._clock.elapsed() + self._patience_seconds
+        throttled_until = self._clock.elapsed() + MOST_THROTTLED_SECONDS
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 began = self._clock.elapsed()
                 answer = self._exchange(sent, timeout_seconds)
                 self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
-                return answer
+                wait = _find_wait(answer)
+                if wait is None or self._clock.elapsed() + wait > throttled_until or self._closed.wait(wait):
+                    return answer
             except Lost as lost:
                 may_repeat = sent.repeatable or not lost.sent
                 if not may_repeat or self._clock.elapsed() + pause > deadline or self._closed.wait(pause):
@@ -259,3 +263,15 @@ class Http:
     def _forget(self, connection: Connection) -> None:
         with self._lock:
             self._open.discard(connection)
+
+
+def _find_wait(answer: Answer) -> float | None:
+    """Seconds after which a request that was refused for the moment, and not begun, may be repeated; None for another answer."""
+    after = answer.headers.get("retry-after", "")
+    if answer.status != 429 or not after.isdecimal():
+        return None
+    with contextlib.suppress(WeftError):
+        document = answer.json()
+        if isinstance(document, dict) and document.get("reason") == "quotaExceeded":
+            return float(after)
+    return None

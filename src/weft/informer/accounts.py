@@ -1,4 +1,4 @@
-"""Users and role bindings, from the store: for processes that check what users may do."""
+"""Users, role bindings and roles, from the store: for processes that check what users may do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from weft.contracts.store import Store
 from weft.informer.cache import Cache
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.informer.view import Item, View
+from weft.kinds.permissions import find_permissions
+from weft.kinds.role import RoleSpec
 from weft.kinds.rolebinding import RoleBindingSpec
 from weft.kinds.token import TokenSpec
 from weft.kinds.user import UserSpec
@@ -19,7 +21,7 @@ from weft.objects.identity import kind_prefix, object_key
 from weft.trust.credentials import StoredToken
 from weft.trust.directory import Account, Directory
 
-KINDS = ("user", "rolebinding")
+KINDS = ("user", "rolebinding", "role")
 
 
 class Accounts:
@@ -31,33 +33,41 @@ class Accounts:
 
         self._users = PrefixCache(store, kind_prefix("user"), of_envelope(_read_account), clock, changed)
         self._bindings = PrefixCache(store, kind_prefix("rolebinding"), of_envelope(_read_binding), clock, changed)
-        self._caches: dict[str, PrefixCache[Any]] = dict(zip(KINDS, (self._users, self._bindings), strict=True))
+        self._roles = PrefixCache(store, kind_prefix("role"), of_envelope(_read_role), clock, changed)
+        caches = (self._users, self._bindings, self._roles)
+        self._caches: dict[str, PrefixCache[Any]] = dict(zip(KINDS, caches, strict=True))
         self._directory = Directory(
             lambda name: self._users.found.get(object_key("user", None, name)),
             lambda: self._bindings.found.values(),
+            lambda name: self._roles.found.get(object_key("role", None, name)),
             lambda: self.version,
         )
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, int, int]:
         """Changes with every change of the copy."""
-        return self._users.changes, self._bindings.changes
+        return self._users.changes, self._bindings.changes, self._roles.changes
 
     @property
     def live(self) -> Directory | None:
         """The directory of this process's copy; None while the copy doesn't follow the store."""
-        return self._directory if self._users.live and self._bindings.live else None
+        return self._directory if all(cache.live for cache in self._caches.values()) else None
 
     async def read(self) -> Directory:
         """The directory, read from the store if the copy here doesn't follow it."""
         if (live := self.live) is not None:
             return live
-        users, bindings = await self._users.read_all(), await self._bindings.read_all()
-        return Directory(lambda name: users.get(object_key("user", None, name)), bindings.values, lambda: None)
+        users, bindings, roles = [await cache.read_all() for cache in self._caches.values()]
+        return Directory(
+            lambda name: users.get(object_key("user", None, name)),
+            bindings.values,
+            lambda name: roles.get(object_key("role", None, name)),
+            lambda: None,
+        )
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await asyncio.gather(self._users.run(), self._bindings.run())
+        await asyncio.gather(*(cache.run() for cache in self._caches.values()))
 
     def note(self, envelope: Envelope) -> None:
         """This process has committed ``envelope``: it counts from now on."""
@@ -81,7 +91,11 @@ def make_directory(cache: Cache, view: View) -> Directory:
     def list_bindings() -> Iterable[RoleBindingSpec]:
         return (item.spec(RoleBindingSpec) for item in view.of_kind("rolebinding").values())
 
-    return Directory(find_user, list_bindings, lambda: count[0])
+    def find_role(name: str) -> frozenset[str] | None:
+        item = view.get(object_key("role", None, name))
+        return None if item is None else find_permissions(item.spec(RoleSpec).rules)
+
+    return Directory(find_user, list_bindings, find_role, lambda: count[0])
 
 
 def _read_account(envelope: Envelope) -> Account:
@@ -94,6 +108,10 @@ def _make_account(envelope: Envelope, spec: UserSpec) -> Account:
 
 def _read_binding(envelope: Envelope) -> RoleBindingSpec:
     return decode_part(envelope.spec, RoleBindingSpec)
+
+
+def _read_role(envelope: Envelope) -> frozenset[str]:
+    return find_permissions(decode_part(envelope.spec, RoleSpec).rules)
 
 
 def read_token(item: Item) -> StoredToken:

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
+from weft.informer.shares import describe_missing, find_named
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocatedNic
@@ -58,6 +59,11 @@ class WorkloadNic(msgspec.Struct, frozen=True):
         return make_nic(endpoint.envelope, endpoint.spec(EndpointSpec), self.network.envelope, spec, status)
 
 
+def which_joins(network: Item) -> object:
+    """What decides whether workloads may join it."""
+    return network.uid, network.status(NetworkStatus).vni, network.spec(NetworkSpec).shared_with
+
+
 def awaits_place(view: View, workload: Item) -> bool:
     """Whether it isn't placed and may be: then the scheduler gives it the addresses that it lacks."""
     spec = spec_of(workload)
@@ -72,11 +78,11 @@ def read_nics(view: View, workload: Item) -> tuple[list[WorkloadNic], AddressPro
     networks = spec_of(workload).networks
     endpoints = view.find(ENDPOINTS_BY_WORKLOAD, workload.uid) if networks else []
     for index, wanted in enumerate(map(read_nic, networks)):
-        network = view.get(object_key("network", workload.envelope.project, wanted.network))
+        network = find_named(view, workload, "network", wanted.network)
         if network is not None and network.status(NetworkStatus).vni:
             nics.append(WorkloadNic(index, wanted, network, choose_endpoint(endpoints, network.uid, wanted)))
         elif problem is None:
-            why = f'network "{wanted.network}" does not exist'
+            why = f'network "{wanted.network}" {describe_missing(workload, wanted.network)}'
             why = why if network is None else f"network {wanted.network} is being created"
             problem = AddressProblem("networkNotReady", why, lasts=False)
     return nics, problem

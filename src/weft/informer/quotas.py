@@ -9,7 +9,16 @@ import msgspec
 from weft.informer.commit import Draft
 from weft.informer.view import Item, View
 from weft.kinds.image import IMAGE, ImageStatus
-from weft.kinds.quota import QuotaSpec, add_up, describe_excess, find_excess, quota_key, resolve
+from weft.kinds.quota import (
+    QuotaSpec,
+    add_up,
+    add_up_accounts,
+    count_fitting,
+    describe_excess,
+    find_excess,
+    quota_key,
+    resolve,
+)
 from weft.kinds.record import Counted
 from weft.kinds.registry import BY_NAME, COUNTED
 
@@ -19,15 +28,25 @@ class ProjectQuota(msgspec.Struct, frozen=True):
 
     item: Item
     limits: QuotaSpec
-    used: Mapping[str, float]
+    used: Mapping[str, Mapping[str, float]]  # by account and field
     image_sizes: Mapping[str, int]
 
-    def describe_excess(self, kind: str, spec: msgspec.Struct) -> str:
-        """What a new object of ``kind`` would exceed, as a sentence; "" if it fits."""
-        counts = BY_NAME[kind].counts
+    def describe_excess(self, kind: str, spec: msgspec.Struct, user: str) -> str:
+        """What a new object of ``kind`` would exceed that counts for ``user``, as a sentence; "" if it fits."""
+        return self.count_fitting(kind, spec, user, 0)[1]
+
+    def count_fitting(self, kind: str, spec: msgspec.Struct, user: str, most: int) -> tuple[int, str]:
+        """How many new objects of ``kind`` fit, up to ``most``, and what one more than these would exceed; "" for none."""
+        counts, accounts = BY_NAME[kind].counts, self.limits.accounts_of(user)
         counted = Counted({}) if counts is None else counts(spec, BY_NAME[kind].status())
-        excess = find_excess(self.limits, self.used, resolve(counted, self.image_sizes))
-        return describe_excess(self.item.envelope.project, excess) if excess else ""
+        one = resolve(counted, self.image_sizes)
+        for account, limits in accounts:
+            most = count_fitting(limits, self.used.get(account, {}), one, most)
+        for account, limits in accounts:
+            used = add_up([self.used.get(account, {}), *[one] * most])
+            if excess := find_excess(limits, used, one, account):
+                return most, describe_excess(self.item.envelope.project, excess)
+        return most, ""
 
     def guard(self, draft: Draft) -> None:
         """Let the commit of ``draft`` fail if another one used more of the quota since it was read: each that does writes it, as
@@ -40,13 +59,12 @@ def read_quota(view: View, project: str | None) -> ProjectQuota | None:
     item = view.get(quota_key(project))
     if item is None:
         return None
-    sizes = {
-        image.envelope.name: image.status(ImageStatus).virtual_size
-        for image in view.of_kind(IMAGE.name).values()
-        if image.envelope.project == project
-    }
+    sizes: dict[str, int] = {}
+    for image in view.of_kind(IMAGE.name).values():
+        own, name = image.envelope.project == project, image.envelope.name
+        sizes[name if own else f"{image.envelope.project}/{name}"] = image.status(ImageStatus).virtual_size
     every = (one for kind in COUNTED for one in view.of_kind(kind.name).values() if one.envelope.project == project)
-    used = add_up(resolve(count_item(one), sizes) for one in every)
+    used = add_up_accounts((one.envelope.creator, resolve(count_item(one), sizes)) for one in every)
     return ProjectQuota(item, item.spec(QuotaSpec), used, sizes)
 
 

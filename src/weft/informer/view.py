@@ -45,7 +45,7 @@ class Item:
         same_status = _is_same(mine.status, its.status)
         if same_status:
             self._status = old._status
-        if same_spec and same_report and (same_status or not by_status):
+        if same_spec and same_report and (same_status or not by_status) and mine.labels == its.labels:
             self.words = old.words
 
     def forget(self) -> None:

@@ -185,6 +185,7 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     state: Literal["doing", "done", "failed"]
     detail: str = ""
+    seconds: float = 0.0  # that it took, once it is done
 
 
 class AllocationReport(msgspec.Struct, kw_only=True):
@@ -299,8 +300,8 @@ def has_ended_for_good(spec: AllocationSpec, report: AllocationReport) -> bool:
 
 
 def is_lease_over(spec: AllocationSpec, report: AllocationReport) -> bool:
-    """Whether its guest was ended with its lease."""
-    over = report.reason == LEASE_ENDED and report.state == "stopped"
+    """Whether its guest was ended with its lease; it may be on its way out since."""
+    over = report.reason == LEASE_ENDED and report.state in ("stopped", "stopping", "released")
     return spec.lease is not None and over and report.incarnation >= spec.incarnation
 
 

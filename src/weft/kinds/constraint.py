@@ -1,8 +1,8 @@
 """Constraint: a named expression about nodes, so that many workloads can share it; and the expressions of workloads:
 ``constraint`` (hard) and ``prefer`` (soft).
 
-A workload may name one (``@fast-disk``) before it exists, and waits for it. A change counts for later placements; placed
-workloads stay."""
+A workload may name one (``@fast-disk``) of its project before it exists, and waits for it. A change counts for later placements;
+placed workloads stay."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import Column, Kind, Object
 from weft.language.clash import refuse_clash
 from weft.language.complaint import point_at
@@ -46,6 +47,7 @@ class ConstraintSpec(msgspec.Struct, kw_only=True):
         ),
     ] = PRIORITY
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
+    shared_with: SharedWith = []
 
 
 class ConstraintStatus(msgspec.Struct, kw_only=True):
@@ -57,6 +59,7 @@ class ConstraintStatus(msgspec.Struct, kw_only=True):
 def check_constraint(spec: ConstraintSpec) -> None:
     """The expression becomes text; it names no other constraint and is satisfiable. Raises InvalidInput."""
     where = "spec.expression"
+    check_shares(spec.shared_with)
     spec.expression = read_text(spec.expression, where)
     read_plain(spec.expression, where)
 
@@ -243,6 +246,13 @@ CONSTRAINT = Kind(
     spec=ConstraintSpec,
     status=ConstraintStatus,
     check=check_constraint,
+    references=(share_reference(),),
+    verbs=(SHARE,),
+    server_fields=("shared_with",),
+    shared_fields=(
+        *("spec.expression", "spec.soft", "spec.weight", "spec.priority", "spec.description"),
+        *("status.meeting", "status.nodes"),
+    ),
     status_writer="standing",
     columns=(
         NAME,

@@ -42,7 +42,7 @@ from weft.kinds.parts.workload import (
 )
 from weft.kinds.record import Column, Index, Kind, Needs, Object, Reference, Verb, Workload, uid_of_owner
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import check_name
+from weft.objects.identity import check_name, check_shared_name
 from weft.objects.image.reference import held_name, parse_reference
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
@@ -59,7 +59,8 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     image: Annotated[
         str,
         field(
-            "Image: REGISTRY/NAME:TAG, REGISTRY/NAME@sha256:… to pin one, or the NAME of an image that weft holds",
+            "Image: REGISTRY/NAME:TAG, REGISTRY/NAME@sha256:… to pin one, or the NAME of an image that weft holds (PROJECT/NAME if "
+            "another project shares it)",
             change="replace",
             max_length=512,
         ),
@@ -118,7 +119,10 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
 
 def check_image_reference(image: str) -> None:
     """Files of a node are its own: no object names them."""
-    example = "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…"
+    example = (
+        "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…, or PROJECT/NAME of an "
+        "image that another project shares"
+    )
     try:
         place = parse_reference(image).place
     except InvalidInput as problem:
@@ -148,7 +152,7 @@ def check_container(spec: ContainerSpec) -> None:
             hint="from 16M to 8T",
         )
     if held_name(spec.image):
-        check_name(spec.image, "spec.image")
+        check_shared_name(spec.image, "spec.image")
     else:
         check_image_reference(spec.image)
     if spec.registry_secret:  # empty is none, as it is written out at admission

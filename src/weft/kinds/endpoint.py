@@ -11,7 +11,7 @@ from weft.objects.identity import Ref
 
 class EndpointSpec(msgspec.Struct, kw_only=True):
     workload: Ref
-    network: str
+    network: str  # as the workload names it: PROJECT/NAME is another project's
     network_uid: str  # part of the name, with the address
     index: int  # index of the NIC in the workload
     mac: str

@@ -11,6 +11,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import Column, Kind, Operation, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
@@ -27,7 +28,7 @@ class ImageSpec(msgspec.Struct, kw_only=True):
     url: Annotated[
         str,
         field(
-            "Source: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG, oci://NAME",
+            "Source: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG, oci://NAME, oci://PROJECT/NAME",
             change="never",
         ),
     ]
@@ -35,6 +36,7 @@ class ImageSpec(msgspec.Struct, kw_only=True):
     registry_secret: Annotated[
         str, field("Secret with the credentials for the registry of an oci:// image", change="live")
     ] = ""
+    shared_with: SharedWith = []
 
 
 class ImageStatus(msgspec.Struct, kw_only=True):
@@ -52,6 +54,7 @@ class ImageStatus(msgspec.Struct, kw_only=True):
 
 
 def check_image(spec: ImageSpec) -> None:
+    check_shares(spec.shared_with)
     try:
         parts = urlsplit(spec.url)
         _ = parts.port
@@ -123,6 +126,12 @@ def read_oci(url: str) -> ImageReference:
     return read_source(url.removeprefix(OCI), "spec.url")
 
 
+def _names_elsewhere(spec: ImageSpec) -> list[str]:
+    """The image of another project that it is made of."""
+    source = read_oci(spec.url) if spec.url.startswith(OCI) else None
+    return [source.name] if source is not None and source.place == "held" and "/" in source.name else []
+
+
 IMAGE = Kind(
     name="image",
     plural="images",
@@ -139,6 +148,14 @@ IMAGE = Kind(
     node_reads="named",
     references=(
         Reference("secret", "spec.registry_secret", lambda s: [s.registry_secret] if s.registry_secret else []),
+        Reference("image", "spec.url", _names_elsewhere, blocks=False),  # its content is copied
+        share_reference(),
+    ),
+    verbs=(SHARE,),
+    server_fields=("shared_with",),
+    shared_fields=tuple(
+        f"status.{name}"
+        for name in ("phase", "sha256", "digest", "size", "virtual_size", "min_memory", "format", "agent")
     ),
     columns=(
         NAME,

@@ -313,6 +313,7 @@ def _of_task(one: Reference) -> Reference:
         blocks=False,
         awaited=one.awaited,
         else_=one.else_,
+        groups=one.groups,
         agree=None if agree is None else partial(_check_task, agree),
         suffices=None if suffices is None else partial(_check_task, suffices),
         asks=None if asks is None else lambda spec: asks(spec.task),

@@ -30,9 +30,9 @@ KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
 # The kinds that have the verb migrate, and how each can migrate, by default as the first.
-Mode = Literal["live", "cold", "storage", "best"]
+Mode = Literal["live", "cold", "storage", "best", "saved"]
 MIGRATION_MODES: dict[str, tuple[Mode, ...]] = {
-    "vm": ("live", "cold", "storage"),
+    "vm": ("live", "cold", "storage", "saved"),
     "container": ("best", "live", "cold"),
 }
 MIGRATED_ON = (
@@ -49,7 +49,8 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         Mode,
         field(
             "live: without a shutdown, a container from its saved state; cold: shut down, and started on the target; "
-            "best: live if the container can; storage: relocate a disk to another pool of the node",
+            "best: live if the container can; saved: a suspended VM, with its memory; "
+            "storage: relocate a disk to another pool of the node",
             change="never",
         ),
     ] = "live"
@@ -180,7 +181,12 @@ def read_workload(spec: MigrationSpec) -> tuple[str, str]:
 
 def stands_still(spec: MigrationSpec) -> bool:
     """Whether its workload stands still while it migrates, as all but live machines do."""
-    return spec.mode == "cold" or (spec.mode != "storage" and read_workload(spec)[0] == "container")
+    return spec.mode in ("cold", "saved") or (spec.mode != "storage" and read_workload(spec)[0] == "container")
+
+
+def is_carried(kind: str, mode: str, suspended: bool) -> bool:
+    """Whether its saved memory migrates with its disks, and it stays suspended meanwhile."""
+    return mode == "saved" or (mode == "cold" and suspended and "saved" in MIGRATION_MODES[kind])
 
 
 def check_migration(spec: MigrationSpec) -> None:
@@ -272,11 +278,17 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
         raise IllegalTransition(
             f"{what} is on {given.to} already", field="to", hint="name another node, or none; weft node list shows them"
         )
-    migratable = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
-    if given.not_before is None and phase not in (*migratable, *((Phase.STOPPED,) if given.mode != "live" else ())):
+    migratable: tuple[Phase, ...] = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
+    saved = given.not_before is None and is_carried(obj["kind"], given.mode, phase == Phase.SUSPENDED)
+    migratable += (Phase.STOPPED,) if given.mode != "live" else ()
+    if given.not_before is None and phase not in migratable and not saved:
+        hints = {
+            Phase.STOPPED: "start it, or migrate it with --cold",
+            Phase.SUSPENDED: "resume it, or migrate it with --cold: its memory goes with it",
+        }
         raise IllegalTransition(
             f"{what} is {phase}: it can't migrate",
-            hint="start it, or migrate it with --cold" if phase == Phase.STOPPED else "migrate it while it runs",
+            hint=hints.get(Phase(phase), "migrate it while it runs"),
             details={"phase": str(phase), "verb": "migrate"},
         )
     if given.not_before is None and given.mode != "storage":
@@ -284,7 +296,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
     return {
         "kind": "migration",
         "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
-        "spec": {**msgspec.to_builtins(given), "workload": what},
+        "spec": {**msgspec.to_builtins(given), "workload": what, **({"mode": "saved"} if saved else {})},
     }
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, joined, text
 from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import Column, Index, Kind, uid_of
 from weft.kinds.securitygroup import Rule, read_rule
 from weft.objects.errors import InvalidInput
@@ -35,6 +36,7 @@ class NetworkSpec(msgspec.Struct, kw_only=True):
             change="live",
         ),
     ] = []
+    shared_with: SharedWith = []
 
 
 class NetworkStatus(msgspec.Struct, kw_only=True):
@@ -102,6 +104,7 @@ def read_open(written: str, field_: str = "spec.open") -> Rule | None:
 
 def check_network(spec: NetworkSpec) -> None:
     read_cidr(spec.cidr)
+    check_shares(spec.shared_with)
     if len(spec.open) > MOST_OPEN:
         raise InvalidInput(
             f"spec.open: {len(spec.open)} entries are too many",
@@ -113,10 +116,12 @@ def check_network(spec: NetworkSpec) -> None:
 
 
 def find_rights(old: NetworkSpec | None, new: NetworkSpec) -> Iterable[tuple[str, str]]:
-    """The rights over the whole fabric, each with what it is for, that a new or changed network takes: hosts' services are
-    the fabric's, and only who may change nodes can open more of them."""
-    more = set(new.open) - set(old.open if old is not None else ()) - set(SERVICES)
-    return [("fabric", f"open {min(more)!r} of hosts to a network")] if more else []
+    """The permissions in all projects, each with what it is for, that a new or changed network takes: hosts' services are
+    the fabric's, and only who may change nodes can open more of them, or open them to more projects."""
+    more = set(new.open) - set(SERVICES)
+    if old is not None and not set(new.shared_with) - set(old.shared_with):
+        more -= set(old.open)
+    return [("node:update", f"open {min(more)!r} of hosts to a network")] if more else []
 
 
 def check_new_network(spec: NetworkSpec) -> None:
@@ -156,6 +161,13 @@ NETWORK = Kind(
     check=check_network,
     check_new=check_new_network,
     further_rights=find_rights,
+    references=(share_reference(),),
+    verbs=(SHARE,),
+    server_fields=("shared_with",),
+    shared_fields=(
+        *("spec.cidr", "spec.mtu", "spec.domain", "status.phase"),
+        *("status.gateway", "status.used", "status.size"),
+    ),
     status_writer="networks",
     indexes={NETWORKS_BY_UID: uid_of},
     columns=(

@@ -60,6 +60,7 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     drain_reason: Annotated[str, field("Reason for the drain", max_length=200)] = ""
     drain_not_before: Annotated[float | None, field("Earliest start of the drain", quantity="moment")] = None
     drain_not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
+    drain_force: Annotated[bool, field("Whether the drain waits for no disruption budget")] = False
     maintenance: Annotated[bool, field("Under maintenance: place no new workloads here")] = False
     maintenance_reason: Annotated[str, field("Reason for the maintenance", max_length=200)] = ""
 
@@ -73,6 +74,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     allocations: int = 0
     since: float = 0.0
     cpu_model: str = ""  # best one of all nodes that it can exchange guests with
+    lost_contact: str = ""  # ``report.contact`` when it was lost: while they are equal, it hasn't been back
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -102,7 +104,7 @@ class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
     usable: bool = True  # if False, ``problems`` of the report has the reason
     kinds: list[str] = []  # kinds of workloads that it runs
     isolations: list[str] = []  # isolations that it supports
-    checkpoint: str = ""  # yes, or why it cannot save running containers
+    checkpoint: str = ""  # yes: what it has saved can go on elsewhere; or why it cannot save running containers
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
@@ -138,6 +140,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of instances: yes, or why the node can't run them
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
+    contact: str = ""  # another one each time that it has been heard again after a silence
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -174,6 +177,7 @@ class DrainInput(msgspec.Struct):
     reason: Reason = ""
     not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
     not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
+    force: Annotated[bool, field("Wait for no disruption budget")] = False
 
 
 def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
@@ -182,13 +186,13 @@ def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
             "not_after: the window ends before it begins", field="not_after", hint="give a time after not_before"
         )
     why = f"drained: {given.reason}" if given.reason else "drained"
-    window = {"drain_not_before": given.not_before, "drain_not_after": given.not_after}
+    window = {"drain_not_before": given.not_before, "drain_not_after": given.not_after, "drain_force": given.force}
     spec = {"drain": True, "drain_reason": given.reason, **window, "cordoned": True, "cordon_reason": why[:200]}
     return {**obj["spec"], **spec}
 
 
 def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
-    window = {"drain_not_before": None, "drain_not_after": None}
+    window = {"drain_not_before": None, "drain_not_after": None, "drain_force": False}
     spec = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
     return {**obj["spec"], **spec}
 
@@ -334,6 +338,7 @@ NODE = Kind(
         "drain_reason",
         "drain_not_before",
         "drain_not_after",
+        "drain_force",
         "maintenance",
         "maintenance_reason",
     ),

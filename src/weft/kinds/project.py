@@ -7,14 +7,21 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.fields.lease import MOST_PRIORITY
 from weft.kinds.fields.strategy import policies_named, read_strategy
 from weft.kinds.record import Column, Kind, Reference
 from weft.objects.schema import field
+
+# A workload without a lease counts as 0, so no ceiling is below that.
+Ceiling = Annotated[int, msgspec.Meta(ge=0, le=MOST_PRIORITY)]
+Weight = Annotated[float, msgspec.Meta(ge=0.01, le=1000)]
 
 
 class ProjectSpec(msgspec.Struct, kw_only=True):
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
     strategy: Annotated[str | None, field("Default strategies of workloads, or @POLICY")] = None
+    priority_ceiling: Annotated[Ceiling | None, field("Highest priority of leases in the project; unset: any")] = None
+    weight: Annotated[Weight, field("Weight of its share, where best-effort work of several projects waits")] = 1.0
 
 
 def check_project(spec: ProjectSpec) -> None:
@@ -44,6 +51,7 @@ PROJECT = Kind(
     columns=(
         NAME,
         Column("STRATEGY", text("spec.strategy", "")),
+        Column("CEILING", text("spec.priority_ceiling", ""), align="right"),
         Column("DESCRIPTION", text("spec.description", ""), flexible=True),
         AGE,
     ),

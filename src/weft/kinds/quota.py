@@ -1,8 +1,10 @@
-"""Quota: how much all objects of a project may have together, as the fabric's administrators granted it. Each object counts from
-its creation until it is gone, whether it runs or not; its kind says how much (``Kind.counts``)."""
+"""Quota: how much all objects of a project may have together, and those of each user in it, as the fabric's administrators granted
+it. Each object counts from its creation until it is gone, whether it runs or not; its kind says how much (``Kind.counts``). It
+counts in two accounts: the project's, and that of its creator, though others change it later."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -10,20 +12,27 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig
 from weft.kinds.record import Column, Counted, Kind, Object
-from weft.objects.errors import Forbidden
-from weft.objects.identity import object_key
+from weft.objects.errors import Forbidden, InvalidInput, Throttled
+from weft.objects.identity import check_name, object_key
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
 REASON = "quotaExceeded"  # of jobs and conversions too
+PASSING_FIELDS = ("function_concurrency", "requests_per_second")  # no object counts in them
 FIELDS = ("cpu", "memory", "disk", "gpus", "instances", "published_ports")
 SIZES = ("memory", "disk")
+PROJECT = ""  # the account of all objects of a project; the others are called as their users
+MOST_USERS = 200  # with limits of their own
+MOST_SHOWN_USERS = 1000  # in the status
+_MOST_SAID = 10  # excesses in one sentence
+_TOKEN = "token:"
 _DIGITS = 3  # as exact as cores and shares of GPUs are written
 _SPEC_FIELDS = {"disk": ("disk", "size"), "published_ports": ("publish",), "instances": ("ready",)}
 _MOST = 10**9
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+Rate = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
 
 
@@ -40,14 +49,50 @@ class Limits(msgspec.Struct, kw_only=True):
     published_ports: Annotated[Count | None, field("Limit on published ports")] = None
 
 
-class QuotaSpec(Limits, msgspec.Struct, kw_only=True):
+class AccountLimits(Limits, msgspec.Struct, kw_only=True):
     soft: Annotated[Limits, field("Limits beyond which there is only a warning")] = msgspec.field(
         default_factory=Limits
     )
 
 
+class QuotaSpec(AccountLimits, msgspec.Struct, kw_only=True):
+    function_concurrency: Annotated[
+        Count | None, field("Limit on invocations of all functions that run at once; each gateway counts its own")
+    ] = None
+    requests_per_second: Annotated[
+        Rate | None, field("Limit on requests to the API that name the project; each API server counts its own")
+    ] = None
+    per_user: Annotated[
+        AccountLimits,
+        field("Limits on what each user has created in the project; a token without a user counts as one"),
+    ] = msgspec.field(default_factory=AccountLimits)
+    users: Annotated[
+        dict[str, AccountLimits],
+        field(
+            "Limits of single users, by name, each in place of the one in per_user; token:NAME is a token without a user"
+        ),
+    ] = {}
+
+    @property
+    def limits_users(self) -> bool:
+        """Whether it has limits of users at all."""
+        return bool(self.users) or self.per_user != AccountLimits()
+
+    def limits_of(self, user: str) -> AccountLimits:
+        """What limits one user."""
+        own = self.users.get(user)
+        if own is None:
+            return self.per_user
+        return AccountLimits(**_merge(own, self.per_user), soft=Limits(**_merge(own.soft, self.per_user.soft)))
+
+    def accounts_of(self, user: str) -> list[tuple[str, AccountLimits]]:
+        """The accounts in which an object counts that ``user`` created ("": nobody), with their limits."""
+        return [(PROJECT, self), *([(user, self.limits_of(user))] if user else [])]
+
+
 class QuotaStatus(msgspec.Struct, kw_only=True):
     used: dict[str, int | float] = {}  # by field; what isn't there is 0
+    used_by_user: dict[str, dict[str, int | float]] = {}  # where users have limits; of MOST_SHOWN_USERS at most
 
 
 class Excess(msgspec.Struct, frozen=True):
@@ -57,6 +102,7 @@ class Excess(msgspec.Struct, frozen=True):
     used: float
     requested: float  # more
     limit: float
+    account: str = PROJECT
 
 
 def quota_key(project: str | None) -> str:
@@ -81,27 +127,40 @@ def add_up(amounts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: _exact(amount) for name, amount in total.items()}
 
 
-def find_growth(limits: Limits, before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """How much more ``after`` is than ``before``, of what is limited and grows."""
+def add_up_accounts(amounts: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """All of them together, by account and field, given each one's user."""
+    by_user: dict[str, list[Mapping[str, float]]] = {}
+    for user, one in amounts:
+        by_user.setdefault(user, []).append(one)
+    totals = {user: add_up(of_user) for user, of_user in by_user.items()}
+    totals[PROJECT] = add_up(list(totals.values()))  # with those of nobody
+    return totals
+
+
+def find_growth(limits: Iterable[Limits], before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """How much more ``after`` is than ``before``, of what is limited by one of ``limits`` and grows."""
+    limited = {name for one in limits for name in FIELDS if getattr(one, name) is not None}
     grown = {name: _exact(amount - before.get(name, 0)) for name, amount in after.items()}
-    return {name: more for name, more in grown.items() if more > 0 and getattr(limits, name) is not None}
+    return {name: more for name, more in grown.items() if more > 0 and name in limited}
 
 
-def find_excess(limits: Limits, used: Mapping[str, float], requested: Mapping[str, float]) -> list[Excess]:
+def find_excess(
+    limits: Limits, used: Mapping[str, float], requested: Mapping[str, float], account: str = PROJECT
+) -> list[Excess]:
     """The limits that ``requested`` more than ``used`` would exceed. Nothing is refused that requests none of what is limited,
     however much is used: a quota may be lowered."""
     found = []
     for name in FIELDS:
         limit, more, has = getattr(limits, name), requested.get(name, 0), used.get(name, 0)
         if limit is not None and more > 0 and _exact(has + more) > limit:
-            found.append(Excess(name, _exact(has), _exact(more), limit))
+            found.append(Excess(name, _exact(has), _exact(more), limit, account))
     return found
 
 
-def find_over(limits: Limits, used: Mapping[str, float]) -> list[Excess]:
+def find_over(limits: Limits, used: Mapping[str, float], account: str = PROJECT) -> list[Excess]:
     """The limits that are exceeded."""
     pairs = [(name, getattr(limits, name), used.get(name, 0)) for name in FIELDS]
-    return [Excess(name, has, 0, limit) for name, limit, has in pairs if limit is not None and has > limit]
+    return [Excess(name, has, 0, limit, account) for name, limit, has in pairs if limit is not None and has > limit]
 
 
 def count_fitting(limits: Limits, used: Mapping[str, float], one: Mapping[str, float], most: int) -> int:
@@ -116,33 +175,77 @@ def count_fitting(limits: Limits, used: Mapping[str, float], one: Mapping[str, f
 
 
 def describe_excess(project: str | None, excess: Iterable[Excess]) -> str:
-    """``project lab: cpu: 1.5 of 2 cores used, 1 more requested``"""
-    parts = []
-    for one in excess:
-        used, limit, more = (format_amount(one.field, number) for number in (one.used, one.limit, one.requested))
-        unit = " cores" if one.field == "cpu" else ""
-        parts.append(
-            f"{one.field}: {used} of {limit}{unit} used" + (f", {more} more requested" if one.requested else "")
-        )
-    return f"project {project}: {'; '.join(parts)}"
+    """``project lab: cpu: 1.5 of 2 cores used, 1 more requested``, ``project lab, user ann: …``"""
+    found, said = list(excess), []
+    for account, group in itertools.groupby(found[:_MOST_SAID], lambda one: one.account):
+        whose = f", {describe_user(account)}" if account else ""
+        said.append(f"project {project}{whose}: {'; '.join(map(_describe, group))}")
+    rest = len(found) - _MOST_SAID
+    return "; ".join(said) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def describe_user(account: str) -> str:
+    """``user ann``, ``token ci``"""
+    token = account.removeprefix(_TOKEN)
+    return f"token {token}" if token != account else f"user {account}"
+
+
+def _describe(one: Excess) -> str:
+    used, limit, more = (format_amount(one.field, number) for number in (one.used, one.limit, one.requested))
+    unit = " cores" if one.field == "cpu" else ""
+    return f"{one.field}: {used} of {limit}{unit} used" + (f", {more} more requested" if one.requested else "")
 
 
 def exceeded(project: str | None, excess: list[Excess], spec: Any) -> Forbidden:
-    """The error for a change that a project's quota has no amounts left for; ``spec`` as people wanted it."""
+    """The error for a change that an account of a project's quota has no amounts left for; ``spec`` as people wanted it."""
+    account, show = excess[0].account, f"weft quota show -p {project}"
     names = _SPEC_FIELDS.get(excess[0].field, (excess[0].field,))
     found = next((name for name in names if hasattr(spec, name)), None)
     return Forbidden(
         describe_excess(project, excess),
         reason="quotaExceeded",
         field=None if found is None else f"spec.{found}",
-        hint=f"weft quota show -p {project}",
-        details={part: {one.field: getattr(one, part) for one in excess} for part in ("used", "requested", "limit")},
+        hint=f"delete what {describe_user(account)} doesn't need, or have the limit raised; {show} --user {account}"
+        if account
+        else show,
+        details={part: {one.field: getattr(one, part) for one in excess} for part in ("used", "requested", "limit")}
+        | ({"user": account} if account else {}),
+    )
+
+
+def busy(project: str, name: str, used: int, limit: int, seconds: float = 1.0) -> Throttled:
+    """The error for one request more than the field ``name``, one of PASSING_FIELDS, allows now."""
+    return Throttled(
+        f"project {project}: {name}: {used} of {limit} used, 1 more requested",
+        reason=REASON,
+        hint=f"try again in a moment, or have the limit raised; weft quota show -p {project}",
+        details={"used": {name: used}, "requested": {name: 1}, "limit": {name: limit}},
+        retry_after_seconds=seconds,
     )
 
 
 def format_amount(name: str, amount: float) -> str:
     """An amount of the quota's field ``name``, as people read it."""
     return format_bytes(amount) if name in SIZES else f"{amount:g}"
+
+
+def _merge(own: Limits, others: Limits) -> dict[str, Any]:
+    """The limits of ``own``, and where it has none those of ``others``."""
+    values = {name: getattr(own, name) for name in FIELDS}
+    return {name: getattr(others, name) if value is None else value for name, value in values.items()}
+
+
+def _check_users(spec: QuotaSpec) -> None:
+    """Refuse names that no user has, and leave out users without a limit."""
+    for user in spec.users:
+        check_name(user.removeprefix(_TOKEN), "spec.users")
+    spec.users = {user: limits for user, limits in spec.users.items() if limits != AccountLimits()}
+    if len(spec.users) > MOST_USERS:
+        raise InvalidInput(
+            f"spec.users: {len(spec.users)} users are too many",
+            field="spec.users",
+            hint=f"at most {MOST_USERS} have limits of their own; spec.per_user limits each of the others",
+        )
 
 
 def _exact(amount: float) -> float:
@@ -162,17 +265,24 @@ def _cell(name: str) -> Column:
     return Column("PORTS" if name == "published_ports" else name.upper(), value, align="right")
 
 
+def _users_cell(obj: Object) -> str:
+    spec = msgspec.convert(dig(obj, "spec", {}), QuotaSpec)
+    limited = ["each"] if spec.per_user != AccountLimits() else []
+    return ", ".join(limited + ([f"{len(spec.users)} own"] if spec.users else [])) or "–"
+
+
 QUOTA = Kind(
     name="quota",
     plural="quotas",
     title="quota",
-    summary="How much a project may use",
+    summary="How much a project and its users may use",
     access="project",
     granted=True,
     only_name="project",
     spec=QuotaSpec,
     status=QuotaStatus,
+    check=_check_users,
     status_writer="quotas",
     conditions={"WithinSoftLimits": "quotas"},
-    columns=(NAME, *(_cell(name) for name in FIELDS), AGE),
+    columns=(NAME, *(_cell(name) for name in FIELDS), Column("USERS", _users_cell), AGE),
 )

@@ -1,5 +1,6 @@
 """Recommendation: a question to the scheduler: where would this workload be placed now, as it is or with changes, and which
-change would make it fit? People create one; the scheduler answers once, in status, and deletes it some time later."""
+change would make it fit? Or: what of this project waits, since when and until when? People create one; the scheduler answers once,
+in status, and deletes it some time later."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from weft.kinds.decision import Verdict
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.migration import MigrationForecast
 from weft.kinds.record import Column, Kind
+from weft.kinds.report import QueuedWorkload
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
@@ -26,6 +28,10 @@ class MigrationQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecommendationSpec(msgspec.Struct, kw_only=True):
+    subject: Annotated[
+        Literal["placement", "queue"],
+        field("placement: where a workload would go; queue: which workloads of the project wait", change="never"),
+    ] = "placement"
     workload: Annotated[
         str, field("Workload to place, KIND/NAME, in this project; if unset, changes is a whole spec", change="never")
     ] = ""
@@ -79,9 +85,19 @@ class RecommendationStatus(msgspec.Struct, kw_only=True):
     gang: list[GangPlace] = []  # others that would be placed together with it
     notes: list[str] = []
     forecast: MigrationForecast | None = None  # of the migration to ``best``, if it would migrate
+    queue: list[QueuedWorkload] = []  # the first of the project that wait
+    queued: int = 0  # how many of the project wait
 
 
 def check_recommendation(spec: RecommendationSpec) -> None:
+    if spec.subject == "queue":
+        if spec != RecommendationSpec(subject="queue"):
+            raise InvalidInput(
+                "spec.subject: a question about the queue takes no other field",
+                field="spec.subject",
+                hint="leave the other fields out, or ask about placement",
+            )
+        return
     kind, slash, name = spec.workload.partition("/")
     if spec.workload and (not slash or not kind or not name):
         raise InvalidInput(

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.objects.envelope import EMPTY, Condition, Envelope
 from weft.objects.errors import WeftError
-from weft.objects.identity import MAX_NAME, Ref, new_uid, object_key
+from weft.objects.identity import MAX_NAME, Ref, named_key, new_uid
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Stored(Protocol):
 class Index(msgspec.Struct, frozen=True, eq=False):
     """A way to find objects by a word, in every informer. Users hold the object itself, so a misspelt index is an import error.
     Each kind that is found by it declares in ``Kind.indexes`` the words of an object, which follow from its uid, key, owner,
-    spec and report."""
+    labels, spec and report."""
 
     name: str  # for people who debug
     reads_status: bool = False  # the words follow from the status too
@@ -61,7 +61,7 @@ def uid_of_owner(item: Stored) -> tuple[str, ...]:
 
 def keys_of(kind: str, item: Stored, names: Iterable[str]) -> list[str]:
     """The keys of the objects of ``kind`` that ``item`` refers to by name."""
-    return [object_key(kind, item.envelope.project, name) for name in names]
+    return [named_key(kind, item.envelope.project, name) for name in names]
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -123,7 +123,7 @@ class Verb(msgspec.Struct, frozen=True):
     # ``change`` does.
     make: Callable[[Object, Any, str], dict[str, Any]] | None = None
     stream: bool = False  # the answer is a ticket for the gateway
-    needs: str = ""  # the right that it takes (objects/roles.py); "": nobody may
+    needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -149,6 +149,8 @@ class Reference(msgspec.Struct, frozen=True):
         None  # of own name and name: the full name of an object that belongs to this one
     )
     shared: str | None = None  # the project of those that aren't in its own
+    # Of the other's spec, the groups whose users may refer to it anew; none: everyone.
+    groups: Callable[[Any], Sequence[str]] | None = None
     else_: str = ""  # what people may have meant where no object has that name
 
     def list_names(self, own: str, spec: Any) -> list[str]:
@@ -251,7 +253,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         None  # of a new spec and now; raises it for times that have passed
     )
     check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
-    # Of old (None: there is none) and new spec: the rights in no project that the change takes beside the right to write, each
+    # Of old (None: there is none) and new spec: the permissions in no project that the change takes beside that to write, each
     # with what it is for.
     further_rights: Callable[[Any, Any], Iterable[tuple[str, str]]] | None = None
     # Raises IllegalTransition for an object that people may not change or delete now.
@@ -290,8 +292,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     progress: Callable[[Object], str] | None = None  # the text beside its phase; None: its reason and message
     shows_output: bool = False  # of a failed one, people see its last output
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
+    # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
+    shared_fields: tuple[str, ...] = ()
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
+    reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already
     only_name: str = ""  # the name that its objects have: there is one in each project
     over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
 
@@ -303,6 +308,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     def selectors(self) -> tuple[str, ...]:
         """The query parameters that narrow a list or watch of its objects."""
         return ("labels", "fields", *filter(None, [self.name_begins]))
+
+    @property
+    def is_shareable(self) -> bool:
+        """Whether objects of other projects may name it."""
+        return bool(self.shared_fields)
 
     def make(
         self,

@@ -8,6 +8,7 @@ from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
 from weft.kinds.conversion import CONVERSION
 from weft.kinds.decision import DECISION
+from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.function import FUNCTION
 from weft.kinds.function_version import FUNCTION_VERSION
@@ -17,7 +18,9 @@ from weft.kinds.job import JOB
 from weft.kinds.migration import MIGRATION
 from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
+from weft.kinds.permissions import learn
 from weft.kinds.placement_policy import PLACEMENT_POLICY
+from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
 from weft.kinds.quota import QUOTA
@@ -25,6 +28,7 @@ from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
 from weft.kinds.reservation import RESERVATION
+from weft.kinds.role import ROLE
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
@@ -47,13 +51,16 @@ KINDS: tuple[Kind, ...] = (
     CONSTRAINT,
     NODE,
     PROJECT,
+    PRIORITY_CLASS,
     QUOTA,
     RESERVATION,
+    DISRUPTION_BUDGET,
     PLACEMENT_POLICY,
     SECRET,
     TOKEN,
     USER,
     GROUP,
+    ROLE,
     ROLE_BINDING,
     MIGRATION,
     CONVERSION,
@@ -67,6 +74,7 @@ KINDS: tuple[Kind, ...] = (
     REPORT,
 )
 
+learn(KINDS)
 BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}
 WORKLOADS: dict[str, Workload] = {k.name: k.workload for k in KINDS if k.workload is not None}
 COUNTED: tuple[Kind, ...] = tuple(k for k in KINDS if k.counts is not None)

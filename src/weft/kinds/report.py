@@ -1,6 +1,6 @@
 """Report: a question to the scheduler about the whole fabric: how full it is and where, what waits and why, and how long
-decisions take; or about the drain of a node: where its workloads would go, together. People create one; the scheduler answers
-once, in status, and deletes it some time later."""
+decisions take; about the drain of a node: where its workloads would go, together; about the queue; or about the shares of projects.
+People create one; the scheduler answers once, in status, and deletes it some time later."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from weft.objects.schema import field
 
 
 class ReportSpec(msgspec.Struct, kw_only=True):
-    subject: Annotated[Literal["capacity", "drain"], field("Subject of the report", change="never")] = "capacity"
+    subject: Annotated[
+        Literal["capacity", "drain", "queue", "fairness"], field("Subject of the report", change="never")
+    ] = "capacity"
     node: Annotated[
         Annotated[str, field("", name=True)] | None, field("The node that would be drained", change="never")
     ] = None
+    force: Annotated[bool, field("Whether that drain would wait for no disruption budget", change="never")] = False
 
 
 class ResourceUse(msgspec.Struct, frozen=True):
@@ -61,7 +64,41 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["live", "cold", "saved"] = "live"  # saved: stopped here, and restored there
     memory: int = 0
     reason: str = ""
-    message: str = ""
+    message: str = ""  # why, or what it waits for first
+
+
+class HeldBy(msgspec.Struct, frozen=True):
+    """As in the condition Placed."""
+
+    reason: str
+    message: str
+
+
+class QueuedWorkload(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload that waits for a place, or for the start of its lease."""
+
+    place: int | None  # from 1, in the scheduler's order; None: its start is promised
+    workload: str  # vm/web
+    kind: str
+    project: str
+    priority: int
+    waiting_seconds: float
+    expected_start: float | None  # seconds since 1970; None: unknown
+    # high: follows from leases' ends and promises alone; low: some end is guessed, or one before it has no known start
+    confidence: Literal["high", "low", "none"]
+    held_by: HeldBy
+
+
+class ProjectShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What a project has of the cluster; shares are parts of it, from 0 to 1."""
+
+    project: str
+    weight: float
+    dominant_resource: str  # of cpu, memory and gpus that of which it has the largest share; "": it has nothing
+    dominant_share: float
+    entitled_share: float
+    pending: int  # workloads that wait
+    used: dict[str, float]  # cores, bytes of memory, GPUs
 
 
 class ReportStatus(msgspec.Struct, kw_only=True):
@@ -80,6 +117,9 @@ class ReportStatus(msgspec.Struct, kw_only=True):
     decision_ms: dict[str, float] = {}  # quantiles over the newest decision of each workload
     policies: dict[str, int] = {}
     leaving: list[Leaving] = []  # the workloads of the node that would be drained
+    queue: list[QueuedWorkload] = []  # the first that wait
+    queued: int = 0  # how many wait
+    fairness: list[ProjectShare] = []
     message: str = ""
 
 

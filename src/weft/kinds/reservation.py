@@ -12,13 +12,16 @@ from weft.kinds.constraint import Form, check_expressions, names_required
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, size, text
 from weft.kinds.fields.lease import FURTHEST_SECONDS, LEASE_CONFLICT, LONGEST_SECONDS
 from weft.kinds.fields.taint import check_taints
+from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference
+from weft.kinds.user import check_names
 from weft.objects.errors import InvalidInput, Unplaceable, WeftError
 from weft.objects.quantity import LAST_MOMENT, format_bytes, format_moment
 from weft.objects.schema import field, words
 
 MOST_SLOTS = 64  # so that all of them fit into one commit
 MOST_CORES = 255
+MOST_GROUPS = 32
 LEAST_MEMORY, MOST_MEMORY = 1 << 20, 64 << 40
 OVER = ("Done", "Rejected")
 
@@ -44,7 +47,9 @@ class ReservationSpec(msgspec.Struct, kw_only=True):
     grace: Annotated[
         float, field("Time after its end in which its workloads shut down", change="never", quantity="duration")
     ] = 20.0
+    groups: Annotated[list[str], field("Groups whose users may use it; everyone in the project if unset")] = []
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
+    shared_with: SharedWith = []
 
 
 class ReservationStatus(msgspec.Struct, kw_only=True):
@@ -61,6 +66,7 @@ class ReservationStatus(msgspec.Struct, kw_only=True):
 
 def check_reservation(spec: ReservationSpec) -> None:
     """What types can't say. Raises InvalidInput."""
+    check_shares(spec.shared_with)
     if not 0 < spec.cpu <= MOST_CORES:
         raise _invalid("cpu", f"{spec.cpu:g} is not between 0 and {MOST_CORES} cores", "give the cores of one slot")
     if not LEAST_MEMORY <= spec.memory <= MOST_MEMORY:
@@ -76,6 +82,7 @@ def check_reservation(spec: ReservationSpec) -> None:
     if spec.constraint is not None:
         spec.constraint, _ = check_expressions(spec.constraint, [])
     check_taints(spec.tolerate, "spec.tolerate")
+    check_names(spec.groups, "spec.groups", MOST_GROUPS)
 
 
 def check_reserved_times(spec: ReservationSpec, now: float) -> None:
@@ -189,6 +196,14 @@ RESERVATION = Kind(
     references=(
         Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
         Reference("constraint", "spec.constraint", lambda spec: names_required(spec.constraint), blocks=False),
+        Reference("group", "spec.groups", lambda spec: spec.groups),
+        share_reference(),
+    ),
+    verbs=(SHARE,),
+    server_fields=("shared_with",),
+    shared_fields=(
+        *("spec.cpu", "spec.memory", "spec.gpus", "spec.count"),
+        *("status.state", "status.start", "status.end", "status.free"),
     ),
     columns=(
         NAME,

@@ -8,9 +8,10 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Column, Kind, Object, Reference
+from weft.kinds.role import ROLE_REFERENCE
 from weft.kinds.user import check_names
 from weft.objects.errors import InvalidInput
-from weft.objects.roles import EVERYWHERE, Role
+from weft.objects.roles import EVERYWHERE
 from weft.objects.schema import field
 
 MOST_SUBJECTS = 1000
@@ -18,7 +19,7 @@ LONGEST_CLAIM = 256
 
 
 class RoleBindingSpec(msgspec.Struct, kw_only=True):
-    role: Annotated[Role, field("The role that the users and groups get")]
+    role: Annotated[str, field("The role that the users and groups get, built-in or an own one", name=True)]
     project: Annotated[str | None, field("The only project in which they have it; left out: all", name=True)] = None
     users: Annotated[list[str], field("Users who get it")] = []
     groups: Annotated[list[str], field("Groups whose users get it")] = []
@@ -68,6 +69,7 @@ ROLE_BINDING = Kind(
     status=RoleBindingStatus,
     check=check_rolebinding,
     references=(
+        ROLE_REFERENCE,
         Reference("project", "spec.project", lambda spec: [spec.project] if spec.project else []),
         Reference("user", "spec.users", lambda spec: spec.users, blocks=False, reserves=True),
         Reference("group", "spec.groups", lambda spec: spec.groups),

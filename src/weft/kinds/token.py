@@ -8,8 +8,10 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Column, Index, Kind, Object, uid_of_owner
+from weft.kinds.role import ROLE_REFERENCE
 from weft.objects.errors import InvalidInput
-from weft.objects.roles import EVERYWHERE, Role
+from weft.objects.identity import MAX_NAME, check_name
+from weft.objects.roles import EVERYWHERE
 from weft.objects.schema import field
 
 
@@ -23,11 +25,12 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     ]
     subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
     role: Annotated[
-        Role | Literal[""],
+        str,
         field(
-            "What the bearer may do, in spec.project if it has one and else in all projects; of a user's token: at most, and"
-            " empty for all that the user may do",
+            "What the bearer may do (a built-in role or an own one), in spec.project if it has one and else in all projects; of a"
+            " user's token: at most, and empty for all that the user may do",
             change="never",
+            max_length=MAX_NAME,
         ),
     ] = "viewer"
     project: Annotated[
@@ -49,6 +52,8 @@ class TokenStatus(msgspec.Struct, kw_only=True):
 
 def check_token(spec: TokenSpec) -> None:
     """Raises InvalidInput for contradictory fields."""
+    if spec.role:
+        check_name(spec.role, "spec.role")
     if spec.use == "join" and spec.role == "invoker":
         raise InvalidInput("a join token has no role", field="spec.role", hint="leave it out")
     if spec.use == "access-key" and not spec.project:
@@ -88,6 +93,7 @@ TOKEN = Kind(
         TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else (),
         TOKENS_BY_USER: uid_of_owner,
     },
+    references=(ROLE_REFERENCE,),
     goes_with_owner=True,
     columns=(
         NAME,

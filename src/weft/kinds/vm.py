@@ -57,7 +57,7 @@ UserName = Annotated[str, field("", max_length=32)]
 
 
 class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
-    image: Annotated[str, field("Image that the root disk is cloned from", change="replace", name=True)]
+    image: Annotated[str, field("Image that the root disk is cloned from", change="replace", name=True, shared=True)]
     disk: Annotated[
         int, field("Size of the root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
     ] = 0
@@ -87,7 +87,8 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         field("Firmware: auto boots the image's kernel if it has one, otherwise bios", change="restart"),
     ] = "auto"
     iso: Annotated[
-        str | None, field("Image to put into a CD drive, which firmware boots first", change="restart", name=True)
+        str | None,
+        field("Image to put into a CD drive, which firmware boots first", change="restart", name=True, shared=True),
     ] = None
     screen: Annotated[
         Literal["auto", "yes", "no"],

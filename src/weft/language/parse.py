@@ -2,7 +2,7 @@
 
 expression := part { OR part }             AND and , bind closer than OR
 part       := term { (AND | ,) term }
-term       := NOT term | "(" expression ")" | exists "(" attribute ")" | @name
+term       := NOT term | "(" expression ")" | exists "(" attribute ")" | @name | @project/name
             | attribute operator value | attribute (in | not_in) "(" value { , value } ")"
 """
 
@@ -27,7 +27,7 @@ from weft.language.tree import (
     every,
 )
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import check_name
+from weft.objects.identity import check_shared_name
 from weft.objects.schema import suggest
 
 DEEPEST = 32
@@ -135,7 +135,7 @@ class _Parser:
             if token.kind != "word":
                 raise self._refuse(token, "the name of a constraint must follow @", "weft constraint list")
             try:
-                return Named(check_name(token.text, self._field))
+                return Named(check_shared_name(token.text, self._field))
             except InvalidInput as problem:
                 raise self._refuse(token, "is not the name of a constraint", problem.hint) from None
         if self._is_word("exists") and self._tokens[self._next + 1].text == "(":

@@ -5,7 +5,7 @@ What each leaf means on a node:
            lt le gt ge: its number is less than the value's, …
   Within   one of the values, in the sense of eq; ``inside`` False: none of them (or the attribute is missing)
   Exists   the node has the attribute at all
-  Named    a Constraint object of the project, which stands for its expression
+  Named    a Constraint object of the project, or PROJECT/NAME of another, which stands for its expression
 """
 
 from __future__ import annotations

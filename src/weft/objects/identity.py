@@ -47,12 +47,27 @@ def check_name(name: object, field: str = "name") -> str:
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"{field} is missing", field=field, hint="give a name like web-1")
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        elsewhere = "; PROJECT/NAME is only for what projects can share, like images" if "/" in name else ""
         raise InvalidInput(
             f"{field} {name!r:.80} is not a valid name",
             field=field,
-            hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end",
+            hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end{elsewhere}",
         )
     return name
+
+
+def check_shared_name(text: object, field: str = "name") -> str:
+    """``check_name`` for NAME, or PROJECT/NAME of an object that another project shares. Raises InvalidInput."""
+    parts = text.split("/") if isinstance(text, str) else []
+    if len(parts) < 2:
+        return check_name(text, field)
+    hint = "write NAME, or PROJECT/NAME of an object that another project shares"
+    if len(parts) > 2:
+        raise InvalidInput(f"{field} {text!r:.80} has more than one /", field=field, hint=hint)
+    try:
+        return f"{check_name(parts[0], field)}/{check_name(parts[1], field)}"
+    except InvalidInput:
+        raise InvalidInput(f"{field} {text!r:.80} is not PROJECT/NAME", field=field, hint=hint) from None
 
 
 def check_labels(labels: dict[str, str], field: str = "labels") -> None:
@@ -97,6 +112,17 @@ def short_id(uid: str) -> str:
 def object_key(kind: str, project: str | None, name: str) -> str:
     """The store key ``/<kind>/<project or ->/<name>``."""
     return f"/{kind}/{project or FABRIC}/{name}"
+
+
+def split_named(project: str | None, text: str) -> tuple[str | None, str]:
+    """Project and name of what a spec in ``project`` names: NAME, or PROJECT/NAME of another project."""
+    other, slash, name = text.rpartition("/")
+    return (other, name) if slash else (project, text)
+
+
+def named_key(kind: str, project: str | None, text: str) -> str:
+    """The store key of what a spec in ``project`` names, see ``split_named``."""
+    return object_key(kind, *split_named(project, text))
 
 
 def kind_prefix(kind: str, project: str | None = None) -> str:

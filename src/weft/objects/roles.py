@@ -1,4 +1,5 @@
-"""What a role may do. Each operation needs one right, which the Kind record names; a role is a set of rights. Pure.
+"""What a role may do. Each operation takes one permission, KIND:VERB. A built-in role has those with the rights that are its own;
+an own role lists its permissions (``kinds/role.py``). Pure.
 
 A token with a project has its role there and nowhere else. Without one it has the role in every project. A user has the rights
 of all role bindings that name the user, or a group that the user is in.
@@ -13,7 +14,6 @@ from typing import Final, Literal, NamedTuple
 # grant: give others rights in the project, by tokens and role bindings. fabric: nodes, projects, users, and whatever else
 # belongs to no project. "": nobody has it.
 Right = Literal["", "read", "operate", "write", "invoke", "audit", "grant", "fabric"]
-Role = Literal["viewer", "operator", "editor", "admin", "fabric-admin", "auditor", "invoker"]
 
 RIGHTS: Final[dict[str, frozenset[str]]] = {
     "viewer": frozenset({"read"}),
@@ -26,21 +26,15 @@ RIGHTS: Final[dict[str, frozenset[str]]] = {
 }
 EVERYWHERE: Final = ("fabric-admin", "auditor")  # roles that no project limits
 ALL: Final = "fabric-admin"  # the role with all rights
-_NONE: Final[frozenset[str]] = frozenset()
 
 
 class Grant(NamedTuple):
-    """A role in a project, or in all of them."""
+    """A role in a project, or in all of them, and the permissions that it gives there."""
 
     role: str
     project: str | None = None
+    permissions: frozenset[str] = frozenset()
 
-
-def has_right(role: str, project: str | None, right: str, where: str | None) -> bool:
-    """Whether ``role``, limited to ``project`` (None: not limited), gives ``right`` in the project ``where`` (None: in no project,
-    or in all of them)."""
-    if role == "admin" and project is None:
-        role = "fabric-admin"
-    if project is not None and where != project:
-        return False
-    return right in RIGHTS.get(role, _NONE)
+    def gives(self, permission: str, where: str | None) -> bool:
+        """Whether it gives ``permission`` in the project ``where`` (None: in no project, or in all of them)."""
+        return permission in self.permissions and self.project in (None, where)

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import inspect as mi
 
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
-from weft.objects.identity import check_name
+from weft.objects.identity import check_name, check_shared_name
 from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_moment, parse_ratio
 
 T = TypeVar("T")
@@ -59,17 +59,18 @@ def field(
     change: ChangeMode = "live",
     quantity: Quantity = "",
     name: bool = False,
+    shared: bool = False,
     ge: float | None = None,
     le: float | None = None,
     max_length: int | None = None,
     shown: str = "",
 ) -> msgspec.Meta:
-    """The Meta of a spec field: its purpose, what a change costs, and how people write it; ``shown`` is a word of its own for
-    its type."""
+    """The Meta of a spec field: its purpose, what a change costs, and how people write it: a ``name``, if ``shared`` also
+    PROJECT/NAME; ``shown`` is a word of its own for its type."""
     limits: dict[str, Any] = {"ge": ge, "le": le, "max_length": max_length}
     return msgspec.Meta(
         description=description,
-        extra={"change": change, "quantity": quantity, "name": name, "shown": shown},
+        extra={"change": change, "quantity": quantity, "name": name, "shared": shared, "shown": shown},
         **{key: value for key, value in limits.items() if value is not None},
     )
 
@@ -159,6 +160,7 @@ class _Shape(msgspec.Struct, frozen=True):
     nullable: bool
     parse: Callable[[Any, str], Any] | None = None
     is_name: bool = False
+    may_be_shared: bool = False
     words: tuple[Any, ...] | None = None
     struct: type | None = None
     item: _Shape | None = None  # of a list
@@ -179,6 +181,7 @@ def _shape_of(info: mi.Type) -> _Shape | None:
         _nullable(info),
         parse=_PARSERS.get(extra.get("quantity", "")),
         is_name=bool(extra.get("name")),
+        may_be_shared=bool(extra.get("shared")),
         words=tuple(inner.values) if isinstance(inner, mi.LiteralType) else None,
         struct=inner.cls if isinstance(inner, mi.StructType) else None,
         item=_shape_of(inner.item_type) if isinstance(inner, (mi.ListType, mi.VarTupleType)) else None,
@@ -209,7 +212,7 @@ def _normalise(raw: Any, shape: _Shape, path: str, problems: list[WeftError]) ->
         if shape.parse is not None:
             return shape.parse(raw, path)
         if shape.is_name and isinstance(raw, str):
-            return check_name(raw, path)
+            return check_shared_name(raw, path) if shape.may_be_shared else check_name(raw, path)
     except InvalidInput as problem:
         problems.append(problem)
         return raw
@@ -374,7 +377,7 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
         item, item_extra, _ = _unwrap(info.item_type)
         return "list of " + type_name(item, item_extra)
     if isinstance(info, mi.DictType):
-        return "map"
+        return "map of lists" if isinstance(_unwrap(info.value_type)[0], mi.ListType) else "map"
     if isinstance(info, mi.StructType):
         return "fields"
     return {mi.StrType: "text", mi.IntType: "whole number", mi.FloatType: "number", mi.BoolType: "true or false"}.get(

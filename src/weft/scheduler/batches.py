@@ -30,6 +30,7 @@ class Batch:
         self.resized: list[str] = []  # keys of allocations that they change
         self.reserved: list[EndpointSpec] = []  # endpoints that they make
         self.attached: dict[str, Item] = {}  # by uid of a volume: the workload that got it
+        self.migrates = False  # one that is suspended begins to migrate to where it resumes
 
     def take_back(self, snapshot: Snapshot, first: int, volumes: Iterable[AllocatedVolume]) -> None:
         """Undo the placements from the ``first`` on, which have these ``volumes``; addresses stay reserved."""

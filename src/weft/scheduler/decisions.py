@@ -13,12 +13,14 @@ import msgspec
 
 from weft.contracts.policy import Request
 from weft.informer.commit import Commit
+from weft.informer.disruption.budgets import Allowance, Budgets
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, name_of, spec_of
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, allocation_name
-from weft.kinds.fields.lease import LEASE_CONFLICT, MOST_PRIORITY, AllocatedLease, LeaseRequest
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
+from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, MOST_PRIORITY, AllocatedLease, LeaseRequest
 from weft.kinds.node import NODES_BY_UID
+from weft.kinds.project import ProjectSpec
 from weft.kinds.registry import find_kind
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.allocation.bind import (
@@ -31,9 +33,11 @@ from weft.scheduler.allocation.bind import (
     plan_refusal,
     plan_regrouped,
     plan_waiting,
+    put_decision,
 )
 from weft.scheduler.allocation.lease import Conflict, find_slot, has_other_end, plan_extension
 from weft.scheduler.allocation.preempt import (
+    describe_kept,
     describe_way,
     find_way,
     giving_way,
@@ -41,8 +45,17 @@ from weft.scheduler.allocation.preempt import (
     name_victims,
     read_need,
 )
+from weft.scheduler.allocation.promise import (
+    find_again,
+    find_trouble,
+    is_at_risk,
+    plan_at_risk,
+    plan_safe,
+    read_lost,
+    withdraw,
+)
 from weft.scheduler.allocation.resize import plan_resize
-from weft.scheduler.allocation.resume import is_patient, is_suspended, plan_resume
+from weft.scheduler.allocation.resume import plan_resume
 from weft.scheduler.batches import Batch, PendingBatches
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
@@ -54,7 +67,9 @@ from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.intake import Intake, is_regrouped, needs_resize
 from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.migration.elsewhere import plan_resume_elsewhere
 from weft.scheduler.own_policies.registry import OwnPolicies
+from weft.scheduler.queue.turn import is_patient, is_suspended
 from weft.scheduler.reservation.placing import find_within, without_slot
 from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.workload.request import (
@@ -97,6 +112,7 @@ class Decisions:
         self._update_status = update_status
         self._rephrased: Counter[Request] = Counter()  # in the batch in hand
         self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand
+        self._budgets = Budgets(self._view)  # of the batch in hand
 
     def plan(self, keys: Sequence[str]) -> list[Commit]:
         """Decide on these workloads, one after the other; each sees the placements of those before it."""
@@ -104,13 +120,18 @@ class Decisions:
         self._intake.refresh_silent()
         self._rephrased.clear()
         self._assembled.clear()
+        self._budgets = Budgets(self._view)
         commits: list[Commit | None] = []
-        for key in keys:
+        for at, key in enumerate(keys, 1):
+            before = len(self.batch.assumed) + len(self.batch.resized)
             workload = self._view.get(key)
             if workload is not None and spec_of(workload).gang is not None and wants_place(self._view, workload):
                 commits += self._plan_gang(workload)
             else:
                 commits.append(self._plan_one(key))
+            if self._intake.queue.contended and len(self.batch.assumed) + len(self.batch.resized) == before:
+                self._intake.queue.give_back(keys[at:])  # another project may come first now
+                break
         return [commit for commit in commits if commit is not None]
 
     def _plan_one(self, key: str) -> Commit | None:
@@ -198,6 +219,8 @@ class Decisions:
         for allocation in allocations:
             if is_suspended(allocation):
                 return self._plan_resume(workload, allocation, now)
+            if trouble := find_trouble(self._view, allocation, now):
+                return self._plan_again(workload, allocation, trouble, now)
             if not allocation.deleting and needs_resize(allocation, spec_of(workload)):
                 self.batch.resized.append(allocation.key)
                 commit = plan_resize(self._view, self._snapshot, workload, allocation, now)
@@ -211,16 +234,62 @@ class Decisions:
             if is_regrouped(allocation, workload):
                 self.batch.resized.append(allocation.key)
                 return plan_regrouped(workload, allocation, read_memberships(workload))
+        if is_at_risk(workload) and len(allocations) == 1:
+            return plan_safe(workload, allocations[0], now)
         return plan_adopted(workload, allocations, now)
 
+    def _plan_again(self, workload: Item, allocation: Item, trouble: str, now: float) -> Commit | None:
+        """Another place for a lease that hasn't begun, and the end of the former one; or what its owner must know."""
+        candidate = read_candidate(self._view, workload, self._strategy, self._intake.silent)
+        found = candidate if isinstance(candidate, Waiting) else self._make_ready([candidate])
+        if not isinstance(found, Waiting):
+            again = self._find_again(self._relax(found[0]), allocation, now)
+            if isinstance(again, Commit):
+                return withdraw(self._view, again, workload, allocation, trouble, now)
+            self._intake.addresses.give_back(self._view, found[0].reserved)
+            message = again.message
+        else:
+            message = found.message
+        self._intake.leases.add(workload.key)
+        message = f"{trouble}, and its lease hasn't begun; {message}"
+        decision = None
+        if isinstance(candidate, Candidate):
+            explanation = Explanation(len(self._snapshot), [], {}, LEASE_AT_RISK, message)
+            decision = put_decision(self._view, workload, candidate, explanation, Timing(now, 0.0))
+        return plan_at_risk(workload, message, decision, now)
+
+    def _find_again(self, candidate: Candidate, allocation: Item, now: float) -> Commit | Conflict | Waiting:
+        workload, spec, request = candidate.workload, spec_of(candidate.workload), candidate.request
+        held, began = allocation.spec(AllocationSpec).lease, self._lease.clock.elapsed()
+        if spec.reservation is not None:
+            return self._bind_within(candidate, now)
+        assert held is not None and spec.lease is not None
+        found = find_again(self._engine, request, workload.uid, spec.lease, held, spec.grace, now)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if isinstance(found, Conflict):
+            ahead = spec.lease.mode != "reservation" or held.start >= now
+            if not ahead:
+                return found
+            candidate, preempted = self._preempt(candidate, timing)
+            dearer = self._find_dearer(candidate, spec.lease, now)
+            return preempted or msgspec.structs.replace(found, message=found.message + dearer)
+        base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+        explanation = explain(self._engine, base, workload.uid, found.row)
+        return self._bind(msgspec.structs.replace(candidate, lease=found.lease), found.row, explanation, timing)
+
     def _plan_resume(self, workload: Item, allocation: Item, now: float) -> Commit | None:
-        """It waits with those that wait for capacity over time, until its node has what it had."""
+        """It waits with those that wait for capacity over time, until its node has what it had; after a while, until any has."""
         candidate = read_candidate(self._view, workload, self._strategy, self._intake.silent)
         commit = None
         if isinstance(candidate, Candidate) and self._find_obstacle(candidate) is None:
             commit = plan_resume(self._engine, self._relax(candidate), allocation, now)
         if commit is None:
             self._intake.leases.add(workload.key)
+            if not self.batch.migrates:
+                commit = plan_resume_elsewhere(
+                    self._view, self._engine, workload, allocation, self._strategy, self._intake.silent, now
+                )
+                self.batch.migrates = commit is not None
         else:
             self.batch.resized.append(allocation.key)
         return commit
@@ -257,7 +326,7 @@ class Decisions:
             )
             candidate = msgspec.structs.replace(candidate, lease=allocated)
         if row is None:
-            preempted = self._preempt(candidate, timing)
+            candidate, preempted = self._preempt(candidate, timing)
             if preempted is None and lease is not None and lease.mode == "immediate":
                 message = explanation.message + self._find_dearer(candidate, lease, now)
                 refused = msgspec.structs.replace(explanation, error=LEASE_CONFLICT, message=message)
@@ -271,10 +340,14 @@ class Decisions:
         grace, waits = spec_of(workload).grace, asked.mode == "best-effort"
         # One that has waited long is promised the first time that there is.
         later = waits and is_patient(workload.envelope.created_at, now)
-        found = find_slot(self._engine, request, workload.uid, asked, grace, now, later=later)
+        if (held := read_lost(workload, asked, now)) is not None:
+            found = find_again(self._engine, request, workload.uid, asked, held, grace, now)
+        else:
+            found = find_slot(self._engine, request, workload.uid, asked, grace, now, later=later)
         if isinstance(found, Conflict):
             took_ms = round((self._lease.clock.elapsed() - began) * 1000, 3)
-            if (preempted := self._preempt(candidate, Timing(now, took_ms))) is not None:
+            candidate, preempted = self._preempt(candidate, Timing(now, took_ms))
+            if preempted is not None:
                 return preempted
             error = "insufficientResources" if waits else LEASE_CONFLICT
             message = found.message + self._find_dearer(candidate, asked, now)
@@ -292,13 +365,19 @@ class Decisions:
         return self._bind(candidate, found.row, explanation, timing)
 
     def _decide_within(self, candidate: Candidate, now: float) -> Commit | None:
-        """A place in a slot of its reservation."""
+        """A place in a slot of its reservation, or what it waits for."""
+        found = self._bind_within(candidate, now)
+        if isinstance(found, Commit):
+            return found
+        self._intake.addresses.give_back(self._view, candidate.reserved)
+        return self._plan_waiting(candidate.workload, found, now)
+
+    def _bind_within(self, candidate: Candidate, now: float) -> Commit | Waiting:
         workload, began = candidate.workload, self._lease.clock.elapsed()
         found = find_within(self._view, self._engine, candidate, now)
         if isinstance(found, Waiting):
-            self._intake.addresses.give_back(self._view, candidate.reserved)
             self._intake.wait_for_reservation(workload)
-            return self._plan_waiting(workload, found, now)
+            return found
         explanation = explain(self._engine, without_slot(candidate.request), workload.uid, found.row)
         chosen = [one for one in explanation.verdicts if one.outcome == "chosen"]  # others have nothing of its slots
         explanation = msgspec.structs.replace(explanation, verdicts=chosen)
@@ -308,14 +387,16 @@ class Decisions:
         timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
         return self._bind(candidate, found.row, explanation, timing, found.load)
 
-    def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
-        """Its placement where it preempts others; None if there is no such place."""
+    def _preempt(self, candidate: Candidate, timing: Timing) -> tuple[Candidate, Commit | None]:
+        """It with what its decision says of others, and its placement where it preempts them; None if there is no such place."""
         request, workload, spec = candidate.request, candidate.workload, spec_of(candidate.workload)
         need = read_need(request, workload.uid, spec.lease, spec.grace)
-        way = find_way(self._view, self._engine, need, timing.at)
+        kept: dict[Allowance, list[str]] = {}
+        way = find_way(self._view, self._engine, need, timing.at, self._budgets, kept)
+        said = [*(describe_way(way) if way is not None else ()), *describe_kept(kept)]
+        candidate = msgspec.structs.replace(candidate, preempts=tuple(said))
         if way is None:
-            return None
-        candidate = msgspec.structs.replace(candidate, preempts=tuple(describe_way(way)))
+            return candidate, None
         if way.slot is not None:  # its capacity is counted over time
             candidate = msgspec.structs.replace(candidate, lease=way.slot.lease)
             request = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
@@ -323,14 +404,17 @@ class Decisions:
             explanation = explain(self._engine, request, workload.uid, way.row)
             commit = self._bind(candidate, way.row, explanation, timing)
         self.batch.resized += [victim.key for victim in way.victims]
-        return join_victims(self._view, commit, way, workload, timing.at)
+        return candidate, join_victims(self._view, commit, way, workload, timing.at)
 
     def _find_dearer(self, candidate: Candidate, asked: LeaseRequest, now: float) -> str:
         """What a refused lease could have with a higher priority, as the end of a sentence."""
         if asked.mode == "best-effort":
             return ""
         need = read_need(candidate.request, candidate.workload.uid, asked, spec_of(candidate.workload).grace)
-        way = find_way(self._view, self._engine, msgspec.structs.replace(need, priority=MOST_PRIORITY), now)
+        project = self._view.get(object_key("project", None, candidate.workload.envelope.project or ""))
+        ceiling = None if project is None else project.spec(ProjectSpec).priority_ceiling
+        most = max(asked.priority, MOST_PRIORITY if ceiling is None else ceiling)
+        way = find_way(self._view, self._engine, msgspec.structs.replace(need, priority=most), now, self._budgets, {})
         if way is None:
             return ""
         return f"; or with priority {max(v.priority for v in way.victims)}, if these are suspended: {name_victims(way)}"
@@ -354,6 +438,8 @@ class Decisions:
             self._snapshot.put_leased(allocation, held, request.amounts[2], load)
         else:
             self._snapshot.put_allocation(allocation, node.uid, request.amounts, load)
+        if candidate.slot is None:
+            self._snapshot.projects.assume(allocation, workload.envelope.project or "", request.amounts, load)
         self.batch.assumed.append(allocation)
         self.batch.reserved += candidate.reserved
         self.batch.attached.update((volume.uid, workload) for volume in candidate.volumes)

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from weft.contracts.policy import Request
 from weft.contracts.wakeup import Wake
-from weft.informer.addresses import AddressBook
+from weft.informer.addresses import AddressBook, which_joins
+from weft.informer.disruption.budgets import is_running
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent, may_be_silent
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import gang_of, list_workloads, record_of, spec_of
 from weft.kinds.allocation import (
+    ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_SLOT,
     ALLOCATIONS_BY_WORKLOAD,
     PREEMPTIBLE,
@@ -25,9 +28,10 @@ from weft.kinds.allocation import (
     AllocationSpec,
     is_slot,
 )
+from weft.kinds.disruption_budget import DISRUPTION_BUDGET
+from weft.kinds.fields.lease import PATIENCE_SECONDS
 from weft.kinds.image import ImageStatus
-from weft.kinds.network import NetworkStatus
-from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit
 from weft.kinds.parts.workload import (
     WORKLOADS_BY_CONSTRAINT,
@@ -40,12 +44,12 @@ from weft.kinds.parts.workload import (
     WorkloadStatus,
 )
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.objects.identity import object_key
+from weft.objects.identity import named_key, object_key
 from weft.scheduler.allocation.bind import has_migrated_from
 from weft.scheduler.allocation.count import count_allocation, count_orphans
 from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
-from weft.scheduler.allocation.resume import is_patient, is_suspended, waits_since
+from weft.scheduler.allocation.promise import find_trouble, is_at_risk
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.plan import MigrationQueue
@@ -53,7 +57,9 @@ from weft.scheduler.node.facts import read_node
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
-from weft.scheduler.queue import Queue
+from weft.scheduler.queue.lanes import Queue
+from weft.scheduler.queue.shares import Shares
+from weft.scheduler.queue.turn import find_turn, is_suspended, mix
 from weft.scheduler.reservation.plan import Reservations
 from weft.scheduler.workload.request import is_observed, read_memberships, wants_place
 
@@ -64,7 +70,7 @@ MOST_LEASES = 200  # that wait for capacity and are tried again at once
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
 # Whose objects a new scheduler must read first.
 KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", "reservation", *QUESTIONS)
-WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume")
+WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", DISRUPTION_BUDGET.name)
 
 
 class Intake:
@@ -109,10 +115,10 @@ class Intake:
                     if change.new is None:
                         self._free_addresses()
                 case "network":
-                    if has_changed(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
+                    if has_changed(change, which_joins):
                         self._offer_all(self._view.find(WORKLOADS_BY_NETWORK, change.key))
                 case "image":
-                    if has_changed(change, lambda item: item.status(ImageStatus).phase):
+                    if has_changed(change, lambda item: (item.status(ImageStatus).phase, item.envelope.generation)):
                         self._offer_all(self._view.find(WORKLOADS_BY_IMAGE, change.key))
                 case "constraint":
                     if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
@@ -124,6 +130,9 @@ class Intake:
                         prepare_policies(change.new, self._own)
                         self.wake.ring()
                     self.unruled = self.offer_keys(self.unruled)
+                case DISRUPTION_BUDGET.name:
+                    if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                        self._offer_preempting()
                 case "volume":
                     self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
                 case "migration":
@@ -166,8 +175,12 @@ class Intake:
 
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
+        if change.new is not None:
+            self._engine.leads.note(change.new.spec(AllocationSpec), change.new.report(AllocationReport))
         self.migrations.notice(self._view, change)
         self._notice_slot(change)
+        if self._view.of_kind(DISRUPTION_BUDGET.name) and has_changed(change, is_running):
+            self._offer_preempting()
         if has_changed(change, _stand_of):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
@@ -187,7 +200,7 @@ class Intake:
 
     def wait_for_reservation(self, workload: Item) -> None:
         """Queue a workload again once its reservation has something free."""
-        key = object_key("reservation", workload.envelope.project, spec_of(workload).reservation or "")
+        key = named_key("reservation", workload.envelope.project, spec_of(workload).reservation or "")
         self._reserved.setdefault(key, set()).add(workload.key)
 
     def _wake_reserved(self, reservation: str) -> None:
@@ -198,6 +211,11 @@ class Intake:
     def count(self, key: str, allocation: Item | None) -> None:
         """Count in the snapshot what an allocation takes; None: it is gone."""
         count_allocation(self._snapshot, key, allocation, self._lease.clock.now())
+        self._snapshot.projects.note(key)
+
+    def take(self, most: int) -> list[str]:
+        """The next workloads to decide on."""
+        return self.queue.take(most, lambda: Shares(self._view, self._snapshot))
 
     def refresh_silent(self) -> list[str]:
         """The nodes that haven't reported since a restore: placement waits for them."""
@@ -240,27 +258,30 @@ class Intake:
         self._counts_due = True
         self._refresh_at = self._lease.clock.elapsed() + REFRESH_EVERY_SECONDS
         for request in self.queue.asleep():
-            self.queue.wake(request)
+            self._wake_class(request)
         if self.queue.ready or self._view.of_kind("constraint"):
             self.wake.ring()
         return patience
 
+    def _wake_class(self, request: Request) -> None:
+        self.queue.wake(request, self._lease.clock.now() - PATIENCE_SECONDS)
+
     def _offer_leases(self) -> None:
         """Queue those that wait for capacity over time, the first ones first: what has become free may be enough."""
-        if not self.leases:
-            return
+        now, find = self._lease.clock.now(), self._view.find
         found = [workload for key in self.leases if (workload := self._view.get(key)) is not None]
-        now = self._lease.clock.now()
-        found.sort(key=lambda workload: self._rank_lease(workload, now))
-        self.leases = {workload.key for workload in found[MOST_LEASES:]}
-        self._offer_all(found[:MOST_LEASES])
-        self.wake.ring()
+        turns = [(find_turn(item, find(ALLOCATIONS_BY_WORKLOAD, item.uid), now), item.key) for item in found]
+        first = set(mix(turns, MOST_LEASES))
+        self.leases = {item.key for item in found} - first
+        self.offer_keys(first)
 
-    def _rank_lease(self, workload: Item, now: float) -> tuple[bool, int, float, str]:
-        """Those that have waited long, then by priority; the longest waiting of equal ones first."""
-        since = waits_since(workload, self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid))
-        lease, patient = spec_of(workload).lease, is_patient(since, now)
-        return not patient, -lease.priority if lease is not None and not patient else 0, since, workload.key
+    def _offer_preempting(self) -> None:
+        """Queue those that wait for capacity and may preempt others: budgets may let some go."""
+        self._offer_leases()
+        for request in self.queue.asleep():
+            if may_preempt(request):
+                self._wake_class(request)
+        self.wake.ring()
 
     def offer_keys(self, keys: set[str]) -> set[str]:
         """Queue the workloads of ``keys``; returns an empty set to replace it."""
@@ -287,6 +308,8 @@ class Intake:
             self._suspects.pop(change.key, None)
         if not has_changed(change, _stand_of_node):
             return self._notice_reported()
+        if has_changed(change, _promises_of_node):
+            self._offer_promises(change.item.uid)
         if has_changed(change, read_node):
             self._nodes_changed = True
             self.wake.ring()
@@ -309,13 +332,25 @@ class Intake:
                         self._offer(workload)
         self._notice_reported()
 
+    def _offer_promises(self, node_uid: str) -> None:
+        """Queue what has a lease on a node, and the reservations with slots there: they may have to begin elsewhere."""
+        for item in self._view.find(ALLOCATIONS_BY_NODE, node_uid):
+            spec = item.spec(AllocationSpec)
+            if is_slot(spec):
+                self.reservations.retry_by_uid(spec.workload.uid)
+            elif spec.lease is not None and spec.lease.end is not None:
+                self._due.update((w.key, w) for w in self._view.find(WORKLOADS_BY_UID, spec.workload.uid))
+        self.wake.ring()
+
     def _offer(self, workload: Item) -> None:
         """Queue a workload if its place or its conditions may change."""
         placed, spec = workload.envelope.condition("Placed"), spec_of(workload)
         is_placed = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
-        to_do = any(
+        now = self._lease.clock.now()
+        to_do = is_at_risk(workload) or any(
             not is_placed
+            or find_trouble(self._view, item, now)
             or is_suspended(item)
             or needs_resize(item, spec)
             or is_regrouped(item, workload)
@@ -323,7 +358,7 @@ class Intake:
             for item in allocations
         )
         if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
-            self.queue.offer(workload.key)
+            self.queue.offer(workload.key, find_turn(workload, allocations, self._lease.clock.now()))
         else:
             self.queue.forget(workload.key)
 
@@ -348,14 +383,14 @@ class Intake:
                     wanted = request.amounts
                     if wanted[0] <= cpu and wanted[1] <= memory and wanted[2] <= disk:
                         if self._engine.may_fit(request, uids):
-                            self.queue.wake(request)
+                            self._wake_class(request)
                     if may_preempt(request) and any(self._view.count(PREEMPTIBLE, uid) for uid in uids):
-                        self.queue.wake(request)
+                        self._wake_class(request)
         groups = snapshot.groups.take_changed()
         if groups:
             for request in self.queue.asleep():
                 if depends_on(request, groups):
-                    self.queue.wake(request)
+                    self._wake_class(request)
         if self.queue.ready:
             self.wake.ring()
 
@@ -369,7 +404,8 @@ def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
 def _stand_of(allocation: Item) -> object:
     """The parts of an allocation that decide which changes are possible."""
     spec = allocation.spec(AllocationSpec)
-    return allocation.report(AllocationReport).resize_limits, spec.migration, spec.lease and spec.lease.suspension
+    report, lease = allocation.report(AllocationReport), spec.lease
+    return report.resize_limits, spec.migration, lease and (lease.suspension, report.state)
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:
@@ -382,6 +418,12 @@ def _stand_of_node(node: Item) -> object:
     """All that this module reads of a node; not its sums, which change with each placement."""
     of = node.envelope
     return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
+
+
+def _promises_of_node(node: Item) -> object:
+    """All that decides whether leases begin on a node."""
+    spec, status = node.spec(NodeSpec), node.status(NodeStatus)
+    return status.phase, node.report(NodeReport).contact, spec.cordoned, spec.drain, spec.maintenance
 
 
 def _spec_state(workload: Item) -> object:

@@ -145,7 +145,7 @@ class Scheduler:
 
     async def _decide_batch(self) -> None:
         await self._refresh_usage()
-        keys = self.intake.queue.take(BATCH)
+        keys = self.intake.take(BATCH)
         has_gang = any(
             (workload := self._view.get(key)) is not None and spec_of(workload).gang is not None for key in keys
         )
@@ -163,8 +163,7 @@ class Scheduler:
         while len(self._pending) > most:
             landed = await self._pending.land()
             self._forget(landed.batch)
-            for commit in landed.failed:
-                self.intake.queue.offer(commit.key)
+            self.intake.offer_keys({commit.key for commit in landed.failed})
             self.intake.wake_classes()
             self._pause_seconds = (
                 min(max(2 * self._pause_seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
@@ -176,7 +175,7 @@ class Scheduler:
         """Count what is in the view: stored allocations are there by now, the others give their capacity back."""
         for key in batch.assumed:
             if self._view.get(key) is None:
-                self.snapshot.drop_allocation(key)
+                self.intake.count(key, None)
         for key in batch.resized:
             self.intake.count(key, self._view.get(key))
         self.intake.addresses.give_back(self._view, batch.reserved)

@@ -83,9 +83,11 @@ def forecast(
             basis=f"its memory once at {format_bytes(int(rate))}/s, as the path carried, without disks; no live migration yet",
         )
     else:
-        what = (
-            "its disks are copied as they are" if mode == "cold" else f"the guest has {format_bytes(memory)} of memory"
-        )
+        ways = {
+            "cold": "its disks are copied as they are",
+            "saved": f"its disks and up to {format_bytes(memory)} of saved memory are copied as they are",
+        }
+        what = ways.get(mode, f"the guest has {format_bytes(memory)} of memory")
         so_far = f"no {mode} migration yet" + ("" if rate else f", nor any other between {path}")
         return MigrationForecast(basis=f"{so_far}; {what}")
     if bytes_per_second and forecast.bytes:

@@ -13,12 +13,13 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from weft.contracts.driver.function import REGION
+from weft.kinds.permissions import find_least_role
 from weft.kinds.token import TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX, Ref
-from weft.objects.roles import ALL, RIGHTS, Grant, has_right
+from weft.objects.roles import ALL, RIGHTS, Grant
 from weft.trust.access_keys import derive_secret
-from weft.trust.directory import FindGrants
+from weft.trust.directory import Directory
 from weft.trust.peer import Peer
 from weft.trust.sigv4 import check_scope, read_authorization, verify
 from weft.trust.tokens import Token, parse_token, verify_secret
@@ -57,58 +58,61 @@ class Actor(msgspec.Struct, frozen=True):
         projects = {grant.project for grant in self.grants}
         return projects.pop() if len(projects) == 1 else None
 
-    def permits(self, right: str, project: str | None) -> bool:
-        """Whether it has ``right`` in ``project`` (None: in no project, or in all of them)."""
-        if self.kind != "person" or (self.limit is not None and not has_right(*self.limit, right, project)):
-            return False
-        return any(  # a user may have hundreds of grants, of which few are in the project
-            limit in (None, project) and has_right(role, limit, right, project) for role, limit in self.grants
-        )
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no change of users, role bindings or roles changes what it may do."""
+        return self.user is None and all(grant.role in RIGHTS for grant in self.grants)
 
-    def find_projects(self, right: str) -> frozenset[str] | None:
-        """The projects in which it has ``right``; None: all."""
-        if self.permits(right, None):
+    def permits(self, permission: str, project: str | None) -> bool:
+        """Whether it has ``permission`` (KIND:VERB) in ``project`` (None: in no project, or in all of them)."""
+        if self.kind != "person" or (self.limit is not None and not self.limit.gives(permission, project)):
+            return False
+        return any(grant.gives(permission, project) for grant in self.grants)
+
+    def find_projects(self, permission: str) -> frozenset[str] | None:
+        """The projects in which it has ``permission``; None: all."""
+        if self.permits(permission, None):
             return None
         named = {grant.project for grant in self.grants} | ({self.limit.project} if self.limit else set())
-        return frozenset(project for project in named if project is not None and self.permits(right, project))
+        return frozenset(project for project in named if project is not None and self.permits(permission, project))
 
-    def require_somewhere(self, right: str, what: str) -> None:
-        """Raise Forbidden unless it has ``right`` in a project."""
-        if self.find_projects(right) == frozenset():
-            raise self.refuse(right, self.project, what)
+    def require_somewhere(self, permission: str, what: str) -> None:
+        """Raise Forbidden unless it has ``permission`` in a project."""
+        if self.find_projects(permission) == frozenset():
+            raise self.refuse(permission, self.project, what)
 
-    def require(self, right: str, project: str | None, what: str) -> None:
-        """Raise Forbidden unless it has ``right`` in ``project``."""
-        if not self.permits(right, project):
-            raise self.refuse(right, project, what)
+    def require(self, permission: str, project: str | None, what: str) -> None:
+        """Raise Forbidden unless it has ``permission`` in ``project``."""
+        if not self.permits(permission, project):
+            raise self.refuse(permission, project, what)
 
-    def require_project(self, project: str, what: str) -> None:
-        """Raise Forbidden if it has no rights in ``project``."""
-        if not any(grant.project in (None, project) for grant in self.grants) or self.project not in (None, project):
-            raise self.refuse("", project, what)
+    def refuse(self, permission: str, project: str | None, what: str) -> Forbidden:
+        """Why it may not do ``what``: it has no role, its token is limited to another project, or its role lacks the permission."""
+        refusal = self._refuse(permission, project, what)
+        refusal.details["permission"] = permission
+        return refusal
 
-    def refuse(self, right: str, project: str | None, what: str) -> Forbidden:
-        """Why it may not do ``what``: it has no role, its token is limited to another project, or its role lacks the right."""
+    def _refuse(self, permission: str, project: str | None, what: str) -> Forbidden:
+        takes = f"it takes {permission} (role {find_least_role(permission)})"
         if not self.grants:
             return Forbidden(
                 f"{self.name} has no role: {self.name} can't {what}",
-                hint=f"ask an administrator: weft rolebinding create NAME --role ROLE --users {self.name}",
+                hint=f"{takes}: ask an administrator: weft rolebinding create NAME --role ROLE --users {self.name}",
             )
-        least = next((role for role, rights in RIGHTS.items() if right in rights), "admin")
         if self.user is not None:
-            return self._refuse_user(least, project, what)
+            return self._refuse_user(takes, project, what)
         if self.project is not None and self.project != project:
             where = f"in {project[:80]}" if project else "outside it"
             return Forbidden(
                 f"{self.name} is limited to project {self.project}: it can't {what} {where}",
-                hint=f"give -p {self.project}, or use a token for all projects",
+                hint=f"{takes}: give -p {self.project}, or use a token for all projects",
             )
-        hint = f"weft token create NAME --role {least}, or ask an administrator"
+        hint = f"{takes}: weft token create NAME --role ROLE, or ask an administrator"
         return Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint=hint)
 
-    def _refuse_user(self, least: str, project: str | None, what: str) -> Forbidden:
+    def _refuse_user(self, takes: str, project: str | None, what: str) -> Forbidden:
         where = f" in {project[:80]}" if project else ""
-        roles = sorted({role for role, limit in self.grants if limit is None or limit == project})
+        roles = sorted({grant.role for grant in self.grants if grant.project in (None, project)})
         held = (
             f"only role {', '.join(roles)}{where}"
             if roles
@@ -120,7 +124,7 @@ class Actor(msgspec.Struct, frozen=True):
             held += f", and this token allows {self.limit.role} at most"
         return Forbidden(
             f"{self.name} has {held}: {self.name} can't {what}{where}",
-            hint=f"it takes role {least}: ask an administrator (weft rolebinding create); weft whoami shows your roles",
+            hint=f"{takes}: ask an administrator (weft rolebinding create); weft whoami shows your roles",
         )
 
 
@@ -162,18 +166,18 @@ def read_bearer(authorization: str) -> Token:
     return token
 
 
-def check_bearer(token: Token, stored: StoredToken, find_grants: FindGrants, now: float) -> Actor:
+def check_bearer(token: Token, stored: StoredToken, directory: Directory, now: float) -> Actor:
     """The owner of a token that is ``stored``. ``now``: unix seconds. Raises NotAuthenticated."""
     if not verify_secret(token.secret, stored.spec.sha256) or stored.spec.use == "access-key":
         raise invalid_token()
-    return make_actor(stored, find_grants, now)
+    return make_actor(stored, directory, now)
 
 
 def check_signature(
     authorization: str,
     request: SignedRequest,
     find: Callable[[str], StoredToken | None],
-    find_grants: FindGrants,
+    directory: Directory,
     seal_key: bytes,
     now: float,
 ) -> Actor:
@@ -198,7 +202,7 @@ def check_signature(
         headers=request.headers,
         body_sha256=hashlib.sha256(request.body).hexdigest(),
     )
-    return make_actor(found, find_grants, now)
+    return make_actor(found, directory, now)
 
 
 def check_certificate(peer: Peer, uid: str, now: float) -> Actor:
@@ -222,7 +226,7 @@ def has_expired(spec: TokenSpec, now: float) -> bool:
     return spec.expires_at is not None and spec.expires_at <= now
 
 
-def make_actor(stored: StoredToken, find_grants: FindGrants, now: float) -> Actor:
+def make_actor(stored: StoredToken, directory: Directory, now: float) -> Actor:
     """The owner of a token, with the rights that the token or its user has now. Raises NotAuthenticated if it has expired, or if
     the user was deleted or disabled."""
     name, spec = stored.name, stored.spec
@@ -232,12 +236,12 @@ def make_actor(stored: StoredToken, find_grants: FindGrants, now: float) -> Acto
     if spec.use == "join":
         return Actor("joiner", f"token {name}", name)
     if stored.owner is None:
-        return Actor("person", spec.subject or name, name, (Grant(spec.role, spec.project),))
-    grants = find_grants(stored.owner, spec.claims)
+        return Actor("person", spec.subject or name, name, (directory.find_grant(spec.role, spec.project),))
+    grants = directory.find_grants(stored.owner, spec.claims)
     if grants is None:
         raise NotAuthenticated(
             f"user {stored.owner.name} was deleted or disabled: the user's tokens are not valid",
             hint="ask an administrator",
         )
-    limit = Grant(spec.role or ALL, spec.project) if spec.role or spec.project else None
+    limit = directory.find_grant(spec.role or ALL, spec.project) if spec.role or spec.project else None
     return Actor("person", stored.owner.name, name, grants, limit, stored.owner)

@@ -1,4 +1,4 @@
-"""What users may do: the users, and the role bindings that name them, their groups, or groups of the OIDC provider. Pure.
+"""What users may do: the users, the roles, and the role bindings that name users, groups, or groups of the OIDC provider. Pure.
 
 The API server and the gateway each keep a copy of these objects and ask here at every request, so a change counts at once."""
 
@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import weft.kinds.registry  # noqa: F401 - it says which permissions there are
+from weft.kinds.permissions import find_built_in
 from weft.kinds.rolebinding import RoleBindingSpec
 from weft.objects.identity import Ref
 from weft.objects.roles import Grant
 
 MOST_KEPT = 10_000  # users whose grants are remembered
 Grants = tuple[Grant, ...]
-FindGrants = Callable[[Ref, Sequence[str]], Grants | None]  # of a user and the provider's groups; None: no such user
+_NONE: frozenset[str] = frozenset()
 
 
 class Account(NamedTuple):
@@ -25,18 +27,26 @@ class Account(NamedTuple):
 
 
 class Directory:
-    """``find_user`` gives an account by its name, ``list_bindings`` all role bindings; ``version`` changes with any of them."""
+    """``find_user`` gives an account by its name, ``list_bindings`` all role bindings, ``find_role`` the permissions of an own
+    role; ``version`` changes with any of them."""
 
     def __init__(
         self,
         find_user: Callable[[str], Account | None],
         list_bindings: Callable[[], Iterable[RoleBindingSpec]],
+        find_role: Callable[[str], frozenset[str] | None],
         version: Callable[[], object],
     ) -> None:
-        self._find_user, self._list_bindings, self._version = find_user, list_bindings, version
-        self._read: object = None  # the version that these are of
+        self._find_user, self._list_bindings, self._find_role, self._version = (
+            find_user,
+            list_bindings,
+            find_role,
+            version,
+        )
+        self._read: object = _NONE  # the version that these are of: of none yet
         self._by_subject: dict[tuple[str, str], list[Grant]] = {}
         self._known: dict[tuple[str, tuple[str, ...]], Grants] = {}
+        self._roles: dict[tuple[str, str | None], Grant] = {}
 
     def find_grants(self, user: Ref, claims: Sequence[str]) -> Grants | None:
         """What ``user`` may do, who is in the groups ``claims`` at the OIDC provider: sorted, each once. None if there is no such
@@ -44,30 +54,52 @@ class Directory:
         account = self._find_user(user.name)
         if account is None or account.uid != user.uid or account.disabled:
             return None
-        if self._read != (version := self._version()):
-            self._by_subject, self._known, self._read = _index(self._list_bindings()), {}, version
+        self._read_again()
         key = (user.uid, tuple(claims))
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= MOST_KEPT:
                 self._known.clear()
-            known = self._known[key] = self._collect(user.name, account, claims)
+            known = self._known[key] = self.list_grants(user.name, account.groups, claims)
         return known
 
-    def _collect(self, name: str, account: Account, claims: Sequence[str]) -> Grants:
+    def find_grant(self, role: str, project: str | None) -> Grant:
+        """What ``role`` gives in ``project``, None for all projects: nothing, if there is no such role any more."""
+        built_in = find_built_in(role, project is None)
+        if built_in is not None:
+            return Grant(role, project, built_in)
+        self._read_again()
+        known = self._roles.get((role, project))
+        if known is None:
+            if len(self._roles) >= MOST_KEPT:
+                self._roles.clear()
+            known = self._roles[role, project] = Grant(role, project, self._find_role(role) or _NONE)
+        return known
+
+    def list_grants(self, user: str | None, groups: Sequence[str], claims: Sequence[str] = ()) -> Grants:
+        """What the bindings of a user's name (None: without them) and of these groups give: sorted, each once."""
+        self._read_again()
         subjects = [
-            ("user", name),
-            *(("group", group) for group in account.groups),
+            *([("user", user)] if user is not None else []),
+            *(("group", group) for group in groups),
             *(("claim", claim) for claim in claims),
         ]
         found = {grant for subject in subjects for grant in self._by_subject.get(subject, ())}
         return tuple(sorted(found, key=lambda grant: (grant.project or "", grant.role)))
 
+    def _read_again(self) -> None:
+        """Forget what is of an earlier version."""
+        if self._read != (version := self._version()):
+            self._known, self._roles, self._read = {}, {}, version
+            self._by_subject = _index(self._list_bindings(), self.find_grant)
 
-def _index(bindings: Iterable[RoleBindingSpec]) -> dict[tuple[str, str], list[Grant]]:
+
+def _index(
+    bindings: Iterable[RoleBindingSpec], find_grant: Callable[[str, str | None], Grant]
+) -> dict[tuple[str, str], list[Grant]]:
     found: dict[tuple[str, str], list[Grant]] = {}
     for spec in bindings:
-        grant = Grant(spec.role, spec.project)
+        grant = find_grant(spec.role, spec.project)
         for word, names in (("user", spec.users), ("group", spec.groups), ("claim", spec.claims)):
             for name in names:
                 found.setdefault((word, name), []).append(grant)

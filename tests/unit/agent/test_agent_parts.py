@@ -25,9 +25,11 @@ from weft.agent.workload.vm import plan_guest
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.contracts.driver.volume import VolumeFacts
-from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume, Resources
+from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule, AllocatedVolume, Resources
+from weft.kinds.endpoint import EndpointSpec
+from weft.objects.envelope import decode_part
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import short_id
+from weft.objects.identity import Ref, short_id
 from weft.objects.image.bundle import BundleManifest
 
 
@@ -48,6 +50,38 @@ def test_one_fold_makes_one_segment_of_many_allocations() -> None:
     segments = fold_segments(here, {}, ADDRESS)
     assert sorted(segments) == ["uid-of-blue", "uid-of-red"]
     assert len(segments["uid-of-blue"].endpoints) == 2
+
+
+def of(project: str, name: str, *nics: AllocatedNic) -> LocalAllocation:
+    return wanted(name, nics=list(nics), workload=Ref("vm", name, f"uid-of-{name}", project))
+
+
+def test_a_guest_of_another_project_has_its_project_in_its_name() -> None:
+    nic = msgspec.structs.replace(make_nic(network="physics/blue"), network_uid="uid-of-blue")
+    here = of("biology", "db", nic)
+    segment = fold_segments([here], {}, ADDRESS)["uid-of-blue"]
+    assert (segment.name, [e.name for e in segment.endpoints]) == ("blue", ["db.biology"])
+    assert [port.hostname for port in ports_of(here)] == ["db.biology"]
+    far = make_endpoint("10.20.0.12", "db", ADDRESS)
+    spec = decode_part(far.spec, EndpointSpec)
+    whose = Ref("vm", "db", "u", "biology")
+    far.spec = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(spec, network="physics/blue", workload=whose)))
+    endpoint = read_endpoint(far)
+    assert endpoint is not None and endpoint.name == "db.biology"
+
+
+def test_a_shared_network_learns_no_names_of_the_other_project_s_networks() -> None:
+    own, other = make_nic("10.30.0.9", "own"), make_nic("10.20.0.11", "physics/blue")
+    neighbours = {"uid-of-own": [Endpoint("m", "10.30.0.8", "secret", ADDRESS)]}
+    segments = fold_segments([of("biology", "db", other, own)], neighbours, ADDRESS)
+    assert segments["uid-of-physics/blue"].aliases == []
+
+
+def test_names_of_a_shared_network_s_guests_say_whose_they_are_in_the_guest_s_own() -> None:
+    own, other = make_nic("10.30.0.9", "own"), make_nic("10.20.0.11", "physics/blue")
+    neighbours = {"uid-of-physics/blue": [Endpoint("m", "10.20.0.8", "web", ADDRESS)]}
+    segments = fold_segments([of("biology", "db", own, other)], neighbours, ADDRESS)
+    assert [alias.name for alias in segments["uid-of-own"].aliases] == ["db.biology.blue", "web.physics.blue"]
 
 
 def test_ports_that_are_closed_let_nothing_through_whatever_their_groups_say() -> None:

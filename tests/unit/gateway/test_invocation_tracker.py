@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from weft.contracts.driver.function import Recipe
+from weft.gateway.function.definition.recipe import Owner
 from weft.gateway.function.instance.fleet import Fleet
 from weft.gateway.function.invocation.tracker import (
     ADRIFT_SECONDS,
@@ -32,7 +33,7 @@ OPEN = InstanceState(free_memory=1000, isolations={"process": ""}, recipes=["d"]
 
 def make(*nodes: str) -> InvocationTracker:
     fleet = Fleet()
-    tracker = InvocationTracker(fleet, lambda digest: ("uid", 3.0) if digest == "d" else None)
+    tracker = InvocationTracker(fleet, lambda digest: Owner("uid", 3.0, "p") if digest == "d" else None)
     for node in nodes:
         connect(tracker, fleet, node)
     tracker.fleet = fleet  # type: ignore[attr-defined]
@@ -228,6 +229,7 @@ def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(s
                 now += draw.choice([0, 5, 40])
                 act(tracker.expire(now))
         assert tracker.running("uid") >= open_ - sum(ends.values())  # never too few
+        assert tracker.running_in("p") == tracker.running("uid")
         assert max(begun.values(), default=0) <= 1
         assert max(ends.values(), default=0) <= 1
     for node in nodes:
@@ -236,6 +238,6 @@ def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(s
     now += 1000
     act(tracker.expire(now))
     act(tracker.expire(now))
-    assert sum(ends.values()) == open_ and tracker.running("uid") == 0 and len(tracker) == 0
+    assert sum(ends.values()) == open_ and tracker.running("uid") == tracker.running_in("p") == 0 and len(tracker) == 0
     for serving in fleet.nodes.values():
         assert not +serving.asked

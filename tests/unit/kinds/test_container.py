@@ -53,7 +53,9 @@ def test_an_image_is_named_with_its_registry(image: str) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        "shop/web",
+        "shop/a/web",
+        "shop/",
+        "Shop/web",
         "Web",
         "web:1",
         "shop/web:1",

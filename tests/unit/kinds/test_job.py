@@ -50,7 +50,7 @@ def test_an_array_gets_its_one_spelling() -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        (make({"image": "shop/web"}), "spec.task.image"),
+        (make({"image": "shop/a/web"}), "spec.task.image"),
         (make({"env": {"1": "x"}}), "spec.task.env"),
         (make({"publish": ["80:80"]}), "spec.task.publish"),
         (make({"restart": "always"}), "spec.task.restart"),

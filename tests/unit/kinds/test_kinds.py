@@ -230,11 +230,20 @@ def test_an_entry_of_what_a_network_opens_is_bounded() -> None:
         read_strict({"cidr": "10.0.0.0/24", "open": ["tcp:" + "1" * 200]}, NetworkSpec)
 
 
-def test_what_a_network_opens_takes_a_right_over_the_fabric_but_for_the_server_s_own_services() -> None:
+def test_what_a_network_opens_takes_a_permission_in_all_projects_but_for_the_server_s_own_services() -> None:
     def opening(*open: str) -> NetworkSpec:
         return NetworkSpec(cidr="10.0.0.0/24", open=list(open))
 
     assert list(find_rights(None, opening("api", "functions"))) == []
-    assert [right for right, _ in find_rights(None, opening("api", "tcp:22"))] == ["fabric"]
+    assert [right for right, _ in find_rights(None, opening("api", "tcp:22"))] == ["node:update"]
     assert list(find_rights(opening("tcp:22"), opening("api", "tcp:22"))) == []
-    assert [right for right, _ in find_rights(opening("tcp:22"), opening("tcp:23"))] == ["fabric"]
+    assert [right for right, _ in find_rights(opening("tcp:22"), opening("tcp:23"))] == ["node:update"]
+
+
+def test_hosts_are_opened_to_more_projects_only_with_that_permission() -> None:
+    def shared(*open: str, projects: str = "") -> NetworkSpec:
+        return NetworkSpec(cidr="10.0.0.0/24", open=list(open), shared_with=projects.split())
+
+    assert list(find_rights(shared("api"), shared("api", projects="arts"))) == []
+    assert len(list(find_rights(shared("tcp:22"), shared("tcp:22", projects="arts")))) == 1
+    assert list(find_rights(shared("tcp:22", projects="arts law"), shared("tcp:22", projects="arts"))) == []

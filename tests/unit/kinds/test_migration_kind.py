@@ -65,9 +65,12 @@ def test_only_what_runs_moves_and_cold_what_is_stopped(phase: str, mode: str) ->
     if (phase, mode) == ("Stopped", "cold"):
         assert make_migration(vm, MigrateInput(mode="cold"), "abc")["kind"] == "migration"
         return
+    if (phase, mode) == ("Suspended", "cold"):
+        assert make_migration(vm, MigrateInput(mode="cold"), "abc")["spec"]["mode"] == "saved"
+        return
     with pytest.raises(IllegalTransition, match=f"is {phase}: it can't migrate") as refused:
         make_migration(vm, MigrateInput(mode=mode), "abc")  # type: ignore[arg-type]
-    assert ("--cold" in refused.value.hint) is (phase == "Stopped")
+    assert ("--cold" in refused.value.hint) is (phase in ("Stopped", "Suspended"))
 
 
 def test_it_moves_neither_to_where_it_is_nor_twice_at_once() -> None:

@@ -10,15 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.api.request.problem import problem_answer, status_of
 from weft.kinds.container import CONTAINER, ContainerSpec
 from weft.kinds.fields.lease import LEASE_ENDED
 from weft.kinds.function import FUNCTION, FunctionSpec, FunctionStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.quota import (
     FIELDS,
+    MOST_USERS,
+    PROJECT,
     QUOTA,
+    AccountLimits,
+    Limits,
     QuotaSpec,
     add_up,
+    add_up_accounts,
+    busy,
     count_fitting,
     describe_excess,
     exceeded,
@@ -32,6 +39,7 @@ from weft.kinds.record import Counted
 from weft.kinds.registry import COUNTED, WORKLOADS
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus
+from weft.objects.errors import InvalidInput
 
 FRACTIONS = ("cpu", "gpus")
 WHOLE = [name for name in FIELDS if name not in FRACTIONS]
@@ -78,7 +86,7 @@ def test_only_what_is_limited_and_more_has_grown(
 ) -> None:
     grown = {name: exact(after, name) - exact(before, name) for name in FIELDS}
     expected = {name: float(more) for name, more in grown.items() if more > 0 and name in limits}
-    assert find_growth(QuotaSpec(**limits), before, after) == expected
+    assert find_growth([QuotaSpec(**limits)], before, after) == expected
 
 
 def test_tenths_add_up_to_the_whole() -> None:
@@ -153,6 +161,62 @@ def test_the_error_names_field_remedy_and_numbers() -> None:
     assert error.details["limit"] == {"cpu": 2, "memory": 1 << 30}
     over = find_over(QuotaSpec(instances=1, cpu=3), {"instances": 2, "cpu": 3})
     assert describe_excess("lab", over) == "project lab: instances: 2 of 1 used"
+
+
+def test_a_user_s_own_limits_are_in_place_of_those_of_each_field_by_field() -> None:
+    spec = QuotaSpec(
+        per_user=AccountLimits(cpu=1, memory=5, soft=Limits(cpu=0.5)),
+        users={"ann": AccountLimits(cpu=4, gpus=0, soft=Limits(disk=7))},
+    )
+    assert spec.limits_of("ann") == AccountLimits(cpu=4, memory=5, gpus=0, soft=Limits(cpu=0.5, disk=7))
+    assert spec.limits_of("bob") == spec.limits_of("token:ci") == spec.per_user
+    assert spec.accounts_of("bob") == [(PROJECT, spec), ("bob", spec.per_user)]
+    assert spec.accounts_of("") == [(PROJECT, spec)], "what nobody created counts for the project alone"
+    assert spec.limits_users and not QuotaSpec(cpu=1, soft=Limits(cpu=1)).limits_users
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "ann", "token:ci"]), AMOUNTS), max_size=30))
+def test_each_object_counts_for_its_project_and_for_who_created_it(there: list[tuple[str, dict[str, Any]]]) -> None:
+    totals = add_up_accounts(there)
+    assert totals.pop(PROJECT) == add_up(one for _, one in there)
+    users = {user for user, _ in there if user}
+    assert totals == {user: add_up(one for by, one in there if by == user) for user in users}
+
+
+def test_users_without_a_limit_are_left_out_and_names_that_no_user_has_are_refused() -> None:
+    assert QUOTA.check is not None
+    spec = QuotaSpec(users={"ann": AccountLimits(), "token:ci": AccountLimits(soft=Limits(cpu=1))})
+    QUOTA.check(spec)
+    assert spec.users == {"token:ci": AccountLimits(soft=Limits(cpu=1))}
+    for wrong in ("Ann", "token:", "group:staff", "x" * 5000, ""):
+        with pytest.raises(InvalidInput) as caught:
+            QUOTA.check(QuotaSpec(users={wrong: AccountLimits(cpu=1)}))
+        assert caught.value.field == "spec.users" and caught.value.hint and len(caught.value.message) < 200
+    most = {f"u{number}": AccountLimits(cpu=1) for number in range(MOST_USERS)}
+    QUOTA.check(QuotaSpec(users=most))
+    with pytest.raises(InvalidInput, match="201 users are too many"):
+        QUOTA.check(QuotaSpec(users={**most, "ann": AccountLimits(cpu=1)}))
+
+
+def test_the_error_names_the_user_whose_limit_it_is() -> None:
+    for account, whose in (("ann", "user ann"), ("token:ci", "token ci")):
+        error = exceeded("lab", find_excess(Limits(cpu=2), {"cpu": 2}, {"cpu": 1}, account), VmSpec(image="tiny"))
+        assert error.message == f"project lab, {whose}: cpu: 2 of 2 cores used, 1 more requested"
+        assert (error.field, error.details["user"]) == ("spec.cpu", account)
+        assert error.hint == (
+            f"delete what {whose} doesn't need, or have the limit raised; weft quota show -p lab --user {account}"
+        )
+    over = [one for n in range(12) for one in find_over(Limits(cpu=1), {"cpu": 2}, f"u{n}")]
+    assert describe_excess("lab", over).count("of 1 cores used") == 10
+    assert describe_excess("lab", over).endswith("; and 2 more")
+
+
+def test_an_error_that_passes_is_answered_as_one_that_may_be_tried_again() -> None:
+    error = busy("lab", "function_concurrency", 3, 3, 0.2)
+    assert (status_of(error), error.token, error.to_dict()["family"]) == (429, "quotaExceeded", "tooManyRequests")
+    assert ("retry-after", "1") in problem_answer(error, "r").headers
+    refused = exceeded("lab", find_excess(Limits(cpu=2), {"cpu": 2}, {"cpu": 1}), VmSpec(image="tiny"))
+    assert status_of(refused) == 403
 
 
 def test_there_is_one_in_each_project() -> None:

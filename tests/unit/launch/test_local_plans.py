@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from weft.launch.local.fabric import comes_up
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import Taken, plan_topology
 from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_links, plan_wire
@@ -49,3 +54,17 @@ def test_a_persons_own_commands_on_the_state_folder_are_not_wefts() -> None:
 def test_another_clones_daemons_are_not_this_ones() -> None:
     for other in ("/clone/.weft2", "/clone/.weft-old/x", "/other/clone/.weft", "/clone"):
         assert not is_weft(process("weft", "server", "--state", other), [STATE]), other
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"),
+    [
+        ({"phase": "Boot"}, True),
+        ({"phase": "Unknown", "lease": {"state": "Active"}}, True),
+        ({"phase": "Prolog", "lease": {"state": "Scheduled"}}, False),  # for tomorrow
+        ({"phase": "Boot", "lease": {"state": "Preparing"}}, False),
+        ({"phase": "Running"}, False),
+    ],
+)
+def test_make_up_waits_for_guests_that_should_run_and_for_no_lease_s_start(status: dict[str, Any], waits: bool) -> None:
+    assert comes_up(status) is waits

@@ -57,7 +57,7 @@ class StepExecutor:
     async def perform(self, step: Step, work: Work, show: Show) -> str:
         """Do ``step``, and return a detail for people, if any; results for later steps are put into ``work``. Raises WeftError or
         OSError."""
-        if step is Step.IMAGE:
+        if step in (Step.IMAGE, Step.FETCH):
             self.runtimes.of(work.local)  # raises before anything is made for a workload that can't run here
             return await kind_of(work.local.spec).fetch_image(self._node, work.local, work, show)
         return await _STEPS[step](self, work) or ""

@@ -35,6 +35,7 @@ _ALIVE = ("starting", "running", "paused")
 class Step(StrEnum):
     """Each may be repeated at any time; its input is in the allocation."""
 
+    FETCH = "fetch"  # the image into the node's cache, long before it is needed
     IMAGE = "image"  # fetch the image, or find it in the cache
     DISK = "disk"  # clone the root disk from it
     VOLUMES = "volumes"
@@ -91,6 +92,9 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     relocating: bool = False  # one of its disks is being relocated
     unwell: str = ""  # why its health check ends it
     stage: Stage = "active"  # of its lease
+    in_contact: bool = True  # the server hears this node
+    soon: bool = False  # its preparation begins within FETCH_AHEAD_SECONDS
+    fetched: bool = False  # its image was fetched ahead
     prepared: bool = False  # all but the start is done
     can_hold: bool = False
 
@@ -136,6 +140,8 @@ def plan_allocation(facts: PlanInput) -> Plan:
     failure = facts.failure
     if failure is None or not plan.steps or (failure.retry_at is not None and facts.now >= failure.retry_at):
         return plan
+    if plan.steps == (Step.FETCH,):  # nothing has failed yet that is due
+        return Plan((), plan.state, plan.reason, f"{plan.message}; {failure.message}", failure.retry_at)
     state = _state(facts) if is_alive(facts.guest) else "failed"
     return Plan((), state, failure.reason, failure.message, failure.retry_at)
 
@@ -152,7 +158,7 @@ def _plan(facts: PlanInput) -> Plan:
         steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
     if spec.role == "source":
-        return _plan_source(facts)
+        return _note_preemption(facts, _plan_source(facts))
     if spec.role == "target":
         return _plan_target(facts)
     if spec.role != "active":
@@ -182,7 +188,12 @@ def _plan_deletion(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, .
         return Plan((Step.LEAVE,), "stopping")
     elsewhere = migration is not None and migration.over and migration.taken == (migration.role == "source")
     volumes = (Step.REMOVE_VOLUMES,) if elsewhere and made else ()
-    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping")
+    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping", find_rest(facts))
+
+
+def find_rest(facts: PlanInput) -> str:
+    """Why the capacity of an allocation that is deleted isn't its own any more: its guest had been ended with its lease."""
+    return LEASE_ENDED if facts.stage == "over" and not is_alive(facts.guest) else ""
 
 
 def _plan_relocation(facts: PlanInput) -> Plan | None:
@@ -304,8 +315,12 @@ def _plan_ahead(facts: PlanInput) -> Plan | None:
     if lease is None or facts.stage not in ("waits", "ahead", "imminent"):
         return None
     why = f"its lease begins at {format_moment(lease.start)}"
+    if not facts.in_contact:
+        why = "its lease begins when the server hears this node again: it may have been given to another"
     if facts.stage == "waits":
-        return None if is_alive(guest) else Plan((), "pending", LEASE_WAITS, why)
+        fetches = facts.soon and not facts.fetched and facts.local.spec.image is not None and facts.in_contact
+        steps = (Step.FETCH,) if fetches and kind_of(facts.local.spec).has_root_disk else ()
+        return None if is_alive(guest) else Plan(steps, "pending", LEASE_WAITS, why)
     if is_alive(guest):
         ready = guest.ready is not False and guest.state != "starting" and not guest.held
         hold = ready and facts.can_hold and facts.stage == "imminent"
@@ -327,9 +342,15 @@ def _plan_suspend(facts: PlanInput) -> Plan:
 
 def _plan_preempted(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
     """Its cores and memory are another workload's: its guest is suspended, and nothing is started."""
-    plan = _plan_stop(facts.guest, tidy) if facts.local.spec.desired == "stop" else _plan_suspend(facts)
+    return _note_preemption(
+        facts, _plan_stop(facts.guest, tidy) if facts.local.spec.desired == "stop" else _plan_suspend(facts)
+    )
+
+
+def _note_preemption(facts: PlanInput, plan: Plan) -> Plan:
+    """Its cores and memory are free for as long as its node says so, also while it migrates."""
     lease = facts.local.spec.lease
-    if plan.reason or lease is None or lease.suspension is None:
+    if plan.reason or facts.stage != "suspended" or lease is None or lease.suspension is None:
         return plan
     return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended for {lease.suspension.winner}")
 

@@ -77,7 +77,7 @@ class StartProgress:
 
     def _end(self, name: str, detail: str) -> None:
         began = self._began.get(name)
+        spent = self._clock.elapsed() - began if began is not None else 0.0
         if began is not None and not detail:
-            spent = self._clock.elapsed() - began
             detail = f"{spent * 1000:.0f} ms" if spent < 1 else f"{spent:.1f} s"
-        self._stages[name] = allocation.Step(name=name, state="done", detail=detail)
+        self._stages[name] = allocation.Step(name=name, state="done", detail=detail, seconds=round(spent, 1))

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from weft.agent.allocation import plan as plans
 from weft.agent.allocation.executor import StepExecutor, Work
 from weft.agent.allocation.lifecycle import Lifecycle
-from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step
+from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step, find_rest
 from weft.agent.allocation.progress import StartProgress
 from weft.agent.allocation.report import failure_of, make_report, state_of
 from weft.agent.allocation.transitions import (
@@ -30,8 +30,8 @@ from weft.agent.allocation.transitions import (
 from weft.agent.migration.disk_relocation import begin_relocation
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import DiskRelocation, StepFailure
-from weft.agent.state.allocation_state import AllocationState
-from weft.agent.state.lease import closes_ports, find_stage
+from weft.agent.state.allocation_state import AllocationState, has_begun
+from weft.agent.state.lease import Stage, closes_ports, find_stage, is_soon, put_off
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
@@ -62,7 +62,9 @@ class Worker:
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
-        self._closed = closes_ports(state.local.spec.lease, state.guest, clock.now())
+        self._stage: Stage = "active"  # at the last turn
+        self._put_off = False  # its lease would have begun, or its preparation, but for the server's silence
+        self._closed = closes_ports(state.local.spec.lease, state.guest, clock.now(), begun=has_begun(state))
         self._network: asyncio.Task[str] | None = None  # runs beside the steps for disks
 
     def update(self, envelope: Envelope) -> bool:
@@ -94,10 +96,27 @@ class Worker:
             migrating=migrations.is_leading(state.local, state.checkpoint.migration),
             relocating=migrations.is_relocating(state.local.uid),
             unwell=state.unwell,
-            stage=find_stage(state.local.spec.lease, self._clock.now())[0],
+            stage=self._find_stage(),
+            in_contact=has_begun(state) or not self._put_off,
+            soon=is_soon(state.local.spec.lease, self._clock.now()),
+            fetched=state.fetched,
             prepared=state.prepared,
             can_hold=runtimes.find(state.local) in runtimes.holding,
         )
+
+    def _find_stage(self) -> Stage:
+        """The stage of its lease, which begins only while the server hears this node."""
+        state, checkpoint = self.state, self.state.checkpoint
+        stage = find_stage(state.local.spec.lease, self._clock.now())[0]
+        self._put_off = False
+        if has_begun(state) or stage not in ("ahead", "imminent", "active"):
+            return stage
+        if self._reporter.contact.confirms(state.local.name):
+            if stage == "active":
+                state.checkpoint = replace(checkpoint, begun=True)
+            return stage
+        self._put_off = True
+        return put_off(stage, prepares=checkpoint.run != "new" or state.prepared)
 
     async def care(self) -> None:
         """Do what is due, until everything of the allocation is gone from the node."""
@@ -127,8 +146,12 @@ class Worker:
             self._relations.relate()
         state = self.state
         assert state.guest is not None
+        stage = self._find_stage()
+        if self._stage == "waits" != stage:
+            state.failure = None  # of a fetch ahead: what is due now doesn't wait for its pause
+        self._stage = stage
         facts = self._read(state.guest)
-        closed = closes_ports(state.local.spec.lease, state.guest, self._clock.now())
+        closed = closes_ports(state.local.spec.lease, state.guest, self._clock.now(), begun=has_begun(state))
         if closed != self._closed:
             self._closed = closed
             self._executor.wake_network()
@@ -196,6 +219,7 @@ class Worker:
             self._progress.end(step, detail)  # shown by the next step or turn
         state.failure = None
         state.prepared = plan.steps[-1] is Step.NETWORK
+        state.fetched = state.fetched or plan.steps[-1] is Step.FETCH
         if plan.steps[-1] is not Step.START:  # the next turn inspects the started guest, and saves
             await state.note(state.checkpoint)
 
@@ -222,7 +246,7 @@ class Worker:
         if step is Step.NETWORK and self._network is not None:
             return await self._network
         performing = self._executor.perform(step, work, show)
-        if step is not Step.IMAGE:
+        if step not in (Step.IMAGE, Step.FETCH):
             return await performing
         fetching, changed = asyncio.ensure_future(performing), None
         try:
@@ -299,11 +323,13 @@ class Worker:
 
     def _report(self, plan: Plan, *, is_gone: bool = False) -> AllocationReport:
         phase = state_of(plan, self._progress.current)
-        if phase == "running":
-            self._progress.arrive()
         state, migrations = self.state, self._executor.migrations
         guest = state.guest
         assert guest is not None  # nothing is shown before the first inspection
+        if phase == "running" or (guest.state == "running" and guest.ready):  # it may wait for its lease
+            self._progress.arrive()
         facts = self._read(replace(guest, state="absent", exit_code=None) if is_gone else guest)
         report = migrations.report(state.local, state.checkpoint)
+        if is_gone:
+            plan = Plan((), plan.state, find_rest(facts))
         return make_report(facts, plan, phase, self._progress.list(), report)

@@ -5,6 +5,7 @@ of them arrived. Until then the disks are the source's.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, W
 from weft.protocol.migration import MigrationAnswer, MigrationRequest
 
 REPORT_SECONDS = 1.0
-SAVED = "saved"  # a suspended container's files, sent like a disk
+SAVED = "saved"  # a suspended guest but for its disks, sent like one of them
 _SPARE_BYTES = 64 << 20  # of a disk's file, beside the guest's data
 
 
@@ -65,7 +66,8 @@ class ColdTarget(Waiter):
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
         if ask.do == "takeOver" and not self.migration.taken:
-            missing = set(list_disks(self._local)) - self._come
+            needed = (*list_disks(self._local), *([SAVED] if self._migration.saves == "must" else ()))
+            missing = set(needed) - self._come
             if missing:
                 raise IllegalTransition(f"disks have not arrived: {', '.join(sorted(missing))}")
             take_printed(self._runtime, self._local.id, ask.printed)
@@ -96,7 +98,10 @@ class ColdTarget(Waiter):
         if self.migration.taken:
             raise InvalidInput(f"{self._local.what}: its disk {disk} has already arrived")
         if disk == SAVED and isinstance(self._runtime, CanCarry):
-            await self._runtime.carrying.unpack(self._local.id, self._local.uid, self._local.spec.incarnation)
+            local, prepared = self._local, self._prepared
+            make_plan = partial(kind_of(local.spec).plan_guest, local, prepared)
+            await self._runtime.carrying.unpack(local.id, local.uid, local.spec.incarnation, make_plan)
+            self._come.add(disk)
             return
         await complete_disk(await self._find_volumes(disk), self._local, disk, self._prepared, form)
         self._come.add(disk)
@@ -153,6 +158,8 @@ class ColdSource(Role):
                         mode="saved", reason="it is stopped, and resumes on the target from its saved state"
                     )
                 )
+            elif self._migration.saves == "must":  # without its memory it would boot there
+                raise IllegalTransition(f"{self._local.what} is not suspended any more, so its memory can't be sent")
             total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
             self._report(phase="migrating", total_bytes=total, remaining_bytes=total)
             for disk, (path, form) in files.items():

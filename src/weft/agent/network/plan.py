@@ -15,7 +15,7 @@ from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.kinds.registry import is_workload
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.identity import Ref, short_id
+from weft.objects.identity import Ref, short_id, split_named
 from weft.protocol.heartbeat import HeldPorts, make_held
 from weft.protocol.report import NO_PLACE, NetworkRules, ServerPlace
 
@@ -32,8 +32,9 @@ def fold_segments(
 
     Their NICs are at ``own_address``, even before the server's list has them; the others are where ``neighbours`` has them (by
     network uid). A migrating guest's NIC is where it was switched to, else where the server's list has it. A guest in several
-    networks asks its first one's name server, which knows the other networks' names too, as NAME.NETWORK. ``rules``, by network
-    uid, are what people have changed since a NIC was made; what they open of the server is at its place."""
+    networks asks its first one's name server, which knows the other networks' names too, as NAME.NETWORK; not if its first one is
+    another project's, whose guests would see them. ``rules``, by network uid, are what people have changed since a NIC was made;
+    what they open of the server is at its place."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
     for local in here:
@@ -41,7 +42,7 @@ def fold_segments(
             nics.setdefault(nic.network_uid, nic)
             if local.spec.role == "active" or (local.spec.role == "source" and not _find(neighbours, nic)):
                 groups = tuple(sorted(group.uid for group in local.spec.groups))
-                name = name_inside(local.spec.workload)
+                name = name_inside(local.spec.workload, nic.network)
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     migrated: dict[str, list[Migrated]] = {}
@@ -62,13 +63,15 @@ def fold_segments(
     aliases: dict[str, set[Alias]] = {}
     for local in here:
         main = local.spec.nics[:1]
-        for nic in local.spec.nics[1:]:
-            named = {Alias(f"{e.name}.{nic.network}", e.address) for e in endpoints[nic.network_uid] if e.name}
+        for nic in local.spec.nics[1:] if main and "/" not in main[0].network else ():
+            named = {
+                Alias(_name_elsewhere(e.name, nic.network), e.address) for e in endpoints[nic.network_uid] if e.name
+            }
             aliases.setdefault(main[0].network_uid, set()).update(named)
     return {
         uid: Segment(
             id=short_id(uid),
-            name=nic.network,
+            name=split_named(None, nic.network)[1],
             vni=nic.vni,
             cidr=nic.cidr,
             gateway=nic.gateway,
@@ -111,7 +114,7 @@ def ports_of(
             segment_id=short_id(nic.network_uid),
             mac=nic.mac,
             address=nic.address,
-            hostname=local.spec.workload.name,
+            hostname=name_inside(local.spec.workload, nic.network) or local.spec.workload.name,
             main=index == 0,
             inside=_place_inside(local, index, inside),
         )
@@ -119,9 +122,19 @@ def ports_of(
     ]
 
 
-def name_inside(workload: Ref) -> str:
-    """A workload's name in its networks; "" for a node, whose egress endpoints have none."""
-    return workload.name if is_workload(workload.kind) else ""
+def name_inside(workload: Ref, network: str) -> str:
+    """A workload's name in a network, which it names so: NAME, or NAME.PROJECT in one of another project; "" for a node, whose
+    egress endpoints have none."""
+    if not is_workload(workload.kind):
+        return ""
+    return f"{workload.name}.{workload.project}" if "/" in network else workload.name
+
+
+def _name_elsewhere(name: str, network: str) -> str:
+    """The name of an endpoint of ``network`` (as a guest there names it), for the guest's first network: NAME.NETWORK, or
+    NAME.PROJECT.NETWORK where guest or network are another project's."""
+    owner, network_name = split_named(None, network)
+    return f"{name}.{network_name}" if "." in name or owner is None else f"{name}.{owner}.{network_name}"
 
 
 def _place_inside(local: LocalAllocation, index: int, in_namespace: bool) -> Inside | None:
@@ -169,7 +182,9 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
     if not status.node_address:
         return None
     groups = tuple(status.groups)
-    return Endpoint(spec.mac, spec.address, name_inside(spec.workload), status.node_address, groups, envelope.uid)
+    return Endpoint(
+        spec.mac, spec.address, name_inside(spec.workload, spec.network), status.node_address, groups, envelope.uid
+    )
 
 
 def read_forward(envelope: Envelope) -> Forward | None:

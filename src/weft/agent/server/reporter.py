@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from weft.agent.server.client import Server
+from weft.agent.server.contact import Contact
 from weft.contracts.clock import Clock
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocationReport
@@ -60,6 +61,9 @@ class ReportSource(Protocol):
 
     def take_answer(self, answer: ReportAnswer) -> None: ...
 
+    def note_contact(self) -> None:
+        """The server hears this node again, after a silence."""
+
 
 class Reporter:
     """The pending reports of node ``node``. ``news`` wakes it."""
@@ -73,6 +77,7 @@ class Reporter:
         self._reported: NodeReport | None = None
         self._process, self._number = new_uid(), 0  # of this agent, and of its node's facts that it reports
         self.answered_at = -math.inf  # clock's elapsed seconds
+        self.contact = Contact(clock)
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
 
@@ -122,7 +127,8 @@ class Reporter:
             await wait_for_event(self._clock, self._woken, source.longest_silence_seconds)
             self._woken.clear()
             await source.save_before_report()
-            body = self._make_body(source)
+            sent_at = self.contact.note_sending()
+            token, body = self.contact.token, self._make_body(source)
             try:
                 answer = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._server.report, self._node, body
@@ -139,7 +145,10 @@ class Reporter:
                 log.info("report: the server answers again")
             self._troubled, pause, self.answered_at = "", FIRST_PAUSE_SECONDS, self._clock.elapsed()
             self._acknowledge(body, answer)
+            is_back = answer.version in ("", body.version) and self.contact.note_answer(token, sent_at)
             source.take_answer(answer)
+            if is_back:
+                source.note_contact()
             await self._clock.sleep(TICK_SECONDS)
 
     def close(self) -> None:

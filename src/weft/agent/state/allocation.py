@@ -63,6 +63,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     arrived_by: str = ""  # key of the migration by which it came here
     image: str = ""  # digest of a container's image, kept while the container has this place, even if its tag changes
     pulls: int = 0  # ``pulls`` of the spec for which the image was resolved
+    begun: bool = False  # its lease has begun here
 
 
 class StepFailure(msgspec.Struct, frozen=True):

@@ -63,6 +63,7 @@ class AllocationState:
         # Its steps.
         self.failure: StepFailure | None = None  # of the last one
         self.prepared = False  # all but the start is done
+        self.fetched = False  # its image, ahead of that
         self.unplugged = False  # its ports were removed
         self.woken = asyncio.Event()  # inspect it again
         self.changed = asyncio.Event()  # drop the planned steps
@@ -188,6 +189,12 @@ class AllocationState:
             if relocation.state == "over" or sent == (relocation.pool, relocation.pool_id):
                 self.checkpoint = replace(self.checkpoint, relocation=None)
         return place_disks(local, self.checkpoint.relocation)
+
+
+def has_begun(state: AllocationState) -> bool:
+    """Whether its lease has begun, or it has none that could."""
+    spec, checkpoint = state.local.spec, state.checkpoint
+    return spec.lease is None or spec.role != "active" or checkpoint.begun or bool(checkpoint.arrived_by)
 
 
 def find_leftover(left: Iterable[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:

@@ -13,6 +13,7 @@ from weft.kinds.fields.lease import AllocatedLease
 # waits: nothing is begun; ahead: it boots; imminent: its machine is held, to go on at its start; active: it runs, as without a
 # lease; suspended: another workload has its capacity; over: it ends.
 Stage = Literal["waits", "ahead", "imminent", "active", "suspended", "over"]
+FETCH_AHEAD_SECONDS = 3600.0  # before its preparation: a slow registry mustn't take the time for that
 HELD_SECONDS = (
     10.0  # before its start: by then it has booted, its own network included, or little of that is left to do
 )
@@ -40,8 +41,20 @@ def find_stage(lease: AllocatedLease | None, now: float) -> tuple[Stage, float]:
     return ("active", lease.end - now) if now < lease.end else ("over", math.inf)
 
 
-def closes_ports(lease: AllocatedLease | None, guest: GuestFacts | None, now: float) -> bool:
+def is_soon(lease: AllocatedLease | None, now: float) -> bool:
+    """Whether a lease's image may be fetched ahead of its preparation."""
+    return lease is not None and now >= lease.prepare_at - FETCH_AHEAD_SECONDS
+
+
+def put_off(stage: Stage, *, prepares: bool) -> Stage:
+    """The stage of a lease that may not begin; ``prepares``: its preparation has begun."""
+    if stage in ("ahead", "imminent", "active") and not prepares:
+        return "waits"
+    return "imminent" if stage == "active" else stage
+
+
+def closes_ports(lease: AllocatedLease | None, guest: GuestFacts | None, now: float, *, begun: bool = True) -> bool:
     """Whether the ports of an allocation let nothing through: its guest may boot ahead of its lease. One that is held answers
     nobody, so its ports are open by its start, which waits for no network."""
     held = guest is not None and guest.held
-    return not held and find_stage(lease, now)[0] in ("waits", "ahead", "imminent")
+    return not held and (not begun or find_stage(lease, now)[0] in ("waits", "ahead", "imminent"))

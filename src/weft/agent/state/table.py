@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from weft.agent.state.allocation import LocalAllocation
-from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.allocation_state import AllocationState, has_begun
 from weft.agent.state.lease import closes_ports
 from weft.contracts.driver.runtime import GuestFacts
 from weft.protocol.heartbeat import Instances
@@ -57,7 +57,7 @@ class AllocationTable:
 
     def find_closed(self, now: float) -> set[str]:
         """The uids of allocations whose ports are closed at ``now`` (seconds since 1970)."""
-        return {s.local.uid for s in self if closes_ports(s.local.spec.lease, s.guest, now)}
+        return {s.local.uid for s in self if closes_ports(s.local.spec.lease, s.guest, now, begun=has_begun(s))}
 
     def networks(self) -> set[str]:
         """The uids of the networks that anything here is in or will be in."""

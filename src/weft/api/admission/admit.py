@@ -13,6 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from weft.api.admission import references, sealing, uploads
+from weft.api.admission.escalation import plan_gift
+from weft.api.admission.priority import settle_priority
 from weft.api.admission.quota import plan_quota
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
@@ -60,7 +62,7 @@ class Fleet:
     def __init__(self, count: int) -> None:
         self._count = count
         self._uids: list[str] = []
-        self._read: dict[tuple[str, bytes], tuple[Any, msgspec.Raw]] = {}
+        self._read: dict[tuple[str, str | None, bytes], tuple[Any, msgspec.Raw]] = {}
         self._named: dict[tuple[str | None, int], list[Precondition]] = {}
 
     def new_uid(self) -> str:
@@ -69,11 +71,11 @@ class Fleet:
             self._uids = new_uids(self._count)
         return self._uids.pop()
 
-    def read(self, kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
+    async def read(self, view: View, kind: Kind, project: str | None, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
         """The spec of a new ``kind``, and its stored form. Raises WeftError for an invalid one."""
-        text = (kind.name, _encoder.encode(given))
+        text = (kind.name, project, _encoder.encode(given))
         if text not in self._read:
-            self._read[text] = _read_new(kind, given)
+            self._read[text] = await _read_new(view, kind, project, given)
         return self._read[text]
 
     async def plan_named(self, view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
@@ -87,10 +89,12 @@ class Fleet:
         return found
 
 
-async def plan_put(context: ApiContext, view: View, manifest: Manifest, actor: Actor | None) -> Draft:
-    """Create the object, or update the existing one to the manifest."""
+async def plan_put(context: ApiContext, view: View, manifest: Manifest, actor: Actor) -> Draft:
+    """Create the object, if the actor may, or update the existing one to the manifest."""
     current = await view.get(manifest.kind, manifest.project, manifest.name)
     if current is None:
+        kind = manifest.kind
+        actor.require(f"{kind.name}:create", manifest.project, f"create {kind.a_title}")
         return await plan_create(context, view, manifest, actor, known_absent=True)
     return await plan_update(context, view, manifest, current, actor)
 
@@ -129,6 +133,10 @@ async def plan_create(
             field="name",
             hint=f"name it {kind.only_name}",
         )
+    if manifest.name in kind.reserved_names:
+        raise InvalidInput(
+            f"name: {manifest.name} is a built-in {kind.title}", field="name", hint="choose another name"
+        )
     if len(manifest.name) > kind.longest_name:
         raise InvalidInput(
             f"name: the name of {kind.a_title} has at most {kind.longest_name} characters",
@@ -136,10 +144,11 @@ async def plan_create(
             hint="choose a shorter one",
         )
     given = sealing.take_in(context, manifest, None)
-    spec, raw = _read_new(kind, given) if fleet is None else fleet.read(kind, given)
+    read = _read_new if fleet is None else fleet.read
+    spec, raw = await read(view, kind, manifest.project, given)
     if kind.check_times is not None:
         kind.check_times(spec, context.clock.now())
-    _require_rights(kind, actor, None, spec)
+    relied = await _require_permissions(context, view, manifest, actor, None, spec)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
     if kind.uploads is not None:
@@ -158,7 +167,7 @@ async def plan_create(
     key = envelope.key
     plan_named = _plan_named if fleet is None else fleet.plan_named
     named = await plan_named(view, kind, envelope, spec)
-    draft = Draft(kind, envelope, "created", preconditions=[Absent(key), *named])
+    draft = Draft(kind, envelope, "created", preconditions=[Absent(key), *named, *relied])
     if kind.claims is not None:
         await _claim(context, view, draft, None, spec)
     draft.writes.insert(0, Put(key, encode_envelope(envelope)))
@@ -188,18 +197,21 @@ async def plan_update(
         )
     old = decode_part(current.spec, kind.spec)
     spec = read_spec(kind, sealing.take_in(context, manifest, current), old)
+    ceiling = await settle_priority(view, kind, current.project, old, spec)
     changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)
-    _require_rights(kind, actor, old, spec)
+    relied = await _require_permissions(context, view, manifest, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
     if changes:
         guard(kind, current)
     draft = await plan_spec(context, view, kind, current, old, spec, changes, labels)
+    draft.preconditions += relied
     draft.changes = sealing.hide_changes(kind, changes)
+    draft.preconditions += ceiling
     _check_size(draft)
     await charge(context, view, draft, old, spec)
     view.plan(draft.writes[0].key, draft.envelope)
@@ -346,13 +358,21 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
             )
 
 
-def _require_rights(kind: Kind, actor: Actor | None, old: Any, new: Any) -> None:
+async def _require_permissions(
+    context: ApiContext, view: View, manifest: Manifest, actor: Actor | None, old: Any, new: Any
+) -> list[Precondition]:
+    """The preconditions under which the actor may do it. Raises Forbidden."""
+    kind = manifest.kind
     if actor is not None and kind.further_rights is not None:
-        for right, what in kind.further_rights(old, new):
-            if not actor.permits(right, None):
+        for permission, what in kind.further_rights(old, new):
+            if not actor.permits(permission, None):
                 where = f" in project {actor.project}" if actor.project is not None else ""
-                hint = "ask an administrator whose role holds in all projects"
-                raise Forbidden(f"{actor.name} has role {actor.role}{where}: it can't {what}", hint=hint)
+                raise Forbidden(
+                    f"{actor.name} has role {actor.role}{where}: it can't {what}",
+                    hint=f"it takes {permission} in all projects: ask an administrator of the fabric",
+                    details={"permission": permission},
+                )
+    return await plan_gift(context, view, kind, manifest.name, actor, old, new)
 
 
 def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
@@ -384,8 +404,9 @@ def _check_size(draft: Draft) -> None:
         )
 
 
-def _read_new(kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
+async def _read_new(view: View, kind: Kind, project: str | None, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
     spec = read_spec(kind, given)
+    await settle_priority(view, kind, project, None, spec)
     return spec, _raw(spec)
 
 

@@ -19,18 +19,21 @@ from weft.api.context import ApiContext
 from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_free
 from weft.contracts.store import Absent, AtRevision, Delete, Entry, Precondition, Put, Store, Write
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.parts.sharing import SHARED_WITH, is_shared, read_shares
 from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.record import Claim, ClaimWithin, Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
+from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
-from weft.objects.errors import InUse, NotFound
-from weft.objects.identity import kind_prefix, object_key
+from weft.objects.errors import Forbidden, InUse, InvalidInput, NotFound
+from weft.objects.identity import kind_prefix, named_key, object_key, split_named
 from weft.objects.schema import suggest
 
 MOST_CLAIMS = 60  # of one owner, so that any object fits into one commit
 _PROJECT = BY_NAME["project"]
 _SUGGEST_AMONG = 200
 _SHOWN = 5
+_OTHERS = "others in project "
 _PAGE = 500
 
 
@@ -55,10 +58,21 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
         for name in names:
             if name not in before:
                 target = BY_NAME[reference.kind]
-                project = await _find_project(view, target, envelope, reference, name)
-                if reference.awaited and await view.get(target, project, name) is None:
-                    continue
-                preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
+                if target.is_shareable and "/" in name:
+                    preconditions += await _plan_shared(view, target, envelope, name, reference)
+                else:
+                    if reference.field == SHARED_WITH and name == envelope.project:
+                        raise InvalidInput(
+                            f"{SHARED_WITH}: {name} is the project of this {kind.name} itself",
+                            field=SHARED_WITH,
+                            hint="leave it out",
+                        )
+                    project = await _find_project(view, target, envelope, reference, name)
+                    if reference.awaited and await view.get(target, project, name) is None:
+                        continue
+                    preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
+                if reference.groups is not None:
+                    await _refuse_outsider(view, envelope, reference, target, name)
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
         if reference.agree is not None and (old is None or not reference.agrees_once):
@@ -108,7 +122,8 @@ async def _read_named(
 ) -> dict[str, Envelope]:
     """The objects it refers to that exist, by name."""
     target = BY_NAME[reference.kind]
-    found = {name: await view.get(target, _scope(target, envelope), name) for name in names}
+    scope = _scope(target, envelope)
+    found = {name: await view.get_key(named_key(target.name, scope, name)) for name in names}
     return {name: other for name, other in found.items() if other is not None}
 
 
@@ -154,12 +169,56 @@ def is_referred_to(kind: Kind) -> bool:
 
 def in_use(kind: Kind, name: str, users: list[str]) -> InUse:
     """The error for deleting an object that others need."""
+    users = list(dict.fromkeys(users))
     shown = ", ".join(users[:_SHOWN]) + (" and more" if len(users) > _SHOWN else "")
+    own = next((user for user in users if not user.startswith(_OTHERS)), "")
     return InUse(
         f'{kind.title} "{name}" is in use by {shown}',
-        hint=f"delete or change that first: weft describe {users[0]}",
+        hint=f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first",
         details={"by": users[:_SHOWN]},
     )
+
+
+async def _plan_shared(
+    view: View, kind: Kind, envelope: Envelope, text: str, reference: Reference
+) -> list[Precondition]:
+    """The preconditions of PROJECT/NAME. Raises NotFound, the same whether there is no such object or no share of it."""
+    field, (project, name) = reference.field, split_named(envelope.project, text)
+    if project == envelope.project:
+        raise InvalidInput(
+            f"{field}: {project} is the project of this {envelope.kind} itself", field=field, hint=f"write {name}"
+        )
+    key = object_key(kind.name, project, name)
+    found = await view.get_key(key)
+    if found is None or not is_shared(read_shares(found.spec), envelope.project):
+        share = (
+            f"ask someone of project {project}: weft {kind.name} share {name} -p {project} --with {envelope.project}"
+        )
+        raise NotFound(
+            f'{kind.title} "{text}" not found, or not shared with project {envelope.project}',
+            field=field,
+            hint=f"{share}; {reference.else_.format(text)}" if reference.else_ else share,
+        )
+    if found.deleting_since is not None:
+        raise NotFound(f'{kind.title} "{text}" is being deleted', field=field, hint=f"weft {kind.name} list --shared")
+    return [] if view.is_planned(key) else [AtRevision(key, found.revision)]
+
+
+async def _refuse_outsider(view: View, envelope: Envelope, reference: Reference, target: Kind, name: str) -> None:
+    """Raise Forbidden unless the creator of ``envelope`` is in one of the groups that the object ``name`` is for, if there are any.
+
+    A token of no user is in no group, and groups of an OIDC provider aren't weft's."""
+    other = await view.get_key(named_key(target.name, _scope(target, envelope), name))
+    groups = reference.groups(decode_part(other.spec, target.spec)) if other is not None and reference.groups else ()
+    if not groups:
+        return
+    user = await view.get(USER, None, envelope.creator) if ":" not in envelope.creator else None
+    if user is None or set(groups).isdisjoint(decode_part(user.spec, UserSpec).groups):
+        raise Forbidden(
+            f"{reference.field}: {target.name}/{name} is for users of {', '.join(sorted(groups))}, and "
+            f"{envelope.creator or 'weft itself'} is in none of these groups",
+            hint=f"ask for another {target.name}, or to be added to a group: weft {target.name} list",
+        )
 
 
 async def _plan_one(
@@ -169,7 +228,7 @@ async def _plan_one(
     key = object_key(kind.name, scope, name)
     found = await view.get_key(key)
     if found is None:
-        meant = suggest(name, await _names(view.store, kind, scope))
+        meant = suggest(name, await _names(view.store, kind, scope)) if field != SHARED_WITH else None
         where = f" in project {scope}" if scope else ""
         hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
         hint = kind.find_hint(name) or (f"{hint}; {else_.format(name)}" if else_ else hint)
@@ -226,8 +285,8 @@ async def _find_allocations(store: Store, node_uid: str) -> list[str]:
 
 
 async def _find_referring(store: Store, kind: Kind, reference: Reference, target: Envelope) -> list[str]:
-    is_shared = reference.shared is not None and reference.shared == target.project
-    project = target.project if kind.scope == "project" and not is_shared else None
+    elsewhere = BY_NAME[target.kind].is_shareable or (reference.shared and reference.shared == target.project)
+    project = target.project if kind.scope == "project" and not elsewhere else None
     found: list[str] = []
     after: str | None = None
     while len(found) <= _SHOWN:
@@ -235,6 +294,9 @@ async def _find_referring(store: Store, kind: Kind, reference: Reference, target
         for envelope in await asyncio.to_thread(_referring, kind, reference, target, page.entries):
             if envelope.project in (project, target.project):
                 found.append(f"{kind.name}/{envelope.name}")
+            elif reference.shared != target.project and target.project is not None:
+                if (others := f"{_OTHERS}{envelope.project}") not in found:  # its objects' names are its own
+                    found.append(others)
             elif (
                 await store.get(object_key(target.kind, envelope.project, target.name)) is None
             ):  # it has none of its own
@@ -250,7 +312,9 @@ def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequ
     for entry in entries:
         envelope = decode_envelope(entry.value)
         names = reference.list_names(envelope.name, decode_part(envelope.spec, kind.spec))
-        if target.name in names and envelope.uid != target.uid:
+        own = target.project in (None, envelope.project, reference.shared)
+        name = target.name if own else f"{target.project}/{target.name}"
+        if name in names and envelope.uid != target.uid:
             found.append(envelope)
     return found
 
@@ -276,7 +340,8 @@ async def plan_claims(
             writes.append(Put(key, encode_envelope(envelope)))
             preconditions.append(Absent(key))
         elif current.owner is None or current.owner.uid != owner.uid:
-            by = f" by {current.owner.kind}/{current.owner.name}" if current.owner is not None else ""
+            own = current.owner is not None and current.owner.project == owner.project  # others' names are their own
+            by = f" by {current.owner.kind}/{current.owner.name}" if current.owner is not None and own else ""
             raise InUse(f"{claim.taken}{by}", reason=claim.reason, field=claim.field, hint=claim.hint)
         elif not claim.keeps:
             spec = merge_part(current.spec, claim.spec)
@@ -304,7 +369,7 @@ def _to_release(claims: Sequence[Claim | ClaimWithin]) -> list[Claim]:
 async def _resolve(view: View, owner: Envelope, claim: Claim | ClaimWithin) -> Claim:
     if isinstance(claim, Claim):
         return claim
-    within = await view.get(BY_NAME[claim.kind], owner.project, claim.name)
+    within = await view.get_key(named_key(claim.kind, owner.project, claim.name))
     if within is None:
         raise NotFound(f'{claim.kind} "{claim.name}" not found', hint=f"weft {claim.kind} list")
     return claim.make(within)

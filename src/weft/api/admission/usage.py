@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from weft.api.state.counted_objects import Sum
-from weft.kinds.quota import FIELDS
+from weft.kinds.quota import FIELDS, PROJECT
+
+_Amounts = dict[str, dict[str, float]]  # by account and field
 
 
 class Usage:
@@ -13,27 +15,32 @@ class Usage:
 
     def __init__(self) -> None:
         self.sum: Sum | None = None
-        self.new: dict[str, Mapping[str, float]] = {}  # objects that the request makes, by key
-        self._planned: dict[str, float] = dict.fromkeys(FIELDS, 0)
-        self._more: dict[str, float] = dict.fromkeys(FIELDS, 0)  # only what it adds
+        self.new: dict[
+            str, tuple[str, Mapping[str, float]]
+        ] = {}  # objects that the request makes, by key: user, amounts
+        self._planned: _Amounts = {}
+        self._more: _Amounts = {}  # only what it adds
+
+    def find_total(self, account: str) -> Mapping[str, float]:
+        """What the objects of an account count once all of the request is carried out."""
+        return self._beside_sum(account, self._planned.get(account, {}))
 
     @property
-    def total(self) -> Mapping[str, float]:
-        """What the objects count once all of the request is carried out."""
-        return self._beside_sum(self._planned)
-
-    @property
-    def bound(self) -> Mapping[str, float]:
-        """At least what the objects count, whatever of the request is carried out."""
-        return self._beside_sum(self._more)
-
-    def add(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """An object that counted ``before`` counts ``after`` from now on."""
-        for name in FIELDS:
-            change = after.get(name, 0) - before.get(name, 0)
-            self._planned[name] += change
-            self._more[name] += max(0, change)
-
-    def _beside_sum(self, amounts: Mapping[str, float]) -> Mapping[str, float]:
+    def bound(self) -> Mapping[str, Mapping[str, float]]:
+        """At least what the objects count, by account, whatever of the request is carried out."""
         there = self.sum.total if self.sum is not None else {}
-        return {name: there.get(name, 0) + amounts[name] for name in FIELDS}
+        return {**there, **{account: self._beside_sum(account, more) for account, more in self._more.items()}}
+
+    def add(self, user: str, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """An object that ``user`` created, and that counted ``before``, counts ``after`` from now on."""
+        for account in {PROJECT, user}:
+            planned = self._planned.setdefault(account, dict.fromkeys(FIELDS, 0))
+            added = self._more.setdefault(account, dict.fromkeys(FIELDS, 0))
+            for name in FIELDS:
+                change = after.get(name, 0) - before.get(name, 0)
+                planned[name] += change
+                added[name] += max(0, change)
+
+    def _beside_sum(self, account: str, amounts: Mapping[str, float]) -> Mapping[str, float]:
+        there = self.sum.total.get(account, {}) if self.sum is not None else {}
+        return {name: there.get(name, 0) + amounts.get(name, 0) for name in FIELDS}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.api.auth.authorise import require_person, require_right
+from weft.api.auth.authorise import require_permission, require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import JSON, Call, json_answer, read_count
 from weft.objects.errors import InvalidInput, Unavailable
@@ -59,11 +59,11 @@ async def read(context: ApiContext, call: Call) -> Answer:
     records of the projects in which the actor may read them."""
     what = "read the audit log"
     if asked := call.loose_query.get("project"):
-        require_right(call.actor, "audit", asked, what)
+        require_permission(call.actor, "audit:list", asked, what)
     else:
         require_person(call.actor, what)
-        call.actor.require_somewhere("audit", what)
-    projects = frozenset({asked}) if asked else call.actor.find_projects("audit")
+        call.actor.require_somewhere("audit:list", what)
+    projects = frozenset({asked}) if asked else call.actor.find_projects("audit:list")
     query = call.query("since", "until", "actor", "kind", "project", "outcome", "after", "limit")
     wanted = _Wanted(
         since=_read_moment(query, "since"),
@@ -87,7 +87,7 @@ async def read(context: ApiContext, call: Call) -> Answer:
 
 async def verify(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/audit:verify``: an AuditVerdict on the whole log, up to its newest record."""
-    require_right(call.actor, "audit", None, "verify the audit log")
+    require_permission(call.actor, "audit:verify", None, "verify the audit log")
     call.query()
     if context.audit.is_verified:
         raise Unavailable("the audit log is being verified", hint="try again", retry_after_seconds=5)

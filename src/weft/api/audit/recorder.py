@@ -19,7 +19,7 @@ _NOBODY = AuditActor(kind="nobody")
 
 def require_record(context: ApiContext, call: Call) -> None:
     """Raise StoreFull or Unavailable if the request must be recorded and can't be."""
-    if _topic_of(call).when == "always":
+    if call.method != "GET" and _topic_of(call).when == "always":
         context.audit.require_space()
 
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from weft.api.auth.authorise import find_right_to_read
 from weft.api.request.call import read_segments
 from weft.api.request.target import read_target
+from weft.kinds.permissions import find_right_to_read
 from weft.kinds.record import Kind
 from weft.kinds.secret import SECRET
 from weft.objects.errors import WeftError

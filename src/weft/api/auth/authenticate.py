@@ -67,11 +67,11 @@ def _known(context: ApiContext, bearer: str) -> Actor | None:
     if not tokens.live or tokens.found.get(facts.key) is not facts or has_expired(facts.spec, now):
         return None
     context.token_use.note(facts.key, facts.used_at, now)
-    if known.actor.user is None or known.version == context.accounts.version:
+    if known.actor.is_fixed or known.version == context.accounts.version:
         return known.actor
     if (directory := context.accounts.live) is None:
         return None
-    actor = make_actor(facts.stored, directory.find_grants, now)
+    actor = make_actor(facts.stored, directory, now)
     context.bearers[bearer] = KnownBearer(facts, actor, context.accounts.version)
     return actor
 
@@ -82,7 +82,7 @@ async def _by_token(context: ApiContext, bearer: str) -> Actor:
     if facts is None:
         raise invalid_token()
     version, directory = context.accounts.version, await context.accounts.read()
-    actor = check_bearer(token, facts.stored, directory.find_grants, context.clock.now())
+    actor = check_bearer(token, facts.stored, directory, context.clock.now())
     if facts.spec.role == "invoker" and actor.kind == "person":
         raise Forbidden(
             f"token {token.id} may only invoke functions",
@@ -97,7 +97,7 @@ async def _by_token(context: ApiContext, bearer: str) -> Actor:
 
 
 async def _make_actor(context: ApiContext, facts: TokenFacts) -> Actor:
-    return make_actor(facts.stored, (await context.accounts.read()).find_grants, context.clock.now())
+    return make_actor(facts.stored, await context.accounts.read(), context.clock.now())
 
 
 async def _find(context: ApiContext, token_id: str) -> TokenFacts | None:

@@ -5,6 +5,7 @@ Nobody, admin or not, changes through the API what weft's own processes write (a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from weft.api.context import ApiContext
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.permissions import PERMISSIONS
 from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -21,6 +23,7 @@ from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, enrolment_key
 
 ADMINISTERED = ("create", "delete")  # what those who administer a project do with its tokens and role bindings
+_VERBS = {"change": "update", "apply": "update"}  # of permissions, where people say it otherwise
 
 
 class _InProject(msgspec.Struct):
@@ -46,73 +49,77 @@ def require_person(actor: Actor, what: str) -> None:
         raise Forbidden(f"{_who(actor)} may not {what}")
 
 
-def require_right(actor: Actor, right: str, project: str | None, what: str) -> None:
-    """Raise Forbidden unless ``actor`` is a person with ``right`` in ``project`` (None: in no project, or in all of them)."""
+def require_permission(actor: Actor, permission: str, project: str | None, what: str) -> None:
+    """Raise Forbidden unless ``actor`` is a person with ``permission`` in ``project`` (None: in no project, or in all of them)."""
     require_person(actor, what)
-    actor.require(right, project, what)
+    actor.require(permission, project, what)
+
+
+def require_writing(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless ``actor`` is a person who may change objects of some kind, somewhere."""
+    require_person(actor, what)
+    held = [grant.permissions for grant in actor.grants]
+    if not any(map(_can_write, held)) or (actor.limit is not None and not _can_write(actor.limit.permissions)):
+        raise actor.refuse("vm:update", actor.project, what)
+
+
+@functools.lru_cache(1000)
+def _can_write(permissions: frozenset[str]) -> bool:
+    return any(permission.endswith(":update") for permission in permissions)
 
 
 def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str, *, one: bool = True) -> None:
     """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind`` in ``project``."""
-    if one and kind.access == "administered" and what in ADMINISTERED:  # the handlers of one object ask ``owns``
-        require_granting(actor, kind, f"{what} {kind.a_title}")
-    else:
-        require_right(actor, find_right_to_write(kind), project, f"{what} {kind.a_title}")
-    if kind.writer != "people" and not (kind.removable and what == "delete"):
+    permission = f"{kind.name}:{_VERBS.get(what, what)}"
+    require_person(actor, f"{what} {kind.a_title}")
+    if permission not in PERMISSIONS:
         raise Forbidden(
             f"{kind.a_title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
+    if one and kind.access == "administered" and what in ADMINISTERED:  # the handlers of one object ask ``owns``
+        _require_administering(actor, kind, what, f"{what} {kind.a_title}")
+    else:
+        actor.require(permission, project, f"{what} {kind.a_title}")
 
 
-def require_granting(actor: Actor, kind: Kind, what: str) -> None:
-    """Raise Forbidden unless ``actor`` may ``what`` some objects of a kind that projects administer: ``owns`` says which."""
-    require_person(actor, what)
+def _require_administering(actor: Actor, kind: Kind, verb: str, what: str) -> None:
+    """Raise Forbidden unless ``actor`` may ``verb`` some objects of a kind that projects administer: ``owns`` says which."""
     if kind is not TOKEN or actor.user is None:
-        actor.require_somewhere("grant", what)
+        actor.require_somewhere(f"{kind.name}:{verb}", what)
 
 
-def owns(actor: Actor, envelope: Envelope) -> bool:
-    """Whether an object of a kind that projects administer is the actor's: of a project of the actor's, or the user's own token."""
+def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
+    """Whether an object of a kind that projects administer is the actor's to ``verb``: of a project of the actor's, or the user's
+    own token."""
     if envelope.owner is not None and actor.user is not None and envelope.owner.uid == actor.user.uid:
         return True
-    return actor.permits("grant", decode_part(envelope.spec, _InProject).project)
+    return actor.permits(f"{envelope.kind}:{verb}", decode_part(envelope.spec, _InProject).project)
 
 
 def require_own(actor: Actor, envelope: Envelope) -> None:
     """Raise Forbidden unless a new object of a kind that projects administer is the actor's to create."""
-    if not owns(actor, envelope):
+    if not owns(actor, envelope, "create"):
         project = decode_part(envelope.spec, _InProject).project
-        raise actor.refuse("grant", project, f"create a {envelope.kind} for {project or 'all projects'}")
+        raise actor.refuse(
+            f"{envelope.kind}:create", project, f"create a {envelope.kind} for {project or 'all projects'}"
+        )
 
 
-def find_own(actor: Actor, kind: Kind) -> Callable[[bytes], bool] | None:
+def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
     """The test of a stored object for what ``owns`` says; None for someone who owns all of the kind, or another kind."""
-    if kind.access != "administered" or actor.permits("grant", None):
+    if kind.access != "administered" or actor.permits(f"{kind.name}:{verb}", None):
         return None
-    return lambda value: owns(actor, decode_envelope(value))
-
-
-def find_right_to_write(kind: Kind) -> str:
-    """The right that creating, changing and deleting objects of ``kind`` takes. A question to the scheduler changes nothing."""
-    if kind.granted or (kind.scope == "fabric" and not kind.ephemeral):
-        return "fabric"
-    return "operate" if kind.ephemeral else "write"
-
-
-def find_right_to_read(kind: Kind) -> str:
-    return {"guarded": "fabric", "administered": "grant"}.get(kind.access, "read")
+    return lambda value: owns(actor, decode_envelope(value), verb)
 
 
 def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str | None) -> None:
+    verb = "list" if name is None else "get"
     if kind.access == "administered":
-        return require_granting(actor, kind, f"see {kind.plural}")
-    where = name if kind.holds_objects else project
-    right = find_right_to_read(kind)
+        return _require_administering(actor, kind, verb, f"see {kind.plural}")
+    permission = f"{kind.name}:{verb}"
     if kind.access == "shared" and not kind.holds_objects:
-        return actor.require_somewhere(right, f"see {kind.plural}")
-    if not actor.permits(right, where):
-        raise actor.refuse(right, where, f"see {kind.plural}")
-    return None
+        return actor.require_somewhere(permission, f"see {kind.plural}")
+    return actor.require(permission, name if kind.holds_objects else project, f"see {kind.plural}")
 
 
 async def authorise_read(

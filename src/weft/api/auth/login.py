@@ -98,7 +98,7 @@ async def who_am_i(context: ApiContext, call: Call) -> Answer:
             token=actor.id,
             expires_at=facts.spec.expires_at if facts is not None else None,
             claims=facts.spec.claims if facts is not None else [],
-            grants=[HeldRole(*grant) for grant in actor.grants],
-            limit=HeldRole(*actor.limit) if actor.limit is not None else None,
+            grants=[HeldRole(grant.role, grant.project) for grant in actor.grants],
+            limit=HeldRole(actor.limit.role, actor.limit.project) if actor.limit is not None else None,
         )
     )

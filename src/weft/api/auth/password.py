@@ -8,6 +8,7 @@ import msgspec
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import read_again, settle
+from weft.api.admission.escalation import refuse_excess
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_person
 from weft.api.auth.tokens import find_logins
@@ -55,11 +56,14 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
     require_person(actor, "set a password")
     is_own = actor.user is not None and actor.user.name == name
     if not is_own:
-        actor.require("fabric", None, "set another user's password")
+        actor.require("user:passwd", None, "set another user's password")
+        if (other := await _find_user(context, name)) is not None:
+            groups = decode_part(other.spec, UserSpec).groups
+            refuse_excess(actor, (await context.accounts.read()).list_grants(name, groups), USER)
     call.query()
     given = read_strict(await call.read_object(), PasswordInput, "")
     password = check_password(given.password)
-    if is_own and not actor.permits("fabric", None):
+    if is_own and not actor.permits("user:passwd", None):
         await find_by_password(context, call, name, given.old)
     hashed = await context.logins.hash(lambda: hash_password(password))
 

@@ -18,7 +18,6 @@ from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN, TokenSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput
-from weft.objects.roles import RIGHTS
 from weft.serving.answer import Answer
 from weft.trust.access_keys import derive_secret, make_key_id
 from weft.trust.credentials import Actor
@@ -46,7 +45,9 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     else:
         text, sha256 = make_token(str(name))
         full = {**spec, "sha256": sha256}
-    if actor.user is not None and not (full.get("role", "viewer") and actor.permits("grant", full.get("project"))):
+    if actor.user is not None and not (
+        full.get("role", "viewer") and actor.permits("token:create", full.get("project"))
+    ):
         full["subject"] = actor.user.name
     if use == "join" and full.get("expires_at") is None:
         full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
@@ -71,16 +72,14 @@ def _give_owner(actor: Actor, draft: Draft) -> None:
     spec = decode_part(envelope.spec, TokenSpec)
     if actor.user is None and not spec.role:
         raise InvalidInput("spec.role is missing", field="spec.role", hint="only a user's own token may leave it empty")
-    if spec.role and actor.permits("grant", spec.project):
+    if spec.role and actor.permits("token:create", spec.project):
         return
     if actor.user is None or spec.use == "join":
         return require_own(actor, envelope)
-    exceeds = any(not actor.permits(right, spec.project) for right in RIGHTS[spec.role]) if spec.role else actor.limit
-    if exceeds:
-        where = f"project {spec.project}" if spec.project else "all projects"
+    if not spec.role and actor.limit is not None:
         raise Forbidden(
-            f"{actor.name} has less than role {spec.role or 'all'} in {where}: a token can't give it",
-            hint="give a lesser role, or -p with a project where you have it; weft whoami shows your roles",
+            f"{actor.name} works with a token of role {actor.limit.role}: a token for all that {actor.name} may do exceeds it",
+            hint="give a role; weft whoami shows yours",
         )
     envelope.owner = actor.user
     draft.writes[0] = Put(envelope.key, encode_envelope(envelope))

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from weft.api.admission.uploads import code_path
-from weft.api.auth.authorise import owns_image, require_enrolled, require_right
+from weft.api.auth.authorise import owns_image, require_enrolled, require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.objects.errors import Forbidden, NotFound
@@ -26,7 +26,7 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
     if call.actor.kind == "node":
         await require_enrolled(context, call.actor)
     else:
-        require_right(call.actor, "fabric", None, "take the contents of images and code")
+        require_permission(call.actor, "blob:get", None, "take the contents of images and code")
     ticket = call.query("ticket").get("ticket")
     if not _DIGEST.fullmatch(digest):
         raise NotFound(f"no image content {digest[:80]!r}", hint="name the content by its SHA-256, 64 hex digits")

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from weft.api.admission.uploads import code_path, touch
-from weft.api.auth.authorise import authorise_write
+from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.contracts.durable_file import keep_file
-from weft.kinds.function import FUNCTION
 from weft.kinds.project import PROJECT
 from weft.objects.code_archive import read_members
 from weft.objects.code_limits import MOST_BYTES
@@ -31,7 +30,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 async def code(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
     """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. Code that is there
     is not checked again."""
-    authorise_write(call.actor, FUNCTION, project, "upload code of")
+    require_permission(call.actor, "function:upload", project, "upload code of a function")
     call.query()
     if not _DIGEST.fullmatch(sha256):
         raise NotFound(f"no code {sha256[:80]!r}", hint="name the code by its SHA-256, 64 hex digits")

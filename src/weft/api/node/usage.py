@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.api.auth.authorise import require_right
+from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_flag
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Use, read_digest, total
@@ -43,7 +43,7 @@ class UsageAnswer(msgspec.Struct):
 
 async def usage(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too."""
-    require_right(call.actor, "read", None, "see the usage of nodes")
+    require_permission(call.actor, "usage:get", None, "see the usage of nodes")
     query = call.query("guests")
     with_guests = read_flag(query, "guests")
     items = []

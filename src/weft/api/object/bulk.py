@@ -17,7 +17,7 @@ from weft.api.admission.commit import TRIES, read_again, record_change, settle, 
 from weft.api.admission.quota import note_commit
 from weft.api.admission.view import View
 from weft.api.auth import tokens
-from weft.api.auth.authorise import find_right_to_write, require_person, require_right
+from weft.api.auth.authorise import authorise_write, require_writing
 from weft.api.context import ApiContext
 from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
@@ -97,12 +97,12 @@ async def _plan_batch(
 
 async def apply(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/apply``: all objects or, if one of them is invalid, none."""
-    require_person(call.actor, "apply manifests")
-    call.actor.require_somewhere("write", "apply manifests")
+    require_writing(call.actor, "apply manifests")
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
-    _authorise(call.actor, raws)
+    for project in _authorise(call.actor, raws):
+        context.rates.take(call.actor, project)
     call.is_dry_run = dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
     key = None if dry_run else call.idempotency_key
     if key is not None and await was_done(context, key):
@@ -128,14 +128,17 @@ async def apply(context: ApiContext, call: Call) -> Answer:
     return json_answer({"results": [_applied(part) for part in parts]})
 
 
-def _authorise(actor: Actor, raws: Sequence[Any]) -> None:
-    """Raise Forbidden if ``actor`` may not write one of the objects. What can't be read is refused later."""
+def _authorise(actor: Actor, raws: Sequence[Any]) -> set[str]:
+    """The projects of the objects. Raises Forbidden if ``actor`` may not write one of them. What can't be read is refused later."""
+    projects = set[str]()
     for raw in raws:
         try:
             manifest = read_manifest(raw)
         except WeftError:
             continue
-        require_right(actor, find_right_to_write(manifest.kind), manifest.project, f"apply {manifest.kind.a_title}")
+        authorise_write(actor, manifest.kind, manifest.project, "apply", one=False)
+        projects |= {manifest.project} if manifest.project else set()
+    return projects
 
 
 async def _plan_new(context: ApiContext, view: View, fleet: Fleet, manifest: Manifest, actor: Actor) -> Draft:

@@ -33,7 +33,7 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         return await _answer_repeat(context, target)
     expected = Match(call)
     envelope = await _read(context, target)
-    if kind.access == "administered" and not owns(call.actor, envelope):
+    if kind.access == "administered" and not owns(call.actor, envelope, "delete"):
         raise not_found(kind, envelope.name, None)
     expected.check(kind, envelope.name, envelope)
     if uid is not None:

@@ -12,19 +12,22 @@ import msgspec
 from weft.api.admission.admit import not_found
 from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
-from weft.api.request.call import JSON, Call, object_answer, read_count
+from weft.api.request.call import JSON, Call, object_answer, read_count, read_flag
 from weft.api.request.if_match import is_known
 from weft.api.request.target import Target
 from weft.contracts.store import Entry
 from weft.kinds.fields.path import read_path
+from weft.kinds.parts.sharing import is_shared, read_shares
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, decode_envelope
-from weft.objects.identity import object_key
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import kind_prefix, object_key
 from weft.objects.selector import Fields, parse_selector
 from weft.serving.answer import Answer
 
 Match = Callable[[bytes], bool]
+_PAGE = 500
 _ON_THE_LOOP = 200  # more objects than this are encoded in a thread
 _MOST = 10_000
 _ONE_NAME = re.compile(r"name==?([a-z0-9]([-a-z0-9]*[a-z0-9])?)")
@@ -40,7 +43,7 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     if entry is None:
         await refuse_unknown_project(context, target)
         raise not_found(target.kind, name, target.project)
-    own = find_own(call.actor, target.kind)
+    own = find_own(call.actor, target.kind, "get")
     if own is not None and not own(entry.value):
         raise not_found(target.kind, name, target.project)
     if is_known(call, entry.revision):
@@ -51,8 +54,11 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
 async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
     names = await authorise_read(context, call.actor, target.kind, target.project, None, call.loose_query)
-    query = call.query(*target.kind.selectors, "limit", "continue")
-    prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind))
+    shared = ["shared"] if target.kind.is_shareable else []
+    query = call.query(*target.kind.selectors, *shared, "limit", "continue")
+    if read_flag(query, "shared"):
+        return await _list_shared(context, target, query)
+    prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind, "list"))
     limit = read_count(query, "limit", 0, _MOST)
     page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:
@@ -62,6 +68,50 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     else:
         body = _encode(page.entries, match, page.cursor, page.next)
     return Answer(200, body, JSON)
+
+
+async def _list_shared(context: ApiContext, target: Target, query: dict[str, str]) -> Answer:
+    """What other projects share with the project: of each object what users of it need, on one page, whose key tells of nothing
+    else."""
+    if target.project is None:
+        raise InvalidInput(
+            "shared: it takes a project", field="shared", hint=f"GET /v1/projects/PROJECT/{target.kind.plural}?shared=1"
+        )
+    await refuse_unknown_project(context, target)
+    match, after, cursor = _read_match(target.kind, query), None, ""
+    items: list[Envelope] = []
+    while True:
+        page = await context.store.list(kind_prefix(target.kind.name), limit=_PAGE, after=after)
+        cursor = cursor or page.cursor
+        items += await asyncio.to_thread(_pick_shared, target, page.entries, match)
+        if page.next is None:
+            return Answer(200, _encoder.encode({"items": items, "cursor": cursor, "continue": None}), JSON)
+        after = page.next
+
+
+def _pick_shared(target: Target, entries: Sequence[Entry], match: Match | None) -> list[Envelope]:
+    found = []
+    for entry in entries:
+        whole = decode_envelope(entry.value, entry.revision)
+        if whole.project == target.project or not is_shared(read_shares(whole.spec), target.project):
+            continue
+        parts = {"spec": msgspec.json.decode(whole.spec), "status": msgspec.json.decode(whole.status)}
+        kept: dict[str, dict[str, Any]] = {"spec": {}, "status": {}}
+        for part, _, name in (path.partition(".") for path in target.kind.shared_fields):
+            if name in parts[part]:
+                kept[part][name] = parts[part][name]
+        shown = Envelope(
+            kind=whole.kind,
+            name=whole.name,
+            uid=whole.uid,
+            project=whole.project,
+            created_at=whole.created_at,
+            spec=msgspec.Raw(_encoder.encode(kept["spec"])),
+            status=msgspec.Raw(_encoder.encode(kept["status"])),
+        )
+        if match is None or match(_encoder.encode(shown)):  # of what is shown: a selector finds out no more
+            found.append(shown)
+    return found
 
 
 def read_selection(

@@ -15,7 +15,7 @@ from weft.api.admission import admit
 from weft.api.admission.admit import Draft, not_found, refuse_deleting
 from weft.api.admission.commit import read_again, record_change, settle, was_done
 from weft.api.admission.view import View
-from weft.api.auth.authorise import require_right
+from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
@@ -44,7 +44,7 @@ _STARTABLE = ("Stopped", "Suspended", "Failed")
 async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
-    require_right(call.actor, verb.needs, target.project, f"{verb.name} {kind.a_title}")
+    require_permission(call.actor, f"{kind.name}:{verb.name}", target.project, f"{verb.name} {kind.a_title}")
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     given = _read_input(verb, await call.read_object())
     expected = Match(call)
@@ -198,7 +198,7 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         "expires": context.clock.now() + LIFETIME_SECONDS,
         "subject": call.actor.name,
         "token": call.actor.id,
-        "right": verb.needs,
+        "right": f"{kind.name}:{verb.name}",
     }
     call.changed.append(Change(envelope, ""))
     context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")

@@ -59,9 +59,7 @@ async def put(context: ApiContext, call: Call, target: Target) -> Answer:
             expected.check(manifest.kind, manifest.name, current)
         if manifest.revision is not None:
             refuse_stale(manifest.kind, manifest.name, current, manifest.revision)
-        if current is None:
-            return await admit.plan_create(context, view, manifest, call.actor, known_absent=True)
-        return await admit.plan_update(context, view, manifest, current, call.actor)
+        return await admit.plan_put(context, view, manifest, call.actor)
 
     draft = await _settle_once(context, call, target, manifest.name, plan, dry_run)
     return _answer(context, call, draft, dry_run)

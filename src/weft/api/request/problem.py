@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from weft.objects.errors import WeftError
+from weft.objects.errors import Throttled, WeftError
 from weft.serving.answer import Answer
 
 MEDIA_TYPE = "application/problem+json"
@@ -46,7 +46,7 @@ _LAST = (408, 413)  # the connection closes: nobody reads the rest of the body
 
 def status_of(error: WeftError) -> int:
     """The HTTP status for an error, by its own reason or else by that of its class."""
-    if error.token in STATUS:
+    if error.token in STATUS and not isinstance(error, Throttled):  # a passing quotaExceeded is Throttled
         return STATUS[error.token]
     return next(
         (STATUS[cls.reason] for cls in type(error).__mro__ if issubclass(cls, WeftError) and cls.reason in STATUS), 500

@@ -89,8 +89,9 @@ class Watching:
         self._context, self._call, self._feed = context, call, feed
         self._began = self._spoke = self._asked = context.clock.elapsed()
         self._is_over = False
-        self._version = context.rights_version
+        self._version: object = None  # the rights that it was let in with may have gone since: they are asked for first
         context.streams[feed.woken] = call.actor
+        feed.woken.set()
 
     def __aiter__(self) -> Watching:
         return self

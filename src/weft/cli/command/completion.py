@@ -46,8 +46,8 @@ def complete_target(kind: Kind | None, able: Sequence[str] = ()) -> Completer:
 
 
 def complete_name(kind: str) -> Completer:
-    """A completer of names of ``kind``, for flags that take one."""
-    return Completer({"names": kind, "several": True})
+    """A completer of names of ``kind``, built-in ones too, for flags that take one."""
+    return Completer({"names": kind, "several": True, "words": [[name, ""] for name in BY_NAME[kind].reserved_names]})
 
 
 def complete_field(kind: Kind | None) -> Completer:

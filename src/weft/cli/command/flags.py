@@ -22,13 +22,15 @@ from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
+from weft.kinds.priority_class import PRIORITY_CLASS
+from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
-_KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled")
+_KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled", "spec.lease.priority_class")
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
@@ -36,6 +38,7 @@ _NO_FLAG = {
     "token": ("spec.sha256", "spec.project", "spec.claims"),
     "user": ("spec.password",),
     "rolebinding": ("spec.project",),
+    "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
@@ -45,6 +48,7 @@ _NO_FLAG = {
         "spec.rounds",
         "spec.task.lease.cancelled",
         "spec.task.lease.preemptible",
+        "spec.task.lease.priority_class",
         *(f"spec.task.{name}" for name in FIXED),
         *(f"spec.task.health_check.{name}" for name in HealthCheck.__struct_fields__),
     ),
@@ -69,6 +73,7 @@ FORMS = {
     "prefer": "EXPRESSION[;weight=W]",
     "strategy": "STRATEGY[:WEIGHT],…",
     "serverless": "STRATEGY[:WEIGHT],…",
+    "rules": "KIND=VERB,…",
     "tolerate": "NAME[=VALUE]",
     "affinity_groups": "NAME[:preferred]",
     "anti_affinity_groups": "NAME[:preferred]",
@@ -107,10 +112,11 @@ FORMS = {
     "changes": "FIELD=VALUE",
     "node": "NODE",
     "to": "NODE",
+    "shared_with": "PROJECT",
 }
 _STRATEGIES = ("spec.strategy", "spec.serverless")
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
-_BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
+_BOOLEAN, _MAP, _LISTS, _LIST = "true or false", "map", "map of lists", "list of "
 _WHOLE = ("list of expression", "list of word")  # a comma is a part of them
 
 
@@ -134,12 +140,12 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
         shared: dict[str, Any] = {"help": _help(doc), "default": None}
         if doc.path in _STRATEGIES:
             shared["shell_complete"] = complete_strategy
-        elif doc.path in named:
-            shared["shell_complete"] = complete_name(named[doc.path])
+        elif doc.path in named or _takes_class(doc):
+            shared["shell_complete"] = complete_name(named.get(doc.path, PRIORITY_CLASS.name))
         names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
         if doc.type == _BOOLEAN:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
-        elif doc.type == _MAP or doc.type.startswith(_LIST):
+        elif _takes_many(doc):
             names = list(dict.fromkeys([f"--{flag}", *names[1:], f"--{_dashed(doc)}"]))
             metavar = "FILE" if doc.path in long_texts else _form(doc, named)
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
@@ -157,6 +163,8 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
 def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
     """What stands for a value of the field in help, like NAME=SECRET/KEY."""
     name = doc.path.rpartition(".")[2]
+    if _takes_class(doc):
+        return "N|CLASS"
     if name in FORMS:
         return FORMS[name]
     if doc.type == "text" and doc.path in named:
@@ -168,6 +176,11 @@ def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
     return {"whole number": "N", "auto or number": "auto|N", "auto or duration": "auto|DURATION"}.get(
         doc.type, doc.type.upper().replace(" ", "-")
     )
+
+
+def _takes_class(doc: FieldDoc) -> bool:
+    """Whether its flag takes a number, or the name of the class that gives it."""
+    return doc.path.endswith("lease.priority")
 
 
 def _named_kinds(kind: Kind) -> dict[str, str]:
@@ -188,7 +201,12 @@ def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) ->
         for step in way:
             place[step] = place.get(step) or {}
             place = place[step]
-        if doc.path not in long_texts:
+        if _takes_class(doc):
+            place[last] = number = _read_value(doc, value)
+            place["priority_class"] = None
+            if isinstance(number, str):
+                place[last], place["priority_class"] = 0, number
+        elif doc.path not in long_texts:
             place[last] = _read_value(doc, value)
         elif doc.type.startswith(_LIST):
             place[last] = [line for text in value for line in _read_lines(text, flag_name(doc))]
@@ -211,8 +229,7 @@ def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
             raise click.UsageError(
                 f"{text!r}: write FIELD=VALUE" + (f"; did you mean {meant}?" if meant and sign else "")
             )
-        many = doc.type == _MAP or doc.type.startswith(_LIST)
-        given[_parameter(doc)] = (*given.get(_parameter(doc), ()), value) if many else value
+        given[_parameter(doc)] = (*given.get(_parameter(doc), ()), value) if _takes_many(doc) else value
     return read_flags(kind, given, {})
 
 
@@ -230,7 +247,7 @@ def name_flag(kind: Kind, problem: WeftError) -> WeftError:
 def flag_name(doc: FieldDoc) -> str:
     """``--network`` for the field networks: a list's flag is given once for each item."""
     name = _dashed(doc)
-    if not doc.type.startswith(_LIST) or not name.endswith("s") or name.endswith("ss"):
+    if not (doc.type.startswith(_LIST) or doc.type == _LISTS) or not name.endswith("s") or name.endswith("ss"):
         return name
     return f"{name[:-3]}y" if name.endswith("ies") else name[:-1]
 
@@ -244,6 +261,10 @@ def _dashed(doc: FieldDoc) -> str:
 def flag_parameter(path: str) -> str:
     """The command's parameter that stands for the field at ``path``."""
     return path.partition("[")[0].replace(".", "__")
+
+
+def _takes_many(doc: FieldDoc) -> bool:
+    return doc.type in (_MAP, _LISTS) or doc.type.startswith(_LIST)
 
 
 def _parameter(doc: FieldDoc) -> str:
@@ -278,6 +299,8 @@ def _show_duration(seconds: float) -> str:
 def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _MAP:
         return {} if value == ("",) else read_pairs(value, flag_name(doc), _form(doc, {}))
+    if doc.type == _LISTS:
+        return _read_lists(value, flag_name(doc), _form(doc, {}))
     if doc.type in _WHOLE:
         return [text for text in value if text]
     if doc.type.startswith(_LIST):
@@ -307,6 +330,17 @@ def read_pairs(texts: tuple[str, ...], flag: str, form: str = "KEY=VALUE") -> di
                 raise click.UsageError(f"--{flag} {text}: write {form}")
             pairs[key] = value
     return pairs
+
+
+def _read_lists(texts: tuple[str, ...], flag: str, form: str) -> dict[str, list[str]]:
+    """``a=1,2`` and ``a=3`` as lists by their keys. Raises UsageError for a text without a sign."""
+    lists: dict[str, list[str]] = {}
+    for text in texts:
+        key, sign, values = text.partition("=")
+        if not sign or not key:
+            raise click.UsageError(f"--{flag} {text}: write {form}")
+        lists.setdefault(key, []).extend(value for value in values.split(",") if value)
+    return lists
 
 
 def _read_lines(value: str, flag: str) -> list[str]:

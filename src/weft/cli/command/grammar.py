@@ -59,6 +59,9 @@ VERBS: dict[str, Entry] = {
     "explain": Entry("explain.explain", "Explain why a workload was placed, or why it wasn't", (*PLACED, "migration")),
     "recommend": Entry("explain.recommend", "Show where a workload would be placed now, or with other fields", PLACED),
     "capacity": Entry("explain.capacity", "Show how full the nodes are, what waits, and why", ("report",)),
+    "fairness": Entry(
+        "queue.fairness", "Show each project's share of the cluster, and what it is entitled to", ("report",)
+    ),
     "top": Entry("top", "Show the usage of nodes and workloads", ("node", *PLACED)),
     "add": Entry("image.add", "Fetch an image and check it", ("image",)),
     "build": Entry("image.build", "Build one of weft's own images and add it", ("image",)),
@@ -113,6 +116,7 @@ TOOLS: dict[str, Entry] = {
     "ps": Entry("list.ps", "List VMs, containers and jobs"),
     "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
     "lease": Entry("lease", "List leases; describe, extend or cancel one"),
+    "queue": Entry("queue", "Show what waits for a place, when it may start, and what holds it"),
     "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),
     "calendar": Entry("calendar", "Show who has which node, and when"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),

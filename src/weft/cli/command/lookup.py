@@ -69,7 +69,7 @@ def resolve_one(session: Session, kind: Kind | None, words: Sequence[str], able:
 def is_image(session: Session, word: str) -> bool:
     """Whether ``word`` names an image: one in a registry, by its form, or one that weft holds. False if the server doesn't
     answer."""
-    if not held_name(word):
+    if "/" in word or not held_name(word):
         return not word.startswith(("/", "."))
     try:
         session.make_client(timeout_seconds=COURTESY_SECONDS).get("image", word)

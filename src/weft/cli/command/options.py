@@ -235,6 +235,13 @@ def all_projects() -> click.Option:
     return _setting(["-A", "--all-projects"], "all_projects", "Include all projects.", is_flag=True)
 
 
+def shared(kind: Kind | None) -> list[click.Parameter]:
+    """For lists of what other projects may share."""
+    if kind is not None and not kind.is_shareable:
+        return []
+    return [click.Option(["--shared"], is_flag=True, help="What other projects share with this one instead.")]
+
+
 def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
     """For commands that wait for completion. If one of their ``flags`` is called --timeout, the wait's is --wait-timeout."""
     taken = any("--timeout" in flag.opts for flag in flags)

@@ -62,9 +62,11 @@ def describe_end(obj: Object) -> str:
     actual = dig(obj, "status.actual") or {}
     text = f"in {actual.get('duration_seconds', 0.0):.1f} s"
     machine = dig(obj, "spec.workload", "").startswith("vm/")
-    if dig(obj, "spec.mode") == "cold" or not machine:
-        saved = dig(obj, "status.plan.mode") == "saved"
-        text = f"{'shut down, its disks' if machine else 'saved,' if saved else 'stopped,'} {text}"
+    saved = dig(obj, "status.plan.mode") == "saved"
+    if machine and (saved or dig(obj, "spec.mode") == "cold"):
+        text = f"{'suspended, its memory and disks' if saved else 'shut down, its disks'} {text}"
+    elif not machine:
+        text = f"{'saved,' if saved else 'stopped,'} {text}"
     if actual.get("pause_ms"):
         text += f", downtime {format_pause(actual['pause_ms'])}"
     if actual.get("bytes"):

@@ -8,6 +8,7 @@ from typing import Any
 from weft.cli.output.local_time import render_time
 from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import Paint, clean
+from weft.cli.output.timestamp import is_moment
 from weft.kinds.record import Kind
 from weft.kinds.vm import MOST_DISK_BYTES
 from weft.objects.quantity import format_amount, format_bytes
@@ -16,7 +17,6 @@ from weft.objects.schema import describe_fields
 Object = Mapping[str, Any]
 _SIZES = ("size", "memory", "disk", "virtual_size", "total", "free")
 _PRIVATE = ("user_data",)  # may hold passwords: -o json shows it
-_MOMENTS = ("not_before", "not_after", "last_run", "next_run")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
 
 # Values that mean something other than an amount.
@@ -99,10 +99,10 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
     if isinstance(value, (int, float)):
         if (path, value) in _WORDS:
             return _WORDS[path, value]
-        if name in _MOMENTS:
-            return render_time(float(value))
         if name in _TIMES:
             return f"{age_of(float(value))} ago" if value else ""
+        if is_moment(name):
+            return render_time(float(value)) if value else ""
         if types.get(path, "").endswith("duration"):
             return f"{value:g} s"
         if path.startswith("spec.resources."):
@@ -117,6 +117,8 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return format_bytes(value)
         return f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, dict):
+        if any(isinstance(inner, list) for inner in value.values()):
+            return "\n".join(f"{key}: {_show(f'{path}.{key}', inner, types, age_of)}" for key, inner in value.items())
         return ", ".join(f"{key} {_show(f'{path}.{key}', inner, types, age_of) or '–'}" for key, inner in value.items())
     if isinstance(value, list):
         if any(isinstance(item, dict) for item in value):

@@ -18,7 +18,11 @@ from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
 
-_HELP = {"reason": "Reason, for people."}
+_HELP = {
+    "reason": "Reason, for people.",
+    "with": "Share it with this project; '*' is all projects. May be repeated.",
+    "stop": "Stop sharing it with this project. What names it already keeps it.",
+}
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -39,8 +43,12 @@ def _input_options(verb: Verb) -> list[click.Parameter]:
     made: list[click.Parameter] = []
     for field in info.fields if isinstance(info, mi.StructType) else ():
         flag = "--" + field.encode_name.replace("_", "-")
-        if isinstance(field.type, mi.BoolType):
+        inner = field.type.type if isinstance(field.type, mi.Metadata) else field.type
+        if isinstance(inner, mi.BoolType):
             made.append(click.Option([flag, field.encode_name], is_flag=True))
+        elif isinstance(inner, mi.ListType):  # of projects
+            help_ = _HELP.get(field.encode_name)
+            made.append(click.Option([flag, field.encode_name], metavar="PROJECT", multiple=True, help=help_))
         else:
             made.append(
                 click.Option([flag, field.encode_name], metavar="TEXT", default=None, help=_HELP.get(field.encode_name))
@@ -51,7 +59,7 @@ def _input_options(verb: Verb) -> list[click.Parameter]:
 def _run(session: Session, verb: str, targets: list[Target], given: dict[str, Any]) -> int:
     done: list[Done] = []
     waits: list[Wait] = []
-    body = {key: value for key, value in given.items() if value is not None}
+    body = {key: value for key, value in given.items() if value not in (None, ())}
 
     def act(target: Target) -> None:
         kind, name = target

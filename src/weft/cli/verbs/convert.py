@@ -25,7 +25,7 @@ from weft.kinds.conversion import ENDED, ConversionSpec, check_conversion, read_
 from weft.kinds.fields.cells import dig
 from weft.kinds.image import OCI, read_oci
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
-from weft.kinds.parts.spec_conversion import Translated, to_container, to_vm
+from weft.kinds.parts.spec_conversion import Translated, refuse_elsewhere, to_container, to_vm
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.vm import VmSpec
@@ -106,6 +106,7 @@ def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) ->
         spec = msgspec.convert(old["spec"], ContainerSpec, strict=False)
         return to_vm(spec, f"of {spec.image}", memory=asked.memory, disk=asked.disk)
     workload_spec = msgspec.convert(old["spec"], VmSpec, strict=False)
+    refuse_elsewhere(f"vm/{old['name']}", workload_spec.image)
     image = session.client.get("image", workload_spec.image)
     url, digest = dig(image, "spec.url", ""), dig(image, "status.digest", "")
     if not url.startswith(OCI):

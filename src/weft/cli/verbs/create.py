@@ -31,6 +31,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import NotFound
 from weft.objects.identity import check_labels, check_name
+from weft.objects.image.reference import held_name
 from weft.objects.schema import FieldDoc
 
 # Kinds that run a command, and the parameters of the command's and the image's flags.
@@ -90,8 +91,9 @@ def create_one(
     session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | None, **given: Any
 ) -> tuple[int, str]:
     """Create the object that the flags describe; the exit code, and its name."""
-    if "/" in (given.get("spec__iso") or "") and not dry_run:
-        given["spec__iso"] = add_file(session, given["spec__iso"])
+    iso = given.get("spec__iso") or ""
+    if "/" in iso and not dry_run and not (held_name(iso) and not Path(iso).exists()):
+        given["spec__iso"] = add_file(session, iso)
     words = read_words(session, kind, words, given)
     manifest, code = read_spec(session, kind, words, given)
     target = Target(kind, manifest["name"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_fo
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
 
 _EVENTS = 10
 _Shown = tuple[Callable[[Session, dict[str, Any]], dict[str, Any]], Sequence[Callable[[Session, dict[str, Any]], str]]]
@@ -70,7 +71,11 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
         kept = fields(session, obj)
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
         for section in sections:
-            if report := section(session, obj):
+            try:
+                report = section(session, obj)
+            except Forbidden as problem:  # not all that belongs to an object takes the same permission
+                report = f"not shown: {problem.message}"
+            if report:
                 print(f"\n{report}")
         print(_describe_events(session, target, width), end="")
 
@@ -81,7 +86,8 @@ def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
     """Of a node: its report without what the section scheduling shows, and with images by their names."""
     report = {key: value for key, value in (node.get("report") or {}).items() if key not in SHOWN}
     if report.get("images"):
-        report["images"] = name_images(report["images"], session.client.list("image", all_projects=True).items)
+        with contextlib.suppress(Forbidden):  # their names take a role in all projects
+            report["images"] = name_images(report["images"], session.client.list("image", all_projects=True).items)
     return {**node, "report": report}
 
 
@@ -127,8 +133,12 @@ def _has_ended(allocation: dict[str, Any]) -> bool:
 
 
 def _describe_use(session: Session, vm: dict[str, Any]) -> str:
-    """Of a VM: what it really uses, if its node reports that."""
-    guests = [each["guests"] for each in fetch_usage(session.client.http, guests=True) if vm["uid"] in each["guests"]]
+    """Of a VM: what it really uses, if its node reports that. It takes a role in all projects."""
+    try:
+        usage = fetch_usage(session.client.http, guests=True)
+    except Forbidden:
+        return ""
+    guests = [each["guests"] for each in usage if vm["uid"] in each["guests"]]
     asked = {name: dig(vm, f"spec.{name}", 0) for name in RESOURCES}
     return f"used  {describe_used(guests[0][vm['uid']], asked)}" if guests else ""
 

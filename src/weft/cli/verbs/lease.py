@@ -95,7 +95,7 @@ def read_lease(obj: Any) -> dict[str, Any]:
     }
 
 
-_FIELDS = ("mode", "start", "duration", "deadline_at", "preemptible", "priority")
+_FIELDS = ("mode", "start", "duration", "deadline_at", "preemptible", "priority", "priority_class")
 
 
 def _print(session: Session, found: list[dict[str, Any]]) -> None:

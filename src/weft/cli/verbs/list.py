@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.completion import complete_kind
 from weft.cli.command.grammar import PLACED, Entry
-from weft.cli.command.target import find_noun
+from weft.cli.command.target import find_noun, usage
 from weft.cli.output.formats import (
     MANIFEST,
     make_rows,
@@ -36,7 +36,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.job import ENDED
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import WeftError
+from weft.objects.errors import Forbidden, WeftError
 
 Object = dict[str, Any]
 _POLL_SECONDS = 0.2
@@ -47,6 +47,7 @@ def list_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         *options.selectors(kind),
         options.all_projects(),
+        *options.shared(kind),
         *options.listing(),
         *options.table(),
         options.output(MANIFEST),
@@ -64,8 +65,27 @@ def _list(
     every: bool,
     watch: bool,
     word: str = "",
+    shared: bool = False,
 ) -> None:
+    if shared:
+        kind = kind or find_noun(word)
+        if watch or session.all_projects:
+            raise usage("--shared lists what is shared with one project, once", "leave out --watch and --all-projects")
+        if not kind.is_shareable:
+            raise usage(f"{kind.plural} can't be shared", "leave out --shared")
+        list_shared(session, kind, labels, fields)
+        return
     list_kind(session, kind or find_noun(word), labels, fields, every=every, watch=watch)
+
+
+def list_shared(session: Session, kind: Kind, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    """Print what other projects share with this one, as specs name it."""
+    query = {"shared": "true"}
+    found = session.client.list(kind.name, labels=",".join(labels), fields=",".join(fields), query=query).items
+    if session.is_data:
+        print_list(session, found, [kind])
+    else:
+        print_list(session, [{**item, "name": f"{item['project']}/{item['name']}"} for item in found], [kind])
 
 
 def list_kind(
@@ -219,7 +239,7 @@ def _ps(
     if watch:
         watch_kinds(session, [BY_NAME[name] for name in KINDS], selected, lambda item: shows_all or _goes_on(item))
         return
-    items = [item for name in KINDS for item in session.client.list(name, **selected).items]
+    items, refused = _list_allowed(session, selected)
     shown = [item for item in items if shows_all or _goes_on(item)]
     if shown or session.is_data:
         print_list(
@@ -228,6 +248,22 @@ def _ps(
     else:
         session.notify("nothing runs" + ("" if session.all_projects else f" in project {session.client.project}"))
     report_left_out(session, len(items) - len(shown))
+    for problem in refused:
+        session.notify(f"not shown: {problem.message}")
+
+
+def _list_allowed(session: Session, selected: Mapping[str, Any]) -> tuple[list[Object], list[Forbidden]]:
+    """What there is of the kinds that the caller may see, and why not of the others. Raises Forbidden if it may see none."""
+    items: list[Object] = []
+    refused: list[Forbidden] = []
+    for name in KINDS:
+        try:
+            items += session.client.list(name, **selected).items
+        except Forbidden as problem:
+            refused.append(problem)
+    if len(refused) == len(KINDS):
+        raise refused[0]
+    return items, refused
 
 
 def _goes_on(item: dict[str, Any]) -> bool:

@@ -72,11 +72,11 @@ def _ways(kind: Kind | None) -> list[click.Parameter]:
     live = "Keep the guest running meanwhile (default)."
     if kind is not None and _is_saved(kind):
         live = "Save the running container and continue it on the target; default if both nodes can."
+    cold = "Shut the guest down for the migration; also migrates a stopped one"
+    cold += ", and a suspended VM with its memory" if kind is None or "saved" in MIGRATION_MODES[kind.name] else ""
     return [
         click.Option(["--live"], is_flag=True, help=live),
-        click.Option(
-            ["--cold"], is_flag=True, help="Shut the guest down for the migration; also migrates a stopped one."
-        ),
+        click.Option(["--cold"], is_flag=True, help=f"{cold}."),
     ]
 
 

@@ -46,6 +46,7 @@ def drain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             help="Begin after this time; nothing new is placed there from now on.",
         ),
         click.Option(["--for", "lasts"], type=options.Duration(), help="Begin no more migrations after this time."),
+        click.Option(["--force"], is_flag=True, help="Wait for no disruption budget."),
         click.Option(["--dry-run"], is_flag=True, help="Only show what would leave, and where to."),
         *options.waits(),
         options.output(),
@@ -60,14 +61,15 @@ def _drain(
     reason: str,
     begins: float | None,
     lasts: float | None,
+    force: bool,
     dry_run: bool,
 ) -> int:
     target = find_one(session, kind, words, ("node",), "give one node: nodes are drained one at a time")
     if lasts == 0:
         raise click.UsageError("--for 0 leaves no time to migrate; leave out --for to take as long as needed")
     if dry_run:
-        return _preview(session, target)
-    body: dict[str, Any] = {"reason": reason}
+        return _preview(session, target, force)
+    body: dict[str, Any] = {"reason": reason, "force": force}
     begin = session.clock.now() + (begins or 0.0)
     body |= {"not_before": begin} if begins else {}
     body |= {"not_after": begin + lasts} if lasts else {}
@@ -123,10 +125,10 @@ class Draining(Progress):
             self.draw(target, line, drained["message"])
 
 
-def _preview(session: Session, target: Target) -> int:
+def _preview(session: Session, target: Target, force: bool) -> int:
     """Where each workload on the node would go, given those before it; nothing is stored."""
     session.client.get("node", target.name)
-    answered = ask(session, "report", {"subject": "drain", "node": target.name})
+    answered = ask(session, "report", {"subject": "drain", "node": target.name, "force": force})
     if dig(answered, "status.phase") == "Failed":
         raise WeftError(f"{target.what} can't be drained: {dig(answered, 'status.message')}")
     leaving = dig(answered, "status.leaving") or []
@@ -149,6 +151,9 @@ _NOTES = {"cold": "stops meanwhile", "saved": "stops meanwhile, and goes on from
 
 def _draw(one: dict[str, Any]) -> list[str]:
     note = _NOTES.get(one.get("mode", ""), "")
+    if one.get("mode") == "saved" and one["workload"].startswith("vm/"):
+        note = "stays suspended, its memory goes with it"
+    note = "; ".join(filter(None, [note, one.get("message")]))
     if not one.get("to"):
         note = f"{one.get('reason')}: {one.get('message')}"
     return [one["workload"], one["project"], format_bytes(one.get("memory", 0)), one.get("to") or "–", note]

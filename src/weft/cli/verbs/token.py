@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from weft.cli.command import options
+from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
@@ -16,7 +17,6 @@ from weft.client.context import hash_ca
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
 from weft.objects.quantity import parse_duration
-from weft.objects.roles import RIGHTS
 
 ACCESS_KEY = "access-key"
 _JOIN_LIFE = "1h"
@@ -38,8 +38,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--node"], metavar="NAME", help="The only node name that may join with it."),
         click.Option(
             ["--role"],
-            type=click.Choice(list(RIGHTS)),
-            help="What its bearer may do, with -p in that project only. [viewer; access key: invoker]",
+            metavar="ROLE",
+            help="What its bearer may do, with -p in that project only: built in or your own. [viewer; access key: invoker]",
+            shell_complete=complete_name("role"),
         ),
         click.Option(["--subject"], metavar="TEXT", help="The person or program that it is for."),
         click.Option(["--expires", "life"], metavar="DURATION", help="How long the token is valid. [join: 1h]"),

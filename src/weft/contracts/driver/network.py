@@ -18,7 +18,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     mac: str
     address: str
-    name: str  # resolves inside the network; "" for one that has no name
+    name: str  # resolves inside the network as NAME and NAME.NETWORK; "": it has none; NAME.PROJECT: see ``Port.hostname``
     node_address: str  # the underlay address of its node, which may be this one
     groups: tuple[str, ...] = ()  # uids of its security groups
     uid: str = ""  # distinguishes it from a later one with the same address and MAC; "" if unknown
@@ -51,7 +51,7 @@ class Segment(msgspec.Struct, frozen=True):
     mtu: int
     domain: str
     nat: bool
-    endpoints: list[Endpoint]  # all of the network's NICs, ours too; each resolves as NAME and NAME.NETWORK
+    endpoints: list[Endpoint]  # all of the network's NICs, ours too
     aliases: list[Alias] = []  # names of other networks' NICs, for guests here that are in those networks too
     migrated: list[Migrated] = []  # NICs that came or left with open connections, a NIC's newest way last
     open: tuple[Allowed, ...] = ()  # what its guests may open to hosts (see ``ensure_refused``) beside what all may
@@ -80,7 +80,9 @@ class Port(msgspec.Struct, frozen=True):
     segment_id: str
     mac: str
     address: str
-    hostname: str
+    hostname: (
+        str  # a guest of another project: NAME.PROJECT, which resolves as NAME.PROJECT.NETWORK.DOMAIN and nothing else
+    )
     main: bool = True  # the guest's default route and name server go by the main port
     inside: Inside | None = None
 

@@ -6,8 +6,8 @@ in the world. Every verb may be repeated. A driver ends only guests that a calle
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -136,9 +136,7 @@ class RuntimeProbe(msgspec.Struct, frozen=True):
     cpu_models: list[str] = []  # CPUs that guests can have, best first; two of the same name are the same CPU
     kinds: tuple[str, ...] = ("vm",)  # of workload that it runs
     isolations: tuple[str, ...] = ()  # its ways to isolate kinds that have more than one
-    checkpoint: str = (
-        ""  # "yes": containers can be saved and restored elsewhere; else why not; "": it runs no containers
-    )
+    checkpoint: str = ""  # "yes": what it has saved can go on elsewhere; else why not; "": it saves nothing
 
 
 class RuntimeDriver(Protocol[PlanT_contra]):
@@ -197,7 +195,7 @@ class CanSuspend(Protocol):
 
 
 class Carries(Protocol):
-    """Takes a suspended guest to another node as one file, which holds all of it but its volumes and its image."""
+    """Takes a suspended guest to another node as one file, which holds all of it but its disks and its image."""
 
     async def pack(self, guest_id: str) -> str:
         """Write that file, and return its path. Raises IllegalTransition for a guest that isn't suspended, DriverFailed."""
@@ -205,8 +203,9 @@ class Carries(Protocol):
     async def expect(self, guest_id: str) -> str:
         """The path where the file of a guest that comes must be written."""
 
-    async def unpack(self, guest_id: str, uid: str, incarnation: int) -> None:
-        """Make the file that has come this guest, suspended here. Repeated is fine. Raises DriverFailed."""
+    async def unpack(self, guest_id: str, uid: str, incarnation: int, make_plan: Callable[[], Any]) -> None:
+        """Make the file that has come this guest, suspended here; ``make_plan`` gives its plan here. Repeated is fine. Raises
+        DriverFailed, InvalidInput for a guest that can't go on here; then none of it is here."""
 
 
 @runtime_checkable

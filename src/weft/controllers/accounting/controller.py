@@ -2,7 +2,8 @@
 
 Reads allocations, the nodes' leases (what guests use, once a minute) and its own records; writes records. What is stored says up to
 when it is counted, in the same commit, and a new leader goes on from there with the allocations that there are: nothing is counted
-twice. What a kill loses: of allocations that ended in the seconds before, their time since the last write.
+twice. What a kill loses: of allocations that ended in the seconds before, or before the next
+leader, their time since the last write.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Accounting:
         allocation = change.new
         spec = change.item.spec(AllocationSpec)
         counts = spec.role in ("active", "source") or is_slot(spec)  # else a migration would be counted twice
-        if allocation is None or not counts:
+        if allocation is None or not counts or is_withdrawn(allocation):
             self._ledger.release(change.key, now)
             return
         begins = allocation.envelope.created_at
@@ -182,6 +183,12 @@ def _write(item: Item | None, spec: AccountingSpec, status: AccountingStatus, no
     else:
         draft.change(item, status=status)
     return Commit(object_key(_KIND, None, name), draft.writes, draft.preconditions)
+
+
+def is_withdrawn(allocation: Item) -> bool:
+    """Whether it is a lease's former place, which was never begun: its node may be lost, and never release it."""
+    leased = allocation.spec(AllocationSpec).lease is not None
+    return leased and allocation.deleting and allocation.report(AllocationReport).state == "pending"
 
 
 def rate_of(spec: AllocationSpec, report: AllocationReport) -> Rate:

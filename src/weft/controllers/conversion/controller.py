@@ -25,6 +25,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, All
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
+from weft.kinds.parts.sharing import is_own_or_shared
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus, claim_places
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
@@ -83,7 +84,9 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
         old=_read_workload(view, old),
         new=_read_workload(view, new),
         images=tuple(
-            _read_image(image) for image in view.of_kind("image").values() if image.envelope.project == project
+            _read_image(image, project)
+            for image in view.of_kind("image").values()
+            if is_own_or_shared(image, project, image.spec(ImageSpec).shared_with)
         ),
         answer=_read_answer(view, item),
         old_uid=old.uid if old is not None else "",
@@ -235,6 +238,7 @@ def _read_workload(view: View, item: Item | None) -> WorkloadFacts | None:
         generation=item.envelope.generation,
         places=tuple(map(_read_place, allocations)),
         deleting=item.deleting,
+        user=item.envelope.creator,
         image=place.report(AllocationReport).image if place is not None else "",
         healthy=healthy,
     )
@@ -261,10 +265,12 @@ def _read_place(allocation: Item) -> Place:
     return Place(rests, bool(spec.volumes or spec.nics))
 
 
-def _read_image(item: Item) -> KnownImage:
+def _read_image(item: Item, project: str | None) -> KnownImage:
     status = item.status(ImageStatus)
     phase = "Failed" if item.deleting else status.phase
     spec, message = item.spec(ImageSpec), status.message or "the image is being deleted"
+    if item.envelope.project != project:  # all that others may know of it
+        return KnownImage(f"{item.envelope.project}/{item.envelope.name}", "", phase, status.digest)
     return KnownImage(item.envelope.name, spec.url, phase, status.digest, message, spec.registry_secret)
 
 

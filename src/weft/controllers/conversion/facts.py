@@ -36,11 +36,12 @@ class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
     places: tuple[Place, ...] = ()
     deleting: bool = False
     healthy: bool | None = None  # None: its health is not checked
+    user: str = ""  # who created it
     image: str = ""  # the digest (sha256:…) that it runs, if its node has reported it
 
 
 class KnownImage(msgspec.Struct, frozen=True):
-    """An Image of the project."""
+    """An Image of the project, or PROJECT/NAME of one that another project shares with it."""
 
     name: str
     url: str

@@ -13,7 +13,7 @@ from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, Worklo
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.image import OCI, ImageSpec, read_oci
-from weft.kinds.parts.spec_conversion import Translated, to_container, to_vm
+from weft.kinds.parts.spec_conversion import Translated, refuse_elsewhere, to_container, to_vm
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.kinds.quota import REASON
 from weft.kinds.vm import VmSpec
@@ -41,7 +41,7 @@ def prepare(facts: Facts) -> Outcome:
     translated = translate(facts, status, old, image)
     if isinstance(translated, str):
         return end(status, "Failed", "untranslatable", translated, now)
-    excess = "" if facts.quota is None else facts.quota.describe_excess(facts.spec.to, translated.spec)
+    excess = "" if facts.quota is None else facts.quota.describe_excess(facts.spec.to, translated.spec, old.user)
     if excess:
         return end(status, "Failed", REASON, f"{status.new} exceeds the quota while {old.what} is kept: {excess}", now)
     runs = old.spec.run == "run" and not old.spec.hold
@@ -78,7 +78,7 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
     """An Image of that very container image: by its digest, or by its name where the digest isn't known."""
     wanted = read_source(reference)
     for image in images:
-        if not image.url.startswith(OCI) or image.phase == "Failed":
+        if not image.url.startswith(OCI) or image.phase == "Failed" or "/" in image.name:
             continue
         found = read_oci(image.url)
         if (found.registry, found.name) != (wanted.registry, wanted.name):
@@ -91,6 +91,10 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
 def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | Outcome:
     """The Image of a VM, if a container can run it."""
     name = spec.image
+    try:
+        refuse_elsewhere(old.what, name)
+    except InvalidInput as problem:
+        return end(facts.status, "Failed", "notOci", f"{problem.message}; {problem.hint}", facts.now)
     image = next((one for one in facts.images if one.name == name), None)
     if image is None or not image.url.startswith(OCI) or not (image.digest or read_oci(image.url).digest):
         message = f"{old.what} stands on image {name}, which is not made from a container image; only oci:// images can be both"

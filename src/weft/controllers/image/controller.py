@@ -28,9 +28,10 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
+from weft.kinds.parts.sharing import is_own_or_shared
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed, WeftError
-from weft.objects.identity import object_key
+from weft.objects.identity import named_key
 
 AT_ONCE = 2
 REPORT_EVERY_SECONDS = 1.0
@@ -218,13 +219,18 @@ class Images:
         source = read_oci(url)
         if source.place != "held":
             return url
-        other = self._lease.cache.view.get(object_key("image", image.envelope.project, source.name))
-        status = other.status(ImageStatus) if other is not None and not other.deleting else ImageStatus()
+        project = image.envelope.project
+        other = self._lease.cache.view.get(named_key("image", project, source.name))
+        there = other is not None and not other.deleting
+        if other is not None and not is_own_or_shared(other, project, other.spec(ImageSpec).shared_with):
+            there = False
+        status = other.status(ImageStatus) if other is not None and there else ImageStatus()
         if status.phase != "Available" or status.format != OCI_FORMAT:
+            hint = f"weft image add {source.name} FILE.tar (an OCI archive); weft then tries again"
             raise DriverFailed(
                 f"image {source.name} does not exist, or is not a container image",
                 reason="fetchFailed",
-                hint=f"weft image add {source.name} FILE.tar (an OCI archive); weft then tries again",
+                hint="ask its project to share it; weft then tries again" if "/" in source.name else hint,
             )
         return f"oci-archive:{self._folder / status.sha256}"
 

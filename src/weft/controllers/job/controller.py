@@ -30,7 +30,7 @@ from weft.kinds.job import (
     task_name,
 )
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.quota import add_up, count_fitting, describe_excess, find_excess, quota_key, resolve
+from weft.kinds.quota import quota_key
 from weft.objects.envelope import Envelope
 from weft.objects.identity import object_key, short_id
 
@@ -101,7 +101,9 @@ class Jobs:
             book = TaskLedger(spec, status)
         seen = [one for one in (read_seen(item, c) for c in view.find(CONTAINERS_BY_JOB, item.uid)) if one is not None]
         waits_for, hopeless = read_dependencies(view, item)
-        fitting, excess = count_fitting_tasks(quota, spec) if quota is not None else (None, "")
+        fitting, excess = None, ""
+        if quota is not None:
+            fitting, excess = quota.count_fitting(CONTAINER.name, spec.task, item.envelope.creator, MOST_AT_ONCE)
         outcome = plan_tasks(
             Facts(
                 spec=spec,
@@ -165,15 +167,6 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
         if phase is not None and phase not in ENDED:
             waits.append(needed.name)
     return f"for {', '.join(waits)} to end" if waits else "", ""
-
-
-def count_fitting_tasks(quota: ProjectQuota, spec: JobSpec) -> tuple[int, str]:
-    """How many more tasks of the job its project's quota has amounts left for, and what one more than these would exceed."""
-    assert CONTAINER.counts is not None
-    one = resolve(CONTAINER.counts(spec.task, WorkloadStatus()), quota.image_sizes)
-    fitting = count_fitting(quota.limits, quota.used, one, MOST_AT_ONCE)
-    used = add_up([quota.used, *[one] * fitting])
-    return fitting, describe_excess(quota.item.envelope.project, find_excess(quota.limits, used, one))
 
 
 def plan_writes(

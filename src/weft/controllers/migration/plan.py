@@ -23,6 +23,7 @@ from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Ou
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
+from weft.kinds.fields.lease import end_suspension
 from weft.kinds.migration import ENDED, MIGRATED_ON, MigrationStatus
 
 
@@ -93,6 +94,8 @@ def begin_migration(facts: Facts) -> Outcome:
         reason = placed.reason if placed else "timedOut"
         message = f"no target found within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
         return Outcome(status=end_migration(status, "Failed", reason, message, now))
+    if placed is not None and placed.reason == "notSuspended":
+        return Outcome(status=end_migration(status, "Cancelled", placed.reason, placed.message, now))
     if placed is not None and placed.reason == "notSaved":  # waiting would not help
         return Outcome(status=end_migration(status, "Failed", placed.reason, placed.message, now))
     if placed is not None:
@@ -242,7 +245,10 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
     status.actual = measure(status, *_list_reports(facts))
     run = facts.workload.run if facts.workload is not None else target.spec.desired
-    outcome = Outcome(status=status, target=replace(set_desired(target.spec, run), role="active", migration=None))
+    active = replace(set_desired(target.spec, run), role="active", migration=None)
+    if active.lease is not None and target.spec.migration is not None and target.spec.migration.saves:
+        active = replace(active, lease=end_suspension(active.lease, facts.now))  # it has its capacity here
+    outcome = Outcome(status=status, target=active)
     if facts.source is not None:
         migration = facts.source.spec.migration
         migration = replace(migration, taken_over=True) if migration is not None else None

@@ -24,13 +24,13 @@ from weft.informer.addresses import (
     make_addressed,
     make_endpoint,
     read_nics,
+    which_joins,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
-from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_NETWORK, WORKLOADS_BY_UID
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
@@ -64,7 +64,7 @@ class Addresses:
                 if has_changed(change, _leads_to):
                     return _workloads(view, change.item.spec(AllocationSpec).workload.uid)
             case "network":
-                if has_changed(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
+                if has_changed(change, which_joins):
                     return [item.key for item in view.find(WORKLOADS_BY_NETWORK, change.key)]
             case "node":
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):

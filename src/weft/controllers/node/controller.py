@@ -173,8 +173,13 @@ def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bo
         phase, message = "Ready", ""
     elif live is False and former.phase == "Ready":
         phase, message = "NotReady", "no heartbeat"
+    stays = phase == former.phase
     return msgspec.structs.replace(
-        sums, phase=phase, message=message, since=former.since if phase == former.phase else now
+        sums,
+        phase=phase,
+        message=message,
+        since=former.since if stays else now,
+        lost_contact=former.lost_contact if stays else report.contact if phase == "NotReady" else "",
     )
 
 

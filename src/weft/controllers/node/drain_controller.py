@@ -1,9 +1,9 @@
 """Drains nodes: migrates their workloads away, a few at a time.
 
-Reads nodes, allocations, workloads, Migrations; makes Migrations (labelled with the node's name), and writes the node's condition
-Drained: what is left, what migrates, and what can't leave, by name and with its verdict. VMs migrate while they run; containers
-stop here and start there; what runs once ends here. What can't migrate stays and is tried again. Woken by any of those. A drain's
-state is in these objects only, so it survives the process.
+Reads nodes, allocations, workloads, Migrations, disruption budgets; makes Migrations (labelled with the node's name), and writes
+the node's condition Drained: what is left, what migrates, and what can't leave, by name and with its verdict. VMs migrate while
+they run; containers stop here and start there, no more at once than their budgets let; what runs once ends here. What can't
+migrate stays and is tried again. Woken by any of those. A drain's state is in these objects only, so it survives the process.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from weft.contracts.store import Absent
 from weft.controllers.loop import Plan
 from weft.controllers.node.drain_plan import Evictee, Way, Window, choose_next, describe_drain, find_end
 from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.disruption.budgets import Budgets, guard
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
@@ -27,6 +28,7 @@ from weft.kinds.allocation import (
     has_nothing_to_migrate,
     is_reservation,
 )
+from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
 from weft.kinds.migration import (
     ENDED,
     MIGRATION,
@@ -34,6 +36,7 @@ from weft.kinds.migration import (
     MIGRATIONS_BY_WORKLOAD,
     MigrationSpec,
     MigrationStatus,
+    Mode,
 )
 from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
@@ -46,13 +49,16 @@ SOURCE = "drain"
 LABEL = "drain"  # of the Migrations that a drain has made: the node's name
 TO_EACH = 2  # migrations that a node can take at once, as an average over all
 RETRY_SECONDS = 20.0
+FORCE = "drain with --force to stop it all the same"
+HELD_SECONDS = 5.0  # until budgets are looked at again
 _LIVE = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
 _SETTLING = (Phase.MIGRATE, Phase.SHUTDOWN, Phase.EPILOG, Phase.PENDING)
 
 
 class Drain:
     name = "drain"
-    kinds = ("node", "allocation", "migration", *WORKLOADS)  # nodes first: the others concern it only of drained nodes
+    # Nodes first: the others concern it only of drained nodes.
+    kinds = ("node", "allocation", "migration", "disruptionbudget", *WORKLOADS)
 
     def __init__(self) -> None:
         self._drained: dict[str, None] = {}  # keys of nodes
@@ -73,6 +79,9 @@ class Drain:
             case "allocation" if self._drained:
                 nodes = view.find(NODES_BY_UID, change.item.spec(AllocationSpec).node_uid)
                 return [node.key for node in nodes if node.key in self._drained]
+            case "disruptionbudget":
+                if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                    return list(self._drained)
             case "migration":
                 status, label = change.item.status(MigrationStatus), change.item.envelope.labels.get(LABEL)
                 return _named(label, status.source, status.target)
@@ -82,7 +91,7 @@ class Drain:
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        plan = Plan()
+        plan, budgets = Plan(), Budgets(view)
         for key in keys:
             node = view.get(key)
             if node is None or node.deleting:
@@ -91,13 +100,15 @@ class Drain:
                 plan.commits += plan_return(view, node)
                 continue
             begun_at = read_beginning(node, now)
-            evictees = find_evictees(view, node, begun_at, now)
+            evictees = find_evictees(view, node, begun_at, now, budgets)
             window = Window.of(node.spec(NodeSpec), now)
-            begun = choose_next(evictees, _count_free(view, node)) if window.open else []
-            plan.commits += [plan_migration(node, evictee, now) for evictee in begun]
+            left = {one.budget.key: one.left for one in budgets.allowances.values()}
+            begun = choose_next(evictees, _count_free(view, node), left) if window.open else []
+            plan.commits += [plan_migration(node, evictee, now, budgets) for evictee in begun]
             commit = plan_condition(node, evictees, begun, window, now)
             plan.commits += [commit] if commit is not None else []
             waits = [evictee.retry_seconds for evictee in evictees if evictee.retry_seconds > 0]
+            waits += [HELD_SECONDS] if any(one.held or (one.budgets and one.verdict) for one in evictees) else []
             waits += [window.changes_after] if window.changes_after > 0 else []
             if waits:
                 plan.later[key] = min(waits)
@@ -110,7 +121,7 @@ def read_beginning(node: Item, now: float) -> float:
     return condition.since if condition is not None and condition.status == "False" else now
 
 
-def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[Evictee]:
+def find_evictees(view: View, node: Item, begun_at: float, now: float, budgets: Budgets) -> list[Evictee]:
     """Workloads with an allocation on the node, also those that just migrate to it or are being deleted."""
     evictees = []
     for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
@@ -139,15 +150,34 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float) -> list[E
             if conversion := workload.status(WorkloadStatus).conversion:
                 why = f"conversion/{conversion} is under way; confirm it, or undo it"
                 evictee = msgspec.structs.replace(evictee, way="never", verdict=why)
+            if waits_for_lease(spec, allocation.report(AllocationReport)):
+                placed = workload.envelope.condition("Placed")
+                why = placed.message if placed is not None and placed.reason == LEASE_AT_RISK else ""
+                evictees.append(msgspec.structs.replace(evictee, way="notYet", verdict=why))
+                continue
             evictee = _read_migrations(view, node, evictee, begun_at, now)
+            if way == "cold" and not evictee.migration and not node.spec(NodeSpec).drain_force:
+                allowances = budgets.find(workload)
+                held = min((one for one in allowances if not one.left), key=lambda one: one.most, default=None)
+                keys = tuple(allowance.budget.key for allowance in allowances)
+                evictee = msgspec.structs.replace(evictee, budgets=keys)
+                if held is not None and held.most:
+                    evictee = msgspec.structs.replace(evictee, held=held.text)
+                elif held is not None:
+                    evictee = msgspec.structs.replace(evictee, verdict=f"{held.text}; {FORCE}")
         evictees.append(evictee)
     return evictees
+
+
+def waits_for_lease(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether there is nothing of it to migrate yet: the scheduler gives it another place, or it begins here."""
+    return spec.lease is not None and report.state in ("pending", "preparing") and report.reason == LEASE_WAITS
 
 
 def _find_way(phase: str, mode: str) -> Way:
     if phase in _LIVE:
         return "live" if mode == "live" else "cold"
-    if phase == Phase.STOPPED:
+    if phase == Phase.STOPPED or (phase == Phase.SUSPENDED and mode == "live"):
         return "cold"
     return "notYet" if phase in _SETTLING else "never"
 
@@ -182,16 +212,16 @@ def _read_migrations(view: View, node: Item, evictee: Evictee, begun_at: float, 
     return msgspec.structs.replace(evictee, last=last.uid, verdict=verdict, retry_seconds=left)
 
 
-def plan_migration(node: Item, evictee: Evictee, now: float) -> Commit:
-    """Make the Migration. Its name follows from the one before, so it is made once."""
+def plan_migration(node: Item, evictee: Evictee, now: float, budgets: Budgets) -> Commit:
+    """Make the Migration, and guard its ``budgets``. Its name follows from the one before, so it is made once."""
     mark = hashlib.sha256(f"{node.uid}/{evictee.uid}/{evictee.last}".encode()).hexdigest()[:6]
     name = evictee.name.partition("/")[2]
     reason = node.spec(NodeSpec).drain_reason
     why = f"drain of {node.envelope.name}" + (f": {reason}" if reason else "")
     best = MIGRATION_MODES[evictee.name.partition("/")[0]][0]
-    spec = MigrationSpec(
-        workload=evictee.name, mode="cold" if evictee.way == "cold" and best == "live" else best, reason=why[:200]
-    )
+    rests: Mode = "saved" if evictee.phase == Phase.SUSPENDED else "cold"
+    mode = rests if evictee.way == "cold" and best == "live" else best
+    spec = MigrationSpec(workload=evictee.name, mode=mode, reason=why[:200])
     name = f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
     envelope = MIGRATION.make(
         name, spec, now, project=evictee.project, creator=evictee.creator, labels={LABEL: node.envelope.name}
@@ -203,7 +233,8 @@ def plan_migration(node: Item, evictee: Evictee, now: float) -> Commit:
         node.envelope.ref,
         SOURCE,
     )
-    return Commit(node.key, [put(envelope)], [Absent(envelope.key)], [event])
+    guards, untouched = guard(budgets.allowances[key] for key in evictee.budgets)
+    return Commit(node.key, [put(envelope), *guards], [Absent(envelope.key), *untouched], [event])
 
 
 def plan_condition(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -36,6 +36,8 @@ class Evictee(msgspec.Struct, frozen=True, kw_only=True):
     retry_seconds: float = 0.0  # until a failed one is tried again
     last: str = ""  # uid of the last ended one
     link_free_in: float | None = None  # seconds until the migration needs the link no more; None: not known yet
+    budgets: tuple[str, ...] = ()  # keys of disruption budgets that count it, if its migration stops it
+    held: str = ""  # what one of them says, if others must come up first
 
     @property
     def stuck(self) -> bool:
@@ -61,10 +63,11 @@ class Window(msgspec.Struct, frozen=True):
         return cls(changes_after=end - now if end is not None else 0.0)
 
 
-def choose_next(evictees: Sequence[Evictee], free: int) -> list[Evictee]:
+def choose_next(evictees: Sequence[Evictee], free: int, left: Mapping[str, int] = {}) -> list[Evictee]:
     """Those whose migration begins now: as many as may use the link, not counting migrations that free it before another gets
     ready, else it would be idle between two. Workloads that share a network go one after the other, so that they are on different
-    nodes only briefly; the cheapest such group first, and in it the cheapest. A migration without a target delays no other."""
+    nodes only briefly; the cheapest such group first, and in it the cheapest. A migration without a target delays no other, nor
+    does one for which a budget has nothing ``left``: how many more may go down, by its key."""
     groups = _find_groups(evictees)
     waiting = [
         evictee
@@ -75,7 +78,16 @@ def choose_next(evictees: Sequence[Evictee], free: int) -> list[Evictee]:
     waiting.sort(key=lambda evictee: weight[evictee.key])
     migrating = [evictee for evictee in evictees if evictee.migration and not evictee.stuck]
     busy = sum(evictee.link_free_in is None or evictee.link_free_in > AHEAD_SECONDS for evictee in migrating)
-    return waiting[: max(0, min(AT_ONCE - busy, 2 * AT_ONCE - len(migrating), free - busy))]
+    most, begun, left = (
+        max(0, min(AT_ONCE - busy, 2 * AT_ONCE - len(migrating), free - busy)),
+        list[Evictee](),
+        dict(left),
+    )
+    for evictee in waiting:
+        if len(begun) < most and all(left[budget] > 0 for budget in evictee.budgets):
+            left.update({budget: left[budget] - 1 for budget in evictee.budgets})
+            begun.append(evictee)
+    return begun
 
 
 def find_end(status: MigrationStatus) -> float | None:
@@ -112,7 +124,11 @@ def describe_drain(evictees: Sequence[Evictee], begun: set[str]) -> tuple[str, s
     stuck = [evictee for evictee in evictees if evictee.stuck]
     migrating = [evictee for evictee in evictees if not evictee.stuck and (evictee.migration or evictee.key in begun)]
     ending = sum(evictee.way == "runsOut" for evictee in evictees)
-    waiting = len(evictees) - len(stuck) - len(migrating) - ending
+    held: dict[str, list[str]] = {}
+    for evictee in evictees:
+        if evictee.held and not evictee.stuck:
+            held.setdefault(evictee.held, []).append(evictee.name)
+    waiting = len(evictees) - len(stuck) - len(migrating) - ending - sum(map(len, held.values()))
     parts = [f"{len(evictees)} left"]
     if migrating:
         parts.append(
@@ -123,6 +139,9 @@ def describe_drain(evictees: Sequence[Evictee], begun: set[str]) -> tuple[str, s
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for {'its' if waiting == 1 else 'their'} turn")
     if ending:
         parts.append(f"{ending} run{'s' if ending == 1 else ''} once, and end{'s' if ending == 1 else ''} here")
+    for why, names in held.items():
+        shown = ", ".join(names[:_NAMED]) + (" and others" if len(names) > _NAMED else "")
+        parts.append(f"{shown} wait{'s' if len(names) == 1 else ''}: {why}")
     parts += [f"{evictee.name} can't leave: {_describe_stuck(evictee)}" for evictee in stuck[:_NAMED]]
     if len(stuck) > _NAMED:
         parts.append(f"and {len(stuck) - _NAMED} more can't")

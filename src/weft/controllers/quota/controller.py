@@ -14,7 +14,16 @@ from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.quotas import ProjectQuota, count_item, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.image import IMAGE, ImageStatus
-from weft.kinds.quota import QUOTA, QuotaStatus, describe_excess, find_over, quota_key
+from weft.kinds.quota import (
+    MOST_SHOWN_USERS,
+    PROJECT,
+    QUOTA,
+    Limits,
+    QuotaStatus,
+    describe_excess,
+    find_over,
+    quota_key,
+)
 from weft.kinds.registry import COUNTED
 from weft.objects.envelope import Condition, merge_part, set_condition
 
@@ -35,10 +44,9 @@ class Quotas:
             if change.new is None:
                 self._written.pop(key, None)
             return (key,)
-        if view.get(key) is None:
-            return ()
-        counts = _size_of if change.kind == IMAGE.name else count_item
-        return (key,) if has_changed(change, counts) else ()
+        if change.kind == IMAGE.name:  # other projects may count it too
+            return view.of_kind(QUOTA.name) if has_changed(change, _size_of) else ()
+        return (key,) if view.get(key) is not None and has_changed(change, count_item) else ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
@@ -58,10 +66,16 @@ class Quotas:
 def plan_status(quota: ProjectQuota, now: float) -> Commit | None:
     """Write the quota's status and condition if they change."""
     item, former = quota.item, quota.item.status(QuotaStatus)
-    used = {name: amount for name, amount in quota.used.items() if amount}
-    status = QuotaStatus(used=used)
+    used = {account: {name: n for name, n in quota.used[account].items() if n} for account in sorted(quota.used)}
+    status = QuotaStatus(used=used.pop(PROJECT))
+    if quota.limits.limits_users:
+        status.used_by_user = dict([one for one in used.items() if one[1]][:MOST_SHOWN_USERS])
     envelope = edit(item)
-    over = find_over(quota.limits.soft, quota.used)
+    over = [
+        excess
+        for account in sorted(quota.used)
+        for excess in find_over(_find_soft(quota, account), quota.used[account], account)
+    ]
     message = describe_excess(item.envelope.project, over)
     state = ("False", "softLimitExceeded", message) if over else ("True", "", "")
     changed = set_condition(envelope, Condition("WithinSoftLimits", *state, now, item.envelope.generation))  # type: ignore[arg-type]
@@ -72,6 +86,10 @@ def plan_status(quota: ProjectQuota, now: float) -> Commit | None:
     warns = bool(over) and (before is None or before.status != "False")
     events = [Event("Warning", "SoftLimitExceeded", message, item.envelope.ref, SOURCE)] if warns else []
     return Commit(item.key, [put(envelope)], [unchanged(item)], events)
+
+
+def _find_soft(quota: ProjectQuota, account: str) -> Limits:
+    return (quota.limits.limits_of(account) if account else quota.limits).soft
 
 
 def _size_of(image: Item) -> object:

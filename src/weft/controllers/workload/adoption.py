@@ -24,7 +24,7 @@ from weft.kinds.parts.nic import are_plugged
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, merge_part
-from weft.objects.identity import object_key
+from weft.objects.identity import named_key, object_key
 
 
 def plan_adoption(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
@@ -120,8 +120,7 @@ def _is_of(view: View, workload: Item, spec: AllocationSpec) -> bool:
     workload_spec = spec_of(workload)
     record = record_of(workload)
     images = [
-        view.get(object_key("image", workload.envelope.project, name))
-        for name in record.needs(workload_spec).images[:1]
+        view.get(named_key("image", workload.envelope.project, name)) for name in record.needs(workload_spec).images[:1]
     ]
     wanted = [image.status(ImageStatus).sha256 if image is not None else "" for image in images]
     return (

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_given_way, is_current, is_lease_over
 from weft.kinds.fields.lease import (
+    LEASE_AT_RISK,
     LEASE_CONFLICT,
     LEASE_WAITS,
     PREEMPTED,
@@ -215,7 +216,9 @@ def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
 def _is_migrating(workload_spec: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
     """Whether the guest's state is part of its migration: a cold one shuts it down."""
     cold = spec.migration is not None and spec.migration.mode == "cold" and workload_spec.run == "run"
-    return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
+    preempted = phase == Phase.SUSPENDED and spec.lease is not None and spec.lease.suspension is not None
+    rests = cold and not preempted and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED)
+    return phase == Phase.RUNNING or rests
 
 
 def _lost(place: Place, then: str) -> str:
@@ -250,7 +253,7 @@ def fold_lease(
         state = "Scheduled"
     elif report.state in ("pending", "preparing", "starting"):
         state = "Preparing"
-    conflict = placed is not None and placed.reason == LEASE_CONFLICT and placed.generation >= desired.generation
+    told = placed is not None and placed.reason in (LEASE_CONFLICT, LEASE_AT_RISK)
     warned = former is not None and former.warned and former.end == lease.end
     if (
         lease.end is not None
@@ -262,9 +265,13 @@ def fold_lease(
     end = lease.end if lease.suspension is None else None  # later by as long as that lasts
     if state == "Cancelled" and (end is None or now < end):
         end = former.end if former is not None and former.state == "Cancelled" else now
-    message = placed.message if placed is not None and conflict else ""
+    message = placed.message if placed is not None and told and placed.generation >= desired.generation else ""
     if lease.suspension is not None and not over:
-        message = f"suspended for {lease.suspension.winner}; it resumes on {place.spec.node} once that has the capacity"
+        migration = place.spec.migration if place.spec.role == "source" else None
+        there, then = place.spec.node, "that has the capacity"
+        if migration is not None and migration.saves:
+            there, then = migration.peer, "its memory is there"
+        message = f"suspended for {lease.suspension.winner}; it resumes on {there} once {then}"
     return LeaseStatus(state=state, start=lease.start, end=end, message=message, warned=warned)
 
 

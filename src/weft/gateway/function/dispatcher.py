@@ -40,6 +40,7 @@ from weft.gateway.function.invocation.tracker import (
     SendAck,
     SendInvoke,
 )
+from weft.kinds.quota import busy
 from weft.objects.errors import InUse, Unavailable, WeftError
 from weft.protocol.invocations import (
     MAX_PAYLOAD_BYTES,
@@ -209,6 +210,10 @@ class Dispatcher:
         if running >= function.spec.max_concurrent:
             self._observer.throttled(function)
             raise busy_error(function.what, running, function.spec.max_concurrent)
+        most = self._catalogue.find_concurrency(call.project)
+        if most is not None and (running := self._tracker.running_in(call.project)) >= most:
+            self._observer.throttled(function)
+            raise busy(call.project, "function_concurrency", running, most)
         if not self._held.has_capacity(call.project, len(call.payload)):
             self._observer.throttled(function)
             raise full_error()

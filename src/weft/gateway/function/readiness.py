@@ -29,6 +29,7 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.parts.function_code import base_of, code_of
 from weft.objects.envelope import merge_part
 from weft.objects.errors import NotFound, StoreUnavailable
+from weft.objects.identity import named_key
 from weft.objects.image.reference import held_name
 from weft.protocol.invocations import Prepare, Prepared, Refused
 
@@ -72,7 +73,8 @@ class Readiness:
             elif change.kind == "image" and change.new is not None and has_changed(change, _content):
                 for item in self._cache.view.of_kind("function").values():
                     spec = item.spec(FunctionSpec)
-                    if change.new.envelope.name in (base_of(spec), held_name(spec.image)):
+                    held = named_key("image", item.envelope.project, held_name(spec.image))
+                    if change.new.envelope.name == base_of(spec) or change.key == held:
                         self._offer(item.key)
 
     def on_prepared(self, node: str, message: Prepared | Refused) -> None:

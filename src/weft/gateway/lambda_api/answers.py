@@ -29,6 +29,7 @@ TYPES: dict[str, tuple[int, str]] = {
     "invalidPayload": (400, "InvalidRequestContentException"),
     "tooLarge": (413, "RequestTooLargeException"),
     "tooManyRequests": (429, "TooManyRequestsException"),
+    "quotaExceeded": (429, "TooManyRequestsException"),
     "notServed": (501, "NotImplementedException"),
     "invocationLost": (502, "InvocationLostException"),
     "insufficientResources": (503, "ServiceUnavailableException"),
@@ -60,10 +61,14 @@ def answer_error(error: WeftError, request_id: str) -> Answer:
         "Message": f"{error.message} ({error.hint})" if error.hint else error.message,
         "WeftReason": error.token,
     }
-    headers = [JSON, ("x-amzn-errortype", type_), ("x-amzn-requestid", request_id)]
-    if error.retry_after_seconds is not None:
-        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
-    return Answer(status, msgspec.json.encode(document), tuple(headers))
+    headers = (JSON, ("x-amzn-errortype", type_), ("x-amzn-requestid", request_id), *retry_after(error))
+    return Answer(status, msgspec.json.encode(document), headers)
+
+
+def retry_after(error: WeftError) -> tuple[tuple[str, str], ...]:
+    """The header that says when to try again, if the error does."""
+    seconds = error.retry_after_seconds
+    return () if seconds is None else (("retry-after", str(max(1, math.ceil(seconds)))),)
 
 
 def answer_json(document: object, request_id: str, status: int = 200) -> Answer:

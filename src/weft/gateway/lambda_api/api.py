@@ -51,9 +51,9 @@ class LambdaApi:
         project = named.project or caller.project or DEFAULT_PROJECT
         if segments[1:] == ["invocations"]:
             _require(request, "POST")
-            caller.require("invoke", project, "invoke functions")
+            caller.require("function:invoke", project, "invoke functions")
             return await self._invoke(request, caller, project, named, request_id)
-        caller.require_project(project, "read functions")
+        _require_reading(caller, "get", project)
         function = self._catalogue.find(project, named.name)
         item = function.item
         tails: dict[str, Callable[[], dict[str, Any]]] = {
@@ -125,7 +125,7 @@ class LambdaApi:
 
     def _list(self, caller: Actor, query: dict[str, str]) -> dict[str, Any]:
         project = caller.project or DEFAULT_PROJECT
-        caller.require_project(project, "list functions")
+        _require_reading(caller, "list", project)
         limit = query.get("MaxItems", str(MOST_LISTED))
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 10_000):
             raise InvalidInput(f"MaxItems: {limit[:40]!r} is not a number from 1 to 10000", field="MaxItems")
@@ -135,6 +135,12 @@ class LambdaApi:
         if len(items) > len(page):
             found["NextMarker"] = page[-1].envelope.name
         return found
+
+
+def _require_reading(caller: Actor, verb: str, project: str) -> None:
+    """Raise Forbidden unless the caller may ``verb`` the project's functions, or invoke them: SDKs read before they invoke."""
+    if not caller.permits("function:invoke", project):
+        caller.require(f"function:{verb}", project, f"{verb} functions")
 
 
 def _read_call(request: Request, project: str, named: Named, request_id: str) -> Call:

@@ -20,15 +20,15 @@ from weft.trust.credentials import (
     missing_credentials,
     read_bearer,
 )
-from weft.trust.directory import FindGrants
+from weft.trust.directory import Directory
 from weft.trust.sigv4 import is_signed
 
 
 class Authenticator:
-    """``view`` has the tokens, found by TOKENS_BY_KEY too; ``find_grants`` knows the users."""
+    """``view`` has the tokens, found by TOKENS_BY_KEY too; ``directory`` knows the users."""
 
-    def __init__(self, view: View, find_grants: FindGrants, seal_key: bytes, clock: Clock) -> None:
-        self._view, self._find_grants, self._clock = view, find_grants, clock
+    def __init__(self, view: View, directory: Directory, seal_key: bytes, clock: Clock) -> None:
+        self._view, self._directory, self._clock = view, directory, clock
         self._seal_key = seal_key
 
     def identify(self, request: Request) -> Actor:
@@ -36,13 +36,13 @@ class Authenticator:
         authorization, now = request.header("authorization"), self._clock.now()
         if is_signed(authorization):
             signed = SignedRequest(request.method, request.path, request.query, request.headers, request.body)
-            return check_signature(authorization, signed, self._find_key, self._find_grants, self._seal_key, now)
+            return check_signature(authorization, signed, self._find_key, self._directory, self._seal_key, now)
         if authorization:
             token = read_bearer(authorization)
             item = self._view.get(object_key("token", None, token.id))
             if item is None or item.deleting:
                 raise invalid_token()
-            caller = check_bearer(token, read_token(item), self._find_grants, now)
+            caller = check_bearer(token, read_token(item), self._directory, now)
             if caller.kind != "person":
                 raise invalid_token()
             return caller

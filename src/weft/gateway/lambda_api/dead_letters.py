@@ -41,11 +41,11 @@ class DeadLetterApi:
         if request.method != method:
             raise InvalidInput(f"{request.method} is not allowed at this path", reason="methodNotAllowed", hint=method)
         if verb is None:
-            caller.require("read", project, "see dead letters")
+            caller.require("function:get", project, "see dead letters")
             after = dict(parse_qsl(request.query)).get("after", "")
             events = await self._letters.dead(project, name, MOST_LISTED, after)
             return answer_json({"items": [_describe(event) for event in events]}, request_id)
-        caller.require("write", project, f"{verb} dead letters")
+        caller.require(f"function:{verb}", project, f"{verb} dead letters")
         act = self._letters.redrive if verb == "redrive" else self._letters.purge
         return answer_json({"count": await act(project, name)}, request_id)
 

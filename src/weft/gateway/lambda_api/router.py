@@ -12,7 +12,7 @@ from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.definition.names import read_name
 from weft.gateway.function.invocation.call import Call, Dispatches
 from weft.gateway.lambda_api import function_url
-from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, type_of
+from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, retry_after, type_of
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
 from weft.gateway.lambda_api.authenticate import Authenticator
 from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
@@ -82,7 +82,7 @@ class FunctionRouter:
             return _answer_word(404, "Not Found", request_id)
         if spec.http == "token":
             try:
-                self._authenticator.identify(request).require("invoke", project, "invoke functions")
+                self._authenticator.identify(request).require("function:invoke", project, "invoke functions")
             except WeftError as problem:
                 audit.info("refused from=%s path=%s reason=%s", request.address, request.path[:200], problem.token)
                 return _answer_word(403, "Forbidden", request_id)
@@ -105,7 +105,9 @@ class FunctionRouter:
             status = type_of(problem)[0]
             log.info("function/%s of %s, %s: %s", named.name, project, request_id, problem.message)
             words = {404: "Not Found", 413: "Request Entity Too Large", 429: "Too Many Requests"}
-            return _answer_word(status, words.get(status, "Service Unavailable"), request_id)
+            answer = _answer_word(status, words.get(status, "Service Unavailable"), request_id)
+            answer.headers += retry_after(problem)
+            return answer
 
 
 def _answer_word(status: int, word: str, request_id: str) -> Answer:

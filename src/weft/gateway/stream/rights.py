@@ -20,7 +20,7 @@ from weft.objects.identity import object_key
 from weft.protocol.claims import Claims
 from weft.protocol.frames import encode_error
 from weft.trust.credentials import invalid_token, make_actor
-from weft.trust.directory import FindGrants
+from weft.trust.directory import Directory
 
 log = logging.getLogger("weft.gateway")
 CHECK_SECONDS = 0.5
@@ -79,7 +79,7 @@ class OpenStreams:
         asyncio.get_running_loop().call_later(LINGER_SECONDS, client.writer.transport.abort)
 
 
-def make_check(cache: Cache, find_grants: FindGrants, clock: Clock) -> CheckHolder:
+def make_check(cache: Cache, directory: Directory, clock: Clock) -> CheckHolder:
     """The check by the tokens in the view of ``cache``."""
 
     def check(claims: Claims, project: str | None) -> None:
@@ -88,6 +88,6 @@ def make_check(cache: Cache, find_grants: FindGrants, clock: Clock) -> CheckHold
         item = cache.view.get(object_key("token", None, claims.token))
         if item is None or item.deleting:
             raise invalid_token()
-        make_actor(read_token(item), find_grants, clock.now()).require(claims.right, project, claims.verb)
+        make_actor(read_token(item), directory, clock.now()).require(claims.right, project, claims.verb)
 
     return check

@@ -84,6 +84,13 @@ def read_datum(text: str, field: str) -> str:
             field=field,
             hint="write it as nodes declare it, like ceph-pool:raw-data; or volume:NAME, image:NAME",
         )
+    kind, _, name = text.partition(":")
+    if kind in ("image", "volume") and "/" in name:
+        raise InvalidInput(
+            f"{field}: {text[:60]!r} is of another project",
+            field=field,
+            hint=f"write {kind}:NAME of the same project, or leave it out",
+        )
     return text
 
 

@@ -15,6 +15,7 @@ Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
 LEASE_WAITS = "leaseWaits"  # it begins later
 LEASE_ENDED = "leaseEnded"
 LEASE_CONFLICT = "leaseConflict"
+LEASE_AT_RISK = "leaseAtRisk"  # its node is lost or takes nothing more, and no other has the capacity
 PREEMPTED = "preempted"
 LONGEST_SECONDS = 366 * 86400.0
 FURTHEST_SECONDS = 2 * 366 * 86400.0  # from now to a start or a deadline
@@ -23,6 +24,7 @@ WARN_SECONDS = 600.0  # before its end
 MOST_SUSPENSIONS = 3  # of one lease for others; then it isn't suspended any more
 # A best-effort lease that has waited so long comes before all others, whatever their priority.
 PATIENCE_SECONDS = 3600.0
+ELSEWHERE_SECONDS = 60.0  # suspended for so long it may resume on another node
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):
@@ -48,6 +50,10 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
         int,
         field("Those with a higher one come first", change="live", ge=-MOST_PRIORITY, le=MOST_PRIORITY),
     ] = 0
+    priority_class: Annotated[
+        str | None,
+        field("Priority class that gives the priority, as it is now", change="live", name=True),
+    ] = None
     cancelled: Annotated[bool, field("It ends now; weft lease cancel sets it", change="live")] = False
 
 
@@ -71,6 +77,27 @@ class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     suspension: Suspension | None = None  # for another workload; the scheduler sets and clears it
     suspensions: int = 0  # how often that happened
     suspended_seconds: float = 0.0  # in former suspensions: its end is later by them
+
+
+def end_suspension(lease: AllocatedLease, now: float) -> AllocatedLease:
+    """The lease of one that resumes ``now``: the time suspended doesn't count in its duration."""
+    if lease.suspension is None:
+        return lease
+    waited = max(0.0, now - lease.suspension.at)
+    return msgspec.structs.replace(
+        lease,
+        suspension=None,
+        suspended_seconds=lease.suspended_seconds + waited,
+        end=lease.end + waited if lease.end is not None else None,
+    )
+
+
+def find_next_turn(suspension: Suspension, now: float) -> float:
+    """When one that is suspended is looked at again, even if nothing has become free: ever later, up to the end of its patience."""
+    wait = ELSEWHERE_SECONDS
+    while suspension.at + wait <= now and wait < PATIENCE_SECONDS:
+        wait *= 2
+    return suspension.at + min(wait, PATIENCE_SECONDS)
 
 
 class LeaseStatus(msgspec.Struct, kw_only=True, frozen=True):

@@ -19,7 +19,7 @@ from weft.kinds.parts.workload import MOST_CORES, MOST_MEMORY_BYTES
 from weft.kinds.record import Index, Reference, Stored, keys_of
 from weft.objects.code_limits import MOST_BYTES
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import check_name
+from weft.objects.identity import check_name, check_shared_name
 from weft.objects.image.reference import held_name
 from weft.objects.schema import field, suggest
 
@@ -76,7 +76,11 @@ class FunctionCode(msgspec.Struct, kw_only=True):
     ] = "container"
     network: Annotated[
         str | None,
-        field("Network of the project that the code reaches, and through it the outside; none if unset", name=True),
+        field(
+            "Network of the project that the code reaches, and through it the outside; none if unset",
+            name=True,
+            shared=True,
+        ),
     ] = None
     warm_calls: Annotated[
         int, field("Calls of the handler with {} before an instance counts as ready", ge=0, le=100)
@@ -91,6 +95,12 @@ class FunctionCode(msgspec.Struct, kw_only=True):
 def check_code(spec: FunctionCode) -> None:
     """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
     _check_what_runs(spec)
+    if spec.network and "/" in spec.network:
+        raise InvalidInput(
+            f"spec.network: {spec.network} is another project's, and functions reach only networks of their own",
+            field="spec.network",
+            hint="name a network of this project; containers and jobs can join a shared one",
+        )
     _check_sizes(spec)
     check_env(spec.env)
     kept = next((name for name in spec.env if _OF_THE_RUNTIME.fullmatch(name)), None)
@@ -113,7 +123,7 @@ def check_code(spec: FunctionCode) -> None:
 def _check_what_runs(spec: FunctionCode) -> None:
     if spec.image:
         if held_name(spec.image):
-            check_name(spec.image, "spec.image")
+            check_shared_name(spec.image, "spec.image")
         else:
             check_image_reference(spec.image)
         for name in ("code", "runtime"):

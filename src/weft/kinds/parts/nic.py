@@ -1,4 +1,5 @@
-"""A NIC as a VM's spec writes it: ``blue``, or ``blue:10.20.0.15`` for a chosen address. Pure."""
+"""A NIC as a VM's spec writes it: ``blue``, or ``blue:10.20.0.15`` for a chosen address; ``physics/blue`` is
+one that another project shares. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from weft.kinds.network import NetworkSpec, NetworkStatus, gateway_of, read_cidr
 from weft.kinds.record import Claim, ClaimWithin, Stored
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import check_name
+from weft.objects.identity import check_shared_name
 
 S = TypeVar("S", bound=Stored)
 
@@ -27,9 +28,9 @@ class Nic(msgspec.Struct, frozen=True):
 
 
 def read_nic(text: str, field: str = "spec.networks") -> Nic:
-    """``NETWORK`` or ``NETWORK:ADDRESS``. Raises InvalidInput."""
+    """``NETWORK`` or ``NETWORK:ADDRESS``, with ``PROJECT/`` before another project's. Raises InvalidInput."""
     network, sign, address = text.partition(":")
-    check_name(network, field)
+    check_shared_name(network, field)
     if not sign:
         return Nic(network)
     try:
@@ -78,7 +79,7 @@ def claim_address(envelope: Envelope, index: int, written: str) -> ClaimWithin |
             name=endpoint_name(network.uid, address),
             spec=EndpointSpec(
                 workload=envelope.ref,
-                network=network.name,
+                network=nic.network,
                 network_uid=network.uid,
                 index=index,
                 mac=mac_of(address),
@@ -86,8 +87,8 @@ def claim_address(envelope: Envelope, index: int, written: str) -> ClaimWithin |
             ),
             field=field,
             reason="addressInUse",
-            taken=f"{address} in network {network.name} is taken",
-            hint=f"choose another address, or write {network.name} alone for any free one",
+            taken=f"{address} in network {nic.network} is taken",
+            hint=f"choose another address, or write {nic.network} alone for any free one",
             keeps=True,  # a running guest keeps it until its NIC is gone: the addresses controller deletes it
         )
 
@@ -123,7 +124,7 @@ def make_nic(
     """A NIC for its node: its ``endpoint``, and that endpoint's network."""
     return AllocatedNic(
         uid=endpoint.uid,
-        network=network.name,
+        network=at.network,
         network_uid=network.uid,
         vni=status.vni,
         cidr=spec.cidr,

@@ -35,7 +35,10 @@ REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: a
 # What functions, which are placed by invocation, request of their place too.
 Required = Annotated[
     Form | None,
-    field("Condition on the node, like storage=nvme,memory>=32GB; @NAME names a constraint", shown="expression"),
+    field(
+        "Condition on the node, like storage=nvme,memory>=32GB; @NAME names a constraint, @PROJECT/NAME a shared one",
+        shown="expression",
+    ),
 ]
 Preferred = Annotated[
     list[Annotated[Form, field("", shown="expression")]],
@@ -56,7 +59,11 @@ class RunSpec(msgspec.Struct, kw_only=True):
     cpu: Annotated[float, field("Cores; a fraction is a limit", change="plug", quantity="cpu")] = 1.0
     memory: Annotated[int, field("Memory", change="plug", quantity="bytes")] = 256 * MIB
     networks: Annotated[
-        list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="plug")
+        list[str],
+        field(
+            "Networks to join, one NIC each: NAME, or NAME:ADDRESS for an address; PROJECT/NAME is a shared one",
+            change="plug",
+        ),
     ] = msgspec.field(default_factory=lambda: ["default"])
     security_groups: Annotated[
         list[Name], field("Security groups; without any, everyone in the same networks may connect", change="live")
@@ -96,7 +103,7 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     strategy: Strategy = None
     reservation: Annotated[
         str | None,
-        field("Reservation whose capacity it uses; it ends with that one", change="replace", name=True),
+        field("Reservation whose capacity it uses; it ends with that one", change="replace", name=True, shared=True),
     ] = None
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     tolerate: Tolerated = []

@@ -108,6 +108,16 @@ def to_vm(spec: ContainerSpec, image: str, *, memory: int = 0, disk: int = 0) ->
     return Translated(vm, tuple(gone))
 
 
+def refuse_elsewhere(what: str, image: str) -> None:
+    """Raises InvalidInput for a VM on an image of another project: where that is from, and its credentials, are that project's."""
+    if "/" in image:
+        raise InvalidInput(
+            f"{what} stands on image {image} of another project; only VMs on images of their own project can be converted",
+            field="spec.image",
+            hint="weft image add NAME oci://… makes one of your own",
+        )
+
+
 def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: str = "") -> Translated:
     """The container of ``image``, REGISTRY/NAME@sha256:… or NAME, that does what the VM on it does. Raises InvalidInput."""
     refuse_untranslatable(spec)

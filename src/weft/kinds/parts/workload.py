@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.constraint import names_preferred, names_required
+from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.lease import LEASE_ENDED, LeaseStatus, check_new_lease
@@ -55,6 +56,7 @@ WORKLOADS_BY_NETWORK = Index("workloads by network")
 WORKLOADS_BY_GROUP = Index("workloads by security group")
 WORKLOADS_BY_CONSTRAINT = Index("workloads by constraint")
 WORKLOADS_BY_GANG = Index("workloads by gang")
+WORKLOADS_BY_LABEL = Index("workloads by label")
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
@@ -182,6 +184,12 @@ def workload_references() -> tuple[Reference, ...]:
         Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
         Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),
         *placement_references(),
+        Reference(
+            "priorityclass",
+            "spec.lease.priority_class",
+            lambda s: [s.lease.priority_class] if s.lease is not None and s.lease.priority_class is not None else [],
+            blocks=False,
+        ),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
         Reference(
             "reservation",
@@ -190,6 +198,7 @@ def workload_references() -> tuple[Reference, ...]:
             agree=refuse_larger,
             suffices=refuse_over,
             asks=lambda s: s.reservation,
+            groups=lambda reserved: reserved.groups,
         ),
     )
 
@@ -311,6 +320,7 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
         WORKLOADS_BY_GROUP: by("securitygroup", lambda spec: spec.security_groups),
         WORKLOADS_BY_CONSTRAINT: by("constraint", _names_of_constraints),
         WORKLOADS_BY_GANG: words_of_gang,
+        WORKLOADS_BY_LABEL: lambda item: words_of_labels(item.envelope.project, item.envelope.labels),
     }
 
 

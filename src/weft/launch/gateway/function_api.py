@@ -54,7 +54,7 @@ async def serve_function_api(
     )
     unsubscribe = service.cache.subscribe(lambda changes: schedules.changed(), ("function",))
     router = FunctionRouter(
-        Authenticator(view, functions.directory.find_grants, seal_key, clock),
+        Authenticator(view, functions.directory, seal_key, clock),
         service.catalogue,
         dispatcher,
         LambdaApi(service.catalogue, dispatcher, deliveries, IdempotencyCache(clock)),

@@ -86,7 +86,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     store = RemoteStore(state / "store.sock", clock)
     enrolments = Enrolments(store, clock, lambda uid: gateway.check_again(uid))
     functions = make_functions(state, store, clock, ticket_key)
-    clients = OpenStreams(clock, make_check(functions.service.cache, functions.directory.find_grants, clock))
+    clients = OpenStreams(clock, make_check(functions.service.cache, functions.directory, clock))
     gateway = Gateway(
         tls,
         ticket_key,

@@ -12,7 +12,7 @@ import os
 import shutil
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +170,17 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
 
     def healed(client: Client) -> bool:
         vms = client.list("vm", all_projects=True).items
-        return not any(
-            vm["status"].get("phase") in ("Unknown", "Prolog", "Boot") or _has_died(topology, vm) for vm in vms
-        )
+        return not any(comes_up(vm["status"]) or _has_died(topology, vm) for vm in vms)
 
     await _until(clock, "every node is Ready", topology, ready)
     await _until(clock, "the guests run again", topology, healed)
     return f"{' '.join(sorted(names))} online"
+
+
+def comes_up(status: Mapping[str, Any]) -> bool:
+    """Whether a VM should soon run. One whose lease begins later doesn't count: its start may be days ahead."""
+    ahead = (status.get("lease") or {}).get("state") in ("Requested", "Scheduled", "Preparing")
+    return status.get("phase") in ("Unknown", "Prolog", "Boot") and not ahead
 
 
 def _has_died(topology: Topology, vm: dict[str, Any]) -> bool:

@@ -13,11 +13,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvloop
 
@@ -80,17 +80,31 @@ async def decide(
             while True:
                 await lease.begin()
                 try:
-                    await _serve(
-                        lease,
-                        partial(Images, images, lease, make_bundle, unseal, allow_fetch),
-                        images / CODE_FOLDER,
-                        strategy,
-                        seed,
+                    await _run_alone(
+                        _serve(
+                            lease,
+                            partial(Images, images, lease, make_bundle, unseal, allow_fetch),
+                            images / CODE_FOLDER,
+                            strategy,
+                            seed,
+                        )
                     )
                 except* LeadershipLost as lost:
                     _log.warning("leader lease lost: %s", _first(lost))
         finally:
             await lease.end()
+
+
+async def _run_alone(serving: Coroutine[Any, Any, None]) -> None:
+    """Run it as a task of its own: a group whose task has just failed swallows the cancellation of its parent."""
+    task = asyncio.ensure_future(serving)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    task.result()
 
 
 async def _serve(lease: LeaderLease, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:

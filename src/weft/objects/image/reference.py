@@ -1,5 +1,6 @@
 """Names of container images: ``[REGISTRY[:PORT]/]NAME[:TAG][@sha256:…]`` in a registry, ``oci:PATH[:TAG]`` for an image layout and
-``oci-archive:FILE[:TAG]`` for one in a tar file, both on the node; a NAME alone is an Image that weft holds. Pure.
+``oci-archive:FILE[:TAG]`` for one in a tar file, both on the node; a NAME alone is an Image that weft holds, PROJECT/NAME one
+that another project shares. Pure.
 
 A name without a registry is refused unless the cluster's configuration has a default registry: weft doesn't guess one.
 Source: the grammar of the OCI distribution specification 1.1, "pulling manifests", and of what people type for registries.
@@ -13,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import check_name
+from weft.objects.identity import check_shared_name
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 LONGEST = 1024
@@ -45,14 +46,18 @@ class ImageReference(msgspec.Struct, frozen=True):
 
 
 def held_name(text: str) -> str:
-    """The name of the Image in ``text``; "" if it names an image elsewhere."""
-    return text if not {*"/:@"} & {*text} else ""
+    """The Image that ``text`` names: NAME, or PROJECT/NAME of one that another project shares; "" if it names an image
+    elsewhere. A registry has a dot or a port, or is localhost."""
+    if {*":@"} & {*text} or text.count("/") > 1:
+        return ""
+    project, slash, _ = text.partition("/")
+    return "" if slash and (not project or "." in project or project.lower() == "localhost") else text
 
 
 def read_source(text: str, field: str = "spec.image") -> ImageReference:
     """The image in a registry, or held by weft, that ``text`` names. Raises InvalidInput."""
     if name := held_name(text):
-        return ImageReference("held", name=check_name(name, field))
+        return ImageReference("held", name=check_shared_name(name, field))
     return parse_reference(text, field=field)
 
 

@@ -18,7 +18,7 @@ from weft.kinds.allocation import (
     is_lease_over,
     is_slot,
 )
-from weft.kinds.fields.lease import PATIENCE_SECONDS, AllocatedLease
+from weft.kinds.fields.lease import AllocatedLease, find_next_turn
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
@@ -53,7 +53,7 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
         snapshot.put_allocation(key, spec.node_uid, amounts, load)
         return
     if lease.suspension is not None and has_given_way(spec, report):
-        turn = lease.suspension.at + PATIENCE_SECONDS
+        turn = find_next_turn(lease.suspension, now)
         if now >= turn:
             snapshot.put_allocation(key, spec.node_uid, amounts_of(spec.resources), load)
         else:  # a lease of nothing: it is counted anew at its end

@@ -1,7 +1,7 @@
 """When and where a workload with a lease runs: the first time at which a node has what it requests for all of its lease.
 
 An allocation made for a later time is the promise itself: from then on the calendar counts it, whatever else comes. Pure but for
-the engine's caches.
+the engine's caches, and its snapshot, which counts a longer lease at once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_moment
+from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.snapshot import amounts_of
 
 SOURCE = "scheduler"
-BOOT_AHEAD_SECONDS = 60.0  # before its start a reservation takes capacity, to answer on the second
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ def find_slot(
         assert asked.start is not None
         if asked.start < now:
             return Conflict(f"its start, {format_moment(asked.start)}, has passed")
-        start, ahead = asked.start, min(BOOT_AHEAD_SECONDS, asked.start - now)
+        start, ahead = asked.start, min(engine.leads.find(request), asked.start - now)
     seconds = ahead + duration + grace_seconds
     base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
     snapshot = engine.snapshot
@@ -127,9 +127,11 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
     envelope, of, end = edit(workload), workload.envelope, max(end, now)
     set_condition(envelope, Condition("Placed", "True", "Placed", f"on {place.node}", now, of.generation))
     changed = edit(allocation)
-    longer = msgspec.structs.replace(lease, end=end)
-    changed.spec = merge_part(changed.spec, msgspec.structs.replace(place, lease=longer))
+    longer = msgspec.structs.replace(place, lease=msgspec.structs.replace(lease, end=end))
+    changed.spec = merge_part(changed.spec, longer)
     changed.generation += 1
+    if end > lease.end:  # counted at once: what is decided on before it is stored gets none of it
+        count_allocation(engine.snapshot, allocation.key, Item(changed, spec=longer), now)
     event = Event("Normal", "LeaseExtended", f"its lease ends at {format_moment(end)}", of.ref, SOURCE)
     return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
 

@@ -1,22 +1,24 @@
 """Which workloads are preempted for one that fits nowhere: on one node, the cheapest. A VM with a preemptible lease is suspended,
 with its memory on disk; a preemptible container is deleted there and begins again elsewhere.
 
-Cheaper is, in this order: a lower priority; less work lost, in seconds; preempted less often. Pure but for the snapshot, in which
-trials are counted and removed again.
+Cheaper is, in this order: a lower priority; less work lost, in seconds; preempted less often. No more give way than their
+disruption budgets let. Pure but for the snapshot, in which trials are counted and removed again.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import combinations
 
 import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.policy import Request
 from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.disruption.budgets import Allowance, Budgets, guard
 from weft.informer.view import Item, View
 from weft.kinds.allocation import (
     PREEMPTIBLE,
@@ -37,8 +39,10 @@ from weft.scheduler.table.snapshot import without
 
 MOST_NODES = 64  # tried for one decision
 MOST_VICTIMS = 20
+MOST_CHOICES = 64  # of victims of one node that budgets don't let go together, tried for one decision
 SAVED_BYTES_PER_SECOND = 200 * 1024**2  # of memory; see docs/measured.md
 LEAST = -MOST_PRIORITY - 1  # the priority of what has none
+MOST_NAMED = 5
 SOURCE = "scheduler"
 
 
@@ -59,6 +63,7 @@ class Victim(msgspec.Struct, frozen=True):
     priority: int
     seconds: float  # of work lost
     hits: int  # how often it was preempted
+    allowances: tuple[Allowance, ...] = ()  # of the disruption budgets that count it
 
     @property
     def rank(self) -> tuple[float, ...]:
@@ -96,23 +101,51 @@ def read_need(request: Request, uid: str, lease: LeaseRequest | None, grace_seco
     return Need(request, uid, timed, grace_seconds, lease.priority, firm)
 
 
-def find_way(view: View, engine: Engine, need: Need, now: float) -> Way | None:
-    """The cheapest way; None if there is none. All filters hold here too."""
+def find_way(
+    view: View, engine: Engine, need: Need, now: float, budgets: Budgets, kept: dict[Allowance, list[str]]
+) -> Way | None:
+    """The cheapest way; None if there is none. All filters hold here too. ``kept`` gets the workloads that budgets protect."""
     if not may_preempt(need.request):
         return None
     by_node: dict[str, list[Victim]] = defaultdict(list)
     for item in view.find(PREEMPTIBLE, PREEMPTIBLE_ANYWHERE):
         if (victim := read_victim(view, item, need, now)) is not None:
+            victim = msgspec.structs.replace(victim, allowances=_find_allowances(view, item, budgets))
             by_node[item.spec(AllocationSpec).node_uid].append(victim)
     if not by_node:
         return None
     engine.snapshot.settle()
+    protected = {uid: some for uid, some in by_node.items() if find_held(some)}
+    for uid in _choose_nodes(engine, need, protected):
+        for allowance, victims in find_held(by_node[uid]).items():
+            kept.setdefault(allowance, []).extend(
+                name_workload(one.item.spec(AllocationSpec).workload) for one in victims
+            )
+    may = {
+        uid: [one for one in some if all(allowance.left for allowance in one.allowances)]
+        for uid, some in by_node.items()
+    }
+    tries = iter(range(MOST_CHOICES))
     ways = [
         way
-        for uid in _choose_nodes(engine, need, by_node)
-        if (way := _find_on(engine, need, uid, by_node[uid], now)) is not None
+        for uid in _choose_nodes(engine, need, may)
+        if (way := _find_on(engine, need, uid, may[uid], now, tries)) is not None
     ]
     return min(ways, key=lambda way: (*way.cost, engine.snapshot.names[way.row]), default=None)
+
+
+def _find_allowances(view: View, item: Item, budgets: Budgets) -> tuple[Allowance, ...]:
+    found = view.find(WORKLOADS_BY_UID, item.spec(AllocationSpec).workload.uid)
+    return tuple(allowance for workload in found for allowance in budgets.find(workload))
+
+
+def find_held(victims: Sequence[Victim]) -> dict[Allowance, list[Victim]]:
+    """The budgets that don't let all of these go, with those of them that each counts."""
+    counted: dict[Allowance, list[Victim]] = {}
+    for victim in victims:
+        for allowance in victim.allowances:
+            counted.setdefault(allowance, []).append(victim)
+    return {allowance: some for allowance, some in counted.items() if len(some) > allowance.left}
 
 
 def read_victim(view: View, item: Item, need: Need, now: float) -> Victim | None:
@@ -161,27 +194,61 @@ def _choose_nodes(engine: Engine, need: Need, by_node: dict[str, list[Victim]]) 
     return [uid for _, _, uid in sorted(found)[:MOST_NODES]]
 
 
-def _find_on(engine: Engine, need: Need, uid: str, victims: Sequence[Victim], now: float) -> Way | None:
-    """Take the cheapest until it fits; then spare those that needn't go, the dearest first."""
+def _find_on(
+    engine: Engine, need: Need, uid: str, victims: Sequence[Victim], now: float, tries: Iterator[int]
+) -> Way | None:
     snapshot = engine.snapshot
     row = snapshot.index_of(uid)
-    ranked = sorted(victims, key=lambda victim: (*victim.rank, victim.key))[:MOST_VICTIMS]
 
     def fits(some: Sequence[Victim]) -> bool:
         with giving_way(engine, some):
             return _fits(engine, need, uid, now)
 
-    if row is None or not fits(ranked):
+    chosen = None if row is None else choose_victims(victims, fits, tries)
+    if row is None or chosen is None:
         return None
-    count = bisect.bisect_left(range(len(ranked)), True, key=lambda n: fits(ranked[: n + 1])) + 1
-    chosen = ranked[:count]
-    for victim in reversed(ranked[:count]):
-        fewer = [one for one in chosen if one is not victim]
-        if fewer and fits(fewer):
-            chosen = fewer
     with giving_way(engine, chosen):
         slot = find_slot_on(engine, need, uid, now)
     return Way(row, chosen, slot)
+
+
+def choose_victims(
+    victims: Sequence[Victim], fits: Callable[[Sequence[Victim]], bool], tries: Iterator[int]
+) -> list[Victim] | None:
+    """Of the largest sets that budgets let go, take the cheapest of each until it fits, and the cheapest of these; then spare those
+    that needn't go, the dearest first. None if nothing fits, or not within as many ``tries``."""
+    ways = []
+    for choice in _list_choices(victims, tries):
+        if choice and fits(choice):
+            count = bisect.bisect_left(range(len(choice)), True, key=lambda n: fits(choice[: n + 1])) + 1
+            ways.append(choice[:count])
+    if not ways:
+        return None
+    chosen = min(ways, key=lambda way: (way[-1].priority, sum(one.seconds for one in way), [one.key for one in way]))
+    for victim in reversed(tuple(chosen)):
+        fewer = [one for one in chosen if one is not victim]
+        if fewer and fits(fewer):
+            chosen = fewer
+    return chosen
+
+
+def _list_choices(victims: Sequence[Victim], tries: Iterator[int]) -> Iterator[list[Victim]]:
+    """The largest sets that budgets let go, ranked: the one with the cheapest, and for each of ``tries`` one with others first."""
+    ranked = sorted(victims, key=lambda victim: (*victim.rank, victim.key))[:MOST_VICTIMS]
+    held = {id(one): one for some in find_held(ranked).values() for one in some}.values()
+    seen = set[frozenset[int]]()
+    for first in (some for count in range(len(held) + 1) for some in combinations(held, count)):
+        if first and next(tries, None) is None:
+            return
+        left = {allowance: allowance.left for one in ranked for allowance in one.allowances}
+        taken = set[int]()
+        for victim in (*first, *ranked):
+            if id(victim) not in taken and all(left[allowance] > 0 for allowance in victim.allowances):
+                taken.add(id(victim))
+                left.update({allowance: left[allowance] - 1 for allowance in victim.allowances})
+        if (mark := frozenset(taken)) not in seen:
+            seen.add(mark)
+            yield [one for one in ranked if id(one) in taken]
 
 
 def giving_way(engine: Engine, victims: Sequence[Victim]) -> AbstractContextManager[None]:
@@ -209,6 +276,15 @@ def find_slot_on(engine: Engine, need: Need, uid: str, now: float) -> Slot | Non
 def name_victims(way: Way) -> str:
     """``vm/a, vm/b``"""
     return ", ".join(name_workload(victim.item.spec(AllocationSpec).workload) for victim in way.victims)
+
+
+def describe_kept(kept: dict[Allowance, list[str]]) -> list[str]:
+    """A sentence on each budget that protects workloads from giving way."""
+    return [
+        f"{', '.join(names[:MOST_NAMED])}{' and others' if len(names) > MOST_NAMED else ''}: "
+        f"{'no more than ' + str(allowance.left) if allowance.left else 'none'} of them gives way, since {allowance.text}"
+        for allowance, names in kept.items()
+    ][:MOST_NAMED]
 
 
 def describe_way(way: Way) -> list[str]:
@@ -250,10 +326,11 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
             for workload in view.find(WORKLOADS_BY_UID, spec.workload.uid)
         )
     events.extend(Event("Normal", "Preempts", sentence, winner.envelope.ref, SOURCE) for sentence in describe_way(way))
+    guards, untouched = guard(allowance for victim in way.victims for allowance in victim.allowances)
     return Commit(
         key=commit.key,
-        writes=writes,
-        preconditions=[*commit.preconditions, *(unchanged(victim.item) for victim in way.victims)],
+        writes=[*writes, *guards],
+        preconditions=[*commit.preconditions, *(unchanged(victim.item) for victim in way.victims), *untouched],
         events=events,
         made=made,
     )

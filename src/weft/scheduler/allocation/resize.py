@@ -148,7 +148,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
             return nics
         parts = msgspec.structs.replace(parts, nics=nics)
     if "iso" in fields:
-        iso = read_image(view, workload.envelope.project, ask.images[1], machine=True) if ask.images[1:] else None
+        iso = read_image(view, workload, ask.images[1], machine=True) if ask.images[1:] else None
         if isinstance(iso, Waiting):
             return iso
         parts = msgspec.structs.replace(parts, iso=iso[0] if iso else None)

@@ -1,7 +1,7 @@
 """When a workload that was suspended for another resumes: once its node has the capacity for the rest of its lease. Pure but for
 the snapshot, which counts it at once.
 
-It resumes where it is: its saved memory is there, and a suspended VM can't migrate.
+It resumes where it is, as its saved memory is there; ``scheduler.migration.elsewhere`` is for one whose node stays full.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from weft.contracts.journal import Event
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.fields.lease import PATIENCE_SECONDS, LeaseRequest
+from weft.kinds.fields.lease import LeaseRequest, end_suspension
 from weft.objects.envelope import merge_part
 from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.allocation.lease import Slot, find_slot
@@ -22,24 +22,6 @@ from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate
 
 SOURCE = "scheduler"
-
-
-def is_suspended(allocation: Item) -> bool:
-    """Whether its capacity was given to another workload, now or from a later time on."""
-    lease = allocation.spec(AllocationSpec).lease
-    return lease is not None and lease.suspension is not None and not lease.cancelled and not allocation.deleting
-
-
-def waits_since(workload: Item, allocations: list[Item]) -> float:
-    """Since when it waits for capacity (seconds since 1970)."""
-    leases = [allocation.spec(AllocationSpec).lease for allocation in allocations]
-    suspended = [lease.suspension.at for lease in leases if lease is not None and lease.suspension is not None]
-    return min(suspended, default=workload.envelope.created_at)
-
-
-def is_patient(since: float, now: float) -> bool:
-    """Whether it has waited so long that it comes before all others."""
-    return now - since >= PATIENCE_SECONDS
 
 
 def plan_resume(engine: Engine, candidate: Candidate, allocation: Item, now: float) -> Commit | None:
@@ -61,14 +43,8 @@ def plan_resume(engine: Engine, candidate: Candidate, allocation: Item, now: flo
             fits = isinstance(found, Slot)
     if not fits:
         return None
-    back = msgspec.structs.replace(
-        lease,
-        suspension=None,
-        suspended_seconds=lease.suspended_seconds + waited,
-        end=lease.end + waited if lease.end is not None else None,
-    )
     changed = edit(allocation)
-    spec = msgspec.structs.replace(place, lease=back)
+    spec = msgspec.structs.replace(place, lease=end_suspension(lease, now))
     changed.spec = merge_part(changed.spec, spec)
     changed.generation += 1
     count_allocation(snapshot, allocation.key, Item(changed, spec=spec), now)

@@ -9,7 +9,8 @@ import functools
 import msgspec
 
 from weft.contracts.policy import Request
-from weft.informer.view import View
+from weft.informer.shares import find_named
+from weft.informer.view import Item, View
 from weft.kinds.constraint import ConstraintSpec, read_preference
 from weft.kinds.parts.placement_spec import PlacementSpec
 from weft.language.clash import find_clash, refuse_clash
@@ -28,7 +29,7 @@ from weft.language.tree import (
     show_short,
 )
 from weft.objects.errors import InvalidInput, NotFound
-from weft.objects.identity import object_key
+from weft.objects.identity import named_key
 from weft.objects.schema import suggest
 from weft.scheduler.constraint.match import find_meeting
 from weft.scheduler.table.snapshot import Snapshot
@@ -47,17 +48,23 @@ class Expressions(msgspec.Struct, frozen=True):
     preferences: tuple[Preference, ...]
 
 
-def read_expressions(view: View, project: str | None, spec: PlacementSpec) -> Expressions | tuple[str, str]:
-    """The expressions, with all names resolved; or why they can't be resolved yet, as reason and sentence."""
+def read_expressions(
+    view: View, project: str | None, spec: PlacementSpec, workload: Item | None = None
+) -> Expressions | tuple[str, str]:
+    """The expressions, with all names resolved; or why they can't be resolved yet, as reason and sentence. A ``workload`` may name
+    constraints of other projects that are shared; what isn't one was admitted with them."""
     try:
-        return _read(view, project, spec)
+        return _read(view, project, spec, workload)
     except (InvalidInput, NotFound) as problem:
         return "constraintNotReady", problem.message
 
 
-def _read(view: View, project: str | None, spec: PlacementSpec) -> Expressions:
+def _read(view: View, project: str | None, spec: PlacementSpec, workload: Item | None) -> Expressions:
     def find(name: str) -> ConstraintSpec:
-        item = view.get(object_key("constraint", project, name))
+        key = named_key("constraint", project, name)
+        item = view.get(key) if workload is None else find_named(view, workload, "constraint", name)
+        if item is None and "/" in name:
+            raise NotFound(f'constraint "{name}" does not exist, or is not shared with project {project}')
         if item is None or item.deleting:
             known = (other.envelope for other in view.of_kind("constraint").values())
             meant = suggest(name, [other.name for other in known if other.project == project])

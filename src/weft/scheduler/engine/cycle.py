@@ -27,6 +27,7 @@ from weft.contracts.policy import (
 from weft.scheduler.constraint.filters import FILTERS, FREE_CAPACITY
 from weft.scheduler.constraint.preferences import PREFERENCES
 from weft.scheduler.engine.demand import Demand
+from weft.scheduler.lease.lead import Leads
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.combined import uses_outlook
 from weft.scheduler.ranking.equivalence import Anew, ByLoad, ByRow, Class
@@ -63,6 +64,7 @@ class Engine:
         self.filters = filters
         self._preferences = preferences
         self.last: str | None = None
+        self.leads = Leads()
         self.outlook = Outlook()
         self._demand = demand
         self._linear: dict[str, LoadPolicy | None] = {}

@@ -19,6 +19,7 @@ from weft.scheduler.lease.availability import Availability
 
 Held = tuple[int, int]  # thousandths of a core, bytes of memory
 _MOST = float(2**62)  # more than any node has: what no lease may begin in
+_MOST_STALE = 1000  # ends of leases that are dropped, beside twice those that are counted
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -61,6 +62,9 @@ class Calendar:
         if lease.end < math.inf and (lease.end, key) not in self._queued:
             heapq.heappush(self._ends, (lease.end, key))
             self._queued.add((lease.end, key))
+            if len(self._ends) > 2 * len(self._leases) + _MOST_STALE:
+                self._ends = sorted(one for one in self._ends if one[1] in self._leases)
+                self._queued = set(self._ends)
         node = self._nodes.get(lease.node_uid)
         if node is None:
             node = self._nodes[lease.node_uid] = Availability((0.0, 0.0))

@@ -28,3 +28,10 @@ class RunTimes:
         ended = self._ended.get(owner, ())
         known = sum([min(seconds, requested_seconds) for seconds in ended])
         return (REQUEST_WEIGHT * requested_seconds + known) / (REQUEST_WEIGHT + len(ended))
+
+    def guess(self, owner: Hashable, requested_seconds: float | None) -> float | None:
+        """As ``predict``; where nothing was requested the mean, None for an owner without history."""
+        if requested_seconds is not None:
+            return self.predict(owner, requested_seconds)
+        ended = self._ended.get(owner)
+        return sum(ended) / len(ended) if ended else None

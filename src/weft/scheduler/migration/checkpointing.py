@@ -11,16 +11,20 @@ from weft.kinds.registry import WORKLOADS
 from weft.scheduler.node.facts import CAN, SAVED
 
 NOT_SAVED = "notSaved"
-RUNTIME = f"container/{SAVED}"  # what a node must run for it
 Saves = Literal["", "may", "must"]
 
 
-def find_lack(report: NodeReport) -> str:
-    """Why that node can't save and restore containers; empty: it can."""
-    answers = [one.checkpoint for one in report.runtimes if one.usable and "container" in one.kinds and one.checkpoint]
+def name_runtime(kind: str) -> str:
+    """What a node must run for it."""
+    return f"{kind}/{SAVED}"
+
+
+def find_lack(report: NodeReport, kind: str = "container") -> str:
+    """Why that node can't save workloads of that kind for another node; empty: it can."""
+    answers = [one.checkpoint for one in report.runtimes if one.usable and kind in one.kinds and one.checkpoint]
     if CAN in answers:
         return ""
-    return answers[0] if answers else "the node has no runtime that can save containers"
+    return answers[0] if answers else f"the node has no runtime that can save {kind}s"
 
 
 def has_choice(spec: AllocationSpec) -> bool:

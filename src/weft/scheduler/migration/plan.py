@@ -188,7 +188,7 @@ def plan_reservation(
 
 
 def _describe_saving(view: View, migrating: MigrationCandidate, item: Item, node: Item) -> str:
-    choice = has_choice(migrating.source.spec(AllocationSpec))
+    choice = migrating.carried or has_choice(migrating.source.spec(AllocationSpec))
     return f": {describe_way(view, migrating, item.spec(MigrationSpec), node)[1]}" if choice else ""
 
 
@@ -268,7 +268,9 @@ def _make_specs(
         role="target",
         desired="run",
         gpus=read_gpus(node, load),
-        cpu_model=choose_cpu(node, now.requested_cpu_model) if stands_still(spec) else now.cpu_model,
+        cpu_model=now.cpu_model
+        if migrating.carried or not stands_still(spec)
+        else choose_cpu(node, now.requested_cpu_model),
         waits_for=None,
         held_by=None,
         migration=to_source,

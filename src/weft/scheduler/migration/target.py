@@ -19,22 +19,33 @@ from weft.kinds.allocation import (
     account,
     list_disks,
 )
-from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, stands_still
+from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, is_carried, stands_still
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.filters import HasPools
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, explain
-from weft.scheduler.migration.checkpointing import NOT_SAVED, RUNTIME, Saves, choose_checkpointing, find_bar, find_lack
+from weft.scheduler.migration.checkpointing import (
+    NOT_SAVED,
+    Saves,
+    choose_checkpointing,
+    find_bar,
+    find_lack,
+    name_runtime,
+)
 from weft.scheduler.table.facts import amounts_of, name_pool
 from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, read_candidate
+
+NOT_SUSPENDED = "notSuspended"
 
 
 class MigrationCandidate(msgspec.Struct, frozen=True):
     source: Item  # its allocation
     candidate: Candidate
+    carried: bool = False  # it is suspended, and its memory goes with it
 
 
 def read_migration_candidate(
@@ -63,8 +74,15 @@ def read_migration_candidate(
     if spec.once:
         return Waiting("runsOnce", f"{what} runs only once, so it ends on the node where it started")
     cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)
+    kind, suspended = workload.envelope.kind, report.state == "suspended"
+    carried = is_carried(kind, workload_spec.mode, suspended)
+    if carried and not suspended and not later:
+        return Waiting(NOT_SUSPENDED, f"{what} is {report.state} on {spec.node}, not suspended any more")
+    if carried and (lack := find_lack(here, kind)):
+        return Waiting(NOT_SAVED, f"{spec.node} can't send the memory of {what}: {lack}; resume it first, or stop it")
     if (
         not later
+        and not carried
         and report.state != "running"
         and not (workload_spec.mode != "live" and cold and report.state == "stopped")
     ):
@@ -90,10 +108,11 @@ def read_migration_candidate(
     asked = candidate.request
     request: Request = msgspec.structs.replace(
         asked,
-        amounts=amounts_of(account(spec, report)),
-        machine=spec.machine if cold else _read_machine(view, spec),
-        cpu_model=asked.cpu_model if cold else _read_cpu(view, spec),
-        runtime=RUNTIME if workload_spec.mode == "live" and cold else asked.runtime,
+        # A suspended one gets all that it had, so that it can resume.
+        amounts=amounts_of(spec.resources if carried else account(spec, report)),
+        machine=_read_machine(view, spec) if carried or not cold else spec.machine,
+        cpu_model=_read_cpu(view, spec) if carried or not cold else asked.cpu_model,
+        runtime=name_runtime(kind) if carried or (workload_spec.mode == "live" and cold) else asked.runtime,
         node=workload_spec.to or asked.node,
         leaves=spec.node,
         home=None,  # the data of its volumes migrates with it
@@ -101,13 +120,16 @@ def read_migration_candidate(
         mode="long-lived",
         gang="",
     )
-    return MigrationCandidate(source, msgspec.structs.replace(candidate, request=request))
+    return MigrationCandidate(source, msgspec.structs.replace(candidate, request=request), carried)
 
 
 def describe_way(
     view: View, migrating: MigrationCandidate, workload_spec: MigrationSpec, node: Item
 ) -> tuple[Saves, str]:
-    """Whether a container is saved for its migration to ``node``, and a sentence on it."""
+    """Whether it is saved for its migration to ``node``, or has been, and a sentence on it."""
+    if migrating.carried:
+        memory = format_bytes(migrating.source.spec(AllocationSpec).resources.memory)
+        return "must", f"it stays suspended meanwhile: up to {memory} of saved memory go with its disks"
     spec, report = migrating.source.spec(AllocationSpec), migrating.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
     return choose_checkpointing(workload_spec, find_bar(spec, report), here, there)

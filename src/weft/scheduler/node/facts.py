@@ -80,7 +80,7 @@ def read_runtimes(report: NodeReport) -> list[str]:
         for word in (
             *([kind] if runtime.isolations != ["vm"] else []),
             *(f"{kind}/{isolation}" for isolation in runtime.isolations),
-            *([f"{kind}/{SAVED}"] if kind == "container" and runtime.checkpoint == CAN else []),
+            *([f"{kind}/{SAVED}"] if runtime.checkpoint == CAN else []),
         )
     ]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.disruption.budgets import Allowance, Budgets
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
@@ -24,8 +25,8 @@ from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.identity import new_uid, object_key
 from weft.objects.schema import read_strict
 from weft.scheduler.allocation.lease import Slot, find_slot
+from weft.scheduler.allocation.preempt import describe_kept, find_way, read_need
 from weft.scheduler.allocation.preempt import describe_way as describe_victims
-from weft.scheduler.allocation.preempt import find_way, read_need
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
@@ -39,6 +40,7 @@ from weft.scheduler.migration.target import (
     describe_way,
     read_migration_candidate,
 )
+from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.recommendation.advice import advise
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, without
@@ -49,7 +51,11 @@ from weft.transfer.history import foresee
 def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
     """Write the answer into ``question``'s status."""
     try:
-        status = answer(view, engine, question, strategy, now)
+        if question.spec(RecommendationSpec).subject == "queue":
+            queue, count = list_queue(view, engine, strategy, now, question.envelope.project)
+            status = RecommendationStatus(phase="Done", queue=queue, queued=count)
+        else:
+            status = answer(view, engine, question, strategy, now)
     except WeftError as problem:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
         status = RecommendationStatus(phase="Failed", reason=problem.token, message=message)
@@ -91,8 +97,12 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             if chosen is None and need.lease is not None:  # its capacity is counted over time
                 found = find_slot(engine, request, workload.uid, need.lease, need.grace_seconds, now)
                 chosen = found.row if isinstance(found, Slot) else None
-            if chosen is None and (way := find_way(view, engine, need, now)):
-                chosen, preempts = way.row, describe_victims(way)  # once others have given way
+            if chosen is None:
+                protected: dict[Allowance, list[str]] = {}
+                way = find_way(view, engine, need, now, Budgets(view), protected)
+                if way is not None:  # once others have given way
+                    chosen, preempts = way.row, describe_victims(way)
+                preempts += describe_kept(protected)
             if chosen is not None and explanation.error:
                 explanation = msgspec.structs.replace(explanation, error="", message="")
         return RecommendationStatus(
@@ -129,7 +139,7 @@ def _answer_migration(
         view,
         workload.key,
         (at.node, best),
-        mode=query.mode,
+        mode="saved" if migrating.carried else query.mode,
         memory=at.resources.memory,
         bytes_per_second=query.bytes_per_second,
     )
@@ -144,7 +154,7 @@ def _answer_migration(
         verdicts=_show(explanation.verdicts),
         refused_by=explanation.refused_by,
         forecast=forecast if best else None,
-        notes=_describe_way(view, migrating, spec, row, engine) if has_choice(at) else [],
+        notes=_describe_way(view, migrating, spec, row, engine) if migrating.carried or has_choice(at) else [],
     )
 
 

@@ -3,11 +3,9 @@ Pure but for the snapshot, which is restored afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from msgspec.structs import replace
 
+from weft.informer.disruption.budgets import Budgets
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec, has_nothing_to_migrate
 from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, stands_still
@@ -17,12 +15,12 @@ from weft.objects.identity import object_key
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.target import decide, describe_refusal, describe_way, read_migration_candidate
-from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.table.snapshot import restored
 from weft.scheduler.workload.request import Waiting
 
 
-def preview_drain(view: View, engine: Engine, name: str, strategy: str) -> ReportStatus:
-    """Where each would migrate to, the cheapest first, as in a drain."""
+def preview_drain(view: View, engine: Engine, name: str, strategy: str, *, force: bool = False) -> ReportStatus:
+    """Where each would migrate to, the cheapest first, as in a drain; with ``force`` whatever disruption budgets say."""
     node = view.get(object_key("node", None, name))
     if node is None:
         return ReportStatus(phase="Failed", message=f"node {name} not found")
@@ -31,8 +29,9 @@ def preview_drain(view: View, engine: Engine, name: str, strategy: str) -> Repor
         item for item in places if item.spec(AllocationSpec).role == "active" and not _has_nothing_to_migrate(item)
     ]
     places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
-    with _restored(engine.snapshot) as beside:
-        leaving = [_find_target(view, engine, place, strategy, beside) for place in places]
+    budgets = None if force else Budgets(view)
+    with restored(engine.snapshot) as beside:
+        leaving = [_find_target(view, engine, place, strategy, beside, budgets) for place in places]
     return ReportStatus(phase="Done", strategy=strategy, leaving=leaving)
 
 
@@ -40,9 +39,14 @@ def _has_nothing_to_migrate(place: Item) -> bool:
     return has_nothing_to_migrate(place.spec(AllocationSpec), place.report(AllocationReport))
 
 
-def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
+def _find_target(
+    view: View, engine: Engine, place: Item, strategy: str, beside: list[str], budgets: Budgets | None
+) -> Leaving:
     spec = place.spec(AllocationSpec)
-    rests, best = place.report(AllocationReport).state == "stopped", MIGRATION_MODES[spec.workload.kind][0]
+    rests, best = (
+        place.report(AllocationReport).state in ("stopped", "suspended"),
+        MIGRATION_MODES[spec.workload.kind][0],
+    )
     workload_spec = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
     answer = Leaving(
         workload=f"{spec.workload.kind}/{spec.workload.name}",
@@ -53,6 +57,12 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if workload is None or workload.uid != spec.workload.uid or workload.deleting:
         return replace(answer, reason="deleting", message="the workload is being deleted")
+    counted = budgets.find(workload) if budgets is not None and stands_still(workload_spec) else []
+    held = [allowance for allowance in counted if not allowance.left]
+    if any(not allowance.most for allowance in held):
+        return replace(
+            answer, reason="disruptionBudget", message=f"{held[0].text}; drain with --force to stop it all the same"
+        )
     migrating = read_migration_candidate(view, workload, workload_spec, strategy, [])
     if isinstance(migrating, Waiting):
         return replace(answer, reason=migrating.reason, message=migrating.message)
@@ -63,17 +73,6 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
     (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
-    saved = has_choice(spec) and describe_way(view, migrating, workload_spec, node)[0]
-    return replace(answer, to=snapshot.names[row], mode="saved" if saved else answer.mode)
-
-
-@contextmanager
-def _restored(snapshot: Snapshot) -> Iterator[list[str]]:
-    """Afterwards the allocations that are named in the yielded list are removed from the snapshot."""
-    improved, names = set(snapshot.improved), list[str]()
-    try:
-        yield names
-    finally:
-        for name in names:
-            snapshot.drop_allocation(name)
-        snapshot.improved = improved
+    saved = (migrating.carried or has_choice(spec)) and describe_way(view, migrating, workload_spec, node)[0]
+    waits = f"waits: {held[0].text}" if held else ""
+    return replace(answer, to=snapshot.names[row], mode="saved" if saved else answer.mode, message=waits)

@@ -21,7 +21,9 @@ from weft.kinds.decision import DecisionSpec
 from weft.kinds.report import NodeUse, ReportSpec, ReportStatus, ResourceUse, WaitingUse
 from weft.objects.envelope import merge_part
 from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.report.drain_preview import preview_drain
+from weft.scheduler.report.fairness import report_fairness
 from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
@@ -34,8 +36,13 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
     """Write the answer into ``question``'s status."""
     spec, envelope = question.spec(ReportSpec), edit(question)
     if spec.subject == "drain":
-        status = preview_drain(view, engine, spec.node or "", strategy)
+        status = preview_drain(view, engine, spec.node or "", strategy, force=spec.force)
         status.at = now
+    elif spec.subject == "queue":
+        queue, count = list_queue(view, engine, strategy, now)
+        status = ReportStatus(phase="Done", at=now, queue=queue, queued=count)
+    elif spec.subject == "fairness":
+        status = report_fairness(view, engine.snapshot, now)
     else:
         status = report_placement(view, engine.snapshot, strategy, now)
     envelope.status = merge_part(envelope.status, status)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.policy import GpuAsk, Request
+from weft.informer.shares import describe_missing, find_named
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.kinds.reservation import OVER, ReservationStatus
-from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu, format_moment
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.slots import Devices, Free, SlotFacts
@@ -36,9 +36,9 @@ def find_within(view: View, engine: Engine, candidate: Candidate, now: float) ->
     """The place of a workload with ``spec.reservation``, or why it has none."""
     workload, request, spec = candidate.workload, candidate.request, spec_of(candidate.workload)
     what = f"reservation/{spec.reservation}"
-    item = view.get(object_key("reservation", workload.envelope.project, spec.reservation or ""))
+    item = find_named(view, workload, "reservation", spec.reservation or "")
     if item is None or item.deleting:
-        return Waiting("reservationNotFound", f"{what} does not exist")
+        return Waiting("reservationNotFound", f"{what} {describe_missing(workload, spec.reservation or '')}")
     snapshot = engine.snapshot
     snapshot.settle()
     found = [(key, slot) for key in snapshot.slots.of(item.uid) if (slot := snapshot.slots.get(key)) is not None]

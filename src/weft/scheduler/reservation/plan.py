@@ -2,8 +2,8 @@
 
 A slot is an allocation of role ``reserved`` with the reservation's lease: the calendar counts it as it counts any lease, and no
 node does anything for it. All slots are made in one commit, or none. One that is lost with its node is made again where there is
-capacity. At the end a slot goes once no workload has anything of it any more. Pure but for the snapshot, which counts new slots at
-once.
+capacity; one on a node that is lost or takes nothing more is made elsewhere, unless something in it has begun. At the end a slot
+goes once no workload has anything of it any more. Pure but for the snapshot, which counts new slots at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from weft.contracts.store import Absent, Precondition, Write
 from weft.informer.commit import Commit, delete, edit, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
+    ALLOCATIONS_BY_SLOT,
     SLOTS_BY_RESERVATION,
     AllocationReport,
     AllocationSpec,
@@ -28,7 +29,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY
-from weft.kinds.node import NODES_BY_UID
+from weft.kinds.node import NODES_BY_UID, NodeStatus
 from weft.kinds.parts.placement_spec import PlacementSpec
 from weft.kinds.reservation import OVER, ReservationSpec, ReservationStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
@@ -37,6 +38,7 @@ from weft.objects.quantity import format_bytes, format_cpu, format_moment
 from weft.scheduler.allocation.bind import SOURCE, make_allocation, read_gpus
 from weft.scheduler.allocation.count import read_slot
 from weft.scheduler.allocation.lease import Conflict, find_slot
+from weft.scheduler.allocation.promise import find_bar, find_trouble
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import Lease
@@ -85,6 +87,9 @@ class Reservations:
 
     def retry(self, key: str) -> None:
         self._due.add(key)
+
+    def retry_by_uid(self, uid: str) -> None:
+        self._due.update(key for key in (self._keys.get(uid),) if key)
 
     def wait(self, now: float) -> float | None:
         """In how many seconds to plan; None: there is nothing to plan."""
@@ -148,6 +153,10 @@ def plan_reservation(
                 message = f"{lost} of {spec.count} slots were lost: {message}"
         else:
             new, message = found, ""
+            if not waits:
+                replanned, message = replan_slots(view, engine, item, (max(now, start), end), now)
+                new, gone = [*new, *replanned.values()], [slot for slot in slots if slot.key in replanned]
+                left = [slot for slot in slots if slot.key not in replanned]
         if status.state != "Rejected":
             state = "Active" if now >= start else "Scheduled"
             status = msgspec.structs.replace(status, state=state, start=start, end=end)
@@ -156,6 +165,32 @@ def plan_reservation(
     again = [at for at in (start, end) if at > now] if status.state not in OVER else []
     again += [now + AGAIN_SECONDS] if (status.state not in OVER and message) or (status.state in OVER and left) else []
     return commit, [_key_of(engine, one) for one in new], min(again, default=math.inf)
+
+
+def replan_slots(
+    view: View, engine: Engine, item: Item, span: tuple[float, float], now: float
+) -> tuple[dict[str, NewSlot], str]:
+    """Others for slots on nodes that are lost or take nothing more, by the keys of these; and why not for all of them."""
+    replanned: dict[str, NewSlot] = {}
+    spec, slots = item.spec(ReservationSpec), view.find(SLOTS_BY_RESERVATION, item.uid)
+    broken = [(slot, why) for slot in slots if (why := find_slot_trouble(view, slot, now))]
+    for slot, why in broken:
+        found = place_slots(view, engine, item, span, 1, now)
+        if isinstance(found, Conflict):
+            return replanned, f"{len(broken) - len(replanned)} of {spec.count} slots: {why}; {found.message}"
+        replanned[slot.key] = found[0]
+    return replanned, ""
+
+
+def find_slot_trouble(view: View, slot: Item, now: float) -> str:
+    """Why a slot should be on another node: ``n1 is lost``; empty if it is good where it is, or something in it has begun there."""
+    node = next(iter(view.find(NODES_BY_UID, slot.spec(AllocationSpec).node_uid)), None)
+    if node is None:
+        return ""
+    lost = node.status(NodeStatus).phase == "NotReady"
+    why = f"{node.envelope.name} is lost" if lost else find_bar(node)
+    users = view.find(ALLOCATIONS_BY_SLOT, slot.envelope.name) if why else ()
+    return why if all(user.deleting or find_trouble(view, user, now) for user in users) else ""
 
 
 def _is_ready(engine: Engine, node: str | None) -> bool:
@@ -278,6 +313,9 @@ def _write(
         text = status.message or f"from {format_moment(status.start or now)} to {format_moment(status.end or now)}"
         reason = LEASE_CONFLICT if refused else status.state
         events = [Event("Warning" if refused else "Normal", reason, text, item.envelope.ref, SOURCE)]
+    if gone and new:
+        text = f"{len(gone)} of {spec.count} slots are elsewhere now: {where}"
+        events.append(Event("Warning", "SlotsReplanned", text, item.envelope.ref, SOURCE))
     return Commit(item.key, writes, preconditions, events)
 
 

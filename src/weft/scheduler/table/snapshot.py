@@ -19,6 +19,7 @@ from weft.scheduler.lease.calendar import Calendar, Lease
 from weft.scheduler.lease.slots import Slots
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
+from weft.scheduler.table.project_usage import ProjectUsage
 from weft.scheduler.table.usage import UsageTable
 
 __all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
@@ -42,6 +43,7 @@ class Snapshot(UsageTable):
         self._away: dict[str, list[str]] = {}  # allocations on unknown nodes, by the node's uid
         self.leases = Calendar()
         self.slots = Slots()
+        self.projects = ProjectUsage()
 
     def index_of(self, uid: str) -> int | None:
         """The node's row, valid until nodes come or go."""
@@ -341,6 +343,18 @@ def without(
         for name, (node_uid, amounts, load, lease, slots) in gone.items():
             _put_back(snapshot, name, node_uid, amounts, load, lease)
             snapshot.slots.put_back(name, slots)
+        snapshot.improved = improved
+
+
+@contextmanager
+def restored(snapshot: Snapshot) -> Iterator[list[str]]:
+    """Afterwards the allocations that are named in the yielded list are removed from the snapshot."""
+    improved, names = set(snapshot.improved), list[str]()
+    try:
+        yield names
+    finally:
+        for name in names:
+            snapshot.drop_allocation(name)
         snapshot.improved = improved
 
 

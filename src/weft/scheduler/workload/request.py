@@ -7,6 +7,7 @@ import msgspec
 from weft.contracts.policy import Datum, GpuAsk, Request, SoftTerm
 from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, awaits_place, read_nics
 from weft.informer.security_groups import read_groups
+from weft.informer.shares import describe_missing, find_named
 from weft.informer.view import Item, View
 from weft.informer.volume_locations import find_data, find_strays
 from weft.informer.workloads import gang_of, name_of, record_of, spec_of
@@ -135,7 +136,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     ask = record.needs(spec)
     images = []
     for name in ask.images:
-        found = read_image(view, project, name, machine=bool(ask.machine))
+        found = read_image(view, workload, name, machine=bool(ask.machine))
         if isinstance(found, Waiting):
             return found
         images.append(found)
@@ -149,7 +150,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     groups = read_groups(view, workload)
     if isinstance(groups, str):
         return Waiting("groupNotReady", f'security group "{groups}" does not exist')
-    expressions = read_expressions(view, project, spec)
+    expressions = read_expressions(view, project, spec, workload)
     if not isinstance(expressions, Expressions):
         return Waiting(*expressions)
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
@@ -250,11 +251,11 @@ def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
     return GpuAsk(max(1, spec.gpus), share, spec.gpu_memory, tuple(sorted(spec.gpu_models)))
 
 
-def read_image(view: View, project: str | None, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
+def read_image(view: View, workload: Item, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
     """An image as an allocation has it, and the size of its disk; for a ``machine``, or for a container."""
-    item = view.get(object_key("image", project, name))
+    item = find_named(view, workload, "image", name)
     if item is None:
-        return Waiting("imageNotReady", f'image "{name}" does not exist')
+        return Waiting("imageNotReady", f'image "{name}" {describe_missing(workload, name)}')
     status = item.status(ImageStatus)
     if status.phase == "Failed":
         return Waiting("imageFailed", f"image {name}: {status.message or status.reason}")

@@ -24,7 +24,15 @@ from weft.agent.allocation.plan import (
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
 from weft.agent.state.lease import find_stage
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
+from weft.kinds.allocation import (
+    AllocatedContainer,
+    AllocatedImage,
+    AllocationPhase,
+    AllocationReport,
+    AllocationSpec,
+    Resources,
+    account,
+)
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, AllocatedLease, Suspension
 from weft.objects.identity import Ref
 
@@ -388,10 +396,12 @@ def test_a_command_that_cant_be_begun_is_not_tried_again_unless_asked_for_always
     assert plan_for(known(memory, restart=policy, restart_generation=1), failed, 0).steps == BRING_UP
 
 
-def leased(checkpoint: Checkpoint | None = None, *, stage: str, **fields: Any) -> PlanInput:
+def leased(
+    checkpoint: Checkpoint | None = None, *, stage: str = "active", deleting: bool = False, **fields: Any
+) -> PlanInput:
     lease = AllocatedLease(mode="reservation", start=2000.0, end=3000.0, prepare_at=1940.0)
     spec = make_spec(lease=lease, **fields)
-    local = LocalAllocation("node-1.a", "a", spec)
+    local = LocalAllocation("node-1.a", "a", spec, deleting)
     return PlanInput(local=local, checkpoint=checkpoint or Checkpoint(), guest=ABSENT, stage=stage, can_hold=True)  # type: ignore[arg-type]
 
 
@@ -411,6 +421,20 @@ def test_before_its_lease_a_machine_boots_and_is_held_and_goes_on_with_the_start
     assert plan_for(active, guest("running", ready=True), 0.0).state == "running"
 
 
+def test_the_image_is_fetched_before_the_preparation_begins_and_a_failure_is_none_of_the_lease() -> None:
+    waits = msgspec.structs.replace(leased(stage="waits"), soon=True)
+    plan = plan_allocation(waits)
+    assert (plan.steps, plan.state, plan.reason) == ((Step.FETCH,), "pending", LEASE_WAITS)
+    assert plan_allocation(msgspec.structs.replace(waits, fetched=True)).steps == ()
+    assert plan_allocation(msgspec.structs.replace(waits, in_contact=False)).steps == ()
+    assert plan_for(waits, guest("running"), 0.0).steps == ()
+    failed = msgspec.structs.replace(waits, failure=StepFailure("imageGone", "no blob", 1, 5.0))
+    plan = plan_allocation(failed)
+    assert (plan.steps, plan.state, plan.reason, plan.review_at) == ((), "pending", LEASE_WAITS, 5.0)
+    assert "no blob" in plan.message
+    assert plan_for(failed, ABSENT, 5.0).steps == (Step.FETCH,)
+
+
 def test_what_can_t_be_held_is_made_but_for_its_start() -> None:
     ahead = msgspec.structs.replace(leased(stage="ahead"), can_hold=False)
     assert plan_allocation(ahead).steps == BRING_UP[:-1]
@@ -425,6 +449,19 @@ def test_when_its_lease_is_over_the_guest_shuts_down_whatever_else_it_was_to_do(
     assert plan_for(over, guest("suspended"), 0.0).steps == (Step.REMOVE,)
     rest = plan_for(over, guest("stopped"), 0.0)
     assert (rest.steps, rest.state, rest.reason) == ((), "stopped", LEASE_ENDED)
+
+
+def test_what_is_deleted_after_its_lease_s_end_takes_no_capacity_again() -> None:
+    over = leased(Checkpoint(run="up"), stage="over", deleting=True)
+    assert plan_for(over, guest("running"), 0.0).reason == ""
+    gone = plan_for(over, guest("stopped"), 0.0)
+    assert (gone.steps[-1], gone.state, gone.reason) == (Step.FORGET, "stopping", LEASE_ENDED)
+    assert plan_for(leased(stage="active", deleting=True), guest("stopped"), 0.0).reason == ""
+    spec = leased().local.spec
+    states: tuple[AllocationPhase, ...] = ("stopped", "stopping", "released")
+    for state in states:
+        taken = account(spec, AllocationReport(incarnation=spec.incarnation, state=state, reason=LEASE_ENDED))
+        assert taken == Resources(disk=spec.resources.disk)
 
 
 @pytest.mark.parametrize(

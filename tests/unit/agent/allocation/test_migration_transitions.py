@@ -15,6 +15,7 @@ from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationSt
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.fields.lease import AllocatedLease, Suspension
 from weft.objects.identity import Ref
 
 MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
@@ -242,3 +243,14 @@ def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_
 def test_one_that_is_saved_for_its_move_has_not_ended() -> None:
     checkpoint = observe(Checkpoint(run="up", made=True), GuestFacts("id", "a", "web", 1, "suspended"))
     assert (checkpoint.run, checkpoint.ended) == ("up", "")
+
+
+def test_a_preempted_guest_that_migrates_still_says_that_its_capacity_is_free() -> None:
+    lease = AllocatedLease(mode="best-effort", start=0.0, suspension=Suspension("vm/winner", 5.0))
+    told = msgspec.structs.replace(TOLD, mode="cold", saves="must")
+    for migration, running in ((msgspec.structs.replace(told, address=""), False), (told, True)):
+        facts = known(SOURCE if running else None, role="source", migration=migration, migrating=running, lease=lease)
+        facts = msgspec.structs.replace(facts, stage="suspended")
+        plan = plan_for(facts, GuestFacts("id", "a", "web", 1, "suspended"), 0)
+        assert (plan.steps, plan.state, plan.reason) == ((), "suspended", "preempted")
+        assert plan.message == "suspended for vm/winner"

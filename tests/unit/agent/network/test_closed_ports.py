@@ -60,4 +60,7 @@ async def test_what_wasnt_held_in_time_is_opened_at_its_start(side: Side) -> Non
     assert not let_through(side)
     await asyncio.sleep(0.4)
     await side.keeper.open(state.local)
+    assert not let_through(side), "the server doesn't hear this node: its lease may have been given to another"
+    state.checkpoint = msgspec.structs.replace(state.checkpoint, begun=True)
+    await side.keeper.open(state.local)
     assert let_through(side)

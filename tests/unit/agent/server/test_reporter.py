@@ -111,6 +111,8 @@ class Bench:
     def take_answer(self, answer: ReportAnswer) -> None:
         self.removals += answer.remove_volumes
 
+    def note_contact(self) -> None: ...
+
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Bench]:

@@ -63,6 +63,24 @@ def test_nothing_takes_back_what_may_be_unset() -> None:
     assert read_flags(VM, {"spec__image": ""}, {}) == {"image": ""}  # must be there: the field complains itself
 
 
+@pytest.mark.parametrize(("kind", "way"), [("vm", ()), ("job", ("task",))])
+def test_a_priority_is_a_number_or_a_class_and_takes_the_place_of_the_other(kind: str, way: tuple[str, ...]) -> None:
+    def read(value: str, **lease: object) -> object:
+        parameter = "__".join(("spec", *way, "lease__priority"))
+        spec: dict[str, object] = {"lease": lease} if not way else {way[0]: {"lease": lease}}
+        made = read_flags(BY_NAME[kind], {parameter: value}, spec)
+        return (made[way[0]] if way else made)["lease"]
+
+    assert read("7", priority_class="urgent") == {"priority": 7, "priority_class": None}
+    assert read("-7") == {"priority": -7, "priority_class": None}
+    assert read("urgent", priority=7, mode="immediate") == {
+        "priority": 0,
+        "priority_class": "urgent",
+        "mode": "immediate",
+    }
+    assert not {"--priority-class", "--lease-priority-class"} & flags_of(BY_NAME[kind])
+
+
 def test_a_value_that_begins_with_a_minus_gets_the_field_s_own_complaint() -> None:
     spec = read_flags(VM, {"spec__memory": "-5G"}, {"image": "tiny"})
     _, problems = find_problems(spec, VM.spec)

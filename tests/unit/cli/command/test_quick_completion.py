@@ -98,6 +98,15 @@ def test_what_it_cant_be_sure_of_is_left_to_the_whole_one(line: str) -> None:
         ask_quick(words, incomplete)
 
 
+@pytest.mark.parametrize("kind", ["rolebinding", "token"])
+def test_a_role_is_completed_from_the_built_in_and_the_own_ones(kind: str) -> None:
+    words = [kind, "create", "x", "--role"]
+    found = [value for _, value, _ in ask_quick(words, "")]
+    assert found == [value for _, value, _ in ask_whole(words, "")]
+    assert {"viewer", "fabric-admin", f"role-{NAMES[0]}"} <= set(found)
+    assert [value for _, value, _ in ask_quick(words, "fab")] == ["fabric-admin"]
+
+
 def test_names_of_another_project_are_never_taken_for_this_ones() -> None:
     assert ask_quick(["vm", "describe"], "vm-we") == [("plain", "vm-web", "")]
     for other in (["-p", "other"], ["--context", "there"]):

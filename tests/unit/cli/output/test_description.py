@@ -44,3 +44,11 @@ def test_what_goes_with_a_job_is_said_before_it_is_deleted() -> None:
     assert describe_loss(job) == "Running; 2 tasks that run, and the logs of all go with it"
     over = {**job, "status": {"phase": "Succeeded"}}
     assert describe_loss(over) == "Succeeded; the logs of its tasks go with it"
+
+
+def test_times_are_shown_as_times() -> None:
+    lease = {"state": "Scheduled", "start": 1795279033.5, "end": 1795282633.5, "prepare_at": 0.0}
+    [status] = [line for line in _describe("vm", {}, {"lease": lease}) if "Scheduled" in line]
+    assert "start 2026-11-21" in status and "end 2026-11-21" in status and "179527" not in status
+    [start] = [line for line in _describe("reservation", {"start": 1795279033.5}) if "start" in line]
+    assert "2026-11-21" in start

@@ -92,6 +92,27 @@ def test_what_weft_holds_is_named_by_its_name_on_both_sides_and_must_be_the_same
         assert "busybox" in outcome.status.message and outcome.old is None
 
 
+def test_an_image_of_another_project_is_copied_for_a_vm_and_a_vm_on_one_is_no_container() -> None:
+    shared = image("physics/busybox", "", ONE)  # where it is from is not known here
+    outcome = plan_conversion(facts(old=container({"image": "physics/busybox"}, image=ONE), images=(shared,)))
+    assert outcome.image is not None and outcome.status.image == "web-ab12c"
+    assert (outcome.image[1].url, outcome.image[1].registry_secret) == ("oci://physics/busybox", "")
+    made = image("web-ab12c", "oci://physics/busybox", ONE)
+    vm = WorkloadFacts(
+        what="vm/web", spec=VmSpec(image=made.name), status=WorkloadStatus(phase="Running"), generation=1
+    )
+    back = facts(spec=ConversionSpec(workload="vm/web", to="container"), old=vm)
+    outcome = plan_conversion(msgspec.structs.replace(back, images=(made, shared)))
+    assert isinstance(outcome.make, ContainerSpec) and outcome.make.image == "physics/busybox"
+    outcome = plan_conversion(msgspec.structs.replace(back, images=(made,)))  # not shared any more
+    assert (outcome.status.phase, outcome.status.reason) == ("Failed", "untranslatable")
+    foreign = msgspec.structs.replace(vm, spec=VmSpec(image="physics/disk"))
+    known = image("physics/disk", f"oci://{WEB}:1", ONE)
+    outcome = plan_conversion(msgspec.structs.replace(back, old=foreign, images=(known,)))
+    assert (outcome.status.phase, outcome.status.reason) == ("Failed", "notOci")
+    assert "of another project" in outcome.status.message and WEB not in outcome.status.message
+
+
 def test_an_image_that_failed_ends_it_and_goes_if_it_was_made_for_it() -> None:
     for made in (True, False):
         status = ConversionStatus(phase="Preparing", began_at=0.0, image="i", made_image=made)

@@ -122,3 +122,22 @@ def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
     reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
     assert reason == "Blocked"
     assert message == "1 left; vm/s can't leave: it is Suspended; it can migrate once it runs or is stopped"
+
+
+def test_budgets_hold_some_back_and_delay_nobody_else() -> None:
+    web = [leaver(f"web-{number}", way="cold", cost=1, budgets=("web",)) for number in range(3)]
+    other = leaver("other", way="cold")
+    assert names(choose_next([*web, other], 10, {"web": 1})) == ["vm/web-0", "vm/other"]
+    assert names(choose_next([*web, other], 10, {"web": 0})) == ["vm/other"]
+    both = msgspec.structs.replace(web[0], budgets=("web", "strict"))
+    assert names(choose_next([both, *web[1:]], 10, {"web": 2, "strict": 0})) == ["vm/web-1", "vm/web-2"]
+    left = {"web": 1}
+    choose_next(web, 10, left)
+    assert left == {"web": 1}
+    held = [msgspec.structs.replace(one, held="1 of 3 is down") for one in web[1:]]
+    moving = msgspec.structs.replace(web[0], migration="m", target="n2")
+    assert describe_drain([moving, *held], set()) == (
+        "Draining",
+        "3 left; migrating: vm/web-0 → n2; vm/web-1, vm/web-2 wait: 1 of 3 is down",
+    )
+    assert describe_drain(held[:1], set()) == ("Draining", "1 left; vm/web-1 waits: 1 of 3 is down")

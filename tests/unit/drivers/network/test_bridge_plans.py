@@ -183,6 +183,21 @@ def test_every_endpoint_has_a_name_and_only_guests_here_a_lease() -> None:
     assert render_hosts([PORT]) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
 
 
+def test_a_guest_of_another_project_takes_no_name_that_a_guest_of_the_network_s_own_may_have() -> None:
+    """Whatever the projects are called: four parts with the domain, which no own name has; its lease gives none either."""
+    endpoints = [msgspec.structs.replace(A, name=name) for name in ("www.com", "b.blue", "b.weft")]
+    aliases = [Alias("b.other.red", "10.60.0.11")]
+    segment = msgspec.structs.replace(SEGMENT, domain="weft", endpoints=endpoints, aliases=aliases)
+    check_segment(segment, NAMES.prefix)
+    names = [line.split()[1:] for line in render_names(segment).splitlines()]
+    assert names == [["b.blue.blue.weft"], ["b.weft.blue.weft"], ["www.com.blue.weft"], ["b.other.red.weft"]]
+    assert render_own(segment) == ""
+    port = msgspec.structs.replace(PORT, hostname="a.biology")
+    check_port(port, NAMES.prefix)
+    assert render_hosts([port]) == "52:54:00:00:00:0b,10.20.0.11,12h\n"
+    assert port_from_alias(port.id, port_alias(port)) == port
+
+
 def test_names_outside_the_domain_are_asked_of_nobody_else() -> None:
     segment = msgspec.structs.replace(SEGMENT, endpoints=[A, B], aliases=[Alias("w.red", "10.60.0.11")])
     assert render_own(segment) == "server=/a.blue/\nserver=/b.blue/\nserver=/w.red/\n"

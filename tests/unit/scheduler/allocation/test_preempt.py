@@ -10,6 +10,7 @@ import pytest
 from tests.unit.scheduler.node_items import GIB, REPORT, make_node
 
 from weft.contracts.policy import Request
+from weft.informer.disruption.budgets import Budgets
 from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import ALLOCATION, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.lease import MOST_SUSPENSIONS, AllocatedLease, LeaseRequest, Suspension
@@ -95,7 +96,7 @@ def test_victims_are_enough_none_is_spare_and_no_dearer_priority_is_touched(seed
         dice.choice([2.0, 3.0, 4.0]), dice.choice(["immediate", "best-effort"]), dice.randrange(-2, 4), duration
     )
     before = state_of(engine.snapshot)
-    way = find_way(view, engine, wanted, NOW)
+    way = find_way(view, engine, wanted, NOW, Budgets(view), {})
     assert state_of(engine.snapshot) == before
     ways = all_ways(view, engine, wanted, places)
     enough = [keys for keys, fits in ways.items() if fits]
@@ -114,7 +115,7 @@ def test_of_equal_ones_the_one_with_less_to_save_and_then_the_one_hit_less_often
     large = Resources(cpu=4.0, memory=4 * GIB, disk=GIB)
     places = [place("a", 4.0, node="n1", resources=large), place("b", 4.0, node="n2", suspensions=1)]
     view, engine = fabric([*places, place("c", 4.0, node="n3")], ("n1", "n2", "n3"))
-    way = find_way(view, engine, need(2.0), NOW)
+    way = find_way(view, engine, need(2.0), NOW, Budgets(view), {})
     assert way is not None and [victim.item.envelope.name for victim in way.victims] == ["u-n3.c"]
 
 
@@ -135,9 +136,9 @@ def test_of_equal_ones_the_one_with_less_to_save_and_then_the_one_hit_less_often
 )
 def test_who_can_not_be_suspended_is_no_victim(fields: dict[str, object]) -> None:
     view, engine = fabric([place("a", 4.0, **fields)])  # type: ignore[arg-type]
-    assert find_way(view, engine, need(2.0), NOW) is None
+    assert find_way(view, engine, need(2.0), NOW, Budgets(view), {}) is None
     view, engine = fabric([place("a", 4.0)])
-    assert find_way(view, engine, need(2.0), NOW) is not None
+    assert find_way(view, engine, need(2.0), NOW, Budgets(view), {}) is not None
 
 
 def test_one_that_gave_way_takes_its_disk_and_after_an_hour_all_again() -> None:

@@ -8,7 +8,7 @@ from weft.kinds.allocation import AllocatedContainer, AllocationReport, Allocati
 from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NodeReport, NodeRuntime
 from weft.objects.identity import Ref
-from weft.scheduler.migration.checkpointing import RUNTIME, choose_checkpointing, find_bar, find_lack
+from weft.scheduler.migration.checkpointing import choose_checkpointing, find_bar, find_lack, name_runtime
 from weft.scheduler.node.facts import read_runtimes
 
 
@@ -41,7 +41,8 @@ def test_a_node_that_cant_is_named_with_what_it_lacks() -> None:
 
 
 def test_a_node_says_what_it_runs_on_so_that_live_moves_go_nowhere_else() -> None:
-    assert RUNTIME in read_runtimes(CAN) and RUNTIME not in read_runtimes(LACKS)
+    runs = name_runtime("container")
+    assert runs in read_runtimes(CAN) and runs not in read_runtimes(LACKS)
     assert (find_lack(CAN), find_lack(LACKS)) == ("", "criu is not installed")
     unusable = NodeReport(runtimes=[msgspec.structs.replace(CAN.runtimes[0], usable=False)])
     assert find_lack(unusable)

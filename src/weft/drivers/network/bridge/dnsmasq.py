@@ -60,7 +60,7 @@ class Files:
         return self.folder / "dnsmasq.log"
 
 
-def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[str]:
+def plan_command(segment: Segment, files: Files, resolver: str | None, ports: Iterable[Port] = ()) -> list[str]:
     """The server's whole command line; ``resolver`` is a resolv.conf for names outside, None for none."""
     cidr = IPv4Network(segment.cidr)
     return [
@@ -85,10 +85,12 @@ def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[s
         f"--dhcp-hostsfile={SEEN_AT}/{files.hosts.name}",
         "--dhcp-authoritative",
         "--leasefile-ro",
+        "--dhcp-ignore-names",  # what guests call themselves: their names are in the file of hosts
         f"--dhcp-option=option:router,{segment.gateway}",
         f"--dhcp-option=option:dns-server,{segment.gateway}",
         f"--dhcp-option=option:mtu,{segment.mtu}",
-        # Only the main NIC gets a default route and a name server.
+        # Only the main NIC gets a default route and a name server. (A tag in the file of leases, and dnsmasq 2.90 dies on reload.)
+        *(f"--dhcp-mac=set:{SIDE},{mac}" for mac in sorted(port.mac for port in ports if not port.main)),
         *(f"--dhcp-option=tag:{SIDE},option:{what}" for what in ("router", "dns-server", "domain-name")),
     ]
 
@@ -108,22 +110,33 @@ def shorten_log(files: Files) -> None:
 
 
 def render_hosts(ports: Iterable[Port]) -> str:
-    """Who gets which lease: this node's ports only, so that each guest is answered by its own node."""
+    """Who gets which lease: this node's ports only, so that each guest is answered by its own node. A lease makes its name resolve:
+    that of a guest of another project has none."""
     return "".join(
-        f"{p.mac},{'' if p.main else f'set:{SIDE},'}{p.address},{p.hostname},{LEASE}\n"
+        f"{p.mac},{p.address},{'' if '.' in p.hostname else f'{p.hostname},'}{LEASE}\n"
         for p in sorted(ports, key=lambda p: p.mac)
     )
 
 
 def render_names(segment: Segment) -> str:
-    """Who has which name: every endpoint of the network, wherever it is, and the aliases."""
+    """Who has which name: every endpoint of the network, wherever it is, and the aliases. Guests of other projects have only names
+    of four parts or more, which no name of the network's own project has, whatever projects, networks and domains are called."""
     domain = segment.domain
     named = sorted({(e.name, e.address) for e in segment.endpoints if e.name})
     others = sorted({(alias.name, alias.address) for alias in segment.aliases})
     return "".join(
-        f"{address} {name}.{domain} {_bare(name)}{name}.{segment.name}.{domain} {name}.{segment.name}\n"
+        f"{address} {name}.{segment.name}.{domain}\n"
+        if "." in name
+        else f"{address} {name}.{domain} {_bare(name)}{name}.{segment.name}.{domain} {name}.{segment.name}\n"
         for name, address in named
-    ) + "".join(f"{address} {name}.{domain} {_bare(name)}".rstrip() + "\n" for name, address in others)
+    ) + "".join(
+        f"{address} {name}.{domain} {_bare(name) if _is_own(name) else ''}".rstrip() + "\n" for name, address in others
+    )
+
+
+def _is_own(alias: str) -> bool:
+    """Whether it is NAME.NETWORK, and not NAME.PROJECT.NETWORK."""
+    return alias.count(".") < 2
 
 
 def _bare(name: str) -> str:
@@ -134,8 +147,8 @@ def _bare(name: str) -> str:
 def render_own(segment: Segment) -> str:
     """Names outside the domain that only this server answers for: for what they don't have (an IPv6 address) no other server is
     asked, which may be out of reach."""
-    named = {f"{e.name}.{segment.name}" for e in segment.endpoints if e.name} | {
-        alias.name for alias in segment.aliases
+    named = {f"{e.name}.{segment.name}" for e in segment.endpoints if e.name and "." not in e.name} | {
+        alias.name for alias in segment.aliases if _is_own(alias.name)
     }
     return "".join(f"server=/{name}/\n" for name in sorted(named))
 
@@ -155,7 +168,7 @@ async def ensure_server(
     new owner. What is only new needs but a signal, given with ``resend`` even if the files are as they were (they may
     have been written just before a crash).
     """
-    command = plan_command(segment, files, resolver)
+    command = plan_command(segment, files, resolver, ports)
     hosts, names = render_hosts(ports), render_names(segment)
     process, exact = inspect_server(files, command, namespace)
     if process is not None and (not exact or _drops(files.hosts, hosts)):

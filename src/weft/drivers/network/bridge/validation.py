@@ -33,8 +33,8 @@ def check_segment(segment: Segment, link_prefix: str) -> None:
     for at, endpoint in enumerate(segment.endpoints):
         field = f"endpoints[{at}]"
         _check_mac(where, f"{field}.mac", endpoint.mac)
-        if endpoint.name:
-            _check_label(where, f"{field}.name", endpoint.name)
+        for label in endpoint.name.split(".") if endpoint.name else ():
+            _check_label(where, f"{field}.name", label)
         _address(where, f"{field}.node_address", endpoint.node_address)
         if _address(where, f"{field}.address", endpoint.address) not in cidr:
             raise _refuse(where, f"{field}.address", endpoint.address, f"isn't inside {segment.cidr}")
@@ -52,7 +52,8 @@ def check_port(port: Port, link_prefix: str) -> None:
     _check_id(where, "segment_id", port.segment_id, link_prefix)
     _check_mac(where, "mac", port.mac)
     _address(where, "address", port.address)
-    _check_label(where, "hostname", port.hostname)
+    for label in port.hostname.split("."):
+        _check_label(where, "hostname", label)
     if port.inside is not None:
         _check_id(where, "inside.guest", port.inside.guest, link_prefix)
         if not _DEVICE.fullmatch(port.inside.device) or port.inside.device == "lo":

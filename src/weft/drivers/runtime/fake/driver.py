@@ -25,6 +25,7 @@ from weft.contracts.driver.runtime import (
     RuntimeProbe,
     SessionMark,
 )
+from weft.drivers.runtime.fake.carrying import FakeCarrying
 from weft.drivers.runtime.fake.guest import FakeGuest, describe_guest
 from weft.drivers.runtime.fake.migration import FakeMigrations
 from weft.drivers.runtime.fake.session import FakeSession
@@ -57,11 +58,14 @@ class FakeDriver:
         self._boots: dict[str, asyncio.Task[None]] = {}
         self._sessions: list[tuple[str, FakeSession]] = []
         self._news = asyncio.Event()
+        self.carrying = FakeCarrying(self._read, self._write, self._path, self._lock)
         self.migrations = FakeMigrations(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
 
     async def probe(self) -> RuntimeProbe:
         capabilities = ["suspend", "exec", "stats", "gpu-shares"]
-        return self.orders.probe or RuntimeProbe("fake", True, "1", "none", ["q35", "microvm"], capabilities, [])
+        return self.orders.probe or RuntimeProbe(
+            "fake", True, "1", "none", ["q35", "microvm"], capabilities, [], checkpoint="yes"
+        )
 
     async def start(self, plan: GuestPlan) -> GuestFacts:
         async with self._lock(plan.id):

@@ -36,6 +36,7 @@ from weft.drivers.runtime.qemu.disk_relocation import QemuRelocations
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.machine_shape import Frame
+from weft.drivers.runtime.qemu.migration.carrying import QemuCarrying
 from weft.drivers.runtime.qemu.migration.commands import check_movable, check_stays
 from weft.drivers.runtime.qemu.migration.steps import QemuMigrations
 from weft.drivers.runtime.qemu.probe import QemuFinding
@@ -67,6 +68,7 @@ class QemuDriver:
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
         self._starter = GuestStarter(self._guests, self._cgroups, self._clock, host)
         self.migrations = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
+        self.carrying = QemuCarrying(self._guests, self._clock, self._working)
         self.hold = self._guests.hold
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)

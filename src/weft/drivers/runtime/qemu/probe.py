@@ -38,7 +38,7 @@ _EXIT_VALUE = 42
 # mov al, 42; mov dx, 0xf4; out dx, al; hlt. QEMU's isa-debug-exit then ends with 42 * 2 + 1.
 _BOOT_SECTOR = bytes([0xB0, _EXIT_VALUE, 0xBA, _DEBUG_EXIT_PORT, 0, 0xEE, 0xF4]).ljust(510, b"\0") + b"\x55\xaa"
 _EMULATED_SECONDS = 30.0
-WORDS = 2
+WORDS = 3
 KVM_PATIENCE = 5  # times what the emulated one took: even a busy host's KVM is faster than that
 
 
@@ -140,6 +140,7 @@ async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimePr
         cpu_models=offer.cpu_models,
         capabilities=["suspend", "exec", "console", "stats", *(["uefi"] if facts.uefi_code else [])],
         problems=problems,
+        checkpoint="yes",
     )
     return found, facts
 

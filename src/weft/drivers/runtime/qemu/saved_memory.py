@@ -10,10 +10,15 @@ import asyncio
 import contextlib
 import os
 
+import msgspec
+from msgspec.structs import replace
+
+from weft.contracts.driver.migration import MigratingGuest
 from weft.contracts.durable_file import keep_file
 from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.machine_shape import describe_present
+from weft.drivers.runtime.qemu.migration.carried_memory import append_machine
 from weft.drivers.runtime.qemu.migration.commands import choose_capabilities
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.record import GuestEnd, disk_times
@@ -38,6 +43,7 @@ async def save_memory(guest: Guest) -> None:
         async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
             await qmp.execute("migrate", uri=f"file:{name}")
             await finish_migration(guest, qmp, "save")
+        await asyncio.to_thread(append_machine, pending, await _describe_machine(guest, qmp))
         await asyncio.to_thread(keep_file, pending, guest.paths.memory)
         record.disk_times = disk_times(record.plan)
         record.memory = "saved"
@@ -47,6 +53,20 @@ async def save_memory(guest: Guest) -> None:
         with contextlib.suppress(Unavailable):  # if it has gone there is nothing to run on
             await _run_on(guest)
         raise
+
+
+async def _describe_machine(guest: Guest, qmp: Qmp) -> MigratingGuest:
+    record = guest.record
+    version = (await qmp.execute("query-version"))["qemu"]
+    frame = replace(record.frame, uuid=record.uuid) if record.frame is not None else None
+    return MigratingGuest(
+        plan=record.plan,
+        driver="qemu",
+        version=f"{version['major']}.{version['minor']}",
+        accelerator=record.accelerator,
+        boot_id=record.boot_id,
+        machine=msgspec.to_builtins(frame) if frame is not None else {},
+    )
 
 
 async def load_memory(guest: Guest) -> None:

@@ -1,7 +1,7 @@
 """The functions as the gateway knows them: the version behind each name, and the recipe of each version. Pure but for its caches.
 
-Reads functions, their versions, the images that runtimes come from and the networks that they reach, out of a view that follows
-the store. A recipe is made when it is first needed, and forgotten when one of its sources changes.
+Reads functions, their versions, the images that runtimes come from, the networks that they reach, and quotas, out of a view that
+follows the store. A recipe is made when it is first needed, and forgotten when one of its sources changes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from weft.contracts.driver.function import LATEST, Blob, Recipe
-from weft.gateway.function.definition.recipe import make_recipe
+from weft.gateway.function.definition.recipe import Owner, make_recipe
 from weft.informer.view import Changed, Item, View
 from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weights_of
 from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
 from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.parts.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
+from weft.kinds.quota import QuotaSpec
 from weft.objects.errors import NotFound, Unavailable
-from weft.objects.identity import object_key
+from weft.objects.identity import named_key, object_key
 from weft.objects.image.reference import held_name
 
-KINDS = ("function", "functionversion", "image", "network")
+KINDS = ("function", "functionversion", "image", "network", "quota")
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -79,7 +80,8 @@ class Catalogue:
         self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were found before
         self._needs = 0  # grows when an image or a network changes
         self._versions: dict[str, Version] = {}  # by digest, those whose recipes were made
-        self._owners: dict[str, tuple[str, float]] = {}  # by digest, what function_of gives
+        self._owners: dict[str, Owner] = {}  # by digest, what function_of gives
+        self._concurrency: dict[str, int] = {}  # by project, what its quota allows
 
     def notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
@@ -87,12 +89,20 @@ class Catalogue:
             project = envelope.project or ""
             if change.kind == "function":
                 self._known.pop((project, envelope.name), None)
-                self._own(change.item.status(FunctionStatus), envelope.uid, change.item.spec(FunctionSpec).timeout)
+                owner = Owner(envelope.uid, change.item.spec(FunctionSpec).timeout, project)
+                self._own(change.item.status(FunctionStatus), owner)
             elif change.kind == "functionversion":
                 spec = change.item.spec(FunctionVersionSpec)
                 self._known.pop((project, spec.function), None)
                 if envelope.owner is not None:
-                    self._own(change.item.status(FunctionVersionStatus), envelope.owner.uid, spec.timeout)
+                    owner = Owner(envelope.owner.uid, spec.timeout, project)
+                    self._own(change.item.status(FunctionVersionStatus), owner)
+            elif change.kind == "quota":
+                most = None if change.new is None else change.new.spec(QuotaSpec).function_concurrency
+                if most is None:
+                    self._concurrency.pop(project, None)
+                else:
+                    self._concurrency[project] = most
             elif change.kind == "image" or (change.kind == "network" and _leads_elsewhere(change)):
                 self._needs += 1
 
@@ -130,8 +140,12 @@ class Catalogue:
         """The version of the recipe, if that was made."""
         return self._versions.get(digest)
 
-    def function_of(self, digest: str) -> tuple[str, float] | None:
-        """The uid of a recipe's function, and how long its invocations may take; also if the recipe wasn't made yet."""
+    def find_concurrency(self, project: str) -> int | None:
+        """How many invocations of all its functions the project's quota lets run at once; None: any number."""
+        return self._concurrency.get(project)
+
+    def function_of(self, digest: str) -> Owner | None:
+        """The owner of a recipe; also if the recipe wasn't made yet."""
         return self._owners.get(digest)
 
     def specified(self, function: Function) -> Version | Missing:
@@ -238,15 +252,15 @@ class Catalogue:
             needed.network,
             needed.archive,
         )
-        self._owners[recipe.digest] = (function.uid, code.timeout)
+        self._owners[recipe.digest] = Owner(function.uid, code.timeout, recipe.project)
         version = self._versions.get(recipe.digest)
         if version is None or version.code != code:  # its placement may be specified otherwise
             version = self._versions[recipe.digest] = Version(code, recipe)
         return version
 
-    def _own(self, status: FunctionStatus | FunctionVersionStatus, function: str, timeout: float) -> None:
+    def _own(self, status: FunctionStatus | FunctionVersionStatus, owner: Owner) -> None:
         if status.digest:
-            self._owners[status.digest] = (function, timeout)
+            self._owners[status.digest] = owner
 
     def forget(self, digest: str) -> None:
         """Drop a recipe that nothing uses any more."""
@@ -281,7 +295,7 @@ class Catalogue:
         name = held_name(code.image)
         if not name:
             return None
-        item = self._view.get(object_key("image", function.item.envelope.project, name))
+        item = self._view.get(named_key("image", function.item.envelope.project, name))
         if item is None or item.deleting:
             return Missing("imageNotReady", f"image {name} does not exist; weft image add {name} FILE.tar")
         status = item.status(ImageStatus)

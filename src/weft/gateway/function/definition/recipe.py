@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import msgspec
 
 from weft.contracts.driver.function import LATEST, Blob, Recipe
 from weft.kinds.parts.function_code import FunctionCode
 from weft.trust.tickets import sign_blob_ticket, sign_secret_ticket
+
+
+class Owner(NamedTuple):
+    """The function of a recipe."""
+
+    function: str  # uid
+    seconds: float  # that its invocations may take
+    project: str
 
 
 def make_recipe(

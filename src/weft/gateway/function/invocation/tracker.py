@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from weft.contracts.driver.function import Recipe
+from weft.gateway.function.definition.recipe import Owner
 from weft.gateway.function.instance.fleet import Fleet
 from weft.protocol.invocations import (
     Answer,
@@ -98,19 +99,20 @@ class _Stray(msgspec.Struct, frozen=True):
 
     node: str
     function: str
+    project: str
     until: float
 
 
 class InvocationTracker:
-    """``function_of`` gives the function (uid) of a recipe by digest and how long its invocations may take; None for an unknown
-    recipe."""
+    """``function_of`` gives the owner of a recipe by digest; None for an unknown recipe."""
 
-    def __init__(self, fleet: Fleet, function_of: Callable[[str], tuple[str, float] | None]) -> None:
+    def __init__(self, fleet: Fleet, function_of: Callable[[str], Owner | None]) -> None:
         self._fleet = fleet
         self._function_of = function_of
         self._pending: dict[str, PendingInvocation] = {}
         self._strays: dict[str, _Stray] = {}
         self._running: Counter[str] = Counter()  # by function
+        self._running_in: Counter[str] = Counter()  # by project
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -122,13 +124,17 @@ class InvocationTracker:
         """How many invocations of a function (uid) are under way, or may be."""
         return self._running[function]
 
+    def running_in(self, project: str) -> int:
+        """How many of all functions of a project."""
+        return self._running_in[project]
+
     def is_stray(self, id: str) -> bool:
         """Whether it may run on a node while nobody waits for it."""
         return id in self._strays
 
     def begin(self, pending: PendingInvocation) -> list[Instruction]:
         self._pending[pending.id] = pending
-        self._running[pending.recipe.function] += 1
+        self._count(pending.recipe, 1)
         return [self._ask(pending)]
 
     def connect(self, node: str) -> None:
@@ -221,19 +227,21 @@ class InvocationTracker:
         for id in there - self._pending.keys() - self._strays.keys():
             known = self._function_of(digests.get(id, ""))
             if known is not None:
-                self._put_stray(id, _Stray(node, known[0], now + known[1] + GRACE_SECONDS))
+                self._put_stray(id, _Stray(node, known.function, known.project, now + known.seconds + GRACE_SECONDS))
         return found
 
     def _lose(self, pending: PendingInvocation, why: str, *, may_run: bool = True) -> Instruction:
         self._end(pending)
         if may_run:
-            self._put_stray(pending.id, _Stray(pending.node, pending.recipe.function, pending.until))
+            self._put_stray(
+                pending.id, _Stray(pending.node, pending.recipe.function, pending.recipe.project, pending.until)
+            )
         return Lost(pending, why)
 
     def _end(self, pending: PendingInvocation) -> None:
         del self._pending[pending.id]
         self._release(pending)
-        self._less(pending.recipe.function)
+        self._count(pending.recipe, -1)
 
     def _release(self, pending: PendingInvocation) -> None:
         """It doesn't count as one of its node any more."""
@@ -247,14 +255,15 @@ class InvocationTracker:
 
     def _put_stray(self, id: str, stray: _Stray) -> None:
         self._strays[id] = stray
-        self._running[stray.function] += 1
+        self._count(stray, 1)
 
     def _drop_stray(self, id: str) -> None:
         stray = self._strays.pop(id, None)
         if stray is not None:
-            self._less(stray.function)
+            self._count(stray, -1)
 
-    def _less(self, function: str) -> None:
-        self._running[function] -= 1
-        if not self._running[function]:
-            del self._running[function]
+    def _count(self, one: Recipe | _Stray, more: int) -> None:
+        for counter, key in ((self._running, one.function), (self._running_in, one.project)):
+            counter[key] += more
+            if not counter[key]:
+                del counter[key]

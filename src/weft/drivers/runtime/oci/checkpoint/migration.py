@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -46,7 +47,7 @@ class Carrying:
         make_folders(paths)
         return str(paths.saved.carried)
 
-    async def unpack(self, guest_id: str, uid: str, incarnation: int) -> None:
+    async def unpack(self, guest_id: str, uid: str, incarnation: int, make_plan: Callable[[], Any]) -> None:
         """See contracts.driver.runtime."""
         async with self._lock(guest_id):
             paths = self._paths(guest_id)

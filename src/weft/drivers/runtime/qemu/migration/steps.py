@@ -93,7 +93,7 @@ class QemuMigrations:
         check_same(plan, guest.plan)
         check_copied(plan, settings)
         frame = msgspec.convert(guest.machine, Frame)
-        _check_machine(plan, guest, frame, facts)
+        check_machine(plan, guest, frame, facts)
         async with self._guests.lock(plan.id):
             found = await self._guests.settled(plan.id)
             if found is not None and await self._waits(found, key):
@@ -309,7 +309,7 @@ def _sockets(guest: Guest, settings: MigrationSettings) -> MigrationSockets:
     )
 
 
-def _check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: Facts) -> None:
+def check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: Facts) -> None:
     """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes: one of a version that it has
     no words for, or another kind of CPU."""
     own, its = ".".join(map(str, facts.version[:2])), frame.version or guest.version

@@ -1,0 +1,70 @@
+"""Whether the server hears this node. A lease begins only while it does: the server may give the leases of a node that it counts as
+lost to others, before they have begun.
+
+After a silence the server must know that there was one, by a new ``token`` in the node's report, and list the node's allocations
+after that: what was given to others before that report is missing from the list or being deleted there, and nothing is given to
+others afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from weft.contracts.clock import Clock
+from weft.objects.identity import new_uid
+
+CONTACT_SECONDS = 25.0  # less than the server's patience (LEASE_SECONDS of heartbeats)
+
+
+class Contact:
+    """``ask`` begins a list of the node's allocations, whose answer is ``note_list``."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.token = ""
+        self.ask: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._sent_at = -math.inf  # the newest report that was answered (clock's elapsed seconds)
+        self._known = ""  # the server's token
+        self._listing = False
+        self._own: frozenset[str] = (
+            frozenset()
+        )  # names of allocations that were this node's after the server had the token
+
+    def confirms(self, name: str) -> bool:
+        """Whether a lease of allocation ``name`` may begin now; if that isn't known, asks."""
+        if self._known != self.token or self._is_silent():
+            return False
+        if name in self._own:
+            return True
+        if not self._listing:
+            self._listing = True
+            self.ask()
+        return False
+
+    def note_sending(self) -> float:
+        """A report is about to be made. Returns when (clock's elapsed seconds)."""
+        if self._is_silent():
+            self._renew()
+        return self._clock.elapsed()
+
+    def note_answer(self, token: str, sent_at: float) -> bool:
+        """The server has the report with ``token`` that was made at ``sent_at``. Returns whether it didn't have that token."""
+        news = token != self._known
+        if not news and self._is_silent():
+            self._renew()  # it was on its way for so long
+        self._known, self._sent_at = token, sent_at
+        return news
+
+    def note_list(self, token: str, names: Iterable[str]) -> None:
+        """``names`` of this node's allocations that aren't being deleted have been listed after ``ask`` was called with
+        ``token``."""
+        self._listing = False
+        if token == self.token:
+            self._own = frozenset(names)
+
+    def _renew(self) -> None:
+        self.token, self._own = new_uid(), frozenset()
+
+    def _is_silent(self) -> bool:
+        return self._clock.elapsed() - self._sent_at > CONTACT_SECONDS

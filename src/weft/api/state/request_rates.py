@@ -1,0 +1,62 @@
+"""How many requests a second may name a project, by its quota.
+
+A project has a bucket of as many requests as its limit, which fills again within a second. Each API server counts its own. Only
+projects with a limit have a bucket, and only requests of those with a right in the project count: nobody else can empty it.
+"""
+
+from __future__ import annotations
+
+from weft.api.state.login_limits import Tries
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.informer.prefix_cache import PrefixCache, of_envelope
+from weft.kinds.quota import QUOTA, QuotaSpec, busy, quota_key
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import kind_prefix
+from weft.trust.credentials import Actor
+
+_EXACT_SECONDS = 1e-6  # what adding fractions leaves behind is less
+
+
+class RequestRates:
+    """``run`` follows the quotas."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._limits = PrefixCache(store, kind_prefix(QUOTA.name), of_envelope(_find_limit), clock)
+        self._buckets: dict[str, tuple[int, Tries]] = {}  # by project: its limit then, and the bucket
+        self._clock = clock
+        self.run = self._limits.run
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether any project has a limit."""
+        return bool(self._limits.found)
+
+    def take(self, actor: Actor, project: str) -> None:
+        """Count a request of ``actor``. Raises Throttled if it is one too many for now. Those who may raise the limit have none."""
+        limit = self._limits.found.get(quota_key(project))
+        if limit is None:
+            self._buckets.pop(project, None)
+            return
+        if actor.permits(f"{QUOTA.name}:update", project) or not _has_role(actor, project):
+            return
+        known, bucket = self._buckets.get(project, (0, None))
+        if bucket is None or known != limit:
+            bucket = Tries(limit, 1 / limit)
+            self._buckets[project] = limit, bucket
+        now = self._clock.elapsed()
+        wait = bucket.find_wait("", now)
+        if wait > _EXACT_SECONDS:
+            raise busy(project, "requests_per_second", limit, limit, wait)
+        bucket.take("", now)
+
+
+def _has_role(actor: Actor, project: str) -> bool:
+    """Whether it may do anything in the project."""
+    if actor.kind != "person" or (actor.limit is not None and actor.limit.project not in (None, project)):
+        return False
+    return any(grant.permissions and grant.project in (None, project) for grant in actor.grants)
+
+
+def _find_limit(envelope: Envelope) -> int | None:
+    return decode_part(envelope.spec, QuotaSpec).requests_per_second

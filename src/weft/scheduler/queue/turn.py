@@ -1,0 +1,70 @@
+"""Whose turn it is of those that wait for a place. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from weft.informer.view import Item
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.lease import MOST_PRIORITY, PATIENCE_SECONDS
+
+PATIENT = math.inf  # the level of those that have waited so long that they come before all others
+AT_ONCE = MOST_PRIORITY + 1.0  # of those that don't wait: they get a place now, or are refused
+
+
+class Turn(NamedTuple):
+    """When a workload is decided on: the highest ``level`` first; of one level it counts how much its ``project`` has, then since
+    when it waits (seconds since 1970). ``project`` is "" at levels where shares don't count."""
+
+    level: float
+    project: str
+    since: float
+
+
+FIRST = Turn(0.0, "", 0.0)
+
+
+def is_suspended(allocation: Item) -> bool:
+    """Whether its capacity was given to another workload, now or from a later time on. One that migrates resumes at its target."""
+    spec, lease = allocation.spec(AllocationSpec), allocation.spec(AllocationSpec).lease
+    away = spec.role != "active" or allocation.deleting
+    return lease is not None and lease.suspension is not None and not lease.cancelled and not away
+
+
+def waits_since(workload: Item, allocations: list[Item]) -> float:
+    """Since when it waits for capacity (seconds since 1970)."""
+    leases = [allocation.spec(AllocationSpec).lease for allocation in allocations]
+    suspended = [lease.suspension.at for lease in leases if lease is not None and lease.suspension is not None]
+    return min(suspended, default=workload.envelope.created_at)
+
+
+def is_patient(since: float, now: float) -> bool:
+    """Whether it has waited so long that it comes before all others."""
+    return now - since >= PATIENCE_SECONDS
+
+
+def find_turn(workload: Item, allocations: list[Item], now: float) -> Turn:
+    """At the level of its priority, if it is best-effort. What gets a place at once or never, and what has waited long, comes
+    before."""
+    lease = spec_of(workload).lease
+    suspended = [item for item in allocations if is_suspended(item)]
+    if len(suspended) < len(allocations) or (lease is not None and lease.mode != "best-effort"):
+        return Turn(AT_ONCE, "", workload.envelope.created_at)
+    since = waits_since(workload, suspended)
+    if is_patient(since, now):
+        return Turn(PATIENT, "", since)
+    return Turn(lease.priority if lease is not None else 0.0, workload.envelope.project or "", since)
+
+
+def mix(waiting: Iterable[tuple[Turn, str]], most: int) -> list[str]:
+    """The first ``most`` keys: by level, and of each project equally many."""
+    counts: Counter[tuple[float, str]] = Counter()
+    ranked = []
+    for turn, key in sorted(waiting, key=lambda one: one[0].since):
+        counts[turn[:2]] += 1
+        ranked.append((-turn.level, counts[turn[:2]], turn.since, key))
+    return [key for *_, key in sorted(ranked)[:most]]

@@ -1,0 +1,50 @@
+"""Of which nodes it is certain that a lease hasn't begun there."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from weft.informer.view import Item
+from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus
+from weft.scheduler.allocation.promise import CLOCKS_DIFFER_SECONDS, find_bar, was_lost_before
+
+START = 1000.0
+
+
+def node(phase: str = "NotReady", since: float = 900.0, lost: str = "a", contact: str = "a") -> Item:
+    envelope = NODE.make("n1", NodeSpec(), 0.0)
+    status = NodeStatus(phase=phase, since=since, lost_contact=lost)
+    envelope.status = msgspec.Raw(msgspec.json.encode(status))
+    envelope.report = msgspec.Raw(msgspec.json.encode(NodeReport(contact=contact)))
+    return Item(envelope)
+
+
+@pytest.mark.parametrize(
+    ("item", "certain"),
+    [
+        (node(), True),
+        (node(phase="Ready"), False),
+        (node(since=START), False),
+        (node(since=START - CLOCKS_DIFFER_SECONDS), False),  # by its own clock it may have begun
+        (node(since=START + 100.0), False),
+        (node(contact="b"), False),  # it has been heard again, and that it is ready isn't noted yet
+    ],
+)
+def test_a_lease_hasn_t_begun_where_the_node_was_lost_before_and_hasn_t_been_heard_since(
+    item: Item, certain: bool
+) -> None:
+    assert was_lost_before(item, START) is certain
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (NodeSpec(), ""),
+        (NodeSpec(cordoned=True), "n1 is cordoned"),
+        (NodeSpec(maintenance=True), "n1 is under maintenance"),
+        (NodeSpec(cordoned=True, drain=True), "n1 is being drained"),
+    ],
+)
+def test_why_a_node_takes_nothing_more(spec: NodeSpec, why: str) -> None:
+    assert find_bar(Item(NODE.make("n1", spec, 0.0))) == why
