@@ -242,3 +242,59 @@ async def test_the_addresses_of_a_large_gang_come_before_its_places(tmp_path: Pa
             await lab.until_phase(name, "Running")
         assert len({spec.address for spec in await lab.endpoints()}) == 32
         assert len({one.revision for one in await lab.every("decision")}) == 1, "it was placed one by one"
+
+
+async def test_a_gang_with_leases_ends_with_them_and_none_of_it_begins_without_the_others(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name, cpu=8.0)
+        soon, start = lab.clock.now() + 100, lab.clock.now() + 300
+        await lab.put_vm("class", cpu=6.0, node="n1", lease={"start": soon, "duration": 100.0})
+        await lab.until_lease("class", "Scheduled")
+        for name in ("a", "b"):
+            await lab.put_vm(name, cpu=6.0, gang="pair:2", lease={"start": start, "duration": 60.0})
+        for name in ("a", "b"):
+            lease = await lab.until_lease(name, "Scheduled")
+            assert (lease.start, lease.end) == (start, start + 60)
+        for name in ("c", "d"):  # n1 has the cores only after the class
+            await lab.put_vm(name, cpu=8.0, gang="now:2", lease={"mode": "immediate", "duration": 120.0})
+        for name in ("c", "d"):
+            await lab.until_lease(name, "Rejected")
+            assert "gang now: vm/" in (await lab.status(name)).lease.message  # type: ignore[union-attr]
+        done = start + 60 + 200
+        for name in ("e", "f"):
+            await lab.put_vm(name, cpu=7.0, gang="due:2", lease={"deadline_at": done, "duration": 60.0})
+        begins = {(await lab.until_lease(name, "Scheduled")).start for name in ("e", "f")}
+        assert len(begins) == 1 and soon + 100 <= begins.pop() <= done - 60
+        for name in ("a", "b"):
+            await lab.until_lease(name, "Active", 400)
+            assert start <= lab.clock.now() <= start + 2
+        for name in ("a", "b"):
+            await lab.until_lease(name, "Done", 100)
+
+
+async def test_a_gang_of_leases_that_may_wait_waits_for_capacity_for_all(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name, cpu=8.0)
+        await lab.put_vm("first", cpu=6.0, lease={"mode": "immediate", "duration": 60.0})
+        await lab.until_lease("first", "Active")
+        for name in ("a", "b"):
+            await lab.put_vm(name, cpu=6.0, gang="pair:2", lease={"mode": "best-effort", "duration": 50.0})
+        for name in ("a", "b"):
+            await lab.until_refused(name, "insufficientResources")
+        assert set(await nodes_of(lab)) == {"first"}
+        for name in ("a", "b"):
+            await lab.until_lease(name, "Active", 150)
+        for name in ("a", "b"):
+            await lab.until_lease(name, "Done", 100)
+
+
+async def test_a_gang_with_leases_without_an_end_has_them(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=8.0)
+        for name in ("a", "b"):
+            await lab.put_vm(name, gang="pair:2", lease={"mode": "immediate", "priority": 7})
+        for name in ("a", "b"):
+            await lab.until_lease(name, "Active")
+        assert {spec.lease.priority for spec in await lab.allocations() if spec.lease is not None} == {7}

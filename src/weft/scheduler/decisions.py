@@ -18,7 +18,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, name_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
-from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, MOST_PRIORITY, AllocatedLease, LeaseRequest
+from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, MOST_PRIORITY, LeaseRequest
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.project import ProjectSpec
 from weft.kinds.registry import find_kind
@@ -62,7 +62,8 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, describe_choice, explain
 from weft.scheduler.gang.assembly import assemble_gang
 from weft.scheduler.gang.commit import find_excess, join
-from weft.scheduler.gang.explain import explain_places, explain_refusal
+from weft.scheduler.gang.explain import explain_leased_places, explain_leased_refusal, explain_places, explain_refusal
+from weft.scheduler.gang.leases import LeasedMember, Refusal, find_leased_places, open_lease
 from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.intake import Intake, is_regrouped, needs_resize
@@ -162,6 +163,11 @@ class Decisions:
             return [self._decide(found[0], now)]
         self._assembled.add(name)
         candidates = [self._relax(candidate) for candidate in found]
+        if any(
+            (lease := spec_of(each.workload).lease) is not None and lease.duration is not None for each in candidates
+        ):
+            return self._plan_leased_gang(candidates, now)
+        candidates = [self._lease_openly(candidate, now) for candidate in candidates]
         members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
         began = self._lease.clock.elapsed()
         search = self.budget.allows(began)
@@ -177,8 +183,36 @@ class Decisions:
             return [
                 self._refuse(c, explanation, timing) for c, explanation in zip(candidates, explanations, strict=True)
             ]
-        first = len(self.batch.assumed)
-        commit = join([self._bind(candidates[m], joint.rows[m], explanations[m], timing) for m in joint.order])
+        return self._bind_gang([(candidates[m], joint.rows[m], explanations[m]) for m in joint.order], timing)
+
+    def _plan_leased_gang(self, candidates: list[Candidate], now: float) -> list[Commit | None]:
+        """Places for members of which some have leases that end, or why there are none."""
+        began, members = self._lease.clock.elapsed(), list[LeasedMember]()
+        for each in candidates:
+            spec, name = spec_of(each.workload), name_workload(each.workload.envelope.ref)
+            held = read_lost(each.workload, spec.lease, now) if spec.lease is not None else None
+            members.append(LeasedMember(each.request, each.workload.uid, name, spec.lease, held, spec.grace))
+        found = find_leased_places(self._engine, members, now)
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if not isinstance(found, Refusal):
+            places = [
+                (msgspec.structs.replace(candidates[number], lease=place.lease), place.row, explanation)
+                for (number, place), explanation in zip(
+                    found.items(), explain_leased_places(self._engine, members, found), strict=True
+                )
+            ]
+            return self._bind_gang(places, timing)
+        commits = []
+        for each, explanation in zip(candidates, explain_leased_refusal(self._engine, members, found), strict=True):
+            if explanation.error != LEASE_CONFLICT:
+                self._intake.leases.add(each.workload.key)
+            commits.append(self._refuse(each, explanation, timing, sleeps=False))
+        return commits
+
+    def _bind_gang(self, places: list[tuple[Candidate, int, Explanation]], timing: Timing) -> list[Commit | None]:
+        """One commit that places all of them, each on the node of its row; in several steps where that is too large."""
+        first, now, candidates = len(self.batch.assumed), timing.at, [candidate for candidate, *_ in places]
+        commit = join([self._bind(candidate, row, explanation, timing) for candidate, row, explanation in places])
         excess = find_excess(commit)
         if not excess:
             return [commit]
@@ -298,6 +332,11 @@ class Decisions:
         request, given_up = relax(candidate.request, self._snapshot)
         return msgspec.structs.replace(candidate, request=request, given_up=given_up) if given_up else candidate
 
+    def _lease_openly(self, candidate: Candidate, now: float) -> Candidate:
+        """It with its lease, if it has one without an end."""
+        asked = spec_of(candidate.workload).lease
+        return candidate if asked is None else msgspec.structs.replace(candidate, lease=open_lease(asked, now))
+
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
         candidate = self._relax(candidate)
         workload, request = candidate.workload, candidate.request
@@ -316,15 +355,7 @@ class Decisions:
         if skipped:
             candidate = msgspec.structs.replace(candidate, skipped=skipped)
         timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
-        if lease is not None:  # without an end
-            allocated = AllocatedLease(
-                mode=lease.mode or "best-effort",
-                start=now,
-                prepare_at=now,
-                preemptible=bool(lease.preemptible),
-                priority=lease.priority,
-            )
-            candidate = msgspec.structs.replace(candidate, lease=allocated)
+        candidate = self._lease_openly(candidate, now)
         if row is None:
             candidate, preempted = self._preempt(candidate, timing)
             if preempted is None and lease is not None and lease.mode == "immediate":

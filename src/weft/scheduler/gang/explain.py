@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from weft.contracts.policy import Request
+from weft.kinds.fields.lease import LEASE_CONFLICT
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, explain
+from weft.scheduler.gang.leases import LeasedMember, LeasedPlace, Refusal
 from weft.scheduler.gang.placement import Joint, Member, Trial
 
 
@@ -52,6 +54,34 @@ def explain_refusal(
                 own, error=refused.error, message=message, nearest=nearest[0], nearest_node=nearest[1], gang=name
             )
         )
+    return explanations
+
+
+def explain_leased_places(
+    engine: Engine, members: Sequence[LeasedMember], places: Mapping[int, LeasedPlace]
+) -> list[Explanation]:
+    """For each placed member, in the order of ``places``. Capacity over time is nothing that a node's score knows."""
+    explanations = []
+    for number, place in places.items():
+        request = members[number].request
+        base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+        message = f"placed together with {len(members) - 1} more of gang {_name(request)}"
+        own = explain(engine, base, members[number].uid, place.row)
+        explanations.append(msgspec.structs.replace(own, message=message, gang=_name(request)))
+    return explanations
+
+
+def explain_leased_refusal(engine: Engine, members: Sequence[LeasedMember], refusal: Refusal) -> list[Explanation]:
+    """For each member: which one lacks what. Who may wait waits; for the others it is too late."""
+    lacking, explanations = members[refusal.lacking], []
+    name = _name(lacking.request)
+    beside = f" when {refusal.placed} of the others are placed" if refusal.placed else ""
+    message = f"gang {name}: {lacking.name} has no place{beside}: {refusal.conflict.message}"
+    for each in members:
+        waits = each.asked is None or each.asked.mode == "best-effort"
+        error = "insufficientResources" if waits else LEASE_CONFLICT
+        found = Explanation(len(engine.snapshot), [], {}, error, message, nearest_node=refusal.conflict.node)
+        explanations.append(msgspec.structs.replace(found, gang=name))
     return explanations
 
 
