@@ -246,16 +246,44 @@ class ContainerPromises:
     async def test_a_command_has_a_terminal_that_changes_its_size(self, lab: ContainerLab, driver: Driver) -> None:
         plan = lab.plan("terminal")
         await ready(driver, plan)
-        session = await driver.exec(plan.id, ExecRequest(["sh", "-c", "read x; stty size; tty; exit 9"], tty=True))
+        awaits = "until stty size | grep -x '{}'; do sleep 0.1; done"  # a runtime may pass a size on a moment later
+        text = f"echo up; {awaits.format('33 99')}; {awaits.format('20 70')}; tty; exit 9"
+        session = await driver.exec(plan.id, ExecRequest(["sh", "-c", text], tty=True))
         assert isinstance(session, CanResize), [chunk async for chunk in session.output()]
-        await session.resize(33, 99)
-        await asyncio.sleep(0.5)
-        await session.write(b"go\n")
+        changes = [
+            (b"up", (33, 99)),
+            (b"33 99", (20, 70)),
+        ]  # each once the command runs and has reported the one before
         out = b""
         async with asyncio.timeout(WAIT_SECONDS):
             async for chunk in session.output():
                 out += chunk.data
-        assert chunk.code == 9 and b"33 99" in out and b"/dev/pts/" in out
+                if changes and changes[0][0] in out:
+                    await session.resize(*changes.pop(0)[1])
+        assert chunk.code == 9 and b"20 70" in out and b"/dev/pts/" in out
+
+    async def test_a_terminal_has_the_size_that_it_was_given_before_its_command_began(
+        self, lab: ContainerLab, driver: Driver
+    ) -> None:
+        plan = lab.plan("early")
+        await ready(driver, plan)
+        for delay in (0.0, 0.002, 0.005, 0.01, 0.02, 0.05):  # any of them may be before or after it begins
+            text = "until stty size | grep -x '33 99'; do sleep 0.1; done; exit 9"
+            session = await driver.exec(plan.id, ExecRequest(["sh", "-c", text], tty=True))
+            assert isinstance(session, CanResize), [chunk async for chunk in session.output()]
+            await asyncio.sleep(delay)
+            await session.resize(33, 99)
+            async with asyncio.timeout(WAIT_SECONDS):
+                out = [chunk async for chunk in session.output()]
+            assert out[-1].code == 9
+
+    async def test_a_program_that_is_not_there_is_reported_on_a_terminal_too(
+        self, lab: ContainerLab, driver: Driver
+    ) -> None:
+        plan = lab.plan("missing")
+        await ready(driver, plan)
+        out, code = await output_of(driver, plan, "no-such-program", tty=True)
+        assert code == 127 and "no-such-program" in out
 
     async def test_a_command_ends_when_nobody_waits_for_it(self, lab: ContainerLab, driver: Driver) -> None:
         plan = lab.plan("hung")

@@ -6,14 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
-import struct
 import subprocess
-import termios
-import tty
 from pathlib import Path
 
 import msgspec
@@ -25,6 +21,7 @@ from weft.drivers.linux.processes import inspect_process, wait_for_end
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.exec.channel import Channel
 from weft.drivers.runtime.oci.exec.channel_session import NOT_FOUND, NOT_STARTED, ChannelSession
+from weft.drivers.runtime.oci.exec.terminal import Terminal, open_terminal
 from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 
@@ -44,20 +41,17 @@ class OciSession(ChannelSession):
         container_id: str,
         stdin: Channel,
         outputs: dict[str, Channel],
-        *,
-        terminal: bool,
+        terminal: Terminal | None = None,
     ) -> None:
         self._process, self._marks, self._container_id = process, marks, container_id
         self._groups, self._clock = groups, clock
+        self._resizable = terminal
         self._unbegun = NOT_STARTED
-        super().__init__(stdin, outputs, terminal=terminal)
+        super().__init__(stdin, outputs, terminal=terminal is not None)
 
     async def resize(self, rows: int, columns: int) -> None:
-        descriptor = self._stdin.descriptor
-        if self._terminal and descriptor is not None:
-            fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGWINCH)
+        if self._resizable is not None:
+            self._resizable.resize(rows, columns)
 
     async def close(self) -> None:
         await self.let_go()
@@ -120,7 +114,11 @@ async def start_exec(
         file.write(msgspec.json.encode(translate_exec(plan, facts, request)))
     words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
     if request.tty:
-        return await _start_terminal(container, groups, clock, [*words, "--tty"], marks)
+        terminal = await open_terminal(runtime, words, plan.id, marks.with_suffix(".terminal"))
+        stdin = terminal.channel or Channel(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        channels = {"stdout": terminal.channel, "errors": terminal.errors}
+        outputs = {name: channel for name, channel in channels.items() if channel is not None}
+        return OciSession(terminal.process, marks, groups, clock, plan.id, stdin, outputs, terminal)
     process = await spawn_in_mount_namespace(
         [*words, plan.id],
         runtime.hidden,
@@ -133,7 +131,7 @@ async def start_exec(
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
     outputs = {"stdout": stdout, "stderr": stderr}
-    return OciSession(process, marks, groups, clock, plan.id, stdin, outputs, terminal=False)
+    return OciSession(process, marks, groups, clock, plan.id, stdin, outputs)
 
 
 async def wait_for_program(pid: int, runtime: str, clock: Clock) -> None:
@@ -151,27 +149,6 @@ def _is_runtime(pid: int, runtime: str) -> bool:
         return os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(runtime))
     except OSError:
         return False
-
-
-async def _start_terminal(
-    container: Container, groups: ControlGroups, clock: Clock, words: list[str], marks: Path
-) -> OciSession:
-    """The runtime carries bytes between the container's terminal and this one. It could hand over the other end of the
-    container's instead, but runc then doesn't wait for the command."""
-    plan, runtime = container.record.plan, container.runtime
-    ours, theirs = os.openpty()
-    try:
-        tty.setraw(theirs)
-        process = await spawn_in_mount_namespace(
-            [*words, plan.id], runtime.hidden, stdin=theirs, stdout=theirs, stderr=theirs
-        )
-    except BaseException:
-        os.close(ours)
-        raise
-    finally:
-        os.close(theirs)
-    channel = Channel(ours)
-    return OciSession(process, marks, groups, clock, plan.id, channel, {"stdout": channel}, terminal=True)
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> int:

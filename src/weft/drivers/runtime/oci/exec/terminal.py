@@ -1,0 +1,136 @@
+"""A command's terminal: the agent's end of it, and the runtime that started the command.
+
+crun hands over the container's own terminal: when it carries the bytes itself it never passes a later size on, it only reads
+one as it starts (1.8.1). runc carries the bytes between the container's terminal and one of ours, and passes sizes on; where
+it hands its terminal over, it doesn't wait for the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import subprocess
+import termios
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+
+from weft.drivers.runtime.oci.exec.channel import Channel
+from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.objects.errors import DriverFailed
+
+HAND_OVER_SECONDS = 30.0
+
+
+class Terminal:
+    """``process`` is the runtime, which ends with the command. ``channel`` is the agent's end; without one the command never
+    began. ``errors`` are the runtime's, where they don't come by the channel."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], channel: Channel | None, errors: Channel | None = None, *, relayed: bool
+    ) -> None:
+        self.process, self.channel, self.errors = process, channel, errors
+        self._relayed = relayed
+
+    def resize(self, rows: int, columns: int) -> None:
+        descriptor = self.channel.descriptor if self.channel is not None else None
+        if descriptor is None:
+            return
+        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        if self._relayed and self.process.poll() is None:
+            self.process.send_signal(signal.SIGWINCH)
+
+
+async def open_terminal(runtime: Runtime, words: list[str], container_id: str, socket_path: Path) -> Terminal:
+    """Start ``words``, an exec of the runtime, with a terminal; ``socket_path`` is free. Raises DriverFailed, OSError."""
+    if runtime.name == "crun":
+        return await _receive_terminal(runtime, words, container_id, socket_path)
+    return await _relay_terminal(runtime, words, container_id)
+
+
+async def _relay_terminal(runtime: Runtime, words: list[str], container_id: str) -> Terminal:
+    ours, theirs = os.openpty()
+    try:
+        tty.setraw(theirs)
+        process = await spawn_in_mount_namespace(
+            [*words, "--tty", container_id], runtime.hidden, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return Terminal(process, Channel(ours), relayed=True)
+
+
+async def _receive_terminal(runtime: Runtime, words: list[str], container_id: str, socket_path: Path) -> Terminal:
+    words = [*words, "--tty", f"--console-socket={socket_path}", container_id]
+    with _listen(socket_path) as listener:
+        process = await spawn_in_mount_namespace(words, runtime.hidden, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        with process.stderr as pipe:
+            errors = Channel(os.dup(pipe.fileno()))
+        try:
+            descriptor = await _receive_descriptor(listener, process)
+        except BaseException:
+            process.kill()  # a command that it has started meanwhile is hung up: nobody holds its terminal
+            process.wait()
+            errors.close()
+            raise
+    return Terminal(process, Channel(descriptor) if descriptor is not None else None, errors, relayed=False)
+
+
+@contextlib.contextmanager
+def _listen(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        try:
+            listener.listen(1)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def _receive_descriptor(listener: socket.socket, process: subprocess.Popen[bytes]) -> int | None:
+    """None if the process ended without handing one over. Raises DriverFailed."""
+    ends = os.pidfd_open(process.pid)
+    try:
+        async with asyncio.timeout(HAND_OVER_SECONDS):
+            await _wait_for_either(listener.fileno(), ends)
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return None
+            with connection:
+                connection.setblocking(False)
+                await _wait_for_either(connection.fileno(), ends)
+                try:
+                    _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+                except BlockingIOError:
+                    return None
+    except TimeoutError:
+        raise DriverFailed(
+            f"the command's terminal wasn't there within {HAND_OVER_SECONDS:.0f} s", details={"step": "exec"}
+        ) from None
+    finally:
+        os.close(ends)
+    return descriptors[0] if descriptors else None
+
+
+async def _wait_for_either(*descriptors: int) -> None:
+    """Return when one of them is readable."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        for descriptor in descriptors:
+            loop.add_reader(descriptor, readable.set)
+        await readable.wait()
+    finally:
+        for descriptor in descriptors:
+            loop.remove_reader(descriptor)
