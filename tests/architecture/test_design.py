@@ -114,6 +114,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "scheduler/allocation/preempt",
         "scheduler/allocation/resize",
         "scheduler/allocation/resume",
+        "scheduler/reservation/extend",
         "scheduler/migration/plan",
     }
 

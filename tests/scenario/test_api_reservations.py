@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,7 +15,8 @@ from tests.scenario.test_people import add_user, create, log_in
 from weft.contracts.clock import SystemClock
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.reservation import ReservationStatus
-from weft.objects.errors import Forbidden, IllegalTransition, InUse, NotFound, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InUse, InvalidInput, NotFound, WeftError
+from weft.objects.quantity import format_moment
 from weft.store.sqlite.store import SqliteStore
 
 
@@ -152,13 +154,57 @@ def test_it_is_deleted_only_when_nobody_names_it(lab: DoorsLab) -> None:
     ann.delete("reservation", "class")
 
 
-def test_only_its_description_can_be_changed(lab: DoorsLab) -> None:
+def test_only_its_description_and_its_end_can_be_changed(lab: DoorsLab) -> None:
     ann = grant(lab, "fixed")
     ann.create(reservation("class"))
     ann.patch("reservation", "class", {"spec": {"description": "for the class"}})
-    with pytest.raises(WeftError) as caught:
-        ann.patch("reservation", "class", {"spec": {"cpu": 4}})
-    assert "cpu" in caught.value.message
+    for spec, part in (
+        ({"cpu": 4}, "cpu"),
+        ({"start": "2030-01-01T00:00:00Z"}, "can never change"),
+        ({"duration": "30m"}, "1800 s is less than it has, 3600 s"),
+        ({"duration": None, "end": "2030-01-01T00:00:00Z"}, "has duration instead"),
+        ({"duration": "367d"}, "not between a second and a year"),
+    ):
+        with pytest.raises(WeftError) as caught:
+            ann.patch("reservation", "class", {"spec": spec})
+        assert part in caught.value.message, caught.value.message
+    ann.patch("reservation", "class", {"spec": {"duration": "90m"}})
+    assert ann.get("reservation", "class")["spec"]["duration"] == 5400.0
+
+
+def test_an_extension_is_a_time_of_a_second_to_a_year_and_relies_on_its_quota(lab: DoorsLab) -> None:
+    ann = grant(lab, "longer", cpu=4, memory="4G")
+    ann.create(reservation("class"))
+    ann.create(reservation("until", duration=None, end=format_moment(time.time() + 3600)))
+    assert ann.verb("reservation", "class", "extend", {"by": "30m"})["spec"]["duration"] == 5400.0
+    until = ann.get("reservation", "until")["spec"]["end"]
+    later = ann.verb("reservation", "until", "extend", {"by": "1d"})["spec"]
+    assert (later["end"], later["duration"]) == (until + 86400.0, None)
+    for by, part in (
+        (0, "less than a second"),
+        (-60.0, ""),
+        ("-5m", ""),
+        ("366d", "a reservation lasts a year at most"),
+        (1e300, ""),
+        ("soon", ""),
+        (None, ""),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            ann.verb("reservation", "class", "extend", {"by": by})
+        error = caught.value
+        assert error.field in ("by", "input.by") and error.hint and part in f"{error.message} {error.hint}", error
+    with pytest.raises(InvalidInput) as caught:
+        ann.verb("reservation", "class", "extend", {})
+    assert caught.value.field == "input.by"
+    for state in ("Done", "Rejected"):
+        change_status(lab, ann, "reservation", "class", ReservationStatus(state=state, message="no node"))
+        with pytest.raises(IllegalTransition) as over:
+            ann.verb("reservation", "class", "extend", {"by": "30m"})
+        assert over.value.token == "leaseOver"
+    viewer = lab.with_token(use="access", role="viewer", project="longer")
+    viewer.project = "longer"
+    with pytest.raises(Forbidden):
+        viewer.verb("reservation", "until", "extend", {"by": "30m"})
 
 
 def test_one_for_a_group_takes_no_workload_of_anybody_else(lab: DoorsLab) -> None:

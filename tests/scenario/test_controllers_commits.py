@@ -126,6 +126,7 @@ RELIES_ON = {
     "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
     "scheduler/allocation/lease.py _plan_conflict": "workload at",
     "scheduler/allocation/lease.py plan_extension": "workload at, allocation at",
+    "scheduler/allocation/lease.py plan_within": "workload at, allocation at",
     "scheduler/allocation/promise.py plan_at_risk": "workload at | decision",
     "scheduler/allocation/promise.py plan_safe": "workload at, allocation at",
     "scheduler/allocation/promise.py withdraw": (
@@ -135,7 +136,9 @@ RELIES_ON = {
     "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
     "scheduler/reservation/plan.py _close": "reservation at and goes, allocation at and goes",
-    "scheduler/reservation/plan.py _write": "reservation at, node at, allocation absent, allocation at and goes",
+    "scheduler/reservation/plan.py _write": (
+        "reservation at, node at, allocation at, allocation absent, allocation at and goes"
+    ),
     "scheduler/constraint/status.py plan_constraint_status": "constraint at",
 }
 
@@ -357,6 +360,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_promises.test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins_where_capacity_becomes_free,
     test_promises.test_slots_and_what_is_in_them_begin_elsewhere,
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
+    test_reservations.test_an_extension_is_for_all_of_its_slots_and_for_what_is_in_them,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,

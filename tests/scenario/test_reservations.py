@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.reservation import ReservationSpec, ReservationStatus, check_reservation
+from weft.kinds.reservation import RESERVATION, ExtendInput, ReservationSpec, ReservationStatus, check_reservation
 from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.errors import IllegalTransition
 from weft.objects.identity import object_key
+from weft.objects.quantity import format_moment
 
 
 async def reserve(lab: Lab, name: str, project: str = "default", **spec: Any) -> None:
@@ -53,6 +56,35 @@ async def share(lab: Lab, name: str, *projects: str, project: str = "physics") -
         envelope.generation += 1
 
     await lab.change(f"/reservation/{project}/{name}", change)
+
+
+async def extend(lab: Lab, name: str, seconds: float) -> None:
+    """As the API does it: by the verb, on what is stored."""
+    verb = RESERVATION.verb("extend")
+    assert verb is not None and verb.change is not None
+    change_spec = verb.change
+
+    def change(envelope: Envelope) -> None:
+        whole = msgspec.json.decode(msgspec.json.encode(envelope))
+        new = msgspec.convert(change_spec(whole, ExtendInput(by=seconds)), ReservationSpec)
+        envelope.spec = merge_part(envelope.spec, new)
+        envelope.generation += 1
+
+    await lab.change(object_key("reservation", "default", name), change)
+
+
+async def until_end(lab: Lab, name: str, end: float) -> None:
+    async def reached() -> bool:
+        return (await status_of(lab, name)).end == end
+
+    await lab.until(reached)
+
+
+async def until_told(lab: Lab, name: str, part: str) -> None:
+    async def told() -> bool:
+        return part in (await status_of(lab, name)).message
+
+    await lab.until(told)
 
 
 async def remove(lab: Lab, key: str) -> None:
@@ -163,6 +195,135 @@ async def test_its_slots_go_at_its_end_and_when_it_is_deleted(tmp_path: Path) ->
         assert (await lab.lease("inside")).state == "Done"
 
 
+async def test_an_extension_is_for_all_of_its_slots_and_for_what_is_in_them(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        await reserve(lab, "class", cpu=6.0, count=2, duration=300.0)
+        end = (await until_state(lab, "class", "Active")).end
+        assert end is not None
+        for name in ("a", "b"):
+            await lab.put_vm(name, cpu=5.0, reservation="class", grace=30.0)
+            await lab.until_lease(name, "Active")
+        await extend(lab, "class", 200.0)
+        await until_end(lab, "class", end + 200)
+
+        async def longer() -> bool:
+            return {(await lab.lease(name)).end for name in ("a", "b")} == {end + 200 - 25}
+
+        await lab.until(longer)
+        assert {spec.lease.end for spec in await slots(lab) if spec.lease} == {end + 200}
+        await lab.put_vm("late", cpu=1.0, reservation="class", grace=1.0)
+        await lab.until_lease("late", "Active")
+        assert (await lab.lease("late")).end == end + 200
+        await lab.until_lease("a", "Done", 500)
+        assert end + 175 <= lab.clock.now() <= end + 200
+        await until_state(lab, "class", "Done", 60)
+        with pytest.raises(IllegalTransition) as over:
+            await extend(lab, "class", 60.0)
+        assert over.value.token == "leaseOver"
+
+
+async def test_an_extension_that_others_were_promised_is_refused_with_the_latest_end_and_a_shorter_one_is_not(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)  # 8 cores each
+        await reserve(lab, "class", cpu=6.0, count=2, duration=300.0)
+        first = await until_state(lab, "class", "Active")
+        end = first.end
+        assert end is not None and first.slots == {"n1": 1, "n2": 1}
+        await reserve(lab, "next", cpu=4.0, node="n2", start=end + 200, duration=100.0)
+        begins = [spec.lease.prepare_at for spec in await slots(lab) if spec.lease and spec.workload.name == "next"]
+        if not begins:
+            await until_state(lab, "next", "Scheduled")
+            begins = [spec.lease.prepare_at for spec in await slots(lab) if spec.lease and spec.workload.name == "next"]
+        await extend(lab, "class", 3600.0)
+        await until_told(lab, "class", "it can't last until")
+        status = await status_of(lab, "class")
+        latest = begins[0] - 5.0  # its grace comes after its end
+        assert status.end == end and f": until {format_moment(latest)} at most" in status.message
+        assert {spec.lease.end for spec in await slots(lab) if spec.lease and spec.workload.name == "class"} == {end}
+        envelope = await lab.get(object_key("reservation", "default", "class"))
+        placed = envelope.condition("Placed") if envelope is not None else None
+        assert placed is not None and (placed.status, placed.reason) == ("True", "leaseConflict")
+        await extend(lab, "class", latest - end)  # instead of the one that was refused
+        await until_end(lab, "class", latest)
+        assert (await status_of(lab, "class")).message == ""
+        await extend(lab, "class", 60.0)
+        await until_told(lab, "class", f"until {format_moment(latest)} at most")
+        await lab.delete(object_key("reservation", "default", "next"))
+        await until_end(lab, "class", latest + 60)  # made after all
+
+
+async def test_an_extension_is_made_though_the_controllers_were_killed_before_it_or_in_the_middle(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await reserve(lab, "class", cpu=6.0, duration=400.0)
+        end = (await until_state(lab, "class", "Active")).end
+        assert end is not None
+        await lab.put_vm("inside", cpu=5.0, reservation="class", grace=1.0)
+        await lab.until_lease("inside", "Active")
+        await lab.kill_deciders()
+        await extend(lab, "class", 100.0)
+        await lab.pass_time(20)
+        lab.start_deciders("second")
+        await until_end(lab, "class", end + 100)
+        await lab.kill_deciders()  # its slot may have the end already, and the workload in it not
+
+        def shorten(envelope: Envelope) -> None:
+            spec = decode_part(envelope.spec, AllocationSpec)
+            assert spec.lease is not None
+            lease = msgspec.structs.replace(spec.lease, end=end)
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, lease=lease))
+            envelope.generation += 1
+
+        for envelope in await lab.every("allocation"):
+            if decode_part(envelope.spec, AllocationSpec).slot is not None:
+                await lab.change(envelope.key, shorten)
+        await lab.pass_time(20)
+        lab.start_deciders("third")
+
+        async def longer() -> bool:
+            return (await lab.lease("inside")).end == end + 100
+
+        await lab.until(longer)
+
+
+@pytest.mark.parametrize("seed", range(examples(6)))
+async def test_of_an_extension_and_the_next_reservation_never_both_get_the_capacity(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    async with Lab(tmp_path, slow=seed) as lab:
+        await lab.add_node("n1")
+        await reserve(lab, "first", cpu=6.0, duration=300.0)
+        end = (await until_state(lab, "first", "Active")).end
+        assert end is not None
+
+        async def then() -> None:
+            await reserve(lab, "then", cpu=4.0, start=end + 30, duration=100.0)
+
+        both = [then(), extend(lab, "first", 100.0)]
+        rng.shuffle(both)
+        for one in both:
+            await one
+            await lab.pass_time(rng.choice([0.0, 0.01, 0.1]))
+        if rng.random() < 0.5:
+            await lab.kill_deciders()
+            await lab.pass_time(20)
+            lab.start_deciders("again")
+
+        async def decided() -> bool:
+            first, other = await status_of(lab, "first"), await status_of(lab, "then")
+            return other.state != "Requested" and (first.end != end or bool(first.message))
+
+        await lab.until(decided)
+        first, other = await status_of(lab, "first"), await status_of(lab, "then")
+        assert (first.end == end + 100, other.state == "Scheduled") in ((True, False), (False, True))
+
+
 async def test_two_workloads_race_for_the_last_slot_and_one_waits(tmp_path: Path) -> None:
     async with Lab(tmp_path, slow=3) as lab:
         await lab.add_node("n1", gpus=[])
@@ -257,7 +418,9 @@ async def test_nothing_is_given_twice_and_reservations_are_kept_while_controller
             for name in names:
                 status = await status_of(lab, name)
                 if status.start is not None and status.end is not None:
-                    assert kept.setdefault(name, (status.start, status.end)) == (status.start, status.end)
+                    before = kept.setdefault(name, (status.start, status.end))
+                    assert before[0] == status.start and before[1] <= status.end
+                    kept[name] = status.start, status.end
                     if now < status.end and status.state != "Done":
                         assert sum(status.slots.values()) > 0
 
@@ -275,6 +438,9 @@ async def test_nothing_is_given_twice_and_reservations_are_kept_while_controller
                     start=start if start > lab.clock.now() else None,
                     duration=float(rng.choice([30, 120])),
                 )
+            elif what < 0.45 and names:
+                with suppress(IllegalTransition):
+                    await extend(lab, rng.choice(names), float(rng.choice([10, 60])))
             elif what < 0.7 and names:
                 cpu, reservation = float(rng.choice([1, 2])), rng.choice(names)
                 await lab.put_vm(f"vm-{number}", cpu=cpu, memory=GIB // 4, grace=1.0, reservation=reservation)

@@ -16,7 +16,7 @@ from weft.kinds.fields.allocated_migration import (
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import LEASE_ENDED, PREEMPTED, AllocatedLease
 from weft.kinds.record import Column, Index, Kind, Stored
-from weft.objects.identity import Ref
+from weft.objects.identity import Ref, object_key
 from weft.objects.schema import field
 
 Word = Annotated[str, field("", max_length=4096, shown="word")]
@@ -343,6 +343,12 @@ def is_reservation(allocation: Stored) -> bool:
 def is_slot(spec: AllocationSpec) -> bool:
     """Whether it is a slot of a Reservation."""
     return spec.role == "reserved" and spec.workload.kind == "reservation"
+
+
+def slot_key(spec: AllocationSpec) -> str:
+    """The key of the slot that an allocation is in."""
+    assert spec.slot is not None
+    return object_key("allocation", None, spec.slot)
 
 
 def _slot_of(allocation: Stored) -> tuple[str, ...]:

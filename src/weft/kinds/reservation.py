@@ -4,7 +4,7 @@ by name (``spec.reservation``), and end with it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -12,10 +12,11 @@ from weft.kinds.constraint import Form, check_expressions, names_required
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, size, text
 from weft.kinds.fields.lease import FURTHEST_SECONDS, LEASE_CONFLICT, LONGEST_SECONDS
 from weft.kinds.fields.taint import check_taints
+from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
-from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference
+from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference, Verb
 from weft.kinds.user import check_names
-from weft.objects.errors import InvalidInput, Unplaceable, WeftError
+from weft.objects.errors import IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.quantity import LAST_MOMENT, format_bytes, format_moment
 from weft.objects.schema import field, words
 
@@ -41,9 +42,12 @@ class ReservationSpec(msgspec.Struct, kw_only=True):
     tolerate: Annotated[list[str], field("Taints to tolerate: NAME, or NAME=VALUE", change="never")] = []
     start: Annotated[float | None, field("When it begins; at once if unset", change="never", quantity="moment")] = None
     duration: Annotated[
-        float | None, field("How long it lasts; instead of end", change="never", quantity="duration")
+        float | None,
+        field("How long it lasts; instead of end. It can become longer", change="live", quantity="duration"),
     ] = None
-    end: Annotated[float | None, field("When it ends; instead of duration", change="never", quantity="moment")] = None
+    end: Annotated[
+        float | None, field("When it ends; instead of duration. It can become later", change="live", quantity="moment")
+    ] = None
     grace: Annotated[
         float, field("Time after its end in which its workloads shut down", change="never", quantity="duration")
     ] = 20.0
@@ -96,6 +100,65 @@ def check_reserved_times(spec: ReservationSpec, now: float) -> None:
         raise _invalid("end", f"{format_moment(spec.end)} is not between a second and a year after its start", "")
 
 
+def check_longer(old: ReservationSpec, new: ReservationSpec) -> None:
+    """Raises InvalidInput for another end than a later one: what runs in it was promised its time."""
+    for name, before, after, show in (
+        ("duration", old.duration, new.duration, "{:g} s".format),
+        ("end", old.end, new.end, format_moment),
+    ):
+        if before is None and after is not None:
+            other = "end" if name == "duration" else "duration"
+            raise _invalid(name, f"this reservation has {other} instead", f"give a later {other}")
+        if before is not None and after is not None and after < before:
+            hint = "give that or more; weft reservation delete ends one that nobody uses"
+            raise _invalid(name, f"{show(after)} is less than it has, {show(before)}", hint)
+
+
+def find_wanted_end(spec: ReservationSpec, start: float) -> float:
+    """When it should end (seconds since 1970), if it begins at ``start``."""
+    if spec.end is not None:
+        return spec.end
+    return (start if spec.start is None else spec.start) + (spec.duration or 0.0)
+
+
+class ExtendInput(msgspec.Struct, kw_only=True):
+    by: Annotated[float, field("How much longer it lasts", quantity="duration")]
+
+
+def _extend(obj: Object, given: ExtendInput) -> dict[str, Any]:
+    """Its spec with a later end. An earlier extension that was refused doesn't count: this one takes its place."""
+    spec, what, state = obj["spec"], f"reservation/{obj['name']}", dig(obj, "status.state", "Requested")
+    if state in OVER:
+        raise IllegalTransition(
+            f"{what} is {'over' if state == 'Done' else 'refused'}: it can't be extended",
+            reason="leaseOver",
+            hint="create another: weft reservation create",
+        )
+    if given.by < 1.0:
+        raise InvalidInput(f"by: {given.by:g} s is less than a second", field="by", hint="give a duration like 30m")
+    start, end, wanted = dig(obj, "status.start"), dig(obj, "status.end"), _read_wanted_end(obj)
+    placed, more = find_condition(obj, "Placed"), given.by
+    if end is not None and wanted is not None and placed is not None and placed["reason"] == LEASE_CONFLICT:
+        more += end - wanted
+    length = (spec.get("duration") or 0.0) + more if start is None else (wanted or start) + more - start
+    if length > LONGEST_SECONDS:
+        raise InvalidInput(
+            f"by: {given.by:g} s would make it {length:g} s long",
+            field="by",
+            hint="give a duration like 30m; a reservation lasts a year at most",
+        )
+    name = "duration" if spec.get("end") is None else "end"
+    return {**spec, name: spec[name] + more}
+
+
+def _read_wanted_end(obj: Object) -> float | None:
+    """When it should end by what its spec says now; None while its start isn't decided."""
+    start = dig(obj, "status.start")
+    if start is None or dig(obj, "spec.end") is not None:
+        return dig(obj, "spec.end")  # type: ignore[no-any-return]
+    return float((dig(obj, "spec.start") or start) + (dig(obj, "spec.duration") or 0.0))
+
+
 def _invalid(name: str, why: str, hint: str) -> InvalidInput:
     return InvalidInput(f"spec.{name}: {why}", field=f"spec.{name}", hint=hint or None)
 
@@ -143,11 +206,23 @@ def _count(spec: ReservationSpec, status: ReservationStatus) -> Counted:
 
 
 def _is_accepted(obj: Object | None) -> bool:
-    return obj is not None and dig(obj, "status.state") in ("Scheduled", "Active")
+    return obj is not None and dig(obj, "status.state") in ("Scheduled", "Active") and not _is_shorter(obj)
+
+
+def _is_shorter(obj: Object) -> bool:
+    """Whether it ends before it should, by what its spec says now."""
+    end, wanted = dig(obj, "status.end"), _read_wanted_end(obj)
+    return end is not None and wanted is not None and end < wanted - 0.001
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     state, message = dig(obj, "status.state"), dig(obj, "status.message", "")
+    placed = find_condition(obj, "Placed") or {}
+    if goal.ends_refused and state not in OVER and _is_shorter(obj):
+        if placed.get("reason") != LEASE_CONFLICT or placed.get("generation", 0) < obj["generation"]:
+            return None
+        hint = "it is extended when that capacity becomes free before its end; weft calendar shows who has it"
+        return Unplaceable(f"{what}: {message}", reason=LEASE_CONFLICT, hint=hint)
     if not goal.ends_refused or state not in OVER:
         return None
     if state == "Done":
@@ -189,9 +264,10 @@ RESERVATION = Kind(
     conditions={"Placed": "scheduler"},
     check=check_reservation,
     check_times=check_reserved_times,
+    check_change=check_longer,
     counts=_count,
     finalizers=("reservation",),
-    goals={"create": Goal(_is_accepted, "Scheduled")},
+    goals={"create": Goal(_is_accepted, "Scheduled"), "extend": Goal(_is_accepted, "extended")},
     find_failure=_find_failure,
     references=(
         Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
@@ -199,7 +275,10 @@ RESERVATION = Kind(
         Reference("group", "spec.groups", lambda spec: spec.groups),
         share_reference(),
     ),
-    verbs=(SHARE,),
+    verbs=(
+        SHARE,
+        Verb("extend", "Keep its capacity for longer", input=ExtendInput, change=_extend, needs="write"),
+    ),
     server_fields=("shared_with",),
     shared_fields=(
         *("spec.cpu", "spec.memory", "spec.gpus", "spec.count"),

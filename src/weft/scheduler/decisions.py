@@ -35,7 +35,7 @@ from weft.scheduler.allocation.bind import (
     plan_waiting,
     put_decision,
 )
-from weft.scheduler.allocation.lease import Conflict, find_slot, has_other_end, plan_extension
+from weft.scheduler.allocation.lease import Conflict, find_slot, has_other_end, plan_extension, plan_within
 from weft.scheduler.allocation.preempt import (
     describe_kept,
     describe_way,
@@ -261,7 +261,9 @@ class Decisions:
                 if commit is None or allocation.key not in {write.key for write in commit.writes}:
                     self._intake.cramped.add(workload.key)
                 return commit
-            if not allocation.deleting and has_other_end(allocation, spec_of(workload)):
+            if not allocation.deleting and has_other_end(self._view, allocation, spec_of(workload)):
+                if spec_of(workload).reservation is not None:
+                    return plan_within(self._view, workload, allocation, now)
                 self.batch.resized.append(allocation.key)
                 self._intake.cramped.add(workload.key)
                 return plan_extension(self._engine, workload, allocation, now)

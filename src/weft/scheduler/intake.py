@@ -27,6 +27,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     is_slot,
+    slot_key,
 )
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.fields.lease import PATIENCE_SECONDS
@@ -193,9 +194,13 @@ class Intake:
             if change.old is None or change.new is None:
                 for item in self._view.find(ALLOCATIONS_BY_SLOT, change.item.envelope.name):
                     self.count(item.key, item)
+            elif has_changed(change, lambda item: item.spec(AllocationSpec).lease):  # what is in it lasts as long
+                for item in self._view.find(ALLOCATIONS_BY_SLOT, change.item.envelope.name):
+                    workloads = self._view.find(WORKLOADS_BY_UID, item.spec(AllocationSpec).workload.uid)
+                    self._due.update((workload.key, workload) for workload in workloads)
             self._wake_reserved(self.reservations.notice_allocation(change, spec.workload.uid))
         elif spec.slot is not None:
-            slot = self._snapshot.slots.get(object_key("allocation", None, spec.slot))
+            slot = self._snapshot.slots.get(slot_key(spec))
             self._wake_reserved(self.reservations.notice_allocation(change, slot.reservation) if slot else "")
 
     def wait_for_reservation(self, workload: Item) -> None:
@@ -354,7 +359,7 @@ class Intake:
             or is_suspended(item)
             or needs_resize(item, spec)
             or is_regrouped(item, workload)
-            or has_other_end(item, spec)
+            or has_other_end(self._view, item, spec)
             for item in allocations
         )
         if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.kinds.reservation import RESERVATION, ReservationSpec, ReservationStatus
+import pytest
+
+from weft.kinds.reservation import RESERVATION, ExtendInput, ReservationSpec, ReservationStatus
 from weft.objects.errors import Unplaceable
+from weft.objects.quantity import parse_moment
 
 GIB = 1 << 30
 
@@ -44,6 +47,36 @@ def test_a_create_ends_when_it_is_accepted_and_fails_when_it_is_refused() -> Non
     assert isinstance(refused, Unplaceable) and refused.token == "leaseConflict" and "no node has" in refused.message
     over = find(make("Done"), "reservation/class", goal)
     assert isinstance(over, Unplaceable) and over.token == "reservationOver"
+
+
+def test_an_extension_ends_when_it_is_made_and_fails_when_it_is_refused() -> None:
+    goal, find = RESERVATION.goals["extend"], RESERVATION.find_failure
+    assert find is not None
+    longer = make("Active", start=1000.0, end=4600.0, message="it can't last until X: until Y at most")
+    longer["spec"]["duration"], longer["generation"] = 7200.0, 2
+    assert not goal.reached(longer) and find(longer, "reservation/class", goal) is None  # not answered yet
+    longer["conditions"] = [{"type": "Placed", "reason": "leaseConflict", "generation": 1}]
+    assert find(longer, "reservation/class", goal) is None  # the answer to an earlier one
+    longer["conditions"][0]["generation"] = 2
+    refused = find(longer, "reservation/class", goal)
+    assert isinstance(refused, Unplaceable) and refused.token == "leaseConflict" and "until Y" in refused.message
+    longer["status"]["end"] = 8200.0
+    assert goal.reached(longer) and find(longer, "reservation/class", goal) is None
+
+
+@pytest.mark.parametrize(
+    ("end", "later"),
+    [
+        ("2028-02-28T23:30:00Z", "2028-02-29T23:30:00Z"),  # a leap day
+        ("2027-03-27T12:00:00Z", "2027-03-28T12:00:00Z"),  # 23 hours by a clock in Berlin, and a day of 24 all the same
+        ("2026-12-31T23:59:59Z", "2027-01-01T23:59:59Z"),
+    ],
+)
+def test_a_day_more_is_24_hours(end: str, later: str) -> None:
+    verb, obj = RESERVATION.verb("extend"), make("Active", start=0.0, end=parse_moment(end))
+    assert verb is not None and verb.change is not None
+    obj["spec"]["end"], obj["status"]["start"] = parse_moment(end), parse_moment(end) - 3600.0
+    assert verb.change(obj, ExtendInput(by=86400.0))["end"] == parse_moment(later)
 
 
 def test_it_counts_all_its_slots_until_it_is_over() -> None:

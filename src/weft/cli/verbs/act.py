@@ -19,6 +19,7 @@ from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
 
 _HELP = {
+    "by": "How much longer, like 1h.",
     "reason": "Reason, for people.",
     "with": "Share it with this project; '*' is all projects. May be repeated.",
     "stop": "Stop sharing it with this project. What names it already keeps it.",

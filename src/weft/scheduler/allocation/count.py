@@ -17,6 +17,7 @@ from weft.kinds.allocation import (
     has_given_way,
     is_lease_over,
     is_slot,
+    slot_key,
 )
 from weft.kinds.fields.lease import AllocatedLease, find_next_turn
 from weft.kinds.node import NodeReport
@@ -41,10 +42,9 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
     over = is_lease_over(spec, report)
     ended = over or has_ended_for_good(spec, report)
     if spec.slot is not None:
-        slot = object_key("allocation", None, spec.slot)
         within = account_within(spec, report)
         load = NO_LOAD if ended else load_of(spec)
-        snapshot.put_slotted(key, spec.node_uid, slot, amounts_of(within), load)
+        snapshot.put_slotted(key, spec.node_uid, slot_key(spec), amounts_of(within), load)
         return
     if is_slot(spec) and spec.lease is not None:
         snapshot.slots.put(key, read_slot(spec, spec.lease))

@@ -15,9 +15,9 @@ import numpy as np
 from weft.contracts.journal import Event
 from weft.contracts.policy import Flags, Request
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.view import Item
+from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over, slot_key
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest, Mode
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
@@ -102,10 +102,12 @@ def find_extension(engine: Engine, node_uid: str, held: tuple[int, int], start: 
     return min(end, start + float(free[0]))
 
 
-def has_other_end(allocation: Item, spec: WorkloadSpec) -> bool:
-    """Whether its workload's lease was extended or shortened since it was written."""
+def has_other_end(view: View, allocation: Item, spec: WorkloadSpec) -> bool:
+    """Whether its workload's lease, or the reservation that it is in, was extended or shortened since it was written."""
     place = allocation.spec(AllocationSpec)
-    return _find_end(place, spec) is not None and not is_lease_over(place, allocation.report(AllocationReport))
+    if is_lease_over(place, allocation.report(AllocationReport)):
+        return False
+    return (_find_end(place, spec) if place.slot is None else _find_slots_end(view, place)) is not None
 
 
 def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float) -> Commit | None:
@@ -134,6 +136,41 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
         count_allocation(engine.snapshot, allocation.key, Item(changed, spec=longer), now)
     event = Event("Normal", "LeaseExtended", f"its lease ends at {format_moment(end)}", of.ref, SOURCE)
     return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
+
+
+def plan_within(view: View, workload: Item, allocation: Item, now: float) -> Commit | None:
+    """Give an allocation in a slot the later end of its slot; None if it ends with it already, or has ended."""
+    place = allocation.spec(AllocationSpec)
+    end = _find_slots_end(view, place)
+    if end is None or place.lease is None or place.lease.end is None or place.lease.end <= now:
+        return None
+    changed = edit(allocation)
+    longer = msgspec.structs.replace(place, lease=msgspec.structs.replace(place.lease, end=end))
+    changed.spec = merge_part(changed.spec, longer)
+    changed.generation += 1
+    text = f"its reservation ends later: its lease ends at {format_moment(end)}"
+    event = Event("Normal", "LeaseExtended", text, workload.envelope.ref, SOURCE)
+    slot = view.get(slot_key(place))
+    assert slot is not None
+    preconditions = [unchanged(workload), unchanged(allocation), unchanged(slot)]
+    return Commit(workload.key, [put(changed)], preconditions, [event])
+
+
+def find_end_within(end: float, slot_grace: float, grace: float) -> float:
+    """When a workload with ``grace`` ends, in a slot that ends at ``end``: it has shut down when the slot's grace is over."""
+    return end - max(0.0, grace - slot_grace)
+
+
+def _find_slots_end(view: View, place: AllocationSpec) -> float | None:
+    """The later end of an allocation in a slot; None if it has that of its slot already."""
+    slot = view.get(slot_key(place)) if place.slot is not None else None
+    if slot is None or place.lease is None or place.lease.end is None or place.lease.cancelled:
+        return None
+    of = slot.spec(AllocationSpec)
+    if of.lease is None or of.lease.end is None:
+        return None
+    end = find_end_within(of.lease.end, of.grace_seconds, place.grace_seconds)
+    return end if end > place.lease.end + 0.001 else None
 
 
 def _plan_conflict(workload: Item, place: AllocationSpec, end: float, most: float, now: float) -> Commit | None:

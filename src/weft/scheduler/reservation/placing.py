@@ -11,6 +11,7 @@ from weft.informer.workloads import spec_of
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.kinds.reservation import OVER, ReservationStatus
 from weft.objects.quantity import format_bytes, format_cpu, format_moment
+from weft.scheduler.allocation.lease import find_end_within
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.slots import Devices, Free, SlotFacts
 from weft.scheduler.table.facts import Gpu, Load
@@ -42,7 +43,7 @@ def find_within(view: View, engine: Engine, candidate: Candidate, now: float) ->
     snapshot = engine.snapshot
     snapshot.settle()
     found = [(key, slot) for key in snapshot.slots.of(item.uid) if (slot := snapshot.slots.get(key)) is not None]
-    ends = {key: slot.end - max(0.0, spec.grace - slot.grace_seconds) for key, slot in found}
+    ends = {key: find_end_within(slot.end, slot.grace_seconds, spec.grace) for key, slot in found}
     slots = [(key, slot) for key, slot in found if ends[key] > now + 1.0]
     if not slots:
         return _find_state(item, what, max(ends.values(), default=None))

@@ -9,6 +9,7 @@ goes once no workload has anything of it any more. Pure but for the snapshot, wh
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -31,7 +32,7 @@ from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY
 from weft.kinds.node import NODES_BY_UID, NodeStatus
 from weft.kinds.parts.placement_spec import PlacementSpec
-from weft.kinds.reservation import OVER, ReservationSpec, ReservationStatus
+from weft.kinds.reservation import OVER, ReservationSpec, ReservationStatus, find_wanted_end
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 from weft.objects.quantity import format_bytes, format_cpu, format_moment
@@ -42,6 +43,7 @@ from weft.scheduler.allocation.promise import find_bar, find_trouble
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.reservation.extend import extend_slots
 from weft.scheduler.table.facts import Load
 from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.request import read_gpus as read_gpu_ask
@@ -126,8 +128,8 @@ def plan_reservation(
     spec, status = item.spec(ReservationSpec), item.status(ReservationStatus)
     slots = view.find(SLOTS_BY_RESERVATION, item.uid)
     start = status.start if status.start is not None else max(now, spec.start or now)
-    end = status.end if status.end is not None else _find_end(spec, start)
-    new, message = list[NewSlot](), status.message
+    end = status.end if status.end is not None else find_wanted_end(spec, start)
+    new, message, longer = list[NewSlot](), status.message, list[Item]()
     gone = list[Item]()
     if item.deleting or status.state in OVER or now >= end:
         gone = [slot for slot in slots if not engine.snapshot.slots.is_used(slot.key)]
@@ -157,14 +159,21 @@ def plan_reservation(
                 replanned, message = replan_slots(view, engine, item, (max(now, start), end), now)
                 new, gone = [*new, *replanned.values()], [slot for slot in slots if slot.key in replanned]
                 left = [slot for slot in slots if slot.key not in replanned]
+                if status.end is not None and not (new or message) and (wanted := find_wanted_end(spec, start)) > end:
+                    longer, message = extend_slots(engine, spec, slots, (start, end, wanted), now)
+                    end = wanted if longer else end
         if status.state != "Rejected":
             state = "Active" if now >= start else "Scheduled"
             status = msgspec.structs.replace(status, state=state, start=start, end=end)
     status = msgspec.structs.replace(status, message=message)
-    commit = _write(view, engine, item, status, left, gone, new, now)
+    commit = _write(view, engine, item, status, left, gone, new, longer, now)
     again = [at for at in (start, end) if at > now] if status.state not in OVER else []
     again += [now + AGAIN_SECONDS] if (status.state not in OVER and message) or (status.state in OVER and left) else []
-    return commit, [_key_of(engine, one) for one in new], min(again, default=math.inf)
+    return (
+        commit,
+        [*(_key_of(engine, one) for one in new), *(slot.key for slot in longer)],
+        min(again, default=math.inf),
+    )
 
 
 def replan_slots(
@@ -285,9 +294,10 @@ def _write(
     left: list[Item],
     gone: list[Item],
     new: list[NewSlot],
+    longer: list[Item],
     now: float,
 ) -> Commit | None:
-    """Status, condition and slots in one commit; None if nothing changes."""
+    """Status, condition and slots in one commit; None if nothing changes. ``longer``: slots of ``left``, with their later end."""
     spec, former, book = item.spec(ReservationSpec), item.status(ReservationStatus), engine.snapshot.slots
     nodes = {one.row: view.find(NODES_BY_UID, engine.snapshot.uids[one.row])[0] for one in new}
     made = [_make_slot(item, spec, one, nodes[one.row], now) for one in new]
@@ -299,20 +309,26 @@ def _write(
     envelope, refused = edit(item), bool(status.message)
     where = ", ".join(f"{count} on {node}" for node, count in sorted(status.slots.items()))
     condition = Condition("Placed", "True", "Placed", where, now, item.envelope.generation)
-    if refused:
-        condition = Condition("Placed", "False", LEASE_CONFLICT, status.message, now, item.envelope.generation)
+    if refused:  # its slots may all be there, and only an extension of them be refused
+        whole: Literal["True", "False"] = "True" if sum(status.slots.values()) == spec.count else "False"
+        condition = Condition("Placed", whole, LEASE_CONFLICT, status.message, now, item.envelope.generation)
     changed = status.state not in ("Done", "Requested") and set_condition(envelope, condition)
     if not changed and status == former and not gone:
         return None
     envelope.status = merge_part(envelope.status, status)
-    writes: list[Write] = [put(envelope), *(put(slot.envelope) for slot in made), *(delete(slot) for slot in gone)]
+    writes: list[Write] = [put(envelope), *(put(slot.envelope) for slot in (*made, *longer))]
+    writes += [delete(slot) for slot in gone]
     preconditions: list[Precondition] = [unchanged(one) for one in (item, *nodes.values(), *gone)]
+    preconditions += [unchanged(slot) for slot in left if longer]
     preconditions += [Absent(slot.key) for slot in made]
     events = []
     if status.state != former.state or (changed and refused):
         text = status.message or f"from {format_moment(status.start or now)} to {format_moment(status.end or now)}"
         reason = LEASE_CONFLICT if refused else status.state
         events = [Event("Warning" if refused else "Normal", reason, text, item.envelope.ref, SOURCE)]
+    if longer:
+        text = f"it ends at {format_moment(status.end or now)}"
+        events.append(Event("Normal", "LeaseExtended", text, item.envelope.ref, SOURCE))
     if gone and new:
         text = f"{len(gone)} of {spec.count} slots are elsewhere now: {where}"
         events.append(Event("Warning", "SlotsReplanned", text, item.envelope.ref, SOURCE))
@@ -362,12 +378,6 @@ def _count(engine: Engine, spec: ReservationSpec, slots: list[Item], state: str)
     whole = {"cpu": spec.cpu * count, "memory": spec.memory * count, "gpus": float(spec.gpus * count)}
     used = {name: round(whole[name] - free_amounts[name], 3) for name in whole}
     return {"slots": by_node, "used": used, "free": free_amounts}
-
-
-def _find_end(spec: ReservationSpec, start: float) -> float:
-    if spec.end is not None:
-        return spec.end
-    return (start if spec.start is None else spec.start) + (spec.duration or 0.0)
 
 
 def _describe(
