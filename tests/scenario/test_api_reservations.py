@@ -72,7 +72,6 @@ def test_what_does_not_go_with_a_reservation_is_refused_by_field(lab: DoorsLab) 
     for spec, field, part in (
         ({"reservation": "clas"}, "spec.reservation", "did you mean class?"),
         ({"reservation": "class", "lease": {"duration": "1h"}}, "spec.lease", "until that ends"),
-        ({"reservation": "class", "gang": "web:2"}, "spec.gang", "aren't placed in a reservation"),
         (
             {"reservation": "class", "cpu": 3},
             "spec.cpu",
@@ -88,10 +87,8 @@ def test_what_does_not_go_with_a_reservation_is_refused_by_field(lab: DoorsLab) 
     with pytest.raises(WeftError) as caught:
         ann.create({"kind": "job", "name": "work", "spec": {"task": task}})
     assert caught.value.field == "spec.task.cpu" and "slot of reservation/class" in caught.value.message
-    with pytest.raises(WeftError) as caught:
-        ann.create({"kind": "job", "name": "work", "spec": {"gang": True, "task": {**task, "cpu": 1}}})
-    assert caught.value.field == "spec.gang"
     ann.create({"kind": "job", "name": "work", "spec": {"task": {**task, "cpu": 1}}})
+    ann.create({"kind": "job", "name": "together", "spec": {"gang": True, "task": {**task, "cpu": 1}}})
 
 
 def test_a_reservation_of_another_project_is_not_found(lab: DoorsLab) -> None:

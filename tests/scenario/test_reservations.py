@@ -324,6 +324,96 @@ async def test_of_an_extension_and_the_next_reservation_never_both_get_the_capac
         assert (first.end == end + 100, other.state == "Scheduled") in ((True, False), (False, True))
 
 
+async def test_a_gang_takes_slots_on_several_nodes_together_or_none(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        await reserve(lab, "class", cpu=6.0, count=2, duration=900.0)
+        assert (await until_state(lab, "class", "Active")).slots == {"n1": 1, "n2": 1}
+        await lab.put_vm("alone", cpu=3.0, memory=GIB, reservation="class", grace=1.0)
+        await lab.until_lease("alone", "Active")
+        for name in ("a", "b"):
+            await lab.put_vm(name, cpu=4.0, memory=GIB, reservation="class", gang="web:2", grace=1.0)
+        message = await refusal(lab, "a", "reservationFull")
+        assert message.startswith(
+            "gang web: vm/b has no slot when 1 of 2 members have theirs: reservation/class is full"
+        )
+        assert await refusal(lab, "b", "reservationFull") == message
+        assert Counter([spec.workload.name for spec in await lab.allocations()]) == {"class": 2, "alone": 1}
+        await lab.delete("/vm/default/alone")  # what becomes free is both members'
+        for name in ("a", "b"):
+            await lab.until_lease(name, "Active")
+        nodes = {spec.workload.name: spec.node for spec in await lab.allocations() if spec.slot is not None}
+        assert sorted(nodes.values()) == ["n1", "n2"]
+
+        for name, reservation in (("c", "later"), ("d", "later"), ("e", None)):
+            await lab.put_vm(name, cpu=1.0, memory=GIB, reservation=reservation, gang="mixed:3")
+        await lab.until_refused("e", "gangIncomplete")
+        placed = await lab.placed("e")
+        assert placed is not None and "give one to all of its members, or to none" in placed.message
+
+
+async def test_a_gang_whose_members_need_each_other_out_of_the_way_finds_its_slots(tmp_path: Path) -> None:
+    """The first choice of each would leave the last one without a place."""
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2", "n3"):
+            await lab.add_node(name)
+        await reserve(lab, "class", cpu=6.0, count=3, duration=900.0)
+        await until_state(lab, "class", "Active")
+        for name in ("a", "b", "c"):  # each on a node of its own, though one slot would take all of them
+            await lab.put_vm(
+                name, cpu=2.0, memory=GIB, reservation="class", gang="db:3", anti_affinity_groups=["db"], grace=1.0
+            )
+        for name in ("a", "b", "c"):
+            await lab.until_lease(name, "Active")
+        assert {spec.node for spec in await lab.allocations() if spec.slot is not None} == {"n1", "n2", "n3"}
+        # With 4 cores left in each slot, 3 and 1 go together, and nothing else does.
+        for name, cpu in (("e", 1.0), ("f", 1.0), ("g", 3.0), ("h", 3.0), ("i", 3.0), ("j", 1.0)):
+            await lab.put_vm(name, cpu=cpu, memory=GIB // 4, reservation="class", gang="full:6", grace=1.0)
+        for name in "efghij":
+            await lab.until_lease(name, "Active")
+        held: Counter[str] = Counter()
+        for spec in await lab.allocations():
+            if spec.slot is not None:
+                held[spec.slot] += round(spec.resources.cpu)
+        assert set(held.values()) == {6}
+
+
+@pytest.mark.parametrize("seed", range(examples(4)))
+async def test_gangs_in_a_reservation_are_whole_or_wait_while_controllers_are_killed(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    async with Lab(tmp_path, slow=seed) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        await reserve(lab, "class", cpu=4.0, count=3, duration=2000.0)
+        await until_state(lab, "class", "Active")
+        sizes = [rng.choice([2, 2, 3]) for _ in range(5)]
+        for gang, size in enumerate(sizes):
+            for member in range(size):
+                await lab.put_vm(
+                    f"vm-{gang}-{member}",
+                    cpu=float(rng.choice([1, 2, 3])),
+                    memory=GIB // 4,
+                    reservation="class",
+                    gang=f"gang-{gang}:{size}",
+                    grace=1.0,
+                )
+                await lab.pass_time(rng.choice([0.0, 0.05, 1.0]))
+            if rng.random() < 0.4:
+                await lab.kill_deciders()
+                await lab.pass_time(20)
+                lab.start_deciders(f"again-{gang}")
+        await lab.pass_time(30)
+        there: Counter[int] = Counter()
+        held: Counter[str] = Counter()
+        for spec in await lab.allocations():
+            if spec.slot is not None:
+                there[int(spec.workload.name.split("-")[1])] += 1
+                held[spec.slot] += round(spec.resources.cpu)
+        assert all(cores <= 4 for cores in held.values())
+        assert there and all(there[gang] in (0, size) for gang, size in enumerate(sizes)), (there, sizes)
+
+
 async def test_two_workloads_race_for_the_last_slot_and_one_waits(tmp_path: Path) -> None:
     async with Lab(tmp_path, slow=3) as lab:
         await lab.add_node("n1", gpus=[])

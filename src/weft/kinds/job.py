@@ -191,12 +191,6 @@ def check_job(spec: JobSpec) -> None:
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise InvalidInput(f"spec.{name}: shorter than 1 s", field=f"spec.{name}", hint="give at least 1s")
-    if spec.gang and spec.task.reservation is not None:
-        raise InvalidInput(
-            "spec.gang: the members of a gang aren't placed in a reservation",
-            field="spec.gang",
-            hint="leave out either gang or task.reservation",
-        )
     if spec.gang and min(spec.parallelism, len(indexes)) > MOST_IN_GANG:
         raise InvalidInput(
             f"spec.parallelism: at most {MOST_IN_GANG} tasks can be placed together",

@@ -66,12 +66,13 @@ from weft.scheduler.gang.explain import explain_leased_places, explain_leased_re
 from weft.scheduler.gang.leases import LeasedMember, Refusal, find_leased_places, open_lease
 from weft.scheduler.gang.placement import Member, find_places
 from weft.scheduler.gang.search_budget import Budget
+from weft.scheduler.gang.within import Places
 from weft.scheduler.intake import Intake, is_regrouped, needs_resize
 from weft.scheduler.lease.calendar import Lease
 from weft.scheduler.migration.elsewhere import plan_resume_elsewhere
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.queue.turn import is_patient, is_suspended
-from weft.scheduler.reservation.placing import find_within, without_slot
+from weft.scheduler.reservation.placing import Within, find_within, without_slot
 from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.workload.request import (
     Candidate,
@@ -163,6 +164,8 @@ class Decisions:
             return [self._decide(found[0], now)]
         self._assembled.add(name)
         candidates = [self._relax(candidate) for candidate in found]
+        if any(spec_of(each.workload).reservation is not None for each in candidates):
+            return self._plan_gang_within(candidates, now)
         if any(
             (lease := spec_of(each.workload).lease) is not None and lease.duration is not None for each in candidates
         ):
@@ -209,10 +212,25 @@ class Decisions:
             commits.append(self._refuse(each, explanation, timing, sleeps=False))
         return commits
 
-    def _bind_gang(self, places: list[tuple[Candidate, int, Explanation]], timing: Timing) -> list[Commit | None]:
+    def _plan_gang_within(self, candidates: list[Candidate], now: float) -> list[Commit | None]:
+        """Slots for all members in their reservation, or what they wait for."""
+        began = self._lease.clock.elapsed()
+        found = Places(self._view, self._engine, candidates, now).find()
+        timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
+        if isinstance(found, Waiting):
+            for each in candidates:
+                self._intake.wait_for_reservation(each.workload)
+                self._intake.addresses.give_back(self._view, each.reserved)
+            return [self._plan_waiting(each.workload, found, now) for each in candidates]
+        places = [(*self._enter(candidates[number], place), place.load) for number, place in found.items()]
+        return self._bind_gang(places, timing)
+
+    def _bind_gang(
+        self, places: Sequence[tuple[Candidate, int, Explanation, *tuple[Load, ...]]], timing: Timing
+    ) -> list[Commit | None]:
         """One commit that places all of them, each on the node of its row; in several steps where that is too large."""
         first, now, candidates = len(self.batch.assumed), timing.at, [candidate for candidate, *_ in places]
-        commit = join([self._bind(candidate, row, explanation, timing) for candidate, row, explanation in places])
+        commit = join([self._bind(candidate, row, why, timing, *load) for candidate, row, why, *load in places])
         excess = find_excess(commit)
         if not excess:
             return [commit]
@@ -411,14 +429,18 @@ class Decisions:
         if isinstance(found, Waiting):
             self._intake.wait_for_reservation(workload)
             return found
-        explanation = explain(self._engine, without_slot(candidate.request), workload.uid, found.row)
-        chosen = [one for one in explanation.verdicts if one.outcome == "chosen"]  # others have nothing of its slots
-        explanation = msgspec.structs.replace(explanation, verdicts=chosen)
-        candidate = msgspec.structs.replace(
-            candidate, lease=found.lease, slot=found.slot, preempts=(*candidate.preempts, found.note)
-        )
+        candidate, row, explanation = self._enter(candidate, found)
         timing = Timing(now, round((self._lease.clock.elapsed() - began) * 1000, 3))
-        return self._bind(candidate, found.row, explanation, timing, found.load)
+        return self._bind(candidate, row, explanation, timing, found.load)
+
+    def _enter(self, candidate: Candidate, place: Within) -> tuple[Candidate, int, Explanation]:
+        """It with its slot, the row of its node, and why it is there."""
+        uid, request = candidate.workload.uid, without_slot(candidate.request)
+        explanation = explain(self._engine, request, uid, place.row)
+        chosen = [one for one in explanation.verdicts if one.outcome == "chosen"]  # others have nothing of its slots
+        notes = (*candidate.preempts, place.note)
+        candidate = msgspec.structs.replace(candidate, lease=place.lease, slot=place.slot, preempts=notes)
+        return candidate, place.row, msgspec.structs.replace(explanation, verdicts=chosen)
 
     def _preempt(self, candidate: Candidate, timing: Timing) -> tuple[Candidate, Commit | None]:
         """It with what its decision says of others, and its placement where it preempts them; None if there is no such place."""

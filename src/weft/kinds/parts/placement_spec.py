@@ -158,14 +158,12 @@ def check_placement(spec: PlacementSpec) -> None:
 
 def _check_reserved(spec: PlacementSpec) -> None:
     """Raises InvalidInput for fields that don't go with a reservation."""
-    for name, given, why in (
-        ("lease", spec.lease, "a workload in a reservation has its place until that ends"),
-        ("gang", spec.gang, "the members of a gang aren't placed in a reservation"),
-    ):
-        if given is not None:
-            raise InvalidInput(
-                f"spec.{name}: {why}", field=f"spec.{name}", hint=f"leave out either spec.{name} or spec.reservation"
-            )
+    if spec.lease is not None:
+        raise InvalidInput(
+            "spec.lease: a workload in a reservation has its place until that ends",
+            field="spec.lease",
+            hint="leave out either spec.lease or spec.reservation",
+        )
 
 
 def check_devices(spec: PlacementSpec) -> None:

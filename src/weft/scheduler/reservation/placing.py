@@ -35,6 +35,12 @@ def without_slot(request: Request) -> Request:
 
 def find_within(view: View, engine: Engine, candidate: Candidate, now: float) -> Within | Waiting:
     """The place of a workload with ``spec.reservation``, or why it has none."""
+    found = list_within(view, engine, candidate, now)
+    return found if isinstance(found, Waiting) else found[0]
+
+
+def list_within(view: View, engine: Engine, candidate: Candidate, now: float) -> list[Within] | Waiting:
+    """The places that it could have, the one with the least left first; or why there is none."""
     workload, request, spec = candidate.workload, candidate.request, spec_of(candidate.workload)
     what = f"reservation/{spec.reservation}"
     item = find_named(view, workload, "reservation", spec.reservation or "")
@@ -61,13 +67,14 @@ def find_within(view: View, engine: Engine, candidate: Candidate, now: float) ->
     if not fitting:
         frees = [snapshot.slots.free(key) for key, _ in slots]
         return Waiting("reservationFull", _describe_full(what, request, frees, bars))
-    _, _, key, row, slot, gpus = min(fitting, key=lambda one: one[:3])
-    lease = AllocatedLease(
-        mode="reservation", start=max(now, slot.start), end=ends[key], prepare_at=max(now, slot.ready_at)
-    )
-    place = f"slot {snapshot.slots.of(item.uid).index(key) + 1} of {len(found)} of {what} on {snapshot.names[row]}"
-    note = f"it takes {_describe(request)} of {place}, until {format_moment(ends[key])}"
-    return Within(row, key, Load(request.extras, gpus, request.groups), lease, note)
+    places, order = list[Within](), snapshot.slots.of(item.uid)
+    for _, _, key, row, slot, gpus in sorted(fitting, key=lambda one: one[:3]):
+        start = max(now, slot.start)
+        lease = AllocatedLease(mode="reservation", start=start, end=ends[key], prepare_at=max(now, slot.ready_at))
+        place = f"slot {order.index(key) + 1} of {len(found)} of {what} on {snapshot.names[row]}"
+        note = f"it takes {_describe(request)} of {place}, until {format_moment(ends[key])}"
+        places.append(Within(row, key, Load(request.extras, gpus, request.groups), lease, note))
+    return places
 
 
 def _find_state(item: Item, what: str, end: float | None) -> Waiting:
