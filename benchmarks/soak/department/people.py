@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from tests.cluster.cluster import Cluster
 
+from benchmarks.soak.department.leases import CEILINGS, CLASSES
 from benchmarks.soak.department.rights import Bearer
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -21,7 +22,7 @@ from weft.objects.errors import AlreadyExists, NotFound
 
 # Together more than three nodes of 8 cores have.
 QUOTAS: dict[str, dict[str, float]] = {
-    "physics": {"cpu": 16, "memory": 2 << 30, "instances": 10},
+    "physics": {"cpu": 20, "memory": 2 << 30, "instances": 10},
     "biology": {"cpu": 14, "memory": 1 << 30, "instances": 8},
     "arts": {"cpu": 10, "memory": 192 << 20, "instances": 8},
 }
@@ -46,9 +47,11 @@ class People:
     def move_in(self) -> None:
         """Make the projects with their networks and quotas, and the people; each logs in."""
         contexts: dict[str, Context] = {}
+        for name, value in CLASSES.items():
+            self.admin.create({"kind": "priorityclass", "name": name, "spec": {"value": value}})
         for number, (project, limits) in enumerate(QUOTAS.items()):
             user = PEOPLE[project]
-            self.admin.create({"kind": "project", "name": project, "spec": {}})
+            self.admin.create({"kind": "project", "name": project, "spec": {"priority_ceiling": CEILINGS.get(project)}})
             cidr = f"10.{71 + number}.0.0/24"
             self.admin.create({"kind": "network", "name": "default", "project": project, "spec": {"cidr": cidr}})
             self.admin.create({"kind": "quota", "name": "project", "project": project, "spec": limits})
@@ -144,8 +147,12 @@ class People:
             for kind in ("image", "network"):
                 for item in self.admin.list(kind, project=project).items:
                     self._ignore_gone(kind, item["name"], project)
+            for item in self.admin.list("disruptionbudget", project=project).items:
+                self._ignore_gone("disruptionbudget", item["name"], project)
             self._ignore_gone("quota", "project", project)
             self._ignore_gone("project", project)
+        for name in CLASSES:
+            self._ignore_gone("priorityclass", name)
         return found
 
     def close(self) -> None:
