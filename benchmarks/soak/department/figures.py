@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 
 from benchmarks.measurement import Figure, Measurement
-from benchmarks.soak.department.leases import AWAY_SECONDS, KILLED_SECONDS, START_SECONDS
+from benchmarks.soak.department.leases import AT_ONCE_SECONDS, AWAY_SECONDS, KILLED_SECONDS, START_SECONDS
 
 
 class Progress(msgspec.Struct):
@@ -34,7 +34,8 @@ def describe(progress: Progress, rounds: int, since: int, seconds: float) -> Mea
     told = ", ".join(f"{number} {what}" for what, number in sorted(progress.acts.items()))
     killed = ", ".join(f"{number} {what}" for what, number in sorted(progress.killed.items()))
     lost = ", ".join(f"{number} {what}" for what, number in sorted(progress.lost.items())) or "none"
-    starts = ends["in time"] + ends["late, killed"] + ends["late, node lost"] + ends["missed, told"] + ends["missed"]
+    late = ("late, killed", "late, node lost", "late, begun at once")
+    starts = ends["in time"] + sum(ends[which] for which in late) + ends["missed, told"] + ends["missed"]
     latest = progress.latest or [0.0]
     return Measurement(
         "A department under kills",
@@ -59,6 +60,10 @@ def describe(progress: Progress, rounds: int, since: int, seconds: float) -> Mea
             Figure(
                 f"the same, within {START_SECONDS + AWAY_SECONDS:g} s: a node was lost then",
                 str(ends["late, node lost"]),
+            ),
+            Figure(
+                f"the same, within {START_SECONDS + AT_ONCE_SECONDS:g} s: with a deadline, begun as soon as there was capacity",
+                str(ends["late, begun at once"]),
             ),
             Figure(
                 "missed their start: with a reason, without",

@@ -38,6 +38,7 @@ RUSHED, RUSH, RUSH_CORES = "arts", 4, 4.0  # beyond its quota
 GRACE_SECONDS = 1.0
 START_SECONDS = 5.0  # after its start, by which a promised lease answers
 KILLED_SECONDS = 25.0  # more, where an agent was killed around it
+AT_ONCE_SECONDS = 20.0  # more, where it began as soon as there was capacity, with nothing prepared
 AWAY_SECONDS = 50.0  # more, where a node was lost: that is known after 30 s
 PROBED_SECONDS = 8.0  # before its start it is asked for the first time
 PROBE = Path(__file__).with_name("probe.py")
@@ -267,7 +268,8 @@ class Book:
             start - KILLED_SECONDS < at < start + START_SECONDS for at, what in kills if what in ("agent", "server")
         )
         lost = self.loss.met(start - AWAY_SECONDS, start + START_SECONDS)
-        least = START_SECONDS + (AWAY_SECONDS if lost else KILLED_SECONDS if killed else 0.0)
+        at_once = AT_ONCE_SECONDS if lease.mode == "deadline" else 0.0
+        least = START_SECONDS + (AWAY_SECONDS if lost else KILLED_SECONDS if killed else at_once)
         over = lease.probe is not None and lease.probe.poll() is not None
         if lease.verdict or (not over and now < start + least + 2.0):
             return
@@ -279,7 +281,7 @@ class Book:
         late = min((at for at in answers if at >= start), default=float("inf")) - start
         if late <= least:
             self.latest.append(late)
-            late_why = "late, node lost" if lost else "late, killed"
+            late_why = "late, node lost" if lost else "late, killed" if killed else "late, begun at once"
             self._end(lease, "in time" if late <= START_SECONDS else late_why)
         elif obj is None or (lease.probe is None and (lease.duration or 0.0) < least and not lost):
             self._end(lease, "not asked in time")
