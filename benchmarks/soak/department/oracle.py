@@ -130,10 +130,10 @@ def find_over_quota(workloads: Iterable[Object], limits: Mapping[str, Mapping[st
     used: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for one in workloads:
         if one["project"] in limits:
-            mine, spec, times = used[one["project"]], one["spec"], 1
+            mine, spec, times = used[one["project"]], one["spec"], 0
             if one["kind"] == "reservation":
                 times = 0 if one["status"].get("state") in ("Done", "Rejected") else spec["count"]
-            else:
+            elif one["status"].get("reason") != "leaseEnded":
                 mine["instances"] += 1
                 times = 0 if spec.get("reservation") else 1  # its reservation counts
             mine["cpu"] += spec["cpu"] * times

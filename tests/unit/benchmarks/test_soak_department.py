@@ -113,7 +113,7 @@ def test_a_change_without_an_answer_may_count_or_not() -> None:
 
 
 def test_a_project_beyond_its_quota_is_found() -> None:
-    made = [{"kind": "vm", "project": "lab", "spec": {"cpu": 2.0, "memory": 10}} for _ in range(3)]
+    made = [{"kind": "vm", "project": "lab", "spec": {"cpu": 2.0, "memory": 10}, "status": {}} for _ in range(3)]
     assert find_over_quota(made, {"lab": {"cpu": 6, "instances": 3, "memory": 30}}) == []
     assert find_over_quota(made, {"lab": {"cpu": 5}}) == ["project lab has cpu 6 of 5"]
     assert find_over_quota(made, {"lab": {"instances": 2}}) == ["project lab has instances 3 of 2"]
@@ -131,7 +131,7 @@ def test_accounting_that_lost_time_or_counted_it_twice_is_found() -> None:
 def test_what_is_reserved_counts_once_with_all_that_is_in_it() -> None:
     size = {"cpu": 2.0, "memory": 10}
     reserved = {"kind": "reservation", "project": "lab", "spec": {**size, "count": 2}, "status": {"state": "Active"}}
-    inside = {"kind": "vm", "project": "lab", "spec": {**size, "reservation": "class"}}
+    inside = {"kind": "vm", "project": "lab", "spec": {**size, "reservation": "class"}, "status": {}}
     assert find_over_quota([reserved, inside], {"lab": {"cpu": 4, "memory": 20, "instances": 1}}) == []
     assert find_over_quota([reserved, inside], {"lab": {"cpu": 3}}) == ["project lab has cpu 4 of 3"]
     over = {**reserved, "status": {"state": "Done"}}
