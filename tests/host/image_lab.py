@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -9,7 +10,7 @@ import json
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,11 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "oci" / "layers").iterdir() if path.name.startswith("."))
 
 
-def let_read(folder: Path) -> None:
-    """Everybody may enter the folder, and those above it that are of this run: pytest makes them for one user only."""
-    top = Path(tempfile.gettempdir()).resolve()
-    for one in (folder, *folder.parents):
-        if one == top or top not in one.parents:
-            return
-        one.chmod(0o755)
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, as who unpacks layers must. pytest's are for one user, and each run of pytest that
+    begins on the machine sees to that again."""
+    with tempfile.TemporaryDirectory(prefix="weft-images-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 pytest.register_assert_rewrite("tests.conformance.image_store_contract")
 
-from image_lab import Made, files, leftovers, let_read, node, write_layout
+from image_lab import Made, files, leftovers, node, public_folder, write_layout
 from registry_lab import Registry
 from tests.conformance.image_store_contract import ImageStorePromises
 
@@ -49,7 +49,6 @@ class StoreLab:
 
 @pytest_asyncio.fixture(params=("registry", "layout", "archive"))
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreLab]:
-    let_read(tmp_path)
     made, place = make_images(), tmp_path / "node"
     if request.param == "registry":
         registry = Registry()
@@ -58,14 +57,15 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[S
         async with registry.serve() as address:
             yield StoreLab(place, {name: f"{address}/a:{name}" for name in (*made, "none")})
         return
-    layout = write_layout(tmp_path / "layout", dict(made))
-    if request.param == "layout":
-        yield StoreLab(place, {name: f"oci:{layout}:{name}" for name in (*made, "none")})
-        return
-    for name in made:
-        alone = write_layout(tmp_path / name, {name: made[name]})
-        subprocess.run(["tar", "-C", str(alone), "-cf", f"{alone}.tar", "."], check=True)
-    yield StoreLab(place, {name: f"oci-archive:{tmp_path}/{name}.tar:{name}" for name in (*made, "none")})
+    with public_folder() as folder:
+        if request.param == "layout":
+            layout = write_layout(folder / "layout", dict(made))
+            yield StoreLab(place, {name: f"oci:{layout}:{name}" for name in (*made, "none")})
+            return
+        for name in made:
+            alone = write_layout(folder / name, {name: made[name]})
+            subprocess.run(["tar", "-C", str(alone), "-cf", f"{alone}.tar", "."], check=True)
+        yield StoreLab(place, {name: f"oci-archive:{folder}/{name}.tar:{name}" for name in (*made, "none")})
 
 
 class TestImageStore(ImageStorePromises):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
 import struct
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_lab import LAYER, Made, entry, files, leftovers, let_read, node, pack, tar, write_layout
+from image_lab import LAYER, Made, entry, files, leftovers, node, pack, public_folder, tar, write_layout
 
 from weft.drivers.image.oci.unpack.process import Limits
 from weft.objects.errors import InvalidInput, TooLarge, WeftError
@@ -24,10 +23,9 @@ DIR, LINK, HARD, CHAR, FIFO = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE,
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    let_read(tmp_path)
-    yield tmp_path
-    shutil.rmtree(tmp_path, ignore_errors=True)
+def place() -> Iterator[Path]:
+    with public_folder() as folder:
+        yield folder
 
 
 async def pull(place: Path, layers: list[bytes], packing: str = "plain", **more: object) -> list[Path]:

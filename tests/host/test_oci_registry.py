@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from image_lab import Made, digest, entry, files, leftovers, let_read, node, several, tar, write_layout
+from image_lab import Made, digest, entry, files, leftovers, node, public_folder, several, tar, write_layout
 from registry_lab import Certificate, Registry, Request, cutting, token
 from tests.registry import NAME, PASSWORD, push, serve
 
@@ -30,10 +30,8 @@ KNOWN = RegistryCredentials(NAME, PASSWORD)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made() -> Iterator[Path]:
     """A layout of an image, one for two platforms, and one as Docker writes it."""
-    folder = tmp_path_factory.mktemp("made")
-    let_read(folder)
     run = {
         "Entrypoint": ["/bin/web"],
         "Cmd": ["-v"],
@@ -47,7 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     web = Made([BASE, files(app="web"), tar([(entry("blob"), os.urandom(3_000_000))])], "zstd", **run)
     there, here = Made([files(app="arm")], architecture="arm64"), Made([BASE, files(app="amd")])
-    return write_layout(folder / "layout", {"web": web, "both": several(there, here), "docker": Made([BASE])})
+    with public_folder() as folder:
+        yield write_layout(folder / "layout", {"web": web, "both": several(there, here), "docker": Made([BASE])})
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +177,14 @@ async def test_a_connection_that_breaks_is_taken_up_where_it_was(made: Path, tmp
         assert sum(carried) < 4_500_000  # nothing much came twice
 
 
-async def test_layouts_and_archives_are_read_as_everybody_may(made: Path, tmp_path: Path) -> None:
-    let_read(tmp_path)
-    archive = tmp_path / "web.tar"
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    with public_folder() as folder:
+        yield folder
+
+
+async def test_layouts_and_archives_are_read_as_everybody_may(made: Path, tmp_path: Path, public_path: Path) -> None:
+    archive = public_path / "web.tar"
     subprocess.run(["skopeo", "copy", "-q", f"oci:{made}:web", f"oci-archive:{archive}:web"], check=True)
     store = node(tmp_path / "node")
     one = await store.pull(f"oci:{made}:web")
@@ -196,9 +200,9 @@ async def test_layouts_and_archives_are_read_as_everybody_may(made: Path, tmp_pa
     with pytest.raises(NotFound, match="no image with the tag none"):
         await store.pull(f"oci:{made}:none")
     with pytest.raises(NotFound, match="no such file"):
-        await store.pull(f"oci:{tmp_path}/nothing:1")
+        await store.pull(f"oci:{public_path}/nothing:1")
     archive.chmod(0o600)
-    os.mkfifo(tmp_path / "pipe", 0o644)
-    for reference in (f"oci-archive:{archive}", f"oci-archive:{tmp_path}/pipe", "oci-archive:/dev/zero"):
+    os.mkfifo(public_path / "pipe", 0o644)
+    for reference in (f"oci-archive:{archive}", f"oci-archive:{public_path}/pipe", "oci-archive:/dev/zero"):
         with pytest.raises(NotAuthenticated, match=r"readable by all users|regular file|plain file"):
             await store.pull(reference)

@@ -6,9 +6,10 @@ import asyncio
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from etcd_server import PROGRAM, EtcdServer, free_ports
@@ -41,15 +42,28 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 async def opened(stack: AsyncExitStack, *servers: EtcdServer, clock: Clock | None = None) -> EtcdStore:
-    store = EtcdStore([server.endpoint for server in servers], clock)
-    await store.open()
+    store = EtcdStore([server.endpoint for server in servers], clock, timeout_seconds=20)
+    await once_it_answers(store.open)
     stack.push_async_callback(store.close)
     return store
 
 
+T = TypeVar("T")
+
+
+async def once_it_answers(call: Callable[[], Awaitable[T]]) -> T:
+    """What ``call`` gives, tried again while etcd starts, which takes a busy machine a while."""
+    async with asyncio.timeout(90):
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+
+
 async def take(store: Store, prefix: str, cursor: str, count: int) -> list[Batch]:
     batches: list[Batch] = []
-    async with asyncio.timeout(60), aclosing(store.watch(prefix, cursor)) as watch:
+    async with asyncio.timeout(150), aclosing(store.watch(prefix, cursor)) as watch:
         while len(batches) < count:
             batches.append(await anext(watch))
     return batches
@@ -93,7 +107,7 @@ class Wire:
 async def write_through(store: Store, count: int) -> list[int]:
     """``count`` commits, each tried until it stands; the numbers acknowledged, in order."""
     made = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         for n in range(count):
             while True:
                 try:
@@ -139,7 +153,7 @@ async def test_when_the_leader_of_three_dies_the_others_go_on(tmp_path: Path) ->
         cursor = (await store.list("/")).cursor
         watching = asyncio.create_task(take(store, "/n/", cursor, 300))
         writing = asyncio.create_task(write_through(store, 300))
-        renewing = asyncio.create_task(keep_lease(store, "controllers", 60.0))
+        renewing = asyncio.create_task(keep_lease(store, "controllers", 150.0))
         for member in members:  # one of them leads, whichever it is; two are always left
             await asyncio.sleep(0.5)
             member.end(signal.SIGKILL)
@@ -179,9 +193,9 @@ async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> No
         with pytest.raises(Compacted):
             await take(fresh, "/", cursor, 1)
         assert await fresh.commit([Put("/b", b"1")], idempotency_key="k") > newest
-        taken = await fresh.grant("controllers", "two", 1.0)
+        taken = await fresh.grant("controllers", "two", 3.0)
         assert lease is not None and taken is not None and taken.fence > lease.fence
-        renewing = asyncio.create_task(keep_lease(fresh, "controllers", 1.0, "two"))
+        renewing = asyncio.create_task(keep_lease(fresh, "controllers", 3.0, "two"))
         with pytest.raises(InUse, match="two uses store etcd"):
             await EtcdStore([server.endpoint]).refill(entries, rival="controllers")
         renewing.cancel()
@@ -206,13 +220,7 @@ async def test_with_no_etcd_there_calls_fail_in_time_and_work_again_later(start:
     server = start()
     async with AsyncExitStack() as stack:
         store = EtcdStore([server.endpoint], timeout_seconds=0.5)
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    await store.open()
-                    break
-                except StoreUnavailable:
-                    continue
+        await once_it_answers(store.open)
         stack.push_async_callback(store.close)
         await store.commit([Put("/a", b"1")])
         server.end()
@@ -221,13 +229,7 @@ async def test_with_no_etcd_there_calls_fail_in_time_and_work_again_later(start:
         with pytest.raises(StoreUnavailable):
             await store.commit([Put("/a", b"2")])
         server.start()
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    entry = await store.get("/a")
-                    break
-                except StoreUnavailable:
-                    continue
+        entry = await once_it_answers(lambda: store.get("/a"))
         assert entry is not None and entry.value == b"1"
 
 
@@ -254,7 +256,7 @@ async def test_a_server_cut_off_from_etcd_catches_up_or_is_told_what_it_missed_i
         await wire.mend()
         stack.callback(wire.cut)
         store = EtcdStore([wire.endpoint])
-        await store.open()
+        await once_it_answers(store.open)
         stack.push_async_callback(store.close)
         cursor = (await store.list("/")).cursor
         watching = asyncio.create_task(take(store, "/", cursor, 2))
@@ -343,6 +345,7 @@ async def test_an_older_copy_put_back_is_a_new_history(start: Start) -> None:
         server.end(signal.SIGTERM)
         shutil.copytree(server.data, server.folder / "copy")
         server.start()
+        await once_it_answers(lambda: store.get("/a"))
         for n in range(20):
             await store.commit([Put("/a", b"lost %d" % n)])
         cursor = (await store.list("/")).cursor
@@ -352,8 +355,8 @@ async def test_an_older_copy_put_back_is_a_new_history(start: Start) -> None:
         server.start()
         with pytest.raises((Compacted, StoreUnavailable)):
             await take(store, "/", cursor, 1)
-        async with asyncio.timeout(30):
-            while (page := await store.list("/")).cursor.split(":")[0] == cursor.split(":")[0]:
+        async with asyncio.timeout(90):
+            while (page := await once_it_answers(lambda: store.list("/"))).cursor.split(":")[0] == cursor.split(":")[0]:
                 await asyncio.sleep(0.05)
         assert [entry.value for entry in page.entries] == [b"kept"]
         with pytest.raises(Compacted):
@@ -392,7 +395,7 @@ async def test_over_tls_only_who_has_a_certificate_is_let_in(tmp_path: Path) -> 
     try:
         async with AsyncExitStack() as stack:
             store = EtcdStore([server.endpoint], tls=EtcdTls(known[0], "etcd.test", known[1], known[2]))
-            await store.open()
+            await once_it_answers(store.open)
             stack.push_async_callback(store.close)
             await store.commit([Put("/a", b"1")])
             for tls in (EtcdTls(known[0], "etcd.test"), EtcdTls(known[0], "other.test", known[1], known[2]), None):

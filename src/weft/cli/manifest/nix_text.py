@@ -10,6 +10,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import tempfile
 from pathlib import Path as FilePath
@@ -17,7 +18,8 @@ from pathlib import Path as FilePath
 from weft.cli.manifest.document import Document, Path, Place, unreadable
 from weft.objects.errors import TooLarge, Unavailable
 
-TIMEOUT_SECONDS = 10
+CPU_SECONDS = 10  # of processor time: on a busy machine a small expression takes long too
+WAIT_SECONDS = 60  # for one that waits: the folder may hold a named pipe
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 MAX_MEMORY_BYTES = 2 * 1024**3
 _AT = re.compile(r"at (?P<file>\S.*?):(?P<line>\d+):(?P<column>\d+)")
@@ -77,7 +79,7 @@ def _evaluate(path: FilePath, file: str) -> bytes:
                 stdout=out,
                 stderr=subprocess.PIPE,
                 env=environment,
-                timeout=TIMEOUT_SECONDS,
+                timeout=WAIT_SECONDS,
                 preexec_fn=_limit,
                 check=False,
             )
@@ -86,9 +88,12 @@ def _evaluate(path: FilePath, file: str) -> bytes:
                 f"{file}: nix files need nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
             ) from None
         except subprocess.TimeoutExpired:
-            raise unreadable(file, (1, 1), f"nix: the expression did not end within {TIMEOUT_SECONDS} s") from None
+            raise unreadable(file, (1, 1), f"nix: the expression did not end within {WAIT_SECONDS} s") from None
         if out.tell() >= MAX_OUTPUT_BYTES:
             raise TooLarge(f"{file}: nix: the expression gives more than {MAX_OUTPUT_BYTES // 2**20} MiB")
+        if done.returncode == -signal.SIGKILL:
+            what = f"was ended: it took more than {CPU_SECONDS} s of processor time, or the machine ran out of memory"
+            raise unreadable(file, (1, 1), f"nix: the expression {what}")
         if done.returncode != 0:
             raise _translate(done.stderr.decode(errors="replace"), path, file)
         out.seek(0)
@@ -96,6 +101,7 @@ def _evaluate(path: FilePath, file: str) -> bytes:
 
 
 def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))  # the same twice, for SIGKILL: nix uses SIGXCPU
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,17 @@ def test_other_files_the_network_and_the_environment_are_out_of_reach(tmp_path: 
 
 
 def test_an_expression_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nix_text, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(nix_text, "CPU_SECONDS", 1)
     inner = "builtins.foldl' (x: y: x + y) n (builtins.genList (x: x) 3000)"
     text = f"{{ a = builtins.foldl' (x: y: x + y) 0 (builtins.genList (n: {inner}) 1000000); }}"
-    assert "did not end within 1 s" in refusal(tmp_path, text).message
+    assert "it took more than 1 s of processor time" in refusal(tmp_path, text).message
+
+
+def test_an_expression_that_waits_for_a_pipe_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nix_text, "WAIT_SECONDS", 1)
+    os.mkfifo(tmp_path / "pipe")
+    message = refusal(tmp_path, "{ a = builtins.readFile ./pipe; }").message
+    assert message.endswith("nix: the expression did not end within 1 s")
 
 
 def test_output_without_measure_is_refused(tmp_path: Path) -> None:

@@ -26,10 +26,13 @@ async def agent(tmp_path: Path) -> AsyncIterator[QemuAgent]:
     argv += ["--logfile", str(tmp_path / "log"), "--pidfile", str(tmp_path / "pid")]
     process = subprocess.Popen(argv)
     try:
-        async with asyncio.timeout(20):
-            while not path.exists():
-                await asyncio.sleep(0.02)
-            connected = await connect_agent(str(path), SystemClock(), lambda agent: None)
+        connected = None
+        async with asyncio.timeout(60):
+            while connected is None:
+                try:
+                    connected = await connect_agent(str(path), SystemClock(), lambda agent: None)
+                except (FileNotFoundError, ConnectionRefusedError):  # the socket is there before anyone listens
+                    await asyncio.sleep(0.02)
         yield connected
         connected.close()
     finally:
