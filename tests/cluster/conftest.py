@@ -38,22 +38,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module", autouse=True)
 def swept() -> Iterator[None]:
     """What the tests of a file made and, as one failed, didn't delete goes before the next file's begin."""
-    before = {what for made in STANDING for what in list_workloads(made)} | {"vm/hello"}
+    before = {what for made in STANDING for what in list_objects(made, *WORKLOADS, *HELD)} | {"vm/hello"}
     yield
     for made in STANDING:
-        left = set(list_workloads(made)) - before
-        for what in left:
-            made.run("delete", what, "--yes")
-        deadline = time.monotonic() + 60
-        while left & set(list_workloads(made)) and time.monotonic() < deadline:  # what may not go stays, as it did
-            time.sleep(0.4)
+        for kinds in (WORKLOADS, HELD):
+            left = set(list_objects(made, *kinds)) - before - {"network/default"}
+            for what in left:
+                made.run("delete", what, "--yes")
+            deadline = time.monotonic() + 60
+            while left & set(list_objects(made, *kinds)) and time.monotonic() < deadline:  # what may not go stays
+                time.sleep(0.4)
 
 
-def list_workloads(cluster: Cluster) -> list[str]:
-    """KIND/NAME of whatever runs or takes room in it; none while its server is away."""
+WORKLOADS = ("function", "job", "container", "vm")
+HELD = ("reservation", "volume", "network")  # by workloads, so after them
+
+
+def list_objects(cluster: Cluster, *kinds: str) -> list[str]:
+    """KIND/NAME of what there is of these kinds; none while its server is away."""
     client = Client(find_context(folder=str(cluster.folder), environ={}))
     try:
-        kinds = ("function", "job", "container", "vm")
         return [f"{kind}/{one['name']}" for kind in kinds for one in client.list(kind).items]
     except WeftError:
         return []

@@ -206,7 +206,7 @@ def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster
     """Design, part 2: restore an older store, then an empty one, under running guests."""
     boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")
     kill(cluster.pids("weft server"))
-    time.sleep(0.5)
+    until(lambda: not cluster.pids("weft server"))
     server = cluster.state / "server"
     older = cluster.folder / "older"
     older.mkdir()
@@ -218,7 +218,7 @@ def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster
 
     def replace_store(with_older: bool) -> None:
         kill(cluster.pids("weft server"))
-        time.sleep(0.5)
+        until(lambda: not cluster.pids("weft server"))
         for path in server.glob("store.db*"):
             path.unlink()
         if with_older:

@@ -86,10 +86,9 @@ def test_a_job_that_does_what_it_should_ends_with_zero_and_frees_all_it_took(clu
 
 
 def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job) -> None:
-    began = time.monotonic()
-    done = run("late", "echo begun; sleep 300", "--array", "0-2", "--deadline", "6s")
-    assert (done.returncode, time.monotonic() - began < 60) == (1, True)
-    assert b"job/late is DeadlineExceeded: the job was not finished 6 s after its start (spec.deadline)" in done.stderr
+    done = run("late", "echo begun; sleep 300", "--array", "0-2", "--deadline", "15s")  # all of them have begun by then
+    assert done.returncode == 1
+    assert b"job/late is DeadlineExceeded: the job was not finished 15 s after its start (spec.deadline)" in done.stderr
     assert {item["status"]["phase"] for item in containers(cluster, "late").values()} == {"Stopped"}
     assert cluster.ok("job", "logs", "late", "--task", "1") == "begun\n"
 
@@ -101,12 +100,13 @@ def test_a_try_may_take_only_so_long(cluster: Cluster, run: Job) -> None:
 
 
 def test_one_follows_another_and_fails_with_it(cluster: Cluster, run: Job) -> None:
-    run("first", "sleep 3", "--detach")
+    run("first", "until [ -e /tmp/go ]; do sleep 0.2; done", "--detach")
     run("second", "echo after", "--after", "first", "--detach")
     assert (status(cluster, "second")["phase"], status(cluster, "second")["reason"]) in (
         ("Pending", "waiting"),
         ("Pending", ""),
     )
+    until(lambda: cluster.run("container", "exec", "first-0", "--", "touch", "/tmp/go").returncode == 0)
     cluster.ok("wait", "job/second")
     assert status(cluster, "first")["ended_at"] <= status(cluster, "second")["started_at"]
     run("broken", "exit 1", "--detach")
@@ -140,7 +140,7 @@ def test_none_of_a_gang_runs_until_all_of_it_can(cluster: Cluster, run: Job) -> 
 def test_agents_and_deciders_are_killed_and_each_task_has_run_once(cluster: Cluster, run: Job) -> None:
     run("steady", "echo begun; sleep 2; echo done", "--array", "0-14", "--parallelism", "5", "--detach")
     for number in range(5):
-        until(lambda: status(cluster, "steady")["running"] >= 1)
+        until(lambda: status(cluster, "steady")["running"] >= 1 or status(cluster, "steady")["phase"] == "Succeeded")
         for words in (("weft server controllers",), (f"weft agent n{number % 3 + 1} ",)):
             until(partial(cluster.pids, *words))
             for pid in cluster.pids(*words):
@@ -230,7 +230,7 @@ def test_what_can_be_no_job_is_refused_with_its_field(cluster: Cluster, run: Job
 
 
 def test_a_task_whose_image_is_not_there_says_so_and_ends_with_its_job(cluster: Cluster, run: Job, image: str) -> None:
-    done = run("nothing", "true", "--image", image.replace("busybox", "none"), "--deadline", "6s")
+    done = run("nothing", "true", "--image", image.replace("busybox", "none"), "--deadline", "15s")
     assert (done.returncode, b"task 0: imageGone: " in done.stderr) == (1, True), done.stderr
     assert status(cluster, "nothing")["phase"] == "DeadlineExceeded"
 

@@ -94,7 +94,7 @@ def test_boto3_invokes_with_a_key_until_that_is_deleted(called: Cluster) -> None
             return problem.response["Error"]["Code"] == "UnrecognizedClientException"
         return False
 
-    until(is_refused, 10)
+    until(is_refused)
 
 
 def test_its_own_address_asks_for_a_token(called: Cluster) -> None:

@@ -122,7 +122,7 @@ def test_a_project_s_quota_limits_what_runs_at_once_of_all_its_functions(functio
         create(functions, name, code)
     functions.ok("quota", "set", "--function-concurrency", "1")
     try:
-        argv = [WEFT, "function", "invoke", "left", "--data", '{"seconds": 8}']
+        argv = [WEFT, "function", "invoke", "left", "--data", '{"seconds": 20}']
         with subprocess.Popen(argv, cwd=functions.folder, stdout=subprocess.PIPE) as slow:
             until(lambda: functions.json("function", "metrics", "left")["concurrent"] == 1)
             error = functions.fails(1, "function", "invoke", "right")
@@ -151,7 +151,7 @@ def test_versions_stay_and_aliases_share_between_them(functions: Cluster) -> Non
     functions.ok("function", "alias", "ver", "prod", "--remove")
     functions.fails(3, "function", "invoke", "ver:prod")
     functions.ok("function", "delete", "ver", "--yes")
-    functions.ok("wait", "functionversion/ver-1", "--for=delete", "--timeout", "20s")
+    functions.ok("wait", "functionversion/ver-1", "--for=delete", "--timeout", "60s")
 
 
 def test_a_manifest_names_its_code_beside_it(functions: Cluster) -> None:

@@ -23,17 +23,18 @@ def test_a_reserved_vm_is_ready_at_its_start_with_its_clock_right_and_ends_by_it
     cluster: Cluster, gone: Gone
 ) -> None:
     name = gone("lecture")
-    cluster.ok("vm", "create", name, *SMALL, "--start", "25s", "--duration", "20s", "--detach")
-    until(lambda: lease_of(cluster, name)["state"] == "Preparing", 40)  # less than a minute ahead: it boots now
+    cluster.ok("vm", "create", name, *SMALL, "--start", "25s", "--duration", "30s", "--detach")
+    until(lambda: lease_of(cluster, name)["state"] == "Preparing")  # less than a minute ahead: it boots now
     (item,) = [one for one in cluster.json("lease", "list")["items"] if one["name"] == name]
-    assert item["spec"]["duration"] == 20.0 and item["spec"]["start"]
+    assert item["spec"]["duration"] == 30.0 and item["spec"]["start"]
     (entry,) = [one for one in cluster.json("calendar")["entries"] if one["workload"] == f"vm/{name}"]
     assert entry["kind"] == "reservation" and entry["start"] == item["spec"]["start"] and entry["project"] == "default"
     start = float(str(cluster.vm(name)["spec"]["lease"]["start"]))
     until(lambda: lease_of(cluster, name)["state"] == "Active", 60)
     assert time.time() >= start
+    asked = time.time()
     there = float(cluster.ok("vm", "exec", name, "--", "date", "+%s"))
-    assert abs(there - time.time()) < 5  # it stood still for most of the time until then
+    assert asked - 3 < there < time.time() + 3  # it stood still for most of the time until then
     until(lambda: lease_of(cluster, name)["state"] == "Done", 60)
     assert cluster.vm(name)["status"]["reason"] == "leaseEnded"
     assert "is over" in cluster.fails(5, "vm", "start", name)
@@ -59,7 +60,7 @@ def test_leases_are_extended_cancelled_and_refused_by_the_command_line(cluster: 
     cluster.ok("calendar", "--plot", str(picture))
     assert picture.read_text().startswith("<svg") and f"vm/{name}" in picture.read_text()
     cluster.ok("lease", "cancel", f"vm/{name}")
-    until(lambda: cluster.vm(name)["status"]["phase"] == "Stopped", 30)
+    until(lambda: cluster.vm(name)["status"]["phase"] == "Stopped")
     assert lease_of(cluster, name)["state"] == "Cancelled"
     assert "cancelled" in cluster.fails(5, "lease", "extend", f"vm/{name}", "--by", "5m")
     wrong = cluster.fails(2, "vm", "create", gone("past"), *SMALL, "--start", "2020-01-01T00:00", "--duration", "1h")

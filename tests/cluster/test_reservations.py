@@ -19,7 +19,7 @@ def test_a_vm_runs_in_its_reservation_on_a_node_that_is_otherwise_full(
     total = node["report"]["cpu"]
     left = total - (node["status"].get("allocated_cpu") or 0)
     cluster.ok(
-        *("reservation", "create", "class", "--node", "n2", "--duration", "50s", "--grace", "5s"),
+        *("reservation", "create", "class", "--node", "n2", "--duration", "80s", "--grace", "5s"),
         *("--cpu", str(left), "--memory", "256M"),
     )
     outside, inside, second = gone("outside"), gone("inside"), gone("second")
@@ -35,8 +35,8 @@ def test_a_vm_runs_in_its_reservation_on_a_node_that_is_otherwise_full(
     refused = cluster.fails(6, "vm", "create", second, *SMALL, "--cpu", str(left), "--reservation", "class")
     assert "reservation/class is full" in refused
     assert "in use by" in cluster.fails(5, "reservation", "delete", "class", "--yes")
-    until(lambda: cluster.object("reservation", "class")["status"]["state"] == "Done", 90)
-    until(lambda: cluster.vm(inside)["status"].get("reason") == "leaseEnded", 30)
+    until(lambda: cluster.object("reservation", "class")["status"]["state"] == "Done", 150)
+    until(lambda: cluster.vm(inside)["status"].get("reason") == "leaseEnded")
     until(lambda: cluster.vm(outside)["status"]["phase"] == "Running", 60)
     for name in (inside, second):
         cluster.ok("vm", "delete", name, "--yes")
