@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server
+from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
 from weft.client import Client, Context
 from weft.client.answer import raise_problem
@@ -38,6 +39,7 @@ from weft.serving.server import listen, make_server_tls
 from weft.store.memory import MemoryStore
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.metrics.database import Database
 from weft.trust.ca import Authority
 
 T = TypeVar("T")
@@ -53,9 +55,11 @@ class DoorsLab:
         store: Store | None = None,
         publish_address: str | None = None,
         provider: ProviderSettings | None = None,
+        find_metrics: Callable[[], Database] | None = None,
     ) -> None:
         self.folder, self.provider = folder, provider
         self.clock = SystemClock()
+        self.history = History(find_metrics, self.clock) if find_metrics is not None else None
         self.store = store or MemoryStore(self.clock)
         self.journal = SqliteJournal(folder / "journal.db", self.clock)
         self.authority = Authority(folder, self.clock)
@@ -79,7 +83,14 @@ class DoorsLab:
         chain, key = self.authority.renew_server([])
         provider = Provider(self.provider, self.clock) if self.provider is not None else None
         self.doors = ApiContext(
-            self.store, self.journal, self.clock, self.authority, self.settings, self.audit, provider=provider
+            self.store,
+            self.journal,
+            self.clock,
+            self.authority,
+            self.settings,
+            self.audit,
+            provider=provider,
+            history=self.history,
         )
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
+from weft.api.state.history import History
 from weft.api.state.latency_peers import LatencyPeers
 from weft.api.state.login_limits import LoginLimits
 from weft.api.state.oidc_provider import Provider
@@ -99,6 +100,7 @@ class ApiContext:
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
     provider: Provider | None = None  # of OIDC
+    history: History | None = None  # of metrics; None: none is kept
     logins: LoginLimits = field(default_factory=LoginLimits)
     reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)

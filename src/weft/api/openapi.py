@@ -265,7 +265,7 @@ def _paths_by_hand() -> dict[str, Any]:
     where = [_path_parameter("project"), _path_parameter("sha256")]
     selection = [_query(word) for word in ("since", "until", "actor", "kind", "project", "outcome", "after", "limit")]
     span = [_query("since"), _query("until")]
-    return {
+    return _metrics_paths() | {
         "/v1/accounting": {
             "get": _operation("What all projects requested and used", span, _ref("AccountingAnswer")),
         },
@@ -333,6 +333,28 @@ def _paths_by_hand() -> dict[str, Any]:
         "/v1/usage": {"get": _operation("What nodes and workloads use now", [_query("guests")], _ref("UsageAnswer"))},
         "/v1/openapi.json": {"get": _operation("This document", [], any_object)},
     }
+
+
+def _metrics_paths() -> dict[str, Any]:
+    """Prometheus' HTTP API, as far as the history of metrics has it."""
+    answer = {
+        "type": "object",
+        "required": ["status"],
+        "properties": {"status": {"enum": ["success", "error"]}, "data": {}, "error": {"type": "string"}},
+    }
+    found = {
+        "query": ("Metrics at one moment, by a PromQL query", ("query", "time", "timeout")),
+        "query_range": ("Metrics over a span of time, by a PromQL query", ("query", "start", "end", "step", "timeout")),
+        "series": ("The series that selectors name", ("match[]", "start", "end")),
+        "labels": ("The names of labels", ("match[]", "start", "end")),
+    }
+    paths: dict[str, Any] = {}
+    for path, (summary, words) in found.items():
+        operation = _operation(summary, [_query(word) for word in words], answer)
+        paths[f"/api/v1/{path}"] = {"get": operation, "post": operation}
+    parameters = [_path_parameter("name"), *(_query(word) for word in ("match[]", "start", "end"))]
+    paths["/api/v1/label/{name}/values"] = {"get": _operation("The values of a label", parameters, answer)}
+    return paths
 
 
 def _audit_page() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.capabilities import list_capabilities
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
+from weft.api.metrics import query
 from weft.api.node import egress_endpoints, join, report, secrets, usage
 from weft.api.object import bulk, delete, read, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
@@ -47,6 +48,8 @@ def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
 def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
     """The handler, and its arguments after context and call. Pure, so it can be cached."""
     segments = read_segments(path)
+    if segments[:2] == ["api", "v1"]:  # Prometheus' paths, where its clients look for them
+        return _find_metrics(method, segments[2:])
     if segments[0] != "v1" or len(segments) < 2:
         raise no_such_path()
     rest = segments[1:]
@@ -64,6 +67,14 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     if target.kind.runs_workloads and target.verb in BY_NODES:
         return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
     return _choose(method, _methods(target)), (target,)
+
+
+def _find_metrics(method: str, rest: list[str]) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
+    is_values = len(rest) == 3 and rest[0] == "label" and rest[2] == "values"
+    if not is_values and rest not in PROMETHEUS:
+        raise no_such_path()
+    methods = {"GET": query.read_metrics} if is_values else {"GET": query.read_metrics, "POST": query.read_metrics}
+    return _choose(method, methods), ("/".join(rest),)
 
 
 def _find_project(given: Target | str, path: str) -> str | None:
@@ -174,6 +185,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "usage": {"GET": usage.usage},
     "whoami": {"GET": login.who_am_i},
 }
+PROMETHEUS = (["query"], ["query_range"], ["series"], ["labels"])
 BY_NODES: dict[str | None, Callable[[ApiContext, Call, str], Awaitable[Answer]]] = {
     "egress": egress_endpoints.egress,
     "renew": join.renew,

@@ -27,6 +27,7 @@ PERMISSIONS: dict[str, Permission] = {  # these, of no kind's record, and those 
     "function:purge": Permission("write", True),  # its dead letters
     "function:redrive": Permission("write", True),
     "function:upload": Permission("write", True),  # its code
+    "metric:list": Permission("read", True),  # of workloads; those of nodes only to whom it has in all projects
     "usage:get": Permission("read", False),
     "user:passwd": Permission("fabric", False),
 }

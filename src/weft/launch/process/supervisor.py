@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
 
 from weft.contracts.clock import Clock
+from weft.objects.errors import WeftError
 
 PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF_SECONDS = 0.2
@@ -17,12 +21,21 @@ LONGEST_BACKOFF_SECONDS = 5.0
 HEALTHY_AFTER_SECONDS = 10.0
 
 
-class Supervisor:
-    """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log."""
+class Command(NamedTuple):
+    """``environ`` is None for that of this process; ``most_data_bytes`` bounds its own memory (RLIMIT_DATA), 0 doesn't."""
 
-    def __init__(self, name: str, argv: Sequence[str], clock: Clock) -> None:
+    argv: Sequence[str]
+    environ: Mapping[str, str] | None = None
+    most_data_bytes: int = 0
+
+
+class Supervisor:
+    """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log; ``plan`` gives the
+    command of each start."""
+
+    def __init__(self, name: str, plan: Sequence[str] | Callable[[], Command], clock: Clock) -> None:
         self._name = name
-        self._argv = argv
+        self._plan = plan if callable(plan) else partial(Command, plan)
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
 
@@ -30,12 +43,18 @@ class Supervisor:
         backoff = FIRST_BACKOFF_SECONDS
         while True:
             began = self._clock.elapsed()
-            self._process = await asyncio.create_subprocess_exec(*self._argv, preexec_fn=_die_with_parent)
-            code = await self._process.wait()
+            try:
+                command = self._plan()
+                self._process = await asyncio.create_subprocess_exec(
+                    *command.argv, env=command.environ, preexec_fn=partial(_prepare, command.most_data_bytes)
+                )
+                ended = f"exited with {await self._process.wait()}"
+            except (OSError, WeftError) as problem:  # a full disk, a program that is being replaced: it may pass
+                ended = f"can't be started: {problem}"
             if self._clock.elapsed() - began > HEALTHY_AFTER_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
             print(
-                f"weft server: {self._name} exited with {code}; restarting in {backoff:g} s",
+                f"weft server: {self._name} {ended}; restarting in {backoff:g} s",
                 file=sys.stderr,
                 flush=True,
             )
@@ -68,6 +87,8 @@ async def supervising(supervisors: Sequence[Supervisor]) -> AsyncIterator[None]:
             await supervisor.end()
 
 
-def _die_with_parent() -> None:
+def _prepare(most_data_bytes: int) -> None:
     """In the child: ask the kernel for a signal when the supervisor ends, however it ends (prctl(2))."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if most_data_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (most_data_bytes, most_data_bytes))

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -19,6 +20,7 @@ from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server, parse_address
+from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
@@ -35,6 +37,7 @@ from weft.store.remote import StoreServer
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.audit.syslog import SyslogSender
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.metrics.database import OFF, find_database
 from weft.trust.ca import Authority
 from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
@@ -121,7 +124,12 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         on_line=syslog.send if syslog is not None else None,
     )
     await asyncio.to_thread(audit.open)
-    context = ApiContext(store, journal, clock, authority, settings, audit, provider=make_provider(options, clock))
+    history = None
+    if options.metrics != OFF:
+        history = History(partial(find_database, state, options.database), clock)
+    context = ApiContext(
+        store, journal, clock, authority, settings, audit, provider=make_provider(options, clock), history=history
+    )
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
@@ -140,6 +148,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     finally:
         await context.stop()
         await server.close()
+        if history is not None:
+            history.asker.close()
         await store_server.close()
         await asyncio.to_thread(audit.close)
         if syslog is not None:

@@ -28,6 +28,7 @@ from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.loop import run_controller
+from weft.controllers.metrics.recorder import Recorder
 from weft.controllers.registry import CONTROLLERS
 from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
@@ -41,6 +42,9 @@ from weft.scheduler.loop import Scheduler
 from weft.scheduler.workload.strategy import default_strategy
 from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.metrics.database import OFF, Database, find_database
+from weft.telemetry.metrics.sample import Sample
+from weft.telemetry.metrics.sender import Sender
 from weft.trust.seal import read_seal_key, unseal
 
 LOCK_PATIENCE_SECONDS = 10.0
@@ -50,12 +54,15 @@ _log = logging.getLogger(__name__)
 
 class Options(Protocol):
     """``state`` is the server's state folder; ``microvm_dir`` what machines made of container images boot; ``plain_registry`` which
-    registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from."""
+    registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``metrics`` and
+    ``database`` where the history of metrics is kept."""
 
     state: Path
     microvm_dir: Path
     plain_registry: list[str]
     allow_fetch: list[str]
+    metrics: str
+    database: Database | None
 
 
 async def decide(
@@ -70,8 +77,10 @@ async def decide(
     make_bundle: MakeBundle | None = None,
     unseal: Unseal | None = None,
     allow_fetch: Sequence[str] = (),
+    put_samples: Callable[[Sequence[Sample]], None] | None = None,
 ) -> None:
-    """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone."""
+    """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
+    takes the samples of metrics; without it none are made."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
     async with asyncio.TaskGroup() as group:
@@ -87,6 +96,7 @@ async def decide(
                             images / CODE_FOLDER,
                             strategy,
                             seed,
+                            put_samples,
                         )
                     )
                 except* LeadershipLost as lost:
@@ -107,7 +117,14 @@ async def _run_alone(serving: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _serve(lease: LeaderLease, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
+async def _serve(
+    lease: LeaderLease,
+    make_images: Callable[[], Images],
+    code: Path,
+    strategy: str,
+    seed: int,
+    put_samples: Callable[[Sequence[Sample]], None] | None,
+) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.keep())
@@ -116,6 +133,8 @@ async def _serve(lease: LeaderLease, make_images: Callable[[], Images], code: Pa
             group.create_task(run_controller(make(lease), lease))
         group.create_task(make_images().run())
         group.create_task(Code(code, lease).run())
+        if put_samples is not None:
+            group.create_task(Recorder(lease, put_samples).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -129,6 +148,11 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         stack.callback(journal.close)
         store = RemoteStore(options.state / "store.sock", clock)
         stack.push_async_callback(store.close)
+        sender = None
+        if options.metrics != OFF:
+            sender = Sender(partial(find_database, options.state, options.database), clock)
+            sending = asyncio.create_task(sender.run())
+            stack.callback(sending.cancel)
         holder = f"{socket.gethostname()}:{options.state.resolve()}"
         deciding = asyncio.ensure_future(
             decide(
@@ -143,6 +167,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 ),
                 allow_fetch=options.allow_fetch,
                 unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
+                put_samples=sender.put if sender is not None else None,
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

@@ -7,9 +7,11 @@ import argparse
 import asyncio
 import importlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
@@ -17,11 +19,13 @@ from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.address import take_origin, take_source
 from weft.launch.process.supervisor import Supervisor, supervising
 from weft.launch.server.lock import hold_server
+from weft.launch.server.metrics import PROGRAM, plan_database, require_program
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.launch.store.etcd import plan_etcd
-from weft.objects.errors import WeftError
+from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.quantity import parse_bytes, parse_duration
 from weft.telemetry.audit.syslog import read_target
+from weft.telemetry.metrics.database import OFF, OWN, Database, read_option
 
 # What runs each of the server's processes: imported by the one that needs it.
 PROCESSES = {
@@ -116,6 +120,21 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SOCKET|HOST:PORT",
         help="also send the audit log's records to a syslog: a unix socket like /dev/log, or by UDP",
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="DATABASE",
+        help="where the history of metrics is kept: local (VictoriaMetrics in the state folder), off,"
+        " victoriametrics=URL, or prometheus=URL (default local, where VictoriaMetrics is installed)",
+    )
+    parser.add_argument(
+        "--metrics-keep", metavar="DURATION", default="31d", help="how long --metrics local keeps it (default 31d)"
+    )
+    parser.add_argument(
+        "--metrics-secret-file",
+        metavar="FILE",
+        type=Path,
+        help="file with USER:PASSWORD, or a bearer token, for the database at the URL of --metrics",
+    )
     parser.add_argument("--oidc-issuer", metavar="URL", help="OIDC provider at which people may log in")
     parser.add_argument(
         "--oidc-client", metavar="ID", default="weft", help="the server's client id there (default weft)"
@@ -159,6 +178,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         options.audit_keep = parse_duration(options.audit_keep, "--audit-keep")
         options.audit_most = parse_bytes(options.audit_most, "--audit-most")
         options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
+        options.metrics_keep = parse_duration(options.metrics_keep, "--metrics-keep")
+        options.metrics, options.database = _read_metrics(options)
     except WeftError as problem:
         parser.error(f"{problem.message}; {problem.hint}")
     options.listen = options.listen or ["127.0.0.1:8443"]
@@ -167,11 +188,30 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _read_metrics(options: argparse.Namespace) -> tuple[str, Database | None]:
+    """The choice of --metrics, and the database that it names. Raises InvalidInput, Unavailable."""
+    if options.metrics is None:
+        return (OWN if shutil.which(PROGRAM) else OFF), None
+    secret, path = "", options.metrics_secret_file
+    if path is not None:
+        try:
+            secret = path.read_text()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise InvalidInput(
+                f"--metrics-secret-file: {path} can't be read: {problem}", hint="name a file with one line of text"
+            ) from None
+    if options.metrics == OWN:
+        require_program()
+    return options.metrics, read_option(options.metrics, secret)
+
+
 async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
     """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and
-    last an etcd of our own. Raises Unavailable when that isn't on this machine."""
+    last databases of our own. Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
     supervisors = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    if options.metrics == OWN:
+        supervisors.append(Supervisor("metrics", partial(plan_database, options.state, options.metrics_keep), clock))
     supervisors += [
         Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
         for name in ("api", "gateway", "controllers")

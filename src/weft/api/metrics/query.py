@@ -1,0 +1,111 @@
+"""Reads the history of metrics: the part of Prometheus' HTTP API that Grafana needs, passed on to the database.
+
+``/api/v1/query``, ``query_range``, ``series``, ``labels`` and ``label/NAME/values``, by GET or POST. The asker's projects are
+enforced by VictoriaMetrics itself: it adds ``extra_filters[]`` to every selector of a query, wherever it stands. Only the
+parameters that are known here are passed on. A Prometheus can't do that, so it answers only people who may see all projects'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+
+from weft.api.auth.authorise import require_person
+from weft.api.context import ApiContext
+from weft.api.metrics.bounds import check_parameters
+from weft.api.request.call import JSON, Call
+from weft.api.request.problem import status_of
+from weft.objects.errors import Forbidden, InvalidInput, WeftError
+from weft.serving.answer import Answer
+from weft.telemetry.metrics.database import Reply, make_off
+from weft.trust.credentials import Actor
+
+PERMISSION = "metric:list"
+NAMES = "weft_.*"  # what people who are limited to projects see of a database that holds more
+MOST_BYTES = 64 << 20
+MOST_SECONDS = 12.0  # a little more than the database takes for itself
+MOST_BODY_BYTES = 65_536
+_TYPES = {400: "bad_data", 413: "bad_data", 408: "timeout", 429: "execution", 503: "unavailable"}
+
+
+async def read_metrics(context: ApiContext, call: Call, path: str) -> Answer:
+    """The answer to ``/api/v1/PATH``. An error has Prometheus' form, so that Grafana shows it."""
+    try:
+        return await _answer(context, call, path)
+    except WeftError as problem:
+        call.problem = problem
+        status = status_of(problem)
+        text = problem.message + (f"; {problem.hint}" if problem.hint else "")
+        return _error_answer(status, _TYPES.get(status, "execution"), text)
+
+
+async def _answer(context: ApiContext, call: Call, path: str) -> Answer:
+    projects = _find_projects(call.actor)
+    given = await _read_parameters(call)
+    asked = check_parameters(path, given, context.clock.now())
+    history = context.history
+    if history is None:
+        raise make_off()
+    database = history.find()
+    if projects is not None:
+        if database.kind != "victoriametrics":
+            raise Forbidden(
+                "the server's metrics are in a Prometheus, which can't tell projects apart",
+                hint=f"it takes {PERMISSION} in all projects, or a server with --metrics local or victoriametrics=URL",
+            )
+        asked.append(("extra_filters[]", limit_to(projects)))
+    with history.taking_turn(call.actor):
+        reply = await history.asker.ask(
+            database,
+            f"/api/v1/{path}",
+            urlencode(asked).encode(),
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            seconds=MOST_SECONDS,
+            most_bytes=MOST_BYTES,
+        )
+    return Answer(200, reply.body, JSON) if reply.status == 200 else _pass_on(reply)
+
+
+def limit_to(projects: frozenset[str]) -> str:
+    """The selector that every selector of a query is narrowed by. Names of projects have letters, digits and hyphens."""
+    return f'{{__name__=~"{NAMES}",project=~"{"|".join(sorted(projects))}"}}'
+
+
+def _find_projects(actor: Actor) -> frozenset[str] | None:
+    """The projects whose metrics ``actor`` may see; None: all. Raises Forbidden."""
+    require_person(actor, "read metrics")
+    actor.require_somewhere(PERMISSION, "read metrics")
+    return actor.find_projects(PERMISSION)
+
+
+async def _read_parameters(call: Call) -> list[tuple[str, str]]:
+    text = call.request.query
+    if call.method == "POST":
+        if not call.request.header(b"content-type").startswith("application/x-www-form-urlencoded"):
+            raise InvalidInput(
+                "the body is no form", field="Content-Type", hint="send it as application/x-www-form-urlencoded"
+            )
+        body = await call.read_body(MOST_BODY_BYTES)
+        text = "&".join(part for part in (text, body.decode("latin-1")) if part)
+    try:
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError:
+        raise InvalidInput("the parameters can't be read", hint="send at most 100, in UTF-8") from None
+
+
+def _pass_on(reply: Reply) -> Answer:
+    """The database's refusal, without what it says of itself."""
+    try:
+        told: Any = msgspec.json.decode(reply.body)
+        text = str(told["error"])
+    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, KeyError):
+        text = ""
+    if reply.status in (400, 422):
+        return _error_answer(400, "bad_data", text[:1000] or "the query was refused")
+    return _error_answer(503, "unavailable", "the database for metrics could not answer; try again")
+
+
+def _error_answer(status: int, kind: str, text: str) -> Answer:
+    return Answer(status, msgspec.json.encode({"status": "error", "errorType": kind, "error": text}), JSON)

@@ -1,0 +1,88 @@
+"""The samples of one moment: of what nodes have, hold and use, and of what each guest uses. Pure.
+
+Names follow Prometheus' conventions: base units, and the unit in the name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from weft.contracts.store import Lease
+from weft.informer.view import Item, View
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, read_digest, total
+from weft.telemetry.metrics.sample import Sample
+
+Labels = tuple[tuple[str, str], ...]
+
+
+def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now: float) -> Iterator[Sample]:
+    """What the nodes' heartbeats brought since the moments (unix ms, by node uid) in ``sent``, which it brings up to date."""
+    at = int(now * 1000)
+    ready = set()
+    for lease in leases:
+        uid = lease.name.removeprefix(LEASE_PREFIX)
+        node = next(iter(view.find(NODES_BY_UID, uid)), None)
+        if node is None:
+            continue
+        ready.add(uid)
+        measured = at - int(max(0.0, LEASE_SECONDS - lease.remaining_seconds) * 1000)
+        if measured <= sent.get(uid, 0):
+            continue
+        sent[uid] = measured
+        yield from _list_of_node(view, node, read_digest(lease.digest), measured)
+    for node in view.of_kind("node").values():
+        yield Sample("weft_node_up", (("node", node.envelope.name),), at, float(node.uid in ready))
+    for uid in sent.keys() - ready:
+        del sent[uid]
+
+
+def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Iterator[Sample]:
+    name = node.envelope.name
+    labels: Labels = (("node", name),)
+    report, status = node.report(NodeReport), node.status(NodeStatus)
+    yield Sample("weft_node_cpu_cores", labels, at, report.cpu)
+    yield Sample("weft_node_memory_bytes", labels, at, report.memory)
+    yield Sample("weft_node_disk_bytes", labels, at, report.disk)
+    yield Sample("weft_node_cpu_allocated_cores", labels, at, status.allocated_cpu)
+    yield Sample("weft_node_memory_allocated_bytes", labels, at, status.allocated_memory)
+    yield Sample("weft_node_disk_allocated_bytes", labels, at, status.allocated_disk)
+    yield Sample("weft_node_allocations", labels, at, status.allocations)
+    if digest is None:
+        return
+    for state in ("busy", "idle", "ready"):
+        value = getattr(digest.instances, state)
+        yield Sample("weft_node_function_instances", (*labels, ("state", state)), at, value)
+    if digest.measured:
+        use = total(digest)
+        yield Sample("weft_node_cpu_used_cores", labels, at, use.cpu / 1000)
+        yield Sample("weft_node_memory_used_bytes", labels, at, use.memory)
+        yield Sample("weft_node_disk_used_bytes", labels, at, use.disk)
+        yield from _list_of_guests(view, node, digest, at)
+
+
+def _list_of_guests(view: View, node: Item, digest: Digest, at: int) -> Iterator[Sample]:
+    for uid, use in digest.guests.items():
+        spec = _find_placed(view, node, uid)
+        if spec is None:  # a hostile node may name any guest: what counts is what was placed there
+            continue
+        labels: Labels = (
+            ("project", spec.workload.project or ""),
+            ("kind", spec.workload.kind),
+            ("name", spec.workload.name),
+            ("node", node.envelope.name),
+        )
+        yield Sample("weft_guest_cpu_cores", labels, at, use.cpu / 1000)
+        yield Sample("weft_guest_memory_bytes", labels, at, use.memory)
+        yield Sample("weft_guest_disk_bytes", labels, at, use.disk)
+        yield Sample("weft_guest_cpu_requested_cores", labels, at, spec.resources.cpu)
+        yield Sample("weft_guest_memory_requested_bytes", labels, at, spec.resources.memory)
+
+
+def _find_placed(view: View, node: Item, workload_uid: str) -> AllocationSpec | None:
+    """The workload's allocation on the node."""
+    for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload_uid):
+        spec = item.spec(AllocationSpec)
+        if spec.node_uid == node.uid:
+            return spec
+    return None

@@ -1,0 +1,226 @@
+"""The database that keeps metrics: a VictoriaMetrics of the server's own, one of people's own, or their Prometheus.
+
+``--metrics`` names it. Of the server's own the supervisor writes where it listens; the others' is in the option. Requests to it are
+bounded, in bytes and in time, and have threads of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import ssl
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable
+
+OWN, OFF = "local", "off"
+FILE = "metrics/database.json"  # in the server's state folder
+_MOST_IDLE = 8
+_PIECE_BYTES = 262_144
+
+
+Sort = Literal["victoriametrics", "prometheus"]
+KINDS: dict[str, Sort] = {"victoriametrics": "victoriametrics", "prometheus": "prometheus"}
+
+
+class Database(msgspec.Struct, frozen=True):
+    """``authorization`` is the header that requests to it carry, or ""."""
+
+    kind: Sort
+    url: str
+    authorization: str = ""
+
+    def __repr__(self) -> str:
+        return f"Database({self.kind}, {self.url})"
+
+
+class Reply(NamedTuple):
+    status: int
+    body: bytes
+
+
+def read_option(text: str, secret: str = "") -> Database | None:
+    """``--metrics`` and the content of ``--metrics-secret-file``; None for ``local`` and ``off``. Raises InvalidInput."""
+    if text in (OWN, OFF):
+        return None
+    kind, _, url = text.partition("=")
+    parts = urlsplit(url)
+    if kind not in KINDS or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(
+            f"--metrics: {text[:80]!r} names no database for metrics",
+            field="--metrics",
+            hint=f"{OWN}, {OFF}, victoriametrics=http://10.0.0.9:8428, or prometheus=http://10.0.0.9:9090",
+        )
+    if parts.username is not None or parts.query or parts.fragment:
+        raise InvalidInput(
+            "--metrics: the URL may have no user, query or fragment",
+            field="--metrics",
+            hint="put USER:PASSWORD, or a bearer token, into a file, and name it with --metrics-secret-file",
+        )
+    return Database(KINDS[kind], url.rstrip("/"), _authorize(secret.strip()))
+
+
+def make_own(port: int, password: str) -> Database:
+    """The server's own, listening on loopback at ``port``."""
+    return Database("victoriametrics", f"http://127.0.0.1:{port}", _authorize(f"weft:{password}"))
+
+
+def find_database(state: Path, named: Database | None) -> Database:
+    """The database to ask now: ``named``, or the server's own. Raises Unavailable while that hasn't started."""
+    if named is not None:
+        return named
+    try:
+        return msgspec.json.decode((state / FILE).read_bytes(), type=Database)
+    except (OSError, msgspec.DecodeError):
+        raise Unavailable(
+            "the database for metrics hasn't started",
+            hint="try again; if this stays, see the server's log (apt-get install victoria-metrics)",
+            retry_after_seconds=1,
+        ) from None
+
+
+def make_off() -> Unavailable:
+    """Why a server without a database has no answer."""
+    return Unavailable(
+        "this server keeps no history of metrics",
+        reason="noMetrics",
+        hint="weft top shows the usage of now; start the server with --metrics local for a history",
+    )
+
+
+def _authorize(secret: str) -> str:
+    if not secret:
+        return ""
+    return f"Basic {base64.b64encode(secret.encode()).decode()}" if ":" in secret else f"Bearer {secret}"
+
+
+class Asker:
+    """Requests to a database over connections that are kept; at most ``most_at_once`` of them."""
+
+    def __init__(self, clock: Clock, most_at_once: int) -> None:
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(most_at_once, "metrics")
+        self._idle: list[tuple[str, http.client.HTTPConnection]] = []
+        self._lock = threading.Lock()
+
+    async def ask(
+        self,
+        database: Database,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        seconds: float,
+        most_bytes: int,
+    ) -> Reply:
+        """POST ``body`` to ``path``. Raises Unavailable, TimedOut after ``seconds``, TooLarge for a longer answer."""
+        given = dict(headers)
+        if database.authorization:
+            given["Authorization"] = database.authorization
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._exchange, database.url, path, body, given, self._clock.elapsed() + seconds, most_bytes
+        )
+        try:
+            return await work
+        except TimeoutError:
+            raise TimedOut(
+                f"the database for metrics did not answer within {seconds:g} s", hint="ask for less at once"
+            ) from None
+        except (OSError, http.client.HTTPException) as problem:
+            raise Unavailable(
+                f"the database for metrics can't be reached: {getattr(problem, 'strerror', None) or type(problem).__name__}",
+                hint="try again",
+                retry_after_seconds=1,
+            ) from None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for _, connection in self._idle:
+                connection.close()
+            self._idle.clear()
+
+    def _exchange(
+        self, url: str, path: str, body: bytes, headers: dict[str, str], ends: float, most_bytes: int
+    ) -> Reply:
+        connection, is_used = self._take(url)
+        try:
+            try:
+                response = self._send(connection, url, path, body, headers, ends)
+            except (http.client.RemoteDisconnected, ConnectionError):
+                if not is_used:
+                    raise
+                connection.close()  # it was hung up while nobody used it
+                connection = _connect(url)
+                response = self._send(connection, url, path, body, headers, ends)
+            data = bytearray()
+            while piece := response.read1(_PIECE_BYTES):
+                data += piece
+                if len(data) > most_bytes:
+                    raise TooLarge(
+                        f"the answer is larger than {most_bytes >> 20} MiB",
+                        hint="ask for fewer series, or a longer step",
+                    )
+                self._bound(connection, ends)
+            response.close()  # else the connection waits for the rest of an answer without a body
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(url, connection)
+        return Reply(response.status, bytes(data))
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        url: str,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        ends: float,
+    ) -> http.client.HTTPResponse:
+        if connection.sock is None:
+            connection.timeout = max(0.1, ends - self._clock.elapsed())
+            connection.connect()
+        self._bound(connection, ends)
+        connection.request("POST", urlsplit(url).path + path, body, headers)
+        return connection.getresponse()
+
+    def _bound(self, connection: http.client.HTTPConnection, ends: float) -> None:
+        left = ends - self._clock.elapsed()
+        if left <= 0:
+            raise TimeoutError
+        if connection.sock is not None:  # http.client forgets it once an answer says that it is the last
+            connection.sock.settimeout(left)
+
+    def _take(self, url: str) -> tuple[http.client.HTTPConnection, bool]:
+        with self._lock:
+            while self._idle:
+                of, connection = self._idle.pop()
+                if of == url:
+                    return connection, True
+                connection.close()
+        return _connect(url), False
+
+    def _give_back(self, url: str, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if connection.sock is not None and len(self._idle) < _MOST_IDLE:
+                self._idle.append((url, connection))
+                return
+        connection.close()
+
+
+def _connect(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, parts.port, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, parts.port)

@@ -1,0 +1,118 @@
+"""Sends samples to the database for metrics, in order, and keeps them while it is away: so many, and no more.
+
+What doesn't fit is dropped, the oldest first. Once the database is back it is told how long the gap is, in the metrics
+``weft_metrics_dropped_samples_total`` and ``weft_metrics_gap_seconds``, and the log says the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from weft.contracts.clock import Clock
+from weft.objects.errors import WeftError
+from weft.telemetry.metrics.database import Asker, Database
+from weft.telemetry.metrics.sample import HEADERS, Sample, encode_samples
+
+MOST_KEPT = 500_000  # samples; about 100 MB
+MOST_SENT = 5_000  # in one request
+WRITE_PATH = "/api/v1/write"
+_SECONDS = 10.0
+_MOST_ANSWER_BYTES = 65_536
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
+_log = logging.getLogger("weft.metrics")
+
+
+class Sender:
+    """``find`` gives the database of the moment; it raises Unavailable while there is none."""
+
+    def __init__(self, find: Callable[[], Database], clock: Clock, most_kept: int = MOST_KEPT) -> None:
+        self._find, self._clock, self._most_kept = find, clock, most_kept
+        self._asker = Asker(clock, 1)
+        self._batches: deque[Sequence[Sample]] = deque()
+        self._kept = 0
+        self._woken = asyncio.Event()
+        self._lost: tuple[int, int] | None = None  # the moments, in ms, that the present gap goes from and to
+        self.dropped = 0  # samples, since the start
+
+    @property
+    def kept(self) -> int:
+        """Samples that wait."""
+        return self._kept
+
+    def put(self, samples: Sequence[Sample]) -> None:
+        """Send these; never waits."""
+        for start in range(0, len(samples), MOST_SENT):
+            self._batches.append(samples[start : start + MOST_SENT])
+        self._kept += len(samples)
+        while self._kept > self._most_kept:
+            gone = self._batches.popleft()
+            self._kept -= len(gone)
+            self._drop(gone)
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Send for ever."""
+        pause, is_away = _FIRST_PAUSE_SECONDS, False
+        try:
+            while True:
+                if not self._batches:
+                    self._woken.clear()
+                    await self._woken.wait()
+                batch = self._batches[0]
+                try:
+                    await self._send(batch)
+                except WeftError as problem:
+                    if not is_away:
+                        _log.warning("%s; samples are kept meanwhile", problem.message)
+                    is_away = True
+                    await self._clock.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                    continue
+                if is_away:
+                    _log.warning("the database for metrics is back")
+                pause, is_away = _FIRST_PAUSE_SECONDS, False
+                if self._batches and self._batches[0] is batch:  # else it was dropped meanwhile
+                    self._batches.popleft()
+                    self._kept -= len(batch)
+                self._report_gap()
+        finally:
+            self._asker.close()
+
+    async def _send(self, batch: Sequence[Sample]) -> None:
+        """Raises a WeftError if it must be sent again."""
+        body = await asyncio.to_thread(encode_samples, batch)
+        reply = await self._asker.ask(
+            self._find(), WRITE_PATH, body, HEADERS, seconds=_SECONDS, most_bytes=_MOST_ANSWER_BYTES
+        )
+        if reply.status < 300:
+            return
+        text = reply.body[:300].decode(errors="replace").strip()
+        if reply.status >= 500 or reply.status in (
+            401,
+            403,
+            404,
+            429,
+        ):  # a full disk; or settings that people will mend
+            raise WeftError(f"the database for metrics takes no samples: HTTP {reply.status} {text}")
+        self._drop(batch)
+        _log.warning("the database for metrics refused %d samples: HTTP %d %s", len(batch), reply.status, text)
+
+    def _drop(self, batch: Sequence[Sample]) -> None:
+        self.dropped += len(batch)
+        first, last = batch[0].at, batch[-1].at
+        self._lost = (first, last) if self._lost is None else (min(self._lost[0], first), max(self._lost[1], last))
+
+    def _report_gap(self) -> None:
+        if self._lost is None:
+            return
+        (first, last), self._lost = self._lost, None
+        now = int(self._clock.now() * 1000)
+        _log.warning("%d samples are missing, %d s of them", self.dropped, round((last - first) / 1000))
+        self.put(
+            [
+                Sample("weft_metrics_dropped_samples_total", (), now, float(self.dropped)),
+                Sample("weft_metrics_gap_seconds", (), now, (last - first) / 1000),
+            ]
+        )

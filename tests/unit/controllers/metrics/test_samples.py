@@ -1,0 +1,95 @@
+"""Samples of one moment: whose they are, of when, and that a hostile node counts for no other node's guests."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.store import Lease
+from weft.controllers.metrics.samples import list_samples
+from weft.informer.view import View, make_view
+from weft.kinds.allocation import AllocationSpec, Resources, allocation_name
+from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.identity import Ref
+from weft.protocol.heartbeat import Digest, Instances, Use, write_digest
+from weft.telemetry.metrics.sample import Sample
+
+NOW = 1_795_471_245.0
+
+
+def put(view: View, envelope: Envelope) -> None:
+    assert view.put(envelope.key, encode_envelope(envelope), 1) is not None
+
+
+def make_fabric() -> View:
+    view = make_view()
+    for n in (1, 2):
+        report = msgspec.json.encode({"cpu": 8.0, "memory": 2**34, "disk": 2**40})
+        status = msgspec.json.encode({"phase": "Ready", "allocated_cpu": 2.0})
+        put(
+            view,
+            Envelope(kind="node", name=f"n{n}", uid=f"node{n}", report=msgspec.Raw(report), status=msgspec.Raw(status)),
+        )
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="node1",
+        workload=Ref(kind="vm", project="shop", name="web", uid="vm1"),
+        workload_generation=1,
+        incarnation=1,
+        resources=Resources(cpu=2.0, memory=2**30),
+    )
+    name = allocation_name("node1", "al1")
+    put(view, Envelope(kind="allocation", name=name, uid="al1", spec=msgspec.Raw(msgspec.json.encode(spec))))
+    return view
+
+
+def heartbeat(uid: str, age: float, guests: dict[str, Use], *, measured: bool = True) -> Lease:
+    digest = Digest(guests, Use(100, 5, 6), Instances(busy=3), measured=measured)
+    return Lease(f"node/{uid}", uid, 1, 30.0 - age, write_digest(digest))
+
+
+def read(samples: list[Sample], name: str) -> dict[tuple[tuple[str, str], ...], tuple[int, float]]:
+    return {sample.labels: (sample.at, sample.value) for sample in samples if sample.name == name}
+
+
+def test_a_guest_s_use_has_its_project_name_and_node() -> None:
+    samples = list(list_samples(make_fabric(), [heartbeat("node1", 2.0, {"vm1": Use(1500, 7, 8)})], {}, NOW))
+    labels = (("project", "shop"), ("kind", "vm"), ("name", "web"), ("node", "n1"))
+    at = int((NOW - 2) * 1000)
+    assert read(samples, "weft_guest_cpu_cores") == {labels: (at, 1.5)}
+    assert read(samples, "weft_guest_memory_requested_bytes") == {labels: (at, 2**30)}
+    assert read(samples, "weft_node_cpu_used_cores") == {(("node", "n1"),): (at, 1.6)}
+    assert read(samples, "weft_node_function_instances")[(("node", "n1"), ("state", "busy"))] == (at, 3)
+
+
+def test_a_node_that_is_silent_is_down_and_nothing_else_is_told_of_it() -> None:
+    samples = list(list_samples(make_fabric(), [heartbeat("node1", 0.0, {})], {}, NOW))
+    assert {labels[0][1]: value for labels, (_, value) in read(samples, "weft_node_up").items()} == {
+        "n1": 1.0,
+        "n2": 0.0,
+    }
+    assert list(read(samples, "weft_node_cpu_cores")) == [(("node", "n1"),)]
+
+
+def test_a_hostile_node_counts_for_no_guest_of_another() -> None:
+    hostile = [
+        heartbeat("node2", 0.0, {"vm1": Use(10**6), "no-such": Use(1)}),
+        heartbeat("stranger", 0.0, {"vm1": Use(9)}),
+    ]
+    samples = list(list_samples(make_fabric(), hostile, {}, NOW))
+    assert read(samples, "weft_guest_cpu_cores") == {}
+
+
+def test_a_heartbeat_is_told_once() -> None:
+    view, sent = make_fabric(), dict[str, int]()
+    first = list(list_samples(view, [heartbeat("node1", 1.0, {})], sent, NOW))
+    assert read(first, "weft_node_cpu_cores")
+    assert not read(list(list_samples(view, [heartbeat("node1", 11.0, {})], sent, NOW + 10)), "weft_node_cpu_cores")
+    assert read(list(list_samples(view, [heartbeat("node1", 3.0, {})], sent, NOW + 10)), "weft_node_cpu_cores")
+    list(list_samples(view, [], sent, NOW + 60))
+    assert sent == {}
+
+
+def test_what_a_node_can_t_measure_isn_t_told_as_zero() -> None:
+    samples = list(list_samples(make_fabric(), [heartbeat("node1", 0.0, {"vm1": Use(5)}, measured=False)], {}, NOW))
+    assert not read(samples, "weft_node_cpu_used_cores") and not read(samples, "weft_guest_cpu_cores")
+    assert read(samples, "weft_node_cpu_cores")
