@@ -100,7 +100,7 @@ class ApiContext:
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
     provider: Provider | None = None  # of OIDC
-    history: History | None = None  # of metrics; None: none is kept
+    history: History | None = None  # of metrics; None: the server keeps none
     logins: LoginLimits = field(default_factory=LoginLimits)
     reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)
