@@ -14,6 +14,7 @@ import msgspec
 from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
+from weft.agent.flow.flows import Flows
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
@@ -81,6 +82,7 @@ class Agent:
         self._network = NetworkExecutor(
             network, host, store, clock, self.table, runtimes, self._reporter, server_places
         )
+        self.flows = Flows(network, self.table.find, self._network.neighbours, clock)
         self._watches = ServerWatches(server, self._network, self.table)
         self.egress_endpoints = EgressEndpoints(host, server, self._network, self._watches, self.table, self._reporter)
         wire = wire or TlsTransport(Credentials(host.state_dir), clock)

@@ -16,6 +16,7 @@ from weft.kinds.fields.mount import read_mount
 from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
+from weft.kinds.parts.flow_verbs import FlowsInput
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
@@ -241,6 +242,7 @@ VERBS = (
     Verb("exec", "Run a command in the container", input=ExecInput, stream=True, needs="operate"),
     Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True, needs="operate"),
     Verb("logs", "Show the container's log", input=LogsInput, stream=True, needs="read"),
+    Verb("flows", "Show the container's traffic, flow by flow", input=FlowsInput, stream=True, needs="read"),
 )
 
 

@@ -13,6 +13,7 @@ from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
+from weft.kinds.parts.flow_verbs import FlowsInput
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
@@ -195,6 +196,7 @@ VERBS = (
     Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True, needs="operate"),
     Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True, needs="operate"),
     Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True, needs="read"),
+    Verb("flows", "Show the VM's traffic, flow by flow", input=FlowsInput, stream=True, needs="read"),
 )
 
 

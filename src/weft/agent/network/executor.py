@@ -81,6 +81,10 @@ class NetworkExecutor:
         self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self._neighbours, self._on_switched)
         self._saved = known
 
+    def neighbours(self) -> Mapping[str, Mapping[str, Endpoint]]:
+        """The endpoints of this node's networks, by network uid and address."""
+        return self._neighbours
+
     def wake(self) -> None:
         """Refresh soon: something that segments depend on has changed."""
         self._woken.set()

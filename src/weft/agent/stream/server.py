@@ -1,4 +1,4 @@
-"""Serves exec, console, logs, ports and screens of this node's guests, each on a connection of its own.
+"""Serves exec, console, logs, ports, screens and flows of this node's guests, each on a connection of its own.
 
 Reads the ticket's claims from the gateway; acts through the runtime's optional protocols. Woken by the control connection, once
 per stream.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar, cast
 
 import msgspec
 
+from weft.agent.flow.flows import Flows
 from weft.agent.function.invocations import Functions
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
@@ -41,6 +42,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
     SessionStanding,
 )
+from weft.kinds.parts.flow_verbs import FlowsInput
 from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.protocol.claims import Claims
@@ -74,8 +76,9 @@ class Streams:
         node_uid: str,
         clock: Clock,
         functions: Functions | None = None,
+        flows: Flows | None = None,
     ) -> None:
-        self._functions = functions
+        self._functions, self._flows = functions, flows
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
@@ -116,6 +119,7 @@ class Streams:
             "logs": self._logs,
             "forward": self._forward,
             "screen": self._screen,
+            **({"flows": self._show_flows} if self._flows is not None else {}),
         }
         verb = verbs.get(claims.verb)
         if verb is None:
@@ -218,6 +222,11 @@ class Streams:
     async def _screen(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         await serve_screen(stream, self._runtimes.of(local), local, self._watch(local))
 
+    async def _show_flows(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        assert self._flows is not None
+        answers = self._flows.watch(local, _read_input(claims, FlowsInput))
+        await run_until_first_ends(_send_lines(stream, answers), _until_gone(stream))
+
     def _watch(self, local: LocalAllocation) -> GuestLocator:
         return GuestLocator(local, self._runtimes, self._find_guest, self._clock)
 
@@ -253,6 +262,18 @@ async def _pump_in(stream: Stream, session: ExecSession) -> None:
         elif frame.type == FrameType.RESIZE and isinstance(session, CanResize):
             size = frame.json()
             await session.resize(int(size.get("rows", 24)), int(size.get("columns", 80)))
+    raise EOFError("the client has gone")
+
+
+async def _send_lines(stream: Stream, answers: AsyncIterator[msgspec.Struct]) -> None:
+    async for answer in answers:
+        await stream.send_data(FrameType.DATA_OUT, msgspec.json.encode(answer) + b"\n")
+    await stream.send(encode_exit(0))
+
+
+async def _until_gone(stream: Stream) -> None:
+    while await stream.receive() is not None:
+        pass
     raise EOFError("the client has gone")
 
 

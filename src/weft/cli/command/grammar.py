@@ -86,9 +86,10 @@ STREAMS = {
 }
 # Verbs only after their noun: alone, the word is another kind's name.
 AFTER = {
+    "network": {"flows": Entry("network.flows", "Show who exchanges how much with a workload", ("network",))},
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
-    }
+    },
 }
 # Verbs that one kind does in a way of its own.
 SPECIAL = {

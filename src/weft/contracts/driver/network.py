@@ -7,7 +7,7 @@ what they name. Ids are 10-character short ids, by which the driver finds its li
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -130,6 +130,25 @@ class Filter(msgspec.Struct, frozen=True):
     closed: bool = False
 
 
+class SeenFlow(msgspec.Struct, frozen=True):
+    """Packets between two addresses of a segment, as the one that began sends and gets them. Bytes are those of the guest's NIC:
+    Ethernet frames without their checksums."""
+
+    segment_id: str
+    id: int  # of a connection, distinguishes it from a later one with the same ends; 0: refused
+    protocol: str  # tcp, udp, icmp, or a number
+    source: str
+    destination: str
+    source_port: int  # 0 where there is none
+    destination_port: int
+    sent_packets: int  # by the source
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+    began: float = 0.0  # unix seconds; 0: unknown
+    refused_by: str = ""  # the port whose filter refused it: no packet passed
+
+
 class NetworkProbe(msgspec.Struct, frozen=True):
     driver: str
     usable: bool
@@ -222,3 +241,21 @@ class CanHandOver(Protocol):
         """At once, without waiting for anything: send what is for the port's NIC to the node at ``node_address``, or to the
         port itself if that is this node. What others still send here for a NIC that migrated ``out`` is passed on. The next
         ``ensure_segment`` has the same endpoint. Raises DriverFailed."""
+
+
+class FlowReader(Protocol):
+    """What guests' packets pass on this node, of all segments or only at some (segment id, address)."""
+
+    async def read(self, at: Collection[tuple[str, str]] | None = None) -> list[SeenFlow]:
+        """The flows that are open now, or ended a moment ago. Raises Unavailable where the node can't see any, DriverFailed."""
+
+    async def read_ended(self) -> tuple[list[SeenFlow], bool]:
+        """Those that ended since the last call, with their last figures, and whether some are missing. Raises as ``read``."""
+
+    async def read_refused(self, port_ids: Collection[str]) -> list[SeenFlow]:
+        """What these ports' filters refused in the last minutes; figures may begin anew at any time. Raises DriverFailed."""
+
+
+@runtime_checkable
+class SeesFlows(Protocol):
+    seen: FlowReader

@@ -27,6 +27,7 @@ from weft.drivers.network.bridge import kernel, migration, netlink, plan
 from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
+from weft.drivers.network.bridge.flow.reader import SeenFlows
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
@@ -60,6 +61,7 @@ class BridgeNetwork:
         self._tables = Tables()
         self._guards = Firewall(host, self._names, self._tables)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
+        self.seen = SeenFlows(self._names, self._guards)
         self._published = PublishedPorts(host, self._names, self._tables, self._segment)
 
     async def probe(self) -> NetworkProbe:
@@ -101,6 +103,7 @@ class BridgeNetwork:
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
             await self._published.apply(left)
+            await self._guards.follow(frozenset(self._segment_ids(left)))
             if not self._segment_ids(left):
                 await self._tables.drop(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
             elif segment is not None and segment.open:
@@ -244,7 +247,8 @@ class BridgeNetwork:
             return mended
 
     async def close(self) -> None:
-        """Nothing to end: what the driver made stays, and is found again."""
+        """What the driver made stays, and is found again."""
+        self.seen.close()
 
     async def _apply_segment(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
         """Bring the kernel from what was just read to the segment; returns what had to be made or mended. With a port
@@ -303,6 +307,7 @@ class BridgeNetwork:
         if await self._tables.ensure("", *tables):
             mended.append("filters")
         await self._guards.open(opened, self._routers(links))
+        await self._guards.follow(frozenset([*self._segment_ids(links), segment.id]))
         if segment.migrated:
             await asyncio.to_thread(self._pass_on, segment)
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.

@@ -16,6 +16,7 @@ from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.flows import find_closed, find_revoked, read_flows
 from weft.drivers.network.bridge.nftables.security_groups import (
     CALL_IPTABLES,
+    COUNTED,
     choose_zones,
     render_filters,
 )
@@ -32,6 +33,7 @@ class Firewall:
         self._refused: rules.Refused | None = None
         self._opened = rules.Opened({}, ())
         self._filters: list[Filter] | None = None
+        self._followed: frozenset[str] = frozenset()
 
     async def refuse(self, refused: rules.Refused, opened: rules.Opened, routers: Mapping[str, str]) -> None:
         """Refuse exactly this to guests' outbound traffic, but for what is ``opened``; open connections to other services of
@@ -64,21 +66,40 @@ class Firewall:
         self._filters = filters
         await self._cut_revoked(filters)
 
+    async def follow(self, segments: frozenset[str]) -> None:
+        """Follow the connections of exactly these segments, beside those with filters; none on a node without br_netfilter.
+        Raises DriverFailed."""
+        if self._followed == segments or not kernel.has_sysctl(CALL_IPTABLES):
+            return
+        followed, self._followed = self._followed, segments
+        try:
+            await self._apply_filters(self._filters or [])
+        except DriverFailed:
+            self._followed = followed
+            raise
+
+    @property
+    def zones(self) -> dict[str, int]:
+        """The zones in which connections are followed, by segment."""
+        return choose_zones(self._filters or [], self._followed)
+
+    @property
+    def filtered(self) -> dict[str, str]:
+        """The ports with filters: their segments."""
+        return {found.port_id: found.segment_id for found in self._filters or []}
+
     async def heal(self) -> list[str]:
         """What was mended, in words."""
         mended = []
         if self._refused is not None and await self._apply_refused(self._refused, self._opened):
             mended.append("refused destinations")
-        if self._filters is not None and await self._apply_filters(self._filters):
+        if (self._filters is not None or self._followed) and await self._apply_filters(self._filters or []):
             mended.append("security groups")
         return mended
 
     def zone_of(self, port: Port) -> int | None:
-        """The zone in which the port's filter follows connections; None for one without a filter."""
-        filters = self._filters or []
-        if all(found.port_id != port.id for found in filters):
-            return None
-        return choose_zones(filters)[port.segment_id]
+        """The zone in which the port's connections are followed; None where nothing follows them."""
+        return self.zones.get(port.segment_id)
 
     async def _apply_refused(self, refused: rules.Refused, opened: rules.Opened) -> bool:
         table = rules.render_refused(self._names, refused, opened)
@@ -87,8 +108,8 @@ class Firewall:
         return await self._tables.drop((table.family, table.name))
 
     async def _apply_filters(self, filters: list[Filter]) -> bool:
-        tables = render_filters(self._names, filters)
-        if not filters:
+        tables = render_filters(self._names, filters, self._followed)
+        if not filters and not self._followed:
             return await self._tables.drop(*((table.family, table.name) for table in tables))
         if not kernel.has_sysctl(CALL_IPTABLES):
             raise DriverFailed(
@@ -97,6 +118,8 @@ class Firewall:
                 details={"step": "filter ports"},
             )
         changed = kernel.write_sysctl(CALL_IPTABLES, "1")
+        for counted in COUNTED:
+            kernel.write_sysctl(counted, "1")
         return await self._tables.ensure("", *tables) or changed
 
     async def _cut_refused(self, refused: rules.Refused, opened: rules.Opened, routers: Mapping[str, str]) -> None:
@@ -112,7 +135,10 @@ class Firewall:
 
     async def _cut_revoked(self, filters: list[Filter]) -> None:
         """End open connections that may no longer be opened."""
-        for segment_id, zone in choose_zones(filters).items():
+        filtered = {f.segment_id for f in filters}
+        for segment_id, zone in self.zones.items():
+            if segment_id not in filtered:
+                continue
             of = ["conntrack", "-L", "--zone", str(zone)]
             _, listing, _ = await kernel.attempt("read flows", of)
             here = {f.address: f for f in filters if f.segment_id == segment_id}

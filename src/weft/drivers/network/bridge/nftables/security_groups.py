@@ -15,13 +15,25 @@ from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.nftables.rules import Table, elements, render_rules
 
 CALL_IPTABLES = "net/bridge/bridge-nf-call-iptables"
+# Connections made from here on have counters, and the time they began.
+COUNTED = ("net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_timestamp")
 _LAST_ZONE = 65535
+# What was refused is counted in the kernel, at no cost to the agent; a guest that fills its set hides only what is its own.
+_REFUSED_SIZE, REFUSED_SECONDS = 256, 600
+_REFUSED = f"""\
+  size {_REFUSED_SIZE}
+  flags dynamic,timeout
+  timeout {REFUSED_SECONDS}s
+  counter
+"""
 
 
-def choose_zones(filters: Iterable[Filter]) -> dict[str, int]:
-    """Each filtered segment's zone of conntrack: its own number on the node, and the same one every time."""
+def choose_zones(filters: Iterable[Filter], segments: Iterable[str] = ()) -> dict[str, int]:
+    """Each segment's zone of conntrack: its own number on the node, and the same one every time. Filtered segments choose first:
+    theirs don't depend on which other ``segments`` are here."""
     zones: dict[str, int] = {}
-    for segment_id in sorted({f.segment_id for f in filters}):
+    filtered = {f.segment_id for f in filters}
+    for segment_id in [*sorted(filtered), *sorted(set(segments) - filtered)]:
         zone = zlib.crc32(segment_id.encode()) % _LAST_ZONE + 1
         while zone in zones.values():
             zone = zone % _LAST_ZONE + 1
@@ -29,15 +41,16 @@ def choose_zones(filters: Iterable[Filter]) -> dict[str, int]:
     return zones
 
 
-def render_filters(names: Names, filters: Sequence[Filter]) -> list[Table]:
-    """The two tables that hold all filters; they replace what was there."""
+def render_filters(names: Names, filters: Sequence[Filter], segments: Iterable[str] = ()) -> list[Table]:
+    """The two tables that hold all filters; they replace what was there. Connections of all ``segments`` are followed, whether
+    they have filters or not: a guest's flows are read from there."""
     known = sorted(filters, key=lambda f: f.port_id)
     keys = {f.port_id: f'"{names.bridge(f.segment_id)}" . {f.address}' for f in known}
     bridges = names.any_of("b")
     ways = "".join(_render_ways(f) for f in known)
     zones = "\n".join(
         f'  iifname "{names.bridge(segment_id)}" ct zone set {zone}'
-        for segment_id, zone in sorted(choose_zones(known).items())
+        for segment_id, zone in sorted(choose_zones(known, segments).items())
     )
     into = elements(f"{keys[f.port_id]} : jump in_{f.port_id}" for f in known)
     out_of = elements(f"{keys[f.port_id]} : jump out_{f.port_id}" for f in known)
@@ -85,12 +98,29 @@ def _render_ways(f: Filter) -> str:
     into = render_rules(f.ingress, "saddr", "accept")
     out_of = render_rules(f.egress, "daddr", "return")
     dial = "" if f.closed else f"  ip saddr {f.gateway} accept\n"
+    ends = "ip saddr . ip daddr . meta l4proto"
     return f"""\
+set {refused_set(f.port_id)} {{
+  type ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service
+{_REFUSED}}}
+set {refused_set(f.port_id, ports=False)} {{
+  type ipv4_addr . ipv4_addr . inet_proto
+{_REFUSED}}}
+chain refuse_{f.port_id} {{
+  meta l4proto {{ tcp, udp }} update @{refused_set(f.port_id)} {{ {ends} . th sport . th dport }} drop
+  update @{refused_set(f.port_id, ports=False)} {{ {ends} }} drop
+  counter drop
+}}
 chain in_{f.port_id} {{
-{dial}{into}  counter drop
+{dial}{into}  goto refuse_{f.port_id}
 }}
 chain out_{f.port_id} {{
   ip daddr {f.gateway} meta l4proto {{ tcp, udp }} th dport 53 return
-{out_of}  counter drop
+{out_of}  goto refuse_{f.port_id}
 }}
 """
+
+
+def refused_set(port_id: str, *, ports: bool = True) -> str:
+    """The name of the set of what a port's filter refused, with packets and bytes; of protocols with ``ports``, or of others."""
+    return f"refused_{'' if ports else 'other_'}{port_id}"

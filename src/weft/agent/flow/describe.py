@@ -1,0 +1,140 @@
+"""A workload's flows in the form that people and programs get. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal
+
+import msgspec
+
+from weft.agent.state.allocation import LocalAllocation, port_id
+from weft.contracts.driver.network import Endpoint, SeenFlow
+from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
+from weft.kinds.parts.flow_verbs import FlowsInput
+from weft.objects.identity import short_id
+
+MOST_FLOWS = 10_000  # in one answer, those with most bytes first
+Neighbours = Mapping[str, Mapping[str, Endpoint]]  # by network uid and address
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """One flow of a workload. Bytes and packets are counted at its NIC: both ways, and sent and received by the workload."""
+
+    network: str
+    direction: Literal["out", "in"]  # opened by the workload, or to it
+    source: str  # who opened it
+    source_name: str  # of a workload of the network; "": another machine
+    destination: str
+    destination_name: str
+    protocol: str  # tcp, udp, icmp, or a number
+    source_port: int  # 0 where there is none
+    destination_port: int
+    bytes: int
+    packets: int
+    sent_bytes: int
+    received_bytes: int
+    bytes_per_second: float | None  # since the measurement before; None: there was none
+    began: float | None  # unix seconds; None: unknown
+    verdict: Literal["allowed", "refused"]
+    security_group: (
+        str  # the one that decided; of a refused flow all that didn't allow it, with commas; "": none has a say
+    )
+
+
+class FlowsAnswer(msgspec.Struct, frozen=True):
+    at: float  # unix seconds
+    flows: list[Flow]
+    left_out: int = 0  # flows beyond MOST_FLOWS
+
+
+def match(flow: SeenFlow, asked: FlowsInput) -> bool:
+    """Whether a flow is one of those that were asked for."""
+    if asked.protocol and flow.protocol != asked.protocol:
+        return False
+    ports = (flow.source_port, flow.destination_port)
+    return not asked.ports or any(r.first <= port <= r.last for r in asked.ports for port in ports)
+
+
+def describe(
+    local: LocalAllocation,
+    seen: Iterable[SeenFlow],
+    neighbours: Neighbours,
+    rates: Mapping[int, float],
+) -> list[Flow]:
+    """The flows among ``seen`` that have an end at one of the workload's NICs, with most bytes first; ``rates`` by flow id."""
+    nics = {(short_id(nic.network_uid), nic.address): nic for nic in local.spec.nics}
+    found = []
+    for flow in seen:
+        out, into = nics.get((flow.segment_id, flow.source)), nics.get((flow.segment_id, flow.destination))
+        nic = out or into
+        if nic is not None:
+            found.append(_describe(local, nic, flow, neighbours.get(nic.network_uid, {}), rates, out=out is not None))
+    return sorted(found, key=lambda flow: -flow.bytes)
+
+
+def _describe(
+    local: LocalAllocation,
+    nic: AllocatedNic,
+    flow: SeenFlow,
+    neighbours: Mapping[str, Endpoint],
+    rates: Mapping[int, float],
+    *,
+    out: bool,
+) -> Flow:
+    sent, received = flow.sent_bytes, flow.received_bytes
+    names = {nic.address: local.spec.workload.name}
+    return Flow(
+        network=nic.network,
+        direction="out" if out else "in",
+        source=flow.source,
+        source_name=names.get(flow.source) or _name(neighbours, flow.source),
+        destination=flow.destination,
+        destination_name=names.get(flow.destination) or _name(neighbours, flow.destination),
+        protocol=flow.protocol,
+        source_port=flow.source_port,
+        destination_port=flow.destination_port,
+        bytes=sent + received,
+        packets=flow.sent_packets + flow.received_packets,
+        sent_bytes=sent if out else received,
+        received_bytes=received if out else sent,
+        bytes_per_second=rates.get(flow.id) if flow.id else None,
+        began=flow.began or None,
+        verdict="refused" if flow.refused_by else "allowed",
+        security_group=_decider(local, nic, flow, neighbours, out=out),
+    )
+
+
+def _name(neighbours: Mapping[str, Endpoint], address: str) -> str:
+    known = neighbours.get(address)
+    return known.name if known is not None else ""
+
+
+def _decider(
+    local: LocalAllocation, nic: AllocatedNic, flow: SeenFlow, neighbours: Mapping[str, Endpoint], *, out: bool
+) -> str:
+    groups = local.spec.groups
+    if flow.refused_by:
+        own = flow.refused_by == port_id(local.uid, nic.uid)
+        return ",".join(group.name for group in groups) if own else ""  # another workload's groups are its own affair
+    far = flow.destination if out else flow.source
+    return find_group(groups, flow, far, neighbours.get(far), out=out)
+
+
+def find_group(groups: Sequence[AllocatedGroup], flow: SeenFlow, far: str, there: Endpoint | None, *, out: bool) -> str:
+    """The first group that allows a flow to or from the address ``far``, where the endpoint ``there`` is; "" if none does: it needs
+    none, or what allowed it has been changed."""
+    for group in groups:
+        if any(_allows(rule, flow, far, there) for rule in (group.egress if out else group.ingress)):
+            return group.name
+    return ""
+
+
+def _allows(rule: AllocatedRule, flow: SeenFlow, far: str, there: Endpoint | None) -> bool:
+    if rule.protocol not in ("any", flow.protocol):
+        return False
+    if rule.protocol in ("tcp", "udp") and not rule.first_port <= flow.destination_port <= rule.last_port:
+        return False
+    if rule.group_uid is not None:
+        return there is not None and rule.group_uid in there.groups
+    return rule.cidr is None or IPv4Address(far) in IPv4Network(rule.cidr)

@@ -1,0 +1,95 @@
+"""Verbs of networks: the traffic of the workloads in them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.exit_codes import INTERRUPTED
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target
+from weft.cli.network.flows import FLOW_COLUMNS, draw_flows, fetch_flows, read_ports, watch_flows
+from weft.cli.output.formats import print_data, print_line, print_rows
+from weft.cli.output.terminal import CLEAR, is_terminal
+from weft.cli.session import Session
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+
+
+def flows_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft network flows --vm web --protocol tcp --ports 80,443 --watch`."""
+    params = [
+        *_workload(),
+        click.Option(
+            ["--protocol"], metavar="NAME", default="", help="Only this protocol: tcp, udp, icmp or a number."
+        ),
+        click.Option(
+            ["--ports"], metavar="PORT,…", default="", help="Only these ports of either end: 80,443,8000-8100."
+        ),
+        click.Option(["-w", "--watch"], is_flag=True, help="Show the flows again and again, until Ctrl-C."),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(verb, "Show who exchanges how much with a workload, flow by flow.", _flows, kind, params)
+
+
+def _workload() -> list[click.Parameter]:
+    return [
+        click.Option(["--vm"], metavar="NAME", help="The VM.", shell_complete=complete_name("vm")),
+        click.Option(["--container"], metavar="NAME", help="The container.", shell_complete=complete_name("container")),
+    ]
+
+
+def _find(vm: str | None, container: str | None) -> Target:
+    """The one workload. Raises UsageError."""
+    given = [Target(BY_NAME[kind], name) for kind, name in (("vm", vm), ("container", container)) if name]
+    if len(given) != 1:
+        raise click.UsageError("give one workload: --vm NAME or --container NAME")
+    return given[0]
+
+
+def _flows(
+    session: Session,
+    kind: Kind | None,
+    vm: str | None,
+    container: str | None,
+    protocol: str,
+    ports: str,
+    watch: bool,
+) -> int | None:
+    target = _find(vm, container)
+    asked = {"protocol": protocol.lower(), "ports": read_ports(ports)}
+    if not watch:
+        _show(session, fetch_flows(session, target, asked))
+        return 0
+
+    def show(answer: dict[str, Any]) -> None:
+        if session.is_document:
+            print_line(session, answer)
+        else:
+            print(CLEAR if is_terminal(sys.stdout) else "", end="")
+            _show(session, answer)
+            sys.stdout.flush()
+
+    try:
+        return watch_flows(session, target, asked, show)
+    except KeyboardInterrupt:
+        return INTERRUPTED  # enough was seen
+
+
+def _show(session: Session, answer: dict[str, Any]) -> None:
+    flows: Sequence[dict[str, Any]] = answer["flows"]
+    if session.is_document:
+        print_data(session, answer)
+        return
+    if not flows and not session.is_data:
+        session.notify("no flows")
+        return
+    print_rows(session, FLOW_COLUMNS, draw_flows(flows))
+    if answer["left_out"]:
+        session.notify(f"{answer['left_out']} smaller flows are left out")
