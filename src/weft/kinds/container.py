@@ -16,11 +16,10 @@ from weft.kinds.fields.mount import read_mount
 from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
-from weft.kinds.parts.flow_verbs import FlowsInput
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
-from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
+from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,

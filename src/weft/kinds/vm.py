@@ -13,11 +13,10 @@ from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
-from weft.kinds.parts.flow_verbs import FlowsInput
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
-from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
+from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, FlowsInput, ForwardInput, LogsInput, ScreenInput
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,

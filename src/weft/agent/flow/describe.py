@@ -11,7 +11,7 @@ import msgspec
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.contracts.driver.network import Endpoint, SeenFlow
 from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
-from weft.kinds.parts.flow_verbs import FlowsInput
+from weft.kinds.parts.stream_verbs import FlowsInput
 from weft.objects.identity import short_id
 
 MOST_FLOWS = 10_000  # in one answer, those with most bytes first
@@ -101,7 +101,7 @@ def _describe(
         bytes_per_second=rates.get(flow.id) if flow.id else None,
         began=flow.began or None,
         verdict="refused" if flow.refused_by else "allowed",
-        security_group=_decider(local, nic, flow, neighbours, out=out),
+        security_group=_name_groups(local, nic, flow, neighbours, out=out),
     )
 
 
@@ -110,7 +110,7 @@ def _name(neighbours: Mapping[str, Endpoint], address: str) -> str:
     return known.name if known is not None else ""
 
 
-def _decider(
+def _name_groups(
     local: LocalAllocation, nic: AllocatedNic, flow: SeenFlow, neighbours: Mapping[str, Endpoint], *, out: bool
 ) -> str:
     groups = local.spec.groups

@@ -8,7 +8,7 @@ from weft.agent.flow.describe import MOST_FLOWS, FlowsAnswer, Neighbours, descri
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import FlowReader, NetworkDriver, SeenFlow, SeesFlows
-from weft.kinds.parts.flow_verbs import FlowsInput
+from weft.kinds.parts.stream_verbs import FlowsInput
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 
@@ -16,16 +16,16 @@ Totals = Mapping[int, int]  # bytes by flow id
 
 
 class Flows:
-    """``find_neighbours`` gives the endpoints of this node's networks; ``find_guest`` an allocation as it is now, by its uid."""
+    """``neighbours`` are the endpoints of this node's networks; ``find_guest`` an allocation as it is now, by its uid."""
 
     def __init__(
         self,
         network: NetworkDriver,
         find_guest: Callable[[str], LocalAllocation | None],
-        find_neighbours: Callable[[], Neighbours],
+        neighbours: Neighbours,
         clock: Clock,
     ) -> None:
-        self._network, self._find_guest, self._find_neighbours = network, find_guest, find_neighbours
+        self._network, self._find_guest, self._neighbours = network, find_guest, neighbours
         self._clock = clock
 
     async def watch(self, local: LocalAllocation, asked: FlowsInput) -> AsyncIterator[FlowsAnswer]:
@@ -51,7 +51,7 @@ class Flows:
             rates = {
                 id: max(0, total - before[1][id]) / (at - before[0]) for id, total in totals.items() if id in before[1]
             }
-        flows = describe(local, seen, self._find_neighbours(), rates)
+        flows = describe(local, seen, self._neighbours, rates)
         left_out = max(0, len(flows) - MOST_FLOWS)
         return FlowsAnswer(self._clock.now(), flows[:MOST_FLOWS], left_out), (at, totals)
 

@@ -61,7 +61,8 @@ class NetworkExecutor:
         self._changing = asyncio.Lock()
         self._woken = asyncio.Event()
         known = store.load_surroundings()
-        self._neighbours = {uid: {e.address: e for e in found} for uid, found in known.endpoints.items()}
+        # the endpoints of this node's networks, by network uid and address
+        self.neighbours = {uid: {e.address: e for e in found} for uid, found in known.endpoints.items()}
         self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
@@ -78,12 +79,8 @@ class NetworkExecutor:
         self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
         self._closed: set[str] = set()  # the uids of allocations whose ports were closed then
-        self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self._neighbours, self._on_switched)
+        self.handover = NetworkHandover(driver, host.underlay_address, known.hops, self.neighbours, self._on_switched)
         self._saved = known
-
-    def neighbours(self) -> Mapping[str, Mapping[str, Endpoint]]:
-        """The endpoints of this node's networks, by network uid and address."""
-        return self._neighbours
 
     def wake(self) -> None:
         """Refresh soon: something that segments depend on has changed."""
@@ -91,7 +88,7 @@ class NetworkExecutor:
 
     def put_neighbour(self, network_uid: str, address: str, endpoint: Endpoint | None) -> None:
         """The server's state of one endpoint; None: it is gone, or not plugged in."""
-        known = self._neighbours.setdefault(network_uid, {})
+        known = self.neighbours.setdefault(network_uid, {})
         self._faded_neighbours.get(network_uid, {}).pop(address, None)
         if endpoint is None:
             known.pop(address, None)
@@ -101,7 +98,7 @@ class NetworkExecutor:
 
     def fade_neighbours(self, network_uid: str, listed: set[str]) -> None:
         """The server lists only these addresses: the others are kept for networks with an orphan here."""
-        known = self._neighbours.get(network_uid, {})
+        known = self.neighbours.get(network_uid, {})
         for address in [a for a in known if a not in listed]:
             self._faded_neighbours.setdefault(network_uid, {})[address] = known.pop(address)
         self.wake()
@@ -353,10 +350,10 @@ class NetworkExecutor:
 
     def _fold(self, here: Iterable[LocalAllocation]) -> dict[str, Segment]:
         networks_of_orphans = {nic.network_uid for orphan in self._orphans() for nic in orphan.spec.nics}
-        neighbours = {uid: list(found.values()) for uid, found in self._neighbours.items()}
+        neighbours = {uid: list(found.values()) for uid, found in self.neighbours.items()}
         for uid in networks_of_orphans:
             faded = self._faded_neighbours.get(uid, {})
-            neighbours[uid] = list({**faded, **self._neighbours.get(uid, {})}.values())
+            neighbours[uid] = list({**faded, **self.neighbours.get(uid, {})}.values())
         own, hops = self._host.underlay_address, self.handover.hops
         return fold_segments(here, neighbours, own, hops, self._rules, self._place())
 
@@ -364,7 +361,7 @@ class NetworkExecutor:
         needed = {nic.network_uid for local in self._table.hosted() for nic in local.spec.nics} | self.handover.networks
         now = Surroundings(
             endpoints={
-                uid: [found[a] for a in sorted(found)] for uid, found in self._neighbours.items() if uid in needed
+                uid: [found[a] for a in sorted(found)] for uid, found in self.neighbours.items() if uid in needed
             },
             forwards=[self._forwards[key] for key in sorted(self._forwards)],
             ranges_version=self._ranges_version,

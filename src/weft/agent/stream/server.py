@@ -42,8 +42,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.parts.flow_verbs import FlowsInput
-from weft.kinds.parts.stream_verbs import ExecInput, ForwardInput, LogsInput
+from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json

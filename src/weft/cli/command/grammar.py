@@ -79,6 +79,7 @@ STREAMS = {
     "exec": "stream.exec",
     "invoke": "invoke",
     "console": "stream.console",
+    "flows": "network.flows",
     "forward": "stream.forward",
     "logs": "logs.logs",
     "metrics": "function.metrics",

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import msgspec
 
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+MOST_RANGES = 64
+
 
 class ExecInput(msgspec.Struct):
     argv: list[str]  # run unchanged, without a shell
@@ -26,9 +29,23 @@ class LogsInput(msgspec.Struct):
 
 
 class ForwardInput(msgspec.Struct):
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]  # TCP, of the guest's first NIC
+    port: Port  # TCP, of the guest's first NIC
     patience: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0  # seconds to retry while nothing listens
 
 
 class ScreenInput(msgspec.Struct):
     pass
+
+
+class PortRange(msgspec.Struct, frozen=True):
+    first: Port
+    last: Port
+
+
+class FlowsInput(msgspec.Struct):
+    protocol: Annotated[str, msgspec.Meta(pattern="^([a-z]{0,4}|[0-9]{1,3})$")] = (
+        ""  # tcp, udp, icmp or a number; "": any
+    )
+    ports: Annotated[list[PortRange], msgspec.Meta(max_length=MOST_RANGES)] = []  # of either end; none: any
+    watch: bool = False  # an answer every ``interval`` seconds, until the client goes
+    interval: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 2.0
