@@ -193,6 +193,7 @@ class Town:
         for segment in (self.blue, self.green):
             for endpoint in segment.endpoints:
                 node = self.node_of(endpoint.node_address)
+                await node.ensure_filters([])  # as an agent does: from here on connections are followed
                 await node.ensure_segment(segment)
                 guest = node.plug_guest(endpoint.name, make_port(segment, endpoint.name))
                 guest.lease()
@@ -525,7 +526,7 @@ async def test_published_ports_answer_on_every_node_from_everywhere(town: Town) 
         await town.n2.ensure_forwards(wish)
         assert town.n2.dump() == before
         await town.n2.ensure_forwards(wish[1:])
-        flows = town.n2.shell("conntrack -L -p tcp 2>/dev/null")
+        flows = town.n2.shell("conntrack -L -p tcp -w 0 2>/dev/null")
         assert "dport=8080" not in flows and "dport=8081" in flows  # what is published no more ends, the rest goes on
     finally:
         for node in town.lab.nodes:

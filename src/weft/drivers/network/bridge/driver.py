@@ -105,7 +105,12 @@ class BridgeNetwork:
             await self._published.apply(left)
             await self._guards.follow(frozenset(self._segment_ids(left)))
             if not self._segment_ids(left):
-                await self._tables.drop(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
+                of_filters = [(family, self._names.filters_table) for family in ("ip", "bridge")]
+                await self._tables.drop(
+                    ("ip", self._names.node_table),
+                    ("bridge", self._names.bridge_table),
+                    *([] if self._guards.filtered else of_filters),
+                )
             elif segment is not None and segment.open:
                 await self._tables.ensure("", rules.render_node(self._names, self._host, self._opened(left)))
                 await self._guards.open(self._opened(left), self._routers(left))
@@ -194,6 +199,8 @@ class BridgeNetwork:
         """Filter exactly these ports in exactly this way; raises InvalidInput, DriverFailed (without br_netfilter)."""
         check_filters(filters, self._host.link_prefix)
         async with self._changing:
+            if not self._guards.knows_filters:
+                await self._guards.follow(frozenset(self._segment_ids(await kernel.inspect_links())))
             await self._guards.filter(filters)
 
     def switch(self, port: Port, node_address: str) -> None:

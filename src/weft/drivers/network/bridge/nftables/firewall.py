@@ -67,13 +67,15 @@ class Firewall:
         await self._cut_revoked(filters)
 
     async def follow(self, segments: frozenset[str]) -> None:
-        """Follow the connections of exactly these segments, beside those with filters; none on a node without br_netfilter.
-        Raises DriverFailed."""
+        """Follow the connections of exactly these segments, beside those with filters, once the filters are known; none on a node
+        without br_netfilter. Raises DriverFailed."""
         if self._followed == segments or not kernel.has_sysctl(CALL_IPTABLES):
             return
         followed, self._followed = self._followed, segments
+        if self._filters is None:
+            return  # an earlier process's still hold
         try:
-            await self._apply_filters(self._filters or [])
+            await self._apply_filters(self._filters)
         except DriverFailed:
             self._followed = followed
             raise
@@ -82,6 +84,10 @@ class Firewall:
     def zones(self) -> dict[str, int]:
         """The zones in which connections are followed, by segment."""
         return choose_zones(self._filters or [], self._followed)
+
+    @property
+    def knows_filters(self) -> bool:
+        return self._filters is not None
 
     @property
     def filtered(self) -> dict[str, str]:
@@ -93,7 +99,7 @@ class Firewall:
         mended = []
         if self._refused is not None and await self._apply_refused(self._refused, self._opened):
             mended.append("refused destinations")
-        if (self._filters is not None or self._followed) and await self._apply_filters(self._filters or []):
+        if self._filters is not None and await self._apply_filters(self._filters):
             mended.append("security groups")
         return mended
 

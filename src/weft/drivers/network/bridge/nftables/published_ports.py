@@ -45,6 +45,7 @@ def render_forwards(
         for s in sorted({f.segment_id for f in here})
         if s in cidrs
     )
+    bridges = names.any_of("b")  # what is on its way through one isn't the node's to answer, whatever address it bears
     body = f"""\
 map to_routers {{
   type inet_proto . inet_service : ipv4_addr
@@ -63,6 +64,7 @@ set published {{
 {published}}}
 chain unknown {{
   type filter hook prerouting priority mangle
+  iifname {bridges} accept
   ct state invalid tcp dport @published fib daddr type local drop
 }}
 chain guard {{
@@ -71,6 +73,7 @@ chain guard {{
 }}
 chain arriving {{
   type nat hook prerouting priority dstnat
+  iifname {bridges} accept
   fib daddr type local jump publish
 }}
 chain local {{

@@ -99,6 +99,7 @@ chain through_node {{
 }}
 chain out {{
   type nat hook postrouting priority srcnat
+  oifname {bridges} accept
   ip saddr {UPLINKS} oifname != {uplinks} masquerade
 }}
 """
