@@ -249,7 +249,7 @@ def plan_closing(topology: Topology) -> str:
     """What to type next."""
     return (
         "\nTry:  .venv/bin/weft vm list        .venv/bin/weft vm exec hello -- uname -a\n"
-        "      .venv/bin/weft explain vm hello    .venv/bin/weft apply -f examples/three-tier.yaml\n"
+        "      .venv/bin/weft explain vm hello    .venv/bin/weft vm migrate hello\n"
         "      make down (removes everything)\n"
     )
 
