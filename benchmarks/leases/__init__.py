@@ -1,4 +1,5 @@
-"""Queues of best-effort leases against EASY with the shortest first, on job logs of real clusters and on perturbed copies of them.
+"""Queues of best-effort leases against EASY with the shortest first, on job logs of real clusters and on perturbed copies of them;
+and leases of all modes in the workloads of Haizea's own tests.
 
 One log alone moves by some per cent with how ties are broken, so weft is judged by the mean over the log and eight copies: each job
 is left out with a chance of 5 %, and the times of submission are drawn together by 0 to 7 %.
@@ -6,6 +7,7 @@ is left out with a chance of 5 %, and the times of submission are drawn together
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import statistics
@@ -16,10 +18,12 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.measurement import Figure, Measurement
+from weft.scheduler.simulate.haizea import read_site
+from weft.scheduler.simulate.lease_plan import LeaseRun, simulate
 from weft.scheduler.simulate.lease_queue import Replay, replay
 from weft.scheduler.simulate.swf import Job, read_swf
 
-DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "swf"
+DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SEEDS = range(1, 9)
 LEFT_OUT, DRAWN_TOGETHER = 0.05, 0.07
 PEERS = {"easy": 121.92, "easy-sjbf": 90.29, "easy-sjbf-clairvoyant": 63.71}  # on KTH-SP2, computed by others
@@ -56,17 +60,19 @@ def measure() -> Measurement:
     figures: list[Figure] = []
     began = time.process_time()
     for log in LOGS:
-        jobs = read_swf(DATA / log.file)
+        jobs = read_swf(DATA / "swf" / log.file)
         logs = [jobs, *(perturb(jobs, seed) for seed in SEEDS)]
         peers = [replay(one, log.processors, "easy-sjbf") for one in logs]
         ours = [replay(one, log.processors, "weft") for one in logs]
         print(f"{log.name}: {_ratios(ours, peers)}", file=sys.stderr, flush=True)
         figures += [*_reproduce(log, jobs), *_compare(log, ours, peers)]
+    figures += try_haizea()
     seconds = time.process_time() - began
     return Measurement(
         "leases",
         "Average bounded slowdown (10 s) of best-effort leases without knowledge of their durations, on the first parts of two job "
-        f"logs and {len(SEEDS)} perturbed copies of each (seeds {SEEDS[0]}–{SEEDS[-1]}). {seconds:.0f} s of CPU time in all.",
+        f"logs and {len(SEEDS)} perturbed copies of each (seeds {SEEDS[0]}–{SEEDS[-1]}); the leases of Haizea's own tests, with "
+        f"and without suspension. {seconds:.0f} s of CPU time in all.",
         figures,
     )
 
@@ -101,6 +107,37 @@ def _compare(log: Log, ours: list[Replay], peers: list[Replay]) -> list[Figure]:
             f"{wait:.2f}×",
             f"≤ {log.most_wait}×" if log.most_wait else "–",
             wait <= log.most_wait if log.most_wait else None,
+        ),
+    ]
+
+
+def try_haizea() -> list[Figure]:
+    """The states that Haizea's own tests expect, and the starts of all reservations in all of its workloads."""
+    expected: dict[tuple[str, str], str] = {}
+    settings = []
+    with (DATA / "haizea" / "expected_states.csv").open(newline="") as table:
+        for row in csv.DictReader(table):
+            for suspension in row["suspension_setting"].split(" and "):
+                expected[f"{row['file']} {suspension}", row["lease_id"]] = row["final_state"]
+    runs: dict[tuple[str, str], LeaseRun] = {}
+    for path in sorted((DATA / "haizea" / "tests").glob("*.lwf")):
+        site = read_site(path)
+        for suspension in ("all", "none"):
+            settings.append(f"{path.name} {suspension}")
+            ended = simulate(site.leases, site.capacity, site.real_seconds, suspends=suspension == "all")
+            runs.update({(settings[-1], run.lease.id): run for run in ended})
+    right = sum(runs[one].state == state for one, state in expected.items())
+    reserved = [run for run in runs.values() if run.lease.mode == "reservation" and run.state != "REJECTED"]
+    punctual = sum(run.start == run.lease.start for run in reserved)
+    return [
+        Figure(
+            "Haizea's tests: states as expected", f"{right} of {len(expected)}", goal="all", kept=right == len(expected)
+        ),
+        Figure(
+            f"Haizea's tests: reservations that start on their second, {len(settings)} runs",
+            f"{punctual} of {len(reserved)}",
+            goal="all",
+            kept=punctual == len(reserved),
         ),
     ]
 

@@ -1,11 +1,16 @@
 """What it costs to find out, at each request, who calls and whether that is allowed: in CPU time, for a token of its own and for a
-user's, who is named in a few of 2,000 role bindings."""
+user's, who is named in a few of 2,000 role bindings. And whether each operation is open to whom it should be, in a real API."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from tests.scenario.test_api_permissions import TOKENS, open_lab, try_operations
 
 from benchmarks.measurement import Figure, Measurement
 from weft.kinds.permissions import find_permissions
@@ -43,10 +48,23 @@ def measure() -> Measurement:
     for what, token in (("a token with a role", own), ("a token with an own role", starter), ("a user's token", users)):
         for where, project in (("allowed", "p7"), ("refused", "elsewhere")):
             figures.append(time_checks(f"{what}, {where}", functools.partial(check, directory, token, project)))
+    figures.append(try_all_operations())
     return Measurement(
         "permissions",
         f"Who calls, and whether it may: CPU time of each of {CHECKS:,} checks, {BINDINGS:,} role bindings.",
         figures,
+    )
+
+
+def try_all_operations() -> Figure:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(open_lab(Path(folder))) as lab:
+        outcomes = [try_operations(lab, role, limited) for role, limited in TOKENS]
+    tried, wrong = sum(tried for tried, _ in outcomes), [one for _, wrong in outcomes for one in wrong]
+    return Figure(
+        f"every operation × {len(TOKENS)} tokens (a role in one project, or in all) × own and foreign project: as the page says",
+        f"{tried - len(wrong):,} of {tried:,}",
+        goal="all",
+        kept=not wrong,
     )
 
 
