@@ -17,7 +17,7 @@ import msgspec
 
 from weft.agent.state.lease import Stage, find_stage
 from weft.contracts.journal import Event
-from weft.contracts.store import AtRevision, Batch, Precondition, PreconditionFailed, Put, Write, epoch_of
+from weft.contracts.store import AtRevision, Batch, Delete, Precondition, PreconditionFailed, Put, Write, epoch_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
@@ -340,7 +340,7 @@ class Lab:
         for node in self.nodes.values():
             await node.die()
 
-    def start_deciders(self, holder: str = "here") -> None:
+    def start_deciders(self, holder: str = "here", **settings: Any) -> None:
         self._deciders = asyncio.ensure_future(
             decide(
                 self.store,
@@ -349,7 +349,7 @@ class Lab:
                 images=self.folder / "images",
                 holder=holder,
                 strategy=self._strategy,
-                allow_fetch=[str(self.folder), "127.0.0.0/8"],
+                **{"allow_fetch": [str(self.folder), "127.0.0.0/8"], **settings},
             )
         )
 
@@ -552,6 +552,20 @@ class Lab:
             return (await self.status(name, kind)).phase == phase
 
         await self.until(there, seconds)
+
+    async def place_anew(self, name: str) -> None:
+        """Stop and start a VM, the only one with an allocation, and give that up, as when its node is."""
+        await self.wish(name, run="stop")
+        await self.until_phase(name, "Stopped")
+        await self.wish(name, run="run")
+        await self.until_phase(name, "Running")
+        (place,) = (await self.store.list("/allocation/")).entries
+        await self.store.commit([Delete(place.key)])
+
+        async def elsewhere() -> bool:
+            return [one.incarnation for one in await self.allocations()] == [2]
+
+        await self.until(elsewhere)
 
     async def until_refused(self, name: str, reason: str, kind: str = "vm") -> None:
         async def there() -> bool:

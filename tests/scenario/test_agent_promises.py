@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import Lab, make_allocation
 
+from weft.agent.agent import Agent
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.kinds.fields.lease import AllocatedLease
 from weft.objects.envelope import Envelope
@@ -27,22 +28,24 @@ def promise(start: float, ahead: float = 60.0) -> Envelope:
     return make_allocation("class", lease=lease)
 
 
-async def cache_image(lab: Lab) -> None:
-    """What keeps a lease from its begin mustn't be an image that can't be fetched."""
-    other = make_allocation("other", nics=[])
+async def promise_and_go(lab: Lab, agent: Agent, seconds: float) -> tuple[Envelope, float]:
+    """A lease that begins in so many seconds, on a node whose server has gone since; and when it has begun at the latest."""
+    await lab.until(lambda: agent._reporter.contact._known)
+    other = make_allocation(
+        "other", nics=[]
+    )  # what keeps the lease from its begin mustn't be an image that can't be fetched
     lab.server.put(other)
     await lab.until_state(other, "running")
+    allocation = promise(time.time() + seconds, ahead=0.2)
+    lab.server.put(allocation)
+    await lab.until(lambda: lab.server.reports.get(allocation.name))
+    lab.server.down = True
+    return allocation, time.time() + seconds
 
 
 async def test_a_lease_that_was_given_to_another_node_meanwhile_never_begins_here(lab: Lab) -> None:
     async with lab.agent() as agent:
-        await lab.until(lambda: agent._reporter.contact._known)
-        await cache_image(lab)
-        allocation = promise(time.time() + 2.0, ahead=0.2)
-        lab.server.put(allocation)
-        await lab.until(lambda: lab.server.reports.get(allocation.name))
-        lab.server.down = True
-        start = time.time() + 2.0
+        allocation, start = await promise_and_go(lab, agent, 2.0)
         await lab.until(lambda: time.time() > start + 0.3)
         assert lab.guest(allocation) is None, "nobody knows whether it runs elsewhere by now"
         lab.server.put(msgspec.structs.replace(allocation, deleting_since=1.0))
@@ -55,13 +58,7 @@ async def test_a_lease_that_was_given_to_another_node_meanwhile_never_begins_her
 
 async def test_it_begins_late_if_it_is_still_this_node_s(lab: Lab) -> None:
     async with lab.agent() as agent:
-        await lab.until(lambda: agent._reporter.contact._known)
-        await cache_image(lab)
-        allocation = promise(time.time() + 1.5, ahead=0.2)
-        lab.server.put(allocation)
-        await lab.until(lambda: lab.server.reports.get(allocation.name))
-        lab.server.down = True
-        start = time.time() + 1.5
+        allocation, start = await promise_and_go(lab, agent, 1.5)
         await lab.until(lambda: time.time() > start + 0.5)
         assert lab.guest(allocation) is None
         lab.server.down = False

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.scenario.controllers_lab import Lab
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.test_drain import drain, mark, places, rehearse, told, until_told
 from tests.scenario.test_preemption import add_node, lease, state, until_lease
 
+from weft.contracts.store import Put
+from weft.informer.view import Changed
+from weft.kinds.allocation import AllocationReport
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.disruption_budget import DisruptionBudgetSpec
 from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeRuntime
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
+from weft.scheduler.intake import Intake
 
 RUNS = [NodeRuntime(name="crun", kinds=["container"], isolations=["container"])]
 WEB = {"app": "web"}
@@ -56,6 +62,36 @@ async def notes(lab: Lab, name: str) -> list[str]:
     decision = await lab.get(f"/decision/default/vm.{name}")
     assert decision is not None
     return decode_part(decision.spec, DecisionSpec).notes
+
+
+async def test_those_that_wait_are_woken_once_however_many_of_others_go_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[int] = []  # by batch of changes
+    notice, offer = Intake.notice, Intake._offer_preempting
+
+    def count_batch(self: Intake, changes: Sequence[Changed]) -> None:
+        woken.append(0)
+        notice(self, changes)
+
+    def count(self: Intake) -> None:
+        woken[-1] += 1
+        offer(self)
+
+    monkeypatch.setattr(Intake, "notice", count_batch)
+    monkeypatch.setattr(Intake, "_offer_preempting", count)
+    async with Lab(tmp_path) as lab:
+        await add_node(lab, "n1")
+        await budget(lab, max_unavailable=1)
+        await best_effort(lab, "a", "b", "c", cpu=1.0)
+        woken.clear()
+        down = [(await lab.get(one.key)) for one in await lab.every("allocation")]
+        for envelope in down:
+            assert envelope is not None
+            envelope.report = merge_part(envelope.report, AllocationReport(state="failed"))
+        await lab.store.commit([Put(one.key, encode_envelope(one)) for one in down if one is not None])
+        await lab.pass_time(1)
+        assert max(woken) == 1
 
 
 async def test_no_more_are_suspended_than_the_budget_lets_however_many_come_at_once(tmp_path: Path) -> None:

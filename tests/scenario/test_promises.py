@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.long import examples
-from tests.scenario.controllers_lab import GIB, Lab
+from tests.scenario.controllers_lab import GIB, Lab, PretendNode
 from tests.scenario.test_reservations import reserve, status_of, until_state
 
 from weft.contracts.store import Delete
@@ -24,6 +25,15 @@ async def change_node(lab: Lab, name: str, **spec: object) -> None:
         envelope.generation += 1
 
     await lab.change(f"/node/-/{name}", change)
+
+
+async def promise(lab: Lab, seconds: float, duration: float, **spec: Any) -> tuple[PretendNode, float]:
+    """The VM "class", whose lease begins in so many seconds on n1, the only node; and when it begins."""
+    node = await lab.add_node("n1")
+    start = lab.clock.now() + seconds
+    await lab.put_vm("class", lease={"start": start, "duration": duration}, **spec)
+    await lab.until_lease("class", "Scheduled")
+    return node, start
 
 
 async def node_of(lab: Lab, name: str) -> str | None:
@@ -84,10 +94,7 @@ async def test_a_lease_whose_node_is_lost_before_it_begins_begins_elsewhere_at_i
 
 async def test_a_node_lost_a_minute_before_the_start_delays_nothing(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        node = await lab.add_node("n1")
-        start = lab.clock.now() + 100
-        await lab.put_vm("class", cpu=6.0, lease={"start": start, "duration": 100.0})
-        await lab.until_lease("class", "Scheduled")
+        node, start = await promise(lab, 100, 100.0, cpu=6.0)
         await lab.add_node("n2")
         await lab.until_lease("class", "Preparing", 100)
         await node.die()
@@ -103,10 +110,7 @@ async def test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins
     tmp_path: Path,
 ) -> None:
     async with Lab(tmp_path) as lab:
-        node = await lab.add_node("n1")
-        start = lab.clock.now() + 300
-        await lab.put_vm("class", cpu=8.0, lease={"start": start, "duration": 100.0})
-        await lab.until_lease("class", "Scheduled")
+        node, start = await promise(lab, 300, 100.0, cpu=8.0)
         await lab.add_node("n2")
         await lab.put_vm("busy", cpu=4.0, grace=0.0, node="n2", lease={"mode": "immediate", "duration": 500.0})
         await lab.until_lease("busy", "Active")
@@ -135,10 +139,7 @@ async def test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins
 
 async def test_a_promise_that_fits_nowhere_in_time_begins_late_and_keeps_its_end(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        node = await lab.add_node("n1")
-        start = lab.clock.now() + 100
-        await lab.put_vm("class", cpu=8.0, grace=0.0, lease={"start": start, "duration": 300.0})
-        await lab.until_lease("class", "Scheduled")
+        node, start = await promise(lab, 100, 300.0, cpu=8.0, grace=0.0)
         await node.die()
         await lab.pass_time(130)
         await until_at_risk(lab, "class", "n1 is lost")
@@ -154,10 +155,7 @@ async def test_a_promise_that_fits_nowhere_in_time_begins_late_and_keeps_its_end
 
 async def test_a_lease_that_may_have_begun_unheard_waits_for_its_node(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        node = await lab.add_node("n1")
-        start = lab.clock.now() + 70
-        await lab.put_vm("class", cpu=8.0, lease={"start": start, "duration": 300.0})
-        await lab.until_lease("class", "Scheduled")
+        node, _ = await promise(lab, 70, 300.0, cpu=8.0)
         await lab.add_node("n2")
         node.slow = True  # what it does is reported late
         await lab.pass_time(60)
@@ -207,10 +205,7 @@ async def test_a_node_that_takes_nothing_more_hands_its_promises_on(tmp_path: Pa
 
 async def test_a_promise_on_a_cordoned_node_begins_there_if_no_other_has_the_capacity(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        await lab.add_node("n1")
-        start = lab.clock.now() + 100
-        await lab.put_vm("class", cpu=6.0, lease={"start": start, "duration": 100.0})
-        await lab.until_lease("class", "Scheduled")
+        _, start = await promise(lab, 100, 100.0, cpu=6.0)
         await change_node(lab, "n1", cordoned=True)
         await until_at_risk(lab, "class", "n1 is cordoned")
         await lab.until_lease("class", "Active", 200)

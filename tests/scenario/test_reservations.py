@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from contextlib import suppress
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
+from tests.scenario.test_scheduler_answers import ask
 
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
@@ -20,6 +22,7 @@ from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_moment
+from weft.scheduler.lease.lead import SHORTEST_SECONDS
 
 
 async def reserve(lab: Lab, name: str, project: str = "default", **spec: Any) -> None:
@@ -147,6 +150,43 @@ async def test_a_workload_that_comes_early_starts_with_its_reservation(tmp_path:
         await lab.put_vm("late", cpu=1.0, reservation="later")
         assert "is over since" in await refusal(lab, "late", "reservationOver")
         await lab.until_phase("for-good", "Running")
+
+
+async def test_the_nearest_time_of_many_slots_is_named_however_many_leases_end_before(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=24.0, memory=64 * GIB)
+        for number in range(24):
+            lease = {"mode": "immediate", "duration": 1000.0 + 60 * number}
+            await lab.put_vm(f"vm-{number}", memory=GIB, grace=0.0, lease=lease)
+        for number in range(24):
+            await lab.until_lease(f"vm-{number}", "Active")
+        end = (await lab.lease("vm-23")).end
+        assert end is not None
+        await reserve(lab, "all", cpu=1.0, memory=GIB, count=24, duration=100.0)
+        message = (await until_state(lab, "all", "Rejected")).message
+        assert (
+            message.startswith("no node has 1 cores")
+            and f"; nearest: from {format_moment(math.ceil(end + SHORTEST_SECONDS))} on" in message
+        )
+
+
+async def test_a_question_about_a_workload_in_a_reservation_is_answered_by_its_slots(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await reserve(lab, "class", cpu=6.0, duration=2000.0)
+        await until_state(lab, "class", "Active")
+        await lab.add_node("n2", cpu=4.0)
+        given = {"image": "tiny", "memory": "1G", "reservation": "class"}
+        said = await ask(lab, "fits", kind="vm", changes={**given, "cpu": 5})  # more than any node has beside its slots
+        assert (said.phase, said.best, said.reason) == ("Done", "n1", "")
+        assert "of slot 1 of 1 of reservation/class on n1" in said.notes[0]
+        await lab.put_vm("web", cpu=5.0, memory=GIB, reservation="class")
+        await lab.until_phase("web", "Running")
+        full = await ask(lab, "full", kind="vm", changes={**given, "cpu": 2})  # n2 would have it, and is no slot
+        assert (full.phase, full.best, full.reason) == ("Done", "", "reservationFull")
+        assert (await ask(lab, "own", workload="vm/web")).best == "n1"
+        await lab.pass_time(1)
+        assert (await status_of(lab, "class")).used["cpu"] == 5.0
 
 
 async def test_a_reservation_that_does_not_fit_is_refused_whole_with_the_nearest_time(tmp_path: Path) -> None:

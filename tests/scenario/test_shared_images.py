@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+from typing import Any
 
 from tests.scenario.controllers_lab import DIGEST, MIB, Lab
 from tests.scenario.test_conversions import OF, RUNS, ConvertingLab
 from tests.scenario.test_scheduler_answers import ask
 
-from weft.contracts.store import Delete
 from weft.kinds.constraint import ConstraintSpec
 from weft.kinds.image import ImageSpec, ImageStatus
 from weft.kinds.quota import QuotaSpec, QuotaStatus
-from weft.launch.server.controllers import decide
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
 
@@ -62,17 +60,7 @@ async def test_what_runs_goes_on_without_its_share_and_what_is_new_waits_for_one
             assert placed is not None
             refusals.append(placed.message.replace(image, "X"))
         assert refusals[0] == refusals[1] and "not shared with project default" in refusals[0]
-        await lab.wish("old", run="stop")
-        await lab.until_phase("old", "Stopped")
-        await lab.wish("old", run="run")
-        await lab.until_phase("old", "Running")
-        (place,) = (await lab.store.list("/allocation/")).entries
-        await lab.store.commit([Delete(place.key)])  # as when its node is given up
-
-        async def elsewhere() -> bool:
-            return [one.incarnation for one in await lab.allocations()] == [2]
-
-        await lab.until(elsewhere)
+        await lab.place_anew("old")
         await withdraw(lab, "*")  # given anew, to all
         await lab.until_phase("new", "Running", 3)
 
@@ -90,7 +78,7 @@ async def test_tasks_of_a_job_begin_no_more_once_their_image_is_not_shared(tmp_p
 class MakingLab(ConvertingLab):
     """One whose server makes disks of container images: here each is what it is made of."""
 
-    def start_deciders(self, holder: str = "here") -> None:
+    def start_deciders(self, holder: str = "here", **settings: Any) -> None:
         self.made: list[str] = []
 
         def make(url: str, digest: str, credentials: object, target: Path, *_: object) -> str:
@@ -98,17 +86,7 @@ class MakingLab(ConvertingLab):
             target.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1536))
             return "0a" * 32
 
-        self._deciders = asyncio.ensure_future(
-            decide(
-                self.store,
-                self.journal,
-                self.clock,
-                images=self.folder / "images",
-                holder=holder,
-                strategy=self._strategy,
-                make_bundle=make,
-            )
-        )
+        super().start_deciders(holder, make_bundle=make, **settings)
 
 
 async def test_an_image_is_made_of_another_only_while_that_is_shared(tmp_path: Path) -> None:

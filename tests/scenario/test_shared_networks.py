@@ -7,7 +7,6 @@ from pathlib import Path
 from tests.scenario.controllers_lab import Lab
 from tests.scenario.test_conversions import RUNS
 
-from weft.contracts.store import Delete
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
@@ -81,17 +80,8 @@ async def test_what_has_joined_stays_without_the_share_and_what_is_new_waits_for
             else:
                 await lab.until(unaddressed)
         assert refusals[0] == refusals[1] and "not shared with project default" in refusals[0]
-        await lab.wish("old", run="stop")
-        await lab.until_phase("old", "Stopped")
-        await lab.wish("old", run="run")
-        await lab.until_phase("old", "Running")
-        (place,) = (await lab.store.list("/allocation/")).entries
-        await lab.store.commit([Delete(place.key)])  # as when its node is given up
-
-        async def elsewhere() -> bool:
-            return [(one.incarnation, one.nics[0].address) for one in await lab.allocations()] == [(2, "10.71.0.2")]
-
-        await lab.until(elsewhere)
+        await lab.place_anew("old")
+        assert [one.nics[0].address for one in await lab.allocations()] == ["10.71.0.2"]
         assert [(spec.workload.name, spec.address) for spec in await lab.endpoints()] == [("old", "10.71.0.2")]
         await share(lab, "*")  # given anew, to all
         await lab.until_phase("new", "Running", 3)

@@ -98,6 +98,7 @@ class Intake:
         self._suspects: dict[str, Item] = {}  # nodes that may be silent
         self._due: dict[str, Item] = {}  # workloads that the changes in hand concern
         self._counts_due = True  # of nodes that meet each Constraint
+        self._budgets_changed = False  # more may go down than before, by the changes in hand
         self._nodes_changed = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
         self._addresses_freed = False  # since the workloads that wait for one were queued
@@ -133,7 +134,7 @@ class Intake:
                     self.unruled = self.offer_keys(self.unruled)
                 case DISRUPTION_BUDGET.name:
                     if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
-                        self._offer_preempting()
+                        self._budgets_changed = True
                 case "volume":
                     self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
                 case "migration":
@@ -148,6 +149,9 @@ class Intake:
                     self._notice_workload(change)
         due, self._due = self._due, {}
         self._offer_all(due.values())
+        if self._budgets_changed:
+            self._budgets_changed = False
+            self._offer_preempting()
         self.wake_classes()
 
     def _free_addresses(self) -> None:
@@ -181,7 +185,7 @@ class Intake:
         self.migrations.notice(self._view, change)
         self._notice_slot(change)
         if self._view.of_kind(DISRUPTION_BUDGET.name) and has_changed(change, is_running):
-            self._offer_preempting()
+            self._budgets_changed = True
         if has_changed(change, _stand_of):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
@@ -363,7 +367,7 @@ class Intake:
             for item in allocations
         )
         if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
-            self.queue.offer(workload.key, find_turn(workload, allocations, self._lease.clock.now()))
+            self.queue.offer(workload.key, find_turn(workload, allocations, now))
         else:
             self.queue.forget(workload.key)
 

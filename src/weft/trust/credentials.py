@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from weft.contracts.driver.function import REGION
-from weft.kinds.permissions import find_least_role
+from weft.kinds.permissions import PERMISSIONS, find_least_role
 from weft.kinds.token import TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX, Ref
@@ -103,9 +103,11 @@ class Actor(msgspec.Struct, frozen=True):
             return self._refuse_user(takes, project, what)
         if self.project is not None and self.project != project:
             where = f"in {project[:80]}" if project else "outside it"
+            known = PERMISSIONS.get(permission)
+            inside = f"give -p {self.project}, or " if known is not None and known.in_project else ""
             return Forbidden(
                 f"{self.name} is limited to project {self.project}: it can't {what} {where}",
-                hint=f"{takes}: give -p {self.project}, or use a token for all projects",
+                hint=f"{takes}: {inside}use a token for all projects",
             )
         hint = f"{takes}: weft token create NAME --role ROLE, or ask an administrator"
         return Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint=hint)

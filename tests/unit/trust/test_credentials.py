@@ -119,6 +119,12 @@ def test_an_administrator_of_a_project_has_no_right_outside_it() -> None:
         actor.require("vm:create", "other", "create a VM")
     with pytest.raises(Forbidden, match="it can't cordon a node outside it"):
         actor.require("node:cordon", None, "cordon a node")
+    for permission, helps in (("vm:list", True), ("usage:get", False)):
+        with pytest.raises(Forbidden) as refused:
+            actor.require(permission, None, "x")
+        assert ("-p lab" in (refused.value.hint or "")) == helps and "token for all projects" in (
+            refused.value.hint or ""
+        )
     with pytest.raises(Forbidden, match="has role admin"):
         actor.require("node:cordon", "lab", "x")
 

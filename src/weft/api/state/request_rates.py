@@ -33,7 +33,8 @@ class RequestRates:
         return bool(self._limits.found)
 
     def take(self, actor: Actor, project: str) -> None:
-        """Count a request of ``actor``. Raises Throttled if it is one too many for now. Those who may raise the limit have none."""
+        """Count a request of ``actor``. Raises Throttled if the project has no more requests left at the moment. Those who may
+        raise the limit have none."""
         limit = self._limits.found.get(quota_key(project))
         if limit is None:
             self._buckets.pop(project, None)

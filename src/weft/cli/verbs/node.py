@@ -80,7 +80,7 @@ def _drain(
     if session.timeout_seconds is None:
         session.timeout_seconds = DEFAULT_TIMEOUT_SECONDS + (begins or 0.0)
     goal = Goal(
-        lambda obj: _is_drained(obj, node["generation"]),
+        lambda obj: (drained := _drained(obj)) is not None and drained["status"] == "True",
         "drained",
         ends_failed=False,
         ends_refused=False,
@@ -96,8 +96,9 @@ def _drain(
 
 
 def _drained(obj: Any) -> dict[str, Any] | None:
-    """The node's condition Drained."""
-    return next((one for one in (obj or {}).get("conditions", []) if one["type"] == "Drained"), None)
+    """The node's condition Drained; None if it is from before the newest change of its spec."""
+    found = next((one for one in (obj or {}).get("conditions", []) if one["type"] == "Drained"), None)
+    return None if found is None or found.get("generation", 0) < obj["generation"] else found
 
 
 def _find_error(result: Result) -> WeftError | None:
@@ -106,11 +107,6 @@ def _find_error(result: Result) -> WeftError | None:
     if not isinstance(error, TimedOut) or drained is None:
         return error
     return TimedOut(f"{error.message}: {drained['message']}", hint=error.hint)
-
-
-def _is_drained(obj: Any, generation: int) -> bool:
-    drained = _drained(obj)
-    return drained is not None and drained["status"] == "True" and drained.get("generation", 0) >= generation
 
 
 class Draining(Progress):

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -196,8 +197,9 @@ def _screen(session: Session, kind: Kind | None, words: tuple[str, ...], url: bo
 
 def show_screen(session: Session, target: Target, url: bool, port: int) -> int:
     """Print where the screen is, and serve it there until interrupted (``url``: print and end)."""
-    ticket = session.client.verb(target.kind.name, target.name, "screen", {})  # refused at once if it can't be
+    check_screen(session, target)
     if url:
+        ticket = session.client.verb(target.kind.name, target.name, "screen", {})
         print(f"wss://{ticket['address']}/v1/stream?ticket={quote(ticket['ticket'])}")
         return 0
     with listen_here(port) as listener:
@@ -206,6 +208,21 @@ def show_screen(session: Session, target: Target, url: bool, port: int) -> int:
         session.notify(f"the screen of {target.what} is at 127.0.0.1:{here} for VNC viewers; Ctrl-C ends it")
         relay(session, listener, target, "screen", {})
     return 0
+
+
+class _Greeted(Exception):
+    """The screen has sent something."""
+
+
+def check_screen(session: Session, target: Target) -> None:
+    """Whether it has a screen is known only where it runs: ask for what the screen says first. Raises what the node answers."""
+
+    def stop(descriptor: int, data: bytes) -> None:
+        raise _Greeted
+
+    ticket = session.client.verb(target.kind.name, target.name, "screen", {})
+    with dial(session.client.context, ticket) as sock, suppress(_Greeted):
+        Stream(sock, forward_end=False, write=stop).run(None)
 
 
 _PORTS = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})")

@@ -72,8 +72,12 @@ def _share(obj: Object, given: ShareInput) -> dict[str, Any]:
             "no project is given", field="with", hint="--with PROJECT shares it, --stop PROJECT ends that"
         )
     check_shares(given.with_)
+    if both := [name for name in given.stop if name in given.with_]:
+        raise InvalidInput(
+            f"stop: {both[0][:80]} is also in with", field="stop", hint="name a project in either with or stop"
+        )
     for name in given.stop:
-        if name not in now or name in given.with_:
+        if name not in now:
             raise InvalidInput(
                 f"stop: {what} is not shared with {name[:80]}",
                 field="stop",

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.journal import Event
-from weft.contracts.policy import Flags, Request
+from weft.contracts.policy import Flags, Request, Values
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
@@ -27,6 +27,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.snapshot import amounts_of
 
 SOURCE = "scheduler"
+MOST_STARTS = 32  # at which it is seen whether all of several leases can begin
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -89,6 +90,34 @@ def find_slot(
         priority=asked.priority,
     )
     return Slot(row, lease)
+
+
+def find_start_of_all(
+    engine: Engine, request: Request, asked: LeaseRequest, grace_seconds: float, now: float, count: int
+) -> float:
+    """The first whole second, not before its start, at which nodes have what ``count`` such leases request; infinite: never."""
+    assert asked.start is not None
+    ahead, snapshot = engine.leads.find(request), engine.snapshot
+    seconds, at = ahead + (asked.duration or 0.0) + grace_seconds, max(now, asked.start - ahead)
+    snapshot.settle()
+    left, fits = snapshot.left_for_leases(), engine.fits(msgspec.structs.replace(request, amounts=(0, 0, 0)))
+    cpu, memory, _ = request.amounts
+    for _ in range(MOST_STARTS):
+        found = list[Values]()  # by how many a node takes at once: when at the earliest
+        for several in range(1, count + 1):
+            starts = snapshot.leases.find_starts(snapshot.uids, left, (several * cpu, several * memory), at, seconds)
+            starts = starts[fits & (starts < math.inf)]
+            if not len(starts):
+                break
+            found.append(starts)
+        every = np.concatenate(found) if found else np.zeros(0)
+        if len(every) < count:
+            return math.inf
+        first = float(np.partition(every, count - 1)[count - 1])
+        if first <= at:
+            return float(math.ceil(at + ahead))
+        at = first  # none before; but not all of them need be free then
+    return math.inf
 
 
 def find_extension(engine: Engine, node_uid: str, held: tuple[int, int], start: float, end: float) -> float:

@@ -289,7 +289,10 @@ def describe_kept(kept: dict[Allowance, list[str]]) -> list[str]:
 
 def describe_way(way: Way) -> list[str]:
     """A sentence on each victim, for the Decision."""
-    act = {True: "is suspended for it, and resumes later", False: "is stopped for it, and begins again elsewhere"}
+    act = {
+        True: "is suspended for it, and resumes later, elsewhere if its node stays full",
+        False: "is stopped for it, and begins again elsewhere",
+    }
     return [f"{name_workload(v.item.spec(AllocationSpec).workload)} {act[v.suspends]}" for v in way.victims]
 
 

@@ -42,9 +42,10 @@ from weft.scheduler.migration.target import (
 )
 from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.recommendation.advice import advise
+from weft.scheduler.reservation.placing import find_within, without_slot
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, without
-from weft.scheduler.workload.request import Waiting, read_candidate, wants_place
+from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 from weft.transfer.history import foresee
 
 
@@ -79,6 +80,9 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
     rows = _read_nodes(engine, spec.nodes)
     with without(snapshot, [place.key for place in places], keeps_capacity=kept):
         request, given_up = relax(candidate.request, snapshot)
+        if spec_of(workload).reservation is not None:
+            current = places[0].spec(AllocationSpec).node if places and not kept else ""
+            return _answer_within(view, engine, msgspec.structs.replace(candidate, request=request), current, now)
         members = [Member(request, workload.uid, spec.workload or "member 1")]
         members += _find_company(view, workload, strategy, snapshot)
         if len(members) > 1:
@@ -120,6 +124,23 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             gang=with_it,
             notes=[*preempts, *given_up, *explanation.warnings],
         )
+
+
+def _answer_within(view: View, engine: Engine, candidate: Candidate, current: str, now: float) -> RecommendationStatus:
+    """Which slot of its reservation it would get; only nodes with one count."""
+    found = find_within(view, engine, candidate, now)
+    status = RecommendationStatus(phase="Done", policy=candidate.request.strategy, current=current)
+    if isinstance(found, Waiting):
+        return msgspec.structs.replace(status, reason=found.reason, message=found.message)
+    explanation = explain(engine, without_slot(candidate.request), candidate.workload.uid, found.row)
+    chosen = [verdict for verdict in explanation.verdicts if verdict.outcome == "chosen"]
+    return msgspec.structs.replace(
+        status,
+        nodes=explanation.nodes,
+        best=engine.snapshot.names[found.row],
+        verdicts=_show(chosen),
+        notes=[found.note, *explanation.warnings],
+    )
 
 
 def _answer_migration(

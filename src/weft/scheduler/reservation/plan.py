@@ -38,7 +38,7 @@ from weft.objects.identity import new_uid, object_key
 from weft.objects.quantity import format_bytes, format_cpu, format_moment
 from weft.scheduler.allocation.bind import SOURCE, make_allocation, read_gpus
 from weft.scheduler.allocation.count import read_slot
-from weft.scheduler.allocation.lease import Conflict, find_slot
+from weft.scheduler.allocation.lease import Conflict, find_slot, find_start_of_all
 from weft.scheduler.allocation.promise import find_bar, find_trouble
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.engine.cycle import Engine
@@ -50,7 +50,6 @@ from weft.scheduler.workload.request import read_gpus as read_gpu_ask
 
 READY_SECONDS = 1.0  # until it is seen again whether nodes are ready
 AGAIN_SECONDS = 30.0  # until slots that were lost are tried again; the clock may be set meanwhile
-MOST_LATER = 16  # times that are tried for a refusal that names when all slots would fit
 
 
 class NewSlot(msgspec.Struct, frozen=True):
@@ -222,18 +221,16 @@ def place_slots(
     if not isinstance(found, tuple):
         return found
     fitting, conflict = found
-    later, seconds = conflict.later, span[1] - span[0]
-    for _ in range(MOST_LATER):  # its nearest time is of one slot
-        if later == math.inf:
-            break
+    spec, seconds = item.spec(ReservationSpec), span[1] - span[0]
+    asked = LeaseRequest(mode="reservation", start=span[0], duration=seconds)
+    later = find_start_of_all(engine, request, asked, spec.grace, now, count)
+    if later < math.inf:  # the times know nothing of GPUs
         again = _try(engine, item, request, (later, later + seconds), count, now)
-        if not isinstance(again, tuple):
+        if isinstance(again, tuple):
+            later = math.inf
+        else:
             _drop(engine, again)
-            break
-        later = again[1].later if again[1].later > later else math.inf
-    else:
-        later = math.inf
-    return Conflict(_describe(engine, item.spec(ReservationSpec), count, fitting, conflict, span, later), later)
+    return Conflict(_describe(engine, spec, count, fitting, conflict, span, later), later)
 
 
 def _try(

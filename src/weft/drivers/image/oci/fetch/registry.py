@@ -142,10 +142,9 @@ class Registry:
 
     def _refused(self, status: int, what: str, head: dict[str, Any]) -> Exception:
         if status == 404:
-            reference = f"{self._image}@{what}" if ":" in what else f"{self._image}:{what}"
-            return NotFound(
-                f"{reference} doesn't exist (any more)", reason="imageGone", hint="check which tags the registry has"
-            )
+            named = what if ":" in what else f"tag {what}"
+            hint = "check the name, and which tags the registry has"
+            return NotFound(f"the registry has no {named} (any more)", reason="imageGone", hint=hint)
         if status == 401:
             return self._denied()
         if status == 403:
