@@ -265,6 +265,7 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Sta
     )
     if deleting:
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
+        new.reason = PREEMPTED if stage == "suspended" and new.state == "released" else ""
         return new
     if spec.waits_for and old.state == "pending":
         new.reason = "waiting"

@@ -91,6 +91,31 @@ async def test_killed_controllers_count_on_from_what_is_stored(tmp_path: Path) -
         assert await cpu(lab) == pytest.approx(2 * (through - began))
 
 
+async def test_a_lease_that_is_suspended_and_resumes_between_two_kills_counts_for_what_it_had(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0, capabilities=["suspend"])
+        began = await make(
+            lab, "batch", cpu=4.0, lease={"mode": "best-effort", "duration": 9000.0, "preemptible": True}
+        )
+        await lab.pass_time(100)
+        await lab.put_vm("class", cpu=4.0, grace=0.0, lease={"mode": "immediate", "duration": 600.0})
+        await lab.until_lease("batch", "Suspended")
+        for _ in range(2):
+            await lab.pass_time(10)
+            await lab.kill_deciders()
+            lab.clock.advance(250)
+            lab.start_deciders()
+        await lab.until_lease("batch", "Active", 200)
+        await lab.pass_time(10)
+        await lab.kill_deciders()
+        lab.clock.advance(1000)
+        lab.start_deciders()
+        await until_counted(lab, lab.clock.now())
+        [record] = await lab.every("accountingrecord")
+        through = decode_part(record.status, AccountingStatus).through
+        assert await cpu(lab) == pytest.approx(4 * (through - began), abs=4 * 15)  # one of the two had the node's cores
+
+
 async def test_a_store_that_went_back_counts_no_time_twice(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")

@@ -131,6 +131,15 @@ async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:
 
         await lab.until(refused)
         assert (await lab.lease("now")).end == begun.start + 340
+        await wish(340.0)  # it is withdrawn
+
+        async def taken_back() -> bool:
+            placed = await lab.placed("now")
+            return placed is not None and (placed.reason, placed.status, placed.message) == ("Placed", "True", "on n1")
+
+        await lab.until(taken_back)
+        await wish(350.0)
+        await lab.until(refused)
         await lab.wish(
             "next", lease={"start": begun.start + 400.0, "duration": 100.0, "cancelled": True, "mode": "reservation"}
         )

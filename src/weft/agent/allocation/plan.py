@@ -192,8 +192,11 @@ def _plan_deletion(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, .
 
 
 def find_rest(facts: PlanInput) -> str:
-    """Why the capacity of an allocation that is deleted isn't its own any more: its guest had been ended with its lease."""
-    return LEASE_ENDED if facts.stage == "over" and not is_alive(facts.guest) else ""
+    """Why the capacity of an allocation that is deleted isn't its own any more: its guest had been ended with its lease, or was
+    suspended for another workload."""
+    if is_alive(facts.guest):
+        return ""
+    return {"over": LEASE_ENDED, "suspended": PREEMPTED}.get(facts.stage, "")
 
 
 def _plan_relocation(facts: PlanInput) -> Plan | None:
@@ -348,8 +351,10 @@ def _plan_preempted(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
 
 
 def _note_preemption(facts: PlanInput, plan: Plan) -> Plan:
-    """Its cores and memory are free for as long as its node says so, also while it migrates."""
+    """Its cores and memory are free for as long as its node says so, also while it migrates; not yet while it stops."""
     lease = facts.local.spec.lease
+    if plan.state == "stopping" and is_alive(facts.guest):
+        return plan
     if plan.reason or facts.stage != "suspended" or lease is None or lease.suspension is None:
         return plan
     return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended for {lease.suspension.winner}")

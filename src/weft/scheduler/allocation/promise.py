@@ -16,7 +16,7 @@ from weft.contracts.store import Write
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over
-from weft.kinds.fields.lease import LEASE_AT_RISK, AllocatedLease, LeaseRequest
+from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.quantity import format_moment
@@ -136,9 +136,9 @@ def plan_at_risk(workload: Item, message: str, decision: Write | None, now: floa
 
 
 def is_at_risk(workload: Item) -> bool:
-    """Whether its owner was told that its lease may not begin where it is."""
+    """Whether its owner was told that its lease may not begin where it is, or can't last as long as requested."""
     placed = workload.envelope.condition("Placed")
-    return placed is not None and placed.reason == LEASE_AT_RISK
+    return placed is not None and placed.status == "True" and placed.reason in (LEASE_AT_RISK, LEASE_CONFLICT)
 
 
 def plan_safe(workload: Item, allocation: Item, now: float) -> Commit | None:

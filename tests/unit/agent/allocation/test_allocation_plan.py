@@ -33,7 +33,7 @@ from weft.kinds.allocation import (
     Resources,
     account,
 )
-from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, AllocatedLease, Suspension
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, AllocatedLease, Suspension
 from weft.objects.identity import Ref
 
 WEB = Ref("container", "web", "c-1", "default")
@@ -462,6 +462,27 @@ def test_what_is_deleted_after_its_lease_s_end_takes_no_capacity_again() -> None
     for state in states:
         taken = account(spec, AllocationReport(incarnation=spec.incarnation, state=state, reason=LEASE_ENDED))
         assert taken == Resources(disk=spec.resources.disk)
+
+
+def test_what_is_deleted_while_it_is_suspended_for_another_takes_no_capacity_again() -> None:
+    given = leased(Checkpoint(run="up"), stage="suspended", deleting=True)
+    assert plan_for(given, guest("running"), 0.0).reason == ""
+    gone = plan_for(given, guest("suspended"), 0.0)
+    assert (gone.steps[-1], gone.state, gone.reason) == (Step.FORGET, "stopping", PREEMPTED)
+    spec = leased().local.spec
+    assert spec.lease is not None
+    spec = msgspec.structs.replace(spec, lease=msgspec.structs.replace(spec.lease, suspension=Suspension("vm/x", 0.0)))
+    for state in ("suspended", "stopped", "stopping", "released", "running"):
+        report = AllocationReport(incarnation=spec.incarnation, state=state, reason=PREEMPTED)
+        assert (account(spec, report) == Resources(disk=spec.resources.disk)) == (state != "running")
+
+
+def test_a_guest_that_stops_while_it_is_another_s_turn_has_its_capacity_until_it_has_stopped() -> None:
+    lease = AllocatedLease(mode="best-effort", start=0.0, end=9e9, prepare_at=0.0, suspension=Suspension("vm/x", 0.0))
+    stops = msgspec.structs.replace(known(UP, desired="stop", lease=lease), stage="suspended")
+    for state, reason in (("running", ""), ("suspended", PREEMPTED), ("stopped", PREEMPTED)):
+        plan = plan_for(stops, guest(state), 0.0)
+        assert (plan.state, plan.reason) == ("stopped" if state == "stopped" else "stopping", reason)
 
 
 @pytest.mark.parametrize(
