@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.api.auth.tokens import find_logins
 from weft.api.state.login_limits import USER_TRIES
+from weft.cli.app import run
 from weft.client import Client
 from weft.client.answer import Answer, raise_problem
-from weft.client.context import Context
+from weft.client.context import Context, read_context, write_context
 from weft.client.http import Http
+from weft.contracts.clock import SystemClock
 from weft.objects.errors import Forbidden, InUse, InvalidInput, NotAuthenticated, NotFound, Throttled, WeftError
 
 PASSWORD = "correct horse"
@@ -352,6 +355,29 @@ def test_logins_of_a_user_are_bounded_and_expired_ones_go(lab: DoorsLab, monkeyp
     wait_until(lambda: first.http.request("GET", "/v1/whoami").status == 401)
     with pytest.raises(InvalidInput, match="between a minute and 30 days"):
         log_in(lab, "lea", expires_seconds=10**9)
+
+
+def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
+    lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_user(lab, "ann")
+    home, clone = tmp_path / "home", tmp_path / "clone"
+    (clone / "deep").mkdir(parents=True)
+    write_context(clone / ".weft" / "context.json", lab.context)
+    for name in ("WEFT_CONTEXT", "WEFT_SERVER", "WEFT_TOKEN", "WEFT_PROJECT", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(clone / "deep")
+    kept = clone / ".weft" / "contexts" / "ann.json"
+    for _ in range(2):  # the second time in the context of the first
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(PASSWORD.encode())))
+        assert run(["login", "--user", "ann", "--password-stdin"], SystemClock) == 0
+        said = capsys.readouterr()
+        assert said.out == f"context  {kept}\n" and f"export WEFT_CONTEXT={kept}" in said.err
+        assert not home.exists(), "commands elsewhere would go to it"
+        assert read_context(clone / ".weft" / "context.json") == lab.context
+        monkeypatch.setenv("WEFT_CONTEXT", str(kept))
+        assert run(["whoami"], SystemClock) == 0 and "user/ann" in capsys.readouterr().err
 
 
 def test_a_token_of_another_cluster_is_refused(lab: DoorsLab, tmp_path: Path) -> None:

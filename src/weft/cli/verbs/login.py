@@ -20,7 +20,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.context import use_context
 from weft.cli.verbs.user import PASSWORD_STDIN, ask_password
 from weft.client.answer import raise_problem
-from weft.client.context import NAMED, Context, locate_context, read_context, user_folder, write_context
+from weft.client.context import FOLDER, NAMED, Context, locate_context, read_context, user_folder, write_context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
 from weft.kinds.record import Kind
@@ -31,7 +31,8 @@ from weft.protocol.login import LoginAnswer, LoginBegun, WhoAmI
 
 
 def login_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft login --user ann`: the token goes into a context of the user's name, which is used from then on."""
+    """`weft login --user ann`: the token goes into a context of the user's name, which is used from then on. For a server that a
+    project's ``.weft`` names, as ``make up`` writes it, the context is a file beside: elsewhere nobody's commands go there."""
     params: list[click.Parameter] = [
         click.Option(["--server"], metavar="URL", help="The server's address. [that of the context]"),
         click.Option(["--ca"], metavar="FILE", help="The server's CA certificate. [that of the context]"),
@@ -126,6 +127,9 @@ def ask_login(server: Context, given: dict[str, Any], life: str | None) -> Login
 def save_login(session: Session, server: Context, made: LoginAnswer, save_as: str | None) -> None:
     """Put the login into a context, and use that."""
     context = msgspec.structs.replace(server, token=made.secret)
+    local = None if save_as else _find_folder(session, server)
+    if local is not None:
+        save_as = str(local / NAMED / f"{check_name(made.user)}.json")
     name = "" if save_as and ("/" in save_as or save_as.endswith(".json")) else check_name(save_as or made.user)
     path = user_folder(session.environ) / NAMED / f"{name}.json" if name else Path(save_as or "")
     session.would(f"write the context {path}")
@@ -135,6 +139,18 @@ def save_login(session: Session, server: Context, made: LoginAnswer, save_as: st
         use_context(session, name)
     else:
         print(f"context  {path}")
+    if local is not None:
+        session.notify(f"commands go on as before; to work as {made.user}: export WEFT_CONTEXT={path}")
+
+
+def _find_folder(session: Session, server: Context) -> Path | None:
+    """The project's ``.weft`` with the context in force, if that is of this server."""
+    try:
+        found = locate_context(session.context_file, session.environ)
+    except NotFound:
+        return None
+    folder = next((one for one in Path(found.place).absolute().parents if one.name == FOLDER), None)
+    return folder if found.context.server == server.server else None
 
 
 def _find_server(session: Session, server: str | None, ca: str | None, ca_sha256: str | None) -> Context:
