@@ -82,6 +82,12 @@ def test_a_guest_reaches_the_outside_and_stop_and_start_keep_its_disk(cluster: C
     assert cluster.ok("vm", "exec", "inside", "--", "cat", "/tmp/kept") == "kept\n"
 
 
+def test_a_vm_without_a_screen_is_refused_before_an_address_is_printed(cluster: Cluster) -> None:
+    for how in ([], ["--url"]):
+        done = cluster.run("vm", "console", "hello", "--vnc", *how)
+        assert done.returncode != 0 and done.stdout == b"" and b"vm/hello has no screen" in done.stderr, done
+
+
 def test_four_at_once_and_background_children_do_not_hold_exec(cluster: Cluster) -> None:
     results: dict[int, bytes] = {}
 
