@@ -1,7 +1,8 @@
 """``python -m benchmarks.against COMMIT [--rounds N] [NAME …]``: the benchmarks of a commit and of the working tree, in turn.
 
 The commit gets a tree and a .venv of its own, in the user's cache folder, which are kept for the next time. Each side runs
-its own benchmarks, as ``python -m benchmarks NAME`` prints them; rows that both have are compared by the first figure in
+its own benchmarks, as ``python -m benchmarks NAME`` prints them; one that runs alone (``python -m benchmarks.NAME``) measures the
+source of any commit, so both sides run the working tree's. Rows that both have are compared by the first figure in
 them. What came out stands in docs/measured.md too.
 """
 
@@ -150,15 +151,22 @@ def make_tree(commit: str, root: Path = ROOT) -> Path:
     return tree
 
 
-def run_bench(tree: Path, name: str) -> dict[str, Value] | None:
-    """The rows of the tree's own benchmark; None if it has none of that name."""
+def run_bench(tree: Path, name: str, root: Path = ROOT) -> dict[str, Value] | None:
+    """The rows of the tree's own benchmark, or of one of ``root`` that runs alone; None if there is none of that name."""
+    python = str(tree / ".venv/bin/python")
+    if (root / "benchmarks" / name / "__main__.py").exists():
+        compile_tree(tree)
+        return _read_run([python, "-m", f"benchmarks.{name}"], root, {"PYTHONPATH": str(tree / "src")})
     if not (tree / "benchmarks" / name / "__init__.py").exists():
         return None
     compile_tree(tree)  # on both sides, however old: what one of them compiles at each start counts as slower code
-    words = [".venv/bin/python", "-m", "benchmarks", name]
-    done = subprocess.run(words, cwd=tree, stdout=subprocess.PIPE, text=True)
+    return _read_run([python, "-m", "benchmarks", name], tree, {})
+
+
+def _read_run(words: Sequence[str], folder: Path, more: Mapping[str, str]) -> dict[str, Value]:
+    done = subprocess.run(words, cwd=folder, env={**os.environ, **more}, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"benchmark {name} failed in {tree}")
+        raise SystemExit(f"{' '.join(words)} failed in {folder}")
     return read_rows(done.stdout)
 
 
@@ -174,7 +182,7 @@ def run_against(commit: str, names: Sequence[str], rounds: int, root: Path = ROO
             sides: dict[Path, dict[str, Value] | None] = {}
             for side in (tree, root) if number % 2 else (root, tree):
                 print(f"… {name}, round {number + 1} of {rounds}, {'now' if side == root else short}", file=sys.stderr)
-                sides[side] = run_bench(side, name)
+                sides[side] = run_bench(side, name, root)
             now, then = sides[root], sides[tree]
             if now is None or then is None:
                 print(f"{name} is not in both, so it is not compared", file=sys.stderr)

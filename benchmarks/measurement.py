@@ -88,13 +88,18 @@ def where() -> str:
     return f"commit {commit or 'none'}{changed}, {os.cpu_count()} cores, load {load}, {machine_speed()}, {day} UTC"
 
 
-def write_section(measurement: Measurement) -> str:
-    """Put the measurement's section into the page in place of its older one, and return the section's text."""
+def describe_section(measurement: Measurement) -> str:
+    """The measurement's section of the page."""
     rows = ["| what | weft | peer | ratio | goal | kept |", "|---|---|---|---|---|---|"]
     for f in measurement.figures:
         kept = {True: "yes", False: "**missed**", None: "–"}[f.kept]
         rows.append(f"| {f.what} | {f.value} | {f.peer} | {f.ratio} | {f.goal} | {kept} |")
-    section = f"## {measurement.name}\n\n{measurement.summary}\n\n_{where()}_\n\n" + "\n".join(rows) + "\n"
+    return f"## {measurement.name}\n\n{measurement.summary}\n\n_{where()}_\n\n" + "\n".join(rows) + "\n"
+
+
+def write_section(measurement: Measurement) -> str:
+    """Put the measurement's section into the page in place of its older one, and return the section's text."""
+    section = describe_section(measurement)
     write_text(section, replaces=re.escape(measurement.name))
     return section
 

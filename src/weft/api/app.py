@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 import weft
-from weft.api.audit.recorder import INTERRUPTED, record, require_record
+from weft.api.audit.recorder import record, record_interrupted, require_record
 from weft.api.auth.authenticate import authenticate
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
@@ -37,10 +37,11 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
         call = Call(request)
         began = context.clock.elapsed()
         made = await _answer(context, call)
-        try:
-            record(context, call, made.status)
-        except Unavailable as error:
-            made = await _replace(made, error, call)
+        if (recorded := record(context, call, made.status)) is not None:
+            try:
+                await recorded
+            except (Unavailable, asyncio.CancelledError) as error:
+                made = await _replace(made, error, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
         _log_request(context, log_line, call, made.status, context.clock.elapsed() - began)
         return made
@@ -55,7 +56,8 @@ async def _answer(context: ApiContext, call: Call) -> Answer:
         context.busy += 1
         try:
             call.actor = await authenticate(context, call)
-            require_record(context, call)
+            if call.method != "GET":
+                require_record(context, call)
             return await route(context, call)
         finally:
             context.busy -= 1
@@ -64,18 +66,20 @@ async def _answer(context: ApiContext, call: Call) -> Answer:
     except RecursionError:
         call.problem = InvalidInput("the request is nested too deeply")
     except asyncio.CancelledError:
-        record(context, call, INTERRUPTED)
+        record_interrupted(context, call)
         raise
     except Exception:  # a defect fails this request and no other
         call.problem = _unforeseen(call)
     return problem_answer(call.problem, call.request_id)
 
 
-async def _replace(made: Answer, error: WeftError, call: Call) -> Answer:
-    """The answer in place of ``made``, which isn't in the audit log."""
+async def _replace(made: Answer, error: Unavailable | asyncio.CancelledError, call: Call) -> Answer:
+    """The answer in place of ``made``, which isn't in the audit log. Raises CancelledError again."""
     if made.pieces is not None:
         await made.pieces.aclose()
-    return problem_answer(error, call.request_id)
+    if isinstance(error, Unavailable):
+        return problem_answer(error, call.request_id)
+    raise error
 
 
 def _public(call: Call, error: WeftError) -> WeftError:

@@ -51,8 +51,6 @@ def plan_spec_change(
     if they matter."""
     was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
     changes: list[FieldChange] = []
-    if was == now:
-        return changes
     differing = itertools.compress(zip(new.__struct_encode_fields__, was, now, strict=True), map(operator.ne, was, now))
     modes, plain = change_modes(type(new)), msgspec.to_builtins
     for name, before, after in differing:

@@ -44,12 +44,12 @@ class Answer(msgspec.Struct):
     def head(self, date: str, *, closes: bool) -> bytes:
         """The answer's head with its empty line. ``date`` is a whole line, or empty."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
-        if self.is_chunked:
+        if self.pieces is not None and self.length is None:
             size = "transfer-encoding: chunked\r\n"
+        elif self.status in _WITHOUT_BODY:
+            size = ""
         else:
-            size = (
-                f"content-length: {len(self.body) if self.length is None else self.length}\r\n" if self.has_body else ""
-            )
+            size = f"content-length: {len(self.body) if self.length is None else self.length}\r\n"
         end = "connection: close\r\n\r\n" if closes else "\r\n"
         return f"{_LINES[self.status]}{lines}{date}{size}{end}".encode("latin-1", "replace")
 

@@ -140,7 +140,8 @@ class HttpProtocol(asyncio.Protocol):
         self._newest = Request(self._address, self._host, self._peer, self._pull)
         self._url = b""
         self._unwanted = 0
-        self._begin_head()
+        if not self._in_head:  # behind another request
+            self._begin_head()
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -329,7 +330,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _end(self, request: Request) -> None:
         self._first = self.task = None
-        self._give_back(request)
+        if request.held:
+            self._give_back(request)
         request.answered = True
         if self._transport.is_closing():
             return
@@ -340,8 +342,10 @@ class HttpProtocol(asyncio.Protocol):
             else:
                 self._hang_up()
         self._get_on()
-        self._resume_reading()
-        self._answer_next()
+        if not self._is_reading:
+            self._resume_reading()
+        if self._queue:
+            self._answer_next()
 
     def _is_answering(self) -> bool:
         """Whether the server works on a request: it is complete, or its answer has begun."""

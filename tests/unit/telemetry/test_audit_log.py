@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -15,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import InUse, InvalidInput
+from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.telemetry.audit.files import list_files, list_torn, read_after, read_newest, verify_files
-from weft.telemetry.audit.log import AuditLog
+from weft.telemetry.audit.log import MOST_GATHERED, AuditLog
 from weft.telemetry.audit.syslog import MOST_BYTES, SyslogSender, read_target
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, read_record
 
@@ -324,20 +326,74 @@ def test_a_syslog_that_can_t_be_one_is_refused(text: str) -> None:
 
 
 def test_a_record_that_can_t_be_written_is_missed_aloud(log: AuditLog, folder: Path) -> None:
-    """Beyond a process's largest file, a write fails as on a broken disk."""
     log.append(make_record())
     size = list_files(folder)[0].stat().st_size
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, limits[1]))
-    try:
-        with pytest.raises(Exception, match="the request may have been carried out"):
-            log.append(make_record("lost"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with no_more_bytes_than(size + 100), pytest.raises(Exception, match="the request may have been carried out"):
+        log.append(make_record("lost"))
     assert list_files(folder)[0].stat().st_size == size  # nothing half-written
     log.require_space()
     log.append(make_record("next"))
     lost = read(folder)[2]
     assert (lost.verb, lost.outcome, lost.message) == ("lost", "failed", "1 records could not be written")
     assert log.verify().broken is None
+
+
+@contextlib.contextmanager
+def no_more_bytes_than(size: int) -> Iterator[None]:
+    """Beyond a process's largest file, a write fails as on a broken disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_the_records_of_a_turn_are_in_the_kernel_when_their_futures_are_done(log: AuditLog, folder: Path) -> None:
+    async def write() -> None:
+        one, two = log.gather([make_record("a"), make_record("b")]), log.gather([make_record("c")])
+        assert log.head is not None and log.head.sequence == 1  # the turn isn't over
+        two.cancel()  # its request gets no answer: the record is written all the same
+        await one
+        assert [record.objects[0].name for record in read(folder)[1:]] == ["a", "b", "c"]
+        await log.gather([make_record("d")])
+
+    asyncio.run(write())
+    log.append(make_record("e"))
+    assert [record.sequence for record in read(folder)] == [1, 2, 3, 4, 5, 6]
+    assert_whole(folder, 6)
+
+
+def test_a_turn_with_very_many_records_is_written_in_parts(log: AuditLog, folder: Path) -> None:
+    async def write() -> None:
+        written = [log.gather([make_record(f"n{number}")]) for number in range(2 * MOST_GATHERED + 1)]
+        assert log.head is not None and log.head.sequence == 1 + 2 * MOST_GATHERED
+        await asyncio.gather(*written)
+
+    asyncio.run(write())
+    assert_whole(folder, 2 + 2 * MOST_GATHERED)
+
+
+def test_if_a_turn_s_records_can_t_be_written_all_of_its_requests_are_told_and_nothing_of_them_stays(
+    log: AuditLog, folder: Path
+) -> None:
+    log.append(make_record())
+    size = list_files(folder)[0].stat().st_size
+
+    async def write() -> list[BaseException | None]:
+        written = [log.gather([make_record(name)]) for name in ("a", "b", "c")]
+        return await asyncio.gather(*written, return_exceptions=True)
+
+    with no_more_bytes_than(size + 500):  # the first one would fit
+        found = asyncio.run(write())
+    assert [type(problem) for problem in found] == [Unavailable] * 3
+    assert list_files(folder)[0].stat().st_size == size
+    log.require_space()
+    assert read(folder)[2].message == "3 records could not be written"
+    asyncio.run(_gather_one(log))
+    assert_whole(folder, 4)
+
+
+async def _gather_one(log: AuditLog) -> None:
+    await log.gather([make_record("next")])

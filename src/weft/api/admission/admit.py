@@ -7,7 +7,6 @@ writes are committed.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -42,17 +41,16 @@ _encoder = msgspec.json.Encoder()
 _NOT_YET_PLACED = ("Pending", "Hold")
 
 
-@dataclass
-class Draft:
+class Draft(msgspec.Struct):
     """The outcome of one manifest."""
 
     kind: Kind
     envelope: Envelope
     action: Literal["created", "updated", "unchanged"]  # unchanged: without writes
-    changes: list[FieldChange] = field(default_factory=list)
-    writes: list[Write] = field(default_factory=list)
-    preconditions: list[Precondition] = field(default_factory=list)
-    guards: list[Put] = field(default_factory=list)  # what isn't changed, but written again: one such commit at a time
+    changes: list[FieldChange] = []
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    guards: list[Put] = []  # what isn't changed, but written again: one such commit at a time
     labels: dict[str, str] | None = None  # as they were, if they change
 
 

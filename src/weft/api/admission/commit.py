@@ -52,19 +52,22 @@ async def settle(
     the same request changes nothing: it gets the object as it is now."""
 
     for count in range(TRIES):  # as ``retry`` does, which would make every write cost more
-        with View(context.store, context.clock) as view:
-            try:
-                draft = await plan(view)
-                if draft.writes and not dry_run:
-                    writes = [*draft.writes, *draft.guards]
-                    revision = await context.store.commit(writes, draft.preconditions, idempotency_key=key)
+        view = View(context.store, context.clock)
+        try:
+            draft = await plan(view)
+            if draft.writes and not dry_run:
+                writes = [*draft.writes, *draft.guards]
+                revision = await context.store.commit(writes, draft.preconditions, idempotency_key=key)
+                if draft.guards:
                     note_commit(context, view, draft.guards, revision)
-                    draft.envelope.revision = revision
-                    if key is not None:
-                        await _find_first(context, draft)
-                return draft
-            except PreconditionFailed:
-                pass
+                draft.envelope.revision = revision
+                if key is not None:
+                    await _find_first(context, draft)
+            return draft
+        except PreconditionFailed:
+            pass
+        finally:
+            view.end()
         await _pause(context, count)
     raise _too_fast()
 

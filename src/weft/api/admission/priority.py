@@ -22,9 +22,10 @@ async def settle_priority(view: View, kind: Kind, project: str | None, old: Any,
     """Write the number of its class into the lease of ``new``, which an object gets in place of ``old`` (None: it is a new one).
     Raises InvalidInput for a class and another number, Forbidden above the ceiling; a class that isn't there is the references' to
     refuse."""
-    lease, before = _find_lease(kind, new), None if old is None else _find_lease(kind, old)
+    lease = _find_lease(kind, new)
     if lease is None or project is None:
         return []
+    before = None if old is None else _find_lease(kind, old)
     at = f"{kind.template[1]}.lease.priority"
     if (name := lease.priority_class) is not None:
         if before is not None and before.priority_class == name:

@@ -22,7 +22,7 @@ MOST_BYTES = 8192  # of all changes in one record
 _LONGEST = 1024  # bytes of one value
 _MOST_KEYS = 64
 _LEAST = 40  # bytes of a change, without its values
-_PLAIN = (bool, int, float, type(None))
+_PLAIN = (bool, int, float, type(None))  # no secrets
 _SUSPECT = re.compile(r"[:=_ ]|eyJ|AKIA|ASIA|WEFT|-----")  # what any secret in a text has that trust/redaction.py finds
 _encode = msgspec.json.Encoder().encode
 
@@ -37,8 +37,8 @@ def describe_objects(changed: Sequence[Change]) -> tuple[list[AuditObject], int]
         if free > 0:
             for field, old, new in _list_changes(change):
                 if free > 0:
-                    old, size_before = _hide(field, old)
-                    new, size = _hide(field, new)
+                    old, size_before = (old, 8) if isinstance(old, _PLAIN) else _hide(field, old)
+                    new, size = (new, 8) if isinstance(new, _PLAIN) else _hide(field, new)
                     free -= _LEAST + len(field) + size_before + size
                     changes.append(AuditChange(field=field, old=old, new=new))
                 else:
@@ -88,7 +88,7 @@ def _read_defaults(type_: type[msgspec.Struct]) -> tuple[tuple[str, ...], tuple[
 
 def _hide(path: str, value: Any) -> tuple[Any, int]:
     """``value`` of the field at ``path`` as it may be kept, and about how many bytes that has."""
-    if not value or isinstance(value, _PLAIN):
+    if not value:
         return value, 8
     if _is_hidden(path):
         if isinstance(value, dict):

@@ -2,53 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from weft.api.audit.changes import describe_objects
 from weft.api.audit.topic import LONGEST_KEPT, Topic, find_topic
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
+from weft.objects.errors import Unavailable
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, Outcome
 from weft.trust.credentials import Actor
 from weft.trust.redaction import hide_in_text
 
-INTERRUPTED = 0  # in place of the answer's status: there was no answer
+_INTERRUPTED = 0  # in place of the answer's status: there was no answer
+_REFUSED = (401, 403)
 _MOST_MESSAGE = 500
 _NOBODY = AuditActor(kind="nobody")
 
 
 def require_record(context: ApiContext, call: Call) -> None:
-    """Raise StoreFull or Unavailable if the request must be recorded and can't be."""
-    if call.method != "GET" and _topic_of(call).when == "always":
+    """Raise StoreFull or Unavailable if the request, which is no GET, must be recorded and can't be."""
+    if _topic_of(call).when == "always":
         context.audit.require_space()
 
 
-def record(context: ApiContext, call: Call, status: int) -> None:
-    """Record the request, if it belongs in the log, before its answer is sent. Raises Unavailable if it can't be written."""
-    topic, actor = _topic_of(call), call.known_actor
-    if status in (401, 403):
+def record(context: ApiContext, call: Call, status: int) -> asyncio.Future[None] | None:
+    """Record the request, if it belongs in the log: its answer is sent when that is done, and at once for None. The future raises
+    Unavailable if it can't be written."""
+    topic = _topic_of(call)
+    if topic.when == "refused" and status not in _REFUSED:  # of most reads
+        return None
+    records = _list_records(context, call, topic, status)
+    return context.audit.gather(records) if records else None
+
+
+def record_interrupted(context: ApiContext, call: Call) -> None:
+    """Record a request that gets no answer, if it belongs in the log."""
+    with contextlib.suppress(Unavailable):  # the log says so
+        for one in _list_records(context, call, _topic_of(call), _INTERRUPTED):
+            context.audit.append(one)
+
+
+def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) -> list[AuditRecord]:
+    actor = call.known_actor
+    if status in _REFUSED:
         outcome: Outcome = "refused"
     elif topic.when == "refused" or (topic.when == "by people" and (actor is None or actor.kind != "person")):
-        return
+        return []
     elif 200 <= status < 400:
         if call.is_dry_run:
-            return
+            return []
         outcome = "allowed"
     elif topic.when == "always" and not call.is_dry_run:
         outcome = "failed"
     else:
-        return
+        return []
     if outcome != "allowed" and not context.audit.takes(call.request.address):
-        return
-    described = call.changed or ()
-    for project, changed in _by_project(topic, described):
-        context.audit.append(_make(call, topic, project, changed, outcome, status))
+        return []
+    by = _NOBODY if actor is None else _describe(actor)
+    return [
+        _make(call, by, topic, project, changed, outcome, status)
+        for project, changed in _by_project(topic, call.changed)
+    ]
 
 
 def _make(
-    call: Call, topic: Topic, project: str, changed: Sequence[Change], outcome: Outcome, status: int
+    call: Call, by: AuditActor, topic: Topic, project: str, changed: Sequence[Change], outcome: Outcome, status: int
 ) -> AuditRecord:
-    actor, problem = call.known_actor, call.problem
+    problem = call.problem
     if changed:
         objects, left_out = describe_objects(changed)
     else:
@@ -60,7 +82,7 @@ def _make(
     else:
         reason, message = problem.token, hide_in_text(problem.message)[:_MOST_MESSAGE]
     return AuditRecord(
-        actor=_NOBODY if actor is None else _describe(actor),
+        actor=by,
         address=call.request.address,
         request=call.request_id,
         method=call.method,

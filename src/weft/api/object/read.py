@@ -36,14 +36,14 @@ _encoder = msgspec.json.Encoder()
 
 async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
-    name = target.require_name()
-    await authorise_read(context, call.actor, target.kind, target.project, name, {})
+    name, actor = target.require_name(), call.actor
+    await authorise_read(context, actor, target.kind, target.project, name, {})
     call.query()
     entry = await context.store.get(target.key)
     if entry is None:
         await refuse_unknown_project(context, target)
         raise not_found(target.kind, name, target.project)
-    own = find_own(call.actor, target.kind, "get")
+    own = find_own(actor, target.kind, "get")
     if own is not None and not own(entry.value):
         raise not_found(target.kind, name, target.project)
     if is_known(call, entry.revision):

@@ -54,10 +54,9 @@ async def put(context: ApiContext, call: Call, target: Target) -> Answer:
     expected = Match(call)
 
     async def plan(view: View) -> Draft:
-        current = await view.get(manifest.kind, manifest.project, manifest.name)
-        if expected.is_given:
+        if expected.is_given or manifest.revision is not None:
+            current = await view.get(manifest.kind, manifest.project, manifest.name)
             expected.check(manifest.kind, manifest.name, current)
-        if manifest.revision is not None:
             refuse_stale(manifest.kind, manifest.name, current, manifest.revision)
         return await admit.plan_put(context, view, manifest, call.actor)
 

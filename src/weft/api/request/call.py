@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import secrets
@@ -73,12 +74,7 @@ class Call:
     @property
     def shown_path(self) -> str:
         """The path for logs: in one line, and without a token that a client put there."""
-        path = self.path[:1000]
-        if "%" in path:
-            path = unquote(path)
-        if not (path.isascii() and path.isprintable()):
-            path = path.encode("unicode_escape").decode()
-        return (_SECRET.sub("…", path) if "_" in path else path)[:200]
+        return _show(self.path[:1000])
 
     @property
     def wants_watch(self) -> bool:
@@ -136,7 +132,8 @@ class Call:
 
     async def read_body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """The whole body. Raises TooLarge beyond ``limit`` bytes without reading on, TimedOut when it stops coming."""
-        self._refuse_announced(limit)
+        if not self.request.whole:
+            self._refuse_announced(limit)
         body = await self._read()
         if not self.request.whole:
             pieces = bytearray(body)
@@ -189,6 +186,15 @@ class Call:
         if not isinstance(found, dict):
             raise InvalidInput("the body must be a JSON object", hint='like {"name": "web", "spec": {}}')
         return found
+
+
+@functools.lru_cache(64)  # the log and the audit log both show it
+def _show(path: str) -> str:
+    if "%" in path:
+        path = unquote(path)
+    if not (path.isascii() and path.isprintable()):
+        path = path.encode("unicode_escape").decode()
+    return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
 
 def read_segments(path: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ BY_PLURAL: dict[str, Kind] = {kind.plural: kind for kind in KINDS}
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")  # fabric-made names hold dots
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, dict=True):
     kind: Kind
     project: str | None = None  # None: the kind is fabric-wide, or all projects are meant
     name: str | None = None
@@ -30,7 +31,7 @@ class Target(msgspec.Struct, frozen=True):
             return object_key(self.kind.name, None, "")
         return kind_prefix(self.kind.name, self.project)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The store's key of the object."""
         return object_key(self.kind.name, self.project, self.require_name())

@@ -1,11 +1,13 @@
 """The audit log of one server: appends records to files, chained, and forgets old files whole.
 
-``append`` returns once the kernel has the record, so it outlives the process; a thread brings what was written to the disk, twice a
-second. On a full disk a reserve is given up for the requests in hand; later ones are refused before they change anything.
+A record outlives the process once the kernel has it: ``append`` returns then, and ``gather`` writes all records of one turn of the
+loop together. A thread brings what was written to the disk, twice a second. On a full disk a reserve is given up for the requests
+in hand; later ones are refused before they change anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -15,7 +17,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +35,7 @@ KEEP_SECONDS = 365 * 86400.0
 KEEP_BYTES = 4 << 30
 SYNC_SECONDS = 0.5
 RESERVE_BYTES = 1 << 20
+MOST_GATHERED = 64  # records that are written together
 _RESERVE, _LOCK = "reserve", "lock"
 _SERVER = AuditActor(kind="server", name="api")
 Note = Literal["start", "stop", "forget", "lost", "leftOut"]
@@ -72,6 +75,7 @@ class AuditLog:
         self._second, self._text = -1, ""
         self._has_reserve = False
         self._lost = 0  # records that couldn't be written
+        self._gathered: list[tuple[Sequence[AuditRecord], asyncio.Future[None]]] = []
         self._bound = Bound()
         self._readers = 0  # that follow the whole chain: no file goes meanwhile
         self._lock = -1
@@ -121,18 +125,54 @@ class AuditLog:
 
     def append(self, record: AuditRecord) -> None:
         """Write ``record``, which gets its number, time and hash here. Raises Unavailable, and then it isn't in the log."""
-        at = self._show(self._clock.now())
-        record.sequence, record.at, record.chain, record.previous = self._sequence + 1, at, self._chain, self._hash
-        line, digest = seal_record(record)
+        self._append_all([record])
+
+    def gather(self, records: Sequence[AuditRecord]) -> asyncio.Future[None]:
+        """Write ``records`` as ``append`` does, when this turn of the running loop ends, with all others of the turn: done then."""
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
+        if not self._gathered:
+            loop.call_soon(self._write_gathered)
+        self._gathered.append((records, written))
+        if len(self._gathered) >= MOST_GATHERED:
+            self._write_gathered()
+        return written
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        problem: Unavailable | None = None
         try:
-            self._write(line + b"\n", at[:10])
+            self._append_all([record for records, _ in gathered for record in records])
+        except Unavailable as found:
+            problem = found
+        for _, written in gathered:
+            if written.done():
+                continue  # its request was cancelled
+            if problem is None:
+                written.set_result(None)
+            else:
+                written.set_exception(problem)
+
+    def _append_all(self, records: Sequence[AuditRecord]) -> None:
+        """Write all of ``records``, or none of them. Raises Unavailable."""
+        at = self._show(self._clock.now())
+        sequence, last, lines = self._sequence, self._hash, []
+        for record in records:
+            sequence += 1
+            record.sequence, record.at, record.chain, record.previous = sequence, at, self._chain, last
+            line, last = seal_record(record)
+            lines.append(line)
+        try:
+            self._write(b"\n".join([*lines, b""]), at[:10])
         except OSError as problem:
-            self._lost += 1
-            _log.error("record of request %s is not in the audit log: %s", record.request, problem)
+            self._lost += len(records)
+            for record in records:
+                _log.error("record of request %s is not in the audit log: %s", record.request, problem)
             raise _unwritable(self.folder, problem, "the request may have been carried out") from None
-        self._sequence, self._hash = record.sequence, digest
+        self._sequence, self._hash = sequence, last
         if self._on_line is not None:
-            self._on_line(line, record)
+            for line, record in zip(lines, records, strict=True):
+                self._on_line(line, record)
 
     def takes(self, address: str) -> bool:
         """Whether to record a refused or failed request from ``address``; if not, it is counted for the minute's record."""
@@ -195,7 +235,7 @@ class AuditLog:
             self._readers -= 1
 
     def close(self) -> None:
-        """Write the last record; all is on the disk then."""
+        """Write the last record; all is on the disk then. Call it once no request is left."""
         if self._thread.is_alive():
             with contextlib.suppress(Unavailable):
                 self._note_left_out()
