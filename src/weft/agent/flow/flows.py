@@ -12,6 +12,7 @@ from weft.kinds.parts.stream_verbs import FlowsInput
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 
+REST = 40  # after a look, times as long as it took: a watch of a full table takes no more than this part of a core
 Totals = Mapping[int, int]  # bytes by flow id
 
 
@@ -34,11 +35,13 @@ class Flows:
             raise Unavailable(f"network driver {self._network.name} can't see flows", reason="unsupported")
         before: tuple[float, Totals] | None = None
         while (current := self._find_guest(local.uid)) is not None:
+            began = self._clock.elapsed()
             answer, before = await self._answer(self._network.seen, current, asked, before)
+            took = self._clock.elapsed() - began
             yield answer
             if not asked.watch:
                 return
-            await self._clock.sleep(asked.interval)
+            await self._clock.sleep(max(asked.interval, REST * took))
 
     async def _answer(
         self, reader: FlowReader, local: LocalAllocation, asked: FlowsInput, before: tuple[float, Totals] | None
