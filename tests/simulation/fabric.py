@@ -25,6 +25,7 @@ from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
+from tests.simulation.tenants import BUDGET, Capacity, Tenant, move_in
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
@@ -85,6 +86,7 @@ class Fabric:
         jobs: bool,
         converts: bool,
         leases: bool,
+        tenants: bool = False,
     ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
@@ -99,11 +101,16 @@ class Fabric:
         self.leases, promises = leases, Promises(self)  # whether people have VMs with leases, and nothing else
         if leases:
             self.witness.on_begin, self.witness.on_commit = promises.see_begin, promises.see_commit
+        self.shares, self.capacity = tenants, Capacity(self)  # whether there are tenants, and nobody else
+        if tenants:
+            self.witness.on_begin, self.witness.on_commit = self.capacity.see_begin, self.capacity.see_commit
+        self.tenants: list[Tenant] = []
         self.holders: list[Holder] = []
         self.converters: list[Converter] = []
         self.runners: list[Runner] = []
         self.underlay = Underlay(fate)
         self.clock = Clock(loop)
+        self.witness.wall = self.clock.now
         self.ledger = make_ledger(store, folder, self.clock, self.witness)
         self.doorway = Doorway()
         self.lines: dict[str, Line] = {}
@@ -145,7 +152,7 @@ class Fabric:
         await self.set_up()
         self.lives = [
             self.loop.create_task(p.live(), name=f"the wishes of {p.name}")
-            for p in (*self.people, *self.runners, *self.converters, *self.holders)
+            for p in (*self.people, *self.runners, *self.converters, *self.holders, *self.tenants)
         ]
         await asyncio.sleep(3.0)
         self.fate.on = True
@@ -235,7 +242,8 @@ class Fabric:
         await _make_default(self.doors)
         for name in NODES:
             await self._enrol(name)
-        token = TokenSpec(use="access", role="admin", subject="someone", sha256=hash_secret(TOKEN_SECRET))
+        role = "fabric-admin" if self.shares else "admin"
+        token = TokenSpec(use="access", role=role, subject="someone", sha256=hash_secret(TOKEN_SECRET))
         await self._put(_envelope("token", "sim", None, token))
         status = ImageStatus(phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB)
         await self._put(_envelope("image", "tiny", "default", {"url": "file:///none"}, status))
@@ -247,7 +255,16 @@ class Fabric:
             await self._put(_envelope("image", "web", "default", {"url": f"oci://{WEB_IMAGE}"}, made_of))
             self.converters = [Converter(self, name, n) for n, name in enumerate(("sea", "sky", "sun"))]
         self.holders = [Holder(self, name, self.fate.seed) for name in NAMES] if self.leases else []
-        self.people = [] if self.converts or self.leases else [Person(self, name, self.fate.seed) for name in NAMES]
+        if self.shares:
+            await self._put(_envelope("project", "lab", None, {}))
+            await self._put(_envelope("quota", "project", "default", {"per_user": {"instances": 14}}))
+            await self._put(_envelope("disruptionbudget", "guarded", "default", BUDGET))
+            self.tenants = move_in(self, self.fate.seed)
+        self.people = (
+            []
+            if self.converts or self.leases or self.shares
+            else [Person(self, name, self.fate.seed) for name in NAMES]
+        )
         self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
         await self.ledger.back_up()
 
@@ -274,7 +291,7 @@ class Fabric:
             name = fate.draw.choices(list(fate.weather), list(fate.weather.values()))[0]
             if self._befall(name):
                 fate.note(name)
-            if fate.draw.random() < (LOST_OFTEN if self.leases else 1 / LOST_EVERY):
+            if fate.draw.random() < (LOST_OFTEN if self.leases or self.shares else 1 / LOST_EVERY):
                 await self._lose_a_node()
             backs_up = fate.draw.random() < 1 / BACKUP_EVERY
             if backs_up and self.doorway.up and self.doorway.part is not None:

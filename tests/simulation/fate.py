@@ -44,6 +44,7 @@ BEHIND = {
 GIVEN_UP = {**MISFORTUNES, "older store restored": 0, "node removed": 8}
 # Clocks of nodes that differ from the server's begin leases at other times (decision 0142).
 LEASES = {**MOVING, "clock jumps": 0, "node cordoned": 4}
+TENANTS = {**LEASES, "controllers killed": 8}
 LOST_OFTEN = 0.2  # how often a misfortune is that a node counts as lost, where leases are looked at
 BACKUP_EVERY = 8  # misfortunes, on average, between two backups of the store
 LOST_EVERY = 30  # and between two nodes that are silent for so long that they count as lost

@@ -19,6 +19,7 @@ from weft.agent.allocation.supervisor import Allocations
 from weft.agent.migration import executor as migration_executor
 from weft.agent.migration.source import Source
 from weft.api.admission import commit as api_commit
+from weft.api.admission import references
 from weft.api.object import write as api_write
 from weft.controllers.workload import controller
 from weft.drivers.linux import processes
@@ -27,9 +28,13 @@ from weft.informer.cache import Cache
 from weft.informer.commit import delete
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NODES_BY_UID, NodeStatus
+from weft.kinds.quota import QuotaSpec
 from weft.objects.errors import WeftError
 from weft.scheduler import intake
+from weft.scheduler.allocation import preempt
 from weft.scheduler.intake import Intake
+from weft.scheduler.lease.slots import Slots
+from weft.scheduler.table.snapshot import Snapshot
 
 MOST_STEPS = 500_000  # of a run: twenty times those of one with 120 faults
 Mutation = Callable[[], Any]  # a context manager
@@ -178,6 +183,42 @@ def believe_an_older_store() -> Any:
     return patches
 
 
+def take_a_slot_for_empty() -> Any:
+    """What workloads have taken of a slot isn't counted: the next one gets it too."""
+
+    def take_none(*given: Any) -> None:
+        return None
+
+    return mock.patch.object(Slots, "take", take_none)
+
+
+def let_all_of_a_budget_go() -> Any:
+    """Preemption asks no disruption budget."""
+    return mock.patch.object(preempt, "_find_allowances", lambda *given: ())
+
+
+def leave_slots_uncounted() -> Any:
+    """The capacity of a reservation's slots is given to others as well."""
+    real = Snapshot.put_leased
+
+    def put_leased(self: Snapshot, key: str, lease: Any, disk: int, load: Any) -> None:
+        if disk == 0:  # a slot takes none
+            lease = msgspec.structs.replace(lease, amounts=(0, 0))
+        real(self, key, lease, disk, load)
+
+    return mock.patch.object(Snapshot, "put_leased", put_leased)
+
+
+def forget_that_it_is_not_shared() -> Any:
+    """A reservation that was shared once is shared for ever."""
+    return mock.patch.object(references, "is_shared", lambda *given: True)
+
+
+def count_for_the_project_alone() -> Any:
+    """A user's own limits are read, and not heeded."""
+    return mock.patch.object(QuotaSpec, "accounts_of", lambda self, user: [("", self)])
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -199,6 +240,17 @@ WRONG_MOVES: dict[str, Mutation] = {
         run_on_until_the_target_answers,
         leave_the_data_behind,
         believe_an_older_store,
+    )
+}
+
+WRONG_SHARES: dict[str, Mutation] = {
+    mutation.__name__: mutation
+    for mutation in (
+        take_a_slot_for_empty,
+        let_all_of_a_budget_go,
+        leave_slots_uncounted,
+        forget_that_it_is_not_shared,
+        count_for_the_project_alone,
     )
 }
 

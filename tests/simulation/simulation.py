@@ -59,13 +59,16 @@ def run_simulation(
     jobs: bool = False,
     converts: bool = False,
     leases: bool = False,
+    tenants: bool = False,
 ) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
     compared to the others; with ``moves`` people move their VMs as well, with ``jobs`` they run jobs; with
-    ``converts`` they have containers alone, and convert them; with ``leases`` they have VMs with leases alone. The same seed
-    gives the same run, anywhere."""
+    ``converts`` they have containers alone, and convert them; with ``leases`` they have VMs with leases alone;
+    with ``tenants`` there are those of ``tenants.py`` alone. The same seed gives the same run, anywhere."""
     fate = Fate(seed, faults, weather)
-    with simulate(seed, fate, store, moves=moves, jobs=jobs, converts=converts, leases=leases) as fabric:
+    with simulate(
+        seed, fate, store, moves=moves, jobs=jobs, converts=converts, leases=leases, tenants=tenants
+    ) as fabric:
         fabric.loop.run_until_complete(fabric.run())
         seconds = fabric.loop.time()
     digest = hashlib.sha256(fabric.ledger.notes.trace.digest())
@@ -92,6 +95,7 @@ def simulate(
     jobs: bool = False,
     converts: bool = False,
     leases: bool = False,
+    tenants: bool = False,
 ) -> Iterator[Fabric]:
     """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -101,7 +105,16 @@ def simulate(
         with _one_source_of_chance(seed) as found, _nothing_collected(), _no_book_of_tasks():
             try:
                 yield Fabric(
-                    loop, Path(folder), fate, store, found, moves=moves, jobs=jobs, converts=converts, leases=leases
+                    loop,
+                    Path(folder),
+                    fate,
+                    store,
+                    found,
+                    moves=moves,
+                    jobs=jobs,
+                    converts=converts,
+                    leases=leases,
+                    tenants=tenants,
                 )
             finally:
                 loop.end()

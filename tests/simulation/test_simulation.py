@@ -14,7 +14,7 @@ import pytest
 
 from tests.long import mark_long
 from tests.simulation import fabric, virtual_loop
-from tests.simulation.fate import BEHIND, CHANCES, GIVEN_UP, LEASES, MISFORTUNES, MOVING
+from tests.simulation.fate import BEHIND, CHANCES, GIVEN_UP, LEASES, MISFORTUNES, MOVING, TENANTS
 from tests.simulation.simulation import Store, Trace, run_simulation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +97,16 @@ def test_whatever_happens_a_lease_begins_once_and_never_before_its_start(store: 
     trace = run_simulation(seed, FAULTS, store, LEASES, leases=True)
     assert not trace.violations, f'run_simulation({seed}, {FAULTS}, "{store}", LEASES, leases=True): {trace}'
     assert trace.wishes["re-planned"] > 0 and trace.wishes["lease Done"] > 0, trace
+
+
+@pytest.mark.parametrize(("store", "seed"), [("memory", 1), *long(*(("sqlite", seed) for seed in range(2, 12)))])
+def test_whatever_happens_what_is_reserved_is_given_once_and_shares_limits_and_budgets_hold(
+    store: Store, seed: int
+) -> None:
+    trace = run_simulation(seed, 60, store, TENANTS, tenants=True)
+    assert not trace.violations, f'run_simulation({seed}, 60, "{store}", TENANTS, tenants=True): {trace}'
+    met = ("slot re-planned", "within Done", "suspended", "share taken back", "limit changed", "create 403")
+    assert all(trace.wishes.get(what) for what in met), trace.wishes
 
 
 @pytest.mark.parametrize("store", mark_long(("memory", "sqlite"), "sqlite"))

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulation import scenes
-from tests.simulation.fate import MISFORTUNES, MOVING
-from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
+from tests.simulation.fate import MISFORTUNES, MOVING, TENANTS
+from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, WRONG_SHARES, find_violation
 from tests.simulation.simulation import run_simulation
 from weft.controllers.conversion import controller
 from weft.controllers.conversion.facts import Place
@@ -18,6 +18,7 @@ from weft.informer.view import Item
 
 POWER_CUTS = {**MOVING, "node loses power": 40}
 SEEDS = range(30)  # any change of the code draws other histories: a mistake must show in one of them
+SHARED = range(5, 35)
 # Mistakes that drawn histories rarely come by, each with one that it can't live through.
 SCENES = {
     "adopt_without_checking_the_start_time": scenes.the_power_goes_and_another_process_has_the_guest_s_pid,
@@ -60,6 +61,14 @@ def test_wrong_code_is_found_out(name: str) -> None:
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, moves=True), SEEDS)
+    assert trace is not None, f"{name} was not noticed"
+    print(trace.seed, trace.violations[0])
+
+
+@pytest.mark.parametrize("name", sorted(WRONG_SHARES))
+def test_wrong_shares_are_found_out(name: str) -> None:
+    with WRONG_SHARES[name]():
+        trace = find_violation(lambda seed: run_simulation(seed, 60, weather=TENANTS, tenants=True), SHARED)
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])
 

@@ -16,7 +16,7 @@ from tests.simulation.writers import find_wrong_writers
 from weft.agent.workload.shape import ROOT_SERIAL
 from weft.drivers.runtime.fake.driver import FakeGuest
 from weft.informer.silent_nodes import PATIENCE_SECONDS
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_slot
 from weft.kinds.migration import ENDED, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
 from weft.objects.envelope import Envelope, decode_part
@@ -35,6 +35,7 @@ class Witness:
             None
         )  # hears of each guest that begins to run
         self.on_commit: Callable[[Envelope | None, Envelope | None], None] = lambda was, now: None
+        self.wall: Callable[[], float] = lambda: 0.0  # seconds since 1970
         self.violations: list[str] = []
         self.allocations: dict[str, Envelope] = {}  # in the store, by uid
         self.nodes: dict[str, NodeReport] = {}  # by uid
@@ -141,6 +142,8 @@ class Witness:
                 self.untold.add(was.uid)
                 self.given_up.add(was.uid)
                 return  # its node was given up, by someone who said that it is off
+            if is_slot(decode_part(was.spec, AllocationSpec)):
+                return  # no node has anything of it
             report = decode_part(was.report, AllocationReport)
             if report.state != "released":
                 self.fail(f"allocation {was.uid} was removed while {report.state}")
@@ -160,6 +163,8 @@ class Witness:
             reasons.add(spec.desired)
         if spec.lease is not None and spec.lease.end is not None:
             reasons.add("its lease ends")
+        if spec.lease is not None and spec.lease.suspension is not None:
+            reasons.add("suspended for another")
         if spec.role == "source" and spec.migration is not None and spec.migration.mode == "cold":
             reasons.add("moves cold")
         if spec.role == "target" and spec.migration is not None:
@@ -175,16 +180,19 @@ class Witness:
     def _check_placing(self, was: Envelope | None, spec: AllocationSpec, *, known: bool) -> None:
         """A place that is made, adopted (it was ``known`` before the store knew of it again), or given another size."""
         name, node = spec.workload.name, self.nodes.get(spec.node_uid)
-        if not is_one_place([a for a in self.allocations.values() if self.workload_of[a.uid] == spec.workload.uid]):
+        slot = spec.role == "reserved"  # one of several of a reservation
+        if not slot and not is_one_place(
+            [a for a in self.allocations.values() if self.workload_of[a.uid] == spec.workload.uid]
+        ):
             self.fail(f"vm {name} was given two places")
         if node is None and was is None:  # one that is there goes right after its node
             self.fail(f"vm {name} was placed on a node that isn't there")
         latest = self.incarnations.get(spec.workload.uid, 0)
-        if was is None and not known and spec.incarnation <= latest:
+        if was is None and not known and not slot and spec.incarnation <= latest:
             self.fail(f"vm {name} was placed anew as incarnation {spec.incarnation}, after {latest}")
         self.incarnations[spec.workload.uid] = max(latest, spec.incarnation)
         if node is not None and not (was is None and known):  # that took its room before
-            for what in find_overcommitment(node, spec, was, list(self.allocations.values())):
+            for what in find_overcommitment(node, spec, was, list(self.allocations.values()), self.wall()):
                 self.fail(what)
 
     def _see_vm_gone(self, was: Envelope) -> None:

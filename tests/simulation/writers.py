@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from weft.kinds.allocation import AllocationSpec, is_slot
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import find_kind
 from weft.objects.envelope import Condition, Envelope, decode_part
@@ -17,6 +18,7 @@ MAKERS = {
     "endpoint": {"addresses", "scheduler", "workload", "conversions"},
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
+    "migration": {"API server", "scheduler"},  # the scheduler's take a suspended VM elsewhere (decision 0145)
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},
     "recommendation": {"API server", "conversions"},
@@ -84,6 +86,8 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
     if now is None:
         default = {"API server", "workload", "volumes", "networks", "images"}
         removers = REMOVERS.get(kind, default) | ({"API server"} if giving_up and kind == "allocation" else set())
+        if kind == "allocation" and is_slot(decode_part(was.spec, AllocationSpec)):
+            removers = {"scheduler"}  # no node has anything of it
         yield from _may(writer, removers, f"{what} was removed")
         return
     found = find_kind(kind)

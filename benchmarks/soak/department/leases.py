@@ -267,9 +267,9 @@ class Book:
         killed = any(
             start - KILLED_SECONDS < at < start + START_SECONDS for at, what in kills if what in ("agent", "server")
         )
-        lost = self.loss.met(start - AWAY_SECONDS, start + START_SECONDS)
-        at_once = AT_ONCE_SECONDS if lease.mode == "deadline" else 0.0
-        least = START_SECONDS + (AWAY_SECONDS if lost else KILLED_SECONDS if killed else at_once)
+        least = START_SECONDS + (KILLED_SECONDS if killed else AT_ONCE_SECONDS if lease.mode == "deadline" else 0.0)
+        if lost := self.loss.met(start - AWAY_SECONDS, start + least):
+            least = START_SECONDS + AWAY_SECONDS
         over = lease.probe is not None and lease.probe.poll() is not None
         if lease.verdict or (not over and now < start + least + 2.0):
             return
