@@ -16,7 +16,15 @@ from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_repl
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
-from weft.kinds.parts.stream_verbs import ConsoleInput, ExecInput, FlowsInput, ForwardInput, LogsInput, ScreenInput
+from weft.kinds.parts.stream_verbs import (
+    ConsoleInput,
+    ExecInput,
+    FlowsInput,
+    ForwardInput,
+    LogsInput,
+    SamplesInput,
+    ScreenInput,
+)
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
@@ -196,6 +204,7 @@ VERBS = (
     Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True, needs="operate"),
     Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True, needs="read"),
     Verb("flows", "Show the VM's traffic, flow by flow", input=FlowsInput, stream=True, needs="read"),
+    Verb("metrics", "Show what the VM used, over time", input=SamplesInput, stream=True, needs="read"),
 )
 
 

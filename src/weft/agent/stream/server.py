@@ -15,6 +15,7 @@ import msgspec
 
 from weft.agent.flow.flows import Flows
 from weft.agent.function.invocations import Functions
+from weft.agent.samples.sampler import Samples
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
@@ -42,7 +43,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput
+from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput, SamplesInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
@@ -76,8 +77,9 @@ class Streams:
         clock: Clock,
         functions: Functions | None = None,
         flows: Flows | None = None,
+        samples: Samples | None = None,
     ) -> None:
-        self._functions, self._flows = functions, flows
+        self._functions, self._flows, self._samples = functions, flows, samples
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
@@ -116,6 +118,7 @@ class Streams:
             "exec": self._exec,
             "console": self._console,
             "logs": self._logs,
+            "metrics": self._metrics,
             "forward": self._forward,
             "screen": self._screen,
             **({"flows": self._show_flows} if self._flows is not None else {}),
@@ -214,6 +217,13 @@ class Streams:
         runtime = self._with_console(local)
         log, where = PrintedLog(runtime, local.id), self._watch(local)
         await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
+
+    async def _metrics(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        if self._samples is None:
+            raise Unavailable("this node keeps no figures", reason="unsupported")
+        document = await self._samples.answer(local.spec.workload.uid, _read_input(claims, SamplesInput))
+        await stream.send_data(FrameType.DATA_OUT, document)
+        await stream.send(encode_exit(0))
 
     async def _forward(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         await serve_port(stream, self._network, local, _read_input(claims, ForwardInput), self._clock)

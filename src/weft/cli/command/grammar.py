@@ -82,7 +82,7 @@ STREAMS = {
     "flows": "network.flows",
     "forward": "stream.forward",
     "logs": "logs.logs",
-    "metrics": "function.metrics",
+    "metrics": "metrics",
     "screen": "stream.screen",
 }
 # Verbs only after their noun: alone, the word is another kind's name.
@@ -100,6 +100,7 @@ SPECIAL = {
     ("maintenance", "node"): "node.maintenance",
     ("drain", "node"): "node.drain",
     ("logs", "job"): "logs.job_logs",
+    ("metrics", "function"): "function.metrics",
     ("create", "secret"): "secret",
     ("publish", "function"): "function.publish",
     ("set", "secret"): "secret",

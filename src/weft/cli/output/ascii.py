@@ -10,6 +10,7 @@ _ALIKE = str.maketrans(
     {
         **dict.fromkeys("█▉▊▋▌", "#"),
         **dict.fromkeys("▍▎▏", "|"),
+        **dict(zip("▁▂▃▄▅▆▇", "_.-:=+*", strict=True)),
         **dict.fromkeys("–—−", "-"),
         **dict.fromkeys("→›", ">"),
         **dict.fromkeys("«»“”„", '"'),

@@ -376,3 +376,19 @@ class HasStats(Protocol):
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
         """``disks`` False leaves out bytes read and written, for which the machine must be asked. Raises NotFound, Unavailable
         for a guest that doesn't run."""
+
+
+class Counters(Protocol):
+    """What the kernel counts of one run of a guest, kept open: it is read several times a second."""
+
+    def read(self) -> dict[str, float]:
+        """By name, of those that can be read here: ``cpu`` and ``steal`` (seconds that it ran, and that it waited for a CPU of the
+        node) and ``disk.…`` count up from the run's start; ``memory.…`` are bytes now. Raises OSError when the run has ended."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class HasCounters(Protocol):
+    def open_counters(self, guest_id: str) -> Counters | None:
+        """None for a guest that doesn't run. Raises OSError."""

@@ -49,3 +49,14 @@ class FlowsInput(msgspec.Struct):
     ports: Annotated[list[PortRange], msgspec.Meta(max_length=MOST_RANGES)] = []  # of either end; none: any
     watch: bool = False  # an answer every ``interval`` seconds, until the client goes
     interval: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 2.0
+
+
+class SamplesInput(msgspec.Struct):
+    """The answer is one JSON document: ``{granularity, from, until, series: [{name, unit, points: [[seconds since 1970, value or
+    null], …]}]}``, with ``extremes`` also ``min`` and ``max`` of each series, a value for each point. Times are the node's."""
+
+    time_range: Annotated[float, msgspec.Meta(gt=0)] = 300.0  # seconds
+    until: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # the range ends so many seconds ago
+    granularity: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # seconds from point to point; 0: the finest that is kept
+    series: list[str] = []  # names, or how they begin: nic0; none: all
+    extremes: bool = False

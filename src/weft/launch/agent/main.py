@@ -27,6 +27,7 @@ from weft.agent.node.enrolment import (
     renew,
 )
 from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
+from weft.agent.samples.sampler import Samples
 from weft.agent.server.client import RemoteServer
 from weft.agent.stream.gateway import Gateway, GatewayConnection
 from weft.agent.stream.server import Streams
@@ -123,7 +124,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
-    streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows)
+    samples = Samples(Path(host.state_dir), runtimes, agent.table, clock)
+    streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     control = GatewayConnection(
@@ -138,7 +140,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await functions.start()
         await agent.start()
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
-        tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), _wait(asked))]
+        tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), samples.keep(), _wait(asked))]
         try:
             done, _ = await asyncio.wait((*tasks, renewing), return_when=asyncio.FIRST_COMPLETED)
             for task in done:

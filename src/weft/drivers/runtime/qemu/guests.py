@@ -13,7 +13,9 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
+from weft.contracts.driver.runtime import Counters
 from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.linux.counters import ProcessCounters
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.migration.commands import check_stays, settle_migration
@@ -49,6 +51,12 @@ class Guests:
 
     def drop(self, guest_id: str) -> None:
         self.known.pop(guest_id, None)
+
+    def open_counters(self, guest_id: str) -> Counters | None:
+        """See HasCounters."""
+        guest = self.known.get(guest_id)
+        process = guest.record.process if guest is not None and guest.running else None
+        return ProcessCounters(process) if process is not None else None
 
     async def find(self, guest_id: str) -> Guest | None:
         """The guest, from memory or from its record (then its process is adopted)."""

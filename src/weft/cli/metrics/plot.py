@@ -1,0 +1,58 @@
+"""Figures over time as signs: a line of blocks, or a plot with both axes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from weft.objects.quantity import format_bytes
+
+Value = float | None
+_EIGHTHS = "▁▂▃▄▅▆▇█"
+
+
+def format_value(value: Value, unit: str) -> str:
+    """``0.98``, ``12.4 MiB``, ``3.1 MiB/s``, ``0.4 ms``; ``–`` for none."""
+    if value is None:
+        return "–"
+    if unit in ("bytes", "bytes/s"):
+        return format_bytes(value) + unit.removeprefix("bytes")
+    if unit == "s":
+        return f"{value * 1000:.2f} ms"
+    return f"{value:.2f}" if unit == "cores" else f"{value:.4g}"
+
+
+def draw_sparkline(values: Sequence[Value], width: int) -> str:
+    """``values`` in at most ``width`` signs, each the greatest of its part; a gap is a space. The lowest sign is zero."""
+    peaks = gather(values, width)
+    top = max((peak for peak in peaks if peak is not None), default=0.0)
+    return "".join(" " if peak is None else _EIGHTHS[_height(peak, top, 7)] for peak in peaks)
+
+
+def draw_plot(times: Sequence[float], values: Sequence[Value], unit: str, width: int, height: int) -> list[str]:
+    """Lines of a plot of at most ``width`` signs: the greatest values above an axis of local times."""
+    top = max((value for value in values if value is not None), default=0.0)
+    marks = [format_value(top * part / height, unit) for part in range(height, 0, -1)]
+    margin = max(map(len, marks), default=0)
+    peaks = gather(values, max(1, width - margin - 3))
+    heights = [0 if peak is None else max(1, _height(peak, top, 8 * height)) for peak in peaks]
+    lines = []
+    for row in range(height - 1, -1, -1):
+        mark = marks[height - 1 - row] if row % 2 == (height - 1) % 2 else ""
+        signs = [" " if one <= 8 * row else _EIGHTHS[min(8, one - 8 * row) - 1] for one in heights]
+        lines.append(f"{mark:>{margin}} ┤{''.join(signs)}".rstrip())
+    first, last = (datetime.fromtimestamp(at).strftime("%H:%M:%S") for at in (times[0], times[-1]))
+    gap = " " * max(1, len(peaks) - len(first) - len(last))
+    lines += [f"{'0':>{margin}} └{'─' * len(peaks)}", f"{'':>{margin}}  {first}{gap}{last}"]
+    return lines
+
+
+def gather(values: Sequence[Value], width: int) -> list[Value]:
+    """At most ``width`` values: the greatest of each equal part of ``values``; None where a part has none."""
+    count = min(width, len(values))
+    parts = [values[at * len(values) // count : (at + 1) * len(values) // count] for at in range(count)]
+    return [max((value for value in part if value is not None), default=None) for part in parts]
+
+
+def _height(value: float, top: float, most: int) -> int:
+    return min(most, max(0, round(value / top * most))) if top > 0 else 0

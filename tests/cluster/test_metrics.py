@@ -1,0 +1,82 @@
+"""What a guest used over time, measured by its node five times a second: by the command, on the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.cluster.cluster import WEFT, Cluster
+
+pytestmark = pytest.mark.host
+
+SMALL = ("--image", "tiny", "--memory", "128M", "--cpu", "1")
+PATIENCE_SECONDS = 60.0
+
+
+def ask(cluster: Cluster, name: str, *more: str) -> dict[str, list[list[Any]]]:
+    """The points of each series of the last half minute."""
+    text = cluster.ok("vm", "metrics", name, "--time-range", "30s", "--granularity", "1s", "-o", "json", *more)
+    return {one["name"]: one["points"] for one in json.loads(text)["series"]}
+
+
+def known(points: list[list[Any]]) -> list[float]:
+    return [value for _, value in points if value is not None]
+
+
+def wanted(found: dict[str, list[list[Any]]]) -> list[float]:
+    """Cores that it had or waited for."""
+    both = zip(found["cpu"], found["steal"], strict=True)
+    return [cpu + waited for (_, cpu), (_, waited) in both if cpu is not None and waited is not None]
+
+
+def wait_for(cluster: Cluster, name: str, met: Callable[[dict[str, list[list[Any]]]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not met(found := ask(cluster, name)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    return found
+
+
+def test_a_working_guest_shows_a_core_also_after_its_agent_was_killed(
+    cluster: Cluster, gone: Callable[[str], str]
+) -> None:
+    cluster.ok("vm", "create", gone("works"), *SMALL, "--node", "n1")
+    cluster.ok("vm", "wait", "works", "--for", "phase=Running", "--timeout", "60s")
+    work = subprocess.Popen(
+        [WEFT, "vm", "exec", "works", "--", "sh", "-c", "while :; do :; done"],
+        cwd=cluster.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        # What the machine's other work takes of the guest's core is in steal.
+        found = wait_for(cluster, "works", lambda found: sum(busy > 0.8 for busy in wanted(found)) >= 3)
+        assert max(known(found["cpu"])) < 2.5 and min(known(found["cpu"])) >= 0
+        assert known(found["memory.resident"])[-1] > 40 * 2**20
+        times = [at for at, _ in found["cpu"]]
+        assert times == [times[0] + second for second in range(len(times))] and 29 <= len(times) <= 30
+
+        (agent,) = cluster.pids("weft agent n1 ")
+        os.kill(agent, signal.SIGKILL)
+        killed_at = time.time()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not set(cluster.pids("weft agent n1 ")) - {agent} or cluster.run("vm", "logs", "works").returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        found = wait_for(cluster, "works", lambda found: any(at > killed_at and value for at, value in found["cpu"]))
+        assert known([point for point in found["cpu"] if point[0] < killed_at - 1]), "what was measured before is there"
+    finally:
+        work.kill()
+        work.wait()
+    shown = cluster.ok("vm", "metrics", "works", "--time-range", "1m")
+    assert "vm/works" in shown and "memory.resident" in shown and any(sign in shown for sign in "▂▃▄▅▆▇█")
+    rows = cluster.ok("vm", "metrics", "works", "--granularity", "10s", "--series", "cpu", "-o", "csv").splitlines()
+    assert rows[0] == "time,cpu" and 28 <= len(rows) <= 32
+    assert "use 1s, or a shorter time range" in cluster.fails(
+        2, "vm", "metrics", "works", "--time-range", "1h", "--granularity", "0.2s"
+    )
