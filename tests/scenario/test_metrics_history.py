@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -251,6 +253,19 @@ def test_what_the_database_refuses_or_answers_leaves_it_alive(history: History, 
     assert ask(history.limited, "query", query=query)["status"] in ("success", "error")
     assert names(ask(history.limited, "query", query="weft_guest_cpu_cores")) == OWN
     assert history.own.pid == pid
+
+
+def test_each_query_of_the_dashboard_is_answered_and_names_what_is_recorded(history: History) -> None:
+    reference = Path(__file__).parents[2] / "docs" / "reference"
+    board = json.loads((reference / "grafana.json").read_text())
+    told = set(re.findall(r"`(weft_\w+)`", (reference / "metrics.md").read_text()))
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert len(expressions) > 8
+    for expression in expressions:
+        assert set(re.findall(r"weft_\w+", expression)) <= told, expression
+        given = {"start": history.now - 60, "end": history.now + 1, "step": 15}
+        answer = ask(history.lab.client, "query_range", query=expression.replace("$project", "a|b"), **given)
+        assert answer["status"] == "success", answer
 
 
 def test_a_prometheus_takes_the_samples_and_answers_only_who_may_see_everything(

@@ -93,6 +93,7 @@ class Agent:
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
         self._meter = Meter(host, runtimes, self._pools, clock, self.table, news)
+        self.newest_digest = Digest(measured=False)  # the one that was reported last
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
     async def start(self) -> None:
@@ -186,7 +187,7 @@ class Agent:
 
     def _make_digest(self) -> Digest:
         """The guests' usage, if it can be measured, the counts of functions' instances, and the ports that programs hold."""
-        digest = self._meter.digest() or Digest(measured=False)
+        digest = self.newest_digest = self._meter.digest() or Digest(measured=False)
         if self.table.functions is not None:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
         return msgspec.structs.replace(digest, held=self._network.held)

@@ -43,7 +43,9 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
             except (Unavailable, asyncio.CancelledError) as error:
                 made = await _replace(made, error, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
-        _log_request(context, log_line, call, made.status, context.clock.elapsed() - began)
+        took = context.clock.elapsed() - began
+        context.requests.add(call.method, made.status, took)
+        _log_request(context, log_line, call, made.status, took)
         return made
 
     return answer

@@ -18,6 +18,7 @@ from weft.api.state.login_limits import LoginLimits
 from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
+from weft.api.state.request_counts import RequestCounts
 from weft.api.state.request_rates import RequestRates
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
@@ -102,6 +103,7 @@ class ApiContext:
     provider: Provider | None = None  # of OIDC
     history: History | None = None  # of metrics; None: the server keeps none
     logins: LoginLimits = field(default_factory=LoginLimits)
+    requests: RequestCounts = field(default_factory=RequestCounts)
     reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)

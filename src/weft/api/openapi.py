@@ -353,6 +353,9 @@ def _metrics_paths() -> dict[str, Any]:
         operation = _operation(summary, [_query(word) for word in words], answer)
         paths[f"/api/v1/{path}"] = {"get": operation, "post": operation}
     parameters = [_path_parameter("name"), *(_query(word) for word in ("match[]", "start", "end"))]
+    own = _operation("The API server's own metrics, as text for Prometheus", [], {"type": "string"})
+    own["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    paths["/metrics"] = {"get": own}
     paths["/api/v1/label/{name}/values"] = {"get": _operation("The values of a label", parameters, answer)}
     return paths
 

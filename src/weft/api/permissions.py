@@ -72,6 +72,7 @@ _BY_HAND = {
     "/v1/users/{name}:passwd": ("user:passwd", "all"),
     "/v1/usage": ("usage:get", "all"),
     "/v1/whoami": ("–", "anyone"),
+    "/metrics": ("metric:list", "all"),
 }
 _ON_COLLECTION = {"get": "list", "post": "create"}
 _ON_OBJECT = {"get": "get", "put": "update", "patch": "update", "delete": "delete"}

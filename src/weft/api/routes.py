@@ -15,7 +15,7 @@ from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.capabilities import list_capabilities
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
-from weft.api.metrics import query
+from weft.api.metrics import own, query
 from weft.api.node import egress_endpoints, join, report, secrets, usage
 from weft.api.object import bulk, delete, read, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
@@ -50,6 +50,8 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     segments = read_segments(path)
     if segments[:2] == ["api", "v1"]:  # Prometheus' paths, where its clients look for them
         return _find_metrics(method, segments[2:])
+    if segments == ["metrics"]:
+        return _choose(method, {"GET": own.show_own}), ()
     if segments[0] != "v1" or len(segments) < 2:
         raise no_such_path()
     rest = segments[1:]

@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import fcntl
+import importlib
+import ipaddress
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from weft.agent.agent import Agent
@@ -135,9 +138,12 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
+    listener = _make_listener(options, host, agent, clock)
     try:
         if functions is not None:
             await functions.start()
+        if listener is not None:
+            listener.start()
         await agent.start()
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
         tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), samples.keep(), _wait(asked))]
@@ -151,11 +157,30 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
                 task.cancel()
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
+        if listener is not None:
+            await listener.close()
         if functions is not None:
             await functions.close()
         await agent.close()
         if images is not None:
             await images.close()
+
+
+def _make_listener(options: argparse.Namespace, host: Host, agent: Agent, clock: Clock) -> Any:
+    """What answers /metrics, if it is wanted; loaded only then: an agent should be small. Raises Unavailable, InvalidInput."""
+    if not options.metrics:
+        return None
+    place = urlsplit(f"//{options.metrics}")
+    try:
+        address, port = str(ipaddress.ip_address(place.hostname or "")), place.port
+    except ValueError:
+        port = None
+    if port is None:
+        raise InvalidInput(
+            f"--metrics: {options.metrics[:80]!r} is not an address and a port", hint="write it like 127.0.0.1:9464"
+        )
+    listener = importlib.import_module("weft.agent.metrics.listener")
+    return listener.make_listener(address, port, host, agent.table, lambda: agent.newest_digest, clock)
 
 
 def _check_version(server: str) -> None:

@@ -62,6 +62,12 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         action="store_false",
         help="don't offer GPUs and virtual functions: another node of this machine does",
     )
+    parser.add_argument(
+        "--metrics",
+        metavar="ADDRESS:PORT",
+        help="where to answer /metrics and /healthz, without credentials: on loopback, or a network of administrators"
+        " (default nowhere)",
+    )
     parser.add_argument("--vxlan-port", type=int, default=4789)
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
     parser.add_argument(

@@ -1,0 +1,78 @@
+"""The agent's own metrics and its health over plain HTTP, where ``weft agent --metrics ADDRESS:PORT`` names a place to listen.
+
+``/metrics`` for a Prometheus that scrapes it, ``/healthz`` for whatever keeps the agent alive. They ask for no credentials, so the
+place should be loopback or a network of administrators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from weft import __version__
+from weft.agent.state.table import AllocationTable
+from weft.contracts.clock import Clock
+from weft.contracts.driver.host import Host
+from weft.protocol.heartbeat import Digest, Use, total
+from weft.serving.answer import Answer
+from weft.serving.request import Request
+from weft.serving.server import HttpServer, listen
+from weft.serving.shares import Bounds
+from weft.telemetry.metrics.exposition import MEDIA_TYPE, Family, list_process, one, render_metrics
+
+_BOUNDS = Bounds(most_connections=64, most_unwanted_bytes=65_536, most_body_bytes=0, parts=4)
+
+
+def make_listener(
+    address: str, port: int, host: Host, table: AllocationTable, read: Callable[[], Digest], clock: Clock
+) -> HttpServer:
+    """A server that isn't started yet; ``read`` gives what was measured last. Raises Unavailable when the place is taken."""
+
+    async def answer(request: Request) -> Answer:
+        if request.method not in ("GET", "HEAD"):
+            return _make_text(405, "only GET\n")
+        if request.path == "/metrics":
+            families = [*_list_node(host, table, read()), *list_process()]
+            return Answer(200, render_metrics(families), (("content-type", MEDIA_TYPE),))
+        if request.path == "/healthz":
+            return _make_text(200, "ok\n")
+        return _make_text(404, "here are /metrics and /healthz\n")
+
+    return HttpServer(
+        answer, [listen(address, port)], None, clock, _BOUNDS, lambda status, why: _make_text(status, why)
+    )
+
+
+def _make_text(status: int, text: str) -> Answer:
+    return Answer(status, text.encode(), (("content-type", "text/plain; charset=utf-8"),))
+
+
+def _list_node(host: Host, table: AllocationTable, digest: Digest) -> Iterator[Family]:
+    capacity = host.capacity
+    yield Family("weft_build_info", "gauge", "Version of weft", {(("version", __version__), ("node", host.node)): 1})
+    yield one("weft_node_cpu_cores", "gauge", "Cores for guests", capacity.cpu)
+    yield one("weft_node_memory_bytes", "gauge", "Memory for guests", capacity.memory_bytes)
+    yield one("weft_node_disk_bytes", "gauge", "Disk space for guests", capacity.disk_bytes)
+    yield one("weft_node_allocations", "gauge", "Allocations", len(table.states))
+    if not digest.measured:
+        return
+    use = total(digest)
+    yield one("weft_node_cpu_used_cores", "gauge", "Cores that guests use, smoothed", use.cpu / 1000)
+    yield one("weft_node_memory_used_bytes", "gauge", "Memory that guests use", use.memory)
+    yield one("weft_node_disk_used_bytes", "gauge", "Disk space that guests use", use.disk)
+    guests = list(_list_guests(table, digest))
+    for name, help_, pick in _OF_GUESTS:
+        yield Family(name, "gauge", help_, {labels: pick(use) for labels, use in guests})
+
+
+_OF_GUESTS: tuple[tuple[str, str, Callable[[Use], float]], ...] = (
+    ("weft_guest_cpu_cores", "Cores that a guest uses, smoothed", lambda use: use.cpu / 1000),
+    ("weft_guest_memory_bytes", "Memory that a guest uses", lambda use: use.memory),
+    ("weft_guest_disk_bytes", "Disk space that a guest uses", lambda use: use.disk),
+)
+
+
+def _list_guests(table: AllocationTable, digest: Digest) -> Iterator[tuple[tuple[tuple[str, str], ...], Use]]:
+    for state in table:
+        workload = state.local.spec.workload
+        use = digest.guests.get(workload.uid)
+        if use is not None:
+            yield (("project", workload.project or ""), ("kind", workload.kind), ("name", workload.name)), use
