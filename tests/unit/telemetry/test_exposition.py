@@ -7,9 +7,9 @@ from weft.telemetry.metrics.exposition import Family, list_process, one, render_
 
 def test_metrics_are_text_with_their_meaning_and_type() -> None:
     families = [
-        one("weft_nodes_reporting", "gauge", "Nodes", 3),
-        Family("weft_api_requests_total", "counter", "Requests", {(("method", "GET"), ("code", "200")): 7}),
-        Family("weft_guest_cpu_cores", "gauge", "Cores", {}),
+        one("weft_nodes_reporting", "Nodes", 3),
+        Family("weft_api_requests_total", "Requests", {(("method", "GET"), ("code", "200")): 7}),
+        Family("weft_guest_cpu_cores", "Cores", {}),
     ]
     assert render_metrics(families).decode() == (
         "# HELP weft_nodes_reporting Nodes\n# TYPE weft_nodes_reporting gauge\nweft_nodes_reporting 3\n"
@@ -19,7 +19,7 @@ def test_metrics_are_text_with_their_meaning_and_type() -> None:
 
 
 def test_no_value_of_a_label_can_begin_a_line_of_its_own() -> None:
-    text = render_metrics([Family("a", "gauge", "h", {(("name", 'x"} 1\nb{y="\\'),): 1.5})]).decode()
+    text = render_metrics([Family("a", "h", {(("name", 'x"} 1\nb{y="\\'),): 1.5})]).decode()
     assert text.splitlines()[2:] == ['a{name="x\\"} 1\\nb{y=\\"\\\\"} 1.5']
 
 

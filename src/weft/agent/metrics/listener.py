@@ -47,20 +47,20 @@ def _make_text(status: int, text: str) -> Answer:
 
 def _list_node(host: Host, table: AllocationTable, digest: Digest) -> Iterator[Family]:
     capacity = host.capacity
-    yield Family("weft_build_info", "gauge", "Version of weft", {(("version", __version__), ("node", host.node)): 1})
-    yield one("weft_node_cpu_cores", "gauge", "Cores for guests", capacity.cpu)
-    yield one("weft_node_memory_bytes", "gauge", "Memory for guests", capacity.memory_bytes)
-    yield one("weft_node_disk_bytes", "gauge", "Disk space for guests", capacity.disk_bytes)
-    yield one("weft_node_allocations", "gauge", "Allocations", len(table.states))
+    yield Family("weft_build_info", "Version of weft", {(("version", __version__), ("node", host.node)): 1})
+    yield one("weft_node_cpu_cores", "Cores for guests", capacity.cpu)
+    yield one("weft_node_memory_bytes", "Memory for guests", capacity.memory_bytes)
+    yield one("weft_node_disk_bytes", "Disk space for guests", capacity.disk_bytes)
+    yield one("weft_node_allocations", "Allocations", len(table.states))
     if not digest.measured:
         return
     use = total(digest)
-    yield one("weft_node_cpu_used_cores", "gauge", "Cores that guests use, smoothed", use.cpu / 1000)
-    yield one("weft_node_memory_used_bytes", "gauge", "Memory that guests use", use.memory)
-    yield one("weft_node_disk_used_bytes", "gauge", "Disk space that guests use", use.disk)
+    yield one("weft_node_cpu_used_cores", "Cores that guests use, smoothed", use.cpu / 1000)
+    yield one("weft_node_memory_used_bytes", "Memory that guests use", use.memory)
+    yield one("weft_node_disk_used_bytes", "Disk space that guests use", use.disk)
     guests = list(_list_guests(table, digest))
     for name, help_, pick in _OF_GUESTS:
-        yield Family(name, "gauge", help_, {labels: pick(use) for labels, use in guests})
+        yield Family(name, help_, {labels: pick(use) for labels, use in guests})
 
 
 _OF_GUESTS: tuple[tuple[str, str, Callable[[Use], float]], ...] = (

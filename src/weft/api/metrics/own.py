@@ -25,25 +25,24 @@ async def show_own(context: ApiContext, call: Call) -> Answer:
 
 
 def _list_own(context: ApiContext) -> Iterator[Family]:
-    yield Family("weft_build_info", "gauge", "Version of weft", {(("version", __version__),): 1})
+    yield Family("weft_build_info", "Version of weft", {(("version", __version__),): 1})
     counted = context.requests
     yield Family(
         "weft_api_requests_total",
-        "counter",
         "Answered requests",
         {(("method", method), ("code", f"{code}")): count for (method, code), count in sorted(counted.by_code.items())},
     )
-    yield one("weft_api_request_seconds_total", "counter", "Time that answers took, all together", counted.seconds)
-    yield one("weft_api_busy_requests", "gauge", "Requests in hand, without streams", context.busy)
-    yield one("weft_api_streams", "gauge", "Open watches and streams of events", len(context.streams))
+    yield one("weft_api_request_seconds_total", "Time that answers took, all together", counted.seconds)
+    yield one("weft_api_busy_requests", "Requests in hand, without streams", context.busy)
+    yield one("weft_api_streams", "Open watches and streams of events", len(context.streams))
 
 
 def _list_nodes(reporting: int, digests: list[Digest]) -> Iterator[Family]:
     measured = [digest for digest in digests if digest.measured]
     uses = [total(digest) for digest in measured]
-    yield one("weft_nodes_reporting", "gauge", "Nodes with a heartbeat in the last 30 seconds", reporting)
-    yield one("weft_nodes_measuring", "gauge", "Nodes that report what their guests use", len(measured))
-    yield one("weft_guests", "gauge", "Guests on these nodes", sum(len(digest.guests) for digest in measured))
-    yield one("weft_used_cpu_cores", "gauge", "Cores that guests use", sum(use.cpu for use in uses) / 1000)
-    yield one("weft_used_memory_bytes", "gauge", "Memory that guests use", sum(use.memory for use in uses))
-    yield one("weft_used_disk_bytes", "gauge", "Disk space that guests use", sum(use.disk for use in uses))
+    yield one("weft_nodes_reporting", "Nodes with a heartbeat in the last 30 seconds", reporting)
+    yield one("weft_nodes_measuring", "Nodes that report what their guests use", len(measured))
+    yield one("weft_guests", "Guests on these nodes", sum(len(digest.guests) for digest in measured))
+    yield one("weft_used_cpu_cores", "Cores that guests use", sum(use.cpu for use in uses) / 1000)
+    yield one("weft_used_memory_bytes", "Memory that guests use", sum(use.memory for use in uses))
+    yield one("weft_used_disk_bytes", "Disk space that guests use", sum(use.disk for use in uses))
