@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 from types import SimpleNamespace
 from weft.launch.server.controllers import run_controllers
-sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), microvm_dir=Path("none"), plain_registry=[], allow_fetch=[])))
+places = {"microvm_dir": Path("none"), "plain_registry": [], "allow_fetch": [], "metrics": "off", "database": None}
+sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), **places)))
 """
 
 
