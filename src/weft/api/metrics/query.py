@@ -17,7 +17,7 @@ from weft.api.context import ApiContext
 from weft.api.metrics.bounds import check_parameters
 from weft.api.request.call import JSON, Call
 from weft.api.request.problem import status_of
-from weft.objects.errors import Forbidden, InvalidInput, WeftError
+from weft.objects.errors import Forbidden, InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer
 from weft.telemetry.metrics.database import Reply, make_off
 from weft.trust.credentials import Actor
@@ -31,14 +31,14 @@ _TYPES = {400: "bad_data", 413: "bad_data", 408: "timeout", 429: "execution", 50
 
 
 async def read_metrics(context: ApiContext, call: Call, path: str) -> Answer:
-    """The answer to ``/api/v1/PATH``. An error has Prometheus' form, so that Grafana shows it."""
+    """The answer to ``/api/v1/PATH``. An error has Prometheus' form, so that Grafana shows it, and our ``reason``."""
     try:
         return await _answer(context, call, path)
     except WeftError as problem:
         call.problem = problem
         status = status_of(problem)
         text = problem.message + (f"; {problem.hint}" if problem.hint else "")
-        return _error_answer(status, _TYPES.get(status, "execution"), text)
+        return _error_answer(status, _TYPES.get(status, "execution"), text, problem.token)
 
 
 async def _answer(context: ApiContext, call: Call, path: str) -> Answer:
@@ -104,8 +104,10 @@ def _pass_on(reply: Reply) -> Answer:
         text = ""
     if reply.status in (400, 422):
         return _error_answer(400, "bad_data", text[:1000] or "the query was refused")
-    return _error_answer(503, "unavailable", "the database for metrics could not answer; try again")
+    return _error_answer(503, "unavailable", "the database for metrics could not answer; try again", Unavailable.reason)
 
 
-def _error_answer(status: int, kind: str, text: str) -> Answer:
-    return Answer(status, msgspec.json.encode({"status": "error", "errorType": kind, "error": text}), JSON)
+def _error_answer(status: int, kind: str, text: str, reason: str = InvalidInput.reason) -> Answer:
+    """``reason`` stands beside what Prometheus' clients read, for weft's own."""
+    told = {"status": "error", "errorType": kind, "error": text, "reason": reason}
+    return Answer(status, msgspec.json.encode(told), JSON)
