@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -40,9 +41,21 @@ def swept() -> Iterator[None]:
     """What the tests of a file made and, as one failed, didn't delete goes before the next file's begin."""
     before = {what for made in STANDING for what in list_objects(made, *WORKLOADS, *HELD)} | {"vm/hello"}
     yield
+    sweep(before)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What a failed test made goes before the test is run again: it would be in its own way."""
+    if report.outcome == "rerun" and report.nodeid.startswith("tests/cluster"):  # type: ignore[comparison-overlap]
+        older = {what for made in STANDING for what in list_objects(made, *WORKLOADS, *HELD, until=report.start)}
+        sweep(older | {"vm/hello"})
+
+
+def sweep(but: set[str]) -> None:
+    """Delete all workloads ``but`` these, then what they held, and wait until they are gone."""
     for made in STANDING:
         for kinds in (WORKLOADS, HELD):
-            left = set(list_objects(made, *kinds)) - before - {"network/default"}
+            left = set(list_objects(made, *kinds)) - but - {"network/default"}
             for what in left:
                 made.run("delete", what, "--yes")
             deadline = time.monotonic() + 60
@@ -54,11 +67,12 @@ WORKLOADS = ("function", "job", "container", "vm")
 HELD = ("reservation", "volume", "network")  # by workloads, so after them
 
 
-def list_objects(cluster: Cluster, *kinds: str) -> list[str]:
-    """KIND/NAME of what there is of these kinds; none while its server is away."""
+def list_objects(cluster: Cluster, *kinds: str, until: float = math.inf) -> list[str]:
+    """KIND/NAME of what there is of these kinds, made before ``until`` (unix seconds); none while its server is away."""
     client = Client(find_context(folder=str(cluster.folder), environ={}))
     try:
-        return [f"{kind}/{one['name']}" for kind in kinds for one in client.list(kind).items]
+        found = [(kind, one) for kind in kinds for one in client.list(kind).items]
+        return [f"{kind}/{one['name']}" for kind, one in found if one["created_at"] < until]
     except WeftError:
         return []
     finally:
