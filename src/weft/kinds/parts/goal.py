@@ -89,7 +89,7 @@ def _is_as_specified(obj: Object | None) -> bool:
     if obj is None:
         return False
     phase = read_phase(obj)
-    if dig(obj, "status.lease.state") == "Scheduled":  # it runs when its lease begins
+    if dig(obj, "status.lease.state") == "Scheduled" and _begins_later(obj):
         return is_settled(obj)
     if dig(obj, "spec.hold"):
         return phase == "Hold" or (phase == "Running" and is_settled(obj))
@@ -97,6 +97,12 @@ def _is_as_specified(obj: Object | None) -> bool:
     if wanted is None and phase == "Stopped" and dig(obj, "status.reason") == COMPLETED:
         return is_settled(obj)
     return is_settled(obj) and phase == (wanted or "Running") and _is_current(obj)
+
+
+def _begins_later(obj: Object) -> bool:
+    """Whether the start of its lease lay ahead when it was placed. One that begins now is Scheduled too, until its node begins."""
+    start, placed = dig(obj, "status.lease.start"), find_condition(obj, "Placed")
+    return start is not None and placed is not None and start > placed.get("since", 0.0)
 
 
 def _is_current(obj: Object) -> bool:

@@ -88,6 +88,20 @@ def test_created_means_running_and_only_once_status_speaks_of_this_spec() -> Non
     assert not goal.reached(None)
 
 
+@pytest.mark.parametrize("kind", ["vm", "container"])
+def test_a_lease_that_begins_now_is_waited_for_until_it_runs_and_one_that_begins_later_is_not(kind: str) -> None:
+    goal = plan_goal(kind, "create")
+    assert goal is not None
+    placed = [{"type": "Placed", "status": "True", "reason": "Placed", "since": 100.0, "generation": 2}]
+    for start, begins_later in ((60.0, False), (100.0, False), (100.5, True), (None, False)):  # 60: its reservation's
+        lease = {"state": "Scheduled", "start": start, "end": 4000.0}
+        waits = vm("Prolog", status={"lease": lease}, kind=kind, conditions=placed)
+        assert goal.reached(waits) is begins_later, start
+        assert goal.reached(vm("Running", status={"lease": lease | {"state": "Active"}}, conditions=placed))
+    failed = {"lease": lease | {"state": "Active"}, "reason": "driverFailed", "message": "QEMU ended"}
+    assert find_failure(vm("Failed", status=failed, conditions=placed), "vm/web", goal) is not None
+
+
 def test_what_was_made_to_run_to_an_end_and_has_come_to_it_is_made() -> None:
     goal = plan_goal("container", "create")
     assert goal is not None
