@@ -17,9 +17,11 @@ from weft.api.object.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Write, epoch_of
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport
 from weft.kinds.volume import VolumeStatus
-from weft.objects.envelope import Condition, decode_part
+from weft.objects.envelope import Condition, decode_part, merge_part
 from weft.objects.errors import (
     AlreadyExists,
     Forbidden,
@@ -413,6 +415,29 @@ def test_exec_waits_for_a_vm_that_is_about_to_get_its_place_and_for_no_other(lab
         with pytest.raises(IllegalTransition):
             lab.client.verb("vm", name, "exec", {"argv": ["true"]})
         assert lab.clock.elapsed() - began < PLACE_SECONDS
+
+
+def test_nobody_gets_a_ticket_for_the_inside_of_a_guest_before_its_lease_begins(lab: DoorsLab) -> None:
+    node, start = lab.join("n1"), lab.clock.now() + 90
+    _, name = start_vm(lab, node)
+    allocation = lab.stored(f"/allocation/-/{name}")
+    assert allocation is not None
+    lease = AllocatedLease(mode="reservation", start=start, end=start + 600, prepare_at=start - 60)
+    spec = decode_part(allocation.spec, AllocationSpec)
+    allocation.spec = merge_part(allocation.spec, msgspec.structs.replace(spec, lease=lease))
+    lab.put(allocation)
+    inputs: dict[str, Any] = {"exec": {"argv": ["true"]}, "forward": {"port": 80}}
+    for verb in ("exec", "console", "forward", "screen"):
+        with pytest.raises(Unavailable, match=r"its lease begins at 2.* UTC, in 1m") as caught:
+            lab.client.verb("vm", "web", verb, inputs.get(verb, {}))
+        assert caught.value.token == "leaseWaits"
+    assert lab.client.verb("vm", "web", "logs")["ticket"]
+    allocation = lab.stored(f"/allocation/-/{name}")
+    assert allocation is not None
+    begun = msgspec.structs.replace(spec, lease=msgspec.structs.replace(lease, start=lab.clock.now()))
+    allocation.spec = merge_part(allocation.spec, begun)
+    lab.put(allocation)
+    assert lab.client.verb("vm", "web", "exec", inputs["exec"])["ticket"]
 
 
 def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(

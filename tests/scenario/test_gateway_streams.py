@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
@@ -18,6 +19,7 @@ from weft.agent.stream.server import Streams
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import BootDisk, GuestPlan
+from weft.kinds.fields.lease import AllocatedLease
 from weft.objects.errors import (
     Forbidden,
     IllegalTransition,
@@ -123,6 +125,23 @@ async def test_exec_waits_for_a_guest_that_still_boots(gateway: GatewayLab, runt
     await runtime.start(plan_guest())
     async with gateway.node(NODE_UID, runtime, [WEB]):
         assert (await gateway.run(WEB, "true"))[2] is not None
+
+
+async def test_a_ticket_from_before_reaches_no_guest_before_its_lease_begins(
+    gateway: GatewayLab, runtime: ConsoleRuntime
+) -> None:
+    await runtime.start(plan_guest())
+    start = gateway.clock.now() + 600
+    lease = AllocatedLease(mode="reservation", start=start, end=start + 600, prepare_at=start - 600)
+    early = make_allocation("web", lease=lease)
+    early.uid, early.name = WEB.uid, WEB.name
+    inputs: dict[str, dict[str, Any]] = {"exec": {"argv": ["echo"]}, "forward": {"port": 80}}
+    async with gateway.node(NODE_UID, runtime, [early]):
+        for verb in ("exec", "console", "forward", "screen"):
+            client = await gateway.connect(gateway.ticket(early, verb, inputs.get(verb)))
+            end = (await client.rest())[2]
+            assert end is not None and end.type == FrameType.ERROR and end.json()["reason"] == "leaseWaits", verb
+            client.close()
 
 
 async def test_exec_in_a_guest_without_an_agent_says_so_at_once(gateway: GatewayLab, runtime: ConsoleRuntime) -> None:

@@ -145,6 +145,24 @@ def format_moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def format_time(seconds: float) -> str:
+    """``2026-12-24 22:00 UTC``: the form of times in notes, conditions and refusals. The command line shows them by the local
+    clock."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def format_duration(seconds: float) -> str:
+    """``45s``, ``10m``, ``1h30m``, ``2d``: as people type it, in its two largest units; parts of a second only below ten."""
+    if seconds < 10.0:
+        return f"{seconds:.3g}s"
+    left, parts = round(seconds), list[tuple[int, str]]()
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if parts or left >= size:
+            parts.append((left // size, unit))
+            left %= size
+    return "".join(f"{count}{unit}" for count, unit in parts[:2] if count)
+
+
 def format_bytes(value: float, digits: int = 1) -> str:
     """``268435456`` → ``256 MiB``; ``digits`` decimals from GiB up, none below."""
     size = float(value)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.objects.errors import InvalidInput
-from weft.objects.quantity import format_bytes, parse_bytes, parse_cpu, parse_duration
+from weft.objects.quantity import format_bytes, format_duration, format_time, parse_bytes, parse_cpu, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,22 @@ def test_sizes_are_shown_in_the_unit_that_fits() -> None:
     assert format_bytes(256 * 2**20) == "256 MiB"
     assert format_bytes(2**30) == "1.0 GiB"
     assert format_bytes(0) == "0 B"
+
+
+def test_durations_are_shown_as_people_type_them() -> None:
+    shown = {
+        0.25: "0.25s",
+        59.6: "1m",
+        90.0: "1m30s",
+        3600.0: "1h",
+        5400.0: "1h30m",
+        3605.0: "1h",
+        86400.0: "1d",
+        90000.0: "1d1h",
+    }
+    assert {seconds: format_duration(seconds) for seconds in shown} == shown
+    assert all(parse_duration(text) <= seconds + 0.5 for seconds, text in shown.items())
+
+
+def test_times_for_people_are_to_the_minute() -> None:
+    assert format_time(1795518059.9) == "2026-11-24 11:00 UTC"

@@ -43,7 +43,7 @@ from weft.contracts.driver.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput, SamplesInput
+from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput, SamplesInput, refuse_early
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
@@ -126,6 +126,7 @@ class Streams:
         verb = verbs.get(claims.verb)
         if verb is None:
             raise InvalidInput(f"this node has no verb {claims.verb[:40]!r}")
+        refuse_early(claims.verb, local.spec.lease, local.what, self._clock.now())
         await verb(stream, claims, local)
 
     async def _exec(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:

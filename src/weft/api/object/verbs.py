@@ -24,6 +24,7 @@ from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Put
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
+from weft.kinds.parts.stream_verbs import refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, is_workload
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
@@ -229,9 +230,24 @@ async def _find_place(
     status = msgspec.json.decode(envelope.status)
     phase = Phase(status.get("phase", "Pending"))
     what = f"{kind.name}/{envelope.name}"
+    allocation = await _find_allocation(context, envelope, status.get("node"))
+    if allocation is not None:
+        refuse_early(verb.name, allocation[1].lease, what, context.clock.now())
     if verb.name in ALLOWED:
         check_verb(verb.name, phase, what)
-    node = status.get("node")
+    if allocation is not None:
+        return allocation
+    raise IllegalTransition(
+        f"{what} is not placed yet ({phase}): {verb.name} is not possible now",
+        hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
+        details={"phase": str(phase), "verb": verb.name},
+    )
+
+
+async def _find_allocation(
+    context: ApiContext, envelope: Envelope, node: str | None
+) -> tuple[Envelope, AllocationSpec] | None:
+    """The workload's allocation on ``node``."""
     entry = await context.store.get(object_key("node", None, node)) if node else None
     if entry is not None:
         uid = decode_envelope(entry.value).uid
@@ -241,11 +257,7 @@ async def _find_place(
             spec = decode_part(allocation.spec, AllocationSpec)
             if spec.workload.uid == envelope.uid and spec.role in ("active", "source"):
                 return allocation, spec
-    raise IllegalTransition(
-        f"{what} is not placed yet ({phase}): {verb.name} is not possible now",
-        hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
-        details={"phase": str(phase), "verb": verb.name},
-    )
+    return None
 
 
 def _find_verb(target: Target) -> Verb:

@@ -6,8 +6,28 @@ from typing import Annotated
 
 import msgspec
 
+from weft.kinds.fields.lease import AllocatedLease
+from weft.objects.errors import Unavailable
+from weft.objects.quantity import format_duration, format_time
+
+REACHING = (
+    "exec",
+    "console",
+    "forward",
+    "screen",
+)  # the verbs that reach into the guest, not only what is recorded of it
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MOST_RANGES = 64
+
+
+def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:
+    """Raises Unavailable (leaseWaits) for a verb that reaches into the guest of ``what`` before its lease begins: it may run."""
+    if verb in REACHING and lease is not None and now < lease.start:
+        raise Unavailable(
+            f"{what} can't be reached yet: its lease begins at {format_time(lease.start)}, in {format_duration(lease.start - now)}",
+            reason="leaseWaits",
+            hint=f"weft lease describe {what}",
+        )
 
 
 class ExecInput(msgspec.Struct):
