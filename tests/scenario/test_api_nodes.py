@@ -488,6 +488,25 @@ def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: Do
             lab.client.http.stream("GET", f"/v1/blobs/{odd}")
 
 
+def test_who_has_a_role_in_a_project_only_sees_of_a_node_nothing_that_tells_of_others(lab: DoorsLab) -> None:
+    secret, copy = "ab" * 32, '{"uid": "u", "spec": {}}'
+    node = lab.join("n1")
+    viewer = lab.with_token(use="access", role="viewer", project="default")
+    cursor = viewer.list("node").cursor
+    orphans = ["u vm/other/db 1"]
+    node.report(node={"cpu": 4, "images": [secret], "orphans": orphans, "orphan_allocations": [copy]})
+    assert lab.client.get("node", "n1")["report"]["images"] == [secret]
+    selector = f"fields=report.images%3D{secret}"
+    for path in ("", "/n1", f"?watch=1&cursor={cursor}&fields=name%3Dn1", f"?watch=1&cursor={cursor}", f"?{selector}"):
+        with viewer.http.stream("GET", f"/v1/nodes{path}") as stream:
+            shown = stream.read(100_000)
+        assert shown and secret.encode() not in shown and b"db" not in shown, path
+        if path in ("", "/n1"):
+            assert b'"cpu":4' in shown
+        if selector in path:
+            assert b"n1" not in shown
+
+
 def set_phase(lab: DoorsLab, phase: str) -> None:
     envelope = lab.stored("/node/-/n1")
     assert envelope is not None

@@ -208,12 +208,22 @@ def test_if_match_holds_a_deletion_to_what_was_read_also_where_others_refer_to_i
     assert lab.client.http.request("DELETE", "/v1/projects/default/images/old", headers={"If-Match": tag}).status < 300
 
 
-def test_a_put_with_a_stale_revision_and_no_generation_is_refused(vms: DoorsLab) -> None:
+def test_a_put_with_a_stale_revision_is_refused(vms: DoorsLab) -> None:
     made = vms.client.create(make_vm("web"))
     with pytest.raises(StaleRevision) as caught:
         vms.client.put({**make_vm("web", grace=6), "revision": 1})
     assert caught.value.field == "revision" and caught.value.details["revision"] == made["revision"]
     assert vms.client.put({**make_vm("web", grace=6), "revision": made["revision"]})["spec"]["grace"] == 6
+    written = vms.stored("/vm/default/web")
+    assert written is not None
+    old = vms.client.get("vm", "web")
+    vms.put(written)  # as its controllers write the status: the generation stays
+    before = vms.revision()
+    with pytest.raises(StaleRevision) as caught:
+        vms.client.put({**old, "spec": {**old["spec"], "grace": 7}})
+    assert caught.value.field == "revision" and vms.revision() == before
+    del old["revision"]
+    assert vms.client.put({**old, "spec": {**old["spec"], "grace": 7}})["spec"]["grace"] == 7
     with pytest.raises(StaleRevision):
         vms.client.put({**make_vm("none"), "revision": 1})
     with pytest.raises(InvalidInput):

@@ -29,6 +29,8 @@ from weft.objects.errors import (
     NotAuthenticated,
     NotFound,
     TooLarge,
+    Unavailable,
+    WeftError,
 )
 from weft.trust.tickets import sign_blob_ticket, sign_ticket, verify_ticket
 
@@ -76,6 +78,84 @@ def test_a_function_needs_its_code_first(lab: DoorsLab) -> None:
         lab.client.patch("function", "thumb", {"spec": {"code": other}})
     upload_code(lab.client, other, more)
     assert lab.client.patch("function", "thumb", {"spec": {"code": other}})["generation"] == 2
+
+
+def shop_of(lab: DoorsLab) -> Client:
+    lab.client.create({"kind": "project", "name": "shop"})
+    return Client(msgspec.structs.replace(lab.client.context, project="shop"))
+
+
+def test_who_knows_the_digest_of_another_project_s_code_has_it_only_by_uploading_it(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    lab.client.create(wish(digest))
+    shop = shop_of(lab)
+    assert not has_code(shop, digest)
+    apply = {"objects": [{**wish(digest), "project": "shop"}]}
+    batch = "/v1/projects/shop/functions:batch"
+    for refuse in (
+        lambda: shop.create(wish(digest)),
+        lambda: shop.put(wish(digest)),
+        lambda: raise_problem(shop.http.request("POST", "/v1/apply", apply)),
+    ):
+        with pytest.raises(WeftError) as caught:
+            refuse()
+        assert "no code with the digest" in str(caught.value) and "project shop" in str(caught.value)
+    (result,) = shop.http.request("POST", batch, {"objects": [wish(digest)]}).json()["results"]
+    assert result["error"]["reason"] == "codeNotFound"
+    with pytest.raises(InvalidInput):  # it is there, and what comes must still be it
+        upload_code(shop, digest, data[:-1])
+    assert not has_code(shop, digest)
+    upload_code(shop, digest, data)
+    assert has_code(shop, digest) and shop.create(wish(digest))["spec"]["code"] == digest
+    path = lab.folder / "images" / "code"
+    assert (path / digest).read_bytes() == data
+
+
+def test_code_is_a_project_s_while_a_function_or_a_version_there_names_it(lab: DoorsLab) -> None:
+    """As in a store that an older weft wrote, or in one that was restored: nothing says where it was uploaded."""
+    (digest, data), (other, more) = make_zip(), make_zip("handler = print")
+    shop = shop_of(lab)
+    upload_code(shop, digest, data)  # so that the file stays whatever else goes
+    for one, body in ((digest, data), (other, more)):
+        upload_code(lab.client, one, body)
+    lab.client.create(wish(digest))
+    make_ready(lab)
+    lab.client.verb("function", "thumb", "publish", {})
+    project = lab.client.get("project", "default")
+    (lab.folder / "images" / "code" / f"{digest}.{project['uid']}").unlink()
+    lab.client.create(wish(digest, "second"))
+    lab.client.delete("function", "second")
+    lab.client.patch("function", "thumb", {"spec": {"code": other}})
+    assert has_code(lab.client, digest), "its version has it"
+    lab.client.delete("functionversion", "thumb-1")
+    assert not has_code(lab.client, digest)
+    lab.client.delete("function", "thumb")
+    assert has_code(lab.client, other), "it was uploaded here a moment ago"
+
+
+def test_a_project_that_takes_the_name_of_a_deleted_one_has_none_of_its_uploads(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    shop = shop_of(lab)
+    upload_code(shop, digest, data)
+    lab.client.delete("project", "shop")
+    assert not has_code(shop_of(lab), digest)
+
+
+def test_a_kill_between_the_file_and_its_record_leaves_code_that_is_uploaded_again(
+    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("killed here")
+
+    digest, data = make_zip()
+    with monkeypatch.context() as patched:
+        patched.setattr("weft.api.code.upload.note_upload", fail)
+        with pytest.raises(Unavailable):
+            upload_code(lab.client, digest, data)
+    assert not has_code(lab.client, digest)
+    upload_code(lab.client, digest, data)
+    assert has_code(lab.client, digest)
 
 
 def test_what_is_named_again_does_not_go_meanwhile(lab: DoorsLab) -> None:
@@ -240,8 +320,7 @@ def test_who_gets_dead_letters_must_be_there_and_stays(lab: DoorsLab) -> None:
 
 def test_the_image_of_a_runtime_stays_while_functions_of_any_project_use_it(lab: DoorsLab) -> None:
     digest, data = make_zip()
-    lab.client.create({"kind": "project", "name": "shop"})
-    shop = Client(msgspec.structs.replace(lab.client.context, project="shop"))
+    shop = shop_of(lab)
     for client in (lab.client, shop):
         upload_code(client, digest, data)
     lab.client.create(make_image("python3-11"))

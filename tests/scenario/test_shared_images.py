@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.scenario.controllers_lab import DIGEST, MIB, Lab
 from tests.scenario.test_conversions import OF, RUNS, ConvertingLab
 from tests.scenario.test_scheduler_answers import ask
 
+from weft.contracts.store import Delete
+from weft.controllers.image import controller
+from weft.informer.view import Item
 from weft.kinds.constraint import ConstraintSpec
 from weft.kinds.image import ImageSpec, ImageStatus
 from weft.kinds.quota import QuotaSpec, QuotaStatus
@@ -73,6 +79,79 @@ async def test_tasks_of_a_job_begin_no_more_once_their_image_is_not_shared(tmp_p
         await lab.until_refused("work-0", "imageNotReady", kind="container")
         await withdraw(lab, "default")
         await lab.until_job("work", "Running")
+
+
+CONTENT = bytes(510) + b"\x55\xaa" + bytes(1536)
+CONTENT_DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+async def put_own(lab: Lab, *shared_with: str) -> None:
+    """An image of physics, whose file is on the server."""
+    (lab.folder / "images").mkdir(parents=True, exist_ok=True)
+    (lab.folder / "images" / CONTENT_DIGEST).write_bytes(CONTENT)
+    status = ImageStatus(phase="Available", sha256=CONTENT_DIGEST, size=2048, virtual_size=2048, format="raw")
+    spec = ImageSpec(url="file:///none", shared_with=list(shared_with))
+    await lab.put("image", "base", spec, status=status, project="physics")
+
+
+async def test_who_knows_the_digest_of_another_project_s_image_gets_it_only_from_a_url_that_gives_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "same.raw").write_bytes(CONTENT)
+    (tmp_path / "other.raw").write_bytes(CONTENT + bytes(512))
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True
+        await put_own(lab, "other")
+        for name, file, reason in (("a", "nope", "fetchFailed"), ("b", "other.raw", "sha256Mismatch")):
+            await lab.put("image", name, {"url": f"file://{tmp_path}/{file}", "sha256": CONTENT_DIGEST})
+            status = await until_image(lab, name, "Failed")
+            assert (status.reason, status.sha256) == (reason, "")
+        await lab.put("image", "c", {"url": f"file://{tmp_path}/same.raw", "sha256": CONTENT_DIGEST})
+        assert (await until_image(lab, "c", "Available")).sha256 == CONTENT_DIGEST
+        assert (tmp_path / "images" / CONTENT_DIGEST).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("share", [["default"], ["*"]])
+async def test_content_that_the_project_has_or_is_given_is_not_fetched_again(tmp_path: Path, share: list[str]) -> None:
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True
+        await put_own(lab, *share)
+        await lab.put("image", "first", {"url": "file:///nope", "sha256": CONTENT_DIGEST})
+        await until_image(lab, "first", "Available")
+        await withdraw(lab)
+        await lab.put("image", "second", {"url": "file:///nope", "sha256": CONTENT_DIGEST})
+        await until_image(lab, "second", "Available")
+        for name in ("first", "second"):  # the project has it no more, though physics has
+            await lab.store.commit([Delete(f"/image/default/{name}")])
+        await lab.put("image", "third", {"url": "file:///nope", "sha256": CONTENT_DIGEST})
+        assert (await until_image(lab, "third", "Failed")).reason == "fetchFailed"
+
+
+async def test_a_file_that_goes_with_another_project_s_image_while_its_twin_is_recorded_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "same.raw").write_bytes(CONTENT)
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True
+        await put_own(lab)
+        real, taken = controller.Images._write_status, False
+
+        async def write(self: controller.Images, image: Item, status: ImageStatus) -> None:
+            nonlocal taken
+            if status.phase == "Available" and not taken:
+                taken = True
+                await lab.store.commit([Delete("/image/physics/base")])
+                await lab.until(lambda: asyncio.sleep(0, not (tmp_path / "images" / CONTENT_DIGEST).exists()))
+            await real(self, image, status)
+
+        monkeypatch.setattr(controller.Images, "_write_status", write)
+        await lab.put("image", "mine", {"url": f"file://{tmp_path}/same.raw"})
+
+        async def back() -> bool:
+            return taken and (tmp_path / "images" / CONTENT_DIGEST).exists()
+
+        await lab.until(back, 600)
+        await until_image(lab, "mine", "Available")
 
 
 class MakingLab(ConvertingLab):

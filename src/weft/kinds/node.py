@@ -328,6 +328,7 @@ NODE = Kind(
     status=NodeStatus,
     report=NodeReport,
     reported_by_node=True,
+    fabric_fields=("report.images", "report.orphans", "report.orphan_allocations"),
     node_reads="itself",
     status_writer="nodes",
     check=check_node,

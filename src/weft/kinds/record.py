@@ -294,6 +294,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
     shared_fields: tuple[str, ...] = ()
+    # Fields like ``report.images`` that tell of other people's: only those with rights in all projects see them.
+    fabric_fields: tuple[str, ...] = ()
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
     reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already

@@ -150,7 +150,7 @@ async def plan_create(
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
     if kind.uploads is not None:
-        await uploads.require_uploads(context, kind, None, spec)
+        await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
     envelope = kind.make(
         manifest.name,
         spec,
@@ -249,7 +249,7 @@ async def plan_spec(
         draft.labels = current.labels
     if changes:
         if kind.uploads is not None:
-            await uploads.require_uploads(context, kind, old, new)
+            await uploads.require_uploads(context, view, kind, current.project, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)
         if kind.claims is not None:
             await _claim(context, view, draft, old, new)

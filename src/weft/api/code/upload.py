@@ -1,4 +1,4 @@
-"""Functions' code: uploaded once by its digest, checked, and stored durably while an object names it."""
+"""Functions' code: uploaded once in a project by its digest, checked, and stored durably while an object names it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from weft.api.admission.uploads import code_path, touch
+from weft.api.admission.uploads import code_path, has_code, note_upload
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
@@ -18,6 +18,7 @@ from weft.contracts.durable_file import keep_file
 from weft.kinds.project import PROJECT
 from weft.objects.code_archive import read_members
 from weft.objects.code_limits import MOST_BYTES
+from weft.objects.envelope import decode_envelope
 from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 from weft.serving.answer import Answer
@@ -28,24 +29,30 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 async def code(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
-    """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. Code that is there
-    is not checked again."""
+    """``PUT``, with the zip as the body, and ``GET`` (has the project it?) of ``/v1/projects/{project}/code/{sha256}``. What the
+    project has is not checked again; what only another one has is taken as if it were new."""
     require_permission(call.actor, "function:upload", project, "upload code of a function")
     call.query()
     if not _DIGEST.fullmatch(sha256):
         raise NotFound(f"no code {sha256[:80]!r}", hint="name the code by its SHA-256, 64 hex digits")
-    if await context.store.get(object_key(PROJECT.name, None, project)) is None:
+    entry = await context.store.get(object_key(PROJECT.name, None, project))
+    if entry is None:
         raise NotFound(f'project "{project[:80]}" not found', hint="weft project list")
-    path = code_path(context.settings.blobs, sha256)
-    if await asyncio.to_thread(touch, path):
+    owner, path = decode_envelope(entry.value), code_path(context.settings.blobs, sha256)
+    if await has_code(context, owner, sha256):
         return json_answer({"sha256": sha256, "size": path.stat().st_size})
     if call.method == "GET":
-        raise NotFound(f"code {sha256[:12]}… is not on the server", reason="codeNotFound", hint="PUT uploads it")
+        raise NotFound(
+            f"code {sha256[:12]}… has not been uploaded in project {project}",
+            reason="codeNotFound",
+            hint="PUT uploads it",
+        )
     if context.uploads >= AT_ONCE:
         raise Unavailable("too many uploads are under way", hint="try again", retry_after_seconds=1)
     context.uploads += 1
     try:
         size = await _receive(call, path, sha256)
+        await asyncio.to_thread(note_upload, context.settings.blobs, sha256, owner)
     except OSError as problem:
         raise Unavailable(
             f"the server can't store the code: {(problem.strerror or str(problem)).lower()}", hint="try again later"

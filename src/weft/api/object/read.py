@@ -25,8 +25,10 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import kind_prefix, object_key
 from weft.objects.selector import Fields, parse_selector
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 
 Match = Callable[[bytes], bool]
+Narrow = Callable[[bytes], bytes]  # a stored object as its reader sees it
 _PAGE = 500
 _ON_THE_LOOP = 200  # more objects than this are encoded in a thread
 _MOST = 10_000
@@ -48,7 +50,8 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
         raise not_found(target.kind, name, target.project)
     if is_known(call, entry.revision):
         return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
-    return object_answer(decode_envelope(entry.value, entry.revision))
+    narrow = find_narrowing(target.kind, actor, "get")
+    return object_answer(decode_envelope(narrow(entry.value) if narrow else entry.value, entry.revision))
 
 
 async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
@@ -63,10 +66,13 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:
         await refuse_unknown_project(context, target)
-    if len(page.entries) > _ON_THE_LOOP:
-        body = await asyncio.to_thread(_encode, page.entries, match, page.cursor, page.next)
+    entries, narrow = page.entries, find_narrowing(target.kind, call.actor, "list")
+    if narrow is not None:
+        entries = [Entry(entry.key, narrow(entry.value), entry.revision) for entry in entries]
+    if len(entries) > _ON_THE_LOOP:
+        body = await asyncio.to_thread(_encode, entries, match, page.cursor, page.next)
     else:
-        body = _encode(page.entries, match, page.cursor, page.next)
+        body = _encode(entries, match, page.cursor, page.next)
     return Answer(200, body, JSON)
 
 
@@ -112,6 +118,20 @@ def _pick_shared(target: Target, entries: Sequence[Entry], match: Match | None) 
         if match is None or match(_encoder.encode(shown)):  # of what is shown: a selector finds out no more
             found.append(shown)
     return found
+
+
+def find_narrowing(kind: Kind, actor: Actor, verb: str) -> Narrow | None:
+    """What leaves out the fields that ``actor`` doesn't see, since its rights are in projects only; None if it sees all."""
+    if not kind.fabric_fields or actor.kind != "person" or actor.permits(f"{kind.name}:{verb}", None):
+        return None
+
+    def narrow(value: bytes) -> bytes:
+        whole = msgspec.json.decode(value)
+        for part, _, name in (path.partition(".") for path in kind.fabric_fields):
+            whole.get(part, {}).pop(name, None)
+        return _encoder.encode(whole)
+
+    return narrow
 
 
 def read_selection(

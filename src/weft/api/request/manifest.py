@@ -1,8 +1,8 @@
 """The top level of a manifest, read strictly. Pure.
 
-A manifest may have the server's own fields (status, …), which are ignored, so that an object that was read can be sent back. Two
-are preconditions: ``uid`` means "this object, not a later one of its name", ``generation`` "only if nobody changed the spec since".
-``revision`` counts only without generation, and only in a PUT: it changes with the status, too.
+A manifest may have the server's own fields (status, …), which are ignored, so that an object that was read can be sent back. Three
+are preconditions: ``uid`` means "this object, not a later one of its name", ``generation`` "only if nobody changed the spec since",
+and ``revision``, which counts in a PUT only, "only if nothing changed, the status neither".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     spec: dict[str, Any]  # as written
     uid: str | None = None
     generation: int | None = None
-    revision: int | None = None  # only without generation
+    revision: int | None = None  # for a PUT
 
 
 def read_manifest(
@@ -67,8 +67,8 @@ def read_manifest(
         labels=_read_labels(raw["labels"]) if "labels" in raw else None,
         spec=_read_spec(raw.get("spec")),
         uid=_read_uid(raw["uid"]) if "uid" in raw else None,
-        generation=(generation := _read_number(raw, "generation") if "generation" in raw else None),
-        revision=_read_number(raw, "revision") if generation is None and "revision" in raw else None,
+        generation=_read_number(raw, "generation") if "generation" in raw else None,
+        revision=_read_number(raw, "revision") if "revision" in raw else None,
     )
 
 

@@ -11,7 +11,7 @@ import contextlib
 
 from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
-from weft.api.object.read import Match, read_selection, refuse_unknown_project
+from weft.api.object.read import Match, Narrow, find_narrowing, read_selection, refuse_unknown_project
 from weft.api.request.call import Call
 from weft.api.request.target import Target
 from weft.api.state.watch_lines import encode_change
@@ -32,8 +32,9 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
     prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind, "list"))
     await refuse_unknown_project(context, target)
+    narrow = find_narrowing(target.kind, call.actor, "list")
     batches = context.store.watch(prefix, cursor)
-    feed = Feed(context, batches, cursor, lambda batch: _lines(context, batch, match))
+    feed = Feed(context, batches, cursor, lambda batch: _lines(context, batch, match, narrow))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FIRST_SECONDS):
             await feed.woken.wait()
@@ -42,21 +43,27 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     return Answer(200, headers=NDJSON, pieces=Watching(context, call, feed))
 
 
-def _lines(context: ApiContext, batch: Batch, match: Match | None) -> bytes:
-    if match is None:
+def _lines(context: ApiContext, batch: Batch, match: Match | None, narrow: Narrow | None) -> bytes:
+    if match is None and narrow is None:
         last = batch.changes[-1] if batch.changes else None
         return b"".join(context.lines.encode(batch, change, last=change is last) for change in batch.changes)
-    selected = [found for change in batch.changes if (found := _select(change, match)) is not None]
+    changes = batch.changes if narrow is None else [_narrowed(change, narrow) for change in batch.changes]
+    selected = [found for change in changes if (found := _select(change, match)) is not None]
     return b"".join(
         encode_change(batch, type_, value, last=number == len(selected))
         for number, (type_, value) in enumerate(selected, start=1)
     )
 
 
-def _select(change: Change, match: Match) -> tuple[str, bytes] | None:
+def _narrowed(change: Change, narrow: Narrow) -> Change:
+    value, previous = (None if each is None else narrow(each) for each in (change.value, change.previous))
+    return Change(change.key, value, previous)
+
+
+def _select(change: Change, match: Match | None) -> tuple[str, bytes] | None:
     """The event of a watch with a selector: an object that stops matching is DELETED for its reader."""
-    if change.value is not None and match(change.value):
+    if change.value is not None and (match is None or match(change.value)):
         return "put", change.value
-    if change.previous is not None and match(change.previous):
+    if change.previous is not None and (match is None or match(change.previous)):
         return "delete", change.previous
     return None

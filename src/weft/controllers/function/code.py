@@ -1,7 +1,8 @@
 """Removes functions' code that no function's spec, no serving code and no version names.
 
 Reads functions, their versions and the folder; removes files. Code that was uploaded or named within the last hour stays: a commit
-names it only after the upload. Partial uploads of that age go too. Woken by the clock.
+names it only after the upload. So do the files that say in which project it was uploaded. Partial uploads of that age go too. Woken
+by the clock.
 """
 
 from __future__ import annotations

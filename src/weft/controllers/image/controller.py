@@ -2,7 +2,8 @@
 
 Reads images; writes image.status and the files ``<folder>/<sha256>``. Woken by images. A file is complete or absent; what
 was being fetched when the process ended is fetched again. A file goes only when somebody deletes the last image that has
-it, never because no image explains it.
+it, never because no image explains it. A file that is there already counts for a project only if an image of that project, or one
+shared with it, has it: otherwise the URL must give the same bytes.
 """
 
 from __future__ import annotations
@@ -123,12 +124,15 @@ class Images:
         ]
 
     def _forget(self, image: Item) -> None:
-        """Remove a deleted image's file unless another image or an allocation has it."""
         self._attempts.pop(image.uid, None)
         stop = self._fetching.get(image.uid)
         if stop is not None:
             stop.set()
-        view, sha256 = self._lease.cache.view, image.status(ImageStatus).sha256
+        self._remove_unused(image, image.status(ImageStatus).sha256)
+
+    def _remove_unused(self, image: Item, sha256: str) -> None:
+        """Remove the file of ``image``, which was deleted, unless another image or an allocation has it."""
+        view = self._lease.cache.view
         others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
         places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
         if sha256 and not others and not places:
@@ -143,12 +147,15 @@ class Images:
         return status.phase != "Available" or not (self._folder / status.sha256).exists()
 
     async def _provide(self, image: Item) -> None:
-        """Get one image and write its status."""
+        """Get one image and write its status. It is tried again if its file went with another's image before that was written."""
         try:
             async with self._again if image.uid in self._attempts else self._slots:
                 await self._try(image)
         finally:
             self._fetching.pop(image.uid, None)
+        now = self._lease.cache.view.get(image.key)
+        if now is not None and now.status(ImageStatus).phase == "Available":
+            self._queue.add([image.key])
 
     async def _try(self, image: Item) -> None:
         spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
@@ -156,7 +163,7 @@ class Images:
         await self._write_status(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
         try:
             try:
-                if spec.sha256 and (self._folder / spec.sha256).exists():
+                if self._may_take(image, spec.sha256) and (self._folder / spec.sha256).exists():
                     sha256, path = spec.sha256, self._folder / spec.sha256
                 else:
                     sha256, path = await self._fetch(image, spec.url, work, stop), work
@@ -178,6 +185,20 @@ class Images:
             return
         self._attempts.pop(image.uid, None)
         await self._write_status(image, _available(spec.url, sha256, size, facts))
+        now = self._lease.cache.view.get(image.key)
+        if now is None or now.uid != image.uid:
+            self._remove_unused(image, sha256)
+
+    def _may_take(self, image: Item, sha256: str) -> bool:
+        """Whether the project has that content already, by another of its images or one that is shared with it: a digest alone
+        gives nothing."""
+        project = image.envelope.project
+        return bool(sha256) and any(
+            other.status(ImageStatus).sha256 == sha256
+            and not other.deleting
+            and is_own_or_shared(other, project, other.spec(ImageSpec).shared_with)
+            for other in self._lease.cache.view.of_kind("image").values()
+        )
 
     async def _fetch(self, image: Item, url: str, work: Path, stop: threading.Event) -> str:
         """Fetch in a thread and report progress in the status; returns the digest."""
