@@ -15,7 +15,8 @@ from tests.scenario.test_people import add_user, create, log_in
 from weft.contracts.clock import SystemClock
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.reservation import ReservationStatus
-from weft.objects.errors import Forbidden, IllegalTransition, InUse, InvalidInput, NotFound, WeftError
+from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InUse, InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_moment
 from weft.store.sqlite.store import SqliteStore
 
@@ -118,6 +119,60 @@ def test_one_that_is_over_or_refused_takes_no_workload(lab: DoorsLab) -> None:
         with pytest.raises(WeftError) as caught:
             ann.create(vm("web", reservation=name))
         assert caught.value.field == "spec.reservation" and part in caught.value.message
+
+
+def test_one_that_was_refused_gives_its_name_to_the_next_that_its_creator_makes(lab: DoorsLab) -> None:
+    ann = grant(lab, "again", cpu=4)
+    made = ann.create(reservation("class", cpu=4))
+    with pytest.raises(AlreadyExists):
+        ann.create(reservation("class", cpu=1))
+    change_status(lab, ann, "reservation", "class", ReservationStatus(state="Rejected", message="no node has 4 cores"))
+    bob = lab.with_token(use="access", role="editor", project="again")
+    bob.project = "again"
+    with pytest.raises(AlreadyExists):
+        bob.create(reservation("class", cpu=1))
+    refuse(lambda: ann.create(reservation("class", cpu=5)))
+    assert ann.get("reservation", "class")["status"]["state"] == "Rejected"
+    again = ann.create(reservation("class", cpu=3))
+    assert (again["uid"], again["generation"], again["spec"]["cpu"]) == (made["uid"], 2, 3.0)
+    assert (again["status"]["state"], again["status"]["message"], again.get("conditions") or []) == (
+        "Requested",
+        "",
+        [],
+    )
+    refuse(lambda: ann.create(reservation("more", cpu=2)))
+    ann.create(reservation("more", cpu=1))
+
+
+def test_a_vm_whose_lease_was_refused_gives_its_name_and_its_ports_to_the_next(lab: DoorsLab) -> None:
+    ann = grant(lab, "refused-vm", cpu=5)
+    lab.client.apply(
+        [{"kind": "network", "name": "default", "project": "refused-vm", "spec": {"cidr": "10.77.0.0/24"}}]
+    )
+    spec = {
+        "networks": ["default"],
+        "publish": ["18080:80", "18081:81"],
+        "lease": {"mode": "immediate", "duration": "1h"},
+    }
+    ann.create(vm("large", cpu=3, **spec))
+
+    def turn_down(incarnation: int = 0) -> None:
+        envelope = lab.stored("/vm/refused-vm/large")
+        assert envelope is not None
+        placed = Condition("Placed", "False", "leaseConflict", "no node has 3 free cores", 1.7e9, envelope.generation)
+        set_condition(envelope, placed)
+        envelope.status = merge_part(envelope.status, WorkloadStatus(phase="Rejected", incarnation=incarnation))
+        lab.put(envelope)
+
+    turn_down(incarnation=1)  # it ran once, and has disks
+    with pytest.raises(AlreadyExists):
+        ann.create(vm("large", cpu=1, **spec))
+    turn_down()
+    again = ann.create(vm("large", cpu=4, **{**spec, "publish": ["18080:80"]}))
+    assert (again["status"]["phase"], again["spec"]["cpu"], again["generation"]) == ("Pending", 4.0, 2)
+    ann.create(vm("other", cpu=1, networks=["default"], publish=["18081:81"]))
+    with pytest.raises(AlreadyExists):
+        ann.create(vm("large", cpu=1, **spec))
 
 
 def test_it_counts_in_its_quota_whole_and_its_workloads_cores_and_memory_not_again(lab: DoorsLab) -> None:

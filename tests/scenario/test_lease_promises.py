@@ -13,6 +13,7 @@ from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.allocation import AllocationSpec, Step
+from weft.kinds.vm import VM
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.scheduler.lease.lead import SHORTEST_SECONDS
 
@@ -100,6 +101,23 @@ async def test_a_refusal_names_when_it_would_fit(tmp_path: Path) -> None:
         await lab.until_refused("queued", "insufficientResources")
         await lab.until_lease("queued", "Active", 400)  # when both are over
         assert (await lab.lease("late")).state == "Done" and (await lab.lease("second")).state == "Rejected"
+
+
+async def test_what_was_refused_shows_it_and_is_placed_once_it_is_created_with_less(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("large", cpu=9.0, lease={"mode": "immediate", "duration": 50.0})
+        await lab.until_phase("large", "Rejected")
+
+        def create_again(target: Envelope) -> None:  # as the API does
+            spec = decode_part(target.spec, VM.spec)
+            fresh = VM.make("large", msgspec.structs.replace(spec, cpu=2.0), lab.clock.now(), project=target.project)
+            target.spec, target.status, target.conditions = fresh.spec, fresh.status, fresh.conditions
+            target.generation += 1
+
+        await lab.change("/vm/default/large", create_again)
+        await lab.until_lease("large", "Active")
+        await lab.until_phase("large", "Running")
 
 
 async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:

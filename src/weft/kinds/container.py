@@ -37,6 +37,7 @@ from weft.kinds.parts.workload import (
     index_workload,
     refuse_twice,
     set_fields,
+    was_refused,
     workload_columns,
     workload_references,
 )
@@ -334,6 +335,7 @@ CONTAINER = Kind(
     counts=count_workload(WORKLOAD),
     indexes=index_workload(ContainerSpec, WORKLOAD) | {CONTAINERS_BY_JOB: uid_of_owner},
     goals=WORKLOAD_GOALS,
+    was_refused=was_refused,
     shows_output=True,
     find_failure=find_workload_failure,
     commands=("cp",),

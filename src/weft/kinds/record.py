@@ -301,6 +301,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already
     only_name: str = ""  # the name that its objects have: there is one in each project
     over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
+    # Whether it was refused for good and has nothing: who created it may create another in its place.
+    was_refused: Callable[[Envelope], bool] | None = None
 
     @property
     def a_title(self) -> str:

@@ -16,6 +16,7 @@ from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference, Verb
 from weft.kinds.user import check_names
+from weft.objects.envelope import decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.quantity import LAST_MOMENT, format_bytes, format_moment
 from weft.objects.schema import field, words
@@ -269,6 +270,7 @@ RESERVATION = Kind(
     finalizers=("reservation",),
     goals={"create": Goal(_is_accepted, "Scheduled"), "extend": Goal(_is_accepted, "extended")},
     find_failure=_find_failure,
+    was_refused=lambda envelope: decode_part(envelope.status, ReservationStatus).state == "Rejected",
     references=(
         Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
         Reference("constraint", "spec.constraint", lambda spec: names_required(spec.constraint), blocks=False),

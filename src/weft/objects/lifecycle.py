@@ -1,7 +1,7 @@
 """The lifecycle of every workload kind, as one table. Pure. Verbs are checked against it, and a test checks that reports follow
 it.
 
-Pending ⇄ Hold, Pending → Prolog → Boot → Running; Running → Migrate | Suspended | Stopped → Running;
+Pending ⇄ Hold, Pending ⇄ Rejected, Pending → Prolog → Boot → Running; Running → Migrate | Suspended | Stopped → Running;
 Running → Shutdown → Epilog → Done; Failed, and Unknown when the node is lost.
 """
 
@@ -15,6 +15,7 @@ from weft.objects.errors import IllegalTransition
 class Phase(StrEnum):
     PENDING = "Pending"
     HOLD = "Hold"
+    REJECTED = "Rejected"  # its lease was refused: it has no place, and gets none unless its spec is changed
     PROLOG = "Prolog"  # the node prepares image, disks and network
     BOOT = "Boot"  # the machine runs, the guest hasn't answered yet
     RUNNING = "Running"
@@ -31,8 +32,9 @@ class Phase(StrEnum):
 _P = Phase
 # Where a workload may go from each phase. Unknown may turn out to be anything that a live node then reports.
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    _P.PENDING: frozenset({_P.HOLD, _P.PROLOG, _P.FAILED, _P.EPILOG, _P.DONE}),
-    _P.HOLD: frozenset({_P.PENDING, _P.EPILOG, _P.DONE}),
+    _P.PENDING: frozenset({_P.HOLD, _P.REJECTED, _P.PROLOG, _P.FAILED, _P.EPILOG, _P.DONE}),
+    _P.HOLD: frozenset({_P.PENDING, _P.REJECTED, _P.EPILOG, _P.DONE}),
+    _P.REJECTED: frozenset({_P.PENDING, _P.HOLD, _P.PROLOG, _P.EPILOG, _P.DONE}),
     _P.PROLOG: frozenset({_P.PENDING, _P.BOOT, _P.RUNNING, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}),
     _P.BOOT: frozenset(
         {_P.PENDING, _P.RUNNING, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN, _P.PROLOG}
@@ -56,12 +58,12 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.FAILED: frozenset(
         {_P.PENDING, _P.PROLOG, _P.BOOT, _P.RUNNING, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.DONE, _P.UNKNOWN}
     ),
-    _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD},
+    _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD, _P.REJECTED},
 }
 
 # The phases in which each verb is legal.
 ALLOWED: dict[str, frozenset[Phase]] = {
-    "hold": frozenset({_P.PENDING}),
+    "hold": frozenset({_P.PENDING, _P.REJECTED}),
     "release": frozenset({_P.HOLD}),
     "start": frozenset({_P.STOPPED, _P.SUSPENDED, _P.FAILED}),
     "stop": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.MIGRATE, _P.SUSPENDED, _P.FAILED, _P.UNKNOWN}),

@@ -38,7 +38,7 @@ from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_c
 from weft.trust.credentials import Actor
 
 _encoder = msgspec.json.Encoder()
-_NOT_YET_PLACED = ("Pending", "Hold")
+_NOT_YET_PLACED = ("Pending", "Hold", "Rejected")
 
 
 class Draft(msgspec.Struct):
@@ -108,11 +108,11 @@ async def plan_create(
 ) -> Draft:
     """A new object, for ``actor``, None for weft itself. Raises AlreadyExists; with ``known_absent`` the commit finds out.
     ``fleet``: all objects of the request. Raises Forbidden for what takes a further right."""
-    kind = manifest.kind
+    kind, former = manifest.kind, None
     if not known_absent:
-        current = await view.get(kind, manifest.project, manifest.name)
-        if current is not None:
-            raise taken(context, kind, current)
+        former = await view.get(kind, manifest.project, manifest.name)
+        if former is not None and not _gives_its_name(kind, former, actor):
+            raise taken(context, kind, former)
     if manifest.generation not in (None, 0):
         raise StaleRevision(
             f'{kind.title} "{manifest.name}" does not exist, so its generation {manifest.generation} can\'t be changed',
@@ -155,24 +155,39 @@ async def plan_create(
         manifest.name,
         spec,
         context.clock.now(),
-        uid="" if fleet is None else fleet.new_uid(),
+        uid=former.uid if former is not None else "" if fleet is None else fleet.new_uid(),
         project=manifest.project,
         labels=manifest.labels or {},
         creator=actor.creator if actor is not None else "",
         raw=raw,
     )
     await references.refuse_reserved(view.store, kind, envelope)
-    key = envelope.key
+    key, old = envelope.key, None
+    absent: Precondition = Absent(key)
+    if former is not None:  # as a change of it, which nothing that exists of it bars
+        envelope.generation, old = former.generation + 1, decode_part(former.spec, kind.spec)
+        absent = AtRevision(key, former.revision)
     plan_named = _plan_named if fleet is None else fleet.plan_named
     named = await plan_named(view, kind, envelope, spec)
-    draft = Draft(kind, envelope, "created", preconditions=[Absent(key), *named, *relied])
+    draft = Draft(kind, envelope, "created", preconditions=[absent, *named, *relied])
     if kind.claims is not None:
-        await _claim(context, view, draft, None, spec)
+        await _claim(context, view, draft, old, spec)
     draft.writes.insert(0, Put(key, encode_envelope(envelope)))
     _check_size(draft)
-    await charge(context, view, draft, None, spec)
+    await charge(context, view, draft, old, spec, former)
     view.plan(key, envelope)
     return draft
+
+
+def _gives_its_name(kind: Kind, former: Envelope, actor: Actor | None) -> bool:
+    """Whether ``actor`` may create another object in place of this one: it was refused, is nobody else's, and has nothing."""
+    return (
+        kind.was_refused is not None
+        and kind.was_refused(former)
+        and former.deleting_since is None
+        and former.owner is None
+        and former.creator == (actor.creator if actor is not None else "")
+    )
 
 
 async def plan_update(
@@ -257,9 +272,12 @@ async def plan_spec(
     return draft
 
 
-async def charge(context: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:
-    """Count the draft in its project's quota: the last step of a plan. Raises Forbidden."""
-    guards, preconditions = await plan_quota(context, view, draft.kind, draft.envelope, old, new)
+async def charge(
+    context: ApiContext, view: View, draft: Draft, old: Any, new: Any, former: Envelope | None = None
+) -> None:
+    """Count the draft in its project's quota: the last step of a plan. ``former``: the object with the spec ``old``, where it has
+    another status. Raises Forbidden."""
+    guards, preconditions = await plan_quota(context, view, draft.kind, draft.envelope, old, new, former)
     draft.guards += guards
     draft.preconditions += preconditions
 

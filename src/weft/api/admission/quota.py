@@ -28,10 +28,17 @@ from weft.objects.identity import named_key
 
 
 async def plan_quota(
-    context: ApiContext, view: View, kind: Kind, envelope: Envelope, old: Any, new: Any
+    context: ApiContext,
+    view: View,
+    kind: Kind,
+    envelope: Envelope,
+    old: Any,
+    new: Any,
+    former: Envelope | None = None,
 ) -> tuple[list[Put], list[Precondition]]:
     """The guard of the project's quota, and its preconditions, for an object that gets the spec ``new`` in place of ``old`` (None:
-    it is a new one). The last step of a plan, since from here on the object counts. Raises Forbidden."""
+    it is a new one), which counted with the status of ``former``, if given. The last step of a plan, since from here on the object
+    counts. Raises Forbidden."""
     project, user = envelope.project, envelope.creator
     if kind.counts is None or project is None:
         return [], []
@@ -40,7 +47,8 @@ async def plan_quota(
     if quota is None:
         return [], []
     status = decode_part(envelope.status, kind.status)
-    before = {} if old is None else await _resolve(view, project, kind.counts(old, status))
+    was = status if former is None else decode_part(former.status, kind.status)
+    before = {} if old is None else await _resolve(view, project, kind.counts(old, was))
     after = await _resolve(view, project, kind.counts(new, status))
     usage = view.usages.setdefault(key, Usage())
     growth = find_growth(_list_limits(quota, user), before, after)

@@ -15,7 +15,7 @@ _COLORS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "dim": 2, "bold": 1
 _PHASES = {
     "green": ("Running", "Ready", "Available", "True", "chosen", "Attached"),
     "yellow": ("Pending", "Hold", "Prolog", "Boot", "Shutdown", "Epilog", "Cordoned", "Joining", "Fetching", "Migrate"),
-    "red": ("Failed", "Unknown", "NotReady", "refused"),
+    "red": ("Failed", "Rejected", "Unknown", "NotReady", "refused"),
     "dim": ("Stopped", "Suspended", "Done"),
 }
 _COLOR_OF = {word: color for color, words in _PHASES.items() for word in words}

@@ -19,6 +19,7 @@ from weft.kinds.record import Operation as Declared
 from weft.kinds.registry import BY_NAME, KINDS, find_kind
 from weft.objects.errors import InvalidInput
 
+REJECTED = "Rejected"  # by the scheduler, for good
 _ID = re.compile(r"([^/@]+)/([^/@]+)(?:@(\d+))?")
 
 
@@ -28,11 +29,12 @@ def kinds_with_operations() -> list[str]:
 
 
 def list_running(kind: str, objects: Iterable[Object], *, ended: bool = False) -> list[Operation]:
-    """The operations on objects of a kind; with ``ended`` also those that are over, of kinds whose objects are operations."""
+    """The operations on objects of a kind, and the creations that were refused, whose objects stay; with ``ended`` also those that
+    are over, of kinds whose objects are operations."""
     declared = BY_NAME[kind].operation
     keeps = ended and declared is not None and bool(declared.ended)
     found = [read_operation(obj) for obj in objects if not is_carried(obj) and _is_under_way(declared, obj)]
-    return [one for one in found if one.state == "running" or keeps]
+    return [one for one in found if one.state == "running" or keeps or one.phase == REJECTED]
 
 
 def find_cancel(obj: Object) -> str | None:
@@ -83,7 +85,8 @@ def read_operation(obj: Object) -> Operation:
     what = f"{obj['kind']}/{obj['name']}"
     declared, act, goal, phase = BY_NAME[obj["kind"]].operation, find_act(obj), find_goal(obj), read_phase(obj)
     failed = find_failure(obj, what, goal) if act != "delete" else None
-    over = declared is not None and phase in declared.ended and act != "delete"
+    refused = act != "delete" and REJECTED in (phase, dig(obj, "status.state"))
+    over = refused or (declared is not None and phase in declared.ended and act != "delete")
     state = "running"
     if goal.reached(obj):
         state = "done"
@@ -95,7 +98,7 @@ def read_operation(obj: Object) -> Operation:
         object=str(dig(obj, declared.subject, what)) if declared is not None and declared.subject else what,
         project=obj.get("project") or "",
         state=state,
-        phase="Deleting" if act == "delete" else phase or "Pending",
+        phase="Deleting" if act == "delete" else REJECTED if refused else phase or "Pending",
         since=float(_find_since(obj, act)),
         message=_find_message(obj, failed.message if failed is not None and state == "failed" else ""),
     )

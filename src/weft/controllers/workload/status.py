@@ -109,6 +109,8 @@ def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: Wo
         final = waiting.reason in REFUSALS and waiting.generation == desired.generation
         if desired.spec.type == "serverless" and final:
             status.phase = Phase.FAILED
+        elif waiting.reason == LEASE_CONFLICT and waiting.generation == desired.generation:
+            status.phase = Phase.REJECTED
 
 
 def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, former: WorkloadStatus) -> None:

@@ -13,7 +13,7 @@ from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
-from weft.kinds.fields.lease import LEASE_ENDED, LeaseStatus, check_new_lease
+from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED, LeaseStatus, check_new_lease
 from weft.kinds.parts.convert_verb import refuse_replaced
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
@@ -34,7 +34,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.reservation import count_gpus, refuse_larger, refuse_over
-from weft.objects.envelope import Condition, Envelope
+from weft.objects.envelope import Condition, Envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
 from weft.objects.schema import words
@@ -253,6 +253,14 @@ def _refuse_again(obj: Object) -> None:
             f"{what_is(obj)} runs once: it can't be started again",
             hint="create another; for a task: weft job retry JOB",
         )
+
+
+def was_refused(envelope: Envelope) -> bool:
+    """Whether its lease was refused, and it never had a place."""
+    placed, status = envelope.condition("Placed"), decode_part(envelope.status, WorkloadStatus)
+    if placed is None or (placed.status, placed.reason) != ("False", LEASE_CONFLICT):
+        return False
+    return placed.generation == envelope.generation and not (status.incarnation or status.conversion)
 
 
 def _refuse_over(obj: Object) -> None:

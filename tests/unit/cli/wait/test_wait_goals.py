@@ -293,3 +293,20 @@ def test_a_drain_is_a_nodes_operation_until_its_condition_says_that_it_is_over()
     (drain,) = list_running("node", [node, {**node, "spec": {"drain": False}}])
     assert (drain.act, drain.since, drain.message, find_cancel(node)) == ("drain", 5.0, "2 workloads left", "uncordon")
     assert not list_running("node", [{**node, "conditions": [{**told, "status": "True"}]}])
+
+
+def test_a_creation_that_was_refused_is_a_failed_operation_and_no_running_one() -> None:
+    refused = {"type": "Placed", "status": "False", "reason": "leaseConflict", "message": "no node has 9 cores"}
+    lease = {"state": "Rejected", "message": "no node has 9 cores"}
+    machine = vm("Rejected", status={"lease": lease}, conditions=[{**refused, "generation": 2}])
+    slots = {
+        "kind": "reservation",
+        "name": "class",
+        "generation": 1,
+        "spec": {},
+        "status": lease,
+        "conditions": [refused],
+    }
+    for obj in (machine, slots):
+        [one] = list_running(obj["kind"], [obj])
+        assert (one.state, one.phase, one.message) == ("failed", "Rejected", "no node has 9 cores"), one
