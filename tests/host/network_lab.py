@@ -23,7 +23,17 @@ from typing import Any
 import msgspec
 
 from weft.contracts.driver.host import Capacity, Host
-from weft.contracts.driver.network import Endpoint, Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.driver.network import (
+    Endpoint,
+    Filter,
+    Forward,
+    Held,
+    NetworkProbe,
+    NetworkState,
+    Port,
+    SeenFlow,
+    Segment,
+)
 from weft.objects.errors import error_from_dict
 
 HERE = Path(__file__).parent
@@ -248,6 +258,9 @@ class Node:
 
     def list_flows(self, port: Port) -> list[str]:
         return msgspec.convert(self._ask("list", msgspec.to_builtins(port))["value"], list[str])
+
+    def read_refused(self, port: Port) -> list[SeenFlow]:
+        return msgspec.convert(self._ask("read_refused", [port.id])["value"], list[SeenFlow])
 
     def seed_flows(self, port: Port, lines: list[str]) -> None:
         self._ask("seed", [msgspec.to_builtins(port), lines])

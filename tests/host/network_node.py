@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, Any] = {
     "ensure_forwards": list[Forward],
     "ensure_filters": list[Filter],
     "list": Port,
+    "read_refused": list[str],
 }
 SEVERAL: dict[str, Any] = {
     "ensure_refused": (list[str], list[str]),
@@ -63,7 +64,8 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
     arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
     if method in SEVERAL:
         arguments = [msgspec.convert(one, type) for one, type in zip(argument, SEVERAL[method], strict=True)]
-    verb = getattr(driver.flows if method in ("list", "seed", "count_older") else driver, method)
+    part = next((part for part in (driver.flows, driver.seen) if hasattr(part, method)), driver)
+    verb = getattr(part, method)
     start = time.monotonic()
     try:
         value = verb(*arguments) if method == "switch" else await verb(*arguments)

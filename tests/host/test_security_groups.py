@@ -204,7 +204,7 @@ async def test_nothing_gets_around_a_filter(street: Street) -> None:
         a.run("ip", "neigh", "del", "10.20.0.77", "dev", "eth0")
 
 
-async def test_a_published_port_needs_a_rule_too_and_sees_who_asks(street: Street) -> None:
+async def test_a_published_port_needs_a_rule_too_and_sees_who_asks_and_whom_it_refused(street: Street) -> None:
     b = street.guests["b"]
     with running(b, ANSWER):
         await street.n1.ensure_forwards([Forward(8080, "tcp", street.blue.id, "10.20.0.12", 81, street.n1.address)])
@@ -213,6 +213,8 @@ async def test_a_published_port_needs_a_rule_too_and_sees_who_asks(street: Stree
         for ranges, answer in ((("198.51.100.0/24",), "closed"), ((f"{OUTSIDE}/32",), "open")):
             await street.n1.ensure_filters([street.filter("b", [Allowed("tcp", 81, 81, ranges)], [])])
             assert subprocess.run(reach, capture_output=True, text=True, timeout=20).stdout == answer
+            refused = street.n1.read_refused(make_port(street.blue, "b"))
+            assert {(flow.source, flow.destination_port) for flow in refused} == {(OUTSIDE, 81)} - {(OUTSIDE, answer)}
     await street.n1.ensure_forwards([])
 
 

@@ -242,7 +242,7 @@ VERBS = (
     Verb("exec", "Run a command in the container", input=ExecInput, stream=True, needs="operate"),
     Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True, needs="operate"),
     Verb("logs", "Show the container's log", input=LogsInput, stream=True, needs="read"),
-    Verb("flows", "Show the container's traffic, flow by flow", input=FlowsInput, stream=True, needs="read"),
+    Verb("flows", "Show network flows of the container", input=FlowsInput, stream=True, needs="read"),
 )
 
 

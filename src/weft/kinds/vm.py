@@ -204,7 +204,7 @@ VERBS = (
     Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True, needs="operate"),
     Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True, needs="operate"),
     Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True, needs="read"),
-    Verb("flows", "Show the VM's traffic, flow by flow", input=FlowsInput, stream=True, needs="read"),
+    Verb("flows", "Show network flows of the VM", input=FlowsInput, stream=True, needs="read"),
     Verb("metrics", "Show what the VM used, over time", input=SamplesInput, stream=True, needs="read"),
 )
 

@@ -35,8 +35,9 @@ class Flow(msgspec.Struct, frozen=True):
     sent_bytes: int
     received_bytes: int
     bytes_per_second: float | None  # since the measurement before; None: there was none
-    began: float | None  # unix seconds; None: unknown
-    verdict: Literal["allowed", "refused"]
+    began_at: float | None  # unix seconds; None: unknown
+    # Unanswered: the workload sent, and nothing came back, as where the other end's security group refused it.
+    verdict: Literal["allowed", "refused", "unanswered"]
     security_group: (
         str  # the one that decided; of a refused flow all that didn't allow it, with commas; "": none has a say
     )
@@ -99,10 +100,17 @@ def _describe(
         sent_bytes=sent if out else received,
         received_bytes=received if out else sent,
         bytes_per_second=rates.get(flow.id) if flow.id else None,
-        began=flow.began or None,
-        verdict="refused" if flow.refused_by else "allowed",
+        began_at=flow.began or None,
+        verdict=judge(flow, out=out),
         security_group=_name_groups(local, nic, flow, neighbours, out=out),
     )
+
+
+def judge(flow: SeenFlow, *, out: bool) -> Literal["allowed", "refused", "unanswered"]:
+    """The verdict on a flow that the workload opened, or with ``out`` False got."""
+    if flow.refused_by:
+        return "refused"
+    return "unanswered" if out and flow.sent_packets and not flow.received_packets else "allowed"
 
 
 def _name(neighbours: Mapping[str, Endpoint], address: str) -> str:

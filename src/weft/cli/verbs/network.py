@@ -14,7 +14,15 @@ from weft.cli.command.exit_codes import INTERRUPTED
 from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target
-from weft.cli.network.flows import FLOW_COLUMNS, draw_flows, fetch_flows, read_ports, watch_flows
+from weft.cli.network.flows import (
+    FLOW_COLUMNS,
+    draw_flows,
+    fetch_flows,
+    group_flows,
+    read_ports,
+    read_protocol,
+    watch_flows,
+)
 from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
@@ -33,11 +41,14 @@ def flows_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(
             ["--ports"], metavar="PORT,…", default="", help="Only these ports of either end: 80,443,8000-8100."
         ),
-        click.Option(["-w", "--watch"], is_flag=True, help="Show the flows again and again, until Ctrl-C."),
+        click.Option(["--each"], is_flag=True, help="Show each flow in a row of its own, with both ports."),
+        click.Option(
+            ["-w", "--watch"], is_flag=True, help="Show the flows repeatedly, with their rates, until Ctrl-C."
+        ),
         *options.table(),
         options.output(),
     ]
-    return options.build(verb, "Show who exchanges how much with a workload, flow by flow.", _flows, kind, params)
+    return options.build(verb, "Show network flows of a workload.", _flows, kind, params)
 
 
 def _workload() -> list[click.Parameter]:
@@ -62,15 +73,16 @@ def _flows(
     kind: Kind | None,
     protocol: str,
     ports: str,
+    each: bool,
     watch: bool,
     words: tuple[str, ...] = (),
     vm: str | None = None,
     container: str | None = None,
 ) -> int | None:
     target = _find(session, kind, words, vm, container)
-    asked = {"protocol": protocol.lower(), "ports": read_ports(ports)}
+    asked = {"protocol": read_protocol(protocol), "ports": read_ports(ports)}
     if not watch:
-        _show(session, fetch_flows(session, target, asked))
+        _show(session, fetch_flows(session, target, asked), each=each)
         return 0
 
     def show(answer: dict[str, Any]) -> None:
@@ -78,7 +90,7 @@ def _flows(
             print_line(session, answer)
         else:
             print(CLEAR if is_terminal(sys.stdout) else "", end="")
-            _show(session, answer)
+            _show(session, answer, each=each)
             sys.stdout.flush()
 
     try:
@@ -87,7 +99,7 @@ def _flows(
         return INTERRUPTED  # enough was seen
 
 
-def _show(session: Session, answer: dict[str, Any]) -> None:
+def _show(session: Session, answer: dict[str, Any], *, each: bool) -> None:
     flows: Sequence[dict[str, Any]] = answer["flows"]
     if session.is_document:
         print_data(session, answer)
@@ -95,6 +107,6 @@ def _show(session: Session, answer: dict[str, Any]) -> None:
     if not flows and not session.is_data:
         session.notify("no flows")
         return
-    print_rows(session, FLOW_COLUMNS, draw_flows(flows))
+    print_rows(session, FLOW_COLUMNS, draw_flows(flows if each else group_flows(flows)))
     if answer["left_out"]:
         session.notify(f"{answer['left_out']} smaller flows are left out")

@@ -63,9 +63,7 @@ class PortRange(msgspec.Struct, frozen=True):
 
 
 class FlowsInput(msgspec.Struct):
-    protocol: Annotated[str, msgspec.Meta(pattern="^([a-z]{0,4}|[0-9]{1,3})$")] = (
-        ""  # tcp, udp, icmp or a number; "": any
-    )
+    protocol: Annotated[str, msgspec.Meta(pattern="^(tcp|udp|icmp|[0-9]{1,3}|)$")] = ""  # "": any
     ports: Annotated[list[PortRange], msgspec.Meta(max_length=MOST_RANGES)] = []  # of either end; none: any
     watch: bool = False  # an answer every ``interval`` seconds, until the client goes
     interval: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 2.0

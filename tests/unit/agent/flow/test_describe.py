@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.agent.flow.describe import find_group, match
+from weft.agent.flow.describe import find_group, judge, match
 from weft.contracts.driver.network import Endpoint, SeenFlow
 from weft.kinds.allocation import AllocatedGroup, AllocatedRule
 from weft.kinds.parts.stream_verbs import FlowsInput, PortRange
@@ -21,6 +21,13 @@ def test_protocol_and_ports_of_either_end_choose_flows() -> None:
     assert match(FLOW, FlowsInput()) and match(FLOW, FlowsInput("tcp", [PortRange(443, 443)]))
     assert match(FLOW, FlowsInput(ports=[PortRange(1, 2), PortRange(39999, 40001)]))
     assert not match(FLOW, FlowsInput("udp")) and not match(FLOW, FlowsInput(ports=[PortRange(80, 442)]))
+
+
+def test_what_the_workload_sent_without_an_answer_is_not_called_allowed() -> None:
+    alone = msgspec.structs.replace(FLOW, received_packets=0, received_bytes=0)
+    assert judge(alone, out=True) == "unanswered" and judge(FLOW, out=True) == "allowed"
+    assert judge(alone, out=False) == "allowed"  # it arrived
+    assert judge(msgspec.structs.replace(alone, refused_by="p"), out=True) == "refused"
 
 
 def test_the_first_group_with_a_rule_for_a_flow_is_named() -> None:

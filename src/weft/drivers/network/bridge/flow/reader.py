@@ -101,9 +101,7 @@ def _describe(one: Tracked, segments: dict[int, str]) -> SeenFlow:
 
 def parse_refused(listing: str, sets: dict[str, tuple[str, str]]) -> Iterator[SeenFlow]:
     """What ``nft -j list sets`` printed, of these sets: (port id, segment id) by name. Pure."""
-    for name, element in _elements(listing):
-        if name not in sets:
-            continue
+    for name, element in _elements(listing, sets):
         ends, counter = element["val"]["concat"], element.get("counter") or {}
         packets, count = int(counter.get("packets", 0)), int(counter.get("bytes", 0))
         source, destination, protocol, *ports = ends
@@ -126,13 +124,15 @@ def parse_refused(listing: str, sets: dict[str, tuple[str, str]]) -> Iterator[Se
         )
 
 
-def _elements(listing: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _elements(listing: str, names: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The elements of these sets alone: those of the table's other sets have other shapes."""
     for line in listing.splitlines():
         try:
             items: Iterable[dict[str, Any]] = msgspec.json.decode(line)["nftables"]
         except (msgspec.DecodeError, KeyError):
             continue
         for item in items:
-            for found in item.get("set", {}).get("elem", ()):
-                if "elem" in found:
-                    yield item["set"]["name"], found["elem"]
+            held = item.get("set", {})
+            if held.get("name") in names:
+                for found in held.get("elem", ()):
+                    yield held["name"], found["elem"]
