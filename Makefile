@@ -54,10 +54,10 @@ unit: install
 	@set -- tests/unit/$(ROOM)*; [ -e "$$1" ] || { echo "no room $(ROOM): $$(cd tests/unit && ls)" >&2; exit 2; }; \
 	.venv/bin/pytest -n $(MANY) --maxprocesses 8 "$$@"
 
-# Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is told in the end. A test
-# that fails is run once more, and both are told; more than three such tests fail the run. RERUNS=0: none.
+# Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is listed at the end. A test
+# that fails is run once more and named at the end; more than three such tests fail the run. RERUNS=0: none is.
 test: install
-	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --reruns $(or $(RERUNS),1) --durations=40 --durations-min=10
+	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --again $(or $(RERUNS),1) --durations=40 --durations-min=10
 
 # Which test ran which line, and for how long, is what make mutants chooses tests by.
 coverage: install

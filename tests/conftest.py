@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from tests.again import Again
 from tests.long import ALL_EXAMPLES, examples
 from tests.warm.snapshots import lay_out
 from weft.images.parts import AGENT, compile_program
@@ -29,7 +30,6 @@ from weft.images.recipes import ensure_bundle
 for name in ("python3-11", "debian-12"):
     ensure_bundle(name, pathlib.Path(sys.argv[1]), print)
 """
-RUN_AGAIN = 3  # tests of a whole run that may fail once
 LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
@@ -82,28 +82,10 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-_run_again: list[pytest.TestReport] = []
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.outcome == "rerun":  # type: ignore[comparison-overlap]
-        _run_again.append(report)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A test that fails once on a busy machine is run again and told; many that do are a defect: see decision 0160."""
-    if len(_run_again) > RUN_AGAIN and session.exitstatus == 0 and not hasattr(session.config, "workerinput"):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How each test failed that was run again: nothing of it is lost."""
-    if _run_again:
-        terminalreporter.section(f"failed once and was run again: {len(_run_again)} (at most {RUN_AGAIN} may)")
-    for report in _run_again:
-        terminalreporter.write_line(f"{report.nodeid} ({report.when})", bold=True)
-        terminalreporter.write_line(report.longreprtext)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--again", type=int, default=0, help="how often a test that failed is run again; all are named at the end"
+    )
 
 
 _keeping: list[tuple[Path, subprocess.Popen[bytes]]] = []
@@ -112,6 +94,7 @@ _building: list[subprocess.Popen[bytes]] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     """Guests start from a kernel that has booted, those of all workers: see tests/warm."""
+    config.pluginmanager.register(Again(1 + config.option.again))
     if hasattr(config, "workerinput") or os.geteuid() != 0 or os.environ.get("WEFT_COLD"):
         return
     if shutil.which("qemu-system-x86_64") is None or shutil.which("gcc") is None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +58,12 @@ class Cluster:
             f"weft {' '.join(argv)} → {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}"
         )
         return done.stdout.decode()
+
+    def make_folder(self, name: str) -> Path:
+        """A new folder that the cluster's processes may read; one of that name may be there from the test's first try."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        folder.chmod(0o755)
+        return folder
 
     def json(self, *argv: str) -> Any:
         return json.loads(self.ok(*argv, "-o", "json"))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 
 from tests.cluster.cluster import Cluster, lay_out
 from tests.cluster.containers import IMAGE, PROGRAM, SERVES
+from tests.cluster.sweep import Object, read_nodes, restore, sweep
 from tests.files_table import find_undescribed
 from tests.registry import push_busybox, serve
-from weft.client import Client
-from weft.client.context import find_context
-from weft.objects.errors import WeftError
 
-STANDING: list[Cluster] = []  # the cluster of this run, once a test has asked for it
+STANDING: list[
+    tuple[Cluster, list[Object]]
+] = []  # the cluster of this run, once a test has asked for it, and its nodes
+BEGAN = pytest.StashKey[float]()  # when a test did, after the fixtures that it shares with others
+FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = lay_out(tmp_path_factory.mktemp("clone"))
     try:
         made.up()
-        STANDING.append(made)
+        STANDING.append((made, read_nodes(made)))
         yield made
         assert find_undescribed(made.appended()) == []  # whatever the tests have had it do
     finally:
@@ -37,46 +39,46 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def swept() -> Iterator[None]:
-    """What the tests of a file made and, as one failed, didn't delete goes before the next file's begin."""
-    before = {what for made in STANDING for what in list_objects(made, *WORKLOADS, *HELD)} | {"vm/hello"}
+def swept_after_the_file() -> Iterator[None]:
+    """What the tests of a file made and didn't delete goes before the next file's begin."""
+    began = time.time()
     yield
-    sweep(before)
+    for made, _ in STANDING:
+        sweep(made, began)
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """What a failed test made goes before the test is run again: it would be in its own way."""
-    if report.outcome == "rerun" and report.nodeid.startswith("tests/cluster"):  # type: ignore[comparison-overlap]
-        older = {what for made in STANDING for what in list_objects(made, *WORKLOADS, *HELD, until=report.start)}
-        sweep(older | {"vm/hello"})
+@pytest.fixture(autouse=True)
+def began(request: pytest.FixtureRequest) -> None:
+    """What the fixtures of a file have made by now isn't this test's."""
+    request.node.stash[BEGAN] = time.time()
 
 
-def sweep(but: set[str]) -> None:
-    """Delete all workloads ``but`` these, then what they held, and wait until they are gone."""
-    for made in STANDING:
-        for kinds in (WORKLOADS, HELD):
-            left = set(list_objects(made, *kinds)) - but - {"network/default"}
-            for what in left:
-                made.run("delete", what, "--yes")
-            deadline = time.monotonic() + 60
-            while left & set(list_objects(made, *kinds)) and time.monotonic() < deadline:  # what may not go stays
-                time.sleep(0.4)
-
-
-WORKLOADS = ("function", "job", "container", "vm")
-HELD = ("reservation", "volume", "network")  # by workloads, so after them
-
-
-def list_objects(cluster: Cluster, *kinds: str, until: float = math.inf) -> list[str]:
-    """KIND/NAME of what there is of these kinds, made before ``until`` (unix seconds); none while its server is away."""
-    client = Client(find_context(folder=str(cluster.folder), environ={}))
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+    """What a fixture made before it failed would be in its own way as it is tried again."""
+    began = time.time()
     try:
-        found = [(kind, one) for kind in kinds for one in client.list(kind).items]
-        return [f"{kind}/{one['name']}" for kind, one in found if one["created_at"] < until]
-    except WeftError:
-        return []
-    finally:
-        client.close()
+        return (yield)
+    except Exception:
+        for made, _ in STANDING:
+            sweep(made, began)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a failed test made, changed or killed is put right before it is run again, or the next one is run."""
+    report = yield
+    item.stash[FAILED] = report.failed or (call.when != "setup" and item.stash[FAILED])
+    if call.when == "teardown" and item.stash[FAILED]:
+        try:
+            for made, nodes in STANDING:
+                restore(made, nodes, item.stash.get(BEGAN, time.time()))
+        except Exception as problem:  # said beside the failure; the tests that follow say more
+            report.sections.append(("the cluster could not be put right", repr(problem)))
+    return report
 
 
 @pytest.fixture(scope="session")

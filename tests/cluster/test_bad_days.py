@@ -179,7 +179,7 @@ def test_a_backup_put_back_under_running_guests_ends_none_and_lists_those_made_s
     cluster: Cluster, gone: Gone
 ) -> None:
     boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")
-    backup = str(cluster.folder / "before")
+    backup = str(cluster.make_folder("before") / "backup")
     cluster.ok("server", "backup", backup)
     cluster.ok("vm", "create", gone("since"), "--image", "tiny", "--memory", "128M")
     since = one_guest(cluster, "since")
@@ -208,8 +208,7 @@ def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster
     kill(cluster.pids("weft server"))
     until(lambda: not cluster.pids("weft server"))
     server = cluster.state / "server"
-    older = cluster.folder / "older"
-    older.mkdir()
+    older = cluster.make_folder("older")
     for path in server.glob("store.db*"):
         shutil.copy2(path, older)
     cluster.up()

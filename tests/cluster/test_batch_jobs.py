@@ -198,7 +198,7 @@ def ticking(cluster: Cluster, image: str) -> Iterator[bytes]:
 @pytest.mark.usefixtures("ticking")
 def test_the_logs_of_a_task_can_be_followed(cluster: Cluster, run: Job) -> None:
     run("talk", "for n in 1 2 3; do echo $n; sleep 1; done", "--detach")
-    until(lambda: status(cluster, "talk")["running"] == 1)
+    until(lambda: containers(cluster, "talk").get("talk-0", {}).get("status", {}).get("started_at"))
     following = [WEFT, "job", "logs", "talk", "-f"]
     said = subprocess.run(following, cwd=cluster.folder, capture_output=True, timeout=60)
     assert (said.returncode, said.stdout) == (0, b"1\n2\n3\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +112,9 @@ def test_whoever_is_killed_meanwhile_it_runs_once_with_all_its_data(
     whole = cluster.ok("container", "exec", "web", "--", "sh", "-c", fill)
     words = ["container", "migrate", "web", "--to", other, "--bandwidth", "8M", "--detach", "-o", "json"]
     name = json.loads(cluster.ok(*words))["name"]
-    until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] == "Migrating", 60)
+    cluster.ok(
+        "wait", f"migration/{name}", "--for", "phase=Migrating", "--timeout", "60s"
+    )  # sees it however short it is
     (agent,) = cluster.pids(f"weft agent {node if victim == 'source' else other} ")
     os.kill(agent, signal.SIGKILL)
     until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] in ("Succeeded", "Failed"), 120)
@@ -133,7 +134,9 @@ def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
     cluster.ok("container", "exec", "web", "--", "sh", "-c", "dd if=/dev/urandom of=/srv/more bs=1M count=24; sync")
     words = ["container", "migrate", "web", "--to", other, "--bandwidth", "2M", "--detach", "-o", "json"]
     name = json.loads(cluster.ok(*words))["name"]
-    until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] == "Migrating", 60)
+    cluster.ok(
+        "wait", f"migration/{name}", "--for", "phase=Migrating", "--timeout", "60s"
+    )  # sees it however short it is
     cluster.ok("migration", "cancel", name, "--timeout", "60s")
     until(lambda: status(cluster, "web")["phase"] == "Running", 60)
     assert (status(cluster, "web")["node"], read(cluster), fetch(port)) == (node, "mine\n", "from a container\n")
@@ -147,7 +150,6 @@ def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
         assert status(cluster, "web")["started_at"] == started, "it isn't stopped for nothing"
     finally:
         cluster.ok("node", "uncordon", other)
-    time.sleep(0.1)
     assert fetch(port) == "from a container\n"
 
 

@@ -24,7 +24,8 @@ def test_flows_of_a_vm_are_counted_as_its_nic_counts_and_what_its_groups_refuse_
     cluster.run("vm", "exec", "hello", "--", "nc", "-w", "1", address, "81")
 
     for vm, direction in (("hello", "out"), ("shown", "in")):
-        (flow,) = cluster.json("network", "flows", "--vm", vm, "--protocol", "tcp", "--ports", "80")["flows"]
+        flows = cluster.json("network", "flows", "--vm", vm, "--protocol", "tcp", "--ports", "80")["flows"]
+        flow = max(flows, key=lambda one: one["bytes"])  # tries that found no server yet may have made others
         assert (flow["source"], flow["destination"], flow["destination_port"]) == (other, address, 80)
         assert (flow["source_name"], flow["destination_name"]) == ("hello", "shown")
         assert (flow["direction"], flow["verdict"], flow["protocol"]) == (direction, "allowed", "tcp")

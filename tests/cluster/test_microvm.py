@@ -40,7 +40,7 @@ def test_one_with_a_machine_of_its_own_from_creation_to_its_end(
 ) -> None:
     node = cluster.vm("hello")["status"]["node"]
     other = next(name for name in ("n1", "n2", "n3") if name != node)
-    assert find_traces(cluster, other) == []
+    until(lambda: find_traces(cluster, other) == [])  # others' may be on their way out
     port = cluster.free_port()
     words = ["--image", f"{registry}/shop/web:1", "--isolation", "vm", "--memory", "128M", "--node", other]
     said = cluster.ok("container", "create", gone_containers("safe"), *words, "--publish", f"{port}:80")

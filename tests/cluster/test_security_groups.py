@@ -29,7 +29,7 @@ def test_a_vm_with_a_security_group_is_open_to_what_its_rules_allow_and_they_cha
     cluster.ok("apply", "-f", "front.json")
     retry = f"for try in $(seq 40); do {fetch[-1]} | grep me && exit; sleep 1; done; exit 1"
     assert "it is me" in cluster.ok(*fetch[:-1], retry)
-    assert [g["status"]["used"] for g in cluster.json("get", "sg")["items"]] == [1]
+    assert cluster.object("securitygroup", "front")["status"]["used"] == 1
     assert "vm/guarded" in cluster.fails(5, "securitygroup", "delete", "front", "--yes")
     cluster.ok("vm", "delete", "guarded", "--yes")
     cluster.ok("securitygroup", "delete", "front", "--yes")
