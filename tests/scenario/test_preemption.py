@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.controllers_lab import Lab, PretendNode
+from tests.scenario.test_fairness import add_project, put_many
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.fields.lease import MOST_SUSPENSIONS, PATIENCE_SECONDS, AllocatedLease, LeaseRequest, check_lease
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.project import ProjectSpec
-from weft.objects.envelope import decode_part
+from weft.kinds.report import ReportStatus
+from weft.objects.envelope import Envelope, decode_part
 
 SAVES = ["suspend"]
 
@@ -217,3 +219,63 @@ async def test_people_may_stop_or_cancel_what_is_suspended(tmp_path: Path) -> No
         await lab.until_gone("/vm/default/web")
         await lab.pass_time(20)
         assert (await lab.status("spare")).phase == "Stopped"
+
+
+async def test_neither_project_is_told_the_other_s_names_when_one_gives_way_and_administrators_are(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab)
+        await add_project(lab, "physics")
+        await lab.put_vm("fold", cpu=3.0, lease=lease())
+        await lab.until_phase("fold", "Running")
+        await put_many(lab, "physics", 1, "render", cpu=4.0, lease=lease(mode="immediate"))
+        fold = await until_lease(lab, "fold", "Suspended")
+        assert fold.lease is not None and "suspended for a workload of another project" in fold.lease.message
+
+        async def decided() -> bool:
+            return await lab.get("/decision/physics/vm.render0") is not None
+
+        await lab.until(decided)
+        await lab.put("recommendation", "asked", {"subject": "queue"})
+        await lab.put("report", "all", {"subject": "queue"}, project=None)
+        await lab.pass_time(5)
+        for project, foreign in (("default", "render"), ("physics", "fold")):
+            for kind in ("vm", "decision", "recommendation", "migration"):
+                for entry in (await lab.store.list(f"/{kind}/{project}/")).entries:
+                    assert foreign not in entry.value.decode(), (kind, entry.key)
+            told = [event for event in lab.journal.events if event.object.project == project]
+            assert told and all(foreign not in f"{event.message} {event.reason}" for event in told)
+        report = await lab.get("/report/-/all")
+        assert report is not None
+        (held,) = [one.held_by.message for one in decode_part(report.status, ReportStatus).queue]
+        assert held == "suspended for physics/vm/render0"
+        for entry in (await lab.store.list("/vm/physics/render0")).entries:
+            await lab.delete(entry.key)
+        await until_lease(lab, "fold", "Active")
+        assert all("render" not in event.message for event in lab.journal.events if event.object.name == "fold")
+
+
+async def test_a_budget_of_another_project_is_not_named_to_who_it_holds_up(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab)
+        await add_project(lab, "physics")
+        await lab.put("disruptionbudget", "folding", {"selector": {"app": "fold"}, "max_unavailable": 0})
+        await lab.put_vm("fold", cpu=3.0, lease=lease())
+
+        def label(target: Envelope) -> None:
+            target.labels = {"app": "fold"}
+
+        await lab.change("/vm/default/fold", label)
+        await lab.until_phase("fold", "Running")
+        await put_many(lab, "physics", 1, "render", cpu=4.0, lease=lease(mode="immediate"))
+
+        async def refused() -> bool:
+            return await lab.get("/decision/physics/vm.render0") is not None
+
+        await lab.until(refused)
+        decision = await lab.get("/decision/physics/vm.render0")
+        assert decision is not None and b"fold" not in bytes(decision.spec)
+        assert "workloads of another project: none of them gives way" in str(
+            decode_part(decision.spec, DecisionSpec).notes
+        )

@@ -448,7 +448,8 @@ class Decisions:
         need = read_need(request, workload.uid, spec.lease, spec.grace)
         kept: dict[Allowance, list[str]] = {}
         way = find_way(self._view, self._engine, need, timing.at, self._budgets, kept)
-        said = [*(describe_way(way) if way is not None else ()), *describe_kept(kept)]
+        project = workload.envelope.project
+        said = [*(describe_way(way, project) if way is not None else ()), *describe_kept(kept, project)]
         candidate = msgspec.structs.replace(candidate, preempts=tuple(said))
         if way is None:
             return candidate, None
@@ -466,13 +467,14 @@ class Decisions:
         if asked.mode == "best-effort":
             return ""
         need = read_need(candidate.request, candidate.workload.uid, asked, spec_of(candidate.workload).grace)
-        project = self._view.get(object_key("project", None, candidate.workload.envelope.project or ""))
+        name = candidate.workload.envelope.project
+        project = self._view.get(object_key("project", None, name or ""))
         ceiling = None if project is None else project.spec(ProjectSpec).priority_ceiling
         most = max(asked.priority, MOST_PRIORITY if ceiling is None else ceiling)
         way = find_way(self._view, self._engine, msgspec.structs.replace(need, priority=most), now, self._budgets, {})
         if way is None:
             return ""
-        return f"; or with priority {max(v.priority for v in way.victims)}, if these are suspended: {name_victims(way)}"
+        return f"; or with priority {max(v.priority for v in way.victims)}, if these are suspended: {name_victims(way, name)}"
 
     def _bind(
         self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing, load: Load | None = None

@@ -60,8 +60,9 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
 class Suspension(msgspec.Struct, frozen=True):
     """Its cores and memory are given to another workload: from ``at`` on (seconds since 1970) its node keeps it suspended."""
 
-    winner: str  # vm/web
+    winner: str  # vm/web; without its name where it is of another project: people of this one read it
     at: float
+    named: str = ""  # physics/vm/web, for administrators; "": unknown
 
 
 class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

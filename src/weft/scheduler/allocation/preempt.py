@@ -34,7 +34,7 @@ from weft.kinds.registry import find_kind
 from weft.objects.envelope import merge_part
 from weft.scheduler.allocation.lease import Slot, find_slot
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.table.facts import amounts_of, name_workload
+from weft.scheduler.table.facts import amounts_of, name_for, name_workload
 from weft.scheduler.table.snapshot import without
 
 MOST_NODES = 64  # tried for one decision
@@ -273,27 +273,35 @@ def find_slot_on(engine: Engine, need: Need, uid: str, now: float) -> Slot | Non
     return found if isinstance(found, Slot) else None
 
 
-def name_victims(way: Way) -> str:
-    """``vm/a, vm/b``"""
-    return ", ".join(name_workload(victim.item.spec(AllocationSpec).workload) for victim in way.victims)
+def name_victims(way: Way, project: str | None) -> str:
+    """``vm/a, vm/b``, for people of ``project``."""
+    names = [name_for(project, victim.item.spec(AllocationSpec).workload) for victim in way.victims]
+    return ", ".join(dict.fromkeys(names))
 
 
-def describe_kept(kept: dict[Allowance, list[str]]) -> list[str]:
-    """A sentence on each budget that protects workloads from giving way."""
-    return [
-        f"{', '.join(names[:MOST_NAMED])}{' and others' if len(names) > MOST_NAMED else ''}: "
-        f"{'no more than ' + str(allowance.left) if allowance.left else 'none'} of them gives way, since {allowance.text}"
-        for allowance, names in kept.items()
-    ][:MOST_NAMED]
+def describe_kept(kept: dict[Allowance, list[str]], project: str | None) -> list[str]:
+    """A sentence on each budget that protects workloads from giving way, for people of ``project``."""
+    found = []
+    for allowance, names in kept.items():
+        who = f"{', '.join(names[:MOST_NAMED])}{' and others' if len(names) > MOST_NAMED else ''}"
+        why, most = allowance.text, f"no more than {allowance.left}" if allowance.left else "none"
+        if allowance.budget.envelope.project != project:
+            who, why = "workloads of another project", "a disruption budget protects them"
+        found.append(f"{who}: {most} of them gives way, since {why}")
+    return list(dict.fromkeys(found))[:MOST_NAMED]
 
 
-def describe_way(way: Way) -> list[str]:
-    """A sentence on each victim, for the Decision."""
+def describe_way(way: Way, project: str | None) -> list[str]:
+    """A sentence on each victim, for the Decision, which people of ``project`` read; one on all of other projects that go alike."""
     act = {
         True: "is suspended for it, and resumes later, elsewhere if its node stays full",
         False: "is stopped for it, and begins again elsewhere",
     }
-    return [f"{name_workload(v.item.spec(AllocationSpec).workload)} {act[v.suspends]}" for v in way.victims]
+    return list(
+        dict.fromkeys(
+            f"{name_for(project, v.item.spec(AllocationSpec).workload)} {act[v.suspends]}" for v in way.victims
+        )
+    )
 
 
 def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float) -> Commit:
@@ -308,15 +316,17 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
             made.append(Item(envelope, spec=spec, report=item.report(AllocationReport)))
         else:
             made.append(item)
+    project = winner.envelope.project
     writes, events = [put(item.envelope) for item in made], list(commit.events)
-    what = f"{winner.envelope.kind}/{winner.envelope.name}"
+    named = f"{winner.envelope.project}/{name_workload(winner.envelope.ref)}"
     begin = way.slot.lease.prepare_at if way.slot is not None else now
     at = max(now, begin - sum(victim.seconds for victim in way.victims)) if begin > now else now
     for victim in way.victims:
         envelope, spec = edit(victim.item), victim.item.spec(AllocationSpec)
+        what = name_for(spec.workload.project, winner.envelope.ref)
         if victim.suspends and spec.lease is not None:
             lease = msgspec.structs.replace(
-                spec.lease, suspension=Suspension(what, at), suspensions=spec.lease.suspensions + 1
+                spec.lease, suspension=Suspension(what, at, named), suspensions=spec.lease.suspensions + 1
             )
             envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, lease=lease))
             envelope.generation += 1
@@ -328,7 +338,9 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
             Event("Warning", "Preempted", text, workload.envelope.ref, SOURCE)
             for workload in view.find(WORKLOADS_BY_UID, spec.workload.uid)
         )
-    events.extend(Event("Normal", "Preempts", sentence, winner.envelope.ref, SOURCE) for sentence in describe_way(way))
+    events.extend(
+        Event("Normal", "Preempts", sentence, winner.envelope.ref, SOURCE) for sentence in describe_way(way, project)
+    )
     guards, untouched = guard(allowance for victim in way.victims for allowance in victim.allowances)
     return Commit(
         key=commit.key,

@@ -49,12 +49,12 @@ def list_queue(
     starts = _Starts(view, engine, strategy, now)
     starts.search(waiting)
     shown = [
-        _describe(view, item, place, starts.found.get(item.key), now)
+        _describe(view, item, place, starts.found.get(item.key), now, to_all=project is None)
         for place, item in enumerate(waiting, 1)
         if project in (None, item.envelope.project)
     ]
     shown += [
-        _describe(view, item, None, (start, "high"), now)
+        _describe(view, item, None, (start, "high"), now, to_all=project is None)
         for start, item in promised
         if project in (None, item.envelope.project)
     ]
@@ -177,7 +177,10 @@ def _read_timeout(view: View, spec: AllocationSpec) -> float | None:
     return job.spec(JobSpec).task_timeout if job is not None else None
 
 
-def _describe(view: View, item: Item, place: int | None, start: tuple[float, str] | None, now: float) -> QueuedWorkload:
+def _describe(
+    view: View, item: Item, place: int | None, start: tuple[float, str] | None, now: float, *, to_all: bool
+) -> QueuedWorkload:
+    """``to_all``: for who may see all projects."""
     lease, allocations = spec_of(item).lease, view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
     return QueuedWorkload(
         place=place,
@@ -188,17 +191,18 @@ def _describe(view: View, item: Item, place: int | None, start: tuple[float, str
         waiting_seconds=round(max(0.0, now - waits_since(item, allocations)), 3),
         expected_start=start[0] if start is not None else None,
         confidence=start[1] if start is not None else "none",  # type: ignore[arg-type]
-        held_by=_find_hold(item, allocations, start[0] if place is None and start is not None else None),
+        held_by=_find_hold(item, allocations, start[0] if place is None and start is not None else None, to_all),
     )
 
 
-def _find_hold(item: Item, allocations: list[Item], promised: float | None) -> HeldBy:
+def _find_hold(item: Item, allocations: list[Item], promised: float | None, to_all: bool) -> HeldBy:
     if promised is not None:
         return HeldBy(LEASE_WAITS, f"its lease begins at {format_moment(promised)}")
     for allocation in allocations:
         lease = allocation.spec(AllocationSpec).lease
         if lease is not None and lease.suspension is not None:
-            return HeldBy(PREEMPTED, f"suspended for {lease.suspension.winner}")
+            winner = (to_all and lease.suspension.named) or lease.suspension.winner
+            return HeldBy(PREEMPTED, f"suspended for {winner}")
     placed = item.envelope.condition("Placed")
     if placed is None or placed.status == "True" or placed.generation != item.envelope.generation:
         return HeldBy("undecided", "the scheduler has not decided on it yet")

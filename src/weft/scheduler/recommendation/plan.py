@@ -105,8 +105,8 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
                 protected: dict[Allowance, list[str]] = {}
                 way = find_way(view, engine, need, now, Budgets(view), protected)
                 if way is not None:  # once others have given way
-                    chosen, preempts = way.row, describe_victims(way)
-                preempts += describe_kept(protected)
+                    chosen, preempts = way.row, describe_victims(way, workload.envelope.project)
+                preempts += describe_kept(protected, workload.envelope.project)
             if chosen is not None and explanation.error:
                 explanation = msgspec.structs.replace(explanation, error="", message="")
         return RecommendationStatus(

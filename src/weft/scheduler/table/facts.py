@@ -75,9 +75,17 @@ def load_of(spec: AllocationSpec) -> Load:
     )
 
 
+OF_ANOTHER = "a workload of another project"
+
+
 def name_workload(ref: Ref) -> str:
     """``vm/web-1``"""
     return f"{ref.kind}/{ref.name}"
+
+
+def name_for(project: str | None, ref: Ref) -> str:
+    """``vm/web-1`` for what people of ``project`` read; they aren't told the names of others' workloads."""
+    return name_workload(ref) if ref.project == project else OF_ANOTHER
 
 
 def amounts_of(resources: Resources) -> Amounts:
