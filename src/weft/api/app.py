@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 
 import weft
-from weft.api.audit.recorder import record, record_interrupted, require_record
+from weft.api.audit.recorder import REFUSED, record, record_interrupted, topic_of
+from weft.api.audit.topic import Topic
 from weft.api.auth.authenticate import authenticate
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
@@ -35,9 +36,11 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
 
     async def answer(request: Request) -> Answer:
         call = Call(request)
+        topic = topic_of(call)
         began = context.clock.elapsed()
-        made = await _answer(context, call)
-        if (recorded := record(context, call, made.status)) is not None:
+        made = await _answer(context, call, topic)
+        is_of_interest = topic.when != "refused" or made.status in REFUSED  # few reads are
+        if is_of_interest and (recorded := record(context, call, topic, made.status)) is not None:
             try:
                 await recorded
             except (Unavailable, asyncio.CancelledError) as error:
@@ -51,15 +54,15 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
     return answer
 
 
-async def _answer(context: ApiContext, call: Call) -> Answer:
+async def _answer(context: ApiContext, call: Call, topic: Topic) -> Answer:
     try:
         if context.busy >= MOST_BUSY:
             raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)
         context.busy += 1
         try:
             call.actor = await authenticate(context, call)
-            if call.method != "GET":
-                require_record(context, call)
+            if topic.when == "always":
+                context.audit.require_space()
             return await route(context, call)
         finally:
             context.busy -= 1
@@ -68,7 +71,7 @@ async def _answer(context: ApiContext, call: Call) -> Answer:
     except RecursionError:
         call.problem = InvalidInput("the request is nested too deeply")
     except asyncio.CancelledError:
-        record_interrupted(context, call)
+        record_interrupted(context, call, topic)
         raise
     except Exception:  # a defect fails this request and no other
         call.problem = _unforeseen(call)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.api.admission import references, sealing, uploads
-from weft.api.admission.escalation import plan_gift
+from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.priority import settle_priority
 from weft.api.admission.quota import plan_quota
 from weft.api.admission.view import View
@@ -388,6 +388,8 @@ async def _require_permissions(
                     hint=f"it takes {permission} in all projects: ask an administrator of the fabric",
                     details={"permission": permission},
                 )
+    if not isinstance(new, GRANTING_SPECS):
+        return []
     return await plan_gift(context, view, kind, manifest.name, actor, old, new)
 
 

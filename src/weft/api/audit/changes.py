@@ -21,7 +21,7 @@ from weft.trust.redaction import HIDDEN, hide_in_data, hide_in_text, is_secret
 MOST_BYTES = 8192  # of all changes in one record
 _LONGEST = 1024  # bytes of one value
 _MOST_KEYS = 64
-_LEAST = 40  # bytes of a change, without its values
+_LEAST = 56  # bytes of a change with plain values
 _PLAIN = (bool, int, float, type(None))  # no secrets
 _SUSPECT = re.compile(r"[:=_ ]|eyJ|AKIA|ASIA|WEFT|-----")  # what any secret in a text has that trust/redaction.py finds
 _encode = msgspec.json.Encoder().encode
@@ -36,13 +36,17 @@ def describe_objects(changed: Sequence[Change]) -> tuple[list[AuditObject], int]
         changes: list[AuditChange] = []
         if free > 0:
             for field, old, new in _list_changes(change):
-                if free > 0:
-                    old, size_before = (old, 8) if isinstance(old, _PLAIN) else _hide(field, old)
-                    new, size = (new, 8) if isinstance(new, _PLAIN) else _hide(field, new)
-                    free -= _LEAST + len(field) + size_before + size
-                    changes.append(AuditChange(field=field, old=old, new=new))
-                else:
+                if free <= 0:
                     left_out += 1
+                    continue
+                free -= _LEAST + len(field)
+                if not isinstance(old, _PLAIN):
+                    old, size = _hide(field, old)
+                    free -= size
+                if not isinstance(new, _PLAIN):
+                    new, size = _hide(field, new)
+                    free -= size
+                changes.append(AuditChange(field=field, old=old, new=new))
         else:
             left_out += 1
         found.append(

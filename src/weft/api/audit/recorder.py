@@ -12,41 +12,37 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
 from weft.objects.errors import Unavailable
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, Outcome
-from weft.trust.credentials import Actor
 from weft.trust.redaction import hide_in_text
 
 _INTERRUPTED = 0  # in place of the answer's status: there was no answer
-_REFUSED = (401, 403)
+REFUSED = (401, 403)
 _MOST_MESSAGE = 500
 _NOBODY = AuditActor(kind="nobody")
 
 
-def require_record(context: ApiContext, call: Call) -> None:
-    """Raise StoreFull or Unavailable if the request, which is no GET, must be recorded and can't be."""
-    if _topic_of(call).when == "always":
-        context.audit.require_space()
+def topic_of(call: Call) -> Topic:
+    find = find_topic if len(call.path) <= LONGEST_KEPT else find_topic.__wrapped__
+    found: Topic = find(call.method, call.path)
+    return found
 
 
-def record(context: ApiContext, call: Call, status: int) -> asyncio.Future[None] | None:
-    """Record the request, if it belongs in the log: its answer is sent when that is done, and at once for None. The future raises
-    Unavailable if it can't be written."""
-    topic = _topic_of(call)
-    if topic.when == "refused" and status not in _REFUSED:  # of most reads
-        return None
+def record(context: ApiContext, call: Call, topic: Topic, status: int) -> asyncio.Future[None] | None:
+    """Record the request, if it belongs in the log: its answer is sent when that is done, and immediately for None. The future
+    raises Unavailable if it can't be written."""
     records = _list_records(context, call, topic, status)
     return context.audit.gather(records) if records else None
 
 
-def record_interrupted(context: ApiContext, call: Call) -> None:
+def record_interrupted(context: ApiContext, call: Call, topic: Topic) -> None:
     """Record a request that gets no answer, if it belongs in the log."""
     with contextlib.suppress(Unavailable):  # the log says so
-        for one in _list_records(context, call, _topic_of(call), _INTERRUPTED):
+        for one in _list_records(context, call, topic, _INTERRUPTED):
             context.audit.append(one)
 
 
 def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) -> list[AuditRecord]:
     actor = call.known_actor
-    if status in _REFUSED:
+    if status in REFUSED:
         outcome: Outcome = "refused"
     elif topic.when == "refused" or (topic.when == "by people" and (actor is None or actor.kind != "person")):
         return []
@@ -60,7 +56,9 @@ def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) ->
         return []
     if outcome != "allowed" and not context.audit.takes(call.request.address):
         return []
-    by = _NOBODY if actor is None else _describe(actor)
+    by = _NOBODY if actor is None else actor.audited
+    if len(call.changed) == 1:  # as most have
+        return [_make(call, by, topic, call.changed[0].envelope.project or "", call.changed, outcome, status)]
     return [
         _make(call, by, topic, project, changed, outcome, status)
         for project, changed in _by_project(topic, call.changed)
@@ -103,21 +101,9 @@ def _by_project(topic: Topic, changed: Sequence[Change]) -> list[tuple[str, Sequ
     if not changed:
         return [(topic.project, ())]
     first = changed[0].envelope.project
-    if len(changed) == 1 or all(change.envelope.project == first for change in changed):
+    if all(change.envelope.project == first for change in changed):
         return [(first or "", changed)]
     found: dict[str, list[Change]] = {}
     for change in changed:
         found.setdefault(change.envelope.project or "", []).append(change)
     return list(found.items())
-
-
-def _describe(actor: Actor) -> AuditActor:
-    if actor.kind == "stranger":
-        return _NOBODY
-    return AuditActor(kind=actor.kind, name=actor.name, role=actor.role, project=actor.project or "", id=actor.id)
-
-
-def _topic_of(call: Call) -> Topic:
-    find = find_topic if len(call.path) <= LONGEST_KEPT else find_topic.__wrapped__
-    found: Topic = find(call.method, call.path)
-    return found
