@@ -9,6 +9,7 @@ existing claims; probes this machine's ports.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,17 +146,26 @@ async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
 
 async def refuse_reserved(store: Store, kind: Kind, envelope: Envelope) -> None:
     """Raise InUse if the name of a new object belonged to a deleted one to which others still refer: they would mean this one."""
-    for other in KINDS:
-        for reference in other.references:
-            if reference.reserves and reference.kind == kind.name:
-                users = await _find_referring(store, other, reference, envelope)
-                if users:
-                    raise InUse(
-                        f'{kind.title} "{envelope.name}" can\'t be created: {users[0]} names a deleted one',
-                        field="name",
-                        hint=f"take {envelope.name} out of {users[0]} first, or choose another name",
-                        details={"by": users[:_SHOWN]},
-                    )
+    for other, reference in _list_reserving(kind.name):
+        users = await _find_referring(store, other, reference, envelope)
+        if users:
+            raise InUse(
+                f'{kind.title} "{envelope.name}" can\'t be created: {users[0]} names a deleted one',
+                field="name",
+                hint=f"take {envelope.name} out of {users[0]} first, or choose another name",
+                details={"by": users[:_SHOWN]},
+            )
+
+
+@functools.cache
+def _list_reserving(kind: str) -> tuple[tuple[Kind, Reference], ...]:
+    """The references to objects of ``kind`` that keep the name of a deleted one."""
+    return tuple(
+        (other, reference)
+        for other in KINDS
+        for reference in other.references
+        if reference.reserves and reference.kind == kind
+    )
 
 
 def is_referred_to(kind: Kind) -> bool:
