@@ -13,6 +13,7 @@ from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.allocation import AllocationSpec, Step
+from weft.kinds.node import NodeStatus
 from weft.kinds.vm import VM
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.scheduler.lease.lead import SHORTEST_SECONDS
@@ -48,6 +49,32 @@ async def test_a_reservation_runs_from_its_start_to_its_end_and_nobody_gets_its_
         await lab.until_phase("forever", "Running")
         reasons = lab.journal.reasons("class")
         assert reasons.count("LeaseEnding") == 1  # it is shorter than the time of the warning
+
+
+async def test_a_node_counts_a_lease_from_when_it_takes_its_capacity_on(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")  # 8 cores
+        await lab.put_vm("web", cpu=8.0, grace=0.0, lease={"mode": "immediate", "duration": 300.0})
+        await lab.put("reservation", "class", {"cpu": 2, "memory": GIB, "start": at(lab, 500), "duration": 600.0})
+        await lab.put_vm("night", cpu=4.0, lease={"start": at(lab, 900), "duration": 60.0})
+        await lab.until_lease("night", "Scheduled")
+
+        async def read() -> tuple[float, int]:
+            envelope = await lab.get("/node/-/n1")
+            assert envelope is not None
+            status = decode_part(envelope.status, NodeStatus)
+            return status.allocated_cpu, status.allocations_later
+
+        async def until(cpu: float, later: int, seconds: float) -> None:
+            async def counted() -> bool:
+                return await read() == (cpu, later)
+
+            await lab.until(counted, seconds)
+
+        await until(8.0, 2, 10)
+        await until(0.0, 2, 400)
+        await until(2.0, 1, 300)
+        await until(6.0, 0, 500)
 
 
 async def test_a_machine_that_boots_slowly_is_begun_as_much_earlier(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     allocated_memory: int = 0
     allocated_disk: int = 0
     allocations: int = 0
+    allocations_later: int = 0  # of these: whose lease begins later, so they take only their disk yet
     since: float = 0.0
     cpu_model: str = ""  # best one of all nodes that it can exchange guests with
     lost_contact: str = ""  # ``report.contact`` when it was lost: while they are equal, it hasn't been back
@@ -281,7 +282,9 @@ def bar(used: float, total: float, width: int = 4) -> str:
 
 def _cpu(obj: Object) -> str:
     used, total = dig(obj, "status.allocated_cpu", 0), dig(obj, "report.cpu", 0) * _ratio(obj, "cpu")
-    return f"{format_cpu(used)}/{format_cpu(total)} {bar(used, total)}".rstrip()
+    later = dig(obj, "status.allocations_later", 0)
+    more = f" +{later} later" if later else ""
+    return f"{format_cpu(used)}/{format_cpu(total)} {bar(used, total)}".rstrip() + more
 
 
 def _bytes(part: str) -> Any:

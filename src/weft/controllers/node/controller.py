@@ -8,6 +8,7 @@ node has a full lease's time to send a heartbeat before it counts as lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -38,6 +39,7 @@ CHECK_EVERY_SECONDS = 1.0
 SUMS_AT_ONCE = 200  # nodes whose sums are written in one round: placements fail when a node's revision changes
 LATEST_SECONDS = 10.0  # sums wait for so long while more allocations than SUMS_AT_ONCE change in a round
 TICK = ""  # the key that stands for "check the leases"
+LONGEST_SECONDS = 3600.0  # until sums are made again for a lease that begins later; the clock may be set meanwhile
 SOURCE = "nodes"
 
 
@@ -85,6 +87,9 @@ class Nodes:
             for uid in self._take_unsummed():
                 nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
         for node in nodes.values():
+            next_start = find_next_start(view, node.uid, now)
+            if next_start < math.inf:
+                plan.later[node.key] = max(CHECK_EVERY_SECONDS, min(next_start - now, LONGEST_SECONDS))
             commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now)
             if commit is not None:
                 plan.commits.append(commit)
@@ -123,7 +128,7 @@ class Nodes:
 def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: float) -> Commit | None:
     """Write the node's status and its conditions if they change; ``cpu_model`` is the one that it has in common with others."""
     former = node.status(NodeStatus)
-    status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid), live, now)
+    status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid, now), live, now)
     status.cpu_model = cpu_model
     ready = Condition(
         "Ready",
@@ -183,17 +188,29 @@ def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bo
     )
 
 
-def sum_allocations(view: View, node_uid: str) -> NodeStatus:
-    """The sums of what is allocated on a node, in an otherwise empty status; what has ended for good counts as nothing."""
+def find_next_start(view: View, node_uid: str, now: float) -> float:
+    """When the next lease on a node begins to take its capacity (seconds since 1970); infinite if none does."""
+    leases = [item.spec(AllocationSpec).lease for item in view.find(ALLOCATIONS_BY_NODE, node_uid)]
+    return min((lease.prepare_at for lease in leases if lease is not None and lease.prepare_at > now), default=math.inf)
+
+
+def sum_allocations(view: View, node_uid: str, now: float) -> NodeStatus:
+    """The sums of what is allocated on a node at ``now``, in an otherwise empty status; what has ended for good counts as nothing,
+    and a lease that begins later takes only its disk."""
     read = [
         (item.spec(AllocationSpec), item.report(AllocationReport), item)
         for item in view.find(ALLOCATIONS_BY_NODE, node_uid)
     ]
     found = [(spec, report, item) for spec, report, item in read if not has_ended_for_good(spec, report)]
-    resources = [account(spec, report) for spec, report, _ in found]
+    holding = [account(spec, report) for spec, report, _ in found if not _begins_later(spec, now)]
     return NodeStatus(
-        allocated_cpu=round(sum(r.cpu for r in resources), 3),
-        allocated_memory=sum(r.memory for r in resources),
-        allocated_disk=sum(r.disk for r in resources),
+        allocated_cpu=round(sum(r.cpu for r in holding), 3),
+        allocated_memory=sum(r.memory for r in holding),
+        allocated_disk=sum(account(spec, report).disk for spec, report, _ in found),
+        allocations_later=sum(_begins_later(spec, now) for spec, _, _ in found),
         allocations=sum(not is_reservation(item) for _, _, item in found),
     )
+
+
+def _begins_later(spec: AllocationSpec, now: float) -> bool:
+    return spec.lease is not None and spec.lease.prepare_at > now
