@@ -182,13 +182,13 @@ def test_a_dearer_one_goes_where_a_budget_protects_the_cheapest_and_the_decision
     kept: dict[Allowance, list[str]] = {}
     way = find_way(view, engine, need(3.0), NOW, Budgets(view), kept)
     assert way is not None and {one.item.envelope.name for one in way.victims} == {"u-n1.a", "u-n1.c"}
-    assert describe_kept(kept) == [
+    assert describe_kept(kept, "default") == [
         "vm/a, vm/b: no more than 1 of them gives way, since disruptionbudget/web lets 1 of 2 be down, and 0 are"
     ]
     put(view, budget("web", WEB, max_unavailable=0))
     kept.clear()
     assert find_way(view, engine, need(2.0), NOW, Budgets(view), kept) is None
-    assert describe_kept(kept) == [
+    assert describe_kept(kept, "default") == [
         "vm/a, vm/b: none of them gives way, since disruptionbudget/web lets 0 of 2 be down, and 0 are"
     ]
 
