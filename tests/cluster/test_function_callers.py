@@ -145,7 +145,7 @@ def await_gateway(client: Any) -> None:
 
 def test_a_schedule_fires_also_for_a_time_when_there_was_no_gateway(called: Cluster, patient: Any) -> None:
     (n,) = new_numbers()
-    called.ok("function", "update", "called", "--schedule", f'* * * * *;input={{"n": {n}}}')
+    called.ok("function", "set", "called", "--schedule", f'* * * * *;input={{"n": {n}}}')
     with closing(sqlite3.connect(called.state / "server" / "gateway" / "events.db", isolation_level=None)) as events:
         hour_ago = "UPDATE fired SET last = last - 3600"  # as if there had been none for an hour
         until(lambda: events.execute(hour_ago).rowcount == 1)
@@ -153,7 +153,7 @@ def test_a_schedule_fires_also_for_a_time_when_there_was_no_gateway(called: Clus
         os.kill(pid, signal.SIGKILL)
     await_gateway(patient)
     until(lambda: n in ran(called))
-    called.ok("function", "update", "called", "--schedule", "")
+    called.ok("function", "set", "called", "--schedule", "")
 
 
 def test_events_that_were_accepted_run_although_the_gateway_is_killed(called: Cluster) -> None:

@@ -106,12 +106,12 @@ def test_code_that_does_not_come_up_is_said_and_never_replaces_what_serves(funct
     error = functions.fails(1, "function", "create", "bad", *wish, timeout=120)
     assert "Runtime.ImportModuleError" in error and "no_such_module" in error
     create(functions, "shop", "def handler(event, context):\n    return 1\n")
-    error = functions.fails(1, "function", "update", "shop", "--code", bad, timeout=120)
+    error = functions.fails(1, "function", "set", "shop", "--code", bad, timeout=120)
     assert "still serves its previous code" in error and "Runtime.ImportModuleError" in error
     assert invoke(functions, "shop") == 1
     assert "illegalTransition" in functions.fails(5, "function", "publish", "shop")
     functions.ok(
-        "function", "update", "shop", "--code", write(functions, "shop", "def handler(event, context):\n    return 2\n")
+        "function", "set", "shop", "--code", write(functions, "shop", "def handler(event, context):\n    return 2\n")
     )
     assert invoke(functions, "shop") == 2
 
@@ -138,7 +138,7 @@ def test_versions_stay_and_aliases_share_between_them(functions: Cluster) -> Non
     create(functions, "ver", "def handler(event, context):\n    return 1\n")
     assert functions.ok("function", "publish", "ver") == "function/ver  published as ver:1\n"
     functions.ok(
-        "function", "update", "ver", "--code", write(functions, "ver", "def handler(event, context):\n    return 2\n")
+        "function", "set", "ver", "--code", write(functions, "ver", "def handler(event, context):\n    return 2\n")
     )
     functions.ok("function", "publish", "ver")
     assert [invoke(functions, f"ver:{which}") for which in ("1", "2")] == [1, 2]

@@ -64,7 +64,7 @@ def test_an_image_is_pulled_by_a_secret_pinned_and_taken_anew_only_when_asked(
         assert ("cloud" in told["kernel"]) == (isolation == "vm") or isolation == "container"
         cluster.ok("function", "publish", name)
         push(tmp_path, registry, "two")
-        cluster.ok("function", "update", name, "--memory", "144M", timeout=600)
+        cluster.ok("function", "set", name, "--memory", "144M", timeout=600)
         assert invoke(cluster, name)["is"] == "one"
         cluster.ok("function", "pull", name, timeout=600)
         assert invoke(cluster, name)["is"] == "two"

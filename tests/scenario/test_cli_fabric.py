@@ -343,12 +343,12 @@ def test_the_report_on_fairness_says_what_each_project_has(fabric: Fabric) -> No
     assert fabric.weft("project", "create", "heavy").code == 0
     assert fabric.weft("project", "set", "heavy", "--weight", "3").code == 0
     make(fabric, "has", "--cpu", "2")
-    shares = {one.pop("project"): one for one in listed(fabric, "report", "fairness")}
+    shares = {one.pop("project"): one for one in listed(fabric, "fairness")}
     used = {"cpu": 2.0, "memory": 64 * 2**20, "gpus": 0.0}
     shown = {"weight": 1.0, "dominant_resource": "cpu", "dominant_share": 0.25, "entitled_share": 1.0}
     assert shares["default"] == {**shown, "pending": 0, "used": used}
     assert (shares["heavy"]["entitled_share"], shares["heavy"]["dominant_resource"]) == (0.75, "")
-    row = next(r for r in fabric.weft("report", "fairness").out.splitlines() if r.startswith("default"))
+    row = next(r for r in fabric.weft("fairness").out.splitlines() if r.startswith("default"))
     assert row.split() == "default 1 25.0% 100.0% cpu 0 2 64 MiB 0".split()
     low = fabric.weft("project", "set", "heavy", "--weight", "0")
     assert low.code == 2 and "spec.weight: expected a number >= 0.01" in low.err
@@ -376,10 +376,10 @@ def test_the_scheduler_answers_what_would_be(fabric: Fabric) -> None:
     assert "did you mean memory?" in fabric.weft("explain", "vm/asked", "--what-if", "memry=1G").err
     assert fabric.weft("recommend", "vm/nobody").code == 3
 
-    report = fabric.weft("report", "capacity")
+    report = fabric.weft("capacity")
     assert report.code == 0, report.err
     assert "LARGEST FREE" in report.out and re.search(r"\d decisions?: \d", report.out)
-    data = json.loads(fabric.weft("report", "capacity", "-o", "json").out)
+    data = json.loads(fabric.weft("capacity", "-o", "json").out)
     assert data["status"]["placed"] >= 1
     assert (
         listed(fabric, "get", "recommendation") == listed(fabric, "get", "report") == []

@@ -17,11 +17,7 @@ from weft.cli.command.lookup import add_what_is_there
 from weft.cli.session import Clock, Session
 from weft.objects.errors import WeftError
 
-_HELP = """Place, run and watch virtual machines, containers, functions and jobs on a fabric of nodes.
-
-\b
-weft vm create web --image tiny     weft vm list     weft vm exec web -- uname -a
-"""
+_HELP = "Place, run and watch virtual machines, containers, functions and jobs on a cluster."
 
 
 def make_root() -> grammar.Root:

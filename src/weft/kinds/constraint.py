@@ -242,6 +242,7 @@ CONSTRAINT = Kind(
     plural="constraints",
     title="constraint",
     summary="A named condition or preference on nodes",
+    topic="Placement",
     access="project",
     spec=ConstraintSpec,
     status=ConstraintStatus,

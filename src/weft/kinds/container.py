@@ -328,6 +328,7 @@ CONTAINER = Kind(
     plural="containers",
     title="container",
     summary="Processes from an OCI image",
+    topic="Workloads",
     access="project",
     spec=ContainerSpec,
     status=WorkloadStatus,

@@ -173,6 +173,7 @@ CONVERSION = Kind(
     plural="conversions",
     title="conversion",
     summary="A conversion of a container to a VM, or of a VM to a container",
+    topic="Work and answers",
     access="project",
     spec=ConversionSpec,
     status=ConversionStatus,

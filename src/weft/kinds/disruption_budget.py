@@ -68,6 +68,7 @@ DISRUPTION_BUDGET = Kind(
     plural="disruptionbudgets",
     title="disruption budget",
     summary="How many workloads of a group may be down at once",
+    topic="Placement",
     access="project",
     spec=DisruptionBudgetSpec,
     status=DisruptionBudgetStatus,

@@ -237,7 +237,7 @@ def _pull(obj: Object, _: Any) -> dict[str, Any]:
             what = f"weft holds its image itself: {image}" if held_name(image) else f"its image is pinned: {image}"
         raise IllegalTransition(
             f"function/{obj['name']} can't look for a newer image: {what}",
-            hint=f"weft function update {obj['name']} --image …, or --code …",
+            hint=f"weft function set {obj['name']} --image …, or --code …",
         )
     return {**obj["spec"], "pulls": obj["spec"].get("pulls", 0) + 1}
 
@@ -294,6 +294,7 @@ FUNCTION = Kind(
     plural="functions",
     title="function",
     summary="Code that runs when it is invoked",
+    topic="Workloads",
     access="project",
     aliases=("fn",),
     spec=FunctionSpec,

@@ -24,6 +24,7 @@ GROUP = Kind(
     plural="groups",
     title="group",
     summary="Users who get the same roles",
+    topic="People and projects",
     access="guarded",
     scope="fabric",
     spec=GroupSpec,

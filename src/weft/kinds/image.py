@@ -137,6 +137,7 @@ IMAGE = Kind(
     plural="images",
     title="image",
     summary="A base disk that VMs are cloned from, or a container image",
+    topic="Storage and networks",
     access="project",
     spec=ImageSpec,
     status=ImageStatus,

@@ -331,6 +331,7 @@ JOB = Kind(
     plural="jobs",
     title="job",
     summary="Containers that run to their end, once, in an array, or by a schedule",
+    topic="Workloads",
     access="project",
     spec=JobSpec,
     status=JobStatus,

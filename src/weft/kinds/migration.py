@@ -383,6 +383,7 @@ MIGRATION = Kind(
     plural="migrations",
     title="migration",
     summary="A migration of a workload to another node",
+    topic="Work and answers",
     access="project",
     spec=MigrationSpec,
     status=MigrationStatus,

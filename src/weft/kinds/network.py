@@ -154,6 +154,7 @@ NETWORK = Kind(
     plural="networks",
     title="network",
     summary="A tenant network",
+    topic="Storage and networks",
     access="project",
     spec=NetworkSpec,
     status=NetworkStatus,

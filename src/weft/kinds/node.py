@@ -324,6 +324,7 @@ NODE = Kind(
     plural="nodes",
     title="node",
     summary="A machine that runs workloads",
+    topic="Placement",
     access="shared",
     scope="fabric",
     runs_workloads=True,

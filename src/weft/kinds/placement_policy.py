@@ -50,6 +50,7 @@ PLACEMENT_POLICY = Kind(
     plural="placementpolicies",
     title="placement policy",
     summary="Placement strategies and weights under a name",
+    topic="Placement",
     access="shared",
     aliases=("policy", "policies"),
     scope="fabric",

@@ -30,6 +30,7 @@ PRIORITY_CLASS = Kind(
     plural="priorityclasses",
     title="priority class",
     summary="A name for a priority of leases",
+    topic="Placement",
     access="shared",
     scope="fabric",
     spec=PriorityClassSpec,

@@ -39,6 +39,7 @@ PROJECT = Kind(
     plural="projects",
     title="project",
     summary="A namespace for objects",
+    topic="People and projects",
     access="shared",
     scope="fabric",
     holds_objects=True,

@@ -276,6 +276,7 @@ QUOTA = Kind(
     plural="quotas",
     title="quota",
     summary="How much a project and its users may use",
+    topic="People and projects",
     access="project",
     granted=True,
     only_name="project",

@@ -128,6 +128,7 @@ RECOMMENDATION = Kind(
     plural="recommendations",
     title="recommendation",
     summary="Where the scheduler would place a workload now",
+    topic="Work and answers",
     access="project",
     spec=RecommendationSpec,
     status=RecommendationStatus,

@@ -226,6 +226,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     plural: str
     title: str  # as error messages say it: VM, node
     summary: str
+    topic: str = ""  # the heading under which help lists it
     spec: type[msgspec.Struct]
     status: type[msgspec.Struct]
     report: type[msgspec.Struct] | None = None

@@ -138,6 +138,7 @@ REPORT = Kind(
     plural="reports",
     title="report",
     summary="Capacity, waiting workloads, and how placement is decided",
+    topic="Work and answers",
     access="fabric",
     scope="fabric",
     spec=ReportSpec,

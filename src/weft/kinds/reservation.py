@@ -258,6 +258,7 @@ RESERVATION = Kind(
     plural="reservations",
     title="reservation",
     summary="Capacity that is kept for a project's workloads, from one time to another",
+    topic="Placement",
     access="project",
     spec=ReservationSpec,
     status=ReservationStatus,

@@ -69,6 +69,7 @@ ROLE = Kind(
     plural="roles",
     title="role",
     summary="Permissions under a name of your own",
+    topic="People and projects",
     access="shared",
     scope="fabric",
     spec=RoleSpec,

@@ -62,6 +62,7 @@ ROLE_BINDING = Kind(
     plural="rolebindings",
     title="role binding",
     summary="Roles of users and groups",
+    topic="People and projects",
     access="administered",
     scope="fabric",
     aliases=("binding",),

@@ -87,6 +87,7 @@ SECRET = Kind(
     plural="secrets",
     title="secret",
     summary="Confidential values for workloads and image registries",
+    topic="People and projects",
     access="project",
     spec=SecretSpec,
     status=SecretStatus,

@@ -112,6 +112,7 @@ SECURITY_GROUP = Kind(
     plural="securitygroups",
     title="security group",
     summary="Rules for connections to and from workloads",
+    topic="Storage and networks",
     access="project",
     aliases=("sg",),
     spec=SecurityGroupSpec,

@@ -82,6 +82,7 @@ TOKEN = Kind(
     plural="tokens",
     title="token",
     summary="Credentials for a node or user",
+    topic="People and projects",
     access="administered",
     scope="fabric",
     spec=TokenSpec,

@@ -84,6 +84,7 @@ USER = Kind(
     plural="users",
     title="user",
     summary="People who log in",
+    topic="People and projects",
     access="guarded",
     scope="fabric",
     spec=UserSpec,

@@ -284,6 +284,7 @@ VM = Kind(
     plural="vms",
     title="VM",
     summary="A virtual machine",
+    topic="Workloads",
     access="project",
     aliases=("virtualmachine",),
     spec=VmSpec,

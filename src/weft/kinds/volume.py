@@ -71,6 +71,7 @@ VOLUME = Kind(
     plural="volumes",
     title="volume",
     summary="A disk that outlives VMs",
+    topic="Storage and networks",
     access="project",
     spec=VolumeSpec,
     status=VolumeStatus,

@@ -146,11 +146,11 @@ def _nullable(info: mi.Type) -> bool:
     )
 
 
-def suggest(word: str, known: list[str]) -> str | None:
-    """The known word that people most likely meant by ``word``."""
+def suggest(word: str, known: list[str], alike: float = 0.6) -> str | None:
+    """The known word that people most likely meant by ``word``; ``alike`` (0 to 1) is how much it must resemble it at least."""
     if len(word) > LONGEST_WORD:
         return None
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=alike)
     return close[0] if close else None
 
 

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 import click
 
-from weft.cli.command.synonyms import OTHERWISE, PROGRAMS, SYNONYMS, find_command_meant, find_kind_meant
+from weft.cli.command.synonyms import (
+    DESTROYING,
+    ELSEWHERE,
+    NOT_YET,
+    OTHERWISE,
+    PROGRAMS,
+    SYNONYMS,
+    find_command_meant,
+    find_kind_meant,
+    find_missing,
+)
 from weft.cli.command.target import usage
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
@@ -25,6 +35,7 @@ MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by j
 
 
 PLACED = tuple(WORKLOADS)
+_ALIKE = 0.75  # so alike must a command be that is proposed: sbatch is no attach
 
 
 def able(verb: str) -> tuple[str, ...]:
@@ -47,7 +58,6 @@ VERBS: dict[str, Entry] = {
     "describe": Entry("describe", "Show an object in full, with its latest events"),
     "create": Entry("create", "Create an object", MAKEABLE),
     "set": Entry("set.set", "Change fields; shows what each change requires", CHANGEABLE),
-    "update": Entry("set.set", "Change the code or fields of a function", ("function",)),
     "edit": Entry("edit", "Edit an object in $EDITOR", CHANGEABLE),
     "label": Entry("set.label", "Set or remove labels", CHANGEABLE),
     "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.removable))),
@@ -58,10 +68,6 @@ VERBS: dict[str, Entry] = {
     "cp": Entry("cp", "Copy files to or from a guest", able("cp")),
     "explain": Entry("explain.explain", "Explain why a workload was placed, or why it wasn't", (*PLACED, "migration")),
     "recommend": Entry("explain.recommend", "Show where a workload would be placed now, or with other fields", PLACED),
-    "capacity": Entry("explain.capacity", "Show how full the nodes are, what waits, and why", ("report",)),
-    "fairness": Entry(
-        "queue.fairness", "Show each project's share of the cluster, and what it is entitled to", ("report",)
-    ),
     "top": Entry("top", "Show the usage of nodes and workloads", ("node", *PLACED)),
     "add": Entry("image.add", "Fetch an image and check it", ("image",)),
     "build": Entry("image.build", "Build one of weft's own images and add it", ("image",)),
@@ -79,7 +85,6 @@ STREAMS = {
     "exec": "stream.exec",
     "invoke": "invoke",
     "console": "stream.console",
-    "flows": "network.flows",
     "forward": "stream.forward",
     "logs": "logs.logs",
     "metrics": "metrics",
@@ -87,7 +92,7 @@ STREAMS = {
 }
 # Verbs only after their noun: alone, the word is another kind's name.
 AFTER = {
-    "network": {"flows": Entry("network.flows", "Show who exchanges how much with a workload", ("network",))},
+    "network": {"flows": Entry("network.flows", "Show network flows of a workload", ("network",))},
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
     },
@@ -119,14 +124,16 @@ TOOLS: dict[str, Entry] = {
     "ps": Entry("list.ps", "List VMs, containers and jobs"),
     "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
     "lease": Entry("lease", "List leases; describe, extend or cancel one"),
-    "queue": Entry("queue", "Show what waits for a place, when it may start, and what holds it"),
+    "queue": Entry("queue", "Show the scheduling queue with expected start times"),
+    "capacity": Entry("explain.capacity", "Show how full the nodes are, what is pending, and why"),
+    "fairness": Entry("queue.fairness", "Show each project's share of the cluster, and what it is entitled to"),
     "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),
-    "calendar": Entry("calendar", "Show who has which node, and when"),
+    "calendar": Entry("calendar", "Show the calendar of leases by node"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "doctor": Entry("doctor", "Check this machine and the server"),
     "audit": Entry("audit", "List, verify or export the audit log"),
-    "support": Entry("support", "support bundle: pack one archive for fault finding"),
+    "support": Entry("support", "Collect a support bundle: support bundle"),
     "completion": Entry("completion", "Set up completion for bash, zsh or fish"),
     "version": Entry("version", "Show the versions of weft here and at the server"),
     "help": Entry("help", "Show help on a command or a topic"),
@@ -139,6 +146,28 @@ PROCESSES: dict[str, Entry] = {
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
     "simulate": Entry("", "simulate placement|leases: run the scheduler on files, on any machine"),
     "policykit": Entry("", "policykit init|test: write and test your own placement policies"),
+}
+
+
+# What ``weft --help`` shows: what people type every day, as they type it …
+DAILY: dict[str, Entry] = {
+    "vm create web --image tiny": Entry("", "Create and start a VM; --help lists its flags"),
+    "ps": Entry("", "List VMs, containers and jobs"),
+    "describe vm/web": Entry("", "Show an object in full, with its latest events"),
+    "exec vm/web -- uname -a": Entry("", "Run a command in a guest; also ssh, console, cp"),
+    "logs web -f": Entry("", "Show what it prints"),
+    "set vm/web --memory 1G": Entry("", "Change fields; shows what each change requires"),
+    "migrate vm/web": Entry("", "Migrate it to another node while it runs"),
+    "explain web": Entry("", "Explain why it was placed there, or why it wasn't"),
+    "apply app.yaml": Entry("", "Create or change objects to match files"),
+    "delete vm/web": Entry("", "Delete objects"),
+}
+# … and where the rest is.
+MORE: dict[str, Entry] = {
+    "top, capacity, queue, calendar": Entry("", "Usage, free capacity, pending work and leases"),
+    "node drain n1, doctor, audit": Entry("", "Look after the cluster"),
+    "help all": Entry("", "Every command"),
+    "help COMMAND, help exit-codes": Entry("", "Help on a command or a topic"),
 }
 
 
@@ -159,6 +188,8 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
     verbs |= AFTER.get(noun or "", {})
     for name in names:
         for verb in BY_NAME[name].verbs:
+            if verb.name in ELSEWHERE:
+                continue
             if verb.name in verbs:
                 known = verbs[verb.name]
                 verbs[verb.name] = known._replace(kinds=(*known.kinds, name))
@@ -272,24 +303,43 @@ class Root(Words):
             return load(cmd_name, entry, None) if entry else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        people = [kind for kind in KINDS if kind.writer == "people"]
-        fabric = [kind.name for kind in KINDS if kind.writer != "people"]
-        write_section(formatter, "Objects (weft OBJECT VERB)", {k.name: Entry("", k.summary) for k in people})
-        formatter.write_paragraph()
-        formatter.write_text("  Made by weft itself, read-only: " + ", ".join(fabric) + ".")
-        write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
-        write_section(formatter, "Tools", TOOLS)
-        write_section(formatter, "On the machines", PROCESSES)
-        formatter.write_paragraph()
+        """What people use every day; ``write_all`` has the rest."""
+        write_section(formatter, "Every day", DAILY, 34)
+        topics: dict[str, list[str]] = {}
+        for kind in KINDS:
+            if kind.writer == "people":
+                topics.setdefault(kind.topic or "Other", []).append(kind.name)
+        with formatter.section("Objects: weft OBJECT VERB; weft OBJECT --help lists the verbs"):
+            formatter.write_dl([(topic, ", ".join(names)) for topic, names in topics.items()], col_max=24)
+        write_section(formatter, "More", MORE, 34)
+
+
+def write_all(context: click.Context) -> str:
+    """Every command with its summary."""
+    formatter = context.make_formatter()
+    people = [kind for kind in KINDS if kind.writer == "people"]
+    fabric = [kind.name for kind in KINDS if kind.writer != "people"]
+    write_section(formatter, "Objects (weft OBJECT VERB)", {k.name: Entry("", k.summary) for k in people})
+    formatter.write_paragraph()
+    formatter.write_text("  Made by weft itself, read-only: " + ", ".join(fabric) + ".")
+    write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
+    write_section(formatter, "Tools", TOOLS)
+    write_section(formatter, "On the machines", PROCESSES)
+    return formatter.getvalue().strip()
 
 
 def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str | None = None) -> click.UsageError:
-    """The error for an unknown command, with a suggestion: by other tools' names first, then by spelling."""
-    meant = find_command_meant(word, noun, verbs_of(noun))
+    """The error for an unknown command, with a suggestion: by other tools' names first, then by spelling, which never proposes what
+    destroys."""
+    if word.lower() in NOT_YET:
+        nearest = find_missing(word, noun, verbs_of(noun))
+        return usage(f"{ctx.command_path} {word}: not there yet", f"nearest: {nearest}" if nearest else "weft help all")
+    meant = find_command_meant(word, noun, verbs_of(noun), BY_NAME)
     if meant is None and noun is None and (kind := find_kind_meant(word)):
         meant = f"{ctx.command_path} {kind}"
-    if meant is None and (near := suggest(word.lower(), [*known, *SYNONYMS])):
-        meant = f"{ctx.command_path} {SYNONYMS.get(near, near)}"
+    if meant is None and (near := suggest(word.lower(), [*known, *SYNONYMS], _ALIKE)):
+        verb = SYNONYMS.get(near, near)
+        meant = f"{ctx.command_path} {verb}" if verb not in DESTROYING else None
     hint = f"did you mean {meant}?" if meant else f"{ctx.command_path} --help"
     return usage(f"{ctx.command_path}: no such command: {word[:40]}", hint)
 
@@ -327,9 +377,9 @@ def _find_kind_name(word: str) -> str | None:
         return find_kind_meant(word)
 
 
-def write_section(formatter: click.HelpFormatter, title: str, entries: dict[str, Entry]) -> None:
+def write_section(formatter: click.HelpFormatter, title: str, entries: dict[str, Entry], width: int = 14) -> None:
     with formatter.section(title):
-        formatter.write_dl([(word, entry.summary) for word, entry in entries.items()], col_max=14)
+        formatter.write_dl([(word, entry.summary) for word, entry in entries.items()], col_max=width)
 
 
 def show_help() -> None:

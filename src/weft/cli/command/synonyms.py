@@ -1,5 +1,5 @@
-"""Words of Docker, kubectl, Incus, Proxmox and virsh, and weft's: the one table behind synonyms and "did you mean", for words
-that spelling alone would match wrongly. Pure."""
+"""Words of Docker, kubectl, Incus, Proxmox, virsh and Slurm, and weft's: the one table behind synonyms and "did you mean", for
+words that spelling alone would match wrongly. Pure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ SYNONYMS: dict[str, str] = {
     "move": "migrate",
 }
 
+# Verbs that are never proposed for a word that is merely spelled alike: what they end or remove doesn't come back.
+DESTROYING = frozenset({"delete", "stop", "restart", "cancel", "drain", "undo"})
+
 # Nouns, singular: the kind that comes nearest.
 NOUNS: dict[str, str] = {
     **dict.fromkeys(("pod", "po", "ct", "lxc", "pct"), "container"),
@@ -25,8 +28,8 @@ NOUNS: dict[str, str] = {
     **dict.fromkeys(("instance", "machine", "guest", "domain", "dom", "qm", "qemu", "vmi"), "vm"),
     **dict.fromkeys(("cronjob", "cj", "task"), "job"),
     **dict.fromkeys(("namespace", "ns", "tenant"), "project"),
-    **dict.fromkeys(("pvc", "pv", "persistentvolume", "persistentvolumeclaim", "disk", "storage", "pvesm"), "volume"),
-    **dict.fromkeys(("host", "hypervisor", "cluster", "member", "pvecm"), "node"),
+    **dict.fromkeys(("pvc", "pv", "persistentvolume", "persistentvolumeclaim", "disk", "pvesm"), "volume"),
+    **dict.fromkeys(("host", "hypervisor", "member", "pvecm"), "node"),
     **dict.fromkeys(("service", "svc", "ingress", "endpointslice"), "publishedport"),
     **dict.fromkeys(("netpol", "networkpolicy", "firewall", "acl"), "securitygroup"),
     **dict.fromkeys(("net", "bridge", "vlan", "subnet"), "network"),
@@ -58,7 +61,6 @@ COMMANDS: dict[str, str] = {
     "all": "ps",
     "cluster-info": "doctor",
     "port-forward": "forward NAME PORT",
-    "rollout": "describe NAME",
     "scale": "set NAME --cpu N --memory SIZE",
     "expose": "set NAME --publish HOST:GUEST",
     "annotate": "label NAME KEY=VALUE",
@@ -79,7 +81,6 @@ COMMANDS: dict[str, str] = {
     "remote": "context",
     "switch": "context use",
     "evacuate": "node drain NAME",
-    "restore": "node uncordon NAME",
     # proxmox, virsh
     "pvesh": "api GET PATH",
     "enter": "exec -t NAME -- sh",
@@ -90,13 +91,55 @@ COMMANDS: dict[str, str] = {
     "reset": "restart NAME",
     "status": "list",
     "importdisk": "image add NAME FILE",
-    "clone": "get NAME -o manifest",
-    "copy": "get NAME -o manifest",
     "undefine": "delete NAME",
     "dominfo": "describe NAME",
     "domstate": "get NAME",
     "log": "logs NAME",
     "ssh-copy-id": "ssh NAME",
+    # slurm
+    "sbatch": "job run NAME --image IMAGE -- COMMAND",
+    "srun": "job run NAME --image IMAGE -- COMMAND",
+    "salloc": "vm create NAME --image IMAGE --lease immediate --duration 1h",
+    "squeue": "queue, or weft job list",
+    "scancel": "job cancel NAME",
+    "sinfo": "node list, or weft capacity",
+    "sacct": "job list, or weft usage",
+    "scontrol": "describe job NAME, or weft node drain NAME",
+    "sstat": "top jobs",
+    "sprio": "queue",
+    "sshare": "fairness",
+    "sreport": "usage",
+    "sacctmgr": "quota set --cpu N, or weft rolebinding create",
+}
+
+# Verbs of weft's own API that have a command of their own, so that each thing has one name.
+ELSEWHERE: dict[str, str] = {
+    "cancel-lease": "lease cancel NAME",
+    "extend-lease": "lease extend NAME --by 1h",
+    "flows": "network flows --vm NAME",
+}
+
+# What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table
+# with the change that builds it.
+NOT_YET: dict[str, str] = {
+    "backup": "",
+    "canary": "set NAME",
+    "checkpoint": "vm suspend NAME",
+    "clone": "get vm/NAME -o manifest",
+    "cluster": "node list",
+    "copy": "get vm/NAME -o manifest",
+    "dashboard": "top",
+    "deploy": "apply FILE",
+    "promote": "apply FILE",
+    "rebalance": "vm recommend NAME",
+    "replicate": "",
+    "restore": "",
+    "rollback": "apply FILE",
+    "rollout": "apply FILE",
+    "snapshot": "vm suspend NAME",
+    "storage": "volume list",
+    "trace": "network flows --vm NAME",
+    "update": "set NAME",
 }
 
 # Words that are commands of weft's elsewhere: what they are after these nouns.
@@ -183,13 +226,27 @@ def find_kind_meant(word: str) -> str | None:
     return NOUNS.get(word) or NOUNS.get(singular)
 
 
-def find_command_meant(word: str, noun: str | None, verbs: Collection[str]) -> str | None:
-    """The command that another tool's ``word`` is, tried after ``noun`` (or alone), which has ``verbs``."""
+def find_command_meant(word: str, noun: str | None, verbs: Collection[str], nouns: Collection[str] = ()) -> str | None:
+    """The command that another tool's ``word`` is, tried after ``noun`` (or alone), which has ``verbs``. After a noun it is none
+    that another of the ``nouns`` begins."""
+    if word in ELSEWHERE:
+        return f"weft {ELSEWHERE[word]}"
     command = AFTER.get((noun or "", word.lower())) or COMMANDS.get(word.lower())
     if command is None:
         return None
-    own = noun is not None and command.split()[0] in verbs
-    return f"weft {noun} {command}" if own else f"weft {command}"
+    first = command.split()[0]
+    if noun is not None and first in verbs:
+        return f"weft {noun} {command}"
+    return None if noun is not None and first in nouns and first != noun else f"weft {command}"
+
+
+def find_missing(word: str, noun: str | None, verbs: Collection[str]) -> str | None:
+    """The nearest command to what weft hasn't got yet; None for a word that isn't known as such."""
+    nearest = NOT_YET.get(word.lower())
+    if not nearest:
+        return nearest
+    own = noun is not None and nearest.split()[0] in verbs
+    return f"weft {noun} {nearest}" if own else f"weft {nearest}"
 
 
 def find_option_meant(option: str, known: Collection[str]) -> str | None:

@@ -178,7 +178,7 @@ def _endpoint(session: Session, kind: Kind | None, words: tuple[str, ...]) -> in
             raise InvalidInput(
                 f"function/{name} has no HTTP trigger",
                 field="spec.http",
-                hint=f"weft function update {name} --http token, or --http open",
+                hint=f"weft function set {name} --http token, or --http open",
             )
         reply = {"url": f"{endpoint.url}/url/{client.project}/{name}/", "http": http}
         return _print(session, reply, reply["url"])

@@ -1,4 +1,4 @@
-"""`weft help`, `weft help vm create`, `weft help exit-codes`, `weft help output`."""
+"""`weft help`, `weft help all`, `weft help vm create`, `weft help exit-codes`, `weft help output`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.exit_codes import print_table
-from weft.cli.command.grammar import PROCESSES, Entry
+from weft.cli.command.grammar import PROCESSES, Entry, write_all
 from weft.cli.output.form import describe_forms
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 
-TOPICS = {"exit-codes": print_table, "output": describe_forms}
+TOPICS = {
+    "all": lambda: write_all(click.get_current_context().find_root()),
+    "exit-codes": print_table,
+    "output": describe_forms,
+}
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -11,8 +11,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import INTERRUPTED
-from weft.cli.command.grammar import Entry, able
-from weft.cli.command.lookup import find_one
+from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target
 from weft.cli.network.flows import (
     FLOW_COLUMNS,
@@ -26,15 +25,14 @@ from weft.cli.network.flows import (
 from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
-from weft.kinds.network import NETWORK
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 
 
 def flows_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """`weft network flows --vm web --protocol tcp --ports 80,443 --watch`, `weft vm flows web`, `weft flows vm/web`."""
+    """`weft network flows --vm web --protocol tcp --ports 80,443 --watch`."""
     params = [
-        *(_workload() if kind is NETWORK else [options.targets(kind, many=False, able=entry.kinds)]),
+        *_workload(),
         click.Option(
             ["--protocol"], metavar="NAME", default="", help="Only this protocol: tcp, udp, icmp or a number."
         ),
@@ -58,10 +56,8 @@ def _workload() -> list[click.Parameter]:
     ]
 
 
-def _find(session: Session, kind: Kind | None, words: tuple[str, ...], vm: str | None, container: str | None) -> Target:
+def _read(vm: str | None, container: str | None) -> Target:
     """The one workload. Raises UsageError."""
-    if kind is not NETWORK:
-        return find_one(session, kind, words, able("flows"), "give one workload")
     given = [Target(BY_NAME[kind], name) for kind, name in (("vm", vm), ("container", container)) if name]
     if len(given) != 1:
         raise click.UsageError("give one workload: --vm NAME or --container NAME")
@@ -75,11 +71,10 @@ def _flows(
     ports: str,
     each: bool,
     watch: bool,
-    words: tuple[str, ...] = (),
-    vm: str | None = None,
-    container: str | None = None,
+    vm: str | None,
+    container: str | None,
 ) -> int | None:
-    target = _find(session, kind, words, vm, container)
+    target = _read(vm, container)
     asked = {"protocol": read_protocol(protocol), "ports": read_ports(ports)}
     if not watch:
         _show(session, fetch_flows(session, target, asked), each=each)

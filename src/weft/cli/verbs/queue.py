@@ -1,4 +1,4 @@
-"""`weft queue`: what waits for a place, in the scheduler's order, when it may start, and what holds it. `weft report fairness`:
+"""`weft queue`: what waits for a place, in the scheduler's order, when it may start, and what holds it. `weft fairness`:
 what each project has of the cluster."""
 
 from __future__ import annotations

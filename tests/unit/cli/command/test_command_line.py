@@ -17,7 +17,7 @@ import pytest
 from weft.cli.app import make_root, run
 from weft.cli.command import synonyms
 from weft.cli.command.exit_codes import join_codes, partial_code
-from weft.cli.command.grammar import TOOLS, VERBS, load, verbs_of
+from weft.cli.command.grammar import DAILY, TOOLS, VERBS, load, verbs_of
 from weft.cli.reference import write_cli_page, write_exit_codes_page
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME, KINDS
@@ -66,6 +66,9 @@ def test_no_command_has_a_word_for_two_things_and_each_can_be_explained() -> Non
 def test_every_own_verb_of_a_kind_has_a_command() -> None:
     for kind in KINDS:
         for verb in kind.verbs:
+            if verb.name in synonyms.ELSEWHERE:
+                assert verb.name not in verbs_of(kind.name), f"{kind.name} {verb.name} has two names"
+                continue
             assert verb.name in verbs_of(kind.name), f"{kind.name} {verb.name}"
             assert isinstance(load(verb.name, verbs_of(kind.name)[verb.name], kind), click.Command)
 
@@ -157,7 +160,19 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
         ("nomad status", "no such command: nomad", "weft takes the verb itself: weft ps"),
         ("docker", "no such command: docker", "weft takes the verb itself, like weft ps   weft --help"),
         ("vm docker", "no such command: docker", "weft vm --help"),
-        ("vm reboo web", "no such command: reboo", "did you mean weft vm restart?"),
+        ("vm migrat web", "no such command: migrat", "did you mean weft vm migrate?"),
+        ("vm mov web", "no such command: mov", "did you mean weft vm migrate?"),
+        ("sbatch job.sh", "no such command: sbatch", "did you mean weft job run NAME --image IMAGE -- COMMAND?"),
+        ("squeue", "no such command: squeue", "did you mean weft queue, or weft job list?"),
+        ("sinfo", "no such command: sinfo", "did you mean weft node list, or weft capacity?"),
+        ("scancel 12", "no such command: scancel", "did you mean weft job cancel NAME?"),
+        ("salloc", "no such command: salloc", "did you mean weft vm create NAME --image IMAGE --lease immediate"),
+        ("vm deploy web", "weft vm deploy: not there yet", "nearest: weft apply FILE"),
+        ("vm snapshot web", "weft vm snapshot: not there yet", "nearest: weft vm suspend NAME"),
+        ("storage metrics", "weft storage: not there yet", "nearest: weft volume list"),
+        ("vm restore web", "weft vm restore: not there yet", "weft help all"),
+        ("vm flows web", "no such command: flows", "did you mean weft network flows --vm NAME?"),
+        ("vm extend-lease web", "no such command: extend-lease", "did you mean weft lease extend NAME --by 1h?"),
         (
             "run busybox sh -c date",
             "no such option: -c",
@@ -212,7 +227,7 @@ def test_every_command_that_is_suggested_is_one() -> None:
     top = click.Context(root, info_name="weft")
     for word, line in synonyms.COMMANDS.items():
         assert word not in root.entries() and word not in synonyms.SYNONYMS, word
-        first, *rest = line.split()
+        first, *rest = line.split(",")[0].split()
         command = root.get_command(top, first)
         assert command is not None, line
         if isinstance(command, click.Group):
@@ -457,3 +472,28 @@ def test_what_is_run_needs_no_name_but_its_image(weft: Said, line: str, image: s
     assert code == 0, err
     made = json.loads(out)
     assert (made["spec"]["task"]["image"], bool(re.fullmatch(name, made["name"]))) == (image, True)
+
+
+def test_no_word_that_is_merely_spelled_alike_leads_to_what_destroys_or_to_another_noun(weft: Said) -> None:
+    typed = [verb[:at] + verb[at + 1 :] for verb in synonyms.DESTROYING for at in range(len(verb))]
+    typed += [*synonyms.NOT_YET, "dlete", "evacuate", "launch", "prune", "deploi", "resto"]
+    for word in typed:
+        if word in verbs_of("vm"):
+            continue
+        code, _, err = weft(f"vm {word} web")
+        assert code == 2, word
+        proposed = err.partition("did you mean weft ")[2].split()
+        if word not in synonyms.COMMANDS:
+            assert not set(proposed[:2]) & {*synonyms.DESTROYING}, (word, err)
+        assert not proposed or proposed[0] == "vm" or proposed[0] not in BY_NAME, (word, err)
+
+
+def test_the_help_shows_what_people_use_every_day_and_leads_to_the_rest(weft: Said) -> None:
+    _, brief, _ = weft("--help")
+    assert len(brief.splitlines()) <= 50
+    listed = brief.partition("Objects:")[2].partition("More:")[0].replace(",", " ").split()
+    assert {kind.name for kind in KINDS if kind.writer == "people"} <= set(listed)
+    for line in DAILY:
+        assert line.split()[0] in {*verbs_of(None), *TOOLS, *BY_NAME}, line
+    _, whole, _ = weft("help all")
+    assert all(f"  {word} " in whole or f"  {word}\n" in whole for word in [*verbs_of(None), *TOOLS])

@@ -62,7 +62,7 @@ def lost_error(what: str, id: str, where: str) -> Unavailable:
 def busy_error(what: str, running: int, most: int) -> Throttled:
     return Throttled(
         f"{what} is busy: {running} of at most {most} invocations run",
-        hint=f"try again in a moment, or allow more: weft function update {what.partition('/')[2]} --max-concurrent N",
+        hint=f"try again in a moment, or allow more: weft function set {what.partition('/')[2]} --max-concurrent N",
         retry_after_seconds=1.0,
     )
 
