@@ -116,7 +116,8 @@ async def test_a_refusal_names_when_it_would_fit(tmp_path: Path) -> None:
         assert end is not None
         await lab.put_vm("second", cpu=8.0, grace=0.0, lease={"mode": "immediate", "duration": 50.0})
         refused = await lab.until_lease("second", "Rejected")
-        assert "nearest: from" in refused.message and "on n1" in refused.message
+        assert "no node has 8 free cores and 256 MiB for 50s now; earliest: " in refused.message
+        assert refused.message.endswith(" UTC on n1")
         placed = await lab.placed("second")
         assert placed is not None and placed.reason == "leaseConflict"
         await lab.put_vm("late", cpu=8.0, grace=0.0, lease={"deadline_at": end + 100.0, "duration": 90.0})
@@ -192,7 +193,7 @@ async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:
         await ends(350.0)  # what was in its way is gone
         await lab.until_lease("now", "Done", 400)
         assert lab.clock.now() >= begun.start + 350
-        await wish(900.0)  # what has ended begins no second time
+        await wish(900.0)  # an ended lease is never restarted
         await lab.pass_time(20)
         assert (await lab.lease("now")).state == "Done" and (await lab.status("now")).phase == "Stopped"
 
@@ -295,3 +296,17 @@ async def test_no_capacity_is_given_twice_and_each_promise_is_kept_while_decider
             assert not [moment for moment in active[name] if moment < start]
             deadline = leases[name].get("deadline_at")
             assert deadline is None or end <= deadline
+
+
+async def test_a_refusal_that_no_time_mends_names_what_is_free_and_where(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")  # 8 cores each
+        await lab.add_node("n2", cpu=4.0)
+        await lab.put_vm("web", cpu=7.0, node="n1")
+        await lab.until_phase("web", "Running")
+        await lab.put_vm("other", cpu=3.0, node="n2", lease={"mode": "immediate"})
+        await lab.until_phase("other", "Running")
+        await lab.put_vm("large", cpu=8.0, lease={"start": at(lab, 600), "duration": 3600.0})
+        message = (await lab.until_lease("large", "Rejected")).message
+        assert message.startswith("no node has 8 free cores and 256 MiB from 2")
+        assert "; most free: 1 core, " in message and "the largest node" not in message

@@ -116,8 +116,8 @@ async def test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins
         await lab.until_lease("busy", "Active")
         await node.die()
         await lab.pass_time(LOST_SECONDS)
-        message = await until_at_risk(lab, "class", "n1 is lost, and its lease hasn't begun; no node has 8 cores")
-        assert "nearest: from" in message and "on n2" in message
+        message = await until_at_risk(lab, "class", "n1 is lost, and its lease hasn't begun; no node has 8 free cores")
+        assert "earliest: " in message and "on n2" in message
         assert lab.journal.reasons("class").count("leaseAtRisk") == 1
         decision = await lab.get("/decision/default/vm.class")
         assert decision is not None and b"n1 is lost" in bytes(decision.spec)
@@ -192,7 +192,7 @@ async def test_a_node_that_takes_nothing_more_hands_its_promises_on(tmp_path: Pa
         await lab.until_phase("running", "Running")
         await change_node(lab, "n1", **spec)
         message = await until_at_risk(lab, "class", "n1 is ")
-        assert "no node has 6 cores" in message
+        assert "no node has 6 free cores" in message
         await lab.pass_time(20)
         assert not await lab.every("migration") or "drain" in spec
         assert all(b"vm/class" not in bytes(one.spec) for one in await lab.every("migration"))
@@ -232,7 +232,7 @@ async def test_slots_and_what_is_in_them_begin_elsewhere(tmp_path: Path) -> None
         async def told() -> bool:
             status = await status_of(lab, "room")
             return status.slots == {"n1": 1, "n2": 1} and status.message.startswith(
-                "1 of 2 slots: n1 is lost; no node has 4"
+                "1 of 2 slots: n1 is lost; no node has 4 free"
             )
 
         await lab.until(told)

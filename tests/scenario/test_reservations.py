@@ -21,7 +21,8 @@ from weft.kinds.reservation import RESERVATION, ExtendInput, ReservationSpec, Re
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
+from weft.scheduler.allocation.lease import format_earliest
 from weft.scheduler.lease.lead import SHORTEST_SECONDS
 
 
@@ -116,7 +117,7 @@ async def test_a_workload_runs_in_its_reservation_on_a_node_that_is_otherwise_fu
         assert (lease.state, lease.end) == ("Active", status.end)
         await lab.put_vm("second", cpu=2.0, reservation="class")
         refused = await refusal(lab, "second", "reservationFull")
-        assert "reservation/class is full: 2 cores" in refused and "at most 1 cores" in refused
+        assert "reservation/class is full: 2 cores" in refused and "at most 1 core," in refused
         assert (await status_of(lab, "class")).used["cpu"] == 2.0
         await lab.delete("/vm/default/inside")
         await lab.until_phase("second", "Running")  # what becomes free goes to the next one in it
@@ -164,9 +165,8 @@ async def test_the_nearest_time_of_many_slots_is_named_however_many_leases_end_b
         assert end is not None
         await reserve(lab, "all", cpu=1.0, memory=GIB, count=24, duration=100.0)
         message = (await until_state(lab, "all", "Rejected")).message
-        assert (
-            message.startswith("no node has 1 cores")
-            and f"; nearest: from {format_moment(math.ceil(end + SHORTEST_SECONDS))} on" in message
+        assert message.startswith("no node has 1 free core and ") and message.endswith(
+            f"; earliest: {format_earliest(math.ceil(end + SHORTEST_SECONDS))}"
         )
 
 
@@ -198,18 +198,18 @@ async def test_a_reservation_that_does_not_fit_is_refused_whole_with_the_nearest
         assert end is not None
         await reserve(lab, "three", cpu=4.0, count=4, duration=100.0)
         status = await until_state(lab, "three", "Rejected")
-        assert status.message.startswith("only 2 of 4 slots of 4 cores, 4.0 GiB of memory fit from")
-        assert "; nearest: from" in status.message and await slots(lab) == []
+        assert status.message.startswith("only 2 of 4 slots of 4 cores and 4.0 GiB fit from")
+        assert "; earliest: " in status.message and await slots(lab) == []
         await lab.put_vm("in-it", cpu=1.0, reservation="three")
         await lab.until_refused("in-it", "reservationRefused")
         await reserve(lab, "large", cpu=64.0, duration=100.0)
         message = (await until_state(lab, "large", "Rejected")).message
-        assert "no node has 64 cores" in message and "the largest node has 8 cores" in message
+        assert message.startswith("no node has 64 free cores and ") and "; most free: " in message
         await reserve(lab, "then", cpu=4.0, count=4, duration=100.0, start=end + 61)
         assert (await until_state(lab, "then", "Scheduled")).slots == {"n1": 2, "n2": 2}
         await reserve(lab, "elsewhere", cpu=4.0, duration=100.0, start=end + 61, node="n1")
         message = (await until_state(lab, "elsewhere", "Rejected")).message
-        assert "; nearest: from" in message
+        assert "; earliest: " in message
         for name in ("then", "three", "large", "elsewhere"):
             await lab.delete(object_key("reservation", "default", name))
             await lab.until_gone(object_key("reservation", "default", name))
@@ -280,10 +280,10 @@ async def test_an_extension_that_others_were_promised_is_refused_with_the_latest
             await until_state(lab, "next", "Scheduled")
             begins = [spec.lease.prepare_at for spec in await slots(lab) if spec.lease and spec.workload.name == "next"]
         await extend(lab, "class", 3600.0)
-        await until_told(lab, "class", "it can't last until")
+        await until_told(lab, "class", "cannot extend to ")
         status = await status_of(lab, "class")
         latest = begins[0] - 5.0  # its grace comes after its end
-        assert status.end == end and f": until {format_moment(latest)} at most" in status.message
+        assert status.end == end and f"; the latest possible end is {format_time(latest)}" in status.message
         assert {spec.lease.end for spec in await slots(lab) if spec.lease and spec.workload.name == "class"} == {end}
         envelope = await lab.get(object_key("reservation", "default", "class"))
         placed = envelope.condition("Placed") if envelope is not None else None
@@ -292,7 +292,7 @@ async def test_an_extension_that_others_were_promised_is_refused_with_the_latest
         await until_end(lab, "class", latest)
         assert (await status_of(lab, "class")).message == ""
         await extend(lab, "class", 60.0)
-        await until_told(lab, "class", f"until {format_moment(latest)} at most")
+        await until_told(lab, "class", f"the latest possible end is {format_time(latest)}")
         await lab.delete(object_key("reservation", "default", "next"))
         await until_end(lab, "class", latest + 60)  # made after all
 

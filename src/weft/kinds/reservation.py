@@ -12,13 +12,13 @@ from weft.kinds.constraint import Form, check_expressions, names_required
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, size, text
 from weft.kinds.fields.lease import FURTHEST_SECONDS, LEASE_CONFLICT, LONGEST_SECONDS
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.goal import find_condition
+from weft.kinds.parts.goal import REFUSED_HINT, find_condition
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference, Verb
 from weft.kinds.user import check_names
 from weft.objects.envelope import decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput, Unplaceable, WeftError
-from weft.objects.quantity import LAST_MOMENT, format_bytes, format_moment
+from weft.objects.quantity import LAST_MOMENT, format_bytes, format_duration, format_time
 from weft.objects.schema import field, words
 
 MOST_SLOTS = 64  # so that all of them fit into one commit
@@ -79,9 +79,11 @@ def check_reservation(spec: ReservationSpec) -> None:
     if (spec.duration is None) == (spec.end is None):
         raise _invalid("duration", "give either duration or end", "duration: 2h, or end: 2026-12-24T22:00:00Z")
     if spec.duration is not None and not 1.0 <= spec.duration <= LONGEST_SECONDS:
-        raise _invalid("duration", f"{spec.duration:g} s is not between a second and a year", "give one like 2h")
+        raise _invalid(
+            "duration", f"{format_duration(spec.duration)} is not between a second and a year", "give one like 2h"
+        )
     if not 0.0 <= spec.grace <= 3600.0:
-        raise _invalid("grace", f"{spec.grace:g} s is not between 0 and an hour", "give one like 30s")
+        raise _invalid("grace", f"{format_duration(spec.grace)} is not between 0 and an hour", "give one like 30s")
     if (spec.gpu_memory or spec.gpu_models) and not spec.gpus:
         raise _invalid("gpus", "a GPU's memory or model is given, but no GPU is reserved", "add gpus: 1")
     if spec.constraint is not None:
@@ -98,14 +100,14 @@ def check_reserved_times(spec: ReservationSpec, now: float) -> None:
     if start > min(now + FURTHEST_SECONDS, LAST_MOMENT):
         raise _invalid("start", "that is more than two years ahead", "give an earlier time")
     if spec.end is not None and not 1.0 <= spec.end - start <= LONGEST_SECONDS:
-        raise _invalid("end", f"{format_moment(spec.end)} is not between a second and a year after its start", "")
+        raise _invalid("end", f"{format_time(spec.end)} is not between a second and a year after its start", "")
 
 
 def check_longer(old: ReservationSpec, new: ReservationSpec) -> None:
     """Raises InvalidInput for another end than a later one: what runs in it was promised its time."""
     for name, before, after, show in (
-        ("duration", old.duration, new.duration, "{:g} s".format),
-        ("end", old.end, new.end, format_moment),
+        ("duration", old.duration, new.duration, format_duration),
+        ("end", old.end, new.end, format_time),
     ):
         if before is None and after is not None:
             other = "end" if name == "duration" else "duration"
@@ -136,7 +138,9 @@ def _extend(obj: Object, given: ExtendInput) -> dict[str, Any]:
             hint="create another: weft reservation create",
         )
     if given.by < 1.0:
-        raise InvalidInput(f"by: {given.by:g} s is less than a second", field="by", hint="give a duration like 30m")
+        raise InvalidInput(
+            f"by: {format_duration(given.by)} is less than a second", field="by", hint="give a duration like 30m"
+        )
     start, end, wanted = dig(obj, "status.start"), dig(obj, "status.end"), _read_wanted_end(obj)
     placed, more = find_condition(obj, "Placed"), given.by
     if end is not None and wanted is not None and placed is not None and placed["reason"] == LEASE_CONFLICT:
@@ -144,7 +148,7 @@ def _extend(obj: Object, given: ExtendInput) -> dict[str, Any]:
     length = (spec.get("duration") or 0.0) + more if start is None else (wanted or start) + more - start
     if length > LONGEST_SECONDS:
         raise InvalidInput(
-            f"by: {given.by:g} s would make it {length:g} s long",
+            f"by: {format_duration(given.by)} would make it {format_duration(length)} long",
             field="by",
             hint="give a duration like 30m; a reservation lasts a year at most",
         )
@@ -190,7 +194,7 @@ def refuse_over(_: msgspec.Struct, named: Mapping[str, ReservationStatus]) -> No
     """Raises InvalidInput for a reservation that is over, or was refused."""
     for name, status in named.items():
         if status.state in OVER:
-            ended = f"ended at {format_moment(status.end)}" if status.end is not None else "is over"
+            ended = f"ended at {format_time(status.end)}" if status.end is not None else "is over"
             why = ended if status.state == "Done" else f"was refused: {status.message}"
             raise InvalidInput(
                 f"spec.reservation: reservation/{name} {why}",
@@ -231,7 +235,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     return Unplaceable(
         f"{what} is refused: {message}",
         reason=LEASE_CONFLICT,
-        hint=f"weft delete {what}, and ask for another time or less; weft calendar shows who holds what",
+        hint=REFUSED_HINT.format(what),
     )
 
 
@@ -250,7 +254,7 @@ def _free(obj: Object) -> str:
 
 def _moment(path: str) -> Column:
     title = path.rpartition(".")[2].upper()
-    return Column(title, lambda obj: format_moment(found) if (found := dig(obj, path)) is not None else "–")
+    return Column(title, lambda obj: format_time(found) if (found := dig(obj, path)) is not None else "–")
 
 
 RESERVATION = Kind(

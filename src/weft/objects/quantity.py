@@ -163,6 +163,11 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts[:2] if count)
 
 
+def format_cores(cores: float) -> str:
+    """``1 core``, ``2.5 cores``"""
+    return f"{cores:g} core{'' if cores == 1 else 's'}"
+
+
 def format_bytes(value: float, digits: int = 1) -> str:
     """``268435456`` → ``256 MiB``; ``digits`` decimals from GiB up, none below."""
     size = float(value)

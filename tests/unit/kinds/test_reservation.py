@@ -32,7 +32,7 @@ def test_a_row_shows_what_is_kept_where_until_when_and_what_is_free() -> None:
     free = {"cpu": 6.5, "memory": 15 * GIB, "gpus": 1.0}
     row = cells(make("Active", start=0.0, end=3600.0, slots={"n2": 1, "n1": 1}, free=free))
     assert (row["NODES"], row["FREE"]) == ("n1:1,n2:1", "6.5 cores, 15.0 GiB, 1 GPUs")
-    assert (row["START"], row["END"]) == ("1970-01-01T00:00:00Z", "1970-01-01T01:00:00Z")
+    assert (row["START"], row["END"]) == ("1970-01-01 00:00 UTC", "1970-01-01 01:00 UTC")
     refused = cells(make("Rejected", message="no node has 4 cores"))
     assert (refused["NODES"], refused["FREE"], refused["START"]) == ("–", "–", "–")
     assert refused["NOTE"] == "no node has 4 cores"

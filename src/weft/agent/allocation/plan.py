@@ -20,7 +20,7 @@ from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command completed with exit code 0"}
@@ -308,7 +308,7 @@ def _plan_over(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
     stop, lease = _plan_stop(facts.guest, tidy), facts.local.spec.lease
     if stop.state != "stopped":
         return stop
-    why = "was cancelled" if lease is None or lease.cancelled else f"ended at {format_moment(lease.end or 0.0)}"
+    why = "was cancelled" if lease is None or lease.cancelled else f"ended at {format_time(lease.end or 0.0)}"
     return msgspec.structs.replace(stop, reason=LEASE_ENDED, message=f"its lease {why}")
 
 
@@ -317,7 +317,7 @@ def _plan_ahead(facts: PlanInput) -> Plan | None:
     guest, lease = facts.guest, facts.local.spec.lease
     if lease is None or facts.stage not in ("waits", "ahead", "imminent"):
         return None
-    why = f"its lease begins at {format_moment(lease.start)}"
+    why = f"its lease begins at {format_time(lease.start)}"
     if not facts.in_contact:
         why = "its lease begins when the server hears this node again: it may have been given to another"
     if facts.stage == "waits":

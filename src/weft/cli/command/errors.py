@@ -10,6 +10,7 @@ import click
 
 from weft.cli.command.exit_codes import OK, USAGE, exit_code
 from weft.cli.command.synonyms import find_option_meant
+from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import clean, plan_paint
 from weft.cli.session import NotSent
 from weft.language.complaint import draw_caret
@@ -42,7 +43,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
     if request_id and (debug or error.token == "internalError"):
         lines.append(f"request {request_id}: the server's log has details")
     paint = plan_paint(sys.stderr, color)
-    print(paint.color("error:", "red"), "\n".join(lines), file=sys.stderr, flush=True)
+    print(paint.color("error:", "red"), localize("\n".join(lines)), file=sys.stderr, flush=True)
     return exit_code(error)
 
 

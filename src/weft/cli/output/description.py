@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from weft.cli.output.local_time import render_time
+from weft.cli.output.local_time import localize, render_time
 from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import Paint, clean
 from weft.cli.output.timestamp import is_moment
@@ -82,7 +82,7 @@ def _pairs(values: Mapping[str, str], paint: Paint, indent: str = "") -> str:
     width = max(len(key) for key in values) + 2
     lines = []
     for key, value in values.items():
-        first, *rest = [clean(line) for line in value.splitlines()] or [""]
+        first, *rest = [localize(clean(line)) for line in value.splitlines()] or [""]
         lines.append(f"{indent}{key.replace('_', ' '):<{width}}{paint.phase(first)}")
         lines += [f"{indent}{'':<{width}}{line}" for line in rest]
     return "\n".join(lines)

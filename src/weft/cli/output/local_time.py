@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta
 
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_duration
+
+_IN_UTC = re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d UTC\b")
 
 
 def read_moment(text: str, now: float, what: str = "time") -> float:
@@ -53,3 +56,15 @@ def _read(text: str, here: datetime, what: str, sign: int = 1) -> datetime:
 def render_time(seconds: float) -> str:
     """``2026-12-24 22:00 CET``."""
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"
+
+
+def localize(text: str) -> str:
+    """``text`` with its times, which notes, conditions and refusals have in UTC, by the local clock."""
+    return _IN_UTC.sub(_render_match, text) if " UTC" in text else text
+
+
+def _render_match(match: re.Match[str]) -> str:
+    try:
+        return render_time(datetime.strptime(match[0], "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC).timestamp())
+    except (ValueError, OverflowError):
+        return match[0]

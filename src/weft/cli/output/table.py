@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import Paint, clean
 
 GAP = "  "
@@ -40,7 +41,7 @@ def draw_table(
 ) -> str:
     """The table as text; without ``header`` no titles. ``width`` None: nothing is cut."""
     paint = paint or Paint(False)
-    table = [(column, [clean(row[i]) for row in rows]) for i, column in enumerate(columns)]
+    table = [(column, [localize(clean(row[i])) for row in rows]) for i, column in enumerate(columns)]
     table = [(column, cells) for column, cells in table if not column.flexible or any(cells)]
     widths = [max(len(column.title) * header, max(map(len, cells), default=0)) for column, cells in table]
     if width is not None:

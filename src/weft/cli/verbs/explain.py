@@ -16,6 +16,7 @@ from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import resolve_one
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
+from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import find_width
 from weft.cli.placement.answer import explain_node, render_capacity, render_recommendation
 from weft.cli.placement.decision import explain_absence, explain_decision
@@ -65,7 +66,7 @@ def answer_question(session: Session, question: dict[str, Any], what: str) -> in
     elif status["phase"] == "Failed":
         raise WeftError(f"{what} can't be placed as it is: {status['message']}", reason=status["reason"])
     else:
-        print(render_recommendation(answered, what, find_width(sys.stdout), session.paint))
+        print(localize(render_recommendation(answered, what, find_width(sys.stdout), session.paint)))
     return OK if status.get("best") else UNPLACEABLE
 
 
@@ -105,16 +106,16 @@ def _explain(
         undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: no placement decided yet{_why(obj)}"
         if session.is_data:
             raise NotFound(undecided)
-        print(undecided)
+        print(localize(undecided))
     elif session.is_data:
         print_object(session, decision)
     elif why_not is not None:
-        print(explain_absence(decision, target.what, why_not, _render_time(decision)))
+        print(localize(explain_absence(decision, target.what, why_not, _render_time(decision))))
         if target.kind.workload is not None:
             _add_present(session, target, why_not)
     else:
         when = _render_time(decision)
-        print(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint))
+        print(localize(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint)))
     return OK
 
 

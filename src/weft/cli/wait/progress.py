@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from weft.cli.command.target import Target
+from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import Paint, clean, find_width, is_terminal, plan_paint
 from weft.cli.placement.decision import describe_choice, read_notes
 from weft.kinds.fields.cells import dig
@@ -150,7 +151,7 @@ class Progress:
         if self._silent:
             return
         self._erase()
-        self._stream.write(clean(line) + "\n")
+        self._stream.write(localize(clean(line)) + "\n")
         self._draw()
         self._stream.flush()
 

@@ -57,7 +57,7 @@ from weft.kinds.volume import VOLUMES_BY_UID, VolumeSpec
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 
 SOURCE = "workload"
 CHECK_EVERY_SECONDS = 1.0
@@ -290,7 +290,7 @@ def _announce_end(
     if lease is None or lease.end is None or not lease.warned or (former.lease is not None and former.lease.warned):
         return []
     then = f"reservation/{reservation} ends then" if reservation is not None else f"weft lease extend {what} --by 1h"
-    text = f"its lease ends at {format_moment(lease.end)}: {then}"
+    text = f"its lease ends at {format_time(lease.end)}: {then}"
     return [Event("Warning", "LeaseEnding", text, envelope.ref, SOURCE)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.objects.errors import InvalidInput
-from weft.objects.quantity import LAST_MOMENT
+from weft.objects.quantity import LAST_MOMENT, format_duration
 from weft.objects.schema import field, words
 
 Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
@@ -130,7 +130,7 @@ def check_lease(lease: LeaseRequest) -> None:
         )
     if lease.duration is not None and not 1.0 <= lease.duration <= LONGEST_SECONDS:
         raise InvalidInput(
-            f"spec.lease.duration: {lease.duration:g} s is not between a second and a year",
+            f"spec.lease.duration: {format_duration(lease.duration)} is not between a second and a year",
             field="spec.lease.duration",
             hint="give a duration like 90m; leave it out for a lease without an end",
         )
@@ -155,7 +155,8 @@ def check_new_lease(lease: LeaseRequest, now: float) -> None:
             )
     if lease.deadline_at is not None and lease.duration is not None and lease.deadline_at - lease.duration < now:
         raise InvalidInput(
-            f"spec.lease.deadline_at: {lease.duration:g} s don't fit before it",
+            f"spec.lease.deadline_at: {format_duration(lease.duration)} is longer than the "
+            f"{format_duration(lease.deadline_at - now)} left until then",
             field="spec.lease.deadline_at",
             hint="give a later deadline or a shorter duration",
         )

@@ -35,6 +35,10 @@ _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running 
 _REFUSED = ("tooLittleMemory", "invalidInput", "unsupported", "notServed")  # nor by this spec
 
 
+REFUSED_HINT = (
+    "create it again with a later time or fewer resources, or delete it (weft delete {}); "
+    "weft calendar shows who holds what"
+)
 GONE = Goal(lambda obj: obj is None, "gone", wants_gone=True, asked="delete")
 
 
@@ -172,9 +176,9 @@ def _find_unplaced(obj: Object, what: str, goal: Goal, serverless: bool) -> Weft
     reason = placed.get("reason", "")
     if reason == LEASE_CONFLICT:
         return Unplaceable(
-            f"{what} has no lease: {placed.get('message', '')}",
+            f"{what} is refused: {placed.get('message', '')}",
             reason="leaseConflict",
-            hint=f"weft delete {what}, and ask for another time or less; weft calendar shows who holds what",
+            hint=REFUSED_HINT.format(what),
         )
     if reason in UNPLACEABLE:
         return _no_node(what, reason, serverless)

@@ -10,6 +10,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.fields.lease import LONGEST_SECONDS
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.quantity import format_duration
 from weft.objects.schema import field
 
 _OVER = ("Done", "Rejected", "Cancelled")
@@ -44,7 +45,7 @@ def _extend(obj: Object, given: ExtendLeaseInput) -> dict[str, Any]:
         raise IllegalTransition(f"the lease of {what} has no end", reason="noEnd", hint="there is nothing to extend")
     if given.by <= 0 or lease["duration"] + given.by > LONGEST_SECONDS:
         raise InvalidInput(
-            f"by: {given.by:g} s would make it {lease['duration'] + given.by:g} s long",
+            f"by: {format_duration(given.by)} would make it {format_duration(lease['duration'] + given.by)} long",
             field="by",
             hint="give a duration like 30m; a lease lasts a year at most",
         )

@@ -31,7 +31,7 @@ from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.table.devices import WHOLE
 from weft.scheduler.table.facts import Load
@@ -80,7 +80,7 @@ def plan_placement(
     allocation = _make_allocation(candidate, node, uid, load, nics, timing.at)
     where = f"on {node.envelope.name}"
     if candidate.lease is not None and candidate.lease.start > timing.at:
-        where = f"{where}, from {format_moment(candidate.lease.start)}"
+        where = f"{where}, from {format_time(candidate.lease.start)}"
     if candidate.slot is not None:
         where = f"{where}, in reservation/{spec_of(workload).reservation}"
     placed = Condition("Placed", "True", "Placed", where, timing.at, workload.envelope.generation)

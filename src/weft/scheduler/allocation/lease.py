@@ -18,10 +18,10 @@ from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over, slot_key
-from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest, Mode
+from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_bytes, format_cores, format_duration, format_time
 from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.snapshot import amounts_of
@@ -61,7 +61,7 @@ def find_slot(
     if mode == "reservation":
         assert asked.start is not None
         if asked.start < now:
-            return Conflict(f"its start, {format_moment(asked.start)}, has passed")
+            return Conflict(f"its start, {format_time(asked.start)}, has passed")
         start, ahead = asked.start, min(engine.leads.find(request), asked.start - now)
     seconds = ahead + duration + grace_seconds
     base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
@@ -78,7 +78,11 @@ def find_slot(
         lengths[~engine.fits(base)] = 0.0
         shorter = float(lengths.max()) - ahead - grace_seconds if len(lengths) else 0.0
         node = snapshot.names[int(starts.argmin())] if first < math.inf else ""
-        return _describe(asked, request, start, first + ahead, node, max(0.0, shorter))
+        text = describe_lack(asked, request, start)
+        text += _describe_nearest(asked, first + ahead, node, shorter) or describe_most_free(
+            engine, request, start - ahead, seconds
+        )
+        return Conflict(text, first + ahead, node, max(0.0, shorter))
     row = _choose(engine, base, uid, starts == first)
     begin = first + ahead
     lease = AllocatedLease(
@@ -145,7 +149,7 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
     place, spec = allocation.spec(AllocationSpec), spec_of(workload)
     end, lease = _find_end(place, spec), place.lease
     if end is None or lease is None or lease.end is None or lease.end <= now:
-        return None  # what has ended begins no second time
+        return None  # an ended lease is never restarted
     amounts = amounts_of(place.resources)
     most = end
     if end > lease.end:
@@ -163,7 +167,7 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
     changed.generation += 1
     if end > lease.end:  # counted at once: what is decided on before it is stored gets none of it
         count_allocation(engine.snapshot, allocation.key, Item(changed, spec=longer), now)
-    event = Event("Normal", "LeaseExtended", f"its lease ends at {format_moment(end)}", of.ref, SOURCE)
+    event = Event("Normal", "LeaseExtended", f"its lease ends at {format_time(end)}", of.ref, SOURCE)
     return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
 
 
@@ -177,7 +181,7 @@ def plan_within(view: View, workload: Item, allocation: Item, now: float) -> Com
     longer = msgspec.structs.replace(place, lease=msgspec.structs.replace(place.lease, end=end))
     changed.spec = merge_part(changed.spec, longer)
     changed.generation += 1
-    text = f"its reservation ends later: its lease ends at {format_moment(end)}"
+    text = f"its reservation ends later: its lease ends at {format_time(end)}"
     event = Event("Normal", "LeaseExtended", text, workload.envelope.ref, SOURCE)
     slot = view.get(slot_key(place))
     assert slot is not None
@@ -205,7 +209,7 @@ def _find_slots_end(view: View, place: AllocationSpec) -> float | None:
 def _plan_conflict(workload: Item, place: AllocationSpec, end: float, most: float, now: float) -> Commit | None:
     """Record until when its lease could last."""
     envelope, of = edit(workload), workload.envelope
-    text = f"on {place.node}; its lease can't last until {format_moment(end)}: until {format_moment(most)} at most"
+    text = f"on {place.node}; cannot extend its lease to {format_time(end)}; the latest possible end is {format_time(most)}"
     if not set_condition(envelope, Condition("Placed", "True", LEASE_CONFLICT, text, now, of.generation)):
         return None
     event = Event("Warning", LEASE_CONFLICT, text, of.ref, SOURCE)
@@ -237,15 +241,42 @@ def _choose(engine: Engine, request: Request, uid: str, free: Flags) -> int:
     return int(np.argmax(np.where(free, engine.scores(request, uid), -math.inf)))
 
 
-def _describe(asked: LeaseRequest, request: Request, start: float, later: float, node: str, shorter: float) -> Conflict:
-    mode: Mode = asked.mode or "best-effort"
-    when = f"from {format_moment(start)}" if mode == "reservation" else "now"
-    if mode == "deadline" and asked.deadline_at is not None:
-        when = f"in time to be done by {format_moment(asked.deadline_at)}"
+def describe_amounts(request: Request) -> str:
+    """``8 free cores and 128 MiB``, and GPUs"""
+    text = f"{format_cores(request.amounts[0] / 1000).replace(' ', ' free ')} and {format_bytes(request.amounts[1])}"
+    return text if request.gpus is None else f"{text} and {request.gpus.count * request.gpus.share / 1000:g} GPUs"
+
+
+def describe_lack(asked: LeaseRequest, request: Request, start: float) -> str:
     duration = asked.duration or 0.0
-    text = f"no node has {request.amounts[0] / 1000:g} cores and the memory for {duration:g} s {when}"
-    if later < math.inf:
-        text += f"; nearest: from {format_moment(later)} on {node}"
-    if shorter >= 60.0 and mode != "deadline":
-        text += f", or at most {shorter:.0f} s at the requested time"
-    return Conflict(text, later, node, shorter)
+    when = f"for {format_duration(duration)} now" if duration < math.inf else "now, without an end"
+    if asked.mode == "reservation":
+        when = f"from {format_time(start)} to {format_time(start + duration)}"
+    if asked.mode == "deadline" and asked.deadline_at is not None:
+        when = f"for {format_duration(duration)} in time to be done by {format_time(asked.deadline_at)}"
+    return f"no node has {describe_amounts(request)} {when}"
+
+
+def format_earliest(moment: float) -> str:
+    """To the next whole minute: who asks for that time gets it."""
+    return format_time(math.ceil(moment / 60.0) * 60.0)
+
+
+def _describe_nearest(asked: LeaseRequest, later: float, node: str, shorter: float) -> str:
+    """What fits nearest by time, as the end of a sentence; empty if nothing does."""
+    text = f"; earliest: {format_earliest(later)} on {node}" if later < math.inf else ""
+    if shorter >= 60.0 and asked.mode != "deadline":
+        text += f"{',' if text else ';'} or at most {format_duration(shorter)} at the requested time"
+    return text
+
+
+def describe_most_free(engine: Engine, request: Request, start: float, seconds: float) -> str:
+    """What the node that comes nearest has free all that time, as the end of a sentence: ``; most free: 1 core, 3.9 GiB (n1)``"""
+    snapshot = engine.snapshot
+    fits = engine.fits(msgspec.structs.replace(request, amounts=(0, 0, 0)))
+    if not fits.any():
+        return "; no node may take it, whatever is free"
+    free = np.maximum(snapshot.left_for_leases() - snapshot.leases.find_taken(snapshot.uids, start, seconds), 0)
+    wanted = np.maximum(np.array(request.amounts[:2]), 1)[:, np.newaxis]
+    row = int(np.argmax(np.where(fits, (free / wanted).min(axis=0), -1.0)))
+    return f"; most free: {format_cores(free[0, row] / 1000)}, {format_bytes(free[1, row])} ({snapshot.names[row]})"

@@ -19,7 +19,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_ove
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, AllocatedLease, LeaseRequest
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, set_condition
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 from weft.scheduler.allocation.lease import SOURCE, Conflict, Slot, find_slot
 from weft.scheduler.engine.cycle import Engine
 
@@ -80,7 +80,7 @@ def find_again(
         priority=held.priority,
     )
     if held.end <= now + 1.0:
-        return Conflict(f"its time is over, since {format_moment(held.end)}")
+        return Conflict(f"its time is over, since {format_time(held.end)}")
     found = find_slot(engine, request, uid, same, grace, now)
     if isinstance(found, Slot):
         lease = msgspec.structs.replace(found.lease, mode=held.mode, start=held.start, end=held.end)
@@ -146,6 +146,6 @@ def plan_safe(workload: Item, allocation: Item, now: float) -> Commit | None:
     spec, envelope, of = allocation.spec(AllocationSpec), edit(workload), workload.envelope
     where = f"on {spec.node}"
     if spec.lease is not None and spec.lease.start > now:
-        where += f", from {format_moment(spec.lease.start)}"
+        where += f", from {format_time(spec.lease.start)}"
     set_condition(envelope, Condition("Placed", "True", "Placed", where, now, of.generation))
     return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(allocation)])

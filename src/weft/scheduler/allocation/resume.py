@@ -14,6 +14,7 @@ from weft.informer.view import Item
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import LeaseRequest, end_suspension
 from weft.objects.envelope import merge_part
+from weft.objects.quantity import format_duration
 from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.allocation.lease import Slot, find_slot
 from weft.scheduler.engine.cycle import Engine
@@ -51,7 +52,7 @@ def plan_resume(engine: Engine, candidate: Candidate, allocation: Item, now: flo
     event = Event(
         "Normal",
         "Resumed",
-        f"on {place.node}, after {waited:.0f} s in which {lease.suspension.winner} had its capacity",
+        f"on {place.node}, after {format_duration(waited)} in which {lease.suspension.winner} had its capacity",
         candidate.workload.envelope.ref,
         SOURCE,
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.contracts.policy import Request
 from weft.kinds.fields.lease import AllocatedLease, LeaseRequest
-from weft.scheduler.allocation.lease import Conflict, Slot, find_slot
+from weft.scheduler.allocation.lease import Conflict, Slot, describe_amounts, find_slot
 from weft.scheduler.allocation.promise import find_again
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import Lease
@@ -97,7 +97,7 @@ def _find_place(engine: Engine, member: LeasedMember, start: float | None, now: 
     if asked is None or asked.duration is None:
         row = engine.choose(request, member.uid)
         if row is None:
-            return Conflict(f"no node has {request.amounts[0] / 1000:g} cores and the memory now, without an end")
+            return Conflict(f"no node has {describe_amounts(request)} now, without an end")
         return LeasedPlace(row, None if asked is None else open_lease(asked, now))
     if member.held is not None:
         found = find_again(engine, request, member.uid, asked, member.held, member.grace_seconds, now)

@@ -23,7 +23,7 @@ from weft.kinds.fields.lease import LEASE_WAITS, PREEMPTED, LeaseRequest
 from weft.kinds.job import JobSpec, JobStatus
 from weft.kinds.report import HeldBy, QueuedWorkload
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 from weft.scheduler.allocation.lease import Slot, find_slot
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
@@ -197,7 +197,7 @@ def _describe(
 
 def _find_hold(item: Item, allocations: list[Item], promised: float | None, to_all: bool) -> HeldBy:
     if promised is not None:
-        return HeldBy(LEASE_WAITS, f"its lease begins at {format_moment(promised)}")
+        return HeldBy(LEASE_WAITS, f"its lease begins at {format_time(promised)}")
     for allocation in allocations:
         lease = allocation.spec(AllocationSpec).lease
         if lease is not None and lease.suspension is not None:

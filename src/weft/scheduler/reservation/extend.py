@@ -11,7 +11,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import LONGEST_SECONDS
 from weft.kinds.reservation import ReservationSpec
 from weft.objects.envelope import merge_part
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.allocation.lease import find_extension
 from weft.scheduler.engine.cycle import Engine
@@ -43,5 +43,5 @@ def extend_slots(
         return longer, ""
     for slot in slots:
         count_allocation(engine.snapshot, slot.key, slot, now)
-    text = f"it can't last until {format_moment(wanted)}: until {format_moment(most)} at most"
-    return [], f"{text}, a year" if too_long and most == start + LONGEST_SECONDS else text
+    text = f"cannot extend to {format_time(wanted)}; the latest possible end is {format_time(most)}"
+    return [], f"{text}, after a year" if too_long and most == start + LONGEST_SECONDS else text

@@ -10,7 +10,7 @@ from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.kinds.reservation import OVER, ReservationStatus
-from weft.objects.quantity import format_bytes, format_cpu, format_moment
+from weft.objects.quantity import format_bytes, format_cores, format_time
 from weft.scheduler.allocation.lease import find_end_within
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.slots import Devices, Free, SlotFacts
@@ -72,7 +72,7 @@ def list_within(view: View, engine: Engine, candidate: Candidate, now: float) ->
         start = max(now, slot.start)
         lease = AllocatedLease(mode="reservation", start=start, end=ends[key], prepare_at=max(now, slot.ready_at))
         place = f"slot {order.index(key) + 1} of {len(found)} of {what} on {snapshot.names[row]}"
-        note = f"it takes {_describe(request)} of {place}, until {format_moment(ends[key])}"
+        note = f"it uses {_describe(request)} of {place}, until {format_time(ends[key])}"
         places.append(Within(row, key, Load(request.extras, gpus, request.groups), lease, note))
     return places
 
@@ -82,7 +82,7 @@ def _find_state(item: Item, what: str, end: float | None) -> Waiting:
     status, placed = item.status(ReservationStatus), item.envelope.condition("Placed")
     if end is not None or status.state in OVER[:1]:
         over = status.end if end is None else end
-        return Waiting("reservationOver", f"{what} is over" + (f" since {format_moment(over)}" if over else ""))
+        return Waiting("reservationOver", f"{what} is over" + (f" since {format_time(over)}" if over else ""))
     if placed is not None and placed.reason == LEASE_CONFLICT:
         return Waiting("reservationRefused", f"{what} has no capacity: {placed.message}")
     return Waiting("reservationPending", f"{what} has no capacity yet")
@@ -121,11 +121,11 @@ def _describe_full(what: str, request: Request, frees: list[Free], bars: list[st
     gpus = (
         f", {max(sum(share for share in free.gpus.values()) for free in frees) / 1000:g} GPUs" if request.gpus else ""
     )
-    most = f"{format_cpu(max(0, best.cpu) / 1000)} cores, {format_bytes(max(0, best.memory))} of memory{gpus}"
+    most = f"{format_cores(max(0, best.cpu) / 1000)}, {format_bytes(max(0, best.memory))} of memory{gpus}"
     return f"{what} is full: {_describe(request)} requested, {count} at most {most} free"
 
 
 def _describe(request: Request) -> str:
     cpu, memory, _ = request.amounts
     gpus = "" if request.gpus is None else f", {request.gpus.count * request.gpus.share / 1000:g} GPUs"
-    return f"{format_cpu(cpu / 1000)} cores, {format_bytes(memory)} of memory{gpus}"
+    return f"{format_cores(cpu / 1000)}, {format_bytes(memory)} of memory{gpus}"

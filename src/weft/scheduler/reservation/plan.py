@@ -35,15 +35,20 @@ from weft.kinds.parts.placement_spec import PlacementSpec
 from weft.kinds.reservation import OVER, ReservationSpec, ReservationStatus, find_wanted_end
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
-from weft.objects.quantity import format_bytes, format_cpu, format_moment
+from weft.objects.quantity import format_time
 from weft.scheduler.allocation.bind import SOURCE, make_allocation, read_gpus
 from weft.scheduler.allocation.count import read_slot
-from weft.scheduler.allocation.lease import Conflict, find_slot, find_start_of_all
+from weft.scheduler.allocation.lease import (
+    Conflict,
+    find_slot,
+    find_start_of_all,
+)
 from weft.scheduler.allocation.promise import find_bar, find_trouble
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import Lease
 from weft.scheduler.reservation.extend import extend_slots
+from weft.scheduler.reservation.refusal import describe_refusal
 from weft.scheduler.table.facts import Load
 from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.request import read_gpus as read_gpu_ask
@@ -230,7 +235,7 @@ def place_slots(
             later = math.inf
         else:
             _drop(engine, again)
-    return Conflict(_describe(engine, spec, count, fitting, conflict, span, later), later)
+    return Conflict(describe_refusal(engine, spec, request, count, fitting, conflict, span, later), later)
 
 
 def _try(
@@ -320,11 +325,11 @@ def _write(
     preconditions += [Absent(slot.key) for slot in made]
     events = []
     if status.state != former.state or (changed and refused):
-        text = status.message or f"from {format_moment(status.start or now)} to {format_moment(status.end or now)}"
+        text = status.message or f"from {format_time(status.start or now)} to {format_time(status.end or now)}"
         reason = LEASE_CONFLICT if refused else status.state
         events = [Event("Warning" if refused else "Normal", reason, text, item.envelope.ref, SOURCE)]
     if longer:
-        text = f"it ends at {format_moment(status.end or now)}"
+        text = f"it ends at {format_time(status.end or now)}"
         events.append(Event("Normal", "LeaseExtended", text, item.envelope.ref, SOURCE))
     if gone and new:
         text = f"{len(gone)} of {spec.count} slots are elsewhere now: {where}"
@@ -375,27 +380,3 @@ def _count(engine: Engine, spec: ReservationSpec, slots: list[Item], state: str)
     whole = {"cpu": spec.cpu * count, "memory": spec.memory * count, "gpus": float(spec.gpus * count)}
     used = {name: round(whole[name] - free_amounts[name], 3) for name in whole}
     return {"slots": by_node, "used": used, "free": free_amounts}
-
-
-def _describe(
-    engine: Engine,
-    spec: ReservationSpec,
-    count: int,
-    fitting: int,
-    conflict: Conflict,
-    span: tuple[float, float],
-    later: float,
-) -> str:
-    size = f"{format_cpu(spec.cpu)} cores, {format_bytes(spec.memory)} of memory"
-    size += f" and {spec.gpus} GPUs" if spec.gpus else ""
-    when = f"from {format_moment(span[0])} to {format_moment(span[1])}"
-    text = f"only {fitting} of {count} slots of {size} fit {when}" if fitting else f"no node has {size} {when}"
-    if later < math.inf:
-        return f"{text}; nearest: from {format_moment(later)} on"
-    if conflict.shorter >= 60.0:
-        return f"{text}; at most {conflict.shorter:.0f} s at that time"
-    capacity = engine.snapshot.capacity
-    if not fitting and capacity.shape[1]:
-        cpu, memory = int(capacity[0].max()), int(capacity[1].max())
-        return f"{text}; the largest node has {format_cpu(cpu / 1000)} cores, {format_bytes(memory)} of memory"
-    return text
