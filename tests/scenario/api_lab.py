@@ -119,9 +119,9 @@ class DoorsLab:
         self.clients.append(client)
         return client
 
-    def with_token(self, **spec: Any) -> Client:
+    def with_token(self, name: str = "", **spec: Any) -> Client:
         """The client of someone with a new token of this spec."""
-        made = self.client.create({"kind": "token", "name": f"t{new_uid()[:8]}", "spec": spec})
+        made = self.client.create({"kind": "token", "name": name or f"t{new_uid()[:8]}", "spec": spec})
         return self.connect(msgspec.structs.replace(self.context, token=made["secret"]))
 
     def join(self, name: str, **token: Any) -> JoinedNode:

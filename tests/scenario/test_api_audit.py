@@ -62,13 +62,13 @@ def weft(lab: DoorsLab, *words: str, client: Client | None = None) -> Said:
 
 
 def test_a_change_a_refusal_and_a_failure_are_recorded_with_who_whence_what_and_why(lab: DoorsLab) -> None:
-    ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
+    ann = lab.with_token("ann", use="access", role="editor", project="lab")
     made = ann.create({**make_vm("web", networks=[], cpu=2), "project": "lab"})
     record = last(lab)
     assert record.actor == msgspec.structs.replace(
-        record.actor, kind="person", name="ann", role="editor", project="lab", id=record.actor.id
+        record.actor, kind="person", name="token:ann", role="editor", project="lab", id="ann"
     )
-    assert record.actor.id.startswith("t") and record.address == "127.0.0.1" and record.request
+    assert record.address == "127.0.0.1" and record.request
     assert (record.method, record.verb, record.project, record.outcome, record.status) == (
         "POST", "create", "lab", "allowed", 201,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_change_a_refusal_and_a_failure_are_recorded_with_who_whence_what_and_
         ann.create({**make_vm("spy", networks=[]), "project": "other"})
     record = last(lab)
     assert (record.outcome, record.status, record.reason, record.project) == ("refused", 403, "forbidden", "other")
-    assert "limited to project lab" in record.message and record.actor.name == "ann"
+    assert "limited to project lab" in record.message and record.actor.name == "token:ann"
 
     with pytest.raises(WeftError):
         ann.create({**make_vm("web", networks=[]), "project": "lab"})
@@ -234,21 +234,39 @@ def test_records_are_selected_and_paged(lab: DoorsLab) -> None:
             read_newest(http, query) if "limit" not in query else list(read_all(http, query))
 
 
+def test_an_administrator_of_a_project_forges_no_name_by_a_token_s_subject_or_name(lab: DoorsLab) -> None:
+    lab.client.create({"kind": "user", "name": "bea", "spec": {}})
+    boss = lab.with_token("boss", use="access", role="admin", project="lab")
+    for name in ("admin", "bea"):
+        spec = {"use": "access", "role": "editor", "project": "lab", "subject": "admin"}
+        made = boss.create({"kind": "token", "name": name, "spec": spec})
+        forger = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
+        assert forger.http.request("GET", "/v1/whoami").json()["name"] == f"token:{name}"
+        vm = forger.create({**make_vm(f"by-{name}", networks=[]), "project": "lab"})
+        assert vm["created_by"] == f"token:{name}"
+        lab.journal.flush()
+        (event,) = lab.client.events(about=f"vm/lab/by-{name}")
+        assert event["message"] == f"created by token:{name}"
+        assert last(lab).actor.name == f"token:{name}"
+        assert not list(read_all(lab.client.http, {"actor": name, "kind": "vm"}))
+        assert len(list(read_all(lab.client.http, {"actor": f"token:{name}", "kind": "vm"}))) == 1
+
+
 def test_the_commands_list_export_and_verify(lab: DoorsLab, tmp_path: Path) -> None:
-    ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
+    ann = lab.with_token("ann", use="access", role="editor", project="lab")
     ann.create({**make_vm("web", networks=[]), "project": "lab"})
     with pytest.raises(Forbidden):
         ann.delete("vm", "web", project="other")
-    said = weft(lab, "audit", "list", "--since", "1h", "--actor", "ann")
+    said = weft(lab, "audit", "list", "--since", "1h", "--actor", "token:ann")
     assert said.code == 0, said
     lines = [line.split() for line in said.out.splitlines()]
     assert lines[0][:6] == ["TIME", "ACTOR", "ADDRESS", "VERB", "OBJECT", "OUTCOME"]
     assert [line[1:6] for line in lines[1:]] == [
-        ["ann", "127.0.0.1", "create", "lab/vm/web", "allowed"],
-        ["ann", "127.0.0.1", "delete", "other/vm/web", "refused"],
+        ["token:ann", "127.0.0.1", "create", "lab/vm/web", "allowed"],
+        ["token:ann", "127.0.0.1", "delete", "other/vm/web", "refused"],
     ]
     found = json.loads(weft(lab, "audit", "list", "-p", "other", "--outcome", "refused", "-o", "json").out)["items"]
-    assert [one["actor"]["name"] for one in found] == ["ann"]
+    assert [one["actor"]["name"] for one in found] == ["token:ann"]
     assert "no records" in weft(lab, "audit", "list", "--until", "1h").err
 
     file = tmp_path / "audit.jsonl"

@@ -23,7 +23,9 @@ class TokenSpec(msgspec.Struct, kw_only=True):
             change="never",
         ),
     ]
-    subject: Annotated[str, field("Person or program that the token belongs to", change="never", max_length=63)] = ""
+    subject: Annotated[
+        str, field("Description: the person or program that the token is for", change="never", max_length=63)
+    ] = ""
     role: Annotated[
         str,
         field(

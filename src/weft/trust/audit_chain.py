@@ -22,7 +22,7 @@ class AuditActor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who sent a request. Never a secret: a token by its name."""
 
     kind: Literal["person", "node", "joiner", "nobody", "server"]  # nobody: without valid credentials
-    name: str = ""  # the token's subject, else its name; of a node node:UID
+    name: str = ""  # a user's; of a token without a user token:ID, of a node node:UID
     role: str = ""  # of a person
     project: str = ""  # the only one in which it has that role
     id: str = ""  # the token's name, or the node's uid

@@ -26,6 +26,7 @@ from weft.trust.peer import Peer
 from weft.trust.sigv4 import check_scope, read_authorization, verify
 from weft.trust.tokens import Token, parse_token, verify_secret
 
+TOKEN_PREFIX = "token:"  # of the name of what acts with a token that belongs to no user
 SERVICE = "lambda"  # that signatures are for
 
 
@@ -33,7 +34,7 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
     """A person (or program) with a token, a node with its certificate, a joining machine, or a stranger who wants to log in."""
 
     kind: Literal["person", "node", "joiner", "stranger"]
-    name: str  # for people and the journal
+    name: str  # for people, the journal and the audit log: a user's, or token:ID, which no user's name looks like; node:UID
     id: str  # the token's name, or the node's uid
     grants: tuple[Grant, ...] = ()  # of a person
     limit: Grant | None = None  # of a user's token: what it may do at most
@@ -42,10 +43,8 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def creator(self) -> str:
-        """What objects have as their creator: the user, or the token if it belongs to no user, which no user's name looks like."""
-        if self.user is not None:
-            return self.user.name
-        return f"token:{self.id}" if self.kind == "person" else ""
+        """What objects have as their creator: the person's name."""
+        return self.name if self.kind == "person" else ""
 
     @functools.cached_property
     def role(self) -> str:
@@ -258,9 +257,9 @@ def make_actor(stored: StoredToken, directory: Directory, now: float) -> Actor:
         again = "weft login" if stored.owner is not None else "weft token create makes another"
         raise NotAuthenticated(f"token {name} has expired", hint=again)
     if spec.use == "join":
-        return Actor("joiner", f"token {name}", name)
+        return Actor("joiner", f"{TOKEN_PREFIX}{name}", name)
     if stored.owner is None:
-        return Actor("person", spec.subject or name, name, (directory.find_grant(spec.role, spec.project),))
+        return Actor("person", f"{TOKEN_PREFIX}{name}", name, (directory.find_grant(spec.role, spec.project),))
     grants = directory.find_grants(stored.owner, spec.claims)
     if grants is None:
         raise NotAuthenticated(

@@ -52,10 +52,10 @@ def test_what_is_no_bearer_token_is_refused(text: str) -> None:
 def test_a_token_is_its_owner_with_its_role_and_project() -> None:
     token = read_bearer(f"bearer {TEXT}")
     assert check(token, spec(subject="ann", role="admin")) == Actor(
-        "person", "ann", "eve", (DIRECTORY.find_grant("admin", None),)
+        "person", "token:eve", "eve", (DIRECTORY.find_grant("admin", None),)
     )
     actor = check(token, spec(role="invoker", project="lab"))
-    assert (actor.name, actor.project, actor.permits("node:cordon", None)) == ("eve", "lab", False)
+    assert (actor.name, actor.project, actor.permits("node:cordon", None)) == ("token:eve", "lab", False)
     joiner = check(token, spec(use="join", role="admin"))
     assert joiner.kind == "joiner" and not joiner.permits("vm:get", None)
 

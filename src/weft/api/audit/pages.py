@@ -18,6 +18,7 @@ from weft.objects.quantity import parse_moment
 from weft.serving.answer import Answer
 from weft.telemetry.audit.files import find_before, read_after, read_newest
 from weft.trust.audit_chain import AuditRecord, read_link, read_record
+from weft.trust.credentials import TOKEN_PREFIX
 
 _PAGE, _MOST = 100, 1000
 _MOST_READ = 50_000  # records, for one page
@@ -40,7 +41,7 @@ class _Wanted(msgspec.Struct, frozen=True):
         return (
             (not self.since or record.at >= self.since)
             and (not self.until or record.at < self.until)
-            and self.actor in ("", record.actor.name, record.actor.id)
+            and self.actor in ("", record.actor.name, f"{TOKEN_PREFIX}{record.actor.id}")
             and (self.projects is None or record.project in self.projects)
             and self.outcome in ("", record.outcome)
             and (not self.kind or any(one.kind == self.kind for one in record.objects))

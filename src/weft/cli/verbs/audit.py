@@ -35,7 +35,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Argument(["files"], nargs=-1, metavar="[FILE...]", type=click.Path(path_type=Path, dir_okay=False)),
         click.Option(["--since"], type=ago, metavar="AGO", help="Only records of the last 30s, 5m, 1h, 7d."),
         click.Option(["--until"], type=ago, metavar="AGO", help="Only records older than that."),
-        click.Option(["--actor"], default="", metavar="NAME", help="Only what NAME did: a token, or its subject."),
+        click.Option(
+            ["--actor"],
+            default="",
+            metavar="NAME",
+            help="Only what NAME did: a user, a token (token:ID), or a node (node:UID).",
+        ),
         click.Option(["--kind", "of_kind"], default="", metavar="KIND", help="Only what was done to objects of KIND."),
         click.Option(["--outcome"], type=click.Choice(["allowed", "refused", "failed"]), help="Only these."),
         click.Option(
