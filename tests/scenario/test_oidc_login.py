@@ -17,12 +17,14 @@ import pytest
 from tests.scenario.api_lab import DoorsLab, take_port
 from tests.scenario.oidc_provider_lab import SECRET, Browser, run_provider, take_free_port
 
+from weft.api.auth.oidc import make_user_name
 from weft.api.state import oidc_provider
 from weft.api.state.oidc_provider import ProviderSettings
 from weft.cli.app import run
 from weft.client.context import Context, read_context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
+from weft.objects.errors import NotFound
 
 
 def make_settings(port: int, **more: Any) -> ProviderSettings:
@@ -125,6 +127,25 @@ def test_nobody_gets_another_user_s_account_by_a_name(
         lab.client.patch("user", "root", {"spec": {"disabled": True}})
         code, told, _ = weft_login(lab, monkeypatch, tmp_path, "root")
         assert code != 0 and "wrong" in told
+        lab.client.create({"kind": "token", "name": "ci", "spec": {"use": "access"}})
+        for name in ("admin", "ci"):
+            code, told, _ = weft_login(lab, monkeypatch, tmp_path, name)
+            assert code != 0 and "nameTaken" in told, name
+            with pytest.raises(NotFound):
+                lab.client.get("user", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("Ann.Example@school.example", "ann-example-school-example"),
+        ("bea@elsewhere", "bea-elsewhere"),
+        ("bea", "bea"),
+        ("@", "user"),
+    ],
+)
+def test_a_user_s_name_keeps_the_domain_of_the_name_at_the_provider(name: str, made: str) -> None:
+    assert make_user_name(name) == made
 
 
 def post(lab: DoorsLab, given: dict[str, Any]) -> Any:

@@ -280,6 +280,65 @@ def test_a_user_s_own_token_allows_no_more_than_the_user_may(lab: DoorsLab) -> N
     wait_until(lambda: is_refused(lambda: ci.list("vm", project="lab"), NotAuthenticated), 2)
 
 
+def make_own(lab: DoorsLab, client: Client, name: str, **spec: Any) -> tuple[dict[str, Any], Client]:
+    made = client.create({"kind": "token", "name": name, "spec": {"use": "access", **spec}})
+    return made["spec"], lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
+
+
+def test_a_limited_token_ends_itself_and_no_other_token_of_its_user(lab: DoorsLab) -> None:
+    add_user(lab, "lena")
+    create(lab, "rolebinding", "lena-lab", role="editor", project="lab", users=["lena"])
+    lena = log_in(lab, "lena")
+    _, weak = make_own(lab, lena, "lena-weak", role="viewer", project="lab")
+    make_own(lab, lena, "lena-other", role="")
+    for name in ("lena-other", lena.http.request("GET", "/v1/whoami").json()["token"]):
+        with pytest.raises(Forbidden) as caught:
+            weak.delete("token", name)
+        assert caught.value.details["permission"] == "token:delete"
+    with pytest.raises(NotFound):
+        weak.delete("token", "none")
+    weak.delete("token", "lena-weak")
+    lena.delete("token", "lena-other")
+
+
+def test_a_user_s_own_tokens_end_a_while_after_the_last_login(lab: DoorsLab) -> None:
+    add_user(lab, "mara")
+    mara, most = log_in(lab, "mara"), lab.settings.user_token_seconds
+    first, again = make_own(lab, mara, "mara-1", role="")
+    assert abs(first["expires_at"] - time.time() - most) < 60
+    for late in (time.time() + most + 600, "2999-01-01T00:00:00Z"):
+        with pytest.raises(InvalidInput) as caught:
+            make_own(lab, mara, "mara-late", role="", expires_at=late)
+        assert caught.value.field == "spec.expires_at"
+    soon = round(time.time()) + 600.0
+    second, third = make_own(lab, again, "mara-2", role="", expires_at=soon)
+    assert second["expires_at"] == soon and make_own(lab, third, "mara-3", role="")[0]["expires_at"] == soon
+    with pytest.raises(InvalidInput):  # a chain of tokens has no later end than its first
+        make_own(lab, again, "mara-4", role="", expires_at=first["expires_at"] + 1)
+
+
+def test_a_new_password_says_which_tokens_are_left_or_ends_them_all(lab: DoorsLab) -> None:
+    add_user(lab, "nora")
+    nora = log_in(lab, "nora")
+    _, own = make_own(lab, nora, "nora-ci", role="")
+    path, given = "/v1/users/nora:passwd", {"password": "another word", "old": PASSWORD}
+    assert nora.http.request("POST", path, given).json() == {"user": "nora", "tokens": ["nora-ci"]}
+    for number in range(120):  # more than one commit
+        make_own(lab, own, f"nora-{number}", role="") if number < 90 else log_in(lab, "nora", "another word")
+    given = {"password": PASSWORD, "old": "another word", "end_tokens": True}
+    assert nora.http.request("POST", path, given).json() == {"user": "nora", "tokens": []}
+    wait_until(lambda: own.http.request("GET", "/v1/whoami").status == 401)
+    assert nora.http.request("GET", "/v1/whoami").status == 200
+
+
+def test_a_role_binding_says_who_its_users_are_at_the_provider(lab: DoorsLab) -> None:
+    add_user(lab, "olga")
+    create(lab, "user", "pia", identity="https://login.example#17")
+    spec = {"role": "viewer", "project": "lab", "users": ["olga", "pia"]}
+    made = lab.client.create({"kind": "rolebinding", "name": "of-both", "spec": spec})
+    assert made["identities"] == {"olga": "", "pia": "https://login.example#17"}
+
+
 def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: DoorsLab) -> None:
     add_user(lab, "gina")
     add_user(lab, "hugo")

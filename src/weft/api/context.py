@@ -74,6 +74,7 @@ class Settings:
     seal_key: bytes = b""
     functions: tuple[str, ...] = ()  # where callers of functions connect
     listen: tuple[str, ...] = ()  # where clients of the API connect
+    user_token_seconds: float = 90 * 86_400.0  # how long a token is valid at most that a login has made
 
     def gateway_for(self, host: str) -> str:
         """The gateway's address for a client that reached the API server at ``host``: the same host, if it listens there."""

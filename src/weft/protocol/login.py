@@ -46,6 +46,14 @@ class PasswordInput(msgspec.Struct, frozen=True, kw_only=True):
 
     password: str
     old: str = ""  # users who change their own give the present one
+    end_tokens: bool = False  # end all of the user's tokens, not only the logins, but for the one that asks
+
+
+class PasswordAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to that."""
+
+    user: str
+    tokens: list[str]  # the user's that are still valid, but for the one that asked
 
 
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):

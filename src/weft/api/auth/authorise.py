@@ -93,9 +93,10 @@ def _require_administering(actor: Actor, kind: Kind, verb: str, what: str) -> No
 
 def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
     """Whether an object of a kind that projects administer is the actor's to ``verb``: of a project of the actor's, or the user's
-    own token."""
+    own token; a limited token deletes no other one."""
     if envelope.owner is not None and actor.user is not None and envelope.owner.uid == actor.user.uid:
-        return True
+        if verb != "delete" or actor.limit is None or envelope.name == actor.id:
+            return True
     return actor.permits(f"{envelope.kind}:{verb}", decode_part(envelope.spec, _InProject).project)
 
 

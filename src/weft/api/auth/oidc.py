@@ -20,10 +20,11 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.request.manifest import Manifest
 from weft.api.state.oidc_provider import Provider, Refused
+from weft.kinds.token import TOKEN
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotAuthenticated, Unavailable
-from weft.objects.identity import MAX_NAME, kind_prefix
+from weft.objects.identity import MAX_NAME, kind_prefix, object_key
 from weft.protocol.login import LoginBegun, LoginInput
 from weft.serving.shares import who_is
 from weft.trust.id_tokens import Identity
@@ -33,6 +34,10 @@ SESSION_SECONDS = 600.0
 _PLACE = "oidc-login"
 _REDIRECT = re.compile(r"http://(127\.0\.0\.1|\[::1\]|localhost):\d{1,5}/callback")
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+# What a log's reader takes for weft itself, or for those who run it: an administrator may give such a name, a provider may not.
+RESERVED = frozenset(
+    "admin administrator api fabric-admin gateway nobody operator root scheduler server system weft".split()
+)
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
@@ -172,6 +177,12 @@ async def _find_user(context: ApiContext, call: Call, issuer: str, identity: Ide
             reason="nameTaken",
             hint=f"an administrator links them: weft user set {name} --identity '{linked}'",
         )
+    if name in RESERVED or await context.tokens.find(object_key(TOKEN.name, None, name)) is not None:
+        raise Forbidden(
+            f"the OIDC provider calls this person {name}, which looks like {'a token' if name not in RESERVED else 'weft itself'}",
+            reason="nameTaken",
+            hint=f"an administrator makes a user of another name: weft user create NAME --identity '{linked}'",
+        )
     spec = {"full_name": identity.full_name, "identity": linked}
     manifest = Manifest(kind=USER, name=name, project=None, labels=None, spec=spec)
 
@@ -184,6 +195,7 @@ async def _find_user(context: ApiContext, call: Call, issuer: str, identity: Ide
 
 
 def make_user_name(name: str) -> str:
-    """The name of a person at the provider as an object's: ``Ann.Example@school.example`` is ``ann-example``. Pure."""
-    made = _NOT_IN_NAMES.sub("-", name.partition("@")[0].lower()).strip("-")[:MAX_NAME].strip("-")
+    """The name of a person at the provider as an object's: ``Ann@school.example`` is ``ann-school-example``, and not ``ann``, who
+    is at another school. Pure."""
+    made = _NOT_IN_NAMES.sub("-", name.lower()).strip("-")[:MAX_NAME].strip("-")
     return made or "user"

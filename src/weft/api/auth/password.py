@@ -15,13 +15,14 @@ from weft.api.auth.tokens import find_logins
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.contracts.store import MAX_WRITES, Delete
+from weft.kinds.token import TOKEN
 from weft.kinds.user import MOST_BYTES, USER, UserSpec, check_password, place_of_password
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import NotAuthenticated, WeftError
-from weft.objects.identity import check_name, object_key
+from weft.objects.identity import check_name, kind_prefix, object_key
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import plan_spec_change
-from weft.protocol.login import PasswordInput
+from weft.protocol.login import PasswordAnswer, PasswordInput
 from weft.serving.answer import Answer
 from weft.serving.shares import who_is
 from weft.trust.credentials import Actor
@@ -51,7 +52,7 @@ def wrong_password() -> NotAuthenticated:
 
 async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/users/{name}:passwd``: administrators set anyone's password; users their own, if they know the one before. It
-    ends the user's other logins."""
+    ends the user's other logins, or all other tokens."""
     actor = call.actor
     require_person(actor, "set a password")
     is_own = actor.user is not None and actor.user.name == name
@@ -81,7 +82,11 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
     user = (await settle(context, plan)).envelope
     context.accounts.note(user)
     context.add_event(user.ref, "PasswordSet", f"by {actor.name}")
-    return json_answer({"user": name})
+    tokens = await _list_tokens(context, user, actor)
+    while given.end_tokens and tokens:  # again until none is left: one of them may have made another meanwhile
+        await context.store.commit([Delete(key) for key in tokens[:MAX_WRITES]])
+        tokens = await _list_tokens(context, user, actor)
+    return json_answer(PasswordAnswer(user=name, tokens=[key.rpartition("/")[2] for key in tokens]))
 
 
 async def _find_user(context: ApiContext, name: str) -> Envelope | None:
@@ -95,6 +100,13 @@ def _plan_ends(context: ApiContext, user: Envelope, actor: Actor) -> list[Delete
     """The deletion of the user's logins but for the one that ``actor`` uses."""
     logins = [facts for facts in find_logins(context, user) if facts.envelope.name != actor.id]
     return [Delete(facts.key) for facts in logins[:MOST_ENDED]]
+
+
+async def _list_tokens(context: ApiContext, user: Envelope, actor: Actor) -> list[str]:
+    """The keys of the user's tokens that are stored, but for the one that ``actor`` uses."""
+    page = await context.store.list(kind_prefix(TOKEN.name))
+    found = (decode_envelope(entry.value) for entry in page.entries)
+    return [one.key for one in found if one.owner == user.ref and one.name != actor.id]
 
 
 def _open_hash(context: ApiContext, user: Envelope) -> str | None:

@@ -18,13 +18,16 @@ from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN, TokenSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput
+from weft.objects.identity import object_key
+from weft.objects.quantity import format_moment
 from weft.serving.answer import Answer
 from weft.trust.access_keys import derive_secret, make_key_id
-from weft.trust.credentials import Actor
+from weft.trust.credentials import Actor, invalid_token
 from weft.trust.tokens import make_token, make_token_id
 
 JOIN_LIFETIME_SECONDS = 86400.0
 ACCESS_KEY = "access-key"
+_ROUNDED_SECONDS = 0.001  # times in specs have milliseconds
 LOGIN_LABEL = "weft/login"  # of tokens that come from logins
 
 
@@ -45,17 +48,21 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     else:
         text, sha256 = make_token(str(name))
         full = {**spec, "sha256": sha256}
+    latest = None
     if actor.user is not None and not (
         full.get("role", "viewer") and actor.permits("token:create", full.get("project"))
     ):
         full["subject"] = actor.user.name
+        latest = await _find_latest_end(context, actor)
+        if full.get("expires_at") is None:
+            full["expires_at"] = latest
     if use == "join" and full.get("expires_at") is None:
         full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
     manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
 
     async def plan(view: View) -> Draft:
         draft = await admit.plan_create(context, view, manifest, call.actor)
-        _give_owner(call.actor, draft)
+        _give_owner(call.actor, draft, latest)
         return draft
 
     # No Idempotency-Key: nobody has the secret of a token that was made before.
@@ -66,8 +73,20 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     return object_answer(draft.envelope, 201, secret=text)
 
 
-def _give_owner(actor: Actor, draft: Draft) -> None:
-    """A user's own token belongs to the user, and goes with the user. Raises Forbidden for a token that the actor can't give."""
+async def _find_latest_end(context: ApiContext, actor: Actor) -> float | None:
+    """When a token that ``actor`` makes for its own user ends at the latest: a while after the login that makes it, or with the
+    other token that makes it; None if that has no end. Raises NotAuthenticated if the actor's token is gone."""
+    made_by = await context.tokens.find(object_key(TOKEN.name, None, actor.id))
+    if made_by is None:
+        raise invalid_token()
+    if LOGIN_LABEL in made_by.envelope.labels:
+        return context.clock.now() + context.settings.user_token_seconds
+    return made_by.spec.expires_at
+
+
+def _give_owner(actor: Actor, draft: Draft, latest: float | None) -> None:
+    """A user's own token belongs to the user, goes with the user, and ends by ``latest``. Raises Forbidden for a token that the
+    actor can't give, InvalidInput for one that would end later."""
     envelope = draft.envelope
     spec = decode_part(envelope.spec, TokenSpec)
     if actor.user is None and not spec.role:
@@ -80,6 +99,12 @@ def _give_owner(actor: Actor, draft: Draft) -> None:
         raise Forbidden(
             f"{actor.name} works with a token of role {actor.limit.role}: a token for all that {actor.name} may do exceeds it",
             hint="give a role; weft whoami shows yours",
+        )
+    if latest is not None and (spec.expires_at is None or spec.expires_at > latest + _ROUNDED_SECONDS):
+        raise InvalidInput(
+            f"spec.expires_at: a token of your own that this login or token makes ends by {format_moment(latest)}",
+            field="spec.expires_at",
+            hint="give an earlier end, or leave it out; weft login makes tokens that last longer than other tokens do",
         )
     envelope.owner = actor.user
     draft.writes[0] = Put(envelope.key, encode_envelope(envelope))

@@ -34,6 +34,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     expected = Match(call)
     envelope = await _read(context, target)
     if kind.access == "administered" and not owns(call.actor, envelope, "delete"):
+        if owns(call.actor, envelope, "get"):
+            raise call.actor.refuse(f"{kind.name}:delete", None, f"delete {kind.name} {envelope.name}")
         raise not_found(kind, envelope.name, None)
     expected.check(kind, envelope.name, envelope)
     if uid is not None:

@@ -18,8 +18,11 @@ from weft.api.request.call import Call, object_answer, read_flag
 from weft.api.request.if_match import Match, refuse_stale
 from weft.api.request.manifest import read_manifest
 from weft.api.request.target import Target
-from weft.objects.envelope import Envelope, decode_part
+from weft.kinds.rolebinding import ROLE_BINDING, RoleBindingSpec
+from weft.kinds.user import USER, UserSpec
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
+from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 
 CREATE = {"token": tokens.create}  # the kinds with a create of their own
@@ -43,7 +46,18 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
     draft = await _settle_once(context, call, target, manifest.name, plan, dry_run)
     if not dry_run:
         record_change(context, call, draft)
-    return object_answer(draft.envelope, 200 if dry_run else 201)
+    more = {"identities": await _list_identities(context, draft.envelope)} if target.kind is ROLE_BINDING else {}
+    return object_answer(draft.envelope, 200 if dry_run else 201, **more)
+
+
+async def _list_identities(context: ApiContext, binding: Envelope) -> dict[str, str]:
+    """Who the users of a role binding are at the OIDC provider, by name; "": users of weft alone. A name alone doesn't say it."""
+    found = {}
+    for name in decode_part(binding.spec, RoleBindingSpec).users:
+        entry = await context.store.get(object_key(USER.name, None, name))
+        if entry is not None:
+            found[name] = decode_part(decode_envelope(entry.value).spec, UserSpec).identity
+    return found
 
 
 async def put(context: ApiContext, call: Call, target: Target) -> Answer:

@@ -105,6 +105,8 @@ def create_one(
     if kind.uploads is not None and not dry_run:
         provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=bool(dry_run))
+    for user, identity in (made.get("identities") or {}).items():
+        session.notify(f"user {user}  {identity or 'not linked with the OIDC provider'}")
     if dry_run:
         return show_dry_run(session, target, made, "created"), target.name
     return finish_one(session, target, made, "create"), target.name

@@ -16,7 +16,7 @@ from weft.cli.verbs.version import ask_time
 from weft.client.context import hash_ca
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
-from weft.objects.quantity import parse_duration
+from weft.objects.quantity import format_age, parse_duration
 
 ACCESS_KEY = "access-key"
 _JOIN_LIFE = "1h"
@@ -85,6 +85,8 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     if not join:
         print(made["secret"])
         session.notify("the token is shown only once")
+        if life is None and (ends := made["spec"]["expires_at"]) is not None:
+            session.notify(f"valid for {format_age(ends - session.clock.now())}")
         return
     context = session.client.context
     address = server or context.server

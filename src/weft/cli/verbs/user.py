@@ -46,7 +46,8 @@ def create_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def passwd_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """For administrators anyone's password, for users their own."""
-    params: list[click.Parameter] = [options.targets(kind, many=False), PASSWORD_STDIN]
+    end_tokens = click.Option(["--end-tokens"], is_flag=True, help="End all of the user's other tokens, too.")
+    params: list[click.Parameter] = [options.targets(kind, many=False), PASSWORD_STDIN, end_tokens]
     words = (
         "Set a user's password: asks for it, and for the present one if it is your own. Ends the user's other logins."
     )
@@ -61,7 +62,7 @@ def _create(session: Session, kind: Kind, words: tuple[str, ...], password_stdin
     return code
 
 
-def _passwd(session: Session, kind: Kind, words: tuple[str, ...], password_stdin: bool) -> None:
+def _passwd(session: Session, kind: Kind, words: tuple[str, ...], password_stdin: bool, end_tokens: bool) -> None:
     name = one_target(read_targets(kind, words), "give one user: weft user passwd NAME").name
     answer = session.client.http.request("GET", "/v1/whoami")
     raise_problem(answer)
@@ -70,13 +71,20 @@ def _passwd(session: Session, kind: Kind, words: tuple[str, ...], password_stdin
     password = check_password(ask_password(f"New password of {name}", password_stdin))
     if not password_stdin and getpass.getpass("Again: ") != password:
         raise usage("the two passwords differ", f"weft user passwd {name}")
-    _set(session, name, password, old)
+    left = _set(session, name, password, old, end_tokens=end_tokens)
     print(f"user/{name}  password set")
+    if left:
+        session.notify(
+            f"still valid: {', '.join(f'token/{one}' for one in left)}; weft user passwd {name} --end-tokens ends them"
+        )
 
 
-def _set(session: Session, name: str, password: str, old: str) -> None:
-    answer = session.client.http.request("POST", f"/v1/users/{name}:passwd", {"password": password, "old": old})
+def _set(session: Session, name: str, password: str, old: str, *, end_tokens: bool = False) -> list[str]:
+    """Set it; the user's tokens that are still valid."""
+    given = {"password": password, "old": old, **({"end_tokens": True} if end_tokens else {})}
+    answer = session.client.http.request("POST", f"/v1/users/{name}:passwd", given)
     raise_problem(answer)
+    return list(answer.json().get("tokens") or [])
 
 
 def ask_password(prompt: str, from_stdin: bool) -> str:

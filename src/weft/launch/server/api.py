@@ -47,7 +47,7 @@ ADDRESSES_EVERY_SECONDS = 5.0
 
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
-    gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, context."""
+    gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, context."""
     logs = gather_logs()
     raise_descriptor_limit()
     try:
@@ -114,6 +114,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         seal_key=read_seal_key(state),
         functions=tuple(options.functions or ()),
         listen=tuple(options.listen),
+        user_token_seconds=options.user_token_life,
     )
     syslog = SyslogSender(options.audit_syslog, clock) if options.audit_syslog else None
     audit = AuditLog(

@@ -104,6 +104,12 @@ def make_parser() -> argparse.ArgumentParser:
         " (repeatable)",
     )
     parser.add_argument(
+        "--user-token-life",
+        metavar="DURATION",
+        default="90d",
+        help="how long tokens are valid at most that users make for themselves after a login (default 90d)",
+    )
+    parser.add_argument(
         "--audit-keep",
         metavar="DURATION",
         default="365d",
@@ -176,6 +182,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--store: {problem.message}; {problem.hint}")
     try:
         options.audit_keep = parse_duration(options.audit_keep, "--audit-keep")
+        options.user_token_life = parse_duration(options.user_token_life, "--user-token-life")
         options.audit_most = parse_bytes(options.audit_most, "--audit-most")
         options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
         options.metrics_keep = parse_duration(options.metrics_keep, "--metrics-keep")
