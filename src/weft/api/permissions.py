@@ -24,7 +24,9 @@ gets the error `forbidden`, which names it, whether the object exists or not.
 A user has the permissions of all role bindings that name the user, a group of the user, or a group that the OIDC provider claims
 for the user. A user's own token (`weft login`, `weft token create`) has the user's permissions as they are at each request, and at
 most its own role in its own project. Users see, create and delete their own tokens, and set their own password, without any
-permission.
+permission; a token with a role or a project of its own deletes no other token of its user. The subject of a token is a description.
+
+People whose roles are in projects only see a node without what tells of others: no digests of its images, no orphans.
 
 Nobody gives more than they have: who creates or changes a role binding, token or role needs all permissions that it gives, in its
 project; who adds a user to a group, or sets another user's password, all that the user then has.
