@@ -32,7 +32,7 @@ JOBS: dict[str, tuple[str, tuple[str, ...], str, dict[str, str]]] = {
         {"1": "0-1,3", "2": "2"},
     ),
     "job that fails": ("exit 4", ("--retries", "1", "--backoff", "1s"), "Failed", {"2": "0"}),
-    "job with a deadline": ("sleep 300", ("--deadline", "6s"), "DeadlineExceeded", {"1": "0"}),
+    "job with a timeout": ("sleep 300", ("--job-timeout", "6s"), "TimedOut", {"1": "0"}),
 }
 
 
@@ -228,7 +228,7 @@ class Shop:
         if status["phase"] in ("Pending", "Running"):
             return f"{errand} is {status['phase']}"
         lost = status.get("lost", 0)
-        if status["phase"] != wanted or (status["tries"] != tries and not lost and wanted != "DeadlineExceeded"):
+        if status["phase"] != wanted or (status["tries"] != tries and not lost and wanted != "TimedOut"):
             raise Broken(f"{errand} has come to {status}")
         errand.end = f"{status['phase']}{', lost' if lost else ''}"
         self._ask("job", "delete", errand.name, "--yes", "--detach")

@@ -86,9 +86,11 @@ def test_a_job_that_does_what_it_should_ends_with_zero_and_frees_all_it_took(clu
 
 
 def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job) -> None:
-    done = run("late", "echo begun; sleep 300", "--array", "0-2", "--deadline", "15s")  # all of them have begun by then
+    done = run(
+        "late", "echo begun; sleep 300", "--array", "0-2", "--job-timeout", "15s"
+    )  # all of them have begun by then
     assert done.returncode == 1
-    assert b"job/late is DeadlineExceeded: the job was not finished 15 s after its start (spec.deadline)" in done.stderr
+    assert b"job/late is TimedOut: the job was not finished 15 s after its start (spec.deadline)" in done.stderr
     assert {item["status"]["phase"] for item in containers(cluster, "late").values()} == {"Stopped"}
     assert cluster.ok("job", "logs", "late", "--task", "1") == "begun\n"
 
@@ -230,9 +232,9 @@ def test_what_can_be_no_job_is_refused_with_its_field(cluster: Cluster, run: Job
 
 
 def test_a_task_whose_image_is_not_there_says_so_and_ends_with_its_job(cluster: Cluster, run: Job, image: str) -> None:
-    done = run("nothing", "true", "--image", image.replace("busybox", "none"), "--deadline", "15s")
+    done = run("nothing", "true", "--image", image.replace("busybox", "none"), "--job-timeout", "15s")
     assert (done.returncode, b"task 0: imageGone: " in done.stderr) == (1, True), done.stderr
-    assert status(cluster, "nothing")["phase"] == "DeadlineExceeded"
+    assert status(cluster, "nothing")["phase"] == "TimedOut"
 
 
 def test_tasks_that_mount_one_volume_have_it_one_after_the_other(cluster: Cluster, run: Job) -> None:

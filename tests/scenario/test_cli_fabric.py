@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.scenario.cli_lab import Fabric, start_fabric
+from tests.scenario.cli_lab import Fabric, Said, start_fabric
 
 TINY = ["--image", "tiny", "--cpu", "0.1", "--memory", "64M"]
 
@@ -337,6 +337,60 @@ def test_the_queue_says_what_waits_until_when_and_why(fabric: Fabric) -> None:
     assert listed(fabric, "get", "recommendation") == listed(fabric, "get", "report") == []
     for name in ("vm/next", "vm/now", "project/far"):
         assert fabric.weft("delete", name, "--yes").code == 0
+
+
+def test_leases_say_their_new_end_whose_they_are_and_that_they_were_refused(fabric: Fabric) -> None:
+    made = fabric.weft(
+        "vm",
+        "create",
+        "lab",
+        "--image",
+        "tiny",
+        "--memory",
+        "64M",
+        "--lease",
+        "immediate",
+        "--duration",
+        "1h",
+        "--grace",
+        "5s",
+    )
+    assert made.code == 0 and made.out.startswith("vm/lab  Running on n")
+    assert re.fullmatch(r"vm/lab  lease extended: ends 20\S+ \S+ UTC, in 1h[23]\dm\n", extend(fabric, "vm/lab").out)
+    shown = dict(line.split(maxsplit=1) for line in fabric.weft("lease", "describe", "vm/lab").out.splitlines())
+    assert (shown["mode"], shown["state"], shown["duration"], shown["priority"]) == (
+        "immediate",
+        "Active",
+        "1h30m",
+        "0",
+    )
+    assert shown["end"].endswith("m") and " UTC, in 1h" in shown["end"] and shown["phase"] == "Running"
+    assert fabric.weft("lease", "cancel", "vm/lab").out == (
+        "vm/lab  lease cancelled: it shuts down within 5s, and keeps its disks\n"
+    )
+    assert fabric.weft("wait", "vm/lab", "--for=phase=Stopped").code == 0
+    ended = fabric.weft("vm", "suspend", "lab")
+    assert ended.code == 5 and "possible now: delete" in ended.err and "start" not in ended.err
+
+    assert fabric.weft("reservation", "create", "class", "--cpu", "1", "--memory", "128M", "--duration", "1h").code == 0
+    inside = fabric.weft("vm", "create", "guest", *TINY, "--cpu", "0.5", "--reservation", "class")
+    assert inside.code == 0 and inside.out.startswith("vm/guest  Running on n")
+    alone = extend(fabric, "vm/guest")
+    assert alone.code == 5 and "vm/guest is in reservation/class" in alone.err
+    assert "weft reservation extend class --by" in alone.err
+
+    refused = fabric.weft("reservation", "create", "large", "--cpu", "99", "--memory", "128M", "--duration", "1h")
+    assert refused.code == 6 and "no node has 99 free cores and 128 MiB from 20" in refused.err
+    assert "; most free: " in refused.err
+    assert [(one["state"], one["phase"]) for one in listed(fabric, "operation", "list")] == [("failed", "Rejected")]
+    assert fabric.weft("reservation", "create", "large", "--cpu", "1", "--memory", "128M", "--duration", "1h").code == 0
+    assert listed(fabric, "operation", "list") == []
+    for name in ("vm/guest", "vm/lab", "reservation/class", "reservation/large"):
+        assert fabric.weft("delete", name, "--yes").code == 0, name
+
+
+def extend(fabric: Fabric, name: str) -> Said:
+    return fabric.weft("lease", "extend", name, "--by", "30m")
 
 
 def test_the_report_on_fairness_says_what_each_project_has(fabric: Fabric) -> None:

@@ -159,8 +159,8 @@ async def test_at_its_deadline_all_that_runs_is_stopped(tmp_path: Path) -> None:
         nodes = await add_nodes(lab)
         for node in nodes:
             node.program = lambda spec: EndsAs(1.0) if index_of(spec) == 0 else None
-        await lab.put_job("thumbs", array="0-3", parallelism=2, deadline=20.0)
-        status = await lab.until_job("thumbs", "DeadlineExceeded")
+        await lab.put_job("thumbs", array="0-3", parallelism=2, job_timeout=20.0)
+        status = await lab.until_job("thumbs", "TimedOut")
         assert status.started_at is not None and status.ended_at is not None
         assert 20 <= status.ended_at - status.started_at < 25
         assert (status.succeeded, status.failed, status.running) == (1, 0, 0)
@@ -493,15 +493,15 @@ async def test_tasks_that_can_t_be_begun_say_why_and_end_with_their_job(tmp_path
     async with Lab(tmp_path) as lab:
         (node,) = await add_nodes(lab, 1)
         node.stuck = "there is no such image"
-        await lab.put_job("bad", deadline=20.0)
+        await lab.put_job("bad", job_timeout=20.0)
 
         async def said() -> bool:
             status = await lab.job("bad")
             return (status.reason, status.message) == ("tasksWait", "task 0: imageGone: there is no such image")
 
         await lab.until(said)
-        status = await lab.until_job("bad", "DeadlineExceeded")
-        assert (status.reason, status.running) == ("deadlineExceeded", 0) and not node.began
+        status = await lab.until_job("bad", "TimedOut")
+        assert (status.reason, status.running) == ("jobTimedOut", 0) and not node.began
         await lab.put_job("worse")
         await lab.until(lambda: says(lab, "worse", "tasksWait"))
         await ask(lab, "worse", cancel=True)

@@ -55,8 +55,8 @@ FIXED: dict[str, Any] = {
     "once": False,
     "preemptible": False,
 }
-JobPhase = Literal["Pending", "Running", "Scheduled", "Succeeded", "Failed", "DeadlineExceeded", "Cancelled"]
-ENDED = ("Succeeded", "Failed", "DeadlineExceeded", "Cancelled")
+JobPhase = Literal["Pending", "Running", "Scheduled", "Succeeded", "Failed", "TimedOut", "Cancelled"]
+ENDED = ("Succeeded", "Failed", "TimedOut", "Cancelled")
 _TASK = re.compile(r"-([0-9]{1,6})(?:-r([0-9]{1,6}))?$")
 Condition = Literal["succeeded", "ended"]
 
@@ -83,7 +83,7 @@ class JobSpec(msgspec.Struct, kw_only=True):
         float, field("Pause before the first retry; it doubles with each further one", quantity="duration")
     ] = 5.0
     task_timeout: Annotated[float | None, field("Timeout of one try", quantity="duration")] = None
-    deadline: Annotated[float | None, field("Timeout of the whole job, from its start", quantity="duration")] = None
+    job_timeout: Annotated[float | None, field("Timeout of the whole job, from its start", quantity="duration")] = None
     gang: Annotated[bool, field("Place as many tasks together as parallelism says, or none", change="never")] = False
     preemptible: Annotated[bool, field("Tasks may be evicted for workloads that find no capacity", change="never")] = (
         False
@@ -122,7 +122,7 @@ class JobStatus(msgspec.Struct, kw_only=True):
     tries: dict[str, str] = {}  # indexes by number of tries
     excused: dict[str, str] = {}  # indexes by number of tries that don't count as failures
     retry_at: dict[str, int] = {}  # time of the next try, by index
-    ending: Literal["", "Failed", "DeadlineExceeded", "Cancelled"] = ""  # the phase once no task is left
+    ending: Literal["", "Failed", "TimedOut", "Cancelled"] = ""  # the phase once no task is left
     round: int = 0
     wave: int = 0
     reason: str = ""
@@ -187,7 +187,7 @@ def check_job(spec: JobSpec) -> None:
     if indexes[-1] > LARGEST_INDEX:
         raise InvalidInput("spec.array: an index is too large", field="spec.array", hint=f"at most {LARGEST_INDEX}")
     spec.array = format_indexes(indexes)
-    for name in ("task_timeout", "deadline"):
+    for name in ("task_timeout", "job_timeout"):
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise InvalidInput(f"spec.{name}: shorter than 1 s", field=f"spec.{name}", hint="give at least 1s")
@@ -248,9 +248,9 @@ def _cancel(obj: Object, given: Any) -> dict[str, Any]:
 
 
 def _retry(obj: Object, _: Any) -> dict[str, Any]:
-    """Retries the tasks that failed, and those that a cancel or the deadline kept from running."""
+    """Retries the tasks that failed, and those that a cancel or its timeout kept from running."""
     phase = dig(obj, "status.phase", "Pending")
-    if phase not in ("Failed", "DeadlineExceeded", "Cancelled"):
+    if phase not in ("Failed", "TimedOut", "Cancelled"):
         raise IllegalTransition(
             f"job/{obj['name']} is {phase}: there is nothing to retry",
             hint="failed tasks can be retried once the job has ended",
@@ -326,6 +326,19 @@ def _jobs_before(item: Stored) -> list[str]:
     return keys_of("job", item, (read_dependency(one).name for one in item.spec(JobSpec).after))
 
 
+def _name_timeouts(stored: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2: a deadline is a lease's time of day; a job's longest run is ``job_timeout``, and it ends as TimedOut."""
+    spec, status = dict(stored.get("spec") or {}), dict(stored.get("status") or {})
+    if "deadline" in spec:
+        spec["job_timeout"] = spec.pop("deadline")
+    for name in ("phase", "ending"):
+        if status.get(name) == "DeadlineExceeded":
+            status[name] = "TimedOut"
+    if status.get("reason") == "deadlineExceeded":
+        status["reason"] = "jobTimedOut"
+    return {**stored, "spec": spec, "status": status}
+
+
 JOB = Kind(
     name="job",
     plural="jobs",
@@ -333,6 +346,8 @@ JOB = Kind(
     summary="Containers that run to their end, once, in an array, or by a schedule",
     topic="Workloads",
     access="project",
+    schema=2,
+    upgrades=(_name_timeouts,),
     spec=JobSpec,
     status=JobStatus,
     status_writer="jobs",

@@ -35,12 +35,12 @@ from weft.kinds.parts.workload import (
     WorkloadSpec,
     WorkloadStatus,
     born,
+    check_act,
     check_times,
     check_workload,
     claim_places,
     count_workload,
     index_workload,
-    phase_of,
     refuse_twice,
     set_fields,
     was_refused,
@@ -50,7 +50,6 @@ from weft.kinds.parts.workload import (
 )
 from weft.kinds.record import Column, Kind, Needs, Object, Reference, Verb, Workload
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.lifecycle import check_verb
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
@@ -153,7 +152,7 @@ def _check_microvm(spec: VmSpec) -> None:
 
 def _suspend(obj: Object, _: Any) -> dict[str, Any]:
     """A GPU's state can't be saved."""
-    check_verb("suspend", phase_of(obj), what_is(obj))
+    check_act("suspend", obj)
     if obj["spec"].get("gpus"):
         raise IllegalTransition(f"{what_is(obj)} has GPUs, so it can't be suspended", hint=f"weft stop {what_is(obj)}")
     refuse_replaced(obj)

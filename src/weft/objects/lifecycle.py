@@ -7,6 +7,7 @@ Running → Shutdown → Epilog → Done; Failed, and Unknown when the node is l
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from weft.objects.errors import IllegalTransition
@@ -94,11 +95,12 @@ def legal_verbs(phase: Phase) -> list[str]:
     return [*sorted(verb for verb, phases in ALLOWED.items() if phase in phases), "delete"]
 
 
-def check_verb(verb: str, phase: Phase, what: str) -> None:
-    """Raise IllegalTransition naming the legal verbs unless ``verb`` is legal while ``what`` is in ``phase``."""
+def check_verb(verb: str, phase: Phase, what: str, barred: Collection[str] = ()) -> None:
+    """Raise IllegalTransition naming the legal verbs unless ``verb`` is legal while ``what`` is in ``phase``. ``barred``: verbs
+    that are refused for another reason, so they are no remedy."""
     if phase in ALLOWED[verb] or phase in SO_ALREADY.get(verb, ()):
         return
-    legal = legal_verbs(phase)
+    legal = [one for one in legal_verbs(phase) if one not in barred]
     raise IllegalTransition(
         f"{what} is {phase}: {verb} is not possible now",
         hint="possible now: " + ", ".join(legal),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from weft.cli.command.flags import flag_fields, flag_name
 from weft.contracts.store import MAX_VALUE_BYTES
 from weft.controllers.job.plan import TaskLedger
 from weft.kinds.job import (
@@ -21,6 +23,9 @@ from weft.kinds.job import (
     read_task_name,
     task_name,
 )
+from weft.kinds.parts.schema_upgrade import upgrade
+from weft.kinds.vm import VM
+from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 
 IMAGE = "registry.example.org/work:1"
@@ -60,7 +65,7 @@ def test_an_array_gets_its_one_spelling() -> None:
         (make(array="0-10000"), "spec.array"),
         (make(array="1000000"), "spec.array"),
         (make(array=""), "spec.array"),
-        (make(deadline=0.0), "spec.deadline"),
+        (make(job_timeout=0.0), "spec.job_timeout"),
         (make(task_timeout=0.5), "spec.task_timeout"),
         (make(gang=True, array="0-99", parallelism=33), "spec.parallelism"),
         (make(after=["a", "a:ended"]), "spec.after"),
@@ -106,7 +111,7 @@ def test_the_shell_sees_the_exit_code_of_the_first_task_that_failed() -> None:
     assert first_exit_code(job("Succeeded")) == 0
     assert first_exit_code(job("Failed", exit_codes={"1": "17-19", "3": "7,20", "none": "30"})) == 3
     assert first_exit_code(job("Failed", exit_codes={"none": "2", "3": "7"})) == 1
-    assert first_exit_code(job("DeadlineExceeded")) == 1
+    assert first_exit_code(job("TimedOut")) == 1
     assert first_exit_code(job("Failed", exit_codes={"0": "0"})) == 1
 
 
@@ -144,3 +149,22 @@ def test_what_is_kept_of_ten_thousand_tasks_fits_into_one_object() -> None:
         book.succeeded,
         book.retry_at,
     )
+
+
+def test_a_job_of_an_older_weft_keeps_its_timeout_and_how_it_ended() -> None:
+    old = msgspec.json.decode((Path(__file__).parent / "stored" / "job.1.json").read_bytes())
+    old["status"] |= {"phase": "DeadlineExceeded", "ending": "DeadlineExceeded", "reason": "deadlineExceeded"}
+    fresh = upgrade(JOB, old)
+    assert fresh is not None and (fresh["spec"]["job_timeout"], fresh["status"]["reason"]) == (1.5, "jobTimedOut")
+    envelope = decode_envelope(msgspec.json.encode(fresh))
+    assert decode_part(envelope.spec, JobSpec).job_timeout == 1.5
+    assert decode_part(envelope.status, JobStatus).phase == "TimedOut"
+
+
+def test_the_lease_of_a_job_s_tasks_has_the_flags_of_a_vm_s_and_its_timeouts_have_others() -> None:
+    flags = {doc.path: flag_name(doc) for doc in flag_fields(JOB)}
+    for doc in flag_fields(VM):
+        if doc.path.startswith("spec.lease.") and doc.path != "spec.lease.preemptible":
+            assert flags[doc.path.replace("spec.", "spec.task.")] == flag_name(doc)
+    assert (flags["spec.job_timeout"], flags["spec.task_timeout"]) == ("job-timeout", "task-timeout")
+    assert len(set(flags.values())) == len(flags)

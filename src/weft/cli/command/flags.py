@@ -253,8 +253,8 @@ def flag_name(doc: FieldDoc) -> str:
 
 
 def _dashed(doc: FieldDoc) -> str:
-    path = doc.path.partition(".")[2]
-    path = _SHORT.get(path, path).removeprefix("task.")  # a job's task is written like a container
+    path = doc.path.partition(".")[2].removeprefix("task.")  # a job's task is written like a container
+    path = _SHORT.get(path, path)
     return path.replace(".", "-").replace("_", "-")
 
 

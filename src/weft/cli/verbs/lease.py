@@ -12,8 +12,9 @@ from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_items
-from weft.cli.output.local_time import render_time
+from weft.cli.output.local_time import localize, render_time
 from weft.cli.output.table import make_columns
+from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.cli.wait.batch import each
 from weft.kinds.fields.cells import dig
@@ -21,6 +22,7 @@ from weft.kinds.fields.lease import LEASE_CONFLICT
 from weft.kinds.parts.goal import find_condition, is_settled
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, Unavailable, Unplaceable
+from weft.objects.quantity import format_duration
 
 _ACTS = ("list", "describe", "extend", "cancel")
 _OVER = ("Done", "Rejected", "Cancelled")
@@ -56,15 +58,16 @@ def _run(
         raise click.UsageError(f"{act} needs a workload: weft lease list shows those with a lease")
     targets = find_targets(session, None, words, PLACED)
     if act == "describe":
-        _print(session, [_get(session, target) for target in targets])
+        _describe_all(session, [_get(session, target) for target in targets])
         return None
 
     def change(target: Target) -> None:
         found, name = target
         obj = session.client.verb(found.name, name, f"{act}-lease", {} if by is None else {"by": by})
         if act == "extend":
-            _wait_for_end(session, target, obj)
-        print(f"{found.name}/{name}  lease {'extended' if act == 'extend' else 'cancelled'}", flush=True)
+            obj = _wait_for_end(session, target, obj)
+        done = _say_extended(session, obj) if act == "extend" else _say_cancelled(obj)
+        print(f"{found.name}/{name}  {done}", flush=True)
 
     return max(each(session, targets, change), default=0)
 
@@ -90,6 +93,7 @@ def read_lease(obj: Any) -> dict[str, Any]:
         "name": obj["name"],
         "project": obj.get("project"),
         "workload": f"{obj['kind']}/{obj['name']}",
+        "reservation": obj["spec"].get("reservation"),
         "spec": {name: asked.get(name) for name in _FIELDS},
         "status": {**lease, "node": status.get("node"), "phase": status.get("phase")},
     }
@@ -118,6 +122,58 @@ def _row(one: dict[str, Any]) -> list[str]:
     ]
 
 
+def _describe_all(session: Session, found: list[dict[str, Any]]) -> None:
+    if session.is_data:
+        _print(session, found)
+        return
+    print("\n\n".join(describe_lease(one, session.clock.now()) for one in found))
+
+
+def describe_lease(one: dict[str, Any], now: float) -> str:
+    """A line for each thing to know of a lease."""
+    spec, status = one["spec"], one["status"]
+    priority = spec["priority"] or 0
+    start, end = status["start"] or spec["start"], status["end"]
+    lines = {
+        "workload": one["workload"],
+        "project": one["project"] or "",
+        "reservation": one["reservation"] or "",
+        "mode": spec["mode"] or "",
+        "state": status["state"],
+        "start": _render_from_now(start, now),
+        "end": _render_from_now(end, now) if end or status["state"] in ("Suspended", *_OVER) else "when it is deleted",
+        "duration": format_duration(spec["duration"]) if spec["duration"] else "",
+        "deadline": _render_from_now(spec["deadline_at"], now),
+        "priority": f"{priority} ({spec['priority_class']})" if spec["priority_class"] else str(priority),
+        "preemptible": "yes" if spec["preemptible"] else "no",
+        "node": status["node"] or "",
+        "phase": status["phase"] or "",
+        "note": localize(clean(status.get("message") or "")),
+    }
+    return "\n".join(f"{word:<12} {text}" for word, text in lines.items() if text)
+
+
+def _render_from_now(moment: float | None, now: float) -> str:
+    """``2026-12-24 22:00 CET, in 2h``"""
+    if not moment:
+        return ""
+    away = format_duration(abs(moment - now))
+    return f"{render_time(moment)}, {f'in {away}' if moment > now else f'{away} ago'}"
+
+
+def _say_extended(session: Session, obj: Any) -> str:
+    end = dig(obj, "status.lease.end")
+    if end is None:  # it hasn't begun, or is suspended
+        return f"lease extended: it lasts {format_duration(obj['spec']['lease']['duration'])}"
+    return f"lease extended: ends {_render_from_now(end, session.clock.now())}"
+
+
+def _say_cancelled(obj: Any) -> str:
+    if dig(obj, "status.lease.state") not in ("Preparing", "Active"):
+        return "lease cancelled"
+    return f"lease cancelled: it shuts down within {format_duration(obj['spec']['grace'])}, and keeps its disks"
+
+
 def _get(session: Session, target: Target) -> dict[str, Any]:
     obj = session.client.get(target.kind.name, target.name)
     if not (dig(obj, "spec.lease") or dig(obj, "spec.reservation")):
@@ -125,13 +181,13 @@ def _get(session: Session, target: Target) -> dict[str, Any]:
     return read_lease(obj)
 
 
-def _wait_for_end(session: Session, target: Target, obj: Any) -> None:
-    """Until the scheduler has answered. Raises Unplaceable (leaseConflict) if others have the capacity then."""
+def _wait_for_end(session: Session, target: Target, obj: Any) -> Any:
+    """The workload once the scheduler has answered. Raises Unplaceable (leaseConflict) if others have the capacity then."""
     wanted, left = obj["spec"]["lease"]["duration"], ANSWER_SECONDS
     while True:
         lease, placed = dig(obj, "status.lease") or {}, find_condition(obj, "Placed")
         if lease.get("start") is None or (lease.get("end") or 0.0) - lease["start"] >= wanted - 0.01:
-            return
+            return obj
         if placed is not None and placed["reason"] == LEASE_CONFLICT and is_settled(obj):
             raise Unplaceable(
                 f"{target.kind.name}/{target.name}: {placed['message']}",

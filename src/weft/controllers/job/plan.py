@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, JobSpec, JobStatus, list_array
 from weft.kinds.quota import REASON
 from weft.objects.index_ranges import format_indexes, read_indexes
+from weft.objects.quantity import format_duration
 
 # Ends that the task didn't cause: its node restarted, or its shim was killed. Trying again counts as no failure.
 LOST = ("nodeRestarted", "shimLost", "lost", "startInterrupted")
@@ -202,12 +203,14 @@ def _find_end(out: Outcome, facts: Facts) -> None:
     status, spec = out.status, facts.spec
     if status.ending:
         return
-    over = None if spec.deadline is None or status.started_at is None else status.started_at + spec.deadline
+    over = None if spec.job_timeout is None or status.started_at is None else status.started_at + spec.job_timeout
     if spec.cancel:
         status.ending, status.reason, status.message = "Cancelled", "cancelled", ""
     elif over is not None and facts.now >= over:
-        status.ending, status.reason = "DeadlineExceeded", "deadlineExceeded"
-        status.message = f"the job was not finished {spec.deadline:g} s after its start (spec.deadline)"
+        status.ending, status.reason = "TimedOut", "jobTimedOut"
+        status.message = (
+            f"the job was not finished {format_duration(spec.job_timeout or 0.0)} after its start (spec.job_timeout)"
+        )
     elif facts.hopeless:
         status.ending, status.reason, status.message = "Failed", "dependencyFailed", facts.hopeless
     elif over is not None:
@@ -228,7 +231,7 @@ def _end(out: Outcome, phase: str, now: float) -> None:
     status.phase, status.ended_at = phase, now  # type: ignore[assignment]
     if phase == "Succeeded":
         status.reason = status.message = ""
-    kind: Literal["Normal", "Warning"] = "Warning" if phase in ("Failed", "DeadlineExceeded") else "Normal"
+    kind: Literal["Normal", "Warning"] = "Warning" if phase in ("Failed", "TimedOut") else "Normal"
     out.events.append((kind, phase, f"{phase}: {status.message}" if status.message else phase))
 
 
@@ -257,8 +260,8 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
         status.reason = status.message = ""
     if status.started_at is None:
         status.started_at = now
-        if spec.deadline is not None:
-            _requeue(out, spec.deadline)
+        if spec.job_timeout is not None:
+            _requeue(out, spec.job_timeout)
     status.phase = "Running"
     free = min(spec.parallelism - len(live), most)
     if spec.gang and live:

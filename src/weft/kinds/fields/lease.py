@@ -48,7 +48,7 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     ] = None
     priority: Annotated[
         int,
-        field("Those with a higher one come first", change="live", ge=-MOST_PRIORITY, le=MOST_PRIORITY),
+        field("Priority: higher goes first", change="live", ge=-MOST_PRIORITY, le=MOST_PRIORITY),
     ] = 0
     priority_class: Annotated[
         str | None,

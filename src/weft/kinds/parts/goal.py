@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.fields.lease import LEASE_CONFLICT
+from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED
 from weft.kinds.record import Goal, Object
 from weft.objects.errors import DriverFailed, Unplaceable, WeftError
 
@@ -89,7 +89,8 @@ def find_ended(phases: tuple[str, ...]) -> Callable[[Object, str, Goal], WeftErr
 
 
 def _is_as_specified(obj: Object | None) -> bool:
-    """A spec may request a workload that is stopped, suspended or held; one that runs to its end may have ended."""
+    """A spec may request a workload that is stopped, suspended or held; one that runs to its end, or
+    to its lease's, may have ended."""
     if obj is None:
         return False
     phase = read_phase(obj)
@@ -98,7 +99,7 @@ def _is_as_specified(obj: Object | None) -> bool:
     if dig(obj, "spec.hold"):
         return phase == "Hold" or (phase == "Running" and is_settled(obj))
     wanted = {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
-    if wanted is None and phase == "Stopped" and dig(obj, "status.reason") == COMPLETED:
+    if wanted is None and phase == "Stopped" and dig(obj, "status.reason") in (COMPLETED, LEASE_ENDED):
         return is_settled(obj)
     return is_settled(obj) and phase == (wanted or "Running") and _is_current(obj)
 

@@ -23,6 +23,14 @@ class ExtendLeaseInput(msgspec.Struct, kw_only=True):
 def _read_lease(obj: Object, act: str) -> dict[str, Any]:
     """The lease in its spec. Raises IllegalTransition for one that is over."""
     what, lease = f"{obj['kind']}/{obj['name']}", obj["spec"].get("lease")
+    if lease is None and (reservation := obj["spec"].get("reservation")):
+        raise IllegalTransition(
+            f"{what} is in reservation/{reservation} and ends with that: its lease can't be {act} alone",
+            reason="noLease",
+            hint=f"weft reservation extend {reservation} --by 30m"
+            if act == "extended"
+            else f"weft stop {what}, or: weft delete {what}",
+        )
     if lease is None:
         raise IllegalTransition(
             f"{what} has no lease", reason="noLease", hint="weft lease list shows those that have one"

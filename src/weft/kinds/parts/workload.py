@@ -216,11 +216,17 @@ def what_is(obj: Object) -> str:
     return f"{obj['kind']}/{obj['name']}"
 
 
+def check_act(verb: str, obj: Object) -> None:
+    """Raises IllegalTransition unless ``verb`` is legal in the phase of ``obj``."""
+    over = dig(obj, "status.reason") == LEASE_ENDED  # an ended lease is never restarted
+    check_verb(verb, phase_of(obj), what_is(obj), ("start", "restart") if over else ())
+
+
 def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, Any]]:
     """The change of a verb that gives fields of the spec these values."""
 
     def change(obj: Object, _: Any) -> dict[str, Any]:
-        check_verb(verb, phase_of(obj), what_is(obj))
+        check_act(verb, obj)
         refuse_replaced(obj)
         return {**obj["spec"], **fields}
 
@@ -236,7 +242,7 @@ def check_times(spec: WorkloadSpec, now: float) -> None:
 def _start(obj: Object, _: Any) -> dict[str, Any]:
     """Set it to run; a guest that ended by itself, or failed, gets a fresh boot."""
     phase = phase_of(obj)
-    check_verb("start", phase, what_is(obj))
+    check_act("start", obj)
     refuse_replaced(obj)
     _refuse_again(obj)
     _refuse_over(obj)
@@ -273,7 +279,7 @@ def _refuse_over(obj: Object) -> None:
 
 
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
-    check_verb("restart", phase_of(obj), what_is(obj))
+    check_act("restart", obj)
     refuse_replaced(obj)
     _refuse_again(obj)
     _refuse_over(obj)

@@ -33,7 +33,7 @@ MOMENTS = {
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
-    *("coordinate", "cost", "cpu", "deadline", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
+    *("coordinate", "cost", "cpu", "job_timeout", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
     *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
     *("dominant_share", "entitled_share"),
     *("loss", "max_age", "overcommit", "pause", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),

@@ -108,6 +108,7 @@ def test_what_was_made_to_run_to_an_end_and_has_come_to_it_is_made() -> None:
     done = {"kind": "container", "generation": 1, "spec": {"run": "run"}}
     status = {"phase": "Stopped", "observed_generation": 1}
     assert goal.reached(done | {"status": status | {"reason": "completed"}})
+    assert goal.reached(done | {"status": status | {"reason": "leaseEnded"}})
     assert not goal.reached(done | {"status": status | {"reason": "guestPoweredOff"}})
 
 
