@@ -2,8 +2,10 @@
 
 Leases with an hour that was promised come first and keep their slots, then those with a deadline, then the others by arrival. Of
 two with deadlines the earlier one comes first (earliest deadline first: Liu and Layland, JACM 20(1), 1973), or, where that
-fails, the one with less time to spare. Whatever may be suspended fills gaps piece by piece, and pays for it: its memory is
-written and read again (Sotomayor, Keahey and Foster, "Combining Batch Execution and Leasing Using Virtual Machines", HPDC 2008).
+fails, the one with less time to spare, in seconds or for its length. Whatever may be suspended fills gaps piece by piece, and pays
+for it: its memory is written and read again (Sotomayor, Keahey and Foster, "Combining Batch Execution and Leasing Using Virtual
+Machines", HPDC 2008). A lease with a deadline that isn't preemptible runs in one piece, or in pieces around what was promised
+before it; nothing that comes later moves it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import msgspec
 
 from weft.scheduler.lease.availability import Amounts, Availability
 
+Order = Literal["deadline", "spare", "ratio"]  # of leases with deadlines
+ORDERS: tuple[Order, ...] = ("deadline", "spare", "ratio")
 Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
 LEAST_PIECE_SECONDS = 60.0  # a shorter one isn't worth a suspension
 _BACKWARDS = 1e-6  # seconds: sums of pieces differ by that much
@@ -59,6 +63,7 @@ class Standing(msgspec.Struct):
     resume_seconds: float = 0.0  # of what runs: until its memory is back
     suspending_until: float | None = None  # of what runs, but is being suspended
     promised: Slot | None = None  # of a reservation
+    splits: bool = False  # though not preemptible, it was accepted in pieces around what was promised before it
 
 
 Plan = dict[str, list[Slot]]  # by lease; empty for what finds no place in time
@@ -69,42 +74,54 @@ def keep_promises(
 ) -> Plan | None:
     """A plan in which every one of ``standings`` has its slots; None if there is no such plan.
 
-    Without ``suspends`` preempted leases begin again; only where a deadline would be missed so are they suspended after all."""
-    for by_slack, suspend in dict.fromkeys(((False, suspends), (True, suspends), (False, True), (True, True))):
-        plan = make_plan(standings, capacity, now, suspends=suspend, by_slack=by_slack)
-        if all(plan.values()):
-            return plan
+    Without ``suspends`` preempted leases begin again; only where a deadline would be missed so are they suspended after all. With
+    it they begin again only where there is no time to suspend them, and promises couldn't be kept otherwise."""
+    ways: list[tuple[bool, bool]] = [(True, False), (True, True)]
+    for suspend, restart in ways if suspends else [(False, True), *ways]:
+        for order in ORDERS:
+            plan = make_plan(standings, capacity, now, suspends=suspend, restarts=restart, order=order)
+            if all(plan.values()):
+                return plan
     return None
 
 
 def make_plan(
-    standings: Iterable[Standing], capacity: Sequence[Amounts], now: float, *, suspends: bool, by_slack: bool = False
+    standings: Iterable[Standing],
+    capacity: Sequence[Amounts],
+    now: float,
+    *,
+    suspends: bool,
+    restarts: bool,
+    order: Order = "deadline",
 ) -> Plan:
-    """``capacity``: of each node what there is of each resource."""
-    planner = _Planner([Availability(amounts) for amounts in capacity], now, suspends)
-    order = sorted(standings, key=lambda standing: _rank(standing, by_slack))
-    for standing in order:
+    """``capacity``: of each node what there is of each resource. ``restarts``: what runs may be ended at once, and begin again."""
+    planner = _Planner([Availability(amounts) for amounts in capacity], now, suspends=suspends, restarts=restarts)
+    placed = sorted(standings, key=lambda standing: _rank(standing, order, now))
+    for standing in placed:
         planner.pin(standing)
-    return {standing.lease.id: planner.place(standing) for standing in order}
+    return {standing.lease.id: planner.place(standing) for standing in placed}
 
 
-def _rank(standing: Standing, by_slack: bool) -> tuple[int, float, float]:
-    lease = standing.lease
+def _rank(standing: Standing, order: Order, now: float) -> tuple[int, float, float]:
+    lease, left = standing.lease, standing.lease.duration - standing.done_seconds
+    if standing.splits:
+        return 2, lease.arrival, 0.0
     if standing.nodes and not lease.preemptible:
         return 0, lease.arrival, 0.0
     if lease.mode in ("reservation", "immediate"):
-        return 1 if standing.promised is not None else 2, lease.arrival, 0.0
+        return 1 if standing.promised is not None or standing.nodes else 3, lease.arrival, 0.0
     if lease.mode == "deadline":
-        slack = lease.deadline - (lease.duration - standing.done_seconds)
-        return 3, slack if by_slack else lease.deadline, lease.arrival
-    return 4, lease.arrival, 0.0
+        spare = lease.deadline - left if order == "spare" else (lease.deadline - now) / max(left, _BACKWARDS)
+        return 4, lease.deadline if order == "deadline" else spare, lease.arrival
+    return 5, lease.arrival, 0.0
 
 
 class _Planner:
-    def __init__(self, nodes: list[Availability], now: float, suspends: bool) -> None:
+    def __init__(self, nodes: list[Availability], now: float, *, suspends: bool, restarts: bool) -> None:
         self._nodes = nodes
         self._now = now
         self._suspends = suspends
+        self._restarts = restarts
 
     def pin(self, standing: Standing) -> None:
         """What runs needs its nodes until it is suspended, whatever else comes of it."""
@@ -126,11 +143,18 @@ class _Planner:
             return None
         if standing.suspending_until is not None:
             return Slot(self._now, standing.suspending_until, standing.nodes)
-        seconds = standing.lease.suspend_seconds if self._can_suspend(standing.lease) else 0.0
-        return Slot(self._now, self._now + seconds, standing.nodes)
+        waits = self._can_suspend(standing) and not self._restarts
+        return Slot(self._now, self._now + (standing.lease.suspend_seconds if waits else 0.0), standing.nodes)
 
-    def _can_suspend(self, lease: Lease) -> bool:
-        return self._suspends and lease.preemptible
+    def _can_suspend(self, standing: Standing) -> bool:
+        return self._suspends and (standing.lease.preemptible or standing.splits)
+
+    def _can_save(self, standing: Standing) -> bool:
+        """Whether there is time to suspend what runs."""
+        lease, nodes = standing.lease, standing.nodes
+        if not self._can_suspend(standing) or not lease.suspend_seconds:
+            return self._can_suspend(standing)
+        return bool(self._find_nodes(lease, self._now, self._now + lease.suspend_seconds, nodes))
 
     def _place_at(self, standing: Standing, start: float) -> list[Slot]:
         lease = standing.lease
@@ -153,20 +177,18 @@ class _Planner:
             slots.append(Slot(self._now, standing.suspending_until, standing.nodes, 0.0, rest))
             time, resume = standing.suspending_until, True
         elif standing.nodes:
-            piece = self._fit(lease, self._now, left, standing.resume_seconds, standing.nodes)
-            if piece is None and not self._can_suspend(lease):
-                left = lease.duration  # it is ended, and begins again
+            piece = self._fit(standing, self._now, left, standing.resume_seconds, standing.nodes)
+            if piece is None and self._can_save(standing):
+                saved = self._now + lease.suspend_seconds
+                piece = Slot(self._now, saved, standing.nodes, 0.0, lease.suspend_seconds)
             elif piece is None:
-                piece, resume = (
-                    Slot(self._now, self._now + lease.suspend_seconds, standing.nodes, 0.0, lease.suspend_seconds),
-                    True,
-                )
+                left = lease.duration  # it is ended, and begins again
             if piece is not None:
                 slots.append(piece)
                 left -= piece.work_seconds
                 time, resume = piece.end, True
         while left > _BACKWARDS:
-            piece = self._find_piece(lease, time, left, lease.suspend_seconds if resume else 0.0)
+            piece = self._find_piece(standing, time, left, lease.suspend_seconds if resume else 0.0)
             if piece is None:
                 break
             slots.append(piece)
@@ -178,11 +200,11 @@ class _Planner:
             self._take(slot, lease)
         return slots
 
-    def _find_piece(self, lease: Lease, time: float, left: float, resume: float) -> Slot | None:
+    def _find_piece(self, standing: Standing, time: float, left: float, resume: float) -> Slot | None:
         """The first one from ``time`` on, before the deadline."""
-        latest = lease.deadline - min(left, LEAST_PIECE_SECONDS)
+        latest = standing.lease.deadline - min(left, LEAST_PIECE_SECONDS)
         for start in self._list_changes(time, latest):
-            if (piece := self._fit(lease, start, left, resume)) is not None:
+            if (piece := self._fit(standing, start, left, resume)) is not None:
                 return piece
         return None
 
@@ -193,13 +215,13 @@ class _Planner:
         )
 
     def _fit(
-        self, lease: Lease, start: float, left: float, resume: float, nodes: tuple[int, ...] | None = None
+        self, standing: Standing, start: float, left: float, resume: float, nodes: tuple[int, ...] | None = None
     ) -> Slot | None:
         """The longest piece that begins at ``start``; all that is ``left``, or, where it can be suspended, a part of it."""
-        whole = start + resume + left
+        lease, whole = standing.lease, start + resume + left
         if found := self._find_nodes(lease, start, whole, nodes):
             return Slot(start, whole, found, resume)
-        if not self._can_suspend(lease):
+        if not self._can_suspend(standing):
             return None
         overhead = resume + lease.suspend_seconds
         ends = [

@@ -51,11 +51,12 @@ def read_site(path: Path) -> Site:
 
 
 def read_seconds(text: str) -> float:
-    """``HH:MM:SS.cc``. Raises ValueError."""
-    hours, minutes, seconds = text.split(":") if text.count(":") == 2 else ("", "", "")
-    if not (hours.isdecimal() and minutes.isdecimal() and 0 <= float(seconds) < math.inf):
-        raise ValueError(f"{text[:40]!r} is not a time like 01:30:00.00")
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    """``HH:MM:SS.cc``, or with days ``D:HH:MM:SS.cc``. Raises ValueError."""
+    *more, hours, minutes, seconds = text.split(":") if text.count(":") in (2, 3) else ("", "", "")
+    days = more[0] if more else "0"
+    if not (all(part.isdecimal() for part in (days, hours, minutes)) and 0 <= float(seconds) < math.inf):
+        raise ValueError(f"{text[:40]!r} is not a time like 01:30:00.00, or 1:06:30:00.00 with days")
+    return int(days) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
 def _read_lease(request: Element, names: tuple[str, ...]) -> Lease:
@@ -65,10 +66,12 @@ def _read_lease(request: Element, names: tuple[str, ...]) -> Lease:
     start = lease.find("start")
     exact = start.find("exact") if start is not None else None
     deadline = lease.find("deadline")
-    if exact is not None:
-        mode = "reservation" if deadline is None else "deadline"
-    elif start is not None and start.find("now") is not None:
+    if start is not None and start.find("now") is not None:
         mode = "immediate"
+    elif deadline is not None:
+        mode = "deadline"
+    elif exact is not None:
+        mode = "reservation"
     memory = max(machine[names.index(_MEMORY)] for machine in machines) if _MEMORY in names else 0.0
     return Lease(
         id=_get(lease, "id"),

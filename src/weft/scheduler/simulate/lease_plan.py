@@ -26,6 +26,7 @@ class LeaseRun(msgspec.Struct):
     done_seconds: float = 0.0  # before the first slot
     suspended: bool = False
     promised: Slot | None = None
+    splits: bool = False  # see Standing
 
     @property
     def start(self) -> float | None:
@@ -48,7 +49,9 @@ class LeaseRun(msgspec.Struct):
 
     def stand(self, now: float) -> Standing:
         if not self.runs:
-            return Standing(self.lease, self.done_seconds, suspended=self.suspended, promised=self.promised)
+            return Standing(
+                self.lease, self.done_seconds, suspended=self.suspended, promised=self.promised, splits=self.splits
+            )
         slot = self.slots[0]
         return Standing(
             self.lease,
@@ -58,6 +61,7 @@ class LeaseRun(msgspec.Struct):
             suspending_until=slot.end
             if slot.suspend_seconds and now >= slot.end - slot.suspend_seconds - _SOON
             else None,
+            splits=self.splits,
         )
 
     def leave_slot(self, now: float) -> None:
@@ -87,7 +91,7 @@ def simulate(
         accepted = [run for run in accepted if run.state != "DONE"]
         while arriving and arriving[0].lease.arrival <= now:
             run = arriving.pop(0)
-            if _replan([*accepted, run], capacity, now, suspends=suspends):
+            if _accept(run, accepted, capacity, now, suspends=suspends):
                 accepted.append(run)
             else:
                 run.state = "REJECTED"
@@ -97,6 +101,15 @@ def simulate(
             if not run.runs and run.slots[0].start <= now + _SOON:
                 run.runs = True
     return runs
+
+
+def _accept(
+    run: LeaseRun, accepted: list[LeaseRun], capacity: Sequence[Amounts], now: float, *, suspends: bool
+) -> bool:
+    if _replan([*accepted, run], capacity, now, suspends=suspends):
+        return True
+    run.splits = run.lease.mode == "deadline" and not run.lease.preemptible
+    return run.splits and _replan([*accepted, run], capacity, now, suspends=suspends)
 
 
 def _end(run: LeaseRun, now: float) -> bool:

@@ -7,13 +7,14 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.scheduler.lease.plan import Lease, Mode
-from weft.scheduler.simulate.haizea import read_site
+from weft.scheduler.simulate.haizea import read_seconds, read_site
 from weft.scheduler.simulate.lease_plan import LeaseRun, simulate
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[5] / "shared" / "data")) / "haizea"
@@ -111,6 +112,54 @@ def test_an_immediate_lease_runs_at_once_or_never() -> None:
     runs = simulate(leases, NODES, {}, suspends=True)
     assert [run.state for run in runs] == ["DONE", "REJECTED", "DONE"]
     assert runs[2].start == 2 * HOUR
+
+
+ALL = ((1.0,),) * 4
+
+
+@pytest.mark.parametrize("preemptible", [True, False])
+@pytest.mark.parametrize("suspends", [True, False])
+def test_a_lease_with_a_deadline_is_planned_around_an_accepted_reservation(preemptible: bool, suspends: bool) -> None:
+    lesson = lease("class", "reservation", HOUR, start=3 * HOUR, machines=ALL, preemptible=False)
+    work = lease("work", "deadline", 2 * HOUR, arrival=60.0, start=2 * HOUR, machines=ALL, suspend_seconds=32.0)
+    work = msgspec.structs.replace(work, deadline=5.1 * HOUR, preemptible=preemptible)
+    late = lease("late", "reservation", 600.0, arrival=2.5 * HOUR, start=5 * HOUR, machines=ALL)
+    runs = simulate([lesson, work, late], NODES, {}, suspends=suspends)
+    check(runs, NODES)
+    assert [(piece.start, piece.end) for piece in runs[1].pieces] == [(2 * HOUR, 3 * HOUR), (4 * HOUR, 5 * HOUR + 64.0)]
+    assert runs[2].state == "REJECTED"  # nothing that comes later takes its time
+    tight = msgspec.structs.replace(work, deadline=5 * HOUR)
+    assert simulate([lesson, tight], NODES, {}, suspends=suspends)[1].state == "REJECTED"
+
+
+def test_what_is_not_preemptible_is_suspended_for_nothing_that_comes_later() -> None:
+    work = lease("work", "deadline", 2 * HOUR, start=HOUR, machines=ALL, deadline=9 * HOUR, preemptible=False)
+    lesson = lease("class", "reservation", HOUR, arrival=1.2 * HOUR, start=1.5 * HOUR, machines=ALL)
+    early, later = simulate([work, lesson], NODES, {}, suspends=True)
+    assert (early.start, early.end, later.state) == (HOUR, 3 * HOUR, "REJECTED")
+
+
+def test_what_there_is_no_time_to_suspend_begins_again_where_its_deadline_lets_it() -> None:
+    work = lease("work", "deadline", HOUR, machines=ALL, deadline=9 * HOUR, suspend_seconds=32.0)
+    urgent = lease("urgent", "deadline", HOUR, arrival=1800.0, start=1800.0, machines=ALL, deadline=1800.0 + HOUR)
+    runs = simulate([work, urgent], NODES, {}, suspends=True)
+    check(runs, NODES)
+    assert [run.state for run in runs] == ["DONE", "DONE"] and runs[0].end == 1800.0 + 2 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("01:30:00.50", 5400.5), ("1:06:30:00.00", 109800.0), ("40:00:00:00", 40 * 86400.0)]
+)
+def test_times_of_haizea_may_have_days(text: str, seconds: float) -> None:
+    assert read_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "90", "01:30", "1:2:3:4:5", "-1:00:00:00", "a:00:00:00", "0:0:0:nan", "1:-1:00:00"]
+)
+def test_what_is_no_time_of_haizea_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        read_seconds(text)
 
 
 def expected() -> list[tuple[str, str, dict[str, str]]]:
