@@ -147,7 +147,7 @@ class Node:
 
     name = "bridge"
 
-    def __init__(self, lab: Lab, number: int) -> None:
+    def __init__(self, lab: Lab, number: int, most_connections: int = 0) -> None:
         self.number = number
         self.address = f"10.99.0.{number}"
         self.namespace = f"{lab.tag}n{number}"
@@ -178,6 +178,7 @@ class Node:
                 *["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork"],
                 *["--kill-child", "--mount-proc", sys.executable, HERE / "network_node.py"],
                 msgspec.json.encode(self.host).decode(),
+                str(most_connections),
             ],
             stdin=subprocess.PIPE,
         )
@@ -262,6 +263,9 @@ class Node:
     def read_refused(self, port: Port) -> list[SeenFlow]:
         return msgspec.convert(self._ask("read_refused", [port.id])["value"], list[SeenFlow])
 
+    def read_fill(self) -> tuple[int, int]:
+        return msgspec.convert(self._ask("read_fill")["value"], tuple[int, int])
+
     def seed_flows(self, port: Port, lines: list[str]) -> None:
         self._ask("seed", [msgspec.to_builtins(port), lines])
 
@@ -291,7 +295,7 @@ class Node:
 
 
 class Lab:
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, most_connections: int = 0) -> None:
         self.tag = "w" + secrets.token_hex(2)
         self.folder = Path(tempfile.mkdtemp(prefix="weft-net-"))
         self.fabric, self.outside = f"{self.tag}fab", f"{self.tag}out"
@@ -316,7 +320,7 @@ class Lab:
                 ip -n {self.outside} route add 10.99.0.0/24 via 203.0.113.1
                 ip netns exec {self.fabric} sysctl -qw net.ipv4.ip_forward=1
             """)
-            self.nodes = [Node(self, number) for number in range(1, nodes + 1)]
+            self.nodes = [Node(self, number, most_connections) for number in range(1, nodes + 1)]
         except BaseException:
             self.close()
             raise

@@ -1,6 +1,7 @@
 """A node's share of the lab: runs the bridge driver in the namespaces it was started in and obeys JSON lines.
 
-Started by ``network_lab``; its first argument is the Host. Being the first process of its pid namespace, its end takes
+Started by ``network_lab``; its arguments are the Host, and how many connections a
+guest may have (0: the driver's choice). Being the first process of its pid namespace, its end takes
 with it all that the driver started.
 """
 
@@ -36,6 +37,7 @@ SEVERAL: dict[str, Any] = {
     "switch": (Port, str),
     "seed": (Port, list[str]),
     "count_older": (str, str),
+    "read_fill": (),
 }
 
 
@@ -63,25 +65,25 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
         return {}
     arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
     if method in SEVERAL:
-        arguments = [msgspec.convert(one, type) for one, type in zip(argument, SEVERAL[method], strict=True)]
-    part = next((part for part in (driver.flows, driver.seen) if hasattr(part, method)), driver)
+        arguments = [msgspec.convert(one, type) for one, type in zip(argument or (), SEVERAL[method], strict=True)]
+    part = next((part for part in (driver.flows, driver.seen, driver.connections) if hasattr(part, method)), driver)
     verb = getattr(part, method)
     start = time.monotonic()
     try:
-        value = verb(*arguments) if method == "switch" else await verb(*arguments)
+        value = verb(*arguments) if method in ("switch", "read_fill") else await verb(*arguments)
     except WeftError as problem:
         return {"error": problem.to_dict()}
     return {"value": msgspec.to_builtins(value), "seconds": time.monotonic() - start}
 
 
-async def serve(host: Host) -> None:
+async def serve(host: Host, most_connections: int | None) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
-    driver = BridgeNetwork(host)
+    driver = BridgeNetwork(host, most_connections)
     loop = asyncio.get_running_loop()
     print("ready", flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         if msgspec.json.decode(line)["method"] == "restart":
-            driver = BridgeNetwork(host)
+            driver = BridgeNetwork(host, most_connections)
             print("{}", flush=True)
             continue
         print(msgspec.json.encode(await answer(driver, line)).decode(), flush=True)
@@ -97,4 +99,4 @@ if __name__ == "__main__":
     if child := os.fork():
         reap(child)
     else:
-        asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=Host)))
+        asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=Host), int(sys.argv[2]) or None))

@@ -141,6 +141,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of instances: yes, or why the node can't run them
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
+    connections_percent: int = 0  # how full its table of connections is, in steps of 5; 0: not nearly
     contact: str = ""  # another one each time that it has been heard again after a silence
 
 
@@ -250,7 +251,10 @@ def _status(obj: Object) -> str:
         return "Maintenance"
     if phase == "Ready" and dig(obj, "spec.drain"):
         return "Drained" if _is_drained(obj) else "Draining"
-    return "Cordoned" if phase == "Ready" and dig(obj, "spec.cordoned") else phase
+    if phase == "Ready" and dig(obj, "spec.cordoned"):
+        return "Cordoned"
+    fit = find_condition(obj, "ConnectionsFit")
+    return "Ready,ConnectionsHigh" if phase == "Ready" and fit is not None and fit["status"] == "False" else phase
 
 
 def _type(obj: Object) -> str:
@@ -347,7 +351,7 @@ NODE = Kind(
         "maintenance",
         "maintenance_reason",
     ),
-    conditions={"Ready": "nodes", "Fits": "nodes", "Drained": "drain"},
+    conditions={"Ready": "nodes", "Fits": "nodes", "ConnectionsFit": "nodes", "Drained": "drain"},
     verbs=(
         Verb("cordon", "Place no new workloads on the node", input=CordonInput, change=_cordon, needs="fabric"),
         Verb("uncordon", "Let a cordoned or drained node take workloads again", change=_uncordon, needs="fabric"),

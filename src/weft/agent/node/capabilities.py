@@ -15,12 +15,13 @@ from weft.agent.node.proximity import Nearness
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.network import NetworkDriver, NetworkProbe
+from weft.contracts.driver.network import CountsConnections, NetworkDriver, NetworkProbe
 from weft.contracts.driver.runtime import RuntimeProbe
 from weft.kinds.node import NodeReport, NodeRuntime
 
 log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
+_HIGH, _CALM, _STEP = 80, 75, 5  # percent of the table of connections: reported from, until, and in steps of
 
 
 class Capabilities:
@@ -35,6 +36,7 @@ class Capabilities:
         self.hardware = Hardware()
         self.runtimes: list[RuntimeProbe] = []
         self.network = NetworkProbe(network.name, False, [], [])
+        self._connections_percent = 0
 
     async def inspect(self) -> None:
         self.network = await self._network_driver.probe()
@@ -48,8 +50,20 @@ class Capabilities:
             await self._clock.sleep(PROBE_SECONDS)
             before, self.runtimes = self.runtimes, await self._drivers.probe()
             _warn(sorted({*_problems(self.runtimes)} - {*_problems(before)}))
-            if before != self.runtimes:
+            percent = self._connections_percent
+            self._connections_percent = self._measure_connections(percent)
+            if before != self.runtimes or percent != self._connections_percent:
                 self._news.set()
+
+    def _measure_connections(self, before: int) -> int:
+        """See NodeReport."""
+        if not isinstance(self._network_driver, CountsConnections):
+            return 0
+        try:
+            count, most = self._network_driver.connections.read_fill()
+        except OSError:
+            return 0  # the kernel follows none
+        return grade_fill(count, most, before)
 
     def report(self, nearness: Nearness) -> NodeReport:
         """The machine's part of the node's report. The hypervisor is that of the driver that runs VMs."""
@@ -78,8 +92,15 @@ class Capabilities:
             echo_port=nearness.port,
             coordinate=nearness.coordinate,
             round_trips=nearness.round_trips,
+            connections_percent=self._connections_percent,
             runtimes=[_describe(probe) for probe in self.runtimes],
         )
+
+
+def grade_fill(count: int, most: int, before: int) -> int:
+    """The percentage to report of a table that holds ``count`` of at most ``most``, if ``before`` was reported last. Pure."""
+    percent = 100 * count // max(1, most)
+    return percent // _STEP * _STEP if percent >= (_CALM if before else _HIGH) else 0
 
 
 def _describe(probe: RuntimeProbe) -> NodeRuntime:

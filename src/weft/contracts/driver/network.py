@@ -243,6 +243,16 @@ class CanHandOver(Protocol):
         ``ensure_segment`` has the same endpoint. Raises DriverFailed."""
 
 
+class ConnectionCounter(Protocol):
+    def read_fill(self) -> tuple[int, int]:
+        """How many connections the node's table holds, and how many it can. Raises OSError where the kernel follows none."""
+
+
+@runtime_checkable
+class CountsConnections(Protocol):
+    connections: ConnectionCounter
+
+
 class FlowReader(Protocol):
     """What guests' packets pass on this node, of all segments or only at some (segment id, address)."""
 

@@ -29,7 +29,7 @@ from weft.kinds.allocation import (
     is_reservation,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
-from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.protocol.heartbeat import LEASE_PREFIX
@@ -140,19 +140,48 @@ def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: fl
     )
     envelope = edit(node)
     changed = set_condition(envelope, ready)
-    over = describe_over(status, node.report(NodeReport), node.spec(NodeSpec))
-    if over or node.envelope.condition("Fits") is not None:  # most nodes never need it
-        fits = Condition("Fits", "False" if over else "True", "overAllocated" if over else "", over, now)
-        changed |= set_condition(envelope, msgspec.structs.replace(fits, generation=node.envelope.generation))
+    report = node.report(NodeReport)
+    over, crowded = describe_over(status, report, node.spec(NodeSpec)), describe_connections(report)
+    reason = "overAllocated" if over else ""
+    changed |= _set_rare(envelope, Condition("Fits", "False" if over else "True", reason, over, now))
+    reason = "connectionsHigh" if crowded else ""
+    changed |= _set_rare(envelope, Condition("ConnectionsFit", "False" if crowded else "True", reason, crowded, now))
+    events = []
+    was, fit = (one.condition("ConnectionsFit") for one in (node.envelope, envelope))
+    if (was and was.status) != (fit and fit.status):
+        events.append(_report_connections(node, crowded))
     if status == former and not changed:
         return None
     envelope.status = merge_part(envelope.status, status)
-    events = []
     if status.phase != former.phase:
         lost = status.phase == "NotReady"
         message = status.message or f"node {node.envelope.name} is ready"
         events.append(Event("Warning" if lost else "Normal", f"Node{status.phase}", message, node.envelope.ref, SOURCE))
     return Commit(node.key, [put(envelope)], [unchanged(node)], events)
+
+
+def _set_rare(envelope: Envelope, condition: Condition) -> bool:
+    """Set a condition that is True of most nodes, which never need it; True if anything changed."""
+    if condition.status == "True" and envelope.condition(condition.type) is None:
+        return False
+    return set_condition(envelope, msgspec.structs.replace(condition, generation=envelope.generation))
+
+
+def _report_connections(node: Item, problem: str) -> Event:
+    if problem:
+        return Event("Warning", "NodeConnectionsHigh", problem, node.envelope.ref, SOURCE)
+    message = f"the table of connections of node {node.envelope.name} is less than 75 % full again"
+    return Event("Normal", "NodeConnectionsFit", message, node.envelope.ref, SOURCE)
+
+
+def describe_connections(report: NodeReport) -> str:
+    """What is wrong with the node's table of connections; empty if nothing is."""
+    if not report.connections_percent:
+        return ""
+    return (
+        f"the table of connections is {report.connections_percent} % full; once it is full, new connections of the node and of all"
+        " its guests fail: find the guests that have most with weft network flows, or migrate some to other nodes"
+    )
 
 
 def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:

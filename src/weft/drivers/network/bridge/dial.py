@@ -44,7 +44,8 @@ async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
     return await made
 
 
-def _dial(namespace: str, address: str, port: int) -> socket.socket:
+def enter_namespace(namespace: str) -> None:
+    """Take the calling thread, which must be its caller's alone and end after it, into a network namespace. Raises OSError."""
     inside = os.open(NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +53,10 @@ def _dial(namespace: str, address: str, port: int) -> socket.socket:
             raise OSError(ctypes.get_errno(), f"can't enter network namespace {namespace}")
     finally:
         os.close(inside)
+
+
+def _dial(namespace: str, address: str, port: int) -> socket.socket:
+    enter_namespace(namespace)
     connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection

@@ -24,6 +24,7 @@ from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, N
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.addresses import read_own_addresses
 from weft.drivers.network.bridge import kernel, migration, netlink, plan
+from weft.drivers.network.bridge.connection_table import ConnectionTable
 from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
@@ -50,7 +51,7 @@ log = logging.getLogger("weft.agent")
 class BridgeNetwork:
     name = "bridge"
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, most_connections: int | None = None) -> None:
         self._host = host
         self._names = Names(host.link_prefix)
         self._folder = Path(host.run_dir) / "network"
@@ -60,6 +61,7 @@ class BridgeNetwork:
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied
         self._tables = Tables()
         self._guards = Firewall(host, self._names, self._tables)
+        self.connections = ConnectionTable(host, self._names, self._tables, most_connections)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self.seen = SeenFlows(self._names, self._guards)
         self._published = PublishedPorts(host, self._names, self._tables, self._segment)
@@ -99,18 +101,15 @@ class BridgeNetwork:
             await kernel.perform_links(plan.plan_removal(self._names, segment_id, links, has_router))
             self._tables.forget(namespace)
             if segment is not None and segment.migrated:
-                await self._drop_migrated(segment)
+                await self._tables.drop(*rules.name_migrated(self._names, segment.id))
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
             await self._published.apply(left)
             await self._guards.follow(frozenset(self._segment_ids(left)))
+            await self.connections.limit(self._segments(left))
             if not self._segment_ids(left):
-                of_filters = [(family, self._names.filters_table) for family in ("ip", "bridge")]
-                await self._tables.drop(
-                    ("ip", self._names.node_table),
-                    ("bridge", self._names.bridge_table),
-                    *([] if self._guards.filtered else of_filters),
-                )
+                own = [("ip", self._names.node_table), ("bridge", self._names.bridge_table)]
+                await self._tables.drop(*own, *self._guards.unused_tables)
             elif segment is not None and segment.open:
                 await self._tables.ensure("", rules.render_node(self._names, self._host, self._opened(left)))
                 await self._guards.open(self._opened(left), self._routers(left))
@@ -165,6 +164,7 @@ class BridgeNetwork:
                 await kernel.drop_namespace(self._names.guest(gone.inside.guest))
             await self._tables.ensure("", rules.render_taps(self._names, left))
             segment = self._segment(gone.segment_id)
+            await self.connections.forget(gone, segment, self._guards.zone_of(gone), links)
             if segment is not None and self._names.bridge(segment.id) in links:
                 rest = [p for p in left if p.segment_id == segment.id]
                 await self._ensure_server(segment, rest, resend=segment.id not in self._applied)
@@ -310,11 +310,13 @@ class BridgeNetwork:
         if segment.migrated:
             tables += rules.render_migrated(names, host, segment)
         elif before is not None and before.migrated:
-            await self._drop_migrated(segment)
+            await self._tables.drop(*rules.name_migrated(self._names, segment.id))
         if await self._tables.ensure("", *tables):
             mended.append("filters")
         await self._guards.open(opened, self._routers(links))
         await self._guards.follow(frozenset([*self._segment_ids(links), segment.id]))
+        if await self.connections.limit(self._segments(links, segment)):
+            mended.append("limits on connections")
         if segment.migrated:
             await asyncio.to_thread(self._pass_on, segment)
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
@@ -338,9 +340,13 @@ class BridgeNetwork:
 
     def _opened(self, links: Mapping[str, Link], changed: Segment | None = None) -> rules.Opened:
         """What the segments here open to their guests; ``changed`` is one of them, as it will be."""
-        known = [self._segment(id) for id in self._segment_ids(links) if changed is None or id != changed.id]
-        found = {segment.id: segment.open for segment in (*known, changed) if segment is not None and segment.open}
+        found = {segment.id: segment.open for segment in self._segments(links, changed) if segment.open}
         return rules.Opened(found, read_resolvers() if self._host.dns_upstream else ())
+
+    def _segments(self, links: Mapping[str, Link], changed: Segment | None = None) -> list[Segment]:
+        """Those here; ``changed`` is one of them, as it will be."""
+        known = [self._segment(id) for id in self._segment_ids(links) if changed is None or id != changed.id]
+        return [segment for segment in (*known, changed) if segment is not None]
 
     def _routers(self, links: Mapping[str, Link]) -> dict[str, str]:
         """The segments here, by the address of their router towards the node."""
@@ -353,10 +359,6 @@ class BridgeNetwork:
         for mac in sorted({found.mac for found in segment.migrated}):
             change = netlink.put_element if mac in wanted else netlink.drop_element
             change(table, rules.PASSED_ON, mac)
-
-    async def _drop_migrated(self, segment: Segment) -> None:
-        name = self._names.migrated_table(segment.id)
-        await self._tables.drop(("netdev", name), ("bridge", name))
 
     def _keep(self, segment: Segment) -> None:
         """Save the segment for a driver made anew."""

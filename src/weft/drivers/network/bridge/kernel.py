@@ -16,6 +16,8 @@ import msgspec
 from weft.drivers.linux.programs import run_program
 from weft.objects.errors import DriverFailed
 
+ESTABLISHED_SECONDS = 3600  # how long an idle connection is followed; the kernel's own value is five days
+_ESTABLISHED = "net/netfilter/nf_conntrack_tcp_timeout_established"
 LOOSE = "net/netfilter/nf_conntrack_tcp_loose"
 NAMESPACES = Path("/run/netns")
 LONGEST_RUN_SECONDS = 30.0
@@ -191,6 +193,7 @@ async def perform_router(
     script = ""
     if forward:
         script += "echo 1 > /proc/sys/net/ipv4/ip_forward\n"
+        script += f"echo {ESTABLISHED_SECONDS} > /proc/sys/{_ESTABLISHED}\n"
     if strict is not None:
         script += f"echo {int(not strict)} > /proc/sys/{LOOSE}\n"
     if lines:

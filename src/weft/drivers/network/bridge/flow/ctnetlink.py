@@ -1,4 +1,4 @@
-"""Reads the kernel's connection tracking over ctnetlink: what it follows now, and what it has just forgotten.
+"""Reads the kernel's connection tracking over ctnetlink: what it follows now, and what it has just forgotten; makes it forget.
 
 Layouts: linux/netfilter/nfnetlink_conntrack.h. A program would print megabytes of text for what is read here in milliseconds.
 """
@@ -8,24 +8,28 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
+from weft.drivers.network.bridge.dial import enter_namespace
 from weft.objects.errors import DriverFailed
 
 _NETFILTER = 12
 _DUMP = 1 << 8 | 1  # IPCTNL_MSG_CT_GET
-_FORGOTTEN = 1 << 8 | 2  # IPCTNL_MSG_CT_DELETE
-_REQUEST_DUMP = 0x301
+_FORGOTTEN = _FORGET = 1 << 8 | 2  # IPCTNL_MSG_CT_DELETE
+_REQUEST, _REQUEST_DUMP = 1, 0x301
 _ERROR, _DONE = 2, 3
 _DESTROY_GROUP = 3
 _SOL_NETLINK, _ADD_MEMBERSHIP, _RCVBUFFORCE = 270, 1, 33
 _RECEIVE_BYTES = 1 << 18
 _EVENT_BYTES = 8 << 20  # what ended between two reads; what doesn't fit is lost, and counted
 _DUMP_SECONDS = 10.0
+_FORGET_AT_ONCE = 256  # in one message to the kernel
 
-_ORIGINAL, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _ZONE, _TIMESTAMP = 1, 9, 10, 12, 18, 20
+_ORIGINAL, _REPLY, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _ZONE, _TIMESTAMP = 1, 2, 9, 10, 12, 18, 20
 _TYPE = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -40,7 +44,7 @@ _WITH_PORTS = (6, 17, 33, 132, 136)  # TCP, UDP, DCCP, SCTP, UDP-Lite
 class Tracked(msgspec.Struct, frozen=True):
     """One tracked connection, as it was opened. Bytes are of IP packets."""
 
-    zone: int
+    zone: int  # 0: the node's or router's own
     id: int
     protocol: int
     source: bytes  # packed IPv4
@@ -52,35 +56,90 @@ class Tracked(msgspec.Struct, frozen=True):
     received_packets: int
     received_bytes: int
     started: float  # unix seconds; 0: unknown
+    answer_port: int = 0  # where answers to it go: another one than ``source_port`` where it is masqueraded
 
 
 Wanted = Callable[[int, bytes, bytes], bool]  # zone, source, destination
 
 
-def read_tracked(wanted: Wanted) -> list[Tracked]:
-    """What the kernel follows now, of IPv4. Blocks for milliseconds. Raises DriverFailed."""
-    found: list[Tracked] = []
+def read_tracked(wanted: Wanted, namespace: str = "") -> list[Tracked]:
+    """What the kernel follows now, of IPv4, in the node's or a router's namespace. Blocks for milliseconds. Raises DriverFailed."""
+    return [found for found, _ in _read(wanted, namespace)]
+
+
+def forget_tracked(
+    wanted: Wanted, namespace: str = "", *, but: Callable[[Tracked], bool] = lambda one: False
+) -> list[Tracked]:
+    """Make the kernel forget these connections ``but`` for some, and say which they were; one that has ended meanwhile is fine.
+    Blocks as ``read_tracked``. Raises DriverFailed."""
+    found = [(one, attributes) for one, attributes in _read(wanted, namespace) if not but(one)]
+    family = struct.pack("=BBH", socket.AF_INET, 0, 0)
+    orders = [
+        _HEADER.pack(_BODY + len(names), _FORGET, _REQUEST, 1, 0) + family + names
+        for names in (_pick_names(attributes) for _, attributes in found)
+    ]
+    with _reporting("forget flows"), _open(namespace) as kernel:
+        for at in range(0, len(orders), _FORGET_AT_ONCE):
+            kernel.send(b"".join(orders[at : at + _FORGET_AT_ONCE]))
+    return [one for one, _ in found]
+
+
+def _read(wanted: Wanted, namespace: str) -> list[tuple[Tracked, bytes]]:
+    """Connections, each with all of its attributes as they came."""
+    found: list[tuple[Tracked, bytes]] = []
+    with _reporting("read flows"), _open(namespace) as kernel:
+        kernel.settimeout(_DUMP_SECONDS)
+        request = struct.pack("=BBH", socket.AF_INET, 0, 0)
+        kernel.send(_HEADER.pack(_HEADER.size + len(request), _DUMP, _REQUEST_DUMP, 1, 0) + request)
+        while True:
+            data = kernel.recv(_RECEIVE_BYTES)
+            for kind, start, end in _split(data):
+                if kind == _DONE:
+                    return found
+                if kind == _ERROR:
+                    raise OSError(-struct.unpack_from("=i", data, start)[0], "the kernel refused")
+                one = parse_tracked(data, start + 4, end, wanted)
+                if one is not None:
+                    found.append((one, data[start + 4 : end]))
+
+
+def _open(namespace: str) -> socket.socket:
+    """A socket to the kernel's connection tracking of that namespace; "" is the node's own. Raises OSError."""
+
+    def make() -> socket.socket:
+        kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
+        kernel.bind((0, 0))
+        return kernel
+
+    if not namespace:
+        return make()
+    made: list[socket.socket | OSError] = []
+
+    def work() -> None:
+        try:
+            enter_namespace(namespace)
+            made.append(make())
+        except OSError as problem:
+            made.append(problem)
+
+    thread = threading.Thread(target=work, name="weft-conntrack")  # of its own: it stays in the namespace
+    thread.start()
+    thread.join()
+    (result,) = made
+    if isinstance(result, OSError):
+        raise result
+    return result
+
+
+@contextmanager
+def _reporting(step: str) -> Iterator[None]:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as kernel:
-            kernel.bind((0, 0))
-            kernel.settimeout(_DUMP_SECONDS)
-            request = struct.pack("=BBH", socket.AF_INET, 0, 0)
-            kernel.send(_HEADER.pack(_HEADER.size + len(request), _DUMP, _REQUEST_DUMP, 1, 0) + request)
-            while True:
-                data = kernel.recv(_RECEIVE_BYTES)
-                for kind, start, end in _split(data):
-                    if kind == _DONE:
-                        return found
-                    if kind == _ERROR:
-                        raise OSError(-struct.unpack_from("=i", data, start)[0], "the kernel refused")
-                    one = parse_tracked(data, start + 4, end, wanted)
-                    if one is not None:
-                        found.append(one)
+        yield
     except OSError as problem:
         raise DriverFailed(
-            f"network: the node's connections can't be read: {problem.strerror or problem}",
+            f"network: {step}: the kernel's table of connections can't be used: {problem.strerror or problem}",
             hint="modprobe nf_conntrack_netlink on the node",
-            details={"step": "read flows"},
+            details={"step": step},
         ) from problem
 
 
@@ -148,8 +207,8 @@ def _split(data: bytes) -> Iterator[tuple[int, int, int]]:
         at += length + 3 & ~3
 
 
-def parse_tracked(data: bytes, at: int, end: int, wanted: Wanted) -> Tracked | None:
-    """The connection whose attributes lie there; None for one that isn't ``wanted``."""
+def _find_attributes(data: bytes, at: int, end: int) -> dict[int, int] | None:
+    """Where each attribute begins, by its kind; None for what isn't well-formed."""
     places: dict[int, int] = {}
     while at + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -157,17 +216,33 @@ def parse_tracked(data: bytes, at: int, end: int, wanted: Wanted) -> Tracked | N
             return None
         places[kind & _TYPE] = at
         at += length + 3 & ~3
-    tuple_, zone = places.get(_ORIGINAL), places.get(_ZONE)
-    if tuple_ is None or zone is None:
-        return None  # the node's own connections are in no zone
-    number = int.from_bytes(data[zone + 4 : zone + 6], "big")
+    return places
+
+
+def _pick_names(data: bytes) -> bytes:
+    """Of a connection's attributes those that say which one it is."""
+    places = _find_attributes(data, 0, len(data)) or {}
+    starts = [places[kind] for kind in (_ORIGINAL, _ZONE, _ID) if kind in places]
+    return b"".join(data[start : start + (_ATTRIBUTE.unpack_from(data, start)[0] + 3 & ~3)] for start in starts)
+
+
+def parse_tracked(data: bytes, at: int, end: int, wanted: Wanted) -> Tracked | None:
+    """The connection whose attributes lie there; None for one that isn't ``wanted``."""
+    places = _find_attributes(data, at, end)
+    tuple_ = (places or {}).get(_ORIGINAL)
+    if places is None or tuple_ is None:
+        return None
+    zone = places.get(_ZONE)
+    number = int.from_bytes(data[zone + 4 : zone + 6], "big") if zone is not None else 0
     source, destination = _ADDRESSES.unpack_from(data, tuple_ + 4)
     if not wanted(number, source, destination):
         return None
     (protocol,) = _PROTOCOL.unpack_from(data, tuple_ + 4)
-    source_port = destination_port = 0
+    source_port = destination_port = answer_port = 0
     if protocol in _WITH_PORTS:
         source_port, destination_port = _PORTS.unpack_from(data, tuple_ + 4)
+        if (reply := places.get(_REPLY)) is not None:
+            _, answer_port = _PORTS.unpack_from(data, reply + 4)
     id_, started = places.get(_ID), places.get(_TIMESTAMP)
     return Tracked(
         number,
@@ -180,6 +255,7 @@ def parse_tracked(data: bytes, at: int, end: int, wanted: Wanted) -> Tracked | N
         *_count(data, places.get(_COUNTERS_ORIGINAL)),
         *_count(data, places.get(_COUNTERS_REPLY)),
         0.0 if started is None else int.from_bytes(data[started + 8 : started + 16], "big") / 1e9,
+        answer_port,
     )
 
 

@@ -94,6 +94,11 @@ class Firewall:
         """The ports with filters: their segments."""
         return {found.port_id: found.segment_id for found in self._filters or []}
 
+    @property
+    def unused_tables(self) -> list[tuple[str, str]]:
+        """Family and name of its tables on a node without segments, if no port has filters."""
+        return [] if self.filtered else [(family, self._names.filters_table) for family in ("ip", "bridge")]
+
     async def heal(self) -> list[str]:
         """What was mended, in words."""
         mended = []

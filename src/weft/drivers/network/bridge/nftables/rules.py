@@ -270,6 +270,11 @@ def render_older(host: Host, segment: Segment) -> str:
 """
 
 
+def name_migrated(names: Names, segment_id: str) -> list[tuple[str, str]]:
+    """Family and name of the two tables of a segment with migrated guests."""
+    return [(family, names.migrated_table(segment_id)) for family in ("netdev", "bridge")]
+
+
 def render_migrated(names: Names, host: Host, segment: Segment) -> list[Table]:
     """The two tables of a segment with migrated guests. The set of passed-on MACs changes by the element, not here; the limit
     is far above what comes in the moment before other nodes know, and keeps a mistake of theirs from becoming a storm."""
