@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from benchmarks.measurement import Figure, Measurement, spread
 from weft.client import Client, find_context
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import WeftError
-from weft.telemetry.metrics.database import Database, find_database
+from weft.telemetry.metrics.database import Database, connect, find_database
 from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
 
@@ -98,7 +98,7 @@ def label(number: int) -> tuple[tuple[str, str], ...]:
 def ask(database: Database, path: str, parameters: dict[str, str]) -> bytes:
     connection = CONNECTIONS.get(database.url)
     if connection is None:
-        connection = CONNECTIONS[database.url] = http.client.HTTPConnection(urlsplit(database.url).netloc)
+        connection = CONNECTIONS[database.url] = connect(database)
     headers = {"Authorization": database.authorization, "Content-Type": "application/x-www-form-urlencoded"}
     connection.request("POST", path, urlencode(parameters), headers)
     return connection.getresponse().read()

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 from tests.scenario.metrics_lab import OwnDatabase, fetch, run_prometheus, until
 from tests.scenario.test_api_process import free_port
@@ -55,10 +57,18 @@ def test_killed_it_comes_back_with_what_it_had_and_another_password(own: OwnData
     assert not any(own.find().authorization.split()[1] in word or "assword" in word for word in argv)
 
 
+def test_its_pages_about_itself_are_for_nobody(own: OwnDatabase) -> None:
+    for page in ("/metrics", "/flags", "/debug/pprof/heap", "/debug/pprof/cmdline"):
+        for database in (own.find(), msgspec.structs.replace(own.find(), authorization="")):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                fetch(database, page)
+            assert refused.value.code == 401
+
+
 def test_a_second_one_on_the_same_folder_never_runs(own: OwnDatabase) -> None:
     """As after a supervisor that was killed while its child goes on."""
     at = own.find()
-    second = plan_database(own.state, 86_400.0)
+    second = plan_database(own.state, 86_400.0, own.clock)
     done = subprocess.run(second.argv, env=second.environ, capture_output=True, timeout=20, check=False)
     assert done.returncode != 0 and b"lock" in done.stderr
     assert fetch(at, "/health").strip() == b"OK"

@@ -14,6 +14,7 @@ from weft.api.audit.recorder import REFUSED, record, record_interrupted, topic_o
 from weft.api.audit.topic import Topic
 from weft.api.auth.authenticate import authenticate
 from weft.api.context import ApiContext
+from weft.api.metrics.query import PROMETHEUS_PATH, as_prometheus
 from weft.api.request.call import Call
 from weft.api.request.problem import problem_answer, status_of
 from weft.api.routes import route
@@ -75,7 +76,14 @@ async def _answer(context: ApiContext, call: Call, topic: Topic) -> Answer:
         raise
     except Exception:  # a defect fails this request and no other
         call.problem = _unforeseen(call)
-    return problem_answer(call.problem, call.request_id)
+    return _refuse(call)
+
+
+def _refuse(call: Call) -> Answer:
+    """The answer for the call's problem, in the form that its path's clients read."""
+    assert call.problem is not None
+    answer = problem_answer(call.problem, call.request_id)
+    return as_prometheus(answer, call.problem) if call.path.startswith(PROMETHEUS_PATH) else answer
 
 
 async def _replace(made: Answer, error: Unavailable | asyncio.CancelledError, call: Call) -> Answer:

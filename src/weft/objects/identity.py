@@ -15,6 +15,7 @@ from weft.objects.errors import InvalidInput
 
 MAX_NAME = 63
 SHORT_ID = 10  # characters
+METRICS_NAME = "weft-metrics"  # in the certificate of the server's own database for metrics, and in no other
 SERVER_NAME = "weft-server"  # in every server certificate: clients may connect to any address
 NODE_PREFIX = "node:"  # a node's certificate has the common name ``node:<uid>``
 FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object

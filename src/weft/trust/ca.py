@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.objects.identity import NODE_PREFIX, SERVER_NAME
+from weft.objects.identity import METRICS_NAME, NODE_PREFIX, SERVER_NAME
 
 CA_YEARS = 10
 LEAF_DAYS = 365
@@ -52,12 +52,18 @@ class Authority:
     def renew_server(self, names: Iterable[str]) -> tuple[Path, Path]:
         """Ensure a server certificate for ``names`` (addresses and host names) that is valid for more than 30 days; the paths of
         chain and key. The chain ends with the CA, so that a first contact can check its digest."""
-        chain, key_path = self._state / "server.crt", self._state / "server.key"
-        wanted = sorted({SERVER_NAME, "localhost", "127.0.0.1", *names})
+        return self._renew(self._state, sorted({SERVER_NAME, "localhost", "127.0.0.1", *names}), SERVER_NAME)
+
+    def renew_metrics(self, folder: Path) -> tuple[Path, Path]:
+        """As ``renew_server``, for the server's own database for metrics, in ``folder``."""
+        return self._renew(folder, [METRICS_NAME], METRICS_NAME)
+
+    def _renew(self, folder: Path, wanted: list[str], common_name: str) -> tuple[Path, Path]:
+        chain, key_path = folder / "server.crt", folder / "server.key"
         if not self._is_good(chain, key_path, wanted):
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = self._sign(
-                key.public_key(), SERVER_NAME, (ExtendedKeyUsageOID.SERVER_AUTH,), [_general_name(n) for n in wanted]
+                key.public_key(), common_name, (ExtendedKeyUsageOID.SERVER_AUTH,), [_general_name(n) for n in wanted]
             )
             write_durably(key_path, _key_pem(key))
             write_durably(chain, (_pem(certificate) + self.ca).encode(), 0o644)

@@ -108,3 +108,35 @@ def test_a_label_s_path_leads_nowhere_else(path: str) -> None:
 def test_too_many_selectors_are_refused() -> None:
     with pytest.raises(WeftError):
         check_parameters("labels", [("match[]", "up")] * 21, NOW)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        'quantiles_over_time("a", .1, .9, x[5m])',
+        'aggr_over_time(("min_over_time", "max_over_time"), x[5m])',
+        "ROLLUP_rate (x[5m])",
+        "sum(buckets_limit(3, x))",
+        'count_values("a", x)',
+        'alias(x, "a")',
+        "histogram_quantiles# a comment\n('a', .1, x)",
+        "union(x, y)",
+        "x default (y)",
+    ],
+)
+def test_a_function_that_prometheus_does_not_have_or_that_makes_series_is_refused_by_name(query: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a function that queries may use"):
+        check_query(query, "query")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        'sum by (name) (rate(x{a="b (c)"}[5m])) / on(name) group_left (zone) y',
+        "histogram_quantile(0.9, sum(rate(x[5m])) by (le)) > bool (1)",
+        "topk(3, max_over_time(x[1h:1m] offset 5m)) or (absent(y) unless (z)) and 2 * (3)",
+        'label_replace(x @ start(), "a", "$1", "b", "(.*)")',
+    ],
+)
+def test_a_query_of_prometheus_passes(query: str) -> None:
+    assert check_query(query, "query") == query

@@ -1,7 +1,9 @@
 """Bounds on queries of metrics, checked before the database sees them. Pure.
 
-They keep out what the database itself doesn't bound: ranges, the number of points, and functions that make a label longer at each
-call, which no time limit ends."""
+They keep out what the database itself doesn't bound: ranges, the number of points, functions that make a label longer at each
+call, which no time limit ends, and functions that make many series of one. Only Prometheus' own functions may be called: the
+database has a hundred more, and each release of it may bring others.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,29 @@ _DURATION = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhdwy]))+")
 _PART = re.compile(r"([0-9]+)(ms|[smhdwy])")
 _STRING = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`""")
 _WITH = re.compile(r"\bwith\s*\(", re.IGNORECASE)
-_LABEL_CALL = re.compile(r"\b(?:label_\w+|alias)\s*\(", re.IGNORECASE)
+_LABEL_CALL = re.compile(r"\blabel_\w+\s*\(", re.IGNORECASE)
+_CALL = re.compile(r"""([^\s()\[\]{},=!<>~+\-*/%^@"'`]+)\s*\(""")
+# What may stand before a parenthesis: Prometheus' functions and aggregations, without count_values, which makes a series of each
+# value, and the words of its operators.
+_CALLABLE = frozenset(
+    """
+    abs absent absent_over_time acos acosh asin asinh atan atanh avg_over_time ceil changes clamp clamp_max clamp_min cos cosh
+    count_over_time day_of_month day_of_week day_of_year days_in_month deg delta deriv exp floor histogram_avg histogram_count
+    histogram_fraction histogram_quantile histogram_stddev histogram_stdvar histogram_sum hour idelta increase irate label_join
+    label_replace last_over_time ln log10 log2 mad_over_time max_over_time min_over_time minute month pi predict_linear
+    present_over_time quantile_over_time rad rate resets round scalar sgn sin sinh sort sort_desc sqrt stddev_over_time
+    stdvar_over_time sum_over_time tan tanh time timestamp vector year
+    avg bottomk count group limitk max min quantile stddev stdvar sum topk
+    and atan2 bool by end group_left group_right ignoring on or start unless without
+    """.split()
+)
 
 
 def check_parameters(path: str, given: Sequence[tuple[str, str]], now: float) -> list[tuple[str, str]]:
     """The parameters to pass on for ``/api/v1/PATH``: known ones, with times as unix seconds. ``now`` in unix seconds. Raises
     NotFound, UnknownField, InvalidInput."""
     if "\n" in path or ("/" in path and not _LABEL.fullmatch(path)):
-        raise NotFound("there is no such label's path", hint="label/NAME/values")
+        raise NotFound("unknown path", hint="use label/NAME/values")
     known = _KNOWN["values" if "/" in path else path]
     one: dict[str, str] = {}
     selectors: list[str] = []
@@ -97,6 +114,14 @@ def check_query(text: str, field: str) -> str:
         raise InvalidInput(
             f"{field}: WITH templates are not part of PromQL", field=field, hint="write the expression out"
         )
+    for name in _CALL.findall(bare):
+        if name.lower() not in _CALLABLE:
+            meant = suggest(name.lower(), sorted(_CALLABLE))
+            raise InvalidInput(
+                f"{field}: {name[:40]!r} is not a function that queries may use",
+                field=field,
+                hint=f"did you mean {meant}?" if meant else "use Prometheus' functions, but for count_values",
+            )
     calls = len(_LABEL_CALL.findall(bare))
     if calls > MOST_LABEL_CALLS or (calls and len(strings) + text.count("$") > MOST_LABEL_WORDS):
         raise InvalidInput(
@@ -118,7 +143,9 @@ def read_time(text: str, field: str) -> float:
             moment = math.nan
     if not 0 <= moment < 1e11:  # NaN neither
         raise InvalidInput(
-            f"{field}: {text[:40]!r} is no time", field=field, hint="unix seconds, or like 2026-12-24T22:00:00Z"
+            f"{field}: {text[:40]!r} is not a valid time",
+            field=field,
+            hint="give unix seconds, or write it like 2026-12-24T22:00:00Z",
         )
     return moment
 
@@ -133,7 +160,9 @@ def read_seconds(text: str, field: str) -> float:
         except ValueError:
             seconds = math.nan
     if not 0 < seconds < 1e11:
-        raise InvalidInput(f"{field}: {text[:40]!r} is no duration", field=field, hint="seconds, or like 15s")
+        raise InvalidInput(
+            f"{field}: {text[:40]!r} is not a valid duration", field=field, hint="give seconds, or write it like 15s"
+        )
     return seconds
 
 

@@ -16,13 +16,13 @@ from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.metrics.bounds import check_parameters
 from weft.api.request.call import JSON, Call
-from weft.api.request.problem import status_of
 from weft.objects.errors import Forbidden, InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer
 from weft.telemetry.metrics.database import Reply, make_off
 from weft.trust.credentials import Actor
 
 PERMISSION = "metric:list"
+PROMETHEUS_PATH = "/api/v1/"
 NAMES = "weft_.*"  # what people who are limited to projects see of a database that holds more
 MOST_BYTES = 64 << 20
 MOST_SECONDS = 12.0  # a little more than the database takes for itself
@@ -31,17 +31,7 @@ _TYPES = {400: "bad_data", 413: "bad_data", 408: "timeout", 429: "execution", 50
 
 
 async def read_metrics(context: ApiContext, call: Call, path: str) -> Answer:
-    """The answer to ``/api/v1/PATH``. An error has Prometheus' form, so that Grafana shows it, and our ``reason``."""
-    try:
-        return await _answer(context, call, path)
-    except WeftError as problem:
-        call.problem = problem
-        status = status_of(problem)
-        text = problem.message + (f"; {problem.hint}" if problem.hint else "")
-        return _error_answer(status, _TYPES.get(status, "execution"), text, problem.token)
-
-
-async def _answer(context: ApiContext, call: Call, path: str) -> Answer:
+    """The answer to ``/api/v1/PATH``. Raises WeftError."""
     projects = _find_projects(call.actor)
     given = await _read_parameters(call)
     asked = check_parameters(path, given, context.clock.now())
@@ -85,7 +75,9 @@ async def _read_parameters(call: Call) -> list[tuple[str, str]]:
     if call.method == "POST":
         if not call.request.header(b"content-type").startswith("application/x-www-form-urlencoded"):
             raise InvalidInput(
-                "the body is no form", field="Content-Type", hint="send it as application/x-www-form-urlencoded"
+                "the body must be form-encoded",
+                field="Content-Type",
+                hint="send it as application/x-www-form-urlencoded",
             )
         body = await call.read_body(MOST_BODY_BYTES)
         text = "&".join(part for part in (text, body.decode("latin-1")) if part)
@@ -105,6 +97,15 @@ def _pass_on(reply: Reply) -> Answer:
     if reply.status in (400, 422):
         return _error_answer(400, "bad_data", text[:1000] or "the query was refused")
     return _error_answer(503, "unavailable", "the database for metrics could not answer; try again", Unavailable.reason)
+
+
+def as_prometheus(answer: Answer, problem: WeftError) -> Answer:
+    """``answer``, a problem document, in Prometheus' form, so that Grafana shows it, with our ``reason``."""
+    text = problem.message + (f"; {problem.hint}" if problem.hint else "")
+    told = _error_answer(answer.status, _TYPES.get(answer.status, "execution"), text, problem.token)
+    told.headers = (*told.headers, *(header for header in answer.headers if header[0] != "content-type"))
+    told.last = answer.last
+    return told
 
 
 def _error_answer(status: int, kind: str, text: str, reason: str = InvalidInput.reason) -> Answer:

@@ -218,7 +218,9 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     program = str(Path(sys.argv[0]).resolve())
     supervisors = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
     if options.metrics == OWN:
-        supervisors.append(Supervisor("metrics", partial(plan_database, options.state, options.metrics_keep), clock))
+        # Its plan is made before the API server starts, which finds the CA there.
+        plan = partial(plan_database, options.state, options.metrics_keep, clock)
+        supervisors.append(Supervisor("metrics", plan, clock))
     supervisors += [
         Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
         for name in ("api", "gateway", "controllers")

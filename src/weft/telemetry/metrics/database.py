@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import http.client
+import select
 import ssl
 import threading
 from collections.abc import Mapping
@@ -21,10 +23,19 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable
+from weft.objects.identity import METRICS_NAME
 
 OWN, OFF = "local", "off"
 FILE = "metrics/database.json"  # in the server's state folder
 _MOST_IDLE = 8
+# How a connection ends on which a request was sent. One that can't be made is refused in other ways.
+_HANG_UPS = (
+    http.client.RemoteDisconnected,
+    http.client.IncompleteRead,
+    ConnectionResetError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+)
 _PIECE_BYTES = 262_144
 
 
@@ -33,14 +44,21 @@ KINDS: dict[str, Sort] = {"victoriametrics": "victoriametrics", "prometheus": "p
 
 
 class Database(msgspec.Struct, frozen=True):
-    """``authorization`` is the header that requests to it carry, or ""."""
+    """``authorization`` is the header that requests to it carry, or "". With ``ca`` (PEM) its certificate must be of this CA and
+    for ``name``; else of one that the machine trusts, and for its host."""
 
     kind: Sort
     url: str
     authorization: str = ""
+    ca: str = ""
+    name: str = ""
 
     def __repr__(self) -> str:
         return f"Database({self.kind}, {self.url})"
+
+
+class DatabaseEnded(Unavailable):
+    """The database ended while a request to it was under way."""
 
 
 class Reply(NamedTuple):
@@ -69,9 +87,10 @@ def read_option(text: str, secret: str = "") -> Database | None:
     return Database(KINDS[kind], url.rstrip("/"), _authorize(secret.strip()))
 
 
-def make_own(port: int, password: str) -> Database:
-    """The server's own, listening on loopback at ``port``."""
-    return Database("victoriametrics", f"http://127.0.0.1:{port}", _authorize(f"weft:{password}"))
+def make_own(port: int, password: str, ca: str) -> Database:
+    """The server's own, listening on loopback at ``port``. Another program there, while it is away, has no certificate, and gets no
+    password."""
+    return Database("victoriametrics", f"https://127.0.0.1:{port}", _authorize(f"weft:{password}"), ca, METRICS_NAME)
 
 
 def find_database(state: Path, named: Database | None) -> Database:
@@ -109,7 +128,7 @@ class Asker:
     def __init__(self, clock: Clock, most_at_once: int) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(most_at_once, "metrics")
-        self._idle: list[tuple[str, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[Database, http.client.HTTPConnection]] = []
         self._lock = threading.Lock()
 
     async def ask(
@@ -122,18 +141,24 @@ class Asker:
         seconds: float,
         most_bytes: int,
     ) -> Reply:
-        """POST ``body`` to ``path``. Raises Unavailable, TimedOut after ``seconds``, TooLarge for a longer answer."""
+        """POST ``body`` to ``path``. Raises Unavailable, DatabaseEnded, TimedOut after ``seconds``, TooLarge."""
         given = dict(headers)
         if database.authorization:
             given["Authorization"] = database.authorization
         work = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._exchange, database.url, path, body, given, self._clock.elapsed() + seconds, most_bytes
+            self._threads, self._exchange, database, path, body, given, self._clock.elapsed() + seconds, most_bytes
         )
         try:
             return await work
         except TimeoutError:
             raise TimedOut(
                 f"the database for metrics did not answer within {seconds:g} s", hint="ask for less at once"
+            ) from None
+        except _HANG_UPS:
+            raise DatabaseEnded(
+                "the database for metrics ended before it had answered",
+                hint="ask for less at once",
+                retry_after_seconds=1,
             ) from None
         except (OSError, http.client.HTTPException) as problem:
             raise Unavailable(
@@ -150,18 +175,11 @@ class Asker:
             self._idle.clear()
 
     def _exchange(
-        self, url: str, path: str, body: bytes, headers: dict[str, str], ends: float, most_bytes: int
+        self, database: Database, path: str, body: bytes, headers: dict[str, str], ends: float, most_bytes: int
     ) -> Reply:
-        connection, is_used = self._take(url)
+        connection = self._take(database)
         try:
-            try:
-                response = self._send(connection, url, path, body, headers, ends)
-            except (http.client.RemoteDisconnected, ConnectionError):
-                if not is_used:
-                    raise
-                connection.close()  # it was hung up while nobody used it
-                connection = _connect(url)
-                response = self._send(connection, url, path, body, headers, ends)
+            response = self._send(connection, database.url, path, body, headers, ends)
             data = bytearray()
             while piece := response.read1(_PIECE_BYTES):
                 data += piece
@@ -175,7 +193,7 @@ class Asker:
         except BaseException:
             connection.close()
             raise
-        self._give_back(url, connection)
+        self._give_back(database, connection)
         return Reply(response.status, bytes(data))
 
     def _send(
@@ -201,26 +219,53 @@ class Asker:
         if connection.sock is not None:  # http.client forgets it once an answer says that it is the last
             connection.sock.settimeout(left)
 
-    def _take(self, url: str) -> tuple[http.client.HTTPConnection, bool]:
+    def _take(self, database: Database) -> http.client.HTTPConnection:
         with self._lock:
             while self._idle:
                 of, connection = self._idle.pop()
-                if of == url:
-                    return connection, True
+                if of == database and not _was_hung_up(connection):
+                    return connection
                 connection.close()
-        return _connect(url), False
+        return connect(database)
 
-    def _give_back(self, url: str, connection: http.client.HTTPConnection) -> None:
+    def _give_back(self, database: Database, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             if connection.sock is not None and len(self._idle) < _MOST_IDLE:
-                self._idle.append((url, connection))
+                self._idle.append((database, connection))
                 return
         connection.close()
 
 
-def _connect(url: str) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
+def _was_hung_up(connection: http.client.HTTPConnection) -> bool:
+    """Whether the other end closed it while nobody used it: there is something to read, where no answer is expected."""
+    return connection.sock is None or bool(select.select([connection.sock], [], [], 0)[0])
+
+
+class _NamedConnection(http.client.HTTPSConnection):
+    """To a server that has a certificate of a CA of ours, for a name that isn't its host's."""
+
+    def __init__(self, host: str, port: int | None, ca: str, name: str) -> None:
+        super().__init__(host, port)
+        self._ca, self._name = ca, name
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = _trusting(self._ca).wrap_socket(self.sock, server_hostname=self._name)
+
+
+@functools.lru_cache(4)
+def _trusting(ca: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def connect(database: Database) -> http.client.HTTPConnection:
+    """A connection to be opened, which trusts only what ``database`` says."""
+    parts = urlsplit(database.url)
     host = parts.hostname or ""
+    if database.ca:
+        return _NamedConnection(host, parts.port, database.ca, database.name)
     if parts.scheme == "https":
         return http.client.HTTPSConnection(host, parts.port, context=ssl.create_default_context())
     return http.client.HTTPConnection(host, parts.port)

@@ -1,0 +1,110 @@
+"""Requests to the database for metrics: whom they trust, and what it means when the other end hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from weft.contracts.clock import SystemClock
+from weft.objects.errors import Unavailable
+from weft.telemetry.metrics.database import Asker, Database, DatabaseEnded, Reply, make_own
+from weft.trust.ca import Authority
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server on loopback that gives each connection to ``serve``; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def accept() -> None:
+            while True:
+                try:
+                    link, _ = door.accept()
+                except OSError:
+                    return
+                with link, suppress(OSError):
+                    serve(link)
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield door.getsockname()[1]
+        finally:
+            door.shutdown(socket.SHUT_RDWR)
+
+
+def ask(database: Database, times: int = 1) -> Reply:
+    asker = Asker(SystemClock(), 1)
+
+    async def run() -> list[Reply]:
+        return [await asker.ask(database, "/x", b"q", {}, seconds=5, most_bytes=100) for _ in range(times)]
+
+    try:
+        return asyncio.run(run())[-1]
+    finally:
+        asker.close()
+
+
+def wrap(folder: Path, got: list[bytes]) -> tuple[Authority, Callable[[socket.socket], None]]:
+    """A TLS server with the certificate of a CA of its own, which answers two requests and keeps what it reads."""
+    authority = Authority(folder, SystemClock())
+    (folder / "metrics").mkdir()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.renew_metrics(folder / "metrics"))
+
+    def serve(link: socket.socket) -> None:
+        with context.wrap_socket(link, server_side=True) as inside:
+            for _ in range(2):
+                got.append(inside.recv(9999))
+                inside.sendall(ANSWER)
+
+    return authority, serve
+
+
+def test_only_the_database_with_a_certificate_of_the_fabrics_ca_gets_the_password(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+    own, serve_own = wrap(tmp_path / "own", seen)
+    with listening(serve_own) as port:
+        assert ask(make_own(port, "secret", own.ca), times=2).body == b"ok"
+    assert b"Basic " in seen[0]
+
+    stolen: list[bytes] = []
+    _, serve_other = wrap(tmp_path / "other", stolen)
+    for serve in (serve_other, lambda link: stolen.append(link.recv(9999)) or link.sendall(ANSWER)):
+        with listening(serve) as port, pytest.raises(Unavailable) as refused:
+            ask(make_own(port, "secret", own.ca))
+        assert not isinstance(refused.value, DatabaseEnded)
+    assert not any(b"Basic " in data for data in stolen)
+
+
+def test_another_certificate_of_the_same_ca_is_not_the_databases(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, SystemClock())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.renew_server(["127.0.0.1"]))
+
+    def serve(link: socket.socket) -> None:
+        context.wrap_socket(link, server_side=True).close()
+
+    with listening(serve) as port, pytest.raises(Unavailable, match=r"verify failed|certificate"):
+        ask(make_own(port, "secret", authority.ca))
+
+
+def test_a_database_that_ends_before_its_answer_is_told_from_one_that_is_away() -> None:
+    with listening(lambda link: link.recv(9999) and None) as port, pytest.raises(DatabaseEnded):
+        ask(Database("victoriametrics", f"http://127.0.0.1:{port}"))
+    with pytest.raises(Unavailable) as away:
+        ask(Database("victoriametrics", f"http://127.0.0.1:{port}"))
+    assert not isinstance(away.value, DatabaseEnded)
+
+
+def test_a_connection_that_was_hung_up_while_idle_is_not_used_again() -> None:
+    with listening(lambda link: link.recv(9999) and link.sendall(ANSWER)) as port:
+        assert ask(Database("victoriametrics", f"http://127.0.0.1:{port}"), times=3).body == b"ok"
