@@ -14,7 +14,9 @@ from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
 from weft.api.state.latency_peers import LatencyPeers
+from weft.api.state.list_turns import ListTurns
 from weft.api.state.login_limits import LoginLimits
+from weft.api.state.object_counts import ObjectCounts
 from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
@@ -23,6 +25,7 @@ from weft.api.state.request_rates import RequestRates
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
+from weft.api.state.write_rates import WriteRates
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
@@ -74,6 +77,7 @@ class Settings:
     seal_key: bytes = b""
     functions: tuple[str, ...] = ()  # where callers of functions connect
     listen: tuple[str, ...] = ()  # where clients of the API connect
+    most_objects: int = 5_000  # of a kind in a project; ten times as many of some kinds
     user_token_seconds: float = 90 * 86_400.0  # how long a token is valid at most that a login has made
 
     def gateway_for(self, host: str) -> str:
@@ -107,6 +111,9 @@ class ApiContext:
     requests: RequestCounts = field(default_factory=RequestCounts)
     reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)
+    lists: ListTurns = field(default_factory=ListTurns)
+    objects: ObjectCounts = field(default_factory=ObjectCounts)
+    writes: WriteRates = field(default_factory=WriteRates)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @functools.cached_property

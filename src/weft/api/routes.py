@@ -40,6 +40,8 @@ def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
     handler, given = find(call.method, call.path)
     if context.rates.has_limits and (project := _find_project(given[0] if given else "", call.path)):
         context.rates.take(call.actor, project)
+    if call.method != "GET":
+        context.writes.take(call.actor, context.clock.elapsed())
     answer: Awaitable[Answer] = handler(context, call, *given)
     return answer
 

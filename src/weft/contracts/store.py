@@ -158,6 +158,9 @@ class Store(Protocol):
         """Entries whose key starts with ``prefix``, in key order. ``after`` is a page's ``next``: it pins the
         revision, so all pages show one instant. ``limit`` 0 means all. Raises Compacted if that instant is gone."""
 
+    async def count(self, prefix: str) -> int:
+        """How many keys start with ``prefix`` now."""
+
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         """Every commit after ``cursor`` that touches ``prefix``, each whole and in order, for ever.
 

@@ -100,6 +100,12 @@ class MemoryStore:
             follow = format_continuation(self._epoch, pinned, entries[-1].key)
         return Page(entries, format_cursor(self._epoch, pinned), follow)
 
+    async def count(self, prefix: str) -> int:
+        self._check_open()
+        check_prefix(prefix)
+        start, stop = self._reach(prefix)
+        return stop - start
+
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._watches.follow(prefix, cursor)
 
@@ -173,11 +179,16 @@ class MemoryStore:
         del self._log[: compacted - self._compacted]
         self._compacted = compacted
 
+    def _reach(self, prefix: str) -> tuple[int, int]:
+        """Where in the sorted keys those under ``prefix`` begin and end."""
+        end = end_of_prefix(prefix)
+        return bisect_left(self._keys, prefix), len(self._keys) if end is None else bisect_left(self._keys, end)
+
     def _found_at(self, pinned: int, prefix: str, last_key: str | None, most: int | None) -> builtins.list[Entry]:
         """Entries under ``prefix`` after ``last_key`` as they were at revision ``pinned``, in key order."""
-        start = bisect_left(self._keys, prefix) if last_key is None else bisect_right(self._keys, last_key)
-        end = end_of_prefix(prefix)
-        stop = len(self._keys) if end is None else bisect_left(self._keys, end)
+        start, stop = self._reach(prefix)
+        if last_key is not None:
+            start = bisect_right(self._keys, last_key)
         if pinned == self._revision:
             if most is not None:
                 stop = min(stop, start + most)

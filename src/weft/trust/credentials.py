@@ -82,6 +82,11 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
         )  # one role's set is shared by all who have it
         return every if self.limit is None else every & self.limit.permissions
 
+    @functools.cached_property
+    def administers_all(self) -> bool:
+        """Whether it administers the whole fabric."""
+        return self.permits("quota:update", None)
+
     def permits(self, permission: str, project: str | None) -> bool:
         """Whether it has ``permission`` (KIND:VERB) in ``project`` (None: in no project, or in all of them)."""
         if permission in self._everywhere:  # answers most requests

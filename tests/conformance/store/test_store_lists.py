@@ -93,6 +93,14 @@ async def test_a_list_of_thousands_is_whole(store: Store) -> None:
     page = await store.list("/k/")
     assert keys_of(page) == [f"/k/{n:04}" for n in range(2_500)]
     assert page.next is None
+    await store.commit([Delete("/k/0000"), Put("/kk", b"")])
+    assert [await store.count(prefix) for prefix in ("/k/", "/k/01", "/none/", "/k/0000", "")] == [
+        2_499,
+        100,
+        0,
+        0,
+        2_500,
+    ]
 
 
 async def test_compaction_forgets_history_and_keeps_what_is_there_now(store: Store) -> None:

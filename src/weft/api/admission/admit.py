@@ -13,6 +13,7 @@ import msgspec
 
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
+from weft.api.admission.limits import limit_objects
 from weft.api.admission.priority import settle_priority
 from weft.api.admission.quota import plan_quota
 from weft.api.admission.view import View
@@ -22,6 +23,7 @@ from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
 from weft.kinds.record import Kind
+from weft.kinds.token import TOKEN
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
@@ -52,6 +54,7 @@ class Draft(msgspec.Struct):
     preconditions: list[Precondition] = []
     guards: list[Put] = []  # what isn't changed, but written again: one such commit at a time
     labels: dict[str, str] | None = None  # as they were, if they change
+    counted: str = ""  # a new object: what it counts with
 
 
 class Fleet:
@@ -175,6 +178,8 @@ async def plan_create(
     draft.writes.insert(0, Put(key, encode_envelope(envelope)))
     _check_size(draft)
     await charge(context, view, draft, old, spec, former)
+    if actor is not None and kind is not TOKEN and former is None:  # whose a token is, only its own handler knows
+        draft.counted = await limit_objects(context, view, kind, envelope)
     view.plan(key, envelope)
     return draft
 

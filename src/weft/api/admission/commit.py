@@ -94,6 +94,8 @@ def record_change(context: ApiContext, call: Call, draft: Draft) -> None:
     context.accounts.note(draft.envelope)
     call.changed.append(Change(draft.envelope, draft.action, draft.changes, draft.labels))
     if draft.action == "created":
+        if draft.counted:
+            context.objects.add(draft.counted, 1)
         context.add_event(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":
         paths = ", ".join([change.path for change in draft.changes[:5]]) or "labels"

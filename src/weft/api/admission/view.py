@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from weft.api.admission.usage import Usage
+from weft.api.state.object_counts import ObjectCounts
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.kinds.record import Kind
@@ -22,6 +23,8 @@ class View:
         self.usages: dict[str, Usage] = {}  # by the quota's key
         self.began_at = clock.elapsed()
         self._turn: asyncio.Lock | None = None
+        self._held: dict[str, int] = {}  # objects that it will make, by what they count with
+        self._counts: ObjectCounts | None = None
 
     async def get(self, kind: Kind, project: str | None, name: str) -> Envelope | None:
         """The object as planned, else as stored; None if there is neither."""
@@ -57,8 +60,17 @@ class View:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    def hold(self, counts: ObjectCounts, key: str) -> None:
+        """One more object will be made; it counts until ``end``."""
+        self._counts = counts
+        self._held[key] = self._held.get(key, 0) + 1
+        counts.hold(key)
+
     def end(self) -> None:
-        """Let the next one have the turn."""
+        """Let the next one have the turn; what was held counts no more."""
+        if self._counts is not None:
+            self._counts.release(self._held)
+            self._held, self._counts = {}, None
         if self._turn is not None:
             self._turn.release()
             self._turn = None

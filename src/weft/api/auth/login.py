@@ -5,11 +5,12 @@ from __future__ import annotations
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import settle
+from weft.api.admission.limits import LOGIN_LABEL
 from weft.api.admission.view import View
 from weft.api.auth import oidc
 from weft.api.auth.authorise import require_person
 from weft.api.auth.password import find_by_password, wrong_password
-from weft.api.auth.tokens import LOGIN_LABEL, find_logins
+from weft.api.auth.tokens import find_logins
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change, json_answer
 from weft.api.request.manifest import Manifest

@@ -8,6 +8,7 @@ from typing import Any
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import record_change, settle
+from weft.api.admission.limits import LOGIN_LABEL, limit_objects
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext, TokenFacts
@@ -28,7 +29,6 @@ from weft.trust.tokens import make_token, make_token_id
 JOIN_LIFETIME_SECONDS = 86400.0
 ACCESS_KEY = "access-key"
 _ROUNDED_SECONDS = 0.001  # times in specs have milliseconds
-LOGIN_LABEL = "weft/login"  # of tokens that come from logins
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
@@ -39,6 +39,10 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     for own in TOKEN.server_fields:
         if spec.get(own):
             raise InvalidInput(f"spec.{own} is set by the server", field=f"spec.{own}", hint="leave it out")
+    if isinstance(raw.get("labels"), dict) and LOGIN_LABEL in raw["labels"]:
+        raise InvalidInput(
+            f"labels.{LOGIN_LABEL} is set by the server", field=f"labels.{LOGIN_LABEL}", hint="leave it out"
+        )
     actor, use = call.actor, spec.get("use", "token")
     name = raw.get("name") or make_token_id(use if use in ("join", "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
@@ -63,6 +67,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     async def plan(view: View) -> Draft:
         draft = await admit.plan_create(context, view, manifest, call.actor)
         _give_owner(call.actor, draft, latest)
+        draft.counted = await limit_objects(context, view, TOKEN, draft.envelope)
         return draft
 
     # No Idempotency-Key: nobody has the secret of a token that was made before.

@@ -61,6 +61,7 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
     """``POST …/{plural}:batch``: one result for each object, in order."""
     call.query()
     raws = await _read_objects(call, {"objects"})
+    context.writes.take(call.actor, context.clock.elapsed(), len(raws) - 1)  # the request itself has counted as one
     tokens.refuse_without_secret(target.kind)
     key = call.idempotency_key
     with View(context.store, context.clock) as view:
@@ -101,6 +102,7 @@ async def apply(context: ApiContext, call: Call) -> Answer:
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
+    context.writes.take(call.actor, context.clock.elapsed(), len(raws) - 1)
     for project in _authorise(call.actor, raws):
         context.rates.take(call.actor, project)
     call.is_dry_run = dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")

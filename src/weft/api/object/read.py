@@ -59,6 +59,14 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
     names = await authorise_read(context, call.actor, target.kind, target.project, None, call.loose_query)
     shared = ["shared"] if target.kind.is_shareable else []
     query = call.query(*target.kind.selectors, *shared, "limit", "continue")
+    if call.actor.kind != "person":
+        return await _list(context, call, target, query, names)
+    async with context.lists.take(call.actor):
+        answer = await _list(context, call, target, query, names)
+    return context.lists.hold(call.actor, answer)
+
+
+async def _list(context: ApiContext, call: Call, target: Target, query: dict[str, str], names: str | None) -> Answer:
     if read_flag(query, "shared"):
         return await _list_shared(context, target, query)
     prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind, "list"))

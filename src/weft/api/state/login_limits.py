@@ -27,13 +27,13 @@ class Tries:
         self._tries, self._seconds, self._most = tries, seconds, most
         self._full_at: dict[str, float] = {}
 
-    def find_wait(self, key: str, now: float) -> float:
-        """Seconds until ``key`` has a try; 0 if it has one now."""
-        return max(0.0, self._full_at.get(key, now) - now - (self._tries - 1) * self._seconds)
+    def find_wait(self, key: str, now: float, count: int = 1) -> float:
+        """Seconds until ``key`` has ``count`` tries; 0 if it has them now."""
+        return max(0.0, self._full_at.get(key, now) - now - (self._tries - count) * self._seconds)
 
-    def take(self, key: str, now: float) -> None:
-        """Take a try."""
-        full_at = max(self._full_at.pop(key, now), now) + self._seconds
+    def take(self, key: str, now: float, count: int = 1) -> None:
+        """Take tries."""
+        full_at = max(self._full_at.pop(key, now), now) + self._seconds * count
         while len(self._full_at) >= self._most:
             del self._full_at[next(iter(self._full_at))]
         self._full_at[key] = full_at

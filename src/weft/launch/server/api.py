@@ -22,6 +22,7 @@ from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server, parse_address
 from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
+from weft.api.state.write_rates import WriteRates
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.drivers.linux.addresses import read_own_addresses
@@ -47,7 +48,8 @@ ADDRESSES_EVERY_SECONDS = 5.0
 
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
-    gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, context."""
+    gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
+    writes_per_second, context."""
     logs = gather_logs()
     raise_descriptor_limit()
     try:
@@ -115,6 +117,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         functions=tuple(options.functions or ()),
         listen=tuple(options.listen),
         user_token_seconds=options.user_token_life,
+        most_objects=options.most_objects,
     )
     syslog = SyslogSender(options.audit_syslog, clock) if options.audit_syslog else None
     audit = AuditLog(
@@ -129,7 +132,15 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     if options.metrics != OFF:
         history = History(partial(find_database, state, options.database), clock)
     context = ApiContext(
-        store, journal, clock, authority, settings, audit, provider=make_provider(options, clock), history=history
+        store,
+        journal,
+        clock,
+        authority,
+        settings,
+        audit,
+        provider=make_provider(options, clock),
+        history=history,
+        writes=WriteRates(options.writes_per_second),
     )
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:

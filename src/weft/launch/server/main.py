@@ -104,6 +104,21 @@ def make_parser() -> argparse.ArgumentParser:
         " (repeatable)",
     )
     parser.add_argument(
+        "--most-objects",
+        metavar="NUMBER",
+        type=int,
+        default=5_000,
+        help="how many objects of a kind a project may have; ten times as many VMs and containers, and objects of kinds that belong"
+        " to no project (default 5000)",
+    )
+    parser.add_argument(
+        "--writes-per-second",
+        metavar="NUMBER",
+        type=int,
+        default=200,
+        help="how many objects a person may write in a second, ten times as many at once; 0: no limit (default 200)",
+    )
+    parser.add_argument(
         "--user-token-life",
         metavar="DURATION",
         default="90d",

@@ -135,6 +135,12 @@ class EtcdStore:
                 return Page(entries, format_cursor(epoch, pinned), follow)
             start = found.kvs[-1].key + b"\0"
 
+    async def count(self, prefix: str) -> int:
+        check_prefix(prefix)
+        self._live()
+        start = self._place(prefix) if prefix else self._place("/")
+        return int((await self._connection.range(key=start, range_end=end_of(start), count_only=True)).count)
+
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._live().follow(prefix, cursor)
 

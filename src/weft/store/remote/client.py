@@ -109,6 +109,9 @@ class RemoteStore:
                 return Page(entries, page.cursor)
             after = page.next
 
+    async def count(self, prefix: str) -> int:
+        return len((await self.list(prefix)).entries)
+
     async def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         link = await self._connected()
         id = link.make_id()

@@ -100,6 +100,13 @@ def read_page(connection: sqlite3.Connection, epoch: str, prefix: str, limit: in
     return Page(entries, format_cursor(epoch, pinned), follow)
 
 
+def count_keys(connection: sqlite3.Connection, prefix: str) -> int:
+    """The contract's ``count``: reads no values."""
+    keys = (prefix, end_of_prefix(prefix) or _LAST_POSSIBLE_KEY)
+    found = connection.execute("SELECT COUNT(*) FROM latest WHERE key >= ? AND key < ?", keys).fetchone()
+    return int(found[0])
+
+
 def read_batches(
     connection: sqlite3.Connection, epoch: str, prefix: str, position: int, until: int
 ) -> tuple[list[Batch], int]:

@@ -19,7 +19,7 @@ from weft.store.leases import LeaseTable
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.sqlite.file import FENCE_BLOCK, LockFile, as_store_error, begin_session, connect_writer
 from weft.store.sqlite.newest import Newest
-from weft.store.sqlite.reader import Readers, read_batches, read_entry, read_page
+from weft.store.sqlite.reader import Readers, count_keys, read_batches, read_entry, read_page
 from weft.store.sqlite.schema import State
 from weft.store.sqlite.writer import Deliver, Outcome, Published, Writer
 from weft.store.watches import Watches
@@ -116,6 +116,10 @@ class SqliteStore:
         page = await running.readers.run(lambda reading: read_page(reading, running.epoch, prefix, limit, after))
         await running.newest.reached(revision_of(page.cursor))
         return page
+
+    async def count(self, prefix: str) -> int:
+        check_prefix(prefix)
+        return await self._live().readers.run(lambda reading: count_keys(reading, prefix))
 
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._live().watches.follow(prefix, cursor)

@@ -1,0 +1,87 @@
+"""Limits on how many objects there are: of a kind in a project, of a kind of the fabric, and of one user's own tokens.
+
+They keep one person from filling the store and the servers' memory; a quota limits what objects use. Only what people make is
+refused, and what controllers make of it counts.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.api.admission.view import View
+from weft.api.context import ApiContext
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import Forbidden
+from weft.objects.identity import kind_prefix
+
+MOST_TOKENS = 100  # that belong to one user; logins have a limit of their own
+LOGIN_LABEL = "weft/login"  # of tokens that come from logins
+_LARGER = 10  # times as many: of the fabric's kinds, and of workloads, which jobs make and quotas limit
+
+
+class _InProject(msgspec.Struct):
+    project: str | None = None
+
+
+async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: Envelope) -> str:
+    """The key under which the new ``envelope`` counts once it is made. Raises Forbidden (``tooManyObjects``)."""
+    key, most, counts = _name_group(envelope), _find_most(context, kind, envelope), context.objects
+    found = counts.find(key)
+    if found is None or found >= most:
+        found = await counts.read(key, lambda: _count(context, kind, envelope))
+    if found >= most and await view.store.get(envelope.key) is None:  # one that is there is refused for that
+        raise _too_many(kind, envelope, most)
+    view.hold(counts, key)
+    return key
+
+
+def note_deleted(context: ApiContext, envelope: Envelope) -> None:
+    """The object is gone."""
+    context.objects.add(_name_group(envelope), -1)
+
+
+def _name_group(envelope: Envelope) -> str:
+    """What counts together with ``envelope``: the objects of its kind in its project, or with its owner or the project in its spec
+    where projects and users administer the kind."""
+    if envelope.project is not None or envelope.kind not in ("token", "rolebinding"):
+        return kind_prefix(envelope.kind, envelope.project)
+    if envelope.owner is not None:
+        return f"{envelope.kind}/user/{envelope.owner.uid}"
+    return f"{envelope.kind}/project/{decode_part(envelope.spec, _InProject).project or ''}"
+
+
+def _find_most(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
+    if kind.name == "token" and envelope.owner is not None:
+        return MOST_TOKENS
+    larger = kind.workload is not None or (kind.scope == "fabric" and kind.access != "administered")
+    return context.settings.most_objects * (_LARGER if larger else 1)
+
+
+async def _count(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
+    if kind.access != "administered":
+        return await context.store.count(kind_prefix(kind.name, envelope.project))
+    group, count = _name_group(envelope), 0
+    for entry in (await context.store.list(kind_prefix(kind.name))).entries:
+        other = decode_envelope(entry.value)
+        is_login = envelope.owner is not None and LOGIN_LABEL in other.labels
+        count += not is_login and _name_group(other) == group
+    return count
+
+
+def _too_many(kind: Kind, envelope: Envelope, most: int) -> Forbidden:
+    if kind.name == "token" and envelope.owner is not None:
+        where, hint = (
+            f"user {envelope.owner.name}",
+            "delete those that nothing uses: weft token list shows the last use",
+        )
+    else:
+        project = envelope.project or decode_part(envelope.spec, _InProject).project
+        where = f"project {project}" if project else "the fabric"
+        hint = "delete some, or ask an administrator: weft server --most-objects raises the limit"
+    return Forbidden(
+        f"{where} has {most} {kind.plural}, and more are not allowed",
+        reason="tooManyObjects",
+        hint=hint,
+        details={"kind": kind.name, "limit": most},
+    )
