@@ -30,6 +30,7 @@ from tests.unit.kinds.test_upgrades import KIND, stored
 from weft.api.bootstrap import bootstrap
 from weft.api.state import token_use
 from weft.api.upgrade import upgrade_objects
+from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
@@ -54,6 +55,10 @@ RELIES_ON = {
     "hold_a_vm": {SETTLE: "workload at"},
     "give_an_own_role_to_more": {SETTLE: "role at, rolebinding at"},
     "log_in": {SETTLE: "token absent, user at"},
+    "set_a_password_and_end_all_tokens": {
+        SETTLE: "user at | token",
+        "api/auth/password.py set_password": "| token",  # whatever they have become
+    },
     "use_a_token": {"api/state/token_use.py _write": "token at"},
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
     "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
@@ -178,6 +183,20 @@ def log_in(lab: DoorsLab, number: int) -> None:
     quietly(lab, prepare)
     made = send(lab, "POST", "/v1/login", {"user": f"u{number}", "password": "correct horse"})
     assert lab.client.get("token", made["token"])["owner"]["name"] == f"u{number}"
+
+
+def set_a_password_and_end_all_tokens(lab: DoorsLab, number: int) -> None:
+    def prepare() -> Client:
+        log_in(lab, 1000 + number)
+        login = send(lab, "POST", "/v1/login", {"user": f"u{1000 + number}", "password": "correct horse"})
+        mine = lab.connect(msgspec.structs.replace(lab.context, token=login["secret"]))
+        mine.create({"kind": "token", "name": f"own-{number}", "spec": {"use": "access", "role": ""}})
+        return mine
+
+    quietly(lab, prepare)
+    given = {"password": "another word", "end_tokens": True}
+    assert send(lab, "POST", f"/v1/users/u{1000 + number}:passwd", given)["tokens"] == []
+    assert lab.stored(f"/token/-/own-{number}") is None
 
 
 def use_a_token(lab: DoorsLab, number: int) -> None:
@@ -394,6 +413,7 @@ REQUESTS: tuple[Request, ...] = (
     patch_labels,
     hold_a_vm,
     log_in,
+    set_a_password_and_end_all_tokens,
     use_a_token,
     convert_a_container,
     migrate_a_vm,

@@ -452,7 +452,7 @@ def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
         node.uid,
         name,
         "exec",
-        "admin",
+        f"token:{lab.client.http.request('GET', '/v1/whoami').json()['token']}",
     )
     assert claims["input"]["argv"] == ["uname", "-a"] and len(claims["guest_id"]) == 10
     assert (given["address"], given["server_name"]) == ("127.0.0.1:9", "weft-server")
