@@ -35,6 +35,7 @@ from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.kinds.function import FunctionSpec
+from weft.kinds.reservation import ReservationStatus
 from weft.kinds.token import TokenStatus
 from weft.objects.envelope import decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Unavailable
@@ -55,6 +56,7 @@ RELIES_ON = {
     "hold_a_vm": {SETTLE: "workload at"},
     "give_an_own_role_to_more": {SETTLE: "role at, rolebinding at"},
     "log_in": {SETTLE: "token absent, user at"},
+    "create_in_place_of_a_refused_one": {SETTLE: "project at, reservation at"},
     "set_a_password_and_end_all_tokens": {
         SETTLE: "user at | token",
         "api/auth/password.py set_password": "| token",  # whatever they have become
@@ -183,6 +185,21 @@ def log_in(lab: DoorsLab, number: int) -> None:
     quietly(lab, prepare)
     made = send(lab, "POST", "/v1/login", {"user": f"u{number}", "password": "correct horse"})
     assert lab.client.get("token", made["token"])["owner"]["name"] == f"u{number}"
+
+
+def create_in_place_of_a_refused_one(lab: DoorsLab, number: int) -> None:
+    name, spec = f"r{number}", {"cpu": 1, "memory": "1G", "duration": "1h"}
+
+    def prepare() -> None:
+        lab.client.create({"kind": "reservation", "name": name, "spec": {**spec, "cpu": 2}})
+        envelope = lab.stored(f"/reservation/default/{name}")
+        assert envelope is not None
+        envelope.status = msgspec.Raw(msgspec.json.encode(ReservationStatus(state="Rejected")))
+        lab.put(envelope)
+
+    quietly(lab, prepare)
+    lab.client.create({"kind": "reservation", "name": name, "spec": spec})
+    assert lab.client.get("reservation", name)["spec"]["cpu"] == 1
 
 
 def set_a_password_and_end_all_tokens(lab: DoorsLab, number: int) -> None:
@@ -413,6 +430,7 @@ REQUESTS: tuple[Request, ...] = (
     patch_labels,
     hold_a_vm,
     log_in,
+    create_in_place_of_a_refused_one,
     set_a_password_and_end_all_tokens,
     use_a_token,
     convert_a_container,
