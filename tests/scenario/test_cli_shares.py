@@ -19,7 +19,9 @@ def test_an_image_is_shared_listed_used_and_its_share_withdrawn() -> None:
         assert "NAME" not in fabric.weft("image", "list", "--shared", "-p", "biology").out
 
         said = fabric.weft("image", "share", "base", "--with", "biology", "--with", "default", "-p", "physics")
-        assert said.code == 0, said.err
+        assert said.code == 0 and "no project" not in said.err, said.err
+        typo = fabric.weft("image", "share", "base", "--with", "biologie", "-p", "physics")
+        assert typo.code == 0 and "there is no project biologie" in typo.err
         rows = fabric.weft("image", "list", "--shared", "-p", "biology").out.splitlines()
         assert [row.split()[:2] for row in rows] == [["NAME", "PHASE"], ["physics/base", "Available"]]
         (item,) = json.loads(fabric.weft("image", "list", "--shared", "-p", "biology", "-o", "json").out)["items"]

@@ -14,6 +14,7 @@ _SECRET_FIELDS = re.compile(
     re.I,
 )
 _PUBLIC_FIELDS = frozenset({"ssh_keys", "key_id", "registry_secret", "env_secrets"})  # names and public halves
+_COMMANDS = ("args", "command", "argv")  # command lines have passwords in them
 _TEXTS = tuple(
     re.compile(pattern, re.S | re.I)
     for pattern in (
@@ -45,11 +46,13 @@ def hide_in_text(text: str, known: Iterable[str] = ()) -> str:
 
 
 def hide_in_data(value: Any, known: Iterable[str] = (), name: str = "") -> Any:
-    """Plain data without secrets: fields with a secret's name are emptied, environments keep only names, and all text is
-    searched."""
+    """Plain data without secrets: fields with a secret's name and command lines are emptied, environments keep only names, and
+    all text is searched."""
     words = tuple(known)
     if isinstance(value, dict) and (name == "env" or is_secret(name)):
         return dict.fromkeys(value, HIDDEN)
+    if name in _COMMANDS and value:
+        return HIDDEN
     if isinstance(value, dict):
         return {key: hide_in_data(inner, words, str(key)) for key, inner in value.items()}
     if isinstance(value, list):
@@ -62,6 +65,11 @@ def hide_in_data(value: Any, known: Iterable[str] = (), name: str = "") -> Any:
 def is_secret(name: str) -> bool:
     """Whether a field of that name holds a secret."""
     return name not in _PUBLIC_FIELDS and _SECRET_FIELDS.search(name) is not None
+
+
+def is_private(name: str) -> bool:
+    """Whether a field of that name holds what may be a secret: one itself, an environment, or a command line."""
+    return name == "env" or name in _COMMANDS or is_secret(name)
 
 
 def hide_in_body(body: bytes, most: int = 2000) -> str:

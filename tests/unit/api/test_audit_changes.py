@@ -84,7 +84,10 @@ SECRET = "Tr0ub4dor-3"
     [
         Change(make_envelope(image="tiny", user_data=f"#cloud-config\npassword: {SECRET}"), "created"),
         Change(make_envelope("container", image="a", env={"DB_PASSWORD": SECRET, "HOME": SECRET}), "created"),
-        Change(make_envelope("container", image="a", command=["run", f"--token={SECRET}"]), "created"),
+        Change(make_envelope("container", image="a", command=["run", SECRET]), "created"),
+        Change(make_envelope("container", image="a", args=[SECRET]), "created"),
+        Change(make_envelope("job", task={"image": "a", "command": ["run"], "args": [SECRET]}), "created"),
+        Change(make_envelope("container", image="a"), "updated", [change("spec.args", ["a"], [SECRET])]),
         Change(make_envelope("image", url=f"https://me:{SECRET}@example.org/x.tar"), "created"),
         Change(make_envelope("secret", values={}, sealed={"password": SECRET}), "created"),
         Change(make_envelope("token", use="access", sha256=SECRET), "created"),

@@ -48,6 +48,8 @@ def test_of_data_fields_that_hold_secrets_are_emptied_and_environments_keep_thei
             "env": {"MODE": "fast", "PIN": SECRET},
             "user_data": SECRET,
             "values": {"a": SECRET},
+            "args": [SECRET],
+            "task": {"command": ["run", SECRET]},
             "ssh_keys": ["ssh-rsa x"],
         },
         "token": SECRET,

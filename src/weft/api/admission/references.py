@@ -61,13 +61,14 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 target = BY_NAME[reference.kind]
                 if target.is_shareable and "/" in name:
                     preconditions += await _plan_shared(view, target, envelope, name, reference)
-                else:
-                    if reference.field == SHARED_WITH and name == envelope.project:
+                elif reference.field == SHARED_WITH:  # whether there is such a project, nobody is to learn by sharing
+                    if name == envelope.project:
                         raise InvalidInput(
                             f"{SHARED_WITH}: {name} is the project of this {kind.name} itself",
                             field=SHARED_WITH,
                             hint="leave it out",
                         )
+                else:
                     project = await _find_project(view, target, envelope, reference, name)
                     if reference.awaited and await view.get(target, project, name) is None:
                         continue

@@ -16,7 +16,7 @@ from weft.kinds.registry import BY_NAME
 from weft.kinds.secret import SECRET
 from weft.objects.envelope import Envelope, decode_part
 from weft.trust.audit_chain import AuditChange, AuditObject
-from weft.trust.redaction import HIDDEN, hide_in_data, hide_in_text, is_secret
+from weft.trust.redaction import HIDDEN, hide_in_data, hide_in_text, is_private
 
 MOST_BYTES = 8192  # of all changes in one record
 _LONGEST = 1024  # bytes of one value
@@ -115,4 +115,4 @@ def _shorten(text: str) -> tuple[str, int]:
 @functools.lru_cache(4096)
 def _is_hidden(path: str) -> bool:
     parts = path.split(".")
-    return any(part == "env" or is_secret(part) for part in parts)
+    return any(map(is_private, parts))

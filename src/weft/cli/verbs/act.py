@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -15,8 +16,10 @@ from weft.cli.session import Session
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
+from weft.kinds.parts.sharing import EVERY_PROJECT, SHARE
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import Forbidden, NotFound
 
 _HELP = {
     "by": "How much longer, like 1h.",
@@ -36,6 +39,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         return _run(session, verb, find_targets(session, kind, words, entry.kinds), given)
 
     return options.build(verb, f"{entry.summary}.", run, kind, params)
+
+
+def _note_unknown(session: Session, projects: Iterable[str]) -> None:
+    """Name the projects that don't exist, for those who may see projects: the share itself doesn't tell."""
+    for name in projects:
+        try:
+            if name != EVERY_PROJECT:
+                session.client.get("project", name)
+        except NotFound:
+            session.notify(f"there is no project {name} now; while this is shared with it, none can be created")
+        except Forbidden:
+            return
 
 
 def _input_options(verb: Verb) -> list[click.Parameter]:
@@ -67,6 +82,7 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
         before = session.client.get(kind.name, name) if verb == "restart" else None
         obj = session.client.verb(kind.name, name, verb, body)
         done.append(Done(target, obj, verb))
+        _note_unknown(session, body.get("with", ()) if verb == SHARE.name else ())
         waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
 
     codes = each(session, targets, act)

@@ -33,6 +33,7 @@ from weft.trust.redaction import hide_in_data, hide_in_text
 _TAIL_BYTES = 256 * 1024  # of each log
 _MOST_LOGS = 100  # the newest ones
 _EVENTS = 1000
+_LOGS = ("qemu.log", "dnsmasq.log", "shim.log", "dump.log", "restore.log")  # of guests' own programs, not of guests
 _SECRET_FILES = (FILE, "*.token", "*.key", "seal*", "ticket*")  # files whose content is a secret
 
 
@@ -117,11 +118,11 @@ def _find_state() -> Path | None:
 
 
 def _find_logs(state: Path) -> list[Path]:
-    """The newest logs below ``state``; guests' own output is theirs, and stays."""
+    """The newest logs below ``state``; what guests and functions print is theirs, and stays."""
     found = [
         path for path in state.rglob("*.log") if path.is_file() and not path.is_symlink() and "cache" not in path.parts
     ]
-    found = [path for path in found if path.name != "console.log"]
+    found = [path for path in found if path.name in _LOGS or path.parent in (state, state / "log")]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[:_MOST_LOGS]
 
 
