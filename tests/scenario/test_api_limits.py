@@ -17,7 +17,7 @@ from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 from tests.scenario.test_people import add_user, log_in, wait_until
 
 from weft.api.object import read
-from weft.api.state.write_rates import WriteRates
+from weft.api.state.request_rates import WriteRates
 from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
@@ -122,7 +122,7 @@ def test_jobs_and_quotas_bound_workloads_and_administrators_the_fabric_s_kinds(l
 def test_a_user_has_a_hundred_tokens_of_their_own_also_without_any_role(
     lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.api.admission.limits.MOST_TOKENS", 3)
+    monkeypatch.setattr("weft.api.admission.limits._find_most", lambda *_: 3)
     add_user(lab, "rita")
     rita = log_in(lab, "rita")
 
@@ -155,8 +155,8 @@ def test_an_administrator_of_a_project_fills_no_place_of_others_with_tokens(lab:
 def test_who_writes_too_fast_waits_and_others_go_on(
     lab: DoorsLab, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.api.state.write_rates.LEAST_BURST", 5)
-    monkeypatch.setattr("weft.api.state.write_rates.BURST_SECONDS", 5)
+    monkeypatch.setattr("weft.api.state.request_rates.LEAST_BURST", 5)
+    monkeypatch.setattr("weft.api.state.request_rates.BURST_SECONDS", 5)
     monkeypatch.setattr(lab.doors, "writes", WriteRates(1))
     ann, bea = editor(lab, "fast"), editor(lab, "slow")
     assert batch(ann, [constraint(f"c{n}") for n in range(4)]) == ["made"] * 4
@@ -182,8 +182,8 @@ def test_who_writes_too_fast_waits_and_others_go_on(
 def test_all_tokens_of_a_user_write_from_one_bucket(
     lab: DoorsLab, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.api.state.write_rates.LEAST_BURST", 5)
-    monkeypatch.setattr("weft.api.state.write_rates.BURST_SECONDS", 5)
+    monkeypatch.setattr("weft.api.state.request_rates.LEAST_BURST", 5)
+    monkeypatch.setattr("weft.api.state.request_rates.BURST_SECONDS", 5)
     add_user(lab, "sara")
     monkeypatch.setattr(lab.doors, "writes", WriteRates(1))
     sara = log_in(lab, "sara")

@@ -21,11 +21,10 @@ from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.report_sequence import ReportSequence
 from weft.api.state.request_counts import RequestCounts
-from weft.api.state.request_rates import RequestRates
+from weft.api.state.request_rates import RequestRates, WriteRates
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
-from weft.api.state.write_rates import WriteRates
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store

@@ -297,6 +297,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     shared_fields: tuple[str, ...] = ()
     # Fields like ``report.images`` that tell of other people's: only those with rights in all projects see them.
     fabric_fields: tuple[str, ...] = ()
+    most_of_owner: int = (
+        0  # how many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so
+    )
     removable: bool = False  # people may delete it, though only weft writes it
     longest_name: int = MAX_NAME
     reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already

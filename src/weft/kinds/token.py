@@ -98,6 +98,7 @@ TOKEN = Kind(
     },
     references=(ROLE_REFERENCE,),
     goes_with_owner=True,
+    most_of_owner=100,
     columns=(
         NAME,
         Column("USE", text("spec.use")),

@@ -11,11 +11,11 @@ import msgspec
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden
 from weft.objects.identity import kind_prefix
 
-MOST_TOKENS = 100  # that belong to one user; logins have a limit of their own
 LOGIN_LABEL = "weft/login"  # of tokens that come from logins
 _LARGER = 10  # times as many: of the fabric's kinds, and of workloads, which jobs make and quotas limit
 
@@ -26,7 +26,7 @@ class _InProject(msgspec.Struct):
 
 async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: Envelope) -> str:
     """The key under which the new ``envelope`` counts once it is made. Raises Forbidden (``tooManyObjects``)."""
-    key, most, counts = _name_group(envelope), _find_most(context, kind, envelope), context.objects
+    key, most, counts = _name_group(kind, envelope), _find_most(context, kind, envelope), context.objects
     found = counts.find(key)
     if found is None or found >= most:
         found = await counts.read(key, lambda: _count(context, kind, envelope))
@@ -38,22 +38,26 @@ async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: E
 
 def note_deleted(context: ApiContext, envelope: Envelope) -> None:
     """The object is gone."""
-    context.objects.add(_name_group(envelope), -1)
+    context.objects.add(_name_group(BY_NAME[envelope.kind], envelope), -1)
 
 
-def _name_group(envelope: Envelope) -> str:
+def _name_group(kind: Kind, envelope: Envelope) -> str:
     """What counts together with ``envelope``: the objects of its kind in its project, or with its owner or the project in its spec
     where projects and users administer the kind."""
-    if envelope.project is not None or envelope.kind not in ("token", "rolebinding"):
-        return kind_prefix(envelope.kind, envelope.project)
-    if envelope.owner is not None:
-        return f"{envelope.kind}/user/{envelope.owner.uid}"
-    return f"{envelope.kind}/project/{decode_part(envelope.spec, _InProject).project or ''}"
+    if kind.access != "administered":
+        return kind_prefix(kind.name, envelope.project)
+    if _is_of_user(kind, envelope):
+        return f"{kind.name}/user/{envelope.owner.uid if envelope.owner is not None else ''}"
+    return f"{kind.name}/project/{decode_part(envelope.spec, _InProject).project or ''}"
+
+
+def _is_of_user(kind: Kind, envelope: Envelope) -> bool:
+    return kind.most_of_owner > 0 and envelope.owner is not None
 
 
 def _find_most(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
-    if kind.name == "token" and envelope.owner is not None:
-        return MOST_TOKENS
+    if _is_of_user(kind, envelope):
+        return kind.most_of_owner
     larger = kind.workload is not None or (kind.scope == "fabric" and kind.access != "administered")
     return context.settings.most_objects * (_LARGER if larger else 1)
 
@@ -61,19 +65,18 @@ def _find_most(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
 async def _count(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
     if kind.access != "administered":
         return await context.store.count(kind_prefix(kind.name, envelope.project))
-    group, count = _name_group(envelope), 0
+    group, count = _name_group(kind, envelope), 0
     for entry in (await context.store.list(kind_prefix(kind.name))).entries:
         other = decode_envelope(entry.value)
-        is_login = envelope.owner is not None and LOGIN_LABEL in other.labels
-        count += not is_login and _name_group(other) == group
+        count += LOGIN_LABEL not in other.labels and _name_group(kind, other) == group
     return count
 
 
 def _too_many(kind: Kind, envelope: Envelope, most: int) -> Forbidden:
-    if kind.name == "token" and envelope.owner is not None:
+    if envelope.owner is not None and _is_of_user(kind, envelope):
         where, hint = (
             f"user {envelope.owner.name}",
-            "delete those that nothing uses: weft token list shows the last use",
+            f"delete some that nothing uses: weft {kind.name} list",
         )
     else:
         project = envelope.project or decode_part(envelope.spec, _InProject).project

@@ -83,7 +83,7 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
     context.accounts.note(user)
     context.add_event(user.ref, "PasswordSet", f"by {actor.name}")
     tokens = await _list_tokens(context, user, actor)
-    while given.end_tokens and tokens:  # again until none is left: one of them may have made another meanwhile
+    while given.end_tokens and tokens:  # until all are gone: one of them may have made another meanwhile
         await context.store.commit([Delete(key) for key in tokens[:MAX_WRITES]])
         tokens = await _list_tokens(context, user, actor)
     return json_answer(PasswordAnswer(user=name, tokens=[key.rpartition("/")[2] for key in tokens]))

@@ -1,10 +1,15 @@
-"""How many requests a second may name a project, by its quota.
+"""How many requests a second may name a project, by its quota, and how many writes a second a person may make.
 
 A project has a bucket of as many requests as its limit, which fills again within a second. Each API server counts its own. Only
 projects with a limit have a bucket, and only requests of those with a right in the project count: nobody else can empty it.
+
+A person, who is a user with all tokens together, or a token that belongs to no user, has a bucket of writes that holds enough for a
+large batch. Nodes have none, nor have those who administer the whole fabric, who could raise the limit.
 """
 
 from __future__ import annotations
+
+import math
 
 from weft.api.state.login_limits import Tries
 from weft.contracts.clock import Clock
@@ -12,9 +17,13 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.quota import QUOTA, QuotaSpec, busy, quota_key
 from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import Throttled
 from weft.objects.identity import kind_prefix
 from weft.trust.credentials import Actor
 
+WRITES_PER_SECOND = 200
+BURST_SECONDS = 10  # worth of writes that a bucket holds
+LEAST_BURST = 1_000  # a batch as large as may be
 _EXACT_SECONDS = 1e-6  # what adding fractions leaves behind is less
 
 
@@ -50,6 +59,31 @@ class RequestRates:
         if wait > _EXACT_SECONDS:
             raise busy(project, "requests_per_second", limit, limit, wait)
         bucket.take("", now)
+
+
+class WriteRates:
+    """``rate``: writes a second; 0: no limit."""
+
+    def __init__(self, rate: int = WRITES_PER_SECOND) -> None:
+        self._rate = rate
+        self._burst = max(rate * BURST_SECONDS, LEAST_BURST)
+        self._buckets = Tries(self._burst, 1 / rate if rate else 0.0)
+
+    def take(self, actor: Actor, now: float, count: int = 1) -> None:
+        """Count writes of ``actor`` at ``now`` (monotonic seconds). Raises Throttled if they are too many at the moment."""
+        if not self._rate or actor.kind != "person" or actor.administers_all:
+            return
+        wait = self._buckets.find_wait(actor.name, now, count)
+        if wait > 0:
+            seconds = math.ceil(wait)
+            raise Throttled(
+                f"{actor.name} writes too fast: {self._rate} objects a second, and {self._burst} at once, are allowed",
+                reason="tooManyWrites",
+                hint=f"try again in {seconds} s; weft server --writes-per-second sets the limit",
+                details={"limit": self._rate},
+                retry_after_seconds=seconds,
+            )
+        self._buckets.take(actor.name, now, count)
 
 
 def _has_role(actor: Actor, project: str) -> bool:

@@ -22,7 +22,7 @@ from weft.api.context import ApiContext, Settings
 from weft.api.server import make_api_server, parse_address
 from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
-from weft.api.state.write_rates import WriteRates
+from weft.api.state.request_rates import WriteRates
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.drivers.linux.addresses import read_own_addresses
