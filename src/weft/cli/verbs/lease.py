@@ -66,7 +66,7 @@ def _run(
         obj = session.client.verb(found.name, name, f"{act}-lease", {} if by is None else {"by": by})
         if act == "extend":
             obj = _wait_for_end(session, target, obj)
-        done = _say_extended(session, obj) if act == "extend" else _say_cancelled(obj)
+        done = _render_extended(session, obj) if act == "extend" else _render_cancelled(obj)
         print(f"{found.name}/{name}  {done}", flush=True)
 
     return max(each(session, targets, change), default=0)
@@ -161,14 +161,14 @@ def _render_from_now(moment: float | None, now: float) -> str:
     return f"{render_time(moment)}, {f'in {away}' if moment > now else f'{away} ago'}"
 
 
-def _say_extended(session: Session, obj: Any) -> str:
+def _render_extended(session: Session, obj: Any) -> str:
     end = dig(obj, "status.lease.end")
     if end is None:  # it hasn't begun, or is suspended
         return f"lease extended: it lasts {format_duration(obj['spec']['lease']['duration'])}"
     return f"lease extended: ends {_render_from_now(end, session.clock.now())}"
 
 
-def _say_cancelled(obj: Any) -> str:
+def _render_cancelled(obj: Any) -> str:
     if dig(obj, "status.lease.state") not in ("Preparing", "Active"):
         return "lease cancelled"
     return f"lease cancelled: it shuts down within {format_duration(obj['spec']['grace'])}, and keeps its disks"

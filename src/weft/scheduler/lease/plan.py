@@ -5,7 +5,7 @@ two with deadlines the earlier one comes first (earliest deadline first: Liu and
 fails, the one with less time to spare, in seconds or for its length. Whatever may be suspended fills gaps piece by piece, and pays
 for it: its memory is written and read again (Sotomayor, Keahey and Foster, "Combining Batch Execution and Leasing Using Virtual
 Machines", HPDC 2008). A lease with a deadline that isn't preemptible runs in one piece, or in pieces around what was promised
-before it; nothing that comes later moves it.
+before it; nothing that comes later changes it.
 """
 
 from __future__ import annotations
