@@ -319,7 +319,7 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
 
 
 def test_the_queue_says_what_waits_until_when_and_why(fabric: Fabric) -> None:
-    assert fabric.weft("queue").err == "nothing waits for a place\n"
+    assert fabric.weft("queue").err == "the queue is empty\n"
     assert fabric.weft("project", "create", "far").code == 0
     make(fabric, "now", "--node", "n1", "--cpu", "4", "--lease", "immediate", "--duration", "1h", "--grace", "0s")
     (end,) = [one["status"]["end"] for one in listed(fabric, "lease", "list")]

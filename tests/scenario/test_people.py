@@ -437,6 +437,34 @@ def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
         assert read_context(clone / ".weft" / "context.json") == lab.context
         monkeypatch.setenv("WEFT_CONTEXT", str(kept))
         assert run(["whoami"], SystemClock) == 0 and "user/lena" in capsys.readouterr().err
+    monkeypatch.delenv("WEFT_CONTEXT")
+    assert run(["--context", "lena", "whoami"], SystemClock) == 0 and "user/lena" in capsys.readouterr().err
+    assert run(["context", "list"], SystemClock) == 0 and "lena" in capsys.readouterr().out
+    assert run(["context", "use", "lena"], SystemClock) == 0
+    assert not home.exists(), "it is used in the clone, and nowhere else"
+    assert run(["whoami"], SystemClock) == 0 and "user/lena" in capsys.readouterr().err
+
+
+def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
+    lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_user(lab, "mila")
+    create(lab, "rolebinding", "mila-lab", role="editor", project="lab", users=["mila"])
+    write_context(tmp_path / "home" / ".config" / "weft" / "context.json", lab.context)
+    for name in ("WEFT_CONTEXT", "WEFT_SERVER", "WEFT_TOKEN", "WEFT_PROJECT", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(PASSWORD.encode())))
+    assert run(["login", "--user", "mila", "--password-stdin"], SystemClock) == 0
+    assert "project lab" in capsys.readouterr().err
+    assert run(["vm", "list"], SystemClock) == 0
+    capsys.readouterr()
+    assert run(["project", "list", "-o", "name"], SystemClock) == 0
+    assert capsys.readouterr().out == "project/lab\n"
+    mila = log_in(lab, "mila")
+    assert is_refused(lambda: mila.get("project", "other"))
+    assert [one["name"] for one in mila.list("project", fields="name=other").items] == []
 
 
 def test_a_token_of_another_cluster_is_refused(lab: DoorsLab, tmp_path: Path) -> None:

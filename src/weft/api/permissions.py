@@ -127,10 +127,10 @@ def _find(path: str, method: str) -> tuple[str, str]:
         known = any(verb.name == target.verb for verb in kind.verbs)
         return (f"{kind.name}:{target.verb}", where) if known else ("–", "nodes")
     verb = (_ON_COLLECTION if target.name is None else _ON_OBJECT)[method]
-    if kind.access == "administered" and verb != "update" and target.verb is None:
+    if (kind.access == "administered" and verb != "update" and target.verb is None) or (
+        verb in ("get", "list") and kind.access == "shared"
+    ):
         where = "own"
-    elif verb in ("get", "list") and kind.access == "shared":
-        where = "all" if kind.holds_objects and target.name is None else "own"
     return f"{kind.name}:{verb}", where
 
 

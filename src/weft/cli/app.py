@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -70,7 +71,9 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     except OSError as problem:  # a full disk behind standard output, a folder that can't be read
         _show_trace(session)
         words = f"{problem.filename or 'input or output'}: {problem.strerror or problem}"
-        code = complain(WeftError(words, reason="ioFailed"), _find_output(session), session.color)
+        code = complain(
+            WeftError(words, reason="ioFailed", hint=_find_remedy(problem)), _find_output(session), session.color
+        )
         _drop_output()
         return code
     except Exception as problem:  # a defect is reported as one; only --debug shows where
@@ -81,6 +84,17 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         )
         complain(bug, _find_output(session), session.color)
         return ERROR
+
+
+def _find_remedy(problem: OSError) -> str | None:
+    folder = os.path.dirname(os.path.abspath(problem.filename)) if isinstance(problem.filename, str) else ""
+    if folder and not os.path.isdir(folder):
+        return f"there is no folder {folder}: create it first, or give another path"
+    return {
+        errno.EACCES: "give a path that you may write, or read",
+        errno.EISDIR: "that is a folder: give a file in it",
+        errno.ENOSPC: "free disk space, or give a path on another disk",
+    }.get(problem.errno or 0)
 
 
 def _show_trace(session: Session) -> None:

@@ -110,15 +110,15 @@ def place_of(given: str, environ: Mapping[str, str]) -> Path:
     """The file of a context that is given by path or by name; a file of this folder with a context's name is given as ./NAME."""
     if "/" in given or given.endswith(".json"):
         return Path(given)
-    if not (user_folder(environ) / NAMED / f"{given}.json").is_file() and Path(given).is_file():
+    if _find_named(given, environ) is None and Path(given).is_file():
         return Path(given)
     return place_of_named(given, environ)
 
 
 def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
     """The file of the context of that name, even if another file has this name. Raises NotFound (noContext)."""
-    path = user_folder(environ) / NAMED / f"{name}.json"
-    if not path.is_file():
+    path = _find_named(name, environ)
+    if path is None:
         known = list_named(environ)
         raise NotFound(
             f"there is no context {name!r}",
@@ -128,9 +128,15 @@ def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
     return path
 
 
+def _find_named(name: str, environ: Mapping[str, str]) -> Path | None:
+    """That of the nearest ``.weft``, from here upwards, else the user's."""
+    places = (place / NAMED / f"{name}.json" for place in _list_folders(environ, "."))
+    return next((path for path in places if path.is_file()), None)
+
+
 def list_named(environ: Mapping[str, str]) -> list[str]:
-    """The names of the user's contexts."""
-    return sorted(path.stem for path in (user_folder(environ) / NAMED).glob("*.json"))
+    """The names of the user's contexts, and of those beside the project's own."""
+    return sorted({path.stem for place in _list_folders(environ, ".") for path in (place / NAMED).glob("*.json")})
 
 
 def read_settings(path: Path) -> Settings:

@@ -233,6 +233,8 @@ class _Parser:
 
     def _refuse_operator(self, token: Token, attribute: str) -> InvalidInput:
         hint = f"compare it: {attribute[:40]}=VALUE, or test for it: exists({attribute[:40]})"
+        if token.kind == "end":
+            hint += "; put an expression with > or < in quotes, or the shell takes them for files"
         if token.kind == "end" or (token.kind == "mark" and token.text in "),"):
             return self._refuse(token, f"an operator is missing after {attribute[:40]!r}", hint)
         word = token.text.lower()

@@ -110,7 +110,11 @@ def require_own(actor: Actor, envelope: Envelope) -> None:
 
 
 def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
-    """The test of a stored object for what ``owns`` says; None for someone who owns all of the kind, or another kind."""
+    """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there; None for someone who
+    owns all of the kind, or another kind."""
+    if kind.holds_objects:
+        projects = actor.find_projects(f"{kind.name}:{verb}") if actor.kind == "person" else None
+        return None if projects is None else lambda value: decode_envelope(value).name in projects
     if kind.access != "administered" or actor.permits(f"{kind.name}:{verb}", None):
         return None
     return lambda value: owns(actor, decode_envelope(value), verb)
@@ -123,7 +127,7 @@ def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str |
     permission = f"{kind.name}:{verb}"
     if actor.permits(permission, name if kind.holds_objects else project):
         return None
-    if kind.access == "shared" and not kind.holds_objects:
+    if kind.access == "shared" and (name is None or not kind.holds_objects):
         return actor.require_somewhere(permission, f"see {kind.plural}")
     return actor.require(permission, name if kind.holds_objects else project, f"see {kind.plural}")
 

@@ -17,7 +17,7 @@ def find_settings(session: Session) -> dict[str, Setting]:
     given = session.given_project
     project = Setting(given, "--project") if given else find_setting("project", session.environ)
     if not project.value and used is not None:
-        project = Setting(used.context.project, own)
+        project = Setting(used.context.project, used.place)
     output = find_setting("output", session.environ)
     if session.given_form is not None:
         output = Setting(session.given_form.name, "--output")

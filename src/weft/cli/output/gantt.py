@@ -1,15 +1,17 @@
-"""A picture of who has which node, and when: SVG, written by hand. Pure."""
+"""A picture of the calendar, which leases and workloads have which node, and when: SVG, written by hand. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from html import escape
 from typing import Any
 
+from weft.cli.output.time_scale import TimeScale, find_span, make_scale
+
 WIDTH, BAR, GAP = 960, 20, 8
-_LEFT, _TOP, _BOTTOM = 110, 40, 30
-_TICKS = 8
+_LEFT, _RIGHT, _TOP, _BOTTOM = 110, 20, 40, 30
+_STEPS = 8
+_LETTER = 6.2  # average width of a letter of a bar's name
 _COLORS = {
     "reservation": "#1a6fb0",
     "deadline": "#8a5fb0",
@@ -20,49 +22,74 @@ _COLORS = {
 
 
 def draw_gantt(entries: Sequence[Mapping[str, Any]], now: float) -> str:
-    """A bar for each of ``entries`` (workload, node, project, start, end, kind; seconds since 1970), from ``now`` to the last end.
-    Those that overlap on a node lie below each other."""
-    last = max([now + 3600.0, *(one["end"] for one in entries if one["end"])])
-    across = WIDTH - _LEFT - 20
-
-    def place(at: float) -> float:
-        return float(_LEFT + across * (min(max(at, now), last) - now) / (last - now))
-
-    lanes: list[tuple[str, float]] = []  # of each the node, and until when it is taken
+    """A bar for each of ``entries`` (workload, node, project, start, end, kind, state; seconds since 1970), from ``now`` to the last
+    end. Those that overlap on a node, names included, lie below each other. A suspended one is hatched."""
+    scale = make_scale(*find_span(entries, now), _STEPS)
+    lanes: list[tuple[str, float]] = []  # of each the node, and up to which x it is taken
     bars: list[str] = []
-    y: dict[str, int] = {}  # of each node its first lane
+    tops: dict[str, int] = {}  # of each node's first lane
     for one in sorted(entries, key=lambda one: (one["node"], one["start"])):
-        begin, end = max(one["start"], now), one["end"] or last
-        lane = next((i for i, (node, until) in enumerate(lanes) if node == one["node"] and until <= begin), None)
+        left, right = _x(scale, max(one["start"], now)), _x(scale, one["end"] or scale.last)
+        what = f"{one['project']}/{one['workload']}" if one["project"] else str(one["workload"])
+        label, color, taken = _place_name(left, max(left + 2.0, right), len(what) * _LETTER)
+        lane = next((i for i, (node, until) in enumerate(lanes) if node == one["node"] and until <= taken[0]), None)
         if lane is None:
             lane = len(lanes)
-            lanes.append((one["node"], end))
-        lanes[lane] = (one["node"], end)
+            lanes.append((one["node"], 0.0))
+        lanes[lane] = (one["node"], taken[1])
         top = _TOP + lane * (BAR + GAP)
-        y.setdefault(one["node"], top)
-        wide = max(2.0, place(end) - place(begin))
-        what = escape(f"{one['project']}/{one['workload']}" if one["project"] else str(one["workload"]))
+        tops.setdefault(one["node"], top)
+        fill = _COLORS.get(one["kind"], "#8c8c8c")
+        is_held = one.get("state") == "Suspended"
+        style = (
+            f'fill="{fill}" fill-opacity="0.35" stroke="{fill}" stroke-dasharray="4"' if is_held else f'fill="{fill}"'
+        )
         bars.append(
-            f'<rect x="{place(begin):.1f}" y="{top}" width="{wide:.1f}" height="{BAR}" rx="3" '
-            f'fill="{_COLORS.get(one["kind"], "#8c8c8c")}"><title>{what}</title></rect>'
-            f'<text x="{place(begin) + 4:.1f}" y="{top + 14}" fill="#fff" font-size="11">{what}</text>'
+            f'<rect x="{left:.1f}" y="{top}" width="{max(2.0, right - left):.1f}" height="{BAR}" rx="3" {style}>'
+            f"<title>{escape(what)}</title></rect>"
+            f'<text x="{label:.1f}" y="{top + 14}" fill="{"#222" if is_held else color}" font-size="11">{escape(what)}</text>'
         )
     height = _TOP + max(1, len(lanes)) * (BAR + GAP) + _BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
+        *_draw_ticks(scale, height),
+        *(f'<text x="8" y="{top + 14}">{escape(node)}</text>' for node, top in tops.items()),
+        *_draw_legend(),
+        *bars,
+        f'<path d="M{_x(scale, now):.1f},{_TOP - 8}V{height - _BOTTOM}" stroke="#c4452f"><title>now</title></path>',
+        f'<text x="{_x(scale, now):.1f}" y="{_TOP - 10}" text-anchor="middle" fill="#c4452f" font-size="10">now</text>',
     ]
-    form = "%H:%M" if last - now <= 86400 else "%d %b %H:%M"
-    for tick in range(_TICKS + 1):
-        at = now + (last - now) * tick / _TICKS
-        x = place(at)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _x(scale: TimeScale, at: float) -> float:
+    return _LEFT + (WIDTH - _LEFT - _RIGHT) * scale.place(at)
+
+
+def _place_name(left: float, right: float, size: float) -> tuple[float, str, tuple[float, float]]:
+    """Where a bar's name begins, its colour, and from where to where bar and name reach: in the bar, else behind it, else before."""
+    if size + 8 <= right - left:
+        return left + 4, "#fff", (left, right)
+    if right + 4 + size <= WIDTH:
+        return right + 4, "#222", (left, right + 8 + size)
+    return left - 4 - size, "#222", (left - 8 - size, right)
+
+
+def _draw_ticks(scale: TimeScale, height: int) -> list[str]:
+    parts, before = [], None
+    for tick in scale.ticks:
+        x = _x(scale, tick)
         parts.append(f'<path d="M{x:.1f},{_TOP - 8}V{height - _BOTTOM}" stroke="#ddd"/>')
-        text = datetime.fromtimestamp(at).astimezone().strftime(form)
+        text = scale.label(tick, before)
         parts.append(f'<text x="{x:.1f}" y="{height - 10}" text-anchor="middle" fill="#555">{text}</text>')
-    parts += [f'<text x="8" y="{top + 14}">{escape(node)}</text>' for node, top in y.items()]
-    legend = [
+        before = tick
+    return parts
+
+
+def _draw_legend() -> list[str]:
+    return [
         f'<rect x="{_LEFT + 130 * i}" y="8" width="12" height="12" fill="{color}"/>'
         f'<text x="{_LEFT + 130 * i + 18}" y="18">{kind}</text>'
         for i, (kind, color) in enumerate(_COLORS.items())
     ]
-    return "\n".join([*parts, *legend, *bars, "</svg>"]) + "\n"

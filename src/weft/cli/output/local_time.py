@@ -53,9 +53,9 @@ def _read(text: str, here: datetime, what: str, sign: int = 1) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=here.tzinfo)
 
 
-def render_time(seconds: float) -> str:
-    """``2026-12-24 22:00 CET``."""
-    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"
+def render_time(at: float, *, seconds: bool = False) -> str:
+    """``2026-12-24 22:00 CET``; with ``seconds`` ``2026-12-24 22:00:05 CET``."""
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M{':%S' if seconds else ''} %Z}"
 
 
 def localize(text: str) -> str:

@@ -16,8 +16,9 @@ from weft.cli.session import Session
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
+from weft.kinds.fields.cells import dig
 from weft.kinds.parts.sharing import EVERY_PROJECT, SHARE
-from weft.kinds.record import Kind, Verb
+from weft.kinds.record import Kind, Object, Verb
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Forbidden, NotFound
 
@@ -81,9 +82,18 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
         kind, name = target
         before = session.client.get(kind.name, name) if verb == "restart" else None
         obj = session.client.verb(kind.name, name, verb, body)
-        done.append(Done(target, obj, verb))
+        done.append(Done(target, obj, verb, _say_shares(obj) if verb == SHARE.name else ""))
         _note_unknown(session, body.get("with", ()) if verb == SHARE.name else ())
         waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
 
     codes = each(session, targets, act)
     return finish_each(session, codes, done, waits)
+
+
+def _say_shares(obj: Object) -> str:
+    names = dig(obj, "spec.shared_with") or []
+    return (
+        f"shared with {'all projects' if EVERY_PROJECT in names else ', '.join(names)}"
+        if names
+        else "not shared any more"
+    )

@@ -15,17 +15,20 @@ import msgspec
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
 from weft.client.audit import read_all, read_newest, verify_server
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
+from weft.objects.quantity import parse_moment
 from weft.trust.audit_chain import AuditRecord, AuditVerdict, ChainCheck
 
 _ACTS = ("list", "verify", "export")
-_COLUMNS = make_columns("TIME!", "ACTOR!", "ADDRESS", "VERB", "OBJECT!", "OUTCOME!", "REASON", "CHANGE~")
+_COLUMNS = make_columns("TIME!", "ACTOR!", "VERB!", "OBJECT!", "OUTCOME!", "REASON", "ADDRESS", "CHANGE~")
 _NEWEST = 100
 _LONGEST_LINE = 1 << 20
+_BEGINS = b'{"sequence":'  # each record
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -102,13 +105,13 @@ def _row(record: AuditRecord) -> list[str]:
     about = "" if first is None else f"{first.kind}/{first.name}".rstrip("/") + (f" and {more} more" if more else "")
     change = ", ".join(one.field for one in first.changes) if first is not None else ""
     return [
-        f"{record.at[:19]}Z",
+        render_time(parse_moment(record.at), seconds=True),
         record.actor.name or record.actor.kind,
-        record.address or "–",
         record.verb,
         f"{record.project}/{about}" if record.project and about else about or "–",
         record.outcome,
         record.reason or "–",
+        record.address or "–",
         change or record.message,
     ]
 
@@ -152,6 +155,10 @@ def _verify_files(files: Iterable[Path]) -> AuditVerdict:
             except OSError as problem:
                 raise InvalidInput(f"{file}: {(problem.strerror or str(problem)).lower()}") from None
             while line := lines.readline(_LONGEST_LINE):
+                if not check.verdict.records and not line.startswith(_BEGINS):
+                    raise InvalidInput(
+                        f"{file} is not an export of the audit log", hint="weft audit export FILE writes one"
+                    )
                 if not check.take(line.rstrip(b"\n")):
                     return check.verdict
     if not check.verdict.records:

@@ -1,4 +1,4 @@
-"""`weft calendar`: who has which node, and when; as a table with bars, or as a picture."""
+"""`weft calendar`: which leases and workloads have which node, and when; as a table with bars, or as a picture."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.output.formats import print_data, print_items
 from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
+from weft.cli.output.time_scale import TimeScale, draw_bar, find_span, make_scale, write_scale
 from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 
-_COLUMNS = make_columns("NODE!", "WORKLOAD!", "PROJECT", "START!", "END!", "WHEN")
 _HOLDING = ("Scheduled", "Preparing", "Active", "Suspended")
-_BAR = 32  # characters
+_BAR, _STEPS = 36, 4  # characters, and labels of time above them
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -33,6 +33,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None) -> None:
+    if node is not None:
+        session.client.get("node", node)  # raises NotFound
     entries = [one for one in _list(session) if node in (None, one["node"])]
     if plot is not None:
         from weft.cli.output.gantt import draw_gantt  # noqa: PLC0415 - only where a picture is wanted
@@ -43,9 +45,12 @@ def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None
     if session.is_document:
         print_data(session, {"entries": entries})
         return
-    first, last = _find_span(entries, session.clock.now())
-    rows = [_row(one, first, last) for one in entries]
-    print_items(session, entries, [one["workload"] for one in entries], (_COLUMNS, rows), "nobody has a place")
+    now = session.clock.now()
+    scale = make_scale(*find_span(entries, now), _STEPS)
+    when = "WHEN" if session.is_data else write_scale(scale, _BAR).rstrip()
+    columns = make_columns("WORKLOAD!", f"{when}!", "START", "END", "NODE", "PROJECT")
+    rows = [_row(one, scale, now) for one in entries]
+    print_items(session, entries, [one["workload"] for one in entries], (columns, rows), "nothing is placed here")
 
 
 def _list(session: Session) -> list[dict[str, Any]]:
@@ -64,6 +69,7 @@ def _list(session: Session) -> list[dict[str, Any]]:
                     "start": lease["start"] if lease else obj["created_at"],
                     "end": lease["end"] if lease else None,
                     "kind": _name_kind(obj) if lease else "unlimited",
+                    "state": lease["state"] if lease else "",
                     "reservation": dig(obj, "spec.reservation"),
                 }
             )
@@ -84,6 +90,7 @@ def _list_reservations(session: Session) -> list[dict[str, Any]]:
             "start": obj["status"]["start"],
             "end": obj["status"]["end"],
             "kind": "reservation",
+            "state": obj["status"]["state"],
             "reservation": obj["name"],
         }
         for obj in session.client.list("reservation", all_projects=session.all_projects).items
@@ -92,20 +99,13 @@ def _list_reservations(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _find_span(entries: list[dict[str, Any]], now: float) -> tuple[float, float]:
-    """What the bars show: from now to the last end."""
-    return now, max([now + 3600.0, *(one["end"] for one in entries if one["end"])])
-
-
-def _row(one: dict[str, Any], first: float, last: float) -> list[str]:
-    begin, end = max(first, one["start"]), min(last, one["end"] or last)
-    cells = [round((at - first) / (last - first) * _BAR) for at in (begin, end)]
-    bar = " " * cells[0] + "█" * max(1, cells[1] - cells[0])
+def _row(one: dict[str, Any], scale: TimeScale, now: float) -> list[str]:
+    sign = "░" if one["state"] == "Suspended" else "█"
     return [
-        one["node"],
         one["workload"],
-        one["project"] or "",
+        draw_bar(scale, max(now, one["start"]), one["end"] or scale.last, _BAR, sign, now),
         render_time(one["start"]),
         render_time(one["end"]) if one["end"] else "",
-        bar.ljust(_BAR),
+        one["node"],
+        one["project"] or "",
     ]

@@ -17,6 +17,7 @@ from weft.cli.session import Session
 from weft.client.context import (
     CONFIG,
     FILE,
+    FOLDER,
     NAMED,
     Context,
     hash_ca,
@@ -85,7 +86,8 @@ def _context(session: Session, kind: Kind | None, act: str, name: str | None, fi
 
 
 def _remove(session: Session, name: str) -> None:
-    path, config = place_of_named(name, session.environ), user_folder(session.environ) / CONFIG
+    path = place_of_named(name, session.environ)
+    config = path.parent.parent / CONFIG
     settings = read_settings(config)
     if settings.context == name:  # before its deletion, or every command would look for a deleted one
         write_settings(config, msgspec.structs.replace(settings, context=""))
@@ -101,7 +103,9 @@ def use_context(session: Session, name: str) -> None:
     folder = user_folder(session.environ)
     path, named = place_of(name, session.environ), name
     context = read_context(path)
-    if path.parent != folder / NAMED:
+    if path.parent.name == NAMED and path.parent.parent.name == FOLDER:
+        folder = path.parent.parent  # a login to the project's own cluster: it is used there
+    elif path.parent != folder / NAMED:
         named = ""  # a file: it is kept as the user's own, which has no name
         write_context(folder / FILE, context)
     settings = read_settings(folder / CONFIG)

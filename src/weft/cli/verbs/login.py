@@ -127,6 +127,8 @@ def ask_login(server: Context, given: dict[str, Any], life: str | None) -> Login
 def save_login(session: Session, server: Context, made: LoginAnswer, save_as: str | None) -> None:
     """Put the login into a context, and use that."""
     context = msgspec.structs.replace(server, token=made.secret)
+    if session.given_project is None:
+        context.project = _find_project(session, context)
     local = None if save_as else _find_folder(session, server)
     if local is not None:
         save_as = str(local / NAMED / f"{check_name(made.user)}.json")
@@ -134,13 +136,32 @@ def save_login(session: Session, server: Context, made: LoginAnswer, save_as: st
     path = user_folder(session.environ) / NAMED / f"{name}.json" if name else Path(save_as or "")
     session.would(f"write the context {path}")
     write_context(path, context)
-    session.notify(f"logged in as {made.user} for {format_age(made.expires_at - session.clock.now())}")
+    session.notify(
+        f"logged in as {made.user} for {format_age(made.expires_at - session.clock.now())}, project {context.project}"
+    )
     if name:
         use_context(session, name)
     else:
         print(f"context  {path}")
     if local is not None:
-        session.notify(f"commands go on as before; to work as {made.user}: export WEFT_CONTEXT={path}")
+        session.notify(f"you still work as before; to work as {made.user} in this shell: export WEFT_CONTEXT={path}")
+
+
+def _find_project(session: Session, context: Context) -> str:
+    """The project to work in: that of ``context`` if the user has a role there, else the only one, or the first, with a role."""
+    http = Http(context)
+    try:
+        answer = http.request("GET", "/v1/whoami")
+        raise_problem(answer)
+    finally:
+        http.close()
+    grants = msgspec.convert(answer.json(), WhoAmI).grants
+    projects = sorted({held.project for held in grants if held.project is not None})
+    if not projects or context.project in projects or any(held.project is None for held in grants):
+        return context.project
+    if len(projects) > 1:
+        session.notify(f"you have roles in {', '.join(projects)}: -p NAME chooses another")
+    return projects[0]
 
 
 def _find_folder(session: Session, server: Context) -> Path | None:

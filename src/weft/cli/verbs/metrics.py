@@ -98,7 +98,7 @@ def _show(session: Session, what: str, found: dict[str, Any], plot: bool) -> Non
         return
     width = find_width(sys.stdout) or WIDTH
     span = found["until"] - found["from"]
-    print(f"{what}, {format_age(span)} until {_local(found['until'])}, a point each {found['granularity']:g} s")
+    print(f"{what}, {format_age(span)} until {_local(found['until'])}, one point every {found['granularity']:g} s")
     if plot:
         for one in measured:
             times, heights = zip(*one["points"], strict=True)

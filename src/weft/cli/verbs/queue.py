@@ -10,14 +10,13 @@ import click
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data, print_items
-from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.quantity import format_age, format_amount, format_bytes
 
-_TITLES = ("PLACE>", "WORKLOAD!", "PRIORITY>", "WAITING>", "START!", "CONFIDENCE", "HELD BY~")
+_TITLES = ("PLACE>", "WORKLOAD!", "PRIORITY>", "WAITING>", "STARTS!", "CONFIDENCE!", "HELD BY~!")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -32,23 +31,24 @@ def _run(session: Session, kind: Kind | None) -> None:
         print_data(session, {"items": items, "queued": count})
         return
     titles = ("PROJECT", *_TITLES) if session.all_projects else _TITLES
-    rows = [[*([one["project"]] if session.all_projects else []), *_row(one)] for one in items]
+    now = session.clock.now()
+    rows = [[*([one["project"]] if session.all_projects else []), *_row(one, now)] for one in items]
     table = make_columns(*titles), rows
-    print_items(session, items, [one["workload"] for one in items], table, "nothing waits for a place")
+    print_items(session, items, [one["workload"] for one in items], table, "the queue is empty")
     if count > len(items) and not session.is_data:
         session.notify(f"showing the first {len(items)} of {count}")
 
 
-def _row(one: dict[str, Any]) -> list[str]:
+def _row(one: dict[str, Any], now: float) -> list[str]:
     start, held = one["expected_start"], one["held_by"]
     return [
         "–" if one["place"] is None else str(one["place"]),
         one["workload"],
         str(one["priority"]),
         format_age(one["waiting_seconds"]),
-        render_time(start) if start is not None else "unknown",
+        "unknown" if start is None else f"in {format_age(start - now)}" if start > now else "now",
         one["confidence"],
-        f"{held['reason']}: {held['message']}" if held["message"] else held["reason"],
+        held["message"] or held["reason"],
     ]
 
 

@@ -42,7 +42,6 @@ _DONE = {
     "hold": "held",
     "retry": "retried",
     "cancel": "cancelled",
-    "share": "shares changed",
 }
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 

@@ -10,6 +10,7 @@ import msgspec
 
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_age
+from weft.objects.schema import suggest
 from weft.telemetry.rings.layout import LEVELS, NAN, Series
 from weft.telemetry.rings.ring import Ring
 
@@ -58,11 +59,14 @@ def _span(level: int) -> str:
 
 def answer(ring: Ring | None, question: Question, wanted: Sequence[str], series: Sequence[Series]) -> Iterator[bytes]:
     """The pieces of the JSON document. ``wanted``: names of series, or how they begin (``nic0``); none: all. ``series`` are those
-    of a guest that nothing was measured of yet, without a ``ring``. Raises OSError."""
+    of a guest that nothing was measured of yet, without a ``ring``. Raises InvalidInput for a name of none, OSError."""
     per = question.step_ms // LEVELS[question.level].step_ms
     first, last = (int(at * 1000) // question.step_ms for at in (question.first, question.last))
     first += 1  # the step that the range begins in began before it
     known = ring.layout.series if ring is not None else series
+    for word in wanted:
+        if not any(_is_wanted(one, word) for one in known):
+            raise _refuse_series(word, [one.name for one in known])
     block = ring.read(question.level, first * per, last * per + per - 1) if ring is not None else None
     if block is None or not any(block.valid[-per:]):
         last -= 1  # nothing of it is measured yet
@@ -75,7 +79,7 @@ def answer(ring: Ring | None, question: Question, wanted: Sequence[str], series:
     yield msgspec.json.encode(head)[:-1] + b',"series":[\n'
     comma = b""
     for index, one in enumerate(known):
-        if wanted and not any(one.name == word or one.name.startswith(f"{word}.") for word in wanted):
+        if wanted and not any(_is_wanted(one, word) for word in wanted):
             continue
         digits = _DIGITS.get(one.unit, 3)
         parts = ("mean", "min", "max") if question.extremes else ("mean",)
@@ -94,6 +98,19 @@ def answer(ring: Ring | None, question: Question, wanted: Sequence[str], series:
         yield comma + msgspec.json.encode(document)
         comma = b",\n"
     yield b"\n]}"
+
+
+def _is_wanted(one: Series, word: str) -> bool:
+    return one.name == word or one.name.startswith(f"{word}.")
+
+
+def _refuse_series(word: str, known: list[str]) -> InvalidInput:
+    meant = suggest(word, known)
+    return InvalidInput(
+        f"series: {word[:40]!r} is not measured",
+        field="series",
+        hint=f"did you mean {meant}?" if meant else "there are " + ", ".join(known),
+    )
 
 
 def _join(values: Sequence[float], part: str) -> float:
