@@ -22,8 +22,8 @@ _COLORS = {
 
 
 def draw_gantt(entries: Sequence[Mapping[str, Any]], now: float) -> str:
-    """A bar for each of ``entries`` (workload, node, project, start, end, kind, state; seconds since 1970), from ``now`` to the last
-    end. Those that overlap on a node, names included, lie below each other. A suspended one is hatched."""
+    """A bar for each of ``entries`` (workload, node, project, start, end, kind, state; seconds since 1970), from ``now`` to the
+    last end. Those that overlap on a node, names included, lie below each other. A suspended one is hatched."""
     scale = make_scale(*find_span(entries, now), _STEPS)
     lanes: list[tuple[str, float]] = []  # of each the node, and up to which x it is taken
     bars: list[str] = []
@@ -68,7 +68,8 @@ def _x(scale: TimeScale, at: float) -> float:
 
 
 def _place_name(left: float, right: float, size: float) -> tuple[float, str, tuple[float, float]]:
-    """Where a bar's name begins, its colour, and from where to where bar and name reach: in the bar, else behind it, else before."""
+    """Where a bar's name begins, its colour, and from where to where bar and name reach: in the bar, else behind it, else before
+    it."""
     if size + 8 <= right - left:
         return left + 4, "#fff", (left, right)
     if right + 4 + size <= WIDTH:

@@ -82,7 +82,7 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
         kind, name = target
         before = session.client.get(kind.name, name) if verb == "restart" else None
         obj = session.client.verb(kind.name, name, verb, body)
-        done.append(Done(target, obj, verb, _say_shares(obj) if verb == SHARE.name else ""))
+        done.append(Done(target, obj, verb, _describe_shares(obj) if verb == SHARE.name else ""))
         _note_unknown(session, body.get("with", ()) if verb == SHARE.name else ())
         waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
 
@@ -90,7 +90,7 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
     return finish_each(session, codes, done, waits)
 
 
-def _say_shares(obj: Object) -> str:
+def _describe_shares(obj: Object) -> str:
     names = dig(obj, "spec.shared_with") or []
     return (
         f"shared with {'all projects' if EVERY_PROJECT in names else ', '.join(names)}"

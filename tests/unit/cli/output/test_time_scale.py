@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -98,4 +99,4 @@ def test_names_never_overlap_the_next_bar_of_their_node(tmp_path: Path) -> None:
             )
     for reach in rows.values():
         ordered = sorted(reach)
-        assert all(a[1] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(ordered))
