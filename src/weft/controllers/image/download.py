@@ -1,5 +1,5 @@
-"""The process that speaks with image servers: ``python -m weft.controllers.image.download URL MOST_BYTES FREE_BYTES SECONDS
-[ALLOWED…]``, content on stdout. ALLOWED are addresses of this machine or its links that it may connect to all the same.
+"""The process that speaks with image servers: ``python -m weft.controllers.image.download PARENT URL MOST_BYTES FREE_BYTES
+SECONDS [ALLOWED…]``, content on stdout. ALLOWED are addresses of this machine or its links that it may connect to all the same.
 
 A hostile server can hurt only this process: it has no rights, no files and little memory, and the kernel ends it (SIGALRM) when
 less than ``PIECE_BYTES`` came in that many seconds: an endless header, a redirect, a trickle or silence. A failure is one line
@@ -29,11 +29,13 @@ from typing import IO, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from weft.contracts.public_address import guard_connections
+from weft.contracts.unprivileged import drop_privileges
 
 PIECE_BYTES = 256 * 1024
 MEMORY_BYTES = 1024**3
 REDIRECTS = 5
-NOBODY = 65534
+# Reading from a socket and writing to a pipe take no more.
+LIMITS = {resource.RLIMIT_AS: MEMORY_BYTES, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
 FULL = 2
 RESUMES, BARREN_RESUMES = 20, 2  # in all, and those in a row that bring nothing new
 PAUSE_SECONDS = 0.2
@@ -80,9 +82,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def main(url: str, most: int, space: int, patience: float, allowed: Sequence[str]) -> int:
-    """Write what ``url`` gives to stdout; the exit status."""
-    _renounce()
+def main(parent: int, url: str, most: int, space: int, patience: float, allowed: Sequence[str]) -> int:
+    """Write what ``url`` gives to stdout; the exit status. Ends with process ``parent``."""
+    drop_privileges(parent, LIMITS)
     signal.setitimer(signal.ITIMER_REAL, patience)
     guard_connections(allowed)
     try:
@@ -120,17 +122,6 @@ def _fetch(url: str, most: int, space: int, patience: float) -> int:
                 raise
         transfer.resumes += 1
         select.select([], [], [], PAUSE_SECONDS)
-
-
-def _renounce() -> None:
-    """Give up every right that reading from a socket and writing to a pipe don't need."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def _open(url: str, transfer: _Transfer) -> Any:
@@ -233,4 +224,4 @@ def _fail(problem: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), sys.argv[6:]))

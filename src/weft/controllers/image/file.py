@@ -24,7 +24,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from weft.controllers.image.download import FULL, NOBODY, PIECE_BYTES
+from weft.contracts.unprivileged import NOBODY
+from weft.controllers.image.download import FULL, PIECE_BYTES
 from weft.kinds.image import OCI_FORMAT
 from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import begins_bundle, is_bundle, not_an_image, read_bundle
@@ -174,7 +175,7 @@ def _require(url: str, walked: int, bit: int, letter: str) -> None:
 def _download(url: str, space: int, stop: threading.Event, allowed: Sequence[str]) -> Iterator[bytes]:
     """The pieces as they come from the server; the process that gets them ends with the iterator."""
     bounds = [str(MAX_BYTES), str(space), str(PATIENCE_SECONDS)]
-    argv = [sys.executable, "-I", "-m", "weft.controllers.image.download", url, *bounds, *allowed]
+    argv = [sys.executable, "-I", "-m", "weft.controllers.image.download", str(os.getpid()), url, *bounds, *allowed]
     pipe = subprocess.PIPE
     known = {name: value for name, value in os.environ.items() if _FOR_DOWNLOADS.fullmatch(name)}
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0, env=known) as process:

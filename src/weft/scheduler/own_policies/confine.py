@@ -7,20 +7,18 @@ that is for people who test their policies; a server without root runs none.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import resource
-import signal
+
+from weft.contracts.unprivileged import drop_privileges
 
 # Beyond the users of guests (drivers/runtime/qemu/process/confinement.py); each worker has its own, so that none can touch another.
 FIRST_USER, USERS = 0x7800_0000, 1 << 22
-NOBODY = 65534
 MEMORY_BYTES = 1 << 30  # of addresses; numpy takes about 200 MB of them
 OPEN_FILES = 32
 _NEW_MOUNTS, _NEW_IPC, _NEW_NET = 0x00020000, 0x08000000, 0x40000000
 _RECURSIVE, _PRIVATE = 0x4000, 0x40000
 _SET_MOUNTS, _HERE, _ALL_BELOW, _READ_ONLY = 442, -100, 0x8000, 0x1  # mount_setattr(2), which libc doesn't have yet
-_PARENT_DIES, _NO_NEW_PRIVILEGES = 1, 38
 
 
 def confine(parent: int) -> None:
@@ -31,30 +29,14 @@ def confine(parent: int) -> None:
         _must(libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None))
         read_only = (ctypes.c_uint64 * 4)(_READ_ONLY, 0, 0, 0)
         _must(libc.syscall(_SET_MOUNTS, _HERE, b"/", _ALL_BELOW, ctypes.byref(read_only), ctypes.sizeof(read_only)))
-        os.setgroups([])
-        _become(FIRST_USER + os.getpid() % USERS)
-    _must(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
-    _must(libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))
-    if os.getppid() != parent:
-        raise OSError(errno.ESRCH, "the scheduler ended")
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        resource.setrlimit(what, (most, most))
-
-
-def _become(user: int) -> None:
-    try:
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    except OSError as problem:
-        if problem.errno != errno.EINVAL or user == NOBODY:
-            raise
-        _become(NOBODY)  # this user namespace has no such user
+    limits = {
+        resource.RLIMIT_AS: MEMORY_BYTES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_NPROC: 0,
+    }
+    drop_privileges(parent, limits, FIRST_USER + os.getpid() % USERS)
 
 
 def _must(result: int) -> None:

@@ -136,7 +136,7 @@ def test_who_speaks_with_a_server_has_no_rights(tmp_path: Path, monkeypatch: pyt
         fetching = threading.Thread(target=give_up)
         fetching.start()
         with server.accept()[0]:
-            argv = f"download\0{url}".encode()
+            argv = f"download\0{os.getpid()}\0{url}".encode()
             pid = next(p for p in os.listdir("/proc") if p.isdecimal() and argv in _read(f"/proc/{p}/cmdline"))
             status = dict(line.split(":\t", 1) for line in _read(f"/proc/{pid}/status").decode().splitlines())
             limits = _read(f"/proc/{pid}/limits").decode()

@@ -130,6 +130,7 @@ class Exchange:
             "-I",
             "-m",
             "weft.drivers.image.oci.fetch.worker",
+            str(os.getpid()),
             *([GUARDED + " ".join(self._reach)] if self._reach is not None else ()),
             *((self._own_file, str(given[0])) if given else ()),
             pass_fds=given,

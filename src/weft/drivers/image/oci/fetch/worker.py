@@ -1,4 +1,5 @@
-"""The process that speaks with registries and opens images' files: ``python -m weft.drivers.image.oci.fetch.worker``.
+"""The process that speaks with registries and opens images' files: ``python -m weft.drivers.image.oci.fetch.worker
+PARENT``.
 
 Whatever comes from there, only this process can be hurt: it is nobody, has little memory and can write no file; of the node's
 files it reads what everybody may, and the one that it was started with open (``PATH FD``). With ``--reach=ALLOWED`` it
@@ -11,13 +12,11 @@ parent's to keep, but for connecting.
 from __future__ import annotations
 
 import base64
-import ctypes
 import encodings.idna  # noqa: F401 — needed later, when the files of this installation can't be read any more
 import http.client
 import json
 import os
 import resource
-import signal
 import socket
 import ssl
 import stat
@@ -29,17 +28,18 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from weft.contracts.public_address import guard_connections
+from weft.contracts.unprivileged import drop_privileges
 from weft.drivers.image.oci.fetch.framing import FRAME, GUARDED, PIECE_BYTES
 
 MEMORY_BYTES = 1 << 30
-NOBODY = 65534
-_PARENT_DIES = 1
+# Reading sockets, pipes and everybody's files takes no more.
+LIMITS = {resource.RLIMIT_AS: MEMORY_BYTES, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
 MOST_MEMBERS = 20_000
 _HEADERS = ("content-type", "docker-content-digest", "content-range", "content-length", "location", "retry-after")
 
 
-_GUARDS = [word.removeprefix(GUARDED) for word in sys.argv[1:] if word.startswith(GUARDED)]
-_GIVEN = [*sys.argv[1 + len(_GUARDS) :], "", ""][:2]
+_GUARDS = [word.removeprefix(GUARDED) for word in sys.argv[2:] if word.startswith(GUARDED)]
+_GIVEN = [*sys.argv[2 + len(_GUARDS) :], "", ""][:2]
 
 
 class Failed(Exception):
@@ -212,20 +212,8 @@ def _open(path: str) -> BinaryIO:
     return file
 
 
-def renounce() -> None:
-    """Give up every right that reading sockets, pipes and everybody's files don't need."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    ctypes.CDLL(None).prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0)
-
-
 if __name__ == "__main__":
-    renounce()
+    drop_privileges(int(sys.argv[1]), LIMITS)
     for reach in _GUARDS:
         guard_connections(reach.split())
     Wire(sys.stdout.buffer).serve(sys.stdin.buffer)

@@ -15,8 +15,10 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
+from weft.contracts.unprivileged import drop_privileges
 from weft.drivers.image.oci.unpack.confinement import confine
 from weft.drivers.image.oci.unpack.entries import Refused, Tree
 
@@ -25,7 +27,6 @@ BEAT_BYTES, BEAT_ENTRIES = 8 << 20, 256
 _MOST_HEADER_BYTES = 1 << 20  # of a long name, or a pax header
 _RATIO_FROM_BYTES = 64 << 20
 _ZSTD_MEMORY_MIB = 128
-NOBODY = 65534
 
 
 class _Reads(Protocol):
@@ -147,23 +148,16 @@ def _open(packing: str) -> _Reads:
         return sys.stdin.buffer
     if packing == "gzip":
         return Gunzip(sys.stdin.buffer)
+    humble = partial(drop_privileges, os.getpid(), {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: 0})
     argv = ["zstd", "-dcq", f"--memory={_ZSTD_MEMORY_MIB}MB"]
     try:
         process = subprocess.Popen(
-            argv, stdin=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_humble, bufsize=0
+            argv, stdin=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=humble, bufsize=0
         )
     except FileNotFoundError:
         raise Refused("it is packed with zstd, which this node lacks", "noZstd") from None
     assert process.stdout is not None
     return process.stdout
-
-
-def _humble() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def main(folder: str, packing: str, limits: dict[str, int]) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""How a process that reads strangers' bytes gives up its rights before it does."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+from collections.abc import Mapping
+
+NOBODY = 65534
+_PARENT_DIES, _NO_NEW_PRIVILEGES = 1, 38  # prctl(2)
+
+
+def drop_privileges(parent: int, limits: Mapping[int, int], user: int = NOBODY) -> None:
+    """Go on without rights, within ``limits``: the most of each ``resource.RLIMIT_…``; lower ones that hold already stay. As root it
+    becomes ``user``, or nobody where this user namespace has no such user; without root it keeps its user. The kernel kills it
+    when its parent ends: the thread that started it, of the process ``parent``. Raises OSError, also if that has ended already.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        _become(user)
+    _must(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+    _must(libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))  # after the change of user, which would undo it
+    if os.getppid() != parent:
+        raise OSError(errno.ESRCH, "the process that started this one has ended")
+    for what, most in limits.items():
+        _, hard = resource.getrlimit(what)
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (least, least))
+
+
+def _become(user: int) -> None:
+    try:
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL or user == NOBODY:
+            raise
+        _become(NOBODY)
+
+
+def _must(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
