@@ -294,7 +294,11 @@ def test_the_machine_is_found_out_where_nothing_is_told(tmp_path: Path) -> None:
         sysfs="/sys",
         devices=True,
     )
+    for folder in ("guests", "run/network"):  # as an earlier version left them
+        (tmp_path / folder).mkdir(mode=0o755, parents=True)
     host = launch.make_host(options, tmp_path, enrolment)
+    closed = [tmp_path / "guests", tmp_path / "microvm" / "guests", Path(host.run_dir) / "network"]
+    assert [folder.stat().st_mode & 0o777 for folder in closed] == [0o700] * 3
     assert (host.underlay_address, host.underlay_link) == ("127.0.0.1", "lo")
     assert (host.capacity.cpu, host.capacity.disk_bytes) == (1.5, 2 << 30)
     assert 0 < host.capacity.memory_bytes < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -14,9 +14,9 @@ _PARENT_DIES, _NO_NEW_PRIVILEGES = 1, 38  # prctl(2)
 
 
 def drop_privileges(parent: int, limits: Mapping[int, int], user: int = NOBODY) -> None:
-    """Go on without rights, within ``limits``: the most of each ``resource.RLIMIT_…``; lower ones that hold already stay. As root it
-    becomes ``user``, or nobody where this user namespace has no such user; without root it keeps its user. The kernel kills it
-    when its parent ends: the thread that started it, of the process ``parent``. Raises OSError, also if that has ended already.
+    """Go on without rights, within ``limits``: the most of each ``resource.RLIMIT_…``; lower ones stay. As root it becomes
+    ``user``, or nobody where this user namespace has no such user; without root it keeps its user. The kernel kills it
+    when its parent ends: the thread that started it, of the process ``parent``. Raises OSError, also if that has ended.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:

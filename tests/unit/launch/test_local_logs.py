@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from weft.launch.local import init
-from weft.launch.local.daemon import LOG_LIMIT_BYTES, rotate_log
+from weft.launch.local.daemon import LOG_LIMIT_BYTES, Daemon, perform_start, rotate_log
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,6 +41,19 @@ def test_a_long_log_is_put_aside_before_a_new_start(tmp_path: Path) -> None:
         file.truncate(LOG_LIMIT_BYTES + 1)
     rotate_log(log)
     assert not log.exists() and (tmp_path / "server.log.1").stat().st_size == LOG_LIMIT_BYTES + 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_logs_are_for_root_alone_also_those_of_an_earlier_version(tmp_path: Path, is_there: bool) -> None:
+    log = tmp_path / "log" / "server.log"
+    if is_there:
+        log.parent.mkdir(mode=0o755)
+        log.write_text("a name")
+        log.chmod(0o644)
+    process = perform_start(Daemon("server", ("/bin/sleep", "60"), str(tmp_path)))
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+    assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 def test_so_is_that_of_make_install(tmp_path: Path) -> None:

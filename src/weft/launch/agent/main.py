@@ -212,6 +212,14 @@ async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None
         await clock.sleep(RENEWAL_SECONDS)
 
 
+def close_folders(*folders: Path) -> None:
+    """Let only root into what names guests, networks and their addresses. Guests have users of their own and are handed what they
+    may touch; a network's name server sees its own folder alone, mounted elsewhere."""
+    for folder in folders:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+
+
 def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> Host:
     """The machine as the drivers see it: options first, the rest detected."""
     id = short_id(enrolment.node_uid)
@@ -221,6 +229,7 @@ def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) ->
         address = find_own_address(server.hostname or "127.0.0.1", server.port or 443)
     run_dir: Path = options.run_dir or Path("/run/weft") / id
     run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    close_folders(state / "guests", state / "microvm" / "guests", run_dir / "network")
     return Host(
         node=enrolment.node,
         node_uid=enrolment.node_uid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -62,7 +63,7 @@ def perform_start(daemon: Daemon) -> Process:
     """Start it in a session of its own, its output in its log; raises DriverFailed when it can't even be started."""
     rotate_log(daemon.log)
     try:
-        with daemon.log.open("ab") as log:
+        with open(daemon.log, "ab", opener=partial(os.open, mode=0o600)) as log:
             child = subprocess.Popen(
                 daemon.argv,
                 stdin=subprocess.DEVNULL,
@@ -101,8 +102,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def rotate_log(log: Path) -> None:
-    """Keep one former log when this one has grown large."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Keep one former log when this one has grown large. Only root reads them: they name people, guests and addresses."""
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.parent.chmod(0o700)
+    if log.exists():
+        log.chmod(0o600)
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.rename(log.with_name(f"{log.name}.1"))
 
