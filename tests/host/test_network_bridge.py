@@ -839,6 +839,22 @@ async def test_a_port_needs_its_network_first(town: Town) -> None:
         await town.n3.plug(make_port(town.green, "x"))
 
 
+async def test_what_a_node_that_lost_its_power_keeps_of_a_network_is_found_and_removed(town: Town) -> None:
+    """Its links, namespaces and processes are gone, the files in its run_dir are not, and no guest brings the network back."""
+    node, segment = town.n3, make_segment(8, "lost", {"z": town.n3})
+    await node.ensure_segment(segment)
+    node.shell(f"""
+        kill -9 $(cat {node.host.run_dir}/network/{segment.id}/dnsmasq.pid)
+        ip netns del w3n{segment.id}
+        for link in $(ip -o link | grep -o 'w3[bxru]{segment.id}' | sort -u); do ip link del $link || true; done
+    """)
+    node.restart()
+    assert segment.id in (await node.state()).segments
+    await node.remove_segment(segment.id)
+    assert segment.id not in (await node.state()).segments
+    assert node.shell(f"find {node.host.run_dir} -path '*{segment.id}*'") == ""
+
+
 async def test_removing_leaves_nothing(town: Town, built: list[Town]) -> None:
     built.clear()
     with pytest.raises(InUse, match="1 ports"):

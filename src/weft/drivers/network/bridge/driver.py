@@ -228,7 +228,8 @@ class BridgeNetwork:
         links = await kernel.inspect_links()
         ports = [found for name in links if (found := self._names.id_in(name, "t"))]
         shared = [port.id for port in self._ports(links) if port.inside is not None and port.inside.shared]
-        return NetworkState(sorted(self._segment_ids(links)), sorted(ports), sorted(shared))
+        kept = [folder.name for folder in self._folder.glob("*")]  # files outlive their links where a node loses power
+        return NetworkState(sorted({*self._segment_ids(links), *kept}), sorted(ports), sorted(shared))
 
     async def heal(self) -> list[str]:
         """Read everything of ours anew and mend it, even what an earlier process made. Failures go to the log, and the rest is
