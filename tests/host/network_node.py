@@ -39,6 +39,7 @@ SEVERAL: dict[str, Any] = {
     "count_older": (str, str),
     "read_fill": (),
 }
+PARTS = {"list": "flows", "seed": "flows", "count_older": "flows", "read_refused": "seen", "read_fill": "connections"}
 
 
 def meddle(script: str) -> None:
@@ -66,8 +67,7 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
     arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
     if method in SEVERAL:
         arguments = [msgspec.convert(one, type) for one, type in zip(argument or (), SEVERAL[method], strict=True)]
-    part = next((part for part in (driver.flows, driver.seen, driver.connections) if hasattr(part, method)), driver)
-    verb = getattr(part, method)
+    verb = getattr(driver if hasattr(driver, method) else getattr(driver, PARTS[method]), method)
     start = time.monotonic()
     try:
         value = verb(*arguments) if method in ("switch", "read_fill") else await verb(*arguments)
