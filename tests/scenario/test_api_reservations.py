@@ -36,7 +36,7 @@ def reservation(name: str, **spec: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("spec", "field", "part"),
     [
-        ({"start": "2020-01-01T00:00:00Z"}, "spec.start", "s ago"),
+        ({"start": "2020-01-01T00:00:00Z"}, "spec.start", " ago"),
         ({"start": "2999-01-01T00:00:00Z"}, "spec.start", "more than two years ahead"),
         ({"duration": "0s"}, "spec.duration", "not between a second and a year"),
         ({"duration": "3650d"}, "spec.duration", "not between a second and a year"),

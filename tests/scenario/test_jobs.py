@@ -175,7 +175,7 @@ async def test_a_try_that_runs_too_long_is_stopped_and_has_failed(tmp_path: Path
         await lab.put_job("slow", task_timeout=10.0, retries=1, backoff=1.0)
         status = await lab.until_job("slow", "Failed", 120)
         assert (status.retried, status.exit_codes) == (1, {"143": "0"})
-        assert status.message == "task 0: it was stopped, by somebody or after its task_timeout of 10 s (try 2 of 2)"
+        assert status.message == "task 0: it was stopped, by somebody or after its task_timeout of 10s (try 2 of 2)"
 
 
 async def test_a_cancelled_job_ends_what_runs_and_begins_no_more(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ def check_reserved_times(spec: ReservationSpec, now: float) -> None:
     """Raises InvalidInput for times that have passed by ``now``, lie too far ahead, or contradict each other."""
     start = now if spec.start is None else spec.start
     if start < now - 1.0:
-        raise _invalid("start", f"that was {now - start:.0f} s ago", "give a time in the future, or none to begin now")
+        raise _invalid(
+            "start", f"that was {format_duration(now - start)} ago", "give a time in the future, or none to begin now"
+        )
     if start > min(now + FURTHEST_SECONDS, LAST_MOMENT):
         raise _invalid("start", "that is more than two years ahead", "give an earlier time")
     if spec.end is not None and not 1.0 <= spec.end - start <= LONGEST_SECONDS:

@@ -20,7 +20,7 @@ from weft.kinds.token import TOKEN, TokenSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_moment
+from weft.objects.quantity import format_time
 from weft.serving.answer import Answer
 from weft.trust.access_keys import derive_secret, make_key_id
 from weft.trust.credentials import Actor, invalid_token
@@ -107,7 +107,7 @@ def _give_owner(actor: Actor, draft: Draft, latest: float | None) -> None:
         )
     if latest is not None and (spec.expires_at is None or spec.expires_at > latest + _ROUNDED_SECONDS):
         raise InvalidInput(
-            f"spec.expires_at: a token of your own that this login or token makes ends by {format_moment(latest)}",
+            f"spec.expires_at: a token of your own that this login or token makes ends by {format_time(latest)}",
             field="spec.expires_at",
             hint="give an earlier end, or leave it out; weft login makes tokens that last longer than other tokens do",
         )

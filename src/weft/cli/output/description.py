@@ -11,7 +11,7 @@ from weft.cli.output.terminal import Paint, clean
 from weft.cli.output.timestamp import is_moment
 from weft.kinds.record import Kind
 from weft.kinds.vm import MOST_DISK_BYTES
-from weft.objects.quantity import format_amount, format_bytes
+from weft.objects.quantity import format_amount, format_bytes, format_duration
 from weft.objects.schema import describe_fields
 
 Object = Mapping[str, Any]
@@ -104,7 +104,7 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
         if is_moment(name):
             return render_time(float(value)) if value else ""
         if types.get(path, "").endswith("duration"):
-            return f"{value:g} s"
+            return format_duration(value)
         if path.startswith("spec.resources."):
             return format_amount(value)
         if path.startswith("spec.overcommit."):

@@ -181,7 +181,7 @@ def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> N
         why = (
             "it was stopped"
             if spec.task_timeout is None
-            else f"it was stopped, by somebody or after its task_timeout of {spec.task_timeout:g} s"
+            else f"it was stopped, by somebody or after its task_timeout of {format_duration(spec.task_timeout)}"
         )
     of = f"try {failures} of {spec.retries + 1}"
     status.reason, status.message = "taskFailed", f"task {index}: {why} ({of})"

@@ -143,7 +143,7 @@ def check_new_lease(lease: LeaseRequest, now: float) -> None:
             continue
         if moment < now - 1.0:
             raise InvalidInput(
-                f"spec.lease.{name}: that was {now - moment:.0f} s ago",
+                f"spec.lease.{name}: that was {format_duration(now - moment)} ago",
                 field=f"spec.lease.{name}",
                 hint="give a time in the future; without an offset a time is in UTC",
             )

@@ -15,7 +15,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, has_given_wa
 from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way
 from weft.objects.identity import MAX_NAME
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_bytes, format_duration
 from weft.scheduler.allocation.bind import SOURCE
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.target import MigrationCandidate, decide, read_migration_candidate
@@ -63,7 +63,8 @@ def plan_resume_elsewhere(
     event = Event(
         "Normal",
         "ResumesElsewhere",
-        f"{spec.node} has stayed full for {now - lease.suspension.at:.0f} s, and {engine.snapshot.names[row]} has the capacity: it "
+        f"{spec.node} has stayed full for {format_duration(now - lease.suspension.at)}, and "
+        f"{engine.snapshot.names[row]} has the capacity: it "
         f"migrates by migration/{made.name}, with up to {memory} of memory and {disk} of disk",
         workload.envelope.ref,
         SOURCE,
