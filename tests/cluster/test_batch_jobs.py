@@ -90,14 +90,14 @@ def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job)
         "late", "echo begun; sleep 300", "--array", "0-2", "--job-timeout", "15s"
     )  # all of them have begun by then
     assert done.returncode == 1
-    assert b"job/late is TimedOut: the job was not finished 15 s after its start (spec.deadline)" in done.stderr
+    assert b"job/late is TimedOut: the job was not finished 15s after its start (spec.job_timeout)" in done.stderr
     assert {item["status"]["phase"] for item in containers(cluster, "late").values()} == {"Stopped"}
     assert cluster.ok("job", "logs", "late", "--task", "1") == "begun\n"
 
 
 def test_a_try_may_take_only_so_long(cluster: Cluster, run: Job) -> None:
     done = run("slow", "sleep 300", "--task-timeout", "2s", "--retries", "1", "--backoff", "1s")
-    assert b"task 0: it was stopped, by somebody or after its task_timeout of 2 s (try 2 of 2)" in done.stderr
+    assert b"task 0: it was stopped, by somebody or after its task_timeout of 2s (try 2 of 2)" in done.stderr
     assert done.returncode in (143, 137)
 
 
