@@ -81,15 +81,17 @@ class Samples:
 
     async def keep(self) -> None:
         """Measure for ever."""
-        swept_at = self._clock.elapsed()
+        swept_at, here = self._clock.elapsed(), set[str]()
         try:
             while True:
                 now = self._clock.now()
                 await self._clock.sleep(STEP_SECONDS - now % STEP_SECONDS + LATE_SECONDS)
                 await asyncio.to_thread(self._measure, self._find_runs())
-                if self._clock.elapsed() - swept_at >= SWEEP_SECONDS:
+                before, here = here, {state.local.spec.workload.uid for state in self._table}
+                # Those that left while no agent ran are found by the look once a minute.
+                if before - here or self._clock.elapsed() - swept_at >= SWEEP_SECONDS:
                     swept_at = self._clock.elapsed()
-                    await asyncio.to_thread(self._sweep, {state.local.spec.workload.uid for state in self._table})
+                    await asyncio.to_thread(self._sweep, here)
         finally:
             with self._busy:
                 for track in self._tracks.values():
