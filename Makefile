@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install up down fmt check unit test coverage mutants bench soak lock
+.PHONY: help install up down fmt check unit affected test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -17,6 +17,8 @@ help:
 	@echo "make fmt      put every file into form, and mend what the linter can"
 	@echo "make check    form, lint, types, walls and unit tests: within a minute"
 	@echo "make unit     the unit tests (ROOM=scheduler for those of one room)"
+	@echo "make affected the tests that ran the lines you changed, and a short walk on a cluster: within three minutes"
+	@echo "              (SINCE=COMMIT: changed since then; make coverage once before)"
 	@echo "make test     the whole test suite"
 	@echo "make coverage which lines the tests without guests run; make mutants: which small faults they notice"
 	@echo "make bench    measure the promises (ONLY=name for one; AGAINST=COMMIT compares with that commit,"
@@ -54,6 +56,12 @@ unit: install
 	@set -- tests/unit/$(ROOM)*; [ -e "$$1" ] || { echo "no room $(ROOM): $$(cd tests/unit && ls)" >&2; exit 2; }; \
 	.venv/bin/pytest -n $(MANY) --maxprocesses 8 "$$@"
 
+# By what make coverage wrote, however old: lines are followed back through git.
+affected: install
+	@files=$$(.venv/bin/python -m benchmarks.affected $(if $(SINCE),--since $(SINCE))) || exit $$?; \
+	if [ -z "$$files" ]; then echo "no test ran what was changed"; \
+	else .venv/bin/python -m pytest -p benchmarks.affected -n $(or $(WORKERS),3) --dist loadfile $$files; fi
+
 # Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is listed at the end. A test
 # that fails is run once more and named at the end; more than three such tests fail the run. RERUNS=0: none is.
 test: install
@@ -62,6 +70,7 @@ test: install
 # Which test ran which line, and for how long, is what make mutants chooses tests by.
 coverage: install
 	@rm -f .coverage .coverage.*
+	@{ git stash create; git rev-parse HEAD; } | head -1 >.coverage-commit
 	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --cov --cov-context=test --cov-report= \
 	--junitxml=.coverage.times.xml tests/unit tests/conformance tests/placement tests/scenario
 	@.venv/bin/python -m benchmarks.covered

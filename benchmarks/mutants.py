@@ -15,19 +15,17 @@ import importlib
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-import coverage
 import msgspec
 import pytest
 
+from benchmarks.line_map import LineMap
 from benchmarks.measurement import ROOT, Figure, Measurement, write_section
 from benchmarks.mutating import Mutant, find_mutants
 
@@ -106,45 +104,18 @@ class Tests:
 
     def __init__(self, first: Sequence[str] = ()) -> None:
         self._first = tuple(first)
-        path = os.environ.get("COVERAGE_FILE", str(ROOT / ".coverage"))
-        self._data = coverage.CoverageData(path)
-        self._data.read()
-        with contextlib.closing(sqlite3.connect(path)) as file:  # how many files each runs: few are near
-            self._width = dict(
-                file.execute(
-                    "SELECT context.context, COUNT(*) FROM line_bits JOIN context ON context.id = line_bits.context_id"
-                    " GROUP BY context.id"
-                ).fetchall()
-            )
-        self._seconds: dict[str, float] = {}
-        for times in sorted(ROOT.glob(".coverage.times*.xml")):
-            for case in ElementTree.parse(times).iter("testcase"):
-                self._seconds[f"{case.get('classname')} {case.get('name')}"] = float(case.get("time", 0))
-
-    def seconds(self, test: str) -> float:
-        """How long it took when coverage was measured; a second if that isn't known."""
-        file, _, rest = test.partition("::")
-        name, bracket, given = rest.partition("[")
-        *inside, name = name.split("::")
-        module = ".".join([file.removesuffix(".py").replace("/", "."), *inside])
-        return self._seconds.get(f"{module} {name}{bracket}{given}", 1.0)
+        self._map = LineMap()
 
     def of(self, mutant: Mutant) -> list[str]:
-        first, last = mutant.line, mutant.line + mutant.was.count("\n")
-        lines = self._data.contexts_by_lineno(str(ROOT / mutant.file))
-        contexts = {context for line in range(first, last + 1) for context in lines.get(line, ()) if "::" in context}
-        if not contexts:  # run when it is imported, or in another process: those who run something else of the file
-            contexts = {context for found in lines.values() for context in found if "::" in context}
+        found = self._map.find(mutant.file, range(mutant.line, mutant.line + mutant.was.count("\n") + 1))
         tests: dict[str, float] = {}
-        for context in contexts:
-            test = context.rpartition("|")[0]
-            far = max(tests.get(test, 0.0), (0.05 + self.seconds(test)) * self._width.get(context, 0))
+        for test in found:
             walks = "precondition" in mutant.fault and any(walk in test for walk in WALKS)
-            tests[test] = 0.0 if walks or test.startswith(self._first) else far
+            tests[test] = 0.0 if walks or test.startswith(self._first) else self._map.distance(test)
         chosen: list[str] = []
         left = TEST_SECONDS
         for test in sorted(tests, key=lambda test: (tests[test], test))[:MOST_TESTS]:
-            left -= self.seconds(test)
+            left -= self._map.seconds(test)
             if left > 0 or not chosen or not tests[test]:
                 chosen.append(test)
         return chosen or list(self._first)  # what runs in a process of its own, coverage gives to no test
