@@ -53,7 +53,7 @@ def test_an_array_with_an_index_that_fails_is_tried_again_and_ends_with_its_exit
     cluster: Cluster, run: Job
 ) -> None:
     script = "echo task $WEFT_TASK_INDEX of $WEFT_TASK_COUNT try $WEFT_TRY; test $WEFT_TASK_INDEX != 7 || exit 3"
-    done = run("thumbs", script, "--array", "0-9", "--parallelism", "5", "--retries", "2", "--backoff", "1s")
+    done = run("thumbs", script, "--array", "0-9", "--parallelism", "5", "--retries", "2", "--backoff", "0.5s")
     assert done.returncode == 3, done.stderr
     assert b"job/thumbs is Failed, 1 of 10 tasks failed: task 7: exit code 3 (try 3 of 3)" in done.stderr
     told = status(cluster, "thumbs")
@@ -87,10 +87,10 @@ def test_a_job_that_does_what_it_should_ends_with_zero_and_frees_all_it_took(clu
 
 def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job) -> None:
     done = run(
-        "late", "echo begun; sleep 300", "--array", "0-2", "--job-timeout", "15s"
+        "late", "echo begun; sleep 300", "--array", "0-2", "--job-timeout", "9s"
     )  # all of them have begun by then
     assert done.returncode == 1
-    assert b"job/late is TimedOut: the job was not finished 15s after its start (spec.job_timeout)" in done.stderr
+    assert b"job/late is TimedOut: the job was not finished 9s after its start (spec.job_timeout)" in done.stderr
     assert {item["status"]["phase"] for item in containers(cluster, "late").values()} == {"Stopped"}
     assert cluster.ok("job", "logs", "late", "--task", "1") == "begun\n"
 
@@ -212,7 +212,7 @@ def test_the_logs_of_all_tasks_are_followed_at_once_and_tasks_and_tries_that_beg
     script = (
         "echo begun; sleep $((WEFT_TASK_INDEX ? 1 : 5)); echo done; [ $WEFT_TRY != 1 ] || [ $WEFT_TASK_INDEX != 3 ]"
     )
-    run("many", script, "--array", "0-3", "--parallelism", "2", "--retries", "1", "--detach")
+    run("many", script, "--array", "0-3", "--parallelism", "2", "--retries", "1", "--backoff", "0.5s", "--detach")
     said = subprocess.run(
         [WEFT, "job", "logs", "many", "-f"], cwd=cluster.folder, capture_output=True, timeout=60, text=True
     )
@@ -232,7 +232,7 @@ def test_what_can_be_no_job_is_refused_with_its_field(cluster: Cluster, run: Job
 
 
 def test_a_task_whose_image_is_not_there_says_so_and_ends_with_its_job(cluster: Cluster, run: Job, image: str) -> None:
-    done = run("nothing", "true", "--image", image.replace("busybox", "none"), "--job-timeout", "15s")
+    done = run("nothing", "true", "--image", image.replace("busybox", "none"), "--job-timeout", "6s")
     assert (done.returncode, b"task 0: imageGone: " in done.stderr) == (1, True), done.stderr
     assert status(cluster, "nothing")["phase"] == "TimedOut"
 

@@ -145,7 +145,7 @@ def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
     cluster.ok("node", "cordon", other)
     try:
         started = status(cluster, "web")["started_at"]
-        said = cluster.run("container", "migrate", "web", "--to", other, "--timeout", "10s").stderr.decode()
+        said = cluster.run("container", "migrate", "web", "--to", other, "--timeout", "4s").stderr.decode()
         assert "can't be migrated" in said and "cordoned" in said, said
         assert status(cluster, "web")["started_at"] == started, "it isn't stopped for nothing"
     finally:

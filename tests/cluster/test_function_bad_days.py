@@ -8,23 +8,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import WEFT, Cluster, until
+from tests.cluster.functions import CODE, let_go
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
-CODE = """
-import os, time
-def handler(event, context):
-    print("RUN", event["n"], flush=True)
-    ends_at = time.time() + event.get("seconds", 0)
-    while time.time() < ends_at and not os.path.exists("/tmp/go"):
-        time.sleep(0.05)
-    return event["n"]
-"""
 NUMBERS = itertools.count(1)  # of runs that no first try of a test has asked for
 
 
@@ -33,18 +23,21 @@ def slow(cluster: Cluster) -> Iterator[Cluster]:
     folder = cluster.folder / "code" / "slow"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "app.py").write_text(CODE)
-    wish = ["--code", str(folder), "--handler", "app.handler", "--isolation", "process", "--max-concurrent", "1"]
+    wish = [
+        "--code",
+        str(folder),
+        "--handler",
+        "app.handler",
+        "--isolation",
+        "process",
+        "--max-concurrent",
+        "1",
+        "--timeout",
+        "120s",
+    ]
     cluster.ok("function", "create", "slow", *wish, timeout=600)
     yield cluster
     cluster.run("delete", "function/slow", "--yes")
-
-
-def let_go() -> None:
-    """Whatever runs the code ends its run."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "root/var/task/app.py").read_text() == CODE:
-                (process / "root/tmp/go").touch()
 
 
 def begin(cluster: Cluster, n: int, seconds: float) -> subprocess.Popen[str]:

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -131,8 +131,10 @@ def patient(called: Cluster, patients_key: dict[str, str]) -> Any:
     return connect(called, patients_key, retries={"max_attempts": 10, "mode": "standard"})
 
 
-def await_gateway(client: Any) -> None:
-    """Return once a gateway answers: one that is killed again and again comes back more slowly each time."""
+@pytest.fixture
+def await_gateway(called: Cluster, patients_key: dict[str, str]) -> Callable[[], None]:
+    """Returns once a gateway answers: one that is killed again and again comes back more slowly each time."""
+    client = connect(called, patients_key, retries={"total_max_attempts": 1})  # its pauses between tries are long
 
     def answers() -> bool:
         try:
@@ -140,10 +142,12 @@ def await_gateway(client: Any) -> None:
         except (BotoCoreError, ClientError):
             return False
 
-    until(answers)
+    return lambda: until(answers)
 
 
-def test_a_schedule_fires_also_for_a_time_when_there_was_no_gateway(called: Cluster, patient: Any) -> None:
+def test_a_schedule_fires_also_for_a_time_when_there_was_no_gateway(
+    called: Cluster, await_gateway: Callable[[], None]
+) -> None:
     (n,) = new_numbers()
     called.ok("function", "set", "called", "--schedule", f'* * * * *;input={{"n": {n}}}')
     with closing(sqlite3.connect(called.state / "server" / "gateway" / "events.db", isolation_level=None)) as events:
@@ -151,7 +155,7 @@ def test_a_schedule_fires_also_for_a_time_when_there_was_no_gateway(called: Clus
         until(lambda: events.execute(hour_ago).rowcount == 1)
     for pid in called.pids("weft server gateway"):
         os.kill(pid, signal.SIGKILL)
-    await_gateway(patient)
+    await_gateway()
     until(lambda: n in ran(called))
     called.ok("function", "set", "called", "--schedule", "")
 
@@ -177,10 +181,10 @@ def test_events_that_were_accepted_run_although_the_gateway_is_killed(called: Cl
 # while it runs, and about when it ends
 @pytest.mark.parametrize("after", (0.1, 0.45, 0.5, 0.52, 1.0))
 def test_a_call_whose_gateway_is_killed_runs_once_is_answered_by_the_next_and_has_printed_all(
-    called: Cluster, patient: Any, after: float
+    called: Cluster, patient: Any, await_gateway: Callable[[], None], after: float
 ) -> None:
     (n,) = new_numbers()
-    await_gateway(patient)
+    await_gateway()
     killed: list[float] = []
 
     def kill() -> None:
@@ -196,13 +200,15 @@ def test_a_call_whose_gateway_is_killed_runs_once_is_answered_by_the_next_and_ha
     answer = json.loads(told["Payload"].read())
     assert answer["n"] == n and answer["id"] == told["ResponseMetadata"]["RequestId"]
     assert answer["began"] < killed[0], "it ran again"
-    await_gateway(patient)  # the next one
+    await_gateway()  # the next one
     until(lambda: n in ran(called, "END"))  # which may be printed while there is none
     assert (ran(called).count(n), ran(called, "END").count(n)) == (1, 1)
 
 
-def test_what_failed_for_good_is_listed_run_again_and_let_go_of(called: Cluster, patient: Any) -> None:
-    await_gateway(patient)
+def test_what_failed_for_good_is_listed_run_again_and_let_go_of(
+    called: Cluster, await_gateway: Callable[[], None]
+) -> None:
+    await_gateway()
     called.ok("function", "dead-letters", "called", "--purge")  # a first try's
     id = called.ok("function", "invoke", "called", "--async", "--data", '{"m": 1}').strip()
     until(lambda: id in called.ok("function", "dead-letters", "called"))
