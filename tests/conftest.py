@@ -1,4 +1,4 @@
-"""What holds for every test: drawn examples are the same each time, and no example is timed. Three workers share the files."""
+"""What holds for every test: drawn examples are the same each time, none is timed. See docs/recipes/run-and-write-tests.md."""
 
 from __future__ import annotations
 
