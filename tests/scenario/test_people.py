@@ -419,7 +419,7 @@ def test_logins_of_a_user_are_bounded_and_expired_ones_go(lab: DoorsLab, monkeyp
 def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
     lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add_user(lab, "lena")
+    add_user(lab, "nora")
     home, clone = tmp_path / "home", tmp_path / "clone"
     (clone / "deep").mkdir(parents=True)
     write_context(clone / ".weft" / "context.json", lab.context)
@@ -427,22 +427,22 @@ def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(clone / "deep")
-    kept = clone / ".weft" / "contexts" / "lena.json"
+    kept = clone / ".weft" / "contexts" / "nora.json"
     for _ in range(2):  # the second time in the context of the first
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(PASSWORD.encode())))
-        assert run(["login", "--user", "lena", "--password-stdin"], SystemClock) == 0
+        assert run(["login", "--user", "nora", "--password-stdin"], SystemClock) == 0
         said = capsys.readouterr()
         assert said.out == f"context  {kept}\n" and f"export WEFT_CONTEXT={kept}" in said.err
         assert not home.exists(), "commands elsewhere would go to it"
         assert read_context(clone / ".weft" / "context.json") == lab.context
         monkeypatch.setenv("WEFT_CONTEXT", str(kept))
-        assert run(["whoami"], SystemClock) == 0 and "user/lena" in capsys.readouterr().err
+        assert run(["whoami"], SystemClock) == 0 and "user/nora" in capsys.readouterr().err
     monkeypatch.delenv("WEFT_CONTEXT")
-    assert run(["--context", "lena", "whoami"], SystemClock) == 0 and "user/lena" in capsys.readouterr().err
-    assert run(["context", "list"], SystemClock) == 0 and "lena" in capsys.readouterr().out
-    assert run(["context", "use", "lena"], SystemClock) == 0
+    assert run(["--context", "nora", "whoami"], SystemClock) == 0 and "user/nora" in capsys.readouterr().err
+    assert run(["context", "list"], SystemClock) == 0 and "nora" in capsys.readouterr().out
+    assert run(["context", "use", "nora"], SystemClock) == 0
     assert not home.exists(), "it is used in the clone, and nowhere else"
-    assert run(["whoami"], SystemClock) == 0 and "user/lena" in capsys.readouterr().err
+    assert run(["whoami"], SystemClock) == 0 and "user/nora" in capsys.readouterr().err
 
 
 def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
