@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from image_lab import Made, entry, files, leftovers, node, tar
+from image_lab import Made, digest, entry, files, leftovers, node, tar
 from registry_lab import Registry, Request
 
+from weft.contracts.driver.image import RegistryCredentials
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -43,6 +45,37 @@ async def test_pulls_at_once_fetch_each_layer_once(registry: Registry, tmp_path:
     assert len({image.digest for image in images}) == 2
     assert registry.asked(one.layers[0]["digest"]) == 1 == registry.asked(one.layers[1]["digest"])
     assert len(seen) > 4 and leftovers(tmp_path) == []
+
+
+def claim_layers(registry: Registry, tag: str, of: Made, own: Made) -> None:
+    """An image whose configuration names the layers of ``of``, with the blobs of ``own``: so makes it who only knows digests."""
+    manifest = json.loads(own.blobs[own.manifest])
+    manifest["config"] = json.loads(of.blobs[of.manifest])["config"]
+    text = json.dumps(manifest).encode()
+    registry.blobs |= own.blobs | {digest(text): text}
+    registry.tags[tag] = digest(text)
+
+
+async def test_who_knows_the_digests_of_a_private_image_s_layers_or_has_its_manifest_has_no_layer(
+    registry: Registry, tmp_path: Path
+) -> None:
+    store, known = node(tmp_path), RegistryCredentials("vic", "s3cret")
+    private = registry.add("private", Made([files(secret="1")], "plain"))
+    assert await store.pull(f"{registry.place}/vic/app:private", credentials=known)
+    claim_layers(registry, "claims", private, Made([files(mine="1")], "plain"))
+    for credentials in (None, RegistryCredentials("atk", "other")):
+        with pytest.raises(DriverFailed, match="a layer unpacks to"):
+            await store.pull(f"{registry.place}/atk/app:claims", credentials=credentials)
+    layer = registry.blobs.pop(private.layers[0]["digest"])
+    for digest_ in ("", private.manifest):  # the manifest alone, at a place of one's own
+        with pytest.raises(WeftError):
+            await store.pull(f"{registry.place}/atk/app:private", digest_)
+    assert await store.pull(f"{registry.place}/vic/again:private", credentials=known), "who had it has it"
+    registry.blobs[private.layers[0]["digest"]] = layer
+    assert await store.pull(f"{registry.place}/atk/app:private"), "the registry gives it to everybody"
+    del registry.blobs[private.layers[0]["digest"]]
+    assert await store.pull(f"{registry.place}/b/app:private", credentials=RegistryCredentials("bob", "x"))
+    assert len(await store.list()) == 1 and leftovers(tmp_path) == []
 
 
 async def test_one_who_gives_up_takes_nothing_from_others_and_the_last_one_ends_it(

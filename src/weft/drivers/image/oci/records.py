@@ -1,6 +1,7 @@
 """A node's records of its images, ``<state>/oci/images/<digest>.json``: written last, when all of an image is here.
 
-Who may have an image without its registry being asked: those whose credentials opened it here before. They are kept as keyed
+Who may have an image without its registry being asked: those whose credentials opened it here before. Who may have its layers as
+parts of another image: those who have had the image, and everybody, if its registry gives it to everybody. They are kept as keyed
 digests, and the key is beside them, where only root reads.
 """
 
@@ -17,13 +18,17 @@ from weft.contracts.driver.image import OciImage, RegistryCredentials
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.objects.image.reference import ImageReference
 
+PUBLIC = "public"
+
 
 class Record(msgspec.Struct):
-    """``digests`` of the indexes it was found in; ``openers``: marks of who may have it; ``used``: unix seconds."""
+    """``digests`` of the indexes it was found in; ``openers``: marks of who may have it; ``holders``: of who has its layers;
+    ``used``: unix seconds."""
 
     image: OciImage
     digests: list[str] = []
     openers: list[str] = []
+    holders: list[str] = []
     used: float = 0.0
 
 
@@ -55,6 +60,21 @@ class Records:
         known = credentials or RegistryCredentials()
         text = "\0".join((place, known.username, known.password, known.token))
         return hashlib.blake2b(text.encode(), key=self._key, digest_size=16).hexdigest()
+
+    def holder(self, reference: ImageReference, credentials: RegistryCredentials | None) -> str:
+        """A mark of those who pull with these credentials, whatever image; PUBLIC for images that a registry gives to everybody."""
+        if reference.place != "registry":
+            return self.mark(reference, credentials)
+        if credentials is None or credentials == RegistryCredentials():
+            return PUBLIC
+        return self.mark(msgspec.structs.replace(reference, name=""), credentials)
+
+    def has_layer(self, diff_id: str, holder: str) -> bool:
+        """Whether ``holder`` has had an image with this layer."""
+        return any(
+            diff_id in record.image.layers and (holder in record.holders or PUBLIC in record.holders)
+            for record in self._known.values()
+        )
 
     def keep(self, record: Record) -> None:
         write_durably(self._path(record.image.digest), msgspec.json.encode(record))

@@ -1,5 +1,6 @@
 """The node's store of container images (``contracts/driver/image.py``), under ``<state>/oci``: each layer is unpacked once,
-whatever images have it, and removed when none needs it any more.
+whatever images have it, and removed when none needs it any more. Who hasn't had a layer before fetches it all the same: to know its
+digest is not to have it.
 
 Killed at any point it has an image whole, or not: layers come under their names when they are complete, an image's record is
 written last, and names of work that nobody goes on with are taken away at the next start.
@@ -88,13 +89,14 @@ class OciImages:
                 f"{parsed} is pinned to another digest than {digest}", field="spec.image", hint="give one of them"
             )
         wanted, mark = digest or parsed.digest, self._records.mark(parsed, credentials)
+        holder = self._records.holder(parsed, credentials)
         known = self._known(wanted)
         if known is not None and mark in known.openers:
             return self._use(known, parsed)
         await self._sweep()
         return await self._pulls.join(
             (str(parsed), wanted, mark),
-            lambda on_progress: self._pull(parsed, wanted, credentials, mark, on_progress, own_file),
+            lambda on_progress: self._pull(parsed, wanted, credentials, (mark, holder), on_progress, own_file),
             (lambda news: progress(*news)) if progress is not None else None,
         )
 
@@ -150,10 +152,12 @@ class OciImages:
         reference: ImageReference,
         wanted: str,
         credentials: RegistryCredentials | None,
-        mark: str,
+        marks: tuple[str, str],
         on_progress: Callable[[tuple[int, int]], None],
         own_file: bool,
     ) -> OciImage:
+        """``marks``: of these credentials at this place, and of those who have them."""
+        mark, holder = marks
         source = self._source(reference, credentials, own_file)
         pull = Pull(source, self._here, self._patience, self._clock)
         try:
@@ -163,11 +167,11 @@ class OciImages:
                 return self._use(known, reference)
             resolved = await pull.resolve(name)
             known = self._known(resolved.digest)
-            if known is None:
+            if known is None or not all(self._records.has_layer(one, holder) for one in known.image.layers):
                 configuration = await pull.configuration(resolved.manifest)
                 parts = list(zip(resolved.manifest.layers, configuration.diff_ids, strict=True))
                 with self._needing(configuration.diff_ids):
-                    layers = await self._fetch(source, parts, on_progress)
+                    layers = await self._fetch(source, parts, holder, on_progress)
                     image = OciImage(
                         str(reference),
                         resolved.digest,
@@ -175,10 +179,10 @@ class OciImages:
                         configuration.diff_ids,
                         sum({layer.diff_id: layer.bytes for layer in layers}.values()),
                     )
-                    known = Record(image)
-                    self._remember(known, resolved.indexes, mark)
+                    known = self._known(resolved.digest) or Record(image)
+                    self._remember(known, resolved.indexes, marks)
             else:
-                self._remember(known, resolved.indexes, mark)
+                self._remember(known, resolved.indexes, marks)
             return self._use(known, reference, resolved.indexes[0] if resolved.indexes else "")
         except WeftError as problem:
             raise name_image(problem, reference) from problem
@@ -186,11 +190,16 @@ class OciImages:
             await source.close()
 
     async def _fetch(
-        self, source: Source, parts: list[tuple[Descriptor, str]], on_progress: Callable[[tuple[int, int]], None]
+        self,
+        source: Source,
+        parts: list[tuple[Descriptor, str]],
+        holder: str,
+        on_progress: Callable[[tuple[int, int]], None],
     ) -> list[Layer]:
-        """Fetch all layers, several at once. Pulls that want the same layer share one fetch."""
+        """Fetch all layers that ``holder`` hasn't had, several at once. Pulls of one holder that want the same layer share one
+        fetch."""
         total, here = sum(part.size for part, _ in parts), [0] * len(parts)
-        missing = sum({diff_id: part.size for part, diff_id in parts if self._layers.find(diff_id) is None}.values())
+        missing = sum({diff_id: part.size for part, diff_id in parts if self._find(diff_id, holder) is None}.values())
         if missing > self._layers.free_bytes():
             raise DriverFailed(
                 f"the node has no space for the image's {missing} bytes",
@@ -204,7 +213,7 @@ class OciImages:
                 here[position] = count
                 on_progress((sum(here), total))
 
-            layer = self._layers.find(diff_id) or await self._share(source, part, diff_id, arrived)
+            layer = self._find(diff_id, holder) or await self._share(source, part, diff_id, holder, arrived)
             arrived(part.size)
             return layer
 
@@ -217,9 +226,15 @@ class OciImages:
             if tasks:
                 await asyncio.wait(tasks)
 
-    async def _share(self, source: Source, part: Descriptor, diff_id: str, arrived: Callable[[int], None]) -> Layer:
-        """Wait for a fetch that another pull has begun from the same registry; if that fails, fetch it again, since the fault
-        may be that pull's own."""
+    def _find(self, diff_id: str, holder: str) -> Layer | None:
+        """The layer, if it is here and ``holder`` has had it."""
+        return self._layers.find(diff_id) if self._records.has_layer(diff_id, holder) else None
+
+    async def _share(
+        self, source: Source, part: Descriptor, diff_id: str, holder: str, arrived: Callable[[int], None]
+    ) -> Layer:
+        """Wait for a fetch that another pull of the same holder has begun from the same registry; if that fails, fetch it again,
+        since the fault may be that pull's own."""
         ours = False
 
         def begin(on_progress: Callable[[int], None]) -> Coroutine[Any, Any, Layer]:
@@ -228,7 +243,7 @@ class OciImages:
             return self._make(source, part, diff_id, on_progress)
 
         try:
-            return await self._making.join((source.where, part.digest, diff_id), begin, arrived)
+            return await self._making.join((source.where, holder, part.digest, diff_id), begin, arrived)
         except WeftError:
             if ours:
                 raise
@@ -267,9 +282,11 @@ class OciImages:
         whole = record is not None and all(self._layers.find(diff_id) is not None for diff_id in record.image.layers)
         return record if whole else None
 
-    def _remember(self, record: Record, indexes: list[str], mark: str) -> None:
+    def _remember(self, record: Record, indexes: list[str], marks: tuple[str, str]) -> None:
+        mark, holder = marks
         record.digests = sorted({*record.digests, *indexes})
         record.openers = [*(one for one in record.openers if one != mark), mark][-64:]
+        record.holders = [*(one for one in record.holders if one != holder), holder][-64:]
         record.used = self._clock.now()
         self._records.keep(record)
 
