@@ -12,6 +12,7 @@ help:
 	@echo "              (STORE=etcd: its objects in an etcd of its own, not SQLite;"
 	@echo "              CONTAINERD=n3: a containerd holds the containers of that node;"
 	@echo "              KATA=n3: Kata gives them machines of their own there)"
+	@echo "              (SERVER_OPTIONS='--audit-keep 7d': for the weft server, see docs/reference/server.md)"
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make fmt      put every file into form, and mend what the linter can"
@@ -30,7 +31,7 @@ install:
 	@tools/install
 
 up: install
-	@STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" .venv/bin/python -m weft.launch.local up
+	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" .venv/bin/python -m weft.launch.local up
 
 # Needs no network and no up-to-date .venv: what runs must be endable. A clone that was made again has none, and may still have
 # a cluster running.

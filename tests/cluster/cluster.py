@@ -22,6 +22,7 @@ from weft.client import Client
 from weft.client.context import find_context
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER_OPTIONS = "--resume-elsewhere-after 12s"  # a minute in which a test waits otherwise
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:
@@ -119,7 +120,7 @@ class Cluster:
         return subprocess.run(
             [sys.executable, "-m", "weft.launch.local", verb],
             cwd=self.folder,
-            env={**os.environ, "STORE": store},
+            env={**os.environ, "STORE": store, "SERVER_OPTIONS": SERVER_OPTIONS},
             capture_output=True,
             text=True,
             timeout=timeout,

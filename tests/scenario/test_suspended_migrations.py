@@ -158,6 +158,18 @@ async def test_one_whose_node_stays_full_resumes_on_another_after_a_minute(tmp_p
         assert (spec.mode, spec.reason, made.labels["resume"]) == ("saved", "suspended for vm/web; n1 stays full", "n1")
 
 
+async def test_an_option_of_the_server_says_how_long_one_waits_for_its_own_node(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.kill_deciders()
+        lab.start_deciders(elsewhere_seconds=4 * ELSEWHERE_SECONDS)
+        await preempted(lab, "spare")
+        await lab.add_node("n2", **SAVES)
+        await lab.pass_time(3 * ELSEWHERE_SECONDS)
+        assert not await lab.every("migration")
+        await until_lease(lab, "spare", "Active")
+        assert (await places(lab))["spare"] == "n2"
+
+
 async def test_it_waits_for_a_node_with_the_capacity_and_resumes_at_home_if_that_is_first(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await preempted(lab, "spare")

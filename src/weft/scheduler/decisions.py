@@ -18,7 +18,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, name_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, allocation_name
-from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, MOST_PRIORITY, LeaseRequest
+from weft.kinds.fields.lease import ELSEWHERE_SECONDS, LEASE_AT_RISK, LEASE_CONFLICT, MOST_PRIORITY, LeaseRequest
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.project import ProjectSpec
 from weft.kinds.registry import find_kind
@@ -99,6 +99,7 @@ class Decisions:
         *,
         strategy: str,
         update_status: StatusUpdate = no_status_update,
+        elsewhere_seconds: float = ELSEWHERE_SECONDS,
     ) -> None:
         self.batch = Batch()  # in hand
         self.starting: set[str] = set()  # keys of workloads that wait for a worker of a custom policy
@@ -112,6 +113,7 @@ class Decisions:
         self._pending = pending
         self._strategy = strategy
         self._update_status = update_status
+        self._elsewhere_seconds = elsewhere_seconds
         self._rephrased: Counter[Request] = Counter()  # in the batch in hand
         self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand
         self._budgets = Budgets(self._view)  # of the batch in hand
@@ -460,7 +462,7 @@ class Decisions:
             explanation = explain(self._engine, request, workload.uid, way.row)
             commit = self._bind(candidate, way.row, explanation, timing)
         self.batch.resized += [victim.key for victim in way.victims]
-        return candidate, join_victims(self._view, commit, way, workload, timing.at)
+        return candidate, join_victims(self._view, commit, way, workload, timing.at, self._elsewhere_seconds)
 
     def _find_dearer(self, candidate: Candidate, asked: LeaseRequest, now: float) -> str:
         """What a refused lease could have with a higher priority, as the end of a sentence."""

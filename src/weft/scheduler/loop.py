@@ -14,6 +14,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY
 from weft.scheduler.allocation.bind import StatusUpdate, no_status_update
 from weft.scheduler.batches import MOST, Batch, PendingBatches
@@ -36,7 +37,8 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Scheduler:
-    """``run`` decides while ``lease`` is held; ``update_status`` completes the status of a workload that gets a place."""
+    """``run`` decides while ``lease`` is held; ``update_status`` completes the status of a workload that gets a place. A VM that
+    was suspended for another waits ``elsewhere_seconds`` for its own node before it may resume on another one."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Scheduler:
         *,
         seed: int = 0,
         update_status: StatusUpdate = no_status_update,
+        elsewhere_seconds: float = ELSEWHERE_SECONDS,
     ) -> None:
         self.snapshot = Snapshot()
         self._lease = lease
@@ -61,7 +64,14 @@ class Scheduler:
         self._usage = NodeUsage(lease.store, lease.clock)
         self._pending = PendingBatches(lease)
         self._decisions = Decisions(
-            lease, self.intake, self._engine, self._own, self._pending, strategy=strategy, update_status=update_status
+            lease,
+            self.intake,
+            self._engine,
+            self._own,
+            self._pending,
+            strategy=strategy,
+            update_status=update_status,
+            elsewhere_seconds=elsewhere_seconds,
         )
         self._pause_seconds = 0.0
         self._rewrite_at = float("inf")

@@ -24,7 +24,7 @@ WARN_SECONDS = 600.0  # before its end
 MOST_SUSPENSIONS = 3  # of one lease for others; then it isn't suspended any more
 # A best-effort lease that has waited so long comes before all others, whatever their priority.
 PATIENCE_SECONDS = 3600.0
-ELSEWHERE_SECONDS = 60.0  # suspended for so long it may resume on another node
+ELSEWHERE_SECONDS = 60.0  # suspended for so long it may resume on another node, unless the server is given another time
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):
@@ -63,6 +63,7 @@ class Suspension(msgspec.Struct, frozen=True):
     winner: str  # vm/web; without its name where it is of another project: people of this one read it
     at: float
     named: str = ""  # physics/vm/web, for administrators; "": unknown
+    elsewhere_seconds: float = ELSEWHERE_SECONDS  # after ``at``: from then on it may resume on another node
 
 
 class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -95,7 +96,7 @@ def end_suspension(lease: AllocatedLease, now: float) -> AllocatedLease:
 
 def find_next_turn(suspension: Suspension, now: float) -> float:
     """When one that is suspended is looked at again, even if nothing has become free: ever later, up to the end of its patience."""
-    wait = ELSEWHERE_SECONDS
+    wait = suspension.elsewhere_seconds
     while suspension.at + wait <= now and wait < PATIENCE_SECONDS:
         wait *= 2
     return suspension.at + min(wait, PATIENCE_SECONDS)

@@ -1,13 +1,15 @@
 """`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in.
 
 The environment's STORE (`sqlite` or `etcd`) is where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
-on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own.
+on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own. SERVER_OPTIONS are
+more options of the `weft server` that is started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -25,7 +27,8 @@ def main(argv: list[str]) -> int:
     if argv == ["up"]:
         store = os.environ.get("STORE") or None
         containerd, kata = (tuple(os.environ.get(word, "").split()) or None for word in ("CONTAINERD", "KATA"))
-        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout, store=store, containerd=containerd, kata=kata))
+        fabric = weft_fabric(shlex.split(os.environ.get("SERVER_OPTIONS", "")))
+        return _run(up(clone, fabric, SystemClock(), sys.stdout, store=store, containerd=containerd, kata=kata))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local up|down", file=sys.stderr)

@@ -12,7 +12,8 @@ import os
 import shutil
 import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
 CORES_PER_CORE = 4
 
 
-def weft_fabric() -> Fabric:
-    """The real thing; tests of the local cluster bring stand-ins."""
+def weft_fabric(server_options: Sequence[str] = ()) -> Fabric:
+    """The real thing; tests of the local cluster bring stand-ins. ``server_options`` are more words for `weft server`."""
     return Fabric(
-        plan_daemons=plan_daemons,
+        plan_daemons=partial(plan_daemons, server_options=server_options),
         wait_server=wait_server,
         prepare_agent=prepare_agent,
         wait_nodes=wait_nodes,
@@ -52,7 +53,7 @@ def weft_fabric() -> Fabric:
     )
 
 
-def plan_daemons(topology: Topology) -> list[Daemon]:
+def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list[Daemon]:
     """`weft server` in the host's namespaces: on loopback for people, and on the underlay for the nodes."""
     state = Path(topology.state_dir)
     places = ("127.0.0.1", topology.gateway_address)
@@ -68,6 +69,7 @@ def plan_daemons(topology: Topology) -> list[Daemon]:
         *(f"--allow-fetch={place}" for place in ("127.0.0.0/8", topology.gateway_address)),
         *(f"--allow-fetch={place}" for place in (state.absolute().parent, (state / "cache").resolve())),
         *("--microvm-dir", str(find_microvm(state / "cache"))),
+        *server_options,
     )
     return [Daemon("server", argv, topology.state_dir)]
 

@@ -34,6 +34,7 @@ from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import make_view
+from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.store.engine import LEADER_LEASE
@@ -55,7 +56,8 @@ _log = logging.getLogger(__name__)
 class Options(Protocol):
     """``state`` is the server's state folder; ``microvm_dir`` what machines made of container images boot; ``plain_registry`` which
     registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``metrics`` and
-    ``database`` where the history of metrics is kept."""
+    ``database`` where the history of metrics is kept; ``resume_elsewhere_after`` for how many seconds a suspended VM waits for its
+    own node."""
 
     state: Path
     microvm_dir: Path
@@ -63,6 +65,7 @@ class Options(Protocol):
     allow_fetch: list[str]
     metrics: str
     database: Database | None
+    resume_elsewhere_after: float
 
 
 async def decide(
@@ -78,6 +81,7 @@ async def decide(
     unseal: Unseal | None = None,
     allow_fetch: Sequence[str] = (),
     put_samples: Callable[[Sequence[Sample]], None] | None = None,
+    elsewhere_seconds: float = ELSEWHERE_SECONDS,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made."""
@@ -97,6 +101,7 @@ async def decide(
                             strategy,
                             seed,
                             put_samples,
+                            elsewhere_seconds,
                         )
                     )
                 except* LeadershipLost as lost:
@@ -124,11 +129,15 @@ async def _serve(
     strategy: str,
     seed: int,
     put_samples: Callable[[Sequence[Sample]], None] | None,
+    elsewhere_seconds: float,
 ) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.keep())
-        group.create_task(Scheduler(lease, strategy, seed=seed, update_status=set_placed_status).run())
+        scheduler = Scheduler(
+            lease, strategy, seed=seed, update_status=set_placed_status, elsewhere_seconds=elsewhere_seconds
+        )
+        group.create_task(scheduler.run())
         for make in CONTROLLERS:
             group.create_task(run_controller(make(lease), lease))
         group.create_task(make_images().run())
@@ -168,6 +177,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 allow_fetch=options.allow_fetch,
                 unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
                 put_samples=sender.put if sender is not None else None,
+                elsewhere_seconds=options.resume_elsewhere_after,
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

@@ -156,6 +156,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="file with USER:PASSWORD, or a bearer token, for the database at the URL of --metrics",
     )
+    parser.add_argument(
+        "--resume-elsewhere-after",
+        metavar="DURATION",
+        default="60s",
+        help="how long a VM that was suspended for another workload waits for its own node before it may resume on another one"
+        " (default 60s)",
+    )
     parser.add_argument("--oidc-issuer", metavar="URL", help="OIDC provider at which people may log in")
     parser.add_argument(
         "--oidc-client", metavar="ID", default="weft", help="the server's client id there (default weft)"
@@ -201,6 +208,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         options.audit_most = parse_bytes(options.audit_most, "--audit-most")
         options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
         options.metrics_keep = parse_duration(options.metrics_keep, "--metrics-keep")
+        options.resume_elsewhere_after = parse_duration(options.resume_elsewhere_after, "--resume-elsewhere-after")
         options.metrics, options.database = _read_metrics(options)
     except WeftError as problem:
         parser.error(f"{problem.message}; {problem.hint}")

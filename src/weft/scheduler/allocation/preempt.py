@@ -27,7 +27,7 @@ from weft.kinds.allocation import (
     AllocationSpec,
     has_ended_for_good,
 )
-from weft.kinds.fields.lease import MOST_PRIORITY, MOST_SUSPENSIONS, LeaseRequest, Suspension
+from weft.kinds.fields.lease import ELSEWHERE_SECONDS, MOST_PRIORITY, MOST_SUSPENSIONS, LeaseRequest, Suspension
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.kinds.registry import find_kind
@@ -304,8 +304,11 @@ def describe_way(way: Way, project: str | None) -> list[str]:
     )
 
 
-def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float) -> Commit:
-    """The winner's placement, with what happens to its victims: it starts when they have given way."""
+def join_victims(
+    view: View, commit: Commit, way: Way, winner: Item, now: float, elsewhere_seconds: float = ELSEWHERE_SECONDS
+) -> Commit:
+    """The winner's placement, with what happens to its victims: it starts when they have given way. One that is suspended waits
+    ``elsewhere_seconds`` for its own node."""
     names = ",".join(victim.item.envelope.name for victim in way.victims)
     made = []
     for item in commit.made:
@@ -326,7 +329,9 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
         what = name_for(spec.workload.project, winner.envelope.ref)
         if victim.suspends and spec.lease is not None:
             lease = msgspec.structs.replace(
-                spec.lease, suspension=Suspension(what, at, named), suspensions=spec.lease.suspensions + 1
+                spec.lease,
+                suspension=Suspension(what, at, named, elsewhere_seconds),
+                suspensions=spec.lease.suspensions + 1,
             )
             envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, lease=lease))
             envelope.generation += 1

@@ -12,7 +12,6 @@ from weft.informer.commit import Commit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_given_way
-from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way
 from weft.objects.identity import MAX_NAME
 from weft.objects.quantity import format_bytes, format_duration
@@ -30,7 +29,7 @@ def plan_resume_elsewhere(
     """The Migration, or None: it isn't its turn, or no node has the capacity. The target is chosen as of any migration, so only one
     at a time waits for its own."""
     spec, lease = allocation.spec(AllocationSpec), allocation.spec(AllocationSpec).lease
-    if lease is None or lease.suspension is None or now < lease.suspension.at + ELSEWHERE_SECONDS:
+    if lease is None or lease.suspension is None or now < lease.suspension.at + lease.suspension.elsewhere_seconds:
         return None
     if not has_given_way(spec, allocation.report(AllocationReport)) or spec_of(workload).run != "run":
         return None
