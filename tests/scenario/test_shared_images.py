@@ -154,6 +154,47 @@ async def test_a_file_that_goes_with_another_project_s_image_while_its_twin_is_r
         await until_image(lab, "mine", "Available")
 
 
+@pytest.mark.parametrize("end", ["killed", "deleted"])
+async def test_a_file_whose_image_was_not_recorded_is_nobody_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The controllers end, or the image is deleted, when the file is there and the status isn't written yet."""
+    (tmp_path / "same.raw").write_bytes(CONTENT)
+    kept, at_work, real = tmp_path / "images" / CONTENT_DIGEST, asyncio.Event(), controller.Images._write_status
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True
+
+        async def write(self: controller.Images, image: Item, status: ImageStatus) -> None:
+            if status.phase == "Available":
+                at_work.set()
+                if end == "killed":
+                    await asyncio.Event().wait()
+                await lab.store.commit([Delete("/image/default/mine")])
+                await lab.until(lambda: asyncio.sleep(0, self._lease.cache.view.get(image.key) is None))
+            await real(self, image, status)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(controller.Images, "_write_status", write)
+            await lab.put("image", "mine", {"url": f"file://{tmp_path}/same.raw"})
+            await lab.until(lambda: asyncio.sleep(0, at_work.is_set()), 600)
+            assert end == "deleted" or kept.exists()
+            if end == "killed":
+                await lab.kill_deciders()
+        (tmp_path / "same.raw").unlink()
+        if end == "killed":
+            lab.start_deciders()
+            assert (await until_image(lab, "mine", "Failed")).reason == "fetchFailed"
+        else:
+            await lab.until(lambda: asyncio.sleep(0, not kept.exists()), 600)
+        await lab.put("image", "thief", {"url": "file:///nope", "sha256": CONTENT_DIGEST}, project="physics")
+
+        async def failed() -> bool:
+            thief = await lab.get("/image/physics/thief")
+            return thief is not None and decode_part(thief.status, ImageStatus).reason == "fetchFailed"
+
+        await lab.until(failed, 600)
+
+
 class MakingLab(ConvertingLab):
     """One whose server makes disks of container images: here each is what it is made of."""
 
