@@ -89,6 +89,17 @@ def test_what_controllers_removed_is_counted_no_more_before_anything_is_refused(
     ann.create(constraint("more"))
 
 
+def test_what_controllers_made_counts_within_a_minute(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = editor(lab, "grows")
+    ann.create(constraint("first"))
+    first = lab.stored("/constraint/grows/first")
+    assert first is not None
+    lab.put(*(msgspec.structs.replace(first, name=f"more{n}", uid=f"u{n}", revision=0) for n in range(MOST)))
+    monkeypatch.setattr("weft.api.state.object_counts.KEPT_SECONDS", 0.0)
+    with pytest.raises(Forbidden):
+        ann.create(constraint("one"))
+
+
 def test_failed_and_dry_runs_leave_nothing_counted(lab: DoorsLab) -> None:
     ann = editor(lab, "tries")
     ann.create(constraint("c0"))
@@ -96,8 +107,7 @@ def test_failed_and_dry_runs_leave_nothing_counted(lab: DoorsLab) -> None:
         ann.create(constraint(f"d{n}"), dry_run=True)
         with pytest.raises(WeftError):
             ann.create({**constraint("bad"), "spec": {"expression": "none.of(these"}})
-    key = "/constraint/tries/"
-    assert lab.doors.objects.find(key) == 1
+    assert lab.doors.objects.find("/constraint/tries/", lab.clock.elapsed()) == 1
 
 
 def test_many_requests_together_make_no_more_than_one_after_the_other(lab: DoorsLab) -> None:

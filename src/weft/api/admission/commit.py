@@ -95,7 +95,7 @@ def record_change(context: ApiContext, call: Call, draft: Draft) -> None:
     call.changed.append(Change(draft.envelope, draft.action, draft.changes, draft.labels))
     if draft.action == "created":
         if draft.counted:
-            context.objects.add(draft.counted, 1)
+            context.objects.add(draft.counted)
         context.add_event(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":
         paths = ", ".join([change.path for change in draft.changes[:5]]) or "labels"

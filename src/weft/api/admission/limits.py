@@ -11,13 +11,12 @@ import msgspec
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden
 from weft.objects.identity import kind_prefix
 
 LOGIN_LABEL = "weft/login"  # of tokens that come from logins
-_LARGER = 10  # times as many: of the fabric's kinds, and of workloads, which jobs make and quotas limit
+_LARGER = 10  # times as many: of the fabric's kinds, and of those that jobs, drains and verbs make, too
 
 
 class _InProject(msgspec.Struct):
@@ -27,18 +26,14 @@ class _InProject(msgspec.Struct):
 async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: Envelope) -> str:
     """The key under which the new ``envelope`` counts once it is made. Raises Forbidden (``tooManyObjects``)."""
     key, most, counts = _name_group(kind, envelope), _find_most(context, kind, envelope), context.objects
-    found = counts.find(key)
+    now = context.clock.elapsed()
+    found = counts.find(key, now)
     if found is None or found >= most:
-        found = await counts.read(key, lambda: _count(context, kind, envelope))
+        found = await counts.read(key, now, lambda: _count(context, kind, envelope))
     if found >= most and await view.store.get(envelope.key) is None:  # one that is there is refused for that
         raise _too_many(kind, envelope, most)
     view.hold(counts, key)
     return key
-
-
-def note_deleted(context: ApiContext, envelope: Envelope) -> None:
-    """The object is gone."""
-    context.objects.add(_name_group(BY_NAME[envelope.kind], envelope), -1)
 
 
 def _name_group(kind: Kind, envelope: Envelope) -> str:
@@ -58,7 +53,8 @@ def _is_of_user(kind: Kind, envelope: Envelope) -> bool:
 def _find_most(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
     if _is_of_user(kind, envelope):
         return kind.most_of_owner
-    larger = kind.workload is not None or (kind.scope == "fabric" and kind.access != "administered")
+    made_by_others = kind.workload is not None or kind.history is not None or kind.writer == "fabric"
+    larger = made_by_others or (kind.scope == "fabric" and kind.access != "administered")
     return context.settings.most_objects * (_LARGER if larger else 1)
 
 

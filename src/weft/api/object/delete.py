@@ -10,7 +10,6 @@ import msgspec
 from weft.api.admission import references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
-from weft.api.admission.limits import note_deleted
 from weft.api.auth.authorise import owns
 from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up
@@ -62,7 +61,6 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     if gone.finalizers:
         context.add_event(gone.ref, "Deleting", f"requested by {call.actor.name}")
     else:
-        note_deleted(context, gone)
         context.add_event(gone.ref, "Deleted", f"deleted by {call.actor.name}")
     return object_answer(gone, 202 if gone.finalizers else 200)
 
