@@ -318,17 +318,17 @@ def test_a_user_s_own_tokens_end_a_while_after_the_last_login(lab: DoorsLab) -> 
 
 
 def test_a_new_password_says_which_tokens_are_left_or_ends_them_all(lab: DoorsLab) -> None:
-    add_user(lab, "nora")
-    nora = log_in(lab, "nora")
-    _, own = make_own(lab, nora, "nora-ci", role="")
-    path, given = "/v1/users/nora:passwd", {"password": "another word", "old": PASSWORD}
-    assert nora.http.request("POST", path, given).json() == {"user": "nora", "tokens": ["nora-ci"]}
+    add_user(lab, "nele")
+    nele = log_in(lab, "nele")
+    _, own = make_own(lab, nele, "nele-ci", role="")
+    path, given = "/v1/users/nele:passwd", {"password": "another word", "old": PASSWORD}
+    assert nele.http.request("POST", path, given).json() == {"user": "nele", "tokens": ["nele-ci"]}
     for number in range(120):  # more than one commit
-        make_own(lab, own, f"nora-{number}", role="") if number < 90 else log_in(lab, "nora", "another word")
+        make_own(lab, own, f"nele-{number}", role="") if number < 90 else log_in(lab, "nele", "another word")
     given = {"password": PASSWORD, "old": "another word", "end_tokens": True}
-    assert nora.http.request("POST", path, given).json() == {"user": "nora", "tokens": []}
+    assert nele.http.request("POST", path, given).json() == {"user": "nele", "tokens": []}
     wait_until(lambda: own.http.request("GET", "/v1/whoami").status == 401)
-    assert nora.http.request("GET", "/v1/whoami").status == 200
+    assert nele.http.request("GET", "/v1/whoami").status == 200
 
 
 def test_a_role_binding_says_who_its_users_are_at_the_provider(lab: DoorsLab) -> None:

@@ -108,8 +108,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NUMBER",
         type=int,
         default=5_000,
-        help="how many objects of a kind a project may have; ten times as many VMs, containers, migrations and versions, and objects"
-        " of kinds that belong to no project (default 5000)",
+        help="how many objects of a kind a project may have; ten times as many VMs, containers, migrations and versions, and"
+        " objects of kinds that belong to no project (default 5000)",
     )
     parser.add_argument(
         "--writes-per-second",
