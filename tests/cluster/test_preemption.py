@@ -40,7 +40,7 @@ def test_a_best_effort_vm_is_suspended_for_an_immediate_lease_and_goes_on_after_
     home = cluster.vm("hello")["status"]["node"]
     node = "n1" if home != "n1" else "n2"
     cores = int(cluster.object("node", node)["report"]["cpu"])
-    boot_id = make_spare(cluster, gone("spare"), cores - 1, "--node", node)
+    boot_id = make_spare(cluster, gone("spare"), cores // 2 + 1, "--node", node)
     web = ("--node", node, "--lease", "immediate", "--detach")
     occupy(cluster, registry, gone_containers("web"), cores // 2, *web)
     until(

@@ -127,7 +127,12 @@ async def test_a_killed_containerd_takes_nothing_along(lab: ContainerdLab, drive
     assert await printed(driver, stays) == "one\ntwo\n"
 
 
-async def test_agent_and_containerd_are_killed_and_all_is_found_again(lab: ContainerdLab, driver: OciDriver) -> None:
+async def test_agent_and_containerd_are_killed_and_all_is_found_again(
+    lab: ContainerdLab, driver: OciDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # None is being started again meanwhile: to wait for it shows nothing.
+    monkeypatch.setattr("weft.drivers.runtime.oci.containerd.client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("weft.drivers.runtime.oci.containerd.tasks.EXIT_SECONDS", 1.0)
     plan = lab.script("both", "while [ ! -e /go ]; do sleep 0.05; done; exit 4")
     before = await driver.start(plan)
     await lab.close_drivers()
@@ -139,6 +144,7 @@ async def test_agent_and_containerd_are_killed_and_all_is_found_again(lab: Conta
     assert (await heir.inspect(plan.id)).reason == "stopRequested"
     with pytest.raises(Unavailable):
         await heir.remove(plan.id)  # it would stay in containerd's books
+    monkeypatch.undo()
     lab.containerd.start()
     await heir.remove(plan.id)
     assert lab.leftovers() == []
