@@ -261,7 +261,7 @@ def test_the_commands_list_export_and_verify(lab: DoorsLab, tmp_path: Path) -> N
     assert said.code == 0, said
     lines = [line.split() for line in said.out.splitlines()]
     assert lines[0][:5] == ["TIME", "ACTOR", "VERB", "OBJECT", "OUTCOME"]
-    assert [line[1:5] for line in lines[1:]] == [
+    assert [line[3:7] for line in lines[1:]] == [  # after the time, which has three words
         ["token:ann", "create", "lab/vm/web", "allowed"],
         ["token:ann", "delete", "other/vm/web", "refused"],
     ]
