@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.cluster.containers import IMAGE, PROGRAM, SERVES
 from tests.cluster.sweep import Object, read_nodes, restore, sweep
 from tests.files_table import find_undescribed
 from tests.registry import push_busybox, serve
+from weft.objects.errors import WeftError
 
 STANDING: list[
     tuple[Cluster, list[Object]]
@@ -60,8 +62,9 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, 
     try:
         return (yield)
     except Exception:
-        for made, _ in STANDING:
-            sweep(made, began)
+        with suppress(WeftError):  # that the fixture failed says more
+            for made, _ in STANDING:
+                sweep(made, began)
         raise
 
 
