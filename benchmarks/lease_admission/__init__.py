@@ -17,7 +17,7 @@ from weft.contracts.policy import Amounts, Request
 from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.scheduler.allocation.lease import Conflict, find_slot
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 NODES, LEASES, DAYS = 1000, 10_000, 30
@@ -80,7 +80,7 @@ def measure() -> Measurement:
         found = find_slot(engine, request, str(number), lease, GRACE_SECONDS, NOW)
         if not isinstance(found, Conflict):
             node, end = snapshot.uids[found.row], (found.lease.end or math.inf) + GRACE_SECONDS
-            held = Lease(node, found.lease.prepare_at, end, request.amounts[:2])
+            held = CalendarEntry(node, found.lease.prepare_at, end, request.amounts[:2])
             snapshot.put_leased(f"/allocation/-/{number}", held, request.amounts[2])
         took.append(time.perf_counter() - began)
         if isinstance(found, Conflict):

@@ -128,7 +128,7 @@ RELIES_ON = {
     "scheduler/allocation/lease.py plan_extension": "workload at, allocation at",
     "scheduler/allocation/lease.py plan_within": "workload at, allocation at",
     "scheduler/allocation/promise.py plan_at_risk": "workload at | decision",
-    "scheduler/allocation/promise.py plan_safe": "workload at, allocation at",
+    "scheduler/allocation/promise.py clear_risk": "workload at, allocation at",
     "scheduler/allocation/promise.py withdraw": (
         "workload at, node at, allocation absent, allocation present, allocation at | decision"
     ),

@@ -172,7 +172,7 @@ async def test_a_gang_that_wants_to_be_near_itself_is_looked_at_once_and_then_wa
         looked.append(len(members))
         return find_places(engine, members, search=search)
 
-    monkeypatch.setattr("weft.scheduler.decisions.find_places", count)
+    monkeypatch.setattr("weft.scheduler.placement.plain.find_places", count)
     async with Lab(tmp_path) as lab:
         await add_nodes(lab, {"n1": "", "n2": ""})
         for name in ("a", "b", "c"):

@@ -53,8 +53,9 @@ class CommittedBatch:
 class PendingBatches:
     """The batches that are being committed, in their order; at most MOST of them."""
 
-    def __init__(self, lease: LeaderLease) -> None:
-        self._lease = lease
+    def __init__(self, leadership: LeaderLease) -> None:
+        self._leadership = leadership
+        self._clock = leadership.clock
         self._sent: deque[tuple[Batch, Sequence[Commit], asyncio.Future[list[Commit]]]] = deque()
 
     def __len__(self) -> int:
@@ -72,9 +73,9 @@ class PendingBatches:
 
     async def send(self, batch: Batch, commits: Sequence[Commit]) -> None:
         """Begin to commit it."""
-        self._sent.append((batch, commits, asyncio.ensure_future(self._lease.perform(commits))))
+        self._sent.append((batch, commits, asyncio.ensure_future(self._leadership.perform(commits))))
         for _ in range(_TURNS):
-            await self._lease.clock.sleep(0)
+            await self._clock.sleep(0)
 
     async def land(self) -> CommittedBatch:
         """Wait for the oldest batch. Raises LeadershipLost."""

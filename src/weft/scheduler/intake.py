@@ -77,11 +77,11 @@ WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", DISRUP
 class Intake:
     """``wake`` rings whenever there is something to do: workloads in ``queue``, open ``questions``, or counts that are due."""
 
-    def __init__(self, lease: LeaderLease, engine: Engine, own: OwnPolicies) -> None:
+    def __init__(self, leadership: LeaderLease, engine: Engine, own: OwnPolicies) -> None:
         self.queue = Queue()
         self.questions = Questions()
         self.migrations = MigrationQueue()
-        self.wake = Wake(lease.clock)
+        self.wake = Wake(leadership.clock)
         self.silent: list[str] = []  # nodes that haven't reported since a restore
         self.cramped: set[str] = set()  # keys of workloads that wait for capacity to grow where they run
         self.reservations = Reservations()
@@ -90,8 +90,9 @@ class Intake:
         self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
         self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
-        self._lease = lease
-        self._view: View = lease.cache.view
+        self._leadership = leadership
+        self._clock = leadership.clock
+        self._view: View = leadership.cache.view
         self._engine = engine
         self._snapshot = engine.snapshot
         self._own = own
@@ -219,7 +220,7 @@ class Intake:
 
     def count(self, key: str, allocation: Item | None) -> None:
         """Count in the snapshot what an allocation takes; None: it is gone."""
-        count_allocation(self._snapshot, key, allocation, self._lease.clock.now())
+        count_allocation(self._snapshot, key, allocation, self._clock.now())
         self._snapshot.projects.note(key)
 
     def take(self, most: int) -> list[str]:
@@ -241,7 +242,7 @@ class Intake:
         seconds to call again, None if there is no need."""
         self._notice_reported()
         patience = CHECK_SILENT_EVERY_SECONDS if self.silent else None
-        now, ends = self._lease.clock.now(), self._snapshot.leases.find_next_end()
+        now, ends = self._clock.now(), self._snapshot.leases.find_next_end()
         if ends <= now:
             for key in self._snapshot.leases.take_over(now):
                 if (item := self._view.get(key)) is not None:
@@ -251,21 +252,21 @@ class Intake:
         if ends < math.inf:
             patience = min(max(0.0, ends - now), LONGEST_SLEEP_SECONDS if patience is None else patience)
         if self._addresses_freed:
-            wait = self._retry_addresses_at - self._lease.clock.elapsed()
+            wait = self._retry_addresses_at - self._clock.elapsed()
             if wait <= 0:
                 self._addresses_freed = False
-                self._retry_addresses_at = self._lease.clock.elapsed() + RETRY_ADDRESSES_EVERY_SECONDS
+                self._retry_addresses_at = self._clock.elapsed() + RETRY_ADDRESSES_EVERY_SECONDS
                 self.unaddressed = self.offer_keys(self.unaddressed)
             else:
                 patience = wait if patience is None else min(patience, wait)
         if not self._nodes_changed:
             return patience
-        wait = self._refresh_at - self._lease.clock.elapsed()
+        wait = self._refresh_at - self._clock.elapsed()
         if wait > 0:
             return wait if patience is None else min(wait, patience)
         self._nodes_changed = False
         self._counts_due = True
-        self._refresh_at = self._lease.clock.elapsed() + REFRESH_EVERY_SECONDS
+        self._refresh_at = self._clock.elapsed() + REFRESH_EVERY_SECONDS
         for request in self.queue.asleep():
             self._wake_class(request)
         if self.queue.ready or self._view.of_kind("constraint"):
@@ -273,11 +274,11 @@ class Intake:
         return patience
 
     def _wake_class(self, request: Request) -> None:
-        self.queue.wake(request, self._lease.clock.now() - PATIENCE_SECONDS)
+        self.queue.wake(request, self._clock.now() - PATIENCE_SECONDS)
 
     def _offer_leases(self) -> None:
         """Queue those that wait for capacity over time, the first ones first: what has become free may be enough."""
-        now, find = self._lease.clock.now(), self._view.find
+        now, find = self._clock.now(), self._view.find
         found = [workload for key in self.leases if (workload := self._view.get(key)) is not None]
         turns = [(find_turn(item, find(ALLOCATIONS_BY_WORKLOAD, item.uid), now), item.key) for item in found]
         first = set(mix(turns, MOST_LEASES))
@@ -308,10 +309,10 @@ class Intake:
                 self.wake.ring()
 
     def _find_silent(self) -> list[str]:
-        return find_silent(self._lease.cache, self._suspects.values())
+        return find_silent(self._leadership.cache, self._suspects.values())
 
     def _notice_node(self, change: Changed) -> None:
-        if change.new is not None and may_be_silent(self._lease.cache, change.new):
+        if change.new is not None and may_be_silent(self._leadership.cache, change.new):
             self._suspects[change.key] = change.new
         else:
             self._suspects.pop(change.key, None)
@@ -356,7 +357,7 @@ class Intake:
         placed, spec = workload.envelope.condition("Placed"), spec_of(workload)
         is_placed = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
-        now = self._lease.clock.now()
+        now = self._clock.now()
         to_do = is_at_risk(workload) or any(
             not is_placed
             or find_trouble(self._view, item, now)

@@ -37,12 +37,12 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Scheduler:
-    """``run`` decides while ``lease`` is held; ``update_status`` completes the status of a workload that gets a place. A VM that
-    was suspended for another waits ``elsewhere_seconds`` for its own node before it may resume on another one."""
+    """``run`` decides while ``leadership`` is held; ``update_status`` completes the status of a workload that gets a place. A VM
+    that was suspended for another waits ``elsewhere_seconds`` for its own node before it may resume on another one."""
 
     def __init__(
         self,
-        lease: LeaderLease,
+        leadership: LeaderLease,
         strategy: str = DEFAULT_STRATEGY,
         *,
         seed: int = 0,
@@ -50,8 +50,9 @@ class Scheduler:
         elsewhere_seconds: float = ELSEWHERE_SECONDS,
     ) -> None:
         self.snapshot = Snapshot()
-        self._lease = lease
-        self._view: View = lease.cache.view
+        self._leadership = leadership
+        self._clock = leadership.clock
+        self._view: View = leadership.cache.view
         self._strategy = strategy
         self._own = OwnPolicies(find_fallback(strategy))
         self._engine = Engine(
@@ -60,11 +61,11 @@ class Scheduler:
             policies=Policies(self._own.find),
             demand=Demand(lambda: asks_of(self.snapshot), learns=True),
         )
-        self.intake = Intake(lease, self._engine, self._own)
-        self._usage = NodeUsage(lease.store, lease.clock)
-        self._pending = PendingBatches(lease)
+        self.intake = Intake(leadership, self._engine, self._own)
+        self._usage = NodeUsage(leadership.store, leadership.clock)
+        self._pending = PendingBatches(leadership)
         self._decisions = Decisions(
-            lease,
+            leadership,
             self.intake,
             self._engine,
             self._own,
@@ -78,21 +79,21 @@ class Scheduler:
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
-        unsubscribe = self._lease.cache.subscribe(self.intake.notice, WATCHED)
+        unsubscribe = self._leadership.cache.subscribe(self.intake.notice, WATCHED)
         try:
             self.intake.notice(whole(self._view, KINDS))
             self._engine.last = self._find_last()
             while True:
                 if self.intake.questions:
                     await self._answer()
-                if self.intake.migrations.wait(self._lease.clock.elapsed()) == 0.0:
+                if self.intake.migrations.wait(self._clock.elapsed()) == 0.0:
                     await self._place_migrations()
-                if self.intake.reservations.wait(self._lease.clock.now()) == 0.0:
+                if self.intake.reservations.wait(self._clock.now()) == 0.0:
                     await self._place_reservations()
                 await self._write_status()
                 if self._decisions.starting and not self._own.starting():
                     self._decisions.starting = self.intake.offer_keys(self._decisions.starting)
-                if self._decisions.budget.wait(self._lease.clock.elapsed()) == 0.0:
+                if self._decisions.budget.wait(self._clock.elapsed()) == 0.0:
                     self._decisions.budget.owed = self.intake.offer_keys(self._decisions.budget.owed)
                 if not self.intake.queue.ready and self._pending:
                     await self._land(0)
@@ -100,7 +101,7 @@ class Scheduler:
                     await self.intake.wake.wait(self._patience())
                 else:
                     await self._decide_batch()
-                    await self._lease.clock.sleep(self._pause_seconds)  # mostly 0: other tasks get their turn
+                    await self._clock.sleep(self._pause_seconds)  # mostly 0: other tasks get their turn
         finally:
             unsubscribe()
             self._own.close()
@@ -109,7 +110,7 @@ class Scheduler:
     async def _write_status(self) -> None:
         """Write the status of Constraints and placement policies where it is due. Refused writes are tried again a little
         later: the write that came in between may have changed nothing that makes them due."""
-        elapsed, now = self._lease.clock.elapsed(), self._lease.clock.now()
+        elapsed, now = self._clock.elapsed(), self._clock.now()
         again = elapsed >= self._rewrite_at
         commits: list[Commit] = []
         if self.intake.take_counts_due() or again:
@@ -117,14 +118,14 @@ class Scheduler:
         if self._own.take_news() or again:
             commits += plan_policy_status(self._view, self._own, now)
         if commits or again:
-            refused = await self._lease.perform(commits)
+            refused = await self._leadership.perform(commits)
             self._rewrite_at = elapsed + REWRITE_STATUS_SECONDS if refused else float("inf")
 
     async def _answer(self) -> None:
         """Answer all open questions. An answer is refused if its question was changed or deleted, which is noticed."""
         await self._usage.refresh(self._view, self.snapshot)
-        now = self._lease.clock.now()
-        await self._lease.perform(self.intake.questions.plan(self._view, self._engine, self._strategy, now))
+        now = self._clock.now()
+        await self._leadership.perform(self.intake.questions.plan(self._view, self._engine, self._strategy, now))
 
     async def _refresh_usage(self) -> None:
         """Read the usage of nodes, if a placement policy ranks by it."""
@@ -134,10 +135,10 @@ class Scheduler:
     async def _place_migrations(self) -> None:
         """Give Migrations their targets."""
         await self._refresh_usage()
-        migrations, clock = self.intake.migrations, self._lease.clock
+        migrations, clock = self.intake.migrations, self._clock
         silent = self.intake.refresh_silent()
         commits = migrations.plan(self._view, self._engine, self._strategy, silent, clock.now(), clock.elapsed())
-        await self._lease.perform(commits)
+        await self._leadership.perform(commits)
         for key in migrations.assumed:
             self.intake.count(key, self._view.get(key))
         migrations.assumed.clear()
@@ -145,8 +146,8 @@ class Scheduler:
 
     async def _place_reservations(self) -> None:
         """Give Reservations their slots, and take those back that are over."""
-        reservations, silent, now = self.intake.reservations, self.intake.refresh_silent(), self._lease.clock.now()
-        for failed in await self._lease.perform(reservations.plan(self._view, self._engine, silent, now)):
+        reservations, silent, now = self.intake.reservations, self.intake.refresh_silent(), self._clock.now()
+        for failed in await self._leadership.perform(reservations.plan(self._view, self._engine, silent, now)):
             reservations.retry(failed.key)
         for key in reservations.assumed:
             self.intake.count(key, self._view.get(key))
@@ -192,9 +193,9 @@ class Scheduler:
 
     def _patience(self) -> float | None:
         """In how many seconds to run again even if nothing changes; None: never."""
-        elapsed = self._lease.clock.elapsed()
+        elapsed = self._clock.elapsed()
         waits = [self.intake.refresh(), self._decisions.budget.wait(elapsed), self.intake.migrations.wait(elapsed)]
-        waits.append(self.intake.reservations.wait(self._lease.clock.now()))
+        waits.append(self.intake.reservations.wait(self._clock.now()))
         if self._rewrite_at < float("inf"):
             waits.append(max(0.0, self._rewrite_at - elapsed))
         if self._own.starting() or self._decisions.starting:

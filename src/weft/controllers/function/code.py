@@ -23,17 +23,17 @@ YOUNG_SECONDS = 3600.0
 
 
 class Code:
-    """``run`` cleans ``folder`` every ten minutes while ``lease`` is held. ``now`` is the file system's clock."""
+    """``run`` cleans ``folder`` every ten minutes while ``leadership`` is held. ``now`` is the file system's clock."""
 
-    def __init__(self, folder: Path, lease: LeaderLease, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, leadership: LeaderLease, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
-        self._lease = lease
+        self._leadership = leadership
         self._now = now
 
     async def run(self) -> None:
         while True:
-            await self._lease.clock.sleep(EVERY_SECONDS)
-            named = find_named(self._lease.cache.view)
+            await self._leadership.clock.sleep(EVERY_SECONDS)
+            named = find_named(self._leadership.cache.view)
             await asyncio.to_thread(remove_unnamed, self._folder, named, self._now() - YOUNG_SECONDS)
 
 

@@ -47,22 +47,22 @@ MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, thr
 
 
 class Images:
-    """``run`` keeps ``folder`` and the images' status up to date while ``lease`` is held. ``make_bundle`` None: container images
-    are refused; ``unseal`` decrypts registry secrets; ``allowed`` are addresses of this machine or its links, and closed
+    """``run`` keeps ``folder`` and the images' status up to date while ``leadership`` is held. ``make_bundle`` None: container
+    images are refused; ``unseal`` decrypts registry secrets; ``allowed`` are addresses of this machine or its links, and closed
     folders, that images may come from."""
 
     def __init__(
         self,
         folder: Path,
-        lease: LeaderLease,
+        leadership: LeaderLease,
         make_bundle: MakeBundle | None = None,
         unseal: Unseal | None = None,
         allowed: Sequence[str] = (),
     ) -> None:
         self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
         self._allowed = tuple(allowed)
-        self._lease = lease
-        self._queue = Queue(lease.clock)
+        self._leadership = leadership
+        self._queue = Queue(leadership.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._again = asyncio.Semaphore(1)  # for those that failed before: they keep no new one waiting
         self._fetching: dict[str, threading.Event] = {}  # by uid
@@ -73,14 +73,14 @@ class Images:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(f"{_FETCHING}*"):
             left.unlink(missing_ok=True)
-        unsubscribe = self._lease.cache.subscribe(self._notice, ("image", "secret"))
+        unsubscribe = self._leadership.cache.subscribe(self._notice, ("image", "secret"))
         try:
             async with asyncio.TaskGroup() as group:
-                self._notice(whole(self._lease.cache.view, ("image",)))
+                self._notice(whole(self._leadership.cache.view, ("image",)))
                 group.create_task(self._inspect_again())
                 while True:
                     for key in await self._queue.take(100):
-                        image = self._lease.cache.view.get(key)
+                        image = self._leadership.cache.view.get(key)
                         if image is not None and not image.deleting and image.uid not in self._fetching:
                             if self._needs_fetch(image):
                                 self._fetching[image.uid] = threading.Event()
@@ -92,14 +92,14 @@ class Images:
 
     async def _inspect_again(self) -> None:
         """Read what an older weft didn't read of its images from their files."""
-        for image in list(self._lease.cache.view.of_kind("image").values()):
+        for image in list(self._leadership.cache.view.of_kind("image").values()):
             status = image.status(ImageStatus)
             if status.phase != "Available" or status.format != "bundle" or status.min_memory:
                 continue
             # A file that is gone is fetched again; a damaged one fails where it is used.
             with contextlib.suppress(OSError, WeftError):
                 facts = await asyncio.to_thread(inspect, self._folder / status.sha256, known=True)
-                now = self._lease.cache.view.get(image.key)
+                now = self._leadership.cache.view.get(image.key)
                 if facts.min_memory and now is not None and now.status(ImageStatus) == status:
                     await self._write_status(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
 
@@ -118,7 +118,7 @@ class Images:
         named = (secret.envelope.project, secret.envelope.name)
         return [
             key
-            for key, image in self._lease.cache.view.of_kind("image").items()
+            for key, image in self._leadership.cache.view.of_kind("image").items()
             if (image.envelope.project, image.spec(ImageSpec).registry_secret) == named
             and image.status(ImageStatus).reason in NOT_GOOD
         ]
@@ -132,7 +132,7 @@ class Images:
 
     def _remove_unused(self, image: Item, sha256: str) -> None:
         """Remove the file of ``image``, which was deleted, unless another image or an allocation has it."""
-        view = self._lease.cache.view
+        view = self._leadership.cache.view
         others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
         places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
         if sha256 and not others and not places:
@@ -153,7 +153,7 @@ class Images:
                 await self._try(image)
         finally:
             self._fetching.pop(image.uid, None)
-        now = self._lease.cache.view.get(image.key)
+        now = self._leadership.cache.view.get(image.key)
         if now is not None and now.status(ImageStatus).phase == "Available":
             self._queue.add([image.key])
 
@@ -185,7 +185,7 @@ class Images:
             return
         self._attempts.pop(image.uid, None)
         await self._write_status(image, _available(spec.url, sha256, size, facts))
-        now = self._lease.cache.view.get(image.key)
+        now = self._leadership.cache.view.get(image.key)
         if now is None or now.uid != image.uid:
             self._remove_unused(image, sha256)
 
@@ -197,7 +197,7 @@ class Images:
             other.status(ImageStatus).sha256 == sha256
             and not other.deleting
             and is_own_or_shared(other, project, other.spec(ImageSpec).shared_with)
-            for other in self._lease.cache.view.of_kind("image").values()
+            for other in self._leadership.cache.view.of_kind("image").values()
         )
 
     async def _fetch(self, image: Item, url: str, work: Path, stop: threading.Event) -> str:
@@ -212,7 +212,7 @@ class Images:
         if url.startswith(OCI):
             if self._make_bundle is None:
                 raise DriverFailed("this server can't make images from container images", reason="fetchFailed")
-            credentials = find_credentials(self._lease.cache.view, image, self._unseal)
+            credentials = find_credentials(self._leadership.cache.view, image, self._unseal)
             url = self._find_held(image, url)
             get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
         task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
@@ -220,7 +220,7 @@ class Images:
         try:
             while not task.done():
                 await asyncio.wait(
-                    [task, pause := asyncio.ensure_future(self._lease.clock.sleep(REPORT_EVERY_SECONDS))],
+                    [task, pause := asyncio.ensure_future(self._leadership.clock.sleep(REPORT_EVERY_SECONDS))],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 pause.cancel()
@@ -241,7 +241,7 @@ class Images:
         if source.place != "held":
             return url
         project = image.envelope.project
-        other = self._lease.cache.view.get(named_key("image", project, source.name))
+        other = self._leadership.cache.view.get(named_key("image", project, source.name))
         there = other is not None and not other.deleting
         if other is not None and not is_own_or_shared(other, project, other.spec(ImageSpec).shared_with):
             there = False
@@ -268,7 +268,7 @@ class Images:
     async def _write_status(self, image: Item, status: ImageStatus) -> None:
         """Write the status, unless the image is gone."""
         while True:
-            now = self._lease.cache.view.get(image.key)
+            now = self._leadership.cache.view.get(image.key)
             if now is None or now.uid != image.uid or now.status(ImageStatus) == status:
                 return
             events = []
@@ -283,9 +283,9 @@ class Images:
                 events = [Event("Warning" if bad else "Normal", reason, message, image.envelope.ref, "images")]
             envelope = edit(now)
             envelope.status = merge_part(envelope.status, status)
-            if not await self._lease.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
+            if not await self._leadership.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
                 return
-            await self._lease.clock.sleep(PAUSE_SECONDS)
+            await self._leadership.clock.sleep(PAUSE_SECONDS)
 
 
 def _is_available(image: Item) -> bool:

@@ -19,18 +19,18 @@ _log = logging.getLogger("weft.metrics")
 
 
 class Recorder:
-    def __init__(self, lease: LeaderLease, put: Callable[[Sequence[Sample]], None]) -> None:
-        self._lease, self._put = lease, put
+    def __init__(self, leadership: LeaderLease, put: Callable[[Sequence[Sample]], None]) -> None:
+        self._leadership, self._put = leadership, put
         self._sent: dict[str, int] = {}
 
     async def run(self) -> None:
         """Record for ever."""
-        clock, seconds = self._lease.clock, FIRST_SECONDS
+        clock, seconds = self._leadership.clock, FIRST_SECONDS
         while True:
             await clock.sleep(seconds)
             try:
-                leases = await self._lease.store.leases(LEASE_PREFIX, digests=True)
-                samples = list(list_samples(self._lease.cache.view, leases, self._sent, clock.now()))
+                leases = await self._leadership.store.leases(LEASE_PREFIX, digests=True)
+                samples = list(list_samples(self._leadership.cache.view, leases, self._sent, clock.now()))
             except StoreUnavailable:
                 continue
             except Exception:  # a defect here must not end the controllers

@@ -23,7 +23,7 @@ from weft.kinds.fields.lease import AllocatedLease, find_next_turn
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
-from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.slots import SlotFacts
 from weft.scheduler.table.facts import NO_LOAD, amounts_of, load_of
 from weft.scheduler.table.snapshot import Snapshot
@@ -57,7 +57,7 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
         if now >= turn:
             snapshot.put_allocation(key, spec.node_uid, amounts_of(spec.resources), load)
         else:  # a lease of nothing: it is counted anew at its end
-            snapshot.put_leased(key, Lease(spec.node_uid, lease.suspension.at, turn, (0, 0)), amounts[2], load)
+            snapshot.put_leased(key, CalendarEntry(spec.node_uid, lease.suspension.at, turn, (0, 0)), amounts[2], load)
         return
     if lease.end is None and lease.suspension is None:
         snapshot.put_allocation(key, spec.node_uid, amounts, load)
@@ -65,7 +65,7 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
     end = lease.end + spec.grace_seconds if lease.end is not None else math.inf
     if lease.suspension is not None:
         end = min(end, lease.suspension.at)
-    held = Lease(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
+    held = CalendarEntry(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
     snapshot.put_leased(key, held, amounts[2], load)
 
 

@@ -30,7 +30,7 @@ SOURCE = "scheduler"
 MOST_STARTS = 32  # at which it is seen whether all of several leases can begin
 
 
-class Slot(msgspec.Struct, frozen=True):
+class Opening(msgspec.Struct, frozen=True):
     row: int
     lease: AllocatedLease
 
@@ -54,7 +54,7 @@ def find_slot(
     now: float,
     *,
     later: bool = False,
-) -> Slot | Conflict:
+) -> Opening | Conflict:
     """Where and when workload ``uid`` runs; ``asked`` has a duration. ``later``: the first time will do, however late."""
     mode, duration = asked.mode or "best-effort", asked.duration or 0.0
     start, ahead = now, 0.0
@@ -93,7 +93,7 @@ def find_slot(
         preemptible=bool(asked.preemptible),
         priority=asked.priority,
     )
-    return Slot(row, lease)
+    return Opening(row, lease)
 
 
 def find_start_of_all(

@@ -32,7 +32,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_UID
 from weft.kinds.registry import find_kind
 from weft.objects.envelope import merge_part
-from weft.scheduler.allocation.lease import Slot, find_slot
+from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import amounts_of, name_for, name_workload
 from weft.scheduler.table.snapshot import without
@@ -80,7 +80,7 @@ class Way(msgspec.Struct, frozen=True):
 
     row: int
     victims: list[Victim]
-    slot: Slot | None = None
+    slot: Opening | None = None
 
     @property
     def cost(self) -> tuple[float, ...]:
@@ -263,14 +263,14 @@ def _fits(engine: Engine, need: Need, uid: str, now: float) -> bool:
     return find_slot_on(engine, need, uid, now) is not None
 
 
-def find_slot_on(engine: Engine, need: Need, uid: str, now: float) -> Slot | None:
+def find_slot_on(engine: Engine, need: Need, uid: str, now: float) -> Opening | None:
     """When a lease with an end would run on this node: at once, or from its start."""
     row = engine.snapshot.index_of(uid)
     if need.lease is None or row is None or need.request.node not in (None, engine.snapshot.names[row]):
         return None
     request = msgspec.structs.replace(need.request, node=engine.snapshot.names[row])
     found = find_slot(engine, request, need.uid, need.lease, need.grace_seconds, now)
-    return found if isinstance(found, Slot) else None
+    return found if isinstance(found, Opening) else None
 
 
 def name_victims(way: Way, project: str | None) -> str:

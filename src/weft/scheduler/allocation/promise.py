@@ -20,7 +20,7 @@ from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, AllocatedLeas
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.quantity import format_time
-from weft.scheduler.allocation.lease import SOURCE, Conflict, Slot, find_slot
+from weft.scheduler.allocation.lease import SOURCE, Conflict, Opening, find_slot
 from weft.scheduler.engine.cycle import Engine
 
 CLOCKS_DIFFER_SECONDS = 2.0  # a node's from the server's
@@ -67,7 +67,7 @@ def find_bar(node: Item) -> str:
 
 def find_again(
     engine: Engine, request: Request, uid: str, asked: LeaseRequest, held: AllocatedLease, grace: float, now: float
-) -> Slot | Conflict:
+) -> Opening | Conflict:
     """Another place for the lease ``held``, at the same time, late if that has come; one that has no start of its own may get
     another time."""
     assert held.end is not None
@@ -82,9 +82,9 @@ def find_again(
     if held.end <= now + 1.0:
         return Conflict(f"its time is over, since {format_time(held.end)}")
     found = find_slot(engine, request, uid, same, grace, now)
-    if isinstance(found, Slot):
+    if isinstance(found, Opening):
         lease = msgspec.structs.replace(found.lease, mode=held.mode, start=held.start, end=held.end)
-        return Slot(found.row, lease)
+        return Opening(found.row, lease)
     if asked.mode == "reservation":
         return found
     return find_slot(engine, request, uid, asked, grace, now, later=asked.mode == "best-effort")
@@ -141,7 +141,7 @@ def is_at_risk(workload: Item) -> bool:
     return placed is not None and placed.status == "True" and placed.reason in (LEASE_AT_RISK, LEASE_CONFLICT)
 
 
-def plan_safe(workload: Item, allocation: Item, now: float) -> Commit | None:
+def clear_risk(workload: Item, allocation: Item, now: float) -> Commit | None:
     """Take that back: it begins where it is, or has."""
     spec, envelope, of = allocation.spec(AllocationSpec), edit(workload), workload.envelope
     where = f"on {spec.node}"

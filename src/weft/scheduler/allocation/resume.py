@@ -16,7 +16,7 @@ from weft.kinds.fields.lease import LeaseRequest, end_suspension
 from weft.objects.envelope import merge_part
 from weft.objects.quantity import format_duration
 from weft.scheduler.allocation.count import count_allocation
-from weft.scheduler.allocation.lease import Slot, find_slot
+from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import amounts_of
 from weft.scheduler.table.snapshot import without
@@ -41,7 +41,7 @@ def plan_resume(engine: Engine, candidate: Candidate, allocation: Item, now: flo
         else:
             rest = LeaseRequest(mode="best-effort", duration=max(0.0, lease.end + waited - now))
             found = find_slot(engine, request, candidate.workload.uid, rest, place.grace_seconds, now)
-            fits = isinstance(found, Slot)
+            fits = isinstance(found, Opening)
     if not fits:
         return None
     changed = edit(allocation)

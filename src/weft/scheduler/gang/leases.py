@@ -13,10 +13,10 @@ import msgspec
 
 from weft.contracts.policy import Request
 from weft.kinds.fields.lease import AllocatedLease, LeaseRequest
-from weft.scheduler.allocation.lease import Conflict, Slot, describe_amounts, find_slot
+from weft.scheduler.allocation.lease import Conflict, Opening, describe_amounts, find_slot
 from weft.scheduler.allocation.promise import find_again
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.calendar import CalendarEntry
 
 MOST_STARTS = 16  # tried for members with deadlines
 _TRIAL = "gang/"  # begins the names of trial allocations: no key of an object begins so
@@ -109,7 +109,7 @@ def _find_place(engine: Engine, member: LeasedMember, start: float | None, now: 
         found = find_slot(engine, request, member.uid, then, member.grace_seconds, now)
     else:
         found = find_slot(engine, request, member.uid, asked, member.grace_seconds, now)
-    if isinstance(found, Slot):
+    if isinstance(found, Opening):
         return LeasedPlace(found.row, msgspec.structs.replace(found.lease, mode=asked.mode or "best-effort"))
     return found
 
@@ -122,7 +122,7 @@ def _count(engine: Engine, key: str, member: LeasedMember, place: LeasedPlace) -
     if lease is None or lease.end is None:
         snapshot.put_allocation(key, uid, request.amounts, load)
         return
-    held = Lease(uid, lease.prepare_at, lease.end + member.grace_seconds, request.amounts[:2])
+    held = CalendarEntry(uid, lease.prepare_at, lease.end + member.grace_seconds, request.amounts[:2])
     snapshot.put_leased(key, held, request.amounts[2], load)
 
 

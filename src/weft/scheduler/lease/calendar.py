@@ -22,7 +22,7 @@ _MOST = float(2**62)  # more than any node has: what no lease may begin in
 _MOST_STALE = 1000  # ends of leases that are dropped, beside twice those that are counted
 
 
-class Lease(msgspec.Struct, frozen=True):
+class CalendarEntry(msgspec.Struct, frozen=True):
     """What one allocation takes, and when; ``end`` may be infinite."""
 
     node_uid: str
@@ -35,7 +35,7 @@ class Calendar:
     """``put`` and ``drop`` by the allocation's key."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, CalendarEntry] = {}
         self._nodes: dict[str, Availability] = {}
         self._keys: dict[str, set[str]] = {}  # by node
         self._ends: list[tuple[float, str]] = []  # a heap, each entry once
@@ -49,10 +49,10 @@ class Calendar:
         """The uids of nodes with leases."""
         return self._nodes
 
-    def get(self, key: str) -> Lease | None:
+    def get(self, key: str) -> CalendarEntry | None:
         return self._leases.get(key)
 
-    def put(self, key: str, lease: Lease) -> None:
+    def put(self, key: str, lease: CalendarEntry) -> None:
         """Count a lease, which may be counted already."""
         if self._leases.get(key) == lease:
             return
@@ -71,7 +71,7 @@ class Calendar:
         node.take(lease.start, lease.end, lease.amounts)
         self._table.put(lease.node_uid, node)
 
-    def drop(self, key: str) -> Lease | None:
+    def drop(self, key: str) -> CalendarEntry | None:
         """Stop counting a lease; the one that was counted."""
         lease = self._leases.pop(key, None)
         if lease is None:

@@ -24,10 +24,10 @@ from weft.kinds.job import JobSpec, JobStatus
 from weft.kinds.report import HeldBy, QueuedWorkload
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
-from weft.scheduler.allocation.lease import Slot, find_slot
+from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.prediction import RunTimes
 from weft.scheduler.queue.lanes import Queue
 from weft.scheduler.queue.shares import Shares
@@ -110,7 +110,7 @@ class _Starts:
                 for key, end in ends.items():
                     spec = self._view.get(key).spec(AllocationSpec)  # type: ignore[union-attr]
                     amounts = amounts_of(spec.resources)
-                    held = Lease(spec.node_uid, self._now, end + spec.grace_seconds, amounts[:2])
+                    held = CalendarEntry(spec.node_uid, self._now, end + spec.grace_seconds, amounts[:2])
                     snapshot.put_leased(key, held, amounts[2], NO_LOAD)
                 if ends:
                     self._search(left, beside, known=False)
@@ -142,11 +142,11 @@ class _Starts:
         asked = LeaseRequest(mode="best-effort", duration=seconds or math.inf)
         with without(snapshot, [allocation.key for allocation in suspended]):
             slot = find_slot(self._engine, request, item.uid, asked, spec.grace, self._now, later=True)
-        if not isinstance(slot, Slot):
+        if not isinstance(slot, Opening):
             return None
         end = (slot.lease.end or math.inf) + spec.grace
         beside.append(f"expected {item.key}")
-        held = Lease(snapshot.uids[slot.row], slot.lease.start, end, request.amounts[:2])
+        held = CalendarEntry(snapshot.uids[slot.row], slot.lease.start, end, request.amounts[:2])
         snapshot.put_leased(beside[-1], held, request.amounts[2], NO_LOAD)
         return slot.lease.start
 

@@ -24,7 +24,7 @@ from weft.objects.envelope import Envelope, merge_part
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.identity import new_uid, object_key
 from weft.objects.schema import read_strict
-from weft.scheduler.allocation.lease import Slot, find_slot
+from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.allocation.preempt import describe_kept, find_way, read_need
 from weft.scheduler.allocation.preempt import describe_way as describe_victims
 from weft.scheduler.constraint.relax import relax
@@ -100,7 +100,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             need = read_need(request, workload.uid, spec_of(workload).lease, spec_of(workload).grace)
             if chosen is None and need.lease is not None:  # its capacity is counted over time
                 found = find_slot(engine, request, workload.uid, need.lease, need.grace_seconds, now)
-                chosen = found.row if isinstance(found, Slot) else None
+                chosen = found.row if isinstance(found, Opening) else None
             if chosen is None:
                 protected: dict[Allowance, list[str]] = {}
                 way = find_way(view, engine, need, now, Budgets(view), protected)

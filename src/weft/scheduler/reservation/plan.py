@@ -46,7 +46,7 @@ from weft.scheduler.allocation.lease import (
 from weft.scheduler.allocation.promise import find_bar, find_trouble
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.reservation.extend import extend_slots
 from weft.scheduler.reservation.refusal import describe_refusal
 from weft.scheduler.table.facts import Load
@@ -253,7 +253,9 @@ def _try(
             return len(new), found
         one = NewSlot(new_uid(), found.row, found.lease, engine.load(base, found.row))
         assert one.lease.end is not None
-        held = Lease(snapshot.uids[one.row], one.lease.prepare_at, one.lease.end + spec.grace, request.amounts[:2])
+        held = CalendarEntry(
+            snapshot.uids[one.row], one.lease.prepare_at, one.lease.end + spec.grace, request.amounts[:2]
+        )
         snapshot.put_leased(_key_of(engine, one), held, 0, one.load)
         new.append(one)
     return new

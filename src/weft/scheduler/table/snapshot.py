@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.policy import Amounts, GpuAsk, Whole
-from weft.scheduler.lease.calendar import Calendar, Lease
+from weft.scheduler.lease.calendar import Calendar, CalendarEntry
 from weft.scheduler.lease.slots import Slots
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
@@ -149,7 +149,7 @@ class Snapshot(UsageTable):
         self._away.setdefault(node_uid, []).append(name)
         self.groups.add(node_uid, load)
 
-    def put_leased(self, name: str, lease: Lease, disk: int, load: Load = NO_LOAD) -> None:
+    def put_leased(self, name: str, lease: CalendarEntry, disk: int, load: Load = NO_LOAD) -> None:
         """Count an allocation whose cores and memory are taken only during its ``lease``. Requests without an end see the most
         that a node's leases ever take; those with one ask ``leases``. Disk and ``load`` are taken all the time."""
         self._put(name, lease.node_uid, (0, 0, disk), load)
@@ -358,7 +358,9 @@ def restored(snapshot: Snapshot) -> Iterator[list[str]]:
         snapshot.improved = improved
 
 
-def _put_back(snapshot: Snapshot, name: str, node_uid: str, amounts: Amounts, load: Load, lease: Lease | None) -> None:
+def _put_back(
+    snapshot: Snapshot, name: str, node_uid: str, amounts: Amounts, load: Load, lease: CalendarEntry | None
+) -> None:
     if lease is None:
         snapshot.put_allocation(name, node_uid, amounts, load)
     else:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.scheduler.lease.calendar import Calendar, Lease
+from weft.scheduler.lease.calendar import Calendar, CalendarEntry
 from weft.scheduler.table.facts import NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
 
@@ -28,14 +28,14 @@ CHANGES = st.lists(
 )
 
 
-def taken(leases: dict[str, Lease], node: str, at: float) -> tuple[int, int]:
+def taken(leases: dict[str, CalendarEntry], node: str, at: float) -> tuple[int, int]:
     """What leases take of a node at one moment, summed up."""
     here = [one.amounts for one in leases.values() if one.node_uid == node and one.start <= at < one.end]
     return sum(one[0] for one in here), sum(one[1] for one in here)
 
 
 def find_start(
-    leases: dict[str, Lease],
+    leases: dict[str, CalendarEntry],
     node: str,
     left: tuple[int, int],
     amounts: tuple[int, int],
@@ -61,7 +61,7 @@ def find_start(
 def test_it_finds_the_first_moment_on_every_node(
     changes: list[tuple[int, str, int, int | None, int, int]], cpu: int, memory: int, earliest: int, seconds: int
 ) -> None:
-    calendar, leases = Calendar(), dict[str, Lease]()
+    calendar, leases = Calendar(), dict[str, CalendarEntry]()
     for number, node, start, length, more_cpu, more_memory in changes:
         key = str(number)
         if key in leases and (number + start) % 3 == 0:
@@ -69,7 +69,7 @@ def test_it_finds_the_first_moment_on_every_node(
             del leases[key]
             continue
         end = math.inf if length is None else float(start + length)
-        leases[key] = Lease(node, float(start), end, (more_cpu, more_memory))
+        leases[key] = CalendarEntry(node, float(start), end, (more_cpu, more_memory))
         calendar.put(key, leases[key])
     left = np.array([[CAPACITY[0]] * 3 + [2], [CAPACITY[1]] * 3 + [8]], dtype=np.int64)
     starts = calendar.find_starts(NODES, left, (cpu, memory), float(earliest), float(seconds))
@@ -85,9 +85,9 @@ def test_it_finds_the_first_moment_on_every_node(
 
 def test_what_has_ended_is_named_once() -> None:
     calendar = Calendar()
-    calendar.put("x", Lease("a", 0.0, 10.0, (1, 1)))
-    calendar.put("y", Lease("a", 0.0, 20.0, (1, 1)))
-    calendar.put("y", Lease("a", 0.0, 30.0, (1, 1)))  # extended
+    calendar.put("x", CalendarEntry("a", 0.0, 10.0, (1, 1)))
+    calendar.put("y", CalendarEntry("a", 0.0, 20.0, (1, 1)))
+    calendar.put("y", CalendarEntry("a", 0.0, 30.0, (1, 1)))  # extended
     assert calendar.find_next_end() == 10.0
     assert calendar.take_over(25.0) == ["x"]
     assert calendar.take_over(25.0) == []
@@ -102,11 +102,11 @@ def node(uid: str) -> NodeFacts:
 def test_requests_without_an_end_see_the_most_that_leases_ever_take() -> None:
     snapshot = Snapshot()
     snapshot.put_node(node("a"))
-    snapshot.put_leased("x", Lease("a", 100.0, 200.0, (3000, 8)), 50)
-    snapshot.put_leased("y", Lease("a", 200.0, 300.0, (5000, 4)), 50)  # after x: never both
+    snapshot.put_leased("x", CalendarEntry("a", 100.0, 200.0, (3000, 8)), 50)
+    snapshot.put_leased("y", CalendarEntry("a", 200.0, 300.0, (5000, 4)), 50)  # after x: never both
     assert snapshot.free[:, 0].tolist() == [3000, 56, 900]
     assert snapshot.left_for_leases()[:, 0].tolist() == [8000, 64]
-    snapshot.put_leased("x", Lease("a", 100.0, 250.0, (3000, 8)), 50)  # extended into y
+    snapshot.put_leased("x", CalendarEntry("a", 100.0, 250.0, (3000, 8)), 50)  # extended into y
     assert snapshot.free[:, 0].tolist() == [0, 52, 900]
     snapshot.drop_allocation("y")
     assert snapshot.free[:, 0].tolist() == [5000, 56, 950]
@@ -118,11 +118,11 @@ def test_requests_without_an_end_see_the_most_that_leases_ever_take() -> None:
 
 def test_nodes_that_come_and_go_keep_their_leases_apart() -> None:
     snapshot = Snapshot()
-    snapshot.put_leased("early", Lease("c", 0.0, 10.0, (1000, 1)), 0)  # before its node is known
+    snapshot.put_leased("early", CalendarEntry("c", 0.0, 10.0, (1000, 1)), 0)  # before its node is known
     for uid in ("c", "a", "b", *(f"x{number}" for number in range(30))):
         snapshot.put_node(node(uid))
         snapshot.settle()
-    snapshot.put_leased("late", Lease("b", 0.0, 10.0, (2000, 2)), 0)
+    snapshot.put_leased("late", CalendarEntry("b", 0.0, 10.0, (2000, 2)), 0)
     snapshot.drop_node("a")
     snapshot.settle()
     left = snapshot.left_for_leases()

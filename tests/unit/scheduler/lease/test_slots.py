@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.scheduler.lease.calendar import Lease
+from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.slots import Free, SlotFacts, Slots
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot, state_of, without
@@ -29,7 +29,7 @@ def make_snapshot() -> Snapshot:
 
 def put_slot(snapshot: Snapshot, key: str, node: str, amounts: tuple[int, int], gpus: Any = ()) -> None:
     snapshot.slots.put(key, SlotFacts("r", node, amounts, gpus, 0.0, 0.0, 50.0))
-    snapshot.put_leased(key, Lease(node, 0.0, 50.0, amounts), 0, Load(gpus=gpus))
+    snapshot.put_leased(key, CalendarEntry(node, 0.0, 50.0, amounts), 0, Load(gpus=gpus))
 
 
 STEPS = st.lists(

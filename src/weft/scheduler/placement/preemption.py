@@ -1,0 +1,57 @@
+"""A place for which others give way, and what a refused lease could have with a higher priority."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.informer.disruption.budgets import Allowance
+from weft.informer.workloads import spec_of
+from weft.kinds.fields.lease import MOST_PRIORITY, LeaseRequest
+from weft.kinds.project import ProjectSpec
+from weft.objects.identity import object_key
+from weft.scheduler.allocation.preempt import (
+    describe_kept,
+    describe_way,
+    find_way,
+    giving_way,
+    name_victims,
+    read_need,
+)
+from weft.scheduler.engine.explain import explain
+from weft.scheduler.placement.found import Placement, Search
+from weft.scheduler.workload.request import Candidate
+
+
+def preempt(search: Search, candidate: Candidate, now: float) -> tuple[Candidate, Placement | None]:
+    """``candidate`` with what its decision says of others, and its place where they give way; None if there is no such place."""
+    request, workload, spec = candidate.request, candidate.workload, spec_of(candidate.workload)
+    need = read_need(request, workload.uid, spec.lease, spec.grace)
+    kept: dict[Allowance, list[str]] = {}
+    way = find_way(search.view, search.engine, need, now, search.disruptions, kept)
+    project = workload.envelope.project
+    notes = (*(describe_way(way, project) if way is not None else ()), *describe_kept(kept, project))
+    candidate = msgspec.structs.replace(candidate, preempts=notes)
+    if way is None:
+        return candidate, None
+    if way.slot is not None:  # its capacity is counted over time
+        candidate = msgspec.structs.replace(candidate, lease=way.slot.lease)
+        request = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+    with giving_way(search.engine, way.victims):
+        explanation = explain(search.engine, request, workload.uid, way.row)
+    return candidate, Placement(candidate, way.row, explanation, way=way)
+
+
+def suggest_priority(search: Search, candidate: Candidate, asked: LeaseRequest, now: float) -> str:
+    """What a refused lease could have with a higher priority, as the end of a sentence."""
+    if asked.mode == "best-effort":
+        return ""
+    need = read_need(candidate.request, candidate.workload.uid, asked, spec_of(candidate.workload).grace)
+    name = candidate.workload.envelope.project
+    project = search.view.get(object_key("project", None, name or ""))
+    ceiling = None if project is None else project.spec(ProjectSpec).priority_ceiling
+    need = msgspec.structs.replace(need, priority=max(asked.priority, MOST_PRIORITY if ceiling is None else ceiling))
+    way = find_way(search.view, search.engine, need, now, search.disruptions, {})
+    if way is None:
+        return ""
+    most = max(victim.priority for victim in way.victims)
+    return f"; or with priority {most}, if these are suspended: {name_victims(way, name)}"

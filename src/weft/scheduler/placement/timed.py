@@ -1,0 +1,97 @@
+"""Places for leases that end: the first time at which each fits for all of it. Of one workload, or of a gang."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.policy import Request
+from weft.informer.workloads import spec_of
+from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
+from weft.scheduler.allocation.lease import Conflict, Opening, find_slot
+from weft.scheduler.allocation.promise import find_again as find_slot_again
+from weft.scheduler.allocation.promise import read_lost
+from weft.scheduler.engine.explain import Explanation, explain
+from weft.scheduler.gang import leases
+from weft.scheduler.gang.explain import explain_leased_places, explain_leased_refusal
+from weft.scheduler.gang.leases import LeasedMember, find_leased_places
+from weft.scheduler.placement.found import Found, Placement, Refusal, Search
+from weft.scheduler.placement.preemption import preempt, suggest_priority
+from weft.scheduler.queue.turn import is_patient
+from weft.scheduler.table.facts import name_workload
+from weft.scheduler.workload.request import Candidate
+
+
+def find(search: Search, candidates: list[Candidate], now: float) -> Found:
+    if len(candidates) > 1:
+        return _find_gang(search, candidates, now)
+    return [_find_one(search, candidates[0], now)]
+
+
+def find_again(search: Search, candidate: Candidate, held: AllocatedLease, now: float) -> Placement | Conflict:
+    """Another place for a lease that was ``held`` and hasn't begun. One whose start is over may preempt nobody."""
+    spec = spec_of(candidate.workload)
+    assert spec.lease is not None
+    found = find_slot_again(search.engine, candidate.request, candidate.workload.uid, spec.lease, held, spec.grace, now)
+    if isinstance(found, Opening):
+        return _place(search, candidate, found)
+    if spec.lease.mode == "reservation" and held.start < now:
+        return found
+    candidate, preempting = preempt(search, candidate, now)
+    if preempting is not None:
+        return preempting
+    dearer = suggest_priority(search, candidate, spec.lease, now)
+    return msgspec.structs.replace(found, message=found.message + dearer)
+
+
+def _find_one(search: Search, candidate: Candidate, now: float) -> Placement | Refusal:
+    """The first time at which it fits for all of its lease. A best-effort one waits for that time to come."""
+    workload, request, spec = candidate.workload, candidate.request, spec_of(candidate.workload)
+    asked = spec.lease
+    assert asked is not None
+    waits = asked.mode == "best-effort"
+    # One that has waited long is promised the first time that there is.
+    later = waits and is_patient(workload.envelope.created_at, now)
+    if (held := read_lost(workload, asked, now)) is not None:
+        found = find_slot_again(search.engine, request, workload.uid, asked, held, spec.grace, now)
+    else:
+        found = find_slot(search.engine, request, workload.uid, asked, spec.grace, now, later=later)
+    if isinstance(found, Opening):
+        return _place(search, candidate, found)
+    candidate, preempting = preempt(search, candidate, now)
+    if preempting is not None:
+        return preempting
+    error = "insufficientResources" if waits else LEASE_CONFLICT
+    message = found.message + suggest_priority(search, candidate, asked, now)
+    explanation = Explanation(len(search.engine.snapshot), [], {}, error, message, nearest_node=found.node)
+    return Refusal(candidate, explanation, sleeps=False, is_over_time=waits)
+
+
+def _place(search: Search, candidate: Candidate, slot: Opening) -> Placement:
+    # Its capacity is counted over time, which the explanation of a node's score doesn't know.
+    explanation = explain(search.engine, _without_capacity(candidate.request), candidate.workload.uid, slot.row)
+    return Placement(msgspec.structs.replace(candidate, lease=slot.lease), slot.row, explanation)
+
+
+def _without_capacity(request: Request) -> Request:
+    return msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+
+
+def _find_gang(search: Search, candidates: list[Candidate], now: float) -> Found:
+    """Places for members of which some have leases that end, or why there are none."""
+    engine, members = search.engine, list[LeasedMember]()
+    for each in candidates:
+        spec, name = spec_of(each.workload), name_workload(each.workload.envelope.ref)
+        held = read_lost(each.workload, spec.lease, now) if spec.lease is not None else None
+        members.append(LeasedMember(each.request, each.workload.uid, name, spec.lease, held, spec.grace))
+    found = find_leased_places(engine, members, now)
+    if isinstance(found, leases.Refusal):
+        explanations = explain_leased_refusal(engine, members, found)
+        return [
+            Refusal(each, why, sleeps=False, is_over_time=why.error != LEASE_CONFLICT)
+            for each, why in zip(candidates, explanations, strict=True)
+        ]
+    explanations = explain_leased_places(engine, members, found)
+    return [
+        Placement(msgspec.structs.replace(candidates[number], lease=place.lease), place.row, explanation)
+        for (number, place), explanation in zip(found.items(), explanations, strict=True)
+    ]
