@@ -297,6 +297,11 @@ class Socket:
         page: Page = await self._served(self._store.list(prefix, limit=limit, after=after))
         return page
 
+    async def count(self, prefix: str) -> int:
+        await self._go()
+        count: int = await self._served(self._store.count(prefix))
+        return count
+
     async def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         await self._go()
         part = self._doorway.part

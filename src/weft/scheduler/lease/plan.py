@@ -39,7 +39,7 @@ class Lease(msgspec.Struct, frozen=True):
     suspend_seconds: float = 0.0  # to write its memory, and as long to read it
 
 
-class Slot(msgspec.Struct, frozen=True):
+class PlannedPiece(msgspec.Struct, frozen=True):
     """A stretch of time on nodes, of which ``resume_seconds`` at the beginning and ``suspend_seconds`` at the end do no work."""
 
     start: float
@@ -62,11 +62,11 @@ class Standing(msgspec.Struct):
     suspended: bool = False
     resume_seconds: float = 0.0  # of what runs: until its memory is back
     suspending_until: float | None = None  # of what runs, but is being suspended
-    promised: Slot | None = None  # of a reservation
+    promised: PlannedPiece | None = None  # of a reservation
     splits: bool = False  # though not preemptible, it was accepted in pieces around what was promised before it
 
 
-Plan = dict[str, list[Slot]]  # by lease; empty for what finds no place in time
+Plan = dict[str, list[PlannedPiece]]  # by lease; empty for what finds no place in time
 
 
 def keep_promises(
@@ -127,7 +127,7 @@ class _Planner:
         """What runs needs its nodes until it is suspended, whatever else comes of it."""
         self._take(self._suspension(standing), standing.lease)
 
-    def place(self, standing: Standing) -> list[Slot]:
+    def place(self, standing: Standing) -> list[PlannedPiece]:
         lease, pinned = standing.lease, self._suspension(standing)
         self._take(pinned, lease, give_back=True)
         if lease.mode in ("reservation", "immediate") and not standing.nodes:
@@ -138,13 +138,13 @@ class _Planner:
             self._take(pinned, lease)
         return slots
 
-    def _suspension(self, standing: Standing) -> Slot | None:
+    def _suspension(self, standing: Standing) -> PlannedPiece | None:
         if not standing.nodes:
             return None
         if standing.suspending_until is not None:
-            return Slot(self._now, standing.suspending_until, standing.nodes)
+            return PlannedPiece(self._now, standing.suspending_until, standing.nodes)
         waits = self._can_suspend(standing) and not self._restarts
-        return Slot(self._now, self._now + (standing.lease.suspend_seconds if waits else 0.0), standing.nodes)
+        return PlannedPiece(self._now, self._now + (standing.lease.suspend_seconds if waits else 0.0), standing.nodes)
 
     def _can_suspend(self, standing: Standing) -> bool:
         return self._suspends and (standing.lease.preemptible or standing.splits)
@@ -156,7 +156,7 @@ class _Planner:
             return self._can_suspend(standing)
         return bool(self._find_nodes(lease, self._now, self._now + lease.suspend_seconds, nodes))
 
-    def _place_at(self, standing: Standing, start: float) -> list[Slot]:
+    def _place_at(self, standing: Standing, start: float) -> list[PlannedPiece]:
         lease = standing.lease
         slot = standing.promised
         if slot is None:
@@ -164,23 +164,23 @@ class _Planner:
                 return []
             if not (nodes := self._find_nodes(lease, start, start + lease.duration)):
                 return []
-            slot = Slot(start, start + lease.duration, nodes)
+            slot = PlannedPiece(start, start + lease.duration, nodes)
         self._take(slot, lease)
         return [slot]
 
-    def _place_in_pieces(self, standing: Standing) -> list[Slot]:
+    def _place_in_pieces(self, standing: Standing) -> list[PlannedPiece]:
         lease, left = standing.lease, standing.lease.duration - standing.done_seconds
-        slots: list[Slot] = []
+        slots: list[PlannedPiece] = []
         time, resume = max(self._now, lease.start), standing.suspended
         if standing.suspending_until is not None:
             rest = standing.suspending_until - self._now
-            slots.append(Slot(self._now, standing.suspending_until, standing.nodes, 0.0, rest))
+            slots.append(PlannedPiece(self._now, standing.suspending_until, standing.nodes, 0.0, rest))
             time, resume = standing.suspending_until, True
         elif standing.nodes:
             piece = self._fit(standing, self._now, left, standing.resume_seconds, standing.nodes)
             if piece is None and self._can_save(standing):
                 saved = self._now + lease.suspend_seconds
-                piece = Slot(self._now, saved, standing.nodes, 0.0, lease.suspend_seconds)
+                piece = PlannedPiece(self._now, saved, standing.nodes, 0.0, lease.suspend_seconds)
             elif piece is None:
                 left = lease.duration  # it is ended, and begins again
             if piece is not None:
@@ -200,7 +200,7 @@ class _Planner:
             self._take(slot, lease)
         return slots
 
-    def _find_piece(self, standing: Standing, time: float, left: float, resume: float) -> Slot | None:
+    def _find_piece(self, standing: Standing, time: float, left: float, resume: float) -> PlannedPiece | None:
         """The first one from ``time`` on, before the deadline."""
         latest = standing.lease.deadline - min(left, LEAST_PIECE_SECONDS)
         for start in self._list_changes(time, latest):
@@ -216,11 +216,11 @@ class _Planner:
 
     def _fit(
         self, standing: Standing, start: float, left: float, resume: float, nodes: tuple[int, ...] | None = None
-    ) -> Slot | None:
+    ) -> PlannedPiece | None:
         """The longest piece that begins at ``start``; all that is ``left``, or, where it can be suspended, a part of it."""
         lease, whole = standing.lease, start + resume + left
         if found := self._find_nodes(lease, start, whole, nodes):
-            return Slot(start, whole, found, resume)
+            return PlannedPiece(start, whole, found, resume)
         if not self._can_suspend(standing):
             return None
         overhead = resume + lease.suspend_seconds
@@ -231,7 +231,7 @@ class _Planner:
         while low < high:  # what is free until a time is so until all times before it
             middle = (low + high) // 2
             if found := self._find_nodes(lease, start, ends[middle], nodes):
-                best, low = Slot(start, ends[middle], found, resume, lease.suspend_seconds), middle + 1
+                best, low = PlannedPiece(start, ends[middle], found, resume, lease.suspend_seconds), middle + 1
             else:
                 high = middle
         return best
@@ -252,7 +252,7 @@ class _Planner:
             self._nodes[node].take(start, end, [-amount for amount in machine])
         return tuple(found) if len(found) == len(lease.machines) else ()
 
-    def _take(self, slot: Slot | None, lease: Lease, *, give_back: bool = False) -> None:
+    def _take(self, slot: PlannedPiece | None, lease: Lease, *, give_back: bool = False) -> None:
         if slot is not None:
             for node, machine in zip(slot.nodes, lease.machines, strict=True):
                 self._nodes[node].take(slot.start, slot.end, [-a for a in machine] if give_back else machine)

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.scheduler.lease.availability import Amounts
 from weft.scheduler.lease.backfill import SHORTEST_SECONDS
-from weft.scheduler.lease.plan import Lease, Slot, Standing, keep_promises
+from weft.scheduler.lease.plan import Lease, PlannedPiece, Standing, keep_promises
 
 _SOON = 1e-6  # seconds: what is due so soon is due
 
@@ -20,12 +20,12 @@ class LeaseRun(msgspec.Struct):
     lease: Lease
     real_seconds: float  # how long it runs; nobody knows it before
     state: str = ""  # DONE or REJECTED
-    pieces: list[Slot] = []  # the slots in which it ran, as long as they really were
-    slots: list[Slot] = []  # what is planned; the first one may have begun
+    pieces: list[PlannedPiece] = []  # the slots in which it ran, as long as they really were
+    slots: list[PlannedPiece] = []  # what is planned; the first one may have begun
     runs: bool = False
     done_seconds: float = 0.0  # before the first slot
     suspended: bool = False
-    promised: Slot | None = None
+    promised: PlannedPiece | None = None
     splits: bool = False  # see Standing
 
     @property
