@@ -170,7 +170,7 @@ async def test_a_file_whose_image_was_not_recorded_is_nobody_s(
                 if end == "killed":
                     await asyncio.Event().wait()
                 await lab.store.commit([Delete("/image/default/mine")])
-                await lab.until(lambda: asyncio.sleep(0, self._lease.cache.view.get(image.key) is None))
+                await lab.until(lambda: asyncio.sleep(0, self._leadership.cache.view.get(image.key) is None))
             await real(self, image, status)
 
         with monkeypatch.context() as patched:
