@@ -59,7 +59,16 @@ def running_server(
         asyncio.run(_fill(folder / "store.db", objects))
         file, log = folder / "context.json", (folder / "log").open("wb")
         words = [WEFT, "server", *([process] if process else []), "--state", name, "--context", str(file)]
-        words += ["--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--allow-fetch", name]
+        words += [
+            "--listen",
+            "127.0.0.1:0",
+            "--gateway",
+            "127.0.0.1:0",
+            "--allow-fetch",
+            name,
+            "--most-objects",
+            "1000000",
+        ]
         if command:
             words = [*command, name]
         running = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
