@@ -495,14 +495,19 @@ def test_who_has_a_role_in_a_project_only_sees_of_a_node_nothing_that_tells_of_o
     cursor = viewer.list("node").cursor
     orphans = ["u vm/other/db 1"]
     node.report(node={"cpu": 4, "images": [secret], "orphans": orphans, "orphan_allocations": [copy]})
+    envelope = lab.stored("/node/-/n1")
+    assert envelope is not None
+    envelope.conditions = [Condition("Drained", "False", "Draining", "1 left; vm/other/db can't leave")]
+    lab.put(envelope)
     assert lab.client.get("node", "n1")["report"]["images"] == [secret]
+    assert "db" in lab.client.get("node", "n1")["conditions"][0]["message"]
     selector = f"fields=report.images%3D{secret}"
     for path in ("", "/n1", f"?watch=1&cursor={cursor}&fields=name%3Dn1", f"?watch=1&cursor={cursor}", f"?{selector}"):
         with viewer.http.stream("GET", f"/v1/nodes{path}") as stream:
             shown = stream.read(100_000)
         assert shown and secret.encode() not in shown and b"vm/other/db" not in shown, path
         if path in ("", "/n1"):
-            assert b'"cpu":4' in shown
+            assert b'"cpu":4' in shown and b'"Draining"' in shown
         if selector in path:
             assert b"n1" not in shown
 

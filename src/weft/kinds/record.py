@@ -295,7 +295,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
     shared_fields: tuple[str, ...] = ()
-    # Fields like ``report.images`` that tell of other people's: only those with rights in all projects see them.
+    # Fields like ``report.images`` that name other people's objects: only those with rights in all projects see them. Of a
+    # condition, like ``conditions.Drained``, others see all but the message.
     fabric_fields: tuple[str, ...] = ()
     most_of_owner: int = (
         0  # how many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so

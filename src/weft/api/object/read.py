@@ -136,7 +136,12 @@ def find_narrowing(kind: Kind, actor: Actor, verb: str) -> Narrow | None:
     def narrow(value: bytes) -> bytes:
         whole = msgspec.json.decode(value)
         for part, _, name in (path.partition(".") for path in kind.fabric_fields):
-            whole.get(part, {}).pop(name, None)
+            if part != "conditions":
+                whole.get(part, {}).pop(name, None)
+                continue
+            for condition in whole.get("conditions", ()):
+                if condition["type"] == name:
+                    condition["message"] = ""
         return _encoder.encode(whole)
 
     return narrow
