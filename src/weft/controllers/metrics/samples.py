@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from weft.contracts.store import Lease
 from weft.informer.view import Item, View
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, read_digest, total
 from weft.telemetry.metrics.sample import Sample
@@ -80,9 +80,9 @@ def _list_of_guests(view: View, node: Item, digest: Digest, at: int) -> Iterator
 
 
 def _find_placed(view: View, node: Item, workload_uid: str) -> AllocationSpec | None:
-    """The workload's allocation on the node."""
+    """The workload's allocation on the node; None also for a task that has ended: what is left of it is its log."""
     for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload_uid):
         spec = item.spec(AllocationSpec)
         if spec.node_uid == node.uid:
-            return spec
+            return None if has_ended_for_good(spec, item.report(AllocationReport)) else spec
     return None

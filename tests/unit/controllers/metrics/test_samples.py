@@ -20,7 +20,7 @@ def put(view: View, envelope: Envelope) -> None:
     assert view.put(envelope.key, encode_envelope(envelope), 1) is not None
 
 
-def make_fabric() -> View:
+def make_fabric(*, once: bool = False, ended: bool = False) -> View:
     view = make_view()
     for n in (1, 2):
         report = msgspec.json.encode({"cpu": 8.0, "memory": 2**34, "disk": 2**40})
@@ -36,9 +36,12 @@ def make_fabric() -> View:
         workload_generation=1,
         incarnation=1,
         resources=Resources(cpu=2.0, memory=2**30),
+        once=once,
     )
-    name = allocation_name("node1", "al1")
-    put(view, Envelope(kind="allocation", name=name, uid="al1", spec=msgspec.Raw(msgspec.json.encode(spec))))
+    made = Envelope(kind="allocation", name=allocation_name("node1", "al1"), uid="al1")
+    made.spec = msgspec.Raw(msgspec.json.encode(spec))
+    made.report = msgspec.Raw(msgspec.json.encode({"state": "stopped", "ended": ended, "incarnation": 1}))
+    put(view, made)
     return view
 
 
@@ -93,3 +96,11 @@ def test_what_a_node_can_t_measure_isn_t_told_as_zero() -> None:
     samples = list(list_samples(make_fabric(), [heartbeat("node1", 0.0, {"vm1": Use(5)}, measured=False)], {}, NOW))
     assert not read(samples, "weft_node_cpu_used_cores") and not read(samples, "weft_guest_cpu_cores")
     assert read(samples, "weft_node_cpu_cores")
+
+
+def test_a_task_has_samples_until_its_end_and_a_vm_that_stopped_goes_on_having_them() -> None:
+    digest = [heartbeat("node1", 0.0, {"vm1": Use(0, 0, 4096)})]
+    for once, ended, expected in ((True, False, 1), (True, True, 0), (False, True, 1)):
+        samples = list(list_samples(make_fabric(once=once, ended=ended), digest, {}, NOW))
+        for name in ("weft_guest_disk_bytes", "weft_guest_memory_requested_bytes"):
+            assert len(read(samples, name)) == expected, (name, once, ended)
