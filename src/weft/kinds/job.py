@@ -386,7 +386,7 @@ JOB = Kind(
         Column("FAILED", text("status.failed", "0"), align="right"),
         Column("RETRIED", text("status.retried", "0"), align="right", wide=True),
         Column("LOST", text("status.lost", "0"), align="right", wide=True),
-        Column("SCHEDULE", text("spec.schedule")),
+        Column("SCHEDULE", text("spec.schedule", ""), flexible=True),
         Column("IMAGE", text("spec.task.image"), flexible=True),
         AGE,
         Column("NOTE", note, flexible=True),

@@ -282,6 +282,11 @@ def timeout(help_: str = "How long to wait; afterwards the work goes on. [10m]")
     return _setting(["--timeout"], "timeout_seconds", help_, type=Duration())
 
 
+def answer_timeout() -> click.Option:
+    """For a question to the scheduler, which leaves no work behind."""
+    return timeout("How long to wait for the scheduler's answer. [30s]")
+
+
 def selectors(kind: Kind | None = None) -> list[click.Parameter]:
     return [
         click.Option(

@@ -149,6 +149,8 @@ AFTER: dict[tuple[str, str], str] = {
     ("function", "run"): "invoke NAME",
     ("node", "return"): "uncordon NAME",
     ("image", "pull"): "add NAME oci://IMAGE",
+    ("container", "metrics"): "top, or PromQL for their history",
+    ("node", "metrics"): "top, or PromQL for their history",
 }
 
 # Other tools, as the first word of what hands type: the kind that their verbs are of, where it is one. weft takes the verb itself.
@@ -234,7 +236,7 @@ def find_command_meant(word: str, noun: str | None, verbs: Collection[str], noun
     command = AFTER.get((noun or "", word.lower())) or COMMANDS.get(word.lower())
     if command is None:
         return None
-    first = command.split()[0]
+    first = command.split(",")[0].split()[0]
     if noun is not None and first in verbs:
         return f"weft {noun} {command}"
     return None if noun is not None and first in nouns and first != noun else f"weft {command}"

@@ -16,7 +16,7 @@ from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import resolve_one
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_object
-from weft.cli.output.local_time import localize
+from weft.cli.output.local_time import localize, render_time
 from weft.cli.output.terminal import find_width
 from weft.cli.placement.answer import explain_node, render_capacity, render_recommendation
 from weft.cli.placement.decision import explain_absence, explain_decision
@@ -24,6 +24,7 @@ from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.finish import find_decision
 from weft.kinds.fields.cells import dig
+from weft.kinds.fields.lease import PREEMPTED
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
 
@@ -35,7 +36,7 @@ def recommend_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
     params = [
         options.targets(kind, many=False, able=entry.kinds, required=kind is None),
         *fields,
-        options.timeout(),
+        options.answer_timeout(),
         options.output(),
     ]
     summary = "Show where a workload would be placed now, or with other values of its fields."
@@ -114,9 +115,23 @@ def _explain(
         if target.kind.workload is not None:
             _add_present(session, target, why_not)
     else:
+        if suspension := _explain_suspension(session, target, obj):
+            print(localize(suspension))
         when = _render_time(decision)
         print(localize(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint)))
     return OK
+
+
+def _explain_suspension(session: Session, target: Target, obj: Mapping[str, Any]) -> str:
+    """For whom a workload was suspended, and when it may resume; "" if it isn't suspended."""
+    if dig(obj, "status.phase") != "Suspended":
+        return ""
+    if dig(obj, "status.reason") != PREEMPTED:
+        return f"{target.what} is suspended until you resume it: weft {target.kind.name} resume {target.name}"
+    queue = dig(ask(session, "recommendation", {"subject": "queue"}), "status.queue") or []
+    start = next((one["expected_start"] for one in queue if one["workload"] == target.what), None)
+    when = f"at {render_time(start)}, as it looks now" if start else "when it fits again"
+    return f"{target.what} is {dig(obj, 'status.message') or 'suspended'}; it resumes {when}\nit ran here before:"
 
 
 def _render_time(decision: Mapping[str, Any]) -> str:
@@ -163,7 +178,7 @@ def _why(obj: dict[str, object]) -> str:
 def capacity_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft capacity`: how full the fabric is and where, what waits and why, how long deciding takes."""
     summary = "Show how full the nodes are, what waits and why, and how placement decides."
-    return options.build(verb, summary, _capacity, kind, [options.timeout(), options.output()])
+    return options.build(verb, summary, _capacity, kind, [options.answer_timeout(), options.output()])
 
 
 def _capacity(session: Session, kind: Kind | None) -> None:

@@ -26,7 +26,7 @@ from weft.objects.quantity import format_duration
 
 _ACTS = ("list", "describe", "extend", "cancel")
 _OVER = ("Done", "Rejected", "Cancelled")
-_COLUMNS = make_columns("WORKLOAD!", "MODE", "STATE!", "START!", "END!", "NODE", "PREEMPTIBLE", "NOTE~")
+_TITLES = ("WORKLOAD!", "MODE", "STATE!", "START!", "END!", "NODE", "PREEMPTIBLE", "NOTE~")
 ANSWER_SECONDS = 15.0  # in which the scheduler decides on an extension
 POLL_SECONDS = 0.1
 
@@ -103,8 +103,10 @@ _FIELDS = ("mode", "start", "duration", "deadline_at", "preemptible", "priority"
 
 
 def _print(session: Session, found: list[dict[str, Any]]) -> None:
-    rows = [_row(one) for one in found]
-    print_items(session, found, [one["workload"] for one in found], (_COLUMNS, rows), "no leases")
+    named = session.all_projects  # a workload's name is only its project's
+    rows = [[*([one["project"] or ""] if named else []), *_row(one)] for one in found]
+    columns = make_columns(*(("PROJECT!",) if named else ()), *_TITLES)
+    print_items(session, found, [one["workload"] for one in found], (columns, rows), "no leases")
 
 
 def _row(one: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ _TITLES = ("PLACE>", "WORKLOAD!", "PRIORITY>", "WAITING>", "STARTS!", "CONFIDENC
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    params = [options.all_projects(), *options.table(), options.timeout(), options.output()]
+    params = [options.all_projects(), *options.table(), options.answer_timeout(), options.output()]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
@@ -58,7 +58,7 @@ _SHARES = make_columns(
 
 
 def fairness_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    params = [*options.table(), options.timeout(), options.output()]
+    params = [*options.table(), options.answer_timeout(), options.output()]
     return options.build(verb, f"{entry.summary}.", _report, kind, params)
 
 

@@ -25,6 +25,7 @@ from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 
 WATCH_SECONDS = 3.0
+_OVERHEAD = "A VM's MEMORY has QEMU's own in it, so it can be more than what the VM has (OF)."
 MEASURED = ("nodes", "vms", "containers", "migrations")
 
 
@@ -53,9 +54,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
                 shell_complete=Completer({"words": [[word, ""] for word in MEASURED]}),
             ),
         )
-    return options.build(
-        verb, "Show the usage of nodes or workloads, largest first, or the progress of migrations.", _run, kind, params
-    )
+    summary = "Show the usage of nodes or workloads, largest first, or the progress of migrations."
+    return options.build(verb, f"{summary} {_OVERHEAD}", _run, kind, params)
 
 
 def _run(

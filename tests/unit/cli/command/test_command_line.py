@@ -238,7 +238,7 @@ def test_every_command_that_is_suggested_is_one() -> None:
         assert root.get_command(top, program) is None, f"{program} is a word of weft's own"
         assert kind is None or kind in BY_NAME
     for (noun, word), line in synonyms.AFTER.items():
-        assert word not in verbs_of(noun) and line.split()[0] in verbs_of(noun), (noun, word)
+        assert word not in verbs_of(noun) and line.split(",")[0].split()[0] in verbs_of(noun), (noun, word)
     for word, kind in synonyms.NOUNS.items():
         assert kind in BY_NAME
         assert root.get_command(top, word) is None, f"{word} is a word of weft's own"
@@ -486,6 +486,12 @@ def test_no_word_that_is_merely_spelled_alike_leads_to_what_destroys_or_to_anoth
         if word not in synonyms.COMMANDS:
             assert not set(proposed[:2]) & {*synonyms.DESTROYING}, (word, err)
         assert not proposed or proposed[0] == "vm" or proposed[0] not in BY_NAME, (word, err)
+
+
+@pytest.mark.parametrize("noun", ["container", "node"])
+def test_who_looks_for_metrics_where_there_are_none_is_led_to_those_there_are(weft: Said, noun: str) -> None:
+    code, _, err = weft(f"{noun} metrics web")
+    assert code == 2 and f"weft {noun} top" in err and "PromQL" in err
 
 
 def test_the_help_shows_what_people_use_every_day_and_leads_to_the_rest(weft: Said) -> None:
