@@ -105,7 +105,7 @@
             sleep 1
         done
         printf 'Content-Type: text/plain\r\n\r\n'
-        echo "$answer, told by $(hostname)"
+        echo "$answer, served by $(hostname)"
         CGI
         cat >/etc/weft/start.d/app <<'START'
         #!/bin/sh

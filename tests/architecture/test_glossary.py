@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from source import ROOT, SOURCE, nodes_of, text_of
+from source import ROOT, SOURCE, nodes_of, text_of, tree_of
 
 TABLE = Path(__file__).with_name("glossary.txt")
-NOT_OURS = ("CHANGELOG.md", "measured.md")  # what was, and what a program writes
+NOT_OURS = ("measured.md",)  # a program writes it
 NOWHERE = "nowhere"
+GOOD_NO = re.compile(r"\bthere (is|are|was|were) no\b|\b(is|are) no (longer|more)\b")
 IN_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # readWish, READ_WISH and read-wish alike
 
 
@@ -43,7 +44,7 @@ def read_rows(text: str) -> list[Row]:
         if line and not line.startswith("#"):
             old, now, counted, allowed = (cell.strip() for cell in line.split(" |"))
             counted, _, where = counted.partition(" ")
-            words = old.split("; ") if counted == "phrase" else old.split()
+            words = old.split("; ") if counted in ("phrase", "message") else old.split()
             pairs = (pair.split() for pair in allowed.removeprefix(NOWHERE).split(",") if pair)
             rows.append(Row(tuple(words), now, counted, where, {area: int(count) for area, count in pairs}))
     return rows
@@ -93,9 +94,34 @@ def read_sentences(path: Path) -> str:
     return " ".join(text_of(path).lower().split())
 
 
+def find_messages(path: Path) -> Iterator[str]:
+    """What people read: a page without the targets of its links; of code the strings that aren't docstrings."""
+    if path.suffix == ".md":
+        yield re.sub(r"\]\([^)]*\)", "]", text_of(path))
+    elif path.suffix == ".py":
+        documented = nodes_of(path, ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        docstrings = {id(node.body[0].value) for node in documented if node.body and isinstance(node.body[0], ast.Expr)}
+        for node in ast.walk(tree_of(path)):  # nodes_of leaves constants out
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                yield node.value
+
+
+@cache
+def count_messages(path: Path) -> Counter[str]:
+    """Words and pairs of words; "there is no node" and "is no longer" are good English."""
+    found: Counter[str] = Counter()
+    for text in find_messages(path):
+        words = re.findall(r"\w+", GOOD_NO.sub(" ", " ".join(text.lower().split())))
+        found.update(words)
+        for length in (2, 3):
+            found.update(" ".join(group) for group in zip(*(words[n:] for n in range(length)), strict=False))
+    return found
+
+
 COUNTED: dict[str, Callable[[Path], Counter[str] | str]] = {
     "word": count_words,
     "phrase": read_sentences,
+    "message": count_messages,
     "name": count_names,
     "class": count_classes,
     "parameter": count_parameters,
@@ -112,7 +138,7 @@ def area_of(path: Path) -> str:
 
 def find_files() -> Iterable[Path]:
     texts = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".c", ".h")]
-    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
     return sorted(path for path in [*texts, *pages] if path.name not in NOT_OURS)
 
 
@@ -160,6 +186,19 @@ def test_an_old_word_is_found_in_code_sentences_and_names_of_files(
     assert wish.allowed == {"pages": 1} and wish.count(path) == 2 and phrase.count(path) == 1
     assert parameter.count(path) == 1 and parameter.is_in("moving") and not parameter.is_in("agent")
     assert name.count(path) == 1 and not name.is_in("moving") and name.is_in("agent") and file.count(path) == 1
+
+
+def test_an_odd_word_is_found_where_people_read_it_and_nowhere_else(tmp_path: Path) -> None:
+    code, page = tmp_path / "port.py", tmp_path / "port.md"
+    code.write_text(
+        '"""It is no port."""\nraise Odd(f"{port} is no port", "there is no port, it is no longer made anew")\n'
+    )
+    page.write_text("It isn't made\nanew at once ([told](is-no-port.md)); these\nare no ports.")
+    no, anew, once, told = read_rows(
+        "is no; are no | – | message |\nanew | – | message |\nat once | – | message |\ntold | – | message |"
+    )
+    assert [row.count(code) for row in (no, anew, once, told)] == [1, 1, 0, 0]
+    assert [row.count(page) for row in (no, anew, once, told)] == [1, 1, 1, 1]
 
 
 def lower(text: str) -> str:
