@@ -30,7 +30,7 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
   read (`get`, `describe`, `logs`, `events`, `explain`, `recommend`) accept the beginning of a name or uid
   if only one object has it.
 - **Waiting.** Commands that change something wait for completion and show progress (`--wait`, the default). `--detach`
-  returns at once, `--timeout 30s` (or `--wait-timeout`) stops waiting with exit code 7. Ctrl-C and a timeout end the
+  returns immediately, `--timeout 30s` (or `--wait-timeout`) stops waiting with exit code 7. Ctrl-C and a timeout end the
   waiting, not the work.
 - **Output.** Data goes to standard output, messages to standard error: [the forms](#output). Off a terminal nothing is cut or
   coloured; `NO_COLOR` and `COLUMNS` are honoured. If the reader stops early (`| head -1`), the exit code is 0.

@@ -106,7 +106,7 @@ def check_conversion(spec: ConversionSpec) -> None:
             hint="write container/web or vm/web",
         )
     if spec.to == kind:
-        hint = "weft convert container/web --to vm; for a container in a machine of its own, create it anew with isolation vm"
+        hint = "weft convert container/web --to vm; for a container in a machine of its own, create it again with isolation vm"
         raise InvalidInput(f"spec.to: {spec.workload[:60]} is a {kind} already", field="spec.to", hint=hint)
     if spec.disk and spec.to != "vm":
         raise InvalidInput("spec.disk: a container has no root disk", field="spec.disk", hint="leave it out")

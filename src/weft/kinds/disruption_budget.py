@@ -1,4 +1,4 @@
-"""DisruptionBudget: how many of the workloads with some labels may be down at once by weft's own doing. The scheduler counts it
+"""DisruptionBudget: how many of the workloads with some labels may be down together by weft's own doing. The scheduler counts it
 when it chooses whom to preempt, a drain when it stops a workload to migrate it."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DisruptionBudgetSpec(msgspec.Struct, kw_only=True):
     selector: Annotated[
         dict[str, str], field("Labels of the VMs and containers that it protects; they have all of them")
     ]
-    max_unavailable: Annotated[Count | None, field("How many of them may be down at once")] = None
+    max_unavailable: Annotated[Count | None, field("How many of them may be down together")] = None
     min_available: Annotated[Count | None, field("How many of them must stay up, in place of max_unavailable")] = None
 
 
@@ -67,7 +67,7 @@ DISRUPTION_BUDGET = Kind(
     name="disruptionbudget",
     plural="disruptionbudgets",
     title="disruption budget",
-    summary="How many workloads of a group may be down at once",
+    summary="How many workloads of a group may be down together",
     topic="Placement",
     access="project",
     spec=DisruptionBudgetSpec,

@@ -47,7 +47,7 @@ class Schedule(msgspec.Struct, kw_only=True):
 
 class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
-    max_concurrent: Annotated[int, field("How many invocations may run at once", ge=0, le=100_000)] = 50
+    max_concurrent: Annotated[int, field("How many invocations may run in parallel", ge=0, le=100_000)] = 50
     keep_alive: Annotated[
         float | str,
         field(

@@ -62,14 +62,14 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         float, field("Timeout, after which the migration is abandoned", change="never", quantity="duration")
     ] = DEFAULT_TIMEOUT_SECONDS
     bytes_per_second: Annotated[
-        int, field("Limit on the transfer rate, per second; 0 is no limit", change="never", quantity="bytes", ge=0)
+        int, field("Limit on the transfer rate, per second; 0 means no limit", change="never", quantity="bytes", ge=0)
     ] = 0
     pause_ms: Annotated[int, field("Longest downtime to aim for, in milliseconds", change="never", ge=1, le=60_000)] = (
         300
     )
     not_before: Annotated[
         float | None,
-        field("Earliest start; at once if unset", change="never", quantity="moment"),
+        field("Earliest start; immediately if unset", change="never", quantity="moment"),
     ] = None
     not_after: Annotated[float | None, field("Latest start", change="never", quantity="moment")] = None
     reason: Annotated[str, field("Reason, for people", change="live", max_length=200)] = ""

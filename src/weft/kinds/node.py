@@ -49,7 +49,7 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     migration_bandwidth: Annotated[
         int,
         field(
-            "Limit on the transfer rate of all migrations from and to the node together; 0 is no limit",
+            "Limit on the transfer rate of all migrations from and to the node together; 0 means no limit",
             quantity="bytes",
             ge=0,
         ),

@@ -57,7 +57,7 @@ class AccountLimits(Limits, msgspec.Struct, kw_only=True):
 
 class QuotaSpec(AccountLimits, msgspec.Struct, kw_only=True):
     function_concurrency: Annotated[
-        Count | None, field("Limit on invocations of all functions that run at once; each gateway counts its own")
+        Count | None, field("Limit on invocations of all functions that run in parallel; each gateway counts its own")
     ] = None
     requests_per_second: Annotated[
         Rate | None, field("Limit on requests to the API that name the project; each API server counts its own")

@@ -41,7 +41,9 @@ class ReservationSpec(msgspec.Struct, kw_only=True):
         field("Condition on the nodes, like zone=a; @NAME names a constraint", change="never", shown="expression"),
     ] = None
     tolerate: Annotated[list[str], field("Taints to tolerate: NAME, or NAME=VALUE", change="never")] = []
-    start: Annotated[float | None, field("When it begins; at once if unset", change="never", quantity="moment")] = None
+    start: Annotated[float | None, field("When it begins; immediately if unset", change="never", quantity="moment")] = (
+        None
+    )
     duration: Annotated[
         float | None,
         field("How long it lasts; instead of end. It can become longer", change="live", quantity="duration"),

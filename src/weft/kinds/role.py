@@ -41,7 +41,7 @@ def check_role(spec: RoleSpec) -> None:
             if verb not in known and verb != ANY:
                 meant = suggest(verb, known)
                 hint = f"did you mean {meant}?" if meant else f"verbs: {', '.join(known)}, or {ANY} for all"
-                raise InvalidInput(f"{at}: {verb[:60]!r} is no verb of {kind}", field=at, hint=hint)
+                raise InvalidInput(f"{at}: {verb[:60]!r} is not a verb of {kind}", field=at, hint=hint)
         spec.rules[kind] = sorted(set(verbs))
 
 

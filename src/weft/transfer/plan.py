@@ -122,7 +122,7 @@ def choose_mode(load: Load, leeway: Leeway) -> MigrationPlan:
 def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
     usable = leeway.bytes_per_second * USABLE_SHARE
     once = load.memory_bytes / usable
-    rate = f"the guest writes {format_bytes(int(load.dirty_bytes_per_second))}/s and the path carries {format_bytes(int(usable))}/s"
+    rate = f"dirty rate {format_bytes(int(load.dirty_bytes_per_second))}/s, link {format_bytes(int(usable))}/s"
     pressure = load.dirty_bytes_per_second / usable
     if set(leeway.modes) == {"stop-and-copy"}:
         return "stop-and-copy", "this guest can migrate in no other mode"
@@ -134,14 +134,14 @@ def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
                 _forecast_memory(mode, load, leeway).duration_seconds for mode in ("plain", "multifd-zstd")
             )
             if squeezed < SOONER * bare:
-                return "multifd-zstd", f"{rate}; compressed {load.still_compression:.1f} times, it arrives sooner"
+                return "multifd-zstd", f"{rate}, compression {load.still_compression:.1f}x: the migration is shorter"
         if "plain" in leeway.modes:
             return "plain", f"{rate}: each pass leaves less"
     small = _find_cache(load) <= _MOST_CACHE
     if "xbzrle" in leeway.modes and load.changed_share <= FEW_WORDS and small:
         return "xbzrle", f"{rate}, but only {load.changed_share:.1%} of a page changes: differences are sent"
     if "multifd-zstd" in leeway.modes and leeway.spare_cores and pressure / load.compression <= COMPRESSED_CONVERGES:
-        return "multifd-zstd", f"{rate}; compressed {load.compression:.1f} times, each pass leaves less"
+        return "multifd-zstd", f"{rate}, compression {load.compression:.1f}x: each pass leaves less"
     if "post-copy" in leeway.modes:
         return "post-copy", f"{rate}: no pass would leave less, so the rest is copied after the switch"
     slowdown = find_slowdown(load.dirty_bytes_per_second, leeway)
@@ -151,7 +151,7 @@ def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
             f"{rate}: no pass would leave less, so the guest is slowed down by {slowdown:.0%} until it arrives",
         )
     if "stop-and-copy" in leeway.modes:
-        return "stop-and-copy", f"{rate}: no pass would leave less, so the guest is paused meanwhile"
+        return "stop-and-copy", f"{rate}: no pass would leave less, so the guest is paused while the rest is sent"
     return leeway.modes[0], f"{rate}: no allowed mode is sure to finish"
 
 
@@ -230,7 +230,7 @@ def reconsider(mode: MigrationMode, remaining_bytes: list[int], leeway: Leeway, 
         return Change("go on", f"{format_bytes(now)} left after {format_bytes(before)}", pause)
     if now / usable <= leeway.pause_seconds:
         return Change("finish standing still", f"{format_bytes(now)} left, which fits into the allowed pause", pause)
-    stalled = f"{format_bytes(now)} left after {format_bytes(before)}: the guest writes as fast as the path carries"
+    stalled = f"{format_bytes(now)} left after {format_bytes(before)}: the guest writes as fast as the link transfers"
     if "post-copy" in leeway.modes and mode != "multifd-zstd":  # QEMU has no combination of the two
         return Change("begin post-copy", stalled, _find_last(leeway))
     if "auto-converge" in leeway.modes and mode != "auto-converge" and slowdown == 0:

@@ -130,8 +130,8 @@ def _list_plan(migration: Object) -> dict[str, str]:
     known = {
         "mode": plan["mode"],
         "reason": plan.get("reason", ""),
-        "the guest writes": _rate(plan.get("dirty_bytes_per_second", 0)),
-        "the path carries": _rate(plan.get("path_bytes_per_second", 0)),
+        "dirty rate": _rate(plan.get("dirty_bytes_per_second", 0)),
+        "link": _rate(plan.get("path_bytes_per_second", 0)),
         "streams": f"{plan['streams']}, {format_bytes(plan.get('chunk_bytes', 0))} at a time" if plan.get("streams") else "",
         "compressed to": f"{100 / plan['ratio']:.0f} %" if plan.get("ratio", 0) > 1 else "",
         "confidence": f"{plan['confidence']:.0%}" if plan.get("confidence") else "",
@@ -148,7 +148,7 @@ def _list_progress(migration: Object) -> dict[str, str]:
         "sent": f"{format_bytes(progress.get('sent_bytes', 0))} on the wire",
         "left": f"{format_bytes(progress.get('remaining_bytes', 0))} of {format_bytes(progress.get('total_bytes', 0))}",
         "rate": _rate(progress.get("bytes_per_second", 0)),
-        "the guest writes": _rate(progress.get("dirty_bytes_per_second", 0)),
+        "dirty rate": _rate(progress.get("dirty_bytes_per_second", 0)),
         "passes": str(progress.get("passes", 0)),
     }
     return {word: text for word, text in known.items() if text}

@@ -28,7 +28,7 @@ from weft.objects.quantity import format_bytes
 from weft.objects.schema import describe_fields
 
 COSTS = {
-    "live": "at once",
+    "live": "immediately",
     "restart": "at its next restart",
     "start": "at its next start",
     "replace": "by a new one",
@@ -216,7 +216,7 @@ def _describe_result(result: dict[str, Any]) -> str:
 def describe_change(change: dict[str, Any], kind: Kind) -> str:
     """``spec.memory 1.0 GiB → 2.0 GiB (at its next restart)``"""
     old, new = show_change(change, kind)
-    return f"{change['path']} {old} → {new} ({COSTS.get(str(change.get('mode')), 'at once')})"
+    return f"{change['path']} {old} → {new} ({COSTS.get(str(change.get('mode')), 'immediately')})"
 
 
 def show_change(change: dict[str, Any], kind: Kind) -> tuple[str, str]:
@@ -229,6 +229,8 @@ def show_value(value: Any, type_: str = "") -> str:
     """A field's value in one short piece; ``type_`` as the schema calls it."""
     if value is None or value == []:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if type_ == "size":
         return format_bytes(value)
     if isinstance(value, float):

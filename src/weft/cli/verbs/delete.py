@@ -22,7 +22,7 @@ from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
-_FORCE = "Give up a lost node: its workloads are placed anew, with fresh disks."
+_FORCE = "Give up a lost node: its workloads are placed again, with fresh disks."
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -127,7 +127,7 @@ def _warn_of_loss(session: Session, target: Target) -> None:
     volumes = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     for title, names in (
         (
-            "workloads placed anew, without their root disks",
+            "workloads placed again, without their root disks",
             [_name(p) for p in places if not p["volumes"]],
         ),
         (

@@ -203,7 +203,7 @@ def _logout(session: Session, kind: Kind | None) -> None:
     found = locate_context(session.context_file, session.environ)
     me = _ask_who(session)
     if me.user is None:
-        raise usage("the context's token is no user's login", f"weft token delete {me.token} deletes it")
+        raise usage("the context's token is not a user's login", f"weft token delete {me.token} deletes it")
     session.client.delete("token", me.token)
     path = Path(found.place)
     if path.is_file() and (kept := read_context(path)).token == found.context.token:

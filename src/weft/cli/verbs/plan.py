@@ -100,7 +100,7 @@ def _render_step(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> l
         if path not in SHOWN_WITH_OTHERS:
             old, new = show_change(change, step.target.kind)
             lines.append(
-                f"    {path.removeprefix('spec.')} {old} → {new}, {COSTS.get(str(change.get('mode')), 'at once')}"
+                f"    {path.removeprefix('spec.')} {old} → {new}, {COSTS.get(str(change.get('mode')), 'immediately')}"
             )
     return lines
 

@@ -1,4 +1,4 @@
-"""`weft queue`: what waits for a place, in the scheduler's order, when it may start, and what holds it. `weft fairness`:
+"""`weft queue`: the pending workloads in the scheduler's order, their expected start, and what holds them. `weft fairness`:
 what each project has of the cluster."""
 
 from __future__ import annotations

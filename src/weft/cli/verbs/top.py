@@ -92,7 +92,7 @@ def _find(word: str) -> Kind:
     except NotFound as unknown:
         if (unknown.hint or "").startswith("did you mean"):
             raise
-        raise usage(f"{word!r} has no usage figures", "weft top nodes|vms|containers|migrations") from None
+        raise usage(f"no metrics for {word!r}", "weft top nodes|vms|containers|migrations") from None
 
 
 def choose_shown(kind: Kind, items: Sequence[dict[str, Any]], *, selected: bool) -> list[dict[str, Any]]:

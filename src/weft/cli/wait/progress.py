@@ -100,11 +100,11 @@ class Progress:
             self._ending.pop(target.what, None)
 
     def _describe_ending(self, what: str) -> str:
-        """``is killed if it has not ended in 18 s``; empty as long as that isn't worth a word."""
+        """``will be killed in 18 s unless it stops first``; empty as long as that isn't worth a word."""
         began, grace = self._ending.get(what, (self._elapsed(), 0.0))
         waited = self._elapsed() - began
         left = max(0.0, grace - waited)
-        return f"is killed if it has not ended in {left:.0f} s" if waited >= _PATIENT_SECONDS else ""
+        return f"will be killed in {left:.0f} s unless it stops first" if waited >= _PATIENT_SECONDS else ""
 
     def _print_once(self, target: Target, line: str) -> None:
         if (target.what, line) not in self._printed:

@@ -77,7 +77,7 @@ class RunSpec(msgspec.Struct, kw_only=True):
     ] = False
     restart: Annotated[
         Literal["always", "on-failure", "never"],
-        field("When to restart a workload that has ended by itself", change="live"),
+        field("When to restart a workload that has ended on its own", change="live"),
     ] = "on-failure"
     on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
         "wait"
@@ -88,15 +88,15 @@ class RunSpec(msgspec.Struct, kw_only=True):
     ] = "run"
     hold: Annotated[bool, field("Do not place the workload yet; the verbs hold and release set it")] = False
     restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0
-    lease: Annotated[LeaseRequest | None, field("When and for how long it has its place; unset: at once, for good")] = (
-        None
-    )
+    lease: Annotated[
+        LeaseRequest | None, field("When and for how long it has its place; unset: immediately, for good")
+    ] = None
 
 
 class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
     type: Annotated[
         Literal["long-lived", "serverless"],
-        field("long-lived waits for capacity; serverless is placed at once or fails", change="live"),
+        field("long-lived waits for capacity; serverless is placed immediately or fails", change="live"),
     ] = "long-lived"
     constraint: Required = None
     prefer: Preferred = []

@@ -78,7 +78,7 @@ def perform_start(daemon: Daemon) -> Process:
     child.returncode = 0  # it outlives this command: nobody waits for it here
     process = inspect_process(child.pid)
     if process is None:
-        raise DriverFailed(f"{daemon.name} exited at once; {tail_log(daemon.log)}")
+        raise DriverFailed(f"{daemon.name} exited as soon as it started; {tail_log(daemon.log)}")
     keep(daemon, process)
     return process
 

@@ -43,7 +43,7 @@ def perform_boot(topology: Topology, node: Node) -> bool:
         pid = int(run(list(daemon.argv), env=plan_environment({})))
         process = inspect_process(pid)
         if process is None:
-            raise DriverFailed(f"node {node.name} exited at once; {tail_log(daemon.log)}")
+            raise DriverFailed(f"node {node.name} exited as soon as it started; {tail_log(daemon.log)}")
         keep(daemon, process)
     underlay.perform_wire(topology, node, process.pid)
     return booted

@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NUMBER",
         type=int,
         default=200,
-        help="how many objects a person may write in a second, ten times as many at once; 0: no limit (default 200)",
+        help="how many objects a person may write in a second, and ten times as many in a burst; 0: no limit (default 200)",
     )
     parser.add_argument(
         "--user-token-life",

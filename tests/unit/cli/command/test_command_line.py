@@ -115,7 +115,7 @@ def test_no_word_means_two_things() -> None:
         ("apply", "no file given", "weft apply FILE, or - for standard input"),
         ("vm get web -l a=b", "not both", ""),
         ("vm stop network/blue", "network/blue is not a VM", ""),
-        ("top gpu", "'gpu' has no usage figures", "weft top nodes|vms|containers|migrations"),
+        ("top gpu", "no metrics for 'gpu'", "weft top nodes|vms|containers|migrations"),
         ("logs web --since soon", "'--since': 'soon' is not a duration", "weft logs --help"),
         ("vm migrate web --live --cold", "give either --live or --cold, not both", ""),
         ("vm migrate web --cold --live --dry-run", "give either --live or --cold, not both", ""),

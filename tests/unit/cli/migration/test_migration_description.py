@@ -45,7 +45,7 @@ ERROR = {"duration": 50.0, "pause": 25.0, "bytes": 50.0}
 def test_what_was_foreseen_stands_beside_what_came_true_with_units_and_how_far_off_it_was() -> None:
     told = describe_migration({"status": {"plan": PLAN, "actual": ACTUAL, "error": ERROR}}, Paint(False)).splitlines()
     rows = [" ".join(line.split()) for line in told]
-    assert "the guest writes 5 MiB/s" in rows and "corrected by past migrations duration ×1.5" in rows
+    assert "dirty rate 5 MiB/s" in rows and "corrected by past migrations duration ×1.5" in rows
     assert "streams 1, 4 KiB at a time" in rows and not any("path" in row for row in rows), "nothing is known of it"
     assert "PLANNED ACTUAL OFF BY" in rows
     assert "duration 2.0 s 4.0 s 50 % of it" in rows

@@ -46,7 +46,7 @@ def test_a_stop_that_takes_its_time_says_how_long_it_waits_and_what_then() -> No
     assert shown.progress.due_seconds == 1.0
     shown.now = 2.0
     shown.progress.tick()
-    assert shown.said() == ["container/web  is killed if it has not ended in 18 s"]
+    assert shown.said() == ["container/web  will be killed in 18 s unless it stops first"]
     shown.progress.tick()
     assert shown.said() == [] and shown.progress.due_seconds is None
 
@@ -68,7 +68,7 @@ def test_on_a_terminal_the_seconds_run_down() -> None:
     for shown.now in (3.0, 12.0, 30.0):
         shown.progress.tick()
         seen.append(shown.said()[-1])
-    assert [line.split("ended in ")[1].split(" s")[0] for line in seen] == ["17", "8", "0"]
+    assert [line.split("killed in ")[1].split(" s")[0] for line in seen] == ["17", "8", "0"]
 
 
 def test_trouble_is_told_once_in_the_words_of_its_status_and_phases_only_where_they_say_something() -> None:
