@@ -156,7 +156,7 @@ def test_a_stranger_is_recorded_up_to_a_bound_and_counted_beyond_it(lab: DoorsLa
         ("nobody", "refused", 401, "notAuthenticated")
     }
     lab.restart()
-    found = [one for one in read(lab) if one.verb == "leftOut"]
+    found = [one for one in read(lab) if one.verb == "notRecorded"]
     assert [(one.count, one.address) for one in found] == [(100 - MOST_OF_ONE, "127.0.0.1")]
     assert lab.audit.verify().broken is None
 

@@ -293,7 +293,7 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
     path.write_text(MANIFEST.replace("64M", "80M"))
     told = fabric.weft("diff", "-f", str(path))
     assert told.code == 1
-    assert "spec.memory 64 MiB → 80 MiB (at once)" in told.out
+    assert "spec.memory 64 MiB → 80 MiB (immediately)" in told.out
     assert "updated: spec.memory 64 MiB → 80 MiB" in fabric.weft("apply", "-f", "-", stdin=path.read_text()).out
 
     back = fabric.weft("get", "vm", "applied", "-o", "yaml").out

@@ -42,7 +42,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
 
 
 def refused(client: Client) -> WeftError:
-    with pytest.raises(NotAuthenticated, match="n1 was enrolled anew") as caught:
+    with pytest.raises(NotAuthenticated, match="n1 was enrolled again") as caught:
         client.get("node", "n1")
     return caught.value
 

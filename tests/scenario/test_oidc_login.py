@@ -192,7 +192,7 @@ DOCUMENT = b'{"issuer": "http://evil.example", "authorization_endpoint": "a", "t
         (None, "refused"),
         (drip, "too slow|within 1 s"),
         (send(b"x" * 300_000), "too long"),
-        (send(b"[]"), "no JSON object"),
+        (send(b"[]"), "not a JSON object"),
         (send(b"{}"), "incomplete"),
         (send(DOCUMENT), "is that of 'http://evil.example'"),
         (

@@ -74,7 +74,7 @@ def test_a_name_that_is_built_in_or_that_nothing_has_is_refused(lab: DoorsLab) -
     with pytest.raises(NotFound) as nearly:
         create(lab, "token", "x", use="access", role="vewer")
     assert (nearly.value.field, nearly.value.hint) == ("spec.role", "did you mean viewer?")
-    with pytest.raises(InvalidInput, match="'strat' is no verb of vm") as verb:
+    with pytest.raises(InvalidInput, match="'strat' is not a verb of vm") as verb:
         create(lab, "role", "x", rules={"vm": ["strat"]})
     assert (verb.value.field, verb.value.hint) == ("spec.rules.vm", "did you mean start?")
 
@@ -289,7 +289,7 @@ def test_a_role_is_written_by_flags_or_from_a_file_and_named_like_a_built_in_one
         (("--rule", "vm"), "write KIND=VERB"),
         (("--rule", "vm="), "spec.rules.vm has no verbs"),
         ((), "give --rule"),
-        (("--rule", "vm=fly"), "'fly' is no verb of vm"),
+        (("--rule", "vm=fly"), "'fly' is not a verb of vm"),
     ):
         said = weft(lab, "role", "create", "wrong", *wrong)
         assert said.code != 0 and hint in said.err

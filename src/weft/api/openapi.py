@@ -304,10 +304,12 @@ def _paths_by_hand() -> dict[str, Any]:
             )
         },
         "/v1/nodes/{name}:renew": {
-            "post": _operation("A node's next certificate, by itself", name, _ref("JoinAnswer"), _ref("RenewInput"))
+            "post": _operation(
+                "Give a node its next certificate, at the node's request", name, _ref("JoinAnswer"), _ref("RenewInput")
+            )
         },
         "/v1/nodes/{name}:report": {
-            "post": _operation("A node's report, by itself", name, _ref("ReportAnswer"), _ref("ReportBody"))
+            "post": _operation("Take a node's report about itself", name, _ref("ReportAnswer"), _ref("ReportBody"))
         },
         "/v1/nodes/{name}:secrets": {
             "post": _operation(

@@ -28,8 +28,8 @@ permission; a token with a role or a project of its own deletes no other token o
 
 People whose roles are in projects only see a node without what tells of others: no digests of its images, no orphans.
 
-Nobody gives more than they have: who creates or changes a role binding, token or role needs all permissions that it gives, in its
-project; who adds a user to a group, or sets another user's password, all that the user then has.
+You can only grant permissions you hold (no privilege escalation): who creates or changes a role binding, token or role needs all
+permissions that it gives, in its project; who adds a user to a group, or sets another user's password, all that the user then has.
 
 ## Built-in roles
 

@@ -170,4 +170,4 @@ class LeaderLease:
         try:
             await self.store.release(self._name, self._holder)
         except StoreUnavailable as problem:
-            _log.info("the lease will expire by itself: %s", problem)
+            _log.info("the lease was not given back and will expire: %s", problem)

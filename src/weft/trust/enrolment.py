@@ -70,7 +70,7 @@ def refuse_removed(enrolment: Enrolment) -> WeftError:
 
 def refuse_replaced(enrolment: Enrolment) -> WeftError:
     return NotAuthenticated(
-        f"node {enrolment.name} was enrolled anew, with another key: this certificate is no longer accepted",
+        f"node {enrolment.name} was enrolled again with another key: this certificate is no longer accepted",
         reason="certificateReplaced",
         hint=f"if this is the right machine: weft token create --join --node {enrolment.name}, and join again",
     )

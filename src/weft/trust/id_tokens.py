@@ -113,7 +113,7 @@ def _read_claims(claims: Mapping[str, Any], expected: Expected, now: float) -> I
         raise refuse("it is for several clients, and not made for this one")
     for name in ("exp", "iat", "nbf"):
         if name in claims and (isinstance(claims[name], bool) or not isinstance(claims[name], int | float)):
-            raise refuse(f"{name} is no time")
+            raise refuse(f"{name} is not a valid time")
     if claims["exp"] + LEEWAY_SECONDS < now:
         raise refuse("it has expired")
     if max(claims["iat"], claims.get("nbf", 0)) - LEEWAY_SECONDS > now:

@@ -55,5 +55,5 @@ def unseal(key: bytes, sealed: str, place: str) -> bytes:
         raise Unavailable(
             "can't read a sealed secret: it was sealed with another seal.key than this server's",
             reason="sealedByAnother",
-            hint="restore the server from its backup, or create the secret anew",
+            hint="restore the server from its backup, or create the secret again",
         ) from None

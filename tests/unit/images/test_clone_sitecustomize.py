@@ -52,4 +52,4 @@ def test_one_that_fails_does_not_take_the_hold_away(tmp_path: Path) -> None:
         text=True,
     )
     assert said.stdout == "went on\n", said.stderr
-    assert "random numbers of clones aren't seeded anew" in said.stderr
+    assert "random numbers of clones aren't seeded again" in said.stderr

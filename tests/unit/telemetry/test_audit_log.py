@@ -320,7 +320,7 @@ def test_a_syslog_that_comes_back_gets_what_is_written_then(folder: Path, tmp_pa
 
 @pytest.mark.parametrize("text", ["log", "host", "host:", "host:0", "host:70000", ":514"])
 def test_a_syslog_that_can_t_be_one_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="is no syslog"):
+    with pytest.raises(InvalidInput, match="is not a valid syslog address"):
         read_target(text)
     assert read_target("[::1]:514") == ("::1", 514)
 

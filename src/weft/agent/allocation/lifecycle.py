@@ -67,6 +67,6 @@ class Lifecycle:
         state.ended_in_a_row += 1
         state.restart_at = now + plans.pause_after(state.ended_in_a_row)
         reason = state.checkpoint.ended
-        message = state.unwell or guest.message or f"the workload ended by itself ({reason})"
+        message = state.unwell or guest.message or f"the workload ended on its own ({reason})"
         type_: EventType = "Normal" if reason in plans.GOOD_ENDS else "Warning"
         self._reporter.put_event(state.local.spec.workload, type_, "GuestEnded", message)

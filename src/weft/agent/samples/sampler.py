@@ -1,4 +1,4 @@
-"""Measures this node's guests five times a second, and keeps the figures in rings: one file per workload.
+"""Measures this node's guests five times a second, and keeps the samples in rings: one file per workload.
 
 Reads counters that the runtimes keep open; writes files below ``samples/``, and removes those of workloads that this node no
 longer has. Woken by the clock. Nothing of it is reported: people ask for it, over a stream.
@@ -66,7 +66,7 @@ class Track:
 
 
 class Samples:
-    """The figures of the guests in ``table``, in files below ``state_dir``."""
+    """The samples of the guests in ``table``, in files below ``state_dir``."""
 
     def __init__(self, state_dir: Path, runtimes: Runtimes, table: AllocationTable, clock: Clock) -> None:
         self._folder = state_dir / "samples"
@@ -159,11 +159,11 @@ class Samples:
             track.close()
 
     def _note(self, problem: str) -> None:
-        """Log what keeps figures from being kept, when it begins and when it ends."""
+        """Log what keeps samples from being recorded, when it begins and when it ends."""
         if problem and not self._problem:
-            log.warning("figures of guests are not kept: %s", problem)
+            log.warning("guest samples are not being recorded: %s", problem)
         elif self._problem and not problem and not self._failed:
-            log.info("figures of guests are kept again")
+            log.info("guest samples are being recorded again")
         else:
             return
         self._problem = problem

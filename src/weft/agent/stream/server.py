@@ -221,7 +221,7 @@ class Streams:
 
     async def _metrics(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         if self._samples is None:
-            raise Unavailable("this node keeps no figures", reason="unsupported")
+            raise Unavailable("this node records no samples", reason="unsupported")
         document = await self._samples.answer(local.spec.workload.uid, _read_input(claims, SamplesInput))
         await stream.send_data(FrameType.DATA_OUT, document)
         await stream.send(encode_exit(0))

@@ -374,7 +374,7 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
             raise InvalidInput(
                 f'{change.path} of {kind.title} "{current.name}" can\'t change while it lives',
                 field=change.path,
-                hint=f"weft delete {kind.name}/{current.name} --yes, then create it anew",
+                hint=f"weft delete {kind.name}/{current.name} --yes, then create it again",
                 details={"change": change.mode, "old": change.old},
             )
 

@@ -1,4 +1,4 @@
-"""Nobody gives what they don't have: a role binding, a token or a role gives at most the permissions of who writes it, and a change
+"""No privilege escalation: a role binding, a token or a role gives at most the permissions of who writes it, and a change
 of a user at most those that the user then has. The commit relies on the role that was read: a wider one of the moment is seen.
 """
 

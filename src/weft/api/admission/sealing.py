@@ -50,7 +50,9 @@ def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
             change,
             path=change.path.replace("spec.sealed", "spec.values", 1),
             old=words[change.old is not None],
-            new="(sealed anew)" if change.old is not None and change.new is not None else words[change.new is not None],
+            new="(sealed again)"
+            if change.old is not None and change.new is not None
+            else words[change.new is not None],
         )
         if change.path.startswith("spec.sealed")
         else change

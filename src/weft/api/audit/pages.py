@@ -76,7 +76,7 @@ async def read(context: ApiContext, call: Call) -> Answer:
     )
     if wanted.outcome and wanted.outcome not in _OUTCOMES:
         raise InvalidInput(
-            f"query parameter outcome: {wanted.outcome[:20]!r} is no outcome",
+            f"query parameter outcome: {wanted.outcome[:20]!r} is not a valid outcome",
             field="outcome",
             hint=f"one of {', '.join(_OUTCOMES)}",
         )
@@ -138,5 +138,7 @@ def _read_moment(query: dict[str, str], name: str) -> str:
     try:
         moment = datetime.datetime.fromtimestamp(parse_moment(text, name), datetime.UTC)
     except (ValueError, OverflowError, OSError):
-        raise InvalidInput(f"{name}: {text[:40]!r} is no time", field=name, hint="like 2026-12-24T22:00:00Z") from None
+        raise InvalidInput(
+            f"{name}: {text[:40]!r} is not a valid time", field=name, hint="like 2026-12-24T22:00:00Z"
+        ) from None
     return text if _AT.fullmatch(text) else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -107,7 +107,7 @@ async def finish(context: ApiContext, call: Call, given: LoginInput) -> tuple[En
 async def _begin_browser(provider: Provider, session: _Session, given: LoginInput) -> LoginBegun:
     if not _REDIRECT.fullmatch(given.redirect):
         raise InvalidInput(
-            "redirect is no address of the client's own machine",
+            "redirect must be an address of the client's own machine",
             field="redirect",
             hint="write it like http://127.0.0.1:43210/callback",
         )

@@ -91,7 +91,7 @@ async def _enrol(context: ApiContext, token_id: str, name: str, key: str) -> tup
         raise AlreadyExists(
             f'node "{name}" exists already',
             field="node",
-            hint=f"join under another name; to enrol {name} anew: weft token create --join --node {name}",
+            hint=f"join under another name; to enrol {name} again: weft token create --join --node {name}",
         )
     else:
         preconditions.append(AtRevision(node.key, node.revision))

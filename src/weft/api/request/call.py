@@ -236,4 +236,4 @@ def object_answer(envelope: Envelope, status: int = 200, **more: Any) -> Answer:
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit} bytes", hint="send fewer objects at once")
+    return TooLarge(f"the body is larger than {limit} bytes", hint="send fewer objects in one request")

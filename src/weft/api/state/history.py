@@ -54,6 +54,6 @@ class History:
         if (until := self._barred.get(who)) is not None:
             raise Throttled(
                 "a query of yours was under way when the database for metrics ended",
-                hint=f"ask for less at once, from {until - now:.0f} s from now",
+                hint=f"send a smaller query in {until - now:.0f} s",
                 retry_after_seconds=until - now,
             )

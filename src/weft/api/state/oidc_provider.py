@@ -155,7 +155,9 @@ class Provider:
         if isinstance(answer, dict) and 400 <= status < 500 and isinstance(answer.get("error"), str):
             raise Refused(answer["error"][:60], str(answer.get("error_description") or "")[:200])
         if status != 200 or not isinstance(answer, dict):
-            raise _broken(f"it answered with HTTP status {status}" if status != 200 else "its answer is no JSON object")
+            raise _broken(
+                f"it answered with HTTP status {status}" if status != 200 else "its answer is not a JSON object"
+            )
         return answer
 
     def _exchange(self, url: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:

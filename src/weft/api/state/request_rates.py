@@ -77,7 +77,7 @@ class WriteRates:
         if wait > 0:
             seconds = math.ceil(wait)
             raise Throttled(
-                f"{actor.name} writes too fast: {self._rate} objects a second, and {self._burst} at once, are allowed",
+                f"{actor.name} writes too fast: {self._rate} objects a second, and {self._burst} in a burst, are allowed",
                 reason="tooManyWrites",
                 hint=f"try again in {seconds} s; weft server --writes-per-second sets the limit",
                 details={"limit": self._rate},

@@ -31,10 +31,10 @@ def find_end(facts: Facts) -> dict[str, str]:
         return {}
     if status.phase == "Starting" and new is not None and new.status.ended:
         code = "" if new.status.exit_code is None else f", exit code {new.status.exit_code}"
-        return why("Failed", "ended", f"{status.new} ended by itself{code}: {new.status.message}".rstrip(": "))
+        return why("Failed", "ended", f"{status.new} ended on its own{code}: {new.status.message}".rstrip(": "))
     if status.phase == "Starting" and new is not None and new.status.restarts >= MOST_ENDS:
         detail = new.status.message or new.status.reason
-        message = f"{status.new} has ended by itself {new.status.restarts} times" + (f": {detail}" if detail else "")
+        message = f"{status.new} has ended on its own {new.status.restarts} times" + (f": {detail}" if detail else "")
         return why("Failed", "ended", message)
     if new is not None and finds_no_place(facts, new) and patience_left(facts) <= 0:
         return why("Failed", new.status.reason, f"no node can take {status.new}: {new.status.message}")

@@ -118,7 +118,7 @@ class Finder(importlib.abc.MetaPathFinder):
                 parts = ("lambda_runtime_client", "lambda_runtime_hooks_runner")
                 wrap_runtime(module, *(importlib.import_module(f"awslambdaric.{part}") for part in parts))
             except Exception as problem:  # a runtime that is built otherwise still runs
-                print(f"weft: random numbers of clones aren't seeded anew: {problem}", file=sys.stderr)
+                print(f"weft: random numbers of clones aren't seeded again: {problem}", file=sys.stderr)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

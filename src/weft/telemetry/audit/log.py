@@ -38,13 +38,13 @@ RESERVE_BYTES = 1 << 20
 MOST_GATHERED = 64  # records that are written together
 _RESERVE, _LOCK = "reserve", "lock"
 _SERVER = AuditActor(kind="server", name="api")
-Note = Literal["start", "stop", "forget", "lost", "leftOut"]
+Note = Literal["start", "stop", "forget", "lost", "notRecorded"]
 _OUTCOMES: dict[Note, Outcome] = {
     "start": "allowed",
     "stop": "allowed",
     "forget": "allowed",  # old files were removed
     "lost": "failed",  # records couldn't be written
-    "leftOut": "refused",  # requests beyond what is recorded of one address
+    "notRecorded": "refused",  # requests beyond what is recorded of one address
 }
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.write.argtypes, _libc.write.restype = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t), ctypes.c_ssize_t
@@ -186,12 +186,12 @@ class AuditLog:
                 self._note_left_out()
                 self.forget_old()
             except (Unavailable, OSError) as problem:
-                _log.error("the audit log isn't in order: %s", problem)
+                _log.error("audit log maintenance failed: %s", problem)
 
     def _note_left_out(self) -> None:
         for address, count in self._bound.end_minute():
-            requests = f"{count} refused or failed requests" + (f" from {address}" if address else " from others")
-            self.note("leftOut", f"{requests} are not recorded one by one", address=address, count=count)
+            requests = f"{count} more refused or failed requests from {address or 'others'}"
+            self.note("notRecorded", f"{requests} were counted, not recorded", address=address, count=count)
 
     def note(self, verb: Note, message: str, *, address: str = "", count: int = 1) -> None:
         """Write a record of the server's own."""

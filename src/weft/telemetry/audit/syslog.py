@@ -32,7 +32,10 @@ def read_target(text: str) -> str | tuple[str, int]:
         return text
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise InvalidInput(f"{text!r} is no syslog", hint="write /dev/log, another socket's path, or HOST:PORT for UDP")
+        raise InvalidInput(
+            f"{text!r} is not a valid syslog address",
+            hint="write /dev/log, another socket's path, or HOST:PORT for UDP",
+        )
     return host.strip("[]"), int(port)
 
 

@@ -152,12 +152,12 @@ class Asker:
             return await work
         except TimeoutError:
             raise TimedOut(
-                f"the database for metrics did not answer within {seconds:g} s", hint="ask for less at once"
+                f"the database for metrics did not answer within {seconds:g} s", hint="send a smaller query"
             ) from None
         except _HANG_UPS:
             raise DatabaseEnded(
                 "the database for metrics ended before it had answered",
-                hint="ask for less at once",
+                hint="send a smaller query",
                 retry_after_seconds=1,
             ) from None
         except (OSError, http.client.HTTPException) as problem:

@@ -28,12 +28,14 @@ class Question(msgspec.Struct, frozen=True):
 
 
 def plan_question(now: float, seconds: float, until: float, granularity: float, *, extremes: bool = False) -> Question:
-    """``seconds`` that end ``until`` seconds ago, a point each ``granularity`` seconds; 0 is the finest that is kept so long.
+    """``seconds`` that end ``until`` seconds ago, one point every ``granularity`` seconds; 0 is the finest that is kept so long.
     Raises InvalidInput."""
     kept = [(level, facts) for level, facts in enumerate(LEVELS) if facts.span_seconds >= seconds + until]
     if not kept:
         raise InvalidInput(
-            f"time_range: figures are kept for {_span(len(LEVELS) - 1)}", field="time_range", hint="ask for less"
+            f"time_range: samples are kept for {_span(len(LEVELS) - 1)}",
+            field="time_range",
+            hint="use a shorter time range",
         )
     step_ms = round(granularity * 1000) or kept[0][1].step_ms
     fitting = [level for level, facts in kept if step_ms >= facts.step_ms and step_ms % facts.step_ms == 0]
@@ -41,12 +43,12 @@ def plan_question(now: float, seconds: float, until: float, granularity: float, 
         finest, least = kept[0][0], kept[0][1].step_ms / 1000
         if step_ms < kept[0][1].step_ms and finest:
             raise InvalidInput(
-                f"granularity: figures finer than {least:g}s are kept for {_span(finest - 1)}",
+                f"granularity: samples finer than {least:g}s are kept for {_span(finest - 1)}",
                 field="granularity",
                 hint=f"use {least:g}s, or a shorter time range",
             )
         raise InvalidInput(
-            f"granularity: {step_ms / 1000:g}s is no multiple of {least:g}s",
+            f"granularity: {step_ms / 1000:g}s is not a multiple of {least:g}s",
             field="granularity",
             hint=f"use {least:g}s",
         )

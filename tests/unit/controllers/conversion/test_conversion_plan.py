@@ -229,8 +229,8 @@ def test_it_is_said_to_run_when_it_has_for_a_moment_and_the_pause_is_told_withou
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"phase": "Stopped", "ended": True, "exit_code": 3}, "vm/web ended by itself, exit code 3"),
-        ({"restarts": MOST_ENDS, "message": "exit code 3"}, "vm/web has ended by itself 3 times: exit code 3"),
+        ({"phase": "Stopped", "ended": True, "exit_code": 3}, "vm/web ended on its own, exit code 3"),
+        ({"restarts": MOST_ENDS, "message": "exit code 3"}, "vm/web has ended on its own 3 times: exit code 3"),
     ],
 )
 def test_one_that_ends_at_once_goes_back(told: dict[str, Any], said: str) -> None:

@@ -185,7 +185,7 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, in
         raise launch_failed(plan, f"didn't start: {_last_words(paths.qemu_log, log_bytes) or error.message}") from None
     guest.record.process = find_guest_process(paths.pid, guest.record.uuid)
     if guest.record.process is None:
-        raise launch_failed(plan, "started and ended at once")
+        raise launch_failed(plan, "ended as soon as it started")
     await guest.save_record(durable=False)
     await guest.watch()
     guest.monitor()

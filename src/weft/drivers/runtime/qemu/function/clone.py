@@ -106,7 +106,9 @@ class Clone:
                 if self._settled.done():
                     break
                 if self._ended.is_set():
-                    raise DriverFailed(f"a clone ended at once: {self._qemu.last_words()}", details={"step": "wake"})
+                    raise DriverFailed(
+                        f"a clone ended as soon as it started: {self._qemu.last_words()}", details={"step": "wake"}
+                    )
                 if self._clock.elapsed() > deadline:
                     raise DriverFailed(f"a clone didn't resume within {WAKE_SECONDS:g} s", details={"step": "wake"})
                 self._send(encode_short(WOKEN, self._number))
