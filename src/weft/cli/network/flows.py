@@ -31,12 +31,13 @@ def read_ports(text: str) -> list[dict[str, int]]:
     """``80,443,8000-8100`` as the verb takes it. Raises UsageError."""
     found = []
     for word in filter(None, text.replace(" ", "").split(",")):
-        first, _, last = word.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first) <= 65535):
+        first, dash, last = word.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
             raise click.UsageError(
                 f"--ports: {word[:40]!r} is not a port; give ports from 1 to 65535, like 80,443,8000-8100"
             )
-        found.append({"first": int(first), "last": int(last or first)})
+        found.append({"first": int(first), "last": int(last)})
     return found
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
+from weft.cli.command.target import find_noun
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
@@ -75,7 +76,7 @@ def _run(
         "since": "" if since is None else str(session.clock.now() - since),
         "until": "" if until is None else str(session.clock.now() - until),
         "actor": actor,
-        "kind": of_kind,
+        "kind": find_noun(of_kind).name if of_kind else "",
         "project": session.project or "",
         "outcome": outcome or "",
     }

@@ -488,6 +488,11 @@ def test_no_word_that_is_merely_spelled_alike_leads_to_what_destroys_or_to_anoth
         assert not proposed or proposed[0] == "vm" or proposed[0] not in BY_NAME, (word, err)
 
 
+def test_the_audit_log_is_not_asked_for_a_kind_that_does_not_exist(weft: Said) -> None:
+    code, _, err = weft("audit list --kind vmm")
+    assert code != 0 and "vmm" in err and "did you mean" in err
+
+
 @pytest.mark.parametrize("noun", ["container", "node"])
 def test_who_looks_for_metrics_where_there_are_none_is_led_to_those_there_are(weft: Said, noun: str) -> None:
     code, _, err = weft(f"{noun} metrics web")

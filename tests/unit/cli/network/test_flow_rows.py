@@ -56,6 +56,8 @@ def test_a_protocol_or_port_that_is_none_is_refused_with_what_was_meant() -> Non
             read_protocol(word)
     with pytest.raises(click.UsageError, match="'0' is not a port"):
         read_ports("0")
+    with pytest.raises(click.UsageError, match="'80-' is not a port"):
+        read_ports("80-")
 
 
 def test_times_of_flows_are_text_for_programs() -> None:
