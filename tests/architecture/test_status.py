@@ -34,6 +34,15 @@ def test_every_path_that_the_status_names_exists() -> None:
     assert not sorted(path for path in rooted if not any(ROOT.glob(path.rstrip("/"))))
 
 
+def test_a_fact_of_the_status_and_a_line_of_the_changelog_are_short() -> None:
+    rows = [line for line in (ROOT / "docs" / "status.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row.strip("|"))]
+    assert not [cell[:80] for cell in cells if len(cell) > 420], "split it: one fact a row"
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    assert not [line[:80] for line in lines if len(line) > 200]
+    assert not [line[:80] for line in lines if re.search(r"\(?before[,:] ", line)], "say what it does now"
+
+
 def test_every_file_of_tests_that_a_page_names_exists() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     named = {(page.name, path) for page in pages for path in re.findall(r"tests/[\w/]+\.py", page.read_text())}
