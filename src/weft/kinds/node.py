@@ -364,7 +364,7 @@ NODE = Kind(
         ),
         Verb(
             "maintenance",
-            "Begin or end maintenance of the node; meanwhile no new workloads are placed there",
+            "Begin or end maintenance of the node, during which no new workloads are placed there",
             input=MaintenanceInput,
             change=_maintain,
             needs="fabric",

@@ -33,7 +33,7 @@ class Consoles:
         if holder is not None:
             raise InUse(
                 f"the console of {local.what} is in use by {holder or 'someone else'}",
-                hint="weft vm logs -f shows what it prints meanwhile",
+                hint="weft vm logs -f shows what it prints",
             )
         self._held[local.id] = subject
         try:

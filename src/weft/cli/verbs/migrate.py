@@ -69,7 +69,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _ways(kind: Kind | None) -> list[click.Parameter]:
-    live = "Keep the guest running meanwhile (default)."
+    live = "Keep the guest running during the migration (default)."
     if kind is not None and _is_saved(kind):
         live = "Save the running container and continue it on the target; default if both nodes can."
     cold = "Shut the guest down for the migration; also migrates a stopped one"

@@ -98,7 +98,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="an image registry to use over http without TLS, besides those on loopback (repeatable)",
+        help="an image registry to use over http without TLS, in addition to those on loopback (repeatable)",
     )
     parser.add_argument(
         "--functions",

@@ -81,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
-        help="an image registry to use over http without TLS, besides those on loopback (repeatable)",
+        help="an image registry to use over http without TLS, in addition to those on loopback (repeatable)",
     )
     parser.add_argument(
         "--allow-fetch",

@@ -65,7 +65,7 @@ class Sender:
                     await self._send(batch)
                 except WeftError as problem:
                     if not is_away:
-                        _log.warning("%s; samples are kept meanwhile", problem.message)
+                        _log.warning("%s; samples are kept until then", problem.message)
                     is_away = True
                     await self._clock.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
