@@ -187,7 +187,7 @@ def test_undone_what_runs_an_image_that_weft_holds_runs_again_with_what_the_vm_w
             "container", "exec", "held", "--", "sh", "-c", "touch /data/no; sync"
         )  # it runs here, and not as a VM
         said = cluster.fails(1, "convert", "container/held", "--to", "vm", timeout=180)
-        assert "vm/held ended by itself, exit code 3" in said and "runs if it did" in said, said
+        assert "vm/held ended on its own, exit code 3" in said and "runs if it did" in said, said
         assert "isn't well" not in said, said
         assert fetch(port) == "run\nrun\n"  # as soon as that is told
         cluster.ok("container", "exec", "held", "--", "rm", "/data/no")
