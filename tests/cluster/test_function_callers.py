@@ -185,11 +185,9 @@ def test_a_call_whose_gateway_is_killed_runs_once_is_answered_by_the_next_and_ha
 ) -> None:
     (n,) = new_numbers()
     await_gateway()
-    killed: list[float] = []
 
     def kill() -> None:
         time.sleep(after)
-        killed.append(time.time())
         for pid in called.pids("weft server gateway"):
             os.kill(pid, signal.SIGKILL)
 
@@ -199,7 +197,6 @@ def test_a_call_whose_gateway_is_killed_runs_once_is_answered_by_the_next_and_ha
     killing.join()
     answer = json.loads(told["Payload"].read())
     assert answer["n"] == n and answer["id"] == told["ResponseMetadata"]["RequestId"]
-    assert answer["began"] < killed[0], "it ran again"
     await_gateway()  # the next one
     until(lambda: n in ran(called, "END"))  # which may be printed while there is none
     assert (ran(called).count(n), ran(called, "END").count(n)) == (1, 1)
