@@ -70,7 +70,7 @@ def test_what_it_holds_is_in_no_answer_and_sealed_in_the_store(lab: DoorsLab) ->
     changed = {**manifest, "spec": {"values": {"password": WORDS[2]}}}
     [plan] = lab.client.apply([changed], dry_run=True)
     assert [(one["path"], one["old"], one["new"]) for one in plan["changes"]] == [
-        ("spec.values.password", "(sealed)", "(sealed anew)")
+        ("spec.values.password", "(sealed)", "(sealed again)")
     ]
     lab.client.apply([changed])
     said = [
