@@ -21,7 +21,7 @@ import msgspec
 
 from weft.kinds.fields.cells import NAME, text
 from weft.kinds.parts.goal import reaches
-from weft.kinds.record import Column, Index, Kind, Verb
+from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime, Verb
 from weft.objects.schema import field, words
 
 
@@ -42,14 +42,16 @@ TOY = Kind(
     name="toy",
     plural="toys",
     title="toy",
-    summary="Something to play with", access="project",
+    summary="Something to play with",
     spec=ToySpec,
     status=ToyStatus,
-    status_writer="toys",
     indexes={TOYS_BY_COLOUR: lambda item: (item.spec(ToySpec).colour,)},
-    goals={"create": reaches("Resting", "Playing"), "wind": reaches("Playing")},
     verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}, needs="operate"),),
-    columns=(NAME, Column("COLOUR", text("spec.colour")), Column("PHASE", text("status.phase", "Pending"))),
+    access=Access(readers="project", status_writer="toys"),
+    display=Display(
+        columns=(NAME, Column("COLOUR", text("spec.colour")), Column("PHASE", text("status.phase", "Pending"))),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Resting", "Playing"), "wind": reaches("Playing")}),
 )
 '''
 

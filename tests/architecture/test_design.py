@@ -128,11 +128,11 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
 
 def test_each_status_has_one_writer_and_the_kind_names_it() -> None:
     writers = {find_writer(place) for place in find_writes("status")}
-    assert writers == {kind.status_writer for kind in KINDS if kind.status_writer}
+    assert writers == {kind.access.status_writer for kind in KINDS if kind.access.status_writer}
 
 
 def test_each_condition_has_one_writer_and_the_kind_names_it() -> None:
-    declared = {(controller, type_) for kind in KINDS for type_, controller in kind.conditions.items()}
+    declared = {(controller, type_) for kind in KINDS for type_, controller in kind.access.condition_writers.items()}
     assert set(find_conditions()) == declared
 
 
@@ -144,7 +144,7 @@ import msgspec
 
 import weft.kinds
 from weft.kinds.fields.cells import NAME, text
-from weft.kinds.record import Column, Kind, Verb
+from weft.kinds.record import Access, Column, Display, Kind, Verb
 from weft.objects.schema import field
 
 
@@ -158,9 +158,10 @@ class ToyStatus(msgspec.Struct, kw_only=True):
 
 
 TOY = Kind(
-    name="toy", plural="toys", title="toy", summary="Something to play with", access="project", spec=ToySpec, status=ToyStatus,
+    name="toy", plural="toys", title="toy", summary="Something to play with", spec=ToySpec, status=ToyStatus,
+    access=Access(readers="project"),
     verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}, needs="operate"),),
-    columns=(NAME, Column("COLOUR", text("spec.colour"))),
+    display=Display(columns=(NAME, Column("COLOUR", text("spec.colour")))),
 )
 
 # The registry as it would stand with the toy's line in it.

@@ -26,7 +26,9 @@ OWN = {
     "vm/default/hello",
     *(f"node//n{number}" for number in (1, 2, 3)),
 }
-MADE_BY_PEOPLE = [kind for kind in KINDS if kind.writer == "people" or kind.removable or kind.runs_workloads]
+MADE_BY_PEOPLE = [
+    kind for kind in KINDS if kind.access.writer == "people" or kind.access.removable or kind.lifetime.runs_workloads
+]
 GOES_WITHIN_SECONDS = 60.0
 Object = dict[str, Any]
 

@@ -278,7 +278,7 @@ _fields = st.sampled_from([f for kind in KINDS for f in kind.spec.__struct_field
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kind=st.sampled_from([kind for kind in KINDS if kind.writer == "people" and kind.name != "token"]),
+    kind=st.sampled_from([kind for kind in KINDS if kind.access.writer == "people" and kind.name != "token"]),
     top=st.dictionaries(st.sampled_from(["kind", "name", "project", "labels", "generation", "x"]), _plain, max_size=3),
     spec=st.dictionaries(_fields | st.text(max_size=5), _plain, max_size=4),
 )

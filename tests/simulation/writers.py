@@ -101,7 +101,7 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
     if kind in ("vm", "container") and writer == "scheduler":
         # Addresses come with the place; that one lacks is said with the wait for it (decision 0135).
         was = replace(was, conditions=[*_without(was, "Addressed"), *_only(now, "Addressed")])
-    status_writers = STATUS_WRITERS.get(kind, {found.status_writer})
+    status_writers = STATUS_WRITERS.get(kind, {found.access.status_writer})
     changed = {
         "spec": (was.spec != now.spec or was.generation != now.generation, SPEC_WRITERS.get(kind, {"API server"})),
         "report": (was.report != now.report, {"API server"}),
@@ -113,7 +113,7 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
             yield from _may(writer, writers, f"{part} of {what} was changed")
     for condition in now.conditions:
         if was.condition(condition.type) != condition:
-            owner = found.conditions.get(condition.type, "nobody")
+            owner = found.access.condition_writers.get(condition.type, "nobody")
             yield from _may(writer, {owner}, f"condition {condition.type} of {what} was changed")
 
 

@@ -199,7 +199,7 @@ class ApiContext:
 
     def add_event(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
         """Write an event; none of a question, which changes nothing and is soon gone."""
-        if BY_NAME[about.kind].ephemeral:
+        if BY_NAME[about.kind].lifetime.ephemeral:
             return
         self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))
 

@@ -87,7 +87,7 @@ def _schemas() -> dict[str, Any]:
     for kind in KINDS:
         _write_quantities(kind, schemas)
         schemas[_title(kind)] = _object_schema(kind)
-        if kind.writer == "people":
+        if kind.access.writer == "people":
             schemas[f"{_title(kind)}Manifest"] = _manifest_schema(kind)
     schemas["Problem"] = _problem_schema()
     return schemas
@@ -203,7 +203,7 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
     paths: dict[str, Any] = {base: collection, f"{base}/{{name}}": one}
     if in_project:
         paths[f"/v1/{kind.plural}"] = {"get": _list_operation(kind, [], " of all projects")}
-    if kind.writer == "people":
+    if kind.access.writer == "people":
         dry, key, match = _query("dry_run"), _header("Idempotency-Key"), _header("If-Match")
         collection["post"] = _operation(f"Create {kind.a_title}", [*where, dry, key], whole, manifest, "201")
         one["put"] = _operation(f"Create or change {kind.a_title}", [*named, dry, key, match, none], whole, manifest)
@@ -411,7 +411,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
 
 
 def _force(kind: Kind) -> list[dict[str, Any]]:
-    return [_query("force")] if kind.runs_workloads else []
+    return [_query("force")] if kind.lifetime.runs_workloads else []
 
 
 def _query(name: str) -> dict[str, Any]:

@@ -127,8 +127,8 @@ def _find(path: str, method: str) -> tuple[str, str]:
         known = any(verb.name == target.verb for verb in kind.verbs)
         return (f"{kind.name}:{target.verb}", where) if known else ("–", "nodes")
     verb = (_ON_COLLECTION if target.name is None else _ON_OBJECT)[method]
-    if (kind.access == "administered" and verb != "update" and target.verb is None) or (
-        verb in ("get", "list") and kind.access == "shared"
+    if (kind.access.readers == "administered" and verb != "update" and target.verb is None) or (
+        verb in ("get", "list") and kind.access.readers == "shared"
     ):
         where = "own"
     return f"{kind.name}:{verb}", where

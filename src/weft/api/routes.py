@@ -68,7 +68,7 @@ def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tup
     target = read_target(rest)
     if target.kind is USER and target.verb == "passwd":
         return _choose(method, {"POST": password.set_password}), (target.require_name(),)
-    if target.kind.runs_workloads and target.verb in BY_NODES:
+    if target.kind.lifetime.runs_workloads and target.verb in BY_NODES:
         return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
     return _choose(method, _methods(target)), (target,)
 
@@ -84,7 +84,7 @@ def _find_metrics(method: str, rest: list[str]) -> tuple[Callable[..., Awaitable
 def _find_project(given: Target | str, path: str) -> str | None:
     """The project that a path names."""
     if isinstance(given, Target):
-        return given.name if given.kind.holds_objects else given.project
+        return given.name if given.kind.lifetime.holds_objects else given.project
     return given if read_segments(path)[1] == "projects" else None
 
 
@@ -157,10 +157,10 @@ async def _kinds(context: ApiContext, call: Call) -> Answer:
                     "title": kind.title,
                     "summary": kind.summary,
                     "scope": kind.scope,
-                    "writer": kind.writer,
-                    "aliases": kind.aliases,
+                    "writer": kind.access.writer,
+                    "aliases": kind.display.aliases,
                     "verbs": [{"name": v.name, "summary": v.summary, "stream": v.stream} for v in kind.verbs],
-                    "columns": [column.title for column in kind.columns],
+                    "columns": [column.title for column in kind.display.columns],
                 }
                 for kind in KINDS
             ]

@@ -24,10 +24,12 @@ from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.kinds.token import TOKENS_BY_USER
 from weft.objects.identity import object_key
 
-OWNED = tuple(kind.name for kind in KINDS if kind.goes_with_owner)
+OWNED = tuple(kind.name for kind in KINDS if kind.lifetime.goes_with_owner)
 OWNERS = (*WORKLOADS, "function", "user")
-PASSING = tuple(kind.name for kind in KINDS if kind.ephemeral)
-HISTORY = {kind.name: kind.history for kind in KINDS if kind.history is not None}  # kept for a while after its end
+PASSING = tuple(kind.name for kind in KINDS if kind.lifetime.ephemeral)
+HISTORY = {
+    kind.name: kind.lifetime.history for kind in KINDS if kind.lifetime.history is not None
+}  # kept for a while after its end
 
 
 class Garbage:

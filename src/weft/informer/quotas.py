@@ -37,7 +37,7 @@ class ProjectQuota(msgspec.Struct, frozen=True):
 
     def count_fitting(self, kind: str, spec: msgspec.Struct, user: str, most: int) -> tuple[int, str]:
         """How many new objects of ``kind`` fit, up to ``most``, and what one more than these would exceed; "" for none."""
-        counts, accounts = BY_NAME[kind].counts, self.limits.accounts_of(user)
+        counts, accounts = BY_NAME[kind].admission.counts, self.limits.accounts_of(user)
         counted = Counted({}) if counts is None else counts(spec, BY_NAME[kind].status())
         one = resolve(counted, self.image_sizes)
         for account, limits in accounts:
@@ -71,4 +71,8 @@ def read_quota(view: View, project: str | None) -> ProjectQuota | None:
 def count_item(item: Item) -> Counted:
     """What an object counts in its project's quota."""
     kind = BY_NAME[item.envelope.kind]
-    return kind.counts(item.spec(kind.spec), item.status(kind.status)) if kind.counts is not None else Counted({})
+    return (
+        kind.admission.counts(item.spec(kind.spec), item.status(kind.status))
+        if kind.admission.counts is not None
+        else Counted({})
+    )

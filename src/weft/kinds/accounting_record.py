@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Admission, Column, Display, Kind
 from weft.objects.identity import MAX_NAME
 
 HOUR = 3600
@@ -92,17 +92,17 @@ ACCOUNTING_RECORD = Kind(
     plural="accountingrecords",
     title="accounting record",
     summary="What a project requested and used over a day or a month",
-    access="fabric",
     scope="fabric",
-    writer="fabric",
     spec=AccountingSpec,
     status=AccountingStatus,
-    status_writer="accounting",
-    longest_name=len("2026-11-23.") + MAX_NAME,
-    columns=(
-        NAME,
-        Column("PROJECT", text("spec.project")),
-        Column("PERIOD", text("spec.period"), keep=True),
-        AGE,
+    access=Access(readers="fabric", writer="fabric", status_writer="accounting"),
+    admission=Admission(longest_name=len("2026-11-23.") + MAX_NAME),
+    display=Display(
+        columns=(
+            NAME,
+            Column("PROJECT", text("spec.project")),
+            Column("PERIOD", text("spec.period"), keep=True),
+            AGE,
+        ),
     ),
 )

@@ -15,7 +15,7 @@ from weft.kinds.fields.allocated_migration import (
 )
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import LEASE_ENDED, PREEMPTED, AllocatedLease
-from weft.kinds.record import Column, Index, Kind, Stored
+from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime, Stored
 from weft.objects.identity import Ref, object_key
 from weft.objects.schema import field
 
@@ -386,16 +386,10 @@ ALLOCATION = Kind(
     plural="allocations",
     title="allocation",
     summary="A workload's allocation on a node",
-    access="fabric",
     scope="fabric",
-    writer="fabric",
     spec=AllocationSpec,
     status=AllocationStatus,
     report=AllocationReport,
-    reported_by_node=True,
-    name_begins="node",
-    node_reads="placed",
-    finalizers=("node",),
     indexes={
         ALLOCATIONS_BY_WORKLOAD: lambda item: () if is_reservation(item) else (item.spec(AllocationSpec).workload.uid,),
         RESERVATIONS_BY_MIGRATION: _reserved_for,
@@ -406,13 +400,23 @@ ALLOCATION = Kind(
         PREEMPTIBLE: _preemptible,
         ALLOCATIONS_BY_WAITED: _waited_for,
     },
-    columns=(
-        NAME,
-        Column("WORKLOAD", _workload),
-        Column("NODE", text("spec.node")),
-        Column("INCARNATION", text("spec.incarnation"), align="right"),
-        Column("DESIRED", text("spec.desired")),
-        Column("STATE", text("report.state", "pending")),
-        AGE,
+    access=Access(
+        readers="fabric",
+        writer="fabric",
+        reported_by_node=True,
+        name_begins="node",
+        node_reads="placed",
     ),
+    display=Display(
+        columns=(
+            NAME,
+            Column("WORKLOAD", _workload),
+            Column("NODE", text("spec.node")),
+            Column("INCARNATION", text("spec.incarnation"), align="right"),
+            Column("DESIRED", text("spec.desired")),
+            Column("STATE", text("report.state", "pending")),
+            AGE,
+        ),
+    ),
+    lifetime=Lifetime(finalizers=("node",)),
 )

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
-from weft.kinds.record import Column, Kind, Object
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
 from weft.language.clash import refuse_clash
 from weft.language.complaint import point_at
 from weft.language.form import read_form
@@ -242,25 +242,28 @@ CONSTRAINT = Kind(
     plural="constraints",
     title="constraint",
     summary="A named condition or preference on nodes",
-    topic="Placement",
-    access="project",
     spec=ConstraintSpec,
     status=ConstraintStatus,
-    check=check_constraint,
     references=(share_reference(),),
     verbs=(SHARE,),
-    server_fields=("shared_with",),
-    shared_fields=(
-        *("spec.expression", "spec.soft", "spec.weight", "spec.priority", "spec.description"),
-        *("status.meeting", "status.nodes"),
+    access=Access(
+        readers="project",
+        status_writer="standing",
+        shared_fields=(
+            *("spec.expression", "spec.soft", "spec.weight", "spec.priority", "spec.description"),
+            *("status.meeting", "status.nodes"),
+        ),
     ),
-    status_writer="standing",
-    columns=(
-        NAME,
-        Column("EXPRESSION", text("spec.expression"), flexible=True),
-        Column("KIND", _strength),
-        Column("NODES", _meeting, align="right"),
-        Column("DESCRIPTION", text("spec.description", ""), wide=True),
-        AGE,
+    admission=Admission(check=check_constraint, server_fields=("shared_with",)),
+    display=Display(
+        topic="Placement",
+        columns=(
+            NAME,
+            Column("EXPRESSION", text("spec.expression"), flexible=True),
+            Column("KIND", _strength),
+            Column("NODES", _meeting, align="right"),
+            Column("DESCRIPTION", text("spec.description", ""), wide=True),
+            AGE,
+        ),
     ),
 )

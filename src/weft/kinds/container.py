@@ -41,7 +41,21 @@ from weft.kinds.parts.workload import (
     workload_columns,
     workload_references,
 )
-from weft.kinds.record import Column, Index, Kind, Needs, Object, Reference, Verb, Workload, uid_of_owner
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    Index,
+    Kind,
+    Lifetime,
+    Needs,
+    Object,
+    Reference,
+    Verb,
+    Workload,
+    uid_of_owner,
+)
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name, check_shared_name
 from weft.objects.image.reference import held_name, parse_reference
@@ -328,29 +342,9 @@ CONTAINER = Kind(
     plural="containers",
     title="container",
     summary="Processes from an OCI image",
-    topic="Workloads",
-    access="project",
     spec=ContainerSpec,
     status=WorkloadStatus,
-    workload=WORKLOAD,
-    counts=count_workload(WORKLOAD),
     indexes=index_workload(ContainerSpec, WORKLOAD) | {CONTAINERS_BY_JOB: uid_of_owner},
-    goals=WORKLOAD_GOALS,
-    was_refused=was_refused,
-    shows_output=True,
-    find_failure=find_workload_failure,
-    commands=("cp",),
-    verbs=VERBS,
-    check=check_container,
-    check_times=check_times,
-    resize_limits=lambda status: status.resize_limits,
-    claims=claim_places,
-    finalizers=("workload",),
-    status_writer="workload",
-    server_fields=(*KEPT, "pulls"),
-    conditions=CONDITIONS | {"Healthy": "workload"},
-    write_guard=guard_converting,
-    initial_conditions=born,
     references=(
         Reference(
             "image", "spec.image", _images, else_="write an image in a registry with its registry: REGISTRY/{}:TAG"
@@ -359,6 +353,34 @@ CONTAINER = Kind(
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),
     ),
-    columns=workload_columns(Column("IMAGE", text("spec.image"), flexible=True)),
-    over=lambda obj: bool(dig(obj, "spec.once")) and dig(obj, "status.phase") in ("Stopped", "Failed"),
+    verbs=VERBS,
+    workload=WORKLOAD,
+    access=Access(
+        readers="project",
+        status_writer="workload",
+        condition_writers=CONDITIONS | {"Healthy": "workload"},
+    ),
+    admission=Admission(
+        check=check_container,
+        check_times=check_times,
+        write_guard=guard_converting,
+        resize_limits=lambda status: status.resize_limits,
+        server_fields=(*KEPT, "pulls"),
+        claims=claim_places,
+        counts=count_workload(WORKLOAD),
+        was_refused=was_refused,
+    ),
+    display=Display(
+        topic="Workloads",
+        commands=("cp",),
+        columns=workload_columns(Column("IMAGE", text("spec.image"), flexible=True)),
+        over=lambda obj: bool(dig(obj, "spec.once")) and dig(obj, "status.phase") in ("Stopped", "Failed"),
+        shows_output=True,
+    ),
+    lifetime=Lifetime(
+        initial_conditions=born,
+        goals=WORKLOAD_GOALS,
+        find_failure=find_workload_failure,
+        finalizers=("workload",),
+    ),
 )

@@ -13,7 +13,21 @@ from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, To
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.spec_conversion import refuse_untranslatable
-from weft.kinds.record import Column, History, Index, Kind, Object, Operation, Reference, Stored, Verb
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    History,
+    Index,
+    Kind,
+    Lifetime,
+    Object,
+    Operation,
+    Reference,
+    Stored,
+    Verb,
+)
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field
@@ -173,27 +187,9 @@ CONVERSION = Kind(
     plural="conversions",
     title="conversion",
     summary="A conversion of a container to a VM, or of a VM to a container",
-    topic="Work and answers",
-    access="project",
     spec=ConversionSpec,
     status=ConversionStatus,
-    status_writer="conversions",
-    check=check_conversion,
-    server_fields=("confirm", "undo"),
-    finalizers=("conversion",),
-    goals={
-        "create": reaches("AwaitingConfirmation", "Confirmed", ends_refused=False),
-        "confirm": reaches("Confirmed", ends_refused=False),
-        "undo": reaches("Undone", ends_refused=False),
-    },
-    find_failure=find_ended(ENDED),
-    history=History(
-        index=CONVERSIONS_BY_WORKLOAD,
-        word=lambda item: workload_keys(item)[0],
-        has_ended=lambda item: not is_under_way(item.status(ConversionStatus)),
-        ended_at=lambda item: item.status(ConversionStatus).ended_at,
-    ),
-    operation=Operation(act="convert", cancel="undo", ended=ENDED),
+    indexes={CONVERSIONS_BY_WORKLOAD: workload_keys},
     references=tuple(
         Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree, agrees_once=True)
         for kind in KINDS
@@ -202,13 +198,33 @@ CONVERSION = Kind(
         Verb("confirm", "Accept the new workload, and delete the old one", change=_confirm, needs="write"),
         Verb("undo", "Switch back to the old workload, and start it again", change=_undo, needs="write"),
     ),
-    indexes={CONVERSIONS_BY_WORKLOAD: workload_keys},
-    columns=(
-        NAME,
-        Column("CONVERSION", _way),
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        Column("PAUSE", _pause, align="right"),
-        AGE,
-        Column("NOTE", note, flexible=True),
+    access=Access(readers="project", status_writer="conversions"),
+    admission=Admission(check=check_conversion, server_fields=("confirm", "undo")),
+    display=Display(
+        topic="Work and answers",
+        columns=(
+            NAME,
+            Column("CONVERSION", _way),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("PAUSE", _pause, align="right"),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(
+        goals={
+            "create": reaches("AwaitingConfirmation", "Confirmed", ends_refused=False),
+            "confirm": reaches("Confirmed", ends_refused=False),
+            "undo": reaches("Undone", ends_refused=False),
+        },
+        find_failure=find_ended(ENDED),
+        operation=Operation(act="convert", cancel="undo", ended=ENDED),
+        finalizers=("conversion",),
+        history=History(
+            index=CONVERSIONS_BY_WORKLOAD,
+            word=lambda item: workload_keys(item)[0],
+            has_ended=lambda item: not is_under_way(item.status(ConversionStatus)),
+            ended_at=lambda item: item.status(ConversionStatus).ended_at,
+        ),
     ),
 )

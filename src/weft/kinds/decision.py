@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Column, Display, Kind, Lifetime
 from weft.objects.identity import Ref
 
 
@@ -65,16 +65,17 @@ DECISION = Kind(
     plural="decisions",
     title="decision",
     summary="Why a workload is where it is",
-    access="project",
-    writer="fabric",
-    goes_with_owner=True,
     spec=DecisionSpec,
     status=DecisionStatus,
-    columns=(
-        NAME,
-        Column("POLICY", text("spec.policy")),
-        Column("ERROR", text("spec.error")),
-        Column("MESSAGE", text("spec.message", ""), flexible=True),
-        AGE,
+    access=Access(readers="project", writer="fabric"),
+    display=Display(
+        columns=(
+            NAME,
+            Column("POLICY", text("spec.policy")),
+            Column("ERROR", text("spec.error")),
+            Column("MESSAGE", text("spec.message", ""), flexible=True),
+            AGE,
+        ),
     ),
+    lifetime=Lifetime(goes_with_owner=True),
 )

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.record import Column, Index, Kind, Object, Stored
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Stored
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels
 from weft.objects.schema import field
@@ -68,17 +68,19 @@ DISRUPTION_BUDGET = Kind(
     plural="disruptionbudgets",
     title="disruption budget",
     summary="How many workloads of a group may be down together",
-    topic="Placement",
-    access="project",
     spec=DisruptionBudgetSpec,
     status=DisruptionBudgetStatus,
-    check=check_budget,
     indexes={BUDGETS_BY_LABEL: _words},
-    columns=(
-        NAME,
-        Column("SELECTOR", _selector, flexible=True),
-        Column("MAX UNAVAILABLE", text("spec.max_unavailable", "–"), align="right"),
-        Column("MIN AVAILABLE", text("spec.min_available", "–"), align="right"),
-        AGE,
+    access=Access(readers="project"),
+    admission=Admission(check=check_budget),
+    display=Display(
+        topic="Placement",
+        columns=(
+            NAME,
+            Column("SELECTOR", _selector, flexible=True),
+            Column("MAX UNAVAILABLE", text("spec.max_unavailable", "–"), align="right"),
+            Column("MIN AVAILABLE", text("spec.min_available", "–"), align="right"),
+            AGE,
+        ),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Index, Kind
+from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime
 from weft.objects.identity import Ref
 
 
@@ -42,26 +42,30 @@ ENDPOINT = Kind(
     plural="endpoints",
     title="endpoint",
     summary="A workload's NIC in a network",
-    access="fabric",
     scope="fabric",
-    writer="fabric",
-    goes_with_owner=True,
     spec=EndpointSpec,
     status=EndpointStatus,
-    status_writer="addresses",
-    name_begins="network",
-    node_reads="connected",
     indexes={
         ENDPOINTS_BY_WORKLOAD: lambda item: (item.spec(EndpointSpec).workload.uid,),
         ENDPOINTS_BY_NETWORK: lambda item: (item.spec(EndpointSpec).network_uid,),
     },
-    columns=(
-        NAME,
-        Column("WORKLOAD", text("spec.workload.name")),
-        Column("NETWORK", text("spec.network")),
-        Column("ADDRESS", text("spec.address"), keep=True),
-        Column("MAC", text("spec.mac")),
-        Column("NODE", text("status.node")),
-        AGE,
+    access=Access(
+        readers="fabric",
+        writer="fabric",
+        status_writer="addresses",
+        name_begins="network",
+        node_reads="connected",
     ),
+    display=Display(
+        columns=(
+            NAME,
+            Column("WORKLOAD", text("spec.workload.name")),
+            Column("NETWORK", text("spec.network")),
+            Column("ADDRESS", text("spec.address"), keep=True),
+            Column("MAC", text("spec.mac")),
+            Column("NODE", text("status.node")),
+            AGE,
+        ),
+    ),
+    lifetime=Lifetime(goes_with_owner=True),
 )

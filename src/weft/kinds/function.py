@@ -19,7 +19,7 @@ from weft.kinds.parts.function_code import (
 )
 from weft.kinds.parts.goal import STUCK, UNPLACEABLE, is_settled, read_phase
 from weft.kinds.parts.placement_spec import placement_references
-from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference, Verb
+from weft.kinds.record import Access, Admission, Column, Counted, Display, Goal, Kind, Lifetime, Object, Reference, Verb
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.image.reference import held_name
@@ -294,20 +294,9 @@ FUNCTION = Kind(
     plural="functions",
     title="function",
     summary="Code that runs when it is invoked",
-    topic="Workloads",
-    access="project",
-    aliases=("fn",),
     spec=FunctionSpec,
     status=FunctionStatus,
-    counts=_count,
-    status_writer="gateway",
-    goals={"create": _SERVES, "pull": _SERVES},
-    find_failure=_find_failure,
-    progress=text("status.message", ""),
-    server_fields=("published", "pulls"),
-    check=check_function,
-    longest_name=LONGEST_NAME,
-    uploads=lambda spec: [spec.code] if spec.code else [],
+    indexes={FUNCTIONS_BY_NETWORK: networks_of_item},
     references=(
         *placement_references(),
         *code_references(),
@@ -334,17 +323,30 @@ FUNCTION = Kind(
             needs="read",
         ),
     ),
-    indexes={FUNCTIONS_BY_NETWORK: networks_of_item},
-    columns=(
-        NAME,
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        Column("RUNTIME", lambda obj: dig(obj, "spec.image", "") or dig(obj, "spec.runtime", "–"), flexible=True),
-        Column("ISOLATION", text("spec.isolation")),
-        Column("MEMORY", size("spec.memory"), align="right"),
-        Column("VERSION", lambda obj: str(dig(obj, "spec.published", 0) or "–"), align="right"),
-        AGE,
-        Column("HTTP", text("spec.http"), wide=True),
-        Column("CODE", lambda obj: str(dig(obj, "spec.code", ""))[:12] or "–", wide=True),
-        Column("NOTE", note, flexible=True),
+    access=Access(readers="project", status_writer="gateway"),
+    admission=Admission(
+        check=check_function,
+        server_fields=("published", "pulls"),
+        uploads=lambda spec: [spec.code] if spec.code else [],
+        counts=_count,
+        longest_name=LONGEST_NAME,
     ),
+    display=Display(
+        topic="Workloads",
+        aliases=("fn",),
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("RUNTIME", lambda obj: dig(obj, "spec.image", "") or dig(obj, "spec.runtime", "–"), flexible=True),
+            Column("ISOLATION", text("spec.isolation")),
+            Column("MEMORY", size("spec.memory"), align="right"),
+            Column("VERSION", lambda obj: str(dig(obj, "spec.published", 0) or "–"), align="right"),
+            AGE,
+            Column("HTTP", text("spec.http"), wide=True),
+            Column("CODE", lambda obj: str(dig(obj, "spec.code", ""))[:12] or "–", wide=True),
+            Column("NOTE", note, flexible=True),
+        ),
+        progress=text("status.message", ""),
+    ),
+    lifetime=Lifetime(goals={"create": _SERVES, "pull": _SERVES}, find_failure=_find_failure),
 )

@@ -15,7 +15,7 @@ from weft.kinds.parts.function_code import (
     code_references,
     networks_of_item,
 )
-from weft.kinds.record import Column, Index, Kind, uid_of_owner
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, uid_of_owner
 from weft.objects.schema import field
 
 
@@ -42,26 +42,24 @@ FUNCTION_VERSION = Kind(
     plural="functionversions",
     title="function version",
     summary="A published version of a function",
-    access="project",
     spec=FunctionVersionSpec,
     status=FunctionVersionStatus,
-    status_writer="gateway",
-    writer="fabric",
-    goes_with_owner=True,
-    removable=True,
-    check=check_code,
-    uploads=lambda spec: [spec.code] if spec.code else [],
-    references=code_references(),
     indexes={VERSIONS_BY_FUNCTION: uid_of_owner, FUNCTIONS_BY_NETWORK: networks_of_item},
-    columns=(
-        NAME,
-        Column("FUNCTION", text("spec.function")),
-        Column("VERSION", text("spec.number"), align="right"),
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        Column("RUNTIME", lambda obj: obj["spec"].get("image") or obj["spec"].get("runtime") or "–", flexible=True),
-        Column("MEMORY", size("spec.memory"), align="right"),
-        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
-        AGE,
-        Column("NOTE", text("status.message", ""), flexible=True),
+    references=code_references(),
+    access=Access(readers="project", writer="fabric", removable=True, status_writer="gateway"),
+    admission=Admission(check=check_code, uploads=lambda spec: [spec.code] if spec.code else []),
+    display=Display(
+        columns=(
+            NAME,
+            Column("FUNCTION", text("spec.function")),
+            Column("VERSION", text("spec.number"), align="right"),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("RUNTIME", lambda obj: obj["spec"].get("image") or obj["spec"].get("runtime") or "–", flexible=True),
+            Column("MEMORY", size("spec.memory"), align="right"),
+            Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+            AGE,
+            Column("NOTE", text("status.message", ""), flexible=True),
+        ),
     ),
+    lifetime=Lifetime(goes_with_owner=True),
 )

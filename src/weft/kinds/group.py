@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Column, Display, Kind
 from weft.objects.schema import field
 
 
@@ -24,10 +24,12 @@ GROUP = Kind(
     plural="groups",
     title="group",
     summary="Users who get the same roles",
-    topic="People and projects",
-    access="guarded",
     scope="fabric",
     spec=GroupSpec,
     status=GroupStatus,
-    columns=(NAME, Column("DESCRIPTION", text("spec.description", ""), flexible=True), AGE),
+    access=Access(readers="guarded"),
+    display=Display(
+        topic="People and projects",
+        columns=(NAME, Column("DESCRIPTION", text("spec.description", ""), flexible=True), AGE),
+    ),
 )

@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
-from weft.kinds.record import Column, Kind, Operation, Reference
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime, Operation, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import ImageReference, read_source
@@ -137,38 +137,42 @@ IMAGE = Kind(
     plural="images",
     title="image",
     summary="A base disk that VMs are cloned from, or a container image",
-    topic="Storage and networks",
-    access="project",
     spec=ImageSpec,
     status=ImageStatus,
-    goals={"create": reaches("Available")},
-    operation=Operation(act="fetch"),
-    check=check_image,
-    find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
-    status_writer="images",
-    node_reads="named",
     references=(
         Reference("secret", "spec.registry_secret", lambda s: [s.registry_secret] if s.registry_secret else []),
         Reference("image", "spec.url", _names_elsewhere, blocks=False),  # its content is copied
         share_reference(),
     ),
     verbs=(SHARE,),
-    server_fields=("shared_with",),
-    shared_fields=tuple(
-        f"status.{name}"
-        for name in ("phase", "sha256", "digest", "size", "virtual_size", "min_memory", "format", "agent")
-    ),
-    columns=(
-        NAME,
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        Column("SIZE", size("status.size"), align="right"),
-        Column(
-            "DISK", lambda o: size("status.virtual_size")(o) if dig(o, "status.virtual_size") else "–", align="right"
+    access=Access(
+        readers="project",
+        status_writer="images",
+        node_reads="named",
+        shared_fields=tuple(
+            f"status.{name}"
+            for name in ("phase", "sha256", "digest", "size", "virtual_size", "min_memory", "format", "agent")
         ),
-        Column("FORMAT", text("status.format")),
-        Column("SHA256", lambda o: str((o.get("status") or {}).get("sha256", ""))[:12] or "–"),
-        AGE,
-        Column("URL", text("spec.url"), wide=True),
-        Column("NOTE", text("status.message", ""), flexible=True),
     ),
+    admission=Admission(check=check_image, server_fields=("shared_with",)),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("SIZE", size("status.size"), align="right"),
+            Column(
+                "DISK",
+                lambda o: size("status.virtual_size")(o) if dig(o, "status.virtual_size") else "–",
+                align="right",
+            ),
+            Column("FORMAT", text("status.format")),
+            Column("SHA256", lambda o: str((o.get("status") or {}).get("sha256", ""))[:12] or "–"),
+            AGE,
+            Column("URL", text("spec.url"), wide=True),
+            Column("NOTE", text("status.message", ""), flexible=True),
+        ),
+        find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Available")}, operation=Operation(act="fetch")),
 )

@@ -14,7 +14,22 @@ from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.parts.goal import find_ended, reaches
-from weft.kinds.record import Column, History, Index, Kind, Object, Operation, Reference, Stored, Verb, uid_of
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    History,
+    Index,
+    Kind,
+    Lifetime,
+    Object,
+    Operation,
+    Reference,
+    Stored,
+    Verb,
+    uid_of,
+)
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
@@ -383,44 +398,49 @@ MIGRATION = Kind(
     plural="migrations",
     title="migration",
     summary="A migration of a workload to another node",
-    topic="Work and answers",
-    access="project",
     spec=MigrationSpec,
     status=MigrationStatus,
-    status_writer="migrations",
-    conditions={"Placed": "scheduler"},
-    check=check_migration,
-    server_fields=("cancel",),
-    finalizers=("migration",),
-    goals={
-        "create": reaches("Succeeded", ends_refused=False),
-        "cancel": reaches("Cancelled", ends_refused=False),
-    },
-    find_failure=find_ended(ENDED),
-    history=History(
-        index=MIGRATIONS_BY_WORKLOAD,
-        word=workload_key,
-        has_ended=lambda item: item.status(MigrationStatus).phase in ENDED,
-        ended_at=lambda item: item.status(MigrationStatus).ended_at,
-    ),
-    operation=Operation(
-        act="migrate", cancel="cancel", ended=ENDED, subject="spec.workload", started="status.started_at"
-    ),
+    indexes={MIGRATIONS_BY_UID: uid_of, MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),)},
     references=(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
     verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),),
-    indexes={MIGRATIONS_BY_UID: uid_of, MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),)},
-    columns=(
-        NAME,
-        Column("WORKLOAD", text("spec.workload")),
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        Column("NODES", _from_to),
-        Column("MODE", text("status.plan.mode", "–")),
-        Column("DOWNTIME", _pause, align="right"),
-        Column("TRIES", text("status.tries", "0"), align="right", wide=True),
-        AGE,
-        Column("NOTE", _note, flexible=True),
+    access=Access(
+        readers="project",
+        status_writer="migrations",
+        condition_writers={"Placed": "scheduler"},
+    ),
+    admission=Admission(check=check_migration, server_fields=("cancel",)),
+    display=Display(
+        topic="Work and answers",
+        columns=(
+            NAME,
+            Column("WORKLOAD", text("spec.workload")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("NODES", _from_to),
+            Column("MODE", text("status.plan.mode", "–")),
+            Column("DOWNTIME", _pause, align="right"),
+            Column("TRIES", text("status.tries", "0"), align="right", wide=True),
+            AGE,
+            Column("NOTE", _note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(
+        goals={
+            "create": reaches("Succeeded", ends_refused=False),
+            "cancel": reaches("Cancelled", ends_refused=False),
+        },
+        find_failure=find_ended(ENDED),
+        operation=Operation(
+            act="migrate", cancel="cancel", ended=ENDED, subject="spec.workload", started="status.started_at"
+        ),
+        finalizers=("migration",),
+        history=History(
+            index=MIGRATIONS_BY_WORKLOAD,
+            word=workload_key,
+            has_ended=lambda item: item.status(MigrationStatus).phase in ENDED,
+            ended_at=lambda item: item.status(MigrationStatus).ended_at,
+        ),
     ),
 )

@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, joined, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
-from weft.kinds.record import Column, Index, Kind, uid_of
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, uid_of
 from weft.kinds.securitygroup import Rule, read_rule
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field, words
@@ -154,30 +154,38 @@ NETWORK = Kind(
     plural="networks",
     title="network",
     summary="A tenant network",
-    topic="Storage and networks",
-    access="project",
     spec=NetworkSpec,
     status=NetworkStatus,
-    goals={"create": reaches("Ready")},
-    check=check_network,
-    check_new=check_new_network,
-    further_rights=find_rights,
+    indexes={NETWORKS_BY_UID: uid_of},
     references=(share_reference(),),
     verbs=(SHARE,),
-    server_fields=("shared_with",),
-    shared_fields=(
-        *("spec.cidr", "spec.mtu", "spec.domain", "status.phase"),
-        *("status.gateway", "status.used", "status.size"),
+    access=Access(
+        readers="project",
+        further_rights=find_rights,
+        status_writer="networks",
+        shared_fields=(
+            *("spec.cidr", "spec.mtu", "spec.domain", "status.phase"),
+            *("status.gateway", "status.used", "status.size"),
+        ),
     ),
-    status_writer="networks",
-    indexes={NETWORKS_BY_UID: uid_of},
-    columns=(
-        NAME,
-        Column("CIDR", text("spec.cidr"), keep=True),
-        Column("GATEWAY", text("status.gateway")),
-        Column("VNI", text("status.vni"), align="right"),
-        Column("OPEN", joined("spec.open"), wide=True),
-        Column("USED", lambda o: f"{(o.get('status') or {}).get('used', 0)}/{(o.get('status') or {}).get('size', 0)}"),
-        AGE,
+    admission=Admission(
+        check=check_network,
+        check_new=check_new_network,
+        server_fields=("shared_with",),
     ),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("CIDR", text("spec.cidr"), keep=True),
+            Column("GATEWAY", text("status.gateway")),
+            Column("VNI", text("status.vni"), align="right"),
+            Column("OPEN", joined("spec.open"), wide=True),
+            Column(
+                "USED", lambda o: f"{(o.get('status') or {}).get('used', 0)}/{(o.get('status') or {}).get('size', 0)}"
+            ),
+            AGE,
+        ),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Ready")}),
 )

@@ -36,12 +36,12 @@ PERMISSIONS: dict[str, Permission] = {  # these, of no kind's record, and those 
 def learn(kinds: Iterable[Kind]) -> None:
     """Add the permissions of ``kinds``; the registry does, once."""
     for kind in kinds:
-        is_inside, is_administered = kind.scope == "project", kind.access == "administered"
-        reads = Permission(find_right_to_read(kind), is_inside or is_administered or kind.access == "shared")
-        found = {"get": reads, "list": reads._replace(in_project=reads.in_project and not kind.holds_objects)}
+        is_inside, is_administered = kind.scope == "project", kind.access.readers == "administered"
+        reads = Permission(find_right_to_read(kind), is_inside or is_administered or kind.access.readers == "shared")
+        found = {"get": reads, "list": reads._replace(in_project=reads.in_project and not kind.lifetime.holds_objects)}
         right = "grant" if is_administered else find_right_to_write(kind)
         for verb in ("create", "update", "delete"):
-            if kind.writer == "people" or (kind.removable and verb == "delete"):
+            if kind.access.writer == "people" or (kind.access.removable and verb == "delete"):
                 found[verb] = Permission(right, is_inside or (is_administered and verb != "update"))
         found |= {verb.name: Permission(verb.needs, is_inside) for verb in kind.verbs if verb.needs}
         PERMISSIONS.update({f"{kind.name}:{verb}": permission for verb, permission in found.items()})
@@ -49,13 +49,13 @@ def learn(kinds: Iterable[Kind]) -> None:
 
 def find_right_to_write(kind: Kind) -> str:
     """The right that creating, changing and deleting objects of ``kind`` takes. A question to the scheduler changes nothing."""
-    if kind.granted or (kind.scope == "fabric" and not kind.ephemeral):
+    if kind.access.granted or (kind.scope == "fabric" and not kind.lifetime.ephemeral):
         return "fabric"
-    return "operate" if kind.ephemeral else "write"
+    return "operate" if kind.lifetime.ephemeral else "write"
 
 
 def find_right_to_read(kind: Kind) -> str:
-    return {"guarded": "fabric", "administered": "grant"}.get(kind.access, "read")
+    return {"guarded": "fabric", "administered": "grant"}.get(kind.access.readers, "read")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_plain_strategy
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Admission, Column, Display, Kind
 from weft.objects.schema import field
 
 CLUSTER_DEFAULT = "default"
@@ -50,21 +50,22 @@ PLACEMENT_POLICY = Kind(
     plural="placementpolicies",
     title="placement policy",
     summary="Placement strategies and weights under a name",
-    topic="Placement",
-    access="shared",
-    aliases=("policy", "policies"),
     scope="fabric",
     spec=PlacementPolicySpec,
     status=PlacementPolicyStatus,
-    check=check_placement_policy,
-    conditions={"Working": "scheduler"},
-    columns=(
-        NAME,
-        Column("STRATEGY", text("spec.strategy")),
-        Column("SERVERLESS", text("spec.serverless"), wide=True),
-        Column("BASIS", text("spec.basis", "allocation"), wide=True),
-        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
-        AGE,
-        Column("NOTE", _working, flexible=True),
+    access=Access(readers="shared", condition_writers={"Working": "scheduler"}),
+    admission=Admission(check=check_placement_policy),
+    display=Display(
+        topic="Placement",
+        aliases=("policy", "policies"),
+        columns=(
+            NAME,
+            Column("STRATEGY", text("spec.strategy")),
+            Column("SERVERLESS", text("spec.serverless"), wide=True),
+            Column("BASIS", text("spec.basis", "allocation"), wide=True),
+            Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+            AGE,
+            Column("NOTE", _working, flexible=True),
+        ),
     ),
 )

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import MOST_PRIORITY
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Column, Display, Kind
 from weft.objects.schema import field
 
 
@@ -30,15 +30,17 @@ PRIORITY_CLASS = Kind(
     plural="priorityclasses",
     title="priority class",
     summary="A name for a priority of leases",
-    topic="Placement",
-    access="shared",
     scope="fabric",
     spec=PriorityClassSpec,
     status=PriorityClassStatus,
-    columns=(
-        NAME,
-        Column("VALUE", text("spec.value"), align="right"),
-        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
-        AGE,
+    access=Access(readers="shared"),
+    display=Display(
+        topic="Placement",
+        columns=(
+            NAME,
+            Column("VALUE", text("spec.value"), align="right"),
+            Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+            AGE,
+        ),
     ),
 )

@@ -9,7 +9,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import MOST_PRIORITY
 from weft.kinds.fields.strategy import policies_named, read_strategy
-from weft.kinds.record import Column, Kind, Reference
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime, Reference
 from weft.objects.schema import field
 
 # A workload without a lease counts as 0, so no ceiling is below that.
@@ -39,21 +39,23 @@ PROJECT = Kind(
     plural="projects",
     title="project",
     summary="A namespace for objects",
-    topic="People and projects",
-    access="shared",
     scope="fabric",
-    holds_objects=True,
     spec=ProjectSpec,
-    check=check_project,
+    status=ProjectStatus,
     references=(
         Reference("placementpolicy", "spec.strategy", lambda spec: policies_named(spec.strategy), awaited=True),
     ),
-    status=ProjectStatus,
-    columns=(
-        NAME,
-        Column("STRATEGY", text("spec.strategy", "")),
-        Column("CEILING", text("spec.priority_ceiling", ""), align="right"),
-        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
-        AGE,
+    access=Access(readers="shared"),
+    admission=Admission(check=check_project),
+    display=Display(
+        topic="People and projects",
+        columns=(
+            NAME,
+            Column("STRATEGY", text("spec.strategy", "")),
+            Column("CEILING", text("spec.priority_ceiling", ""), align="right"),
+            Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+            AGE,
+        ),
     ),
+    lifetime=Lifetime(holds_objects=True),
 )

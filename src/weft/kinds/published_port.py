@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Index, Kind
+from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime
 from weft.objects.identity import Ref
 
 
@@ -34,22 +34,21 @@ PUBLISHED_PORT = Kind(
     plural="publishedports",
     title="published port",
     summary="A port of every node that leads to a workload",
-    access="fabric",
-    aliases=("port", "ports"),
     scope="fabric",
-    writer="fabric",
-    goes_with_owner=True,
     spec=PublishedPortSpec,
     status=PublishedPortStatus,
-    status_writer="addresses",
-    node_reads="all",
     indexes={PUBLISHED_PORTS_BY_WORKLOAD: lambda item: (item.spec(PublishedPortSpec).workload.uid,)},
-    columns=(
-        NAME,
-        Column("WORKLOAD", text("spec.workload.name")),
-        Column("TARGET", text("spec.target_port"), align="right"),
-        Column("NODE", text("status.node")),
-        Column("ADDRESS", text("status.address"), keep=True),
-        AGE,
+    access=Access(readers="fabric", writer="fabric", status_writer="addresses", node_reads="all"),
+    display=Display(
+        aliases=("port", "ports"),
+        columns=(
+            NAME,
+            Column("WORKLOAD", text("spec.workload.name")),
+            Column("TARGET", text("spec.target_port"), align="right"),
+            Column("NODE", text("status.node")),
+            Column("ADDRESS", text("status.address"), keep=True),
+            AGE,
+        ),
     ),
+    lifetime=Lifetime(goes_with_owner=True),
 )

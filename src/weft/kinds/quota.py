@@ -1,5 +1,5 @@
 """Quota: how much all objects of a project may have together, and those of each user in it, as the fabric's administrators granted
-it. Each object counts from its creation until it is gone, whether it runs or not; its kind says how much (``Kind.counts``). It
+it. Each object counts from its creation until it is gone, whether it runs or not; its kind says how much (``Admission.counts``). It
 counts in two accounts: the project's, and that of its creator, though others change it later."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig
-from weft.kinds.record import Column, Counted, Kind, Object
+from weft.kinds.record import Access, Admission, Column, Counted, Display, Kind, Object
 from weft.objects.errors import Forbidden, InvalidInput, Throttled
 from weft.objects.identity import check_name, object_key
 from weft.objects.quantity import format_bytes
@@ -107,7 +107,7 @@ class Excess(msgspec.Struct, frozen=True):
 
 def quota_key(project: str | None) -> str:
     """The key of a project's quota."""
-    return object_key(QUOTA.name, project, QUOTA.only_name)
+    return object_key(QUOTA.name, project, QUOTA.admission.only_name)
 
 
 def resolve(counted: Counted, image_sizes: Mapping[str, int]) -> dict[str, float]:
@@ -276,14 +276,17 @@ QUOTA = Kind(
     plural="quotas",
     title="quota",
     summary="How much a project and its users may use",
-    topic="People and projects",
-    access="project",
-    granted=True,
-    only_name="project",
     spec=QuotaSpec,
     status=QuotaStatus,
-    check=_check_users,
-    status_writer="quotas",
-    conditions={"WithinSoftLimits": "quotas"},
-    columns=(NAME, *(_cell(name) for name in FIELDS), Column("USERS", _users_cell), AGE),
+    access=Access(
+        readers="project",
+        granted=True,
+        status_writer="quotas",
+        condition_writers={"WithinSoftLimits": "quotas"},
+    ),
+    admission=Admission(check=_check_users, only_name="project"),
+    display=Display(
+        topic="People and projects",
+        columns=(NAME, *(_cell(name) for name in FIELDS), Column("USERS", _users_cell), AGE),
+    ),
 )

@@ -11,7 +11,7 @@ import msgspec
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.migration import MigrationForecast
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.kinds.report import QueuedWorkload
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
@@ -128,20 +128,21 @@ RECOMMENDATION = Kind(
     plural="recommendations",
     title="recommendation",
     summary="Where the scheduler would place a workload now",
-    topic="Work and answers",
-    access="project",
     spec=RecommendationSpec,
     status=RecommendationStatus,
-    status_writer="recommend",
-    ephemeral=True,
-    check=check_recommendation,
-    columns=(
-        NAME,
-        Column("WORKLOAD", text("spec.workload", "–")),
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        Column("NODE", text("status.current", "–")),
-        Column("BEST", text("status.best", "–")),
-        Column("MESSAGE", text("status.message", ""), flexible=True),
-        AGE,
+    access=Access(readers="project", status_writer="recommend"),
+    admission=Admission(check=check_recommendation),
+    display=Display(
+        topic="Work and answers",
+        columns=(
+            NAME,
+            Column("WORKLOAD", text("spec.workload", "–")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("NODE", text("status.current", "–")),
+            Column("BEST", text("status.best", "–")),
+            Column("MESSAGE", text("status.message", ""), flexible=True),
+            AGE,
+        ),
     ),
+    lifetime=Lifetime(ephemeral=True),
 )

@@ -219,6 +219,91 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_bar: Callable[[Any], str] | None = None
 
 
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """Who reads and writes objects of a kind, and which parts of them."""
+
+    # Who reads it. project: those who may read its project; shared: everyone with a role; fabric: those whose role holds in all
+    # projects, since it tells of other people's; guarded: administrators of the fabric; administered: those of the project in
+    # its spec, who create and delete it too, and the user who owns it.
+    readers: Literal["project", "shared", "fabric", "guarded", "administered"]
+    writer: Literal["people", "fabric"] = "people"  # people create, update and delete; or only weft's processes do
+    granted: bool = False  # the fabric's administrators write it, though it lies in a project
+    removable: bool = False  # people may delete it, though only weft writes it
+    # Of old (None: there is none) and new spec: the permissions in no project that the change takes beside that to write, each
+    # with what it is for.
+    further_rights: Callable[[Any, Any], Iterable[tuple[str, str]]] | None = None
+    status_writer: str = ""  # the controller that writes its status
+    condition_writers: Mapping[str, str] = {}  # condition type → the one controller that writes it
+    reported_by_node: bool = False  # its ``report`` is a node's
+    # What it is named after, which lists may be narrowed by: its uid and a dot.
+    name_begins: Literal["", "node", "network"] = ""
+    # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in; "": none.
+    node_reads: Literal["", "all", "named", "itself", "placed", "connected"] = ""
+    # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
+    shared_fields: tuple[str, ...] = ()
+    # Fields like ``report.images`` that name other people's objects: only those with rights in all projects see them. Of a
+    # condition, like ``conditions.Drained``, others see all but the message.
+    fabric_fields: tuple[str, ...] = ()
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """Which new objects and changes the API server accepts, and what they count and claim."""
+
+    # Raises InvalidInput for what types can't say; may bring several spellings of one thing into one.
+    check: Callable[[Any], None] | None = None
+    # Raises it for specs that can't be created any more, though existing ones stay valid.
+    check_new: Callable[[Any], None] | None = None
+    # Of a new spec and now; raises it for times that have passed.
+    check_times: Callable[[Any, float], None] | None = None
+    check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
+    # Raises IllegalTransition for an object that people may not change or delete now.
+    write_guard: Callable[[Envelope], None] | None = None
+    # How far a running object can be resized, by field, from its status; for ``plan_change``.
+    resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
+    server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
+    uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
+    claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
+    counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing
+    # How many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so.
+    most_of_owner: int = 0
+    longest_name: int = MAX_NAME
+    reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already
+    only_name: str = ""  # the name that its objects have: there is one in each project
+    # Whether it was refused for good and has nothing: who created it may create another in its place.
+    was_refused: Callable[[Envelope], bool] | None = None
+
+
+class Display(msgspec.Struct, frozen=True, kw_only=True):
+    """How help, commands and tables show a kind and its objects."""
+
+    topic: str = ""  # the heading under which help lists it
+    aliases: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()  # of ``weft``, for its objects, beside ``Kind.verbs`` and what every kind has
+    columns: tuple[Column, ...] = ()
+    over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
+    progress: Callable[[Object], str] | None = None  # the text beside its phase; None: its reason and message
+    shows_output: bool = False  # of a failed one, people see its last output
+    find_hint: Callable[[str], str | None] = lambda _: None  # of a name that no object has: what would make it
+
+
+class Lifetime(msgspec.Struct, frozen=True, kw_only=True):
+    """How an object begins, what is waited for, and when it goes."""
+
+    # Conditions that hold from the start by the spec alone, so that no controller must write them.
+    initial_conditions: Callable[[Any], list[Condition]] | None = None
+    # What a verb leads to, which commands wait for. ``create`` stands for ``update`` too, and ``wait`` is what ``weft wait``
+    # waits for by itself, where that isn't the same.
+    goals: Mapping[str, Goal] = {}
+    find_failure: Callable[[Object, str, Goal], WeftError | None] | None = None  # None: its phase is Failed
+    operation: Operation | None = None
+    finalizers: tuple[str, ...] = ()  # hold a new object until their controllers let go
+    goes_with_owner: bool = False  # it is removed when its owner is gone
+    holds_objects: bool = False  # others lie in it, and keep it from being deleted
+    runs_workloads: bool = False  # it has a certificate, its allocations keep it, and a lost one is deleted by force
+    ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
+    history: History | None = None
+
+
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """All that the API, the CLI and the documentation know of one kind."""
 
@@ -226,88 +311,24 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     plural: str
     title: str  # as error messages say it: VM, node
     summary: str
-    topic: str = ""  # the heading under which help lists it
+    scope: Literal["project", "fabric"] = "project"
     spec: type[msgspec.Struct]
     status: type[msgspec.Struct]
     report: type[msgspec.Struct] | None = None
-    scope: Literal["project", "fabric"] = "project"
-    # Who reads it. project: those who may read its project; shared: everyone with a role; fabric: those whose role holds in all
-    # projects, since it tells of other people's; guarded: administrators of the fabric; administered: those of the project in
-    # its spec, who create and delete it too, and the user who owns it.
-    access: Literal["project", "shared", "fabric", "guarded", "administered"]
-    writer: Literal["people", "fabric"] = "people"  # people create, update and delete; or only weft's processes do
-    granted: bool = False  # the fabric's administrators write it, though it lies in a project
     schema: int = 1
     upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # whole object of schema n → n+1
-    aliases: tuple[str, ...] = ()
-    columns: tuple[Column, ...] = ()
     indexes: Mapping[Index, WordsOf] = {}
-    verbs: tuple[Verb, ...] = ()
-    commands: tuple[str, ...] = ()  # of ``weft``, for its objects, beside ``verbs`` and what every kind has
     references: tuple[Reference, ...] = ()
-    claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
-    # Raises InvalidInput for what types can't say; may bring several spellings of one thing into one.
-    check: Callable[[Any], None] | None = None
-    # Raises it for specs that can't be created any more, though existing ones stay valid.
-    check_new: Callable[[Any], None] | None = None
-    check_times: Callable[[Any, float], None] | None = (
-        None  # of a new spec and now; raises it for times that have passed
-    )
-    check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
-    # Of old (None: there is none) and new spec: the permissions in no project that the change takes beside that to write, each
-    # with what it is for.
-    further_rights: Callable[[Any, Any], Iterable[tuple[str, str]]] | None = None
-    # Raises IllegalTransition for an object that people may not change or delete now.
-    write_guard: Callable[[Envelope], None] | None = None
-    server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
-    # How far a running object can be resized, by field, from its status; for ``plan_change``.
-    resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
-    finalizers: tuple[str, ...] = ()  # hold a new object until their controllers let go
-    status_writer: str = ""  # the controller that writes its status
-    name_begins: Literal["", "node", "network"] = (
-        ""  # what it is named after, which lists may be narrowed by: its uid and a dot
-    )
-    # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in; "": none.
-    node_reads: Literal["", "all", "named", "itself", "placed", "connected"] = ""
-    conditions: Mapping[str, str] = {}  # condition type → the one controller that writes it
-    # Conditions that hold from the start by the spec alone, so that no controller must write them.
-    initial_conditions: Callable[[Any], list[Condition]] | None = None
-    reported_by_node: bool = False  # its ``report`` is a node's
-    history: History | None = None
-    goes_with_owner: bool = False  # it is removed when its owner is gone
-    holds_objects: bool = False  # others lie in it, and keep it from being deleted
-    runs_workloads: bool = False  # it has a certificate, its allocations keep it, and a lost one is deleted by force
-    find_hint: Callable[[str], str | None] = lambda _: None  # of a name that no object has: what would make it
-    ephemeral: bool = False  # a question with an answer: created, read and deleted, never changed
+    verbs: tuple[Verb, ...] = ()
     workload: Workload | None = None  # set: it is placed and run
-    counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing
     template: tuple[str, str] = (
         "",
         "spec",
     )  # the kind of workload that it makes, "" itself, and the field with its spec
-    # What a verb leads to, which commands wait for. ``create`` stands for ``update`` too, and ``wait`` is what ``weft wait``
-    # waits for by itself, where that isn't the same.
-    goals: Mapping[str, Goal] = {}
-    find_failure: Callable[[Object, str, Goal], WeftError | None] | None = None  # None: its phase is Failed
-    operation: Operation | None = None
-    progress: Callable[[Object], str] | None = None  # the text beside its phase; None: its reason and message
-    shows_output: bool = False  # of a failed one, people see its last output
-    uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
-    # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
-    shared_fields: tuple[str, ...] = ()
-    # Fields like ``report.images`` that name other people's objects: only those with rights in all projects see them. Of a
-    # condition, like ``conditions.Drained``, others see all but the message.
-    fabric_fields: tuple[str, ...] = ()
-    most_of_owner: int = (
-        0  # how many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so
-    )
-    removable: bool = False  # people may delete it, though only weft writes it
-    longest_name: int = MAX_NAME
-    reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already
-    only_name: str = ""  # the name that its objects have: there is one in each project
-    over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
-    # Whether it was refused for good and has nothing: who created it may create another in its place.
-    was_refused: Callable[[Envelope], bool] | None = None
+    access: Access
+    admission: Admission = Admission()
+    display: Display = Display()
+    lifetime: Lifetime = Lifetime()
 
     @property
     def a_title(self) -> str:
@@ -316,12 +337,12 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def selectors(self) -> tuple[str, ...]:
         """The query parameters that narrow a list or watch of its objects."""
-        return ("labels", "fields", *filter(None, [self.name_begins]))
+        return ("labels", "fields", *filter(None, [self.access.name_begins]))
 
     @property
     def is_shareable(self) -> bool:
         """Whether objects of other projects may name it."""
-        return bool(self.shared_fields)
+        return bool(self.access.shared_fields)
 
     def make(
         self,
@@ -343,7 +364,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(owner, Envelope):
             creator = creator or owner.creator
             owner = owner.ref
-        born = self.initial_conditions(spec) if self.initial_conditions is not None else ()
+        born = self.lifetime.initial_conditions(spec) if self.lifetime.initial_conditions is not None else ()
         return Envelope(
             kind=self.name,
             name=name,
@@ -357,7 +378,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
             spec=raw or _encode(spec),
             status=_encode_first(self.status) if status is None else _encode(status),
             report=EMPTY if report is None else _encode(report),
-            finalizers=list(self.finalizers),
+            finalizers=list(self.lifetime.finalizers),
             conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born],
         )
 

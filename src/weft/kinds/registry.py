@@ -77,8 +77,8 @@ KINDS: tuple[Kind, ...] = (
 learn(KINDS)
 BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}
 WORKLOADS: dict[str, Workload] = {k.name: k.workload for k in KINDS if k.workload is not None}
-COUNTED: tuple[Kind, ...] = tuple(k for k in KINDS if k.counts is not None)
-_BY_WORD: dict[str, Kind] = {w: k for k in KINDS for w in (k.name, k.plural, *k.aliases)}
+COUNTED: tuple[Kind, ...] = tuple(k for k in KINDS if k.admission.counts is not None)
+_BY_WORD: dict[str, Kind] = {w: k for k in KINDS for w in (k.name, k.plural, *k.display.aliases)}
 
 
 def is_workload(kind: str) -> bool:

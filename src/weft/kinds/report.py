@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
@@ -138,18 +138,19 @@ REPORT = Kind(
     plural="reports",
     title="report",
     summary="Capacity, waiting workloads, and how placement is decided",
-    topic="Work and answers",
-    access="fabric",
     scope="fabric",
     spec=ReportSpec,
     status=ReportStatus,
-    status_writer="report",
-    ephemeral=True,
-    check=check_report,
-    columns=(
-        NAME,
-        Column("SUBJECT", text("spec.subject")),
-        Column("PHASE", text("status.phase", "Pending"), keep=True),
-        AGE,
+    access=Access(readers="fabric", status_writer="report"),
+    admission=Admission(check=check_report),
+    display=Display(
+        topic="Work and answers",
+        columns=(
+            NAME,
+            Column("SUBJECT", text("spec.subject")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            AGE,
+        ),
     ),
+    lifetime=Lifetime(ephemeral=True),
 )

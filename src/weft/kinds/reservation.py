@@ -14,7 +14,7 @@ from weft.kinds.fields.lease import FURTHEST_SECONDS, LEASE_CONFLICT, LONGEST_SE
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.goal import REFUSED_HINT, find_condition
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
-from weft.kinds.record import Column, Counted, Goal, Kind, Object, Reference, Verb
+from weft.kinds.record import Access, Admission, Column, Counted, Display, Goal, Kind, Lifetime, Object, Reference, Verb
 from weft.kinds.user import check_names
 from weft.objects.envelope import decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput, Unplaceable, WeftError
@@ -266,20 +266,8 @@ RESERVATION = Kind(
     plural="reservations",
     title="reservation",
     summary="Capacity that is kept for a project's workloads, from one time to another",
-    topic="Placement",
-    access="project",
     spec=ReservationSpec,
     status=ReservationStatus,
-    status_writer="scheduler",
-    conditions={"Placed": "scheduler"},
-    check=check_reservation,
-    check_times=check_reserved_times,
-    check_change=check_longer,
-    counts=_count,
-    finalizers=("reservation",),
-    goals={"create": Goal(_is_accepted, "Scheduled"), "extend": Goal(_is_accepted, "extended")},
-    find_failure=_find_failure,
-    was_refused=lambda envelope: decode_part(envelope.status, ReservationStatus).state == "Rejected",
     references=(
         Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
         Reference("constraint", "spec.constraint", lambda spec: names_required(spec.constraint), blocks=False),
@@ -290,23 +278,43 @@ RESERVATION = Kind(
         SHARE,
         Verb("extend", "Keep its capacity for longer", input=ExtendInput, change=_extend, needs="write"),
     ),
-    server_fields=("shared_with",),
-    shared_fields=(
-        *("spec.cpu", "spec.memory", "spec.gpus", "spec.count"),
-        *("status.state", "status.start", "status.end", "status.free"),
+    access=Access(
+        readers="project",
+        status_writer="scheduler",
+        condition_writers={"Placed": "scheduler"},
+        shared_fields=(
+            *("spec.cpu", "spec.memory", "spec.gpus", "spec.count"),
+            *("status.state", "status.start", "status.end", "status.free"),
+        ),
     ),
-    columns=(
-        NAME,
-        Column("STATE", text("status.state", "Requested"), keep=True),
-        Column("COUNT", text("spec.count"), align="right"),
-        Column("CPU", cores("spec.cpu"), align="right"),
-        Column("MEMORY", size("spec.memory"), align="right"),
-        Column("GPUS", text("spec.gpus"), align="right", wide=True),
-        _moment("status.start"),
-        _moment("status.end"),
-        Column("NODES", _slots),
-        Column("FREE", _free),
-        AGE,
-        Column("NOTE", text("status.message", ""), flexible=True),
+    admission=Admission(
+        check=check_reservation,
+        check_times=check_reserved_times,
+        check_change=check_longer,
+        server_fields=("shared_with",),
+        counts=_count,
+        was_refused=lambda envelope: decode_part(envelope.status, ReservationStatus).state == "Rejected",
+    ),
+    display=Display(
+        topic="Placement",
+        columns=(
+            NAME,
+            Column("STATE", text("status.state", "Requested"), keep=True),
+            Column("COUNT", text("spec.count"), align="right"),
+            Column("CPU", cores("spec.cpu"), align="right"),
+            Column("MEMORY", size("spec.memory"), align="right"),
+            Column("GPUS", text("spec.gpus"), align="right", wide=True),
+            _moment("status.start"),
+            _moment("status.end"),
+            Column("NODES", _slots),
+            Column("FREE", _free),
+            AGE,
+            Column("NOTE", text("status.message", ""), flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(
+        goals={"create": Goal(_is_accepted, "Scheduled"), "extend": Goal(_is_accepted, "extended")},
+        find_failure=_find_failure,
+        finalizers=("reservation",),
     ),
 )

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig
 from weft.kinds.permissions import ANY, list_kinds, list_verbs
-from weft.kinds.record import Column, Kind, Object, Reference
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.roles import RIGHTS
 from weft.objects.schema import field, suggest
@@ -69,13 +69,14 @@ ROLE = Kind(
     plural="roles",
     title="role",
     summary="Permissions under a name of your own",
-    topic="People and projects",
-    access="shared",
     scope="fabric",
     spec=RoleSpec,
     status=RoleStatus,
-    check=check_role,
-    reserved_names=tuple(RIGHTS),
-    find_hint=_find_hint,
-    columns=(NAME, Column("RULES", _rules, flexible=True), AGE),
+    access=Access(readers="shared"),
+    admission=Admission(check=check_role, reserved_names=tuple(RIGHTS)),
+    display=Display(
+        topic="People and projects",
+        columns=(NAME, Column("RULES", _rules, flexible=True), AGE),
+        find_hint=_find_hint,
+    ),
 )

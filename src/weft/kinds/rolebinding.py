@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.record import Column, Kind, Object, Reference
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.kinds.role import ROLE_REFERENCE
 from weft.kinds.user import check_names
 from weft.objects.errors import InvalidInput
@@ -62,24 +62,26 @@ ROLE_BINDING = Kind(
     plural="rolebindings",
     title="role binding",
     summary="Roles of users and groups",
-    topic="People and projects",
-    access="administered",
     scope="fabric",
-    aliases=("binding",),
     spec=RoleBindingSpec,
     status=RoleBindingStatus,
-    check=check_rolebinding,
     references=(
         ROLE_REFERENCE,
         Reference("project", "spec.project", lambda spec: [spec.project] if spec.project else []),
         Reference("user", "spec.users", lambda spec: spec.users, blocks=False, reserves=True),
         Reference("group", "spec.groups", lambda spec: spec.groups),
     ),
-    columns=(
-        NAME,
-        Column("ROLE", text("spec.role")),
-        Column("PROJECT", text("spec.project", "all")),
-        Column("SUBJECTS", _subjects, flexible=True),
-        AGE,
+    access=Access(readers="administered"),
+    admission=Admission(check=check_rolebinding),
+    display=Display(
+        topic="People and projects",
+        aliases=("binding",),
+        columns=(
+            NAME,
+            Column("ROLE", text("spec.role")),
+            Column("PROJECT", text("spec.project", "all")),
+            Column("SUBJECTS", _subjects, flexible=True),
+            AGE,
+        ),
     ),
 )

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.record import Column, Kind, Object
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
 from weft.objects.errors import InvalidInput
 from weft.objects.image.reference import parse_reference
 from weft.objects.schema import field
@@ -87,17 +87,17 @@ SECRET = Kind(
     plural="secrets",
     title="secret",
     summary="Confidential values for workloads and image registries",
-    topic="People and projects",
-    access="project",
     spec=SecretSpec,
     status=SecretStatus,
-    status_writer="api",
-    check=check_secret,
-    server_fields=("sealed",),
-    columns=(
-        NAME,
-        Column("KEYS", list_keys, flexible=True),
-        Column("REGISTRY", text("spec.registry", "–")),
-        AGE,
+    access=Access(readers="project", status_writer="api"),
+    admission=Admission(check=check_secret, server_fields=("sealed",)),
+    display=Display(
+        topic="People and projects",
+        columns=(
+            NAME,
+            Column("KEYS", list_keys, flexible=True),
+            Column("REGISTRY", text("spec.registry", "–")),
+            AGE,
+        ),
     ),
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, joined, text
-from weft.kinds.record import Column, Kind, Reference
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.schema import field
@@ -112,22 +112,23 @@ SECURITY_GROUP = Kind(
     plural="securitygroups",
     title="security group",
     summary="Rules for connections to and from workloads",
-    topic="Storage and networks",
-    access="project",
-    aliases=("sg",),
     spec=SecurityGroupSpec,
     status=SecurityGroupStatus,
-    check=check_security_group,
-    status_writer="securitygroups",
     references=(
         Reference("securitygroup", "spec.ingress", lambda spec: _groups_named(read_rules(spec)[0])),
         Reference("securitygroup", "spec.egress", lambda spec: _groups_named(read_rules(spec)[1])),
     ),
-    columns=(
-        NAME,
-        Column("INGRESS", joined("spec.ingress"), flexible=True),
-        Column("EGRESS", joined("spec.egress"), flexible=True),
-        Column("WORKLOADS", text("status.used", "0"), align="right"),
-        AGE,
+    access=Access(readers="project", status_writer="securitygroups"),
+    admission=Admission(check=check_security_group),
+    display=Display(
+        topic="Storage and networks",
+        aliases=("sg",),
+        columns=(
+            NAME,
+            Column("INGRESS", joined("spec.ingress"), flexible=True),
+            Column("EGRESS", joined("spec.egress"), flexible=True),
+            Column("WORKLOADS", text("status.used", "0"), align="right"),
+            AGE,
+        ),
     ),
 )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.record import Column, Index, Kind, Object, uid_of_owner
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of_owner
 from weft.kinds.role import ROLE_REFERENCE
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import MAX_NAME, check_name
@@ -84,30 +84,33 @@ TOKEN = Kind(
     plural="tokens",
     title="token",
     summary="Credentials for a node or user",
-    topic="People and projects",
-    access="administered",
     scope="fabric",
     spec=TokenSpec,
     status=TokenStatus,
-    status_writer="api",
-    server_fields=("sha256", "key_id", "claims"),
-    check=check_token,
     indexes={
         TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else (),
         TOKENS_BY_USER: uid_of_owner,
     },
     references=(ROLE_REFERENCE,),
-    goes_with_owner=True,
-    most_of_owner=100,
-    columns=(
-        NAME,
-        Column("USE", text("spec.use")),
-        Column("SUBJECT", text("spec.subject")),
-        Column("ROLE", _role),
-        Column("NODE", text("spec.node")),
-        Column("PROJECT", text("spec.project")),
-        Column("KEY", text("spec.key_id")),
-        Column("LAST USE", lambda obj: str(dig(obj, "status.used_at") or "")),
-        AGE,
+    access=Access(readers="administered", status_writer="api"),
+    admission=Admission(
+        check=check_token,
+        server_fields=("sha256", "key_id", "claims"),
+        most_of_owner=100,
     ),
+    display=Display(
+        topic="People and projects",
+        columns=(
+            NAME,
+            Column("USE", text("spec.use")),
+            Column("SUBJECT", text("spec.subject")),
+            Column("ROLE", _role),
+            Column("NODE", text("spec.node")),
+            Column("PROJECT", text("spec.project")),
+            Column("KEY", text("spec.key_id")),
+            Column("LAST USE", lambda obj: str(dig(obj, "status.used_at") or "")),
+            AGE,
+        ),
+    ),
+    lifetime=Lifetime(goes_with_owner=True),
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
-from weft.kinds.record import Column, Kind, Object, Reference
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.schema import field
@@ -84,21 +84,20 @@ USER = Kind(
     plural="users",
     title="user",
     summary="People who log in",
-    topic="People and projects",
-    access="guarded",
     scope="fabric",
     spec=UserSpec,
     status=UserStatus,
-    status_writer="api",
-    check=check_user,
-    check_new=refuse_password,
-    server_fields=("password",),
     references=(Reference("group", "spec.groups", lambda spec: spec.groups),),
-    columns=(
-        NAME,
-        Column("FULL NAME", text("spec.full_name"), flexible=True),
-        Column("GROUPS", joined("spec.groups"), flexible=True),
-        Column("LOGIN", _login),
-        AGE,
+    access=Access(readers="guarded", status_writer="api"),
+    admission=Admission(check=check_user, check_new=refuse_password, server_fields=("password",)),
+    display=Display(
+        topic="People and projects",
+        columns=(
+            NAME,
+            Column("FULL NAME", text("spec.full_name"), flexible=True),
+            Column("GROUPS", joined("spec.groups"), flexible=True),
+            Column("LOGIN", _login),
+            AGE,
+        ),
     ),
 )

@@ -48,7 +48,19 @@ from weft.kinds.parts.workload import (
     workload_columns,
     workload_references,
 )
-from weft.kinds.record import Column, Kind, Needs, Object, Reference, Verb, Workload
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    Kind,
+    Lifetime,
+    Needs,
+    Object,
+    Reference,
+    Verb,
+    Workload,
+)
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
@@ -283,30 +295,9 @@ VM = Kind(
     plural="vms",
     title="VM",
     summary="A virtual machine",
-    topic="Workloads",
-    access="project",
-    aliases=("virtualmachine",),
     spec=VmSpec,
     status=WorkloadStatus,
-    workload=WORKLOAD,
-    counts=count_workload(WORKLOAD),
     indexes=index_workload(VmSpec, WORKLOAD),
-    goals=WORKLOAD_GOALS,
-    was_refused=was_refused,
-    find_failure=find_workload_failure,
-    commands=("ssh", "cp", "attach", "detach"),
-    verbs=VERBS,
-    check=check_vm,
-    check_times=check_times,
-    check_change=check_growth,
-    resize_limits=lambda status: status.resize_limits,
-    claims=claim_places,
-    finalizers=("workload",),
-    status_writer="workload",
-    server_fields=KEPT,
-    conditions=CONDITIONS | {"Healthy": "workload"},
-    write_guard=guard_converting,
-    initial_conditions=born,
     references=(
         Reference(
             "image",
@@ -320,5 +311,34 @@ VM = Kind(
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         *workload_references(),
     ),
-    columns=workload_columns(Column("IMAGE", text("spec.image"))),
+    verbs=VERBS,
+    workload=WORKLOAD,
+    access=Access(
+        readers="project",
+        status_writer="workload",
+        condition_writers=CONDITIONS | {"Healthy": "workload"},
+    ),
+    admission=Admission(
+        check=check_vm,
+        check_times=check_times,
+        check_change=check_growth,
+        write_guard=guard_converting,
+        resize_limits=lambda status: status.resize_limits,
+        server_fields=KEPT,
+        claims=claim_places,
+        counts=count_workload(WORKLOAD),
+        was_refused=was_refused,
+    ),
+    display=Display(
+        topic="Workloads",
+        aliases=("virtualmachine",),
+        commands=("ssh", "cp", "attach", "detach"),
+        columns=workload_columns(Column("IMAGE", text("spec.image"))),
+    ),
+    lifetime=Lifetime(
+        initial_conditions=born,
+        goals=WORKLOAD_GOALS,
+        find_failure=find_workload_failure,
+        finalizers=("workload",),
+    ),
 )

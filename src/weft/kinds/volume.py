@@ -10,7 +10,7 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import reaches
-from weft.kinds.record import Column, Counted, Index, Kind, Stored, uid_of
+from weft.kinds.record import Access, Admission, Column, Counted, Display, Index, Kind, Lifetime, Stored, uid_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
@@ -71,25 +71,27 @@ VOLUME = Kind(
     plural="volumes",
     title="volume",
     summary="A disk that outlives VMs",
-    topic="Storage and networks",
-    access="project",
     spec=VolumeSpec,
     status=VolumeStatus,
-    counts=lambda spec, _: Counted({"disk": spec.size}),
-    goals={"create": reaches("Available", "Attached")},
-    check=check_volume,
-    check_change=check_growth,
-    status_writer="volumes",
-    finalizers=("volume",),
     indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home},
-    columns=(
-        NAME,
-        Column("PHASE", text("status.phase", "Available"), keep=True),
-        Column("SIZE", size("spec.size"), align="right"),
-        Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
-        Column("NODE", text("status.node")),
-        Column("ATTACHED", text("status.attached_to.name")),
-        Column("COPIES", lambda obj: ",".join(dig(obj, "status.copies") or []) or "–", wide=True),
-        AGE,
+    access=Access(readers="project", status_writer="volumes"),
+    admission=Admission(
+        check=check_volume,
+        check_change=check_growth,
+        counts=lambda spec, _: Counted({"disk": spec.size}),
     ),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase", "Available"), keep=True),
+            Column("SIZE", size("spec.size"), align="right"),
+            Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
+            Column("NODE", text("status.node")),
+            Column("ATTACHED", text("status.attached_to.name")),
+            Column("COPIES", lambda obj: ",".join(dig(obj, "status.copies") or []) or "–", wide=True),
+            AGE,
+        ),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Available", "Attached")}, finalizers=("volume",)),
 )

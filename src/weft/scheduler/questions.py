@@ -11,7 +11,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.recommendation.plan import plan_recommendation
 from weft.scheduler.report.plan import plan_report
 
-QUESTIONS = tuple(kind.name for kind in KINDS if kind.ephemeral)
+QUESTIONS = tuple(kind.name for kind in KINDS if kind.lifetime.ephemeral)
 
 
 class _Answered(msgspec.Struct):

@@ -79,7 +79,7 @@ def test_the_old_side_runs_no_more_and_the_new_side_does_as_it_is_told() -> None
 
 @pytest.mark.parametrize("kind", ["vm", "container"])
 def test_neither_side_is_changed_or_deleted_meanwhile(kind: str) -> None:
-    guard = BY_NAME[kind].write_guard
+    guard = BY_NAME[kind].admission.write_guard
     assert guard is not None
 
     def stored(**status: str) -> Envelope:
@@ -127,5 +127,5 @@ def test_its_row_says_the_way_and_how_long_nothing_ran() -> None:
         "spec": {"workload": "container/web", "to": "vm", "new_name": "big"},
         "status": {"phase": "Confirmed", "stopped_at": 10.0, "running_at": 13.25},
     }
-    row = {column.title: column.value(obj) for column in CONVERSION.columns}
+    row = {column.title: column.value(obj) for column in CONVERSION.display.columns}
     assert (row["CONVERSION"], row["PAUSE"]) == ("container/web → vm/big", "3.2 s")

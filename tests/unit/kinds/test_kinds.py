@@ -19,7 +19,7 @@ from weft.objects.schema import describe_fields, read_strict
 from weft.objects.spec_change import plan_change
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
-PEOPLES_KIND = pytest.mark.parametrize("kind", [k for k in KINDS if k.writer == "people"], ids=lambda k: k.name)
+PEOPLES_KIND = pytest.mark.parametrize("kind", [k for k in KINDS if k.access.writer == "people"], ids=lambda k: k.name)
 
 
 def vm(phase: str = "Running", **spec: object) -> dict[str, object]:
@@ -29,7 +29,7 @@ def vm(phase: str = "Running", **spec: object) -> dict[str, object]:
 
 @EVERY_KIND
 def test_words_of_a_kind_lead_to_it(kind: Kind) -> None:
-    for word in (kind.name, kind.plural, kind.name.upper(), *kind.aliases):
+    for word in (kind.name, kind.plural, kind.name.upper(), *kind.display.aliases):
         assert find_kind(word) is kind
 
 
@@ -42,7 +42,7 @@ def test_columns_survive_an_empty_object(kind: Kind) -> None:
         "status": {},
         "report": {},
     }
-    assert all(isinstance(column.value(obj), str) for column in kind.columns)
+    assert all(isinstance(column.value(obj), str) for column in kind.display.columns)
 
 
 @PEOPLES_KIND

@@ -106,7 +106,7 @@ def test_every_kind_counts_in_fields_of_the_quota(kind: Any) -> None:
     specs: dict[str, dict[str, Any]] = {"volume": {"size": 1}, "function": {"ready": 2}}
     specs["reservation"] = {"cpu": 1, "memory": 1}
     spec = msgspec.convert({"image": "x", **specs.get(kind.name, {})}, kind.spec)
-    counted = kind.counts(spec, kind.status())
+    counted = kind.admission.counts(spec, kind.status())
     assert counted.amounts and counted.amounts.keys() <= set(FIELDS)
 
 
@@ -116,31 +116,34 @@ def test_all_workloads_count() -> None:
 
 def test_amounts_of_each_kind() -> None:
     vm = VmSpec(image="tiny", cpu=1.5, memory=1 << 30, disk=5, gpus=2, publish=["1:1", "2:2"])
-    assert VM.counts is not None and VM.counts(vm, WorkloadStatus()) == Counted(
+    assert VM.admission.counts is not None and VM.admission.counts(vm, WorkloadStatus()) == Counted(
         {"cpu": 1.5, "memory": 1 << 30, "disk": 5, "gpus": 2, "instances": 1, "published_ports": 2}, "tiny"
     )
-    share = VM.counts(VmSpec(image="tiny", gpus=1, gpu_share=0.25), WorkloadStatus())
+    share = VM.admission.counts(VmSpec(image="tiny", gpus=1, gpu_share=0.25), WorkloadStatus())
     assert share.amounts["gpus"] == 0.25
-    assert VOLUME.counts is not None
-    assert VOLUME.counts(VolumeSpec(size=7), VolumeStatus()) == Counted({"disk": 7})
-    assert FUNCTION.counts is not None
+    assert VOLUME.admission.counts is not None
+    assert VOLUME.admission.counts(VolumeSpec(size=7), VolumeStatus()) == Counted({"disk": 7})
+    assert FUNCTION.admission.counts is not None
     warm = FunctionSpec(cpu=0.5, memory=100, ready=3)
-    assert FUNCTION.counts(warm, FunctionStatus()).amounts == {"cpu": 1.5, "memory": 300, "instances": 3}
-    assert not any(FUNCTION.counts(FunctionSpec(), FunctionStatus()).amounts.values())
+    assert FUNCTION.admission.counts(warm, FunctionStatus()).amounts == {"cpu": 1.5, "memory": 300, "instances": 3}
+    assert not any(FUNCTION.admission.counts(FunctionSpec(), FunctionStatus()).amounts.values())
 
 
 def test_only_what_never_starts_again_counts_no_more_at_its_end() -> None:
-    assert CONTAINER.counts is not None
+    assert CONTAINER.admission.counts is not None
     ended = WorkloadStatus(phase="Stopped", ended=True)
     for once, status, counts in ((True, ended, False), (False, ended, True), (True, WorkloadStatus(), True)):
         spec = ContainerSpec(image="registry.example.org/web:1", once=once)
-        assert bool(CONTAINER.counts(spec, status).amounts) == counts
+        assert bool(CONTAINER.admission.counts(spec, status).amounts) == counts
 
 
 def test_a_workload_whose_lease_is_over_keeps_its_disk_and_its_ports() -> None:
-    assert VM.counts is not None
+    assert VM.admission.counts is not None
     over = WorkloadStatus(phase="Stopped", reason=LEASE_ENDED)
-    assert VM.counts(VmSpec(image="tiny", disk=5, publish=["1:1"]), over).amounts == {"disk": 5, "published_ports": 1}
+    assert VM.admission.counts(VmSpec(image="tiny", disk=5, publish=["1:1"]), over).amounts == {
+        "disk": 5,
+        "published_ports": 1,
+    }
 
 
 def test_a_disk_is_at_least_as_large_as_its_image() -> None:
@@ -184,18 +187,18 @@ def test_each_object_counts_for_its_project_and_for_who_created_it(there: list[t
 
 
 def test_users_without_a_limit_are_left_out_and_names_that_no_user_has_are_refused() -> None:
-    assert QUOTA.check is not None
+    assert QUOTA.admission.check is not None
     spec = QuotaSpec(users={"ann": AccountLimits(), "token:ci": AccountLimits(soft=Limits(cpu=1))})
-    QUOTA.check(spec)
+    QUOTA.admission.check(spec)
     assert spec.users == {"token:ci": AccountLimits(soft=Limits(cpu=1))}
     for wrong in ("Ann", "token:", "group:staff", "x" * 5000, ""):
         with pytest.raises(InvalidInput) as caught:
-            QUOTA.check(QuotaSpec(users={wrong: AccountLimits(cpu=1)}))
+            QUOTA.admission.check(QuotaSpec(users={wrong: AccountLimits(cpu=1)}))
         assert caught.value.field == "spec.users" and caught.value.hint and len(caught.value.message) < 200
     most = {f"u{number}": AccountLimits(cpu=1) for number in range(MOST_USERS)}
-    QUOTA.check(QuotaSpec(users=most))
+    QUOTA.admission.check(QuotaSpec(users=most))
     with pytest.raises(InvalidInput, match="201 users are too many"):
-        QUOTA.check(QuotaSpec(users={**most, "ann": AccountLimits(cpu=1)}))
+        QUOTA.admission.check(QuotaSpec(users={**most, "ann": AccountLimits(cpu=1)}))
 
 
 def test_the_error_names_the_user_whose_limit_it_is() -> None:
@@ -220,4 +223,4 @@ def test_an_error_that_passes_is_answered_as_one_that_may_be_tried_again() -> No
 
 
 def test_there_is_one_in_each_project() -> None:
-    assert (QUOTA.only_name, quota_key("lab")) == ("project", "/quota/lab/project")
+    assert (QUOTA.admission.only_name, quota_key("lab")) == ("project", "/quota/lab/project")

@@ -25,7 +25,7 @@ def make(state: str, **status: Any) -> dict[str, Any]:
 
 
 def cells(obj: dict[str, Any]) -> dict[str, str]:
-    return {column.title: column.value(obj) for column in RESERVATION.columns if column.title != "AGE"}
+    return {column.title: column.value(obj) for column in RESERVATION.display.columns if column.title != "AGE"}
 
 
 def test_a_row_shows_what_is_kept_where_until_when_and_what_is_free() -> None:
@@ -39,9 +39,9 @@ def test_a_row_shows_what_is_kept_where_until_when_and_what_is_free() -> None:
 
 
 def test_a_create_ends_when_it_is_accepted_and_fails_when_it_is_refused() -> None:
-    goal = RESERVATION.goals["create"]
+    goal = RESERVATION.lifetime.goals["create"]
     assert [goal.reached(make(state)) for state in ("Requested", "Scheduled", "Active")] == [False, True, True]
-    find = RESERVATION.find_failure
+    find = RESERVATION.lifetime.find_failure
     assert find is not None and find(make("Requested"), "reservation/class", goal) is None
     refused = find(make("Rejected", message="no node has 4 cores"), "reservation/class", goal)
     assert isinstance(refused, Unplaceable) and refused.token == "leaseConflict" and "no node has" in refused.message
@@ -50,7 +50,7 @@ def test_a_create_ends_when_it_is_accepted_and_fails_when_it_is_refused() -> Non
 
 
 def test_an_extension_ends_when_it_is_made_and_fails_when_it_is_refused() -> None:
-    goal, find = RESERVATION.goals["extend"], RESERVATION.find_failure
+    goal, find = RESERVATION.lifetime.goals["extend"], RESERVATION.lifetime.find_failure
     assert find is not None
     longer = make("Active", start=1000.0, end=4600.0, message="it can't last until X: until Y at most")
     longer["spec"]["duration"], longer["generation"] = 7200.0, 2
@@ -80,10 +80,10 @@ def test_a_day_more_is_24_hours(end: str, later: str) -> None:
 
 
 def test_it_counts_all_its_slots_until_it_is_over() -> None:
-    assert RESERVATION.counts is not None
+    assert RESERVATION.admission.counts is not None
     spec = ReservationSpec(cpu=4.0, memory=8 * GIB, gpus=1, count=3, duration=60.0)
     for state in ("Requested", "Scheduled", "Active"):
-        amounts = RESERVATION.counts(spec, ReservationStatus(state=state)).amounts
+        amounts = RESERVATION.admission.counts(spec, ReservationStatus(state=state)).amounts
         assert amounts == {"cpu": 12.0, "memory": 24 * GIB, "gpus": 3}
     for state in ("Done", "Rejected"):
-        assert RESERVATION.counts(spec, ReservationStatus(state=state)).amounts == {}
+        assert RESERVATION.admission.counts(spec, ReservationStatus(state=state)).amounts == {}

@@ -65,4 +65,4 @@ def test_an_administrator_without_a_project_has_everything_and_one_of_a_project_
 
 
 def test_the_names_of_built_in_roles_are_taken() -> None:
-    assert set(ROLE.reserved_names) == set(RIGHTS)
+    assert set(ROLE.admission.reserved_names) == set(RIGHTS)

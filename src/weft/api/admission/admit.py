@@ -122,37 +122,37 @@ async def plan_create(
             field="generation",
             hint="leave uid and generation out to create it",
         )
-    if kind.reported_by_node:
+    if kind.access.reported_by_node:
         raise InvalidInput(
             f"{kind.a_title} is created by joining, not through the API",
             field="kind",
             hint="weft token create --join prints the command",
         )
-    if kind.only_name and manifest.name != kind.only_name:
+    if kind.admission.only_name and manifest.name != kind.admission.only_name:
         raise InvalidInput(
-            f"name: {kind.a_title} is always called {kind.only_name}: there is one in each project",
+            f"name: {kind.a_title} is always called {kind.admission.only_name}: there is one in each project",
             field="name",
-            hint=f"name it {kind.only_name}",
+            hint=f"name it {kind.admission.only_name}",
         )
-    if manifest.name in kind.reserved_names:
+    if manifest.name in kind.admission.reserved_names:
         raise InvalidInput(
             f"name: {manifest.name} is a built-in {kind.title}", field="name", hint="choose another name"
         )
-    if len(manifest.name) > kind.longest_name:
+    if len(manifest.name) > kind.admission.longest_name:
         raise InvalidInput(
-            f"name: the name of {kind.a_title} has at most {kind.longest_name} characters",
+            f"name: the name of {kind.a_title} has at most {kind.admission.longest_name} characters",
             field="name",
             hint="choose a shorter one",
         )
     given = sealing.take_in(context, manifest, None)
     read = _read_new if fleet is None else fleet.read
     spec, raw = await read(view, kind, manifest.project, given)
-    if kind.check_times is not None:
-        kind.check_times(spec, context.clock.now())
+    if kind.admission.check_times is not None:
+        kind.admission.check_times(spec, context.clock.now())
     relied = await _require_permissions(context, view, manifest, actor, None, spec)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
-    if kind.uploads is not None:
+    if kind.admission.uploads is not None:
         await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
     envelope = kind.make(
         manifest.name,
@@ -173,7 +173,7 @@ async def plan_create(
     plan_named = _plan_named if fleet is None else fleet.plan_named
     named = await plan_named(view, kind, envelope, spec)
     draft = Draft(kind, envelope, "created", preconditions=[absent, *named, *relied])
-    if kind.claims is not None:
+    if kind.admission.claims is not None:
         await _claim(context, view, draft, old, spec)
     draft.writes.insert(0, Put(key, encode_envelope(envelope)))
     _check_size(draft)
@@ -187,8 +187,8 @@ async def plan_create(
 def _gives_its_name(kind: Kind, former: Envelope, actor: Actor | None) -> bool:
     """Whether ``actor`` may create another object in place of this one: it was refused, is nobody else's, and has nothing."""
     return (
-        kind.was_refused is not None
-        and kind.was_refused(former)
+        kind.admission.was_refused is not None
+        and kind.admission.was_refused(former)
         and former.deleting_since is None
         and former.owner is None
         and former.creator == (actor.creator if actor is not None else "")
@@ -218,8 +218,8 @@ async def plan_update(
     ceiling = await settle_priority(view, kind, current.project, old, spec)
     changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
     _refuse_impossible(kind, current, changes)
-    if kind.check_change is not None:
-        kind.check_change(old, spec)
+    if kind.admission.check_change is not None:
+        kind.admission.check_change(old, spec)
     relied = await _require_permissions(context, view, manifest, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels
     if not changes and labels == current.labels:
@@ -268,10 +268,10 @@ async def plan_spec(
     if envelope.labels != current.labels:
         draft.labels = current.labels
     if changes:
-        if kind.uploads is not None:
+        if kind.admission.uploads is not None:
             await uploads.require_uploads(context, view, kind, current.project, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)
-        if kind.claims is not None:
+        if kind.admission.claims is not None:
             await _claim(context, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
     return draft
@@ -294,19 +294,23 @@ def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
     except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
         raise InvalidInput(f"spec: {problem}", field="spec") from None
     if old is not None:
-        for name in kind.server_fields:
+        for name in kind.admission.server_fields:
             if name not in raw:
                 setattr(spec, name, getattr(old, name))
-    if kind.check is not None:
-        kind.check(spec)
-    if old is None and kind.check_new is not None:
-        kind.check_new(spec)
+    if kind.admission.check is not None:
+        kind.admission.check(spec)
+    if old is None and kind.admission.check_new is not None:
+        kind.admission.check_new(spec)
     return spec
 
 
 def read_limits(kind: Kind, current: Envelope) -> Limits | None:
     """How far a running workload can be resized without a restart; None if it isn't running."""
-    return kind.resize_limits(decode_part(current.status, kind.status)) if kind.resize_limits is not None else NO_LIMITS
+    return (
+        kind.admission.resize_limits(decode_part(current.status, kind.status))
+        if kind.admission.resize_limits is not None
+        else NO_LIMITS
+    )
 
 
 def refuse_deleting(kind: Kind, current: Envelope) -> None:
@@ -321,8 +325,8 @@ def refuse_deleting(kind: Kind, current: Envelope) -> None:
 
 def guard(kind: Kind, current: Envelope) -> None:
     """Raise IllegalTransition if people may neither change nor delete the object now."""
-    if kind.write_guard is not None:
-        kind.write_guard(current)
+    if kind.admission.write_guard is not None:
+        kind.admission.write_guard(current)
 
 
 def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
@@ -384,8 +388,8 @@ async def _require_permissions(
 ) -> list[Precondition]:
     """The preconditions under which the actor may do it. Raises Forbidden."""
     kind = manifest.kind
-    if actor is not None and kind.further_rights is not None:
-        for permission, what in kind.further_rights(old, new):
+    if actor is not None and kind.access.further_rights is not None:
+        for permission, what in kind.access.further_rights(old, new):
             if not actor.permits(permission, None):
                 where = f" in project {actor.project}" if actor.project is not None else ""
                 raise Forbidden(

@@ -39,7 +39,7 @@ async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: E
 def _name_group(kind: Kind, envelope: Envelope) -> str:
     """What counts together with ``envelope``: the objects of its kind in its project, or with its owner or the project in its spec
     where projects and users administer the kind."""
-    if kind.access != "administered":
+    if kind.access.readers != "administered":
         return kind_prefix(kind.name, envelope.project)
     if _is_of_user(kind, envelope):
         return f"{kind.name}/user/{envelope.owner.uid if envelope.owner is not None else ''}"
@@ -47,19 +47,19 @@ def _name_group(kind: Kind, envelope: Envelope) -> str:
 
 
 def _is_of_user(kind: Kind, envelope: Envelope) -> bool:
-    return kind.most_of_owner > 0 and envelope.owner is not None
+    return kind.admission.most_of_owner > 0 and envelope.owner is not None
 
 
 def _find_most(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
     if _is_of_user(kind, envelope):
-        return kind.most_of_owner
-    made_by_others = kind.workload is not None or kind.history is not None or kind.writer == "fabric"
-    larger = made_by_others or (kind.scope == "fabric" and kind.access != "administered")
+        return kind.admission.most_of_owner
+    made_by_others = kind.workload is not None or kind.lifetime.history is not None or kind.access.writer == "fabric"
+    larger = made_by_others or (kind.scope == "fabric" and kind.access.readers != "administered")
     return context.settings.most_objects * (_LARGER if larger else 1)
 
 
 async def _count(context: ApiContext, kind: Kind, envelope: Envelope) -> int:
-    if kind.access != "administered":
+    if kind.access.readers != "administered":
         return await context.store.count(kind_prefix(kind.name, envelope.project))
     group, count = _name_group(kind, envelope), 0
     for entry in (await context.store.list(kind_prefix(kind.name))).entries:

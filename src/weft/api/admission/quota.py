@@ -40,7 +40,7 @@ async def plan_quota(
     it is a new one), which counted with the status of ``former``, if given. The last step of a plan, since from here on the object
     counts. Raises Forbidden."""
     project, user = envelope.project, envelope.creator
-    if kind.counts is None or project is None:
+    if kind.admission.counts is None or project is None:
         return [], []
     key = quota_key(project)
     quota = await view.get_key(key)
@@ -48,8 +48,8 @@ async def plan_quota(
         return [], []
     status = decode_part(envelope.status, kind.status)
     was = status if former is None else decode_part(former.status, kind.status)
-    before = {} if old is None else await _resolve(view, project, kind.counts(old, was))
-    after = await _resolve(view, project, kind.counts(new, status))
+    before = {} if old is None else await _resolve(view, project, kind.admission.counts(old, was))
+    after = await _resolve(view, project, kind.admission.counts(new, status))
     usage = view.usages.setdefault(key, Usage())
     growth = find_growth(_list_limits(quota, user), before, after)
     if growth and usage.sum is None:

@@ -135,9 +135,9 @@ def _scope(target: Kind, envelope: Envelope) -> str | None:
 
 async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
     """A few of the objects that keep ``envelope`` from being deleted, like ``vm/web``."""
-    if kind.runs_workloads:
+    if kind.lifetime.runs_workloads:
         return await _find_allocations(store, envelope.uid)
-    users = await _find_content(store, envelope.name) if kind.holds_objects else []
+    users = await _find_content(store, envelope.name) if kind.lifetime.holds_objects else []
     for other in KINDS:
         for reference in other.references:
             if reference.blocks and reference.kind == kind.name:
@@ -172,8 +172,8 @@ def _list_reserving(kind: str) -> tuple[tuple[Kind, Reference], ...]:
 def is_referred_to(kind: Kind) -> bool:
     """Whether objects of any kind can refer to one of ``kind``."""
     return (
-        kind.holds_objects
-        or kind.runs_workloads
+        kind.lifetime.holds_objects
+        or kind.lifetime.runs_workloads
         or any(reference.blocks and reference.kind == kind.name for other in KINDS for reference in other.references)
     )
 
@@ -242,7 +242,7 @@ async def _plan_one(
         meant = suggest(name, await _names(view.store, kind, scope)) if field != SHARED_WITH else None
         where = f" in project {scope}" if scope else ""
         hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
-        hint = kind.find_hint(name) or (f"{hint}; {else_.format(name)}" if else_ else hint)
+        hint = kind.display.find_hint(name) or (f"{hint}; {else_.format(name)}" if else_ else hint)
         raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
@@ -262,7 +262,7 @@ async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, referenc
     current = await view.get(BY_NAME[holder.kind], holder.project, holder.name)
     if current is not None and current.uid == holder.uid and current.deleting_since is None:
         what = f"{holder.kind}/{holder.name}"
-        detaches = "detach" in BY_NAME[holder.kind].commands
+        detaches = "detach" in BY_NAME[holder.kind].display.commands
         let_go = f"weft {kind.name} detach {name} {holder.name}" if detaches else f"weft edit {what}"
         raise InUse(
             f'{kind.title} "{name}" is attached to {what}',
@@ -370,7 +370,7 @@ def plan_release(kind: Kind, owner: Envelope, spec: Any) -> list[Write]:
 
 
 def _claims(kind: Kind, owner: Envelope, spec: Any) -> Sequence[Claim | ClaimWithin]:
-    return [] if kind.claims is None else kind.claims(owner, spec)
+    return [] if kind.admission.claims is None else kind.admission.claims(owner, spec)
 
 
 def _to_release(claims: Sequence[Claim | ClaimWithin]) -> list[Claim]:

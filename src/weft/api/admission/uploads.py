@@ -26,7 +26,7 @@ from weft.objects.envelope import Envelope
 from weft.objects.errors import NotFound
 from weft.objects.identity import kind_prefix
 
-_NAMING = [kind for kind in KINDS if kind.uploads is not None]
+_NAMING = [kind for kind in KINDS if kind.admission.uploads is not None]
 
 
 class _Named(msgspec.Struct):
@@ -72,10 +72,10 @@ async def require_uploads(
     context: ApiContext, view: View, kind: Kind, project_name: str | None, old: Any, new: Any
 ) -> None:
     """Raises NotFound if the project hasn't the code that ``new`` names."""
-    if kind.uploads is None or project_name is None:
+    if kind.admission.uploads is None or project_name is None:
         return
-    before = set() if old is None else set(kind.uploads(old))
-    for sha256 in kind.uploads(new):
+    before = set() if old is None else set(kind.admission.uploads(old))
+    for sha256 in kind.admission.uploads(new):
         if sha256 in before:
             continue
         project = await view.get(PROJECT, None, project_name)

@@ -77,7 +77,7 @@ def _list_given(envelope: Envelope) -> list[tuple[str, Any]]:
     differing = itertools.compress(zip(names, values, strict=True), map(operator.ne, values, defaults))
     if kind is SECRET:
         return [("spec.values" if name == "sealed" else f"spec.{name}", value) for name, value in differing]
-    own = kind.server_fields
+    own = kind.admission.server_fields
     return [(f"spec.{name}", msgspec.to_builtins(value)) for name, value in differing if name not in own]
 
 

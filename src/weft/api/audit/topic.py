@@ -61,11 +61,11 @@ def find_topic(method: str, path: str) -> Topic:
     if method == "GET":
         is_guarded = find_right_to_read(kind) != "read" or kind is SECRET
         return Topic("by people" if is_guarded else "refused", verb, *about)
-    return Topic("refused" if kind.ephemeral else changes, verb, *about)
+    return Topic("refused" if kind.lifetime.ephemeral else changes, verb, *about)
 
 
 def _when(kind: Kind, name: str) -> Literal["always", "refused"]:
-    if kind.ephemeral or (kind.runs_workloads and name == "report"):
+    if kind.lifetime.ephemeral or (kind.lifetime.runs_workloads and name == "report"):
         return "refused"
     verb = kind.verb(name)
     return "refused" if verb is not None and verb.needs == "read" else "always"

@@ -71,7 +71,7 @@ def _can_write(permissions: frozenset[str]) -> bool:
 def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str, *, one: bool = True) -> None:
     """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind`` in ``project``."""
     permission = f"{kind.name}:{_VERBS.get(what, what)}"
-    is_administered = one and kind.access == "administered" and what in ADMINISTERED
+    is_administered = one and kind.access.readers == "administered" and what in ADMINISTERED
     if not is_administered and permission in PERMISSIONS and actor.permits(permission, project):
         return
     require_person(actor, f"{what} {kind.a_title}")
@@ -112,38 +112,38 @@ def require_own(actor: Actor, envelope: Envelope) -> None:
 def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
     """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there; None for someone who
     owns all of the kind, or another kind."""
-    if kind.holds_objects:
+    if kind.lifetime.holds_objects:
         projects = actor.find_projects(f"{kind.name}:{verb}") if actor.kind == "person" else None
         return None if projects is None else lambda value: decode_envelope(value).name in projects
-    if kind.access != "administered" or actor.permits(f"{kind.name}:{verb}", None):
+    if kind.access.readers != "administered" or actor.permits(f"{kind.name}:{verb}", None):
         return None
     return lambda value: owns(actor, decode_envelope(value), verb)
 
 
 def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str | None) -> None:
     verb = "list" if name is None else "get"
-    if kind.access == "administered":
+    if kind.access.readers == "administered":
         return _require_administering(actor, kind, verb, f"see {kind.plural}")
     permission = f"{kind.name}:{verb}"
-    if actor.permits(permission, name if kind.holds_objects else project):
+    if actor.permits(permission, name if kind.lifetime.holds_objects else project):
         return None
-    if kind.access == "shared" and (name is None or not kind.holds_objects):
+    if kind.access.readers == "shared" and (name is None or not kind.lifetime.holds_objects):
         return actor.require_somewhere(permission, f"see {kind.plural}")
-    return actor.require(permission, name if kind.holds_objects else project, f"see {kind.plural}")
+    return actor.require(permission, name if kind.lifetime.holds_objects else project, f"see {kind.plural}")
 
 
 async def authorise_read(
     context: ApiContext, actor: Actor, kind: Kind, project: str | None, name: str | None, query: Mapping[str, str]
 ) -> str | None:
     """Raise Forbidden unless ``actor`` may read; the one prefix of names that it may list, None for all."""
-    asked = query.get(kind.name_begins)
+    asked = query.get(kind.access.name_begins)
     if actor.kind == "person":
         _authorise_person(actor, kind, project, name)
         return f"{asked}." if asked else None
     if actor.kind != "node":
         raise Forbidden("a join token can only be used to join", hint="weft agent join")
     await require_enrolled(context, actor)
-    match kind.node_reads:
+    match kind.access.node_reads:
         case "all":
             return None
         case "named" if name is not None:

@@ -36,7 +36,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
-    for own in TOKEN.server_fields:
+    for own in TOKEN.admission.server_fields:
         if spec.get(own):
             raise InvalidInput(f"spec.{own} is set by the server", field=f"spec.{own}", hint="leave it out")
     if isinstance(raw.get("labels"), dict) and LOGIN_LABEL in raw["labels"]:

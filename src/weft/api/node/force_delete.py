@@ -27,7 +27,7 @@ _MOST_PLACES = 4000  # allocations that are recorded of a node; guests of more s
 
 async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
     """Delete a lost node with all its allocations; its last state. Raises IllegalTransition while it is Ready."""
-    if not kind.runs_workloads:
+    if not kind.lifetime.runs_workloads:
         raise InvalidInput(f"force is only for a lost node; delete the {kind.title} without it", field="force")
     if decode_part(envelope.status, NodeStatus).phase == "Ready":
         raise IllegalTransition(

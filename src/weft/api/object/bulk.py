@@ -293,10 +293,10 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
 def _rank_kinds() -> dict[str, int]:
     """The order of kinds: a kind comes after those that it refers to; projects come first, since all other objects are in one, and
     then what is granted to them."""
-    ranks = {kind.name: 0 if kind.holds_objects else 1 if kind.granted else 2 for kind in KINDS}
+    ranks = {kind.name: 0 if kind.lifetime.holds_objects else 1 if kind.access.granted else 2 for kind in KINDS}
     for _ in KINDS:
         for kind in KINDS:
-            for reference in () if kind.holds_objects else kind.references:
+            for reference in () if kind.lifetime.holds_objects else kind.references:
                 ranks[kind.name] = max(ranks[kind.name], ranks[reference.kind] + 1)
     return ranks
 

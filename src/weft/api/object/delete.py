@@ -33,7 +33,7 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         return await _answer_repeat(context, target)
     expected = Match(call)
     envelope = await _read(context, target)
-    if kind.access == "administered" and not owns(call.actor, envelope, "delete"):
+    if kind.access.readers == "administered" and not owns(call.actor, envelope, "delete"):
         if owns(call.actor, envelope, "get"):
             raise call.actor.refuse(f"{kind.name}:delete", None, f"delete {kind.name} {envelope.name}")
         raise not_found(kind, envelope.name, None)
@@ -130,9 +130,9 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
     writes: list[Write] = [Delete(envelope.key)]
     writes += references.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
     removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=context.clock.now()))
-    if kind.runs_workloads:
+    if kind.lifetime.runs_workloads:
         writes.append(Put(enrolment_key(envelope.uid), removed))
     revision = await context.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
-    if kind.runs_workloads:
+    if kind.lifetime.runs_workloads:
         context.enrolments.note(envelope.uid, removed, revision)
     return envelope

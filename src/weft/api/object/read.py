@@ -111,7 +111,7 @@ def _pick_shared(target: Target, entries: Sequence[Entry], match: Match | None) 
             continue
         parts = {"spec": msgspec.json.decode(whole.spec), "status": msgspec.json.decode(whole.status)}
         kept: dict[str, dict[str, Any]] = {"spec": {}, "status": {}}
-        for part, _, name in (path.partition(".") for path in target.kind.shared_fields):
+        for part, _, name in (path.partition(".") for path in target.kind.access.shared_fields):
             if name in parts[part]:
                 kept[part][name] = parts[part][name]
         shown = Envelope(
@@ -130,12 +130,12 @@ def _pick_shared(target: Target, entries: Sequence[Entry], match: Match | None) 
 
 def find_narrowing(kind: Kind, actor: Actor, verb: str) -> Narrow | None:
     """What leaves out the fields that ``actor`` doesn't see, since its rights are in projects only; None if it sees all."""
-    if not kind.fabric_fields or actor.kind != "person" or actor.permits(f"{kind.name}:{verb}", None):
+    if not kind.access.fabric_fields or actor.kind != "person" or actor.permits(f"{kind.name}:{verb}", None):
         return None
 
     def narrow(value: bytes) -> bytes:
         whole = msgspec.json.decode(value)
-        for part, _, name in (path.partition(".") for path in kind.fabric_fields):
+        for part, _, name in (path.partition(".") for path in kind.access.fabric_fields):
             if part != "conditions":
                 whole.get(part, {}).pop(name, None)
                 continue

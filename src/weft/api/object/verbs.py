@@ -85,8 +85,8 @@ async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, giv
     old = decode_part(current.spec, kind.spec)
     whole = {**msgspec.json.decode(msgspec.json.encode(current)), "spec": msgspec.to_builtins(old)}
     new = msgspec.convert(verb.change(whole, given), kind.spec)
-    if kind.check is not None:
-        kind.check(new)
+    if kind.admission.check is not None:
+        kind.admission.check(new)
     changes = plan_spec_change(old, new)
     if not changes:
         return Draft(kind, current, "unchanged")
@@ -164,7 +164,7 @@ async def _make_with_change(
 async def _find_made(context: ApiContext, target: Target) -> Envelope | None:
     """The newest object that a verb made for ``target``."""
     owner = await read_again(context, target.key)
-    kinds = [kind.name for kind in KINDS if kind.removable]
+    kinds = [kind.name for kind in KINDS if kind.access.removable]
     pages = [await context.store.list(object_key(kind, target.project, f"{target.name}-")) for kind in kinds]
     found = [decode_envelope(entry.value, entry.revision) for page in pages for entry in page.entries]
     own = [one for one in found if owner is not None and one.owner is not None and one.owner.uid == owner.uid]

@@ -39,7 +39,7 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
 
     async def plan(view: View) -> Draft:
         draft = await admit.plan_create(context, view, manifest, call.actor)
-        if target.kind.access == "administered":
+        if target.kind.access.readers == "administered":
             require_own(call.actor, draft.envelope)
         return draft
 

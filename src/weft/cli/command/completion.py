@@ -20,7 +20,7 @@ from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.errors import WeftError
 
 TIMEOUT_SECONDS = 1.0
-KIND_WORDS = {word: kind.name for kind in KINDS for word in (kind.name, kind.plural, *kind.aliases)}
+KIND_WORDS = {word: kind.name for kind in KINDS for word in (kind.name, kind.plural, *kind.display.aliases)}
 
 
 class Completer:
@@ -47,7 +47,9 @@ def complete_target(kind: Kind | None, able: Sequence[str] = ()) -> Completer:
 
 def complete_name(kind: str) -> Completer:
     """A completer of names of ``kind``, built-in ones too, for flags that take one."""
-    return Completer({"names": kind, "several": True, "words": [[name, ""] for name in BY_NAME[kind].reserved_names]})
+    return Completer(
+        {"names": kind, "several": True, "words": [[name, ""] for name in BY_NAME[kind].admission.reserved_names]}
+    )
 
 
 def complete_field(kind: Kind | None) -> Completer:

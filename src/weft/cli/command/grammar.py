@@ -29,8 +29,8 @@ from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
 from weft.objects.errors import NotFound
 from weft.objects.schema import suggest
 
-PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
-CHANGEABLE = tuple(kind.name for kind in KINDS if kind.writer == "people" and not kind.ephemeral)
+PEOPLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people")
+CHANGEABLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people" and not kind.lifetime.ephemeral)
 MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
 
 
@@ -40,7 +40,7 @@ _ALIKE = 0.75  # so alike must a command be that is proposed: sbatch is no attac
 
 def able(verb: str) -> tuple[str, ...]:
     """The kinds that a verb is for, as they declare."""
-    return tuple(kind.name for kind in KINDS if kind.verb(verb) is not None or verb in kind.commands)
+    return tuple(kind.name for kind in KINDS if kind.verb(verb) is not None or verb in kind.display.commands)
 
 
 class Entry(NamedTuple):
@@ -60,7 +60,7 @@ VERBS: dict[str, Entry] = {
     "set": Entry("set.set", "Change fields; shows what each change requires", CHANGEABLE),
     "edit": Entry("edit", "Edit an object in $EDITOR", CHANGEABLE),
     "label": Entry("set.label", "Set or remove labels", CHANGEABLE),
-    "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.removable))),
+    "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.access.removable))),
     "wait": Entry("wait", "Wait until an object reaches a state"),
     "events": Entry("events", "Show events"),
     "schema": Entry("schema", "List the fields of a kind"),
@@ -286,7 +286,7 @@ class Root(Words):
         return {**nouns, **verbs_of(None), **TOOLS}
 
     def every_word(self) -> Iterable[str]:
-        return [*self.entries(), *PROCESSES, *(word for kind in KINDS for word in (kind.plural, *kind.aliases))]
+        return [*self.entries(), *PROCESSES, *(word for kind in KINDS for word in (kind.plural, *kind.display.aliases))]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.entries(), *PROCESSES]
@@ -307,8 +307,8 @@ class Root(Words):
         write_section(formatter, "Every day", DAILY, 34)
         topics: dict[str, list[str]] = {}
         for kind in KINDS:
-            if kind.writer == "people":
-                topics.setdefault(kind.topic or "Other", []).append(kind.name)
+            if kind.access.writer == "people":
+                topics.setdefault(kind.display.topic or "Other", []).append(kind.name)
         with formatter.section("Objects: weft OBJECT VERB; weft OBJECT --help lists the verbs"):
             formatter.write_dl([(topic, ", ".join(names)) for topic, names in topics.items()], col_max=24)
         write_section(formatter, "More", MORE, 34)
@@ -317,8 +317,8 @@ class Root(Words):
 def write_all(context: click.Context) -> str:
     """Every command with its summary."""
     formatter = context.make_formatter()
-    people = [kind for kind in KINDS if kind.writer == "people"]
-    fabric = [kind.name for kind in KINDS if kind.writer != "people"]
+    people = [kind for kind in KINDS if kind.access.writer == "people"]
+    fabric = [kind.name for kind in KINDS if kind.access.writer != "people"]
     write_section(formatter, "Objects (weft OBJECT VERB)", {k.name: Entry("", k.summary) for k in people})
     formatter.write_paragraph()
     formatter.write_text("  Made by weft itself, read-only: " + ", ".join(fabric) + ".")

@@ -19,7 +19,9 @@ from weft.objects.schema import suggest
 Object = dict[str, Any]
 _RUNNING = (*WORKLOADS, "function", "job")  # a bare name is one of these before it is a network or a secret
 _REST = tuple(
-    kind.name for kind in KINDS if kind.writer == "people" and not kind.ephemeral and kind.name not in _RUNNING
+    kind.name
+    for kind in KINDS
+    if kind.access.writer == "people" and not kind.lifetime.ephemeral and kind.name not in _RUNNING
 )
 _MOST_SHOWN = 4
 COURTESY_SECONDS = 2.0  # for a hint beside an error

@@ -96,7 +96,7 @@ def _spec_of_function(document: Document) -> dict[str, Any] | None:
     whole = document.value
     kind = whole.get("kind") if isinstance(whole, dict) else None
     try:
-        if not isinstance(kind, str) or find_kind(kind).uploads is None:
+        if not isinstance(kind, str) or find_kind(kind).admission.uploads is None:
             return None
     except WeftError:
         return None  # reading the manifest reports it

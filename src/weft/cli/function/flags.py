@@ -17,7 +17,7 @@ _PARTS = ("zone", "input", "qualifier")
 
 def make_more_flags(kind: Kind) -> list[click.Parameter]:
     """None for kinds without code."""
-    if kind.uploads is None:
+    if kind.admission.uploads is None:
         return []
     return [
         click.Option(
@@ -36,7 +36,7 @@ def make_more_flags(kind: Kind) -> list[click.Parameter]:
 def read_more_flags(kind: Kind, given: Mapping[str, Any], spec: dict[str, Any], beside: Any = None) -> Packed | None:
     """Put them into ``spec``; the code to upload. ``beside``: the folder of the file that the spec is
     from. Raises InvalidInput."""
-    if kind.uploads is None:
+    if kind.admission.uploads is None:
         return None
     if given.get("schedules"):
         spec["schedule"] = [_read_schedule(text) for text in given["schedules"] if text.strip()]

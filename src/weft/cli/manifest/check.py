@@ -108,8 +108,8 @@ def check_spec(kind: Kind, spec: Any) -> list[WeftError]:
         return problems
     try:
         read = read_strict(spec, kind.spec)
-        if kind.check is not None:
-            kind.check(read)
+        if kind.admission.check is not None:
+            kind.admission.check(read)
     except WeftError as problem:
         return [problem]
     return []

@@ -205,7 +205,7 @@ def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:
 def make_rows(session: Session, items: Sequence[Object], kind: Kind) -> tuple[list[Column], list[list[str]]]:
     """The requested columns and rows of ``items``, in the requested order."""
     items = _sort_items(session, items, kind)
-    known = {sheet.as_word(column.title): column for column in kind.columns}
+    known = {sheet.as_word(column.title): column for column in kind.display.columns}
     words = sheet.split_words(session.columns)
     if not words:
         words = [word for word, column in known.items() if not column.wide or session.output == "wide"]
@@ -222,7 +222,7 @@ def make_rows(session: Session, items: Sequence[Object], kind: Kind) -> tuple[li
             columns.append(Column(word.upper()))
             cells.append([_find_field(item, word) for item in items])
             if items and set(cells[-1]) == {sheet.NONE} and not _is_field(word, items):
-                raise sheet.no_column(word, [column.title for column in kind.columns], "-c")
+                raise sheet.no_column(word, [column.title for column in kind.display.columns], "-c")
     return columns, [list(row) for row in zip(*cells, strict=True)]
 
 
@@ -236,10 +236,10 @@ def _sort_items(session: Session, items: Sequence[Object], kind: Kind) -> Sequen
     if not session.sort:
         return items
     word, backwards = _read_sort(session)
-    column = next((each for each in kind.columns if sheet.as_word(each.title) == sheet.as_word(word)), None)
+    column = next((each for each in kind.display.columns if sheet.as_word(each.title) == sheet.as_word(word)), None)
     if column is None:
         if items and not _is_field(word, items):
-            raise sheet.no_column(word, [each.title for each in kind.columns], "--sort")
+            raise sheet.no_column(word, [each.title for each in kind.display.columns], "--sort")
         return sorted(items, key=lambda item: sheet.sort_key(_find_field(item, word)), reverse=backwards)
     if column.title in _AGES:  # the least age is the latest moment
         return sorted(items, key=lambda item: float(column.value(item) or 0), reverse=not backwards)

@@ -133,7 +133,7 @@ def carry_from_start(session: Session, target: Target, asked: dict[str, Any], wr
         try:
             return _carry(session, target, asked, write)
         except IllegalTransition:  # it has no place yet; once it is gone, that is NotFound
-            over = target.kind.over
+            over = target.kind.display.over
             if over is not None and over(session.client.get(target.kind.name, target.name)):
                 return 0  # it never had one
         session.client.http.closed.wait(pause)

@@ -118,7 +118,7 @@ def _run(
         session.notify("nothing was applied or deleted")
         return ERROR
     if not dry_run:
-        provide_bases(session, [one.data["spec"] for one in manifests if one.kind.uploads is not None])
+        provide_bases(session, [one.data["spec"] for one in manifests if one.kind.admission.uploads is not None])
     results = send(session, manifests, bool(dry_run), bound)
     foreseen = foresee_each(session, find_new(manifests, results)) if dry_run else {}
     done: list[Done] = []

@@ -102,7 +102,7 @@ def create_one(
         return 0, target.name
     if code is not None:
         bring(session, code)
-    if kind.uploads is not None and not dry_run:
+    if kind.admission.uploads is not None and not dry_run:
         provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=bool(dry_run))
     for user, identity in (made.get("identities") or {}).items():
@@ -130,7 +130,7 @@ def read_spec(
     project = session.project or written.get("project")
     if project and kind.scope == "project":
         manifest["project"] = project
-    if session.given_project and kind.access == "administered":
+    if session.given_project and kind.access.readers == "administered":
         spec["project"] = session.given_project
     labels = {**(written.get("labels") or {}), **read_pairs(given["labels"], "label")}
     if labels:
@@ -210,7 +210,7 @@ def _choose_name(
             f"{name!r} is the name, and the image is missing", f"{_command_path()} {name} IMAGE, or --image IMAGE"
         )
     noun, sign, rest = name.partition("/")
-    if sign and noun.lower() in (kind.name, kind.plural, *kind.aliases):
+    if sign and noun.lower() in (kind.name, kind.plural, *kind.display.aliases):
         name = rest
     return check_name(name)
 
@@ -231,4 +231,4 @@ def _make_up_name(kind: Kind, spec: dict[str, Any]) -> str | None:
     if not base:
         return None
     mark = "".join(secrets.choice(_MARKS) for _ in range(_MARK_LENGTH))
-    return f"{base[: kind.longest_name - _MARK_LENGTH - 1].rstrip('-')}-{mark}"
+    return f"{base[: kind.admission.longest_name - _MARK_LENGTH - 1].rstrip('-')}-{mark}"

@@ -31,7 +31,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["-y", "--yes"], is_flag=True, help="Don't ask for confirmation."),
         *([file_option()] if kind is None else []),
         *options.selectors(kind),
-        *([click.Option(["--force"], is_flag=True, help=_FORCE)] if kind is None or kind.runs_workloads else []),
+        *(
+            [click.Option(["--force"], is_flag=True, help=_FORCE)]
+            if kind is None or kind.lifetime.runs_workloads
+            else []
+        ),
         *options.waits(),
         options.output(),
     ]

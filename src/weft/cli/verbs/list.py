@@ -98,7 +98,7 @@ def list_kind(
     if watch:
         watch_kinds(session, [kind], selected, lambda item: not hides or bool(leave_out(kind, [item])))
         return
-    if session.output == "json" and kind.over is None:  # as they came: nothing in them is needed
+    if session.output == "json" and kind.display.over is None:  # as they came: nothing in them is needed
         if takes_pages(session):
             print_pages(session.client.list(kind.name, read=write_page, **selected).pages)
         else:
@@ -118,7 +118,7 @@ def read_selection(session: Session, labels: tuple[str, ...], fields: tuple[str,
 
 def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:
     """``items`` without those that have ended."""
-    return [item for item in items if kind.over is None or not kind.over(item)]
+    return [item for item in items if kind.display.over is None or not kind.display.over(item)]
 
 
 def report_left_out(session: Session, count: int) -> None:
@@ -128,7 +128,9 @@ def report_left_out(session: Session, count: int) -> None:
 
 def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Object]:
     """Nodes that are shown in all columns with what they use now: it stands in no object."""
-    if not kind.runs_workloads or not (session.output == "wide" or "used" in " ".join(session.columns).lower()):
+    if not kind.lifetime.runs_workloads or not (
+        session.output == "wide" or "used" in " ".join(session.columns).lower()
+    ):
         return list(items)
     used = {each["node"]: each["use"] for each in fetch_usage(session.client.http)}
     return [{**item, "use": used.get(item["uid"])} for item in items]

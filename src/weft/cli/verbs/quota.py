@@ -75,28 +75,28 @@ def _set(
         spec, whose = {"per_user": spec}, ", each user,"
     made = _write(session, spec)
     line = f"of project {made['project']}{whose} set"
-    return finish(session, [Done(Target(QUOTA, QUOTA.only_name), made, "set", line)], [])
+    return finish(session, [Done(Target(QUOTA, QUOTA.admission.only_name), made, "set", line)], [])
 
 
 def _write(session: Session, spec: dict[str, Any]) -> Object:
     """Change these limits, or make the quota with them."""
     try:
-        return session.client.patch(QUOTA.name, QUOTA.only_name, {"spec": spec})
+        return session.client.patch(QUOTA.name, QUOTA.admission.only_name, {"spec": spec})
     except NotFound:
         pass
     try:
         return session.client.create(
-            {"kind": QUOTA.name, "name": QUOTA.only_name, "project": session.client.project, "spec": spec}
+            {"kind": QUOTA.name, "name": QUOTA.admission.only_name, "project": session.client.project, "spec": spec}
         )
     except AlreadyExists:  # somebody else has made it meanwhile
-        return session.client.patch(QUOTA.name, QUOTA.only_name, {"spec": spec})
+        return session.client.patch(QUOTA.name, QUOTA.admission.only_name, {"spec": spec})
 
 
 def _show(session: Session, kind: Kind | None, words: tuple[str, ...], user: str | None) -> int:
     _refuse_name(words, "show")
     project = session.client.project
     try:
-        quota = session.client.get(QUOTA.name, QUOTA.only_name)
+        quota = session.client.get(QUOTA.name, QUOTA.admission.only_name)
     except NotFound:
         raise NotFound(
             f"project {project} has no quota: nothing limits it", hint=f"weft quota set -p {project} --cpu 8"
@@ -140,5 +140,5 @@ def _make_row(user: str, limits: AccountLimits, amounts: Object, name: str) -> l
 
 def _refuse_name(words: tuple[str, ...], verb: str) -> None:
     """Raise UsageError for a name that isn't the one that every quota has."""
-    if words not in ((), (QUOTA.only_name,), (f"{QUOTA.name}/{QUOTA.only_name}",)):
+    if words not in ((), (QUOTA.admission.only_name,), (f"{QUOTA.name}/{QUOTA.admission.only_name}",)):
         raise usage(f"{words[0]!r}: a quota has no name of its own", f"weft quota {verb} -p {words[0]}")

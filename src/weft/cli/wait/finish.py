@@ -107,7 +107,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
 def _report(session: Session, result: Result, verb: str) -> int:
     target = result.wait.target
     if result.error is not None:
-        if target.kind.shows_output and result.obj is not None and session.output != "json":
+        if target.kind.display.shows_output and result.obj is not None and session.output != "json":
             if dig(result.obj, "status.phase") == "Failed":
                 printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
                 printed.show_last_lines(session, target)
@@ -118,7 +118,7 @@ def _report(session: Session, result: Result, verb: str) -> int:
 
 
 def _ends_operation(done: Done) -> bool:
-    declared = done.target.kind.operation
+    declared = done.target.kind.lifetime.operation
     return declared is not None and done.verb == declared.cancel
 
 

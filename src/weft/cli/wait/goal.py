@@ -20,7 +20,7 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     reached at once. ``before`` is the object as it was: a restart is done when its boot is another."""
     if verb == "delete":
         return GONE
-    goals = BY_NAME[kind].goals
+    goals = BY_NAME[kind].lifetime.goals
     goal = goals.get(verb) or (goals.get("create") if verb in _AS_CREATED else None)
     if goal is None:
         return None
@@ -38,7 +38,7 @@ def _after(goal: Goal, before: Object) -> Goal:
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """Why ``obj`` won't get to ``goal`` by itself."""
-    return (BY_NAME[obj["kind"]].find_failure or find_failed)(obj, what, goal)
+    return (BY_NAME[obj["kind"]].lifetime.find_failure or find_failed)(obj, what, goal)
 
 
 def gone(what: str) -> WeftError:
@@ -69,7 +69,7 @@ def read_goal(text: str, kind: Kind) -> Goal:
 
 def _read_condition(text: str, kind: Kind) -> Goal:
     type_, _, status = text.removeprefix("condition=").partition("=")
-    types = {known.lower(): known for known in kind.conditions}
+    types = {known.lower(): known for known in kind.access.condition_writers}
     for word, known, what in (
         (type_, list(types.values()), f"a condition of {kind.plural}"),
         (status or "True", ["True", "False", "Unknown"], "a status of a condition"),

@@ -25,13 +25,15 @@ _ID = re.compile(r"([^/@]+)/([^/@]+)(?:@(\d+))?")
 
 def kinds_with_operations() -> list[str]:
     """The kinds of objects that can take a while to match their spec."""
-    return [kind.name for kind in KINDS if kind.operation is not None or plan_goal(kind.name, "wait") is not None]
+    return [
+        kind.name for kind in KINDS if kind.lifetime.operation is not None or plan_goal(kind.name, "wait") is not None
+    ]
 
 
 def list_running(kind: str, objects: Iterable[Object], *, ended: bool = False) -> list[Operation]:
     """The operations on objects of a kind, and the creations that were refused, whose objects stay; with ``ended`` also those that
     are over, of kinds whose objects are operations."""
-    declared = BY_NAME[kind].operation
+    declared = BY_NAME[kind].lifetime.operation
     keeps = ended and declared is not None and bool(declared.ended)
     found = [read_operation(obj) for obj in objects if not is_carried(obj) and _is_under_way(declared, obj)]
     return [one for one in found if one.state == "running" or keeps or one.phase == REJECTED]
@@ -39,7 +41,7 @@ def list_running(kind: str, objects: Iterable[Object], *, ended: bool = False) -
 
 def find_cancel(obj: Object) -> str | None:
     """The verb that ends the operation on ``obj``: one of its own, or ``delete`` for its creation; None if nothing does."""
-    declared, act = BY_NAME[obj["kind"]].operation, find_act(obj)
+    declared, act = BY_NAME[obj["kind"]].lifetime.operation, find_act(obj)
     if declared is not None and act == declared.act:
         return declared.cancel or "delete"
     return "delete" if act == "create" else None
@@ -83,7 +85,7 @@ def read_id(text: str) -> tuple[Target, int | None]:
 def read_operation(obj: Object) -> Operation:
     """The newest operation on ``obj``, whether it goes on or not."""
     what = f"{obj['kind']}/{obj['name']}"
-    declared, act, goal, phase = BY_NAME[obj["kind"]].operation, find_act(obj), find_goal(obj), read_phase(obj)
+    declared, act, goal, phase = BY_NAME[obj["kind"]].lifetime.operation, find_act(obj), find_goal(obj), read_phase(obj)
     failed = find_failure(obj, what, goal) if act != "delete" else None
     refused = act != "delete" and REJECTED in (phase, dig(obj, "status.state"))
     over = refused or (declared is not None and phase in declared.ended and act != "delete")
@@ -105,7 +107,7 @@ def read_operation(obj: Object) -> Operation:
 
 
 def find_act(obj: Object) -> str:
-    declared = BY_NAME[obj["kind"]].operation
+    declared = BY_NAME[obj["kind"]].lifetime.operation
     if obj.get("deleting_since"):
         return "delete"
     if declared is not None and _is_under_way(declared, obj):
@@ -128,7 +130,7 @@ def _is_under_way(declared: Declared | None, obj: Object) -> bool:
 
 
 def _find_since(obj: Object, act: str) -> float:
-    declared = BY_NAME[obj["kind"]].operation
+    declared = BY_NAME[obj["kind"]].lifetime.operation
     if act == "delete":
         return float(obj["deleting_since"])
     if declared is not None and act == declared.act:
@@ -141,7 +143,7 @@ def _find_since(obj: Object, act: str) -> float:
 
 
 def _find_message(obj: Object, failure: str) -> str:
-    declared = BY_NAME[obj["kind"]].operation
+    declared = BY_NAME[obj["kind"]].lifetime.operation
     if declared is not None and declared.condition:
         condition = find_condition(obj, declared.condition)
         return str(condition["message"]) if condition is not None else ""

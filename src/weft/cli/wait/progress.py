@@ -193,7 +193,7 @@ def describe_standing(obj: Object) -> tuple[str, str]:
         return phase, ""  # that is of the generation before
     if reason in _DOING:
         return reason, message
-    progress = BY_NAME[obj["kind"]].progress
+    progress = BY_NAME[obj["kind"]].display.progress
     if progress is not None:
         return phase, clean(progress(obj))
     return phase, f"{reason}: {message}" if message and reason not in message else message

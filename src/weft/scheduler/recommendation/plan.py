@@ -253,8 +253,8 @@ def _with_spec(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:
     """Leaves addresses and security groups out: placement doesn't depend on them."""
     old = msgspec.json.decode(item.envelope.spec)
     workload_spec = read_strict({**(old if isinstance(old, dict) else {}), **spec.changes}, kind.spec)
-    if kind.check is not None:
-        kind.check(workload_spec)
+    if kind.admission.check is not None:
+        kind.admission.check(workload_spec)
     workload_spec = msgspec.structs.replace(workload_spec, networks=[], security_groups=[])
     return Item(msgspec.structs.replace(item.envelope, spec=msgspec.Raw(msgspec.json.encode(workload_spec))))
 

@@ -85,7 +85,7 @@ def test_a_question_is_made_and_read_and_never_changed(kind: str) -> None:
 
 
 def test_no_word_means_two_things() -> None:
-    nouns = {word for kind in KINDS for word in (kind.name, kind.plural, *kind.aliases)}
+    nouns = {word for kind in KINDS for word in (kind.name, kind.plural, *kind.display.aliases)}
     assert not nouns & {*VERBS, *TOOLS, *verbs_of(None)}
 
 
@@ -503,7 +503,7 @@ def test_the_help_shows_what_people_use_every_day_and_leads_to_the_rest(weft: Sa
     _, brief, _ = weft("--help")
     assert len(brief.splitlines()) <= 50
     listed = brief.partition("Objects:")[2].partition("More:")[0].replace(",", " ").split()
-    assert {kind.name for kind in KINDS if kind.writer == "people"} <= set(listed)
+    assert {kind.name for kind in KINDS if kind.access.writer == "people"} <= set(listed)
     for line in DAILY:
         assert line.split()[0] in {*verbs_of(None), *TOOLS, *BY_NAME}, line
     _, whole, _ = weft("help all")

@@ -29,7 +29,7 @@ def test_a_table_of_connections_that_fills_is_a_condition_an_event_and_seen_in_l
     assert node.condition("ConnectionsFit") is None and events == ["NodeReady"]
     node, events = judge(node, 80)
     assert events == ["NodeConnectionsHigh"]
-    (status,) = [column.value for column in NODE.columns if column.title == "STATUS"]
+    (status,) = [column.value for column in NODE.display.columns if column.title == "STATUS"]
     assert status(msgspec.to_builtins(msgspec.json.decode(msgspec.json.encode(node)))) == "Ready,ConnectionsHigh"
     node, events = judge(node, 95, generation=2)
     condition = node.condition("ConnectionsFit")
