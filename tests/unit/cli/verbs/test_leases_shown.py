@@ -62,7 +62,7 @@ def test_what_people_suspended_is_explained_with_how_to_resume_it(session: Sessi
 def test_a_list_of_jobs_80_columns_wide_says_what_each_waits_for() -> None:
     why = {"phase": "Running", "reason": "tasksWait", "message": "task 0: needs 99 cpu"}
     job = {"name": "big", "spec": {"task": {"image": "busybox"}}, "status": {"tasks": 1, **why}, "created_at": 0}
-    shown = [column for column in BY_NAME["job"].columns if not column.wide]
+    shown = [column for column in BY_NAME["job"].display.columns if not column.wide]
     signs = [column.title + ">" * (column.align == "right") + "~" * column.flexible for column in shown]
     drawn = draw_rows(Form(), make_columns(*signs), [[column.value(job) for column in shown]], 80)
     assert "tasksWait: task 0: needs 99" in drawn and "SCHEDULE" not in drawn
