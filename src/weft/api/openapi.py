@@ -55,7 +55,7 @@ def describe_api() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "weft", "version": __version__, "license": {"name": "Apache-2.0"}},
         "security": [{"token": []}, {"certificate": []}],
-        "paths": paths | _paths_by_hand(),
+        "paths": paths | dict(sorted(_paths_by_hand().items())),
         "components": {
             "schemas": dict(sorted(_schemas().items())),
             "securitySchemes": {
