@@ -11,6 +11,7 @@ import msgspec
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
+from weft.api.route import Route
 from weft.kinds.accounting_record import (
     ACCOUNTING_RECORD,
     DAY,
@@ -159,3 +160,28 @@ def _make_item(project: str, user: str, entry: AccountingEntry) -> AccountingIte
 
 def _hours(seconds: float) -> float:
     return round(seconds / HOUR, 6)
+
+
+_SPAN = ("since", "until")
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/accounting",
+        accounting,
+        "What all projects requested and used",
+        permission="accounting:get",
+        where="all",
+        query=_SPAN,
+        answers=AccountingAnswer,
+    ),
+    Route(
+        "GET",
+        "/v1/projects/{project}/accounting",
+        accounting,
+        "What a project requested and used",
+        permission="accounting:get",
+        where="project",
+        query=_SPAN,
+        answers=AccountingAnswer,
+    ),
+)

@@ -10,14 +10,13 @@ import logging
 from collections.abc import Callable
 
 import weft
-from weft.api.audit.recorder import REFUSED, record, record_interrupted, topic_of
-from weft.api.audit.topic import Topic
+from weft.api.audit.recorder import REFUSED, record, record_interrupted
 from weft.api.auth.authenticate import authenticate
 from weft.api.context import ApiContext
 from weft.api.metrics.query import PROMETHEUS_PATH, as_prometheus
 from weft.api.request.call import Call
 from weft.api.request.problem import problem_answer, status_of
-from weft.api.routes import route
+from weft.api.routes import Found, carry_out, find_route
 from weft.contracts.store import PreconditionFailed
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer, Answers
@@ -37,9 +36,10 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
 
     async def answer(request: Request) -> Answer:
         call = Call(request)
-        topic = topic_of(call)
+        found = find_route(call.method, call.path)
+        topic = found.topic
         began = context.clock.elapsed()
-        made = await _answer(context, call, topic)
+        made = await _answer(context, call, found)
         is_of_interest = topic.when != "refused" or made.status in REFUSED  # few reads are
         if is_of_interest and (recorded := record(context, call, topic, made.status)) is not None:
             try:
@@ -55,16 +55,16 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
     return answer
 
 
-async def _answer(context: ApiContext, call: Call, topic: Topic) -> Answer:
+async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
     try:
         if context.busy >= MOST_BUSY:
             raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)
         context.busy += 1
         try:
             call.actor = await authenticate(context, call)
-            if topic.when == "always":
+            if found.topic.when == "always":
                 context.audit.require_space()
-            return await route(context, call)
+            return await carry_out(context, call, found)
         finally:
             context.busy -= 1
     except WeftError as error:
@@ -72,7 +72,7 @@ async def _answer(context: ApiContext, call: Call, topic: Topic) -> Answer:
     except RecursionError:
         call.problem = InvalidInput("the request is nested too deeply")
     except asyncio.CancelledError:
-        record_interrupted(context, call, topic)
+        record_interrupted(context, call, found.topic)
         raise
     except Exception:  # a defect fails this request and no other
         call.problem = _unforeseen(call)

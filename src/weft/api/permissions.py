@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from weft.api.openapi import describe_api
 from weft.api.request.target import Target, read_target
+from weft.api.routes import ROUTES
 from weft.kinds.permissions import PERMISSIONS, list_kinds, list_verbs
 from weft.objects.roles import RIGHTS
 
@@ -57,25 +58,7 @@ request. PUT and apply also take `KIND:create` where the object isn't there yet.
 | operation | permission | where |
 |---|---|---|
 """
-_BY_HAND = {
-    "/v1/accounting": ("accounting:get", "all"),
-    "/v1/projects/{project}/accounting": ("accounting:get", "project"),
-    "/v1/apply": ("KIND:update", "each"),
-    "/v1/audit": ("audit:list", "own"),
-    "/v1/audit:verify": ("audit:verify", "all"),
-    "/v1/blobs/{sha256}": ("blob:get", "all"),
-    "/v1/events": ("event:list", "own"),
-    "/v1/gateway": ("–", "anyone"),
-    "/v1/healthz": ("–", "anyone"),
-    "/v1/join": ("–", "anyone"),
-    "/v1/kinds": ("–", "anyone"),
-    "/v1/login": ("–", "anyone"),
-    "/v1/openapi.json": ("–", "anyone"),
-    "/v1/users/{name}:passwd": ("user:passwd", "all"),
-    "/v1/usage": ("usage:get", "all"),
-    "/v1/whoami": ("–", "anyone"),
-    "/metrics": ("metric:list", "all"),
-}
+_BY_HAND = {(route.path, route.method.lower()): (route.permission, route.where) for route in ROUTES}
 _ON_COLLECTION = {"get": "list", "post": "create"}
 _ON_OBJECT = {"get": "get", "put": "update", "patch": "update", "delete": "delete"}
 
@@ -115,17 +98,12 @@ def _verbs() -> Iterator[str]:
 
 
 def _find(path: str, method: str) -> tuple[str, str]:
-    if path.startswith("/api/v1/"):
-        return "metric:list", "own"
-    if path in _BY_HAND:
-        return _BY_HAND[path]
-    if path.endswith("/code/{sha256}"):
-        return "function:upload", "project"
+    if (path, method) in _BY_HAND:
+        return _BY_HAND[path, method]
     target = read_target(path.replace("{project}", "p").replace("{name}", "n").split("/")[2:])
     kind, where = target.kind, _where(target)
     if target.verb is not None and target.verb != "batch":
-        known = any(verb.name == target.verb for verb in kind.verbs)
-        return (f"{kind.name}:{target.verb}", where) if known else ("–", "nodes")
+        return f"{kind.name}:{target.verb}", where
     verb = (_ON_COLLECTION if target.name is None else _ON_OBJECT)[method]
     if (kind.access.readers == "administered" and verb != "update" and target.verb is None) or (
         verb in ("get", "list") and kind.access.readers == "shared"

@@ -1,18 +1,19 @@
-"""Which handler answers which path. Routes of objects derive from the kinds; the others are in two tables."""
+"""Which handler answers which path, and what the audit log calls it. Routes of objects derive from the kinds; the others are
+``ROUTES``, each declared beside its handler."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
-from weft import __version__
-from weft.api import accounting, openapi
+from weft.api import about, accounting, description
 from weft.api.audit import pages as audit
+from weft.api.audit.topic import find_topic, topic_of
 from weft.api.auth import login, password
 from weft.api.auth.authorise import authorise_write, require_person
-from weft.api.capabilities import list_capabilities
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
 from weft.api.metrics import own, query
@@ -20,75 +21,81 @@ from weft.api.node import egress_endpoints, join, report, secrets, usage
 from weft.api.object import bulk, delete, read, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
+from weft.api.route import Handler, Route, Topic, list_names
 from weft.api.watch import events, objects
-from weft.contracts.driver.function import REGION
-from weft.kinds.registry import KINDS
-from weft.kinds.user import USER
-from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.serving.answer import Answer
+from weft.trust.redaction import hide_in_text
 
 MOST_KEPT = 2048  # paths whose handlers are cached …
 LONGEST_KEPT = 200  # … if they have no more characters
-Plain = Callable[[ApiContext, Call], Awaitable[Answer]]
 T = TypeVar("T")
-OnTarget = Callable[[ApiContext, Call, Target], Awaitable[Answer]]
 
 
-def route(context: ApiContext, call: Call) -> Awaitable[Answer]:
+class Found(NamedTuple):
+    """What a request asks for, by its method and path."""
+
+    handler: Handler
+    given: tuple[Any, ...]  # its arguments after context and call
+    topic: Topic  # in the audit log
+    project: str | None = None  # that the path names
+    writes: bool = False
+
+
+def find_route(method: str, path: str) -> Found:
+    """What answers the request: also where there is nothing, which the handler says then."""
+    found: Found = (_find if len(path) <= LONGEST_KEPT else _find.__wrapped__)(method, path)
+    return found
+
+
+def carry_out(context: ApiContext, call: Call, found: Found) -> Awaitable[Answer]:
     """The answer to an authenticated request."""
-    find = _find if len(call.path) <= LONGEST_KEPT else _find.__wrapped__
-    handler, given = find(call.method, call.path)
-    if context.rates.has_limits and (project := _find_project(given[0] if given else "", call.path)):
-        context.rates.take(call.actor, project)
-    if call.method != "GET":
+    if found.project and context.rates.has_limits:
+        context.rates.take(call.actor, found.project)
+    if found.writes:
         context.writes.take(call.actor, context.clock.elapsed())
-    answer: Awaitable[Answer] = handler(context, call, *given)
-    return answer
+    return found.handler(context, call, *found.given)
 
 
 @functools.lru_cache(MOST_KEPT)
-def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
-    """The handler, and its arguments after context and call. Pure, so it can be cached."""
+def _find(method: str, path: str) -> Found:
+    """Pure, so it can be cached."""
+    try:
+        return _locate(method, path)
+    except WeftError:
+        return Found(_refuse, (), find_topic(method, path))
+
+
+def _refuse(context: ApiContext, call: Call) -> Awaitable[Answer]:
+    """Raises what the path's search did: an error that was kept would keep its traceback."""
+    return _locate(call.method, call.path).handler(context, call)
+
+
+def _locate(method: str, path: str) -> Found:
+    """Raises NotFound, InvalidInput."""
     segments = read_segments(path)
-    if segments[:2] == ["api", "v1"]:  # Prometheus' paths, where its clients look for them
-        return _find_metrics(method, segments[2:])
-    if segments == ["metrics"]:
-        return _choose(method, {"GET": own.show_own}), ()
-    if segments[0] != "v1" or len(segments) < 2:
+    if (at := _walk(segments)) is not None:
+        node, given = at
+        return _found(_choose(method, node.routes), path, given)
+    if segments[:1] != ["v1"] or len(segments) < 2:
         raise no_such_path()
-    rest = segments[1:]
-    if len(rest) == 1 and rest[0] in BY_HAND:
-        return _choose(method, BY_HAND[rest[0]]), ()
-    if len(rest) == 2 and rest[0] == "blobs":
-        return _choose(method, {"GET": blobs.blob}), (rest[1],)
-    if len(rest) == 3 and rest[0] == "projects" and rest[2] == "accounting":
-        return _choose(method, {"GET": accounting.accounting}), (rest[1],)
-    if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
-        return _choose(method, {"GET": upload.code, "PUT": upload.code}), (rest[1], rest[3])
-    target = read_target(rest)
-    if target.kind is USER and target.verb == "passwd":
-        return _choose(method, {"POST": password.set_password}), (target.require_name(),)
-    if target.kind.lifetime.runs_workloads and target.verb in BY_NODES:
-        return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
-    return _choose(method, _methods(target)), (target,)
+    target = read_target(segments[1:])
+    project = target.name if target.kind.lifetime.holds_objects else target.project
+    return Found(_choose(method, _methods(target)), (target,), topic_of(method, target), project, method != "GET")
 
 
-def _find_metrics(method: str, rest: list[str]) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
-    is_values = len(rest) == 3 and rest[0] == "label" and rest[2] == "values"
-    if not is_values and rest not in PROMETHEUS:
-        raise no_such_path()
-    methods = {"GET": query.read_metrics} if is_values else {"GET": query.read_metrics, "POST": query.read_metrics}
-    return _choose(method, methods), ("/".join(rest),)
+def _found(route: Route, path: str, given: list[str]) -> Found:
+    values = dict(zip(list_names(route.path), given, strict=True))
+    topic = find_topic(route.method, path)
+    if route.topic is not None:
+        # A client may put a token where a name belongs.
+        shown = {name: hide_in_text(value[:63]) for name, value in values.items()}
+        about = (text.format_map(shown) for text in (route.topic.kind, route.topic.project, route.topic.name))
+        topic = Topic(route.topic.when, route.topic.verb, *about)
+    return Found(route.handler, tuple(given), topic, values.get("project"), route.method != "GET")
 
 
-def _find_project(given: Target | str, path: str) -> str | None:
-    """The project that a path names."""
-    if isinstance(given, Target):
-        return given.name if given.kind.lifetime.holds_objects else given.project
-    return given if read_segments(path)[1] == "projects" else None
-
-
-def _methods(target: Target) -> Mapping[str, OnTarget]:
+def _methods(target: Target) -> Mapping[str, Handler]:
     if target.verb is None:
         return ON_COLLECTION if target.name is None else ON_OBJECT
     if target.name is not None:
@@ -99,12 +106,12 @@ def _methods(target: Target) -> Mapping[str, OnTarget]:
 
 
 def _choose(method: str, methods: Mapping[str, T]) -> T:
-    handler = methods.get(method)
-    if handler is None:
+    chosen = methods.get(method)
+    if chosen is None:
         raise InvalidInput(
             f"{method} is not allowed at this path", reason="methodNotAllowed", hint="possible: " + ", ".join(methods)
         )
-    return handler
+    return chosen
 
 
 def _list_or_watch(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
@@ -112,7 +119,7 @@ def _list_or_watch(context: ApiContext, call: Call, target: Target) -> Awaitable
     return handler(context, call, target)
 
 
-def _if_allowed(what: str, handler: OnTarget, *, one: bool = True) -> OnTarget:
+def _if_allowed(what: str, handler: Handler, *, one: bool = True) -> Handler:
     """``handler`` for actors that may ``what`` objects of the kind, ``one`` in a request or many."""
 
     def checked(context: ApiContext, call: Call, target: Target) -> Awaitable[Answer]:
@@ -122,85 +129,87 @@ def _if_allowed(what: str, handler: OnTarget, *, one: bool = True) -> OnTarget:
     return checked
 
 
-async def _healthz(context: ApiContext, call: Call) -> Answer:
-    """Answers only if the store does; ``store_ms`` is how long that took."""
-    call.query()
-    began = context.clock.elapsed()
-    await context.store.get("/project/-/default")
-    took = round((context.clock.elapsed() - began) * 1000, 2)
-    return json_answer({"status": "ok", "version": __version__, "store_ms": took, "capabilities": list_capabilities()})
-
-
-async def _gateway(context: ApiContext, call: Call) -> Answer:
-    require_person(call.actor, "ask where the gateway is")
-    call.query()
-    functions = context.settings.functions_for(call.host)
-    return json_answer(
-        {
-            "streams": context.settings.gateway_for(call.host),
-            "functions": f"https://{functions}" if functions else "",
-            "region": REGION,
-            "server_name": context.settings.server_name,
-        }
-    )
-
-
-async def _kinds(context: ApiContext, call: Call) -> Answer:
-    require_person(call.actor, "list the kinds")
-    call.query()
-    return json_answer(
-        {
-            "items": [
-                {
-                    "name": kind.name,
-                    "plural": kind.plural,
-                    "title": kind.title,
-                    "summary": kind.summary,
-                    "scope": kind.scope,
-                    "writer": kind.access.writer,
-                    "aliases": kind.display.aliases,
-                    "verbs": [{"name": v.name, "summary": v.summary, "stream": v.stream} for v in kind.verbs],
-                    "columns": [column.title for column in kind.display.columns],
-                }
-                for kind in KINDS
-            ]
-        }
-    )
-
-
-async def _openapi(context: ApiContext, call: Call) -> Answer:
-    require_person(call.actor, "read the API's description")
-    call.query()
-    return json_answer(await asyncio.to_thread(openapi.describe_api))
-
-
-BY_HAND: dict[str, dict[str, Plain]] = {
-    "accounting": {"GET": accounting.accounting},
-    "apply": {"POST": bulk.apply},
-    "audit": {"GET": audit.read},
-    "audit:verify": {"GET": audit.verify},
-    "events": {"GET": events.events},
-    "gateway": {"GET": _gateway},
-    "healthz": {"GET": _healthz},
-    "join": {"POST": join.join},
-    "kinds": {"GET": _kinds},
-    "openapi.json": {"GET": _openapi},
-    "login": {"POST": login.login},
-    "usage": {"GET": usage.usage},
-    "whoami": {"GET": login.who_am_i},
-}
-PROMETHEUS = (["query"], ["query_range"], ["series"], ["labels"])
-BY_NODES: dict[str | None, Callable[[ApiContext, Call, str], Awaitable[Answer]]] = {
-    "egress": egress_endpoints.egress,
-    "renew": join.renew,
-    "report": report.report,
-    "secrets": secrets.secrets,
-}
-ON_COLLECTION: dict[str, OnTarget] = {"GET": _list_or_watch, "POST": _if_allowed("create", write.create)}
-ON_BATCH: dict[str, OnTarget] = {"POST": _if_allowed("create", bulk.create_batch, one=False)}
-ON_OBJECT: dict[str, OnTarget] = {
+ON_COLLECTION: dict[str, Handler] = {"GET": _list_or_watch, "POST": _if_allowed("create", write.create)}
+ON_BATCH: dict[str, Handler] = {"POST": _if_allowed("create", bulk.create_batch, one=False)}
+ON_OBJECT: dict[str, Handler] = {
     "GET": read.get,
     "PUT": _if_allowed("change", write.put),
     "PATCH": _if_allowed("change", write.patch),
     "DELETE": _if_allowed("delete", delete.delete),
 }
+
+
+async def _describe_api(context: ApiContext, call: Call) -> Answer:
+    """``GET /v1/openapi.json``."""
+    require_person(call.actor, "read the API's description")
+    call.query()
+    return json_answer(await asyncio.to_thread(description.describe_api, ROUTES))
+
+
+ROUTES: tuple[Route, ...] = (
+    *about.ROUTES,
+    *accounting.ROUTES,
+    *audit.ROUTES,
+    *login.ROUTES,
+    *password.ROUTES,
+    *blobs.ROUTES,
+    *upload.ROUTES,
+    *own.ROUTES,
+    *query.ROUTES,
+    *egress_endpoints.ROUTES,
+    *join.ROUTES,
+    *report.ROUTES,
+    *secrets.ROUTES,
+    *usage.ROUTES,
+    *bulk.ROUTES,
+    *events.ROUTES,
+    Route("GET", "/v1/openapi.json", _describe_api, "This document"),
+)
+
+
+@dataclass
+class _Node:
+    """A place in the tree of ``ROUTES``, whose branches are the parts of paths."""
+
+    routes: dict[str, Route] = field(default_factory=dict)  # that end here, by method
+    words: dict[str, _Node] = field(default_factory=dict)
+    any: _Node | None = None  # behind {NAME}
+    verbs: dict[str, _Node] = field(default_factory=dict)  # behind {NAME}:VERB
+
+    def grow(self, part: str) -> _Node:
+        name, _, verb = part.partition(":")
+        if not name.startswith("{"):
+            return self.words.setdefault(part, _Node())
+        if verb:
+            return self.verbs.setdefault(verb, _Node())
+        self.any = self.any or _Node()
+        return self.any
+
+
+def _plant(routes: Iterable[Route]) -> _Node:
+    tree = _Node()
+    for route in routes:
+        node = tree
+        for part in route.path.split("/")[1:]:
+            node = node.grow(part)
+        node.routes[route.method] = route
+    return tree
+
+
+def _walk(segments: list[str]) -> tuple[_Node, list[str]] | None:
+    """Where one of ``ROUTES`` has this path, and what stands for its names. Raises NotFound for a name that no object can have."""
+    node, given = _TREE, list[str]()
+    for segment in segments:
+        name, _, verb = segment.partition(":")
+        if (below := node.words.get(segment)) is None:
+            if (below := node.verbs.get(verb)) is not None:
+                read_target(segments[1:])
+                segment = name
+            elif (below := node.any) is None:
+                return None
+            given.append(segment)
+        node = below
+    return (node, given) if node.routes else None
+
+
+_TREE = _plant(ROUTES)

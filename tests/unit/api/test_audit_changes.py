@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from weft.api.audit.changes import MOST_BYTES, describe_objects
-from weft.api.audit.topic import find_topic
 from weft.api.request.call import Change
+from weft.api.routes import find_route
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope
 from weft.objects.spec_change import FieldChange
@@ -49,13 +49,19 @@ def change(path: str, old: Any, new: Any) -> FieldChange:
         ("POST", "/v1/apply", "always", "apply", "//"),
         ("POST", "/v1/join", "always", "join", "//"),
         ("PUT", "/v1/projects/lab/code/ab", "always", "upload", "function/lab/"),
+        ("GET", "/v1/projects/lab/code/ab", "refused", "upload", "function/lab/"),
+        ("POST", "/v1/users/ann:passwd", "always", "passwd", "user//ann"),
+        ("POST", "/v1/login", "always", "login", "//"),
+        ("POST", "/api/v1/query", "refused", "read", "metric//"),
+        ("POST", "/v1/blobs/{}", "always", "create", "//"),
+        ("GET", "*", "refused", "read", "//"),
         ("GET", "/v1/healthz", "refused", "read", "//"),
         ("POST", "/no/such/place", "always", "create", "//"),
         ("BREW", "/v1/projects/lab/vms", "always", "brew", "vm/lab/"),
     ],
 )
 def test_which_requests_are_recorded(method: str, path: str, when: str, verb: str, about: str) -> None:
-    topic = find_topic(method, path)
+    topic = find_route(method, path).topic
     assert (topic.when, topic.verb, f"{topic.kind}/{topic.project}/{topic.name}") == (when, verb, about)
 
 

@@ -13,15 +13,17 @@ import msgspec
 from weft.api.auth.authorise import require_permission, require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import JSON, Call, json_answer, read_count
+from weft.api.route import Route, Topic, refer_to
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.quantity import parse_moment
 from weft.serving.answer import Answer
 from weft.telemetry.audit.files import find_before, read_after, read_newest
-from weft.trust.audit_chain import AuditRecord, read_link, read_record
+from weft.trust.audit_chain import AuditRecord, AuditVerdict, read_link, read_record
 from weft.trust.credentials import TOKEN_PREFIX
 
 _PAGE, _MOST = 100, 1000
 _MOST_READ = 50_000  # records, for one page
+_SELECTION = ("since", "until", "actor", "kind", "project", "outcome", "after", "limit")
 _OUTCOMES = ("allowed", "refused", "failed")
 _AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _encoder = msgspec.json.Encoder()
@@ -65,7 +67,7 @@ async def read(context: ApiContext, call: Call) -> Answer:
         require_person(call.actor, what)
         call.actor.require_somewhere("audit:list", what)
     projects = frozenset({asked}) if asked else call.actor.find_projects("audit:list")
-    query = call.query("since", "until", "actor", "kind", "project", "outcome", "after", "limit")
+    query = call.query(*_SELECTION)
     wanted = _Wanted(
         since=_read_moment(query, "since"),
         until=_read_moment(query, "until"),
@@ -142,3 +144,36 @@ def _read_moment(query: dict[str, str], name: str) -> str:
             f"{name}: {text[:40]!r} is not a valid time", field=name, hint="like 2026-12-24T22:00:00Z"
         ) from None
     return text if _AT.fullmatch(text) else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/audit",
+        read,
+        "The audit log's newest records; with after= those after that one",
+        permission="audit:list",
+        where="own",
+        topic=Topic("by people", "read", "audit"),
+        query=_SELECTION,
+        answers={
+            "type": "object",
+            "required": ["items", "continue"],
+            "properties": {
+                "items": {"type": "array", "items": refer_to(AuditRecord)},
+                "continue": {"type": ["integer", "null"], "description": "after= for the next page"},
+            },
+        },
+        names=(AuditRecord,),
+    ),
+    Route(
+        "GET",
+        "/v1/audit:verify",
+        verify,
+        "Whether the audit log's chain is whole",
+        permission="audit:verify",
+        where="all",
+        topic=Topic("by people", "verify", "audit"),
+        answers=AuditVerdict,
+    ),
+)

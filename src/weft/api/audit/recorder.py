@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Sequence
 
 from weft.api.audit.changes import describe_objects
-from weft.api.audit.topic import LONGEST_KEPT, Topic, find_topic
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
+from weft.api.route import Topic
 from weft.objects.errors import Unavailable
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, Outcome
 from weft.trust.redaction import hide_in_text
@@ -18,12 +18,6 @@ _INTERRUPTED = 0  # in place of the answer's status: there was no answer
 REFUSED = (401, 403)
 _MOST_MESSAGE = 500
 _NOBODY = AuditActor(kind="nobody")
-
-
-def topic_of(call: Call) -> Topic:
-    find = find_topic if len(call.path) <= LONGEST_KEPT else find_topic.__wrapped__
-    found: Topic = find(call.method, call.path)
-    return found
 
 
 def record(context: ApiContext, call: Call, topic: Topic, status: int) -> asyncio.Future[None] | None:

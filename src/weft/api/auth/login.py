@@ -8,12 +8,14 @@ from weft.api.admission.commit import settle
 from weft.api.admission.limits import LOGIN_LABEL
 from weft.api.admission.view import View
 from weft.api.auth import oidc
+from weft.api.auth.authenticate import LOGIN
 from weft.api.auth.authorise import require_person
 from weft.api.auth.password import find_by_password, wrong_password
 from weft.api.auth.tokens import find_logins
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change, json_answer
 from weft.api.request.manifest import Manifest
+from weft.api.route import Route, Topic
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.kinds.token import TOKEN
 from weft.kinds.user import USER, UserSpec
@@ -21,7 +23,7 @@ from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import read_strict
-from weft.protocol.login import HeldRole, LoginAnswer, LoginInput, WhoAmI
+from weft.protocol.login import HeldRole, LoginAnswer, LoginBegun, LoginInput, WhoAmI
 from weft.serving.answer import Answer
 from weft.trust.credentials import has_expired
 from weft.trust.tokens import make_token, make_token_id
@@ -103,3 +105,18 @@ async def who_am_i(context: ApiContext, call: Call) -> Answer:
             limit=HeldRole(actor.limit.role, actor.limit.project) if actor.limit is not None else None,
         )
     )
+
+
+ROUTES = (
+    Route(
+        "POST",
+        LOGIN,
+        login,
+        "A token for a user's password, or for a login at the OIDC provider; takes no credentials",
+        topic=Topic("always", "login"),
+        takes=LoginInput,
+        answers=(LoginAnswer, LoginBegun),
+        status="201",
+    ),
+    Route("GET", "/v1/whoami", who_am_i, "The caller's roles", answers=WhoAmI),
+)

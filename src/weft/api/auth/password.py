@@ -14,6 +14,7 @@ from weft.api.auth.authorise import require_person
 from weft.api.auth.tokens import find_logins
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
+from weft.api.route import Route
 from weft.contracts.store import MAX_WRITES, Delete
 from weft.kinds.token import TOKEN
 from weft.kinds.user import MOST_BYTES, USER, UserSpec, check_password, place_of_password
@@ -112,3 +113,16 @@ async def _list_tokens(context: ApiContext, user: Envelope, actor: Actor) -> lis
 def _open_hash(context: ApiContext, user: Envelope) -> str | None:
     sealed = decode_part(user.spec, UserSpec).password
     return unseal(context.settings.seal_key, sealed, place_of_password(user.uid)).decode() if sealed else None
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/users/{name}:passwd",
+        set_password,
+        "Set a user's password (passwd)",
+        permission="user:passwd",
+        where="all",
+        takes=PasswordInput,
+    ),
+)

@@ -12,6 +12,7 @@ from weft.api.admission.uploads import code_path
 from weft.api.auth.authorise import owns_image, require_enrolled, require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
+from weft.api.route import Route, Topic
 from weft.objects.errors import Forbidden, NotFound
 from weft.serving.answer import Answer
 from weft.serving.protocol import PIECE_BYTES
@@ -73,3 +74,18 @@ async def _read(path: Path, start: int, end: int) -> AsyncGenerator[bytes, None]
 
 def _find(blobs: Path, digest: str) -> Path | None:
     return next((path for path in (blobs / digest, code_path(blobs, digest)) if path.is_file()), None)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/blobs/{sha256}",
+        blob,
+        "Content of an image, or of code",
+        permission="blob:get",
+        where="all",
+        topic=Topic("by people", "read", "image"),
+        query=("ticket",),
+        answers={},
+    ),
+)

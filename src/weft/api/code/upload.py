@@ -14,6 +14,7 @@ from weft.api.admission.uploads import code_path, has_code, note_upload
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
+from weft.api.route import Route, Topic
 from weft.contracts.durable_file import keep_file
 from weft.kinds.project import PROJECT
 from weft.objects.code_archive import read_members
@@ -90,3 +91,25 @@ async def _receive(call: Call, path: Path, sha256: str) -> int:
 def _check(out: BinaryIO, size: int) -> None:
     out.flush()
     read_members(out, size)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/projects/{project}/code/{sha256}",
+        code,
+        "Whether a function's code is there",
+        permission="function:upload",
+        where="project",
+        topic=Topic("refused", "upload", "function", "{project}"),
+    ),
+    Route(
+        "PUT",
+        "/v1/projects/{project}/code/{sha256}",
+        code,
+        "Upload a function's code: a zip",
+        permission="function:upload",
+        where="project",
+        topic=Topic("always", "upload", "function", "{project}"),
+    ),
+)

@@ -22,7 +22,7 @@ MOST_QUERY_SECONDS = 10.0
 MOST_SELECTORS = 20  # match[]
 MOST_LABEL_CALLS = 3
 MOST_LABEL_WORDS = 48  # strings, and $1 in them, where labels are made
-_KNOWN = {
+PARAMETERS = {
     "query": ("query", "time", "timeout"),
     "query_range": ("query", "start", "end", "step", "timeout"),
     "series": ("match[]", "start", "end"),
@@ -64,7 +64,7 @@ def check_parameters(path: str, given: Sequence[tuple[str, str]], now: float) ->
     NotFound, UnknownField, InvalidInput."""
     if "\n" in path or ("/" in path and not _LABEL.fullmatch(path)):
         raise NotFound("unknown path", hint="use label/NAME/values")
-    known = _KNOWN["values" if "/" in path else path]
+    known = PARAMETERS["values" if "/" in path else path]
     one: dict[str, str] = {}
     selectors: list[str] = []
     for name, value in given:

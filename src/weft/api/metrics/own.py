@@ -9,6 +9,7 @@ from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.metrics.query import PERMISSION
 from weft.api.request.call import Call
+from weft.api.route import Route
 from weft.protocol.heartbeat import LEASE_PREFIX, Digest, read_digest, total
 from weft.serving.answer import Answer
 from weft.telemetry.metrics.exposition import MEDIA_TYPE, Family, list_process, one, render_metrics
@@ -46,3 +47,17 @@ def _list_nodes(reporting: int, digests: list[Digest]) -> Iterator[Family]:
     yield one("weft_used_cpu_cores", "Cores that guests use", sum(use.cpu for use in uses) / 1000)
     yield one("weft_used_memory_bytes", "Memory that guests use", sum(use.memory for use in uses))
     yield one("weft_used_disk_bytes", "Disk space that guests use", sum(use.disk for use in uses))
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/metrics",
+        show_own,
+        "The API server's own metrics, as text for Prometheus",
+        permission=PERMISSION,
+        where="all",
+        answers={"type": "string"},
+        media_type="text/plain",
+    ),
+)

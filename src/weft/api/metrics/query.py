@@ -7,6 +7,7 @@ parameters that are known here are passed on. A Prometheus can't do that, so it 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -14,8 +15,9 @@ import msgspec
 
 from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
-from weft.api.metrics.bounds import check_parameters
+from weft.api.metrics.bounds import PARAMETERS, check_parameters
 from weft.api.request.call import JSON, Call
+from weft.api.route import Route
 from weft.objects.errors import Forbidden, InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer
 from weft.telemetry.metrics.database import Reply, make_off
@@ -56,6 +58,10 @@ async def read_metrics(context: ApiContext, call: Call, path: str) -> Answer:
             most_bytes=MOST_BYTES,
         )
     return Answer(200, reply.body, JSON) if reply.status == 200 else _pass_on(reply)
+
+
+async def _read_label(context: ApiContext, call: Call, name: str) -> Answer:
+    return await read_metrics(context, call, f"label/{name}/values")
 
 
 def limit_to(projects: frozenset[str]) -> str:
@@ -112,3 +118,42 @@ def _error_answer(status: int, kind: str, text: str, reason: str = InvalidInput.
     """``reason`` stands beside what Prometheus' clients read, for weft's own."""
     told = {"status": "error", "errorType": kind, "error": text, "reason": reason}
     return Answer(status, msgspec.json.encode(told), JSON)
+
+
+_ANSWER = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {"status": {"enum": ["success", "error"]}, "data": {}, "error": {"type": "string"}},
+}
+_QUERIES = {
+    "query": "Metrics at one moment, by a PromQL query",
+    "query_range": "Metrics over a span of time, by a PromQL query",
+    "series": "The series that selectors name",
+    "labels": "The names of labels",
+}
+ROUTES = (
+    *(
+        Route(
+            method,
+            f"{PROMETHEUS_PATH}{path}",
+            functools.partial(read_metrics, path=path),
+            summary,
+            permission=PERMISSION,
+            where="own",
+            query=PARAMETERS[path],
+            answers=_ANSWER,
+        )
+        for path, summary in _QUERIES.items()
+        for method in ("GET", "POST")
+    ),
+    Route(
+        "GET",
+        f"{PROMETHEUS_PATH}label/{{name}}/values",
+        _read_label,
+        "The values of a label",
+        permission=PERMISSION,
+        where="own",
+        query=PARAMETERS["values"],
+        answers=_ANSWER,
+    ),
+)

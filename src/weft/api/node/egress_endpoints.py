@@ -14,6 +14,7 @@ from weft.api.admission.commit import read_again, retry
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
+from weft.api.route import Route
 from weft.contracts.store import Absent, Present, Put
 from weft.kinds.allocation import AllocatedNic
 from weft.kinds.endpoint import ENDPOINT, EndpointSpec, EndpointStatus, endpoint_name
@@ -110,3 +111,16 @@ def _workload(endpoint: Envelope) -> str:
 def _make_nic(endpoint: Envelope, network: Envelope) -> AllocatedNic:
     spec, status = decode_part(network.spec, NetworkSpec), decode_part(network.status, NetworkStatus)
     return make_nic(endpoint, decode_part(endpoint.spec, EndpointSpec), network, spec, status)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/nodes/{name}:egress",
+        egress,
+        "A node's address in a network that a function reaches, by the node itself",
+        where="nodes",
+        takes=EgressEndpointInput,
+        answers=AllocatedNic,
+    ),
+)

@@ -14,6 +14,7 @@ from weft.api.auth.authorise import require_enrolled
 from weft.api.auth.enrolments import change
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, Change, json_answer
+from weft.api.route import Route, Topic
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.node import NODE, NodeSpec
 from weft.kinds.token import TokenStatus
@@ -147,3 +148,25 @@ def _certificate(
         context.settings.server_name,
     )
     return json_answer(answer)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/join",
+        join,
+        "Enrol a node, with a join token",
+        topic=Topic("always", "join"),
+        takes=JoinInput,
+        answers=JoinAnswer,
+    ),
+    Route(
+        "POST",
+        "/v1/nodes/{name}:renew",
+        renew,
+        "Give a node its next certificate, at the node's request",
+        where="nodes",
+        takes=RenewInput,
+        answers=JoinAnswer,
+    ),
+)

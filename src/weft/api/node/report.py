@@ -17,6 +17,7 @@ from weft.api.context import ApiContext
 from weft.api.node.join import make_node, require_own
 from weft.api.node.orphans import find_superseded
 from weft.api.request.call import Call, json_answer
+from weft.api.route import Route, Topic
 from weft.contracts.journal import Event
 from weft.contracts.store import (
     MAX_DIGEST_BYTES,
@@ -35,7 +36,7 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
-from weft.protocol.report import NodeEvent, ReportAnswer, ReportFields
+from weft.protocol.report import NodeEvent, ReportAnswer, ReportBody, ReportFields
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
@@ -299,3 +300,17 @@ async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> l
     for envelope in await _own(context, uid):
         doomed -= {volume.uid for volume in decode_part(envelope.spec, AllocationSpec).volumes}
     return sorted(doomed)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/nodes/{name}:report",
+        report,
+        "Take a node's report about itself",
+        where="nodes",
+        topic=Topic("refused", "report", "node", name="{name}"),
+        takes=ReportBody,
+        answers=ReportAnswer,
+    ),
+)

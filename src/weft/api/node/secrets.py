@@ -7,6 +7,7 @@ import msgspec
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
+from weft.api.route import Route
 from weft.kinds.allocation import AllocationSpec, list_secrets, registry_secret_of
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.objects.envelope import decode_envelope, decode_part
@@ -74,3 +75,16 @@ def _pick(
         key: unseal(context.settings.seal_key, kept.sealed[key], place_of(project, name, key)).decode()
         for key in sorted(keys)
     }
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/nodes/{name}:secrets",
+        secrets,
+        "The secrets that a node's allocation names, by the node itself",
+        where="nodes",
+        takes=SecretsInput,
+        answers=OpenedSecrets,
+    ),
+)

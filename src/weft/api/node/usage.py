@@ -9,6 +9,7 @@ import msgspec
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_flag
+from weft.api.route import Route
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Use, read_digest, total
 from weft.serving.answer import Answer
 
@@ -61,3 +62,17 @@ async def usage(context: ApiContext, call: Call) -> Answer:
 
 def _make_usage(use: Use) -> Usage:
     return Usage(use.cpu / 1000, use.memory, use.disk, use.settled)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/usage",
+        usage,
+        "What nodes and workloads use now",
+        permission="usage:get",
+        where="all",
+        query=("guests",),
+        answers=UsageAnswer,
+    ),
+)

@@ -5,7 +5,7 @@ Both split their writes into commits within the store contract's limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.problem import status_of
 from weft.api.request.target import Target
+from weft.api.route import Route, Topic
 from weft.contracts.store import (
     MAX_COMMIT_BYTES,
     MAX_PRECONDITIONS,
@@ -401,3 +402,25 @@ def _applied(part: _Part) -> dict[str, Any]:
     if draft is None:
         return {}
     return {"action": draft.action, "object": draft.envelope, "changes": draft.changes}
+
+
+def make_objects_schema(item: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The schema of a body with many objects, with ``more`` beside them."""
+    objects = {"type": "array", "maxItems": MOST_OBJECTS, "items": item}
+    return {"type": "object", "required": ["objects"], "properties": {"objects": objects, **more}}
+
+
+RESULTS = {"type": "object", "properties": {"results": {"type": "array", "items": {"type": "object"}}}}
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/apply",
+        apply,
+        "Create or change objects of any kinds, all or none",
+        permission="KIND:update",
+        where="each",
+        topic=Topic("always", "apply"),
+        takes=make_objects_schema({"type": "object"}, dry_run={"type": "boolean"}),
+        answers=RESULTS,
+    ),
+)

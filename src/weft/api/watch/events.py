@@ -10,9 +10,12 @@ from weft.api.auth.authenticate import identify_again
 from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_count, read_flag
+from weft.api.route import Route, refer_to
 from weft.api.watch.stream import BOOKMARK_SECONDS, NDJSON
 from weft.serving.answer import Answer
+from weft.telemetry.journal import Record
 
+_PARAMETERS = ("since", "follow", "object", "limit")
 _PAGE = 100
 _MOST = 1000
 _POLL_SECONDS = 0.3  # other processes write the journal too, and it can't wake anyone
@@ -24,7 +27,7 @@ async def events(context: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "read the journal")
     call.actor.require_somewhere("event:list", "read the journal")
     projects = call.actor.find_projects("event:list")
-    query = call.query("since", "follow", "object", "limit")
+    query = call.query(*_PARAMETERS)
     since = read_count(query, "since", 0, 2**53) if query.get("since") else None
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")
@@ -61,3 +64,18 @@ async def _follow(
         else:
             await context.clock.sleep(_POLL_SECONDS)
         records = await context.journal.read_soon(since=reached, about=about, projects=projects, limit=_MOST)
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/events",
+        events,
+        "What happened; with follow=1 as NDJSON",
+        permission="event:list",
+        where="own",
+        query=_PARAMETERS,
+        answers={"type": "object", "properties": {"items": {"type": "array", "items": refer_to(Record)}}},
+        names=(Record,),
+    ),
+)
