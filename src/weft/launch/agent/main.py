@@ -47,7 +47,6 @@ from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.options import parse_agent, parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME, short_id
-from weft.objects.quantity import parse_bytes, parse_cpu
 
 RENEWAL_SECONDS = 6 * 3600.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -241,9 +240,9 @@ def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) ->
         cgroup=options.cgroup or f"weft/{id}",
         capacity=inspect_capacity(
             str(state),
-            parse_cpu(options.cpu, "cpu") if options.cpu else None,
-            parse_bytes(options.memory, "memory") if options.memory else None,
-            parse_bytes(options.disk, "disk") if options.disk else None,
+            options.cpu,
+            options.memory,
+            options.disk,
         ),
         vxlan_port=options.vxlan_port,
         echo_port=options.echo_port,

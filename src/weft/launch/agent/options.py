@@ -9,8 +9,10 @@ from pathlib import Path
 
 from weft.agent.node.enrolment import default_node_name
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
+from weft.launch.process.amounts import cores, port, size
 
 STATE = Path("/var/lib/weft")
+_LEAST_BYTES = 64 << 20  # of memory and of disk space: with less, a node holds nothing
 _ISOLATED = re.compile(r"microvm|kata(-[a-z0-9]+)*")
 
 
@@ -42,9 +44,13 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--underlay-address", "--address", help="this node's address as other nodes reach it")
     parser.add_argument("--underlay-link", help="the interface with this address")
     parser.add_argument("--cgroup", help="cgroup of the guests, below each controller's mount")
-    parser.add_argument("--cpu", help="cores to offer to guests (default: all)")
-    parser.add_argument("--memory", help="memory to offer to guests (default: all but a reserve)")
-    parser.add_argument("--disk", help="disk space to offer to guests (default: most of what is free)")
+    parser.add_argument("--cpu", type=cores(), help="cores to offer to guests (default: all)")
+    parser.add_argument(
+        "--memory", type=size(_LEAST_BYTES), help="memory to offer to guests (default: all but a reserve)"
+    )
+    parser.add_argument(
+        "--disk", type=size(_LEAST_BYTES), help="disk space to offer to guests (default: most of what is free)"
+    )
     parser.add_argument(
         "--pool",
         action="append",
@@ -53,7 +59,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         help="a folder to offer as storage pool NAME, beside local; nodes that see the same folder share the pool (repeatable)",
     )
     parser.add_argument(
-        "--echo-port", type=int, default=8445, help="UDP port that answers other nodes' probes (default 8445)"
+        "--echo-port", type=port(), default=8445, help="UDP port that answers other nodes' probes (default 8445)"
     )
     parser.add_argument("--sysfs", default="/sys", help="the kernel's device folder (default /sys)")
     parser.add_argument(
@@ -68,7 +74,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         help="where to answer /metrics and /healthz, without credentials: on loopback, or a network of administrators"
         " (default nowhere)",
     )
-    parser.add_argument("--vxlan-port", type=int, default=4789)
+    parser.add_argument("--vxlan-port", type=port(), default=4789)
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
     parser.add_argument(
         "--container-runtime",

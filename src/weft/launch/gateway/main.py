@@ -23,7 +23,7 @@ from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
 from weft.launch.gateway.function_api import keep_function_api
 from weft.launch.gateway.functions import make_functions
-from weft.launch.process.address import split_address, take_origin, url_at
+from weft.launch.process.address import split_address, take_address, take_origin, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.objects.errors import Unavailable
@@ -41,11 +41,16 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="weft gateway", description="Run the gateway in the foreground.")
     parser.add_argument("--state", type=Path, required=True, help="the server's state folder")
     parser.add_argument(
-        "--gateway", action="append", metavar="ADDRESS:PORT", help="where to listen (default 127.0.0.1:8444)"
+        "--gateway",
+        action="append",
+        type=take_address,
+        metavar="ADDRESS:PORT",
+        help="where to listen (default 127.0.0.1:8444)",
     )
     parser.add_argument(
         "--functions",
         action="append",
+        type=take_address,
         metavar="ADDRESS:PORT",
         help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import re
 
 from weft.gateway.stream.origins import read_origin
 from weft.objects.errors import InvalidInput
@@ -22,6 +23,16 @@ def url_at(host: str, port: int) -> str:
     """The URL by which a process of this machine reaches the listener at ``host`` and ``port``."""
     host = ANY.get(host, host)
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def take_address(text: str) -> str:
+    """ADDRESS:PORT from a command line. Raises ArgumentTypeError for anything else."""
+    _, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is not an address and a port from 1 to 65535; write it like 127.0.0.1:8443"
+        )
+    return text
 
 
 def take_origin(text: str) -> str:

@@ -16,14 +16,15 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
-from weft.launch.process.address import take_origin, take_source
+from weft.launch.process.address import take_address, take_origin, take_source
+from weft.launch.process.amounts import count, duration, size
 from weft.launch.process.supervisor import Supervisor, supervising
 from weft.launch.server.lock import hold_server
 from weft.launch.server.metrics import PROGRAM, plan_database, require_program
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.launch.store.etcd import plan_etcd
 from weft.objects.errors import InvalidInput, WeftError
-from weft.objects.quantity import parse_bytes, parse_duration
+from weft.telemetry.audit.log import FILE_BYTES
 from weft.telemetry.audit.syslog import read_target
 from weft.telemetry.metrics.database import OFF, OWN, Database, read_option
 
@@ -53,18 +54,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen",
         action="append",
+        type=take_address,
         metavar="ADDRESS:PORT",
         help="where the API listens (repeatable; default 127.0.0.1:8443)",
     )
     parser.add_argument(
         "--gateway",
         action="append",
+        type=take_address,
         metavar="ADDRESS:PORT",
         help="where exec, console and log streams connect (default 127.0.0.1:8444)",
     )
     parser.add_argument(
         "--functions",
         action="append",
+        type=take_address,
         metavar="ADDRESS:PORT",
         help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
     )
@@ -106,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--most-objects",
         metavar="NUMBER",
-        type=int,
+        type=count(1, 100_000_000),
         default=5_000,
         help="how many objects of a kind a project may have; ten times as many VMs, containers, migrations and versions, and"
         " objects of kinds that belong to no project (default 5000)",
@@ -114,25 +118,28 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--writes-per-second",
         metavar="NUMBER",
-        type=int,
+        type=count(0, 1_000_000),
         default=200,
         help="how many objects a person may write in a second, and ten times as many in a burst; 0: no limit (default 200)",
     )
     parser.add_argument(
         "--user-token-life",
         metavar="DURATION",
+        type=duration(60.0),
         default="90d",
         help="how long tokens are valid at most that users make for themselves after a login (default 90d)",
     )
     parser.add_argument(
         "--audit-keep",
         metavar="DURATION",
+        type=duration(3600.0),
         default="365d",
         help="how long the audit log is kept, like 365d (default 365d)",
     )
     parser.add_argument(
         "--audit-most",
         metavar="SIZE",
+        type=size(2 * FILE_BYTES),
         default="4G",
         help="how large the audit log may become: then its oldest files go (default 4G)",
     )
@@ -148,7 +155,11 @@ def make_parser() -> argparse.ArgumentParser:
         " victoriametrics=URL, or prometheus=URL (default local, where VictoriaMetrics is installed)",
     )
     parser.add_argument(
-        "--metrics-keep", metavar="DURATION", default="31d", help="how long --metrics local keeps it (default 31d)"
+        "--metrics-keep",
+        metavar="DURATION",
+        type=duration(86_400.0),
+        default="31d",
+        help="how long --metrics local keeps it (default 31d)",
     )
     parser.add_argument(
         "--metrics-secret-file",
@@ -159,6 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume-elsewhere-after",
         metavar="DURATION",
+        type=duration(),
         default="60s",
         help="how long a VM that was suspended for another workload waits for its own node before it may resume on another one"
         " (default 60s)",
@@ -203,12 +215,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         except WeftError as problem:
             parser.error(f"--store: {problem.message}; {problem.hint}")
     try:
-        options.audit_keep = parse_duration(options.audit_keep, "--audit-keep")
-        options.user_token_life = parse_duration(options.user_token_life, "--user-token-life")
-        options.audit_most = parse_bytes(options.audit_most, "--audit-most")
         options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
-        options.metrics_keep = parse_duration(options.metrics_keep, "--metrics-keep")
-        options.resume_elsewhere_after = parse_duration(options.resume_elsewhere_after, "--resume-elsewhere-after")
         options.metrics, options.database = _read_metrics(options)
     except WeftError as problem:
         parser.error(f"{problem.message}; {problem.hint}")

@@ -1,0 +1,55 @@
+"""Errors about fields, in the words of who typed flags: ``--by is missing`` for ``input.by is missing``.
+
+Pure. The table is the command's own: each flag that sets a field is named after the field's path."""
+
+from __future__ import annotations
+
+import re
+
+import click
+from click.core import ParameterSource
+
+from weft.cli.command.flags import flag_parameter
+from weft.objects.errors import WeftError
+
+_FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
+
+
+def name_flags(command: click.Context, problem: WeftError) -> WeftError:
+    """``problem`` with the flags of ``command`` for the fields that they set. Its ``field`` stays: programs read that."""
+    flags = _find_flags(command)
+    if flag := flags.get(problem.field or ""):  # of a verb's input, by its name alone
+        problem.message = re.sub(rf"^{re.escape(problem.field or '')}(?=[: ])", flag, problem.message)
+    problem.message = _rename(flags, problem.message)
+    hint = problem.hint or ""
+    if (problem.field or "").startswith("input.") and problem.message.endswith(" is missing") and hint:
+        hint = f"give {problem.message.removesuffix(' is missing')} ({hint[:1].lower()}{hint[1:]})"  # what the field is
+    problem.hint = _rename(flags, hint) or None
+    for other in problem.details.get("problems") or []:
+        other["message"] = _rename(flags, str(other.get("message", "")))
+    return problem
+
+
+def _find_flags(command: click.Context) -> dict[str, str]:
+    """Each flag by its parameter's name. Where a file may set fields, too: only the flags that were typed."""
+    every = not command.params.get("config")
+    return {
+        param.name: param.opts[0]
+        for param in command.command.params
+        if isinstance(param, click.Option)
+        and param.name
+        and (every or command.get_parameter_source(param.name) is ParameterSource.COMMANDLINE)
+    }
+
+
+def _rename(flags: dict[str, str], text: str) -> str:
+    return _FIELD.sub(lambda found: _find_flag(flags, found[0]) or found[0], text)
+
+
+def _find_flag(flags: dict[str, str], path: str) -> str | None:
+    """``--memory`` for ``spec.memory``, ``--env A`` for ``spec.env.A``, ``--by`` for ``input.by``."""
+    way = path.partition("[")[0].removeprefix("input.").split(".")
+    for length in range(len(way), 0, -1):
+        if flag := flags.get(flag_parameter(".".join(way[:length]))):
+            return " ".join([flag, *way[length:]])
+    return None

@@ -1,0 +1,68 @@
+"""Numbers, sizes and durations on the command lines of the server and the agent, each with its range. Pure.
+
+Each function makes an argparse type; argparse puts the option's name before its ArgumentTypeError."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import format_bytes, format_duration, parse_bytes, parse_cpu, parse_duration
+
+T = TypeVar("T")
+_SHOWN = 60
+
+
+def count(least: int, most: int) -> Callable[[str], int]:
+    """A whole number from ``least`` to ``most``."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,12}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"give a whole number from {least} to {most}, not {text[:_SHOWN]!r}")
+        return int(text)
+
+    return read
+
+
+def port() -> Callable[[str], int]:
+    return count(1, 65_535)
+
+
+def duration(least: float = 0.0) -> Callable[[str], float]:
+    """Seconds, at least ``least``."""
+
+    def read(text: str) -> float:
+        seconds = _parse(parse_duration, text)
+        if seconds < least:
+            raise argparse.ArgumentTypeError(
+                f"give a duration from {format_duration(least)} to 100 years, not {text[:_SHOWN]!r}"
+            )
+        return seconds
+
+    return read
+
+
+def size(least: int) -> Callable[[str], int]:
+    """Bytes, at least ``least``."""
+
+    def read(text: str) -> int:
+        amount = _parse(parse_bytes, text)
+        if amount < least:
+            raise argparse.ArgumentTypeError(f"give a size of {format_bytes(least)} or more, not {text[:_SHOWN]!r}")
+        return amount
+
+    return read
+
+
+def cores() -> Callable[[str], float]:
+    return lambda text: _parse(parse_cpu, text)
+
+
+def _parse(parse: Callable[[object, str], T], text: str) -> T:
+    try:
+        return parse(text, "value")
+    except InvalidInput as problem:
+        raise argparse.ArgumentTypeError(f"{problem.message.removeprefix('value: ')}; {problem.hint}") from None
