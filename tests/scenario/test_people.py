@@ -339,6 +339,26 @@ def test_a_role_binding_says_who_its_users_are_at_the_provider(lab: DoorsLab) ->
     assert made["identities"] == {"olga": "", "pia": "https://login.example#17"}
 
 
+def test_a_token_for_a_project_that_does_not_exist_is_refused(lab: DoorsLab) -> None:
+    def make(client: Client, project: str) -> None:
+        client.create({"kind": "token", "spec": {"use": "access", "role": "viewer", "project": project}})
+
+    create(lab, "project", "physics")
+    create(lab, "project", "chemistry")
+    with pytest.raises(NotFound, match='project "physic" not found') as refused:
+        make(lab.client, "physic")
+    assert refused.value.hint == "did you mean physics?"
+    make(lab.client, "physics")
+    add_user(lab, "ines")
+    create(lab, "rolebinding", "ines-physics", role="editor", project="physics", users=["ines"])
+    ines = log_in(lab, "ines")
+    make(ines, "physics")
+    for project in ("chemistry", "chemistr"):  # she doesn't learn which of them exists
+        with pytest.raises(Forbidden, match=rf"ines has no \S+ in (project )?{project}:") as hidden:
+            make(ines, project)
+        assert "chemistry?" not in str(hidden.value.hint)
+
+
 def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: DoorsLab) -> None:
     add_user(lab, "gina")
     add_user(lab, "hugo")

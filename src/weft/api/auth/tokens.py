@@ -9,12 +9,13 @@ from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import record_change, settle
 from weft.api.admission.limits import LOGIN_LABEL, limit_objects
+from weft.api.admission.references import plan_project
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, object_answer
 from weft.api.request.manifest import read_manifest
-from weft.contracts.store import Put
+from weft.contracts.store import Precondition, Put
 from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN, TokenSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
@@ -67,6 +68,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     async def plan(view: View) -> Draft:
         draft = await admit.plan_create(context, view, manifest, call.actor)
         _give_owner(call.actor, draft, latest)
+        draft.preconditions += await _plan_project(view, call.actor, full.get("project"))
         draft.counted = await limit_objects(context, view, TOKEN, draft.envelope)
         return draft
 
@@ -87,6 +89,16 @@ async def _find_latest_end(context: ApiContext, actor: Actor) -> float | None:
     if LOGIN_LABEL in made_by.envelope.labels:
         return context.clock.now() + context.settings.user_token_seconds
     return made_by.spec.expires_at
+
+
+async def _plan_project(view: View, actor: Actor, project: str | None) -> list[Precondition]:
+    """The precondition that the token's project exists. Raises NotFound, naming a similar one, for those who may see it, and
+    Forbidden for those without a role in it: they learn nothing about it."""
+    if project is None or actor.permits("project:get", project) or actor.permits("token:create", project):
+        return await plan_project(view, project)
+    if not any(grant.project in (None, project) for grant in actor.grants):
+        raise actor.refuse("project:get", project, "create a token")
+    return []
 
 
 def _give_owner(actor: Actor, draft: Draft, latest: float | None) -> None:
