@@ -92,6 +92,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     relocating: bool = False  # one of its disks is being relocated
     unwell: str = ""  # why its health check ends it
     stage: Stage = "active"  # of its lease
+    postponed: bool = False  # the server must confirm that its lease may begin, or be prepared, now
     in_contact: bool = True  # the server hears this node
     soon: bool = False  # its preparation begins within FETCH_AHEAD_SECONDS
     fetched: bool = False  # its image was fetched ahead
@@ -320,6 +321,8 @@ def _plan_ahead(facts: PlanInput) -> Plan | None:
     why = f"its lease begins at {format_time(lease.start)}"
     if not facts.in_contact:
         why = "its lease begins when the server hears this node again: it may have been given to another"
+    elif facts.postponed and facts.stage == "waits":  # the answer is on its way
+        return None if is_alive(guest) else Plan((), "pending")
     if facts.stage == "waits":
         fetches = facts.soon and not facts.fetched and facts.local.spec.image is not None and facts.in_contact
         steps = (Step.FETCH,) if fetches and kind_of(facts.local.spec).has_root_disk else ()

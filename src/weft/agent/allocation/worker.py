@@ -31,7 +31,7 @@ from weft.agent.migration.disk_relocation import begin_relocation
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import DiskRelocation, StepFailure
 from weft.agent.state.allocation_state import AllocationState, has_begun
-from weft.agent.state.lease import Stage, closes_ports, find_stage, is_soon, put_off
+from weft.agent.state.lease import Stage, closes_ports, find_stage, is_soon, postpone
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
@@ -63,7 +63,7 @@ class Worker:
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
         self._stage: Stage = "active"  # at the last turn
-        self._put_off = False  # its lease would have begun, or its preparation, but for the server's silence
+        self._postponed = False  # its lease would have begun, or its preparation, but for the server's silence
         self._closed = closes_ports(state.local.spec.lease, state.guest, clock.now(), begun=has_begun(state))
         self._network: asyncio.Task[str] | None = None  # runs beside the steps for disks
 
@@ -97,7 +97,8 @@ class Worker:
             relocating=migrations.is_relocating(state.local.uid),
             unwell=state.unwell,
             stage=self._find_stage(),
-            in_contact=has_begun(state) or not self._put_off,
+            postponed=self._postponed,
+            in_contact=not self._postponed or self._reporter.contact.is_in_contact,
             soon=is_soon(state.local.spec.lease, self._clock.now()),
             fetched=state.fetched,
             prepared=state.prepared,
@@ -108,15 +109,15 @@ class Worker:
         """The stage of its lease, which begins only while the server hears this node."""
         state, checkpoint = self.state, self.state.checkpoint
         stage = find_stage(state.local.spec.lease, self._clock.now())[0]
-        self._put_off = False
+        self._postponed = False
         if has_begun(state) or stage not in ("ahead", "imminent", "active"):
             return stage
         if self._reporter.contact.confirms(state.local.name):
             if stage == "active":
                 state.checkpoint = replace(checkpoint, begun=True)
             return stage
-        self._put_off = True
-        return put_off(stage, prepares=checkpoint.run != "new" or state.prepared)
+        self._postponed = True
+        return postpone(stage, prepares=checkpoint.run != "new" or state.prepared)
 
     async def care(self) -> None:
         """Do what is due, until everything of the allocation is gone from the node."""

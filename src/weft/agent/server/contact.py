@@ -31,9 +31,14 @@ class Contact:
             frozenset()
         )  # names of allocations that were this node's after the server had the token
 
+    @property
+    def is_in_contact(self) -> bool:
+        """Whether the server has this node's newest token, and answers."""
+        return self._known == self.token and not self._is_silent()
+
     def confirms(self, name: str) -> bool:
         """Whether a lease of allocation ``name`` may begin now; if that isn't known, asks."""
-        if self._known != self.token or self._is_silent():
+        if not self.is_in_contact:
             return False
         if name in self._own:
             return True

@@ -46,7 +46,7 @@ def is_soon(lease: AllocatedLease | None, now: float) -> bool:
     return lease is not None and now >= lease.prepare_at - FETCH_AHEAD_SECONDS
 
 
-def put_off(stage: Stage, *, prepares: bool) -> Stage:
+def postpone(stage: Stage, *, prepares: bool) -> Stage:
     """The stage of a lease that may not begin; ``prepares``: its preparation has begun."""
     if stage in ("ahead", "imminent", "active") and not prepares:
         return "waits"

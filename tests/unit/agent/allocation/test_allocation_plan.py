@@ -421,6 +421,14 @@ def test_before_its_lease_a_machine_boots_and_is_held_and_goes_on_with_the_start
     assert plan_for(active, guest("running", ready=True), 0.0).state == "running"
 
 
+def test_a_lease_that_waits_for_the_server_s_word_says_so_only_while_the_server_doesn_t_hear_the_node() -> None:
+    postponed = msgspec.structs.replace(leased(stage="waits"), postponed=True)
+    plan = plan_allocation(postponed)  # the server's answer is on its way
+    assert (plan.steps, plan.state, plan.reason, plan.message) == ((), "pending", "", "")
+    lost = plan_allocation(msgspec.structs.replace(postponed, in_contact=False))
+    assert (lost.state, lost.reason) == ("pending", LEASE_WAITS) and "hears this node again" in lost.message
+
+
 def test_the_image_is_fetched_before_the_preparation_begins_and_a_failure_is_none_of_the_lease() -> None:
     waits = msgspec.structs.replace(leased(stage="waits"), soon=True)
     plan = plan_allocation(waits)

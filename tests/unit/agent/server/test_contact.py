@@ -29,6 +29,7 @@ def test_a_lease_may_begin_once_the_server_knows_of_the_silence_and_lists_it_aft
     assert not node.contact.confirms("a") and not node.asked
     assert node.report()
     assert not node.contact.confirms("a") and not node.contact.confirms("b") and len(node.asked) == 1
+    assert node.contact.is_in_contact  # the answer is on its way
     node.list_own("a")
     assert node.contact.confirms("a")
     assert not node.contact.confirms("b") and len(node.asked) == 2  # it may have come since
@@ -49,7 +50,7 @@ def test_after_a_silence_it_needs_another_token_and_another_list() -> None:
     token = node.contact.token
     node.contact.confirms("b")
     node.clock.time += CONTACT_SECONDS + 0.1
-    assert not node.contact.confirms("a")
+    assert not node.contact.confirms("a") and not node.contact.is_in_contact
     node.contact.note_sending()
     assert node.contact.token != token
     node.list_own("a", "b")  # asked for before the silence
