@@ -95,7 +95,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     pools: tuple[str, ...] = ()  # that its node must have: NAME or, where data exists already, NAME@ID
     runtime: str = ""  # what its node's runtimes must be able to run, where ``machine`` doesn't say it
     basis: Basis = "allocation"  # of strategies that compare how full nodes are
-    gives_way: bool = False  # it is preempted for workloads that find no capacity, and preempts nobody
+    preemptible: bool = False  # it is preempted for workloads that find no capacity, and preempts nobody
 
 
 class Texts(msgspec.Struct, frozen=True):

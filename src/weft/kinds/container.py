@@ -330,7 +330,7 @@ WORKLOAD = Workload(
     is_alike=_is_alike,
     resize=_resize,
     runs_once=lambda spec: bool(spec.once),
-    gives_way=lambda spec: bool(spec.preemptible),
+    preemptible=lambda spec: bool(spec.preemptible),
     checks_health=lambda spec: spec.health_check is not None,
     checkpoint_bar=_bar_checkpoint,
 )

@@ -213,7 +213,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_alike: Callable[[Any, Any], bool]  # whether both are the same but for size, NICs and images
     resize: Callable[[Any, Any, set[str]], None]  # write these fields into an allocation's new spec
     runs_once: Callable[[Any], bool] = lambda _: False  # it never starts again after its end
-    gives_way: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
+    preemptible: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
     checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy
     # Of its allocation: why no node can save it as it runs, for another to continue it; "" if one may. None: this kind isn't saved.
     checkpoint_bar: Callable[[Any], str] | None = None

@@ -142,7 +142,7 @@ def lay_out(root: Path) -> None:
     for place, text in FILES.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_text(text)
-    _put_off(root, "systemd-resolved.service")
+    _postpone(root, "systemd-resolved.service")
     (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
     for left in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log/journal", "var/cache/debconf"):
         shutil.rmtree(root / left, ignore_errors=True)
@@ -150,7 +150,7 @@ def lay_out(root: Path) -> None:
         (root / empty).mkdir(parents=True, exist_ok=True)
 
 
-def _put_off(root: Path, unit: str) -> None:
+def _postpone(root: Path, unit: str) -> None:
     """Nothing waits for this one before it is needed; by Debian's the whole system and its agents would."""
     text = (root / "lib/systemd/system" / unit).read_text()
     text = text.replace("Before=sysinit.target network.target ", "Before=multi-user.target ")

@@ -90,7 +90,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 def may_preempt(request: Request) -> bool:
-    return not request.gives_way and request.mode == "long-lived" and not request.gang
+    return not request.preemptible and request.mode == "long-lived" and not request.gang
 
 
 def read_need(request: Request, uid: str, lease: LeaseRequest | None, grace_seconds: float) -> Need:
@@ -201,13 +201,13 @@ def _find_on(
     row = snapshot.index_of(uid)
 
     def fits(some: Sequence[Victim]) -> bool:
-        with giving_way(engine, some):
+        with preempting(engine, some):
             return _fits(engine, need, uid, now)
 
     chosen = None if row is None else choose_victims(victims, fits, tries)
     if row is None or chosen is None:
         return None
-    with giving_way(engine, chosen):
+    with preempting(engine, chosen):
         slot = find_slot_on(engine, need, uid, now)
     return Way(row, chosen, slot)
 
@@ -251,7 +251,7 @@ def _list_choices(victims: Sequence[Victim], tries: Iterator[int]) -> Iterator[l
             yield [one for one in ranked if id(one) in taken]
 
 
-def giving_way(engine: Engine, victims: Sequence[Victim]) -> AbstractContextManager[None]:
+def preempting(engine: Engine, victims: Sequence[Victim]) -> AbstractContextManager[None]:
     """A context in which they have given way."""
     gone = [victim.key for victim in victims if not victim.suspends]
     return without(engine.snapshot, gone, resting=[victim.key for victim in victims if victim.suspends])

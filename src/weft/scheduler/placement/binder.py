@@ -24,7 +24,7 @@ from weft.scheduler.allocation.bind import (
     plan_refusal,
     plan_waiting,
 )
-from weft.scheduler.allocation.preempt import giving_way, join_victims
+from weft.scheduler.allocation.preempt import join_victims, preempting
 from weft.scheduler.batches import Batch
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import describe_choice
@@ -84,7 +84,7 @@ class Binder:
         candidate, row, way = place.candidate, place.row, place.way
         node = self._view.find(NODES_BY_UID, self._snapshot.uids[row])[0]
         uid = new_uid()
-        with giving_way(self._engine, way.victims) if way is not None else contextlib.nullcontext():
+        with preempting(self._engine, way.victims) if way is not None else contextlib.nullcontext():
             load = self._count(place, node.uid, uid)
             self._engine.last = node.envelope.name
             what = f"{find_kind(candidate.workload.envelope.kind).title} '{candidate.workload.envelope.name}'"

@@ -13,8 +13,8 @@ from weft.scheduler.allocation.preempt import (
     describe_kept,
     describe_way,
     find_way,
-    giving_way,
     name_victims,
+    preempting,
     read_need,
 )
 from weft.scheduler.engine.explain import explain
@@ -36,7 +36,7 @@ def preempt(search: Search, candidate: Candidate, now: float) -> tuple[Candidate
     if way.slot is not None:  # its capacity is counted over time
         candidate = msgspec.structs.replace(candidate, lease=way.slot.lease)
         request = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
-    with giving_way(search.engine, way.victims):
+    with preempting(search.engine, way.victims):
         explanation = explain(search.engine, request, workload.uid, way.row)
     return candidate, Placement(candidate, way.row, explanation, way=way)
 

@@ -186,7 +186,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             spread=affinity.spread,
             data=data,
             leans=affinity.leans + leans,
-            gives_way=record.gives_way(spec),
+            preemptible=record.preemptible(spec),
         ),
         incarnation=max([workload.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)])
         + 1,
