@@ -48,7 +48,7 @@ def test_a_wrong_one_is_shown_at_its_character(fabric: Fabric) -> None:
     said = create(fabric, "x", "--constraint", "storage=nvme,memory=>32GB")
     assert said.code == 2
     assert said.err == (
-        "error: spec.constraint: character 20: '=>' is not an operator\n"
+        "error: --constraint: character 20: '=>' is not an operator\n"
         "  storage=nvme,memory=>32GB\n"
         "                     ^^\n"
         "did you mean >=?\n"
@@ -57,7 +57,7 @@ def test_a_wrong_one_is_shown_at_its_character(fabric: Fabric) -> None:
     assert said.code == 2
     assert "memory>8GB (character 1) and memory<4GB (character 16)" in said.err
     said = create(fabric, "x", "--prefer", "zone=a;weight=2")
-    assert (said.code, "spec.prefer[0]: weight '2' is not a number from 0 to 1" in said.err) == (2, True)
+    assert (said.code, "--prefer: weight '2' is not a number from 0 to 1" in said.err) == (2, True)
     assert fabric.weft("get", "vm/x").code == 3
     assert create(fabric, "x").code == 0
     said = fabric.weft("vm", "set", "x", "--constraint", "zone=a,zone=b")

@@ -405,7 +405,7 @@ def test_the_report_on_fairness_says_what_each_project_has(fabric: Fabric) -> No
     row = next(r for r in fabric.weft("fairness").out.splitlines() if r.startswith("default"))
     assert row.split() == "default 1 25.0% 100.0% cpu 0 2 64 MiB 0".split()
     low = fabric.weft("project", "set", "heavy", "--weight", "0")
-    assert low.code == 2 and "spec.weight: expected a number >= 0.01" in low.err
+    assert low.code == 2 and "--weight: expected a number >= 0.01" in low.err
     for name in ("vm/has", "project/heavy"):
         assert fabric.weft("delete", name, "--yes").code == 0
 

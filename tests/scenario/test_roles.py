@@ -287,7 +287,7 @@ def test_a_role_is_written_by_flags_or_from_a_file_and_named_like_a_built_in_one
     )
     for wrong, hint in (
         (("--rule", "vm"), "write KIND=VERB"),
-        (("--rule", "vm="), "spec.rules.vm has no verbs"),
+        (("--rule", "vm="), "--rule vm has no verbs"),
         ((), "give --rule"),
         (("--rule", "vm=fly"), "'fly' is not a verb of vm"),
     ):

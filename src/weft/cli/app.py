@@ -14,7 +14,7 @@ import weft
 from weft.cli.command import grammar, options
 from weft.cli.command.errors import complain, complain_of_usage
 from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK, SIGPIPE
-from weft.cli.command.lookup import add_what_is_there
+from weft.cli.command.lookup import clarify
 from weft.cli.session import Clock, Session
 from weft.objects.errors import WeftError
 
@@ -64,7 +64,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         return complain_of_usage(problem, _guess_output(session, argv), session.color)
     except WeftError as problem:
         _show_trace(session)
-        return complain(add_what_is_there(session, problem), _find_output(session), session.color, session.debug)
+        return complain(clarify(session, problem), _find_output(session), session.color, session.debug)
     except (BrokenPipeError, grammar.ReaderGone):
         _drop_output()
         return SIGPIPE if session.unfinished else OK  # the reader has read enough

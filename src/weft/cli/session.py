@@ -16,6 +16,8 @@ from weft.cli.output.terminal import Paint, plan_paint
 from weft.objects.errors import Forbidden
 
 if TYPE_CHECKING:
+    import click
+
     from weft.client import Client
     from weft.client.connection import Request
 
@@ -55,6 +57,7 @@ class Session:
         self._make_clock = make_clock
         self.environ = environ
         self.typed: list[str] = []  # the command line, after ``weft``
+        self.command: click.Context | None = None  # the command that runs, with its flags
         self.context_file: str | None = None
         self.given_project: str | None = None
         self.all_projects = False

@@ -60,6 +60,8 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
         elif error.possibilities:
             meant = suggest(error.option_name, list(error.possibilities))
             hints.append(f"did you mean {meant or ', '.join(sorted(error.possibilities)[:3])}?")
+    elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
+        message = _name_argument(error)
     context = getattr(error, "ctx", None)
     if context is not None:
         if isinstance(error, click.NoSuchOption) and (rule := getattr(context.command, "where_options_go", "")):
@@ -69,6 +71,14 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     complaint = WeftError(message, reason="usage", hint=hint or None)
     complain(complaint, output, color)
     return USAGE
+
+
+def _name_argument(error: click.BadParameter) -> str:
+    """What is wrong with an argument, which was typed without a name."""
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"{error.param.human_readable_name} is missing"
+    message = error.message.rstrip(".")
+    return message[:1].lower() + message[1:]
 
 
 def _options_of(context: click.Context | None) -> list[str]:

@@ -3,6 +3,7 @@ that change something take exact names only: tomorrow, another object may have t
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,9 +81,11 @@ def is_image(session: Session, word: str) -> bool:
     return True
 
 
-def add_what_is_there(session: Session, problem: WeftError) -> WeftError:
-    """``problem`` with a hint from the server: for a name that doesn't exist a similar one, for a size that no guest can have the
-    sizes of the nodes. Without an answer there is no hint."""
+def clarify(session: Session, problem: WeftError) -> WeftError:
+    """``problem`` in the words of the command line: with flags instead of fields, and with a hint from the server: for a name that
+    doesn't exist a similar one, for a size that no guest can have the sizes of the nodes. Without an answer there is no hint."""
+    if session.command is not None and problem.field:
+        importlib.import_module("weft.cli.command.flag_names").name_flags(session.command, problem)
     try:
         if problem.token == NotFound.reason and problem.details.get("kind") in BY_NAME:
             kind, name = BY_NAME[problem.details["kind"]], str(problem.details.get("name"))

@@ -150,6 +150,8 @@ def build(
     def callback(**given: Any) -> int | None:
         context = click.get_current_context()
         session = context.find_object(Session)
+        if session is not None:
+            session.command = context
         if session is not None and session.explain:
             module = importlib.import_module("weft.cli.command.explain")
             explained: int = module.explain_run(session, context, lambda: run(session, kind, **given))

@@ -154,7 +154,10 @@ def _verify_files(files: Iterable[Path]) -> AuditVerdict:
             try:
                 lines: BinaryIO = stack.enter_context(file.open("rb"))
             except OSError as problem:
-                raise InvalidInput(f"{file}: {(problem.strerror or str(problem)).lower()}") from None
+                raise InvalidInput(
+                    f"{file}: {(problem.strerror or str(problem)).lower()}",
+                    hint="give a file that exists and that you may read; weft audit export FILE writes one",
+                ) from None
             while line := lines.readline(_LONGEST_LINE):
                 if not check.verdict.records and not line.startswith(_BEGINS):
                     raise InvalidInput(

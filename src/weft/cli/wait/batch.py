@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from weft.cli.command.errors import complain
 from weft.cli.command.exit_codes import OK, partial_code
-from weft.cli.command.lookup import add_what_is_there
+from weft.cli.command.lookup import clarify
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish
@@ -26,7 +26,7 @@ def each(session: Session, targets: Sequence[Target], act: Callable[[Target], ob
         except WeftError as problem:
             if len(targets) == 1:
                 raise
-            codes.append(complain(add_what_is_there(session, problem), session.output, session.color, session.debug))
+            codes.append(complain(clarify(session, problem), session.output, session.color, session.debug))
     return codes
 
 

@@ -169,9 +169,9 @@ def _require(lease: LeaseRequest, name: str, mode: str) -> None:
         return
     if given:
         raise InvalidInput(
-            f"spec.lease.{name} goes with mode {mode}, not {lease.mode}",
+            f"spec.lease.{name} goes with spec.lease.mode {mode}, not {lease.mode}",
             field=f"spec.lease.{name}",
-            hint=f"leave it out, or give mode {mode}",
+            hint=f"leave it out, or give spec.lease.mode {mode}",
         )
     raise InvalidInput(
         f"spec.lease.{name} is missing: a lease of mode {mode} needs it",

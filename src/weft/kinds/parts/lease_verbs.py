@@ -51,7 +51,11 @@ def _extend(obj: Object, given: ExtendLeaseInput) -> dict[str, Any]:
     lease, what = _read_lease(obj, "extended"), f"{obj['kind']}/{obj['name']}"
     if lease.get("duration") is None:
         raise IllegalTransition(f"the lease of {what} has no end", reason="noEnd", hint="there is nothing to extend")
-    if given.by <= 0 or lease["duration"] + given.by > LONGEST_SECONDS:
+    if given.by < 1.0:
+        raise InvalidInput(
+            f"by: {format_duration(given.by)} is less than a second", field="by", hint="give a duration like 30m"
+        )
+    if lease["duration"] + given.by > LONGEST_SECONDS:
         raise InvalidInput(
             f"by: {format_duration(given.by)} would make it {format_duration(lease['duration'] + given.by)} long",
             field="by",

@@ -100,15 +100,15 @@ def test_no_word_means_two_things() -> None:
         ("schema vm.spec.cpuu", "is not a field", "did you mean vm.spec.cpu?"),
         ("vm list -o jsn", "'jsn' is not one of", "weft vm list --help"),
         ("vm wait web --timeout soon", "'soon' is not a duration", "30s"),
-        ("vm create web", "spec.image is missing", "give --image"),
-        ("vm create web --image tiny --memory -5G", "spec.memory: -5G is negative", "512M"),
+        ("vm create web", "--image is missing", "give --image"),
+        ("vm create web --image tiny --memory -5G", "--memory: -5G is negative", "512M"),
         ("vm create web --image tiny --memory=5X", "not a unit of size", "512M"),
         ("vm create web --image tiny --cpu nan", "not a number of cores", "0.5"),
-        ("vm create web --image tiny --publish 99999:80", "spec.publish[0]: port 99999", "HOST:GUEST"),
+        ("vm create web --image tiny --publish 99999:80", "--publish: port 99999", "HOST:GUEST"),
         ("vm create Web_1 --image tiny", "name 'Web_1' is not a valid name", "a-z"),
         ("vm create a b --image tiny", "more than one name given", "--help"),
-        ("network create blue --cidr 10.0.0.1/24", "spec.cidr", "10.20.0.0/24"),
-        ("volume create data", "spec.size is missing", "give --size"),
+        ("network create blue --cidr 10.0.0.1/24", "--cidr: 10.0.0.1/24 has", "10.20.0.0/24"),
+        ("volume create data", "--size is missing", "give --size"),
         ("image add x ssh://host/x", "no scheme weft can fetch", "file:///"),
         ("vm delete web", "--yes", ""),
         ("vm exec web", "the command is missing", "weft vm exec web -- CMD"),
@@ -119,6 +119,18 @@ def test_no_word_means_two_things() -> None:
         ("logs web --since soon", "'--since': 'soon' is not a duration", "weft logs --help"),
         ("vm migrate web --live --cold", "give either --live or --cold, not both", ""),
         ("vm migrate web --cold --live --dry-run", "give either --live or --cold, not both", ""),
+        ("vm create web --image tiny --lease reservation", "--start is missing", "give a time like"),
+        ("job create x --image y --lease reservation -- true", "--start is missing", "give a time like"),
+        (
+            "vm create web --image tiny --lease immediate --start 2h",
+            "--start goes with --lease reservation",
+            "leave it out",
+        ),
+        ("reservation create r --cpu 1 --memory 1G", "--duration: give either this or --end", "write 2h"),
+        ("audit verify /", "'/' is a directory", "weft audit --help"),
+        ("audit verify /nope", "/nope: no such file", "weft audit export FILE writes one"),
+        ("audit delete", "'delete' is not one of", "weft audit --help"),
+        ("schema", "KIND[.FIELD] is missing", "weft schema"),
         ("volume create --config none.yaml x", "none.yaml: no such file", ""),
     ],
 )
@@ -131,6 +143,17 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
     assert says in err
     assert suggests in err
     assert "Traceback" not in err
+    assert "invalid value for '[" not in err
+
+
+def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> None:
+    Path("web.yaml").write_text("kind: vm\nname: web\nspec:\n  image: tiny\n  memory: -5G\n")
+    code, _, err = weft("vm create --config web.yaml --cpu 1")
+    assert code == 2 and "web.yaml:5" in err and "spec.memory" in err
+    code, _, err = weft("vm create --config web.yaml --memory=-6G")
+    assert code == 2 and "--memory: -6G is negative" in err
+    code, _, err = weft("vm create web --image tiny --memory=-5G -o json")
+    assert code == 2 and json.loads(err)["details"]["field"] == "spec.memory"
 
 
 @pytest.mark.parametrize(
