@@ -1,4 +1,4 @@
-"""Quantities as people write them: sizes, cores, durations, percentages. Pure.
+"""Quantities as people write them: sizes, cores, durations, percentages; and the order of cells with them. Pure.
 
 Sizes: ``K M G T P`` and ``Ki Mi …``/``KiB MiB …`` count in 1024s; ``KB MB GB TB PB`` count in 1000s. A bare number is bytes.
 Durations: ``500ms 30s 5m 2h 7d 1w`` or several after each other (``1h30m``); a bare number is seconds.
@@ -20,6 +20,10 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 60
 MAX_BYTES = 2**60
 LONGEST_SHOWN = 80  # characters of a refused text
 LAST_MOMENT = 253402300799.0  # seconds since 1970: calendars end with the year 9999
+NONE = "–"  # an empty cell
+_CELL = re.compile(r"(-?\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|PiB|ms|s|m|h|d|w|%)?(?:\s*/.*)?")
+_SIZES = {unit: 1024.0**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
+SortKey = tuple[int, float, tuple[tuple[int, str], ...]]
 _LEAST_SIZE = 2**20  # a bare number from here on is shown as bytes
 
 
@@ -201,3 +205,15 @@ def format_age(seconds: float) -> str:
     if seconds < 172800:
         return f"{seconds / 3600:.0f}h"
     return f"{seconds / 86400:.0f}d"
+
+
+def sort_key(cell: str) -> SortKey:
+    """What cells are sorted by: quantities by how much they are, text as people count (web-9 before web-10), nothing last."""
+    if cell in ("", NONE):
+        return 2, 0.0, ()
+    match = _CELL.fullmatch(cell.strip())
+    if match:
+        unit = match[2] or ""
+        return 0, float(match[1]) * (_SIZES.get(unit) or _SECONDS.get(unit) or 1.0), ()
+    parts = re.findall(r"\d+|\D+", cell.lower())
+    return 1, 0.0, tuple((int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts)

@@ -80,7 +80,7 @@ def complete_context(context: click.Context, param: click.Parameter, incomplete:
 
 def complete_operation(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The ids of what goes on."""
-    module = importlib.import_module("weft.cli.wait.operation")
+    module = importlib.import_module("weft.kinds.operation")
     found: list[Any] = []
     for name in module.kinds_with_operations():
         found += module.list_running(name, _list(context, name))

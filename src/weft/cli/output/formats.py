@@ -18,7 +18,7 @@ from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.quantity import format_age
+from weft.objects.quantity import NONE, format_age, sort_key
 from weft.objects.selector import Fields
 
 Object = Mapping[str, Any]
@@ -166,7 +166,7 @@ def print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Seque
     if session.sort:
         word, backwards = _read_sort(session)
         (place,) = sheet.choose([word], titles, "--sort")
-        rows = sorted(rows, key=lambda row: sheet.sort_key(row[place]), reverse=backwards)
+        rows = sorted(rows, key=lambda row: sort_key(row[place]), reverse=backwards)
     places = sheet.choose(sheet.split_words(session.columns), titles, "-c") or list(range(len(titles)))
     shown = [msgspec.structs.replace(columns[i], flexible=False) if session.columns else columns[i] for i in places]
     _print_rows(session, shown, [[row[i] for i in places] for row in rows])
@@ -221,7 +221,7 @@ def make_rows(session: Session, items: Sequence[Object], kind: Kind) -> tuple[li
         else:
             columns.append(Column(word.upper()))
             cells.append([_find_field(item, word) for item in items])
-            if items and set(cells[-1]) == {sheet.NONE} and not _is_field(word, items):
+            if items and set(cells[-1]) == {NONE} and not _is_field(word, items):
                 raise sheet.no_column(word, [column.title for column in kind.display.columns], "-c")
     return columns, [list(row) for row in zip(*cells, strict=True)]
 
@@ -240,10 +240,10 @@ def _sort_items(session: Session, items: Sequence[Object], kind: Kind) -> Sequen
     if column is None:
         if items and not _is_field(word, items):
             raise sheet.no_column(word, [each.title for each in kind.display.columns], "--sort")
-        return sorted(items, key=lambda item: sheet.sort_key(_find_field(item, word)), reverse=backwards)
+        return sorted(items, key=lambda item: sort_key(_find_field(item, word)), reverse=backwards)
     if column.title in _AGES:  # the least age is the latest moment
         return sorted(items, key=lambda item: float(column.value(item) or 0), reverse=not backwards)
-    return sorted(items, key=lambda item: sheet.sort_key(column.value(item)), reverse=backwards)
+    return sorted(items, key=lambda item: sort_key(column.value(item)), reverse=backwards)
 
 
 def _read_sort(session: Session) -> tuple[str, bool]:
@@ -252,7 +252,7 @@ def _read_sort(session: Session) -> tuple[str, bool]:
 
 
 def _find_field(item: Object, path: str) -> str:
-    return Fields(item).get(path.lstrip("."), "") or sheet.NONE
+    return Fields(item).get(path.lstrip("."), "") or NONE
 
 
 def _is_field(path: str, items: Sequence[Object]) -> bool:
@@ -266,4 +266,4 @@ def _cell(session: Session, title: str, text: str) -> str:
 
 def age_of(session: Session, since: float) -> str:
     """How long ago ``since`` (unix seconds) was, in one unit."""
-    return format_age(session.clock.now() - since) if since else sheet.NONE
+    return format_age(session.clock.now() - since) if since else NONE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 
 import click
@@ -12,13 +11,8 @@ import click
 from weft.cli.output.form import Form
 from weft.cli.output.table import Column, draw_table
 from weft.cli.output.terminal import Paint, clean
+from weft.objects.quantity import NONE
 from weft.objects.schema import suggest
-
-NONE = "–"  # an empty cell
-_QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|PiB|ms|s|m|h|d|w|%)?(?:\s*/.*)?")
-_SIZES = {unit: 1024.0**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-SortKey = tuple[int, float, tuple[tuple[int, str], ...]]
 
 
 def draw_rows(
@@ -80,15 +74,3 @@ def as_word(title: str) -> str:
 def split_words(given: Sequence[str]) -> list[str]:
     """``("name,phase", "node")`` as words."""
     return [word.strip() for text in given for word in text.split(",") if word.strip()]
-
-
-def sort_key(cell: str) -> SortKey:
-    """What cells are sorted by: quantities by how much they are, text as people count (web-9 before web-10), nothing last."""
-    if cell in ("", NONE):
-        return 2, 0.0, ()
-    match = _QUANTITY.fullmatch(cell.strip())
-    if match:
-        unit = match[2] or ""
-        return 0, float(match[1]) * (_SIZES.get(unit) or _SECONDS.get(unit) or 1.0), ()
-    parts = re.findall(r"\d+|\D+", cell.lower())
-    return 1, 0.0, tuple((int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts)

@@ -10,15 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from weft.kinds.fields.health import HEALTH, Health
+
 CLEAR = "\x1b[H\x1b[2J"  # what stands on a terminal
 _COLORS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "dim": 2, "bold": 1}
-_PHASES = {
-    "green": ("Running", "Ready", "Available", "True", "chosen", "Attached"),
-    "yellow": ("Pending", "Hold", "Prolog", "Boot", "Shutdown", "Epilog", "Cordoned", "Joining", "Fetching", "Migrate"),
-    "red": ("Failed", "Rejected", "Unknown", "NotReady", "refused"),
-    "dim": ("Stopped", "Suspended", "Done"),
+_HEALTH: dict[Health, str] = {
+    "running": "green",
+    "changing": "yellow",
+    "waiting": "yellow",
+    "degraded": "yellow",
+    "failed": "red",
+    "unknown": "red",
+    "ended": "dim",
 }
-_COLOR_OF = {word: color for color, words in _PHASES.items() for word in words}
+_COLOR_OF = {phase: _HEALTH[health] for phase, health in HEALTH.items()}
+_COLOR_OF |= {"True": "green", "chosen": "green", "refused": "red"}  # of conditions and verdicts
 
 
 class Paint:

@@ -18,12 +18,12 @@ from weft.cli.conversion.progress import Converting, describe_end, describe_next
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.wait.follow import follow_to_end, print_one
-from weft.cli.wait.operation import name_operation
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ENDED, ConversionSpec, check_conversion, read_new
 from weft.kinds.fields.cells import dig
 from weft.kinds.image import OCI, read_oci
+from weft.kinds.operation import name_operation
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
 from weft.kinds.parts.spec_conversion import Translated, refuse_elsewhere, to_container, to_vm
 from weft.kinds.record import Goal, Kind

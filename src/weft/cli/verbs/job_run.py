@@ -22,12 +22,11 @@ from weft.cli.session import Session
 from weft.cli.stream.logs import show_last_lines
 from weft.cli.verbs.create import read_spec, read_words
 from weft.cli.wait.follow import print_one
-from weft.cli.wait.goal import plan_goal
-from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Wait, follow
 from weft.kinds.fields.cells import dig
 from weft.kinds.job import first_exit_code, task_name
+from weft.kinds.operation import name_operation, plan_goal
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import NotFound

@@ -23,13 +23,12 @@ from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.cli.wait.follow import follow_to_end, print_one
-from weft.cli.wait.goal import plan_goal
-from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MIGRATION_MODES
+from weft.kinds.operation import name_operation, plan_goal
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError

@@ -22,10 +22,10 @@ from weft.cli.session import Session
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done
 from weft.cli.wait.follow import follow_to_end, print_one
-from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.fields.cells import dig
+from weft.kinds.operation import name_operation
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import TimedOut, WeftError

@@ -18,17 +18,17 @@ from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish
-from weft.cli.wait.operation import (
+from weft.cli.wait.operation import read_id
+from weft.cli.wait.watch import Wait
+from weft.kinds.operation import (
     Operation,
     find_cancel,
     find_goal,
     kinds_with_operations,
     list_running,
     name_operation,
-    read_id,
     read_operation,
 )
-from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import IllegalTransition, NotFound

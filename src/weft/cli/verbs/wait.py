@@ -12,8 +12,9 @@ from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish
-from weft.cli.wait.goal import plan_goal, read_goal
+from weft.cli.wait.goal import read_goal
 from weft.cli.wait.watch import Wait
+from weft.kinds.operation import plan_goal
 from weft.kinds.record import Goal, Kind
 from weft.objects.errors import NotFound
 

@@ -15,11 +15,10 @@ from weft.cli.command.target import Target
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement.decision import explain_refusal
 from weft.cli.session import Session
-from weft.cli.wait.goal import plan_goal
-from weft.cli.wait.operation import name_operation
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait, describe_wait, follow
 from weft.kinds.fields.cells import dig
+from weft.kinds.operation import name_operation, plan_goal
 from weft.kinds.parts.goal import UNPLACEABLE
 from weft.kinds.record import Goal, Object
 from weft.kinds.registry import BY_NAME, is_workload

@@ -1,44 +1,13 @@
-"""What commands wait for: what the kind declares for a verb, or what ``weft wait --for`` names. Pure."""
+"""What ``weft wait --for`` names. Pure."""
 
 from __future__ import annotations
 
-import msgspec
-
 from weft.kinds.fields.path import read_path
-from weft.kinds.parts.goal import GONE, find_condition, find_failed
+from weft.kinds.parts.goal import GONE, find_condition
 from weft.kinds.record import Goal, Kind, Object
-from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.schema import suggest
 from weft.objects.selector import Fields
-
-_AS_CREATED = ("create", "update", "wait")  # verbs that lead to the state in the spec
-
-
-def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None:
-    """What ``verb`` leads to: create, update, delete, ``wait`` (as ``weft wait``), or one of the kind's own; None when that is
-    reached at once. ``before`` is the object as it was: a restart is done when its boot is another."""
-    if verb == "delete":
-        return GONE
-    goals = BY_NAME[kind].lifetime.goals
-    goal = goals.get(verb) or (goals.get("create") if verb in _AS_CREATED else None)
-    if goal is None:
-        return None
-    if not goal.asked and verb not in (*_AS_CREATED, "run"):
-        goal = msgspec.structs.replace(goal, asked=f"phase={goal.words}")
-    return _after(goal, before) if goal.changes is not None and before is not None else goal
-
-
-def _after(goal: Goal, before: Object) -> Goal:
-    reached, changes = goal.reached, goal.changes
-    assert changes is not None
-    old = changes(before)
-    return msgspec.structs.replace(goal, reached=lambda obj: reached(obj) and obj is not None and changes(obj) != old)
-
-
-def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """Why ``obj`` won't get to ``goal`` by itself."""
-    return (BY_NAME[obj["kind"]].lifetime.find_failure or find_failed)(obj, what, goal)
 
 
 def gone(what: str) -> WeftError:

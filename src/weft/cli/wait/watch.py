@@ -15,8 +15,9 @@ import msgspec
 
 from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.wait.goal import find_failure, gone
+from weft.cli.wait.goal import gone
 from weft.cli.wait.progress import Progress
+from weft.kinds.operation import find_failure
 from weft.kinds.record import Goal
 from weft.objects.errors import TimedOut, WeftError
 

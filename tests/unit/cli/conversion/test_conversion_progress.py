@@ -10,8 +10,8 @@ import pytest
 from weft.cli.command.target import Target
 from weft.cli.conversion.progress import Converting, describe_end, describe_next
 from weft.cli.verbs.convert import _find_error
-from weft.cli.wait.goal import find_failure, plan_goal
 from weft.cli.wait.watch import Result, Wait
+from weft.kinds.operation import find_failure, plan_goal
 from weft.kinds.registry import BY_NAME
 
 TARGET = Target(BY_NAME["conversion"], "web-ab12c")

@@ -16,7 +16,7 @@ from weft.cli.output.description import describe_object
 from weft.cli.output.terminal import Paint
 from weft.cli.runtime_image import is_here
 from weft.cli.verbs.invoke import _split_qualifier, read_event
-from weft.cli.wait.goal import find_failure, plan_goal
+from weft.kinds.operation import find_failure, plan_goal
 from weft.kinds.registry import BY_NAME
 from weft.objects.code_archive import read_members
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unplaceable

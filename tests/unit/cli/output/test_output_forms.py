@@ -17,7 +17,6 @@ from weft.cli.output.ascii import make_plain, show_plainly
 from weft.cli.output.form import read_form
 from weft.cli.output.formats import print_line, print_list, print_object, print_rows
 from weft.cli.output.jsonpath import write_jsonpath
-from weft.cli.output.rows import sort_key
 from weft.cli.output.table import Column
 from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
@@ -27,6 +26,7 @@ from weft.client.listing import Listing, Read
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.quantity import sort_key
 
 VM = BY_NAME["vm"]
 

@@ -11,9 +11,9 @@ import pytest
 from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.command.target import Target, read_targets
 from weft.cli.wait.finish import describe_parting
-from weft.cli.wait.goal import find_failure, plan_goal, read_goal
-from weft.cli.wait.operation import find_cancel, kinds_with_operations, list_running
+from weft.cli.wait.goal import read_goal
 from weft.cli.wait.watch import Wait, describe_wait
+from weft.kinds.operation import find_cancel, find_failure, kinds_with_operations, list_running, plan_goal
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, Unplaceable
 

@@ -1,0 +1,21 @@
+"""How an object is, by its phase: what the CLI and the dashboard colour. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Health = Literal["running", "changing", "waiting", "degraded", "failed", "unknown", "ended"]
+_PHASES: Mapping[Health, tuple[str, ...]] = {
+    "running": ("Running", "Ready", "Available", "Attached", "Active"),
+    "changing": (
+        *("Prolog", "Boot", "Migrate", "Shutdown", "Epilog", "Joining", "Fetching", "Draining", "Deleting"),
+        *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
+    ),
+    "waiting": ("Pending", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation"),
+    "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh"),
+    "failed": ("Failed", "Rejected", "NotReady", "TimedOut"),
+    "unknown": ("Unknown",),
+    "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
+}
+HEALTH: Mapping[str, Health] = {phase: health for health, phases in _PHASES.items() for phase in phases}
