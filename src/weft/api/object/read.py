@@ -12,6 +12,7 @@ import msgspec
 from weft.api.admission.admit import not_found
 from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
+from weft.api.object.narrowing import find_narrowing, pick_shared
 from weft.api.request.call import JSON, Call, object_answer, read_count, read_flag
 from weft.api.request.if_match import is_known
 from weft.api.request.target import Target
@@ -25,10 +26,8 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import kind_prefix, object_key
 from weft.objects.selector import Fields, parse_selector
 from weft.serving.answer import Answer
-from weft.trust.credentials import Actor
 
 Match = Callable[[bytes], bool]
-Narrow = Callable[[bytes], bytes]  # a stored object as its reader sees it
 _PAGE = 500
 _ON_THE_LOOP = 200  # more objects than this are encoded in a thread
 _MOST = 10_000
@@ -109,42 +108,10 @@ def _pick_shared(target: Target, entries: Sequence[Entry], match: Match | None) 
         whole = decode_envelope(entry.value, entry.revision)
         if whole.project == target.project or not is_shared(read_shares(whole.spec), target.project):
             continue
-        parts = {"spec": msgspec.json.decode(whole.spec), "status": msgspec.json.decode(whole.status)}
-        kept: dict[str, dict[str, Any]] = {"spec": {}, "status": {}}
-        for part, _, name in (path.partition(".") for path in target.kind.access.shared_fields):
-            if name in parts[part]:
-                kept[part][name] = parts[part][name]
-        shown = Envelope(
-            kind=whole.kind,
-            name=whole.name,
-            uid=whole.uid,
-            project=whole.project,
-            created_at=whole.created_at,
-            spec=msgspec.Raw(_encoder.encode(kept["spec"])),
-            status=msgspec.Raw(_encoder.encode(kept["status"])),
-        )
+        shown = pick_shared(target.kind, whole)
         if match is None or match(_encoder.encode(shown)):  # of what is shown: a selector finds out no more
             found.append(shown)
     return found
-
-
-def find_narrowing(kind: Kind, actor: Actor, verb: str) -> Narrow | None:
-    """What leaves out the fields that ``actor`` doesn't see, since its rights are in projects only; None if it sees all."""
-    if not kind.access.fabric_fields or actor.kind != "person" or actor.permits(f"{kind.name}:{verb}", None):
-        return None
-
-    def narrow(value: bytes) -> bytes:
-        whole = msgspec.json.decode(value)
-        for part, _, name in (path.partition(".") for path in kind.access.fabric_fields):
-            if part != "conditions":
-                whole.get(part, {}).pop(name, None)
-                continue
-            for condition in whole.get("conditions", ()):
-                if condition["type"] == name:
-                    condition["message"] = ""
-        return _encoder.encode(whole)
-
-    return narrow
 
 
 def read_selection(

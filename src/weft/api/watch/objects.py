@@ -11,7 +11,8 @@ import contextlib
 
 from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
-from weft.api.object.read import Match, Narrow, find_narrowing, read_selection, refuse_unknown_project
+from weft.api.object.narrowing import Narrow, find_narrowing
+from weft.api.object.read import Match, read_selection, refuse_unknown_project
 from weft.api.request.call import Call
 from weft.api.request.target import Target
 from weft.api.state.watch_lines import encode_change
