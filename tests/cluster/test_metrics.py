@@ -73,6 +73,16 @@ def test_a_working_guest_shows_a_core_also_after_its_agent_was_killed(
     finally:
         work.kill()
         work.wait()
+    # What the guest does to its disk and in its network is seen, byte for byte but for a little that everybody does.
+    do = "gate=$(ip route | awk '/default/ {print $3}'); dd if=/dev/urandom of=/root/x bs=1M count=16; sync"
+    cluster.ok("vm", "exec", "works", "--", "sh", "-c", f"{do}; ping -c 20 -i 0.1 -s 1400 $gate")
+    wrote, pinged = 16 * 2**20, 20 * (1400 + 8 + 20 + 14)
+    wait_for(cluster, "works", lambda found: sum(known(found["nic0.received"])) > 0.7 * pinged)
+    found = wait_for(cluster, "works", lambda found: sum(known(found["disk.root.written"])) > 0.7 * wrote)
+    assert sum(known(found["disk.root.written"])) < 1.5 * wrote and sum(known(found["disk.root.writes"])) > 10
+    assert 0 < max(known(found["disk.root.write_latency"])) < 30
+    assert 0.7 * pinged < sum(known(found["nic0.sent"])) < 1.5 * pinged and min(known(found["nic0.sent"])) >= 0
+    assert 14 <= sum(known(found["nic0.sent_packets"])) < 60 and max(known(found["nic0.received_drops"])) == 0
     shown = cluster.ok("vm", "metrics", "works", "--time-range", "1m")
     assert "vm/works" in shown and "memory.resident" in shown and any(sign in shown for sign in "▂▃▄▅▆▇█")
     rows = cluster.ok("vm", "metrics", "works", "--granularity", "10s", "--series", "cpu", "-o", "csv").splitlines()

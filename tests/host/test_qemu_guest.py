@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 import os
 import socket
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from guest_lab import MIB, GuestLab
 
-from weft.contracts.driver.runtime import ExecRequest, GuestDisk, GuestPlan
+from weft.contracts.driver.runtime import Counters, ExecRequest, GuestDisk, GuestPlan
 from weft.drivers.linux.processes import resident_bytes
 from weft.drivers.runtime.qemu import driver as qemu
 from weft.drivers.runtime.qemu.driver import QemuDriver
@@ -36,6 +37,18 @@ async def shell(driver: QemuDriver, plan: GuestPlan, script: str) -> str:
     out, err, code = await run(driver, plan.id, "sh", "-c", script)
     assert code == 0, err.decode() + out.decode()
     return out.decode().strip()
+
+
+async def count(counters: list[Counters]) -> dict[str, float]:
+    """All that is counted, once each has been read; a disk's answer comes at a later reading than its question."""
+    found: dict[str, float] = {}
+    async with asyncio.timeout(20):
+        for one in counters:
+            asked_at = time.monotonic()
+            while (counted := one.read(time.monotonic(), often=True)) is None or counted.at < asked_at:
+                await asyncio.sleep(0.05)
+            found |= counted.values
+    return found
 
 
 async def test_tiny_has_what_people_need(driver: QemuDriver, plan: GuestPlan) -> None:
@@ -73,6 +86,15 @@ async def test_disks_are_found_by_their_serials(driver: QemuDriver, plan: GuestP
     await shell(driver, plan, "echo hello > /dev/vdb; sync")
     stats = await driver.stats(plan.id)
     assert stats.written_bytes > 0 and stats.read_bytes > 0
+    counters = driver.open_counters(plan.id)
+    before = await count(counters)
+    await shell(driver, plan, "dd if=/dev/urandom of=/dev/vdb bs=1M count=8 2>/dev/null; sync")
+    after = await count(counters)
+    grown = {name: after[name] - before[name] for name in after if not name.startswith("memory.")}
+    assert 8 * MIB <= grown["disk.data-0.written"] < 9 * MIB and grown["disk.data-1.written"] == 0
+    assert 0 < grown["disk.data-0.writes"] and 0 < grown["disk.data-0.write_seconds"] < 60 and grown["cpu"] > 0
+    for one in counters:
+        one.close()
 
 
 async def test_a_reboot_from_inside_is_a_new_boot_of_the_same_machine(driver: QemuDriver, plan: GuestPlan) -> None:

@@ -1,7 +1,6 @@
-"""Measures this node's guests five times a second, and keeps the samples in rings: one file per workload.
+"""Measures this node's workloads five times a second, and keeps the samples in ring files.
 
-Reads counters that the runtimes keep open; writes files below ``samples/``, and removes those of workloads that this node no
-longer has. Woken by the clock. Nothing of it is reported: people ask for it, over a stream.
+Reads counters that the drivers keep open; wakes by the clock. Nothing of it is reported: people ask for it, over a stream.
 """
 
 from __future__ import annotations
@@ -9,75 +8,48 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from weft.agent.samples.figures import GUEST, make_values
+from weft.agent.samples.files import SampleFiles
+from weft.agent.samples.track import Nics, NicsOfRun, Run, Source, Track, list_series
+from weft.agent.state.allocation import port_id
+from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
+from weft.contracts.driver.network import CountsNics, NetworkDriver
 from weft.contracts.driver.runtime import Counters, HasCounters
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.parts.stream_verbs import SamplesInput
-from weft.objects.identity import short_id
-from weft.telemetry.rings.layout import Series
-from weft.telemetry.rings.query import Question, answer, plan_question
-from weft.telemetry.rings.ring import Ring, find_ring, open_ring
+from weft.telemetry.rings.layout import LEVELS
+from weft.telemetry.rings.query import plan_question
 
 log = logging.getLogger("weft.agent")
 STEP_SECONDS = 0.2
 LATE_SECONDS = 0.02  # after a step's beginning: timers are that inexact
 SWEEP_SECONDS = 60.0
 REOPEN_SECONDS = 1.0
+WATCHED_SECONDS = 10.0  # after a question about single steps
 ALIVE = ("starting", "running", "paused")
-AT_ONCE = 2  # answers in the making
-SERIES = tuple(figure.series for figure in GUEST)
-
-
-class Run(msgspec.Struct, frozen=True):
-    """One run of a guest here."""
-
-    guest_id: str
-    pid: int | None
-    started_at: float | None
-    incarnation: int
-
-
-class Track:
-    """The measurement of one run of a guest: the counters it has, and the file."""
-
-    def __init__(self, run: Run, counters: Counters, ring: Ring, clock: Clock) -> None:
-        self.run = run
-        self._counters, self._ring, self._clock = counters, ring, clock
-        self._before: dict[str, float] = {}
-        self._at = 0.0
-
-    def measure(self, now: float) -> None:
-        """Raises OSError when the run has ended, or the file can't be written."""
-        counted, at = self._counters.read(), self._clock.elapsed()
-        values = make_values(self._ring.layout.series, self._before, counted, at - self._at)
-        self._before, self._at = counted, at
-        self._ring.append(now, values)
-
-    def close(self) -> None:
-        self._counters.close()
-        self._ring.close()
 
 
 class Samples:
-    """The samples of the guests in ``table``, in files below ``state_dir``."""
+    """The samples of the workloads in ``table``, in files below ``state_dir``."""
 
-    def __init__(self, state_dir: Path, runtimes: Runtimes, table: AllocationTable, clock: Clock) -> None:
-        self._folder = state_dir / "samples"
+    def __init__(
+        self, state_dir: Path, runtimes: Runtimes, table: AllocationTable, clock: Clock, network: NetworkDriver | None
+    ) -> None:
+        self._files = SampleFiles(state_dir / "samples")
         self._runtimes, self._table, self._clock = runtimes, table, clock
+        self._nics = Nics(network.nic_counters if isinstance(network, CountsNics) else None)
         self._tracks: dict[str, Track] = {}  # by workload uid
         self._failed: dict[str, float] = {}  # when it couldn't be measured, by workload uid
+        self._watched: dict[str, float] = {}  # when somebody asked for single steps, by workload uid
+        self._ports: dict[str, tuple[AllocationSpec, tuple[str, ...]]] = {}  # by allocation uid
         self._problem = ""
-        self._busy = (
-            threading.Lock()
-        )  # while the tracks are in use: what measures goes on for a moment when it is cancelled
-        self._answers = asyncio.Semaphore(AT_ONCE)
+        # While the tracks are in use: what measures goes on for a moment when it is cancelled.
+        self._busy = threading.Lock()
 
     async def keep(self) -> None:
         """Measure for ever."""
@@ -91,20 +63,23 @@ class Samples:
                 # Those that left while no agent ran are found by the look once a minute.
                 if before - here or self._clock.elapsed() - swept_at >= SWEEP_SECONDS:
                     swept_at = self._clock.elapsed()
-                    await asyncio.to_thread(self._sweep, here)
+                    self._forget_all_but(here)
+                    await asyncio.to_thread(self._files.sweep, here)
         finally:
             with self._busy:
                 for track in self._tracks.values():
                     track.close()
                 self._tracks.clear()
+                self._nics.close()
 
     async def answer(self, uid: str, given: SamplesInput) -> bytes:
         """The answer, as JSON, to a question about one workload. Raises InvalidInput, OSError."""
         question = plan_question(
             self._clock.now(), given.time_range, given.until, given.granularity, extremes=given.extremes
         )
-        async with self._answers:
-            return await asyncio.to_thread(self._read, self._path(uid), question, given.series)
+        if question.level == 0:
+            self._watched[uid] = self._clock.elapsed()
+        return await self._files.answer(uid, question, given.series)
 
     def _find_runs(self) -> dict[str, Run]:
         """The guests that run here, by workload uid."""
@@ -112,21 +87,37 @@ class Samples:
         for state in self._table:
             guest, spec = state.guest, state.local.spec
             if guest is not None and guest.state in ALIVE and (spec.role == "active" or spec.workload.uid not in found):
-                found[spec.workload.uid] = Run(state.local.id, guest.pid, guest.started_at, guest.incarnation)
+                disks = tuple(guest.shape.disks) if guest.shape is not None else ()
+                ports = self._find_ports(state)
+                found[spec.workload.uid] = Run(
+                    state.local.id, guest.pid, guest.started_at, guest.incarnation, ports, disks
+                )
         return found
+
+    def _find_ports(self, state: AllocationState) -> tuple[str, ...]:
+        spec, uid = state.local.spec, state.local.uid
+        known = self._ports.get(uid)
+        if known is None or known[0] is not spec:
+            known = self._ports[uid] = (spec, tuple(port_id(uid, nic.uid) for nic in spec.nics))
+        return known[1]
 
     def _measure(self, runs: dict[str, Run]) -> None:
         with self._busy:
             self._measure_each(runs)
 
     def _measure_each(self, runs: dict[str, Run]) -> None:
-        now, problems = self._clock.now(), set[str]()
+        now, elapsed, problems = self._clock.now(), self._clock.elapsed(), set[str]()
         for uid in [uid for uid, track in self._tracks.items() if runs.get(uid) != track.run]:
             self._tracks.pop(uid).close()
+        try:
+            self._nics.read((port for run in runs.values() for port in run.ports), elapsed)
+        except OSError as problem:
+            problems.add(f"NICs: {problem}")
         for uid, run in runs.items():
             try:
                 if (track := self._tracks.get(uid) or self._open(uid, run)) is not None:
-                    track.measure(now)
+                    watched_at = self._watched.get(uid)
+                    track.measure(now, often=watched_at is not None and elapsed - watched_at < WATCHED_SECONDS)
             except ProcessLookupError:  # it has just ended
                 self._give_up(uid)
             except OSError as problem:
@@ -140,23 +131,34 @@ class Samples:
         self._failed[uid] = self._clock.elapsed()
         state = next((state for state in self._table if state.local.id == run.guest_id), None)
         driver = self._runtimes.find(state.local) if state is not None else None
-        counters = driver.open_counters(run.guest_id) if isinstance(driver, HasCounters) else None
-        if counters is None:
+        counters: list[Counters] = driver.open_counters(run.guest_id) if isinstance(driver, HasCounters) else []
+        if not counters:
             return None
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            ring = open_ring(self._path(uid), SERIES)
+            sources = self._plan_sources(counters, run.ports)
+            ring = self._files.open(uid, list_series(sources))
         except BaseException:
-            counters.close()
+            for one in counters:
+                one.close()
             raise
         del self._failed[uid]
-        track = self._tracks[uid] = Track(run, counters, ring, self._clock)
+        track = self._tracks[uid] = Track(run, sources, ring, self._clock)
         return track
+
+    def _plan_sources(self, counters: Sequence[Counters], ports: Sequence[str]) -> list[Source]:
+        """NICs before disks, of which there may be more."""
+        return [Source(one) for one in (counters[0], NicsOfRun(self._nics, ports), *counters[1:])]
 
     def _give_up(self, uid: str) -> None:
         self._failed[uid] = self._clock.elapsed()
         if (track := self._tracks.pop(uid, None)) is not None:
             track.close()
+
+    def _forget_all_but(self, uids: set[str]) -> None:
+        here = {state.local.uid for state in self._table}
+        self._ports = {uid: known for uid, known in self._ports.items() if uid in here}
+        self._failed = {uid: at for uid, at in self._failed.items() if uid in uids}
+        self._watched = {uid: at for uid, at in self._watched.items() if uid in uids}
 
     def _note(self, problem: str) -> None:
         """Log what keeps samples from being recorded, when it begins and when it ends."""
@@ -168,21 +170,5 @@ class Samples:
             return
         self._problem = problem
 
-    def _read(self, path: Path, question: Question, wanted: Sequence[str], series: Sequence[Series] = SERIES) -> bytes:
-        ring = find_ring(path)
-        try:
-            return b"".join(answer(ring, question, wanted, series))
-        finally:
-            if ring is not None:
-                ring.close()
 
-    def _sweep(self, uids: Iterable[str]) -> None:
-        """Remove the files of workloads that aren't here any more."""
-        own = {self._path(uid) for uid in uids}
-        self._failed = {uid: at for uid, at in self._failed.items() if self._path(uid) in own}
-        for path in self._folder.glob("*.ring"):
-            if path not in own:
-                path.unlink(missing_ok=True)
-
-    def _path(self, uid: str) -> Path:
-        return self._folder / f"{short_id(uid)}.ring"
+assert LEVELS[0].step_ms == STEP_SECONDS * 1000

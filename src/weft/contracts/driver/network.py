@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Iterable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -269,3 +269,30 @@ class FlowReader(Protocol):
 @runtime_checkable
 class SeesFlows(Protocol):
     seen: FlowReader
+
+
+class NicCounts(NamedTuple):
+    """Of one NIC since its port was made, as its guest sees it; drops are frames for the guest that it didn't take in time, and
+    frames of the guest that the node dropped."""
+
+    received_bytes: int
+    received_packets: int
+    received_drops: int
+    sent_bytes: int
+    sent_packets: int
+    sent_drops: int
+
+
+class NicCounters(Protocol):
+    """Read several times a second, by one thread at a time."""
+
+    def read(self, port_ids: Iterable[str]) -> dict[str, NicCounts]:
+        """By port id, of those that are here; one reading of the kernel for all. Raises OSError."""
+
+    def close(self) -> None:
+        """The next reading opens it again."""
+
+
+@runtime_checkable
+class CountsNics(Protocol):
+    nic_counters: NicCounters

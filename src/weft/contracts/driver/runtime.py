@@ -6,7 +6,7 @@ in the world. Every verb may be repeated. A driver ends only guests that a calle
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -378,17 +378,29 @@ class HasStats(Protocol):
         for a guest that doesn't run."""
 
 
-class Counters(Protocol):
-    """What the kernel counts of one run of a guest, kept open: it is read several times a second."""
+class Counted(msgspec.Struct, frozen=True):
+    """``values`` by name, as they were at ``at`` (elapsed seconds). ``cpu``, ``steal`` and ``throttled`` are the seconds that it
+    ran, waited for a CPU of the node, and was kept from running by its own limit; ``memory.…`` are bytes now. Of each disk
+    ``disk.NAME.`` (without a name: of all together) ``read`` and ``written`` are bytes, ``reads`` and ``writes`` operations,
+    ``read_seconds`` and ``write_seconds`` what these took together. All but memory count up from the run's start."""
 
-    def read(self) -> dict[str, float]:
-        """By name, of those that can be read here: ``cpu`` and ``steal`` (seconds that it ran, and that it waited for a CPU of the
-        node) and ``disk.…`` count up from the run's start; ``memory.…`` are bytes now. Raises OSError when the run has ended."""
+    at: float
+    values: Mapping[str, float]
+
+
+class Counters(Protocol):
+    """What is counted of one run of a guest, kept open: it is read several times a second."""
+
+    names: tuple[str, ...]  # of all values that it may have
+
+    def read(self, at: float, *, often: bool) -> Counted | None:
+        """The values at ``at`` (now, in elapsed seconds); None: nothing new is known now. ``often``: somebody watches, so what is
+        dear is read each time too. Never waits. Raises OSError when the run has ended, or nothing more can be known of it."""
 
     def close(self) -> None: ...
 
 
 @runtime_checkable
 class HasCounters(Protocol):
-    def open_counters(self, guest_id: str) -> Counters | None:
-        """None for a guest that doesn't run. Raises OSError."""
+    def open_counters(self, guest_id: str) -> list[Counters]:
+        """Each of its own pace; none for a guest that doesn't run. Raises OSError."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 
+from weft.contracts.driver.runtime import Counted
 from weft.drivers.linux.processes import PAGE_BYTES, ProcessId, is_alive
 
 THREADS_EVERY = 50  # reads; they come and go rarely
@@ -14,13 +15,14 @@ _FILE_BYTES = 512
 
 
 class OpenFile:
-    """A file of the kernel, read as a whole and anew."""
+    """A file of the kernel, read from its beginning each time."""
 
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: str, size: int = _FILE_BYTES) -> None:
+        self._descriptor, self._size = os.open(path, os.O_RDONLY | os.O_CLOEXEC), size
 
     def read(self) -> bytes:
-        return os.pread(self._descriptor, _FILE_BYTES, 0)
+        """At most ``size`` bytes."""
+        return os.pread(self._descriptor, self._size, 0)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -28,6 +30,8 @@ class OpenFile:
 
 class ProcessCounters:
     """Counters (contracts.driver.runtime) of a machine's process. Raises OSError if it has ended."""
+
+    names: tuple[str, ...] = ("cpu", "steal", "memory.resident", "memory.shared")
 
     def __init__(self, process: ProcessId) -> None:
         self._process = process
@@ -42,7 +46,7 @@ class ProcessCounters:
             self.close()
             raise ProcessLookupError(process.pid)
 
-    def read(self) -> dict[str, float]:
+    def read(self, at: float, *, often: bool) -> Counted:
         memory = (
             self._memory.read().split()
         )  # first: it fails for a process that has ended, even if another has its number now
@@ -50,12 +54,13 @@ class ProcessCounters:
             self._find_threads()
         self._reads += 1
         self._add_waits()
-        return {
+        values = {
             "cpu": time.clock_gettime_ns(self._clock) / 1e9,
             "steal": self._waited / 1e9,
             "memory.resident": int(memory[1]) * PAGE_BYTES,
             "memory.shared": int(memory[2]) * PAGE_BYTES,
         }
+        return Counted(at, values)
 
     def close(self) -> None:
         self._memory.close()

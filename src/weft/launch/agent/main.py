@@ -126,7 +126,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
-    samples = Samples(Path(host.state_dir), runtimes, agent.table, clock)
+    samples = Samples(Path(host.state_dir), runtimes, agent.table, clock, network)
     streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)

@@ -16,7 +16,7 @@ import msgspec
 MAGIC, VERSION = b"weftring", 1
 HEADER_BYTES = 8192
 NAN = float("nan")
-MOST_SERIES = 128
+MOST_SERIES = 160  # as many as a VM with all the disks and NICs it may have; their names fit into the header
 _PREAMBLE = struct.Struct("<8sHHII")  # magic, version, columns, length of the names, checksum of all that
 HEAD = struct.Struct("<qII")  # of a record: slot, checksum, zero
 
@@ -75,7 +75,10 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 def encode_header(layout: Layout) -> bytes:
+    """Raises ValueError where the names don't fit."""
     names = msgspec.json.encode(layout.series)
+    if _PREAMBLE.size + len(names) > HEADER_BYTES or len(layout.series) > MOST_SERIES:
+        raise ValueError(f"{len(layout.series)} series are too many for one file")
     plain = _PREAMBLE.pack(MAGIC, VERSION, layout.columns, len(names), 0)
     return (_PREAMBLE.pack(MAGIC, VERSION, layout.columns, len(names), zlib.crc32(plain + names)) + names).ljust(
         HEADER_BYTES, b"\0"

@@ -66,7 +66,7 @@ def answer(ring: Ring | None, question: Question, wanted: Sequence[str], series:
     first, last = (int(at * 1000) // question.step_ms for at in (question.first, question.last))
     first += 1  # the step that the range begins in began before it
     known = ring.layout.series if ring is not None else series
-    for word in wanted:
+    for word in wanted if ring is not None else ():
         if not any(_is_wanted(one, word) for one in known):
             raise _refuse_series(word, [one.name for one in known])
     block = ring.read(question.level, first * per, last * per + per - 1) if ring is not None else None
@@ -103,7 +103,9 @@ def answer(ring: Ring | None, question: Question, wanted: Sequence[str], series:
 
 
 def _is_wanted(one: Series, word: str) -> bool:
-    return one.name == word or one.name.startswith(f"{word}.")
+    """Whether ``word`` is its name or how that begins; ``nic`` is every NIC."""
+    first = one.name.partition(".")[0]
+    return one.name == word or one.name.startswith(f"{word}.") or first.rstrip("0123456789") == word
 
 
 def _refuse_series(word: str, known: list[str]) -> InvalidInput:

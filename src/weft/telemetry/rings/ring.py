@@ -169,7 +169,7 @@ class Ring:
 
 def open_ring(path: Path, series: Sequence[Series]) -> Ring:
     """The file at ``path``, with columns for at least ``series``, made or widened where it lacks them; one that can't be read is
-    replaced by an empty one. Raises OSError."""
+    replaced by an empty one. What it has of other series stays as long as all of them fit into one file. Raises OSError."""
     before = find_ring(path)
     if before is None:
         return _make_ring(path, Layout(tuple(series)))
@@ -177,7 +177,10 @@ def open_ring(path: Path, series: Sequence[Series]) -> Ring:
     if not lacking:
         return before
     try:
-        return _make_ring(path, Layout((*before.layout.series, *lacking)), before)
+        try:
+            return _make_ring(path, Layout((*before.layout.series, *lacking)), before)
+        except ValueError:
+            return _make_ring(path, Layout(tuple(series)), before)
     finally:
         before.close()
 
@@ -202,13 +205,14 @@ def find_ring(path: Path) -> Ring | None:
 
 
 def _make_ring(path: Path, layout: Layout, before: Ring | None = None) -> Ring:
-    """A file with all that ``before`` holds; it takes its name only when it is whole."""
+    """A file with all that ``before`` holds of its series; it takes its name only when it is whole. Raises OSError, ValueError for
+    more series than fit into a file."""
+    header = encode_header(layout)
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, layout.file_bytes)
-        header = encode_header(layout)
         if os.pwrite(descriptor, header, 0) < len(header):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if before is not None:
@@ -221,10 +225,11 @@ def _make_ring(path: Path, layout: Layout, before: Ring | None = None) -> Ring:
         raise
 
 
-def _copy(before: Ring, wider: Ring) -> None:
-    old, series = before.layout.columns, len(before.layout.series)
-    padding = [NAN] * (wider.layout.columns - series)
+def _copy(before: Ring, after: Ring) -> None:
+    places = {one: at for at, one in enumerate(before.layout.series)}
+    rearranged = [places.get(one) for one in after.layout.series]
+    rearranged += [None] * (after.layout.columns - len(rearranged))
     for level, facts in enumerate(LEVELS):
+        starts = [part * before.layout.columns for part in range(facts.parts)]
         for slot, row in before.all(level):
-            parts = [row[part * old : part * old + series] for part in range(facts.parts)]
-            wider.put(level, slot, [value for part in parts for value in (*part, *padding)])
+            after.put(level, slot, [NAN if at is None else row[start + at] for start in starts for at in rearranged])

@@ -1,4 +1,4 @@
-"""Files with figures of workloads that a node no longer has: weft/agent/samples/sampler.py."""
+"""Files with figures of workloads that a node no longer has: weft/agent/samples/files.py."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ async def test_a_workload_s_figures_go_when_it_has_left_and_not_a_minute_later(t
     folder = tmp_path / "samples"
     folder.mkdir()
     table: Any = [
-        SimpleNamespace(guest=None, local=SimpleNamespace(spec=SimpleNamespace(workload=SimpleNamespace(uid=uid))))
+        SimpleNamespace(
+            guest=None, local=SimpleNamespace(uid=uid, spec=SimpleNamespace(workload=SimpleNamespace(uid=uid)))
+        )
         for uid in ("stays", "leaves")
     ]
     files = {uid: folder / f"{short_id(uid)}.ring" for uid in ("stays", "leaves")}
     for path in files.values():
         path.touch()
     clock = Quick()
-    keeping = asyncio.create_task(Samples(tmp_path, Runtimes({}), table, clock).keep())
+    keeping = asyncio.create_task(Samples(tmp_path, Runtimes({}), table, clock, None).keep())
     try:
         async with asyncio.timeout(20):
             while clock.slept < 3:

@@ -30,6 +30,7 @@ from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
 from weft.drivers.network.bridge.flow.reader import SeenFlows
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
+from weft.drivers.network.bridge.link_counters import LinkCounters
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.firewall import Firewall
@@ -64,6 +65,7 @@ class BridgeNetwork:
         self.connections = ConnectionTable(host, self._names, self._tables, most_connections)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self.seen = SeenFlows(self._names, self._guards)
+        self.nic_counters = LinkCounters(self._names.tap)
         self._published = PublishedPorts(host, self._names, self._tables, self._segment)
 
     async def probe(self) -> NetworkProbe:

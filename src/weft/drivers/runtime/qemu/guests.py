@@ -16,6 +16,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import Counters
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.counters import ProcessCounters
+from weft.drivers.runtime.qemu.devices.disk_counters import DiskCounters
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.migration.commands import check_stays, settle_migration
@@ -52,11 +53,14 @@ class Guests:
     def drop(self, guest_id: str) -> None:
         self.known.pop(guest_id, None)
 
-    def open_counters(self, guest_id: str) -> Counters | None:
+    def open_counters(self, guest_id: str) -> list[Counters]:
         """See HasCounters."""
         guest = self.known.get(guest_id)
-        process = guest.record.process if guest is not None and guest.running else None
-        return ProcessCounters(process) if process is not None else None
+        if guest is None or not guest.running or guest.record.process is None:
+            return []
+        serials = [disk.serial for disk in guest.record.plan.disks if not disk.read_only and not disk.cdrom]
+        process = ProcessCounters(guest.record.process)
+        return [process, DiskCounters(str(guest.paths.counters_qmp), serials)]
 
     async def find(self, guest_id: str) -> Guest | None:
         """The guest, from memory or from its record (then its process is adopted)."""

@@ -75,7 +75,8 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.run / "qmp"
 
     @property
-    def rescue_qmp(self) -> Path:
+    def counters_qmp(self) -> Path:
+        """A second monitor, that counts: who reads counters never waits behind other commands."""
         return self.run / "qmp2"
 
     @property

@@ -41,7 +41,7 @@ class InheritedFd(msgspec.Struct, frozen=True):
 
 def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
     """All that ``translate_guest`` uses by name."""
-    sockets = {"qmp": paths.qmp, "qmp2": paths.rescue_qmp, "console": paths.console}
+    sockets = {"qmp": paths.qmp, "qmp2": paths.counters_qmp, "console": paths.console}
     if plan.has_agent:
         sockets["agent"] = paths.agent
     if has_qemu_port(plan):

@@ -1,0 +1,83 @@
+"""Which series the samples of a workload or node have, and how counters become their values. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from weft.contracts.driver.network import NicCounts
+from weft.telemetry.rings.layout import NAN, Series
+
+LEAST_SECONDS = 0.05  # between two readings: less is noise
+# The unit of what is counted, by its name, or by the last part of it.
+_VALUES = {"memory": "bytes", "pool": "bytes", "temperature": "celsius"}
+_RATES = {
+    "cpu": "cores",
+    "steal": "cores",
+    "throttled": "cores",
+    "pressure": "share",
+    "read": "bytes/s",
+    "written": "bytes/s",
+    "reads": "operations/s",
+    "writes": "operations/s",
+    "busy": "share",
+    "received": "bytes/s",
+    "sent": "bytes/s",
+    "received_packets": "packets/s",
+    "sent_packets": "packets/s",
+    "received_drops": "packets/s",
+    "sent_drops": "packets/s",
+}
+_LATENCIES = {"read_seconds": ("read_latency", "reads"), "write_seconds": ("write_latency", "writes")}
+_DEVICE = re.compile(r"(disk|nic[0-9]*)\.")
+NIC_PARTS = ("received", "received_packets", "received_drops", "sent", "sent_packets", "sent_drops")
+assert len(NIC_PARTS) == len(NicCounts._fields)
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """How one series comes from what is counted."""
+
+    series: Series
+    counter: str
+    grows: bool = True  # the series is how fast; else it is the value itself
+    per: str = ""  # how fast as seen from this counter, not from the clock
+
+
+def plan_measure(counter: str) -> Measure:
+    """The series of a counter, which is one that drivers may have: see ``Counted`` and ``NicCounts``."""
+    first, _, _ = counter.partition(".")
+    before, _, last = counter.rpartition(".")
+    if first in _VALUES:
+        return Measure(Series(counter, _VALUES[first]), counter, grows=False)
+    if _DEVICE.match(counter) is None:
+        return Measure(Series(counter, _RATES[first]), counter)
+    if last in _LATENCIES:
+        name, of = _LATENCIES[last]
+        return Measure(Series(f"{before}.{name}", "s"), counter, per=f"{before}.{of}")
+    return Measure(Series(counter, _RATES[last]), counter)
+
+
+def plan_measures(counters: Iterable[str]) -> tuple[Measure, ...]:
+    """See ``plan_measure``."""
+    return tuple(plan_measure(counter) for counter in counters)
+
+
+def name_nic_counters(index: int) -> tuple[str, ...]:
+    """The counters of a workload's NIC, in the order of ``NicCounts``."""
+    return tuple(f"nic{index}.{part}" for part in NIC_PARTS)
+
+
+def compute_value(measure: Measure, before: Mapping[str, float], now: Mapping[str, float], seconds: float) -> float:
+    """From counters ``seconds`` apart; NaN where one isn't known, or went back because what counts began again."""
+    counted = now.get(measure.counter)
+    if counted is None:
+        return NAN
+    if not measure.grows:
+        return counted
+    grown = counted - before.get(measure.counter, NAN)
+    divisor = seconds
+    if measure.per:
+        divisor = now.get(measure.per, NAN) - before.get(measure.per, NAN)
+    return grown / divisor if grown >= 0 and divisor > 0 else NAN

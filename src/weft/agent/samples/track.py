@@ -1,0 +1,114 @@
+"""The measurement of one run of a workload, or of the node: what counts, and the file that keeps the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.agent.samples.series import LEAST_SECONDS, compute_value, name_nic_counters, plan_measures
+from weft.contracts.clock import Clock
+from weft.contracts.driver.network import NicCounters, NicCounts
+from weft.contracts.driver.runtime import Counted, Counters
+from weft.telemetry.rings.layout import MOST_SERIES, NAN, Series
+from weft.telemetry.rings.ring import Ring
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run of a guest here, with the devices it has."""
+
+    guest_id: str
+    pid: int | None
+    started_at: float | None
+    incarnation: int
+    ports: tuple[str, ...] = ()  # of its NICs, in their order
+    disks: tuple[str, ...] = ()
+
+
+class Nics:
+    """The counts of all NICs here, read once for all workloads."""
+
+    def __init__(self, counters: NicCounters | None) -> None:
+        self._counters = counters
+        self.at = 0.0
+        self.counts: dict[str, NicCounts] = {}
+
+    def read(self, ports: Iterable[str], at: float) -> None:
+        """Raises OSError."""
+        self.counts = {}
+        if self._counters is not None:
+            self.at, self.counts = at, self._counters.read(ports)
+
+    def close(self) -> None:
+        if self._counters is not None:
+            self._counters.close()
+
+
+class NicsOfRun:
+    """Counters (contracts.driver.runtime) of a workload's NICs."""
+
+    def __init__(self, nics: Nics, ports: Sequence[str]) -> None:
+        self._nics = nics
+        self._names = [(port, name_nic_counters(index)) for index, port in enumerate(ports)]
+        self.names = tuple(name for _, names in self._names for name in names)
+
+    def read(self, at: float, *, often: bool) -> Counted | None:
+        values: dict[str, float] = {}
+        for port, names in self._names:
+            if (counts := self._nics.counts.get(port)) is not None:
+                values.update(zip(names, counts, strict=True))
+        return Counted(self._nics.at, values) if values else None
+
+    def close(self) -> None: ...
+
+
+class Source:
+    """Counters, and what they were when they were read last."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters, self.measures = counters, plan_measures(counters.names)
+        self.columns: list[int | None] = []
+        self.last = Counted(0.0, {})
+
+    def measure(self, at: float, values: list[float], *, often: bool) -> None:
+        """Put what is known into ``values``. Raises OSError when the run has ended."""
+        counted = self.counters.read(at, often=often)
+        if counted is None:
+            return
+        seconds = counted.at - self.last.at
+        if seconds < LEAST_SECONDS and self.last.values:
+            return
+        before, now = self.last.values, counted.values
+        for measure, column in zip(self.measures, self.columns, strict=True):
+            if column is not None:
+                values[column] = compute_value(measure, before, now, seconds)
+        self.last = counted
+
+
+class Track:
+    """Samples of one run: of ``sources``, into ``ring``, which has columns for them."""
+
+    def __init__(self, run: Run, sources: Sequence[Source], ring: Ring, clock: Clock) -> None:
+        self.run, self.sources = run, sources
+        self._ring, self._clock = ring, clock
+        places = {series: column for column, series in enumerate(ring.layout.series)}
+        for source in sources:
+            source.columns = [places.get(measure.series) for measure in source.measures]
+
+    def measure(self, now: float, *, often: bool) -> None:
+        """Record the values of the step in which ``now`` (unix seconds) lies. Raises OSError when the run has ended, or the file
+        can't be written."""
+        values = [NAN] * len(self._ring.layout.series)
+        for source in self.sources:
+            source.measure(self._clock.elapsed(), values, often=often)
+        self._ring.append(now, values)
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.counters.close()
+        self._ring.close()
+
+
+def list_series(sources: Iterable[Source]) -> tuple[Series, ...]:
+    """The series of these sources, the first MOST_SERIES of them."""
+    return tuple(measure.series for source in sources for measure in source.measures)[:MOST_SERIES]
