@@ -1,0 +1,101 @@
+// The frame: who is signed in, which page is open, the list on the left, and what lies above the page.
+import { render } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
+import { html } from './html.js';
+import { age } from './format.js';
+import { begin, link, notices, now, project, route, session, signOut, theme } from './state.js';
+import { lostAt, restarted, summary } from './stream.js';
+import { Dialog } from './ui/dialog.js';
+import { Search } from './ui/search.js';
+import { Alerts } from './pages/alerts.js';
+import { Audit } from './pages/audit.js';
+import { Kind, Kinds } from './pages/kind.js';
+import { Login } from './pages/login.js';
+import { Networks } from './pages/networks.js';
+import { Nodes } from './pages/nodes.js';
+import { ObjectPage } from './pages/object.js';
+import { Operations } from './pages/operations.js';
+import { Overview } from './pages/overview.js';
+import { People } from './pages/people.js';
+import { Queue } from './pages/queue.js';
+import { Storage } from './pages/storage.js';
+import { Workloads } from './pages/workloads.js';
+
+const PAGES = {
+  '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
+  networks: ['Networks', Networks], storage: ['Storage', Storage], queue: ['Queue and calendar', Queue], people: ['People and usage', People],
+  audit: ['Audit', Audit], alerts: ['Alerts', Alerts], kinds: ['All kinds', Kinds],
+};
+const HIDDEN = { o: ObjectPage, k: Kind };
+
+function App() {
+  if (session.value === undefined) return html`<main class="gate" aria-busy="true"><p class="soft">Loading…</p></main>`;
+  if (session.value === null) return html`<${Login} />`;
+  return html`<${Frame} />`;
+}
+
+function Frame() {
+  const [isOpen, setOpen] = useState(false);
+  const first = route.value.path[0] ?? '';
+  const Page = HIDDEN[first] ?? PAGES[first]?.[1] ?? Missing;
+  const title = PAGES[first]?.[0] ?? route.value.path.slice(1).filter((part) => part !== '-').join(' ');
+  useEffect(() => { setOpen(false); document.title = `${title} · weft`; }, [route.value, title]);
+  return html`
+    <div class="frame">
+      <header class="top">
+        <button type="button" class="menu plain" aria-label="Pages" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>☰</button>
+        <a class="brand" href="#/">weft</a>
+        <${Projects} />
+        <${Search} />
+        <span class="grow wide"></span>
+        <select class="wide" aria-label="Colours" value=${theme.value} onChange=${(event) => { theme.value = event.target.value; }}>
+          <option value="auto">as the system</option><option value="light">light</option><option value="dark">dark</option></select>
+        <span class="soft wide mono">${session.value.name}</span>
+        <button type="button" onClick=${signOut}>Sign out</button>
+      </header>
+      <nav class=${`side ${isOpen ? 'open' : ''}`} aria-label="Pages">
+        ${Object.entries(PAGES).map(([name, [words]]) => html`<a key=${name} href=${link(name ? [name] : [])} aria-current=${name === first ? 'page' : undefined}>
+          <span>${words}</span><${Count} name=${name} /></a>`)}
+      </nav>
+      <main class="main" id="main">
+        <${Lost} />
+        <${Page} key=${HIDDEN[first] ? route.value.path.slice(0, 4).join('/') : first} />
+      </main>
+    </div>
+    <${Dialog} /><${Notices} />`;
+}
+
+function Projects() {
+  const held = session.value.permissions?.projects ?? {};
+  const [found, setFound] = useState([]);
+  useEffect(() => {
+    fetch('/v1/projects?limit=500', { credentials: 'same-origin' }).then((answer) => (answer.ok ? answer.json() : { items: [] }))
+      .then((page) => setFound(page.items.map((item) => item.name)), () => {});
+  }, [session.value]);
+  const names = [...new Set([...found, ...Object.keys(held), ...(project.value ? [project.value] : [])])].sort();
+  return html`<select aria-label="Project" value=${project.value} onChange=${(event) => { project.value = event.target.value; }}>
+    <option value="">all projects</option>${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>`;
+}
+
+function Count({ name }) {
+  const facts = summary.value;
+  if (!facts) return null;
+  const problems = facts.problems_total ?? facts.problems?.length ?? 0;
+  const count = { '': problems, operations: facts.operations?.length, queue: facts.queue?.waiting }[name];
+  if (!count) return null;
+  return html`<span class=${`count ${name === '' ? 'state failed' : 'soft'}`} title=${name === '' ? 'problems' : undefined}>${count}</span>`;
+}
+
+function Lost() {
+  if (restarted.value) return html`<div class="lost" role="status">The server runs another release now. <a href="" style=${{ color: 'inherit', textDecoration: 'underline' }}>Load the page again</a></div>`;
+  if (!lostAt.value || now.value - lostAt.value < 2) return null;
+  return html`<div class="lost" role="status">No connection to the server: what you see is ${age(now.value - lostAt.value)} old. The page tries again by itself.</div>`;
+}
+
+const Notices = () => html`<div class="notices" role="status" aria-live="polite">${notices.value.map((each) => html`
+  <div key=${each.id} class=${`notice ${each.bad ? 'bad' : ''}`}><div>${each.words}</div>${each.hint && html`<div class="soft">${each.hint}</div>`}</div>`)}</div>`;
+
+const Missing = () => html`<h1>There is no such page</h1><p><a href="#/">Go to the overview</a></p>`;
+
+begin();
+render(html`<${App} />`, document.getElementById('app'));

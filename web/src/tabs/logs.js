@@ -1,0 +1,43 @@
+// What a guest prints, as it comes; only the newest part is kept in the page.
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { html } from '../html.js';
+import { connect, lost } from './stream.js';
+
+const MOST = 200_000; // characters
+
+export function Logs({ row, kind }) {
+  const box = useRef(null);
+  const [text, setText] = useState('');
+  const [state, setState] = useState('');
+  const [isFollowing, setFollowing] = useState(true);
+  const [filter, setFilter] = useState('');
+  useEffect(() => {
+    let socket = null;
+    let isOver = false;
+    let whole = '';
+    let frame = 0;
+    const decoder = new TextDecoder();
+    setText('');
+    setState('Reading…');
+    const input = kind.name === 'function' ? { tail: 500, follow: isFollowing } : { tail: 1000, follow: isFollowing };
+    connect(row, 'logs', input).then((opened) => {
+      if (isOver) { opened.close(); return; }
+      socket = opened;
+      socket.onopen = () => setState('');
+      socket.onmessage = (event) => {
+        whole = (whole + decoder.decode(event.data, { stream: true })).slice(-MOST);
+        frame ||= requestAnimationFrame(() => { frame = 0; setText(whole); });
+      };
+      socket.onclose = (event) => { if (!isOver) setState(event.code === 1000 ? (isFollowing ? 'The log has ended.' : '') : event.reason || lost(event.code)); };
+    }, (error) => setState(`${error.message}${error.hint ? `; ${error.hint}` : ''}`));
+    return () => { isOver = true; cancelAnimationFrame(frame); socket?.close(); };
+  }, [row.uid, isFollowing]);
+  useEffect(() => { if (isFollowing && box.current) box.current.scrollTop = box.current.scrollHeight; }, [text]);
+  // Terminals' escape sequences say nothing here.
+  const plain = text.replace(/\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\r/g, '');
+  const shown = filter ? plain.split('\n').filter((line) => line.toLowerCase().includes(filter.toLowerCase())).join('\n') : plain;
+  return html`<div class="row"><input type="search" aria-label="Only lines with" placeholder="Only lines with…" value=${filter} onInput=${(event) => setFilter(event.target.value)} />
+    <label class="row"><input type="checkbox" checked=${isFollowing} onChange=${(event) => setFollowing(event.target.checked)} /> follow</label>
+    <span class="soft" role="status">${state}</span></div>
+    <pre class="log" ref=${box} tabindex="0" aria-label="Log">${shown || (state ? '' : 'Nothing was printed yet.')}</pre>`;
+}

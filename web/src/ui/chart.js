@@ -1,0 +1,69 @@
+// Lines over time by uPlot: one x axis for all charts of a page, gaps drawn as gaps, the unit on the axis. uPlot is loaded with the first one.
+import uPlot from 'uplot';
+import { useEffect, useRef } from 'preact/hooks';
+import { html } from '../html.js';
+import { inUnit } from '../format.js';
+
+const LINES = ['--accent', '--changing', '--degraded', '--unknown', '--running', '--failed'];
+const colour = (place) => getComputedStyle(document.documentElement).getPropertyValue('--soft') && `var(${LINES[place % LINES.length]})`;
+const resolved = (element, place) => {
+  const probe = document.createElement('i');
+  probe.style.color = colour(place);
+  element.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+};
+
+// series: [{name, unit, points: [[seconds, value or null], …]}], all of one unit; events: [{at, words}] are marked by a line.
+export default function Chart({ title, series, marks = [], height = 160 }) {
+  const box = useRef(null);
+  const plot = useRef(null);
+  const unit = series[0]?.unit ?? '';
+  const names = series.map((each) => each.name).join();
+  useEffect(() => {
+    const line = resolved(box.current, 0) && getComputedStyle(document.documentElement).getPropertyValue('--line');
+    const soft = (() => { const probe = document.createElement('i'); probe.style.color = 'var(--soft)'; box.current.append(probe); const found = getComputedStyle(probe).color; probe.remove(); return found; })();
+    const grid = { stroke: soft, width: 0.3 };
+    const options = {
+      width: box.current.clientWidth || 400, height, padding: [8, 8, 0, 8],
+      cursor: { sync: { key: 'samples' }, drag: { x: false, y: false } }, legend: { show: false },
+      scales: { x: { time: true }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 0) > 0 ? most * 1.1 : 1] } },
+      axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => new Date(each * 1000).toLocaleTimeString('en-GB')), space: 80 },
+        { stroke: soft, grid, size: 84, values: (_, at) => at.map((each) => inUnit(each, unit)) }],
+      series: [{}, ...series.map((each, place) => ({ label: each.name, stroke: resolved(box.current, place), width: 1.5, spanGaps: false, points: { show: false } }))],
+      hooks: { draw: [(drawn) => drawMarks(drawn, marks)] },
+    };
+    plot.current = new uPlot(options, aligned(series), box.current);
+    const observer = new ResizeObserver(() => plot.current.setSize({ width: box.current.clientWidth, height }));
+    observer.observe(box.current);
+    return () => { observer.disconnect(); plot.current.destroy(); plot.current = null; void line; };
+  }, [names, unit]);
+  useEffect(() => { plot.current?.setData(aligned(series)); }, [series]);
+  const last = series.map((each) => each.points.findLast((point) => point[1] != null)?.[1]);
+  return html`<figure style=${{ margin: 0 }} aria-label=${`${title}: ${series.map((each, place) => `${each.name} ${inUnit(last[place], unit)}`).join(', ')}`}>
+    <figcaption><b>${title}</b> <span class="legend">${series.map((each, place) => html`<span key=${each.name} style=${{ color: `var(${LINES[place % LINES.length]})` }}><i></i>${each.name} ${inUnit(last[place], unit)}</span>`)}</span></figcaption>
+    <div class="chart" ref=${box}></div></figure>`;
+}
+
+function aligned(series) {
+  if (!series.length) return [[]];
+  const times = [...new Set(series.flatMap((each) => each.points.map((point) => point[0])))].sort((a, b) => a - b);
+  return [times, ...series.map((each) => { const known = new Map(each.points); return times.map((at) => known.get(at) ?? null); })];
+}
+
+function drawMarks(plot, marks) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.strokeStyle = '#8888';
+  ctx.setLineDash([4, 4]);
+  for (const mark of marks) {
+    const x = plot.valToPos(mark.at, 'x', true);
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
+}

@@ -1,0 +1,187 @@
+// A table of any kinds: the server filters, sorts and cuts it into pages, and only the rows in view exist in the document. The URL
+// carries filter, phase, sorting; j and k move, x chooses, Enter opens.
+import { signal } from '@preact/signals';
+import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { html } from '../html.js';
+import { get, query } from '../api.js';
+import { changedAt, show, table } from '../stream.js';
+import { kinds, noticeOf, project, route, setQuery, toObject } from '../state.js';
+import { ActionButtons } from './actions.js';
+import { Age, Empty, Name, State } from './parts.js';
+
+const ROW = 32; // pixels, as in the style
+const PAGE = 200; // rows of one request
+const chosen = signal(new Map()); // uid → row
+
+// What the URL asks for, as the server takes it.
+const wanted = (names, words) => ({
+  kinds: names.join(','), project: project.value, filter: words.filter ?? '', where: words.phase ?? '', sort: words.sort ?? '',
+  ended: words.ended === '1' ? '1' : '',
+});
+
+export function Table({ names, extra, empty, command, group }) {
+  const words = route.value.query;
+  const parameters = wanted(names, words);
+  const key = JSON.stringify(parameters);
+  const [offset, setOffset] = useState(0);
+  const [older, setOlder] = useState({ key, rows: new Map() }); // rows beyond the page that the stream sends, by their place
+  const box = useRef(null);
+  const [view, setView] = useState({ first: 0, count: 60 });
+  const settle = useRef(0);
+
+  useEffect(() => { setOffset(0); setOlder({ key, rows: new Map() }); if (box.current) box.current.scrollTop = 0; }, [key]);
+  useEffect(() => { show({ table: { ...parameters, offset, limit: PAGE }, ...extra }); }, [key, offset, JSON.stringify(extra)]);
+  useEffect(() => () => { chosen.value = new Map(); }, []);
+
+  const fits = table.value;
+  const total = fits?.total ?? 0;
+  const rows = useMemo(() => {
+    const all = new Map(older.key === key ? older.rows : []);
+    (fits?.rows ?? []).forEach((row, place) => all.set((fits.offset ?? 0) + place, row));
+    return all;
+  }, [fits, older, key]);
+
+  const onScroll = () => {
+    const first = Math.max(0, Math.floor(box.current.scrollTop / ROW) - 20);
+    const count = Math.ceil(box.current.clientHeight / ROW) + 40;
+    if (first !== view.first || count !== view.count) setView({ first, count });
+    clearTimeout(settle.current);
+    settle.current = setTimeout(async () => {
+      const start = Math.max(0, Math.floor((first - 40) / 100) * 100);
+      if (start === offset || total <= PAGE) return;
+      if ([...Array(count).keys()].some((place) => first + place < total && !rows.has(first + place))) {
+        try {
+          const page = await get(`/v1/dashboard/table?${query({ ...parameters, offset: start, limit: PAGE })}`);
+          setOlder((before) => {
+            const kept = new Map(before.key === key ? before.rows : []);
+            page.rows.forEach((row, place) => kept.set(start + place, row));
+            return { key, rows: kept };
+          });
+        } catch (error) { noticeOf(error); }
+      }
+      setOffset(start);
+    }, 120);
+  };
+
+  useKeys(box, rows);
+  const columns = fits?.columns ?? [];
+  const last = Math.min(total, view.first + view.count);
+  const first = Math.min(view.first, Math.max(0, total - 1));
+  const places = [];
+  for (let place = first; place < last; place += 1) places.push(place);
+  const sortBy = (title) => setQuery({ sort: words.sort === title ? `-${title}` : words.sort === `-${title}` ? '' : title });
+  const sorted = (title) => (words.sort === title ? 'ascending' : words.sort === `-${title}` ? 'descending' : undefined);
+  const pick = (row, place, event) => choose(row, place, event, rows);
+  const everything = places.length > 0 && places.every((place) => rows.has(place) && chosen.value.has(rows.get(place).uid));
+  let before = null;
+  return html`
+    <${Toolbar} names=${names} phases=${fits?.phases ?? {}} total=${total} />
+    ${fits && total === 0
+      ? html`<${Empty} words=${words.filter || words.phase ? 'Nothing matches this filter.' : empty} command=${words.filter || words.phase ? null : command} />`
+      : html`<div class="scroll" ref=${box} onScroll=${onScroll} tabindex="0" role="region" aria-label="Table">
+      <table aria-rowcount=${total + 1}>
+        <thead><tr aria-rowindex="1">
+          <th><input type="checkbox" aria-label="Choose all rows in view" checked=${everything} onChange=${(event) => chooseAll(places, rows, event.target.checked)} /></th>
+          ${columns.map((column) => html`<th key=${column.title} class=${column.align === 'right' ? 'number' : ''} aria-sort=${sorted(column.title)}>
+            <button type="button" onClick=${() => sortBy(column.title)}>${column.title}${sorted(column.title) === 'ascending' ? ' ▲' : sorted(column.title) ? ' ▼' : ''}</button></th>`)}
+        </tr></thead>
+        <tbody>
+          ${first > 0 && html`<tr class="spacer" aria-hidden="true"><td colspan=${columns.length + 1} style=${{ height: `${first * ROW}px` }}></td></tr>`}
+          ${places.map((place) => {
+            const row = rows.get(place);
+            if (!row) return html`<tr key=${place} aria-rowindex=${place + 2}>${[0, ...columns].map((_, cell) => html`<td key=${cell}><span class="skeleton"></span></td>`)}</tr>`;
+            const heading = group && group(row, columns) !== before;
+            if (group) before = group(row, columns);
+            return html`${heading && html`<tr class="group" key=${`g${place}`}><td colspan=${columns.length + 1}>${before || '–'}</td></tr>`}
+              <${Row} key=${row.uid} row=${row} place=${place} columns=${columns} isChosen=${chosen.value.has(row.uid)} onPick=${pick} />`;
+          })}
+          ${last < total && html`<tr class="spacer" aria-hidden="true"><td colspan=${columns.length + 1} style=${{ height: `${(total - last) * ROW}px` }}></td></tr>`}
+        </tbody>
+      </table>
+    </div>`}
+    ${chosen.value.size > 0 && html`<div class="chosen-bar" role="toolbar" aria-label="Actions on the chosen rows">
+      <strong>${chosen.value.size} chosen</strong>
+      <${ActionButtons} rows=${[...chosen.value.values()]} />
+      <button type="button" class="plain" onClick=${() => { chosen.value = new Map(); }}>Choose none</button>
+    </div>`}`;
+}
+
+const KINDS_OF_CELLS = { NAME: 1, PHASE: 1, AGE: 1 };
+function Row({ row, place, columns, isChosen, onPick }) {
+  const blinks = performance.now() - changedAt(row.uid) < 300 ? 'blink' : '';
+  return html`<tr class=${isChosen ? 'chosen' : ''} aria-rowindex=${place + 2}>
+    <td><input type="checkbox" aria-label=${`Choose ${row.name}`} checked=${isChosen} onClick=${(event) => onPick(row, place, event)} /></td>
+    ${columns.map((column, cell) => html`<td key=${column.title} class=${`${column.align === 'right' ? 'number' : ''} ${blinks}`}
+      title=${KINDS_OF_CELLS[column.title] ? undefined : row.cells[cell]}><${Cell} column=${column} row=${row} text=${row.cells[cell]} /></td>`)}
+  </tr>`;
+}
+
+function Cell({ column, row, text }) {
+  if (column.title === 'NAME') return html`<${Name} row=${row} />`;
+  if (column.title === 'AGE') return html`<${Age} since=${row.created_at} />`;
+  if (column.title === 'PHASE' || column.title === 'STATUS') return html`<${State} phase=${text} health=${row.health} />`;
+  if (column.title === 'NODE' && text && text !== '–') return html`<a class="mono" href=${toObject({ kind: 'node', name: text })}>${text}</a>`;
+  return text;
+}
+
+let anchor = -1; // the row that was chosen last, for Shift
+function choose(row, place, event, rows) {
+  const next = new Map(chosen.value);
+  const on = event.target.checked;
+  const [from, to] = event.shiftKey && anchor >= 0 ? [Math.min(anchor, place), Math.max(anchor, place)] : [place, place];
+  for (let each = from; each <= to; each += 1) {
+    const found = rows.get(each);
+    if (found && on) next.set(found.uid, found);
+    else if (found) next.delete(found.uid);
+  }
+  anchor = place;
+  chosen.value = next;
+}
+function chooseAll(places, rows, on) {
+  const next = new Map(chosen.value);
+  for (const place of places) {
+    const row = rows.get(place);
+    if (row && on) next.set(row.uid, row);
+    else if (row) next.delete(row.uid);
+  }
+  chosen.value = next;
+}
+
+function Toolbar({ names, phases, total }) {
+  const words = route.value.query;
+  const [typed, setTyped] = useState(words.filter ?? '');
+  const later = useRef(0);
+  useEffect(() => { setTyped(words.filter ?? ''); }, [words.filter]);
+  const filter = (text) => {
+    setTyped(text);
+    clearTimeout(later.current);
+    later.current = setTimeout(() => setQuery({ filter: text }), 200);
+  };
+  const hasEnded = names.some((name) => kinds.value.get(name)?.over);
+  return html`<div class="row" role="search" aria-label="Filter of the table">
+    <input type="search" aria-label="Filter by words" placeholder="Filter: words in any column or label" class="grow" style=${{ maxWidth: '420px' }} value=${typed} onInput=${(event) => filter(event.target.value)} />
+    ${Object.entries(phases).map(([phase, count]) => html`<button key=${phase} type="button" class="chip" aria-pressed=${words.phase === phase}
+      onClick=${() => setQuery({ phase: words.phase === phase ? '' : phase })}>${phase} ${count}</button>`)}
+    ${words.phase && !(words.phase in phases) && html`<button type="button" class="chip" aria-pressed="true" onClick=${() => setQuery({ phase: '' })}>${words.phase} 0</button>`}
+    ${hasEnded && html`<label class="row"><input type="checkbox" checked=${words.ended === '1'} onChange=${(event) => setQuery({ ended: event.target.checked ? '1' : '' })} /> ended ones, too</label>`}
+    <span class="soft" aria-live="polite">${total.toLocaleString('en')} in all</span>
+  </div>`;
+}
+
+// j, k: the next and previous row; x: choose it; Enter follows its link, as everywhere.
+function useKeys(box, rows) {
+  useEffect(() => {
+    const onKey = (event) => {
+      if (event.target.closest('input, select, textarea, dialog') || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (!'jkx'.includes(event.key) || event.key.length !== 1) return;
+      const links = [...(box.current?.querySelectorAll('tbody td a') ?? [])].filter((link) => link.closest('tr').querySelector('td a') === link);
+      const at = links.indexOf(document.activeElement);
+      if (event.key === 'x') links[at]?.closest('tr').querySelector('input')?.click();
+      else links[Math.max(0, Math.min(links.length - 1, at + (event.key === 'j' ? 1 : -1)))]?.focus();
+      event.preventDefault();
+    };
+    addEventListener('keydown', onKey);
+    return () => removeEventListener('keydown', onKey);
+  }, [rows]);
+}
+
