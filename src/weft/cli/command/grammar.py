@@ -131,6 +131,7 @@ TOOLS: dict[str, Entry] = {
     "calendar": Entry("calendar", "Show the calendar of leases by node"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
+    "dashboard": Entry("dashboard", "Show the dashboard in this machine's browser"),
     "doctor": Entry("doctor", "Check this machine and the server"),
     "audit": Entry("audit", "List, verify or export the audit log"),
     "support": Entry("support", "Collect a support bundle: support bundle"),

@@ -1,0 +1,181 @@
+"""A server on this machine's loopback that shows a browser the API server's dashboard with the user's own login.
+
+It checks who asks, adds the login, and passes bytes on: requests to the API server, streams to the gateway. One request a
+connection, so what is passed on is always what was checked. It keeps nothing and decides nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from weft.cli.dashboard.browser import Browser
+from weft.cli.dashboard.head import Head, read_head, write_head
+from weft.client.context import Context
+from weft.client.tls import make_tls
+from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated, Unavailable, WeftError
+
+STREAMS = "/v1/stream"
+SESSION = "/v1/session"
+_HEAD_BYTES = 32 * 1024
+_HEAD_SECONDS = 10.0
+_DIAL_SECONDS = 10.0
+_PIECE_BYTES = 64 * 1024
+_MOST_CONNECTIONS = 128
+_STATUS = {Forbidden: "403 Forbidden", NotAuthenticated: "401 Unauthorized", Unavailable: "502 Bad Gateway"}
+_encoder = msgspec.json.Encoder()
+
+
+class Gateway(NamedTuple):
+    """Where streams go."""
+
+    address: str  # host:port
+    server_name: str
+
+
+class Relay:
+    """Serves at ``port`` of 127.0.0.1, 0 for any, until it is closed. ``used`` is called with each new link when one was used."""
+
+    def __init__(self, context: Context, gateway: Gateway | None, used: Callable[[str], None]) -> None:
+        self._context, self._gateway, self._used = context, gateway, used
+        self._tls = make_tls(context)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, port: int) -> str:
+        """The address of the page, without the link's key. Raises OSError if it can't listen."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port, limit=_HEAD_BYTES)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self._browser = Browser(self._port)
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def link(self) -> str:
+        return f"http://127.0.0.1:{self._port}{self._browser.link}"
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if len(self._tasks) > _MOST_CONNECTIONS:
+                raise Unavailable("the dashboard has too many connections", hint="close some of its tabs")
+            async with asyncio.timeout(_HEAD_SECONDS):
+                head = read_head(await reader.readuntil(b"\r\n\r\n"))
+            await self._answer(head, reader, writer)
+        except WeftError as problem:
+            writer.write(_refuse(problem))
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+            pass  # it has left, or never said what it wants
+        finally:
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    async def _answer(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (cookie := self._browser.sign_in(head)) is not None:
+            writer.write(_send_on(cookie))
+            if cookie:
+                self._used(self.link)
+            return
+        self._browser.check(head)
+        if head.path == SESSION:
+            self._end_session(head, writer)
+        elif head.path == STREAMS:
+            await self._open_stream(head, reader, writer)
+        else:
+            await self._forward(head, reader, writer)
+
+    def _end_session(self, head: Head, writer: asyncio.StreamWriter) -> None:
+        if head.method != "DELETE":
+            raise Forbidden("this page is signed in by weft dashboard", hint="weft login, then weft dashboard again")
+        self._browser.sign_out()
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        self._used(self.link)
+
+    async def _open_stream(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not head.wants_web_socket:
+            raise InvalidInput("streams are web sockets")
+        if self._gateway is None:
+            raise Unavailable("the server has no gateway")
+        host, _, port = self._gateway.address.rpartition(":")
+        host = host.strip("[]")
+        there = await self._dial(host, int(port), self._gateway.server_name or host)
+        await _splice((reader, writer), there, write_head(head, self._gateway.address), None)
+
+    async def _forward(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        url = urlsplit(self._context.server)
+        host = url.hostname or ""
+        there = await self._dial(host, url.port or 443, self._context.server_name or host)
+        await _splice((reader, writer), there, write_head(head, url.netloc, self._context.token), head.length)
+
+    async def _dial(self, host: str, port: int, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            async with asyncio.timeout(_DIAL_SECONDS):
+                return await asyncio.open_connection(host, port, ssl=self._tls, server_hostname=name)
+        except (OSError, TimeoutError) as problem:
+            what = "certificate" if isinstance(problem, ssl.SSLError) else "connection"
+            raise Unavailable(f"no {what} from {host}:{port}", hint="is the server running? weft doctor") from problem
+
+
+async def _splice(
+    here: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    there: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    head: bytes,
+    length: int | None,
+) -> None:
+    """Send ``head``, then ``length`` bytes (None: all) to ``there``, and all that comes back; the end of either ends both."""
+    there[1].write(head)
+    up = asyncio.ensure_future(_copy(here[0], there[1], length))
+    down = asyncio.ensure_future(_copy(there[0], here[1], None))
+    try:
+        await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (up, down):
+            task.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
+        there[1].close()
+
+
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, length: int | None) -> None:
+    """Copy until the source's end; what comes after ``length`` bytes is read and dropped."""
+    left = length
+    with contextlib.suppress(OSError):
+        while piece := await source.read(_PIECE_BYTES):
+            if left is not None:
+                piece = piece[:left]
+                left -= len(piece)
+            if piece:
+                sink.write(piece)
+                await sink.drain()
+
+
+def _send_on(cookie: str) -> bytes:
+    set_cookie = f"Set-Cookie: {cookie}\r\n" if cookie else ""
+    return (
+        f"HTTP/1.1 303 See Other\r\nLocation: /\r\n{set_cookie}Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\n"
+        "Content-Length: 0\r\nConnection: close\r\n\r\n"
+    ).encode()
+
+
+def _refuse(problem: WeftError) -> bytes:
+    status = next((line for kind, line in _STATUS.items() if isinstance(problem, kind)), "400 Bad Request")
+    body = _encoder.encode(problem.to_dict())
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+        "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    ).encode() + body
