@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install up down fmt check unit affected test coverage mutants bench soak lock
+.PHONY: help install install-tests up down fmt check unit affected test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -29,6 +29,9 @@ help:
 
 install:
 	@tools/install
+
+install-tests:
+	@tools/install tests
 
 up: install
 	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" .venv/bin/python -m weft.launch.local up
@@ -65,7 +68,7 @@ affected: install
 
 # Four at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is listed at the end. A test
 # that fails is run once more and named at the end; more than three such tests fail the run. RERUNS=0: none is.
-test: install
+test: install-tests
 	@.venv/bin/pytest -n $(or $(WORKERS),4) --dist loadfile --again $(or $(RERUNS),1) --durations=40 --durations-min=10
 
 # Which test ran which line, and for how long, is what make mutants chooses tests by.

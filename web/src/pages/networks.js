@@ -55,7 +55,7 @@ function Topology() {
   const place = (index) => [40 + (index % columns) * 150, top + 24 + Math.floor(index / columns) * 84];
   const height = top + 24 + Math.max(1, Math.ceil(shown.length / columns)) * 84;
   return html`<section class="panel broad"><h2>Who is in which network${joined.length > shown.length ? ` (${shown.length} of ${joined.length} guests)` : ''}</h2>
-    <svg class="topology" viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${`${names.length} networks with ${shown.length} guests`}>
+    <svg class="topology" viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${names.length} networks with ${shown.length} guests`}>
       ${names.map((name, index) => html`<g key=${name} style=${{ color: `var(${COLOURS[index % COLOURS.length]})` }}>
         <line class="lane" x1="16" x2=${width - 16} y1=${lane(name)} y2=${lane(name)} stroke="currentColor" />
         <text x="16" y=${lane(name) - 8}>${project.value ? name.split('/')[1] : name}  ${facts.networks.find((each) => `${each.project}/${each.name}` === name)?.spec.cidr ?? ''}</text></g>`)}
@@ -63,12 +63,17 @@ function Topology() {
         const [x, y] = place(index);
         const rate = rates.get(`${guest.kind}/${guest.project}/${guest.name}`) ?? 0;
         return html`<g key=${guest.uid}>${networks.filter((name) => names.includes(name)).map((name, nic) => html`<path key=${name} fill="none" stroke=${`var(${COLOURS[names.indexOf(name) % COLOURS.length]})`}
-            stroke-width=${1 + Math.min(7, Math.log10(1 + rate / 1000) * 2)} d=${`M${x + 20 + nic * 14} ${y}V${lane(name)}`} />`)}
-          <a href=${toObject(guest)} aria-label=${`${guest.kind} ${guest.name}`}><rect class="box" x=${x} y=${y} width="136" height="52" rx="4" />
+            stroke-width=${1 + Math.min(7, Math.log10(1 + rate / 1000) * 2)} d=${branch(x, y, nic, index < columns, lane(name))} />`)}
+          <a href=${toObject(guest)}><title>${guest.kind}/${guest.name}</title><rect class="box" x=${x} y=${y} width="136" height="52" rx="4" />
             <text x=${x + 8} y=${y + 20}>${guest.name.length > 18 ? `${guest.name.slice(0, 17)}…` : guest.name}</text>
             <text x=${x + 8} y=${y + 40} style=${{ fill: 'var(--soft)' }}>${guest.status?.address ?? guest.status?.phase ?? ''}${rate ? `  ${size(rate)}/s` : ''}</text></a></g>`;
       })}
     </svg></section>`;
+}
+
+// From a guest's box up to its network's line; boxes of lower rows are reached beside those above them.
+function branch(x, y, nic, isFirstRow, lane) {
+  return isFirstRow ? `M${x + 20 + nic * 14} ${y}V${lane}` : `M${x} ${y + 12 + nic * 10}H${x - 4 - nic * 4}V${lane}`;
 }
 
 function networksOf(guest) {

@@ -20,8 +20,7 @@ export function Nodes() {
   return html`
     <div class="row"><h1 class="grow">Nodes</h1><label>Fullest first by <select value=${by} onChange=${(event) => setQuery({ by: event.target.value })}>
       ${Object.entries(ORDERS).map(([name, words]) => html`<option value=${name}>${words}</option>`)}</select></label></div>
-    <${NodeBars} nodes=${nodes.slice(0, 24)} />
-    <div class="row">${nodes.slice(0, 24).map((node) => html`<${DrainButton} key=${node.name} node=${node.name} />`)}</div>
+    <${NodeBars} nodes=${nodes.slice(0, 24)} action=${(node) => html`<${DrainButton} node=${node.name} />`} />
     <${Table} names=${['node']} empty="No node has joined yet." command="weft token create --use join" />`;
 }
 

@@ -45,14 +45,14 @@ function Counts({ phases }) {
   })}</div>`;
 }
 
-export const NodeBars = ({ nodes }) => html`<div class="panels">${nodes.map((node) => html`<div class="panel" key=${node.name}>
+export const NodeBars = ({ nodes, action }) => html`<div class="panels">${nodes.map((node) => html`<div class="panel" key=${node.name}>
   <div class="row"><a class="mono" href=${toObject({ kind: 'node', name: node.name })}><b>${node.name}</b></a><${State} phase=${node.phase} health=${node.health} /><span class="grow"></span><span class="soft">${node.workloads} workloads</span></div>
   ${node.note && html`<div class="soft">${node.note}</div>`}
   <dl class="facts" style=${{ gridTemplateColumns: 'max-content minmax(0,1fr)', marginTop: '8px' }}>
     <dt>cores</dt><dd><${Bar} title="cores" of=${node.cpu} unit="cores" /></dd>
     <dt>memory</dt><dd><${Bar} title="memory" of=${node.memory} unit="bytes" /></dd>
     <dt>disk</dt><dd><${Bar} title="disk" of=${node.disk} unit="bytes" /></dd>
-  </dl></div>`)}</div>`;
+  </dl>${action?.(node)}</div>`)}</div>`;
 
 export function Running({ operations }) {
   if (!operations?.length) return html`<p class="soft">Nothing changes now.</p>`;

@@ -253,6 +253,7 @@ def plan_closing(topology: Topology) -> str:
         "\nTry:  .venv/bin/weft vm list        .venv/bin/weft vm exec hello -- uname -a\n"
         "      .venv/bin/weft explain vm hello    .venv/bin/weft vm migrate hello\n"
         "      make down (removes everything)\n"
+        f"Dashboard:  .venv/bin/weft dashboard    or, with a user's password, https://127.0.0.1:{topology.api_port}/\n"
     )
 
 
