@@ -1,4 +1,4 @@
-// Builds the dashboard's page: web/src → src/weft/dashboard/site (or the folder in argv). Names carry a hash of what they hold, each
+// Builds the dashboard's page: web/src → src/weft/api/dashboard/site (or the folder in argv). Names carry a hash of what they hold, each
 // file has its compressed forms beside it, and two builds of the same source are the same bytes.
 import * as esbuild from 'esbuild';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
@@ -7,7 +7,7 @@ import { basename, dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const site = resolve(process.argv[2] ?? join(here, '../src/weft/dashboard/site'));
+const site = resolve(process.argv[2] ?? join(here, '../src/weft/api/dashboard/site'));
 const making = `${site}.new`;
 const assets = join(making, 'assets');
 

@@ -32,7 +32,7 @@ class Browser:
 
     def sign_in(self, head: Head) -> str | None:
         """The Set-Cookie for a browser that brings the link's key, which no longer counts then; None for other requests. Raises
-        Forbidden for a key that doesn't count, and for whoever looks at the link without being a browser's window."""
+        Forbidden for a key that doesn't count, and where no browser's window opens the link."""
         self._require_host(head)
         if head.path != "/" or f"{KEY}=" not in head.target:
             return None
