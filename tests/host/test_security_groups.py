@@ -14,6 +14,7 @@ import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, make_port, make_segment
 
 from weft.contracts.driver.network import Allowed, Filter, Forward, Segment
+from weft.drivers.network.bridge.nftables.connection_limits import LOOKUPS
 
 pytestmark = [
     pytest.mark.host,
@@ -76,6 +77,18 @@ while waiting:
 print("ready", flush=True)
 print(opened, flush=True)
 sys.stdin.read()
+"""
+LOOK_UP_MANY = """
+import select, socket, sys
+query = b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\1c\\4blue\\0\\0\\1\\0\\1"
+waiting, answered = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(int(sys.argv[2]))], 0
+for link in waiting: link.sendto(query, (sys.argv[1], 53))
+while waiting:
+    done, _, _ = select.select(waiting, [], [], 0.8)
+    if not done: break
+    answered += len(done)
+    waiting = [link for link in waiting if link not in done]
+print(answered)
 """
 MOST = 24  # connections of a guest
 ANYONE = Allowed("any", 0, 65535, None)
@@ -290,6 +303,9 @@ async def test_a_guest_takes_its_part_of_both_nodes_tables_and_gives_it_back_wit
             assert MOST - 4 <= opened <= MOST and [followed(street, *end) for end in ends] == [opened, opened]
             assert not opens(d, OUTSIDE, 80) and not opens(street.guests["a"], "10.20.0.13", 83)
             assert street.guests["a"].fetch(OUTSIDE) == "I am outside"  # others go on
+            assert d.run("getent", "hosts", "c")  # its resolver answers, too: within a part of its own
+            answered = int(d.run(*PYTHON, LOOK_UP_MANY, street.blue.gateway, str(LOOKUPS + MOST + 16)))
+            assert LOOKUPS - 8 <= answered <= LOOKUPS
             for node in street.lab.nodes:  # nothing of this makes the kernel forget what it has counted
                 await node.ensure_filters([street.filter("a", [ANYONE], [ANYONE])])
                 node.restart()

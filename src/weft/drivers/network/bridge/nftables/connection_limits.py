@@ -24,6 +24,10 @@ _TIMEOUTS = {
 }
 
 
+# Of a guest with its own resolver, beside its part: without names it couldn't even end what it has open. More count in its part.
+LOOKUPS = 128
+
+
 @dataclass(frozen=True)
 class LastingTable(Table):
     """``kept`` are its sets and objects, which outlive each change; ``body`` is what its one chain does with new connections."""
@@ -55,22 +59,33 @@ chain limited {{
 def render_limits(names: Names, segments: Iterable[Segment], most: int) -> LastingTable:
     """No address of a guest has more than ``most`` open connections on this node, those that it opened and those opened to it
     together: a new one is dropped. Neither of two guests can fill the other's node. Filters come first: what they drop doesn't
-    count."""
+    count; nor do the first ``LOOKUPS`` to the guest's own resolver, its gateway."""
     bridges, uplinks = names.any_of("b"), names.any_of("u")
     limit = f"ct count over {most} }} drop"
+    known = sorted(segments, key=lambda one: one.id)
+    lookups = "".join(
+        f'  iifname "{names.bridge(segment.id)}" ip saddr {segment.cidr} ip daddr {segment.gateway}'
+        f" meta l4proto {{ tcp, udp }} th dport 53 add @lookups {{ iifname . ip saddr ct count {LOOKUPS} }} accept\n"
+        for segment in known
+    )
     ends = "".join(
         f'  iifname "{names.bridge(segment.id)}" ip {end} {segment.cidr} ip {end} != {segment.gateway}'
         f" add @connections {{ iifname . ip {end} {limit}\n"
-        for segment in sorted(segments, key=lambda one: one.id)
+        for segment in known
         for end in ("saddr", "daddr")
     )
     body = f"""\
   iifname != {bridges} iifname != {uplinks} oifname != {uplinks} accept
   meta l4proto tcp ct timeout set "guests"
-{ends}"""
+{lookups}{ends}"""
     timeouts = ", ".join(f"{state} : {seconds}" for state, seconds in _TIMEOUTS.items())
     kept = f"""\
 set connections {{
+  type ifname . ipv4_addr
+  size 65535
+  flags dynamic
+}}
+set lookups {{
   type ifname . ipv4_addr
   size 65535
   flags dynamic
