@@ -59,7 +59,8 @@ FIXED: dict[str, Any] = {
     "once": False,
     "preemptible": False,
 }
-JobPhase = Literal["Pending", "Running", "Scheduled", "Succeeded", "Failed", "TimedOut", "Cancelled"]
+# Waiting: it has begun, and none of its tasks runs now.
+JobPhase = Literal["Pending", "Waiting", "Running", "Scheduled", "Succeeded", "Failed", "TimedOut", "Cancelled"]
 ENDED = ("Succeeded", "Failed", "TimedOut", "Cancelled")
 _TASK = re.compile(r"-([0-9]{1,6})(?:-r([0-9]{1,6}))?$")
 Condition = Literal["succeeded", "ended"]

@@ -185,7 +185,8 @@ class Counting(Progress):
         done = 100 * status.get("succeeded", 0) // max(1, status.get("tasks", 0))
         note = status.get("message") if status.get("reason") in ("tasksWait", "waiting", "nameTaken") else ""
         phase = dig(obj, "status.phase", "Pending")
-        self.draw(target, f"{target.what}  {phase}   {counts}", f"{phase} {done // _REPORT_SECONDS} {note}")
+        going = phase in ("Waiting", "Running")  # it is now one, now the other
+        self.draw(target, f"{target.what}  {phase}   {counts}", f"{going or phase} {done // _REPORT_SECONDS} {note}")
 
 
 class Attached(Counting):

@@ -316,6 +316,8 @@ def _count(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
         held = next(waiting, None)
         status.reason = "tasksWait" if held is not None else ""
         status.message = f"task {held.index}: {held.reason}: {held.message}" if held is not None else ""
+    if status.phase == "Running" and not status.running and not status.ending:
+        status.phase = "Waiting"
 
 
 def _trim(facts: Facts, book: TaskLedger) -> list[TaskFacts]:

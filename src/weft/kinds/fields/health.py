@@ -12,7 +12,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         *("Prolog", "Boot", "Migrate", "Shutdown", "Epilog", "Joining", "Fetching", "Draining", "Deleting"),
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),
-    "waiting": ("Pending", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation"),
+    "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation"),
     "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh"),
     "failed": ("Failed", "Rejected", "NotReady", "TimedOut"),
     "unknown": ("Unknown",),

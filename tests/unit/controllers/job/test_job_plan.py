@@ -55,6 +55,31 @@ class Life:
         self.seen[key] = msgspec.structs.replace(self.seen[key], since=self.now, **fields)
 
 
+def test_a_job_runs_only_while_one_of_its_tasks_does() -> None:
+    life = Life(array="0-1", parallelism=1, retries=1, backoff=5.0)
+    life.turn()
+    assert (life.status.phase, life.status.running) == ("Waiting", 0)
+    life.change((0, 1), state="running", placed=True)
+    life.turn()
+    assert (life.status.phase, life.status.running) == ("Running", 1)
+    life.change((0, 1), state="ended", exit_code=0)
+    life.turn()
+    assert (life.status.phase, life.status.succeeded) == ("Waiting", 1)
+    life.change((1, 1), state="running", placed=True)
+    life.turn()
+    life.change((1, 1), state="ended", exit_code=1, reason="exited")
+    life.turn()
+    assert (life.status.phase, life.status.reason) == ("Waiting", "taskFailed")
+    life.now += 60.0
+    life.turn()
+    life.change((1, 2), state="running", placed=True)
+    life.turn()
+    assert life.status.phase == "Running"
+    life.change((1, 2), state="ended", exit_code=0)
+    life.turn()
+    assert life.status.phase == "Succeeded"
+
+
 WHAT = st.one_of(
     st.tuples(st.just("run"), st.integers(0, 50)),
     st.tuples(st.just("end"), st.integers(0, 50), st.sampled_from([0, 0, 0, 1, 7, None])),
