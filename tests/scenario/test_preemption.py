@@ -279,3 +279,31 @@ async def test_a_budget_of_another_project_is_not_named_to_who_it_holds_up(tmp_p
         assert "workloads of another project: none of them gives way" in str(
             decode_part(decision.spec, DecisionSpec).notes
         )
+
+
+async def test_a_refused_lease_says_why_nobody_is_suspended_for_it_and_what_would_help(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await add_node(lab, name)
+        soon = lab.clock.now() + 3600.0
+        await lab.put_vm("lecture", cpu=4.0, node="n1", lease=lease(start=soon, duration=600.0))
+        await lab.put_vm("fixed", cpu=4.0, node="n2")  # without a lease
+        await lab.put_vm("spare", cpu=4.0, node="n1", lease=lease(duration=600.0))
+        await lab.until_phase("spare", "Running")
+        await lab.until_phase("fixed", "Running")
+
+        async def refused(name: str, **spec: Any) -> str:
+            await lab.put_vm(name, **spec)
+            await lab.until_phase(name, "Rejected")
+            return (await lab.status(name)).message
+
+        urgent = lease(mode="immediate", priority=50)
+        said = await refused("endless", cpu=2.0, node="n1", lease=urgent)
+        assert "with a duration, if these are suspended: vm/spare" in said, said
+        said = await refused("second", cpu=2.0, node="n2", lease=urgent)
+        assert "nobody can be suspended for it: that takes preemptible leases" in said, said
+        said = await refused("large", cpu=6.0, node="n2", lease=urgent)
+        assert "suspended" not in said, said
+        await lab.put_vm("short", cpu=2.0, node="n1", lease=lease(mode="immediate", priority=50, duration=60.0))
+        await lab.until_phase("short", "Running")
+        assert await state(lab, "spare") == "Suspended"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
+from weft.contracts.policy import Request
 from weft.informer.disruption.budgets import Allowance
 from weft.informer.workloads import spec_of
 from weft.kinds.fields.lease import MOST_PRIORITY, LeaseRequest
 from weft.kinds.project import ProjectSpec
 from weft.objects.identity import object_key
 from weft.scheduler.allocation.preempt import (
+    Need,
     describe_kept,
     describe_way,
     find_way,
@@ -35,7 +38,7 @@ def preempt(search: Search, candidate: Candidate, now: float) -> tuple[Candidate
         return candidate, None
     if way.slot is not None:  # its capacity is counted over time
         candidate = msgspec.structs.replace(candidate, lease=way.slot.lease)
-        request = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+        request = without_capacity(request)
     with preempting(search.engine, way.victims):
         explanation = explain(search.engine, request, workload.uid, way.row)
     return candidate, Placement(candidate, way.row, explanation, way=way)
@@ -52,6 +55,32 @@ def suggest_priority(search: Search, candidate: Candidate, asked: LeaseRequest, 
     need = msgspec.structs.replace(need, priority=max(asked.priority, MOST_PRIORITY if ceiling is None else ceiling))
     way = find_way(search.view, search.engine, need, now, search.disruptions, {})
     if way is None:
-        return ""
+        return _explain_nobody(search, need, now, name, hopes=asked.priority > 0)
     most = max(victim.priority for victim in way.victims)
     return f"; or with priority {most}, if these are suspended: {name_victims(way, name)}"
+
+
+def without_capacity(request: Request) -> Request:
+    """It, where capacity doesn't count."""
+    return msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
+
+
+def _explain_nobody(search: Search, need: Need, now: float, project: str | None, *, hopes: bool) -> str:
+    """Why nobody is suspended for a refused lease, whatever its priority, and what would help; as the end of a sentence. Empty
+    where no node could take it anyway. ``hopes``: its priority was given, so somebody expects others to be suspended."""
+    engine, asked = search.engine, need.request
+    snapshot = engine.snapshot
+    large = (snapshot.capacity[:2] >= np.array(asked.amounts[:2])[:, None]).all(axis=0)
+    if asked.gang or not (engine.fits(without_capacity(asked)) & large).any():
+        return ""
+    if need.lease is None:  # what is free now may be promised to others later
+        need = msgspec.structs.replace(need, lease=LeaseRequest(mode="immediate", duration=1.0, priority=need.priority))
+        way = find_way(search.view, engine, need, now, search.disruptions, {})
+        if way is not None:
+            names = name_victims(way, project)
+            return f"; with a duration, if these are suspended: {names}, until others are promised that capacity"
+    if not hopes:
+        return ""
+    return (
+        "; nobody can be suspended for it: that takes preemptible leases of lower priority that run (weft lease list)"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.contracts.policy import Request
 from weft.informer.workloads import spec_of
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.scheduler.allocation.lease import Conflict, Opening, find_slot
@@ -15,7 +14,7 @@ from weft.scheduler.gang import leases
 from weft.scheduler.gang.explain import explain_leased_places, explain_leased_refusal
 from weft.scheduler.gang.leases import LeasedMember, find_leased_places
 from weft.scheduler.placement.found import Found, Placement, Refusal, Search
-from weft.scheduler.placement.preemption import preempt, suggest_priority
+from weft.scheduler.placement.preemption import preempt, suggest_priority, without_capacity
 from weft.scheduler.queue.turn import is_patient
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.workload.request import Candidate
@@ -68,12 +67,8 @@ def _find_one(search: Search, candidate: Candidate, now: float) -> Placement | R
 
 def _place(search: Search, candidate: Candidate, slot: Opening) -> Placement:
     # Its capacity is counted over time, which the explanation of a node's score doesn't know.
-    explanation = explain(search.engine, _without_capacity(candidate.request), candidate.workload.uid, slot.row)
+    explanation = explain(search.engine, without_capacity(candidate.request), candidate.workload.uid, slot.row)
     return Placement(msgspec.structs.replace(candidate, lease=slot.lease), slot.row, explanation)
-
-
-def _without_capacity(request: Request) -> Request:
-    return msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
 
 
 def _find_gang(search: Search, candidates: list[Candidate], now: float) -> Found:
