@@ -131,6 +131,9 @@ def test_one_that_was_refused_gives_its_name_to_the_next_that_its_creator_makes(
     bob.project = "again"
     with pytest.raises(AlreadyExists):
         bob.create(reservation("class", cpu=1))
+    with pytest.raises(InvalidInput, match='reservation "class" was refused') as changed:
+        ann.apply([{**reservation("class", cpu=1), "project": "again"}])
+    assert "weft reservation create class … replaces it; or weft delete reservation/class" in str(changed.value.hint)
     refuse(lambda: ann.create(reservation("class", cpu=5)))
     assert ann.get("reservation", "class")["status"]["state"] == "Rejected"
     again = ann.create(reservation("class", cpu=3))

@@ -366,7 +366,16 @@ def is_live(envelope: Envelope) -> bool:
 
 
 def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]) -> None:
+    refused = kind.admission.was_refused is not None and kind.admission.was_refused(current)
     for change in changes:
+        if change.mode == "never" and refused:
+            raise InvalidInput(
+                f'{kind.title} "{current.name}" was refused, and its {change.path} can\'t change',
+                field=change.path,
+                hint=f"weft {kind.name} create {current.name} … replaces it; or weft delete {kind.name}/{current.name} --yes,"
+                " then apply it again",
+                details={"change": change.mode, "old": change.old},
+            )
         if change.mode == "never":
             raise InvalidInput(
                 f'{change.path} of {kind.title} "{current.name}" can never change',
