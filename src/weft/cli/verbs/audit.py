@@ -26,7 +26,7 @@ from weft.objects.quantity import parse_moment
 from weft.trust.audit_chain import AuditRecord, AuditVerdict, ChainCheck
 
 _ACTS = ("list", "verify", "export")
-_COLUMNS = make_columns("TIME!", "ACTOR!", "VERB!", "OBJECT!", "OUTCOME!", "REASON", "ADDRESS", "CHANGE~")
+_COLUMNS = make_columns("TIME!", "ACTOR!~", "VERB!", "OBJECT!~", "OUTCOME!", "REASON", "ADDRESS", "CHANGE~")
 _NEWEST = 100
 _LONGEST_LINE = 1 << 20
 _BEGINS = b'{"sequence":'  # each record
