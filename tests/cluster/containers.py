@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -57,6 +58,25 @@ def check_network(cluster: Cluster, name: str, port: int) -> None:
     answers = "mkdir -p /tmp/www; echo from a VM > /tmp/www/index.html; httpd -p 8099 -h /tmp/www || true"
     cluster.ok("vm", "exec", "hello", "--", "sh", "-c", answers)
     assert cluster.ok("container", "exec", name, "--", "sh", "-c", there % "hello:8099") == "from a VM\n"
+
+
+def check_samples(cluster: Cluster, name: str) -> None:
+    """What it fetches is in its samples, and so are its CPU and memory."""
+    fetched = 600 * 1024
+    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", "dd if=/dev/urandom of=/tmp/www/big bs=1k count=600")
+    fetch_big = "wget -qO- http://hello:8099/big | wc -c"
+    assert cluster.ok("container", "exec", name, "--", "sh", "-c", fetch_big).strip() == str(fetched)
+
+    def ask() -> dict[str, list[float]]:
+        words = ["--time-range", "1m", "--granularity", "1s", "-o", "json"]
+        series = json.loads(cluster.ok("container", "metrics", name, *words))["series"]
+        return {one["name"]: [value for _, value in one["points"] if value is not None] for one in series}
+
+    until(lambda: sum((found := ask())["nic0.received"]) > 0.8 * fetched and sum(found["nic0.sent"]) > 0)
+    found = ask()
+    assert sum(found["nic0.received"]) < 1.4 * fetched, found["nic0.received"]
+    assert 0 < sum(found["nic0.sent"]) < fetched, found["nic0.sent"]
+    assert max(found["cpu"]) > 0 and min(found["cpu"]) >= 0 and 0 < max(found["memory.used"]) <= 64 * 2**20
 
 
 def check_streams(cluster: Cluster, name: str) -> None:

@@ -14,6 +14,7 @@ from tests.cluster.containers import (
     Gone,
     check_agent_death,
     check_network,
+    check_samples,
     check_streams,
     fetch,
     find_traces,
@@ -34,6 +35,7 @@ def test_a_container_from_creation_to_its_end(cluster: Cluster, registry: str, g
     assert f"container/web  Running on {other} after" in said
     check_network(cluster, "web", port)
     check_streams(cluster, "web")
+    check_samples(cluster, "web")
     assert cluster.ok("exec", "container/web", "--", "sh", "-c", "echo kept > /kept; hostname") == "web\n"
     check_agent_death(cluster, "web", port)
     logs = cluster.run("container", "logs", "web").stdout

@@ -83,6 +83,16 @@ def test_a_working_guest_shows_a_core_also_after_its_agent_was_killed(
     assert 0 < max(known(found["disk.root.write_latency"])) < 30
     assert 0.7 * pinged < sum(known(found["nic0.sent"])) < 1.5 * pinged and min(known(found["nic0.sent"])) >= 0
     assert 14 <= sum(known(found["nic0.sent_packets"])) < 60 and max(known(found["nic0.received_drops"])) == 0
+    watch = subprocess.Popen(
+        [WEFT, "vm", "metrics", "works", "--time-range", "2s", "--granularity", "0.2s", "--watch", "-o", "json"],
+        cwd=cluster.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert watch.stdout is not None
+    documents = [json.loads(watch.stdout.readline()) for _ in range(8)]
+    watch.terminate()
+    watch.communicate()
+    assert len(documents[0]["series"][0]["points"]) == 10 and documents[-1]["until"] > documents[0]["until"]
+    assert all(len(one["series"][0]["points"]) < 10 for one in documents[1:])
     shown = cluster.ok("vm", "metrics", "works", "--time-range", "1m")
     assert "vm/works" in shown and "memory.resident" in shown and any(sign in shown for sign in "▂▃▄▅▆▇█")
     rows = cluster.ok("vm", "metrics", "works", "--granularity", "10s", "--series", "cpu", "-o", "csv").splitlines()

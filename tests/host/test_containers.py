@@ -76,6 +76,15 @@ async def test_limits_change_while_it_runs_and_the_rest_asks_for_a_restart(
     assert refused.value.token == "restartNeeded"
     stats = await driver.stats(plan.id)
     assert stats.cpu_seconds > 0 and 0 < stats.resident_bytes < 128 * MIB
+    (counters,) = driver.open_counters(plan.id)
+    before = counters.read(1.0, often=False)
+    await output_of(driver, plan, "sh", "-c", "n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done")
+    after = counters.read(2.0, often=False)
+    assert before is not None and after is not None and after.values["cpu"] > before.values["cpu"]
+    assert 0 < after.values["memory.used"] < 128 * MIB
+    counters.close()
+    await driver.stop(plan.id, grace_seconds=0)
+    assert driver.open_counters(plan.id) == []
 
 
 def read_limits(lab: ContainerLab, plan: ContainerPlan) -> tuple[int, int]:

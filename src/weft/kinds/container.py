@@ -19,7 +19,7 @@ from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
-from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput
+from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput, SamplesInput
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
@@ -257,6 +257,7 @@ VERBS = (
     Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True, needs="operate"),
     Verb("logs", "Show the container's log", input=LogsInput, stream=True, needs="read"),
     Verb("flows", "Show network flows of the container", input=FlowsInput, stream=True, needs="read"),
+    Verb("metrics", "Show what the container used, over time", input=SamplesInput, stream=True, needs="read"),
 )
 
 

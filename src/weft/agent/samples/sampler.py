@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from weft.agent.samples.files import SampleFiles
-from weft.agent.samples.track import Nics, NicsOfRun, Run, Source, Track, list_series
+from weft.agent.samples.track import STEP_SECONDS, Nics, NicsOfRun, Run, Source, Track, list_series
 from weft.agent.state.allocation import port_id
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.table import AllocationTable
@@ -22,14 +24,13 @@ from weft.contracts.driver.network import CountsNics, NetworkDriver
 from weft.contracts.driver.runtime import Counters, HasCounters
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.parts.stream_verbs import SamplesInput
-from weft.telemetry.rings.layout import LEVELS
 from weft.telemetry.rings.query import plan_question
 
 log = logging.getLogger("weft.agent")
-STEP_SECONDS = 0.2
 LATE_SECONDS = 0.02  # after a step's beginning: timers are that inexact
 SWEEP_SECONDS = 60.0
 REOPEN_SECONDS = 1.0
+WATCH_SECONDS = 1.0  # at most, from answer to answer
 WATCHED_SECONDS = 10.0  # after a question about single steps
 ALIVE = ("starting", "running", "paused")
 
@@ -81,6 +82,17 @@ class Samples:
             self._watched[uid] = self._clock.elapsed()
         return await self._files.answer(uid, question, given.series)
 
+    async def watch(self, uid: str, given: SamplesInput, is_here: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The answer, and then what follows, a line each, while the workload is here. Raises InvalidInput, OSError."""
+        now, seconds = self._clock.now(), given.time_range
+        step = plan_question(now, seconds, 0.0, given.granularity).step_ms / 1000
+        asked = msgspec.structs.replace(given, until=0.0, granularity=step)
+        while is_here():
+            document = await self.answer(uid, msgspec.structs.replace(asked, time_range=seconds))
+            yield document.replace(b"\n", b"") + b"\n"
+            await self._clock.sleep(min(step, WATCH_SECONDS))
+            seconds, now = self._clock.now() - now + 2 * step, self._clock.now()
+
     def _find_runs(self) -> dict[str, Run]:
         """The guests that run here, by workload uid."""
         found = {}
@@ -131,9 +143,9 @@ class Samples:
         self._failed[uid] = self._clock.elapsed()
         state = next((state for state in self._table if state.local.id == run.guest_id), None)
         driver = self._runtimes.find(state.local) if state is not None else None
-        counters: list[Counters] = driver.open_counters(run.guest_id) if isinstance(driver, HasCounters) else []
-        if not counters:
+        if not isinstance(driver, HasCounters):
             return None
+        counters = driver.open_counters(run.guest_id)
         try:
             sources = self._plan_sources(counters, run.ports)
             ring = self._files.open(uid, list_series(sources))
@@ -147,7 +159,7 @@ class Samples:
 
     def _plan_sources(self, counters: Sequence[Counters], ports: Sequence[str]) -> list[Source]:
         """NICs before disks, of which there may be more."""
-        return [Source(one) for one in (counters[0], NicsOfRun(self._nics, ports), *counters[1:])]
+        return [Source(one) for one in (*counters[:1], NicsOfRun(self._nics, ports), *counters[1:])]
 
     def _give_up(self, uid: str) -> None:
         self._failed[uid] = self._clock.elapsed()
@@ -169,6 +181,3 @@ class Samples:
         else:
             return
         self._problem = problem
-
-
-assert LEVELS[0].step_ms == STEP_SECONDS * 1000

@@ -10,8 +10,11 @@ from weft.agent.samples.series import LEAST_SECONDS, compute_value, name_nic_cou
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import NicCounters, NicCounts
 from weft.contracts.driver.runtime import Counted, Counters
-from weft.telemetry.rings.layout import MOST_SERIES, NAN, Series
+from weft.telemetry.rings.layout import LEVELS, MOST_SERIES, NAN, Series
 from weft.telemetry.rings.ring import Ring
+
+STEP_SECONDS = LEVELS[0].step_ms / 1000
+MOST_MISSED = 5  # steps; a longer silence is a gap
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -91,6 +94,7 @@ class Track:
     def __init__(self, run: Run, sources: Sequence[Source], ring: Ring, clock: Clock) -> None:
         self.run, self.sources = run, sources
         self._ring, self._clock = ring, clock
+        self._step = 0
         places = {series: column for column, series in enumerate(ring.layout.series)}
         for source in sources:
             source.columns = [places.get(measure.series) for measure in source.measures]
@@ -101,6 +105,12 @@ class Track:
         values = [NAN] * len(self._ring.layout.series)
         for source in self.sources:
             source.measure(self._clock.elapsed(), values, often=often)
+        step = int(now / STEP_SECONDS)
+        # The rates are of the steps, too, that were missed since the last: the machine was busy.
+        missed = step - self._step - 1
+        for late in range(missed if missed <= MOST_MISSED else 0, 0, -1):
+            self._ring.append(now - late * STEP_SECONDS, values)
+        self._step = step
         self._ring.append(now, values)
 
     def close(self) -> None:

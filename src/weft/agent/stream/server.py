@@ -222,8 +222,12 @@ class Streams:
     async def _metrics(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         if self._samples is None:
             raise Unavailable("this node records no samples", reason="unsupported")
-        document = await self._samples.answer(local.spec.workload.uid, _read_input(claims, SamplesInput))
-        await stream.send_data(FrameType.DATA_OUT, document)
+        given, uid = _read_input(claims, SamplesInput), local.spec.workload.uid
+        if given.watch:
+            answers = self._samples.watch(uid, given, lambda: self._find_guest(local.uid) is not None)
+            await run_until_first_ends(_send_pieces(stream, answers), _until_gone(stream))
+            return
+        await stream.send_data(FrameType.DATA_OUT, await self._samples.answer(uid, given))
         await stream.send(encode_exit(0))
 
     async def _forward(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
@@ -278,6 +282,12 @@ async def _pump_in(stream: Stream, session: ExecSession) -> None:
 async def _send_lines(stream: Stream, answers: AsyncIterator[msgspec.Struct]) -> None:
     async for answer in answers:
         await stream.send_data(FrameType.DATA_OUT, msgspec.json.encode(answer) + b"\n")
+    await stream.send(encode_exit(0))
+
+
+async def _send_pieces(stream: Stream, pieces: AsyncIterator[bytes]) -> None:
+    async for piece in pieces:
+        await stream.send_data(FrameType.DATA_OUT, piece)
     await stream.send(encode_exit(0))
 
 

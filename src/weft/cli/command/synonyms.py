@@ -149,7 +149,6 @@ AFTER: dict[tuple[str, str], str] = {
     ("function", "run"): "invoke NAME",
     ("node", "return"): "uncordon NAME",
     ("image", "pull"): "add NAME oci://IMAGE",
-    ("container", "metrics"): "top, or PromQL for their history",
     ("node", "metrics"): "top, or PromQL for their history",
 }
 

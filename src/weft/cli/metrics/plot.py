@@ -9,6 +9,7 @@ from weft.objects.quantity import format_bytes
 
 Value = float | None
 _EIGHTHS = "▁▂▃▄▅▆▇█"
+_POWERS = {0: "", 3: "k", 6: "M", 9: "G"}
 
 
 def format_value(value: Value, unit: str) -> str:
@@ -19,6 +20,13 @@ def format_value(value: Value, unit: str) -> str:
         return format_bytes(value) + unit.removeprefix("bytes")
     if unit == "s":
         return f"{value * 1000:.2f} ms"
+    if unit == "share":
+        return f"{value * 100:.1f}%"
+    if unit == "celsius":
+        return f"{value:.1f} °C"
+    if unit.endswith("/s"):
+        power = next((power for power in (9, 6, 3) if value >= 10**power), 0)
+        return f"{value / 10**power:.3g}{_POWERS[power]}/s"
     return f"{value:.2f}" if unit == "cores" else f"{value:.4g}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,8 +11,7 @@ import click
 from weft.cli.command.target import Target
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
-from weft.cli.stream.client import Stream, dial, exchange
-from weft.objects.errors import Unavailable
+from weft.cli.stream.client import exchange
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import suggest
 
@@ -22,8 +21,6 @@ FLOW_COLUMNS = make_columns(  # FLOWS are of groups, RATE is of a watch
 _SAME = ("protocol", "source", "destination", "destination_port", "verdict", "security_group", "network")
 _PROTOCOLS = ["tcp", "udp", "icmp"]
 _VERDICTS = {"unanswered": "sent, no answer"}
-_AGAIN_SECONDS = 1.0
-_TRIES = 30
 Answer = dict[str, Any]
 
 
@@ -56,33 +53,6 @@ def fetch_flows(session: Session, target: Target, asked: dict[str, Any]) -> Answ
     answer, _ = exchange(session, target.kind.name, target.name, "flows", asked)
     flows: Answer = json.loads(answer)
     return flows
-
-
-def watch_flows(session: Session, target: Target, asked: dict[str, Any], show: Callable[[Answer], None]) -> int:
-    """Give ``show`` the flows again and again; after a migration from the next node. Raises WeftError."""
-    rest = bytearray()
-    tries = 0
-
-    def take(descriptor: int, data: bytes) -> None:
-        nonlocal tries
-        rest.extend(data)
-        while b"\n" in rest:
-            line, _, after = bytes(rest).partition(b"\n")
-            rest[:] = after
-            tries = 0
-            show(json.loads(line))
-
-    while True:
-        rest.clear()
-        try:
-            ticket = session.client.verb(target.kind.name, target.name, "flows", {**asked, "watch": True})
-            with dial(session.client.context, ticket) as sock:
-                Stream(sock, forward_end=False, write=take).run(None)
-        except Unavailable:
-            tries += 1
-            if tries > _TRIES:
-                raise
-        session.rests(_AGAIN_SECONDS)
 
 
 def group_flows(flows: Sequence[Answer]) -> list[Answer]:

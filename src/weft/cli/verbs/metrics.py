@@ -1,28 +1,32 @@
-"""`weft vm metrics web --time-range 1h --granularity 1s`: what a guest used over time, as its node measured it."""
+"""`weft vm metrics web --time-range 1h --granularity 1s`: what a workload used over time, as its node measured it."""
 
 from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from weft.cli.command import options
+from weft.cli.command.exit_codes import INTERRUPTED
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
-from weft.cli.metrics.plot import draw_plot, draw_sparkline, format_value
-from weft.cli.output.formats import print_data, print_rows, takes_pages
-from weft.cli.output.table import GAP, make_columns
-from weft.cli.output.terminal import find_width
+from weft.cli.command.target import Target
+from weft.cli.metrics.plot import draw_plot
+from weft.cli.metrics.samples import COLUMNS, Answer, Watched, draw_rows, list_measured
+from weft.cli.output.formats import print_data, print_line, print_rows, takes_pages
+from weft.cli.output.table import make_columns
+from weft.cli.output.terminal import CLEAR, find_width, is_terminal
 from weft.cli.session import Session
 from weft.cli.stream.client import exchange
+from weft.cli.stream.watch import watch_documents
 from weft.kinds.record import Kind
 from weft.objects.quantity import format_age
 
-DEFAULT_RANGE, WIDTH, HEIGHT = "5m", 100, 8
-COLUMNS = make_columns("SERIES", "NOW>", "MEAN>", "MAX>", "UNIT", "OVER TIME!")
+DEFAULT_RANGE, WIDTH, HEIGHT = "5m", 80, 8
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -48,6 +52,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--extremes"], is_flag=True, help="As data: also the least and the greatest value of each point."
         ),
         click.Option(["--plot"], is_flag=True, help="Draw a plot of each series."),
+        click.Option(["-w", "--watch"], is_flag=True, help="Show what is measured, as it comes, until Ctrl-C."),
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
@@ -63,20 +68,46 @@ def _run(
     series: tuple[str, ...],
     extremes: bool,
     plot: bool,
-) -> None:
+    watch: bool,
+) -> int:
     target = find_one(session, kind, words, (), "give one object")
     asked = {"time_range": time_range, "until": until, "granularity": granularity, "series": series}
+    if watch:
+        return _watch(session, target, {**asked, "extremes": extremes}, plot=plot)
     answer, _ = exchange(session, target.kind.name, target.name, "metrics", {**asked, "extremes": extremes})
     if takes_pages(session):  # as it came: a line for each series
         print(answer.decode())
-        return
-    found: dict[str, Any] = json.loads(answer)
+        return 0
+    found: Answer = json.loads(answer)
     if session.is_document:
         print_data(session, found)
     elif session.is_data:
         _print_points(session, found["series"], extremes)
     else:
-        _show(session, target.what, found, plot)
+        _show(session, target.what, found, plot=plot, all_=bool(series))
+    return 0
+
+
+def _watch(session: Session, target: Target, asked: dict[str, Any], *, plot: bool) -> int:
+    known = Watched(asked["time_range"])
+
+    def show(answer: Answer) -> None:
+        if session.is_document:
+            print_line(session, answer)
+            return
+        found = known.add(answer)
+        print(CLEAR if is_terminal(sys.stdout) else "", end="")
+        _show(session, target.what, found, plot=plot, all_=bool(asked["series"]))
+        sys.stdout.flush()
+
+    if session.is_data and not session.is_document:
+        raise click.UsageError("--watch shows a table, or documents: -o json")
+    if asked["until"]:
+        raise click.UsageError("--watch shows what is measured now; leave out --until")
+    try:
+        return watch_documents(session, target, "metrics", asked, show)
+    except KeyboardInterrupt:
+        return INTERRUPTED  # enough was seen
 
 
 def _print_points(session: Session, series: list[dict[str, Any]], extremes: bool) -> None:
@@ -91,8 +122,11 @@ def _print_points(session: Session, series: list[dict[str, Any]], extremes: bool
     print_rows(session, make_columns(*titles), [list(row) for row in zip(*columns, strict=True)])
 
 
-def _show(session: Session, what: str, found: dict[str, Any], plot: bool) -> None:
-    measured = [one for one in found["series"] if any(value is not None for _, value in one["points"])]
+def _show(session: Session, what: str, found: Answer, *, plot: bool, all_: bool) -> None:
+    measured, idle = list_measured(found["series"])
+    if all_ or not measured:
+        named = set(idle)
+        measured, idle = measured + [one for one in found["series"] if one["name"] in named], []
     if not measured:
         session.notify(f"{what}: nothing was measured in that time")
         return
@@ -104,22 +138,10 @@ def _show(session: Session, what: str, found: dict[str, Any], plot: bool) -> Non
             times, heights = zip(*one["points"], strict=True)
             print(f"\n{one['name']} ({one['unit']})")
             print("\n".join(draw_plot(times, heights, one["unit"], min(width, WIDTH), HEIGHT)))
-        return
-    cells = []
-    for one in measured:
-        values = [value for _, value in one["points"]]
-        known = [value for value in values if value is not None]
-        figures = (values[-1], sum(known) / len(known), max(known))
-        cells.append([one["name"], *(format_value(value, one["unit"]) for value in figures), _unit(one["unit"])])
-    taken = sum(max(map(len, column)) for column in zip(("SERIES", "NOW", "MEAN", "MAX", "UNIT"), *cells, strict=True))
-    columns_left = max(10, min(width, WIDTH) - taken - len(GAP) * len(COLUMNS))
-    lines = [draw_sparkline([value for _, value in one["points"]], columns_left) for one in measured]
-    print_rows(session, COLUMNS, [[*row, line] for row, line in zip(cells, lines, strict=True)])
-
-
-def _unit(unit: str) -> str:
-    """The unit, where the figures don't have it."""
-    return "" if unit in ("bytes", "bytes/s", "s") else unit
+    else:
+        print_rows(session, COLUMNS, draw_rows(measured, found["granularity"], min(width, WIDTH)))
+    if idle:
+        print(textwrap.fill("all 0: " + ", ".join(idle), min(width, WIDTH), subsequent_indent="       "))
 
 
 def _cell(value: float | None) -> str:

@@ -20,11 +20,11 @@ from weft.cli.network.flows import (
     group_flows,
     read_ports,
     read_protocol,
-    watch_flows,
 )
 from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
+from weft.cli.stream.watch import watch_documents
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 
@@ -89,7 +89,7 @@ def _flows(
             sys.stdout.flush()
 
     try:
-        return watch_flows(session, target, asked, show)
+        return watch_documents(session, target, "flows", asked, show)
     except KeyboardInterrupt:
         return INTERRUPTED  # enough was seen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.contracts.driver.runtime import GuestStats
+from weft.drivers.cgroup.open_counters import FILES, OpenGroup, count_io
 from weft.drivers.cgroup.trees import Trees, read
 
 
@@ -53,6 +54,10 @@ class GroupCounters:
         done, written = count_io(self._read(name, file), self.version) if disks else (0, 0)
         return GuestStats(seconds, int(memory or "0"), done, written)
 
+    def open(self, name: str) -> OpenGroup:
+        """Counters of the group, kept open. Raises OSError where it isn't there."""
+        return OpenGroup({what: self._file(name, file) for what, file in FILES[self.version].items()}, self.version)
+
     def _file(self, name: str, file: str) -> Path | None:
         controller, _, _ = file.partition(".")
         point = self._trees.unified if self.version == 2 else self._trees.points.get(controller)
@@ -67,18 +72,3 @@ def count_oom_kills(events: str) -> int:
     """Pure. Out of memory.events (version 2) or memory.oom_control."""
     counts = dict(line.split(" ", 1) for line in events.splitlines() if " " in line)
     return int(counts.get("oom_kill", "0"))
-
-
-def count_io(text: str, version: int) -> tuple[int, int]:
-    """Pure. Bytes read and written, from io.stat (version 2) or blkio.throttle.io_service_bytes."""
-    done = written = 0
-    for line in text.splitlines():
-        words = line.split()
-        if version == 2:
-            counts = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-            done, written = done + int(counts.get("rbytes", 0)), written + int(counts.get("wbytes", 0))
-        elif len(words) == 3 and words[1] == "Read":
-            done += int(words[2])
-        elif len(words) == 3 and words[1] == "Write":
-            written += int(words[2])
-    return done, written

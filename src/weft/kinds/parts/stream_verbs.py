@@ -71,10 +71,12 @@ class FlowsInput(msgspec.Struct):
 
 class SamplesInput(msgspec.Struct):
     """The answer is one JSON document: ``{granularity, from, until, series: [{name, unit, points: [[seconds since 1970, value or
-    null], …]}]}``, with ``extremes`` also ``min`` and ``max`` of each series, a value for each point. Times are the node's."""
+    null], …]}]}``, with ``extremes`` also ``min`` and ``max`` of each series, a value for each point. Times are the node's. With
+    ``watch`` documents follow, a line each, with the points since the last: its newest point again, which may have changed."""
 
     time_range: Annotated[float, msgspec.Meta(gt=0)] = 300.0  # seconds
     until: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # the range ends so many seconds ago
     granularity: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # seconds from point to point; 0: the finest that is kept
     series: list[str] = []  # names, or how they begin: nic0; none: all
     extremes: bool = False
+    watch: bool = False  # until the client goes; ``until`` is ignored

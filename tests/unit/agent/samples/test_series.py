@@ -33,6 +33,9 @@ class Script:
         values = next(self._values)
         return None if values is None else Counted(self._at, values)
 
+    def wait(self, until: float) -> None:
+        self._at = until
+
     def close(self) -> None: ...
 
 
@@ -69,6 +72,17 @@ def test_two_readings_at_almost_the_same_time_make_no_rate(tmp_path: Path) -> No
     """As after a wait: a millisecond between a clock and a counter would be a spike."""
     script = Script({"cpu": 1.0}, {"cpu": 1.05}, {"cpu": 1.1}, {"cpu": 1.15}, step=0.025)
     assert record(tmp_path / "a", script, 3)["cpu"] == [None, None, 2.0]
+
+
+def test_steps_that_a_busy_machine_missed_have_the_rate_that_covers_them(tmp_path: Path) -> None:
+    """So that the mean of a second is what was counted in it."""
+    script = Script({"cpu": 1.0}, {"cpu": 1.1}, {"cpu": 1.7}, {"cpu": 1.8}, {"cpu": 1.9})
+    sources = [Source(script)]
+    track = Track(Run("g", 1, 1.0, 1), sources, open_ring(tmp_path / "a", list_series(sources)), SystemClock())
+    for step in (0, 1, 4, 5, 12):
+        script.wait(step * 0.2)
+        track.measure(NOW + step * 0.2 + 0.02, often=False)
+    assert read(tmp_path / "a", 13)["cpu"] == [None, 0.5, 1.0, 1.0, 1.0, 0.5, *[None] * 6, 0.071]
 
 
 def test_a_disk_has_rates_and_latencies_and_none_without_operations() -> None:

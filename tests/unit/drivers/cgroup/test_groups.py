@@ -9,9 +9,9 @@ import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import GuestStats
-from weft.drivers.cgroup.counters import count_io
 from weft.drivers.cgroup.groups import FREEZER, ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest, limit_instance, plan_agent_memory, plan_limits
+from weft.drivers.cgroup.open_counters import count_group, count_io
 from weft.drivers.cgroup.trees import CONTROLLERS, Tree, Trees, find_trees
 from weft.drivers.linux.mounts import parse_mounts
 from weft.objects.errors import DriverFailed
@@ -233,3 +233,28 @@ async def test_version_2_kills_by_one_word_and_version_1_ends_each(tmp_path: Pat
 def test_bytes_of_disks_add_up_in_both_versions() -> None:
     assert count_io("8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2\n", 2) == (11, 22)
     assert count_io("8:0 Read 10\n8:0 Write 20\n8:0 Total 30\nTotal 30\n", 1) == (10, 20)
+
+
+def test_a_group_s_counters_have_the_same_names_in_both_versions() -> None:
+    one = {
+        "cpu": "2500000000\n",
+        "throttled": "nr_periods 9\nnr_throttled 3\nthrottled_time 500000000\n",
+        "memory": "4096\n",
+        "bytes": "8:0 Read 10\n8:0 Write 20\nTotal 30\n",
+        "operations": "8:0 Read 1\n8:0 Write 2\nTotal 3\n",
+    }
+    two = {
+        "cpu": "usage_usec 2500000\nuser_usec 1\nthrottled_usec 500000\n",
+        "memory": "4096\n",
+        "bytes": "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n",
+    }
+    assert count_group(one, 1) == count_group(two, 2) == {
+        "cpu": 2.5, "throttled": 0.5, "memory.used": 4096,
+        "disk.read": 10, "disk.written": 20, "disk.reads": 1, "disk.writes": 2,
+    }  # fmt: skip
+    assert count_group({"memory": "4096\n"}, 2) == {"memory.used": 4096} and count_group({"cpu": "odd"}, 1) == {}
+
+
+def test_counters_of_a_group_that_is_gone_say_that_it_has_ended(tmp_path: Path) -> None:
+    with pytest.raises(ProcessLookupError):
+        ControlGroups("p", trees=version_2(tmp_path, "p/c")).open("gone")

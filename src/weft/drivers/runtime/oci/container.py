@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.container import BEGUN_AFRESH, OUT_OF_MEMORY
 from weft.contracts.driver.host import Capacity
-from weft.contracts.driver.runtime import GuestFacts, GuestShape
+from weft.contracts.driver.runtime import Counters, GuestFacts, GuestShape
 from weft.contracts.driver.sandbox import Ended, read_exit
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.container.end import end_of_never_began, read_signal
@@ -197,3 +197,9 @@ class Container:
             self._notify()
             with contextlib.suppress(WeftError):  # its run files say so to the next start or removal
                 await self.sweep()
+
+
+def open_counters(known: Mapping[str, Container], guest_id: str) -> list[Counters]:
+    """See HasCounters."""
+    container = known.get(guest_id)
+    return container.holder.open_counters(container) if container is not None and container.running else []

@@ -10,19 +10,27 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncGenerator, Awaitable
+from functools import partial
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
+from weft.contracts.driver.runtime import (
+    ExecRequest,
+    ExecSession,
+    GuestFacts,
+    GuestStats,
+    RuntimeProbe,
+    SessionMark,
+)
 from weft.drivers.cgroup.groups import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES, SHIMS, ControlGroups
 from weft.drivers.container.end import ContainerEnd
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.checkpoint.migration import Carrying
 from weft.drivers.runtime.oci.conmon.logs import read_lines
-from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.container import Container, open_counters
 from weft.drivers.runtime.oci.holder import CanCheckpoint
 from weft.drivers.runtime.oci.holders import Holders
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -64,6 +72,7 @@ class OciDriver:
         self._found: Found | None = None
         self._news = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
+        self.open_counters = partial(open_counters, self._known)
         self.carrying = Carrying(self._lock, self._find, self._paths, self._notify)
 
     async def probe(self) -> RuntimeProbe:

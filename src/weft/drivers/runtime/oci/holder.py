@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestStats
+from weft.contracts.driver.runtime import Counters, ExecRequest, ExecSession, GuestStats
 from weft.drivers.runtime.oci.translate import Facts
 
 C = TypeVar("C", contravariant=True)  # a container, as the driver keeps it
@@ -39,6 +39,9 @@ class Holder(Protocol[C]):
 
     async def stats(self, container: C, *, disks: bool) -> GuestStats:
         """Of one that runs; see HasStats. Raises DriverFailed, Unavailable."""
+
+    def open_counters(self, container: C) -> list[Counters]:
+        """Of one that runs; see HasCounters. Raises OSError."""
 
     async def exit_code(self, container: C) -> int | None:
         """Of a container whose process has ended; None if it is lost. Waits until it is written down."""

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 
-from weft.contracts.driver.runtime import GuestStats
+from weft.contracts.driver.runtime import Counters, GuestStats
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import inspect_process, is_alive, wait_for_end
 from weft.drivers.runtime.oci.container import Container
@@ -52,6 +52,9 @@ class NodeProcess:
 
     async def ran_out_of_memory(self, container: Container, exit_code: int | None) -> bool:
         return self._groups.out_of_memory_kills(container.record.plan.id) > 0
+
+    def open_counters(self, container: Container) -> list[Counters]:
+        return [self._groups.open(container.record.plan.id)]
 
     async def stats(self, container: Container, *, disks: bool) -> GuestStats:
         return self._groups.stats(container.record.plan.id, disks=disks)

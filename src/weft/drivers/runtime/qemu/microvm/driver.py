@@ -70,6 +70,7 @@ class MicrovmDriver:
         own = msgspec.structs.replace(host, state_dir=str(self._state), run_dir=str(Path(host.run_dir) / DRIVER))
         Path(own.run_dir).mkdir(mode=0o755, parents=True, exist_ok=True)
         self._machines = QemuDriver(own, self._clock, alike=machines)
+        self.open_counters = self._machines.open_counters
         self._disks = ImageDisks(self._state / "images")
         self._known: dict[str, MicrovmRecord] = {}
         self._locks: dict[str, asyncio.Lock] = {}

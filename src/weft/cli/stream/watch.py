@@ -1,0 +1,43 @@
+"""A stream of documents, a line of JSON each, that goes on wherever the workload is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from weft.cli.command.target import Target
+from weft.cli.session import Session
+from weft.cli.stream.client import Stream, dial
+from weft.objects.errors import Unavailable
+
+AGAIN_SECONDS, TRIES = 1.0, 30
+
+
+def watch_documents(
+    session: Session, target: Target, verb: str, asked: dict[str, Any], show: Callable[[dict[str, Any]], None]
+) -> int:
+    """Give ``show`` each document as it comes; after a migration from the next node. Raises WeftError."""
+    rest = bytearray()
+    tries = 0
+
+    def take(descriptor: int, data: bytes) -> None:
+        nonlocal tries
+        rest.extend(data)
+        while b"\n" in rest:
+            line, _, after = bytes(rest).partition(b"\n")
+            rest[:] = after
+            tries = 0
+            show(json.loads(line))
+
+    while True:
+        rest.clear()
+        try:
+            ticket = session.client.verb(target.kind.name, target.name, verb, {**asked, "watch": True})
+            with dial(session.client.context, ticket) as sock:
+                Stream(sock, forward_end=False, write=take).run(None)
+        except Unavailable:
+            tries += 1
+            if tries > TRIES:
+                raise
+        session.rests(AGAIN_SECONDS)
