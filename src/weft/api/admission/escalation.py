@@ -59,8 +59,10 @@ def refuse_excess(actor: Actor, grants: Iterable[Grant], kind: Kind) -> None:
                 continue
             if not actor.permits(permission, grant.project):
                 where = f"in project {grant.project}" if grant.project else "in all projects"
+                has_role = any(own.project in (None, grant.project) for own in actor.grants)
+                lacking = permission if has_role or grant.project is None else "role"
                 raise Forbidden(
-                    f"{actor.name} has no {permission} {where}: {actor.name} can't give it by {kind.a_title}",
+                    f"{actor.name} has no {lacking} {where}: {actor.name} can't give it by {kind.a_title}",
                     hint="give a lesser role, or -p with a project where you have it; weft whoami shows your roles",
                     details={"permission": permission},
                 )
