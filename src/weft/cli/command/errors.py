@@ -58,8 +58,9 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
         if remembered := find_option_meant(error.option_name, known):
             hints.append(f"did you mean {remembered}?")
         elif error.possibilities:
-            meant = suggest(error.option_name, list(error.possibilities))
-            hints.append(f"did you mean {meant or ', '.join(sorted(error.possibilities)[:3])}?")
+            by_word = {one.strip("-"): one for one in error.possibilities}  # every option begins alike
+            if meant := suggest(error.option_name.strip("-"), list(by_word)):
+                hints.append(f"did you mean {by_word[meant]}?")
     elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
         message = _name_argument(error)
     context = getattr(error, "ctx", None)

@@ -24,7 +24,7 @@ from weft.kinds.parts.function_code import DIGEST
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import StaleRevision, WeftError
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_bytes, format_duration
 from weft.objects.schema import describe_fields
 
 COSTS = {
@@ -233,6 +233,8 @@ def show_value(value: Any, type_: str = "") -> str:
         return "yes" if value else "no"
     if type_ == "size":
         return format_bytes(value)
+    if type_ == "duration" and isinstance(value, float):
+        return format_duration(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):

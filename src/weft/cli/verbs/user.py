@@ -18,7 +18,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.create import create_one
 from weft.client.answer import raise_problem
 from weft.kinds.record import Kind
-from weft.kinds.user import MOST_BYTES, check_password
+from weft.kinds.user import MOST_BYTES, USER, check_password
 
 PASSWORD_STDIN = click.Option(["--password-stdin"], is_flag=True, help="Read the password from standard input.")
 
@@ -47,11 +47,11 @@ def create_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def passwd_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """For administrators anyone's password, for users their own."""
     end_tokens = click.Option(["--end-tokens"], is_flag=True, help="End all of the user's other tokens, too.")
-    params: list[click.Parameter] = [options.targets(kind, many=False), PASSWORD_STDIN, end_tokens]
+    params: list[click.Parameter] = [options.targets(kind or USER, many=False), PASSWORD_STDIN, end_tokens]
     words = (
         "Set a user's password: asks for it, and for the present one if it is your own. Ends the user's other logins."
     )
-    return options.build(verb, words, _passwd, kind, params)
+    return options.build(verb, words, _passwd, kind or USER, params)
 
 
 def _create(session: Session, kind: Kind, words: tuple[str, ...], password_stdin: bool, **given: Any) -> int:

@@ -19,6 +19,7 @@ from weft.cli.command import synonyms
 from weft.cli.command.exit_codes import join_codes, partial_code
 from weft.cli.command.grammar import DAILY, TOOLS, VERBS, load, verbs_of
 from weft.cli.reference import write_cli_page, write_exit_codes_page
+from weft.cli.verbs.apply import show_change
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME, KINDS
 
@@ -201,6 +202,7 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
             "no such option: -c",
             "put a command that has options of its own after --   weft run --help",
         ),
+        ("passwd", "the name is missing", "weft passwd --help"),
         ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
         ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
         ("container create web busybox -v a:/b", "no such option: -v", "did you mean --mount?"),
@@ -243,6 +245,17 @@ def test_what_hands_remember_of_other_tools_is_understood_or_told_right(
     assert (code, out) == (2, "")
     assert says in err
     assert suggests in err
+
+
+def test_an_option_is_suggested_only_for_a_word_like_it(weft: Said) -> None:
+    code, _, err = weft("events --since 3m")
+    assert code == 2 and "no such option: --since" in err and "did you mean" not in err
+    assert "did you mean --follow?" in weft("events --folow")[2]
+
+
+def test_a_duration_that_changes_is_shown_with_its_unit() -> None:
+    shown = show_change({"path": "spec.timeout", "old": 30.0, "new": 5400.0}, BY_NAME["function"])
+    assert shown == ("30s", "1h30m")
 
 
 def test_every_command_that_is_suggested_is_one() -> None:
