@@ -20,9 +20,9 @@ SMALL = ("--image", "tiny", "--memory", "128M", "--cpu", "1")
 PATIENCE_SECONDS = 60.0
 
 
-def ask(cluster: Cluster, name: str, *more: str) -> dict[str, list[list[Any]]]:
+def ask(cluster: Cluster, name: str, kind: str = "vm") -> dict[str, list[list[Any]]]:
     """The points of each series of the last half minute."""
-    text = cluster.ok("vm", "metrics", name, "--time-range", "30s", "--granularity", "1s", "-o", "json", *more)
+    text = cluster.ok(kind, "metrics", name, "--time-range", "30s", "--granularity", "1s", "-o", "json")
     return {one["name"]: one["points"] for one in json.loads(text)["series"]}
 
 
@@ -83,6 +83,11 @@ def test_a_working_guest_shows_a_core_also_after_its_agent_was_killed(
     assert 0 < max(known(found["disk.root.write_latency"])) < 30
     assert 0.7 * pinged < sum(known(found["nic0.sent"])) < 1.5 * pinged and min(known(found["nic0.sent"])) >= 0
     assert 14 <= sum(known(found["nic0.sent_packets"])) < 60 and max(known(found["nic0.received_drops"])) == 0
+    of_node = ask(cluster, "n1", kind="node")
+    assert 0 < max(known(of_node["cpu"])) <= 1.2 * (os.cpu_count() or 1) and min(known(of_node["cpu"])) >= 0
+    assert len([name for name in of_node if name.startswith("cpu.")]) == os.cpu_count()
+    assert known(of_node["memory.used"])[-1] > 2**28 and known(of_node["pool.local.free"])[-1] > 0
+    assert 0 <= min(known(of_node["pressure.cpu"])) and max(known(of_node["pressure.cpu"])) < 1.3
     watch = subprocess.Popen(
         [WEFT, "vm", "metrics", "works", "--time-range", "2s", "--granularity", "0.2s", "--watch", "-o", "json"],
         cwd=cluster.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -75,8 +75,8 @@ class Agent:
         self._tasks, news = Tasks(), asyncio.Event()
         self.table, store = AllocationTable(), CheckpointStore(host.state_dir)
         self._reporter = Reporter(host.node, server, clock, news)
-        self._pools = Pools(volumes, pools or {}, clock, news)
-        self._volumes = Volumes(self._pools, self.table, self._reporter, clock, self._tasks)
+        self.pools = Pools(volumes, pools or {}, clock, news)
+        self._volumes = Volumes(self.pools, self.table, self._reporter, clock, self._tasks)
         self.images = ImageCache(host.state_dir, server, self.table)
         self._container_images = ContainerImages(container_images, self.images, self.table, clock)
         self._network = NetworkExecutor(
@@ -86,13 +86,13 @@ class Agent:
         self._watches = ServerWatches(server, self._network, self.table)
         self.egress_endpoints = EgressEndpoints(host, server, self._network, self._watches, self.table, self._reporter)
         wire = wire or TlsTransport(Credentials(host.state_dir), clock)
-        self._migrations = MigrationExecutor(host, runtimes, self._network, self._pools, wire, clock)
+        self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, wire, clock)
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
-        parts = NodeParts(self.images, self._container_images, secrets, self._pools, self._volumes, heavy, clock)
+        parts = NodeParts(self.images, self._container_images, secrets, self.pools, self._volumes, heavy, clock)
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
-        self._meter = Meter(host, runtimes, self._pools, clock, self.table, news)
+        self._meter = Meter(host, runtimes, self.pools, clock, self.table, news)
         self.newest_digest = Digest(measured=False)  # the one that was reported last
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
@@ -102,7 +102,7 @@ class Agent:
         log.info("node %s has %d allocations and %d running guests", self.host.node, len(self.table.states), run)
         self.allocations.begin()
         await self._clear_egress_endpoints()
-        parts = (self._network, self._proximity, self._meter, self._pools, self._volumes, self.egress_endpoints)
+        parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
         for part in parts:
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
@@ -152,7 +152,7 @@ class Agent:
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
-            pools=self._pools.facts,
+            pools=self.pools.facts,
             functions=functions.report() if functions is not None else {},
             egress_endpoints=self.egress_endpoints.networks(),
             addresses=self._network.addresses,
@@ -216,7 +216,7 @@ class Agent:
     async def _introduce(self) -> None:
         """Inspect what this node can do, then report for ever; its guests don't wait for this."""
         await self._volumes.find()
-        await self._pools.refresh()
+        await self.pools.refresh()
         await self._capabilities.inspect()
         self._tasks.spawn(self._capabilities.keep())
         self._reporter.wake()

@@ -12,6 +12,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.goal import find_condition
+from weft.kinds.parts.stream_verbs import SamplesInput
 from weft.kinds.record import (
     Access,
     Admission,
@@ -361,6 +362,7 @@ NODE = Kind(
             change=_drain,
             needs="fabric",
         ),
+        Verb("metrics", "Show what the node used, over time", input=SamplesInput, stream=True, needs="read"),
         Verb(
             "maintenance",
             "Begin or end maintenance of the node, during which no new workloads are placed there",

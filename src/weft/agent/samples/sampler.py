@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from weft.agent.samples.files import SampleFiles
+from weft.agent.samples.node import NodeToMeasure, PoolSizes
 from weft.agent.samples.track import STEP_SECONDS, Nics, NicsOfRun, Run, Source, Track, list_series
 from weft.agent.state.allocation import port_id
 from weft.agent.state.allocation_state import AllocationState
@@ -36,15 +37,22 @@ ALIVE = ("starting", "running", "paused")
 
 
 class Samples:
-    """The samples of the workloads in ``table``, in files below ``state_dir``."""
+    """The samples of the workloads in ``table``, and of the node, in files below ``state_dir``."""
 
     def __init__(
-        self, state_dir: Path, runtimes: Runtimes, table: AllocationTable, clock: Clock, network: NetworkDriver | None
+        self,
+        state_dir: Path,
+        runtimes: Runtimes,
+        table: AllocationTable,
+        clock: Clock,
+        network: NetworkDriver | None = None,
+        node: NodeToMeasure | None = None,
     ) -> None:
         self._files = SampleFiles(state_dir / "samples")
         self._runtimes, self._table, self._clock = runtimes, table, clock
         self._nics = Nics(network.nic_counters if isinstance(network, CountsNics) else None)
-        self._tracks: dict[str, Track] = {}  # by workload uid
+        self._node = node
+        self._tracks: dict[str, Track] = {}  # by uid of the workload, or of the node
         self._failed: dict[str, float] = {}  # when it couldn't be measured, by workload uid
         self._watched: dict[str, float] = {}  # when somebody asked for single steps, by workload uid
         self._ports: dict[str, tuple[AllocationSpec, tuple[str, ...]]] = {}  # by allocation uid
@@ -65,7 +73,8 @@ class Samples:
                 if before - here or self._clock.elapsed() - swept_at >= SWEEP_SECONDS:
                     swept_at = self._clock.elapsed()
                     self._forget_all_but(here)
-                    await asyncio.to_thread(self._files.sweep, here)
+                    own = {self._node.uid} if self._node is not None else set[str]()
+                    await asyncio.to_thread(self._files.sweep, here | own)
         finally:
             with self._busy:
                 for track in self._tracks.values():
@@ -94,8 +103,11 @@ class Samples:
             seconds, now = self._clock.now() - now + 2 * step, self._clock.now()
 
     def _find_runs(self) -> dict[str, Run]:
-        """The guests that run here, by workload uid."""
+        """The guests that run here, by workload uid, and the node."""
         found = {}
+        if self._node is not None:
+            pools = tuple(pool.name for pool in self._node.pools.facts)
+            found[self._node.uid] = Run("", None, None, 0, (), pools)
         for state in self._table:
             guest, spec = state.guest, state.local.spec
             if guest is not None and guest.state in ALIVE and (spec.role == "active" or spec.workload.uid not in found):
@@ -141,11 +153,9 @@ class Samples:
         if self._clock.elapsed() - self._failed.get(uid, -REOPEN_SECONDS) < REOPEN_SECONDS:
             return None
         self._failed[uid] = self._clock.elapsed()
-        state = next((state for state in self._table if state.local.id == run.guest_id), None)
-        driver = self._runtimes.find(state.local) if state is not None else None
-        if not isinstance(driver, HasCounters):
+        counters = self._open_counters(uid, run)
+        if counters is None:
             return None
-        counters = driver.open_counters(run.guest_id)
         try:
             sources = self._plan_sources(counters, run.ports)
             ring = self._files.open(uid, list_series(sources))
@@ -156,6 +166,14 @@ class Samples:
         del self._failed[uid]
         track = self._tracks[uid] = Track(run, sources, ring, self._clock)
         return track
+
+    def _open_counters(self, uid: str, run: Run) -> list[Counters] | None:
+        """None where nothing is counted. Raises OSError."""
+        if self._node is not None and uid == self._node.uid:
+            return [*self._node.open_counters(), PoolSizes(self._node.pools)]
+        state = next((state for state in self._table if state.local.id == run.guest_id), None)
+        driver = self._runtimes.find(state.local) if state is not None else None
+        return driver.open_counters(run.guest_id) if isinstance(driver, HasCounters) else None
 
     def _plan_sources(self, counters: Sequence[Counters], ports: Sequence[str]) -> list[Source]:
         """NICs before disks, of which there may be more."""
@@ -170,7 +188,7 @@ class Samples:
         here = {state.local.uid for state in self._table}
         self._ports = {uid: known for uid, known in self._ports.items() if uid in here}
         self._failed = {uid: at for uid, at in self._failed.items() if uid in uids}
-        self._watched = {uid: at for uid, at in self._watched.items() if uid in uids}
+        self._watched = {uid: at for uid, at in self._watched.items() if uid in self._tracks}
 
     def _note(self, problem: str) -> None:
         """Log what keeps samples from being recorded, when it begins and when it ends."""

@@ -111,6 +111,9 @@ class Streams:
         if claims.verb == VERB and claims.node_uid == self._node_uid and self._functions is not None:
             await serve_invocations(stream, self._functions)
             return
+        if claims.verb == "metrics" and claims.node_uid == self._node_uid and not claims.allocation:
+            await self._show_metrics(stream, claims, self._node_uid, lambda: True)
+            return
         local = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or local is None or local.id != claims.guest_id:
             raise NotFound("that workload is no longer on this node", hint="try again: it may have migrated")
@@ -220,11 +223,16 @@ class Streams:
         await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
 
     async def _metrics(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        uid = local.spec.workload.uid
+        await self._show_metrics(stream, claims, uid, lambda: self._find_guest(local.uid) is not None)
+
+    async def _show_metrics(self, stream: Stream, claims: Claims, uid: str, is_here: Callable[[], bool]) -> None:
+        """Of a workload, or of the node."""
         if self._samples is None:
             raise Unavailable("this node records no samples", reason="unsupported")
-        given, uid = _read_input(claims, SamplesInput), local.spec.workload.uid
+        given = _read_input(claims, SamplesInput)
         if given.watch:
-            answers = self._samples.watch(uid, given, lambda: self._find_guest(local.uid) is not None)
+            answers = self._samples.watch(uid, given, is_here)
             await run_until_first_ends(_send_pieces(stream, answers), _until_gone(stream))
             return
         await stream.send_data(FrameType.DATA_OUT, await self._samples.answer(uid, given))

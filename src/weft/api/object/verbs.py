@@ -24,6 +24,7 @@ from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Put
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
+from weft.kinds.node import NODE
 from weft.kinds.parts.stream_verbs import refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, is_workload
@@ -173,7 +174,7 @@ async def _find_made(context: ApiContext, target: Target) -> Envelope | None:
 
 async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
     """A ticket with which its bearer reaches the workload's guest through the gateway, once, within a minute. For a kind without
-    allocations the gateway itself serves the stream."""
+    allocations the gateway itself serves the stream, or the node that it is about."""
     kind, name = target.kind, target.require_name()
     plain = msgspec.to_builtins(given) if given is not None else {}
     if len(msgspec.json.encode(plain)) > _MOST_INPUT_BYTES:
@@ -191,6 +192,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
     if is_workload(kind.name):
         allocation, spec = await _find_place(context, kind, envelope, verb)
         place = {"node_uid": spec.node_uid, "allocation": allocation.name, "guest_id": short_id(allocation.uid)}
+    elif kind is NODE:
+        place["node_uid"] = envelope.uid
     claims = {
         **place,
         "verb": verb.name,

@@ -149,7 +149,6 @@ AFTER: dict[tuple[str, str], str] = {
     ("function", "run"): "invoke NAME",
     ("node", "return"): "uncordon NAME",
     ("image", "pull"): "add NAME oci://IMAGE",
-    ("node", "metrics"): "top, or PromQL for their history",
 }
 
 # Other tools, as the first word of what hands type: the kind that their verbs are of, where it is one. weft takes the verb itself.

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from weft.agent.node.enrolment import (
     renew,
 )
 from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
+from weft.agent.samples.node import NodeToMeasure
 from weft.agent.samples.sampler import Samples
 from weft.agent.server.client import RemoteServer
 from weft.agent.stream.gateway import Gateway, GatewayConnection
@@ -43,6 +45,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import plan_agent_memory
+from weft.drivers.linux.node_counters import open_node_counters
 from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.options import parse_agent, parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
@@ -126,7 +129,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
-    samples = Samples(Path(host.state_dir), runtimes, agent.table, clock, network)
+    node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
+    samples = Samples(Path(host.state_dir), runtimes, agent.table, clock, network, node)
     streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)

@@ -529,12 +529,6 @@ def test_the_audit_log_is_not_asked_for_a_kind_that_does_not_exist(weft: Said) -
     assert code != 0 and "vmm" in err and "did you mean" in err
 
 
-@pytest.mark.parametrize("noun", ["node"])
-def test_who_looks_for_metrics_where_there_are_none_is_led_to_those_there_are(weft: Said, noun: str) -> None:
-    code, _, err = weft(f"{noun} metrics web")
-    assert code == 2 and f"weft {noun} top" in err and "PromQL" in err
-
-
 def test_the_help_shows_what_people_use_every_day_and_leads_to_the_rest(weft: Said) -> None:
     _, brief, _ = weft("--help")
     assert len(brief.splitlines()) <= 50
