@@ -22,6 +22,8 @@ def test_an_image_is_shared_listed_used_and_its_share_withdrawn() -> None:
         assert said.code == 0 and "no project" not in said.err, said.err
         typo = fabric.weft("image", "share", "base", "--with", "biologie", "-p", "physics")
         assert typo.code == 0 and "there is no project biologie" in typo.err
+        own = fabric.weft("image", "share", "base", "--with", "physics", "-p", "physics")
+        assert own.code == 2 and "--with: physics is the project of this image itself" in own.err
         rows = fabric.weft("image", "list", "--shared", "-p", "biology").out.splitlines()
         assert [row.split()[:2] for row in rows] == [["NAME", "PHASE"], ["physics/base", "Available"]]
         (item,) = json.loads(fabric.weft("image", "list", "--shared", "-p", "biology", "-o", "json").out)["items"]

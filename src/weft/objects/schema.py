@@ -26,6 +26,7 @@ LONGEST_PATH = 200
 LONGEST_WORD = 64  # longer ones get no suggestion
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
 Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", "moment", ""]
+_UNCOUNTED = ("text", "true", "auto", "fields", "any", "cores")  # types without an article
 _TYPE_WORDS = {  # by msgspec's names
     "array": "a list",
     "bool": "true or false",
@@ -327,10 +328,13 @@ def _in_words(problem: str) -> str:
 
 
 def _hint_at(type_: Any, path: str, at: str) -> str | None:
-    """The description of the field at ``at``."""
+    """What the field at ``at`` takes, and what it is."""
     plain = re.sub(r"\[[^]]*\]", "", at)
     doc = next((doc for doc in describe_fields(type_, path) if doc.path.replace("[]", "") == plain), None)
-    return None if doc is None or not doc.description else f"{doc.type}: {doc.description}"
+    if doc is None or not doc.description:
+        return None
+    article = "" if " | " in doc.type or doc.type.startswith(_UNCOUNTED) else "an " if doc.type[0] in "aei" else "a "
+    return f"give {article}{doc.type} ({doc.description[:1].lower()}{doc.description[1:]})"
 
 
 def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:

@@ -61,8 +61,10 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
             by_word = {one.strip("-"): one for one in error.possibilities}  # every option begins alike
             if meant := suggest(error.option_name.strip("-"), list(by_word)):
                 hints.append(f"did you mean {by_word[meant]}?")
+    elif isinstance(error, click.MissingParameter) and error.param is not None:
+        message = _name_missing(error.param)
     elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
-        message = _name_argument(error)
+        message = error.message[:1].lower() + error.message[1:].rstrip(".")  # it was typed without a name
     context = getattr(error, "ctx", None)
     if context is not None:
         if isinstance(error, click.NoSuchOption) and (rule := getattr(context.command, "where_options_go", "")):
@@ -74,12 +76,10 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     return USAGE
 
 
-def _name_argument(error: click.BadParameter) -> str:
-    """What is wrong with an argument, which was typed without a name."""
-    if isinstance(error, click.MissingParameter) and error.param is not None:
-        return f"{error.param.human_readable_name} is missing"
-    message = error.message.rstrip(".")
-    return message[:1].lower() + message[1:]
+def _name_missing(param: click.Parameter) -> str:
+    name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+    words = f": give {' or '.join(param.type.choices)}" if isinstance(param.type, click.Choice) else ""
+    return f"{name} is missing{words}"
 
 
 def _options_of(context: click.Context | None) -> list[str]:

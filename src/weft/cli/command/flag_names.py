@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from weft.cli.command.flags import flag_parameter
 from weft.objects.errors import WeftError
 
+_BY_VERBS = {"spec__shared_with": "with"}  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 
 
@@ -33,13 +34,14 @@ def name_flags(command: click.Context, problem: WeftError) -> WeftError:
 def _find_flags(command: click.Context) -> dict[str, str]:
     """Each flag by its parameter's name. Where a file may set fields, too: only the flags that were typed."""
     every = not command.params.get("config")
-    return {
+    found = {
         param.name: param.opts[0]
         for param in command.command.params
         if isinstance(param, click.Option)
         and param.name
         and (every or command.get_parameter_source(param.name) is ParameterSource.COMMANDLINE)
     }
+    return {**found, **{field: found[name] for field, name in _BY_VERBS.items() if name in found}}
 
 
 def _rename(flags: dict[str, str], text: str) -> str:

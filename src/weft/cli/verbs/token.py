@@ -10,6 +10,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
+from weft.cli.command.target import usage
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_time
@@ -71,7 +72,10 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
     life = given["life"] or (_JOIN_LIFE if join else None)
     if life is not None:
-        spec["expires_at"] = ask_time(session) + parse_duration(life, "--expires")
+        seconds = parse_duration(life, "--expires")
+        if seconds < 1.0:
+            raise usage(f"--expires: {life} is less than a second", "give a duration like 1h")
+        spec["expires_at"] = ask_time(session) + seconds
     name = {"name": check_name(words[0].removeprefix("token/"))} if words else {}  # the server draws one
     made = session.client.create({"kind": "token", **name, "spec": spec})
     if session.is_data:

@@ -202,6 +202,13 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
             "no such option: -c",
             "put a command that has options of its own after --   weft run --help",
         ),
+        ("token create --expires 0", "--expires: 0 is less than a second", "give a duration like 1h"),
+        (
+            "vm create web --image tiny --gpus=-1",
+            "--gpus: expected a whole number >= 0",
+            "give a whole number (number of",
+        ),
+        ("convert vm/web", "--to is missing: give vm or container", "weft convert --help"),
         ("passwd", "the name is missing", "weft passwd --help"),
         ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
         ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
