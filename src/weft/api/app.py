@@ -16,7 +16,7 @@ from weft.api.context import ApiContext
 from weft.api.metrics.query import PROMETHEUS_PATH, as_prometheus
 from weft.api.request.call import Call
 from weft.api.request.problem import problem_answer, status_of
-from weft.api.routes import Found, carry_out, find_route
+from weft.api.routes import Found, find_route
 from weft.contracts.store import PreconditionFailed
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer, Answers
@@ -64,7 +64,11 @@ async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
             call.actor = await authenticate(context, call)
             if found.topic.when == "always":
                 context.audit.require_space()
-            return await carry_out(context, call, found)
+            if found.project and context.rates.has_limits:
+                context.rates.take(call.actor, found.project)
+            if found.writes:
+                context.writes.take(call.actor, context.clock.elapsed())
+            return await found.handler(context, call, *found.given)
         finally:
             context.busy -= 1
     except WeftError as error:

@@ -64,6 +64,7 @@ class KnownBearer(NamedTuple):
     facts: TokenFacts
     actor: Actor
     version: object  # of the accounts
+    quiet_until: float  # unix seconds: before then the token doesn't expire, and its use need not be noted
 
 
 @dataclass(frozen=True)

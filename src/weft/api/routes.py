@@ -48,15 +48,6 @@ def find_route(method: str, path: str) -> Found:
     return found
 
 
-def carry_out(context: ApiContext, call: Call, found: Found) -> Awaitable[Answer]:
-    """The answer to an authenticated request."""
-    if found.project and context.rates.has_limits:
-        context.rates.take(call.actor, found.project)
-    if found.writes:
-        context.writes.take(call.actor, context.clock.elapsed())
-    return found.handler(context, call, *found.given)
-
-
 @functools.lru_cache(MOST_KEPT)
 def _find(method: str, path: str) -> Found:
     """Pure, so it can be cached."""

@@ -6,6 +6,7 @@ from weft.api.auth.authorise import require_enrolled
 from weft.api.auth.enrolments import let_in
 from weft.api.context import ApiContext, KnownBearer, TokenFacts
 from weft.api.request.call import Call
+from weft.api.state.token_use import find_fresh
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import object_key
 from weft.trust.credentials import (
@@ -64,15 +65,18 @@ def _known(context: ApiContext, bearer: str) -> Actor | None:
         return None
     facts, tokens = known.facts, context.tokens
     now = context.clock.now()
-    if not tokens.live or tokens.found.get(facts.key) is not facts or has_expired(facts.spec, now):
+    if not tokens.live or tokens.found.get(facts.key) is not facts:
         return None
-    context.token_use.note(facts.key, facts.used_at, now)
+    if now >= known.quiet_until:
+        if has_expired(facts.spec, now):
+            return None
+        context.token_use.note(facts.key, facts.used_at, now)
     if known.actor.is_fixed or known.version == context.accounts.version:
         return known.actor
     if (directory := context.accounts.live) is None:
         return None
     actor = make_actor(facts.stored, directory, now)
-    context.bearers[bearer] = KnownBearer(facts, actor, context.accounts.version)
+    context.bearers[bearer] = known._replace(actor=actor, version=context.accounts.version)
     return actor
 
 
@@ -92,8 +96,13 @@ async def _by_token(context: ApiContext, bearer: str) -> Actor:
         context.token_use.note(facts.key, facts.used_at, context.clock.now())
     if len(context.bearers) >= MOST_BEARERS:
         context.bearers.clear()
-    context.bearers[bearer] = KnownBearer(facts, actor, version)
+    context.bearers[bearer] = KnownBearer(facts, actor, version, _find_quiet(facts))
     return actor
+
+
+def _find_quiet(facts: TokenFacts) -> float:
+    noted = find_fresh(facts.used_at)
+    return noted if facts.spec.expires_at is None else min(noted, facts.spec.expires_at)
 
 
 async def _make_actor(context: ApiContext, facts: TokenFacts) -> Actor:

@@ -38,18 +38,20 @@ _encoder = msgspec.json.Encoder()
 async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
     name, actor = target.require_name(), call.actor
-    await authorise_read(context, actor, target.kind, target.project, name, {})
+    sees_all = actor.permits(target.reading, None)  # as most who ask do: the rest of the checks is for the others
+    if not sees_all:
+        await authorise_read(context, actor, target.kind, target.project, name, {})
     call.query()
     entry = await context.store.get(target.key)
     if entry is None:
         await refuse_unknown_project(context, target)
         raise not_found(target.kind, name, target.project)
-    own = find_own(actor, target.kind, "get")
+    own = None if sees_all else find_own(actor, target.kind, "get")
     if own is not None and not own(entry.value):
         raise not_found(target.kind, name, target.project)
     if is_known(call, entry.revision):
         return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
-    narrow = find_narrowing(target.kind, actor, "get")
+    narrow = None if sees_all else find_narrowing(target.kind, actor, "get")
     return object_answer(decode_envelope(narrow(entry.value) if narrow else entry.value, entry.revision))
 
 

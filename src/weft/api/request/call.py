@@ -45,16 +45,19 @@ class Change(NamedTuple):
 class Call:
     """One HTTP request, before its answer begins."""
 
+    problem: WeftError | None = None  # why it was refused or failed
+    is_dry_run = False
+    _actor: Actor | None = None
+
     def __init__(self, request: Request) -> None:
         self.request = request
         self.method = "GET" if request.method == "HEAD" else request.method
         self.path = request.path
         given = request.header(b"x-request-id")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):06x}"
-        self._actor: Actor | None = None
         self.changed: list[Change] = []
-        self.problem: WeftError | None = None  # why it was refused or failed
-        self.is_dry_run = any(part in _DRY_RUNS for part in request.query.split("&")) if request.query else False
+        if request.query:
+            self.is_dry_run = any(part in _DRY_RUNS for part in request.query.split("&"))
 
     @property
     def actor(self) -> Actor:

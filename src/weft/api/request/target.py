@@ -36,6 +36,11 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         """The store's key of the object."""
         return object_key(self.kind.name, self.project, self.require_name())
 
+    @functools.cached_property
+    def reading(self) -> str:
+        """The permission to read an object of the kind."""
+        return f"{self.kind.name}:get"
+
     def require_name(self) -> str:
         if self.name is None:
             raise NotFound("this is a collection, not an object")

@@ -14,6 +14,11 @@ WRITE_SECONDS = 10.0  # between two writes
 FRESH_SECONDS = 60.0  # a use so soon after the one that is written isn't
 
 
+def find_fresh(used_at: float | None) -> float:
+    """Until when a further use of a token needs no note, if ``used_at`` is written of it (unix seconds)."""
+    return 0.0 if used_at is None else used_at + FRESH_SECONDS
+
+
 class TokenUse:
     """``note`` costs a comparison for a token whose use is written already."""
 
@@ -23,7 +28,7 @@ class TokenUse:
 
     def note(self, key: str, used_at: float | None, now: float) -> None:
         """The token at ``key`` is used ``now``; ``used_at`` is the time that is written (unix seconds)."""
-        if used_at is None or now - used_at >= FRESH_SECONDS:
+        if now >= find_fresh(used_at):
             self._used[key] = now
 
     async def run(self) -> None:
