@@ -111,6 +111,17 @@ def test_a_refusal_names_what_is_used_requested_and_allowed(lab: DoorsLab) -> No
     ann.create(vm("db", cpu=0.5, memory="512M"))
 
 
+def test_a_quota_counts_from_its_commit_on_before_any_watch_brings_it(
+    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = grant(lab, "prompt")
+    monkeypatch.setattr(lab.doors.rates._limits, "_put", lambda *_: None)  # the watch brings nothing
+    lab.client.create({"kind": "quota", "name": "project", "project": "prompt", "spec": {"cpu": 1}})
+    refuse(lambda: ann.create(vm("web", cpu=2)))
+    lab.client.apply([{"kind": "quota", "name": "project", "project": "prompt", "spec": {"cpu": 2}}])
+    ann.create(vm("web", cpu=2))
+
+
 def test_of_racing_requests_only_those_pass_that_fit_together(lab: DoorsLab) -> None:
     ann = grant(lab, "race", cpu=1)
     clients = [again(lab, ann) for _ in range(3)]

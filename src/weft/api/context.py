@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hmac
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,9 +28,11 @@ from weft.api.state.watch_lines import WatchLines
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
+from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.accounts import Accounts
 from weft.informer.enrolments import Enrolments
 from weft.informer.prefix_cache import PrefixCache, of_envelope
+from weft.kinds.quota import QUOTA
 from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TokenSpec, TokenStatus
 from weft.kinds.volume import VolumeStatus
@@ -186,6 +188,11 @@ class ApiContext:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @functools.cached_property
+    def notes(self) -> Mapping[str, Callable[[Envelope], None]]:
+        """By kind: what to call for an object that this process has committed, so that it counts from now on."""
+        return {QUOTA.name: self.rates.note, **dict.fromkeys(ACCOUNTS, self.accounts.note)}
 
     def _token_changed(self, key: str) -> None:
         name = key.rpartition("/")[2]

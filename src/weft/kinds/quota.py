@@ -4,6 +4,7 @@ counts in two accounts: the project's, and that of its creator, though others ch
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -105,6 +106,7 @@ class Excess(msgspec.Struct, frozen=True):
     account: str = PROJECT
 
 
+@functools.lru_cache(1000)
 def quota_key(project: str | None) -> str:
     """The key of a project's quota."""
     return object_key(QUOTA.name, project, QUOTA.admission.only_name)

@@ -88,6 +88,16 @@ async def test_all_people_of_a_project_share_them_and_nobody_else_uses_them_up(l
     assert lab.count(person("auditor", None), 9) == 1
 
 
+async def test_a_project_may_have_a_quota_until_it_is_known_that_there_is_none(lab: Lab) -> None:
+    key = quota_key("lab")
+    assert RequestRates(lab.store, lab.clock).may_have_quota(key), "nothing was read yet"
+    await lab.limit(None)
+    assert not lab.rates.may_have_quota(key)
+    lab.rates.note(QUOTA.make("project", QuotaSpec(cpu=1), 0.0, project="lab"))
+    assert lab.rates.may_have_quota(key) and not lab.rates.has_limits
+    assert lab.count(person("editor"), 50) == 50
+
+
 async def test_a_new_limit_counts_at_once_and_none_ends_it(lab: Lab) -> None:
     ann = person("editor")
     await lab.limit(2)

@@ -22,6 +22,7 @@ from weft.api.request.manifest import Manifest
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
+from weft.kinds.quota import quota_key
 from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
@@ -149,7 +150,9 @@ async def plan_create(
     spec, raw = await read(view, kind, manifest.project, given)
     if kind.admission.check_times is not None:
         kind.admission.check_times(spec, context.clock.now())
-    relied = await _require_permissions(context, view, manifest, actor, None, spec)
+    relied = []
+    if _takes_more(kind, spec):
+        relied = await _require_permissions(context, view, manifest, actor, None, spec)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
     if kind.admission.uploads is not None:
@@ -220,7 +223,9 @@ async def plan_update(
     _refuse_impossible(kind, current, changes)
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
-    relied = await _require_permissions(context, view, manifest, actor, old, spec)
+    relied = []
+    if _takes_more(kind, spec):
+        relied = await _require_permissions(context, view, manifest, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
@@ -282,7 +287,13 @@ async def charge(
 ) -> None:
     """Count the draft in its project's quota: the last step of a plan. ``former``: the object with the spec ``old``, where it has
     another status. Raises Forbidden."""
-    guards, preconditions = await plan_quota(context, view, draft.kind, draft.envelope, old, new, former)
+    kind, project = draft.kind, draft.envelope.project
+    if kind.admission.counts is None or project is None:
+        return
+    key = quota_key(project)
+    if not (context.rates.may_have_quota(key) or view.is_planned(key)):
+        return
+    guards, preconditions = await plan_quota(context, view, kind, draft.envelope, old, new, former)
     draft.guards += guards
     draft.preconditions += preconditions
 
@@ -390,6 +401,11 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
                 hint=f"weft delete {kind.name}/{current.name} --yes, then create it again",
                 details={"change": change.mode, "old": change.old},
             )
+
+
+def _takes_more(kind: Kind, spec: Any) -> bool:
+    """Whether a change may take permissions beside that to write."""
+    return kind.access.further_rights is not None or isinstance(spec, GRANTING_SPECS)
 
 
 async def _require_permissions(

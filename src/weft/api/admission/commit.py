@@ -91,7 +91,8 @@ def record_change(context: ApiContext, call: Call, draft: Draft) -> None:
     """Write the event of a change that a request made, which counts from now on for what its actor may do, and note it for the
     audit log."""
     actor = call.actor
-    context.accounts.note(draft.envelope)
+    if (note := context.notes.get(draft.kind.name)) is not None:
+        note(draft.envelope)
     call.changed.append(Change(draft.envelope, draft.action, draft.changes, draft.labels))
     if draft.action == "created":
         if draft.counted:

@@ -89,7 +89,7 @@ async def _refuse_excess(
     *,
     is_new: bool,
 ) -> None:
-    """Raise Forbidden if the quota hasn't ``growth`` left: certainly not, by objects that were read after the request came."""
+    """Raise Forbidden if the quota hasn't ``growth`` left: certainly not, by objects that were read after it asked for its turn."""
     counted, project = context.counted, envelope.project or ""
     accounts = decode_part(quota.spec, QuotaSpec).accounts_of(envelope.creator)
     excess = _find_excess(accounts, usage, growth)

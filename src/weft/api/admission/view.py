@@ -16,15 +16,17 @@ from weft.objects.identity import object_key
 class View:
     """Enter it for a plan that is committed within."""
 
+    began_at = 0.0  # when it first waited for its turn, in seconds of the monotonic clock
+    _turn: asyncio.Lock | None = None
+    _counts: ObjectCounts | None = None
+
     def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
         self._read: dict[str, Envelope | None] = {}
         self._planned: dict[str, Envelope] = {}
         self.usages: dict[str, Usage] = {}  # by the quota's key
-        self.began_at = clock.elapsed()
-        self._turn: asyncio.Lock | None = None
+        self._clock = clock
         self._held: dict[str, int] = {}  # objects that it will make, by what they count with
-        self._counts: ObjectCounts | None = None
 
     async def get(self, kind: Kind, project: str | None, name: str) -> Envelope | None:
         """The object as planned, else as stored; None if there is neither."""
@@ -51,6 +53,7 @@ class View:
         """Wait for others who have this turn, and have it until ``end``. One view has one at most, so none waits for another
         in a circle."""
         if self._turn is None:
+            self.began_at = self._clock.elapsed()
             await turn.acquire()
             self._turn = turn
 

@@ -1,5 +1,7 @@
 """How many requests a second may name a project, by its quota, and how many writes a second a person may make.
 
+The quotas are in memory here: a write of what no quota counts needn't ask the store for one.
+
 A project has a bucket of as many requests as its limit, which fills again within a second. Each API server counts its own. Only
 projects with a limit have a bucket, and only requests of those with a right in the project count: nobody else can empty it.
 
@@ -16,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.quota import QUOTA, QuotaSpec, busy, quota_key
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import Throttled
 from weft.objects.identity import kind_prefix
 from weft.trust.credentials import Actor
@@ -31,21 +33,29 @@ class RequestRates:
     """``run`` follows the quotas."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._limits = PrefixCache(store, kind_prefix(QUOTA.name), of_envelope(_find_limit), clock)
+        # By the quota's key; 0: it has no such limit.
+        self._limits = PrefixCache(store, kind_prefix(QUOTA.name), of_envelope(_find_limit), clock, self._changed)
+        self.has_limits = False  # whether any project has a limit
         self._buckets: dict[str, tuple[int, Tries]] = {}  # by project: its limit then, and the bucket
         self._clock = clock
         self.run = self._limits.run
 
-    @property
-    def has_limits(self) -> bool:
-        """Whether any project has a limit."""
-        return bool(self._limits.found)
+    def may_have_quota(self, key: str) -> bool:
+        """Whether a quota may be stored at ``key``: True as well while the copy here doesn't follow the store."""
+        return key in self._limits.found or not self._limits.live
+
+    def note(self, quota: Envelope) -> None:
+        """This process has committed ``quota``: it counts from now on."""
+        self._limits.note(quota.key, encode_envelope(quota), quota.revision)
+
+    def _changed(self, key: str) -> None:
+        self.has_limits = any(self._limits.found.values())
 
     def take(self, actor: Actor, project: str) -> None:
         """Count a request of ``actor``. Raises Throttled if the project has no more requests left at the moment. Those who may
         raise the limit have none."""
         limit = self._limits.found.get(quota_key(project))
-        if limit is None:
+        if not limit:
             self._buckets.pop(project, None)
             return
         if actor.permits(f"{QUOTA.name}:update", project) or not _has_role(actor, project):
@@ -93,5 +103,5 @@ def _has_role(actor: Actor, project: str) -> bool:
     return any(grant.permissions and grant.project in (None, project) for grant in actor.grants)
 
 
-def _find_limit(envelope: Envelope) -> int | None:
-    return decode_part(envelope.spec, QuotaSpec).requests_per_second
+def _find_limit(envelope: Envelope) -> int:
+    return decode_part(envelope.spec, QuotaSpec).requests_per_second or 0
