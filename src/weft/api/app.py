@@ -38,7 +38,7 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
         call = Call(request)
         found = find_route(call.method, call.path)
         topic = found.topic
-        began = context.clock.elapsed()
+        began = call.began_at = context.clock.elapsed()
         made = await _answer(context, call, found)
         is_of_interest = topic.when != "refused" or made.status in REFUSED  # few reads are
         if is_of_interest and (recorded := record(context, call, topic, made.status)) is not None:
@@ -67,7 +67,7 @@ async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
             if found.project and context.rates.has_limits:
                 context.rates.take(call.actor, found.project)
             if found.writes:
-                context.writes.take(call.actor, context.clock.elapsed())
+                context.writes.take(call.actor, call.began_at)
             return await found.handler(context, call, *found.given)
         finally:
             context.busy -= 1

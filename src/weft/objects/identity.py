@@ -45,23 +45,32 @@ def read_node_uid(certificate: Mapping[str, object] | None) -> str | None:
 
 def check_name(name: object, field: str = "name") -> str:
     """Return ``name`` if it is a DNS label (RFC 1123), else raise InvalidInput naming ``field``."""
+    if isinstance(name, str) and _is_name(name):
+        return name
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"{field} is missing", field=field, hint="give a name like web-1")
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        elsewhere = "; PROJECT/NAME is only for what projects can share, like images" if "/" in name else ""
-        raise InvalidInput(
-            f"{field} {name!r:.80} is not a valid name",
-            field=field,
-            hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end{elsewhere}",
-        )
-    return name
+    elsewhere = "; PROJECT/NAME is only for what projects can share, like images" if "/" in name else ""
+    raise InvalidInput(
+        f"{field} {name!r:.80} is not a valid name",
+        field=field,
+        hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end{elsewhere}",
+    )
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= MAX_NAME and _is_label(text)
+
+
+@lru_cache(4096)
+def _is_label(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def check_shared_name(text: object, field: str = "name") -> str:
     """``check_name`` for NAME, or PROJECT/NAME of an object that another project shares. Raises InvalidInput."""
-    parts = text.split("/") if isinstance(text, str) else []
-    if len(parts) < 2:
+    if not isinstance(text, str) or "/" not in text:
         return check_name(text, field)
+    parts = text.split("/")
     hint = "write NAME, or PROJECT/NAME of an object that another project shares"
     if len(parts) > 2:
         raise InvalidInput(f"{field} {text!r:.80} has more than one /", field=field, hint=hint)

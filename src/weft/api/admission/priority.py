@@ -6,6 +6,7 @@ counts. A class that a spec names anew is one of its references, on whose revisi
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from weft.api.admission.view import View
@@ -52,10 +53,15 @@ async def settle_priority(view: View, kind: Kind, project: str | None, old: Any,
 
 def _find_lease(kind: Kind, spec: Any) -> LeaseRequest | None:
     """The lease of the workload that an object of ``kind`` is, or of those that it makes."""
-    for step in kind.template[1].split(".")[1:]:
+    for step in _list_steps(kind.template[1]):
         spec = getattr(spec, step)
     lease = getattr(spec, "lease", None)
     return lease if isinstance(lease, LeaseRequest) else None
+
+
+@functools.cache
+def _list_steps(path: str) -> list[str]:
+    return path.split(".")[1:]
 
 
 def _above(at: str, lease: LeaseRequest, project: str, ceiling: int) -> Forbidden:

@@ -51,28 +51,25 @@ def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) ->
     if outcome != "allowed" and not context.audit.takes(call.request.address):
         return []
     by = _NOBODY if actor is None else actor.audited
-    if len(call.changed) == 1:  # as most have
-        return [_make(call, by, topic, call.changed[0].envelope.project or "", call.changed, outcome, status)]
-    return [
-        _make(call, by, topic, project, changed, outcome, status)
-        for project, changed in _by_project(topic, call.changed)
-    ]
+    changed = call.changed
+    if len(changed) == 1:  # as most have
+        records = [_make(call, by, topic, changed[0].envelope.project or "", changed, outcome, status)]
+    else:
+        records = [
+            _make(call, by, topic, project, part, outcome, status) for project, part in _by_project(topic, changed)
+        ]
+    if outcome != "allowed":
+        _add_reason(call, records)
+    return records
 
 
 def _make(
     call: Call, by: AuditActor, topic: Topic, project: str, changed: Sequence[Change], outcome: Outcome, status: int
 ) -> AuditRecord:
-    problem = call.problem
     if changed:
         objects, left_out = describe_objects(changed)
     else:
         objects, left_out = [AuditObject(kind=topic.kind, name=topic.name)] if topic.kind else [], 0
-    if outcome == "allowed":
-        reason = message = ""
-    elif problem is None:
-        reason, message = "interrupted", "the request ended without an answer: it may have been carried out"
-    else:
-        reason, message = problem.token, hide_in_text(problem.message)[:_MOST_MESSAGE]
     return AuditRecord(
         actor=by,
         address=call.request.address,
@@ -85,9 +82,17 @@ def _make(
         left_out=left_out,
         outcome=outcome,
         status=status,
-        reason=reason,
-        message=message,
     )
+
+
+def _add_reason(call: Call, records: Sequence[AuditRecord]) -> None:
+    problem = call.problem
+    for one in records:
+        if problem is None:
+            one.reason = "interrupted"
+            one.message = "the request ended without an answer: it may have been carried out"
+        else:
+            one.reason, one.message = problem.token, hide_in_text(problem.message)[:_MOST_MESSAGE]
 
 
 def _by_project(topic: Topic, changed: Sequence[Change]) -> list[tuple[str, Sequence[Change]]]:

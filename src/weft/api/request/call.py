@@ -47,6 +47,7 @@ class Call:
 
     problem: WeftError | None = None  # why it was refused or failed
     is_dry_run = False
+    began_at = 0.0  # in seconds of the monotonic clock
     _actor: Actor | None = None
 
     def __init__(self, request: Request) -> None:
@@ -74,7 +75,7 @@ class Call:
         """The actor, if it is known yet."""
         return self._actor
 
-    @property
+    @functools.cached_property
     def shown_path(self) -> str:
         """The path for logs: in one line, and without a token that a client put there."""
         return _show(self.path[:1000])
