@@ -22,6 +22,7 @@ ON_LOCAL_CLUSTER = {
     "lease_start",
     "preemption",
     "readopt",
+    "sampling",
     "vm_create",
     "vm_many",
 }

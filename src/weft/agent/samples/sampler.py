@@ -176,7 +176,7 @@ class Samples:
         return driver.open_counters(run.guest_id) if isinstance(driver, HasCounters) else None
 
     def _plan_sources(self, counters: Sequence[Counters], ports: Sequence[str]) -> list[Source]:
-        """NICs before disks, of which there may be more."""
+        """NICs before the rest: there may be more disks than fit."""
         return [Source(one) for one in (*counters[:1], NicsOfRun(self._nics, ports), *counters[1:])]
 
     def _give_up(self, uid: str) -> None:

@@ -69,15 +69,20 @@ def name_nic_counters(index: int) -> tuple[str, ...]:
     return tuple(f"nic{index}.{part}" for part in NIC_PARTS)
 
 
-def compute_value(measure: Measure, before: Mapping[str, float], now: Mapping[str, float], seconds: float) -> float:
-    """From counters ``seconds`` apart; NaN where one isn't known, or went back because what counts began again."""
-    counted = now.get(measure.counter)
-    if counted is None:
-        return NAN
-    if not measure.grows:
-        return counted
-    grown = counted - before.get(measure.counter, NAN)
-    divisor = seconds
-    if measure.per:
-        divisor = now.get(measure.per, NAN) - before.get(measure.per, NAN)
-    return grown / divisor if grown >= 0 and divisor > 0 else NAN
+def compute_values(
+    measures: Iterable[Measure], before: Mapping[str, float], now: Mapping[str, float], seconds: float
+) -> list[float]:
+    """The value of each, from counters ``seconds`` apart; NaN where one isn't known, or went back because what counts began
+    again."""
+    values = []
+    for measure in measures:
+        counter = measure.counter
+        value = now.get(counter, NAN)
+        if measure.grows:
+            per, divisor = measure.per, seconds
+            if per:
+                divisor = now.get(per, NAN) - before.get(per, NAN)
+            grown = value - before.get(counter, NAN)
+            value = grown / divisor if grown >= 0 and divisor > 0 else NAN
+        values.append(value)
+    return values

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.agent.samples.series import LEAST_SECONDS, compute_value, name_nic_counters, plan_measures
+from weft.agent.samples.series import LEAST_SECONDS, compute_values, name_nic_counters, plan_measures
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import NicCounters, NicCounts
 from weft.contracts.driver.runtime import Counted, Counters
@@ -70,7 +70,7 @@ class Source:
 
     def __init__(self, counters: Counters) -> None:
         self.counters, self.measures = counters, plan_measures(counters.names)
-        self.columns: list[int | None] = []
+        self.columns: list[int] = []
         self.last = Counted(0.0, {})
 
     def measure(self, at: float, values: list[float], *, often: bool) -> None:
@@ -81,10 +81,9 @@ class Source:
         seconds = counted.at - self.last.at
         if seconds < LEAST_SECONDS and self.last.values:
             return
-        before, now = self.last.values, counted.values
-        for measure, column in zip(self.measures, self.columns, strict=True):
-            if column is not None:
-                values[column] = compute_value(measure, before, now, seconds)
+        computed = compute_values(self.measures, self.last.values, counted.values, seconds)
+        for column, value in zip(self.columns, computed, strict=True):
+            values[column] = value
         self.last = counted
 
 
@@ -97,7 +96,8 @@ class Track:
         self._step = 0
         places = {series: column for column, series in enumerate(ring.layout.series)}
         for source in sources:
-            source.columns = [places.get(measure.series) for measure in source.measures]
+            source.measures = tuple(measure for measure in source.measures if measure.series in places)
+            source.columns = [places[measure.series] for measure in source.measures]
 
     def measure(self, now: float, *, often: bool) -> None:
         """Record the values of the step in which ``now`` (unix seconds) lies. Raises OSError when the run has ended, or the file

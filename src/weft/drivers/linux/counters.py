@@ -10,7 +10,8 @@ import time
 from weft.contracts.driver.runtime import Counted
 from weft.drivers.linux.processes import PAGE_BYTES, ProcessId, is_alive
 
-THREADS_EVERY = 50  # reads; they come and go rarely
+EVERY_SECONDS = 0.9  # a little less than a second: reads are not that exact
+THREADS_SECONDS = 10.0  # they come and go rarely
 _FILE_BYTES = 512
 
 
@@ -31,15 +32,10 @@ class OpenFile:
 class ProcessCounters:
     """Counters (contracts.driver.runtime) of a machine's process. Raises OSError if it has ended."""
 
-    names: tuple[str, ...] = ("cpu", "steal", "memory.resident", "memory.shared")
+    names: tuple[str, ...] = ("cpu", "memory.resident", "memory.shared")
 
     def __init__(self, process: ProcessId) -> None:
-        self._process = process
         self._memory = OpenFile(f"/proc/{process.pid}/statm")
-        self._threads: dict[str, OpenFile] = {}
-        self._waits: dict[str, int] = {}  # nanoseconds that a thread has waited for a CPU
-        self._waited = 0
-        self._reads = 0
         # The clock of a process's CPU time: nanoseconds, where /proc/PID/stat counts hundredths of a second.
         self._clock = (~process.pid << 3) | 2
         if not is_alive(process):
@@ -47,16 +43,10 @@ class ProcessCounters:
             raise ProcessLookupError(process.pid)
 
     def read(self, at: float, *, often: bool) -> Counted:
-        memory = (
-            self._memory.read().split()
-        )  # first: it fails for a process that has ended, even if another has its number now
-        if self._reads % THREADS_EVERY == 0:
-            self._find_threads()
-        self._reads += 1
-        self._add_waits()
+        # First: it fails for a process that has ended, even if another has its number now.
+        memory = self._memory.read().split()
         values = {
             "cpu": time.clock_gettime_ns(self._clock) / 1e9,
-            "steal": self._waited / 1e9,
             "memory.resident": int(memory[1]) * PAGE_BYTES,
             "memory.shared": int(memory[2]) * PAGE_BYTES,
         }
@@ -64,6 +54,33 @@ class ProcessCounters:
 
     def close(self) -> None:
         self._memory.close()
+
+
+class WaitCounters:
+    """Counters (contracts.driver.runtime) of how long the threads of a machine's process waited for a CPU: all of them, since
+    processors are not named by default, and what else QEMU does is for the guest, too. Read once a second, or while somebody
+    watches."""
+
+    names: tuple[str, ...] = ("steal",)
+
+    def __init__(self, process: ProcessId) -> None:
+        self._folder = f"/proc/{process.pid}/task"
+        self._threads: dict[str, OpenFile] = {}
+        self._waits: dict[str, int] = {}  # nanoseconds that a thread has waited
+        self._waited = 0
+        self._read_at = self._found_at = float("-inf")
+
+    def read(self, at: float, *, often: bool) -> Counted | None:
+        if at - self._read_at < EVERY_SECONDS and not often:
+            return None
+        if at - self._found_at >= THREADS_SECONDS:
+            self._find_threads()
+            self._found_at = at
+        self._read_at = at
+        self._add_waits()
+        return Counted(at, {"steal": self._waited / 1e9})
+
+    def close(self) -> None:
         for file in self._threads.values():
             file.close()
         self._threads.clear()
@@ -81,9 +98,8 @@ class ProcessCounters:
             self._waits[name] = waited
 
     def _find_threads(self) -> None:
-        """All of them: processors are not named by default, and what else QEMU does is for the guest, too."""
-        folder = f"/proc/{self._process.pid}/task"
-        for name in os.listdir(folder):
+        """Raises OSError when the process has ended."""
+        for name in os.listdir(self._folder):
             if name not in self._threads:
                 with contextlib.suppress(OSError):
-                    self._threads[name] = OpenFile(f"{folder}/{name}/schedstat")
+                    self._threads[name] = OpenFile(f"{self._folder}/{name}/schedstat")

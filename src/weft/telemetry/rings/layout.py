@@ -116,7 +116,9 @@ def fold(rows: Sequence[Sequence[float]], columns: int) -> list[float]:
     """Least, mean and greatest of each column, one after the other; ``rows`` have them likewise, or only values. A
     column without a number stays without one."""
     across = list(zip(*rows, strict=True))
-    low, mid, high = (across[part * columns % len(across) :][:columns] for part in range(3))
+    if len(across) == columns:
+        return _fold_values(across)
+    low, mid, high = (across[part * columns :][:columns] for part in range(3))
     least, mean, greatest = [], [], []
     for lows, mids, highs in zip(low, mid, high, strict=True):
         total = sum(mids)
@@ -129,6 +131,25 @@ def fold(rows: Sequence[Sequence[float]], columns: int) -> list[float]:
             least.append(min(_numbers(lows), default=NAN))
             mean.append(sum(numbers) / len(numbers) if numbers else NAN)
             greatest.append(max(_numbers(highs), default=NAN))
+    return [*least, *mean, *greatest]
+
+
+def _fold_values(across: Sequence[Sequence[float]]) -> list[float]:
+    """The same, of values alone: every second of every guest."""
+    least, mean, greatest = [], [], []
+    for values in across:
+        total, numbers = sum(values), values
+        if total != total:
+            numbers = [value for value in values if value == value]
+            if not numbers:
+                least.append(NAN)
+                mean.append(NAN)
+                greatest.append(NAN)
+                continue
+            total = sum(numbers)
+        least.append(min(numbers))
+        mean.append(total / len(numbers))
+        greatest.append(max(numbers))
     return [*least, *mean, *greatest]
 
 

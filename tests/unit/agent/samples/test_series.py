@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from weft.agent.samples.series import compute_value, name_nic_counters, plan_measure, plan_measures
+from weft.agent.samples.series import compute_values, name_nic_counters, plan_measure, plan_measures
 from weft.agent.samples.track import Nics, NicsOfRun, Run, Source, Track, list_series
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.network import NicCounts
@@ -97,7 +97,7 @@ def test_a_disk_has_rates_and_latencies_and_none_without_operations() -> None:
     ]
     before = {f"disk.data.{part}": 0.0 for part in DISK}
     now = {**before, "disk.data.read": 8192.0, "disk.data.reads": 2.0, "disk.data.read_seconds": 0.01}
-    values = [compute_value(measure, before, now, 2.0) for measure in measures]
+    values = compute_values(measures, before, now, 2.0)
     assert values[:5] == [4096.0, 0.0, 1.0, 0.0, 0.005] and math.isnan(values[5])
 
 

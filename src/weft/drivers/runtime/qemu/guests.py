@@ -15,7 +15,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import Counters
 from weft.drivers.cgroup.groups import ControlGroups
-from weft.drivers.linux.counters import ProcessCounters
+from weft.drivers.linux.counters import ProcessCounters, WaitCounters
 from weft.drivers.runtime.qemu.devices.disk_counters import DiskCounters
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
@@ -59,8 +59,9 @@ class Guests:
         if guest is None or not guest.running or guest.record.process is None:
             return []
         serials = [disk.serial for disk in guest.record.plan.disks if not disk.read_only and not disk.cdrom]
-        process = ProcessCounters(guest.record.process)
-        return [process, DiskCounters(str(guest.paths.counters_qmp), serials)]
+        process = guest.record.process
+        disks = DiskCounters(str(guest.paths.counters_qmp), serials)
+        return [ProcessCounters(process), WaitCounters(process), disks]
 
     async def find(self, guest_id: str) -> Guest | None:
         """The guest, from memory or from its record (then its process is adopted)."""

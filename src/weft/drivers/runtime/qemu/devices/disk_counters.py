@@ -70,7 +70,7 @@ class DiskCounters:
             if self._socket is None:
                 self._connect(at)
                 return None
-            found = self._take()
+            found = self._take() if self._asked_at is not None else None
             if self._asked_at is None and (often or at - self._last_at >= EVERY_SECONDS):
                 self._socket.send(_ASK)
                 self._asked_at, self._last_at, self._missed = at, at, 0
