@@ -224,7 +224,7 @@ def test_the_logs_of_all_tasks_are_followed_at_once_and_tasks_and_tries_that_beg
 
 
 def test_what_can_be_no_job_is_refused_with_its_field(cluster: Cluster, run: Job, tmp_path: Path) -> None:
-    assert b"spec.array" in run("odd", "true", "--array", "5-1").stderr
+    assert b"--array: " in run("odd", "true", "--array", "5-1").stderr
     assert b'image "odd" not found' in cluster.run("job", "run", "odd").stderr
     file = tmp_path / "job.yaml"
     file.write_text("kind: job\nname: odd\nspec:\n  task:\n    image: r.example.org/a:1\n    publish: ['80:80']\n")

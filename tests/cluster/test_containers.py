@@ -180,7 +180,7 @@ def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containe
     assert "wrongImage" in cluster.fails(6, "container", "create", gone_containers("disk"), "--image", "tiny")
     assert "image list" in cluster.fails(3, "container", "create", gone_containers("none"), "--image", "nothing")
     secret = ["--registry-secret", "regcred"]
-    assert "spec.registry_secret" in cluster.fails(2, "container", "create", "none", *words, *secret)
+    assert "--registry-secret" in cluster.fails(2, "container", "create", "none", *words, *secret)
     cluster.ok("vm", "delete", "wrong", "--yes")
     cluster.ok("job", "delete", "once", "--yes")
     cluster.ok("container", "delete", "held", "disk", "--yes")

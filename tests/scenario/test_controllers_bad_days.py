@@ -357,6 +357,8 @@ async def test_after_a_restore_nothing_is_placed_before_the_nodes_have_spoken(ep
         node = await lab.add_node("n1", epoch=epoch)
         await lab.put_vm("web")
         await lab.until_refused("web", "storeRestored")
+        said = (await lab.status("web")).message
+        assert "waits for n1 to report what runs there: it has just joined, or the store was restored" in said
         assert await lab.allocations() == []
         await node.write_report(epoch=await lab.epoch())
         await lab.until_phase("web", "Running")

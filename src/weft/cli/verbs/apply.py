@@ -227,7 +227,7 @@ def show_change(change: dict[str, Any], kind: Kind) -> tuple[str, str]:
 
 def show_value(value: Any, type_: str = "") -> str:
     """A field's value in one short piece; ``type_`` as the schema calls it."""
-    if value is None or value == []:
+    if value in (None, [], ""):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

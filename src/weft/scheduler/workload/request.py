@@ -120,7 +120,8 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
     if silent:
         return Waiting(
-            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to report what runs there"
+            "storeRestored",
+            f"waits for {', '.join(silent)} to report what runs there: it has just joined, or the store was restored",
         )
     if running:
         where = running[0].envelope.name

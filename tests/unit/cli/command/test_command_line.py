@@ -260,7 +260,8 @@ def test_an_option_is_suggested_only_for_a_word_like_it(weft: Said) -> None:
     assert "did you mean --follow?" in weft("events --folow")[2]
 
 
-def test_a_duration_that_changes_is_shown_with_its_unit() -> None:
+def test_a_value_that_changes_is_shown_with_its_unit_and_none_as_a_dash() -> None:
+    assert show_change({"path": "spec.full_name", "old": "", "new": "Ann"}, BY_NAME["user"]) == ("–", "Ann")
     shown = show_change({"path": "spec.timeout", "old": 30.0, "new": 5400.0}, BY_NAME["function"])
     assert shown == ("30s", "1h30m")
 
