@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -43,7 +43,7 @@ from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
-from weft.protocol.heartbeat import Digest
+from weft.protocol.heartbeat import DeviceCounts, Digest
 from weft.protocol.report import ReportAnswer
 
 log = logging.getLogger("weft.agent")
@@ -94,6 +94,8 @@ class Agent:
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
         self._meter = Meter(host, runtimes, self.pools, clock, self.table, news)
         self.newest_digest = Digest(measured=False)  # the one that was reported last
+        # What workloads' disks and NICs, and the node, have done so far: of the one who takes samples.
+        self.count_devices: Callable[[], tuple[dict[str, DeviceCounts], dict[str, float]]] = lambda: ({}, {})
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
     async def start(self) -> None:
@@ -187,10 +189,12 @@ class Agent:
 
     def _make_digest(self) -> Digest:
         """The guests' usage, if it can be measured, the counts of functions' instances, and the ports that programs hold."""
-        digest = self.newest_digest = self._meter.digest() or Digest(measured=False)
+        digest = self._meter.digest() or Digest(measured=False)
         if self.table.functions is not None:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
-        return msgspec.structs.replace(digest, held=self._network.held)
+        devices, node = self.count_devices()
+        self.newest_digest = msgspec.structs.replace(digest, held=self._network.held, devices=devices, node=node)
+        return self.newest_digest
 
     # ------------------------------------------------------------------------------------------------------------------
 

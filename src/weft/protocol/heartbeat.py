@@ -11,6 +11,8 @@ import msgspec
 LEASE_PREFIX = "node/"  # before the node's uid
 LEASE_SECONDS = 30.0
 MOST_GUESTS = 800  # listed one by one in a digest
+MOST_COUNTED = 250  # workloads whose disks and NICs are in a digest
+MOST_DISKS, MOST_NICS = 18, 8  # of a workload
 MOST_PORTS = 500  # of each protocol, the lowest: well-known ports are low, a busy machine's short-lived ones are high
 
 
@@ -37,12 +39,22 @@ class HeldPorts(msgspec.Struct, frozen=True, array_like=True):
     udp: tuple[int, ...] = ()
 
 
+class DeviceCounts(msgspec.Struct, frozen=True, array_like=True):
+    """What a workload's run here has done so far. ``disks`` by name ("": all of them together): bytes read, bytes written, reads,
+    writes, seconds of all reads, of all writes. ``nics`` in the order of its networks, as ``NicCounts``. -1: unknown."""
+
+    disks: dict[str, list[float]] = {}
+    nics: list[list[int]] = []
+
+
 class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     guests: dict[str, Use] = {}  # of the node's allocations, by the workload's uid
     other: Use = Use()  # the rest that weft keeps there: cached images, guests that no allocation explains
     instances: Instances = Instances()  # in neither of the two
     held: HeldPorts = HeldPorts()
     measured: bool = True  # False: the usage is unknown
+    devices: dict[str, DeviceCounts] = {}  # by the workload's uid, of MOST_COUNTED at most
+    node: dict[str, float] = {}  # what the kernel counts of the whole node, by name
 
 
 def add_up(uses: Iterable[Use]) -> Use:

@@ -16,6 +16,7 @@ from weft.serving.answer import Answer
 from weft.serving.request import Request
 from weft.serving.server import HttpServer, listen
 from weft.serving.shares import Bounds
+from weft.telemetry.metrics.devices import HELP, list_devices, list_node
 from weft.telemetry.metrics.exposition import MEDIA_TYPE, Family, list_process, one, render_metrics
 
 _BOUNDS = Bounds(most_connections=64, most_unwanted_bytes=65_536, most_body_bytes=0, parts=4)
@@ -52,6 +53,7 @@ def _list_node(host: Host, table: AllocationTable, digest: Digest) -> Iterator[F
     yield one("weft_node_memory_bytes", "Memory for guests", capacity.memory_bytes)
     yield one("weft_node_disk_bytes", "Disk space for guests", capacity.disk_bytes)
     yield one("weft_node_allocations", "Allocations", len(table.states))
+    yield from _list_devices(host, table, digest)
     if not digest.measured:
         return
     use = total(digest)
@@ -61,6 +63,20 @@ def _list_node(host: Host, table: AllocationTable, digest: Digest) -> Iterator[F
     guests = list(_list_guests(table, digest))
     for name, help_, pick in _OF_GUESTS:
         yield Family(name, help_, {labels: pick(use) for labels, use in guests})
+
+
+def _list_devices(host: Host, table: AllocationTable, digest: Digest) -> Iterator[Family]:
+    values: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    found = [*list_node((("node", host.node),), digest.node)]
+    for state in table:
+        workload = state.local.spec.workload
+        if (counts := digest.devices.get(workload.uid)) is not None:
+            labels = (("project", workload.project or ""), ("kind", workload.kind), ("name", workload.name))
+            found += list_devices(labels, counts)
+    for name, labels_, value in found:
+        values.setdefault(name, {})[labels_] = value
+    for name, of in values.items():
+        yield Family(name, HELP[name], of)
 
 
 _OF_GUESTS: tuple[tuple[str, str, Callable[[Use], float]], ...] = (

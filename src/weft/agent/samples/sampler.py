@@ -6,6 +6,7 @@ Reads counters that the drivers keep open; wakes by the clock. Nothing of it is 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,7 @@ import msgspec
 
 from weft.agent.samples.files import SampleFiles
 from weft.agent.samples.node import NodeToMeasure, PoolSizes
+from weft.agent.samples.series import gather_devices
 from weft.agent.samples.track import STEP_SECONDS, Nics, NicsOfRun, Run, Source, Track, list_series
 from weft.agent.state.allocation import port_id
 from weft.agent.state.allocation_state import AllocationState
@@ -25,12 +27,15 @@ from weft.contracts.driver.network import CountsNics, NetworkDriver
 from weft.contracts.driver.runtime import Counters, HasCounters
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.parts.stream_verbs import SamplesInput
+from weft.protocol.heartbeat import MOST_COUNTED, DeviceCounts
+from weft.telemetry.metrics.devices import NODE_METRICS
 from weft.telemetry.rings.query import plan_question
 
 log = logging.getLogger("weft.agent")
 LATE_SECONDS = 0.02  # after a step's beginning: timers are that inexact
 SWEEP_SECONDS = 60.0
 REOPEN_SECONDS = 1.0
+COUNT_SECONDS = 5.0
 WATCH_SECONDS = 1.0  # at most, from answer to answer
 WATCHED_SECONDS = 10.0  # after a question about single steps
 ALIVE = ("starting", "running", "paused")
@@ -56,6 +61,8 @@ class Samples:
         self._failed: dict[str, float] = {}  # when it couldn't be measured, by workload uid
         self._watched: dict[str, float] = {}  # when somebody asked for single steps, by workload uid
         self._ports: dict[str, tuple[AllocationSpec, tuple[str, ...]]] = {}  # by allocation uid
+        self._counts: tuple[dict[str, DeviceCounts], dict[str, float]] = ({}, {})
+        self._counted_at = float("-inf")
         self._problem = ""
         # While the tracks are in use: what measures goes on for a moment when it is cancelled.
         self._busy = threading.Lock()
@@ -101,6 +108,20 @@ class Samples:
             yield document.replace(b"\n", b"") + b"\n"
             await self._clock.sleep(min(step, WATCH_SECONDS))
             seconds, now = self._clock.now() - now + 2 * step, self._clock.now()
+
+    def count_devices(self) -> tuple[dict[str, DeviceCounts], dict[str, float]]:
+        """What disks and NICs have done so far, by workload uid, and the whole node: as it was read last."""
+        if self._clock.elapsed() - self._counted_at >= COUNT_SECONDS:
+            tracks = dict(self._tracks)
+            node = tracks.pop(self._node.uid, None) if self._node is not None else None
+            some = itertools.islice(tracks.items(), MOST_COUNTED)
+            of_node = node.counted() if node is not None else {}
+            self._counts = (
+                {uid: gather_devices(track.counted()) for uid, track in some},
+                {name: of_node[name] for name in NODE_METRICS if name in of_node},
+            )
+            self._counted_at = self._clock.elapsed()
+        return self._counts
 
     def _find_runs(self) -> dict[str, Run]:
         """The guests that run here, by workload uid, and the node."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from weft.contracts.driver.network import NicCounts
+from weft.protocol.heartbeat import DeviceCounts
 from weft.telemetry.rings.layout import NAN, Series
 
 LEAST_SECONDS = 0.05  # between two readings: less is noise
@@ -32,6 +33,7 @@ _RATES = {
 }
 _LATENCIES = {"read_seconds": ("read_latency", "reads"), "write_seconds": ("write_latency", "writes")}
 _DEVICE = re.compile(r"(disk|nic[0-9]*)\.")
+DISK_PARTS = ("read", "written", "reads", "writes", "read_seconds", "write_seconds")
 NIC_PARTS = ("received", "received_packets", "received_drops", "sent", "sent_packets", "sent_drops")
 assert len(NIC_PARTS) == len(NicCounts._fields)
 
@@ -86,3 +88,17 @@ def compute_values(
             value = grown / divisor if grown >= 0 and divisor > 0 else NAN
         values.append(value)
     return values
+
+
+def gather_devices(counted: Mapping[str, float]) -> DeviceCounts:
+    """A workload's counters, disk by disk and NIC by NIC."""
+    disks: dict[str, list[float]] = {}
+    nics: dict[int, list[int]] = {}
+    for name, value in counted.items():
+        device, _, part = name.rpartition(".")
+        if device.startswith("disk") and part in DISK_PARTS:
+            counts = disks.setdefault(device[5:], [-1.0] * len(DISK_PARTS))
+            counts[DISK_PARTS.index(part)] = value
+        elif device.startswith("nic") and part in NIC_PARTS:
+            nics.setdefault(int(device[3:]), [-1] * len(NIC_PARTS))[NIC_PARTS.index(part)] = int(value)
+    return DeviceCounts(disks, [nics.get(index, [-1] * len(NIC_PARTS)) for index in range(max(nics, default=-1) + 1)])

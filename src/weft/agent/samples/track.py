@@ -113,6 +113,10 @@ class Track:
         self._step = step
         self._ring.append(now, values)
 
+    def counted(self) -> dict[str, float]:
+        """All counters as they were read last."""
+        return {name: value for source in self.sources for name, value in source.last.values.items()}
+
     def close(self) -> None:
         for source in self.sources:
             source.counters.close()

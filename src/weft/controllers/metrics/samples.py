@@ -4,13 +4,15 @@ Names follow Prometheus' conventions: base units, and the unit in the name."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from weft.contracts.store import Lease
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
-from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, read_digest, total
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, MOST_COUNTED, Digest, read_digest, total
+from weft.telemetry.metrics.devices import list_devices, list_node, list_pools
 from weft.telemetry.metrics.sample import Sample
 
 Labels = tuple[tuple[str, str], ...]
@@ -53,6 +55,11 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
     for state in ("busy", "idle", "ready"):
         value = getattr(digest.instances, state)
         yield Sample("weft_node_function_instances", (*labels, ("state", state)), at, value)
+    for metric, named, value in list_node(labels, digest.node):
+        yield Sample(metric, named, at, value)
+    for metric, named, value in list_pools(labels, report.pools):
+        yield Sample(metric, named, at, value)
+    yield from _list_devices(view, node, digest, at)
     if digest.measured:
         use = total(digest)
         yield Sample("weft_node_cpu_used_cores", labels, at, use.cpu / 1000)
@@ -61,17 +68,29 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
         yield from _list_of_guests(view, node, digest, at)
 
 
+def _list_devices(view: View, node: Item, digest: Digest, at: int) -> Iterator[Sample]:
+    for uid, counts in itertools.islice(digest.devices.items(), MOST_COUNTED):
+        if (spec := _find_placed(view, node, uid)) is not None:
+            for metric, labels, value in list_devices(_label(spec, node), counts):
+                yield Sample(metric, labels, at, value)
+
+
+def _label(spec: AllocationSpec, node: Item) -> Labels:
+    workload = spec.workload
+    return (
+        ("project", workload.project or ""),
+        ("kind", workload.kind),
+        ("name", workload.name),
+        ("node", node.envelope.name),
+    )
+
+
 def _list_of_guests(view: View, node: Item, digest: Digest, at: int) -> Iterator[Sample]:
     for uid, use in digest.guests.items():
         spec = _find_placed(view, node, uid)
         if spec is None:  # a hostile node may name any guest: what counts is what was placed there
             continue
-        labels: Labels = (
-            ("project", spec.workload.project or ""),
-            ("kind", spec.workload.kind),
-            ("name", spec.workload.name),
-            ("node", node.envelope.name),
-        )
+        labels = _label(spec, node)
         yield Sample("weft_guest_cpu_cores", labels, at, use.cpu / 1000)
         yield Sample("weft_guest_memory_bytes", labels, at, use.memory)
         yield Sample("weft_guest_disk_bytes", labels, at, use.disk)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from weft.agent.samples.series import compute_values, name_nic_counters, plan_measure, plan_measures
+from weft.agent.samples.series import compute_values, gather_devices, name_nic_counters, plan_measure, plan_measures
 from weft.agent.samples.track import Nics, NicsOfRun, Run, Source, Track, list_series
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.network import NicCounts
@@ -146,3 +146,12 @@ def test_disks_that_come_and_go_do_not_grow_a_file_for_ever(tmp_path: Path) -> N
 def test_more_series_than_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too many"):
         open_ring(tmp_path / "a", [Series(f"s{n}", "bytes") for n in range(MOST_SERIES + 1)])
+
+
+def test_counters_are_gathered_by_disk_and_nic_for_the_history() -> None:
+    counted = {"cpu": 1.0, "memory.used": 5.0, "disk.read": 7.0, "disk.a.b.writes": 3.0, "disk.a.b.busy": 9.0}
+    counted |= dict(zip(name_nic_counters(1), range(10, 16), strict=True))
+    found = gather_devices(counted)
+    assert found.disks == {"": [7.0, -1, -1, -1, -1, -1], "a.b": [-1, -1, -1, 3.0, -1, -1]}
+    # As NicCounts have them: received bytes, packets, drops; sent the same.
+    assert found.nics == [[-1] * 6, [10, 11, 12, 13, 14, 15]]

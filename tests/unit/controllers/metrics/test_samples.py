@@ -10,7 +10,7 @@ from weft.informer.view import View, make_view
 from weft.kinds.allocation import AllocationSpec, Resources, allocation_name
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.objects.identity import Ref
-from weft.protocol.heartbeat import Digest, Instances, Use, write_digest
+from weft.protocol.heartbeat import MOST_DISKS, MOST_NICS, DeviceCounts, Digest, Instances, Use, write_digest
 from weft.telemetry.metrics.sample import Sample
 
 NOW = 1_795_471_245.0
@@ -104,3 +104,38 @@ def test_a_task_has_samples_until_its_end_and_a_vm_that_stopped_goes_on_having_t
         samples = list(list_samples(make_fabric(once=once, ended=ended), digest, {}, NOW))
         for name in ("weft_guest_disk_bytes", "weft_guest_memory_requested_bytes"):
             assert len(read(samples, name)) == expected, (name, once, ended)
+
+
+def count(devices: dict[str, DeviceCounts], node: dict[str, float] | None = None, uid: str = "node1") -> list[Sample]:
+    digest = Digest(devices=devices, node=node or {})
+    return list(list_samples(make_fabric(), [Lease(f"node/{uid}", uid, 1, 30.0, write_digest(digest))], {}, NOW))
+
+
+def test_disks_and_nics_of_a_guest_are_counters_with_names() -> None:
+    counts = DeviceCounts({"root": [1, 2, 3, 4, 0.5, -1], "": [9]}, [[10, 11, 12, 13, 14, 15], [-1] * 6])
+    samples = count({"vm1": counts}, {"pressure.io.full": 7.5, "cpu": 3.0, "memory.available": 5, "strange": 1})
+    web = (("project", "shop"), ("kind", "vm"), ("name", "web"), ("node", "n1"))
+    at = int(NOW * 1000)
+    assert read(samples, "weft_guest_disk_read_bytes_total") == {
+        (*web, ("disk", "root")): (at, 1), (*web, ("disk", "all")): (at, 9),
+    }  # fmt: skip
+    assert read(samples, "weft_guest_disk_read_seconds_total") == {(*web, ("disk", "root")): (at, 0.5)}
+    assert read(samples, "weft_guest_disk_write_seconds_total") == {}
+    assert read(samples, "weft_guest_network_sent_bytes_total") == {(*web, ("nic", "0")): (at, 13)}
+    pressure = (("node", "n1"), ("resource", "io"), ("tasks", "all"))
+    assert read(samples, "weft_node_pressure_seconds_total") == {pressure: (at, 7.5)}
+    assert read(samples, "weft_node_memory_available_bytes") == {(("node", "n1"),): (at, 5)}
+    assert not any("strange" in sample.name for sample in samples)
+
+
+def test_a_hostile_node_makes_no_more_series_than_a_guest_has_devices_and_none_with_odd_names() -> None:
+    odd = {'a"} evil{x="': [1.0] * 6, "<script>": [1.0] * 6, "x" * 253: [1.0] * 6, "a\n": [1.0] * 6, "-a": [1.0] * 6}
+    many = {f"d{n}": [1.0] * 60 for n in range(500)}
+    of_odd = count({"vm1": DeviceCounts(odd, [])})
+    assert read(of_odd, "weft_guest_disk_reads_total") == {}
+    samples = count({"vm1": DeviceCounts(many, [[1] * 60] * 500)}, {"cpu": float("nan")})
+    of_guests = [sample for sample in samples if sample.name.startswith("weft_guest_")]
+    assert 0 < len(of_guests) <= (MOST_DISKS + MOST_NICS) * 6 and not read(
+        samples, "weft_node_worked_cpu_seconds_total"
+    )
+    assert not read(count({"vm1": DeviceCounts({"root": [1.0] * 6}, [])}, uid="node2"), "weft_guest_disk_reads_total")
