@@ -3,6 +3,7 @@ only some of their fields passes the others on untouched; a writer encodes only 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -72,6 +73,7 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return None
 
 
+_REVISION = re.compile(rb'"revision":[0-9]+')
 _decoder = msgspec.json.Decoder(Envelope)
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}  # by type: to make one takes longer than to use it
@@ -102,6 +104,12 @@ def encode_envelope(envelope: Envelope) -> bytes:
         return _encoder.encode(envelope)
     known = _encoder.encode(msgspec.structs.replace(envelope, unknown=msgspec.UNSET))
     return known[:-1] + b"," + _encoder.encode(envelope.unknown)[1:]
+
+
+def show_revision(value: bytes, revision: int) -> bytes:
+    """The envelope stored as ``value``, with the store's ``revision`` in it, without being decoded. What stands before that is text
+    and labels, which are text too: the first revision that is a number is the envelope's."""
+    return _REVISION.sub(b'"revision":%d' % revision, value, 1)
 
 
 def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:

@@ -45,25 +45,16 @@ def read_node_uid(certificate: Mapping[str, object] | None) -> str | None:
 
 def check_name(name: object, field: str = "name") -> str:
     """Return ``name`` if it is a DNS label (RFC 1123), else raise InvalidInput naming ``field``."""
-    if isinstance(name, str) and _is_name(name):
-        return name
     if not isinstance(name, str) or not name:
         raise InvalidInput(f"{field} is missing", field=field, hint="give a name like web-1")
-    elsewhere = "; PROJECT/NAME is only for what projects can share, like images" if "/" in name else ""
-    raise InvalidInput(
-        f"{field} {name!r:.80} is not a valid name",
-        field=field,
-        hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end{elsewhere}",
-    )
-
-
-def _is_name(text: str) -> bool:
-    return len(text) <= MAX_NAME and _is_label(text)
-
-
-@lru_cache(4096)
-def _is_label(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        elsewhere = "; PROJECT/NAME is only for what projects can share, like images" if "/" in name else ""
+        raise InvalidInput(
+            f"{field} {name!r:.80} is not a valid name",
+            field=field,
+            hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end{elsewhere}",
+        )
+    return name
 
 
 def check_shared_name(text: object, field: str = "name") -> str:

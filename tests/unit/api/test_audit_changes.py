@@ -73,6 +73,17 @@ def test_a_new_object_is_described_by_what_differs_from_the_defaults() -> None:
     assert found == {"spec.image": "tiny", "spec.cpu": 3, "labels": {"tier": "gold"}} and left_out == 0
 
 
+def test_many_new_objects_are_described_as_each_of_them_alone() -> None:
+    first, other = make_envelope(image="tiny", cpu=3), make_envelope(image="other")
+    batch = [first, msgspec.structs.replace(first, name="db"), other, msgspec.structs.replace(first, labels={"a": "b"})]
+    changed = [Change(one, "created") for one in batch]
+    described, left_out = describe_objects(changed)
+    assert described == [alone for change in changed for alone in describe_objects([change])[0]] and left_out == 0
+    described, left_out = describe_objects([Change(first, "created")] * 1000)
+    assert len(described) == 1000 and left_out > 800
+    assert len(msgspec.json.encode(described)) < MOST_BYTES + 1000 * 80
+
+
 def test_a_change_has_both_values_and_labels_too() -> None:
     envelope = make_envelope(image="tiny", labels={"tier": "gold"})
     [described], _ = describe_objects([Change(envelope, "updated", [change("spec.cpu", 1, 2)], {"tier": "tin"})])

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.objects.envelope import Condition, Envelope, decode_envelope, encode_envelope, merge_part, set_condition
+from weft.objects.envelope import (
+    Condition,
+    Envelope,
+    decode_envelope,
+    encode_envelope,
+    merge_part,
+    set_condition,
+    show_revision,
+)
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels, check_name, new_uid, short_id
 from weft.objects.selector import Fields, parse_selector
@@ -114,3 +122,12 @@ def test_a_uid_is_a_random_uuid_and_never_the_same() -> None:
     uids = [new_uid() for _ in range(1000)]
     assert all(str(UUID(uid)) == uid and UUID(uid).version == 4 for uid in uids)
     assert {UUID(uid).variant for uid in uids} == {RFC_4122} and len(set(uids)) == 1000
+
+
+@pytest.mark.parametrize("labels", [{}, {"revision": "7"}, {"a": 'x"revision":7'}])
+def test_a_stored_object_is_shown_with_the_store_s_revision_and_nothing_else_is_changed(labels: dict[str, str]) -> None:
+    stored = Envelope(kind="vm", name="web", uid="u", labels=labels, revision=3, spec=msgspec.Raw(b'{"revision":1}'))
+    value = encode_envelope(stored)
+    shown = show_revision(value, 12)
+    assert shown == encode_envelope(decode_envelope(value, 12))
+    assert decode_envelope(shown) == msgspec.structs.replace(stored, revision=12)

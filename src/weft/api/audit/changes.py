@@ -31,28 +31,43 @@ def describe_objects(changed: Sequence[Change]) -> tuple[list[AuditObject], int]
     """The objects with their changes, and how many changes didn't fit."""
     found: list[AuditObject] = []
     left_out, free = 0, MOST_BYTES
+    same: tuple[msgspec.Raw, list[AuditChange], int] | None = None  # of a new object: most of a batch have one spec
     for change in changed:
         envelope = change.envelope
+        is_plain = change.action == "created" and not envelope.labels
         changes: list[AuditChange] = []
-        if free > 0:
-            for field, old, new in _list_changes(change):
-                if free <= 0:
-                    left_out += 1
-                    continue
-                free -= _LEAST + len(field)
-                if not isinstance(old, _PLAIN):
-                    old, size = _hide(field, old)
-                    free -= size
-                if not isinstance(new, _PLAIN):
-                    new, size = _hide(field, new)
-                    free -= size
-                changes.append(AuditChange(field=field, old=old, new=new))
-        else:
+        if free <= 0:
             left_out += 1
+        elif same is not None and is_plain and envelope.spec is same[0] and same[2] < free:
+            _, changes, size = same
+            free -= size
+        else:
+            changes, size, more = _describe_changes(change, free)
+            free, left_out = free - size, left_out + more
+            same = (envelope.spec, changes, size) if is_plain and not more else None
         found.append(
             AuditObject(kind=envelope.kind, name=envelope.name, uid=envelope.uid, action=change.action, changes=changes)
         )
     return found, left_out
+
+
+def _describe_changes(change: Change, free: int) -> tuple[list[AuditChange], int, int]:
+    """The changes that fit into ``free`` bytes, about how many bytes they have, and how many didn't fit."""
+    changes: list[AuditChange] = []
+    size = left_out = 0
+    for field, old, new in _list_changes(change):
+        if size >= free:
+            left_out += 1
+            continue
+        size += _LEAST + len(field)
+        if not isinstance(old, _PLAIN):
+            old, more = _hide(field, old)
+            size += more
+        if not isinstance(new, _PLAIN):
+            new, more = _hide(field, new)
+            size += more
+        changes.append(AuditChange(field=field, old=old, new=new))
+    return changes, size, left_out
 
 
 def _list_changes(change: Change) -> list[tuple[str, Any, Any]]:

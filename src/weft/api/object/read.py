@@ -13,7 +13,7 @@ from weft.api.admission.admit import not_found
 from weft.api.auth.authorise import authorise_read, find_own
 from weft.api.context import ApiContext
 from weft.api.object.narrowing import find_narrowing, pick_shared
-from weft.api.request.call import JSON, Call, object_answer, read_count, read_flag
+from weft.api.request.call import JSON, Call, read_count, read_flag, stored_answer
 from weft.api.request.if_match import is_known
 from weft.api.request.target import Target
 from weft.contracts.store import Entry
@@ -21,7 +21,7 @@ from weft.kinds.fields.path import read_path
 from weft.kinds.parts.sharing import is_shared, read_shares
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.envelope import Envelope, decode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, show_revision
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import kind_prefix, object_key
 from weft.objects.selector import Fields, parse_selector
@@ -52,7 +52,7 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     if is_known(call, entry.revision):
         return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
     narrow = None if sees_all else find_narrowing(target.kind, actor, "get")
-    return object_answer(decode_envelope(narrow(entry.value) if narrow else entry.value, entry.revision))
+    return stored_answer(narrow(entry.value) if narrow else entry.value, entry.revision)
 
 
 async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
@@ -168,8 +168,10 @@ _labels = msgspec.json.Decoder(_Labels)
 
 
 def _encode(entries: Sequence[Entry], match: Match | None, cursor: str, follow: str | None) -> bytes:
-    items: list[Envelope] = [
-        decode_envelope(entry.value, entry.revision) for entry in entries if match is None or match(entry.value)
+    items = [
+        msgspec.Raw(show_revision(entry.value, entry.revision))
+        for entry in entries
+        if match is None or match(entry.value)
     ]
     body: dict[str, Any] = {"items": items, "cursor": cursor, "continue": follow}
     return _encoder.encode(body)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import msgspec
 
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, show_revision
 from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField, WeftError
 from weft.objects.schema import suggest
 from weft.objects.spec_change import FieldChange
@@ -236,7 +236,16 @@ def object_answer(envelope: Envelope, status: int = 200, **more: Any) -> Answer:
     body = _encoder.encode(envelope)
     if more:
         body = body[:-1] + b"," + _encoder.encode(more)[1:]
-    return Answer(status, body, (*JSON, ("etag", f'"{envelope.revision}"')) if envelope.revision else JSON)
+    return _answer_with(body, envelope.revision, status)
+
+
+def stored_answer(value: bytes, revision: int, status: int = 200) -> Answer:
+    """A whole object, as it is stored."""
+    return _answer_with(show_revision(value, revision), revision, status)
+
+
+def _answer_with(body: bytes, revision: int, status: int) -> Answer:
+    return Answer(status, body, (*JSON, ("etag", f'"{revision}"')) if revision else JSON)
 
 
 def _too_large(limit: int) -> TooLarge:
