@@ -85,6 +85,8 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress",
         "/v1/users/{name}:passwd",
         "/v1/accounting", "/v1/projects/{project}/accounting",
+        "/", "/assets/{name}", "/v1/session",
+        "/v1/dashboard/table", "/v1/dashboard/search", "/v1/dashboard/summary", "/v1/dashboard/stream",
         "/metrics", "/api/v1/query", "/api/v1/query_range", "/api/v1/series", "/api/v1/labels", "/api/v1/label/{name}/values",
     }  # fmt: skip
     plurals = "|".join(kind.plural for kind in KINDS)

@@ -26,7 +26,8 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
 ]
 PATH = re.compile(rf"(?<![\w./-])(?:src/weft/)?((?:{'|'.join(ROOMS)})/[\w./{{}},-]*)")
-NOT_OF_THE_SOURCE = ("gateway/events.db", "gateway/counts/", "gateway/logs/")  # files of a server's state folder
+# Files of a server's state folder, and what make install builds.
+NOT_OF_THE_SOURCE = ("gateway/events.db", "gateway/counts/", "gateway/logs/", "api/dashboard/site")
 MADE_UP = ("/thing.py", "/thing/controller.py")  # what a recipe has its reader write
 
 

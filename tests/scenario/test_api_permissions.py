@@ -133,6 +133,8 @@ def list_operations(held: set[str], limited: bool) -> Iterator[tuple[str, str, s
                 continue
             if path in ("/v1/join", "/v1/healthz"):
                 continue  # for nobody with a token, and for everybody
+            if path == "/v1/session":
+                continue  # for pages of the server's own origin
             yield method, path, project, expects(held, limited, project == "lab", method, permission, where)
 
 

@@ -1,4 +1,4 @@
-"""What the server says of itself: whether it works, where its gateway is, and which kinds there are."""
+"""What the server says of itself: whether it works, and where its gateway is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
 from weft.contracts.driver.function import REGION
-from weft.kinds.registry import KINDS
 from weft.serving.answer import Answer
 
 
@@ -36,31 +35,7 @@ async def gateway(context: ApiContext, call: Call) -> Answer:
     )
 
 
-async def kinds(context: ApiContext, call: Call) -> Answer:
-    require_person(call.actor, "list the kinds")
-    call.query()
-    return json_answer(
-        {
-            "items": [
-                {
-                    "name": kind.name,
-                    "plural": kind.plural,
-                    "title": kind.title,
-                    "summary": kind.summary,
-                    "scope": kind.scope,
-                    "writer": kind.access.writer,
-                    "aliases": kind.display.aliases,
-                    "verbs": [{"name": v.name, "summary": v.summary, "stream": v.stream} for v in kind.verbs],
-                    "columns": [column.title for column in kind.display.columns],
-                }
-                for kind in KINDS
-            ]
-        }
-    )
-
-
 ROUTES = (
     Route("GET", "/v1/gateway", gateway, "Where streams connect, and where functions are invoked"),
     Route("GET", "/v1/healthz", healthz, "Whether the server and its store work, and what it can do"),
-    Route("GET", "/v1/kinds", kinds, "The kinds there are"),
 )

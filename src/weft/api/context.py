@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from weft.api.dashboard.boards import Boards
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
@@ -116,7 +117,11 @@ class ApiContext:
     lists: ListTurns = field(default_factory=ListTurns)
     objects: ObjectCounts = field(default_factory=ObjectCounts)
     writes: WriteRates = field(default_factory=WriteRates)
+    boards: Boards = field(init=False)  # of dashboards
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.boards = Boards(self.store, self.clock)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:
@@ -176,6 +181,7 @@ class ApiContext:
             self.peers.run,
             self.rates.run,
             self.pulse.run,
+            self.boards.run,
             self.audit.keep,
         )
         self._tasks = [asyncio.create_task(work()) for work in works]

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 from weft.api import about, accounting, description
 from weft.api.audit import pages as audit
 from weft.api.audit.topic import find_topic, topic_of
-from weft.api.auth import login, password
+from weft.api.auth import login, password, session
 from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
+from weft.api.dashboard import kinds, search, site, stream, summary, table
 from weft.api.metrics import own, query
 from weft.api.node import egress_endpoints, join, report, secrets, usage
 from weft.api.object import bulk, delete, read, verbs, write
@@ -142,6 +143,7 @@ ROUTES: tuple[Route, ...] = (
     *accounting.ROUTES,
     *audit.ROUTES,
     *login.ROUTES,
+    *session.ROUTES,
     *password.ROUTES,
     *blobs.ROUTES,
     *upload.ROUTES,
@@ -154,6 +156,12 @@ ROUTES: tuple[Route, ...] = (
     *usage.ROUTES,
     *bulk.ROUTES,
     *events.ROUTES,
+    *kinds.ROUTES,
+    *search.ROUTES,
+    *stream.ROUTES,
+    *summary.ROUTES,
+    *table.ROUTES,
+    *site.ROUTES,
     Route("GET", "/v1/openapi.json", _describe_api, "This document"),
 )
 

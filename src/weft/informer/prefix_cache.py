@@ -70,8 +70,8 @@ class PrefixCache(Generic[T]):
         known = self.found.get(key) if self.live else None
         return known or await self.read(key)
 
-    def note(self, key: str, value: bytes, revision: int) -> None:
-        """This process has committed ``value``: it counts from now on, before the watch brings it."""
+    def note(self, key: str, value: bytes | None, revision: int) -> None:
+        """This process has committed ``value`` (None: a deletion): it counts from now on, before the watch brings it."""
         self._ahead[key] = revision
         self._take(key, value, revision)
 

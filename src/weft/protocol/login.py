@@ -24,6 +24,19 @@ class LoginInput(msgspec.Struct, frozen=True, kw_only=True):
     expires_seconds: float = 43_200.0  # how long the token is valid
 
 
+class SessionInput(LoginInput, frozen=True, kw_only=True):
+    """``POST /v1/session``, from a page of the API server's own origin."""
+
+    token: str = ""  # log in by a token of a user's instead
+
+
+class SessionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to that; the token itself is in the cookie only."""
+
+    user: str
+    expires_at: float  # unix seconds
+
+
 class LoginBegun(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to the beginning of a login at the OIDC provider."""
 
@@ -56,6 +69,13 @@ class PasswordAnswer(msgspec.Struct, frozen=True, kw_only=True):
     tokens: list[str]  # the user's that are still valid, but for the one that asked
 
 
+class HeldPermissions(msgspec.Struct, frozen=True, kw_only=True):
+    """Permissions as KIND:VERB."""
+
+    everywhere: list[str] = []
+    projects: dict[str, list[str]] = {}  # further ones, by project
+
+
 class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
     """``GET /v1/whoami``."""
 
@@ -66,3 +86,4 @@ class WhoAmI(msgspec.Struct, frozen=True, kw_only=True):
     claims: list[str] = []  # groups that the OIDC provider named at the login
     grants: list[HeldRole] = []
     limit: HeldRole | None = None  # what the token allows at most
+    permissions: HeldPermissions = HeldPermissions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.api.auth.authorise import require_enrolled
+from weft.api.auth.cookie import check_site, read_cookie
 from weft.api.auth.enrolments import let_in
 from weft.api.context import ApiContext, KnownBearer, TokenFacts
 from weft.api.request.call import Call
@@ -21,23 +22,34 @@ from weft.trust.credentials import (
 )
 from weft.trust.peer import Peer
 
-LOGIN = "/v1/login"  # the one path that takes no credentials
+LOGIN, SESSION = "/v1/login", "/v1/session"  # which take the credentials of a person instead
+PAGE, ASSETS = "/", "/assets/"  # of the dashboard: they hold no data
 MOST_BEARERS = 1000  # bearers that are remembered
 
 
 async def authenticate(context: ApiContext, call: Call) -> Actor:
     """The actor. Raises NotAuthenticated, with no more detail than a stranger may know."""
-    bearer = call.bearer
-    if bearer:
-        return _known(context, bearer) or await _by_token(context, bearer)
+    if bearer := call.bearer:
+        return await identify(context, bearer)
     peer = call.peer
     if peer is not None and peer.node_uid is not None:
         return await _by_certificate(context, peer, peer.node_uid)
-    if call.path == LOGIN:
+    if _takes_strangers(call):
         return Actor("stranger", "nobody", "")
+    if cookie := read_cookie(call):
+        check_site(call)
+        actor = await identify(context, f"Bearer {cookie}")
+        if actor.kind != "person":
+            raise invalid_token()
+        return actor
     raise missing_credentials(
         "send Authorization: Bearer weft_… or a node's certificate; weft login gets a user's token, and weft uses the context's"
     )
+
+
+async def identify(context: ApiContext, bearer: str) -> Actor:
+    """The actor of an Authorization header. Raises NotAuthenticated."""
+    return _known(context, bearer) or await _by_token(context, bearer)
 
 
 async def identify_again(context: ApiContext, actor: Actor) -> Actor | None:
@@ -50,6 +62,12 @@ async def identify_again(context: ApiContext, actor: Actor) -> Actor | None:
         return None if facts is None else await _make_actor(context, facts)
     except (Forbidden, NotAuthenticated):
         return None
+
+
+def _takes_strangers(call: Call) -> bool:
+    """Whether the request needs no credentials; a browser's old cookie is in no one's way there."""
+    is_page = call.method == "GET" and (call.path == PAGE or call.path.startswith(ASSETS))
+    return is_page or call.path == LOGIN or (call.path == SESSION and call.method == "POST")
 
 
 async def _by_certificate(context: ApiContext, peer: Peer, uid: str) -> Actor:

@@ -6,10 +6,11 @@ Nobody, admin or not, changes through the API what weft's own processes write (a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
+from weft.api.auth.ownership import owns, read_project
 from weft.api.context import ApiContext
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.endpoint import EndpointSpec
@@ -24,10 +25,6 @@ from weft.trust.enrolment import Enrolment, enrolment_key
 
 ADMINISTERED = ("create", "delete")  # what those who administer a project do with its tokens and role bindings
 _VERBS = {"change": "update", "apply": "update"}  # of permissions, where people say it otherwise
-
-
-class _InProject(msgspec.Struct):
-    project: str | None = None
 
 
 class GivenUp(msgspec.Struct):
@@ -91,33 +88,13 @@ def _require_administering(actor: Actor, kind: Kind, verb: str, what: str) -> No
         actor.require_somewhere(f"{kind.name}:{verb}", what)
 
 
-def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
-    """Whether an object of a kind that projects administer is the actor's to ``verb``: of a project of the actor's, or the user's
-    own token; a limited token deletes no other one."""
-    if envelope.owner is not None and actor.user is not None and envelope.owner.uid == actor.user.uid:
-        if verb != "delete" or actor.limit is None or envelope.name == actor.id:
-            return True
-    return actor.permits(f"{envelope.kind}:{verb}", decode_part(envelope.spec, _InProject).project)
-
-
 def require_own(actor: Actor, envelope: Envelope) -> None:
     """Raise Forbidden unless a new object of a kind that projects administer is the actor's to create."""
     if not owns(actor, envelope, "create"):
-        project = decode_part(envelope.spec, _InProject).project
+        project = read_project(envelope)
         raise actor.refuse(
             f"{envelope.kind}:create", project, f"create a {envelope.kind} for {project or 'all projects'}"
         )
-
-
-def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
-    """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there; None for someone who
-    owns all of the kind, or another kind."""
-    if kind.lifetime.holds_objects:
-        projects = actor.find_projects(f"{kind.name}:{verb}") if actor.kind == "person" else None
-        return None if projects is None else lambda value: decode_envelope(value).name in projects
-    if kind.access.readers != "administered" or actor.permits(f"{kind.name}:{verb}", None):
-        return None
-    return lambda value: owns(actor, decode_envelope(value), verb)
 
 
 def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str | None) -> None:

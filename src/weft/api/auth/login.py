@@ -17,15 +17,16 @@ from weft.api.request.call import Call, Change, json_answer
 from weft.api.request.manifest import Manifest
 from weft.api.route import Route, Topic
 from weft.contracts.store import AtRevision, Delete, Put
+from weft.kinds.permissions import PERMISSIONS
 from weft.kinds.token import TOKEN
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import read_strict
-from weft.protocol.login import HeldRole, LoginAnswer, LoginBegun, LoginInput, WhoAmI
+from weft.protocol.login import HeldPermissions, HeldRole, LoginAnswer, LoginBegun, LoginInput, WhoAmI
 from weft.serving.answer import Answer
-from weft.trust.credentials import has_expired
+from weft.trust.credentials import Actor, has_expired
 from weft.trust.tokens import make_token, make_token_id
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 60.0, 30 * 86_400.0
@@ -38,26 +39,44 @@ async def login(context: ApiContext, call: Call) -> Answer:
     NotAuthenticated, Throttled, and Unavailable for a provider that doesn't answer."""
     call.query()
     given = read_strict(await call.read_object(), LoginInput, "")
-    if not SHORTEST_SECONDS <= given.expires_seconds <= LONGEST_SECONDS:
-        raise InvalidInput(
-            "expires_seconds is not between a minute and 30 days", field="expires_seconds", hint="leave it out for 12 h"
-        )
+    check_seconds(given)
     if given.oidc:
         return json_answer(await oidc.begin(context, call, given))
-    claims: list[str] = []
-    if given.session:
-        user, claims = await oidc.finish(context, call, given)
-    else:
-        user = await find_by_password(context, call, given.user, given.password)
+    user, claims = await find_user(context, call, given)
     call.changed.append(Change(user, ""))
     return json_answer(await make_login(context, user, given.expires_seconds, claims), 201)
 
 
-async def make_login(context: ApiContext, user: Envelope, seconds: float, claims: list[str]) -> LoginAnswer:
-    """A new token of ``user``, who is in the groups ``claims`` at the OIDC provider. Expired ones of the user are deleted."""
+def check_seconds(given: LoginInput) -> None:
+    """Raise InvalidInput for a login that would last too long, or hardly at all."""
+    if not SHORTEST_SECONDS <= given.expires_seconds <= LONGEST_SECONDS:
+        raise InvalidInput(
+            "expires_seconds is not between a minute and 30 days", field="expires_seconds", hint="leave it out for 12 h"
+        )
+
+
+async def find_user(context: ApiContext, call: Call, given: LoginInput) -> tuple[Envelope, list[str]]:
+    """The user who logs in, and the user's groups at the OIDC provider. Raises as ``login`` does."""
+    if given.session:
+        return await oidc.finish(context, call, given)
+    return await find_by_password(context, call, given.user, given.password), []
+
+
+async def make_login(
+    context: ApiContext,
+    user: Envelope,
+    seconds: float,
+    claims: list[str],
+    *,
+    name: str = "login",
+    limit: tuple[str, str | None] = ("", None),
+) -> LoginAnswer:
+    """A new token of ``user``, who is in the groups ``claims`` at the OIDC provider, called ``name`` and a number; ``limit`` is the
+    role and the project that it allows at most. Expired ones of the user are deleted."""
     now = context.clock.now()
-    text, sha256 = make_token(name := make_token_id("login"))
-    spec = {"use": "access", "role": "", "subject": user.name, "expires_at": now + seconds}
+    text, sha256 = make_token(name := make_token_id(name))
+    role, project = limit
+    spec = {"use": "access", "role": role, "project": project, "subject": user.name, "expires_at": now + seconds}
     manifest = Manifest(
         kind=TOKEN,
         name=name,
@@ -103,8 +122,18 @@ async def who_am_i(context: ApiContext, call: Call) -> Answer:
             claims=facts.spec.claims if facts is not None else [],
             grants=[HeldRole(grant.role, grant.project) for grant in actor.grants],
             limit=HeldRole(actor.limit.role, actor.limit.project) if actor.limit is not None else None,
+            permissions=_list_permissions(actor),
         )
     )
+
+
+def _list_permissions(actor: Actor) -> HeldPermissions:
+    names = sorted(PERMISSIONS)
+    everywhere = [name for name in names if actor.permits(name, None)]
+    further = sorted(set(names).difference(everywhere))
+    named = sorted({grant.project for grant in actor.grants if grant.project is not None})
+    found = {project: [name for name in further if actor.permits(name, project)] for project in named}
+    return HeldPermissions(everywhere=everywhere, projects={project: held for project, held in found.items() if held})
 
 
 ROUTES = (

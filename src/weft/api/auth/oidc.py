@@ -62,13 +62,14 @@ def require_provider(context: ApiContext) -> Provider:
     return context.provider
 
 
-async def begin(context: ApiContext, call: Call, given: LoginInput) -> LoginBegun:
-    """Begin a login: where the person goes, and what the client sends back. Raises Unavailable, Throttled, InvalidInput."""
+async def begin(context: ApiContext, call: Call, given: LoginInput, page: str = "") -> LoginBegun:
+    """Begin a login: where the person goes, and what the client sends back; a browser may come back to ``page``, too. Raises
+    Unavailable, Throttled, InvalidInput."""
     provider, address = require_provider(context), who_is(call.request.address)
     context.logins.take(f"begin {address}", address, context.clock.elapsed())
     session = _Session(context.clock.now() + SESSION_SECONDS)
     begun = await (
-        _begin_device(provider, session) if given.oidc == "device" else _begin_browser(provider, session, given)
+        _begin_device(provider, session) if given.oidc == "device" else _begin_browser(provider, session, given, page)
     )
     context.logins.give_back(f"begin {address}", address)
     sealed = seal(context.settings.seal_key, msgspec.json.encode(session), _PLACE)
@@ -104,8 +105,8 @@ async def finish(context: ApiContext, call: Call, given: LoginInput) -> tuple[En
     return await _find_user(context, call, provider.settings.issuer, identity), list(identity.groups)
 
 
-async def _begin_browser(provider: Provider, session: _Session, given: LoginInput) -> LoginBegun:
-    if not _REDIRECT.fullmatch(given.redirect):
+async def _begin_browser(provider: Provider, session: _Session, given: LoginInput, page: str) -> LoginBegun:
+    if not _REDIRECT.fullmatch(given.redirect) and (not page or given.redirect != page):
         raise InvalidInput(
             "redirect must be an address of the client's own machine",
             field="redirect",

@@ -10,7 +10,7 @@ import msgspec
 from weft.api.admission import references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
-from weft.api.auth.authorise import owns
+from weft.api.auth.ownership import owns
 from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up
 from weft.api.request.call import Call, Change, object_answer, read_flag

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from weft.api.admission.admit import not_found
-from weft.api.auth.authorise import authorise_read, find_own
+from weft.api.auth.authorise import authorise_read
+from weft.api.auth.ownership import find_own
 from weft.api.context import ApiContext
 from weft.api.object.narrowing import find_narrowing, pick_shared
 from weft.api.request.call import JSON, Call, read_count, read_flag, stored_answer

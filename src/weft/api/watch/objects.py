@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from weft.api.auth.authorise import authorise_read, find_own
+from weft.api.auth.authorise import authorise_read
+from weft.api.auth.ownership import find_own
 from weft.api.context import ApiContext
 from weft.api.object.narrowing import Narrow, find_narrowing
 from weft.api.object.read import Match, read_selection, refuse_unknown_project

@@ -117,7 +117,7 @@ class Watching:
         context, feed = self._context, self._feed
         while not context.stopping.is_set() and context.clock.elapsed() - self._began < _LONGEST_SECONDS:
             due = min(self._spoke, self._asked) + BOOKMARK_SECONDS
-            quiet = await _wait(feed.woken, due - context.clock.elapsed())
+            quiet = await wait(feed.woken, due - context.clock.elapsed())
             feed.woken.clear()
             if not await self._is_still_allowed():
                 return None
@@ -151,7 +151,7 @@ class Watching:
         return encode_line(Line("bookmark", cursor=cursor))
 
 
-async def _wait(woken: asyncio.Event, seconds: float) -> bool:
+async def wait(woken: asyncio.Event, seconds: float) -> bool:
     """Wait until ``woken`` is set; True if only the time ran out."""
     quiet = False
 

@@ -1,0 +1,40 @@
+"""Which objects of kinds that are seen one by one belong to an actor: those of its projects, and its user's tokens. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.trust.credentials import Actor
+
+
+class _InProject(msgspec.Struct):
+    project: str | None = None
+
+
+def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
+    """Whether an object of a kind that projects administer is the actor's to ``verb``: of a project of the actor's, or the user's
+    own token; a limited token deletes no other one."""
+    if envelope.owner is not None and actor.user is not None and envelope.owner.uid == actor.user.uid:
+        if verb != "delete" or actor.limit is None or envelope.name == actor.id:
+            return True
+    return actor.permits(f"{envelope.kind}:{verb}", read_project(envelope))
+
+
+def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
+    """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there; None for someone who
+    owns all of the kind, or another kind."""
+    if kind.lifetime.holds_objects:
+        projects = actor.find_projects(f"{kind.name}:{verb}") if actor.kind == "person" else None
+        return None if projects is None else lambda value: decode_envelope(value).name in projects
+    if kind.access.readers != "administered" or actor.permits(f"{kind.name}:{verb}", None):
+        return None
+    return lambda value: owns(actor, decode_envelope(value), verb)
+
+
+def read_project(envelope: Envelope) -> str | None:
+    """The project in the spec of an object that projects administer."""
+    return decode_part(envelope.spec, _InProject).project

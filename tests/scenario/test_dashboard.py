@@ -1,0 +1,104 @@
+"""The dashboard's endpoints over the real API server: sessions, tables, the summary, and one stream per tab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.dashboard_lab import Browser, add_user
+
+from weft.api.dashboard.boards import MOST_STREAMS
+from weft.contracts.store import Delete
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path_factory.mktemp("dashboard"))
+    for name in ("red", "blue"):
+        lab.client.create({"kind": "project", "name": name, "spec": {}})
+        lab.client.apply([{**make_image(), "project": name}])
+    add_user(lab, "rita", "admin", "red")
+    add_user(lab, "bob", "admin", "blue")
+    add_user(lab, "ann", "fabric-admin", None)
+    for project, names in (("red", ("web-1", "web-10", "web-9")), ("blue", ("db",))):
+        for name in names:
+            lab.client.create(
+                {**make_vm(name, memory="512M", networks=[]), "project": project, "labels": {"tier": name[:2]}}
+            )
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def rita(lab: DoorsLab) -> Iterator[Browser]:
+    browser = Browser(lab).login("rita")
+    yield browser
+    browser.close()
+
+
+def names_of(table: dict[str, Any]) -> list[str]:
+    return [row["name"] for row in table["rows"]]
+
+
+def test_a_table_is_sorted_as_people_count_filtered_and_paged(rita: Browser) -> None:
+    table = rita.get("/v1/dashboard/table", kinds="vm", sort="-NAME", limit=2)
+    assert names_of(table) == ["web-10", "web-9"]
+    assert table["total"] == 3 and table["phases"] == {"Pending": 3}
+    assert names_of(rita.get("/v1/dashboard/table", kinds="vm", sort="-NAME", limit=2, offset=2)) == ["web-1"]
+    assert names_of(rita.get("/v1/dashboard/table", kinds="vm", filter="WEB 512", where="Pending")) == [
+        "web-1",
+        "web-9",
+        "web-10",
+    ]
+    assert rita.get("/v1/dashboard/table", kinds="vm", where="Running")["phases"] == {"Pending": 3}
+    row = table["rows"][0]
+    titles = [head["title"] for head in table["columns"]]
+    assert row["health"] == "waiting" and row["cells"][titles.index("MEMORY")] == "512 MiB"
+    assert row["cells"][titles.index("AGE")] == "" and row["created_at"] > 0
+
+
+def test_several_kinds_share_one_table(rita: Browser) -> None:
+    table = rita.get("/v1/dashboard/table", kinds="vm,image")
+    assert [head["title"] for head in table["columns"]][:2] == ["KIND", "NAME"]
+    assert {row["cells"][0] for row in table["rows"]} == {"vm", "image"}
+    assert all(len(row["cells"]) == len(table["columns"]) for row in table["rows"])
+
+
+def test_a_stream_begins_with_whole_states_and_then_has_what_changes(lab: DoorsLab, rita: Browser) -> None:
+    events = rita.stream(
+        table={"kinds": "vm", "filter": "web"},
+        summary={"project": "red"},
+        object={"kind": "vm", "project": "red", "name": "web-1"},
+        events={"object": "vm/red/web-1"},
+    )
+    assert events.status == 200
+    assert events.next("hello")["version"]
+    table = events.next("table")
+    assert len(table["rows"]) == 3 and len(table["order"]) == 3 and table["columns"]
+    assert events.next("summary")["phases"]["vm"] == {"Pending": 3}
+    assert events.next("object")["spec"]["memory"] == 512 << 20
+    assert events.next("events") is not None
+    lab.client.apply([{**make_vm("web-1", memory="1G", networks=[]), "project": "red"}])
+    change = events.next("table")
+    assert [row["name"] for row in change["rows"]] == ["web-1"] and "order" not in change
+    assert events.next("object")["spec"]["memory"] == 1 << 30
+    lab.client.create({**make_vm("web-2", networks=[]), "project": "red"})
+    change = events.next("table")
+    assert [row["name"] for row in change["rows"]] == ["web-2"] and change["order"][1] == change["rows"][0]["uid"]
+    lab.run(lab.store.commit([Delete("/vm/red/web-2")]))
+    change = events.next("table")
+    assert len(change["gone"]) == 1 and not change["rows"]
+    assert change["total"] == 3 and len(change["order"]) == 3
+
+
+def test_a_token_has_a_bounded_number_of_streams(rita: Browser) -> None:
+    streams = [rita.stream(table={"kinds": "vm"}) for _ in range(MOST_STREAMS)]
+    assert {one.next("hello")["version"] for one in streams}
+    assert rita.stream(table={"kinds": "vm"}).status == 429
+
+
+def test_a_search_finds_by_name_and_by_word(rita: Browser) -> None:
+    assert [row["name"] for row in rita.get("/v1/dashboard/search", q="web-1")["items"]][:2] == ["web-1", "web-10"]
+    assert {row["kind"] for row in rita.get("/v1/dashboard/search", q="tiny")["items"]} == {"vm", "image"}
