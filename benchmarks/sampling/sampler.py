@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from weft.agent.samples.files import SampleFiles
 from weft.agent.samples.node import NodeToMeasure
 from weft.agent.samples.sampler import Samples
 from weft.contracts.clock import SystemClock
@@ -78,7 +79,7 @@ async def run(folder: Path) -> dict[str, Any]:
     pools: Any = SimpleNamespace(facts=[])
     runtimes: Any = Runtime(guests)
     node = NodeToMeasure("node", lambda: open_node_counters("lo"), pools)
-    samples = Samples(folder, runtimes, table, clock, network, node)
+    samples = Samples(SampleFiles(folder / "samples"), runtimes, table, clock, network, node)
     before_mb = resident_mb()
     keeping = asyncio.create_task(samples.keep())
     await clock.sleep(SETTLE_SECONDS)

@@ -3,6 +3,7 @@ killed meanwhile."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.cluster.cluster import WEFT, Cluster
+from tests.cluster.cluster import WEFT, Cluster, until
 from tests.cluster.test_bad_days import kill, no_orphans, one_guest
 from tests.long import mark_long
 
@@ -39,6 +40,13 @@ def places(cluster: Cluster, name: str) -> list[str]:
     return [spec["node"] for spec in found if spec["workload"]["name"] == name]
 
 
+def written(cluster: Cluster) -> float:
+    """Bytes that the traveller wrote to its volume in the last ten minutes, by its samples of whole seconds."""
+    words = ("--time-range", "10m", "--granularity", "1s", "--series", "disk.luggage.written", "-o", "json")
+    (series,) = json.loads(cluster.ok("vm", "metrics", "traveller", *words))["series"]
+    return float(sum(value for _, value in series["points"] if value is not None))
+
+
 def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: Gone) -> None:
     port = cluster.free_port()
     cluster.ok("create", "volume", "luggage", "--size", "16M")
@@ -53,6 +61,7 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     run(cluster, "traveller", f"{COUNT} httpd -p 80 -h /tmp || true")
     disk, boot = run(cluster, "traveller", "md5sum /dev/vdb"), before["boot_id"]
     assert "would migrate from" in cluster.ok("vm", "migrate", "traveller", "--dry-run")
+    until(lambda: written(cluster) > 0.8 * 4 * 2**20)
 
     cluster.ok("vm", "migrate", "traveller", "--timeout", "90s")
     after = cluster.vm("traveller")["status"]
@@ -60,6 +69,7 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     assert after["node"] != before["node"] and places(cluster, "traveller") == [after["node"]]
     assert run(cluster, "traveller", "md5sum /dev/vdb") == disk
     goes_on(cluster, "traveller")
+    until(lambda: 0.8 * 4 * 2**20 < written(cluster) < 1.5 * 4 * 2**20)  # what the source measured came along
     assert urlopen(f"http://127.0.0.1:{port}/index.html", timeout=60).read() == b"here\n"
     assert cluster.json("get", "volume/luggage")["status"]["node"] == after["node"]
     [migration] = [m for m in cluster.json("migration", "list")["items"] if m["spec"]["workload"] == "vm/traveller"]
@@ -70,6 +80,7 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     back = cluster.vm("traveller")["status"]
     assert back["node"] == before["node"] and back["boot_id"] != boot
     assert run(cluster, "traveller", "md5sum /dev/vdb") == disk
+    until(lambda: 0.8 * 4 * 2**20 < written(cluster) < 1.5 * 4 * 2**20)
     cluster.ok("vm", "delete", "traveller", "--yes")
     cluster.ok("delete", "volume/luggage", "--yes")
 

@@ -21,6 +21,7 @@ from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext
 from weft.agent.migration.transport import TlsTransport
+from weft.agent.samples.files import SampleFiles
 from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
@@ -112,7 +113,16 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
         )
         wire, limit = TlsTransport(credentials[side], CLOCK), Limit(0, CLOCK)
         runtimes = Runtimes({"container": driver})
-        context = NodeContext(labs[side].host, runtimes, None, None, wire, limit, CLOCK)  # type: ignore[arg-type]  # not asked
+        context = NodeContext(
+            labs[side].host,
+            runtimes,
+            None,
+            None,
+            SampleFiles(Path(labs[side].host.state_dir) / "samples"),
+            wire,
+            limit,
+            CLOCK,
+        )  # type: ignore[arg-type]  # not asked
         migration = MigrationState("m", "target" if side else "source", "", cold=True)
 
         allocation = Envelope(

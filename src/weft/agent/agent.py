@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -25,6 +26,7 @@ from weft.agent.network.executor import NetworkExecutor
 from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
+from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
@@ -86,7 +88,8 @@ class Agent:
         self._watches = ServerWatches(server, self._network, self.table)
         self.egress_endpoints = EgressEndpoints(host, server, self._network, self._watches, self.table, self._reporter)
         wire = wire or TlsTransport(Credentials(host.state_dir), clock)
-        self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, wire, clock)
+        self.samples = SampleFiles(Path(host.state_dir) / "samples")
+        self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, self.samples, wire, clock)
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
         parts = NodeParts(self.images, self._container_images, secrets, self.pools, self._volumes, heavy, clock)
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts)

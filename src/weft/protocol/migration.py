@@ -34,10 +34,10 @@ class Hello(msgspec.Struct, frozen=True):
 
 class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: get ready for ``guest``. ``flows``: its open connections have changed. ``stopped``, ``resumed``: it is paused at
-    the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``status``: report how
-    it is."""
+    the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``samples``: what was
+    measured of it there, a piece at a time, and an empty one last. ``status``: report how it is."""
 
-    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "status"]
+    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "samples", "status"]
     guest: MigratingGuest | None = None
     settings: MigrationSettings | None = None
     flows: list[list[str]] = []  # its open connections
@@ -46,6 +46,7 @@ class MigrationRequest(msgspec.Struct, frozen=True):
     passes: int = 0
     elapsed_ms: int = 0
     printed: Printed | None = None  # with ``expect`` and ``takeOver``: the part of its console log that migrates
+    samples: bytes = b""
     padding: str = ""  # ignored; the time that it takes measures the path
 
 

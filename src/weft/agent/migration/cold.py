@@ -12,6 +12,7 @@ from typing import Any
 from weft.agent.migration.disk_transfer import count_data
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
+from weft.agent.migration.samples import finish_carrying, send_samples
 from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
@@ -123,6 +124,7 @@ class ColdSource(Role):
         super().__init__(context)
         self._limits = [self._node.limit, Limit(self._migration.bytes_per_second, self._node.clock)]
         self._task: asyncio.Task[None] | None = None
+        self._carrying: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.ensure_future(self._run())
@@ -131,6 +133,7 @@ class ColdSource(Role):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await finish_carrying(self._carrying, self._node.clock)
 
     async def _run(self) -> None:
         """No failure here leaves the guest with two owners: it starts here again only after the target has given up."""
@@ -144,7 +147,10 @@ class ColdSource(Role):
             self._report(phase="failed", reason=reason, message=message)
         finally:
             showing.cancel()
-            connection.close()
+            if self._carrying is None:
+                connection.close()
+            else:
+                self._carrying.add_done_callback(lambda _: connection.close())
 
     async def _send(self, connection: Connection) -> None:
         began = self._node.clock.elapsed()
@@ -168,6 +174,7 @@ class ColdSource(Role):
             printed = read_console(self._runtime, self._local.id)
             ask = MigrationRequest("takeOver", sent_bytes=connection.meter.sent, elapsed_ms=spent, printed=printed)
             await connection.order(ask)
+            self._carrying = asyncio.ensure_future(send_samples(connection, self._node, self._local))
         self._keep(taken=True)
         spent = round((self._node.clock.elapsed() - began) * 1000)
         sent = connection.meter.sent

@@ -15,6 +15,7 @@ from weft.agent.migration.source import Source
 from weft.agent.migration.target import Target, Waiter
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
+from weft.agent.samples.files import SampleFiles
 from weft.agent.state.allocation import Checkpoint, DiskRelocation, LocalAllocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.departure import is_back
@@ -31,10 +32,17 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 class MigrationExecutor:
     def __init__(
-        self, host: Host, runtimes: Runtimes, network: NetworkExecutor, pools: Pools, wire: Transport, clock: Clock
+        self,
+        host: Host,
+        runtimes: Runtimes,
+        network: NetworkExecutor,
+        pools: Pools,
+        samples: SampleFiles,
+        wire: Transport,
+        clock: Clock,
     ) -> None:
         self._runtimes, self._network = runtimes, network
-        self._node = NodeContext(host, runtimes, network, pools, wire, Limit(0, clock), clock)
+        self._node = NodeContext(host, runtimes, network, pools, samples, wire, Limit(0, clock), clock)
         self._led: dict[str, Role] = {}  # by allocation uid
         self._relocating: dict[str, DiskRelocator] = {}  # by allocation uid
 

@@ -10,6 +10,7 @@ import msgspec
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
+from weft.agent.samples.files import SampleFiles
 from weft.agent.state.allocation import LocalAllocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.volume.pools import Pools
@@ -28,6 +29,7 @@ class NodeContext(msgspec.Struct, frozen=True):
     runtimes: Runtimes
     network: NetworkExecutor
     pools: Pools
+    samples: SampleFiles
     wire: Transport
     limit: Limit  # for all migrations of this node together
     clock: Clock

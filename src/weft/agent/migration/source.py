@@ -16,6 +16,7 @@ import msgspec
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
+from weft.agent.migration.samples import finish_carrying, send_samples
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
 from weft.agent.workload.console_log import read_console
@@ -50,6 +51,7 @@ class Source(Role):
         self._printed = 0  # bytes of the console log that the target has
         self._sending: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
+        self._carrying: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -64,6 +66,7 @@ class Source(Role):
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await finish_carrying(self._carrying, self._clock)
         self._disconnect()
 
     async def _run(self) -> None:
@@ -183,6 +186,7 @@ class Source(Role):
                 continue
             now = self._clock.elapsed()
             self._keep(taken=True)
+            self._carrying = asyncio.ensure_future(send_samples(self._connect(), self._node, self._local))
             elapsed = round((now - began) * 1000)
             self._report(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
             self._report(pause_ms=await self._find_pause(now))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from weft.agent.migration.role import MigrationContext, Role
+from weft.agent.migration.samples import SamplesTaker
 from weft.agent.workload.console_log import take_printed
 from weft.contracts.driver.migration import MigrationDriver, MigrationSettings
 from weft.contracts.driver.runtime import GuestPlan
@@ -21,8 +22,9 @@ class Waiter(Role, ABC):
         super().__init__(context)
         node = self._node
         self._listener = node.wire.make_listener(
-            self.migration.key, self._migration.peer_uid, self._respond, [node.limit]
+            self.migration.key, self._migration.peer_uid, self._answer, [node.limit]
         )
+        self._samples = SamplesTaker(node, self._local)
 
     async def open(self) -> None:
         """Open the listener for the source. Raises DriverFailed, InvalidInput."""
@@ -32,7 +34,18 @@ class Waiter(Role, ABC):
         await self._recall()
 
     async def close(self) -> None:
+        await self._samples.finish()
         self._listener.close()
+
+    async def _answer(self, ask: MigrationRequest) -> MigrationAnswer:
+        """Raises WeftError, OSError."""
+        if ask.do == "samples":
+            await self._samples.take(ask.samples)
+            return MigrationAnswer(message=self.report.phase)
+        answer = await self._respond(ask)
+        if ask.do == "takeOver":
+            self._samples.begin()
+        return answer
 
     async def _recall(self) -> None:
         """Continue from the state of an earlier agent."""

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from weft.agent.samples.carry import pack_ring, put_piece, read_piece
 from weft.objects.identity import short_id
-from weft.telemetry.rings.layout import Series
+from weft.telemetry.rings.layout import MOST_SERIES, Series
 from weft.telemetry.rings.query import Question, answer
 from weft.telemetry.rings.ring import Ring, find_ring, open_ring
 
@@ -18,6 +19,7 @@ MOST_ANSWERS = 2  # in the making
 class SampleFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._replaced: set[str] = set()
         self._answers = asyncio.Semaphore(MOST_ANSWERS)
 
     def open(self, uid: str, series: Sequence[Series]) -> Ring:
@@ -29,6 +31,44 @@ class SampleFiles:
         """The answer, as JSON. Raises InvalidInput for names of no series, OSError."""
         async with self._answers:
             return await asyncio.to_thread(self._read, uid, question, wanted)
+
+    async def pack(self, uid: str) -> list[bytes]:
+        """All samples of a workload, in pieces that the node it migrates to can ``take``. Raises OSError."""
+        return await asyncio.to_thread(self._pack, uid)
+
+    async def take(self, uid: str, data: bytes, now: float) -> None:
+        """Add a piece of the samples from another node. Raises InvalidInput, OSError."""
+        await asyncio.to_thread(self._take, uid, data, now)
+
+    def take_replaced(self) -> set[str]:
+        """The workloads whose files were replaced by others since the last call: what is open of them is not theirs any more."""
+        replaced, self._replaced = self._replaced, set()
+        return replaced
+
+    def _pack(self, uid: str) -> list[bytes]:
+        ring = find_ring(self._path(uid))
+        if ring is None:
+            return []
+        try:
+            return list(pack_ring(ring))
+        finally:
+            ring.close()
+
+    def _take(self, uid: str, data: bytes, now: float) -> None:
+        piece = read_piece(data)
+        before = find_ring(self._path(uid))
+        known = before.layout.series if before is not None else ()
+        if before is not None:
+            before.close()
+        # A file that has other series already gets those that fit; its own stay.
+        more = [one for one in piece.series if one not in known][: MOST_SERIES - len(known)]
+        ring = self.open(uid, [*known, *more])
+        try:
+            if more:
+                self._replaced.add(uid)
+            put_piece(ring, piece, now)
+        finally:
+            ring.close()
 
     def sweep(self, uids: Iterable[str]) -> None:
         """Remove the files of workloads that aren't here any more."""

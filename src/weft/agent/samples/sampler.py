@@ -10,7 +10,6 @@ import itertools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -42,18 +41,18 @@ ALIVE = ("starting", "running", "paused")
 
 
 class Samples:
-    """The samples of the workloads in ``table``, and of the node, in files below ``state_dir``."""
+    """The samples of the workloads in ``table``, and of the node, in ``files``."""
 
     def __init__(
         self,
-        state_dir: Path,
+        files: SampleFiles,
         runtimes: Runtimes,
         table: AllocationTable,
         clock: Clock,
         network: NetworkDriver | None = None,
         node: NodeToMeasure | None = None,
     ) -> None:
-        self._files = SampleFiles(state_dir / "samples")
+        self._files = files
         self._runtimes, self._table, self._clock = runtimes, table, clock
         self._nics = Nics(network.nic_counters if isinstance(network, CountsNics) else None)
         self._node = node
@@ -152,7 +151,8 @@ class Samples:
 
     def _measure_each(self, runs: dict[str, Run]) -> None:
         now, elapsed, problems = self._clock.now(), self._clock.elapsed(), set[str]()
-        for uid in [uid for uid, track in self._tracks.items() if runs.get(uid) != track.run]:
+        replaced = self._files.take_replaced()
+        for uid in [uid for uid, track in self._tracks.items() if runs.get(uid) != track.run or uid in replaced]:
             self._tracks.pop(uid).close()
         try:
             self._nics.read((port for run in runs.values() for port in run.ports), elapsed)

@@ -130,7 +130,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
-    samples = Samples(Path(host.state_dir), runtimes, agent.table, clock, network, node)
+    samples = Samples(agent.samples, runtimes, agent.table, clock, network, node)
     agent.count_devices = samples.count_devices
     streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")

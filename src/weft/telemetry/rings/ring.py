@@ -115,6 +115,20 @@ class Ring:
                 if slot > after and slot % size == at + index and holds(here, slot):
                     yield slot, here[HEAD.size :].cast("f").tolist()
 
+    def list_all(self, level: int) -> Iterator[tuple[int, Sequence[float]]]:
+        """As ``all``, with the newest coarse slot, made from what there is of it so far. Raises OSError."""
+        ratio = LEVELS[level].step_ms // LEVELS[0].step_ms
+        newest = self._find_last(1 << 62) if level else None
+        yield from ((slot, row) for slot, row in self.all(level) if newest is None or slot != newest // ratio)
+        if newest is not None and (made := self._make(level, newest // ratio)) is not None:
+            yield newest // ratio, self._pack[3].unpack(made)
+
+    def lacks(self, level: int, slot: int) -> bool:
+        """Whether there is neither a record of this slot nor, in its place, one of a later slot. Raises OSError."""
+        record = memoryview(self._read_at(self._offset(level, slot), self._records[level]))
+        found = HEAD.unpack_from(record)[0]
+        return found < slot or not holds(record, found)
+
     def put(self, level: int, slot: int, values: Sequence[float]) -> None:
         """Record a slot that was measured elsewhere. Raises OSError."""
         self._write(level, slot, values)

@@ -15,6 +15,7 @@ from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext
 from weft.agent.migration.transport import TlsTransport
+from weft.agent.samples.files import SampleFiles
 from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
@@ -84,7 +85,16 @@ class Ends:
         )
         wire, limit = TlsTransport(Credentials(str(self.folder / f"node-{side + 1}")), CLOCK), Limit(0, CLOCK)
         runtimes = Runtimes({"vm": self.drivers[side]})
-        node = NodeContext(self.hosts[side], runtimes, None, None, wire, limit, CLOCK)  # type: ignore[arg-type]  # not asked
+        node = NodeContext(
+            self.hosts[side],
+            runtimes,
+            None,
+            None,
+            SampleFiles(Path(self.hosts[side].state_dir) / "samples"),
+            wire,
+            limit,
+            CLOCK,
+        )  # type: ignore[arg-type]  # not asked
         migration = MigrationState("m", "target" if side else "source", "", cold=True)
         raw = msgspec.Raw(msgspec.json.encode(spec))
         allocation = Envelope(kind="allocation", name=f"n{side + 1}.a", uid=self.uids[side], spec=raw)

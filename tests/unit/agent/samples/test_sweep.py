@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from weft.agent.samples.files import SampleFiles
 from weft.agent.samples.sampler import Samples
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
@@ -36,7 +37,7 @@ async def test_a_workload_s_figures_go_when_it_has_left_and_not_a_minute_later(t
     for path in files.values():
         path.touch()
     clock = Quick()
-    keeping = asyncio.create_task(Samples(tmp_path, Runtimes({}), table, clock, None).keep())
+    keeping = asyncio.create_task(Samples(SampleFiles(folder), Runtimes({}), table, clock, None).keep())
     try:
         async with asyncio.timeout(20):
             while clock.slept < 3:
