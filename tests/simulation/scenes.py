@@ -91,6 +91,34 @@ async def a_store_comes_back_that_knows_of_no_place_and_its_node_is_silent(fabri
     await until(lambda: phase(fabric, "v0") == "Running" or fabric.broken, "it is taken up")
 
 
+async def a_store_comes_back_from_before_a_guest_was_placed(fabric: Fabric) -> None:
+    fabric.kill_deciders()
+    await _make(fabric)
+    await fabric.ledger.back_up()
+    fabric.start_deciders()
+    await _until_it_runs(fabric)
+    await _go_back(fabric)
+    await until(lambda: phase(fabric, "v0") == "Running" or fabric.broken, "it is taken up")
+
+
+async def a_vm_is_stopped_and_started_until_that_is_not_seen(fabric: Fabric) -> None:
+    await _make(fabric)
+    for verb in ("stop", "start") * 15:
+        if not await _comes_to(fabric, "Running" if verb == "stop" else "Stopped"):
+            return  # for ever, unless it is asked for another time
+        changed = await ask(fabric, "POST", f"{VMS}/v0:{verb}", {})
+        assert fabric.people[0].wanted is not None
+        fabric.people[0].wanted["spec"] = changed["spec"]
+
+
+async def _comes_to(fabric: Fabric, reached: str) -> bool:
+    for _ in range(100):
+        if phase(fabric, "v0") == reached:
+            return True
+        await asyncio.sleep(0.2)
+    return False
+
+
 async def a_vm_moves_with_its_volume(fabric: Fabric) -> None:
     await ask(fabric, "POST", VOLUMES, {"kind": "volume", "name": "v0-data", "spec": {"size": 64 * MIB}})
     fabric.people[0].has_volume = True

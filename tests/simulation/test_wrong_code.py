@@ -24,9 +24,11 @@ SCENES = {
     "adopt_without_checking_the_start_time": scenes.the_power_goes_and_another_process_has_the_guest_s_pid,
     "believe_an_older_store": scenes.a_store_comes_back_from_before_a_move,
     "count_no_room_that_is_taken": scenes.four_want_the_room_of_three,
+    "forget_a_watch_event": scenes.a_vm_is_stopped_and_started_until_that_is_not_seen,
     "ignore_incarnation": scenes.a_vm_is_placed_anew_after_its_node_was_given_up,
     "leave_the_data_behind": scenes.a_vm_moves_with_its_volume,
     "place_before_nodes_have_spoken": scenes.a_store_comes_back_that_knows_of_no_place_and_its_node_is_silent,
+    "take_what_is_not_listed_for_deleted": scenes.a_store_comes_back_from_before_a_guest_was_placed,
 }
 
 
