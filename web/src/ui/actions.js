@@ -109,14 +109,18 @@ export function Field({ field, value, onInput, wrong }) {
     control = html`<select id=${id} value=${value ?? ''} onChange=${(event) => onInput(event.target.value)}>
       <option value="">${field.default !== undefined && field.default !== null && field.default !== '' ? `default: ${field.default}` : '–'}</option>
       ${field.choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}</select>`;
-  } else if (type === 'bool' || type === 'boolean') {
+  } else if (type === 'true or false') {
     control = html`<input id=${id} type="checkbox" checked=${value ?? field.default ?? false} onChange=${(event) => onInput(event.target.checked)} />`;
   } else {
     control = html`<input id=${id} value=${value ?? ''} autocomplete="off" placeholder=${placeholder(field)} onInput=${(event) => onInput(event.target.value)} />`;
   }
   return html`<label class=${`field ${wrong ? 'wrong' : ''}`} for=${id}><span>${label}</span>${control}${field.help && html`<small>${field.help}</small>`}</label>`;
 }
-const placeholder = (field) => (field.default === undefined || field.default === null || typeof field.default === 'object' ? '' : `default: ${field.default}`);
+const EXAMPLES = { size: '4G', duration: '30s', time: '2026-12-24T22:00:00Z', map: 'key=value, …', cores: '0.5' };
+function placeholder(field) {
+  if (field.default !== undefined && field.default !== null && field.default !== '' && typeof field.default !== 'object') return `default: ${field.default}`;
+  return EXAMPLES[field.type] ?? (/^list of/.test(field.type ?? '') ? 'one, two, …' : '');
+}
 
 const bare = (path) => path.replace(/^(spec|input)\./, '');
 
@@ -133,14 +137,14 @@ export function valuesOf(fields, given) {
   }
   return out;
 }
+// Types as the API's description names them: whole number, size, list of text, map, fields.
 function typed(type, value) {
   if (typeof value !== 'string') return value;
-  if (/^(int|integer|number|float)/.test(type) && value.trim() !== '' && !Number.isNaN(Number(value))) return Number(value);
-  if (/^(list|array|\[)/.test(type)) {
-    try { const parsed = JSON.parse(value); if (Array.isArray(parsed)) return parsed; } catch { /* words, then */ }
-    return value.split(',').map((word) => word.trim()).filter(Boolean);
-  }
-  if (/^(object|map|dict|\{)/.test(type)) { try { return JSON.parse(value); } catch { return value; } }
+  const words = () => value.split(',').map((word) => word.trim()).filter(Boolean);
+  if (/number|cores/.test(type) && value.trim() !== '' && !Number.isNaN(Number(value))) return Number(value);
+  if (/^\s*[[{]/.test(value) && !/^(text|expression|word)$/.test(type)) { try { return JSON.parse(value); } catch { return value; } }
+  if (/^list of /.test(type)) return words();
+  if (type === 'map') return Object.fromEntries(words().map((word) => { const [key, ...rest] = word.split('='); return [key, rest.join('=')]; }));
   return value;
 }
 export const flagsOf = (fields, given) => Object.fromEntries(fields.map((field) => [bare(field.path).replaceAll('.', '-'), given[field.path]]));

@@ -31,7 +31,7 @@ function CreateDialog({ kind }) {
   const [error, setError] = useState(null);
   const [preview, setPreview] = useState(null);
   const [busy, setBusy] = useState(false);
-  const fields = (kind.spec ?? []).filter((field) => field.change !== 'server');
+  const fields = (kind.spec ?? []).filter((field) => !field.path.slice(5).match(/[.[]/) || field.required); // parts of a struct: as JSON
   const first = fields.filter((field) => FIRST.has(field.path) || field.required);
   const rest = fields.filter((field) => !first.includes(field));
   const body = { kind: kind.name, name, spec: valuesOf(fields, given) };

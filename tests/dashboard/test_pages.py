@@ -1,0 +1,156 @@
+"""What people find on the pages, what they do there, and what comes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.cluster.cluster import ROOT
+from tests.scenario.cli_lab import Fabric
+
+Open = Callable[..., Page]
+AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+FIRST_LOAD_BYTES = 100_000
+ROUTES = [
+    "", "workloads", "nodes", "operations", "networks", "storage", "queue", "people", "audit", "alerts", "kinds",
+    "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/why", "o/vm/default/shown/events",
+    "o/vm/default/shown/spec", "o/node/-/n1", "o/vm/default/nothing", "nowhere",
+]  # fmt: skip
+TINY = ("--image", "tiny", "--cpu", "1", "--memory", "128M")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shown(fabric: Fabric) -> None:
+    for name, words in {"shown": TINY, "big": ("--image", "tiny", "--cpu", "64", "--memory", "900G")}.items():
+        said = fabric.weft("vm", "create", name, *words, "--no-wait")
+        assert said.code == 0, said.err
+    assert fabric.weft("wait", "vm/shown", "--for=phase=Running", "--timeout", "30s").code == 0
+
+
+def cell(page: Page, text: str) -> object:
+    return page.get_by_role("row").filter(has_text=text)
+
+
+def test_the_first_load_is_small(open_page: Open, relay: object) -> None:
+    sizes: list[int] = []
+    page = open_page("")
+    page.on("response", lambda response: sizes.append(int(response.headers.get("content-length", "0"))))
+    page.reload()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    files = sum(sizes)
+    assert 20_000 < files < FIRST_LOAD_BYTES
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible(open_page: Open, scheme: str) -> None:
+    page = open_page("", color_scheme=scheme)
+    found = []
+    for route in ROUTES:
+        page.goto(f"{page.url.partition('#')[0]}#/{route}")
+        expect(page.locator("main h1").first).to_be_visible()
+        page.wait_for_load_state("networkidle") if route == "kinds" else page.wait_for_timeout(150)
+        page.evaluate(AXE.read_text())
+        violations = page.evaluate("axe.run()")["violations"]
+        found += [f"{route}: {one['id']}: {one['nodes'][0]['html'][:200]}" for one in violations]
+    assert found == []
+
+
+def test_a_pending_vm_says_why_on_the_first_page(open_page: Open) -> None:
+    page = open_page("")
+    wrong = page.get_by_text("What is wrong").locator("..")
+    expect(wrong).to_contain_text("big")
+    expect(wrong).to_contain_text("memory")
+    wrong.get_by_role("link", name="big").click()
+    page.get_by_role("link", name="Why here").click()
+    expect(page.get_by_text("insufficientResources").first).to_be_visible()
+
+
+def test_a_change_is_seen_without_asking(open_page: Open, fabric: Fabric) -> None:
+    page = open_page("workloads?kind=vm")
+    expect(page.get_by_role("row").filter(has_text="shown")).to_contain_text("Running")
+    try:
+        assert fabric.weft("vm", "create", "seen", *TINY).code == 0
+        expect(page.get_by_role("row").filter(has_text="seen")).to_contain_text("Running")
+    finally:
+        fabric.weft("vm", "delete", "seen", "--yes")
+    expect(page.get_by_role("row").filter(has_text="seen")).to_have_count(0)
+
+
+def test_a_button_does_what_its_command_does(open_page: Open, fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "clicked", *TINY).code == 0
+    page = open_page("o/vm/default/clicked")
+    page.get_by_role("button", name="Stop").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("weft vm stop clicked")
+    dialog.get_by_role("button", name=re.compile("^Stop VM")).click()
+    assert fabric.weft("wait", "vm/clicked", "--for=phase=Stopped", "--timeout", "20s").code == 0
+    expect(page.locator("h1 + .state")).to_have_text("Stopped")
+    page.get_by_role("button", name="Delete").click()
+    confirm = dialog.get_by_role("button", name=re.compile("^Delete VM"))
+    expect(confirm).to_be_disabled()
+    dialog.get_by_role("textbox").last.fill("clicked")
+    confirm.click()
+    assert fabric.weft("wait", "vm/clicked", "--for=delete", "--timeout", "20s").code == 0
+
+
+def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_page: Open, fabric: Fabric) -> None:
+    node = fabric.weft("get", "vm", "shown", "-o", "json").out.partition('"node":')[2].split('"')[1]
+    page = open_page("nodes")
+    expect(page.locator(".panel").first).to_contain_text(node)
+    page.get_by_role("button", name=f"Drain {node}…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("vm/shown")
+    expect(dialog).to_contain_text(f"weft node drain {node}")
+    try:
+        dialog.get_by_role("button", name=f"Drain {node}", exact=True).click()
+        assert fabric.weft("wait", f"node/{node}", "--for=phase=Drained", "--timeout", "30s").code == 0
+    finally:
+        fabric.weft("node", "uncordon", node)
+
+
+def test_a_search_finds_anything(open_page: Open) -> None:
+    page = open_page("")
+    page.keyboard.press("/")
+    page.keyboard.type("shown")
+    option = page.get_by_role("option").first
+    expect(option).to_contain_text("shown")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("VM shown")
+
+
+def test_a_refused_form_names_the_field_and_makes_nothing(open_page: Open, fabric: Fabric) -> None:
+    page = open_page("k/volumes")
+    page.get_by_role("button", name="Create volume").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("name", exact=True).fill("wrong")
+    dialog.get_by_label(re.compile("^size")).fill("12 parsecs")
+    dialog.get_by_role("button", name="Create volume").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("spec.size")
+    assert fabric.weft("get", "volume", "wrong").code != 0
+
+
+@pytest.mark.parametrize("width", [390])
+def test_a_phone_shows_the_pages_without_scrolling_sideways(open_page: Open, width: int) -> None:
+    page = open_page("")
+    page.set_viewport_size({"width": width, "height": 800})
+    for route in ("", "workloads", "nodes", "o/vm/default/shown"):
+        page.goto(f"{page.url.partition('#')[0]}#/{route}")
+        expect(page.locator("main h1").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route
+    page.get_by_role("button", name="Pages").click()
+    page.get_by_role("link", name="Storage").click()
+    expect(page.locator("h1")).to_have_text("Storage")
+
+
+def test_the_page_is_built_twice_to_the_same_bytes(tmp_path: Path) -> None:
+    import subprocess  # noqa: PLC0415
+
+    sums = []
+    for name in ("a", "b"):
+        subprocess.run(["node", str(ROOT / "web" / "build.mjs"), str(tmp_path / name)], check=True, capture_output=True)
+        sums.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()})
+    assert sums[0] == sums[1] and any(name.startswith("app-") for name in sums[0])
