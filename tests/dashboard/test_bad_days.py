@@ -91,10 +91,10 @@ def test_a_user_of_one_project_sees_nothing_of_another(chromium: Browser, fabric
             page.wait_for_timeout(300)
             assert "secret-one" not in page.locator("main").inner_text(), route
         page.goto(f"{page.url.partition('#')[0]}#/o/vm/default/secret-one")
-        expect(page.get_by_role("alert")).to_be_visible()
+        expect(page.get_by_text("can't see vms in default")).to_be_visible()
         assert "of=default" not in page.content()
         page.get_by_role("combobox", name="Search everything").fill("secret-one")
-        expect(page.get_by_role("option")).to_have_text("Nothing has these words.")
+        expect(page.get_by_role("listbox").get_by_role("option")).to_have_text("Nothing has these words.")
     finally:
         page.context.close()
 
@@ -158,9 +158,9 @@ def test_pages_of_other_sites_neither_read_nor_write_nor_frame(
             assert evil.evaluate(DELETE, f"{address}/v1/projects/default/vms/secret-one") == 0
             framed = evil.frames[-1]
             assert framed is evil.main_frame or "Overview" not in framed.content()
-            with evil.expect_navigation():
+            with evil.expect_navigation() as answer:
                 evil.get_by_role("button", name="Win").click()
-            assert "crossSite" in evil.content() or "Forbidden" in evil.content() or "forbidden" in evil.content()
+            assert answer.value.status in (401, 403)
             evil.close()
     context.close()
     assert fabric.weft("get", "vm", "secret-one").code == 0
@@ -172,7 +172,6 @@ def test_hostile_words_are_text(open_page: Open, fabric: Fabric, relay: Relay) -
     spec = {"image": "tiny", "cpu": 1, "memory": 2**27}
     try:
         client.create({"kind": "vm", "name": name, "labels": {"note": "a" * 60}, "spec": spec})
-        client.create({"kind": "secret", "name": "odd", "spec": {"data": {"a": HOSTILE}}})
         page = open_page("workloads")
         expect(page.get_by_role("link", name=name)).to_be_visible()
         page.goto(f"{relay.address}/#/o/vm/default/{name}/spec")
@@ -185,9 +184,7 @@ def test_hostile_words_are_text(open_page: Open, fabric: Fabric, relay: Relay) -
         page.wait_for_timeout(500)
         assert page.evaluate("window.broken") is None
     finally:
-        for kind, each in (("vm", name), ("secret", "odd")):
-            with contextlib.suppress(Exception):
-                client.delete(kind, each)
+        client.delete("vm", name)
         client.close()
 
 

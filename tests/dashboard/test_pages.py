@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.cluster.cluster import ROOT
+from tests.cluster.cluster import ROOT, until
 from tests.scenario.cli_lab import Fabric
 
 Open = Callable[..., Page]
@@ -26,7 +27,7 @@ TINY = ("--image", "tiny", "--cpu", "1", "--memory", "128M")
 @pytest.fixture(scope="module", autouse=True)
 def shown(fabric: Fabric) -> None:
     for name, words in {"shown": TINY, "big": ("--image", "tiny", "--cpu", "64", "--memory", "900G")}.items():
-        said = fabric.weft("vm", "create", name, *words, "--no-wait")
+        said = fabric.weft("vm", "create", name, *words, "--detach")
         assert said.code == 0, said.err
     assert fabric.weft("wait", "vm/shown", "--for=phase=Running", "--timeout", "30s").code == 0
 
@@ -98,7 +99,7 @@ def test_a_button_does_what_its_command_does(open_page: Open, fabric: Fabric) ->
 
 
 def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_page: Open, fabric: Fabric) -> None:
-    node = fabric.weft("get", "vm", "shown", "-o", "json").out.partition('"node":')[2].split('"')[1]
+    node = json.loads(fabric.weft("vm", "get", "shown", "-o", "json").out)["status"]["node"]
     page = open_page("nodes")
     expect(page.locator(".panel").first).to_contain_text(node)
     page.get_by_role("button", name=f"Drain {node}…").click()
@@ -107,16 +108,17 @@ def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_pa
     expect(dialog).to_contain_text(f"weft node drain {node}")
     try:
         dialog.get_by_role("button", name=f"Drain {node}", exact=True).click()
-        assert fabric.weft("wait", f"node/{node}", "--for=phase=Drained", "--timeout", "30s").code == 0
+        until(lambda: json.loads(fabric.weft("node", "get", node, "-o", "json").out)["spec"].get("drain"))
     finally:
         fabric.weft("node", "uncordon", node)
 
 
 def test_a_search_finds_anything(open_page: Open) -> None:
     page = open_page("")
+    expect(page.get_by_role("heading", name="Nodes: allocated and used")).to_be_visible()
     page.keyboard.press("/")
     page.keyboard.type("shown")
-    option = page.get_by_role("option").first
+    option = page.get_by_role("listbox").get_by_role("option").first
     expect(option).to_contain_text("shown")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("VM shown")

@@ -4,7 +4,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from './html.js';
 import { age } from './format.js';
 import { begin, link, notices, now, project, route, session, signOut, theme } from './state.js';
-import { lostAt, restarted, summary } from './stream.js';
+import { lostAt, refused, restarted, summary } from './stream.js';
 import { Dialog } from './ui/dialog.js';
 import { Search } from './ui/search.js';
 import { Alerts } from './pages/alerts.js';
@@ -88,6 +88,7 @@ function Count({ name }) {
 
 function Lost() {
   if (restarted.value) return html`<div class="lost" role="status">The server runs another release now. <a href="" style=${{ color: 'inherit', textDecoration: 'underline' }}>Load the page again</a></div>`;
+  if (refused.value) return html`<div class="lost" role="status">The server refuses to follow this page: ${refused.value}. What you see may be old.</div>`;
   if (!lostAt.value || now.value - lostAt.value < 2) return null;
   return html`<div class="lost" role="status">No connection to the server: what you see is ${age(now.value - lostAt.value)} old. The page tries again by itself.</div>`;
 }

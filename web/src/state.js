@@ -58,7 +58,7 @@ export async function begin() {
     gateway.value = door;
     session.value = who;
   } catch (error) {
-    if (error instanceof Problem && error.status === 0) setTimeout(begin, 1500);
+    if (error instanceof Problem && (error.status === 0 || error.status >= 500)) setTimeout(begin, 1500);
     else session.value = null;
   }
 }

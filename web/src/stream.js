@@ -9,6 +9,7 @@ export const summary = signal(null);
 export const object = signal(undefined); // undefined: not there yet; null: deleted
 export const events = signal([]);
 export const lostAt = signal(0); // seconds since 1970 when the stream was lost; 0: it is there
+export const refused = signal(''); // why the server doesn't open the stream
 export const restarted = signal(false); // the server runs another release than the page was loaded from
 
 const shown = signal({}); // what the page asks for beside the summary
@@ -16,6 +17,7 @@ let source = null;
 let asked = '';
 let version = '';
 let again = 0;
+const pathOf = (what) => `/v1/dashboard/stream?show=${encodeURIComponent(what)}`;
 let blinking = new Map(); // uid → when its row changed, milliseconds
 
 export const changedAt = (uid) => blinking.get(uid) ?? 0;
@@ -47,10 +49,11 @@ function close() {
 function open(what) {
   close();
   asked = what;
-  const opened = (source = new EventSource(`/v1/dashboard/stream?show=${encodeURIComponent(what)}`));
+  const opened = (source = new EventSource(pathOf(what)));
   const on = (name, take) => opened.addEventListener(name, (event) => {
     if (source !== opened) return;
     lostAt.value = 0;
+    refused.value = '';
     take(JSON.parse(event.data));
   });
   on('hello', (hello) => {
@@ -64,11 +67,20 @@ function open(what) {
   opened.onerror = () => {
     if (source !== opened) return;
     if (!lostAt.value) lostAt.value = Date.now() / 1000;
-    if (opened.readyState === EventSource.CLOSED) { // refused: ask why, then try again
+    if (opened.readyState === EventSource.CLOSED) { // refused: the browser doesn't say why, so it is asked for once more
       source = null;
-      again = setTimeout(() => { get('/v1/whoami').then(() => {}, () => {}).finally(() => { if (session.value && !source) open(what); }); }, 1500);
+      again = setTimeout(() => explain(what).finally(() => { if (session.value && !source) open(what); }), 1500);
     }
   };
+}
+
+async function explain(what) {
+  const leave = new AbortController();
+  try {
+    const answer = await fetch(pathOf(what), { signal: leave.signal, cache: 'no-store' });
+    refused.value = answer.ok ? '' : (await answer.json()).message ?? '';
+    if (answer.status === 401) await get('/v1/whoami');
+  } catch { refused.value = ''; } finally { leave.abort(); }
 }
 
 function takeTable(given) {
@@ -86,7 +98,7 @@ function takeTable(given) {
     ...before, ...given,
     columns: given.columns ?? before?.columns ?? [],
     rows: order.map((uid) => rows.get(uid)).filter(Boolean),
-    offset: given.offset ?? before?.offset ?? 0,
+    offset: shown.peek().table?.offset ?? 0,
   };
 }
 

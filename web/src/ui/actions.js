@@ -23,10 +23,11 @@ export const missing = (action, rows) => rows.map((row) => {
   return needs && !may(needs, row.project) ? needs : '';
 }).find(Boolean);
 
-export function ActionButtons({ rows, most = 6 }) {
+export function ActionButtons({ rows, most = 5 }) {
   const actions = actionsOf(rows);
-  const shown = actions.slice(0, most);
-  const rest = actions.slice(most);
+  const others = actions.filter((action) => action.name !== 'delete');
+  const shown = [...others.slice(0, most), ...actions.filter((action) => action.name === 'delete')];
+  const rest = others.slice(most);
   const start = (action) => open(html`<${ActionDialog} action=${action} rows=${rows} />`);
   return html`${shown.map((action) => html`<${ActionButton} key=${action.name} action=${action} rows=${rows} onStart=${start} />`)}
     ${rest.length > 0 && html`<select aria-label="More actions" onChange=${(event) => {

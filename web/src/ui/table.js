@@ -16,7 +16,7 @@ const chosen = signal(new Map()); // uid → row
 // What the URL asks for, as the server takes it.
 const wanted = (names, words) => ({
   kinds: names.join(','), project: project.value, filter: words.filter ?? '', where: words.phase ?? '', sort: words.sort ?? '',
-  ended: words.ended === '1' ? '1' : '',
+  ended: words.ended === '1',
 });
 
 export function Table({ names, extra, empty, command, group }) {
