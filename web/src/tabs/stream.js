@@ -5,9 +5,9 @@ import { gateway, kinds } from '../state.js';
 export async function connect(row, verb, input) {
   const kind = kinds.value.get(row.kind);
   const { ticket, address } = await post(pathOf(kind, row.project, row.name, verb), input);
-  // `weft dashboard` on the user's own machine forwards the gateway's streams on the page's own address.
-  const base = gateway.value.relay ? `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}${gateway.value.relay}` : `wss://${address ?? gateway.value.streams}/v1/stream`;
-  const socket = new WebSocket(`${base}?ticket=${encodeURIComponent(ticket)}`);
+  // The API server serves this page in HTTPS only: in HTTP it comes through `weft dashboard`, which passes streams on, too.
+  const base = location.protocol === 'http:' ? `ws://${location.host}` : `wss://${address ?? gateway.value.streams}`;
+  const socket = new WebSocket(`${base}/v1/stream?ticket=${encodeURIComponent(ticket)}`);
   socket.binaryType = 'arraybuffer';
   return socket;
 }

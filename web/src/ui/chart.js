@@ -5,10 +5,10 @@ import { html } from '../html.js';
 import { inUnit } from '../format.js';
 
 const LINES = ['--accent', '--changing', '--degraded', '--unknown', '--running', '--failed'];
-const colour = (place) => getComputedStyle(document.documentElement).getPropertyValue('--soft') && `var(${LINES[place % LINES.length]})`;
-const resolved = (element, place) => {
+// A colour of the style as the canvas takes it.
+const resolved = (element, name) => {
   const probe = document.createElement('i');
-  probe.style.color = colour(place);
+  probe.style.color = `var(${name})`;
   element.append(probe);
   const found = getComputedStyle(probe).color;
   probe.remove();
@@ -22,22 +22,22 @@ export default function Chart({ title, series, marks = [], height = 160 }) {
   const unit = series[0]?.unit ?? '';
   const names = series.map((each) => each.name).join();
   useEffect(() => {
-    const line = resolved(box.current, 0) && getComputedStyle(document.documentElement).getPropertyValue('--line');
-    const soft = (() => { const probe = document.createElement('i'); probe.style.color = 'var(--soft)'; box.current.append(probe); const found = getComputedStyle(probe).color; probe.remove(); return found; })();
+    const element = box.current;
+    const soft = resolved(element, '--soft');
     const grid = { stroke: soft, width: 0.3 };
     const options = {
-      width: box.current.clientWidth || 400, height, padding: [8, 8, 0, 8],
+      width: element.clientWidth || 400, height, padding: [8, 8, 0, 8],
       cursor: { sync: { key: 'samples' }, drag: { x: false, y: false } }, legend: { show: false },
       scales: { x: { time: true }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 0) > 0 ? most * 1.1 : 1] } },
       axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => new Date(each * 1000).toLocaleTimeString('en-GB')), space: 80 },
         { stroke: soft, grid, size: 84, values: (_, at) => at.map((each) => inUnit(each, unit)) }],
-      series: [{}, ...series.map((each, place) => ({ label: each.name, stroke: resolved(box.current, place), width: 1.5, spanGaps: false, points: { show: false } }))],
+      series: [{}, ...series.map((each, place) => ({ label: each.name, stroke: resolved(element, LINES[place % LINES.length]), width: 1.5, spanGaps: false, points: { show: false } }))],
       hooks: { draw: [(drawn) => drawMarks(drawn, marks)] },
     };
-    plot.current = new uPlot(options, aligned(series), box.current);
-    const observer = new ResizeObserver(() => plot.current.setSize({ width: box.current.clientWidth, height }));
-    observer.observe(box.current);
-    return () => { observer.disconnect(); plot.current.destroy(); plot.current = null; void line; };
+    plot.current = new uPlot(options, aligned(series), element);
+    const observer = new ResizeObserver(() => plot.current?.setSize({ width: element.clientWidth, height }));
+    observer.observe(element);
+    return () => { observer.disconnect(); plot.current.destroy(); plot.current = null; };
   }, [names, unit]);
   useEffect(() => { plot.current?.setData(aligned(series)); }, [series]);
   const last = series.map((each) => each.points.findLast((point) => point[1] != null)?.[1]);
