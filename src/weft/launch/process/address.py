@@ -26,11 +26,11 @@ def url_at(host: str, port: int) -> str:
 
 
 def take_address(text: str) -> str:
-    """ADDRESS:PORT from a command line. Raises ArgumentTypeError for anything else."""
+    """ADDRESS:PORT from a command line; port 0 is any that is free. Raises ArgumentTypeError for anything else."""
     _, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise argparse.ArgumentTypeError(
-            f"{text[:60]!r} is not an address and a port from 1 to 65535; write it like 127.0.0.1:8443"
+            f"{text[:60]!r} is not an address and a port of at most 65535; write it like 127.0.0.1:8443"
         )
     return text
 
