@@ -1,7 +1,8 @@
 // A table of any kinds: the server filters, sorts and cuts it into pages, and only the rows in view exist in the document. The URL
 // carries filter, phase, sorting; j and k move, x chooses, Enter opens.
 import { signal } from '@preact/signals';
-import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
+import { Component } from 'preact';
+import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { changedAt, show, table } from '../stream.js';
@@ -11,6 +12,7 @@ import { Age, Empty, Name, State } from './parts.js';
 
 const ROW = 32; // pixels, as in the style
 const PAGE = 200; // rows of one request
+const STEP = 16; // rows that enter and leave the document together
 const chosen = signal(new Map()); // uid → row
 
 // What the URL asks for, as the server takes it.
@@ -26,7 +28,7 @@ export function Table({ names, extra, empty, command, group }) {
   const [offset, setOffset] = useState(0);
   const [older, setOlder] = useState({ key, rows: new Map() }); // rows beyond the page that the stream sends, by their place
   const box = useRef(null);
-  const [view, setView] = useState({ first: 0, count: 60 });
+  const [view, setView] = useState({ first: 0, count: 4 * STEP });
   const settle = useRef(0);
 
   useEffect(() => { setOffset(0); setOlder({ key, rows: new Map() }); if (box.current) box.current.scrollTop = 0; }, [key]);
@@ -42,8 +44,9 @@ export function Table({ names, extra, empty, command, group }) {
   }, [fits, older, key]);
 
   const onScroll = () => {
-    const first = Math.max(0, Math.floor(box.current.scrollTop / ROW) - 20);
-    const count = Math.ceil(box.current.clientHeight / ROW) + 40;
+    // In steps, so that most frames of a scroll change nothing in the document.
+    const first = Math.max(0, (Math.floor(box.current.scrollTop / ROW / STEP) - 1) * STEP);
+    const count = (Math.ceil(box.current.clientHeight / ROW / STEP) + 3) * STEP;
     if (first !== view.first || count !== view.count) setView({ first, count });
     clearTimeout(settle.current);
     settle.current = setTimeout(async () => {
@@ -71,7 +74,9 @@ export function Table({ names, extra, empty, command, group }) {
   for (let place = first; place < last; place += 1) places.push(place);
   const sortBy = (title) => setQuery({ sort: words.sort === title ? `-${title}` : words.sort === `-${title}` ? '' : title });
   const sorted = (title) => (words.sort === title ? 'ascending' : words.sort === `-${title}` ? 'descending' : undefined);
-  const pick = (row, place, event) => choose(row, place, event, rows);
+  const newest = useRef(rows); // rows keep their handler, and with it their place in the document
+  newest.current = rows;
+  const pick = useCallback((row, place, event) => choose(row, place, event, newest.current), []);
   const everything = places.length > 0 && places.every((place) => rows.has(place) && chosen.value.has(rows.get(place).uid));
   let before = null;
   return html`
@@ -107,13 +112,19 @@ export function Table({ names, extra, empty, command, group }) {
 }
 
 const KINDS_OF_CELLS = { NAME: 1, PHASE: 1, AGE: 1 };
-function Row({ row, place, columns, isChosen, onPick }) {
-  const blinks = performance.now() - changedAt(row.uid) < 300 ? 'blink' : '';
-  return html`<tr class=${isChosen ? 'chosen' : ''} aria-rowindex=${place + 2}>
-    <td><input type="checkbox" aria-label=${`Choose ${row.name}`} checked=${isChosen} onClick=${(event) => onPick(row, place, event)} /></td>
-    ${columns.map((column, cell) => html`<td key=${column.title} class=${`${column.align === 'right' ? 'number' : ''} ${blinks}`}
-      title=${KINDS_OF_CELLS[column.title] ? undefined : row.cells[cell]}><${Cell} column=${column} row=${row} text=${row.cells[cell]} /></td>`)}
-  </tr>`;
+class Row extends Component {
+  shouldComponentUpdate(next) {
+    return ['row', 'place', 'columns', 'isChosen'].some((name) => next[name] !== this.props[name]);
+  }
+
+  render({ row, place, columns, isChosen, onPick }) {
+    const blinks = performance.now() - changedAt(row.uid) < 300 ? 'blink' : '';
+    return html`<tr class=${isChosen ? 'chosen' : ''} aria-rowindex=${place + 2}>
+      <td><input type="checkbox" aria-label=${`Choose ${row.name}`} checked=${isChosen} onClick=${(event) => onPick(row, place, event)} /></td>
+      ${columns.map((column, cell) => html`<td key=${column.title} class=${`${column.align === 'right' ? 'number' : ''} ${blinks}`}
+        title=${KINDS_OF_CELLS[column.title] ? undefined : row.cells[cell]}><${Cell} column=${column} row=${row} text=${row.cells[cell]} /></td>`)}
+    </tr>`;
+  }
 }
 
 function Cell({ column, row, text }) {
