@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from weft.api.context import ApiContext
-from weft.api.request.call import Call
+from weft.api.request.call import Call, list_accepted
 from weft.api.route import Route, Topic
 from weft.objects.errors import NotFound
 from weft.serving.answer import Answer
@@ -40,7 +40,7 @@ _ALWAYS = (
 
 async def page(context: ApiContext, call: Call) -> Answer:
     """``GET /``, whatever query a login at a provider comes back with. Raises NotFound where the page wasn't built."""
-    found = await asyncio.to_thread(_read, SITE, "index.html", _list_accepted(call))
+    found = await asyncio.to_thread(_read, SITE, "index.html", list_accepted(call))
     if found is None:
         raise NotFound("the dashboard's page isn't built", hint="make install builds it; programs use /v1/…")
     return _answer(context, call, "index.html", found, "no-cache")
@@ -50,7 +50,7 @@ async def asset(context: ApiContext, call: Call, name: str) -> Answer:
     """``GET /assets/NAME``: names have a hash of what is in the file, so it never changes."""
     found = None
     if _NAME.fullmatch(name) and Path(name).suffix in _TYPES:
-        found = await asyncio.to_thread(_read, SITE / "assets", name, _list_accepted(call))
+        found = await asyncio.to_thread(_read, SITE / "assets", name, list_accepted(call))
     if found is None:
         raise NotFound("the dashboard has no such file", hint="load the page again")
     return _answer(context, call, name, found, f"public, max-age={365 * _DAY_SECONDS}, immutable")
@@ -74,11 +74,6 @@ def _answer(context: ApiContext, call: Call, name: str, found: tuple[bytes, str]
         *((("content-encoding", encoding),) if encoding else ()),
     )
     return Answer(200, body, headers)
-
-
-def _list_accepted(call: Call) -> set[str]:
-    words = call.request.header(b"accept-encoding").lower().split(",")
-    return {word.partition(";")[0].strip() for word in words if not word.replace(" ", "").endswith(";q=0")}
 
 
 def _read(folder: Path, name: str, accepted: set[str]) -> tuple[bytes, str] | None:

@@ -250,3 +250,9 @@ def _answer_with(body: bytes, revision: int, status: int) -> Answer:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is larger than {limit} bytes", hint="send fewer objects in one request")
+
+
+def list_accepted(call: Call) -> set[str]:
+    """The encodings that the client takes beside plain bytes: gzip, br."""
+    words = call.request.header(b"accept-encoding").lower().split(",")
+    return {word.partition(";")[0].strip() for word in words if not word.replace(" ", "").endswith(";q=0")}
