@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import weft
 from weft.api.audit.recorder import REFUSED, record, record_interrupted
-from weft.api.auth.authenticate import authenticate
+from weft.api.auth.authenticate import authenticate, find_known
 from weft.api.context import ApiContext
 from weft.api.metrics.query import PROMETHEUS_PATH, as_prometheus
 from weft.api.request.call import Call
@@ -61,7 +61,7 @@ async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
             raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)
         context.busy += 1
         try:
-            call.actor = await authenticate(context, call)
+            call.actor = find_known(context, call.bearer) or await authenticate(context, call)
             if found.topic.when == "always":
                 context.audit.require_space()
             if found.project and context.rates.has_limits:

@@ -14,7 +14,7 @@ import msgspec
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.limits import limit_objects
-from weft.api.admission.priority import settle_priority
+from weft.api.admission.priority import find_lease, settle_priority
 from weft.api.admission.quota import plan_quota
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
@@ -218,7 +218,9 @@ async def plan_update(
         )
     old = decode_part(current.spec, kind.spec)
     spec = read_spec(kind, sealing.take_in(context, manifest, current), old)
-    ceiling = await settle_priority(view, kind, current.project, old, spec)
+    ceiling = []
+    if find_lease(kind, spec) is not None:
+        ceiling = await settle_priority(view, kind, current.project, old, spec)
     changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.admission.check_change is not None:
@@ -377,9 +379,9 @@ def is_live(envelope: Envelope) -> bool:
 
 
 def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]) -> None:
-    refused = kind.admission.was_refused is not None and kind.admission.was_refused(current)
+    was_refused = kind.admission.was_refused
     for change in changes:
-        if change.mode == "never" and refused:
+        if change.mode == "never" and was_refused is not None and was_refused(current):
             raise InvalidInput(
                 f'{kind.title} "{current.name}" was refused, and its {change.path} can\'t change',
                 field=change.path,

@@ -23,10 +23,10 @@ async def settle_priority(view: View, kind: Kind, project: str | None, old: Any,
     """Write the number of its class into the lease of ``new``, which an object gets in place of ``old`` (None: it is a new one).
     Raises InvalidInput for a class and another number, Forbidden above the ceiling; a class that isn't there is the references' to
     refuse."""
-    lease = _find_lease(kind, new)
+    lease = find_lease(kind, new)
     if lease is None or project is None:
         return []
-    before = None if old is None else _find_lease(kind, old)
+    before = None if old is None else find_lease(kind, old)
     at = f"{kind.template[1]}.lease.priority"
     if (name := lease.priority_class) is not None:
         if before is not None and before.priority_class == name:
@@ -51,7 +51,7 @@ async def settle_priority(view: View, kind: Kind, project: str | None, old: Any,
     return [] if owner is None or old is None or view.is_planned(owner.key) else [AtRevision(owner.key, owner.revision)]
 
 
-def _find_lease(kind: Kind, spec: Any) -> LeaseRequest | None:
+def find_lease(kind: Kind, spec: Any) -> LeaseRequest | None:
     """The lease of the workload that an object of ``kind`` is, or of those that it makes."""
     for step in _list_steps(kind.template[1]):
         spec = getattr(spec, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 
 from weft.api.admission.usage import Usage
 from weft.api.state.object_counts import ObjectCounts
@@ -28,9 +29,9 @@ class View:
         self._clock = clock
         self._held: dict[str, int] = {}  # objects that it will make, by what they count with
 
-    async def get(self, kind: Kind, project: str | None, name: str) -> Envelope | None:
+    def get(self, kind: Kind, project: str | None, name: str) -> Coroutine[None, None, Envelope | None]:
         """The object as planned, else as stored; None if there is neither."""
-        return await self.get_key(object_key(kind.name, project if kind.scope == "project" else None, name))
+        return self.get_key(object_key(kind.name, project if kind.scope == "project" else None, name))
 
     async def get_key(self, key: str) -> Envelope | None:
         if key in self._planned:

@@ -49,7 +49,7 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
 
 async def identify(context: ApiContext, bearer: str) -> Actor:
     """The actor of an Authorization header. Raises NotAuthenticated."""
-    return _known(context, bearer) or await _by_token(context, bearer)
+    return find_known(context, bearer) or await _by_token(context, bearer)
 
 
 async def identify_again(context: ApiContext, actor: Actor) -> Actor | None:
@@ -76,7 +76,7 @@ async def _by_certificate(context: ApiContext, peer: Peer, uid: str) -> Actor:
     return actor
 
 
-def _known(context: ApiContext, bearer: str) -> Actor | None:
+def find_known(context: ApiContext, bearer: str) -> Actor | None:
     """The actor of a bearer that was checked before, if its token hasn't changed since."""
     known = context.bearers.get(bearer)
     if known is None:

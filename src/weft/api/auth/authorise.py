@@ -67,12 +67,12 @@ def _can_write(permissions: frozenset[str]) -> bool:
 
 def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str, *, one: bool = True) -> None:
     """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind`` in ``project``."""
-    permission = f"{kind.name}:{_VERBS.get(what, what)}"
+    permission = _find_permission(kind.name, what)
     is_administered = one and kind.access.readers == "administered" and what in ADMINISTERED
-    if not is_administered and permission in PERMISSIONS and actor.permits(permission, project):
+    if permission is not None and not is_administered and actor.permits(permission, project):
         return
     require_person(actor, f"{what} {kind.a_title}")
-    if permission not in PERMISSIONS:
+    if permission is None:
         raise Forbidden(
             f"{kind.a_title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
@@ -80,6 +80,12 @@ def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str, *,
         _require_administering(actor, kind, what, f"{what} {kind.a_title}")
     else:
         actor.require(permission, project, f"{what} {kind.a_title}")
+
+
+@functools.cache
+def _find_permission(kind: str, what: str) -> str | None:
+    permission = f"{kind}:{_VERBS.get(what, what)}"
+    return permission if permission in PERMISSIONS else None
 
 
 def _require_administering(actor: Actor, kind: Kind, verb: str, what: str) -> None:

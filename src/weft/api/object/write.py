@@ -105,16 +105,24 @@ async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
     return _answer(context, call, draft, dry_run)
 
 
-async def _settle_once(
+def _settle_once(
     context: ApiContext, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
-) -> Draft:
+) -> Awaitable[Draft]:
     """The draft of ``plan``, committed; a repeat of a request that was carried out changes nothing."""
     key = None if dry_run else call.idempotency_key
+    if key is None:
+        return settle(context, plan, dry_run=dry_run)
+    return _settle_with_key(context, key, target, name, plan)
+
+
+async def _settle_with_key(
+    context: ApiContext, key: str, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]]
+) -> Draft:
     try:
-        return await settle(context, plan, key=key, dry_run=dry_run)
+        return await settle(context, plan, key=key)
     except WeftError:
         # The reason may be the effect of the first request with this key.
-        if key is None or not await was_done(context, key):
+        if not await was_done(context, key):
             raise
         current = await View(context.store, context.clock).get(target.kind, target.project, name)
         if current is None:

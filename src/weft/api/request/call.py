@@ -75,7 +75,7 @@ class Call:
         """The actor, if it is known yet."""
         return self._actor
 
-    @functools.cached_property
+    @property
     def shown_path(self) -> str:
         """The path for logs: in one line, and without a token that a client put there."""
         return _show(self.path[:1000])

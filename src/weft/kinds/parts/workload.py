@@ -263,9 +263,10 @@ def _refuse_again(obj: Object) -> None:
 
 def was_refused(envelope: Envelope) -> bool:
     """Whether its lease was refused, and it never had a place."""
-    placed, status = envelope.condition("Placed"), decode_part(envelope.status, WorkloadStatus)
+    placed = envelope.condition("Placed")
     if placed is None or (placed.status, placed.reason) != ("False", LEASE_CONFLICT):
         return False
+    status = decode_part(envelope.status, WorkloadStatus)
     return placed.generation == envelope.generation and not (status.incarnation or status.conversion)
 
 
