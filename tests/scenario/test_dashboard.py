@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 from tests.scenario.dashboard_lab import Browser, add_user
 
 from weft.api.dashboard.boards import MOST_STREAMS
-from weft.contracts.store import Delete
+from weft.contracts.store import Delete, Put
+from weft.kinds.node import NODE, NodeReport
+from weft.objects.envelope import encode_envelope
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,90 @@ def test_a_token_has_a_bounded_number_of_streams(rita: Browser) -> None:
 def test_a_search_finds_by_name_and_by_word(rita: Browser) -> None:
     assert [row["name"] for row in rita.get("/v1/dashboard/search", q="web-1")["items"]][:2] == ["web-1", "web-10"]
     assert {row["kind"] for row in rita.get("/v1/dashboard/search", q="tiny")["items"]} == {"vm", "image"}
+
+
+def test_a_burst_of_changes_of_one_object_is_one_event_with_the_newest_state(lab: DoorsLab, rita: Browser) -> None:
+    events = rita.stream(table={"kinds": "vm", "filter": "web-9"})
+    assert len(events.next("table")["rows"]) == 1
+    envelope = lab.stored("/vm/red/web-9")
+    assert envelope is not None
+
+    async def burst() -> None:
+        for number in range(100):
+            envelope.labels = {"step": f"s{number}"}
+            await lab.store.commit([Put(envelope.key, encode_envelope(envelope))])
+
+    lab.run(burst())
+    changes = []
+    while not changes or changes[-1]["rows"][0]["revision"] < lab.revision():
+        changes.append(events.next("table"))
+    assert len(changes) <= 2, "one at the first change, one for all that came meanwhile"
+
+
+def test_a_stream_that_is_cut_begins_again_with_whole_states(lab: DoorsLab, rita: Browser) -> None:
+    first = rita.stream(table={"kinds": "vm", "filter": "web"}, summary={})
+    before = first.next("table")
+    rita.close()
+    lab.restart()
+    second = rita.stream(table={"kinds": "vm", "filter": "web"}, summary={})
+    after = second.next("table")
+    assert after["order"] == before["order"] and len(after["rows"]) == len(before["rows"])
+    assert second.next("summary")["phases"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("table", "kinds"),
+        ("table?kinds=" + ",".join(["vm"] * 17), "kinds"),
+        ("table?kinds=vm&limit=501", "limit"),
+        ("table?kinds=vm&offset=x", "offset"),
+        ("table?kinds=vm&sort=COLOR", "sort"),
+        ("table?kinds=vm&filter=" + "x" * 201, "filter"),
+        ("table?kinds=vm&filter=" + "a+" * 11, "filter"),
+        ("table?kinds=vm&project=A!", "project"),
+        ("search", "q"),
+        ("search?q=" + "x" * 201, "q"),
+        ("stream", "show"),
+        ("stream?show=%5B", "show"),
+        ("stream?show=" + "%5B" * 2000, "show"),
+        ("stream?show=" + "x" * 5000, "show"),
+        ("stream?show=%7B%22table%22%3A%7B%7D%7D", "show.table.kinds"),
+        ("stream?show=%7B%22what%22%3A1%7D", "show.what"),
+    ],
+)
+def test_what_is_asked_for_has_bounds_and_a_refusal_names_the_parameter(rita: Browser, path: str, field: str) -> None:
+    reply = rita.send("GET", f"/v1/dashboard/{path}")
+    assert reply.status == 400 and reply.json()["field"] == field, reply.body
+
+
+def test_the_kinds_say_what_can_be_done_with_them(rita: Browser) -> None:
+    kinds = {kind["name"]: kind for kind in rita.get("/v1/kinds")["items"]}
+    vm = kinds["vm"]
+    assert vm["create"] == "vm:create" and kinds["allocation"]["create"] is None
+    assert {"name": "start", "summary": "Start it", "needs": "vm:start", "input": []}.keys() == vm["actions"][0].keys()
+    assert "vm:stop" in [action["needs"] for action in vm["actions"]] and "exec" in [
+        one["name"] for one in vm["streams"]
+    ]
+    fields = {field["path"]: field for field in vm["spec"]}
+    assert fields["spec.memory"]["type"] == "size" and fields["spec.memory"]["change"] and fields["spec.memory"]["help"]
+    assert "run" not in {path.partition(".")[2] for path in fields}, "the server sets it"
+    assert any(field["choices"] for field in vm["spec"])
+
+
+def test_a_problem_says_what_to_do_and_a_node_how_full_it_is(lab: DoorsLab) -> None:
+    ann = Browser(lab).login("ann")
+    node = NODE.make("n1", NODE.spec(), 1.0, report=NodeReport(cpu=8, memory=16 << 30))
+    lab.put(node)
+    envelope = lab.stored("/vm/red/web-9")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(b'{"phase": "Failed", "reason": "driverFailed", "message": "no disk"}')
+    lab.put(envelope)
+    summary = ann.stream(summary={}).next("summary")
+    worst = summary["problems"][0]
+    assert (worst["kind"], worst["name"], worst["health"]) == ("vm", "web-9", "failed")
+    assert "no disk" in worst["note"] and worst["hint"].startswith("weft describe vm/web-9")
+    assert summary["problems_total"] >= 1
+    n1 = next(one for one in summary["nodes"] if one["name"] == "n1")
+    assert n1["cpu"]["capacity"] == 8 and n1["memory"]["capacity"] == 16 << 30 and n1["cpu"]["used"] is None
+    ann.close()
