@@ -1,6 +1,6 @@
 """What samples cost: 100 guests at 5 Hz with all their series, and an hour of one guest, from its file and by the command.
 
-Each of the guests has a process with threads, two disks behind a QEMU monitor, and a tap. REAL of them are QEMUs whose processors
+Each of the guests has a process with threads, two disks behind a QEMU monitor, and a tap. Ten of them are QEMUs whose processors
 stand still; the others are processes of six threads that answer as one of these QEMUs did. They are measured by a process that has
 all of an agent's modules loaded, in a network namespace of its own, and half of the taps have traffic.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from benchmarks.sampling.guests import GUESTS, REAL, Guests
 from weft.objects.identity import short_id
-from weft.telemetry.rings.layout import NAN
-from weft.telemetry.rings.ring import find_ring
+from weft.telemetry.samples.file import find_file
+from weft.telemetry.samples.layout import NAN
 
 CORE, MEGABYTES, FILE_SECONDS, COMMAND_SECONDS = 0.03, 50.0, 0.050, 0.250
 RUNS = 15
@@ -64,16 +64,16 @@ def measure() -> Measurement:
 def _time_command() -> list[Figure]:
     """`weft vm metrics` of an hour, whole processes, against the local cluster: the hour is put into the guest's file first."""
     found = json.loads(subprocess.run([WEFT, "get", "vm", "hello", "-o", "json"], cwd=ROOT, capture_output=True).stdout)
-    (path,) = (ROOT / ".weft").rglob(f"{short_id(found['uid'])}.ring")
-    ring = find_ring(path)
-    assert ring is not None
+    (path,) = (ROOT / ".weft").rglob(f"{short_id(found['uid'])}.samples")
+    file = find_file(path)
+    assert file is not None
     now = int(time.time())
     for second in range(now - 3590, now - 5):
-        values = [1000.0 * (second % 97) + column for column in range(ring.layout.columns)]
-        ring.put(1, second, values * 3)
-    series = len(ring.layout.series)
+        values = [1000.0 * (second % 97) + column for column in range(file.layout.columns)]
+        file.put(1, second, values * 3)
+    series = len(file.layout.series)
     assert not any(value == NAN for value in values)
-    ring.close()
+    file.close()
     figures = []
     for what, more in (
         ("a table", ()),

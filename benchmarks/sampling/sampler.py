@@ -15,7 +15,7 @@ from typing import Any
 
 from weft.agent.samples.files import SampleFiles
 from weft.agent.samples.node import NodeToMeasure
-from weft.agent.samples.sampler import Samples
+from weft.agent.samples.sampler import Sampler
 from weft.contracts.clock import SystemClock
 from weft.drivers.linux.counters import ProcessCounters, WaitCounters
 from weft.drivers.linux.node_counters import open_node_counters
@@ -24,7 +24,7 @@ from weft.drivers.network.bridge.link_counters import LinkCounters
 from weft.drivers.runtime.qemu.devices.disk_counters import DiskCounters
 from weft.kinds.parts.stream_verbs import SamplesInput
 from weft.objects.identity import short_id
-from weft.telemetry.rings.ring import find_ring
+from weft.telemetry.samples.file import find_file
 
 SECONDS, SETTLE_SECONDS, RUNS = 30.0, 6.0, 15
 DISKS = ("root", "data")
@@ -79,7 +79,7 @@ async def run(folder: Path) -> dict[str, Any]:
     pools: Any = SimpleNamespace(facts=[])
     runtimes: Any = Runtime(guests)
     node = NodeToMeasure("node", lambda: open_node_counters("lo"), pools)
-    samples = Samples(SampleFiles(folder / "samples"), runtimes, table, clock, network, node)
+    samples = Sampler(SampleFiles(folder / "samples"), runtimes, table, clock, network, node)
     before_mb = resident_mb()
     keeping = asyncio.create_task(samples.keep())
     await clock.sleep(SETTLE_SECONDS)
@@ -99,12 +99,12 @@ async def run(folder: Path) -> dict[str, Any]:
     mb = resident_mb()
     keeping.cancel()
     uid = table[0].local.spec.workload.uid
-    ring = find_ring(folder / "samples" / f"{short_id(uid)}.ring")
-    assert ring is not None
-    series = len(ring.layout.series)
+    file = find_file(folder / "samples" / f"{short_id(uid)}.samples")
+    assert file is not None
+    series = len(file.layout.series)
     now = int(clock.now())
     for second in range(now - 3600, now):
-        ring.put(1, second, [1.0 + second % 97 + column / 7 for column in range(ring.layout.columns)] * 3)
+        file.put(1, second, [1.0 + second % 97 + column / 7 for column in range(file.layout.columns)] * 3)
     times: dict[str, list[float]] = {"one": [], "all": []}
     for what, wanted in (("one", ["cpu"]), ("all", [])):
         for _ in range(RUNS):
@@ -124,7 +124,7 @@ async def _cost(clock: SystemClock) -> float:
     return (time.process_time() - cpu) / (time.perf_counter() - begun)
 
 
-async def _watch(samples: Samples, table: Any, clock: SystemClock) -> None:
+async def _watch(samples: Sampler, table: Any, clock: SystemClock) -> None:
     """Have somebody ask for single steps of each guest; the questions themselves cost next to nothing."""
     while True:
         for state in table:

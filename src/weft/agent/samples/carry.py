@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from weft.objects.errors import InvalidInput
-from weft.telemetry.rings.layout import LEVELS, MOST_SERIES, NAN, Series
-from weft.telemetry.rings.ring import Ring
+from weft.telemetry.samples.file import SampleFile
+from weft.telemetry.samples.layout import LEVELS, MOST_SERIES, NAN, Series
 
 PIECE_BYTES = 400_000  # of values; as JSON it is half as much again, and one message may have a megabyte
 MOST_PIECES = 200  # of one workload: a full file of as many series as there may be has less
@@ -29,16 +29,16 @@ class Piece(msgspec.Struct, frozen=True):
     values: bytes
 
 
-def pack_ring(ring: Ring) -> Iterator[bytes]:
+def pack_file(file: SampleFile) -> Iterator[bytes]:
     """All that the file holds. Raises OSError."""
-    series, columns = ring.layout.series, ring.layout.columns
+    series, columns = file.layout.series, file.layout.columns
     for level, facts in enumerate(LEVELS):
         count = len(series) * facts.parts
         pack = struct.Struct(f"<{count}f").pack
         most = max(1, PIECE_BYTES // (4 * count))
         slots: list[int] = []
         values = bytearray()
-        for slot, row in ring.list_all(level):
+        for slot, row in file.list_all(level):
             slots.append(slot)
             values += pack(*(value for part in range(facts.parts) for value in row[part * columns :][: len(series)]))
             if len(slots) == most:
@@ -63,16 +63,16 @@ def read_piece(data: bytes) -> Piece:
     return piece
 
 
-def put_piece(ring: Ring, piece: Piece, now: float) -> None:
+def put_piece(file: SampleFile, piece: Piece, now: float) -> None:
     """Add what the file lacks; what was measured here counts, and nothing is of later than ``now`` (unix seconds). Raises
     OSError."""
     parts, count = LEVELS[piece.level].parts, len(piece.series)
     places = {one: at for at, one in enumerate(piece.series)}
-    order: Sequence[int | None] = [places.get(one) for one in ring.layout.series]
-    order = [*order, *[None] * (ring.layout.columns - len(order))]
+    order: Sequence[int | None] = [places.get(one) for one in file.layout.series]
+    order = [*order, *[None] * (file.layout.columns - len(order))]
     last = int(now * 1000) // LEVELS[piece.level].step_ms
     rows = struct.iter_unpack(f"<{count * parts}f", piece.values)
     for slot, row in zip(piece.slots, rows, strict=True):
-        if 0 < slot <= last and ring.lacks(piece.level, slot):
+        if 0 < slot <= last and file.lacks(piece.level, slot):
             at = [part * count for part in range(parts)]
-            ring.put(piece.level, slot, [NAN if one is None else row[start + one] for start in at for one in order])
+            file.put(piece.level, slot, [NAN if one is None else row[start + one] for start in at for one in order])

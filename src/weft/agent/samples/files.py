@@ -1,4 +1,4 @@
-"""The ring files of a node's samples, one for each workload: opened, asked, and removed when the workload has left."""
+"""The files of a node's samples, one for each workload: opened, asked, and removed when the workload has left."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from weft.agent.samples.carry import pack_ring, put_piece, read_piece
+from weft.agent.samples.carry import pack_file, put_piece, read_piece
 from weft.objects.identity import short_id
-from weft.telemetry.rings.layout import MOST_SERIES, Series
-from weft.telemetry.rings.query import Question, answer
-from weft.telemetry.rings.ring import Ring, find_ring, open_ring
+from weft.telemetry.samples.file import SampleFile, find_file, open_file
+from weft.telemetry.samples.layout import MOST_SERIES, Series
+from weft.telemetry.samples.query import Question, answer
 
 UNMEASURED = (Series("cpu", "cores"), Series("memory.resident", "bytes"))  # of what nothing was measured of yet
 MOST_ANSWERS = 2  # in the making
@@ -22,10 +22,10 @@ class SampleFiles:
         self._replaced: set[str] = set()
         self._answers = asyncio.Semaphore(MOST_ANSWERS)
 
-    def open(self, uid: str, series: Sequence[Series]) -> Ring:
+    def open(self, uid: str, series: Sequence[Series]) -> SampleFile:
         """The file of a workload, with columns for ``series``. Raises OSError."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        return open_ring(self._path(uid), series)
+        return open_file(self._path(uid), series)
 
     async def answer(self, uid: str, question: Question, wanted: Sequence[str]) -> bytes:
         """The answer, as JSON. Raises InvalidInput for names of no series, OSError."""
@@ -46,44 +46,44 @@ class SampleFiles:
         return replaced
 
     def _pack(self, uid: str) -> list[bytes]:
-        ring = find_ring(self._path(uid))
-        if ring is None:
+        file = find_file(self._path(uid))
+        if file is None:
             return []
         try:
-            return list(pack_ring(ring))
+            return list(pack_file(file))
         finally:
-            ring.close()
+            file.close()
 
     def _take(self, uid: str, data: bytes, now: float) -> None:
         piece = read_piece(data)
-        before = find_ring(self._path(uid))
+        before = find_file(self._path(uid))
         known = before.layout.series if before is not None else ()
         if before is not None:
             before.close()
         # A file that has other series already gets those that fit; its own stay.
         more = [one for one in piece.series if one not in known][: MOST_SERIES - len(known)]
-        ring = self.open(uid, [*known, *more])
+        file = self.open(uid, [*known, *more])
         try:
             if more:
                 self._replaced.add(uid)
-            put_piece(ring, piece, now)
+            put_piece(file, piece, now)
         finally:
-            ring.close()
+            file.close()
 
     def sweep(self, uids: Iterable[str]) -> None:
         """Remove the files of workloads that aren't here any more."""
         own = {self._path(uid) for uid in uids}
-        for path in self._folder.glob("*.ring"):
+        for path in self._folder.glob("*.samples"):
             if path not in own:
                 path.unlink(missing_ok=True)
 
     def _read(self, uid: str, question: Question, wanted: Sequence[str]) -> bytes:
-        ring = find_ring(self._path(uid))
+        file = find_file(self._path(uid))
         try:
-            return b"".join(answer(ring, question, wanted, UNMEASURED))
+            return b"".join(answer(file, question, wanted, UNMEASURED))
         finally:
-            if ring is not None:
-                ring.close()
+            if file is not None:
+                file.close()
 
     def _path(self, uid: str) -> Path:
-        return self._folder / f"{short_id(uid)}.ring"
+        return self._folder / f"{short_id(uid)}.samples"

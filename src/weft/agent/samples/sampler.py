@@ -1,4 +1,4 @@
-"""Measures this node's workloads five times a second, and keeps the samples in ring files.
+"""Measures this node's workloads five times a second, and keeps the samples in files.
 
 Reads counters that the drivers keep open; wakes by the clock. Nothing of it is reported: people ask for it, over a stream.
 """
@@ -28,7 +28,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.parts.stream_verbs import SamplesInput
 from weft.protocol.heartbeat import MOST_COUNTED, DeviceCounts
 from weft.telemetry.metrics.devices import NODE_METRICS
-from weft.telemetry.rings.query import plan_question
+from weft.telemetry.samples.query import plan_question
 
 log = logging.getLogger("weft.agent")
 LATE_SECONDS = 0.02  # after a step's beginning: timers are that inexact
@@ -40,7 +40,7 @@ WATCHED_SECONDS = 10.0  # after a question about single steps
 ALIVE = ("starting", "running", "paused")
 
 
-class Samples:
+class Sampler:
     """The samples of the workloads in ``table``, and of the node, in ``files``."""
 
     def __init__(
@@ -179,13 +179,13 @@ class Samples:
             return None
         try:
             sources = self._plan_sources(counters, run.ports)
-            ring = self._files.open(uid, list_series(sources))
+            file = self._files.open(uid, list_series(sources))
         except BaseException:
             for one in counters:
                 one.close()
             raise
         del self._failed[uid]
-        track = self._tracks[uid] = Track(run, sources, ring, self._clock)
+        track = self._tracks[uid] = Track(run, sources, file, self._clock)
         return track
 
     def _open_counters(self, uid: str, run: Run) -> list[Counters] | None:

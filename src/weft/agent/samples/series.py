@@ -9,7 +9,7 @@ import msgspec
 
 from weft.contracts.driver.network import NicCounts
 from weft.protocol.heartbeat import DeviceCounts
-from weft.telemetry.rings.layout import NAN, Series
+from weft.telemetry.samples.layout import NAN, Series
 
 LEAST_SECONDS = 0.05  # between two readings: less is noise
 # The unit of what is counted, by its name, or by the last part of it.

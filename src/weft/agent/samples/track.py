@@ -10,8 +10,8 @@ from weft.agent.samples.series import LEAST_SECONDS, compute_values, name_nic_co
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import NicCounters, NicCounts
 from weft.contracts.driver.runtime import Counted, Counters
-from weft.telemetry.rings.layout import LEVELS, MOST_SERIES, NAN, Series
-from weft.telemetry.rings.ring import Ring
+from weft.telemetry.samples.file import SampleFile
+from weft.telemetry.samples.layout import LEVELS, MOST_SERIES, NAN, Series
 
 STEP_SECONDS = LEVELS[0].step_ms / 1000
 MOST_MISSED = 5  # steps; a longer silence is a gap
@@ -88,13 +88,13 @@ class Source:
 
 
 class Track:
-    """Samples of one run: of ``sources``, into ``ring``, which has columns for them."""
+    """Samples of one run: of ``sources``, into ``file``, which has columns for them."""
 
-    def __init__(self, run: Run, sources: Sequence[Source], ring: Ring, clock: Clock) -> None:
+    def __init__(self, run: Run, sources: Sequence[Source], file: SampleFile, clock: Clock) -> None:
         self.run, self.sources = run, sources
-        self._ring, self._clock = ring, clock
+        self._file, self._clock = file, clock
         self._step = 0
-        places = {series: column for column, series in enumerate(ring.layout.series)}
+        places = {series: column for column, series in enumerate(file.layout.series)}
         for source in sources:
             source.measures = tuple(measure for measure in source.measures if measure.series in places)
             source.columns = [places[measure.series] for measure in source.measures]
@@ -102,16 +102,16 @@ class Track:
     def measure(self, now: float, *, often: bool) -> None:
         """Record the values of the step in which ``now`` (unix seconds) lies. Raises OSError when the run has ended, or the file
         can't be written."""
-        values = [NAN] * len(self._ring.layout.series)
+        values = [NAN] * len(self._file.layout.series)
         for source in self.sources:
             source.measure(self._clock.elapsed(), values, often=often)
         step = int(now / STEP_SECONDS)
         # The rates are of the steps, too, that were missed since the last: the machine was busy.
         missed = step - self._step - 1
         for late in range(missed if missed <= MOST_MISSED else 0, 0, -1):
-            self._ring.append(now - late * STEP_SECONDS, values)
+            self._file.append(now - late * STEP_SECONDS, values)
         self._step = step
-        self._ring.append(now, values)
+        self._file.append(now, values)
 
     def counted(self) -> dict[str, float]:
         """All counters as they were read last."""
@@ -120,7 +120,7 @@ class Track:
     def close(self) -> None:
         for source in self.sources:
             source.counters.close()
-        self._ring.close()
+        self._file.close()
 
 
 def list_series(sources: Iterable[Source]) -> tuple[Series, ...]:

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.agent.flow.flows import Flows
 from weft.agent.function.invocations import Functions
-from weft.agent.samples.sampler import Samples
+from weft.agent.samples.sampler import Sampler
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
@@ -77,7 +77,7 @@ class Streams:
         clock: Clock,
         functions: Functions | None = None,
         flows: Flows | None = None,
-        samples: Samples | None = None,
+        samples: Sampler | None = None,
     ) -> None:
         self._functions, self._flows, self._samples = functions, flows, samples
         self._runtimes, self._network = runtimes, network

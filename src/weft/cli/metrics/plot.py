@@ -1,4 +1,4 @@
-"""Figures over time as signs: a line of blocks, or a plot with both axes. Pure."""
+"""Samples as signs: a line of blocks, or a plot with both axes. Pure."""
 
 from __future__ import annotations
 

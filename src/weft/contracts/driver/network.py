@@ -260,10 +260,10 @@ class FlowReader(Protocol):
         """The flows that are open now, or ended a moment ago. Raises Unavailable where the node can't see any, DriverFailed."""
 
     async def read_ended(self) -> tuple[list[SeenFlow], bool]:
-        """Those that ended since the last call, with their last figures, and whether some are missing. Raises as ``read``."""
+        """Those that ended since the last call, with their last counts, and whether some are missing. Raises as ``read``."""
 
     async def read_refused(self, port_ids: Collection[str]) -> list[SeenFlow]:
-        """What these ports' filters refused in the last minutes; figures may begin anew at any time. Raises DriverFailed."""
+        """What these ports' filters refused in the last minutes; counts may begin again at any time. Raises DriverFailed."""
 
 
 @runtime_checkable

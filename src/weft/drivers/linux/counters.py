@@ -1,5 +1,5 @@
 """What the kernel counts of a process, in files that stay open: reading one takes a quarter of what opening it each time would,
-and the file of a process that has ended answers with an error, never with another's figures."""
+and the file of a process that has ended answers with an error, never with another's counts."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from weft.agent.node.enrolment import (
 )
 from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
 from weft.agent.samples.node import NodeToMeasure
-from weft.agent.samples.sampler import Samples
+from weft.agent.samples.sampler import Sampler
 from weft.agent.server.client import RemoteServer
 from weft.agent.stream.gateway import Gateway, GatewayConnection
 from weft.agent.stream.server import Streams
@@ -130,7 +130,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
-    samples = Samples(agent.samples, runtimes, agent.table, clock, network, node)
+    samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
     agent.count_devices = samples.count_devices
     streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")

@@ -1,6 +1,6 @@
 """A process's own metrics as text, for a Prometheus that scrapes it, and what every process says of itself.
 
-Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4). Names of a process's figures are those of
+Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text format 0.0.4). Names of a process's metrics are those of
 Prometheus' client libraries. Reads /proc/self."""
 
 from __future__ import annotations

@@ -10,23 +10,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.agent.samples.carry import PIECE_BYTES, Piece, pack_ring, put_piece, read_piece
+from weft.agent.samples.carry import PIECE_BYTES, Piece, pack_file, put_piece, read_piece
 from weft.agent.samples.files import SampleFiles
 from weft.objects.errors import InvalidInput
 from weft.protocol.migration import MOST_BYTES, MigrationRequest
-from weft.telemetry.rings.layout import MOST_SERIES, Series
-from weft.telemetry.rings.query import plan_question
-from weft.telemetry.rings.ring import open_ring
+from weft.telemetry.samples.file import open_file
+from weft.telemetry.samples.layout import MOST_SERIES, Series
+from weft.telemetry.samples.query import plan_question
 
 NOW = 1_800_000_000.0
 CPU, ROOT = Series("cpu", "cores"), Series("disk.root.read", "bytes/s")
 
 
 def fill(files: SampleFiles, first: float, seconds: int, series: tuple[Series, ...], value: float) -> None:
-    ring = files.open("vm1", series)
+    file = files.open("vm1", series)
     for tick in range(seconds * 5):
-        ring.append(first + tick * 0.2 + 0.02, [value + at for at in range(len(series))])
-    ring.close()
+        file.append(first + tick * 0.2 + 0.02, [value + at for at in range(len(series))])
+    file.close()
 
 
 async def ask(files: SampleFiles, now: float, seconds: float, granularity: float) -> dict[str, list[list[Any]]]:
@@ -84,14 +84,14 @@ async def test_what_was_measured_here_counts_and_nothing_is_of_the_future(tmp_pa
 
 
 def test_a_piece_of_the_widest_file_fits_into_a_message(tmp_path: Path) -> None:
-    ring = open_ring(
-        tmp_path / "a.ring", [Series(f"disk.a{n:017}.written", "operations/s") for n in range(MOST_SERIES)]
+    file = open_file(
+        tmp_path / "a.samples", [Series(f"disk.a{n:017}.written", "operations/s") for n in range(MOST_SERIES)]
     )
     for slot in range(int(NOW), int(NOW) + 900):
-        ring.put(1, slot, [1.5] * ring.layout.columns * 3)
-    for piece in pack_ring(ring):
+        file.put(1, slot, [1.5] * file.layout.columns * 3)
+    for piece in pack_file(file):
         assert len(msgspec.json.encode(MigrationRequest("samples", samples=piece))) < MOST_BYTES
-    ring.close()
+    file.close()
 
 
 def make(**changes: Any) -> bytes:
@@ -123,8 +123,8 @@ def test_what_are_no_samples_is_refused(data: bytes) -> None:
 
 
 def test_slots_that_never_were_are_left_out(tmp_path: Path) -> None:
-    ring = open_ring(tmp_path / "a.ring", [CPU])
+    file = open_file(tmp_path / "a.samples", [CPU])
     slots = [-5, 0, 1 << 62, int(NOW)]
-    put_piece(ring, read_piece(make(slots=slots, values=bytes(12 * 4))), NOW + 1)
-    assert [slot for slot, _ in ring.all(1)] == [int(NOW)]
-    ring.close()
+    put_piece(file, read_piece(make(slots=slots, values=bytes(12 * 4))), NOW + 1)
+    assert [slot for slot, _ in file.all(1)] == [int(NOW)]
+    file.close()

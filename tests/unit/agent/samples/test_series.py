@@ -14,8 +14,8 @@ from weft.agent.samples.track import Nics, NicsOfRun, Run, Source, Track, list_s
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.network import NicCounts
 from weft.contracts.driver.runtime import Counted
-from weft.telemetry.rings.layout import HEADER_BYTES, MOST_SERIES, Layout, Series, encode_header
-from weft.telemetry.rings.ring import Ring, open_ring
+from weft.telemetry.samples.file import SampleFile, open_file
+from weft.telemetry.samples.layout import HEADER_BYTES, MOST_SERIES, Layout, Series, encode_header
 
 NOW = 1_800_000_000.0
 DISK = ("read", "written", "reads", "writes", "read_seconds", "write_seconds")
@@ -42,19 +42,19 @@ class Script:
 def record(path: Path, script: Script, ticks: int) -> dict[str, list[float | None]]:
     """The samples of each series, one each 0.2 s; None where there is none."""
     sources = [Source(script)]
-    track = Track(Run("g", 1, 1.0, 1), sources, open_ring(path, list_series(sources)), SystemClock())
+    track = Track(Run("g", 1, 1.0, 1), sources, open_file(path, list_series(sources)), SystemClock())
     for tick in range(ticks):
         track.measure(NOW + tick * 0.2 + 0.02, often=False)
     return read(path, ticks)
 
 
 def read(path: Path, ticks: int) -> dict[str, list[float | None]]:
-    ring: Ring = open_ring(path, ())
-    block = ring.read(0, int(NOW) * 5, int(NOW) * 5 + ticks - 1)
+    file: SampleFile = open_file(path, ())
+    block = file.read(0, int(NOW) * 5, int(NOW) * 5 + ticks - 1)
     found = {}
-    for index, one in enumerate(ring.layout.series):
+    for index, one in enumerate(file.layout.series):
         found[one.name] = [None if math.isnan(value) else round(value, 3) for value in block.column(index)]
-    ring.close()
+    file.close()
     return found
 
 
@@ -78,7 +78,7 @@ def test_steps_that_a_busy_machine_missed_have_the_rate_that_covers_them(tmp_pat
     """So that the mean of a second is what was counted in it."""
     script = Script({"cpu": 1.0}, {"cpu": 1.1}, {"cpu": 1.7}, {"cpu": 1.8}, {"cpu": 1.9})
     sources = [Source(script)]
-    track = Track(Run("g", 1, 1.0, 1), sources, open_ring(tmp_path / "a", list_series(sources)), SystemClock())
+    track = Track(Run("g", 1, 1.0, 1), sources, open_file(tmp_path / "a", list_series(sources)), SystemClock())
     for step in (0, 1, 4, 5, 12):
         script.wait(step * 0.2)
         track.measure(NOW + step * 0.2 + 0.02, often=False)
@@ -116,7 +116,7 @@ def test_nics_are_numbered_in_the_order_of_the_workload_s_networks(tmp_path: Pat
 
     nics = Nics(Kernel())
     sources = [Source(NicsOfRun(nics, ("first", "second")))]
-    track = Track(Run("g", 1, 1.0, 1), sources, open_ring(tmp_path / "a", list_series(sources)), SystemClock())
+    track = Track(Run("g", 1, 1.0, 1), sources, open_file(tmp_path / "a", list_series(sources)), SystemClock())
     for tick in range(3):
         nics.read(("first", "second"), 10.0 + tick)
         track.measure(NOW + tick * 0.2 + 0.02, often=False)
@@ -136,16 +136,16 @@ def test_all_series_that_a_vm_may_have_fit_into_a_file() -> None:
 def test_disks_that_come_and_go_do_not_grow_a_file_for_ever(tmp_path: Path) -> None:
     for disk in range(60):
         names = ("cpu", *(f"disk.{disk}.{part}" for part in DISK))
-        ring = open_ring(tmp_path / "a", [plan_measure(name).series for name in names])
-        ring.append(NOW + disk, [float(disk), *[0.0] * 6][:7] + [0.0] * (len(ring.layout.series) - 7))
-        assert len(ring.layout.series) <= MOST_SERIES
-        ring.close()
+        file = open_file(tmp_path / "a", [plan_measure(name).series for name in names])
+        file.append(NOW + disk, [float(disk), *[0.0] * 6][:7] + [0.0] * (len(file.layout.series) - 7))
+        assert len(file.layout.series) <= MOST_SERIES
+        file.close()
     assert read(tmp_path / "a", 295)["cpu"][::5] == [float(disk) for disk in range(59)]
 
 
 def test_more_series_than_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too many"):
-        open_ring(tmp_path / "a", [Series(f"s{n}", "bytes") for n in range(MOST_SERIES + 1)])
+        open_file(tmp_path / "a", [Series(f"s{n}", "bytes") for n in range(MOST_SERIES + 1)])
 
 
 def test_counters_are_gathered_by_disk_and_nic_for_the_history() -> None:

@@ -1,4 +1,4 @@
-"""Files with figures of workloads that a node no longer has: weft/agent/samples/files.py."""
+"""Files with samples of workloads that a node no longer has: weft/agent/samples/files.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from weft.agent.samples.files import SampleFiles
-from weft.agent.samples.sampler import Samples
+from weft.agent.samples.sampler import Sampler
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.objects.identity import short_id
@@ -33,11 +33,11 @@ async def test_a_workload_s_figures_go_when_it_has_left_and_not_a_minute_later(t
         )
         for uid in ("stays", "leaves")
     ]
-    files = {uid: folder / f"{short_id(uid)}.ring" for uid in ("stays", "leaves")}
+    files = {uid: folder / f"{short_id(uid)}.samples" for uid in ("stays", "leaves")}
     for path in files.values():
         path.touch()
     clock = Quick()
-    keeping = asyncio.create_task(Samples(SampleFiles(folder), Runtimes({}), table, clock, None).keep())
+    keeping = asyncio.create_task(Sampler(SampleFiles(folder), Runtimes({}), table, clock, None).keep())
     try:
         async with asyncio.timeout(20):
             while clock.slept < 3:

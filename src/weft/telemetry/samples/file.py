@@ -1,4 +1,4 @@
-"""One ring file: figures of one guest, or of the node, of the last 30 days, ever coarser.
+"""The file with the samples of one workload, or of the node: of the last 30 days, ever coarser.
 
 It is written with ``pwrite``, a record at a time: what was written outlives a killed agent, a full disk is an error of one
 record and not a signal that ends the process, and nothing of the file counts as the agent's memory ([0150]). Coarse records are
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.telemetry.rings.layout import (
+from weft.telemetry.samples.layout import (
     HEAD,
     HEADER_BYTES,
     LEVELS,
@@ -60,7 +60,7 @@ class Block(msgspec.Struct, frozen=True):
                 yield self.first + index, self.data[index * stride + HEAD.size // 4 : (index + 1) * stride].tolist()
 
 
-class Ring:
+class SampleFile:
     """An open file. Close it."""
 
     def __init__(self, path: Path, layout: Layout, descriptor: int) -> None:
@@ -181,25 +181,25 @@ class Ring:
         return newest if holds(data[at : at + record], newest) else None
 
 
-def open_ring(path: Path, series: Sequence[Series]) -> Ring:
+def open_file(path: Path, series: Sequence[Series]) -> SampleFile:
     """The file at ``path``, with columns for at least ``series``, made or widened where it lacks them; one that can't be read is
     replaced by an empty one. What it has of other series stays as long as all of them fit into one file. Raises OSError."""
-    before = find_ring(path)
+    before = find_file(path)
     if before is None:
-        return _make_ring(path, Layout(tuple(series)))
+        return _make_file(path, Layout(tuple(series)))
     lacking = [one for one in series if one not in before.layout.series]
     if not lacking:
         return before
     try:
         try:
-            return _make_ring(path, Layout((*before.layout.series, *lacking)), before)
+            return _make_file(path, Layout((*before.layout.series, *lacking)), before)
         except ValueError:
-            return _make_ring(path, Layout(tuple(series)), before)
+            return _make_file(path, Layout(tuple(series)), before)
     finally:
         before.close()
 
 
-def find_ring(path: Path) -> Ring | None:
+def find_file(path: Path) -> SampleFile | None:
     """The file at ``path``; None where there is none, or none that can be read. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -210,7 +210,7 @@ def find_ring(path: Path) -> Ring | None:
     try:
         layout = decode_header(os.pread(descriptor, HEADER_BYTES, 0))
         if layout is not None:
-            return Ring(path, layout, descriptor)
+            return SampleFile(path, layout, descriptor)
     except BaseException:
         os.close(descriptor)
         raise
@@ -218,7 +218,7 @@ def find_ring(path: Path) -> Ring | None:
     return None
 
 
-def _make_ring(path: Path, layout: Layout, before: Ring | None = None) -> Ring:
+def _make_file(path: Path, layout: Layout, before: SampleFile | None = None) -> SampleFile:
     """A file with all that ``before`` holds of its series; it takes its name only when it is whole. Raises OSError, ValueError for
     more series than fit into a file."""
     header = encode_header(layout)
@@ -230,16 +230,16 @@ def _make_ring(path: Path, layout: Layout, before: Ring | None = None) -> Ring:
         if os.pwrite(descriptor, header, 0) < len(header):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if before is not None:
-            _copy(before, Ring(path, layout, descriptor))
+            _copy(before, SampleFile(path, layout, descriptor))
         os.rename(unfinished, path)
-        return Ring(path, layout, descriptor)
+        return SampleFile(path, layout, descriptor)
     except BaseException:
         os.close(descriptor)
         unfinished.unlink(missing_ok=True)
         raise
 
 
-def _copy(before: Ring, after: Ring) -> None:
+def _copy(before: SampleFile, after: SampleFile) -> None:
     places = {one: at for at, one in enumerate(before.layout.series)}
     rearranged = [places.get(one) for one in after.layout.series]
     rearranged += [None] * (after.layout.columns - len(rearranged))

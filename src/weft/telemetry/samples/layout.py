@@ -1,4 +1,4 @@
-"""The form of a ring file: how long it keeps figures at which step, where a record lies, and its header. Pure.
+"""The form of a file of samples: how long it keeps them at which step, where a record lies, and its header. Pure.
 
 A file is a header and one ring of records for each level. A record belongs to one slot, the whole number of its level's steps
 since 1970, and lies at that number modulo the ring's size. It carries the number, so that what was not measured, or is left from
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-MAGIC, VERSION = b"weftring", 1
+MAGIC, VERSION = b"weftsmpl", 1
 HEADER_BYTES = 8192
 NAN = float("nan")
 MOST_SERIES = 160  # as many as a VM with all the disks and NICs it may have; their names fit into the header
@@ -22,7 +22,7 @@ HEAD = struct.Struct("<qII")  # of a record: slot, checksum, zero
 
 
 class Level(msgspec.Struct, frozen=True):
-    """Figures at one step. ``parts``: 1 if a record has one value of each series, 3 if it has the least, the mean, the greatest."""
+    """Samples at one step. ``parts``: 1 if a record has one value of each series, 3 if it has the least, the mean, the greatest."""
 
     step_ms: int
     slots: int

@@ -1,5 +1,5 @@
-"""What is read from a ring file for a question: at which level, and its answer as JSON, a series at a time. Pure but for reading
-the file."""
+"""What is read from a file of samples for a question: at which level, and its answer as JSON, a series at a time. Pure but for
+reading the file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_age
 from weft.objects.schema import suggest
-from weft.telemetry.rings.layout import LEVELS, NAN, Series
-from weft.telemetry.rings.ring import Ring
+from weft.telemetry.samples.file import SampleFile
+from weft.telemetry.samples.layout import LEVELS, NAN, Series
 
 _DIGITS = {"cores": 4, "s": 6, "bytes": 0, "bytes/s": 1}
 
@@ -59,17 +59,19 @@ def _span(level: int) -> str:
     return format_age(LEVELS[level].span_seconds)
 
 
-def answer(ring: Ring | None, question: Question, wanted: Sequence[str], series: Sequence[Series]) -> Iterator[bytes]:
+def answer(
+    file: SampleFile | None, question: Question, wanted: Sequence[str], series: Sequence[Series]
+) -> Iterator[bytes]:
     """The pieces of the JSON document. ``wanted``: names of series, or how they begin (``nic0``); none: all. ``series`` are those
-    of a guest that nothing was measured of yet, without a ``ring``. Raises InvalidInput for a name of none, OSError."""
+    of a guest that nothing was measured of yet, without a ``file``. Raises InvalidInput for a name of none, OSError."""
     per = question.step_ms // LEVELS[question.level].step_ms
     first, last = (int(at * 1000) // question.step_ms for at in (question.first, question.last))
     first += 1  # the step that the range begins in began before it
-    known = ring.layout.series if ring is not None else series
-    for word in wanted if ring is not None else ():
+    known = file.layout.series if file is not None else series
+    for word in wanted if file is not None else ():
         if not any(_is_wanted(one, word) for one in known):
             raise _refuse_series(word, [one.name for one in known])
-    block = ring.read(question.level, first * per, last * per + per - 1) if ring is not None else None
+    block = file.read(question.level, first * per, last * per + per - 1) if file is not None else None
     if block is None or not any(block.valid[-per:]):
         last -= 1  # nothing of it is measured yet
     times = [round(slot * question.step_ms / 1000, 1) for slot in range(first, last + 1)]
