@@ -61,7 +61,7 @@ async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
             raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)
         context.busy += 1
         try:
-            call.actor = find_known(context, call.bearer) or await authenticate(context, call)
+            call.known_actor = find_known(context, call.bearer) or await authenticate(context, call)
             if found.topic.when == "always":
                 context.audit.require_space()
             if found.project and context.rates.has_limits:

@@ -15,6 +15,7 @@ from weft.api.request.call import Change
 from weft.kinds.registry import BY_NAME
 from weft.kinds.secret import SECRET
 from weft.objects.envelope import Envelope, decode_part
+from weft.objects.spec_change import FieldChange
 from weft.trust.audit_chain import AuditChange, AuditObject
 from weft.trust.redaction import HIDDEN, hide_in_data, hide_in_text, is_private
 
@@ -55,10 +56,14 @@ def _describe_changes(change: Change, free: int) -> tuple[list[AuditChange], int
     """The changes that fit into ``free`` bytes, about how many bytes they have, and how many didn't fit."""
     changes: list[AuditChange] = []
     size = left_out = 0
-    for field, old, new in _list_changes(change):
+    listed = _list_given(change.envelope) if change.action == "created" else change.changes
+    if change.labels is not None or (change.action == "created" and change.envelope.labels):
+        listed = [*listed, FieldChange("labels", change.labels, change.envelope.labels, "live")]
+    for one in listed:
         if size >= free:
             left_out += 1
             continue
+        field, old, new = one.path, one.old, one.new
         size += _LEAST + len(field)
         if not isinstance(old, _PLAIN):
             old, more = _hide(field, old)
@@ -70,30 +75,21 @@ def _describe_changes(change: Change, free: int) -> tuple[list[AuditChange], int
     return changes, size, left_out
 
 
-def _list_changes(change: Change) -> list[tuple[str, Any, Any]]:
-    """Field, old and new value, secrets and all."""
-    found = [(one.path, one.old, one.new) for one in change.changes]
-    labels = change.envelope.labels
-    if change.action == "created":
-        found = [(field, None, value) for field, value in _list_given(change.envelope)]
-        if labels:
-            found.append(("labels", None, labels))
-    elif change.labels is not None:
-        found.append(("labels", change.labels, labels))
-    return found
-
-
-def _list_given(envelope: Envelope) -> list[tuple[str, Any]]:
-    """The fields of a new object's spec that differ from their defaults."""
+def _list_given(envelope: Envelope) -> list[FieldChange]:
+    """The fields of a new object's spec that differ from their defaults, secrets and all."""
     kind = BY_NAME[envelope.kind]
     spec = decode_part(envelope.spec, kind.spec)
     names, defaults = _read_defaults(kind.spec)
     values = msgspec.structs.astuple(spec)
     differing = itertools.compress(zip(names, values, strict=True), map(operator.ne, values, defaults))
     if kind is SECRET:
-        return [("spec.values" if name == "sealed" else f"spec.{name}", value) for name, value in differing]
+        return [_given("values" if name == "sealed" else name, value) for name, value in differing]
     own = kind.admission.server_fields
-    return [(f"spec.{name}", msgspec.to_builtins(value)) for name, value in differing if name not in own]
+    return [_given(name, msgspec.to_builtins(value)) for name, value in differing if name not in own]
+
+
+def _given(name: str, value: Any) -> FieldChange:
+    return FieldChange(f"spec.{name}", None, value, "live")
 
 
 @functools.cache

@@ -48,7 +48,7 @@ class Call:
     problem: WeftError | None = None  # why it was refused or failed
     is_dry_run = False
     began_at = 0.0  # in seconds of the monotonic clock
-    _actor: Actor | None = None
+    known_actor: Actor | None = None  # from when the request is authenticated
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -62,18 +62,9 @@ class Call:
 
     @property
     def actor(self) -> Actor:
-        if self._actor is None:
+        if self.known_actor is None:
             raise Forbidden("the request is not authenticated")
-        return self._actor
-
-    @actor.setter
-    def actor(self, actor: Actor) -> None:
-        self._actor = actor
-
-    @property
-    def known_actor(self) -> Actor | None:
-        """The actor, if it is known yet."""
-        return self._actor
+        return self.known_actor
 
     @property
     def shown_path(self) -> str:
@@ -236,16 +227,12 @@ def object_answer(envelope: Envelope, status: int = 200, **more: Any) -> Answer:
     body = _encoder.encode(envelope)
     if more:
         body = body[:-1] + b"," + _encoder.encode(more)[1:]
-    return _answer_with(body, envelope.revision, status)
+    return Answer(status, body, (*JSON, ("etag", f'"{envelope.revision}"')) if envelope.revision else JSON)
 
 
-def stored_answer(value: bytes, revision: int, status: int = 200) -> Answer:
+def stored_answer(value: bytes, revision: int) -> Answer:
     """A whole object, as it is stored."""
-    return _answer_with(show_revision(value, revision), revision, status)
-
-
-def _answer_with(body: bytes, revision: int, status: int) -> Answer:
-    return Answer(status, body, (*JSON, ("etag", f'"{revision}"')) if revision else JSON)
+    return Answer(200, show_revision(value, revision), (*JSON, ("etag", f'"{revision}"')))
 
 
 def _too_large(limit: int) -> TooLarge:
