@@ -55,7 +55,7 @@ function Topology() {
   const place = (index) => [40 + (index % columns) * 150, top + 24 + Math.floor(index / columns) * 84];
   const height = top + 24 + Math.max(1, Math.ceil(shown.length / columns)) * 84;
   return html`<section class="panel broad"><h2>Who is in which network${joined.length > shown.length ? ` (${shown.length} of ${joined.length} guests)` : ''}</h2>
-    <svg class="topology" viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${names.length} networks with ${shown.length} guests`}>
+    <svg class="topology" style=${{ maxWidth: `${width}px` }} viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${names.length} networks with ${shown.length} guests`}>
       ${names.map((name, index) => html`<g key=${name} style=${{ color: `var(${COLOURS[index % COLOURS.length]})` }}>
         <line class="lane" x1="16" x2=${width - 16} y1=${lane(name)} y2=${lane(name)} stroke="currentColor" />
         <text x="16" y=${lane(name) - 8}>${project.value ? name.split('/')[1] : name}  ${facts.networks.find((each) => `${each.project}/${each.name}` === name)?.spec.cidr ?? ''}</text></g>`)}

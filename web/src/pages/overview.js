@@ -46,7 +46,7 @@ function Counts({ phases }) {
 }
 
 export const NodeBars = ({ nodes, action }) => html`<div class="panels">${nodes.map((node) => html`<div class="panel" key=${node.name}>
-  <div class="row"><a class="mono" href=${toObject({ kind: 'node', name: node.name })}><b>${node.name}</b></a><${State} phase=${node.phase} health=${node.health} /><span class="grow"></span><span class="soft">${node.workloads} workloads</span></div>
+  <div class="row"><a class="mono" href=${toObject({ kind: 'node', name: node.name })}><b>${node.name}</b></a><${State} phase=${node.phase} health=${node.health} /><span class="grow"></span><span class="soft">${node.workloads} ${node.workloads === 1 ? 'workload' : 'workloads'}</span></div>
   ${node.note && html`<div class="soft">${node.note}</div>`}
   <dl class="facts" style=${{ gridTemplateColumns: 'max-content minmax(0,1fr)', marginTop: '8px' }}>
     <dt>cores</dt><dd><${Bar} title="cores" of=${node.cpu} unit="cores" /></dd>

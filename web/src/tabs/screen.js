@@ -2,7 +2,7 @@
 import RFB from '@novnc/novnc';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { connect } from './stream.js';
+import { connect, lost } from './stream.js';
 
 export function Screen({ row }) {
   const box = useRef(null);
@@ -14,9 +14,10 @@ export function Screen({ row }) {
     setEnded('');
     connect(row, 'screen', {}).then((socket) => {
       if (isOver) { socket.close(); return; }
+      socket.addEventListener('close', (event) => { if (!isOver) setEnded(event.reason || lost(event.code)); });
       rfb.current = new RFB(box.current, socket);
       rfb.current.scaleViewport = true;
-      rfb.current.addEventListener('disconnect', () => { if (!isOver) setEnded('The connection to the screen has ended.'); });
+      rfb.current.addEventListener('disconnect', () => { rfb.current = null; });
     }, (error) => setEnded(`${error.message}${error.hint ? `; ${error.hint}` : ''}`));
     return () => { isOver = true; rfb.current?.disconnect(); };
   }, [row.uid, again]);

@@ -29,7 +29,7 @@ function Decision({ of }) {
   const outcomes = { chosen: 'running', fits: 'waiting', refused: 'failed' };
   return html`
     <p>${of.error ? html`<span class="state failed">${of.error}</span> ${of.message}` : html`By policy <b>${of.named || of.policy}</b>, over ${of.nodes} nodes, in ${number(of.took_ms, 1)} ms, at ${moment(of.at)}`}</p>
-    ${of.nearest && html`<p>It would fit${of.nearest_node ? ` on ${of.nearest_node}` : ''} as: <code>${of.nearest}</code></p>`}
+    ${of.nearest && html`<p>Nearest: ${of.nearest}</p>`}
     ${(of.notes ?? []).map((note) => html`<p class="soft">${note}</p>`)}
     ${of.verdicts?.length > 0 && html`<div class="scroll whole" tabindex="0" role="region" aria-label="Verdicts"><table>
       <thead><tr><th>NODE</th><th>VERDICT</th><th class="number">SCORE</th><th>WHY</th></tr></thead>
@@ -65,6 +65,6 @@ function WhatIf({ row, object }) {
       ${Object.keys(fields).map((name) => html`<label key=${name}>${name} <input size="8" value=${fields[name]} placeholder=${name === 'memory' ? size(spec.memory) : spec[name]} onInput=${(event) => setFields({ ...fields, [name]: event.target.value })} /></label>`)}
       <button disabled=${busy}>${busy ? 'Asking…' : 'Ask the scheduler'}</button></form>
     <${ProblemBox} error=${error} />
-    ${answer && html`<p>${answer.best ? html`It would go to <b class="mono">${answer.best.node ?? answer.best}</b>.` : html`It would fit on no node. ${answer.message ?? ''} ${answer.nearest ?? ''}`}</p>`}
+    ${answer && html`<p>${answer.best ? html`It would go to <b class="mono">${answer.best}</b>.` : html`It would fit on no node: ${answer.message}. ${(answer.advice ?? []).map((each) => `${each.node}: ${each.text}.`).join(' ')}`}</p>`}
   </section>`;
 }

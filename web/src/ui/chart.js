@@ -2,7 +2,7 @@
 import uPlot from 'uplot';
 import { useEffect, useRef } from 'preact/hooks';
 import { html } from '../html.js';
-import { inUnit } from '../format.js';
+import { inUnit, number } from '../format.js';
 
 const LINES = ['--accent', '--changing', '--degraded', '--unknown', '--running', '--failed'];
 // A colour of the style as the canvas takes it.
@@ -26,11 +26,11 @@ export default function Chart({ title, series, marks = [], height = 160 }) {
     const soft = resolved(element, '--soft');
     const grid = { stroke: soft, width: 0.3 };
     const options = {
-      width: element.clientWidth || 400, height, padding: [8, 8, 0, 8],
+      width: element.clientWidth || 400, height, padding: [8, 28, 0, 8],
       cursor: { sync: { key: 'samples' }, drag: { x: false, y: false } }, legend: { show: false },
       scales: { x: { time: true }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 0) > 0 ? most * 1.1 : 1] } },
-      axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => new Date(each * 1000).toLocaleTimeString('en-GB')), space: 80 },
-        { stroke: soft, grid, size: 84, values: (_, at) => at.map((each) => inUnit(each, unit)) }],
+      axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => new Date(each * 1000).toLocaleTimeString('en-GB')), space: 80, size: 28 },
+        { stroke: soft, grid, size: 84, values: (_, at) => at.map((each) => (/bytes/.test(unit) ? inUnit(each, unit) : number(each, 2))) }],
       series: [{}, ...series.map((each, place) => ({ label: each.name, stroke: resolved(element, LINES[place % LINES.length]), width: 1.5, spanGaps: false, points: { show: false } }))],
       hooks: { draw: [(drawn) => drawMarks(drawn, marks)] },
     };
