@@ -19,7 +19,7 @@ from weft.cli.metrics.plot import draw_plot
 from weft.cli.metrics.samples import COLUMNS, Answer, Watched, draw_rows, list_measured
 from weft.cli.output.formats import print_data, print_line, print_rows, takes_pages
 from weft.cli.output.table import make_columns
-from weft.cli.output.terminal import CLEAR, find_width, is_terminal
+from weft.cli.output.terminal import CLEAR, clean, find_width, is_terminal
 from weft.cli.session import Session
 from weft.cli.stream.client import exchange
 from weft.cli.stream.watch import watch_documents
@@ -136,12 +136,12 @@ def _show(session: Session, what: str, found: Answer, *, plot: bool, all_: bool)
     if plot:
         for one in measured:
             times, heights = zip(*one["points"], strict=True)
-            print(f"\n{one['name']} ({one['unit']})")
+            print(f"\n{clean(one['name'])} ({clean(one['unit'])})")
             print("\n".join(draw_plot(times, heights, one["unit"], min(width, WIDTH), HEIGHT)))
     else:
         print_rows(session, COLUMNS, draw_rows(measured, found["granularity"], min(width, WIDTH)))
     if idle:
-        print(textwrap.fill("all 0: " + ", ".join(idle), min(width, WIDTH), subsequent_indent="       "))
+        print(textwrap.fill(clean("all 0: " + ", ".join(idle)), min(width, WIDTH), subsequent_indent="       "))
 
 
 def _cell(value: float | None) -> str:

@@ -85,6 +85,19 @@ def test_steps_that_a_busy_machine_missed_have_the_rate_that_covers_them(tmp_pat
     assert read(tmp_path / "a", 13)["cpu"] == [None, 0.5, 1.0, 1.0, 1.0, 0.5, *[None] * 6, 0.071]
 
 
+def test_a_wall_clock_that_steps_changes_no_rate(tmp_path: Path) -> None:
+    script = Script(*({"cpu": tick / 10} for tick in range(9)))
+    sources = [Source(script)]
+    track = Track(Run("g", 1, 1.0, 1), sources, open_file(tmp_path / "a", list_series(sources)), SystemClock())
+    for now in (NOW, NOW + 0.2, NOW - 3607, NOW - 3606.8, NOW + 86437, NOW + 86437.2, NOW + 0.4, NOW + 0.6, NOW + 0.8):
+        track.measure(now + 0.02, often=False)
+    track.close()
+    assert read(tmp_path / "a", 5)["cpu"] == [None, 0.5, 0.5, 0.5, 0.5]
+    file = open_file(tmp_path / "a", ())
+    assert {round(row[0], 3) for _, row in file.all(0) if row[0] == row[0]} == {0.5}
+    file.close()
+
+
 def test_a_disk_has_rates_and_latencies_and_none_without_operations() -> None:
     measures = plan_measures(f"disk.data.{part}" for part in DISK)
     assert [(one.series.name, one.series.unit) for one in measures] == [
