@@ -197,8 +197,9 @@ class Sampler:
         return driver.open_counters(run.guest_id) if isinstance(driver, HasCounters) else None
 
     def _plan_sources(self, counters: Sequence[Counters], ports: Sequence[str]) -> list[Source]:
-        """NICs before the rest: there may be more disks than fit."""
-        return [Source(one) for one in (*counters[:1], NicsOfRun(self._nics, ports), *counters[1:])]
+        """NICs before the last of several, which are disks: there may be more than fit."""
+        before = max(1, len(counters) - 1)
+        return [Source(one) for one in (*counters[:before], NicsOfRun(self._nics, ports), *counters[before:])]
 
     def _give_up(self, uid: str) -> None:
         self._failed[uid] = self._clock.elapsed()
