@@ -192,3 +192,14 @@ def test_a_problem_says_what_to_do_and_a_node_how_full_it_is(lab: DoorsLab) -> N
     n1 = next(one for one in summary["nodes"] if one["name"] == "n1")
     assert n1["cpu"]["capacity"] == 8 and n1["memory"]["capacity"] == 16 << 30 and n1["cpu"]["used"] is None
     ann.close()
+
+
+def test_a_table_that_few_may_read_is_in_the_audit_log_as_its_list_would_be(lab: DoorsLab) -> None:
+    ann = Browser(lab).login("ann")
+    for kinds in ("vm", "token", "vm,secret"):
+        ann.get("/v1/dashboard/table", kinds=kinds)
+    ann.stream(object={"kind": "user", "name": "rita"}).next("object")
+    ann.close()
+    records = lab.client.http.request("GET", "/v1/audit?actor=ann&limit=1000").json()["items"]
+    read = [(one["objects"][0]["kind"], one["verb"]) for one in records if one["path"].startswith("/v1/dashboard")]
+    assert read == [("token", "read"), ("secret", "read"), ("user", "read")]

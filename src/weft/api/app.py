@@ -40,6 +40,7 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
         topic = found.topic
         began = call.began_at = context.clock.elapsed()
         made = await _answer(context, call, found)
+        topic = call.topic or topic
         is_of_interest = topic.when != "refused" or made.status in REFUSED  # few reads are
         if is_of_interest and (recorded := record(context, call, topic, made.status)) is not None:
             try:

@@ -143,7 +143,7 @@ def _labels(obj: Object) -> list[str]:
 
 
 @functools.cache
-def _place(kind: str, titles: Sequence[str]) -> int | None:
+def find_place(kind: str, titles: Sequence[str]) -> int | None:
     """Where the first column with one of ``titles`` is."""
     found = (at for at, column in enumerate(BY_NAME[kind].display.columns) if column.title in titles)
     return next(found, None)
@@ -152,14 +152,14 @@ def _place(kind: str, titles: Sequence[str]) -> int | None:
 def _find_phase(kind: Kind, obj: Object, cells: Sequence[str]) -> str:
     if obj.get("deleting_since"):
         return DELETING
-    place = _place(kind.name, _PHASE_TITLES)
+    place = find_place(kind.name, _PHASE_TITLES)
     if place is not None:
         return cells[place]
     return str(dig(obj, "status.phase", ""))
 
 
 def _find_health(kind: Kind, obj: Object, phase: str) -> Health:
-    health = HEALTH.get(phase) or ("unknown" if _place(kind.name, _PHASE_TITLES) is not None else "running")
+    health = HEALTH.get(phase) or ("unknown" if find_place(kind.name, _PHASE_TITLES) is not None else "running")
     if health == "running" and any(
         one["status"] == "False" and one["type"] in ("Healthy", "Current") for one in obj.get("conditions") or ()
     ):
@@ -168,7 +168,7 @@ def _find_health(kind: Kind, obj: Object, phase: str) -> Health:
 
 
 def _find_note(kind: Kind, obj: Object, cells: Sequence[str]) -> str:
-    place = _place(kind.name, (_NOTE,))
+    place = find_place(kind.name, (_NOTE,))
     said = cells[place] if place is not None else ""
     if said:
         return said
@@ -223,5 +223,5 @@ _OPERATED = frozenset(
 
 def find_phase_title(kind: str) -> str | None:
     """The title of the column with the phase; None: the kind has none."""
-    place = _place(kind, _PHASE_TITLES)
+    place = find_place(kind, _PHASE_TITLES)
     return None if place is None else BY_NAME[kind].display.columns[place].title

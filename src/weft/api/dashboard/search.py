@@ -9,7 +9,7 @@ import msgspec
 from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.dashboard.row import Row
-from weft.api.dashboard.table import ShownRow, encode_row, find_sights, read_words
+from weft.api.dashboard.table import ShownRow, encode_row, find_sights, note_topic, read_words
 from weft.api.request.call import JSON, Call
 from weft.api.route import Route, Topic
 from weft.kinds.registry import BY_NAME, KINDS
@@ -43,6 +43,7 @@ async def search(context: ApiContext, call: Call) -> Answer:
                 if row is not None and all(word in row.text or row.uid.startswith(word) for word in words):
                     found.append((_rank(row, words), place, number, row))
     best = heapq.nsmallest(MOST_FOUND, found)
+    note_topic(call, {row.kind for *_, row in best}, None)
     items = [msgspec.Raw(encode_row((row.kind,), row)) for *_, row in best]
     return Answer(200, _encoder.encode({"items": items}), JSON)
 

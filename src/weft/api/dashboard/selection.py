@@ -9,11 +9,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import msgspec
 
-from weft.api.dashboard.row import AGE, KIND, NAME, SETTLED, Key, Rendered, Row
+from weft.api.dashboard.row import AGE, KIND, NAME, SETTLED, Key, Rendered, Row, find_place
 from weft.api.dashboard.rows import KindRows
 from weft.api.dashboard.sight import Sight
 from weft.contracts.store import revision_of
-from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import SortKey, sort_key
 
 PHASE, PROJECT = "PHASE", "PROJECT"
@@ -159,9 +158,8 @@ def _make_key(row: Row, title: str) -> SortKey:
         return 0, -row.created_at, ()
     if title == KIND:
         return sort_key(row.kind)
-    for place, column in enumerate(BY_NAME[row.kind].display.columns):
-        if column.title == title:
-            return sort_key(row.cells[place])
+    if (place := find_place(row.kind, (title,))) is not None:
+        return sort_key(row.cells[place])
     return sort_key({PHASE: row.phase, PROJECT: row.project or ""}.get(title, ""))
 
 

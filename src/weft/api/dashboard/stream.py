@@ -18,7 +18,7 @@ from weft.api.context import ApiContext
 from weft.api.dashboard.part import Part, TablePart, open_events, open_object, open_summary
 from weft.api.dashboard.selection import find_newest
 from weft.api.dashboard.summary import read_project
-from weft.api.dashboard.table import MOST_LETTERS, read_asked, select
+from weft.api.dashboard.table import MOST_LETTERS, note_topic, read_asked, select
 from weft.api.dashboard.window import Window
 from weft.api.request.call import Call
 from weft.api.route import Route, Topic
@@ -111,12 +111,15 @@ async def _open(context: ApiContext, call: Call, show: Show, woken: asyncio.Even
         asked = read_asked(given)
         async with context.lists.take(actor):
             selection, layout = await select(context, actor, asked)
+        note_topic(call, asked.kinds, asked.project)
         add(TablePart(Window(selection, layout, asked.offset, asked.limit), woken))
     if show.summary is not None:
         add(await open_summary(context, actor, read_project(show.summary.project)))
     if show.object is not None:
         name = check_shared_name(show.object.name, "show.object.name")
-        add(await open_object(context, actor, find_kind(show.object.kind), show.object.project, name, woken))
+        kind = find_kind(show.object.kind)
+        add(await open_object(context, actor, kind, show.object.project, name, woken))
+        note_topic(call, [kind.name], show.object.project)
     if show.events is not None:
         about = show.events.object[:MOST_LETTERS]
         add(open_events(context, actor, read_project(show.events.project), about))

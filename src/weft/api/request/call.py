@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import msgspec
 
+from weft.api.route import Topic
 from weft.objects.envelope import Envelope, show_revision
 from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField, WeftError
 from weft.objects.schema import suggest
@@ -46,6 +47,7 @@ class Call:
     """One HTTP request, before its answer begins."""
 
     problem: WeftError | None = None  # why it was refused or failed
+    topic: Topic | None = None  # what it turned out to be about, where the path doesn't say it
     is_dry_run = False
     began_at = 0.0  # in seconds of the monotonic clock
     known_actor: Actor | None = None  # from when the request is authenticated
