@@ -78,7 +78,16 @@ def test_what_was_written_outlives_a_killed_writer(path: Path) -> None:
     after.close()
 
 
-def test_a_ring_turns_round_and_never_shows_a_former_round(path: Path) -> None:
+def test_values_without_end_are_gaps(path: Path) -> None:
+    file = open_file(path, SERIES)
+    for tick, value in enumerate((1.0, float("inf"), float("-inf"), 1e39 / 10, -2.5)):
+        file.append(NOW + tick * 0.2 + 0.02, [value, NAN, NAN])
+    assert [value for _, value in points(file, NOW + 0.99, 1)][:3] == [1.0, None, None]
+    assert points(file, NOW + 0.99, 1)[-1] == [NOW + 0.8, -2.5]
+    file.close()
+
+
+def test_a_file_turns_round_and_never_shows_a_former_round(path: Path) -> None:
     file = open_file(path, SERIES)
     fill(file, NOW, 5)
     span = LEVELS[0].span_seconds
