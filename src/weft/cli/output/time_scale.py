@@ -34,6 +34,8 @@ class TimeScale(NamedTuple):
 def make_scale(first: float, last: float, most: int) -> TimeScale:
     """The scale that holds ``first`` to ``last`` in at most ``most`` steps, each of a round length by the local clock."""
     for step in _STEPS:
+        if last - first > most * step:
+            continue  # a long lease has millions of minutes
         scale = _make(first, last, step)
         if len(scale.ticks) - 1 <= most:
             return scale
