@@ -11,9 +11,10 @@ from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 from tests.scenario.dashboard_lab import Browser, add_user
 
 from weft.api.dashboard.boards import MOST_STREAMS
-from weft.contracts.store import Delete, Put
+from weft.contracts.store import Delete, Entry, Put
 from weft.kinds.node import NODE, NodeReport
 from weft.objects.envelope import encode_envelope
+from weft.objects.errors import StoreUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,27 @@ def test_a_token_has_a_bounded_number_of_streams(rita: Browser) -> None:
     streams = [rita.stream(table={"kinds": "vm"}) for _ in range(MOST_STREAMS)]
     assert {one.next("hello")["version"] for one in streams}
     assert rita.stream(table={"kinds": "vm"}).status == 429
+
+
+def test_a_stream_outlives_a_store_that_is_away_and_then_has_the_newest_state(
+    lab: DoorsLab, rita: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = rita.stream(object={"kind": "vm", "project": "red", "name": "web-1"}, summary={})
+    assert events.next("object")["name"] == "web-1"
+    real, asked = lab.store.get, list[str]()
+
+    async def away(key: str) -> Entry | None:
+        asked.append(key)
+        if key == "/vm/red/web-1" and len(asked) < 5:
+            raise StoreUnavailable("the store doesn't answer")
+        return await real(key)
+
+    envelope = lab.stored("/vm/red/web-1")
+    assert envelope is not None
+    envelope.labels = {"turn": "2"}
+    monkeypatch.setattr(lab.store, "get", away)
+    lab.put(envelope)
+    assert events.next("object")["labels"] == {"turn": "2"} and len(asked) >= 5
 
 
 def test_a_search_finds_by_name_and_by_word(rita: Browser) -> None:

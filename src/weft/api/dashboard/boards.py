@@ -15,10 +15,11 @@ from weft.contracts.store import Store
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Throttled
 from weft.protocol.heartbeat import Use
+from weft.trust.credentials import Actor
 
 KEPT_SECONDS = 60.0  # a selection after its last reader
 MOST_KEPT = 64  # selections without a viewer
-MOST_STREAMS = 8  # of one token
+MOST_STREAMS, MOST_OF_PERSON = 8, 64  # of one token, and of all tokens of a person
 _SWEEP_SECONDS = 15.0
 
 
@@ -27,7 +28,7 @@ class Boards:
         self.rows = AllRows(store, clock)
         self._clock = clock
         self._selections: dict[Query, Selection] = {}
-        self._streams: Counter[str] = Counter()  # by token
+        self._streams: Counter[tuple[str, str]] = Counter()  # by token, and by person
         # By what is seen; kept by those who show them.
         self.summaries: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         self.usage: Mapping[str, Use] = {}  # of nodes, by uid …
@@ -50,22 +51,25 @@ class Boards:
             self._selections.pop(query).close()
 
     @contextmanager
-    def count_stream(self, token: str) -> Iterator[None]:
-        """One more stream of ``token`` while within. Raises Throttled if it has too many."""
-        if self._streams[token] >= MOST_STREAMS:
-            raise Throttled(
-                f"this login has {MOST_STREAMS} dashboards open",
-                reason="tooManyStreams",
-                hint="close one of them",
-                retry_after_seconds=5,
-            )
-        self._streams[token] += 1
+    def count_stream(self, actor: Actor) -> Iterator[None]:
+        """One more stream of ``actor`` while within. Raises Throttled if its token, or the person, has too many."""
+        counted = ("token", actor.id), ("person", actor.name)
+        for key, most in zip(counted, (MOST_STREAMS, MOST_OF_PERSON), strict=True):
+            if self._streams[key] >= most:
+                raise Throttled(
+                    f"{key[0]} {key[1]} has {most} dashboards open",
+                    reason="tooManyStreams",
+                    hint="close one of them",
+                    retry_after_seconds=5,
+                )
+        self._streams.update(counted)
         try:
             yield
         finally:
-            self._streams[token] -= 1
-            if not self._streams[token]:
-                del self._streams[token]
+            self._streams.subtract(counted)
+            for key in counted:
+                if not self._streams[key]:
+                    del self._streams[key]
 
     async def run(self) -> None:
         """Drop what nobody looks at any more, until cancelled; then all."""

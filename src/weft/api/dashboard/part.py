@@ -17,6 +17,7 @@ from weft.api.dashboard.window import Window
 from weft.api.object.narrowing import find_narrowing
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope
+from weft.objects.errors import WeftError
 from weft.objects.identity import check_name, object_key
 from weft.trust.credentials import Actor
 
@@ -109,7 +110,11 @@ class ObjectPart:
         if not self._is_changed:
             return b""
         self._is_changed = False
-        entry = await self._context.store.get(self._key)
+        try:
+            entry = await self._context.store.get(self._key)
+        except WeftError:
+            self._is_changed = True
+            raise
         body = b"null"
         if entry is not None and (self._own is None or self._own(entry.value)):
             value = self._narrow(entry.value) if self._narrow else entry.value

@@ -24,7 +24,7 @@ from weft.api.request.call import Call
 from weft.api.route import Route, Topic
 from weft.api.watch.stream import wait
 from weft.kinds.registry import find_kind
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import check_shared_name
 from weft.objects.schema import read_strict
 from weft.serving.answer import Answer
@@ -78,7 +78,7 @@ async def stream(context: ApiContext, call: Call) -> Answer:
     require_person(call.actor, "use the dashboard")
     show = _read_show(call.query("show").get("show", ""))
     with ExitStack() as opened:
-        opened.enter_context(context.boards.count_stream(call.actor.id))
+        opened.enter_context(context.boards.count_stream(call.actor))
         woken = asyncio.Event()
         parts = await _open(context, call, show, woken, opened)
         pieces = _Stream(context, call, parts, woken, opened.pop_all())
@@ -151,7 +151,10 @@ class _Stream:
         while not self._context.stopping.is_set():
             if self._has_begun:
                 await self._rest()
-            if not await self._is_still_allowed():
+            try:
+                if not await self._is_still_allowed():
+                    break
+            except WeftError:  # nobody can say: the page connects again
                 break
             events = [await self._write(part) for part in self._parts]
             if not self._has_begun:
@@ -186,7 +189,10 @@ class _Stream:
         return True
 
     async def _write(self, part: Part) -> bytes:
-        data = await part.take()
+        try:
+            data = await part.take()
+        except WeftError:  # the store is away: what is shown stays as it is, and the part is asked again
+            return b""
         return _event(part.name, data, find_newest(one.cursor for one in self._parts)) if data else b""
 
 

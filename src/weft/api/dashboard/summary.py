@@ -5,7 +5,9 @@ Made once a second at most for all who see the same, from selections that are ke
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -18,6 +20,7 @@ from weft.api.request.call import JSON, Call
 from weft.api.route import Route, Topic
 from weft.kinds.fields.health import Health
 from weft.kinds.registry import KINDS, is_workload
+from weft.objects.errors import WeftError
 from weft.objects.identity import check_name
 from weft.protocol.heartbeat import LEASE_PREFIX, Use, read_digest, total
 from weft.serving.answer import Answer
@@ -144,28 +147,28 @@ async def read_usage(context: ApiContext) -> Mapping[str, Use]:
     boards, now = context.boards, context.clock.elapsed()
     if now - boards.usage_at >= EVERY_SECONDS:
         boards.usage_at = now
-        found = {}
-        for lease in await context.store.leases(LEASE_PREFIX, digests=True):
-            digest = read_digest(lease.digest)
-            if digest is not None and digest.measured:
-                found[lease.name.removeprefix(LEASE_PREFIX)] = total(digest)
-        if found != boards.usage:
-            boards.usage = found
+        with suppress(WeftError):  # while the store is away, as it was
+            leases = await context.store.leases(LEASE_PREFIX, digests=True)
+            digests = {lease.name.removeprefix(LEASE_PREFIX): read_digest(lease.digest) for lease in leases}
+            found = {uid: total(digest) for uid, digest in digests.items() if digest is not None and digest.measured}
+            if found != boards.usage:
+                boards.usage = found
     return boards.usage
 
 
 def make_summary(selections: Mapping[str, Selection], used: Mapping[str, Use]) -> SummaryAnswer:
     unsettled = [row for selection in selections.values() for row in selection.unsettled.values()]
-    problems = sorted(filter(_is_problem, unsettled), key=lambda row: (_WORST[row.health], row.since, row.order))
-    running = sorted((row for row in unsettled if row.operation is not None), key=_started, reverse=True)
+    problems = list(filter(_is_problem, unsettled))
+    worst = heapq.nsmallest(MOST_LISTED, problems, key=lambda row: (_WORST[row.health], row.since, row.order))
+    running = [row for row in unsettled if row.operation is not None]
     waiting = [row for row in unsettled if row.health == "waiting" and is_workload(row.kind)]
     rows = [row for kind in _NODES if kind.name in selections for row in selections[kind.name].rows]
     return SummaryAnswer(
         nodes=[_make_node(row, used.get(row.uid)) for row in rows],
         phases={kind: dict(selection.phases) for kind, selection in selections.items() if selection.phases},
-        problems=[_make_problem(row) for row in problems[:MOST_LISTED]],
+        problems=[_make_problem(row) for row in worst],
         problems_total=len(problems),
-        operations=list(_make_operations(running[:MOST_LISTED])),
+        operations=list(_make_operations(heapq.nlargest(MOST_LISTED, running, key=_started))),
         operations_total=len(running),
         queue=Queue(len(waiting), min((row.since for row in waiting), default=None)),
         cursor=find_newest(selection.cursor for selection in selections.values()),
