@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.api.dashboard.row import Rendered, render
+from weft.api.dashboard.row import MOST_LETTERS, Rendered, render
 from weft.api.dashboard.rows import KindRows
 from weft.api.dashboard.selection import Query, Selection
 from weft.api.dashboard.sight import Sight
@@ -158,3 +158,9 @@ def test_columns_of_several_kinds_are_the_union_in_order() -> None:
     assert titles[:3] == ["KIND", "NAME", "PHASE"] and len(titles) == len(set(titles))
     assert {column.title for name in ("vm", "job") for column in BY_NAME[name].display.columns} <= set(titles)
     assert read_asked({"kinds": "vm,jobs,vm"}).kinds == ("vm", "job")
+
+
+def test_a_long_cell_is_cut() -> None:
+    envelope = BY_NAME["project"].make("p", BY_NAME["project"].spec(description="x" * 5000), 1.0)
+    made = render(BY_NAME["project"], encode_envelope(envelope), 1)
+    assert made is not None and max(map(len, made.whole.cells)) == MOST_LETTERS and len(made.whole.text) < 1000

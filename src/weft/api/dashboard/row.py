@@ -24,6 +24,7 @@ from weft.objects.quantity import SortKey, sort_key
 
 NAME, KIND, AGE = "NAME", "KIND", "AGE"
 DELETING = "Deleting"
+MOST_LETTERS = 500  # of a cell; the object has the rest
 _PHASE_TITLES = ("PHASE", "STATUS", "STATE")
 _NOTE = "NOTE"
 SETTLED = ("running", "ended")  # what is so needs nobody's attention
@@ -110,7 +111,7 @@ def render(kind: Kind, value: bytes, revision: int) -> Rendered | None:
 
 
 def make_row(kind: Kind, obj: Object, revision: int) -> Row:
-    cells = tuple("" if column.title == AGE else column.value(obj) for column in kind.display.columns)
+    cells = tuple("" if column.title == AGE else _cut(column.value(obj)) for column in kind.display.columns)
     operation, named = _find_operation(kind, obj), sort_key(str(obj["name"]))
     phase = _find_phase(kind, obj, cells)
     health = _find_health(kind, obj, phase)
@@ -122,7 +123,7 @@ def make_row(kind: Kind, obj: Object, revision: int) -> Row:
         revision=revision,
         phase=phase,
         health=health,
-        note=_find_note(kind, obj, cells),
+        note=_cut(_find_note(kind, obj, cells)),
         created_at=float(obj.get("created_at", 0.0)),
         cells=cells,
         text="\n".join((str(obj["name"]), *cells, *_labels(obj))).lower(),
@@ -136,6 +137,10 @@ def make_row(kind: Kind, obj: Object, revision: int) -> Row:
     if health not in SETTLED:
         row.hint = _find_hint(kind, obj, row)
     return row
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
 
 
 def _labels(obj: Object) -> list[str]:

@@ -45,7 +45,7 @@ async def search(context: ApiContext, call: Call) -> Answer:
     best = heapq.nsmallest(MOST_FOUND, found)
     note_topic(call, {row.kind for *_, row in best}, None)
     items = [msgspec.Raw(encode_row((row.kind,), row)) for *_, row in best]
-    return Answer(200, _encoder.encode({"items": items}), JSON)
+    return context.lists.hold(call.actor, Answer(200, _encoder.encode({"items": items}), JSON))
 
 
 def _rank(row: Row, words: tuple[str, ...]) -> int:

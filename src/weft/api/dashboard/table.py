@@ -92,7 +92,7 @@ async def table(context: ApiContext, call: Call) -> Answer:
         "phases": selection.phases,
         "cursor": selection.cursor,
     }
-    return Answer(200, _encoder.encode(answer), JSON)
+    return context.lists.hold(call.actor, Answer(200, _encoder.encode(answer), JSON))
 
 
 def note_topic(call: Call, kinds: Iterable[str], project: str | None) -> None:
