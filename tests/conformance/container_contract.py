@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -51,6 +52,14 @@ class ContainerLab(Protocol):
         """What there is on the node of any container."""
 
     async def close_drivers(self) -> None: ...
+
+
+def is_alive(pid: int | None) -> bool:
+    """Whether the process runs; one that has ended may wait for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 async def until(driver: Driver, guest_id: str, fits: Callable[[GuestFacts], bool]) -> GuestFacts:
@@ -316,9 +325,11 @@ class ContainerPromises:
         self, lab: ContainerLab, driver: Driver, reborn: Callable[[], Any]
     ) -> None:
         plan = lab.script("away", "sleep 0.5; echo bye; exit 6")
-        await driver.start(plan)
+        pid = (await driver.start(plan)).pid
         heir = await reborn()
-        await asyncio.sleep(5)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while is_alive(pid):
+                await asyncio.sleep(0.02)
         [facts] = await heir.recover()
         facts = await ended(heir, plan)
         assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 6)
