@@ -19,7 +19,7 @@ def test_a_vm_runs_in_its_reservation_on_a_node_that_is_otherwise_full(
     total = node["report"]["cpu"]
     left = total - (node["status"].get("allocated_cpu") or 0)
     cluster.ok(
-        *("reservation", "create", "class", "--node", "n2", "--duration", "30s", "--grace", "2s"),
+        *("reservation", "create", "class", "--node", "n2", "--duration", "15s", "--grace", "2s"),
         *("--cpu", str(left), "--memory", "256M"),
     )
     outside, inside, second = gone("outside"), gone("inside"), gone("second")
