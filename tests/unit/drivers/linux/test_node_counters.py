@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from weft.agent.samples.node import MOST_POOLS
+from weft.agent.samples.series import plan_measure
 from weft.drivers.linux.node_counters import (
     MOST_CORES,
     count_cores,
@@ -12,6 +14,7 @@ from weft.drivers.linux.node_counters import (
     open_node_counters,
     read_temperature,
 )
+from weft.telemetry.samples.layout import HEADER_BYTES, MOST_SERIES, Layout, encode_header
 
 
 def test_cores_count_what_they_work_and_not_what_they_wait() -> None:
@@ -66,4 +69,27 @@ def test_the_node_that_this_runs_on_has_cores_memory_and_what_its_kernel_counts(
     assert now is not None and now.values["cpu"] > 0 and now.values["nic.lo.received"] >= 0
     assert slow.read(1.0, often=False) is not None and "memory.available" in slow.names
     for one in (quick, slow):
+        one.close()
+
+
+def test_all_series_of_the_largest_node_fit_into_a_file(tmp_path: Path) -> None:
+    def put(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    put("proc/stat", "".join(f"cpu{n} 1 1 1 1 1 1 1 1\n" for n in ("", *range(512))))
+    for resource in ("cpu", "memory", "io"):
+        put(f"proc/pressure/{resource}", "some avg10=0 total=1\nfull avg10=0 total=1\n")
+    for name in ("rx_bytes", "rx_packets", "rx_dropped", "tx_bytes", "tx_packets", "tx_dropped"):
+        put(f"sys/class/net/{'l' * 15}/statistics/{name}", "1\n")
+    for disk in range(40):
+        put(f"sys/block/{disk:015}/stat", "1 0 8 4 2 0 16 6 0 9 10\n")
+    put("sys/class/hwmon/hwmon0/temp1_input", "41000\n")
+    put("proc/meminfo", "MemTotal:  2000 kB\nMemAvailable:  500 kB\n")
+    counters = open_node_counters("l" * 15, tmp_path)
+    names = [name for one in counters for name in one.names]
+    names += [f"pool.{pool}{'p' * 62}.{part}" for pool in range(MOST_POOLS) for part in ("used", "free")]
+    assert len(names) <= MOST_SERIES
+    assert len(encode_header(Layout(tuple(plan_measure(name).series for name in names)))) == HEADER_BYTES
+    for one in counters:
         one.close()
