@@ -45,7 +45,7 @@ from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
-from weft.protocol.heartbeat import DeviceCounts, Digest
+from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices
 from weft.protocol.report import ReportAnswer
 
 log = logging.getLogger("weft.agent")
@@ -196,7 +196,8 @@ class Agent:
         if self.table.functions is not None:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
         devices, node = self.count_devices()
-        self.newest_digest = msgspec.structs.replace(digest, held=self._network.held, devices=devices, node=node)
+        digest = msgspec.structs.replace(digest, held=self._network.held, node=node)
+        self.newest_digest = add_devices(digest, devices)
         return self.newest_digest
 
     # ------------------------------------------------------------------------------------------------------------------

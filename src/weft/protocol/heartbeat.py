@@ -5,14 +5,18 @@ the node's lease and never stored. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 import msgspec
+
+from weft.contracts.store import MAX_DIGEST_BYTES
 
 LEASE_PREFIX = "node/"  # before the node's uid
 LEASE_SECONDS = 30.0
 MOST_GUESTS = 800  # listed one by one in a digest
 MOST_COUNTED = 250  # workloads whose disks and NICs are in a digest
 MOST_DISKS, MOST_NICS = 18, 8  # of a workload
+_SPARE_BYTES = 1000  # of a digest
 MOST_PORTS = 500  # of each protocol, the lowest: well-known ports are low, a busy machine's short-lived ones are high
 
 
@@ -44,7 +48,7 @@ class DeviceCounts(msgspec.Struct, frozen=True, array_like=True):
     writes, seconds of all reads, of all writes. ``nics`` in the order of its networks, as ``NicCounts``. -1: unknown."""
 
     disks: dict[str, list[float]] = {}
-    nics: list[list[int]] = []
+    nics: list[list[Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]]] = []
 
 
 class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,6 +83,18 @@ def make_digest(guests: Mapping[str, Use], other: Use) -> Digest:
     ranked = sorted(guests, key=lambda uid: (-guests[uid].cpu, -guests[uid].memory, uid))
     listed, rest = ranked[:MOST_GUESTS], ranked[MOST_GUESTS:]
     return Digest({uid: guests[uid] for uid in listed}, add_up((other, *(guests[uid] for uid in rest))))
+
+
+def add_devices(digest: Digest, devices: Mapping[str, DeviceCounts]) -> Digest:
+    """``digest`` with as many of ``devices`` as fit beside what placement needs."""
+    left = MAX_DIGEST_BYTES - _SPARE_BYTES - len(write_digest(digest))
+    fitting: dict[str, DeviceCounts] = {}
+    for uid, counts in devices.items():
+        left -= len(msgspec.msgpack.encode((uid, counts)))
+        if left < 0:
+            break
+        fitting[uid] = counts
+    return msgspec.structs.replace(digest, devices=fitting)
 
 
 def make_held(ports: Iterable[tuple[str, int]]) -> HeldPorts:

@@ -168,6 +168,12 @@ class Sampler:
             except OSError as problem:
                 problems.add(str(problem))
                 self._give_up(uid)
+            except (
+                Exception
+            ) as problem:  # a defect of one driver must keep no other workload from it, nor end the agent
+                log.debug("samples of %s", uid, exc_info=True)
+                problems.add(f"{type(problem).__name__}: {problem}")
+                self._give_up(uid)
         self._note("; ".join(sorted(problems)))
 
     def _open(self, uid: str, run: Run) -> Track | None:

@@ -4,7 +4,6 @@ Nodes may be hostile: there are as many disks and NICs as a workload may have, a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -52,6 +51,7 @@ HELP = {
 _DISK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}|")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MOST_POOLS = 16
+MOST = 2.0**63  # what counts beyond that lies
 ALL_DISKS = "all"  # in place of the name, where they are counted together
 
 
@@ -68,7 +68,7 @@ def list_node(labels: Labels, counts: Mapping[str, float]) -> Iterator[Found]:
     """The same of a node's kernel."""
     for name, (metric, more, _) in NODE_METRICS.items():
         value = counts.get(name)
-        if value is not None and math.isfinite(value):
+        if value is not None and -MOST < value < MOST:
             yield metric, (*labels, *more), value
 
 
@@ -83,5 +83,5 @@ def list_pools(labels: Labels, pools: Sequence[NodePool]) -> Iterator[Found]:
 def _pair(metrics: Sequence[tuple[str, str]], labels: Labels, values: Sequence[float]) -> Iterator[Found]:
     """A value that isn't known is NaN."""
     for (name, _), value in zip(metrics, values, strict=False):
-        if math.isfinite(value) and value >= 0:
+        if 0 <= value < MOST:
             yield name, labels, value

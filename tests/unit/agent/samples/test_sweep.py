@@ -1,4 +1,4 @@
-"""Files with samples of workloads that a node no longer has: weft/agent/samples/files.py."""
+"""Samples of workloads that have left, and of one that can't be measured: weft/agent/samples/files.py, sampler.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from weft.agent.samples.files import SampleFiles
 from weft.agent.samples.sampler import Sampler
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
+from weft.contracts.driver.runtime import Counted
+from weft.kinds.parts.stream_verbs import SamplesInput
 from weft.objects.identity import short_id
 
 
@@ -49,3 +53,50 @@ async def test_a_workload_s_figures_go_when_it_has_left_and_not_a_minute_later(t
         assert files["stays"].exists()
     finally:
         keeping.cancel()
+
+
+class Broken:
+    """Counters of a driver with a defect."""
+
+    names = ("cpu",)
+
+    def read(self, at: float, *, often: bool) -> Counted:
+        raise OverflowError("int too large to convert to float")
+
+    def close(self) -> None: ...
+
+
+class Fine(Broken):
+    def read(self, at: float, *, often: bool) -> Counted:
+        return Counted(at, {"cpu": at})
+
+
+class Drivers:
+    def find(self, local: Any) -> Drivers:
+        return self
+
+    def open_counters(self, guest_id: str) -> list[Broken]:
+        return [Broken() if guest_id == "broken" else Fine()]
+
+
+async def test_a_workload_that_can_not_be_measured_keeps_no_other_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = SimpleNamespace(state="running", shape=None, pid=1, started_at=1.0, incarnation=1)
+    table: Any = []
+    for name in ("broken", "fine"):
+        spec = SimpleNamespace(role="active", nics=[], workload=SimpleNamespace(uid=name))
+        table.append(SimpleNamespace(guest=guest, local=SimpleNamespace(id=name, uid=name, spec=spec)))
+    files = SampleFiles(tmp_path / "samples")
+    drivers: Any = Drivers()
+    sampler = Sampler(files, drivers, table, SystemClock())
+    keeping = asyncio.create_task(sampler.keep())
+    try:
+        async with asyncio.timeout(20):
+            while b'"points":[]' in (now := await sampler.answer("fine", SamplesInput(1.0))) or b",1.0]" not in now:
+                assert not keeping.done()
+                await asyncio.sleep(0.1)
+        assert caplog.text.count("not being recorded") == 1
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)

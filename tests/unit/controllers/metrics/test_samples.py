@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
-from weft.contracts.store import Lease
+from weft.contracts.store import MAX_DIGEST_BYTES, Lease
 from weft.controllers.metrics.samples import list_samples
 from weft.informer.view import View, make_view
 from weft.kinds.allocation import AllocationSpec, Resources, allocation_name
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.objects.identity import Ref
-from weft.protocol.heartbeat import MOST_DISKS, MOST_NICS, DeviceCounts, Digest, Instances, Use, write_digest
+from weft.protocol.heartbeat import (
+    MOST_DISKS,
+    MOST_NICS,
+    MOST_PORTS,
+    DeviceCounts,
+    Digest,
+    HeldPorts,
+    Instances,
+    Use,
+    add_devices,
+    write_digest,
+)
 from weft.telemetry.metrics.sample import Sample
 
 NOW = 1_795_471_245.0
@@ -139,3 +151,29 @@ def test_a_hostile_node_makes_no_more_series_than_a_guest_has_devices_and_none_w
         samples, "weft_node_worked_cpu_seconds_total"
     )
     assert not read(count({"vm1": DeviceCounts({"root": [1.0] * 6}, [])}, uid="node2"), "weft_guest_disk_reads_total")
+
+
+@pytest.mark.parametrize("count", ["1" + "0" * 400, "-2", str(2**63), '"many"', "1.5"])
+def test_a_count_that_can_not_be_is_no_heartbeat_s(count: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(f'{{"devices": {{"vm1": [{{}}, [[{count}]]]}}}}', type=Digest)
+
+
+def test_counts_beyond_all_that_is_possible_are_left_out() -> None:
+    samples = count({"vm1": DeviceCounts({"root": [1e300, float("inf"), 5, float("nan"), -1, 2]}, [])}, {"cpu": 1e300})
+    assert not read(samples, "weft_guest_disk_read_bytes_total") and not read(
+        samples, "weft_node_worked_cpu_seconds_total"
+    )
+    assert len(read(samples, "weft_guest_disk_reads_total")) == 1
+
+
+@pytest.mark.parametrize("guests", [0, 100, 800])
+def test_counts_of_devices_never_crowd_the_usage_out_of_a_heartbeat(guests: int) -> None:
+    used = {f"{n:036}": Use(1000, 2**31, 2**33) for n in range(guests)}
+    devices = {
+        f"{n:036}": DeviceCounts({f"d{d}": [2.5e12] * 6 for d in range(18)}, [[2**40] * 6] * 8) for n in range(250)
+    }
+    full = tuple(range(65535 - MOST_PORTS, 65535))
+    digest = add_devices(Digest(used, held=HeldPorts(full, full)), devices)
+    assert len(write_digest(digest)) <= MAX_DIGEST_BYTES and len(digest.guests) == guests
+    assert (len(digest.devices) > 10) == (guests < 800)

@@ -115,9 +115,11 @@ def test_a_machine_that_hangs_is_asked_once_and_its_late_answer_is_not_taken(mon
         b'{"return": [{"qdev": "/machine/peripheral/blk-root/x", "stats": {"rd_bytes": "many"}}]}\n',
         b'{"error": {"class": "GenericError", "desc": "no"}}\n',
         b'{"return": [{"stats": {"rd_bytes": 1e999}}]}\n',
+        answer(root=10**400),
+        answer(root=-1),
         b"x" * (MOST_BYTES + 10_000),
     ],
-    ids=["bytes", "unfinished", "deep", "words", "refused", "huge", "endless"],
+    ids=["bytes", "unfinished", "deep", "words", "refused", "huge", "beyond floats", "negative", "endless"],
 )
 def test_nonsense_is_no_sample_and_the_connection_is_made_again_later(monitor: Monitor, nonsense: bytes) -> None:
     counters = connect(monitor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -25,13 +26,16 @@ _BEGIN = b'{"execute":"qmp_capabilities"}\n'
 _PERIPHERAL = f"/peripheral/{DISK_ID}"
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class _Stats(msgspec.Struct):
-    rd_bytes: int
-    wr_bytes: int
-    rd_operations: int
-    wr_operations: int
-    rd_total_time_ns: int
-    wr_total_time_ns: int
+    rd_bytes: _Count
+    wr_bytes: _Count
+    rd_operations: _Count
+    wr_operations: _Count
+    rd_total_time_ns: _Count
+    wr_total_time_ns: _Count
 
 
 class _Device(msgspec.Struct):
