@@ -33,7 +33,7 @@ function Topology() {
     let isOver = false;
     const read = async () => {
       try {
-        const words = query({ query: 'sum by (project, kind, name) (weft_guest_network_receive_bytes_per_second + weft_guest_network_transmit_bytes_per_second)' });
+        const words = query({ query: 'sum by (project, kind, name) (rate({__name__=~"weft_guest_network_(received|sent)_bytes_total"}[1m]))' });
         const found = await get(`/api/v1/query?${words}`);
         if (!isOver) setRates(new Map((found.data?.result ?? []).map(({ metric, value }) => [`${metric.kind}/${metric.project}/${metric.name}`, Number(value[1])])));
       } catch { /* no database, or no such series yet: the drawing stays without rates */ }

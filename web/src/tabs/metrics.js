@@ -5,7 +5,7 @@ import { events } from '../stream.js';
 import { route, setQuery } from '../state.js';
 import { Command } from '../ui/parts.js';
 import Chart from '../ui/chart.js';
-import { readAll } from './stream.js';
+import { connect, lost, readAll } from './stream.js';
 
 const SPANS = { '2m': [120, 0.2], '10m': [600, 1], '1h': [3600, 1], '1d': [86400, 10], '30d': [2592000, 300] };
 
@@ -18,21 +18,37 @@ export function Metrics({ row, kind }) {
   useEffect(() => {
     let isOver = false;
     let timer = 0;
+    let socket = null;
     let held = [];
     setSeries(null);
     setState('');
-    const read = async (seconds) => {
-      try {
-        const answer = JSON.parse(await readAll(row, 'metrics', { time_range: seconds, granularity }));
-        if (isOver) return;
-        held = join(held, answer.series, answer.until - length);
-        setSeries(held);
-        setState('');
-      } catch (error) { if (!isOver) setState(`${error.message}${error.hint ? `; ${error.hint}` : ''}`); }
-      if (!isOver) timer = setTimeout(() => read(isLive && held.length ? Math.max(4, granularity * 4) : length), isLive ? 1000 : 15000);
+    const say = (error) => { if (!isOver) setState(`${error.message}${error.hint ? `; ${error.hint}` : ''}`); };
+    const take = (text) => {
+      const answer = JSON.parse(text);
+      held = join(held, answer.series, answer.until - length);
+      setSeries(held);
+      setState('');
     };
-    read(length);
-    return () => { isOver = true; clearTimeout(timer); };
+    const follow = async () => { // a line for each second with what is new; the first has the whole span
+      try {
+        socket = await connect(row, 'metrics', { time_range: length, granularity, watch: true });
+        if (isOver) { socket.close(); return; }
+        let rest = '';
+        const decoder = new TextDecoder();
+        socket.onmessage = (event) => {
+          const lines = (rest + decoder.decode(event.data, { stream: true })).split('\n');
+          rest = lines.pop();
+          lines.filter(Boolean).forEach(take);
+        };
+        socket.onclose = (event) => { say(new Error(event.reason || lost(event.code))); if (!isOver) timer = setTimeout(follow, 2000); };
+      } catch (error) { say(error); if (!isOver) timer = setTimeout(follow, 5000); }
+    };
+    const read = async () => {
+      try { const text = await readAll(row, 'metrics', { time_range: length, granularity }); if (!isOver) take(text); } catch (error) { say(error); }
+      if (!isOver) timer = setTimeout(read, 15000);
+    };
+    if (isLive) follow(); else read();
+    return () => { isOver = true; clearTimeout(timer); socket?.close(); };
   }, [row.uid, span]);
   const charts = useMemo(() => byUnit(series ?? []), [series]);
   const marks = events.value.map((event) => ({ at: event.at, words: event.reason }));
@@ -53,11 +69,12 @@ function join(held, fresh, oldest) {
   });
 }
 
-// Series that share the first part of their name and their unit are one chart: nic0.received and nic0.sent.
+// Series that share the beginning of their name and their unit are one chart: nic0.received and nic0.sent.
 function byUnit(series) {
   const groups = new Map();
   for (const each of series) {
-    const head = each.name.includes('.') ? each.name.split('.')[0] : each.name === 'steal' ? 'cpu' : each.name;
+    const parts = each.name.split('.');
+    const head = parts.length > 2 ? parts.slice(0, -1).join('.') : /^(steal|throttled)$/.test(each.name) ? 'cpu' : parts[0];
     const key = `${head} (${each.unit})`;
     groups.set(key, [...(groups.get(key) ?? []), each]);
   }

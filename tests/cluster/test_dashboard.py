@@ -1,0 +1,45 @@
+"""A browser, by `weft dashboard`, at a real guest: its terminal, its log, its samples as they are taken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from tests.cluster.cluster import WEFT, Cluster
+
+pytestmark = pytest.mark.host
+
+
+def test_a_browser_reaches_a_guest(cluster: Cluster) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium: tools/install tests")
+    words = [WEFT, "dashboard", "network", "--port", "0", "--no-open"]
+    relay = subprocess.Popen(words, cwd=cluster.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert relay.stdout is not None
+        link = relay.stdout.readline().strip()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page()
+            page.set_default_timeout(30_000)
+            page.goto(link)
+            expect(page.get_by_role("heading", name="Networks")).to_be_visible()
+            expect(page.locator("svg.topology").get_by_text("hello")).to_be_visible()
+            page.goto(f"{link.partition('/?')[0]}/#/o/vm/default/hello/exec")
+            rows = page.locator(".xterm-rows")
+            expect(rows).to_contain_text("#", timeout=30_000)
+            page.keyboard.type("echo $((6 * 7))is\n")
+            expect(rows).to_contain_text("42is", timeout=30_000)
+            page.get_by_role("link", name="Logs", exact=True).click()
+            expect(page.locator("pre.log")).to_contain_text("Linux version", timeout=30_000)
+            page.get_by_role("link", name="Metrics", exact=True).click()
+            for name in ("cpu", "memory.resident", "nic0.received", "disk.root.read"):
+                expect(page.locator("figure").filter(has_text=name).first).to_be_visible(timeout=30_000)
+            browser.close()
+    finally:
+        relay.terminate()
+        relay.communicate(timeout=15)
