@@ -1,16 +1,16 @@
-// The OIDC provider that tests log in at: node provider.mjs PORT KEY-ID. Accounts are made up by logging in with any name; their
-// groups stand after a plus: ann+staff+all. It ends with its standard input.
+// The OIDC provider that tests log in at: node provider.mjs PORT KEY-ID [REDIRECT]. Accounts are made up by logging in with any name;
+// their groups stand after a plus: ann+staff+all. It ends with its standard input.
 import { generateKeyPairSync } from 'node:crypto';
 import { Provider } from 'oidc-provider';
 
-const [port, kid] = process.argv.slice(2);
+const [port, kid, ...pages] = process.argv.slice(2);
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const client = {
   client_id: 'weft',
-  application_type: 'native',
+  application_type: pages.length ? 'web' : 'native',
   token_endpoint_auth_method: 'client_secret_basic',
   client_secret: 'a secret of the test',
-  redirect_uris: ['http://127.0.0.1/callback'],
+  redirect_uris: pages.length ? pages : ['http://127.0.0.1/callback'],
   grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
 };
 const provider = new Provider(`http://127.0.0.1:${port}`, {

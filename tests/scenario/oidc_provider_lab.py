@@ -46,9 +46,9 @@ def install_provider() -> Path:
 
 
 @contextlib.contextmanager
-def run_provider(port: int, key: str) -> Iterator[None]:
-    """A provider at a port, with a new key called ``key``, and without memory of anybody."""
-    words = ["node", "provider.mjs", str(port), key]
+def run_provider(port: int, key: str, *pages: str) -> Iterator[None]:
+    """A provider at a port, with a new key called ``key``, and without memory of anybody; browsers may come back to ``pages``."""
+    words = ["node", "provider.mjs", str(port), key, *pages]
     process = subprocess.Popen(
         words,
         cwd=install_provider(),
