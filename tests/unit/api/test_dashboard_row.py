@@ -1,0 +1,65 @@
+"""What a row says of its object: phase, health, note and what to do about it, from the Kind record alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.api.dashboard.row import Row, make_row
+from weft.kinds.registry import BY_NAME
+
+
+def row(kind: str = "vm", **parts: Any) -> Row:
+    obj = {
+        "kind": kind,
+        "name": "web",
+        "project": "red",
+        "uid": "u",
+        "created_at": 5.0,
+        "spec": {"image": "i"},
+        **parts,
+    }
+    return make_row(BY_NAME[kind], {"status": {"phase": "Running"}, **obj}, 7)
+
+
+def test_a_running_guest_that_is_not_healthy_or_not_as_asked_is_degraded() -> None:
+    assert row().health == "running" and row().hint == ""
+    for type_ in ("Healthy", "Current"):
+        condition = {"type": type_, "status": "False", "reason": "r", "message": "it answers 500", "since": 9.0}
+        found = row(conditions=[condition])
+        assert (found.health, found.note, found.since) == ("degraded", "it answers 500", 9.0)
+
+
+def test_what_is_being_deleted_changes_whatever_its_phase() -> None:
+    found = row(deleting_since=8.0)
+    assert (found.phase, found.health, found.since) == ("Deleting", "changing", 8.0)
+    assert found.operation is not None and found.operation.act == "delete"
+
+
+def test_what_waits_is_explained_and_what_failed_is_described() -> None:
+    waits = row(status={"phase": "Pending"})
+    assert waits.health == "waiting" and waits.hint == "weft explain vm/web -p red"
+    failed = row(status={"phase": "Failed", "reason": "driverFailed", "message": "no disk"})
+    assert failed.health == "failed" and failed.hint.startswith("weft describe vm/web") and "no disk" in failed.note
+
+
+@pytest.mark.parametrize(
+    ("spec", "phase", "health"),
+    [({}, "Ready", "running"), ({"cordoned": True}, "Cordoned", "degraded"), ({"drain": True}, "Draining", "changing")],
+)
+def test_a_node_s_phase_is_what_its_table_says(spec: dict[str, Any], phase: str, health: str) -> None:
+    found = row("node", spec=spec, status={"phase": "Ready"})
+    assert (found.phase, found.health) == (phase, health)
+    assert found.node is not None and found.node.cpu.capacity == 0
+
+
+def test_what_has_ended_is_over_and_what_has_no_phase_is_as_it_should_be() -> None:
+    assert row("container", spec={"image": "i", "once": True}, status={"phase": "Stopped"}).over
+    assert not row("container", spec={"image": "i"}, status={"phase": "Stopped"}).over
+    secret = row("secret", spec={}, status={})
+    assert (secret.phase, secret.health) == ("", "running")
+
+
+def test_a_phase_that_this_version_does_not_know_is_unknown() -> None:
+    assert row(status={"phase": "Teleporting"}).health == "unknown"
