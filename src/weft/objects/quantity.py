@@ -23,7 +23,8 @@ LAST_MOMENT = 253402300799.0  # seconds since 1970: calendars end with the year 
 NONE = "–"  # an empty cell
 _CELL = re.compile(r"(-?\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|PiB|ms|s|m|h|d|w|%)?(?:\s*/.*)?")
 _SIZES = {unit: 1024.0**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
-SortKey = tuple[int, float, tuple[tuple[int, str], ...]]
+_NUMBERS = re.compile(r"([0-9]+)")
+SortKey = tuple[int, float, str]
 _LEAST_SIZE = 2**20  # a bare number from here on is shown as bytes
 
 
@@ -210,10 +211,13 @@ def format_age(seconds: float) -> str:
 def sort_key(cell: str) -> SortKey:
     """What cells are sorted by: quantities by how much they are, text as people count (web-9 before web-10), nothing last."""
     if cell in ("", NONE):
-        return 2, 0.0, ()
+        return 2, 0.0, ""
     match = _CELL.fullmatch(cell.strip())
     if match:
         unit = match[2] or ""
-        return 0, float(match[1]) * (_SIZES.get(unit) or _SECONDS.get(unit) or 1.0), ()
-    parts = re.findall(r"\d+|\D+", cell.lower())
-    return 1, 0.0, tuple((int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts)
+        return 0, float(match[1]) * (_SIZES.get(unit) or _SECONDS.get(unit) or 1.0), ""
+    parts = _NUMBERS.split(cell.lower())
+    for place in range(1, len(parts), 2):  # the numbers: behind letters, and a longer one behind a shorter one
+        number = parts[place].lstrip("0")
+        parts[place] = f"\xff{chr(min(len(number), 255))}{number}"
+    return 1, 0.0, "".join(parts)

@@ -67,7 +67,7 @@ def test_empty_cells_are_last_in_both_directions() -> None:
     source.put("a", "Running")
     for title in ("NODE", "NOTE"):  # of neither
         assert sorted(names(select(source, title=title))) == sorted(names(select(source, title=title, descending=True)))
-    key, empty = (0, 1.0, ()), (2, 0.0, ())
+    key, empty = (0, 1.0, ""), (2, 0.0, "")
     assert key < empty and (-key[0], key[1]) > (-empty[0], empty[1]), "turned round, descending order ends with them"
 
 

@@ -39,7 +39,7 @@ class ColumnHead(msgspec.Struct, frozen=True):
     type: Literal["text", "number", "phase", "age"] = "text"
 
 
-class Row(msgspec.Struct, eq=False, kw_only=True):
+class Row(msgspec.Struct, eq=False, kw_only=True, gc=False):
     """What a reader sees of an object; rows are compared by identity, since a changed object gets a new one."""
 
     kind: str
@@ -59,7 +59,7 @@ class Row(msgspec.Struct, eq=False, kw_only=True):
     operation: Operation | None = None  # what is done to it now
     node: Node | None = None  # the figures of a node
     keys: dict[str, SortKey] = {}  # its place in each order that was asked for
-    order: tuple[SortKey, str, str] = ((0, 0.0, ()), "", "")  # among rows that are equal otherwise
+    order: tuple[SortKey, str, str] = ((0, 0.0, ""), "", "")  # among rows that are equal otherwise
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     workloads: int
 
 
-class Rendered(msgspec.Struct, eq=False):
+class Rendered(msgspec.Struct, eq=False, gc=False):
     """An object as each sort of reader sees it. ``value`` is kept where who owns it decides who sees it."""
 
     revision: int

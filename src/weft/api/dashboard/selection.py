@@ -155,7 +155,7 @@ def find_key(row: Row, title: str) -> SortKey:
 
 def _make_key(row: Row, title: str) -> SortKey:
     if title == AGE:
-        return 0, -row.created_at, ()
+        return 0, -row.created_at, ""
     if title == KIND:
         return sort_key(row.kind)
     if (place := find_place(row.kind, (title,))) is not None:
