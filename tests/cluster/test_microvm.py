@@ -110,7 +110,7 @@ def test_how_it_ends_is_told_and_who_may_reach_it_is_as_for_a_vm(
     cluster.run("container", "create", gone_containers("broken"), *failing, "--detach")
     until(lambda: "exited: exit code 3" in status(cluster, "broken")["message"])
     said = cluster.fails(2, "container", "create", "tiny", *image[:-1], "64M")
-    assert "spec.memory" in said and "96M" in said
+    assert "--memory" in said and "96M" in said
 
     manifest = {"kind": "securitygroup", "name": "shut", "spec": {"ingress": []}}
     (cluster.folder / "shut.json").write_text(json.dumps(manifest))

@@ -20,6 +20,7 @@ import pytest
 from tests.node_key import make_node_key
 from tests.scenario.api_lab import DoorsLab, JoinedNode, make_image, make_vm
 from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
+from tests.scenario.dashboard_lab import Browser, add_user
 from tests.scenario.functions_lab import functions_lab
 from tests.scenario.test_api_conversions import IMAGE, make_container
 from tests.scenario.test_api_egress_endpoints import ask, make_function, make_network
@@ -61,6 +62,7 @@ RELIES_ON = {
         SETTLE: "user at | token",
         "api/auth/password.py set_password": "| token",  # whatever they have become
     },
+    "end_a_session": {"api/auth/session.py end": "| token"},  # whatever it has become
     "use_a_token": {"api/state/token_use.py _write": "token at"},
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
     "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
@@ -214,6 +216,14 @@ def set_a_password_and_end_all_tokens(lab: DoorsLab, number: int) -> None:
     given = {"password": "another word", "end_tokens": True}
     assert send(lab, "POST", f"/v1/users/u{1000 + number}:passwd", given)["tokens"] == []
     assert lab.stored(f"/token/-/own-{number}") is None
+
+
+def end_a_session(lab: DoorsLab, number: int) -> None:
+    def prepare() -> Browser:
+        add_user(lab, f"s{number}", "", None)
+        return Browser(lab).login(f"s{number}")
+
+    assert quietly(lab, prepare).send("DELETE", "/v1/session").status == 204
 
 
 def use_a_token(lab: DoorsLab, number: int) -> None:
@@ -432,6 +442,7 @@ REQUESTS: tuple[Request, ...] = (
     log_in,
     create_in_place_of_a_refused_one,
     set_a_password_and_end_all_tokens,
+    end_a_session,
     use_a_token,
     convert_a_container,
     migrate_a_vm,
