@@ -75,6 +75,47 @@ def test_an_array_with_an_index_that_fails_is_tried_again_and_ends_with_its_exit
     assert "job/thumbs is Failed" in cluster.fails(1, "wait", "job/thumbs")
 
 
+def test_agents_and_deciders_are_killed_and_each_task_has_run_once(cluster: Cluster, run: Job) -> None:
+    run("steady", "echo begun; sleep 2; echo done", "--array", "0-14", "--parallelism", "5", "--detach")
+    for number in range(5):
+        until(lambda: status(cluster, "steady")["running"] >= 1 or status(cluster, "steady")["phase"] == "Succeeded")
+        for words in (("weft server controllers",), (f"weft agent n{number % 3 + 1} ",)):
+            until(partial(cluster.pids, *words))
+            for pid in cluster.pids(*words):
+                os.kill(pid, 9)
+        time.sleep(1)
+    cluster.ok("wait", "job/steady", "--timeout", "180s", timeout=200)
+    told = status(cluster, "steady")
+    assert (told["succeeded"], told["tries"], told["lost"]) == (15, {"1": "0-14"}, 0)
+    for index in range(15):
+        assert cluster.ok("job", "logs", "steady", "--task", str(index)) == "begun\ndone\n"
+
+
+def test_a_task_whose_node_lost_its_power_is_run_again_at_no_cost(cluster: Cluster, run: Job) -> None:
+    run("sturdy", "test $WEFT_TRY = 2 || sleep 300", "--detach")
+    # Before it has begun, its node would begin the same try when it is back.
+    until(lambda: containers(cluster, "sturdy").get("sturdy-0", {}).get("status", {}).get("phase") == "Running")
+    node = containers(cluster, "sturdy")["sturdy-0"]["status"]["node"]
+    (init,) = cluster.pids(f"weft init {node}")
+    os.kill(init, 9)
+    until(lambda: not cluster.pids(f"weft init {node}"))
+    cluster.up()
+    cluster.ok("wait", "job/sturdy")
+    told = status(cluster, "sturdy")
+    assert (told["lost"], told["retried"], told["tries"]) == (1, 0, {"2": "0"})
+
+
+@pytest.fixture(scope="module")
+def ticking(cluster: Cluster, image: str) -> Iterator[bytes]:
+    """A job with a run each minute, and what was said of it; the first minute passes during other tests, which kill nothing."""
+    words = ("--schedule", "* * * * *", "--image", image, "--memory", "32M", "--cpu", "0.05", "--arg", "echo ticked")
+    done = cluster.run("job", "run", "tick", *words)
+    assert done.returncode == 0, done.stderr
+    yield done.stdout
+    cluster.run("job", "delete", "tick", "--yes")
+
+
+@pytest.mark.usefixtures("ticking")
 def test_a_job_that_does_what_it_should_ends_with_zero_and_frees_all_it_took(cluster: Cluster, run: Job) -> None:
     done = run("fine", "", "--command", "sh -c 'echo done by $WEFT_JOB'", "--label", "team=a")
     assert done.returncode == 0, done.stderr
@@ -139,36 +180,6 @@ def test_none_of_a_gang_runs_until_all_of_it_can(cluster: Cluster, run: Job) -> 
     assert {item["status"]["node"] for item in containers(cluster, "solve").values()} == {"n1", "n2", "n3"}
 
 
-def test_agents_and_deciders_are_killed_and_each_task_has_run_once(cluster: Cluster, run: Job) -> None:
-    run("steady", "echo begun; sleep 2; echo done", "--array", "0-14", "--parallelism", "5", "--detach")
-    for number in range(5):
-        until(lambda: status(cluster, "steady")["running"] >= 1 or status(cluster, "steady")["phase"] == "Succeeded")
-        for words in (("weft server controllers",), (f"weft agent n{number % 3 + 1} ",)):
-            until(partial(cluster.pids, *words))
-            for pid in cluster.pids(*words):
-                os.kill(pid, 9)
-        time.sleep(1)
-    cluster.ok("wait", "job/steady", "--timeout", "180s", timeout=200)
-    told = status(cluster, "steady")
-    assert (told["succeeded"], told["tries"], told["lost"]) == (15, {"1": "0-14"}, 0)
-    for index in range(15):
-        assert cluster.ok("job", "logs", "steady", "--task", str(index)) == "begun\ndone\n"
-
-
-def test_a_task_whose_node_lost_its_power_is_run_again_at_no_cost(cluster: Cluster, run: Job) -> None:
-    run("sturdy", "test $WEFT_TRY = 2 || sleep 300", "--detach")
-    # Before it has begun, its node would begin the same try when it is back.
-    until(lambda: containers(cluster, "sturdy").get("sturdy-0", {}).get("status", {}).get("phase") == "Running")
-    node = containers(cluster, "sturdy")["sturdy-0"]["status"]["node"]
-    (init,) = cluster.pids(f"weft init {node}")
-    os.kill(init, 9)
-    until(lambda: not cluster.pids(f"weft init {node}"))
-    cluster.up()
-    cluster.ok("wait", "job/sturdy")
-    told = status(cluster, "sturdy")
-    assert (told["lost"], told["retried"], told["tries"]) == (1, 0, {"2": "0"})
-
-
 def test_preemptible_tasks_give_way_and_come_back(cluster: Cluster, run: Job, image: str) -> None:
     capacity = cluster.json("node", "get", "n3")["report"]["memory"]
     most = f"{capacity * 3 // 5 >> 20}M"
@@ -187,17 +198,6 @@ def test_preemptible_tasks_give_way_and_come_back(cluster: Cluster, run: Job, im
     cluster.ok("job", "cancel", "filler")
 
 
-@pytest.fixture(scope="module")
-def ticking(cluster: Cluster, image: str) -> Iterator[bytes]:
-    """A job with a run each minute, and what was said of it; the first minute passes during other tests."""
-    words = ("--schedule", "* * * * *", "--image", image, "--memory", "32M", "--cpu", "0.05", "--arg", "echo ticked")
-    done = cluster.run("job", "run", "tick", *words)
-    assert done.returncode == 0, done.stderr
-    yield done.stdout
-    cluster.run("job", "delete", "tick", "--yes")
-
-
-@pytest.mark.usefixtures("ticking")
 def test_the_logs_of_a_task_can_be_followed(cluster: Cluster, run: Job) -> None:
     run("talk", "for n in 1 2 3; do echo $n; sleep 1; done", "--detach")
     until(lambda: containers(cluster, "talk").get("talk-0", {}).get("status", {}).get("started_at"))
