@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -51,12 +52,26 @@ async def shell(driver: QemuDriver, plan: GuestPlan, script: str) -> str:
 async def soon(driver: QemuDriver, plan: GuestPlan, script: str) -> None:
     """``script`` succeeds in the guest within a minute: its kernel may need a moment."""
     for _ in range(12):
-        out, err, code = await run(
-            driver, plan.id, "sh", "-c", f"for n in $(seq 50); do {{ {script}; }} && exit 0; sleep 0.1; done; exit 1"
-        )
+        tries = f"for n in $(seq 50); do {{ {script}; }} && exit 0; sleep 0.1; done; exit 1"
+        try:
+            out, err, code = await run(driver, plan.id, "sh", "-c", tries)
+        except TimeoutError:
+            raise AssertionError(f"it has not ended: {script}\n{await look_inside(driver, plan)}") from None
         if code == 0:
             return
     raise AssertionError(f"it never came: {script}\n{(err + out).decode()}")
+
+
+async def look_inside(driver: QemuDriver, plan: GuestPlan) -> str:
+    """What another command sees in a guest in which one doesn't end: whether the guest hangs, or only that command's session."""
+    try:
+        async with asyncio.timeout(20):
+            out, _, _ = await run(
+                driver, plan.id, "sh", "-c", "ps -o pid,stat,args; cat /proc/interrupts; dmesg | tail"
+            )
+    except TimeoutError:
+        return f"nor does another command: {await driver.inspect(plan.id)}"
+    return out.decode()
 
 
 def listed(serials: str) -> str:
