@@ -90,6 +90,9 @@ def test_a_user_of_one_project_sees_nothing_of_another(chromium: Browser, fabric
             expect(page.locator("main h1").first).to_be_visible()
             page.wait_for_timeout(300)
             assert "secret-one" not in page.locator("main").inner_text(), route
+        page.goto(f"{page.url.partition('#')[0]}#/queue")
+        expect(page.get_by_text("Nothing waits.")).to_be_visible()
+        expect(page.get_by_text("No lease and no reservation is accepted.")).to_be_visible()
         page.goto(f"{page.url.partition('#')[0]}#/o/vm/default/secret-one")
         expect(page.get_by_text("can't see vms in default")).to_be_visible()
         assert "of=default" not in page.content()

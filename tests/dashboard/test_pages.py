@@ -111,8 +111,29 @@ def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_pa
     try:
         dialog.get_by_role("button", name=f"Drain {node}", exact=True).click()
         until(lambda: json.loads(fabric.weft("node", "get", node, "-o", "json").out)["spec"].get("drain"))
+        page.get_by_role("button", name=f"Uncordon {node}").click()
+        until(lambda: not json.loads(fabric.weft("node", "get", node, "-o", "json").out)["spec"].get("drain"))
     finally:
         fabric.weft("node", "uncordon", node)
+
+
+@pytest.mark.parametrize(
+    "route", ["o/vm/default/shown/nowhere", "o/vm/default/shown/%ff", "o/vm/default/shown/constructor"]
+)
+def test_an_address_that_was_cut_or_mistyped_opens_the_object(open_page: Open, route: str) -> None:
+    page = open_page(route)
+    expect(page.locator("h1")).to_have_text("VM shown")
+    expect(page.get_by_role("heading", name="Status")).to_be_visible()
+
+
+def test_sizes_and_times_are_written_for_people(open_page: Open) -> None:
+    page = open_page("o/node/-/n1")
+    expect(page.locator("dt", has_text=re.compile("^since$")).locator("+ dd")).to_have_text(
+        re.compile(r"^(\S+ )?\d\d:\d\d:\d\d$")
+    )
+    page.goto(f"{page.url.partition('#')[0]}#/k/vms")
+    page.get_by_role("button", name="Create VM").click()
+    expect(page.get_by_label("memory", exact=False).first).to_have_attribute("placeholder", "default: 256 MiB")
 
 
 def test_a_search_finds_anything(open_page: Open) -> None:

@@ -11,9 +11,12 @@ export const dialog = signal(null); // a component, or null
 
 // --- where people are -----------------------------------------------------------------------------------------------
 
+function decode(part) {
+  try { return decodeURIComponent(part); } catch { return part; } // somebody else's address, or a cut one
+}
 function read(hash) {
   const [path, words = ''] = hash.replace(/^#\/?/, '').split('?');
-  return { path: path.split('/').filter(Boolean).map(decodeURIComponent), query: Object.fromEntries(new URLSearchParams(words)) };
+  return { path: path.split('/').filter(Boolean).map(decode), query: Object.fromEntries(new URLSearchParams(words)) };
 }
 export const route = signal(read(location.hash));
 addEventListener('hashchange', () => { route.value = read(location.hash); });
@@ -47,6 +50,12 @@ const everywhere = computed(() => new Set(session.value?.permissions?.everywhere
 export function may(permission, where) {
   if (everywhere.value.has(permission)) return true;
   return Boolean(where && where !== '-' && session.value?.permissions?.projects?.[where]?.includes(permission));
+}
+// Where to ask for what the page shows: the chosen project, or all ('') if that is allowed, or each in which it is.
+export function placesOf(permission) {
+  if (project.value) return [project.value];
+  if (may(permission, '')) return [''];
+  return Object.keys(session.value?.permissions?.projects ?? {}).filter((where) => may(permission, where));
 }
 
 // --- signing in and out -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ export function Nodes() {
   return html`
     <div class="row"><h1 class="grow">Nodes</h1><label>Fullest first by <select value=${by} onChange=${(event) => setQuery({ by: event.target.value })}>
       ${Object.entries(ORDERS).map(([name, words]) => html`<option value=${name}>${words}</option>`)}</select></label></div>
-    <${NodeBars} nodes=${nodes.slice(0, 24)} action=${(node) => html`<${DrainButton} node=${node.name} />`} />
+    <${NodeBars} nodes=${nodes.slice(0, 24)} action=${(node) => (/^(Cordoned|Drain|Maint)/.test(node.phase) ? html`<${UncordonButton} node=${node.name} />` : html`<${DrainButton} node=${node.name} />`)} />
     <${Table} names=${['node']} empty="No node has joined yet." command="weft token create --use join" />`;
 }
 
@@ -28,6 +28,12 @@ function DrainButton({ node }) {
   const lacks = !may('node:drain', '') && 'node:drain';
   return html`<button type="button" disabled=${Boolean(lacks)} title=${lacks ? `you lack the permission ${lacks}` : ''}
     onClick=${() => open(html`<div class="body"><${DrainPreview} node=${node} at="dialog" /></div>`)}>Drain ${node}…</button>`;
+}
+
+function UncordonButton({ node }) {
+  const lacks = !may('node:uncordon', '') && 'node:uncordon';
+  return html`<button type="button" disabled=${Boolean(lacks)} title=${lacks ? `you lack the permission ${lacks}` : `weft node uncordon ${node}`}
+    onClick=${() => run({ name: 'uncordon' }, { kind: 'node', name: node, project: '' }, {})}>Uncordon ${node}</button>`;
 }
 
 // Where each workload would go, together, by the scheduler's own answer.

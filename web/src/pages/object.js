@@ -22,7 +22,8 @@ const TABS = {
 };
 
 export function ObjectPage() {
-  const [, kindName, where, name, tab = 'summary'] = route.value.path;
+  const [, kindName, where, name, asked] = route.value.path;
+  const tab = asked === 'events' || Object.hasOwn(TABS, asked ?? '') ? asked : 'summary';
   const kind = kinds.value.get(kindName);
   const project = where === '-' ? '' : where;
   useEffect(() => {
@@ -94,7 +95,7 @@ function Facts({ of, skip = [] }) {
 }
 
 const BYTES = /(^|_)(memory|disk|size|bytes)$/;
-const TIMES = /_(at|since|start|end|until)$|^(at|start|end)$/;
+const TIMES = /_(at|since|start|end|until)$|^(at|since|start|end|until)$/;
 function Value({ name, value }) {
   if (typeof value === 'number' && BYTES.test(name)) return size(value);
   if (typeof value === 'number' && TIMES.test(name) && value > 1e9) return moment(value);

@@ -4,7 +4,7 @@ import { html } from '../html.js';
 import { ask, get, query } from '../api.js';
 import { age, clock, moment } from '../format.js';
 import { summary } from '../stream.js';
-import { kinds, may, now, project, toObject } from '../state.js';
+import { kinds, may, now, placesOf, project, toObject } from '../state.js';
 import { Command, Empty, ProblemBox } from '../ui/parts.js';
 
 export function Queue() {
@@ -14,7 +14,8 @@ export function Queue() {
   useEffect(() => {
     let isOver = false;
     const everywhere = !project.value && may('report:create', '');
-    const asked = everywhere ? ask(kinds.value.get('report'), '', { subject: 'queue' }) : ask(kinds.value.get('recommendation'), project.value || 'default', { subject: 'queue' });
+    const [where] = placesOf('recommendation:create');
+    const asked = everywhere ? ask(kinds.value.get('report'), '', { subject: 'queue' }) : ask(kinds.value.get('recommendation'), where || 'default', { subject: 'queue' });
     asked.then((status) => { if (!isOver) { setAnswer(status); setError(null); } }, (problem) => { if (!isOver) setError(problem); });
     return () => { isOver = true; };
   }, [project.value, waiting]);
@@ -50,7 +51,11 @@ function Calendar() {
     <${Command} words="weft calendar" /></section>`;
 }
 
-const list = async (kind) => (kind ? (await get(`${project.value ? `/v1/projects/${encodeURIComponent(project.value)}` : '/v1'}/${kind.plural}?${query({ limit: 1000 })}`)).items : []);
+async function list(kind) {
+  const places = kind ? placesOf(kind.list) : [];
+  const found = await Promise.all(places.map((where) => get(`${where ? `/v1/projects/${encodeURIComponent(where)}` : '/v1'}/${kind.plural}?${query({ limit: 1000 })}`)));
+  return found.flatMap((each) => each.items);
+}
 const placed = (objects) => objects.filter(({ status }) => status?.node && !status.ended && status.lease && HOLDING.has(status.lease.state))
   .map((each) => ({ what: `${each.kind}/${each.name}`, kind: each.kind, name: each.name, project: each.project, node: each.status.node, start: each.status.lease.start, end: each.status.lease.end, state: each.status.lease.state }));
 const kept = (objects) => objects.filter(({ status }) => ['Scheduled', 'Active'].includes(status?.state))

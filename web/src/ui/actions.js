@@ -1,7 +1,7 @@
 // Verbs on objects, derived from the kinds: what may be done, with which fields, and the command that does the same.
 import { useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { command } from '../format.js';
+import { command, size } from '../format.js';
 import { pathOf, post, request } from '../api.js';
 import { kinds, may, notice, noticeOf } from '../state.js';
 import { close, open } from './dialog.js';
@@ -119,7 +119,7 @@ export function Field({ field, value, onInput, wrong }) {
 }
 const EXAMPLES = { size: '4G', duration: '30s', time: '2026-12-24T22:00:00Z', map: 'key=value, …', cores: '0.5' };
 function placeholder(field) {
-  if (field.default !== undefined && field.default !== null && field.default !== '' && typeof field.default !== 'object') return `default: ${field.default}`;
+  if (field.default !== undefined && field.default !== null && field.default !== '' && typeof field.default !== 'object') return `default: ${field.type === 'size' ? size(field.default) : field.default}`;
   return EXAMPLES[field.type] ?? (/^list of/.test(field.type ?? '') ? 'one, two, …' : '');
 }
 
