@@ -6,6 +6,7 @@ import json
 from typing import Any, cast
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from weft.api.dashboard.window import Window
 from weft.kinds.registry import BY_NAME
 from weft.kinds.vm import VM
 from weft.objects.envelope import encode_envelope
+from weft.objects.errors import InvalidInput
 
 
 class Source:
@@ -164,3 +166,14 @@ def test_a_long_cell_is_cut() -> None:
     envelope = BY_NAME["project"].make("p", BY_NAME["project"].spec(description="x" * 5000), 1.0)
     made = render(BY_NAME["project"], encode_envelope(envelope), 1)
     assert made is not None and max(map(len, made.whole.cells)) == MOST_LETTERS and len(made.whole.text) < 1000
+
+
+def test_a_phase_that_is_too_long_is_refused_and_not_cut() -> None:
+    with pytest.raises(InvalidInput, match="where is longer"):
+        read_asked({"kinds": "vm", "where": "x" * 201})
+
+
+def test_columns_for_wide_places_come_last() -> None:
+    for layout in (("vm",), ("vm", "container", "job")):
+        titles = [head.title for head in list_heads(layout)]
+        assert titles.index("NOTE") < titles.index("NETWORKS")

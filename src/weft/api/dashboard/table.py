@@ -121,7 +121,7 @@ def read_asked(query: Mapping[str, str]) -> Asked:
         tuple(kinds),
         project,
         read_words(query.get("filter", "")),
-        query.get("where", "")[:MOST_LETTERS],
+        _read_where(query),
         title,
         sort.startswith("-"),
         read_flag(query, "ended"),
@@ -138,6 +138,13 @@ def read_words(text: str, field: str = "filter") -> tuple[str, ...]:
             f"{field} is longer than {MOST_LETTERS} letters or {MOST_WORDS} words", field=field, hint="use fewer words"
         )
     return tuple(sorted(set(words)))
+
+
+def _read_where(query: Mapping[str, str]) -> str:
+    where = query.get("where", "")
+    if len(where) > MOST_LETTERS:
+        raise InvalidInput(f"where is longer than {MOST_LETTERS} letters", field="where", hint="write a phase")
+    return where
 
 
 def _read_kinds(text: str) -> list[str]:
@@ -165,12 +172,12 @@ async def select(context: ApiContext, actor: Actor, asked: Asked) -> tuple[Selec
 
 @functools.lru_cache(100)
 def list_heads(layout: Layout) -> tuple[ColumnHead, ...]:
-    """The columns of a table: those of its kinds in order, each title once; of several kinds, after the kind's own."""
+    """The columns of a table: those of its kinds in order, each title once, and those for wide places last, so that a note is seen
+    without scrolling; of several kinds, after the kind's own."""
     heads = {} if len(layout) == 1 else {KIND: ColumnHead(KIND)}
-    for name in layout:
-        phase = find_phase_title(name)
-        for column in BY_NAME[name].display.columns:
-            heads.setdefault(column.title, ColumnHead(column.title, column.align, _find_type(column, phase)))
+    columns = [(column, find_phase_title(name)) for name in layout for column in BY_NAME[name].display.columns]
+    for column, phase in sorted(columns, key=lambda one: one[0].wide):
+        heads.setdefault(column.title, ColumnHead(column.title, column.align, _find_type(column, phase)))
     return tuple(heads.values())
 
 
@@ -186,10 +193,8 @@ def _find_type(column: Column, phase: str | None) -> Literal["text", "number", "
 def encode_row(layout: Layout, row: Row) -> bytes:
     """A row as tables of this layout show it; encoded once for all of them."""
     titles = [column.title for column in BY_NAME[row.kind].display.columns]
-    cells: Sequence[str] = row.cells
-    if len(layout) > 1:
-        by_title = {KIND: row.kind, **dict(zip(titles, row.cells, strict=True))}
-        cells = [by_title.get(head.title, "") for head in list_heads(layout)]
+    by_title = {KIND: row.kind, **dict(zip(titles, row.cells, strict=True))}
+    cells = [by_title.get(head.title, "") for head in list_heads(layout)]
     shown = ShownRow(
         row.kind,
         row.project,
