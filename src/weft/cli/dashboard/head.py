@@ -48,7 +48,7 @@ def read_head(data: bytes) -> Head:
     """The head in ``data``, with its empty line. Raises InvalidInput for what no browser sends."""
     lines = data.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
-    if len(words) != 3 or words[2] != "HTTP/1.1" or words[0] not in _METHODS or not words[1].startswith("/"):
+    if len(words) != 3 or words[2] != "HTTP/1.1" or words[0] not in _METHODS or not _is_target(words[1]):
         raise InvalidInput("the request's first line can't be read", hint="send HTTP/1.1 with a path")
     headers: dict[str, str] = {}
     for line in filter(None, lines[1:]):
@@ -61,6 +61,11 @@ def read_head(data: bytes) -> Head:
     if "transfer-encoding" in headers or not (length.isascii() and length.isdecimal() and len(length) < 12):
         raise InvalidInput("the request's length can't be read", hint="send Content-Length")
     return Head(words[0], words[1], headers)
+
+
+def _is_target(text: str) -> bool:
+    """Whether it is a path of what a URL may have: no line break, which would begin a header of the request that is written."""
+    return text.startswith("/") and text.isascii() and text.isprintable()
 
 
 def write_head(head: Head, host: str, token: str = "") -> bytes:

@@ -132,3 +132,9 @@ def test_what_goes_on_has_the_login_and_nothing_of_the_browser_s() -> None:
 def test_heads_that_no_browser_sends_are_refused(head: bytes) -> None:
     with pytest.raises(InvalidInput):
         read_head(head)
+
+
+@pytest.mark.parametrize("target", ["/v1/whoami\nauthorization:x", "/\x00", "/\t", "/é", "v1/whoami"])
+def test_a_target_can_t_begin_a_header_of_the_request_that_goes_on(target: str) -> None:
+    with pytest.raises(InvalidInput, match="first line"):
+        read_head(f"GET {target} HTTP/1.1\r\nhost: x\r\n\r\n".encode("latin-1"))
