@@ -308,7 +308,7 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
         except msgspec.ValidationError as error:
             text = str(error)
             what, _, where = text.partition(" - at `$")
-            at = path + where.rstrip("`") if where else path
+            at = (path + where.rstrip("`")).removeprefix(".") if where else path
             fact = _in_words(what)
             problems = [InvalidInput(f"{at}: {fact[:1].lower()}{fact[1:]}", field=at, hint=_hint_at(type_, path, at))]
     first = problems[0]

@@ -23,6 +23,12 @@ class Whole(msgspec.Struct):
     kind: Annotated[Literal["color", "grey"] | None, field("Of it")] = None
 
 
+def test_a_field_of_a_whole_body_has_no_dot_before_its_name() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_strict({"cpu": 1, "maybe": 7}, Whole, "")
+    assert caught.value.field == "maybe" and str(caught.value).startswith("maybe: expected")
+
+
 def test_quantities_become_numbers_at_any_depth() -> None:
     whole = read_strict({"cpu": "500m", "parts": [{"size": "1M"}], "by_name": {"a": {"size": "2K"}}}, Whole)
     assert (whole.cpu, whole.parts[0].size, whole.by_name["a"].size) == (0.5, 2**20, 2048)

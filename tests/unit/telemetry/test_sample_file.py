@@ -215,6 +215,7 @@ def test_a_question_that_cannot_be_answered_says_what_can(path: Path) -> None:
         ((NOW, 60.0, 0.0, 0.5), "use 0.2s"),
         ((NOW, 86400.0, 0.0, 15.0), "use 10s"),
         ((NOW, 40 * 86400.0, 0.0, 0.0), "use a shorter time range"),
+        ((NOW, 60.0, 0.0, 1e308), "use a finer granularity"),
     ):
         with pytest.raises(InvalidInput) as refused:
             plan_question(*given)

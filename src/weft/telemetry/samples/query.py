@@ -39,6 +39,12 @@ def plan_question(now: float, seconds: float, until: float, granularity: float, 
             field="time_range",
             hint="use a shorter time range",
         )
+    if granularity > LEVELS[-1].span_seconds:
+        raise InvalidInput(
+            f"granularity: samples are kept for {_span(len(LEVELS) - 1)}",
+            field="granularity",
+            hint="use a finer granularity",
+        )
     step_ms = round(granularity * 1000) or kept[0][1].step_ms
     fitting = [level for level, facts in kept if step_ms >= facts.step_ms and step_ms % facts.step_ms == 0]
     if not fitting:
