@@ -19,6 +19,8 @@ Open = Callable[..., Page]
 PASSWORD = "a long enough password"
 HOSTILE = '<img src=x onerror="window.broken=1">'
 READ = "(path) => fetch(path, {headers: {}, credentials: 'include'}).then((r) => r.status, () => 0)"
+READ_AS_PAGE = """(path) => fetch(path, {headers: {'X-Weft-CSRF': localStorage.getItem('weft-page-key')}})
+    .then((r) => r.status, () => 0)"""
 DELETE = """(path) => fetch(path, {method: 'DELETE', credentials: 'include', headers: {'X-Weft-CSRF': '1'}})
     .then((r) => r.status, () => 0)"""
 
@@ -119,10 +121,14 @@ def test_a_cookie_is_worth_nothing_after_its_user_signed_out(chromium: Browser, 
     thief.add_cookies([cookie])
     stolen = thief.new_page()
     stolen.goto(address)
+    expect(stolen.get_by_role("button", name="Sign in", exact=True)).to_be_visible()  # a cookie alone opens nothing
+    key = page.evaluate("localStorage.getItem('weft-page-key')")
+    stolen.evaluate("(key) => localStorage.setItem('weft-page-key', key)", key)
+    stolen.reload()
     expect(stolen.get_by_role("heading", name="Overview")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
-    assert stolen.evaluate(READ, "/v1/whoami") == 401
+    assert stolen.evaluate(READ_AS_PAGE, "/v1/whoami") == 401
     stolen.reload()
     expect(stolen.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
     thief.close()

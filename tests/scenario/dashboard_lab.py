@@ -1,4 +1,4 @@
-"""A browser as the API server sees it: it keeps the session's cookie, names its origin, and reads server-sent events."""
+"""A browser as the API server sees it: keeps cookie and page key of a session, names its origin, reads server-sent events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Browser:
     def __init__(self, lab: DoorsLab) -> None:
         self.host = f"127.0.0.1:{lab.port}"
         self.origin = f"https://{self.host}"
-        self.cookie = ""
+        self.cookie = self.page_key = ""
         self._tls = ssl.create_default_context(cafile=str(lab.authority.ca_path))
         self._tls.check_hostname = False
         self._open: list[http.client.HTTPSConnection] = []
@@ -50,6 +50,8 @@ class Browser:
         finally:
             connection.close()
         self._take_cookie(reply.headers.get("set-cookie", ""))
+        if reply.status == 201 and path == "/v1/session":
+            self.page_key = reply.json()["page_key"]
         return reply
 
     def get(self, path: str, **query: Any) -> Any:
@@ -73,9 +75,9 @@ class Browser:
     def _request(
         self, connection: http.client.HTTPSConnection, method: str, path: str, body: Any, headers: dict[str, str | None]
     ) -> None:
-        given: dict[str, str | None] = {"sec-fetch-site": "same-origin"}
+        given: dict[str, str | None] = {"sec-fetch-site": "same-origin", "x-weft-csrf": self.page_key or None}
         if method != "GET":
-            given |= {"origin": self.origin, "x-weft-csrf": "1", "content-type": "application/json"}
+            given |= {"origin": self.origin, "content-type": "application/json"}
         if self.cookie:
             given["cookie"] = f"theme=dark; {COOKIE}={self.cookie}"
         given |= {name.replace("_", "-"): value for name, value in headers.items()}

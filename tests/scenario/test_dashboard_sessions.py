@@ -34,7 +34,7 @@ def rita(lab: DoorsLab) -> Browser:
 def test_a_session_is_a_token_of_the_user_that_only_a_cookie_has(lab: DoorsLab) -> None:
     browser = Browser(lab)
     reply = browser.send("POST", "/v1/session", {"user": "rita", "password": PASSWORD})
-    assert reply.status == 201 and set(reply.json()) == {"user", "expires_at"}
+    assert reply.status == 201 and set(reply.json()) == {"user", "expires_at", "page_key"}
     cookie = reply.headers["set-cookie"]
     assert {"Path=/", "Secure", "HttpOnly", "SameSite=Strict", "Max-Age=43200"} <= set(cookie.split("; "))
     assert "Domain" not in cookie
@@ -69,12 +69,12 @@ def test_a_login_makes_a_new_token_whatever_cookie_was_there(lab: DoorsLab, rita
 
 def test_a_stolen_cookie_is_worth_nothing_after_the_logout(lab: DoorsLab, rita: Browser) -> None:
     thief = Browser(lab)
-    thief.cookie = rita.cookie
+    thief.cookie, thief.page_key = rita.cookie, rita.page_key
     assert thief.get("/v1/whoami")["user"] == "rita"
     reply = rita.send("DELETE", "/v1/session")
     assert reply.status == 204 and "Max-Age=0" in reply.headers["set-cookie"]
     assert thief.send("GET", "/v1/whoami").status == 401
-    assert thief.send("GET", "/v1/whoami", authorization=f"Bearer {thief.cookie}").status == 401
+    assert thief.send("GET", "/v1/whoami", authorization=f"Bearer {thief.cookie}{thief.page_key}").status == 401
 
 
 def test_a_session_ends_with_the_user_and_with_its_token(lab: DoorsLab) -> None:
@@ -145,6 +145,15 @@ def test_other_sites_read_nothing_with_a_session(rita: Browser, site: str | None
     assert rita.send("GET", "/v1/dashboard/table?kinds=vm", sec_fetch_site=site).status == status
 
 
+def test_a_cookie_alone_as_another_port_of_the_host_sees_it_opens_nothing(lab: DoorsLab, rita: Browser) -> None:
+    bob = Browser(lab).login("bob")
+    for key, status in ((None, 403), ("1", 403), ("", 403), (bob.page_key, 401), ("0" * 32, 401)):
+        for method, path in (("GET", "/v1/whoami"), ("GET", "/v1/dashboard/table?kinds=vm"), ("DELETE", "/v1/session")):
+            assert rita.send(method, path, x_weft_csrf=key).status == status, key
+    assert rita.send("GET", "/v1/whoami", cookie=None, authorization=f"Bearer {rita.cookie}").status == 401
+    assert rita.get("/v1/whoami")["user"] == "rita"
+
+
 def test_a_request_with_a_bearer_never_reads_the_cookie(lab: DoorsLab, rita: Browser) -> None:
     secret = lab.client.create({"kind": "token", "name": "proxied", "spec": {"use": "access", "role": "viewer"}})[
         "secret"
@@ -155,7 +164,7 @@ def test_a_request_with_a_bearer_never_reads_the_cookie(lab: DoorsLab, rita: Bro
 
 
 def test_ending_a_session_leaves_a_token_alone_that_came_as_a_bearer(lab: DoorsLab, rita: Browser) -> None:
-    bearer = f"Bearer {rita.cookie}"  # as weft dashboard adds one to each request of its page
+    bearer = f"Bearer {rita.cookie}{rita.page_key}"  # as weft dashboard adds one to each request of its page
     reply = Browser(lab).send("DELETE", "/v1/session", authorization=bearer)
     assert reply.status == 409 and reply.json()["reason"] == "noSession"
     assert rita.get("/v1/whoami")["user"] == "rita"

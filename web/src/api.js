@@ -14,9 +14,13 @@ export class Problem extends Error {
 let onSignedOut = () => {};
 export function whenSignedOut(callback) { onSignedOut = callback; }
 
+// A session's cookie goes to every port of the server's host; this goes with own pages only, which alone can read it.
+const PAGE_KEY = 'weft-page-key';
+export const keepPageKey = (key) => (key ? localStorage.setItem(PAGE_KEY, key) : localStorage.removeItem(PAGE_KEY));
+export const pageHeaders = () => ({ 'X-Weft-CSRF': localStorage.getItem(PAGE_KEY) ?? '1' });
+
 export async function request(method, path, body, headers = {}) {
-  const init = { method, headers: { ...headers }, credentials: 'same-origin', cache: 'no-store' };
-  if (method !== 'GET') init.headers['X-Weft-CSRF'] = '1';
+  const init = { method, headers: { ...pageHeaders(), ...headers }, credentials: 'same-origin', cache: 'no-store' };
   if (body !== undefined) {
     init.headers['Content-Type'] ??= 'application/json';
     init.body = JSON.stringify(body);

@@ -2,6 +2,7 @@
 import { render } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
 import { html } from './html.js';
+import { get } from './api.js';
 import { age } from './format.js';
 import { begin, link, notices, now, project, route, session, signOut, theme } from './state.js';
 import { lostAt, refused, restarted, summary } from './stream.js';
@@ -69,8 +70,7 @@ function Projects() {
   const held = session.value.permissions?.projects ?? {};
   const [found, setFound] = useState([]);
   useEffect(() => {
-    fetch('/v1/projects?limit=500', { credentials: 'same-origin' }).then((answer) => (answer.ok ? answer.json() : { items: [] }))
-      .then((page) => setFound(page.items.map((item) => item.name)), () => {});
+    get('/v1/projects?limit=500').then((page) => setFound(page.items.map((item) => item.name)), () => {});
   }, [session.value]);
   const names = [...new Set([...found, ...Object.keys(held), ...(project.value ? [project.value] : [])])].sort();
   return html`<select aria-label="Project" value=${project.value} onChange=${(event) => { project.value = event.target.value; }}>

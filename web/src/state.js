@@ -1,6 +1,6 @@
 // What the page knows, as signals. Server state comes by stream.js and is never changed here; the URL's fragment says what is shown.
 import { computed, effect, signal } from '@preact/signals';
-import { get, Problem, request, whenSignedOut } from './api.js';
+import { get, keepPageKey, Problem, request, whenSignedOut } from './api.js';
 
 export const session = signal(undefined); // undefined: not asked yet; null: signed out; else /v1/whoami
 export const kinds = signal(new Map()); // by name
@@ -75,6 +75,7 @@ whenSignedOut(() => { session.value = null; });
 
 export async function signOut() {
   await request('DELETE', '/v1/session').catch(() => {});
+  keepPageKey('');
   session.value = null;
 }
 

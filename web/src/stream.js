@@ -1,7 +1,7 @@
 // The one stream of events of this tab: it says what the page shows, and the newest state of that comes back, folded per object.
 // Pages call `show`; a stream that is lost is opened again, and what was shown stays with its age.
 import { effect, signal } from '@preact/signals';
-import { get } from './api.js';
+import { get, pageHeaders } from './api.js';
 import { project, session } from './state.js';
 
 export const table = signal(null); // {columns, rows, total, phases, offset}
@@ -41,46 +41,61 @@ effect(() => {
 
 function close() {
   clearTimeout(again);
-  source?.close();
+  source?.abort();
   source = null;
   asked = '';
 }
 
-function open(what) {
-  close();
-  asked = what;
-  const opened = (source = new EventSource(pathOf(what)));
-  const on = (name, take) => opened.addEventListener(name, (event) => {
-    if (source !== opened) return;
-    lostAt.value = 0;
-    refused.value = '';
-    take(JSON.parse(event.data));
-  });
-  on('hello', (hello) => {
+const TAKERS = {
+  hello: (hello) => {
     if (version && version !== hello.version) restarted.value = true;
     version = hello.version;
-  });
-  on('summary', (given) => { summary.value = given; });
-  on('object', (given) => { object.value = given; });
-  on('events', (given) => { events.value = merge(events.value, given); });
-  on('table', takeTable);
-  opened.onerror = () => {
-    if (source !== opened) return;
-    if (!lostAt.value) lostAt.value = Date.now() / 1000;
-    if (opened.readyState === EventSource.CLOSED) { // refused: the browser doesn't say why, so it is asked for once more
-      source = null;
-      again = setTimeout(() => explain(what).finally(() => { if (session.value && !source) open(what); }), 1500);
-    }
-  };
+  },
+  summary: (given) => { summary.value = given; },
+  object: (given) => { object.value = given; },
+  events: (given) => { events.value = merge(events.value, given); },
+  table: takeTable,
+};
+
+// By fetch and not EventSource, which sends no header and doesn't say why it was refused.
+async function open(what) {
+  close();
+  asked = what;
+  const opened = (source = new AbortController());
+  let wait = 500; // milliseconds
+  try {
+    const answer = await fetch(pathOf(what), { signal: opened.signal, headers: pageHeaders(), cache: 'no-store' });
+    if (!answer.ok) {
+      refused.value = answer.status < 500 ? (await answer.json()).message ?? `the server answered ${answer.status}` : '';
+      if (answer.status === 401) await get('/v1/whoami');
+      wait = 2000;
+    } else await read(answer.body, opened);
+  } catch { wait = 1500; }
+  if (source !== opened) return;
+  if (!lostAt.value) lostAt.value = Date.now() / 1000;
+  source = null;
+  again = setTimeout(() => { if (session.value && !source) open(what); }, wait);
 }
 
-async function explain(what) {
-  const leave = new AbortController();
-  try {
-    const answer = await fetch(pathOf(what), { signal: leave.signal, cache: 'no-store' });
-    refused.value = answer.ok ? '' : (await answer.json()).message ?? '';
-    if (answer.status === 401) await get('/v1/whoami');
-  } catch { refused.value = ''; } finally { leave.abort(); }
+// Server-sent events (HTML standard, 9.2), as far as the server uses them: a name and one line of data.
+async function read(body, opened) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done || source !== opened) return;
+    const parts = (rest + value).split('\n\n');
+    rest = parts.pop();
+    for (const part of parts) {
+      const lines = part.split('\n');
+      const name = lines.find((line) => line.startsWith('event: '))?.slice(7);
+      const data = lines.find((line) => line.startsWith('data: '))?.slice(6);
+      if (!name || data === undefined) continue;
+      lostAt.value = 0;
+      refused.value = '';
+      TAKERS[name]?.(JSON.parse(data));
+    }
+  }
 }
 
 function takeTable(given) {

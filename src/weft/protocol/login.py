@@ -31,10 +31,11 @@ class SessionInput(LoginInput, frozen=True, kw_only=True):
 
 
 class SessionAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to that; the token itself is in the cookie only."""
+    """The answer to that; a cookie has the other part of the token."""
 
     user: str
     expires_at: float  # unix seconds
+    page_key: str  # for each request's X-Weft-CSRF: the part of the token that the cookie lacks
 
 
 class LoginBegun(msgspec.Struct, frozen=True, kw_only=True):

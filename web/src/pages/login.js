@@ -1,13 +1,17 @@
 // Signing in: a password, a token, or the provider that the fabric trusts.
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { request } from '../api.js';
+import { keepPageKey, request } from '../api.js';
 import { begin } from '../state.js';
 import { ProblemBox } from '../ui/parts.js';
 
 const BEGUN = 'weft-login'; // a login at the provider, while the browser is there
 const LEAVING = Symbol('the browser goes to the provider');
-const send = (body) => request('POST', '/v1/session', body);
+const send = async (body) => {
+  const answer = await request('POST', '/v1/session', body);
+  if (answer.page_key) keepPageKey(answer.page_key);
+  return answer;
+};
 
 export function Login() {
   const [error, setError] = useState(null);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.api.auth.authorise import require_enrolled
-from weft.api.auth.cookie import check_site, read_cookie
+from weft.api.auth.cookie import join_token, read_cookie
 from weft.api.auth.enrolments import let_in
 from weft.api.context import ApiContext, KnownBearer, TokenFacts
 from weft.api.request.call import Call
@@ -37,8 +37,7 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
     if _takes_strangers(call):
         return Actor("stranger", "nobody", "")
     if cookie := read_cookie(call):
-        check_site(call)
-        actor = await identify(context, f"Bearer {cookie}")
+        actor = await identify(context, f"Bearer {join_token(call, cookie)}")
         if actor.kind != "person":
             raise invalid_token()
         return actor

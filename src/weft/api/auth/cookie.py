@@ -1,7 +1,9 @@
 """The cookie of a browser's session, and the checks that keep other sites from using it. Pure.
 
 No script reads it, no other host sets it, and it goes only over TLS and with no request that another site began. Beside that, what
-comes with it must come from a page of this very origin: ports of one host count as one site, but not as one origin.
+comes with it must come from a page of this very origin: ports of one host count as one site, but not as one origin. Browsers send
+cookies to every port of a host, where guests' published ports may be, so the cookie has a part of the token only: the rest is the
+session's page key, which the page keeps where only pages of its own origin read it, and sends with each request.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from weft.api.request.call import Call
 from weft.objects.errors import Forbidden, NotAuthenticated
 
 NAME = "__Host-weft"  # the prefix: browsers take it only over TLS, for this host alone, and for all its paths
-HEADER = "x-weft-csrf"  # which no page of another origin may send
+HEADER = "x-weft-csrf"  # which no page of another origin may send; it has the page key
+KEY_LETTERS = 32  # half of the token's secret, 128 random bits
 _ATTRIBUTES = "Path=/; Secure; HttpOnly; SameSite=Strict"
 _LONGEST = 200
 
 
 def read_cookie(call: Call) -> str:
-    """The token in the session's cookie; "" if there is none. Raises NotAuthenticated for two of them."""
+    """What the session's cookie has; "" if there is none. Raises NotAuthenticated for two of them."""
     found = [
         value
         for part in call.request.header(b"cookie").split(";")
@@ -28,20 +31,25 @@ def read_cookie(call: Call) -> str:
     return found[0][:_LONGEST] if found else ""
 
 
-def write_cookie(token: str, seconds: float) -> tuple[str, str]:
-    """The header that gives the browser the session's cookie; with an empty token it takes it away."""
-    return "set-cookie", f"{NAME}={token}; {_ATTRIBUTES}; Max-Age={max(0, int(seconds)) if token else 0}"
+def write_cookie(value: str, seconds: float) -> tuple[str, str]:
+    """The header that gives the browser the session's cookie; with an empty value it takes it away."""
+    return "set-cookie", f"{NAME}={value}; {_ATTRIBUTES}; Max-Age={max(0, int(seconds)) if value else 0}"
 
 
-def check_site(call: Call) -> None:
-    """Raise Forbidden unless a page of this origin, or the person, sent a request that has the cookie."""
-    if call.method == "GET":
-        if call.request.header(b"sec-fetch-site") in ("cross-site", "same-site"):
-            raise _refuse("a page of another origin")
-        return
-    check_origin(call)
-    if call.request.header(HEADER.encode()) != "1":
-        raise _refuse(f"something that doesn't send the header {HEADER}: 1")
+def split_token(token: str) -> tuple[str, str]:
+    """What of a session's token its cookie has, and the page key. Neither of them is enough to guess the other by."""
+    return token[:-KEY_LETTERS], token[-KEY_LETTERS:]
+
+
+def join_token(call: Call, cookie: str) -> str:
+    """The session's token. Raises Forbidden unless a page of this origin sent the request."""
+    if call.method != "GET":
+        check_origin(call)
+    elif call.request.header(b"sec-fetch-site") in ("cross-site", "same-site"):
+        raise _refuse("a page of another origin")
+    if len(key := call.request.header(HEADER.encode())) != KEY_LETTERS:
+        raise _refuse(f"something that doesn't send the session's page key in {HEADER}")
+    return cookie + key
 
 
 def check_origin(call: Call) -> None:

@@ -1,4 +1,5 @@
-"""Sessions of browsers: a session is a token of the user's own, as a login makes it, whose secret only a cookie has."""
+"""Sessions of browsers: a session is a token of the user's own, as a login makes it; a cookie has one half of its secret, the page
+the other."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import msgspec
 from weft.api.auth import oidc
 from weft.api.auth.authenticate import identify
 from weft.api.auth.authorise import require_person
-from weft.api.auth.cookie import check_origin, own_origin, write_cookie
+from weft.api.auth.cookie import check_origin, own_origin, split_token, write_cookie
 from weft.api.auth.login import check_seconds, find_user, make_login
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import JSON, Call, Change, json_answer
@@ -29,7 +30,7 @@ _encoder = msgspec.json.Encoder()
 
 async def begin(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/session``, from a page of this origin: a new token for a user's password, a login at the OIDC provider, or another
-    token of a user. The answer has its cookie, and its secret nowhere else."""
+    token of a user. The answer has one half of its secret in a cookie, and the other as the page key."""
     check_origin(call)
     call.query()
     given = read_strict(await call.read_object(), SessionInput, "")
@@ -45,8 +46,9 @@ async def begin(context: ApiContext, call: Call) -> Answer:
         seconds, limit = given.expires_seconds, ("", None)
     call.changed.append(Change(user, ""))
     made = await make_login(context, user, seconds, claims, name="session", limit=limit)
-    body = _encoder.encode(SessionAnswer(user=made.user, expires_at=made.expires_at))
-    return Answer(201, body, (*JSON, write_cookie(made.secret, seconds)))
+    cookie, page_key = split_token(made.secret)
+    body = _encoder.encode(SessionAnswer(user=made.user, expires_at=made.expires_at, page_key=page_key))
+    return Answer(201, body, (*JSON, write_cookie(cookie, seconds)))
 
 
 async def end(context: ApiContext, call: Call) -> Answer:
