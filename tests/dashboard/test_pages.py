@@ -47,7 +47,7 @@ def test_the_first_load_is_small(open_page: Open, relay: object) -> None:
 
 
 def test_every_page_is_accessible(open_page: Open) -> None:
-    page = open_page("", color_scheme="light")
+    page = open_page("", color_scheme="light", reduced_motion="reduce")
     expect(page.locator("main h1").first).to_be_visible()
     page.evaluate(AXE.read_text())
     found = []
