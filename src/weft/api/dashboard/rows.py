@@ -1,7 +1,7 @@
 """The rows of each kind that somebody looks at: listed once, then kept by one watch of the store for all viewers.
 
 Woken by the store. A kind that nobody looks at is dropped after a while. Lists in pages and renders a few objects at a time, so
-that requests are answered meanwhile; while the store is away, the rows stay as they were.
+that other requests don't wait; while the store is away, the rows stay as they were.
 """
 
 from __future__ import annotations

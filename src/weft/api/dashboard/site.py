@@ -77,7 +77,7 @@ def _answer(context: ApiContext, call: Call, name: str, found: tuple[bytes, str]
 
 
 def _read(folder: Path, name: str, accepted: set[str]) -> tuple[bytes, str] | None:
-    """The file, and its encoding; "" for none. None: there is no such file."""
+    """The file and its encoding ("": it is not compressed); None if there is no such file."""
     for encoding, suffix in _ENCODINGS:
         if encoding in accepted and (folder / (name + suffix)).is_file():
             return (folder / (name + suffix)).read_bytes(), encoding

@@ -1,4 +1,4 @@
-"""What one tab shows of a table, and what it must be told of its changes: the difference between what was sent and what is so now.
+"""What one tab shows of a table, and what it is sent of its changes: the difference between what it has and what is so now.
 
 A tab that reads slowly gets the newest state, and nothing waits for it. Does no I/O.
 """
@@ -32,7 +32,7 @@ class Window:
             return b""
         page = selection.page(*self._place)
         key = (self._layout, self._place, self._version)
-        changes = selection.changes.get(key)  # other tabs that were told of the same need the same
+        changes = selection.changes.get(key)  # other tabs with the same page need the same changes
         if changes is None:
             changes = self._encode(page)
             if len(selection.changes) >= _MOST_KEPT:
