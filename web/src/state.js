@@ -4,6 +4,7 @@ import { get, keepPageKey, Problem, request, whenSignedOut } from './api.js';
 
 export const session = signal(undefined); // undefined: not asked yet; null: signed out; else /v1/whoami
 export const kinds = signal(new Map()); // by name
+export const health = signal({}); // how an object is, by its phase
 export const gateway = signal({ streams: '', server_name: '' });
 export const now = signal(Date.now() / 1000);
 export const notices = signal([]); // {id, words, hint, bad, command}
@@ -64,6 +65,7 @@ export async function begin() {
   try {
     const [who, known, door] = await Promise.all([get('/v1/whoami'), get('/v1/kinds'), get('/v1/gateway').catch(() => ({}))]);
     kinds.value = new Map(known.items.map((kind) => [kind.name, kind]));
+    health.value = known.health;
     gateway.value = door;
     session.value = who;
   } catch (error) {

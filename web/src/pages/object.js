@@ -3,7 +3,7 @@ import { useEffect } from 'preact/hooks';
 import { html } from '../html.js';
 import { moment, size } from '../format.js';
 import { events, object, show, summary } from '../stream.js';
-import { kinds, may, route, toObject } from '../state.js';
+import { health, kinds, may, route, toObject } from '../state.js';
 import { ActionButtons } from '../ui/actions.js';
 import { EventList } from '../ui/events.js';
 import { lazy } from '../ui/lazy.js';
@@ -54,15 +54,11 @@ export function ObjectPage() {
 
 const phaseOf = (obj) => obj.status?.phase ?? (obj.conditions?.find((each) => each.type === 'Ready')?.status === 'True' ? 'Ready' : '');
 
-// The server says how healthy rows are; a lone object is looked for among the problems, else judged by its phase.
+// A problem says more than its phase does: a VM that runs may be degraded.
 function healthOf(row, obj) {
   const problem = summary.value?.problems?.find((each) => each.kind === row.kind && each.name === row.name && (each.project || '') === row.project);
   if (problem) return problem.health;
-  const phase = phaseOf(obj);
-  if (/^(Running|Ready|Active|Available|Attached|Succeeded|Done|Bound)$/.test(phase)) return 'running';
-  if (/Fail|Reject|Lost/.test(phase)) return 'failed';
-  if (/^(Pending|Scheduled|Queued|Stopped|Suspended)$/.test(phase)) return 'waiting';
-  return phase ? 'changing' : 'unknown';
+  return health.value[phaseOf(obj)] ?? 'unknown';
 }
 
 function Summary({ kind, obj, row }) {

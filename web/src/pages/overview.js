@@ -26,13 +26,14 @@ function Problems({ facts }) {
   const problems = facts.problems ?? [];
   if (!problems.length) return html`<p class="state running">Nothing is wrong.</p>`;
   const total = facts.problems_total ?? problems.length;
-  return html`<section class="panel"><h2>What is wrong (${total})</h2><ul class="list">
-    ${problems.slice(0, 10).map((each) => html`<li key=${`${each.kind}/${each.project}/${each.name}`}>
-      <div class="row"><${State} phase=${each.phase} health=${each.health} /><span class="soft">${kinds.value.get(each.kind)?.title ?? each.kind}</span><${Name} row=${each} />
-        ${each.project && html`<span class="soft">${each.project}</span>`}${each.since && html`<span class="soft"><${Age} since=${each.since} /></span>`}</div>
-      <div>${each.note}</div>${each.hint && html`<div class="soft">${each.hint}</div>`}</li>`)}
-  </ul>${total > 10 && html`<p class="soft">and ${total - 10} more: look for them by phase under <a href="#/workloads">Workloads</a></p>`}</section>`;
+  return html`<section class="panel"><h2>What is wrong (${total})</h2><${ProblemList} problems=${problems.slice(0, 10)} />
+    ${total > 10 && html`<p class="soft">and ${total - 10} more under <a href="#/alerts">Alerts</a></p>`}</section>`;
 }
+
+export const ProblemList = ({ problems }) => html`<ul class="list">${problems.map((each) => html`<li key=${`${each.kind}/${each.project}/${each.name}`}>
+  <div class="row"><${State} phase=${each.phase} health=${each.health} /><span class="soft">${kinds.value.get(each.kind)?.title ?? each.kind}</span><${Name} row=${each} />
+    ${each.project && html`<span class="soft">${each.project}</span>`}${each.since && html`<span class="soft"><${Age} since=${each.since} /></span>`}</div>
+  <div>${each.note}</div>${each.hint && html`<div class="soft">${each.hint}</div>`}</li>`)}</ul>`;
 
 function Counts({ phases }) {
   const entries = Object.entries(phases ?? {}).filter(([, by]) => Object.values(by).some(Boolean));

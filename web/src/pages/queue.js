@@ -11,11 +11,11 @@ export function Queue() {
   const [answer, setAnswer] = useState(null);
   const [error, setError] = useState(null);
   const waiting = summary.value?.queue?.waiting;
+  const everywhere = !project.value && may('report:create', '');
+  const where = placesOf('recommendation:create')[0] || 'default';
   useEffect(() => {
     let isOver = false;
-    const everywhere = !project.value && may('report:create', '');
-    const [where] = placesOf('recommendation:create');
-    const asked = everywhere ? ask(kinds.value.get('report'), '', { subject: 'queue' }) : ask(kinds.value.get('recommendation'), where || 'default', { subject: 'queue' });
+    const asked = everywhere ? ask(kinds.value.get('report'), '', { subject: 'queue' }) : ask(kinds.value.get('recommendation'), where, { subject: 'queue' });
     asked.then((status) => { if (!isOver) { setAnswer(status); setError(null); } }, (problem) => { if (!isOver) setError(problem); });
     return () => { isOver = true; };
   }, [project.value, waiting]);
@@ -27,7 +27,7 @@ export function Queue() {
         <tbody>${answer.queue.map((each) => { const [kind, name] = each.workload.split('/'); return html`<tr key=${`${each.project}/${each.workload}`}><td class="number">${each.place ?? '–'}</td><td><a class="mono" href=${toObject({ kind, project: each.project, name }, 'why')}>${each.workload}</a></td>
           <td>${each.project}</td><td class="number">${each.priority}</td><td class="number">${age(each.waiting_seconds)}</td><td>${each.expected_start ? moment(each.expected_start) : 'unknown'} ${each.confidence === 'low' ? '(guessed)' : ''}</td>
           <td style=${{ maxWidth: 'none' }}>${each.held_by.message || each.held_by.reason}</td></tr>`; })}</tbody></table></div>`}
-      <${Command} words=${`weft queue${project.value ? ` -p ${project.value}` : ' --all-projects'}`} /></section>
+      <${Command} words=${`weft queue ${everywhere ? '--all-projects' : `-p ${where}`}`} /></section>
     <${Calendar} />`;
 }
 

@@ -27,6 +27,6 @@ function Pools() {
   return html`<section><h2>Disks of nodes</h2><div class="panels">${[...disks].slice(0, 24).map(([name, disk]) => html`<div class="panel" key=${name}>
     <a class="mono" href=${toObject({ kind: 'node', name })}><b>${name}</b></a><${Bar} title="disk" of=${disk} unit="bytes" />
     ${pools.filter((pool) => pool.node === name).map((pool) => html`<div key=${pool.name} class="row"><span class="mono">${pool.name}</span><span class="grow"></span>
-      <span class="soft">${pool.free != null && pool.size != null ? `${size(pool.free)} of ${size(pool.size)} free` : pool.size != null ? size(pool.size) : ''}</span></div>`)}
+      <span class="soft">${pool.problem || `${size(pool.free)} of ${size(pool.total)} free`}</span></div>`)}
     </div>`)}</div></section>`;
 }

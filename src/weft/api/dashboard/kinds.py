@@ -12,6 +12,7 @@ from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import JSON, Call, list_accepted
 from weft.api.route import Route
+from weft.kinds.fields.health import HEALTH, Health
 from weft.kinds.permissions import PERMISSIONS
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS
@@ -84,6 +85,7 @@ class KindsAnswer(msgspec.Struct, frozen=True):
     """The answer to ``GET /v1/kinds``."""
 
     items: tuple[KindFacts, ...]
+    health: dict[str, Health]  # how an object is, by its phase
 
 
 async def list_kinds(context: ApiContext, call: Call) -> Answer:
@@ -98,7 +100,7 @@ async def list_kinds(context: ApiContext, call: Call) -> Answer:
 def _encode_kinds(*, packed: bool) -> bytes:
     if packed:
         return gzip.compress(_encode_kinds(packed=False), mtime=0)
-    return msgspec.json.encode(KindsAnswer(tuple(map(_describe, KINDS))))
+    return msgspec.json.encode(KindsAnswer(tuple(map(_describe, KINDS)), dict(HEALTH)))
 
 
 def _describe(kind: Kind) -> KindFacts:

@@ -39,8 +39,8 @@ class ColumnHead(msgspec.Struct, frozen=True):
     type: Literal["text", "number", "phase", "age"] = "text"
 
 
-class Row(msgspec.Struct, eq=False, kw_only=True, gc=False):
-    """What a reader sees of an object; rows are compared by identity, since a changed object gets a new one."""
+class ShownRow(msgspec.Struct):
+    """A row as the page gets it."""
 
     kind: str
     project: str | None
@@ -51,13 +51,19 @@ class Row(msgspec.Struct, eq=False, kw_only=True, gc=False):
     health: Health
     note: str
     created_at: float  # unix seconds
-    cells: tuple[str, ...]  # of the kind's columns
+    cells: Sequence[str]  # by column; "" under AGE, which follows from ``created_at``
+
+
+class Row(ShownRow, eq=False, kw_only=True, gc=False):
+    """What a reader sees of an object, its cells by its own kind's columns; rows are compared by identity, since a changed object
+    gets a new one."""
+
     text: str  # in small letters, what a filter searches: name, cells, labels
     since: float  # unix seconds: how long its state is so, as far as the object says
     hint: str = ""  # what to do about it
     over: bool = False  # it has ended: lists leave it out
     operation: Operation | None = None  # what is done to it now
-    node: Node | None = None  # the figures of a node
+    node: Node | None = None  # what a node has and gives; None: it is no node
     keys: dict[str, SortKey] = {}  # its place in each order that was asked for
     order: tuple[SortKey, str, str] = ((0, 0.0, ""), "", "")  # among rows that are equal otherwise
 

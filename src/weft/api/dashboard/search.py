@@ -8,8 +8,8 @@ import msgspec
 
 from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
-from weft.api.dashboard.row import Row
-from weft.api.dashboard.table import ShownRow, encode_row, find_sights, note_topic, read_words
+from weft.api.dashboard.row import Row, ShownRow
+from weft.api.dashboard.table import encode_row, find_sights, note_topic, read_words
 from weft.api.request.call import JSON, Call
 from weft.api.route import Route, Topic
 from weft.kinds.registry import BY_NAME, KINDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -12,14 +12,13 @@ from weft.api.audit.topic import topic_of
 from weft.api.auth.authorise import authorise_read, require_person
 from weft.api.auth.ownership import find_own
 from weft.api.context import ApiContext
-from weft.api.dashboard.row import AGE, KIND, ColumnHead, Row, find_phase_title
+from weft.api.dashboard.row import AGE, KIND, ColumnHead, Row, ShownRow, find_phase_title
 from weft.api.dashboard.selection import PHASE, PROJECT, Query, Selection
 from weft.api.dashboard.sight import Sight
 from weft.api.object.narrowing import is_narrowed
 from weft.api.request.call import JSON, Call, read_count, read_flag
 from weft.api.request.target import Target
 from weft.api.route import Route, Topic
-from weft.kinds.fields.health import Health
 from weft.kinds.record import Column, Kind
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import Forbidden, InvalidInput
@@ -50,21 +49,6 @@ class Asked(msgspec.Struct, frozen=True):
     ended: bool
     offset: int
     limit: int
-
-
-class ShownRow(msgspec.Struct, frozen=True):
-    """A row, as ``encode_row`` writes it."""
-
-    kind: str
-    project: str | None
-    name: str
-    uid: str
-    revision: int
-    phase: str  # as the kind's table says it; "": the kind has none
-    health: Health
-    note: str
-    created_at: float  # unix seconds
-    cells: Sequence[str]  # by column; "" under AGE, which follows from ``created_at``
 
 
 class TableAnswer(msgspec.Struct):
