@@ -89,7 +89,7 @@ def test_each_worker_has_no_rights_and_ends_with_its_parent(tmp_path: Path) -> N
     with start(f"{IMAGES}.fetch.worker", "PARENT", stdin=reading) as started:
         check(*started)
     bounds = json.dumps({"bytes": 1 << 20, "entries": 9, "ratio": 9})
-    with start(f"{IMAGES}.unpack.worker", str(tmp_path), "zstd", bounds, stdin=reading) as started:
+    with start(f"{IMAGES}.unpack.worker", "PARENT", str(tmp_path), "zstd", bounds, stdin=reading) as started:
         check(*started)
     os.close(reading)
     os.close(writing)
@@ -106,6 +106,7 @@ def test_each_worker_has_no_rights_and_ends_with_its_parent(tmp_path: Path) -> N
     [
         ["weft.controllers.image.download", "1", "http://127.0.0.1:9/", "9", "9", "60"],
         [f"{IMAGES}.fetch.worker", "1"],
+        [f"{IMAGES}.unpack.worker", "1", "/", "zstd", "{}"],
     ],
 )
 def test_a_worker_whose_parent_has_ended_meanwhile_does_not_begin(argv: list[str]) -> None:

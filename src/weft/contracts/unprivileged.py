@@ -18,18 +18,22 @@ def drop_privileges(parent: int, limits: Mapping[int, int], user: int = NOBODY) 
     ``user``, or nobody where this user namespace has no such user; without root it keeps its user. The kernel kills it
     when its parent ends: the thread that started it, of the process ``parent``. Raises OSError, also if that has ended.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
         os.setgroups([])
         _become(user)
-    _must(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
-    _must(libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))  # after the change of user, which would undo it
-    if os.getppid() != parent:
-        raise OSError(errno.ESRCH, "the process that started this one has ended")
+    _must(ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+    end_with(parent)  # after the change of user, which would undo it
     for what, most in limits.items():
         _, hard = resource.getrlimit(what)
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (least, least))
+
+
+def end_with(parent: int) -> None:
+    """The kernel kills this process when the process ``parent`` ends. Raises OSError if that has ended already."""
+    _must(ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))
+    if os.getppid() != parent:
+        raise OSError(errno.ESRCH, "the process that started this one has ended")
 
 
 def _become(user: int) -> None:

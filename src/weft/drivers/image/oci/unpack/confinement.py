@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import signal
 
 MEMORY_BYTES = 1 << 30
@@ -52,13 +53,19 @@ def confine(root: str, most_bytes: int) -> None:
 
 
 def _go_on_alone(libc: ctypes.CDLL) -> None:
-    """Return in a child that knows no other process; this one only waits for it, and both end with their parents."""
-    _must(libc, libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))
+    """Return in a child that knows no other process; this one only waits for it, and the child ends with it."""
+    watching, held = os.pipe()
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    os.close(held)
     _must(libc, libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))
+    if select.select([watching], [], [], 0)[
+        0
+    ]:  # it ended before that; who its parent is, a child of its own world can't see
+        os._exit(1)
+    os.close(watching)
 
 
 def _must(libc: ctypes.CDLL, result: int) -> None:

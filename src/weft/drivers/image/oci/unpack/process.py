@@ -59,6 +59,7 @@ async def unpack(blob: Path, packing: Packing, folder: Path, limits: Limits, fre
             "-I",
             "-m",
             "weft.drivers.image.oci.unpack.worker",
+            str(os.getpid()),
             str(folder),
             packing,
             json.dumps(bounds),

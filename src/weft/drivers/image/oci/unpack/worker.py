@@ -1,4 +1,5 @@
-"""The process that unpacks one layer: ``python -m weft.drivers.image.oci.unpack.worker FOLDER PACKING LIMITS``, the blob as stdin.
+"""The process that unpacks one layer: ``python -m weft.drivers.image.oci.unpack.worker PARENT FOLDER PACKING LIMITS``, the blob as
+stdin.
 
 The folder is its root from the start (``confinement.py``). It prints a dot now and then, and at its end one line of JSON: what was
 made, or ``refused`` and why. What it leaves in the folder after that is its parent's to remove.
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from weft.contracts.unprivileged import drop_privileges
+from weft.contracts.unprivileged import drop_privileges, end_with
 from weft.drivers.image.oci.unpack.confinement import confine
 from weft.drivers.image.oci.unpack.entries import Refused, Tree
 
@@ -178,6 +179,7 @@ def main(folder: str, packing: str, limits: dict[str, int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    result = main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    end_with(int(sys.argv[1]))
+    result = main(sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
     sys.stdout.write(f"\n{json.dumps(result)}\n")
     sys.stdout.flush()
