@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from weft.contracts.driver.identity import Identity
+
 PlanT_contra = TypeVar("PlanT_contra", contravariant=True)  # of a VM a GuestPlan, of a container a ContainerPlan
 
 GuestState = Literal["absent", "starting", "running", "paused", "suspended", "stopped", "failed"]
@@ -76,6 +78,10 @@ class GuestPlan(msgspec.Struct, frozen=True):
     has_process: bool = (
         False  # it exists for one process, and its agent reports on it; other guests' reports are ignored
     )
+    # A guest that isn't known here yet begins from this memory that a snapshot kept, instead of booting. Its disks and NICs are
+    # those of the machine then: by serial and MAC, and what is left over in the order of the lists.
+    memory: str = ""
+    identity: Identity | None = None  # it is a copy, and gets this before anything of it reaches the network
 
 
 class GuestShape(msgspec.Struct, frozen=True):
