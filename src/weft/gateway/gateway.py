@@ -26,6 +26,7 @@ from weft.gateway.stream.reconnect import FindPlace, WorkloadLocation
 from weft.gateway.stream.rights import OpenStreams
 from weft.gateway.stream.splice import Carried, splice
 from weft.gateway.stream.websocket import receive_hello
+from weft.kinds.parts.stream_verbs import STREAM_VERBS
 from weft.objects.errors import (
     Forbidden,
     InvalidInput,
@@ -300,10 +301,12 @@ class Gateway:
 
     async def _carry(self, client: Connection, agent: Connection, claims: Claims, whole: dict[str, Any]) -> Carried:
         place = WorkloadLocation(claims.node_uid, claims.allocation, claims.guest_id)
-        if claims.verb == "exec" and agent.keeps_sessions:
+        verb = STREAM_VERBS.get(claims.verb)
+        follows = verb.follows if verb is not None else ""
+        if follows == "session" and agent.keeps_sessions:
             carrier = ExecStream(client, whole, self._open_session, self._find_place, self._clock)
             return await carrier.carry(place)
-        if claims.verb in ("logs", "console") and agent.counts_printed:
+        if follows == "output" and agent.counts_printed:
             printed = OutputStream(client, whole, self._open_printed, self._find_place, self._clock)
             return await printed.carry(place)
         stream = await self._open(agent, claims.node_uid, whole)

@@ -19,7 +19,7 @@ from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
-from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput, SamplesInput
+from weft.kinds.parts.stream_verbs import EXEC, FLOWS, FORWARD, LOGS, METRICS
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
@@ -253,11 +253,11 @@ VERBS = (
     RELEASE,
     *LEASE_VERBS,
     Verb("migrate", "Migrate to another node", input=MigrateContainerInput, make=make_migration, needs="operate"),
-    Verb("exec", "Run a command in the container", input=ExecInput, stream=True, needs="operate"),
-    Verb("forward", "Forward a TCP port of the container", input=ForwardInput, stream=True, needs="operate"),
-    Verb("logs", "Show the container's log", input=LogsInput, stream=True, needs="read"),
-    Verb("flows", "Show network flows of the container", input=FlowsInput, stream=True, needs="read"),
-    Verb("metrics", "Show what the container used, over time", input=SamplesInput, stream=True, needs="read"),
+    EXEC.verb("Run a command in the container"),
+    FORWARD.verb("Forward a TCP port of the container"),
+    LOGS.verb("Show the container's log"),
+    FLOWS.verb("Show network flows of the container"),
+    METRICS.verb("Show what the container used, over time"),
 )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.goal import find_condition
-from weft.kinds.parts.stream_verbs import SamplesInput
+from weft.kinds.parts.stream_verbs import METRICS
 from weft.kinds.record import (
     Access,
     Admission,
@@ -362,7 +362,7 @@ NODE = Kind(
             change=_drain,
             needs="fabric",
         ),
-        Verb("metrics", "Show what the node used, over time", input=SamplesInput, stream=True, needs="read"),
+        METRICS.verb("Show what the node used, over time"),
         Verb(
             "maintenance",
             "Begin or end maintenance of the node, during which no new workloads are placed there",

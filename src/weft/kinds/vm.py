@@ -16,15 +16,7 @@ from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_repl
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
-from weft.kinds.parts.stream_verbs import (
-    ConsoleInput,
-    ExecInput,
-    FlowsInput,
-    ForwardInput,
-    LogsInput,
-    SamplesInput,
-    ScreenInput,
-)
+from weft.kinds.parts.stream_verbs import CONSOLE, EXEC, FLOWS, FORWARD, LOGS, METRICS, SCREEN
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
@@ -210,13 +202,13 @@ VERBS = (
     HOLD,
     RELEASE,
     *LEASE_VERBS,
-    Verb("exec", "Run a command in the guest", input=ExecInput, stream=True, needs="operate"),
-    Verb("console", "Open the guest's serial console", input=ConsoleInput, stream=True, needs="operate"),
-    Verb("forward", "Forward a TCP port of the guest", input=ForwardInput, stream=True, needs="operate"),
-    Verb("screen", "Open the guest's screen, as RFB (VNC)", input=ScreenInput, stream=True, needs="operate"),
-    Verb("logs", "Show the log of the guest's console", input=LogsInput, stream=True, needs="read"),
-    Verb("flows", "Show network flows of the VM", input=FlowsInput, stream=True, needs="read"),
-    Verb("metrics", "Show what the VM used, over time", input=SamplesInput, stream=True, needs="read"),
+    EXEC.verb("Run a command in the guest"),
+    CONSOLE.verb("Open the guest's serial console"),
+    FORWARD.verb("Forward a TCP port of the guest"),
+    SCREEN.verb("Open the guest's screen, as RFB (VNC)"),
+    LOGS.verb("Show the log of the guest's console"),
+    FLOWS.verb("Show network flows of the VM"),
+    METRICS.verb("Show what the VM used, over time"),
 )
 
 

@@ -1,33 +1,21 @@
-"""Inputs of any workload's verbs that answer with a stream."""
+"""The verbs of workloads and nodes that answer with a stream, each once for all kinds that have it.
+
+One more is a ``StreamVerb`` here, a function in ``agent/stream/`` that serves it, and a file in ``cli/verbs/``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from weft.kinds.fields.lease import AllocatedLease
+from weft.kinds.record import Verb
 from weft.objects.errors import Unavailable
 from weft.objects.quantity import format_duration, format_time
 
-REACHING = (
-    "exec",
-    "console",
-    "forward",
-    "screen",
-)  # the verbs that reach into the guest, not only what is recorded of it
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MOST_RANGES = 64
-
-
-def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:
-    """Raises Unavailable (leaseWaits) for a verb that reaches into the guest of ``what`` before its lease begins: it may run."""
-    if verb in REACHING and lease is not None and now < lease.start:
-        raise Unavailable(
-            f"{what} can't be reached yet: its lease begins at {format_time(lease.start)}, in {format_duration(lease.start - now)}",
-            reason="leaseWaits",
-            hint=f"weft lease describe {what}",
-        )
 
 
 class ExecInput(msgspec.Struct):
@@ -80,3 +68,36 @@ class SamplesInput(msgspec.Struct):
     series: list[str] = []  # names, or how they begin: nic0; none: all
     extremes: bool = False
     watch: bool = False  # until the client goes; ``until`` is ignored
+
+
+class StreamVerb(msgspec.Struct, frozen=True):
+    name: str
+    input: type[msgspec.Struct]
+    needs: Literal["operate", "read"]
+    reaches: bool = False  # into the guest, not only what is recorded of it
+    # What the gateway goes on with at the guest's next node after a migration: a command, or what the guest prints.
+    follows: Literal["", "session", "output"] = ""
+
+    def verb(self, summary: str) -> Verb:
+        """The verb of a kind; ``summary`` says what it does there."""
+        return Verb(self.name, summary, input=self.input, stream=True, needs=self.needs)
+
+
+EXEC = StreamVerb("exec", ExecInput, "operate", reaches=True, follows="session")
+CONSOLE = StreamVerb("console", ConsoleInput, "operate", reaches=True, follows="output")
+FORWARD = StreamVerb("forward", ForwardInput, "operate", reaches=True)
+SCREEN = StreamVerb("screen", ScreenInput, "operate", reaches=True)
+LOGS = StreamVerb("logs", LogsInput, "read", follows="output")
+FLOWS = StreamVerb("flows", FlowsInput, "read")
+METRICS = StreamVerb("metrics", SamplesInput, "read")
+STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, METRICS)}
+
+
+def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:
+    """Raises Unavailable (leaseWaits) for a verb that reaches into the guest of ``what`` before its lease begins: it may run."""
+    if verb in STREAM_VERBS and STREAM_VERBS[verb].reaches and lease is not None and now < lease.start:
+        raise Unavailable(
+            f"{what} can't be reached yet: its lease begins at {format_time(lease.start)}, in {format_duration(lease.start - now)}",
+            reason="leaseWaits",
+            hint=f"weft lease describe {what}",
+        )
