@@ -43,6 +43,7 @@ function kept(name, first) {
 export const project = kept('project', ''); // '': all projects
 export const theme = kept('theme', 'auto');
 effect(() => { document.documentElement.dataset.theme = theme.value; });
+if (route.value.query.project !== undefined) project.value = route.value.query.project; // of the link that opened the page
 setInterval(() => { now.value = Date.now() / 1000; }, 1000);
 
 // --- rights ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ connection, so what is passed on is always what was checked. It keeps nothing an
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,6 +31,9 @@ _DIAL_SECONDS = 10.0
 _PIECE_BYTES = 64 * 1024
 _MOST_CONNECTIONS = 128
 _STATUS = {Forbidden: "403 Forbidden", NotAuthenticated: "401 Unauthorized", Unavailable: "502 Bad Gateway"}
+_GO_ON = "location.replace('/' + location.hash)"
+_LANDING = f"<!doctype html><title>weft</title><script>{_GO_ON}</script>".encode()
+_LANDING_HASH = base64.b64encode(hashlib.sha256(_GO_ON.encode()).digest()).decode()
 _encoder = msgspec.json.Encoder()
 
 
@@ -80,7 +85,10 @@ class Relay:
             await self._answer(head, reader, writer)
         except WeftError as problem:
             writer.write(_refuse(problem))
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
+        except asyncio.LimitOverrunError:
+            longest = f"the request's head is longer than {_HEAD_BYTES // 1024} KiB"
+            writer.write(_refuse(InvalidInput(longest, hint="delete this site's cookies in the browser")))
+        except (OSError, EOFError, TimeoutError):
             pass  # it has left, or never said what it wants
         finally:
             with contextlib.suppress(OSError):
@@ -88,7 +96,7 @@ class Relay:
 
     async def _answer(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if (cookie := self._browser.sign_in(head)) is not None:
-            writer.write(_send_on(cookie))
+            writer.write(_land(cookie))
             if cookie:
                 self._used(self.link)
             return
@@ -164,12 +172,15 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, length
                 await sink.drain()
 
 
-def _send_on(cookie: str) -> bytes:
+def _land(cookie: str) -> bytes:
+    """A page that goes on to the dashboard. A redirect wouldn't do: what opened the link may be another site's page or a file, and
+    to a browser the redirected request would still be theirs, without the cookie."""
     set_cookie = f"Set-Cookie: {cookie}\r\n" if cookie else ""
     return (
-        f"HTTP/1.1 303 See Other\r\nLocation: /\r\n{set_cookie}Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\n"
-        "Content-Length: 0\r\nConnection: close\r\n\r\n"
-    ).encode()
+        f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(_LANDING)}\r\n{set_cookie}"
+        f"Content-Security-Policy: default-src 'none'; script-src 'sha256-{_LANDING_HASH}'\r\nCache-Control: no-store\r\n"
+        "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    ).encode() + _LANDING
 
 
 def _refuse(problem: WeftError) -> bytes:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import html
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,8 +48,14 @@ def _run(session: Session, kind: Kind | None, page: str, port: int | None, no_op
     answer = session.client.http.request("GET", "/v1/gateway")
     raise_problem(answer)  # a login that doesn't count is said here, not in the browser
     found = answer.json()
+    query = ""
+    if session.given_project:
+        session.client.get("project", session.given_project)  # raises for one that isn't there
+        query = f"?project={session.given_project}"
     gateway = Gateway(found["streams"], found["server_name"]) if found.get("streams") else None
-    asyncio.run(_serve(session, gateway, PAGES[page], port, opens=not no_open))
+    asyncio.run(
+        _serve(session, gateway, (PAGES[page] or "#/") + query if query else PAGES[page], port, opens=not no_open)
+    )
 
 
 async def _serve(session: Session, gateway: Gateway | None, page: str, port: int | None, *, opens: bool) -> None:
@@ -54,12 +64,15 @@ async def _serve(session: Session, gateway: Gateway | None, page: str, port: int
     link = relay.link + page
     print(link, flush=True)
     session.notify("the link signs one browser in; Ctrl-C ends the dashboard")
-    if opens:
-        _open(link)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await relay.close()
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    with tempfile.TemporaryDirectory(prefix="weft-dashboard-") as folder:  # of mode 0700
+        if opens:
+            _open(link, Path(folder))
+        try:
+            await ended.wait()
+        finally:
+            await relay.close()
 
 
 async def _listen(relay: Relay, port: int | None) -> None:
@@ -78,11 +91,16 @@ async def _listen(relay: Relay, port: int | None) -> None:
     )
 
 
-def _open(link: str) -> None:
-    """Open a browser where there is a desktop to open it on."""
+def _open(link: str, folder: Path) -> None:
+    """Open a browser where there is a desktop to open it on. The link is in a file that only this user may read: a command line
+    is shown to every user of the machine."""
     opener: list[str] | None = ["open"] if sys.platform == "darwin" else None
     if opener is None and (found := shutil.which("xdg-open")):
         opener = [found]
     if opener is not None:
+        file = folder / "dashboard.html"
+        file.write_text(
+            f'<!doctype html><title>weft</title><meta http-equiv="refresh" content="0; url={html.escape(link)}">'
+        )
         quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        subprocess.Popen([*opener, link], start_new_session=True, **quiet)
+        subprocess.Popen([*opener, str(file)], start_new_session=True, **quiet)
