@@ -41,8 +41,9 @@ function Frame() {
   const Page = HIDDEN[first] ?? PAGES[first]?.[1] ?? Missing;
   const title = PAGES[first]?.[0] ?? route.value.path.slice(1).filter((part) => part !== '-').join(' ');
   useEffect(() => { setOpen(false); document.title = `${title} · weft`; }, [route.value, title]);
+  const onKey = (event) => { if (event.key === 'Escape') setOpen(false); };
   return html`
-    <div class="frame">
+    <div class="frame" onKeyDown=${onKey}>
       <header class="top">
         <button type="button" class="menu plain" aria-label="Pages" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}>☰</button>
         <a class="brand" href="#/">weft</a>
@@ -58,7 +59,7 @@ function Frame() {
         ${Object.entries(PAGES).map(([name, [words]]) => html`<a key=${name} href=${link(name ? [name] : [])} aria-current=${name === first ? 'page' : undefined}>
           <span>${words}</span><${Count} name=${name} /></a>`)}
       </nav>
-      <main class="main" id="main">
+      <main class="main" id="main" onClick=${() => setOpen(false)}>
         <${Lost} />
         <${Page} key=${HIDDEN[first] ? route.value.path.slice(0, 4).join('/') : first} />
       </main>

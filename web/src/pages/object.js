@@ -31,7 +31,7 @@ export function ObjectPage() {
   }, [kindName, where, name]);
   if (!kind) return html`<h1>There is no kind ${kindName}</h1>`;
   const obj = object.value;
-  const row = { kind: kindName, project, name, uid: obj?.uid ?? '' };
+  const row = { kind: kindName, project, name, uid: obj?.uid ?? '', phase: obj ? phaseOf(obj) : '' };
   const streams = new Set((kind.streams ?? []).map((each) => each.name ?? each));
   const tabs = [['summary', 'Summary'], ...(kind.workload || ['vm', 'container'].includes(kindName) ? [['why', TABS.why[0]]] : []), ['events', 'Events'],
     ...Object.entries(TABS).filter(([verb]) => streams.has(verb)).map(([verb, [words]]) => [verb, words]), ['spec', 'Spec']]

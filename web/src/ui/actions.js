@@ -18,6 +18,13 @@ export function actionsOf(rows) {
   return all[0].filter((action) => all.every((others) => others.some((other) => other.name === action.name)));
 }
 
+// Why none of these rows can have it now; '' if one can.
+export const untimely = (action, rows) => {
+  const late = rows.filter((row) => row.phase && kinds.value.get(row.kind)?.actions?.find((each) => each.name === action.name)?.phases?.length
+    && !kinds.value.get(row.kind).actions.find((each) => each.name === action.name).phases.includes(row.phase));
+  return late.length === rows.length ? `not while ${rows.length === 1 ? 'it is' : 'they are'} ${[...new Set(late.map((row) => row.phase))].join(', ')}` : '';
+};
+
 export const missing = (action, rows) => rows.map((row) => {
   const needs = kinds.value.get(row.kind)?.actions?.find((each) => each.name === action.name)?.needs ?? action.needs;
   return needs && !may(needs, row.project) ? needs : '';
@@ -35,13 +42,14 @@ export function ActionButtons({ rows, most = 5 }) {
       event.target.value = '';
       if (action) start(action);
     }}><option value="">More…</option>${rest.map((action) => html`
-      <option value=${action.name} disabled=${Boolean(missing(action, rows))}>${title(action.name)}</option>`)}</select>`}`;
+      <option value=${action.name} disabled=${Boolean(missing(action, rows) || untimely(action, rows))}>${title(action.name)}</option>`)}</select>`}`;
 }
 
 function ActionButton({ action, rows, onStart }) {
   const lacks = missing(action, rows);
-  return html`<button type="button" class=${action.name === 'delete' ? 'bad' : ''} disabled=${Boolean(lacks)}
-    title=${lacks ? `you lack the permission ${lacks}` : action.summary} onClick=${() => onStart(action)}>${title(action.name)}</button>`;
+  const late = untimely(action, rows);
+  return html`<button type="button" class=${action.name === 'delete' ? 'bad' : ''} disabled=${Boolean(lacks || late)}
+    title=${lacks ? `you lack the permission ${lacks}` : late || action.summary} onClick=${() => onStart(action)}>${title(action.name)}</button>`;
 }
 
 function ActionDialog({ action, rows }) {

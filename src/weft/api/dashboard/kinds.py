@@ -16,6 +16,7 @@ from weft.kinds.fields.health import HEALTH, Health
 from weft.kinds.permissions import PERMISSIONS
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS
+from weft.objects.lifecycle import ALLOWED
 from weft.objects.schema import describe_fields, find_place
 from weft.serving.answer import Answer
 
@@ -49,12 +50,14 @@ class KindVerb(msgspec.Struct, frozen=True):
 
 
 class KindAction(msgspec.Struct, frozen=True):
-    """A verb; ``needs`` is the permission that it takes, "" where nobody has it."""
+    """A verb; ``needs`` is the permission that it takes, "" where nobody has it. ``phases``: those in which it makes sense; none:
+    all."""
 
     name: str
     summary: str
     needs: str
     input: tuple[KindField, ...] = ()
+    phases: tuple[str, ...] = ()
 
 
 class KindFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +140,8 @@ def _find_permission(kind: Kind, verb: str) -> str | None:
 
 def _describe_action(kind: Kind, verb: Verb) -> KindAction:
     given = _list_fields(verb.input, "", ()) if verb.input is not None else ()
-    return KindAction(verb.name, verb.summary, _find_permission(kind, verb.name) or "", given)
+    phases = tuple(sorted(ALLOWED.get(verb.name, ()))) if kind.workload is not None else ()
+    return KindAction(verb.name, verb.summary, _find_permission(kind, verb.name) or "", given, phases)
 
 
 def _list_fields(type_: type[msgspec.Struct], root: str, left_out: tuple[str, ...]) -> tuple[KindField, ...]:
