@@ -1,6 +1,7 @@
 """Sends samples to the database for metrics, in order, and keeps them while it is away: so many, and no more.
 
-What doesn't fit is dropped, the oldest first. Once the database is back it is told how long the gap is, in the metrics
+What doesn't fit is thinned: of all moments that wait every second one is dropped, so that after a long time the oldest are far
+apart, and none of the time is missing. Once the database is back it is told how long samples are thin or missing, in the metrics
 ``weft_metrics_dropped_samples_total`` and ``weft_metrics_gap_seconds``, and the log says the same."""
 
 from __future__ import annotations
@@ -46,11 +47,25 @@ class Sender:
         for start in range(0, len(samples), MOST_SENT):
             self._batches.append(samples[start : start + MOST_SENT])
         self._kept += len(samples)
-        while self._kept > self._most_kept:
-            gone = self._batches.popleft()
-            self._kept -= len(gone)
-            self._drop(gone)
+        if self._kept > self._most_kept:
+            self._thin()
+        while self._kept > self._most_kept:  # a single moment has too many
+            self._forget(self._batches.popleft())
         self._woken.set()
+
+    def _thin(self) -> None:
+        moments = sorted({batch[0].at for batch in self._batches})
+        gone = set(moments[-2::-2])  # the newest stays
+        waiting, self._batches = self._batches, deque()
+        for batch in waiting:
+            if batch[0].at in gone:
+                self._forget(batch)
+            else:
+                self._batches.append(batch)
+
+    def _forget(self, batch: Sequence[Sample]) -> None:
+        self._kept -= len(batch)
+        self._drop(batch)
 
     async def run(self) -> None:
         """Send for ever."""
@@ -109,7 +124,7 @@ class Sender:
             return
         (first, last), self._lost = self._lost, None
         now = int(self._clock.now() * 1000)
-        _log.warning("%d samples are missing, %d s of them", self.dropped, round((last - first) / 1000))
+        _log.warning("%d samples of %d s are missing", self.dropped, round((last - first) / 1000))
         self.put(
             [
                 Sample("weft_metrics_dropped_samples_total", (), now, float(self.dropped)),
