@@ -230,6 +230,7 @@ def _normalise(raw: Any, shape: _Shape, path: str, problems: list[WeftError]) ->
 
 def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
     """The error for a value that is none of its field's words."""
+    words = [word for word in words if word]  # "" is what a field is without one
     if not isinstance(raw, str):
         return InvalidInput(f"{path}: expected one of {', '.join(words)}, got {_kind_of(raw)}", field=path)
     meant = suggest(raw.lower().replace("_", "-"), words)

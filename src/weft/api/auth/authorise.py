@@ -27,6 +27,18 @@ ADMINISTERED = ("create", "delete")  # what those who administer a project do wi
 _VERBS = {"change": "update", "apply": "update"}  # of permissions, where people say it otherwise
 
 
+# Verbs whose names are nouns, as sentences have them.
+_ACTS = {
+    "console": "open the console of",
+    "exec": "run a command in",
+    "flows": "see network flows of",
+    "forward": "forward a port of",
+    "logs": "see the log of",
+    "metrics": "see the metrics of",
+    "screen": "open the screen of",
+}
+
+
 class GivenUp(msgspec.Struct):
     """The record of a node that people gave up. A workload that isn't there any more was deleted after that, so its guest may
     end when the node is back. The record goes once the node reports again and has no orphan left."""
@@ -71,15 +83,16 @@ def authorise_write(actor: Actor, kind: Kind, project: str | None, what: str, *,
     is_administered = one and kind.access.readers == "administered" and what in ADMINISTERED
     if permission is not None and not is_administered and actor.permits(permission, project):
         return
-    require_person(actor, f"{what} {kind.a_title}")
+    act = f"{_ACTS.get(what, what)} {kind.a_title}"
+    require_person(actor, act)
     if permission is None:
         raise Forbidden(
             f"{kind.a_title} is managed by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
         )
     if is_administered:  # the handlers of one object ask ``owns``
-        _require_administering(actor, kind, what, f"{what} {kind.a_title}")
+        _require_administering(actor, kind, what, act)
     else:
-        actor.require(permission, project, f"{what} {kind.a_title}")
+        actor.require(permission, project, act)
 
 
 @functools.cache

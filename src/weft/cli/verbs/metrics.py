@@ -70,6 +70,8 @@ def _run(
     plot: bool,
     watch: bool,
 ) -> int:
+    if not time_range:
+        raise click.UsageError("--time-range: 0s has no samples; give a longer time, like 30s")
     target = find_one(session, kind, words, (), "give one object")
     asked = {"time_range": time_range, "until": until, "granularity": granularity, "series": series}
     if watch:
