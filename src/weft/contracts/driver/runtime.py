@@ -32,6 +32,13 @@ class BootDisk(msgspec.Struct, frozen=True, tag="disk"):
     firmware: Literal["bios", "uefi"] = "bios"
 
 
+class DiskLayer(msgspec.Struct, frozen=True):
+    """A file under a disk's own one, with what was written before it was frozen."""
+
+    path: str
+    format: Literal["qcow2", "raw"]
+
+
 class GuestDisk(msgspec.Struct, frozen=True):
     """A disk as the guest sees it."""
 
@@ -44,6 +51,7 @@ class GuestDisk(msgspec.Struct, frozen=True):
     base: str | None = None
     base_format: Literal["qcow2", "raw"] = "qcow2"
     cdrom: bool = False
+    layers: list[DiskLayer] = []  # the bottom first, between the image and its file
 
 
 class GuestNic(msgspec.Struct, frozen=True):
