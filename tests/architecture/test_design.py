@@ -37,6 +37,7 @@ WRITERS = {
     "scheduler": "scheduler",
     "scheduler/constraint": "standing",
     "scheduler/recommendation": "recommend",
+    "controllers/image/warm": "warm",
     "scheduler/report": "report",
 }
 

@@ -377,7 +377,7 @@ def test_a_volume_is_removed_from_its_node_on_positive_evidence_only(lab: DoorsL
     lab.put(envelope, allocation)
     assert node.report()["remove_volumes"] == []
     lab.client.delete("volume", "data")
-    wait_until(lambda: lab.doors.doomed_volumes.found)
+    wait_until(lambda: lab.doors.orders.doomed_volumes.found)
     assert node.report()["remove_volumes"] == []  # one of its allocations has it still
     lab.run(lab.store.commit([Delete(allocation.key)]))
     assert lab.join("n2").report()["remove_volumes"] == []

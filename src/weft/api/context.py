@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from weft.api.dashboard.boards import Boards
+from weft.api.node.orders import NodeOrders
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
@@ -36,7 +37,6 @@ from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.quota import QUOTA
 from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TokenSpec, TokenStatus
-from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
 from weft.telemetry.audit.log import AuditLog
@@ -140,9 +140,8 @@ class ApiContext:
         return Enrolments(self.store, self.clock)
 
     @functools.cached_property
-    def doomed_volumes(self) -> PrefixCache[tuple[str, str]]:
-        """(uid, node uid) of each volume that is being deleted and whose data lies on a node."""
-        return PrefixCache(self.store, kind_prefix("volume"), of_envelope(_doomed), self.clock)
+    def orders(self) -> NodeOrders:
+        return NodeOrders(self.store, self.clock)
 
     @functools.cached_property
     def ranges(self) -> AddressRanges:
@@ -176,7 +175,7 @@ class ApiContext:
             self.accounts.run,
             self.token_use.run,
             self.enrolments.run,
-            self.doomed_volumes.run,
+            self.orders.run,
             self.ranges.run,
             self.peers.run,
             self.rates.run,
@@ -231,12 +230,3 @@ def _seen_from(host: str, places: tuple[str, ...]) -> str:
 def _token_facts(envelope: Envelope) -> TokenFacts:
     used_at = decode_part(envelope.status, TokenStatus).used_at
     return TokenFacts(envelope, decode_part(envelope.spec, TokenSpec), used_at, envelope.key)
-
-
-def _doomed(envelope: Envelope) -> tuple[str, str] | None:
-    if envelope.deleting_since is None:
-        return None
-    status = decode_part(envelope.status, VolumeStatus)
-    if status.node_uid is None or status.attached_to is not None:
-        return None
-    return envelope.uid, status.node_uid

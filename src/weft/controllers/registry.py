@@ -8,6 +8,7 @@ from functools import partial
 from weft.controllers.accounting.controller import Accounting
 from weft.controllers.conversion.controller import Conversions
 from weft.controllers.garbage_collector import Garbage
+from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
 from weft.controllers.loop import Controller
 from weft.controllers.migration.controller import Migrations
@@ -33,6 +34,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Conversions(),
     lambda _: Drain(),
     lambda _: Jobs(),
+    lambda _: WarmImages(),
     lambda _: Quotas(),
     lambda _: Garbage(),
     lambda lease: Accounting(lease.store, lease.clock),

@@ -21,6 +21,7 @@ from weft.objects.schema import field
 
 Word = Annotated[str, field("", max_length=4096, shown="word")]
 Desired = Literal["run", "stop", "suspend"]
+Boot = Literal["auto", "warm", "cold"]
 LOCAL = "local"  # the pool that every node has
 ROOT = "root"  # a root disk, where disks are named; volumes are by their uid
 # pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
@@ -160,6 +161,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     firmware: Literal["auto", "bios", "uefi"] = "auto"
     iso: AllocatedImage | None = None
     screen: Literal["auto", "yes", "no"] = "auto"
+    boot: Boot = "cold"  # of a VM: how it starts first
     restart: Literal["always", "on-failure", "never"] = "on-failure"
     grace_seconds: float = 20.0
     waits_for: str | None = None  # comma-separated names of allocations that must be gone first, or suspended for it

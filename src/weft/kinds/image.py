@@ -4,24 +4,53 @@ controller fetches and checks it once; nodes take it from the server by digest."
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
-from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.goal import find_condition, reaches
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
-from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime, Operation, Reference
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    Goal,
+    Kind,
+    Lifetime,
+    Object,
+    Operation,
+    Reference,
+    Verb,
+)
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import ImageReference, read_source
+from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
 OWN = ("busybox", "debian-12", "python3-11", "tiny")  # what `weft image build` can make
 SCHEMES = ("http", "https", "ftp", "file", "oci")
 OCI = "oci://"
 OCI_FORMAT = "oci"  # of a file that holds a container image, for containers to run
+
+
+LEAST_WARM_BYTES = 64 << 20
+MOST_WARM_CPUS = 16
+WARM = "Warm"  # the condition: nodes have the booted machine
+
+
+class Warm(msgspec.Struct, kw_only=True):
+    """A booted machine of the image that nodes keep, from which its VMs start instead of booting."""
+
+    memory: Annotated[
+        int, field("Memory of the booted machine; a VM with less boots cold. 0: what the image needs", quantity="bytes")
+    ] = 0
+    cpu: Annotated[str, field("Cores of the VMs that start from it, like 1-4; the machine boots with the first")] = (
+        "1-4"
+    )
 
 
 class ImageSpec(msgspec.Struct, kw_only=True):
@@ -36,6 +65,10 @@ class ImageSpec(msgspec.Struct, kw_only=True):
     registry_secret: Annotated[
         str, field("Secret with the credentials for the registry of an oci:// image", change="live")
     ] = ""
+    warm: Annotated[
+        Warm | None,
+        field("Keep a booted machine of the image on every node; the verb warm sets it", change="live"),
+    ] = None
     shared_with: SharedWith = []
 
 
@@ -53,8 +86,43 @@ class ImageStatus(msgspec.Struct, kw_only=True):
     fetched: int = 0
 
 
+def read_cores(text_: str) -> tuple[int, int]:
+    """The least and the most cores in "1-4" or "2". Raises InvalidInput."""
+    words = text_.split("-")
+    if not 1 <= len(words) <= 2 or not all(word.isascii() and word.isdecimal() and len(word) < 4 for word in words):
+        raise InvalidInput(
+            f"spec.warm.cpu: {text_[:40]!r} is not a range of cores", field="spec.warm.cpu", hint="write 2, or 1-4"
+        )
+    least, most = int(words[0]), int(words[-1])
+    if not 1 <= least <= most <= MOST_WARM_CPUS:
+        raise InvalidInput(
+            f"spec.warm.cpu: {text_} is not a range from 1 to {MOST_WARM_CPUS}", field="spec.warm.cpu", hint="write 1-4"
+        )
+    return least, most
+
+
+class WarmInput(msgspec.Struct):
+    memory: Annotated[int, field("Memory of the booted machine", quantity="bytes")] = 0
+    cpu: Annotated[str, field("Cores of the VMs that start from it, like 1-4")] = "1-4"
+    off: Annotated[bool, field("Keep it on no node any more")] = False
+
+
+def _warm(obj: Object, given: WarmInput) -> dict[str, Any]:
+    if given.off:
+        return {**obj["spec"], "warm": None}
+    return {**obj["spec"], "warm": {"memory": given.memory, "cpu": given.cpu}}
+
+
 def check_image(spec: ImageSpec) -> None:
     check_shares(spec.shared_with)
+    if spec.warm is not None:
+        read_cores(spec.warm.cpu)
+        if spec.warm.memory and spec.warm.memory < LEAST_WARM_BYTES:
+            raise InvalidInput(
+                f"spec.warm.memory: {format_bytes(spec.warm.memory)} is too little for a machine",
+                field="spec.warm.memory",
+                hint="give at least 64M",
+            )
     try:
         parts = urlsplit(spec.url)
         _ = parts.port
@@ -132,6 +200,14 @@ def _names_elsewhere(spec: ImageSpec) -> list[str]:
     return [source.name] if source is not None and source.place == "held" and "/" in source.name else []
 
 
+def _is_warm(obj: Object | None) -> bool:
+    """Whether the nodes have done what its spec says of a booted machine."""
+    found = find_condition(obj, WARM)
+    if obj is None or obj["spec"].get("warm") is None:
+        return obj is None or found is None
+    return found is not None and found.get("generation") == obj["generation"] and found["status"] == "True"
+
+
 IMAGE = Kind(
     name="image",
     plural="images",
@@ -144,10 +220,20 @@ IMAGE = Kind(
         Reference("image", "spec.url", _names_elsewhere, blocks=False),  # its content is copied
         share_reference(),
     ),
-    verbs=(SHARE,),
+    verbs=(
+        SHARE,
+        Verb(
+            "warm",
+            "Keep a booted machine of the image on every node, from which VMs start in seconds",
+            input=WarmInput,
+            change=_warm,
+            needs="write",
+        ),
+    ),
     access=Access(
         readers="project",
         status_writer="images",
+        condition_writers={WARM: "warm"},
         node_reads="named",
         shared_fields=tuple(
             f"status.{name}"
@@ -174,5 +260,8 @@ IMAGE = Kind(
         ),
         find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
     ),
-    lifetime=Lifetime(goals={"create": reaches("Available")}, operation=Operation(act="fetch")),
+    lifetime=Lifetime(
+        goals={"create": reaches("Available"), "warm": Goal(_is_warm, "warm", ends_failed=False, ends_refused=False)},
+        operation=Operation(act="fetch"),
+    ),
 )

@@ -141,6 +141,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     volumes: list[str] = []  # uids of volumes with data on the node
     epoch: str = ""  # of the allocation list behind ``orphans``: the part of a cursor before the colon
     images: list[str] = []  # sha256 of cached images
+    warm: dict[str, str] = {}  # images with a booted machine, by sha256: ready, making, or why there is none
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs
@@ -377,7 +378,13 @@ NODE = Kind(
         condition_writers={"Ready": "nodes", "Fits": "nodes", "ConnectionsFit": "nodes", "Drained": "drain"},
         reported_by_node=True,
         node_reads="itself",
-        fabric_fields=("report.images", "report.orphans", "report.orphan_allocations", "conditions.Drained"),
+        fabric_fields=(
+            "report.images",
+            "report.warm",
+            "report.orphans",
+            "report.orphan_allocations",
+            "conditions.Drained",
+        ),
     ),
     admission=Admission(
         check=check_node,

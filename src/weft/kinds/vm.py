@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import LOCAL, AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationSpec, Boot
 from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
@@ -102,6 +102,13 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         str | None,
         field("Image to put into a CD drive, which firmware boots first", change="restart", name=True, shared=True),
     ] = None
+    boot: Annotated[
+        Boot,
+        field(
+            "First boot: warm starts from a booted machine of the image, cold boots, auto takes the machine where there is one",
+            change="never",
+        ),
+    ] = "auto"
     screen: Annotated[
         Literal["auto", "yes", "no"],
         field("Screen, shown over VNC; auto: yes if the VM boots with firmware", change="restart"),
@@ -231,6 +238,7 @@ def _allocate(spec: VmSpec) -> dict[str, Any]:
         "users": spec.users,
         "firmware": spec.firmware,
         "screen": spec.screen,
+        "boot": spec.boot,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.allocation import AllocationReport
+from weft.kinds.allocation import AllocatedImage, AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
@@ -102,6 +102,15 @@ class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
 NO_PLACE = ServerPlace()
 
 
+class WarmImage(msgspec.Struct, frozen=True):
+    """An image of which a node keeps a booted machine."""
+
+    image: AllocatedImage
+    memory: int = 0  # bytes; 0: what the image needs
+    least_cpu: int = 1
+    most_cpu: int = 4
+
+
 class ReportAnswer(msgspec.Struct):
     """The answer to a report."""
 
@@ -116,6 +125,7 @@ class ReportAnswer(msgspec.Struct):
     superseded: list[str] = []  # uids of allocations that another node has replaced
     stale_volumes: list[str] = []  # uids of their volumes whose data is on another node now
     peers: Peers | None = None  # if the node knows another version
+    warm: list[WarmImage] = []  # all that it shall keep a booted machine of
     version: str = ""  # of the node's facts that the server has
 
 

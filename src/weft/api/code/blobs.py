@@ -34,7 +34,7 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
     if call.actor.kind == "node":
         if ticket is not None:
             check_blob_ticket(context.settings.ticket_key, ticket, digest, call.actor.id, context.clock.now())
-        elif not await owns_image(context, call.actor.id, digest):
+        elif not await owns_image(context, call.actor.id, digest) and not context.orders.is_warm(digest):
             raise Forbidden("a node gets only the images of its own allocations")
     path = await asyncio.to_thread(_find, context.settings.blobs, digest)
     if path is None:

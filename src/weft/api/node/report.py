@@ -79,6 +79,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.peers = context.peers.newer_than(given.peers_version, uid)
     answer.gone_networks = context.ranges.find_gone(given.idle_networks)
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
+    answer.warm = list(context.orders.warm_images.found.values())
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))
     return json_answer(answer)
 
@@ -294,7 +295,7 @@ def _append_events(context: ApiContext, node: Envelope, owned: Sequence[Envelope
 
 async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> list[str]:
     """Volumes whose data this node must remove: each is being deleted, detached, and in none of its allocations."""
-    doomed = {volume for volume, node_uid in context.doomed_volumes.found.values() if node_uid == uid} - removed
+    doomed = {volume for volume, node_uid in context.orders.doomed_volumes.found.values() if node_uid == uid} - removed
     if not doomed:
         return []
     for envelope in await _own(context, uid):

@@ -1,0 +1,55 @@
+"""What nodes are asked to do in the answers to their reports, beside their allocations: kept from the store's watch."""
+
+from __future__ import annotations
+
+import asyncio
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.informer.prefix_cache import PrefixCache, of_envelope
+from weft.kinds.allocation import AllocatedImage
+from weft.kinds.image import ImageSpec, ImageStatus, read_cores
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import kind_prefix
+from weft.protocol.report import WarmImage
+
+
+class NodeOrders:
+    """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node. ``warm_images``: of
+    these every node keeps a booted machine."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.doomed_volumes = PrefixCache(store, kind_prefix("volume"), of_envelope(find_doomed), clock)
+        self.warm_images = PrefixCache(store, kind_prefix("image"), of_envelope(find_warm), clock)
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        await asyncio.gather(self.doomed_volumes.run(), self.warm_images.run())
+
+    def is_warm(self, sha256: str) -> bool:
+        """Whether nodes keep a booted machine of the image with this content."""
+        return any(warm.image.sha256 == sha256 for warm in self.warm_images.found.values())
+
+
+def find_doomed(envelope: Envelope) -> tuple[str, str] | None:
+    if envelope.deleting_since is None:
+        return None
+    status = decode_part(envelope.status, VolumeStatus)
+    if status.node_uid is None or status.attached_to is not None:
+        return None
+    return envelope.uid, status.node_uid
+
+
+def find_warm(envelope: Envelope) -> WarmImage | None:
+    spec, status = decode_part(envelope.spec, ImageSpec), decode_part(envelope.status, ImageStatus)
+    if spec.warm is None or status.phase != "Available" or envelope.deleting_since is not None:
+        return None
+    image = AllocatedImage(
+        name=envelope.name,
+        uid=envelope.uid,
+        sha256=status.sha256,
+        size=status.size,
+        url=f"/v1/blobs/{status.sha256}",
+    )
+    return WarmImage(image, spec.warm.memory, *read_cores(spec.warm.cpu))
