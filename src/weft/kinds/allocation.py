@@ -13,6 +13,7 @@ from weft.kinds.fields.allocated_migration import (
     MigrationReport,
     read_migration,
 )
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import LEASE_ENDED, PREEMPTED, AllocatedLease
 from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime, Stored
@@ -178,6 +179,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     once: bool = False
     preemptible: bool = False
     lease: AllocatedLease | None = None  # None: it has its place for good
+    snapshots: list[AllocatedSnapshot] = []  # to take now
+    origin: AllocatedOrigin | None = None
     slot: str | None = None  # name of the reservation's allocation whose cores, memory and GPUs it takes
 
 
@@ -214,6 +217,8 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     migration: MigrationReport | None = None
     ended: bool = False  # the workload has ended, and doesn't restart by itself
     exit_code: int | None = None  # of the ended workload; None: unknown
+    snapshots: list[SnapshotReport] = []  # of the spec's
+    restored: int = 0  # generation of the origin that the disks come from
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):

@@ -123,6 +123,15 @@ class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
     checkpoint: str = ""  # yes: what it has saved can go on elsewhere; or why it cannot save running containers
 
 
+class NodeSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A snapshot that a node's pools keep."""
+
+    uid: str
+    size: int = 0  # bytes that only it takes up, with its memory
+    memory: int = 0  # bytes of its memory
+    pool_id: str = ""  # storage of its root disk
+
+
 class NodeReport(msgspec.Struct, kw_only=True):
     version: str = ""
     address: str = ""  # address on the underlay
@@ -139,6 +148,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     orphans: list[str] = []  # guests without an allocation: ``<allocation uid> <kind>/<project>/<name> <incarnation>``
     orphan_allocations: list[str] = []  # the node's own copies of their allocations: JSON ``{"uid", "spec"}``
     volumes: list[str] = []  # uids of volumes with data on the node
+    snapshots: list[NodeSnapshot] = []
     epoch: str = ""  # of the allocation list behind ``orphans``: the part of a cursor before the colon
     images: list[str] = []  # sha256 of cached images
     warm: dict[str, str] = {}  # images with a booted machine, by sha256: ready, making, or why there is none
@@ -381,6 +391,7 @@ NODE = Kind(
         fabric_fields=(
             "report.images",
             "report.warm",
+            "report.snapshots",
             "report.orphans",
             "report.orphan_allocations",
             "conditions.Drained",

@@ -116,6 +116,7 @@ class ReportAnswer(msgspec.Struct):
 
     refused: dict[str, str] = {}  # why, by the allocation's name
     remove_volumes: list[str] = []  # uids of volumes whose data the node removes for good
+    remove_snapshots: list[str] = []  # uids of snapshots that the node removes for good
     ranges_version: str = ""
     ranges: list[str] | None = None  # of all networks, if the node knows another version
     node_ranges: list[str] = []  # all nodes' own addresses, with ``ranges``

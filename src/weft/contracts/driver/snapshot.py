@@ -14,9 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-# What the disks have in common. memory: they are as the kept memory takes them to be; filesystem: their file systems were frozen;
-# crash: as after a power cut; stopped: the guest did not run.
-Consistency = Literal["memory", "filesystem", "crash", "stopped"]
+from weft.kinds.fields.allocated_snapshot import Consistency
 
 
 class SnapshotPlan(msgspec.Struct, frozen=True):

@@ -1,0 +1,48 @@
+"""What an allocation says of snapshots: those to take, the one that its workload begins from, and what its node reports of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+# What the disks have in common. memory: they are as the kept memory takes them to be; filesystem: their file systems were frozen;
+# crash: as after a power cut; stopped: the guest did not run.
+Consistency = Literal["memory", "filesystem", "crash", "stopped"]
+
+
+class AllocatedSnapshot(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A snapshot to take of the workload."""
+
+    uid: str
+    name: str
+    memory: bool = False
+
+
+class AllocatedOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The snapshot that the workload's disks come from; ``disks`` gives by own disk, ROOT or a volume's uid, the snapshot's."""
+
+    snapshot: str  # uid
+    name: str = ""  # for people
+    generation: int = 0  # 0: the workload begins so; else it is restored in place, until its report has the same number
+    disks: dict[str, str] = {}
+    memory: bool = False  # it goes on from the snapshot's memory
+    identity: bool = False  # it gets a name and addresses of its own, since the snapshot's workload may run beside it
+    keeps: AllocatedSnapshot | None = None  # in place: what stands there is kept as this snapshot; None: it goes
+
+
+class SnapshotReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What became of a snapshot that its node was to take."""
+
+    uid: str
+    phase: Literal["taking", "ready", "failed"] = "taking"
+    consistency: Consistency = "crash"
+    disks: dict[str, int] = {}  # sizes in bytes, of ROOT and of volumes by uid
+    size: int = 0  # bytes that only it takes up, with its memory
+    memory: int = 0  # bytes of its memory
+    pause_ms: float = 0.0  # how long the guest stood still
+    taken_at: float = 0.0  # unix seconds
+    pool: str = ""  # of the root disk
+    pool_id: str = ""
+    reason: str = ""
+    message: str = ""
