@@ -49,7 +49,8 @@ class Layers(Protocol):
 
     async def begin_layer(self, volume_id: str, layer_id: str) -> str:
         """Note that the volume's present file becomes this layer, and return the path of an empty overlay that is as large. A guest
-        may write to the overlay from now on. Raises InvalidInput (``tooManyLayers``, ``unsupported``), DriverFailed
+        may write to the overlay from now on. For a layer that is finished it is the volume's own path. Raises NotFound,
+        InvalidInput (``tooManyLayers``, ``unsupported``), IllegalTransition while another layer is unfinished, DriverFailed
         (``noSpace``)."""
 
     async def finish_layer(self, volume_id: str, layer_id: str) -> Layer:
@@ -62,8 +63,8 @@ class Layers(Protocol):
         """The layer that was begun and neither finished nor undone; ""."""
 
     async def keep(self, snapshot: KeptSnapshot) -> None:
-        """Keep these layers and the memory for a snapshot; ``used_bytes`` is ignored. Raises NotFound for a layer that isn't
-        here, DriverFailed."""
+        """Keep these layers and the memory for a snapshot, also layers that are unfinished yet; ``used_bytes`` is ignored. Raises
+        NotFound for a layer that isn't here, DriverFailed."""
 
     async def list_kept(self) -> list[KeptSnapshot]: ...
 
@@ -71,42 +72,34 @@ class Layers(Protocol):
         """Forget a snapshot and its memory. Absent is fine."""
 
     def memory_path(self, snapshot_id: str) -> str:
-        """Where the snapshot's memory is, once it is whole."""
+        """Where the snapshot's memory is, once it is whole; half of it may be beside, under this name with more behind it."""
 
-    async def clone(
-        self, volume_id: str, snapshot_id: str, disk: str, *, size_bytes: int = 0, base: str | None, base_format: str
-    ) -> VolumeFacts:
-        """Make the volume as the snapshot's disk was, if it isn't there; ``base`` is the image at the bottom, None for a disk
-        without one. Raises NotFound (``snapshotGone``), DriverFailed."""
+    async def clone(self, volume_id: str, snapshot_id: str, disk: str, *, size_bytes: int = 0) -> VolumeFacts:
+        """Make the volume as the snapshot's disk was, if it isn't there; it is at least ``size_bytes`` large. Raises NotFound
+        (``snapshotGone``), InvalidInput (``tooManyLayers``), DriverFailed (``noSpace``)."""
 
-    async def replace(
-        self,
-        volume_id: str,
-        snapshot_id: str,
-        disk: str,
-        layer_id: str,
-        *,
-        base: str | None,
-        base_format: str,
-    ) -> VolumeFacts:
+    async def replace(self, volume_id: str, snapshot_id: str, disk: str, layer_id: str) -> VolumeFacts:
         """Make the volume as the snapshot's disk was. What stands there becomes layer ``layer_id`` of its own chain, which the
-        caller has kept (``keep_present``) or goes. Nobody has the volume open. Repeated is fine. Raises NotFound
-        (``snapshotGone``), DriverFailed."""
+        caller has kept (``keep_present``), or goes. Nobody has the volume open. Repeated with the same ``layer_id``, it leaves
+        alone what was written since. Raises as ``clone``, InvalidInput (``unsupported``), IllegalTransition for a volume with an
+        unfinished layer."""
 
     async def keep_present(self, snapshot: KeptSnapshot, layers: dict[str, str]) -> None:
-        """Keep what stands in volumes now, before ``replace``: ``layers`` gives for each volume's id the layer that its file will
-        become; ``snapshot.disks`` name those layers as their last ones."""
+        """Keep what stands in volumes that nobody has open, before ``replace``: ``layers`` gives for each volume's id the layer
+        that its file will become; ``snapshot.disks`` name those layers as their last ones. Repeated, also after ``replace``, it
+        changes nothing. Raises NotFound, InvalidInput (``unsupported``), IllegalTransition, DriverFailed."""
 
     async def list_unneeded(self, volume_id: str) -> list[str]:
-        """Layers of its chain that no snapshot ends with and that no other volume stands on, bottom first: the file above may take
+        """Layers of its chain that no snapshot ends with and that nothing else stands on, bottom first: the file above may take
         their content."""
 
     async def forget_layer(self, volume_id: str, layer_id: str) -> None:
-        """The file above has the layer's content now: remove it from every chain, and the file."""
+        """The file above has the layer's content now: the layer leaves every chain in which that file is above it, and is removed
+        once it is in none."""
 
     async def absorb_layer(self, volume_id: str, layer_id: str, *, base: str | None, base_format: str) -> None:
-        """Copy the layer's content into the file above it, and forget it, for a volume that nobody has open. Raises
-        DriverFailed."""
+        """Unite the layer with the file above it, and forget it, for a volume that nobody has open; ``base`` is the image at the
+        bottom. One that is needed (``list_unneeded``), or unknown, is left alone. Raises DriverFailed (``noSpace``)."""
 
 
 @runtime_checkable
