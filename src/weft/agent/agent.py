@@ -30,6 +30,9 @@ from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
+from weft.agent.snapshot.absorption import Absorption
+from weft.agent.snapshot.inventory import KeptSnapshots
+from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
@@ -79,7 +82,9 @@ class Agent:
         self._reporter = Reporter(host.node, server, clock, news)
         self.pools = Pools(volumes, pools or {}, clock, news)
         self._volumes = Volumes(self.pools, self.table, self._reporter, clock, self._tasks)
+        self._snapshots, turns = KeptSnapshots(self.pools, self.table, self._reporter, clock, self._tasks), DiskTurns()
         self.images = ImageCache(host.state_dir, server, self.table)
+        self._absorption = Absorption(self.pools, self.table, runtimes, self.images, self._snapshots, turns, clock)
         self._container_images = ContainerImages(container_images, self.images, self.table, clock)
         self._network = NetworkExecutor(
             network, host, store, clock, self.table, runtimes, self._reporter, server_places
@@ -92,7 +97,7 @@ class Agent:
         self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, self.samples, wire, clock)
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
         parts = NodeParts(self.images, self._container_images, secrets, self.pools, self._volumes, heavy, clock)
-        executor = StepExecutor(host, runtimes, self._network, self._migrations, parts)
+        executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
         self._meter = Meter(host, runtimes, self.pools, clock, self.table, news)
@@ -108,7 +113,7 @@ class Agent:
         self.allocations.begin()
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
-        for part in parts:
+        for part in (*parts, self._snapshots, self._absorption):
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())
@@ -154,6 +159,7 @@ class Agent:
             self._capabilities.report(self._proximity.nearness),
             images=self.images.list(),
             volumes=sorted(self._volumes.uids),
+            snapshots=self._snapshots.snapshots,
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -186,6 +192,7 @@ class Agent:
         self._network.put_networks(answer.networks, answer.gone_networks)
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
         self._volumes.let_go(answer.remove_volumes)
+        self._snapshots.let_go(answer.remove_snapshots)
 
     def note_contact(self) -> None:
         self.allocations.wake()
@@ -224,6 +231,7 @@ class Agent:
     async def _introduce(self) -> None:
         """Inspect what this node can do, then report for ever; its guests don't wait for this."""
         await self._volumes.find()
+        await self._snapshots.refresh()
         await self.pools.refresh()
         await self._capabilities.inspect()
         self._tasks.spawn(self._capabilities.keep())

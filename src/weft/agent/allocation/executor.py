@@ -12,6 +12,8 @@ from pathlib import Path
 from weft.agent.allocation.plan import Step
 from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.network.executor import NetworkExecutor
+from weft.agent.snapshot.inventory import KeptSnapshots
+from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.state.allocation import DiskRelocation, LocalAllocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.workload.kind import NodeParts, Prepared, Show, shared_with_source
@@ -48,10 +50,18 @@ class Work(Prepared, kw_only=True):
 
 class StepExecutor:
     def __init__(
-        self, host: Host, runtimes: Runtimes, network: NetworkExecutor, migrations: MigrationExecutor, node: NodeParts
+        self,
+        host: Host,
+        runtimes: Runtimes,
+        network: NetworkExecutor,
+        migrations: MigrationExecutor,
+        node: NodeParts,
+        snapshots: KeptSnapshots,
+        turns: DiskTurns,
     ) -> None:
         self.runtimes, self.migrations = runtimes, migrations
         self._network, self._node = network, node
+        self._snapshots, self.turns = snapshots, turns
         self._seeds = Path(host.state_dir) / "seeds"
 
     async def perform(self, step: Step, work: Work, show: Show) -> str:

@@ -29,9 +29,11 @@ from weft.agent.allocation.transitions import (
 )
 from weft.agent.migration.disk_relocation import begin_relocation
 from weft.agent.server.reporter import Reporter
+from weft.agent.snapshot.turns import list_ids
 from weft.agent.state.allocation import DiskRelocation, StepFailure
 from weft.agent.state.allocation_state import AllocationState, has_begun
 from weft.agent.state.lease import Stage, closes_ports, find_stage, is_soon, postpone
+from weft.agent.state.snapshots import find_snapshots
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
@@ -186,8 +188,11 @@ class Worker:
             attached=list(guest.shape.disks) if alive and adjusting and guest.shape is not None else [],
         )
         self._progress.quiet = adjusting
+        alone = bool(find_snapshots(state.local, state.checkpoint))
+        turn = self._executor.turns.steps(list_ids(state.local).values(), alone=alone)
         try:
-            await self._take_steps(plan, work)
+            async with turn:
+                await self._take_steps(plan, work)
             if self._network is not None:  # letting it end is cheaper than repeating it
                 await asyncio.gather(self._network, return_exceptions=True)
         finally:

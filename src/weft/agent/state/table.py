@@ -8,6 +8,7 @@ from typing import Protocol
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.allocation_state import AllocationState, has_begun
 from weft.agent.state.lease import closes_ports
+from weft.agent.state.snapshots import find_snapshots
 from weft.contracts.driver.runtime import GuestFacts
 from weft.protocol.heartbeat import Instances
 
@@ -66,6 +67,10 @@ class AllocationTable:
     def volumes(self) -> set[str]:
         """The uids of the volumes that allocations have here."""
         return {volume.uid for state in self if state.checkpoint.made for volume in state.local.spec.volumes}
+
+    def snapshots(self) -> set[str]:
+        """The uids of the snapshots that are being taken of allocations here, or that allocations begin from or go back to."""
+        return set[str]().union(*(find_snapshots(s.local, s.checkpoint) for s in self if not s.released))
 
     def images(self) -> set[str] | None:
         """The hashes of the images that disks here need, or soon will. None: an unexplained guest may need any."""

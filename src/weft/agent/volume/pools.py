@@ -35,6 +35,10 @@ class Pools:
     def drivers(self) -> list[VolumeDriver]:
         return list(self._drivers.values())
 
+    def named(self) -> list[tuple[str, VolumeDriver]]:
+        """The drivers by their pools' names."""
+        return list(self._drivers.items())
+
     async def find(self, name: str, storage: str = "") -> VolumeDriver:
         """The pool's driver. Raises DriverFailed (``noPool``) if it is missing, or on other storage than ``storage``."""
         driver = self._drivers.get(name)

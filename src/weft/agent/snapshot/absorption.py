@@ -1,0 +1,179 @@
+"""Shortens chains in the background: what a layer holds that no snapshot needs is copied into the file above, and the layer goes.
+
+One layer at a time on a node, with pauses. It gives way to everything else that happens to the disks: to the steps of their
+allocation, its migration, a snapshot or a restore. All of it may be cut off anywhere and is repeated: until the copy is whole,
+the chain has the layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from weft.agent.image.cache import ImageCache
+from weft.agent.problem import describe_problem
+from weft.agent.snapshot.inventory import KeptSnapshots
+from weft.agent.snapshot.turns import DiskTurns, list_ids
+from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.snapshots import find_snapshots
+from weft.agent.state.table import AllocationTable
+from weft.agent.volume.pools import Pools
+from weft.agent.workload.kinds import kind_of
+from weft.agent.workload.runtimes import Runtimes
+from weft.agent.workload.shape import ROOT_SERIAL, name_serial
+from weft.contracts.clock import Clock
+from weft.contracts.driver.layers import HasLayers, Layers
+from weft.contracts.driver.snapshot import CanSnapshot
+from weft.kinds.allocation import ROOT, list_disks
+from weft.objects.errors import IllegalTransition, NotFound, WeftError
+
+LOOK_SECONDS = 60.0
+WATCH_SECONDS = 0.5  # how soon it notices that it must give way to what isn't a step
+LEAST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # between two layers: as long as the last one took
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60.0, 900.0
+
+log = logging.getLogger("weft.agent")
+
+
+class PutOff(msgspec.Struct, frozen=True):
+    """A disk whose layer couldn't be absorbed."""
+
+    why: str
+    until: float  # elapsed seconds
+    pause: float
+
+
+class Absorption:
+    def __init__(
+        self,
+        pools: Pools,
+        table: AllocationTable,
+        runtimes: Runtimes,
+        images: ImageCache,
+        kept: KeptSnapshots,
+        turns: DiskTurns,
+        clock: Clock,
+    ) -> None:
+        self._pools, self._table, self._runtimes, self._images = pools, table, runtimes, images
+        self._kept, self._turns, self._clock = kept, turns, clock
+        self._put_off: dict[str, PutOff] = {}  # by the disk's id
+
+    async def keep(self) -> None:
+        """Look for such layers again and again."""
+        while True:
+            await self.absorb_all()
+            await self._kept.changed.wait(LOOK_SECONDS)
+
+    async def absorb_all(self) -> None:
+        """Absorb what may be absorbed now."""
+        if not any(isinstance(driver, HasLayers) for driver in self._pools.drivers()):
+            return
+        present: set[str] = set()
+        for state in self._table:
+            for disk, id_ in list_ids(state.local).items():
+                present.add(id_)
+                while await self._absorb_one(state, disk, id_):
+                    pass
+        for id_ in self._put_off.keys() - present:
+            del self._put_off[id_]
+
+    async def _absorb_one(self, state: AllocationState, disk: str, id_: str) -> bool:
+        """Absorb one layer of a disk, and pause; whether that was done."""
+        began = self._clock.elapsed()
+        put_off = self._put_off.get(id_)
+        if (put_off is not None and began < put_off.until) or not self._may(state, disk):
+            return False
+        try:
+            if not await self._absorb(state, disk, id_):
+                return False
+        except (NotFound, IllegalTransition) as problem:  # the guest or its disk has just gone, or it begins to migrate
+            log.debug("%s: %s", state.local.what, problem)
+            return False
+        except (WeftError, OSError) as problem:
+            self._note(state.local, id_, describe_problem(problem)[1])
+            return False
+        self._put_off.pop(id_, None)
+        self._kept.wake()
+        took = self._clock.elapsed() - began
+        await self._clock.sleep(min(LONGEST_PAUSE_SECONDS, max(LEAST_PAUSE_SECONDS, took)))
+        return True
+
+    async def _absorb(self, state: AllocationState, disk: str, id_: str) -> bool:
+        """Absorb the disk's topmost unneeded layer: one below it then takes the same way once. Raises WeftError, OSError."""
+        driver = await self._pools.of(state.local.spec, disk)
+        if not isinstance(driver, HasLayers):
+            return False
+        unneeded = await driver.layers.list_unneeded(id_)
+        if not unneeded or not self._may(state, disk):
+            return False
+        disks = list_ids(state.local).values()
+        watching = asyncio.ensure_future(self._watch(state, disk))
+        try:
+            return await self._turns.work(disks, self._take(state, disk, id_, driver.layers, unneeded[-1]))
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _take(self, state: AllocationState, disk: str, id_: str, layers: Layers, layer: str) -> None:
+        local = state.local
+        if _runs(state):
+            runtime = self._runtimes.of(local)
+            path = next((one.path for one in await layers.list_layers(id_) if one.id == layer), None)
+            if path is None or not isinstance(runtime, CanSnapshot):
+                return
+            await runtime.snapshots.absorb(local.id, _name_serial(local, disk), path)
+            await layers.forget_layer(id_, layer)
+            return
+        if disk != ROOT:
+            await layers.absorb_layer(id_, layer, base=None, base_format="qcow2")
+            return
+        image = local.spec.image
+        base = self._images.find(image.sha256) if image is not None else None
+        if base is None:  # what is at the bottom of the chain isn't known
+            raise NotFound(f"{local.what}: its image is not on this node")
+        await layers.absorb_layer(id_, layer, base=base.disk, base_format=base.disk_format)
+
+    async def _watch(self, state: AllocationState, disk: str) -> None:
+        """Give way as soon as a migration begins, or another workload gets the disk."""
+        while self._may(state, disk):
+            await self._clock.sleep(WATCH_SECONDS)
+        await self._turns.stop(list_ids(state.local).values())
+
+    def _may(self, state: AllocationState, disk: str) -> bool:
+        local, checkpoint = state.local, state.checkpoint
+        spec, guest = local.spec, state.guest
+        if state.released or local.deleting or state.superseded or not checkpoint.made or guest is None:
+            return False
+        if spec.role != "active" or checkpoint.migration is not None or self._table.states.get(local.uid) is not state:
+            return False
+        is_relocated = checkpoint.relocation is not None and checkpoint.relocation.state in ("copying", "there")
+        if is_relocated or spec.storage is not None or find_snapshots(local, checkpoint):
+            return False
+        if disk == ROOT:
+            if not kind_of(spec).has_root_disk:
+                return False
+        elif any(other is not state and disk in list_disks(other.local.spec) for other in self._table):
+            return False
+        if _runs(state):
+            return isinstance(self._runtimes.find(local), CanSnapshot)
+        return guest.state in ("absent", "stopped", "failed") and self._turns.is_free(list_ids(local).values())
+
+    def _note(self, local: LocalAllocation, id_: str, why: str) -> None:
+        """Try again later; say so once."""
+        before = self._put_off.get(id_)
+        pause = FIRST_RETRY_SECONDS if before is None else min(LONGEST_RETRY_SECONDS, before.pause * 2)
+        self._put_off[id_] = PutOff(why, self._clock.elapsed() + pause, pause)
+        if before is None or before.why != why:
+            log.warning("%s: a layer that no snapshot needs stays for now: %s", local.what, why)
+
+
+def _runs(state: AllocationState) -> bool:
+    return state.guest is not None and state.guest.state == "running"
+
+
+def _name_serial(local: LocalAllocation, disk: str) -> str:
+    named = {volume.uid: name_serial(volume.name) for volume in local.spec.volumes}
+    return ROOT_SERIAL if disk == ROOT else named[disk]

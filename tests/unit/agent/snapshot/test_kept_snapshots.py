@@ -1,0 +1,120 @@
+"""A node reports the snapshots that its pools keep, and removes those that the server names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.scenario.agent_lab import change, make_allocation, raw
+from tests.unit.agent.snapshot.layer_lab import MIB, Parts
+
+from weft.agent.state.allocation import Checkpoint
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointStore
+from weft.kinds.allocation import AllocationReport
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
+from weft.kinds.node import NodeSnapshot
+from weft.objects.envelope import Envelope
+
+RAN = Checkpoint(run="up", made=True)
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path)
+
+
+def put(parts: Parts, envelope: Envelope, checkpoint: Checkpoint = RAN) -> AllocationState:
+    state = AllocationState(envelope, checkpoint, CheckpointStore(parts.host.state_dir))
+    parts.table.states[envelope.uid] = state
+    return state
+
+
+async def test_a_snapshot_whose_disks_are_in_two_pools_is_one_and_is_where_its_root_disk_is(parts: Parts) -> None:
+    parts.local.layers.add("s1", used=3 * MIB, data=["l1"])
+    parts.san.layers.add("s1", used=5 * MIB, memory=2 * MIB, root=["l2"])
+    parts.local.layers.add("s2", used=MIB, root=["l3"])
+    await parts.kept.refresh()
+    assert parts.kept.snapshots == [
+        NodeSnapshot("s1", 8 * MIB, 2 * MIB, "storage-2"),
+        NodeSnapshot("s2", MIB, 0, "storage-1"),
+    ]
+
+
+async def test_a_storage_under_two_names_counts_once(parts: Parts) -> None:
+    parts.san.id = "storage-1"
+    for pool in (parts.local, parts.san):
+        pool.layers.add("s1", root=["l1"])
+    await parts.kept.refresh()
+    assert parts.kept.snapshots == [NodeSnapshot("s1", MIB, 0, "storage-1")]
+
+
+async def test_only_a_change_is_news(parts: Parts) -> None:
+    parts.local.layers.add("s1", root=["l1"])
+    await parts.kept.refresh()
+    assert parts.news.is_set()
+    parts.news.clear()
+    await parts.kept.refresh()
+    assert not parts.news.is_set()
+    parts.replace_kept(parts.local, "s1", used_bytes=7)
+    await parts.kept.refresh()
+    assert parts.news.is_set() and parts.kept.snapshots[0].size == 7
+
+
+async def test_snapshots_of_a_pool_that_is_not_mounted_are_not_gone(parts: Parts) -> None:
+    parts.san.layers.add("s1", root=["l1"])
+    await parts.kept.refresh()
+    parts.san.id = ""
+    await parts.kept.refresh()
+    assert [one.uid for one in parts.kept.snapshots] == ["s1"]
+
+
+async def test_a_named_snapshot_is_removed_from_every_pool_and_the_report_lacks_it(parts: Parts) -> None:
+    for pool in (parts.local, parts.san):
+        pool.layers.add("s1", root=["l1"])
+    parts.local.layers.add("s2", root=["l2"])
+    await parts.kept.refresh()
+    parts.kept.let_go(["s1", "unknown"])
+    await parts.settle()
+    assert [one.uid for one in parts.kept.snapshots] == ["s2"]
+    assert not parts.san.layers.kept
+
+
+async def test_a_snapshot_stays_reported_until_all_of_it_can_be_removed(parts: Parts) -> None:
+    for pool in (parts.local, parts.san):
+        pool.layers.add("s1", root=["l1"])
+    await parts.kept.refresh()
+    parts.san.id = ""
+    parts.kept.let_go(["s1"])
+    await parts.settle()
+    assert [one.uid for one in parts.kept.snapshots] == ["s1"]
+    parts.san.id = "storage-2"
+    parts.kept.let_go(["s1"])
+    await parts.settle()
+    assert parts.kept.snapshots == []
+
+
+async def test_a_snapshot_that_is_being_taken_or_begun_from_stays(parts: Parts) -> None:
+    for uid in ("taken", "origin", "kept", "other"):
+        parts.local.layers.add(uid, root=[f"l-{uid}"])
+    await parts.kept.refresh()
+    origin = AllocatedOrigin(snapshot="origin", generation=2, keeps=AllocatedSnapshot(uid="kept", name="before"))
+    web = make_allocation(snapshots=[AllocatedSnapshot(uid="taken", name="s")], origin=origin)
+    state = put(parts, web)
+    parts.kept.let_go(["taken", "origin", "kept", "other"])
+    await parts.settle()
+    assert sorted(one.uid for one in parts.kept.snapshots) == ["kept", "origin", "taken"]
+    done = change(web, snapshots=[])
+    done.report = raw(AllocationReport(restored=2))
+    state.update(done)
+    parts.kept.let_go(["taken", "origin", "kept"])
+    await parts.settle()
+    assert parts.kept.snapshots == []
+
+
+async def test_a_workload_needs_the_snapshot_that_it_begins_from_until_it_runs(parts: Parts) -> None:
+    web = make_allocation(origin=AllocatedOrigin(snapshot="origin"))
+    state = put(parts, web, Checkpoint())
+    assert parts.table.snapshots() == {"origin"}
+    state.checkpoint = Checkpoint(run="up", made=True)
+    assert parts.table.snapshots() == set()
