@@ -152,6 +152,7 @@ class StubServer:
         self.events: list[NodeEvent] = []
         self.removed_volumes: list[str] = []
         self.remove_volumes: list[str] = []
+        self.remove_snapshots: list[str] = []
         self.ranges: tuple[str, list[str], list[str]] = ("", [], [])
         self.place = ServerPlace()
         self.rules: dict[str, NetworkRules] = {}
@@ -234,6 +235,7 @@ class StubServer:
         version, ranges, node_ranges = self.ranges
         return ReportAnswer(
             remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
+            remove_snapshots=self.remove_snapshots,
             ranges_version=version,
             ranges=ranges if version != body.ranges_version else None,
             node_ranges=node_ranges if version != body.ranges_version else [],

@@ -123,7 +123,7 @@ class Absorption:
             runtime = self._runtimes.of(local)
             path = next((one.path for one in await layers.list_layers(id_) if one.id == layer), None)
             if path is None or not isinstance(runtime, CanSnapshot):
-                return
+                raise NotFound(f"{local.what}: layer {layer} is not in its disk's chain")
             await runtime.snapshots.absorb(local.id, _name_serial(local, disk), path)
             await layers.forget_layer(id_, layer)
             return

@@ -1,0 +1,253 @@
+"""Layers that no snapshot needs go in the background, and everything else that happens to a disk comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from tests.scenario.agent_lab import change, make_allocation
+from tests.unit.agent.snapshot.layer_lab import Parts, ValueLayers
+
+from weft.agent.snapshot import absorption
+from weft.agent.snapshot.absorption import Absorption
+from weft.agent.snapshot.turns import DiskTurns
+from weft.agent.state.allocation import Checkpoint, DiskRelocation, MigrationState
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.driver.runtime import GuestFacts, GuestState
+from weft.kinds.allocation import AllocatedVolume
+from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
+from weft.objects.envelope import Envelope
+from weft.objects.errors import DriverFailed, IllegalTransition
+from weft.objects.identity import short_id
+
+DATA = "volume-uid-of-data"
+
+
+class ValueSnapshots:
+    """A runtime that absorbs layers of its running guests."""
+
+    def __init__(self, layers: ValueLayers) -> None:
+        self.layers, self.calls = layers, list[tuple[str, str, str]]()
+        self.begun = asyncio.Event()
+        self.cancelled = 0
+
+    async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
+        self.calls.append((guest_id, serial, layer))
+        self.begun.set()
+        try:
+            await self.layers.meet()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+class ValueRuntime:
+    def __init__(self, snapshots: ValueSnapshots) -> None:
+        self.name, self.snapshots = "values", snapshots
+
+
+class Lab(Parts):
+    """``web`` has a root disk and a volume, whose chains have three layers each; nothing needs the middle one of the root's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.layers = self.local.layers
+        self.snapshots, self.turns = ValueSnapshots(self.layers), DiskTurns()
+        self.web = make_allocation(volumes=[AllocatedVolume(name="data", uid=DATA, size=1 << 20)])
+        self.root = short_id(self.web.uid)
+        self.layers.chains = {self.root: ["r1", "r2", "r3"], DATA: ["d1", "d3"]}
+        self.layers.add("s1", root=["r1"], data=["d1"])
+        self.layers.add("s3", root=["r1", "r2", "r3"], data=["d1", "d3"])
+        self.images: dict[str, Any] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """An agent as it is after kill -9."""
+        runtime: Any = ValueRuntime(self.snapshots)
+        images: Any = SimpleNamespace(find=self.images.get)
+        chosen = Runtimes({"vm": runtime})
+        self.absorption = Absorption(self.pools, self.table, chosen, images, self.kept, self.turns, self.clock)
+
+    def put(self, envelope: Envelope, guest: GuestState = "running", **checkpoint: Any) -> AllocationState:
+        made = Checkpoint(**{"run": "up", "made": True, **checkpoint})
+        state = AllocationState(envelope, made, CheckpointStore(self.host.state_dir))
+        state.guest = GuestFacts(state.local.id, envelope.uid, "web", 1, guest)
+        self.table.states[envelope.uid] = state
+        return state
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    for name in ("LEAST_PAUSE_SECONDS", "WATCH_SECONDS"):
+        monkeypatch.setattr(absorption, name, 0.01)
+    return Lab(tmp_path)
+
+
+async def test_a_running_guest_takes_up_the_layer_and_then_the_pool_forgets_it(lab: Lab) -> None:
+    lab.put(lab.web)
+    await lab.absorption.absorb_all()
+    assert lab.snapshots.calls == [(lab.root, "root", "/pool/r2")]
+    assert lab.layers.chains == {lab.root: ["r1", "r3"], DATA: ["d1", "d3"]}
+    assert not lab.layers.absorbed
+
+
+async def test_of_several_layers_the_topmost_goes_first_so_that_each_is_copied_once(lab: Lab) -> None:
+    lab.put(lab.web)
+    lab.layers.kept.clear()
+    await lab.absorption.absorb_all()
+    paths = [call[1:] for call in lab.snapshots.calls]
+    root, data = [("root", f"/pool/{id_}") for id_ in ("r3", "r2", "r1")], [("data", "/pool/d3"), ("data", "/pool/d1")]
+    assert paths == root + data
+    assert lab.layers.chains == {lab.root: [], DATA: []}
+
+
+async def test_the_disks_of_a_stopped_guest_are_shortened_without_it_on_their_image(lab: Lab) -> None:
+    state = lab.put(lab.web, "stopped", run="down")
+    lab.layers.kept.clear()
+    lab.layers.add("s3", root=["r1", "r2", "r3"])
+    await lab.absorption.absorb_all()
+    assert lab.layers.chains[lab.root] == ["r1", "r2", "r3"], "what is at the bottom is unknown without the image"
+    assert [(volume, layer, base) for volume, layer, base in lab.layers.absorbed] == [
+        (DATA, "d3", None),
+        (DATA, "d1", None),
+    ]
+    assert state.local.spec.image is not None
+    lab.images[state.local.spec.image.sha256] = SimpleNamespace(disk="/images/tiny", disk_format="raw")
+    await lab.absorption.absorb_all()
+    assert lab.layers.absorbed[2:] == [(lab.root, "r2", "/images/tiny"), (lab.root, "r1", "/images/tiny")]
+    assert not lab.snapshots.calls
+
+
+@pytest.mark.parametrize("guest", ["starting", "paused", "suspended"])
+async def test_a_guest_in_between_is_left_alone(lab: Lab, guest: GuestState) -> None:
+    lab.put(lab.web, guest)
+    await lab.absorption.absorb_all()
+    assert not lab.snapshots.calls and not lab.layers.absorbed
+
+
+RELOCATION = DiskRelocation("k", "root", "san", "", "local", "")
+MIGRATION = MigrationState("k", "source", "peer")
+SNAPSHOT = AllocatedSnapshot(uid="s4", name="s4")
+
+
+@pytest.mark.parametrize(
+    ("fields", "checkpoint"),
+    [
+        ({"role": "source"}, {}),
+        ({"role": "target"}, {}),
+        ({"snapshots": [SNAPSHOT]}, {}),
+        ({}, {"migration": MIGRATION}),
+        ({}, {"relocation": RELOCATION}),
+        ({}, {"made": False}),
+    ],
+)
+async def test_nothing_is_absorbed_while_it_migrates_is_relocated_or_has_a_snapshot_taken(
+    lab: Lab, fields: dict[str, Any], checkpoint: dict[str, Any]
+) -> None:
+    lab.put(change(lab.web, **fields), **checkpoint)
+    await lab.absorption.absorb_all()
+    assert not lab.snapshots.calls
+
+
+async def test_a_volume_that_two_allocations_name_is_left_alone(lab: Lab) -> None:
+    lab.put(lab.web, "stopped", run="down")
+    lab.put(make_allocation("other", volumes=[AllocatedVolume(name="data", uid=DATA, size=1 << 20)]))
+    lab.layers.kept.clear()
+    await lab.absorption.absorb_all()
+    assert not lab.layers.absorbed
+
+
+async def test_it_stops_when_the_guest_begins_to_migrate_and_goes_on_afterwards(lab: Lab) -> None:
+    state = lab.put(lab.web)
+    lab.layers.gate = asyncio.Event()
+    working = asyncio.ensure_future(lab.absorption.absorb_all())
+    await lab.snapshots.begun.wait()
+    state.checkpoint = replace(state.checkpoint, migration=MIGRATION)
+    await working
+    assert lab.snapshots.cancelled == 1 and "r2" in lab.layers.chains[lab.root]
+    state.checkpoint = replace(state.checkpoint, migration=None)
+    lab.layers.gate.set()
+    await lab.absorption.absorb_all()
+    assert "r2" not in lab.layers.chains[lab.root]
+
+
+async def test_it_has_stopped_before_a_step_of_the_allocation_begins(lab: Lab) -> None:
+    lab.put(lab.web)
+    lab.layers.gate = asyncio.Event()
+    working = asyncio.ensure_future(lab.absorption.absorb_all())
+    await lab.snapshots.begun.wait()
+    async with lab.turns.steps([DATA]):
+        assert lab.snapshots.cancelled == 1
+        await working
+    assert "r2" in lab.layers.chains[lab.root]
+
+
+async def test_a_full_pool_is_tried_again_later_and_logged_once(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.put(lab.web)
+    full = [DriverFailed("no space left in the pool", reason="noSpace") for _ in range(3)]
+    lab.layers.failures = list(full)
+    with caplog.at_level(logging.WARNING):
+        await lab.absorption.absorb_all()
+        await lab.absorption.absorb_all()
+        assert len(lab.snapshots.calls) == 1, "it waits"
+        monkeypatch.setattr(absorption, "FIRST_RETRY_SECONDS", 0.0)
+        monkeypatch.setattr(absorption, "LONGEST_RETRY_SECONDS", 0.0)
+        lab.restart()
+        for _ in range(4):
+            await lab.absorption.absorb_all()
+    assert "r2" not in lab.layers.chains[lab.root]
+    assert sum("no space left" in record.message for record in caplog.records) == 2, "once by each agent"
+
+
+async def test_a_guest_that_has_just_ended_is_no_trouble(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.put(lab.web)
+    lab.layers.failures = [IllegalTransition("it doesn't run")]
+    await lab.absorption.absorb_all()
+    assert not caplog.records
+    await lab.absorption.absorb_all()
+    assert "r2" not in lab.layers.chains[lab.root]
+
+
+async def test_after_a_kill_between_the_copy_and_its_record_it_is_repeated(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.put(lab.web)
+    forget = lab.layers.forget_layer
+
+    async def die(volume_id: str, layer_id: str) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(lab.layers, "forget_layer", die)
+    await lab.absorption.absorb_all()
+    monkeypatch.setattr(lab.layers, "forget_layer", forget)
+    lab.restart()
+    await lab.absorption.absorb_all()
+    assert lab.snapshots.calls == [(lab.root, "root", "/pool/r2")] * 2
+    assert lab.layers.chains[lab.root] == ["r1", "r3"]
+
+
+async def test_a_snapshot_that_goes_sets_it_to_work_and_the_report_hears_of_the_size(lab: Lab) -> None:
+    lab.put(lab.web)
+    await lab.kept.refresh()
+    working = [asyncio.ensure_future(part.keep()) for part in (lab.kept, lab.absorption)]
+    try:
+        async with asyncio.timeout(10):
+            while "r2" in lab.layers.chains[lab.root]:
+                await asyncio.sleep(0.005)
+            lab.kept.let_go(["s1"])
+            while lab.layers.chains != {lab.root: ["r3"], DATA: ["d3"]}:
+                await asyncio.sleep(0.005)
+    finally:
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+    assert [one.uid for one in lab.kept.snapshots] == ["s3"]
