@@ -31,6 +31,7 @@ from weft.kinds.allocation import ROOT, list_disks
 from weft.objects.errors import IllegalTransition, NotFound, WeftError
 
 LOOK_SECONDS = 60.0
+LOOK_AGAIN_SECONDS = 600.0  # at chains that were as short as can be, though nothing is known to have changed
 WATCH_SECONDS = 0.5  # how soon it notices that it must give way to what isn't a step
 LEAST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # between two layers: as long as the last one took
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60.0, 900.0
@@ -60,6 +61,8 @@ class Absorption:
         self._pools, self._table, self._runtimes, self._images = pools, table, runtimes, images
         self._kept, self._turns, self._clock = kept, turns, clock
         self._put_off: dict[str, PutOff] = {}  # by the disk's id
+        self._short: set[str] = set()  # disks that had nothing to absorb, as of ...
+        self._as_of = (-1, 0.0)  # ... this version of what is kept, and this moment
 
     async def keep(self) -> None:
         """Look for such layers again and again."""
@@ -71,12 +74,17 @@ class Absorption:
         """Absorb what may be absorbed now."""
         if not any(isinstance(driver, HasLayers) for driver in self._pools.drivers()):
             return
+        version, now = self._kept.version, self._clock.elapsed()
+        if version != self._as_of[0] or now - self._as_of[1] >= LOOK_AGAIN_SECONDS:
+            self._as_of = version, now
+            self._short.clear()
         present: set[str] = set()
         for state in self._table:
             for disk, id_ in list_ids(state.local).items():
                 present.add(id_)
-                while await self._absorb_one(state, disk, id_):
+                while id_ not in self._short and await self._absorb_one(state, disk, id_):
                     pass
+        self._short &= present
         for id_ in self._put_off.keys() - present:
             del self._put_off[id_]
 
@@ -107,7 +115,10 @@ class Absorption:
         if not isinstance(driver, HasLayers):
             return False
         unneeded = await driver.layers.list_unneeded(id_)
-        if not unneeded or not self._may(state, disk):
+        if not unneeded:
+            self._short.add(id_)
+            return False
+        if not self._may(state, disk):
             return False
         disks = list_ids(state.local).values()
         watching = asyncio.ensure_future(self._watch(state, disk))

@@ -38,6 +38,7 @@ class KeptSnapshots:
         self._removing: set[str] = set()
         self._troubled: dict[str, str] = {}  # by the pool's name
         self.snapshots: list[NodeSnapshot] = []
+        self.version = 0  # of ``snapshots``
 
     def wake(self) -> None:
         """A pool has got a snapshot, or a chain has lost a layer."""
@@ -56,7 +57,7 @@ class KeptSnapshots:
                 await self._list(name, driver, driver)
         snapshots = sum_up(self._kept.values())
         if snapshots != self.snapshots:
-            self.snapshots = snapshots
+            self.snapshots, self.version = snapshots, self.version + 1
             self._reporter.wake()
             self.changed.ring()
 

@@ -32,7 +32,7 @@ class ValueLayers:
         self.chains: dict[str, list[str]] = {}
         self.failures: list[WeftError] = []  # one per absorption
         self.absorbed: list[tuple[str, str, str | None]] = []  # offline: volume, layer, base
-        self.lists = 0
+        self.looks = 0
         self.gate: asyncio.Event | None = None  # absorption waits for it
 
     def add(self, uid: str, *, used: int = MIB, memory: int = 0, **disks: list[str]) -> None:
@@ -40,7 +40,6 @@ class ValueLayers:
         self.kept[short_id(uid)] = KeptSnapshot(short_id(uid), uid, kept, memory, used)
 
     async def list_kept(self) -> list[KeptSnapshot]:
-        self.lists += 1
         return list(self.kept.values())
 
     async def drop(self, snapshot_id: str) -> None:
@@ -50,6 +49,7 @@ class ValueLayers:
         return [Layer(id_, f"/pool/{id_}", "qcow2", MIB) for id_ in self.chains.get(volume_id, [])]
 
     async def list_unneeded(self, volume_id: str) -> list[str]:
+        self.looks += 1
         tips = {disk.layers[-1] for one in self.kept.values() for disk in one.disks.values()}
         others = {id_ for volume, chain in self.chains.items() if volume != volume_id for id_ in chain}
         return [id_ for id_ in self.chains.get(volume_id, []) if id_ not in tips | others]

@@ -251,3 +251,18 @@ async def test_a_snapshot_that_goes_sets_it_to_work_and_the_report_hears_of_the_
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
     assert [one.uid for one in lab.kept.snapshots] == ["s3"]
+
+
+async def test_chains_that_are_short_are_looked_at_again_only_when_what_is_kept_has_changed(lab: Lab) -> None:
+    lab.put(lab.web)
+    await lab.kept.refresh()
+    await lab.absorption.absorb_all()
+    looks = lab.layers.looks
+    for _ in range(5):
+        await lab.kept.refresh()
+        await lab.absorption.absorb_all()
+    assert lab.layers.looks == looks
+    lab.layers.kept.clear()
+    await lab.kept.refresh()
+    await lab.absorption.absorb_all()
+    assert lab.layers.chains == {lab.root: [], DATA: []}
