@@ -76,7 +76,7 @@ class Layers(Protocol):
 
     async def clone(self, volume_id: str, snapshot_id: str, disk: str, *, size_bytes: int = 0) -> VolumeFacts:
         """Make the volume as the snapshot's disk was, if it isn't there; it is at least ``size_bytes`` large. Raises NotFound
-        (``snapshotGone``), InvalidInput (``tooManyLayers``), DriverFailed (``noSpace``)."""
+        (``snapshotGone``), DriverFailed (``noSpace``)."""
 
     async def replace(self, volume_id: str, snapshot_id: str, disk: str, layer_id: str) -> VolumeFacts:
         """Make the volume as the snapshot's disk was. What stands there becomes layer ``layer_id`` of its own chain, which the

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.conformance.layers import LayerPromises
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
 from weft.contracts.driver.host import Capacity, Host
@@ -27,7 +28,7 @@ def driver(tmp_path: Path) -> DirectoryVolumes:
     return DirectoryVolumes(make_host(tmp_path))
 
 
-class TestDirectory(VolumePromises):
+class TestDirectory(VolumePromises, LayerPromises):
     @pytest.fixture
     def reborn(self, tmp_path: Path) -> Callable[[], VolumeDriver]:
         return lambda: DirectoryVolumes(make_host(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.conformance.layers import LayerPromises
 from tests.conformance.volume import BASE_BYTES, VolumePromises
 
 from weft.contracts.clock import SystemClock
@@ -16,7 +17,7 @@ from weft.objects.errors import DriverFailed
 HOST = Host("n1", "node-1", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
 
 
-class TestFake(VolumePromises):
+class TestFake(VolumePromises, LayerPromises):
     @pytest.fixture
     def shelf(self) -> FakeShelf:
         return FakeShelf()

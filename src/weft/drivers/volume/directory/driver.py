@@ -1,5 +1,6 @@
 """Volumes as qcow2 files in one folder, ``<pool>/volumes/<id>.qcow2``; clones are copy-on-write. One that a container has mounted
-is ``<id>.raw`` from then on. The node's state folder is the pool ``local``; others may be seen by several nodes at once.
+is ``<id>.raw`` from then on. The node's state folder is the pool ``local``; others may be seen by several nodes at once. What
+volumes stand on is in ``layers``.
 
 Makes files with qemu-img under another name first, so that a half-made volume is never seen. Reads sizes from the files
 themselves, which works while a guest has them open. Called by the agent.
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import threading
@@ -20,14 +20,15 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import PoolFacts, VolumeFacts
 from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
-from weft.drivers.linux.programs import run_on_disk
+from weft.drivers.volume.directory.layer_changes import LayerChanges
+from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending
+from weft.drivers.volume.directory.layers import DirectoryLayers
+from weft.drivers.volume.directory.qemu_img import COPY_SECONDS, check_own, describe_chain, round_up, run_qemu_img
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import short_id
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
-TIMEOUT_SECONDS = 60.0
-COPY_SECONDS = 3600.0
 _SUFFIX, _RAW = ".qcow2", ".raw"
 _SECTOR = 512
 _ID_FILE = "weft-pool-id"
@@ -49,6 +50,11 @@ class DirectoryVolumes:
         self._work_prefix = f".making-{short_id(host.node_uid)}-"  # others may be at work in the same folder
         if place is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._records = LayerRecords(self._folder)
+        self._changes = LayerChanges(self._records)
+        self.layers = DirectoryLayers(
+            self._records, self._inspect, self._work, f"storage pool {pool_name} of node {host.node}"
+        )
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
                 left.unlink(missing_ok=True)
@@ -79,11 +85,9 @@ class DirectoryVolumes:
     async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
         path, other = self._path(volume_id), self._path(other_id)
         try:
-            with contextlib.suppress(FileExistsError):
-                os.link(path, other)
+            await asyncio.to_thread(self._share, volume_id, other_id)
             if not path.samefile(other):
                 raise DriverFailed(f"{other} is another disk than {path}", details={"step": "disk"})
-            await asyncio.to_thread(sync_folder, self._folder)
         except OSError as problem:
             raise DriverFailed(
                 f"disk {volume_id} can't be shared in storage pool {self._pool_name}: {problem.strerror}",
@@ -92,6 +96,20 @@ class DirectoryVolumes:
         facts = self._inspect(other_id)
         assert facts is not None
         return facts
+
+    def _share(self, volume_id: str, other_id: str) -> None:
+        if not self._records.is_used():
+            with contextlib.suppress(FileExistsError):
+                os.link(self._path(volume_id), self._path(other_id))
+            sync_folder(self._folder)
+            return
+        with self._records.locked():
+            if (pending := self._records.read(volume_id).pending) is not None:
+                raise DriverFailed(
+                    f"disk {volume_id} can't be shared while a snapshot of it is taken (layer {pending.layer})",
+                    details={"step": "disk"},
+                )
+            self._changes.share(volume_id, other_id)
 
     async def ensure(
         self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"
@@ -116,14 +134,30 @@ class DirectoryVolumes:
             if not raw and (header is None or header.has_external_data or header.has_backing != (base is not None)):
                 raise InvalidInput(f"volume {volume_id}: the received data is not its disk")
             if base is not None:  # -u: only the name in the header changes, which was the other node's
-                await _run_qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
-            await asyncio.to_thread(keep_file, work, self._raw(volume_id) if raw else self._path(volume_id))
-            await asyncio.to_thread((self._path(volume_id) if raw else self._raw(volume_id)).unlink, missing_ok=True)
+                await run_qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
+            await asyncio.to_thread(self._complete, volume_id, work, raw)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
         facts = self._inspect(volume_id)
         assert facts is not None
         return facts
+
+    def _complete(self, volume_id: str, work: Path, raw: bool) -> None:
+        path, other = self._path(volume_id), self._raw(volume_id)
+        if raw:
+            path, other = other, path
+        if not self._records.is_used():
+            keep_file(work, path)
+            other.unlink(missing_ok=True)
+            return
+        with self._records.locked():
+            if not raw and self._records.read(volume_id) != Chain():  # the received file stands on none of these layers
+                self._changes.switch(work, volume_id, Pending(f"former-{volume_id}", ()))
+            else:
+                self._records.forget(volume_id)
+                keep_file(work, path)
+            other.unlink(missing_ok=True)
+            self._changes.sweep()
 
     async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
         async with self._making.setdefault(volume_id, asyncio.Lock()):
@@ -158,19 +192,28 @@ class DirectoryVolumes:
             if blank:
                 before = raw if raw.exists() else work
                 size = max(size_bytes, before.stat().st_size if before.exists() else 0)
-                await make_files(work, _round_up(size), owner)
+                await make_files(work, round_up(size), owner)
             if work.exists():
                 await asyncio.to_thread(keep_file, work, raw)
             if disk.exists():
-                await asyncio.to_thread(disk.unlink)
+                await asyncio.to_thread(self._unlink_disk, disk)
         finally:
             await asyncio.to_thread(work.unlink, missing_ok=True)
-        await check_files(raw, _round_up(size_bytes), what)
+        await check_files(raw, round_up(size_bytes), what)
 
     async def _convert(self, volume_id: str, work: Path) -> None:
-        self._check_own(volume_id)
-        image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(self._path(volume_id))}}
-        await _run_qemu_img("convert", "-q", "-O", "raw", f"json:{json.dumps(image)}", str(work), seconds=COPY_SECONDS)
+        layers = await self.layers.list_layers(volume_id)
+        files = [*(layer.path for layer in layers), str(self._path(volume_id))]
+        for path in files:
+            check_own(Path(path), f"volume {volume_id}")
+        image = describe_chain([(path, "qcow2") for path in files])
+        await run_qemu_img("convert", "-q", "-O", "raw", image, str(work), seconds=COPY_SECONDS)
+
+    def _unlink_disk(self, disk: Path) -> None:
+        disk.unlink(missing_ok=True)
+        if self._records.is_used():  # what it stood on is in the raw file
+            with self._records.locked():
+                self._changes.sweep()
 
     async def inspect(self, volume_id: str) -> VolumeFacts | None:
         return self._inspect(volume_id)
@@ -186,21 +229,33 @@ class DirectoryVolumes:
                 field="size",
             )
         if size_bytes > facts.size_bytes and facts.format == "raw":
-            os.truncate(facts.path, _round_up(size_bytes))
+            os.truncate(facts.path, round_up(size_bytes))
         elif size_bytes > facts.size_bytes:
-            self._check_own(volume_id)
+            check_own(Path(facts.path), f"volume {volume_id}")
+            if layer := await self.layers.find_unfinished(volume_id):
+                raise DriverFailed(
+                    f"volume {volume_id} can't grow while a snapshot of it is taken (layer {layer})",
+                    details={"step": "disk"},
+                )
             # What its header says of its base was true on the node that made it.
-            image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": facts.path}}
-            await _run_qemu_img("resize", "-q", f"json:{json.dumps(image)}", str(_round_up(size_bytes)))
+            image = describe_chain([(facts.path, "qcow2")])
+            await run_qemu_img("resize", "-q", image, str(round_up(size_bytes)))
         return self._inspect(volume_id) or facts
 
     async def remove(self, volume_id: str) -> None:
         self._making.pop(volume_id, None)
+        await asyncio.to_thread(self._remove, volume_id)
+
+    def _remove(self, volume_id: str) -> None:
+        if self._records.is_used():
+            with self._records.locked():
+                self._changes.remove(volume_id)
+            return
         paths = [path for path in (self._path(volume_id), self._raw(volume_id)) if path.exists()]
         for path in paths:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            path.unlink(missing_ok=True)
         if paths:
-            await asyncio.to_thread(sync_folder, self._folder)
+            sync_folder(self._folder)
 
     async def list(self) -> list[VolumeFacts]:
         """All volumes here, by id; other files are left out."""
@@ -208,8 +263,7 @@ class DirectoryVolumes:
         return [facts for facts in map(self._inspect, sorted(ids)) if facts is not None]
 
     async def _make(self, volume_id: str, size_bytes: int, base: str | None, base_format: str) -> VolumeFacts:
-        path, work = self._path(volume_id), self._work(volume_id)
-        size = size_bytes
+        work, size = self._work(volume_id), size_bytes
         options: list[str] = []
         if base is not None:
             smallest = _virtual_size(Path(base), base_format)
@@ -226,8 +280,8 @@ class DirectoryVolumes:
         await asyncio.to_thread(work.unlink, missing_ok=True)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            await _run_qemu_img("create", "-q", "-f", "qcow2", *options, str(work), str(_round_up(size)))
-            await asyncio.to_thread(name_file, work, path)
+            await run_qemu_img("create", "-q", "-f", "qcow2", *options, str(work), str(round_up(size)))
+            await asyncio.to_thread(self._name, volume_id, work)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
         finally:
@@ -236,6 +290,13 @@ class DirectoryVolumes:
         if facts is None:
             raise DriverFailed(f"volume {volume_id} vanished while it was made", details={"step": "disk"})
         return facts
+
+    def _name(self, volume_id: str, work: Path) -> None:
+        if not self._records.is_used():
+            name_file(work, self._path(volume_id))
+            return
+        with self._records.locked():
+            self._changes.add(work, volume_id, Chain())
 
     def _inspect(self, volume_id: str) -> VolumeFacts | None:
         path = self._path(volume_id)
@@ -252,18 +313,6 @@ class DirectoryVolumes:
             raise DriverFailed(f"{path} is not a qcow2 file", hint="move it away", details={"step": "disk"})
         return VolumeFacts(volume_id, str(path), "qcow2", header.virtual_size, used)
 
-    def _check_own(self, volume_id: str) -> None:
-        """A guest's machine can write its disk's header: one that names a file for the data would have qemu-img, which is
-        root here, write to that file. Raises DriverFailed."""
-        with self._path(volume_id).open("rb") as file:
-            header = read_qcow2_header(file.read(HEADER_BYTES))
-        if header is None or header.has_external_data:
-            raise DriverFailed(
-                f"volume {volume_id} refers to another file for its data, which weft never does",
-                hint="don't trust its content; restore it from a backup",
-                details={"step": "disk"},
-            )
-
     def _path(self, volume_id: str) -> Path:
         if not volume_id or volume_id.startswith(".") or "/" in volume_id:
             raise InvalidInput(f"{volume_id!r} is not a volume id")
@@ -275,10 +324,6 @@ class DirectoryVolumes:
     def _work(self, volume_id: str) -> Path:
         path = self._path(volume_id)
         return path.with_name(f"{self._work_prefix}{path.name}")
-
-
-async def _run_qemu_img(*words: str, seconds: float = TIMEOUT_SECONDS) -> None:
-    await run_on_disk(["qemu-img", *words], "qemu-utils", seconds=seconds)
 
 
 def _make_id(place: Path, path: Path, mark: str) -> None:
@@ -302,17 +347,13 @@ def _virtual_size(path: Path, format: str) -> int:
     try:
         with path.open("rb") as file:
             if format == "raw":
-                return _round_up(os.fstat(file.fileno()).st_size)
+                return round_up(os.fstat(file.fileno()).st_size)
             header = read_qcow2_header(file.read(HEADER_BYTES))
     except OSError as problem:
         raise DriverFailed(f"image {path} can't be read: {problem.strerror}", details={"step": "disk"}) from problem
     if header is None:
         raise DriverFailed(f"image file {path} is not a qcow2 file", details={"step": "disk"})
     return header.virtual_size
-
-
-def _round_up(size: int) -> int:
-    return -(-size // _SECTOR) * _SECTOR
 
 
 def _failed(volume_id: str, problem: OSError) -> DriverFailed:

@@ -13,15 +13,17 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import VolumeFacts
+from weft.drivers.volume.fake.layers import FakeLayers, LayerShelf
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 
 @dataclass
 class FakeShelf:
-    """What outlives a driver: the volumes by id, and the sizes of the image files that may be their base."""
+    """What outlives a driver: the volumes by id, and the sizes of the image files that may be their base, and layers."""
 
     volumes: dict[str, VolumeFacts] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)
+    layers: LayerShelf = field(default_factory=LayerShelf)
 
 
 class FakeVolumes:
@@ -37,6 +39,8 @@ class FakeVolumes:
         self.calls: list[tuple[str, str]] = []
         self._host = host
         self._clock = clock
+        folder = f"{host.state_dir}/volumes/layers"
+        self.layers = FakeLayers(self.shelf.layers, self.shelf.volumes, folder, self._meet, self._describe)
 
     async def ensure(
         self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"
@@ -52,7 +56,7 @@ class FakeVolumes:
             raise InvalidInput(f"volume {volume_id} has no size", field="size")
         if size < smallest:
             raise InvalidInput(f"volume {volume_id}: {size} bytes are less than its image's {smallest}", field="size")
-        facts = VolumeFacts(volume_id, f"{self._host.state_dir}/volumes/{volume_id}.qcow2", "qcow2", size, 0)
+        facts = self._describe(volume_id, size)
         self.shelf.volumes[volume_id] = facts
         return facts
 
@@ -61,6 +65,7 @@ class FakeVolumes:
         found = self.shelf.volumes.get(volume_id)
         size = max(size_bytes, found.size_bytes if found is not None else 0)
         facts = VolumeFacts(volume_id, f"{self._host.state_dir}/volumes/{volume_id}.raw", "raw", size, 0)
+        self.shelf.layers.forget_volume(volume_id)
         self.shelf.volumes[volume_id] = facts
         return facts
 
@@ -82,10 +87,14 @@ class FakeVolumes:
     async def remove(self, volume_id: str) -> None:
         await self._meet("remove", volume_id)
         self.shelf.volumes.pop(volume_id, None)
+        self.shelf.layers.forget_volume(volume_id)
 
     async def list(self) -> list[VolumeFacts]:
         await self._meet("list", "")
         return sorted(self.shelf.volumes.values(), key=lambda facts: facts.id)
+
+    def _describe(self, volume_id: str, size_bytes: int) -> VolumeFacts:
+        return VolumeFacts(volume_id, f"{self._host.state_dir}/volumes/{volume_id}.qcow2", "qcow2", size_bytes, 0)
 
     async def _meet(self, method: str, id: str) -> None:
         self.calls.append((method, id))
