@@ -30,6 +30,8 @@ WRITERS = {
     "controllers/node/controller": "nodes",
     "controllers/node/drain_controller": "drain",
     "controllers/quota": "quotas",
+    "controllers/snapshot": "snapshots",
+    "controllers/snapshot/restore": "restores",
     "controllers/volume": "volumes",
     "controllers/workload": "workload",
     "gateway": "gateway",
@@ -101,9 +103,9 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
-    # Those of workloads, migrations (roles and moves) and security groups (the rules) and the scheduler write the specs of
-    # allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs; conversions
-    # those of both workloads, for the people who asked for it, and whose their endpoints and published ports are.
+    # Those of workloads, snapshots, restores, migrations (roles and moves) and security groups (the rules) and the scheduler write
+    # the specs of allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs;
+    # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published ports are.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/conversion/controller",
@@ -111,6 +113,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/migration/controller",
         "controllers/network/security_groups",
         "controllers/node/drain_controller",
+        "controllers/snapshot/controller",
+        "controllers/snapshot/restore",
         "controllers/workload/controller",
         "controllers/workload/stale_allocation",
         "scheduler/allocation/lease",

@@ -18,6 +18,9 @@ from weft.controllers.network.security_groups import SecurityGroups
 from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
 from weft.controllers.quota.controller import Quotas
+from weft.controllers.snapshot.controller import Snapshots
+from weft.controllers.snapshot.restore import Restores
+from weft.controllers.snapshot.unexplained import UnexplainedSnapshots
 from weft.controllers.volume.controller import Volumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
@@ -30,6 +33,10 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda lease: Workloads(partial(find_silent, lease.cache)),
     lambda lease: Nodes(lease.store, lease.clock),
     lambda lease: Volumes(partial(find_silent, lease.cache)),
+    lambda lease: Snapshots(partial(find_silent, lease.cache)),
+    lambda _: Restores(),
+    lambda _: UnexplainedSnapshots(),
+    lambda _: UnexplainedSnapshots(),
     lambda _: Migrations(),
     lambda _: Conversions(),
     lambda _: Drain(),

@@ -338,6 +338,7 @@ def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
 NODES_BY_UID = Index("nodes by uid")
 NODES_BY_ORPHAN = Index("nodes by the workload of an orphan")
 NODES_BY_VOLUME = Index("nodes by volume")
+NODES_BY_SNAPSHOT = Index("nodes by snapshot")
 
 
 def _orphans(item: Stored) -> list[str]:
@@ -362,6 +363,7 @@ NODE = Kind(
         NODES_BY_UID: uid_of,
         NODES_BY_ORPHAN: _orphans,
         NODES_BY_VOLUME: lambda item: item.report(NodeReport).volumes,
+        NODES_BY_SNAPSHOT: lambda item: [one.uid for one in item.report(NodeReport).snapshots],
     },
     verbs=(
         Verb("cordon", "Place no new workloads on the node", input=CordonInput, change=_cordon, needs="fabric"),
@@ -385,7 +387,11 @@ NODE = Kind(
     access=Access(
         readers="shared",
         status_writer="nodes",
-        condition_writers={"Ready": "nodes", "Fits": "nodes", "ConnectionsFit": "nodes", "Drained": "drain"},
+        condition_writers={
+            **dict.fromkeys(("Ready", "Fits", "ConnectionsFit"), "nodes"),
+            "Drained": "drain",
+            "Snapshots": "snapshots",
+        },
         reported_by_node=True,
         node_reads="itself",
         fabric_fields=(
@@ -395,6 +401,7 @@ NODE = Kind(
             "report.orphans",
             "report.orphan_allocations",
             "conditions.Drained",
+            "conditions.Snapshots",
         ),
     ),
     admission=Admission(

@@ -122,6 +122,11 @@ class Verb(msgspec.Struct, frozen=True):
     # Pure: the manifest of another object, which the server creates and answers with; the mark makes its name unique. Raises as
     # ``change`` does.
     make: Callable[[Object, Any, str], dict[str, Any]] | None = None
+    # Of the same: the manifests of further objects, which are created before that one, in the same commit; it may refer to them.
+    make_before: Callable[[Object, Any, str], Sequence[dict[str, Any]]] | None = None
+    # Of the object and the input: kinds and names of objects in its project that the functions above need to see: under
+    # ``others`` of the object, by ``vm/web``, those that exist.
+    reads: Callable[[Object, Any], Sequence[tuple[str, str]]] | None = None
     stream: bool = False  # the answer is a ticket for the gateway
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
 

@@ -32,6 +32,7 @@ from weft.kinds.role import ROLE
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
+from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.token import TOKEN
 from weft.kinds.user import USER
 from weft.kinds.vm import VM
@@ -48,6 +49,7 @@ KINDS: tuple[Kind, ...] = (
     NETWORK,
     SECURITY_GROUP,
     VOLUME,
+    SNAPSHOT,
     CONSTRAINT,
     NODE,
     PROJECT,

@@ -13,9 +13,11 @@ from weft.kinds.fields.cells import text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
-from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
+from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
+from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
+from weft.kinds.parts.snapshot.verbs import RESTORED, SNAPSHOT_VERBS, is_restoring
 from weft.kinds.parts.stream_verbs import CONSOLE, EXEC, FLOWS, FORWARD, LOGS, METRICS, SCREEN
 from weft.kinds.parts.workload import (
     CONDITIONS,
@@ -45,13 +47,17 @@ from weft.kinds.record import (
     Admission,
     Column,
     Display,
+    Goal,
+    Index,
     Kind,
     Lifetime,
     Needs,
     Object,
     Reference,
+    Stored,
     Verb,
     Workload,
+    keys_of,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.quantity import format_bytes
@@ -113,6 +119,10 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         Literal["auto", "yes", "no"],
         field("Screen, shown over VNC; auto: yes if the VM boots with firmware", change="restart"),
     ] = "auto"
+    origin: Annotated[
+        VmOrigin | None, field("Snapshot that its disks come from; set by restore and clone", change="never")
+    ] = None
+    restore: Annotated[VmRestore | None, field("Last restore in place; the verb restore sets it")] = None
 
 
 def check_vm(spec: VmSpec) -> None:
@@ -205,6 +215,7 @@ VERBS = (
     Verb("suspend", "Save the VM's memory to disk and stop the VM", change=_suspend, needs="operate"),
     Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run"), needs="operate"),
     Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration, needs="operate"),
+    *SNAPSHOT_VERBS,
     CONVERT,
     HOLD,
     RELEASE,
@@ -279,6 +290,30 @@ def _resize(place: AllocationSpec, spec: VmSpec, fields: set[str]) -> None:
         place.requested_cpu_model = spec.cpu_model
 
 
+def _is_restored(obj: Object | None) -> bool:
+    told = find_condition(obj, RESTORED)
+    return (
+        obj is not None and is_settled(obj) and not is_restoring(obj) and told is not None and told["status"] == "True"
+    )
+
+
+_RESTORED = Goal(_is_restored, "restored", ends_refused=False)
+
+VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
+VMS_BY_RESTORE = Index("vms by the snapshot that they went back to")
+
+
+def origin_keys(item: Stored) -> list[str]:
+    """The key of the snapshot that a VM began from, if any."""
+    origin = item.spec(VmSpec).origin
+    return keys_of("snapshot", item, [origin.snapshot]) if origin is not None else []
+
+
+def _restore_keys(item: Stored) -> list[str]:
+    restore = item.spec(VmSpec).restore
+    return keys_of("snapshot", item, [restore.snapshot]) if restore is not None else []
+
+
 WORKLOAD = Workload(
     needs=_needs,
     volumes=lambda spec: spec.volumes,
@@ -297,7 +332,7 @@ VM = Kind(
     summary="A virtual machine",
     spec=VmSpec,
     status=WorkloadStatus,
-    indexes=index_workload(VmSpec, WORKLOAD),
+    indexes=index_workload(VmSpec, WORKLOAD) | {VMS_BY_ORIGIN: origin_keys, VMS_BY_RESTORE: _restore_keys},
     references=(
         Reference(
             "image",
@@ -309,6 +344,8 @@ VM = Kind(
         ),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
+        Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
+        Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
         *workload_references(),
     ),
     verbs=VERBS,
@@ -316,7 +353,7 @@ VM = Kind(
     access=Access(
         readers="project",
         status_writer="workload",
-        condition_writers=CONDITIONS | {"Healthy": "workload"},
+        condition_writers=CONDITIONS | {"Healthy": "workload", RESTORED: "restores"},
     ),
     admission=Admission(
         check=check_vm,
@@ -324,7 +361,7 @@ VM = Kind(
         check_change=check_growth,
         write_guard=guard_converting,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=KEPT,
+        server_fields=(*KEPT, "origin", "restore"),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,
@@ -337,7 +374,7 @@ VM = Kind(
     ),
     lifetime=Lifetime(
         initial_conditions=born,
-        goals=WORKLOAD_GOALS,
+        goals=WORKLOAD_GOALS | {"restore": _RESTORED},
         find_failure=find_workload_failure,
         finalizers=("workload",),
     ),

@@ -10,7 +10,20 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import reaches
-from weft.kinds.record import Access, Admission, Column, Counted, Display, Index, Kind, Lifetime, Stored, uid_of
+from weft.kinds.parts.snapshot.restored import VolumeOrigin
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Counted,
+    Display,
+    Index,
+    Kind,
+    Lifetime,
+    Reference,
+    Stored,
+    uid_of,
+)
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
@@ -22,6 +35,9 @@ MOST_BYTES = 2**50
 class VolumeSpec(msgspec.Struct, kw_only=True):
     size: Annotated[int, field("Size; it may grow, also while a VM uses it", change="live", quantity="bytes")]
     pool: Annotated[str, field("Storage pool of the disk; local is the node's own", change="never", name=True)] = LOCAL
+    origin: Annotated[
+        VolumeOrigin | None, field("Disk of a snapshot that its data comes from; set by the server", change="never")
+    ] = None
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
@@ -74,9 +90,11 @@ VOLUME = Kind(
     spec=VolumeSpec,
     status=VolumeStatus,
     indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home},
+    references=(Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),),
     access=Access(readers="project", status_writer="volumes"),
     admission=Admission(
         check=check_volume,
+        server_fields=("origin",),
         check_change=check_growth,
         counts=lambda spec, _: Counted({"disk": spec.size}),
     ),

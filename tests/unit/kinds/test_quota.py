@@ -104,7 +104,7 @@ def test_sizes_beyond_exact_floats_are_counted_to_the_byte() -> None:
 @pytest.mark.parametrize("kind", COUNTED, ids=lambda kind: kind.name)
 def test_every_kind_counts_in_fields_of_the_quota(kind: Any) -> None:
     specs: dict[str, dict[str, Any]] = {"volume": {"size": 1}, "function": {"ready": 2}}
-    specs["reservation"] = {"cpu": 1, "memory": 1}
+    specs |= {"reservation": {"cpu": 1, "memory": 1}, "snapshot": {"of": "vm/x"}}
     spec = msgspec.convert({"image": "x", **specs.get(kind.name, {})}, kind.spec)
     counted = kind.admission.counts(spec, kind.status())
     assert counted.amounts and counted.amounts.keys() <= set(FIELDS)

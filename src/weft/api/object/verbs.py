@@ -27,7 +27,7 @@ from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.stream_verbs import refuse_early
 from weft.kinds.record import Kind, Verb
-from weft.kinds.registry import KINDS, is_workload
+from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
@@ -85,6 +85,7 @@ async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, giv
         raise NotFound(f"{kind.title} verb {verb.name} does nothing")
     old = decode_part(current.spec, kind.spec)
     whole = {**msgspec.json.decode(msgspec.json.encode(current)), "spec": msgspec.to_builtins(old)}
+    whole["others"] = await _read_others(view, target, verb, whole, given)
     new = msgspec.convert(verb.change(whole, given), kind.spec)
     if kind.admission.check is not None:
         kind.admission.check(new)
@@ -112,12 +113,22 @@ async def _make(
         refuse_deleting(kind, current)
         whole = msgspec.json.decode(msgspec.json.encode(current))
         await _leave_out_an_ended_migration(view, target, whole["status"], mark)
+        whole["others"] = await _read_others(view, target, verb, whole, given)
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected)
         if key is not None and (done := await view.get(manifest.kind, manifest.project, manifest.name)) is not None:
             return Draft(manifest.kind, done, "unchanged")
+        before = verb.make_before(whole, given, mark) if verb.make_before is not None else ()
+        needed = [
+            await admit.plan_create(context, view, read_manifest(each, project=target.project), call.actor)
+            for each in before
+        ]
         draft = await admit.plan_create(context, view, manifest, call.actor)
+        for each in needed:
+            draft.writes += each.writes
+            draft.preconditions = list(dict.fromkeys([*draft.preconditions, *each.preconditions]))
+            draft.guards = [*{guard.key: guard for guard in [*draft.guards, *each.guards]}.values()]
         if expected.is_given:
             draft.preconditions.append(AtRevision(current.key, current.revision))
         return draft
@@ -131,6 +142,16 @@ async def _make(
     if not dry_run:
         record_change(context, call, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+async def _read_others(view: View, target: Target, verb: Verb, whole: dict[str, Any], given: Any) -> dict[str, Any]:
+    """The objects that the verb's functions need beside the one that it is for: by ``vm/web``, as plain data."""
+    others = {}
+    for kind, name in verb.reads(whole, given) if verb.reads is not None else ():
+        found = await view.get(find_kind(kind), target.project, name)
+        if found is not None:
+            others[f"{kind}/{name}"] = msgspec.json.decode(msgspec.json.encode(found))
+    return others
 
 
 async def _leave_out_an_ended_migration(view: View, target: Target, status: dict[str, Any], mark: str) -> None:

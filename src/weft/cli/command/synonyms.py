@@ -117,6 +117,9 @@ ELSEWHERE: dict[str, str] = {
     "cancel-lease": "lease cancel NAME",
     "extend-lease": "lease extend NAME --by 1h",
     "flows": "network flows --vm NAME",
+    "snapshot": "api POST /v1/projects/default/vms/NAME:snapshot",
+    "restore": "api POST /v1/projects/default/vms/NAME:restore",
+    "clone": "api POST /v1/projects/default/vms/NAME:clone",
 }
 
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table

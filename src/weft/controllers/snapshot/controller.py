@@ -1,0 +1,213 @@
+"""Has snapshots taken by the nodes of their workloads, records where they lie, and releases a deleted one once its data is gone.
+
+Reads snapshots, workloads, allocations, nodes, quotas; writes snapshot.status and the orders in allocations; releases the finalizer
+"snapshot"; deletes a clone's snapshot once its twin has begun. Woken by any of those. The node removes the data: the API server's
+answer to its reports names deleted snapshots, and its reports list those that it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.controllers.loop import Plan
+from weft.controllers.snapshot.facts import SnapshotFacts, list_disks, read_facts
+from weft.controllers.snapshot.plan import SnapshotPlan, plan_snapshot
+from weft.informer.commit import Commit, Draft, let_go, put, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.quota import quota_key
+from weft.kinds.snapshot import (
+    SNAPSHOTS_BY_NODE,
+    SNAPSHOTS_BY_UID,
+    SNAPSHOTS_BY_WORKLOAD,
+    SNAPSHOTS_BY_WORKLOAD_UID,
+    SnapshotSpec,
+    SnapshotStatus,
+    workload_key,
+)
+from weft.kinds.vm import VMS_BY_ORIGIN, origin_keys
+from weft.objects.identity import object_key
+
+FINALIZER = "snapshot"
+SOURCE = "snapshots"
+CHECK_EVERY_SECONDS = 1.0
+# The states of an allocation in which its guest has its disks.
+_BEGUN = ("running", "stopped", "suspended")
+
+
+class Snapshots:
+    """``find_silent`` names the nodes that have not reported since a restore of the store."""
+
+    name = "snapshots"
+    kinds = ("snapshot", "vm", "allocation", "node", "quota")
+
+    def __init__(self, find_silent: Callable[[], list[str]]) -> None:
+        self._find_silent = find_silent
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "snapshot":
+                return _route_snapshot(view, change)
+            case "vm":
+                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                    return _of_workload(view, change.item)
+            case "allocation":
+                of = change.item.spec(AllocationSpec).workload
+                if of.kind in self.kinds and has_changed(change, _stand_of):
+                    workload = view.get(object_key(of.kind, of.project, of.name))
+                    if workload is not None:
+                        return _of_workload(view, workload)
+                    return [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD_UID, of.uid)]
+            case "node":
+                return _route_node(view, change)
+        return ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        items = [item for key in keys if (item := view.get(key)) is not None]
+        silent = bool(self._find_silent()) if any(_asks_nodes(item) for item in items) else False
+        for item in items:
+            commit = plan_one(view, item, silent, now)
+            if commit is not None:
+                plan.commits.append(commit)
+            elif silent and _asks_nodes(item):
+                plan.later[item.key] = CHECK_EVERY_SECONDS
+        return plan
+
+
+def _asks_nodes(item: Item) -> bool:
+    return item.deleting or item.status(SnapshotStatus).phase != "Failed"
+
+
+def _route_snapshot(view: View, change: Changed) -> Iterable[str]:
+    """Those that wait for it, too: one of a workload is taken at a time."""
+    keys = [change.key]
+    if has_changed(change, lambda item: (item.uid, item.status(SnapshotStatus).phase)):
+        keys += [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload_key(change.item))]
+    return keys
+
+
+def _route_node(view: View, change: Changed) -> Iterable[str]:
+    items = [item for item in (change.old, change.new) if item is not None]
+    keys: dict[str, None] = {}
+    if has_changed(change, lambda item: (item.uid, item.report(NodeReport).snapshots)):
+        uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}
+        keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
+    if has_changed(change, _home_of):
+        homes = sorted({item.uid for item in items})
+        keys |= {item.key: None for uid in homes for item in view.find(SNAPSHOTS_BY_NODE, uid)}
+    return keys
+
+
+def _home_of(node: Item) -> object:
+    return node.uid, node.report(NodeReport).snapshots, node.status(NodeStatus).phase == "Ready"
+
+
+def _of_workload(view: View, workload: Item) -> list[str]:
+    """The snapshots of a workload, and those that it began from."""
+    origins = [key for key in origin_keys(workload) if view.get(key) is not None]
+    return [*(item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload.key)), *origins]
+
+
+def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | None:
+    """Write a snapshot's status if it changes, with the order to its node; remove a deleted one whose data is gone."""
+    facts = read_facts(view, snapshot, silent)
+    disks = list_disks(facts.place.spec(AllocationSpec)) if facts.place is not None else {}
+    plan = plan_snapshot(
+        facts, disks, read_spec(facts.workload), find_parent(view, workload_key(snapshot), snapshot.uid)
+    )
+    draft = Draft()
+    event = _make_event(snapshot, facts, plan)
+    if plan.release:
+        write = let_go(snapshot, FINALIZER)
+        if write == put(snapshot.envelope):
+            return None
+        return Commit(snapshot.key, [write], [unchanged(snapshot)], [event] if event is not None else [])
+    _change_order(draft, snapshot, facts, plan)
+    ends = not snapshot.deleting and is_used_up(view, snapshot, plan.status)
+    if plan.status != facts.status or ends:
+        draft.change(snapshot, status=plan.status, deleting_since=now if ends else None)
+        _guard_quota(view, draft, snapshot, plan.status)
+    return draft.commit(snapshot.key, [event] if event is not None else [])
+
+
+def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> None:
+    place = facts.place if plan.order == "give" else facts.ordered
+    if not plan.order or place is None:
+        return
+    spec = place.spec(AllocationSpec)
+    orders = [one for one in spec.snapshots if one.uid != snapshot.uid]
+    if plan.order == "give":
+        orders.append(AllocatedSnapshot(uid=snapshot.uid, name=facts.name, memory=facts.spec.memory))
+        if facts.workload is not None:
+            draft.preconditions.append(unchanged(facts.workload))
+    if orders != spec.snapshots:
+        draft.change(place, spec=msgspec.structs.replace(spec, snapshots=orders))
+
+
+def _guard_quota(view: View, draft: Draft, snapshot: Item, status: SnapshotStatus) -> None:
+    """What a snapshot takes up grows without a request: writing the quota with it tells the API server that a sum that it remembers
+    holds no more."""
+    quota = view.get(quota_key(snapshot.envelope.project or ""))
+    if quota is not None and status.size > snapshot.status(SnapshotStatus).size:
+        draft.writes.append(put(quota.envelope))
+        draft.preconditions.append(unchanged(quota))
+
+
+def read_spec(workload: Item | None) -> dict[str, Any]:
+    """The workload's spec as a snapshot keeps it: what acted on its first boot is in the disks, and may be secret."""
+    if workload is None:
+        return {}
+    spec: dict[str, Any] = msgspec.to_builtins(spec_of(workload))
+    return {name: value for name, value in spec.items() if name not in ("user_data", "origin", "restore")}
+
+
+def find_parent(view: View, key: str, uid: str = "") -> str:
+    """The name of the newest snapshot of the workload with this key, but the one with this ``uid``; "" if there is none."""
+    others = [
+        (other.status(SnapshotStatus).taken_at or 0.0, other.envelope.name)
+        for other in view.find(SNAPSHOTS_BY_WORKLOAD, key)
+        if other.uid != uid and not other.deleting and other.status(SnapshotStatus).phase == "Ready"
+    ]
+    return max(others, default=(0.0, ""))[1]
+
+
+def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
+    """Whether it was made for a twin that doesn't need it any more: it has begun, or is gone."""
+    if snapshot.spec(SnapshotSpec).automatic != "clone" or status.phase not in ("Ready", "Failed"):
+        return False
+    twins = view.find(VMS_BY_ORIGIN, snapshot.key)
+    return all(any(_has_begun(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, twin.uid)) for twin in twins)
+
+
+def _has_begun(allocation: Item) -> bool:
+    return allocation.report(AllocationReport).state in _BEGUN
+
+
+def _make_event(snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> Event | None:
+    about, was, now = snapshot.envelope.ref, facts.status.phase, plan.status.phase
+    if plan.release:
+        return Event("Normal", "Deleted", f"{facts.name} was deleted", about, SOURCE)
+    if was == now:
+        return None
+    if now == "Failed":
+        return Event("Warning", "Failed", plan.status.message, about, SOURCE)
+    if now == "Ready":
+        return Event("Normal", "Ready", f"taken on {plan.status.node}, {plan.status.consistency}", about, SOURCE)
+    return None
+
+
+def _stand_of(allocation: Item) -> object:
+    """The parts of an allocation that concern its snapshots."""
+    spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
+    return (
+        *(allocation.uid, allocation.deleting, spec.role, spec.migration, spec.storage, spec.snapshots, spec.origin),
+        *(report.snapshots, report.restored, report.state in _BEGUN),
+    )

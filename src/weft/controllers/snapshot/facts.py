@@ -1,0 +1,106 @@
+"""What is known of one snapshot: its workload, the allocation that takes it, and the nodes that keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.controllers.allocation.active import active_allocation
+from weft.informer.view import Item, View
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_WORKLOAD,
+    ROOT,
+    AllocationReport,
+    AllocationSpec,
+)
+from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, SnapshotReport
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSnapshot, NodeStatus
+from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, read_workload, workload_key
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A node that lists the snapshot."""
+
+    node: str
+    node_uid: str
+    snapshot: NodeSnapshot
+
+
+class SnapshotFacts(msgspec.Struct, frozen=True):
+    name: str
+    uid: str
+    deleting: bool
+    spec: SnapshotSpec
+    status: SnapshotStatus
+    what: str  # vm/web
+    workload: Item | None = None  # that of its name; of its uid once it has one
+    place: Item | None = None  # the workload's active allocation
+    ordered: Item | None = None  # the allocation that is to take it
+    report: SnapshotReport | None = None  # of any of the workload's allocations
+    kept: Sequence[Kept] = ()
+    unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
+    home_reports: bool = False  # the node where it lies is Ready
+
+
+def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
+    """``silent``: some nodes have not reported since a restore."""
+    spec, status = snapshot.spec(SnapshotSpec), snapshot.status(SnapshotStatus)
+    workload = view.get(workload_key(snapshot))
+    if workload is not None and status.workload_uid not in ("", workload.uid):
+        workload = None
+    workload_uid = status.workload_uid or (workload.uid if workload is not None else "")
+    places = view.find(ALLOCATIONS_BY_WORKLOAD, workload_uid) if workload_uid else ()
+    homes: Sequence[Item] = view.find(NODES_BY_UID, status.node_uid) if status.node_uid else ()
+    reports = [one for item in places for one in item.report(AllocationReport).snapshots if one.uid == snapshot.uid]
+    return SnapshotFacts(
+        name=snapshot.envelope.name,
+        uid=snapshot.uid,
+        deleting=snapshot.deleting,
+        spec=spec,
+        status=status,
+        what="/".join(read_workload(spec)),
+        workload=workload,
+        place=active_allocation(view, workload_uid) if workload_uid else None,
+        ordered=next((item for item in places if has_order(item, snapshot.uid)), None),
+        report=next(iter(reports), None),
+        kept=[
+            Kept(node.envelope.name, node.uid, one)
+            for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid)
+            for one in node.report(NodeReport).snapshots
+            if one.uid == snapshot.uid
+        ],
+        unknown=silent,
+        home_reports=bool(homes) and homes[0].status(NodeStatus).phase == "Ready",
+    )
+
+
+def has_order(allocation: Item, uid: str) -> bool:
+    """Whether the allocation's node is to take the snapshot, by itself or with a restore that isn't done."""
+    return any(one.uid == uid for one in list_orders(allocation))
+
+
+def has_orders(allocation: Item) -> bool:
+    """Whether the allocation's node is to take any snapshot."""
+    return bool(list_orders(allocation))
+
+
+def list_orders(allocation: Item) -> list[AllocatedSnapshot]:
+    """The snapshots that the allocation's node is to take."""
+    spec = allocation.spec(AllocationSpec)
+    restores = spec.origin is not None and is_restoring(allocation)
+    kept = spec.origin.keeps if restores and spec.origin is not None else None
+    return [*spec.snapshots, *([kept] if kept is not None else [])]
+
+
+def is_restoring(allocation: Item) -> bool:
+    """Whether the allocation's disks are to go back to a snapshot, and its node hasn't reported that they have."""
+    origin = allocation.spec(AllocationSpec).origin
+    return origin is not None and origin.generation > allocation.report(AllocationReport).restored
+
+
+def list_disks(allocation: AllocationSpec) -> dict[str, SnapshotDisk]:
+    """The disks of an allocation, by name."""
+    root = SnapshotDisk(key=ROOT, size=allocation.resources.disk, pool=allocation.pool)
+    volumes = {one.name: SnapshotDisk(key=one.uid, size=one.size, pool=one.pool) for one in allocation.volumes}
+    return {ROOT: root, **volumes}

@@ -1,0 +1,197 @@
+"""What a snapshot needs next, from what is known of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from weft.controllers.snapshot.facts import SnapshotFacts, is_restoring, list_orders
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.allocated_snapshot import SnapshotReport
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
+from weft.objects.quantity import format_bytes
+
+# Reasons of the phase Failed after which a node may list the snapshot nevertheless: then it is ready.
+DATA_GONE = "dataGone"
+PLACE_LOST = "placeLost"
+VM_GONE = "vmGone"
+
+
+class SnapshotPlan(msgspec.Struct, frozen=True):
+    status: SnapshotStatus
+    order: Literal["", "give", "take back"] = ""  # to the node of the allocation
+    release: bool = False  # nothing of it is left: the finalizer goes
+
+
+def plan_snapshot(
+    facts: SnapshotFacts, disks: Mapping[str, SnapshotDisk], workload_spec: Mapping[str, Any], parent: str
+) -> SnapshotPlan:
+    """``disks`` and ``workload_spec`` are those of the workload now, and ``parent`` is its newest snapshot."""
+    status = _fold_kept(facts)
+    if facts.deleting:
+        return _plan_removal(facts, msgspec.structs.replace(status, phase="Deleting"))
+    if status.phase == "Ready":
+        return _plan_ready(facts, status)
+    if status.phase == "Failed":
+        if facts.kept and status.reason in (DATA_GONE, PLACE_LOST, VM_GONE):
+            return SnapshotPlan(msgspec.structs.replace(status, phase="Ready", reason="", message=""))
+        return SnapshotPlan(status, "take back" if facts.ordered is not None else "")
+    if facts.report is not None and facts.report.phase != "taking":
+        return SnapshotPlan(_fold_report(status, facts.report), "take back" if facts.ordered is not None else "")
+    if facts.ordered is not None:
+        message = facts.report.message if facts.report is not None else ""
+        reason = facts.report.reason if facts.report is not None else ""
+        return SnapshotPlan(msgspec.structs.replace(status, phase="Taking", reason=reason, message=message))
+    if status.phase == "Taking":
+        return SnapshotPlan(_lose_place(facts, status))
+    return _plan_order(facts, status, disks, workload_spec, parent)
+
+
+def _fold_kept(facts: SnapshotFacts) -> SnapshotStatus:
+    """The status with what the nodes list: the home's own word, or that of the only other node."""
+    status = facts.status
+    home = [one for one in facts.kept if one.node_uid == status.node_uid] or list(facts.kept[:1])
+    if not home:
+        return status
+    kept = home[0]
+    return msgspec.structs.replace(
+        status,
+        node=kept.node,
+        node_uid=kept.node_uid,
+        size=kept.snapshot.size or status.size,
+        memory=kept.snapshot.memory or status.memory,
+        pool_id=kept.snapshot.pool_id or status.pool_id,
+        listed=True,
+    )
+
+
+def _fold_report(status: SnapshotStatus, report: SnapshotReport) -> SnapshotStatus:
+    if report.phase == "failed":
+        reason, message = report.reason or "driverFailed", report.message or "the node could not take it"
+        return msgspec.structs.replace(status, phase="Failed", reason=reason, message=message)
+    disks = {
+        name: msgspec.structs.replace(disk, size=report.disks.get(disk.key, disk.size))
+        for name, disk in status.disks.items()
+        if not report.disks or disk.key in report.disks
+    }
+    return msgspec.structs.replace(
+        status,
+        phase="Ready",
+        consistency=report.consistency,
+        size=status.size or report.size,
+        memory=status.memory or report.memory,
+        disks=disks,
+        pause_ms=report.pause_ms,
+        taken_at=report.taken_at or None,
+        pool=report.pool or status.pool,
+        pool_id=report.pool_id or status.pool_id,
+        reason=report.reason,
+        message=report.message,
+    )
+
+
+def _plan_ready(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
+    """A snapshot that its node listed, and lists no more, has lost its data."""
+    back: Literal["", "take back"] = "take back" if facts.ordered is not None else ""
+    if facts.kept or not status.listed or not facts.home_reports or facts.unknown:
+        return SnapshotPlan(status, back)
+    message = f"node {status.node} has its data no more"
+    return SnapshotPlan(
+        msgspec.structs.replace(status, phase="Failed", size=0, reason=DATA_GONE, message=message), back
+    )
+
+
+def _lose_place(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotStatus:
+    """Nobody will take it any more, since the workload left its node or is gone. A node that lists it has it, though."""
+    if facts.kept:
+        return msgspec.structs.replace(status, phase="Ready", reason="", message="")
+    if facts.unknown or _is_awaited(facts):
+        return status
+    reason, message = PLACE_LOST, f"{facts.what} left node {status.node} before the snapshot was taken"
+    if facts.workload is None:
+        reason, message = VM_GONE, f"{facts.what} was deleted before the snapshot was taken"
+    return msgspec.structs.replace(status, phase="Failed", reason=reason, message=message)
+
+
+def _is_awaited(facts: SnapshotFacts) -> bool:
+    """Whether a restore that is done kept what stood there as this snapshot: its node will list it."""
+    origin = facts.place.spec(AllocationSpec).origin if facts.place is not None else None
+    return origin is not None and origin.keeps is not None and origin.keeps.uid == facts.uid
+
+
+def _plan_order(
+    facts: SnapshotFacts,
+    status: SnapshotStatus,
+    disks: Mapping[str, SnapshotDisk],
+    workload_spec: Mapping[str, Any],
+    parent: str,
+) -> SnapshotPlan:
+    if facts.workload is None or facts.workload.deleting:
+        gone = "is gone" if facts.workload is None else "is being deleted"
+        failed = msgspec.structs.replace(status, phase="Failed", reason=VM_GONE, message=f"{facts.what} {gone}")
+        return SnapshotPlan(failed)
+    waits = _find_obstacle(facts)
+    if waits is not None:
+        reason, message = waits
+        return SnapshotPlan(msgspec.structs.replace(status, phase="Pending", reason=reason, message=message))
+    assert facts.place is not None
+    place = facts.place.spec(AllocationSpec)
+    given = msgspec.structs.replace(
+        status,
+        phase="Taking",
+        reason="",
+        message="",
+        workload_uid=facts.workload.uid,
+        workload_spec=dict(workload_spec),
+        disks=dict(disks),
+        parent=parent,
+        node=place.node,
+        node_uid=place.node_uid,
+        pool=place.pool,
+        pool_id=place.pool_id,
+    )
+    return SnapshotPlan(given, "give")
+
+
+def _find_obstacle(facts: SnapshotFacts) -> tuple[str, str] | None:
+    """Why the workload's node can't take it yet, as reason and sentence."""
+    place = facts.place
+    if place is None or place.deleting:
+        return "noPlace", f"{facts.what} has no place, so it has no disks"
+    spec = place.spec(AllocationSpec)
+    if spec.migration is not None:
+        migration = facts.workload.status(WorkloadStatus).migration if facts.workload is not None else ""
+        until = f"until migration/{migration} has ended" if migration else "until that has ended"
+        return "isMigrating", f"{facts.what} is migrating: the snapshot waits {until}"
+    if spec.storage is not None:
+        return "isMigrating", f"a disk of {facts.what} is changing pools: the snapshot waits"
+    if is_restoring(place):
+        return "isRestoring", f"{facts.what} is being restored: the snapshot waits"
+    others = [one.name for one in list_orders(place) if one.uid != facts.uid]
+    if others:
+        return "isTaking", f"snapshot/{others[0]} of {facts.what} is being taken first"
+    return None
+
+
+def _plan_removal(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
+    """Its node first takes it to the end, if it is to take it: else it might keep a snapshot that nobody knows."""
+    report = facts.report
+    if facts.ordered is not None and (report is None or report.phase == "taking") and not facts.ordered.deleting:
+        return SnapshotPlan(msgspec.structs.replace(status, message="removed as soon as its node has ended taking it"))
+    if facts.ordered is not None and not facts.ordered.deleting:
+        return SnapshotPlan(msgspec.structs.replace(status, message=""), "take back")
+    if facts.ordered is not None or _is_awaited(facts):
+        waits = facts.ordered is not None or (not status.listed and not facts.kept)
+        if waits:
+            return SnapshotPlan(msgspec.structs.replace(status, message=f"waits for node {status.node}"))
+    if facts.kept:
+        where = ", ".join(one.node for one in facts.kept)
+        held = format_bytes(sum(one.snapshot.size for one in facts.kept))
+        return SnapshotPlan(msgspec.structs.replace(status, message=f"{where} still has {held} of it"))
+    if facts.unknown:
+        message = "waits for nodes that have not reported since the store was restored"
+        return SnapshotPlan(msgspec.structs.replace(status, message=message))
+    return SnapshotPlan(status, release=True)

@@ -1,0 +1,205 @@
+"""The verbs of VMs about snapshots: what each takes, when it makes sense, and what it makes or changes. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.parts.convert_verb import refuse_converting
+from weft.kinds.parts.goal import find_condition
+from weft.kinds.parts.nic import networks_of
+from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
+from weft.kinds.record import Object, Verb
+from weft.objects.errors import IllegalTransition, NotFound
+from weft.objects.identity import MAX_NAME
+from weft.objects.lifecycle import Phase
+from weft.objects.schema import field
+
+RESTORED = "Restored"  # the condition that tells how the last restore in place goes
+# Reasons of that condition: the restore can't be done, so another may take its place.
+GIVEN_UP = ("SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer", "RestoreFailed")
+# A VM in one of these has disks. (One that migrates has, too: its snapshot waits.)
+_HAS_DISKS = (*(Phase.BOOT, Phase.RUNNING, Phase.MIGRATE, Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN),)
+# What the machine must be like for its memory to go on in it.
+_SHAPE = ("cpu", "memory", "machine", "cpu_model", "firmware", "iso", "screen", "gpus")
+
+
+class SnapshotInput(msgspec.Struct, kw_only=True):
+    name: Annotated[str | None, field("Name of the snapshot; the VM's and a few letters if unset", name=True)] = None
+    memory: Annotated[bool, field("Keep the memory, too")] = False
+
+
+class RestoreInput(msgspec.Struct, kw_only=True):
+    snapshot: Annotated[str, field("Snapshot to go back to", name=True)]
+    memory: Annotated[
+        bool | None, field("Go on from the snapshot's memory; unset: if it has memory and the VM is the same")
+    ] = None
+    keep: Annotated[bool, field("Keep what stands there as a snapshot")] = True
+
+
+class CloneInput(msgspec.Struct, kw_only=True):
+    new_name: Annotated[str, field("Name of the new VM", name=True)]
+
+
+def is_restoring(obj: Object) -> bool:
+    """Whether a VM's last restore in place is neither done nor given up."""
+    if dig(obj, "spec.restore") is None:
+        return False
+    told = find_condition(obj, RESTORED)
+    if told is None or told.get("generation", 0) < dig(obj, "spec.restore.generation", 0):
+        return True
+    return told["status"] != "True" and told.get("reason", "") not in GIVEN_UP
+
+
+def _require_disks(verb: str, obj: Object) -> None:
+    """Raises IllegalTransition for a VM without disks, or whose disks go elsewhere or back."""
+    what, phase = f"vm/{obj['name']}", dig(obj, "status.phase", "Pending")
+    refuse_converting(obj)
+    if phase not in _HAS_DISKS or not dig(obj, "status.node"):
+        raise IllegalTransition(
+            f"{what} is {phase}: it has no disks yet, so {verb} is not possible",
+            hint=f"wait until it runs: weft wait {what}",
+            details={"phase": str(phase), "verb": verb},
+        )
+    if is_restoring(obj):
+        raise IllegalTransition(
+            f"{what} is being restored from snapshot/{dig(obj, 'spec.restore.snapshot', '')}",
+            reason="isRestoring",
+            hint=f"weft describe {what} shows how it goes",
+        )
+
+
+def _refuse_memory(obj: Object) -> None:
+    """Raises IllegalTransition for a VM without memory that could be kept."""
+    what, phase = f"vm/{obj['name']}", dig(obj, "status.phase", "Pending")
+    if dig(obj, "spec.gpus", 0):
+        raise IllegalTransition(
+            f"{what} has GPUs, whose state can't be saved",
+            field="memory",
+            hint="take the snapshot without memory",
+        )
+    if phase not in (Phase.RUNNING, Phase.BOOT, Phase.MIGRATE):
+        raise IllegalTransition(
+            f"{what} is {phase}: it has no memory to keep now",
+            field="memory",
+            hint="take the snapshot without memory, or start the VM first",
+            details={"phase": str(phase), "verb": "snapshot"},
+        )
+
+
+def make_snapshot(obj: Object, given: SnapshotInput, mark: str) -> dict[str, Any]:
+    """The manifest of a Snapshot of a VM. Raises IllegalTransition."""
+    _require_disks("snapshot", obj)
+    if given.memory:
+        _refuse_memory(obj)
+    name = given.name or f"{obj['name'][: MAX_NAME - 1 - len(mark)]}-{mark}"
+    return _snapshot(obj, name, memory=given.memory)
+
+
+def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> dict[str, Any]:
+    spec = {"of": f"vm/{obj['name']}", "memory": memory, "image": dig(obj, "spec.image", "")}
+    return {"kind": "snapshot", "name": name, "spec": {**spec, "automatic": automatic}}
+
+
+def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
+    """The spec of a VM that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
+    what, source = f"vm/{obj['name']}", f"snapshot/{given.snapshot}"
+    _require_disks("restore", obj)
+    if migration := dig(obj, "status.migration", ""):
+        raise IllegalTransition(
+            f"{what} is migrating: migration/{migration}",
+            reason="isMigrating",
+            hint=f"weft wait migration/{migration}, or: weft migration cancel {migration}",
+            details={"migration": migration},
+        )
+    snapshot = obj["others"].get(source)
+    if snapshot is None:
+        raise NotFound(f'snapshot "{given.snapshot[:80]}" not found', field="snapshot", hint="weft snapshot list")
+    as_new = f"restore it under a new name: weft vm restore {obj['name']} --snapshot {given.snapshot} --new-name NAME"
+    if dig(snapshot, "status.phase", "Pending") != "Ready" or snapshot.get("deleting_since") is not None:
+        phase = dig(snapshot, "status.phase", "Pending") if snapshot.get("deleting_since") is None else "being deleted"
+        raise IllegalTransition(
+            f"{source} is {phase}, so {what} can't be restored from it", hint=f"weft describe {source}"
+        )
+    if dig(snapshot, "status.workload_uid", "") != obj["uid"]:
+        of = dig(snapshot, "spec.of", "")
+        which = "an earlier VM of that name" if of == what else f"another VM, {of}"
+        raise IllegalTransition(f"{source} is of {which}", field="snapshot", hint=as_new)
+    suspended = dig(obj, "status.phase") == Phase.SUSPENDED
+    if suspended and not given.memory:
+        raise IllegalTransition(
+            f"{what} is suspended: the memory that it would resume from fits only its present disks",
+            hint=f"stop it first (weft stop {what}), or resume it",
+        )
+    bar = _find_memory_bar(obj, snapshot)
+    if given.memory and bar:
+        raise IllegalTransition(f"{what} can't go on from the memory of {source}: {bar}", field="memory", hint=as_new)
+    memory = given.memory if given.memory is not None else not bar
+    spec = {**obj["spec"], "restore": {"snapshot": given.snapshot, "memory": memory, "keep": given.keep}}
+    spec["restore"]["generation"] = obj["generation"] + 1
+    if memory:
+        spec["run"] = "run"
+    return spec
+
+
+def _find_memory_bar(obj: Object, snapshot: Object) -> str:
+    """Why a VM can't go on from a snapshot's memory; "" if it can."""
+    if not dig(snapshot, "status.memory", 0):
+        return "the snapshot has none"
+    then, now = dig(snapshot, "status.workload_spec", {}), obj["spec"]
+    changed = [name for name in _SHAPE if then.get(name, now.get(name)) != now.get(name)]
+    if networks_of(then.get("networks", [])) != networks_of(now.get("networks", [])):
+        changed.append("networks")
+    if {*dig(snapshot, "status.disks", {})} - {ROOT} != {*now.get("volumes", [])}:
+        changed.append("volumes")
+    return f"the VM was another machine then ({', '.join(changed)})" if changed else ""
+
+
+def _make_twin(obj: Object, given: CloneInput, mark: str) -> dict[str, Any]:
+    _require_disks("clone", obj)
+    disks = {ROOT: 0, **dict.fromkeys(dig(obj, "spec.volumes", []), 0)}
+    return make_restored_vm(obj["spec"], given.new_name, _name_source(obj, mark), disks, memory=_has_memory(obj))
+
+
+def _make_source(obj: Object, given: CloneInput, mark: str) -> list[dict[str, Any]]:
+    """The snapshot that a twin begins from, and the twin's volumes."""
+    source = _name_source(obj, mark)
+    volumes = {
+        name: (dig(volume, "spec.size", 0), dig(volume, "status.pool", "") or dig(volume, "spec.pool", ""))
+        for name in dig(obj, "spec.volumes", [])
+        if (volume := obj["others"].get(f"volume/{name}")) is not None
+    }
+    made = make_restored_volumes(volumes, given.new_name, source)
+    return [_snapshot(obj, source, memory=_has_memory(obj), automatic="clone"), *made]
+
+
+def _name_source(obj: Object, mark: str) -> str:
+    return f"{obj['name'][: MAX_NAME - 7 - len(mark)]}-clone-{mark}"
+
+
+def _has_memory(obj: Object) -> bool:
+    return dig(obj, "status.phase") == Phase.RUNNING and not dig(obj, "spec.gpus", 0)
+
+
+SNAPSHOT_VERBS = (
+    Verb("snapshot", "Take a snapshot of the VM's disks", input=SnapshotInput, make=make_snapshot, needs="operate"),
+    Verb(
+        "restore",
+        "Go back to a snapshot of the VM",
+        input=RestoreInput,
+        reads=lambda _, given: [("snapshot", given.snapshot)],
+        change=_restore,
+        needs="write",
+    ),
+    Verb(
+        "clone",
+        "Create a twin of the VM, which goes on from the same instant",
+        input=CloneInput,
+        reads=lambda obj, _: [("volume", name) for name in dig(obj, "spec.volumes", [])],
+        make=_make_twin,
+        make_before=_make_source,
+        needs="write",
+    ),
+)

@@ -1,0 +1,222 @@
+"""Snapshot: the disks of a VM as they were at one instant, and its memory if that was asked. It lies in the pools of the node
+where the VM was, and outlives the VM. That node takes it; the snapshots controller has it taken, and removed once it is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Counted,
+    Display,
+    Index,
+    Kind,
+    Lifetime,
+    Object,
+    Operation,
+    Reference,
+    Stored,
+    Verb,
+    uid_of,
+)
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import object_key
+from weft.objects.schema import field, words
+
+# Who asked for it: "" people, restore and clone those verbs, schedule a schedule.
+Automatic = Literal["", "restore", "clone", "schedule"]
+LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
+
+
+class SnapshotSpec(msgspec.Struct, kw_only=True):
+    of: Annotated[str, field("What it is of: vm/NAME, in this project", change="never")]
+    memory: Annotated[bool, field("Keep the memory of the running VM too", change="never")] = False
+    automatic: Annotated[
+        Automatic, field("What made it, if not people: restore, clone or schedule; set by the server", change="never")
+    ] = ""
+    image: Annotated[
+        str,
+        field("Image that its root disk stands on; the verb snapshot sets it", change="never", name=True, shared=True),
+    ] = ""
+
+
+class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A disk of a snapshot."""
+
+    key: str  # in its node's records: root, or the uid that the volume had
+    size: int = 0  # bytes that the guest sees
+    pool: str = ""
+
+
+class SnapshotStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[str, words("Pending", "Taking", "Ready", "Failed", "Deleting")] = "Pending"
+    consistency: str = ""  # memory, filesystem, crash or stopped; "": not taken yet
+    size: int = 0  # bytes that only it takes up, with its memory
+    memory: int = 0  # bytes of its memory; 0: it has none
+    disks: dict[str, SnapshotDisk] = {}  # by name: root, or the volume's
+    pause_ms: float = 0.0  # how long the guest stood still
+    taken_at: float | None = None  # seconds since 1970
+    node: str | None = None  # where it lies
+    node_uid: str | None = None
+    pool: str = ""  # of its root disk
+    pool_id: str = ""
+    listed: bool = False  # a node has listed it among what it keeps
+    parent: str = ""  # name of the VM's snapshot before it
+    workload_uid: str = ""
+    workload_spec: dict[str, Any] = {}  # the VM's spec at that time, without its user data
+    reason: str = ""
+    message: str = ""
+
+
+def read_workload(spec: SnapshotSpec) -> tuple[str, str]:
+    """Kind and name of what it is of."""
+    kind, _, name = spec.of.partition("/")
+    return kind, name
+
+
+def check_snapshot(spec: SnapshotSpec) -> None:
+    kind, name = read_workload(spec)
+    if kind != "vm" or not name or "/" in name:
+        raise InvalidInput(
+            f"spec.of: {spec.of[:60]!r} is nothing that snapshots are taken of", field="spec.of", hint="write vm/web"
+        )
+
+
+def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:
+    for name, vm in vms.items():
+        if spec.memory and vm.gpus:
+            raise InvalidInput(
+                f"spec.memory: vm/{name} has GPUs, whose state can't be saved",
+                field="spec.memory",
+                hint="take the snapshot without memory",
+            )
+
+
+def _vms(spec: SnapshotSpec) -> Sequence[str]:
+    return [read_workload(spec)[1]]
+
+
+class RestoreAsInput(msgspec.Struct, kw_only=True):
+    new_name: Annotated[str, field("Name of the new VM", name=True)]
+    memory: Annotated[bool | None, field("Go on from the snapshot's memory; unset: if it has memory")] = None
+
+
+def _require_ready(obj: Object) -> None:
+    """Raises IllegalTransition unless VMs can begin from it."""
+    what, phase = f"snapshot/{obj['name']}", dig(obj, "status.phase", "Pending")
+    if phase != "Ready":
+        why = f"; {dig(obj, 'status.message')}" if dig(obj, "status.message") else ""
+        hint = f"weft wait {what}" if phase in ("Pending", "Taking") else "choose another snapshot: weft snapshot list"
+        raise IllegalTransition(
+            f"{what} is {phase}, so nothing can be restored from it{why}",
+            hint=hint,
+            details={"phase": phase, "verb": "restore"},
+        )
+
+
+def _make_vm(obj: Object, given: RestoreAsInput, _: str) -> dict[str, Any]:
+    _require_ready(obj)
+    has_memory = bool(dig(obj, "status.memory", 0))
+    if given.memory and not has_memory:
+        raise IllegalTransition(
+            f"snapshot/{obj['name']} has no memory",
+            field="memory",
+            hint="leave memory out: the VM boots from the disks",
+        )
+    memory = has_memory if given.memory is None else given.memory
+    disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
+    return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, obj["name"], disks, memory=memory)
+
+
+def _make_volumes(obj: Object, given: RestoreAsInput, _: str) -> list[dict[str, Any]]:
+    disks = dig(obj, "status.disks", {})
+    volumes = {name: (disk.get("size", 0), disk.get("pool", "")) for name, disk in disks.items()}
+    return make_restored_volumes(volumes, given.new_name, obj["name"])
+
+
+SNAPSHOTS_BY_UID = Index("snapshots by uid")
+SNAPSHOTS_BY_WORKLOAD = Index("snapshots by key of their workload")
+SNAPSHOTS_BY_WORKLOAD_UID = Index("snapshots by uid of their workload", reads_status=True)
+SNAPSHOTS_BY_NODE = Index("snapshots by uid of their node", reads_status=True)
+
+
+def workload_key(snapshot: Stored) -> str:
+    """The key of what it is of."""
+    kind, name = read_workload(snapshot.spec(SnapshotSpec))
+    return object_key(kind, snapshot.envelope.project, name)
+
+
+def _workload_uid(snapshot: Stored) -> tuple[str, ...]:
+    uid = snapshot.status(SnapshotStatus).workload_uid
+    return (uid,) if uid else ()
+
+
+def _node_uid(snapshot: Stored) -> tuple[str, ...]:
+    uid = snapshot.status(SnapshotStatus).node_uid
+    return (uid,) if uid else ()
+
+
+def _count(_: SnapshotSpec, status: SnapshotStatus) -> Counted:
+    """One that failed holds nothing."""
+    return Counted({} if status.phase == "Failed" else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
+
+
+SNAPSHOT = Kind(
+    name="snapshot",
+    plural="snapshots",
+    title="snapshot",
+    summary="The disks of a VM at one instant, with its memory if asked",
+    spec=SnapshotSpec,
+    status=SnapshotStatus,
+    indexes={
+        SNAPSHOTS_BY_UID: uid_of,
+        SNAPSHOTS_BY_WORKLOAD: lambda item: (workload_key(item),),
+        SNAPSHOTS_BY_WORKLOAD_UID: _workload_uid,
+        SNAPSHOTS_BY_NODE: _node_uid,
+    },
+    references=(
+        Reference("vm", "spec.of", _vms, blocks=False, agree=_agree, agrees_once=True),
+        Reference("image", "spec.image", lambda s: [s.image] if s.image else [], blocks=True),
+    ),
+    verbs=(
+        Verb(
+            "restore",
+            "Create a VM from it, under a new name",
+            input=RestoreAsInput,
+            make=_make_vm,
+            make_before=_make_volumes,
+            needs="write",
+        ),
+    ),
+    access=Access(readers="project", status_writer="snapshots"),
+    admission=Admission(check=check_snapshot, server_fields=("automatic", "image"), counts=_count),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("OF", text("spec.of")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("SIZE", size("status.size"), align="right"),
+            Column("CONSISTENCY", text("status.consistency")),
+            Column("NODE", text("status.node")),
+            Column("MEMORY", size("status.memory"), align="right", wide=True),
+            Column("PARENT", text("status.parent"), wide=True),
+            Column("MADE BY", lambda obj: str(dig(obj, "spec.automatic", "")) or "people", wide=True),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(
+        goals={"create": reaches("Ready", ends_refused=False)},
+        operation=Operation(act="snapshot", ended=("Ready", "Failed", "Deleting"), subject="spec.of"),
+        finalizers=("snapshot",),
+    ),
+)
