@@ -58,6 +58,10 @@ class DirectoryVolumes:
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
                 left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, DriverFailed):
+            if self._records.is_used():
+                with self._records.locked():
+                    self._changes.sweep()
 
     def pool(self) -> PoolFacts:
         """The first node that finds no id makes one; a node that has seen one there doesn't: an empty folder is then a mount

@@ -136,14 +136,6 @@ class LayerChanges:
         file = find_file(above) if above is not None else None
         if file is None:
             return
-        for id_ in self._records.list_volumes():
-            chain, own = self._records.read(id_), find_file(self._records.volume(id_))
-            if self._is_below(layer_id, chain.layers, file, own):
-                pending = chain.pending
-                if pending is not None:
-                    pending = msgspec.structs.replace(pending, next=_drop(pending.next, layer_id))
-                changed = msgspec.structs.replace(chain, layers=_drop(chain.layers, layer_id), pending=pending)
-                self._records.write(id_, changed)
         for kept in self._records.list_kept():
             disks = {
                 name: msgspec.structs.replace(disk, layers=_drop(disk.layers, layer_id))
@@ -153,6 +145,16 @@ class LayerChanges:
             }
             if disks != kept.disks:
                 self._records.keep(msgspec.structs.replace(kept, disks=disks))
+        for id_ in sorted(
+            self._records.list_volumes(), key=volume_id.__eq__
+        ):  # its own last, so that it may be repeated
+            chain, own = self._records.read(id_), find_file(self._records.volume(id_))
+            if self._is_below(layer_id, chain.layers, file, own):
+                pending = chain.pending
+                if pending is not None:
+                    pending = msgspec.structs.replace(pending, next=_drop(pending.next, layer_id))
+                changed = msgspec.structs.replace(chain, layers=_drop(chain.layers, layer_id), pending=pending)
+                self._records.write(id_, changed)
         self.sweep()
 
     def count_users(self) -> Counter[str]:
