@@ -1,0 +1,178 @@
+"""The middle one of a running guest's snapshots is deleted: its layer goes, and disk and other snapshots stay what they are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from guest_lab import GuestLab
+from tests.scenario.agent_lab import StubServer, make_allocation
+
+from weft.agent.server.reporter import Reporter
+from weft.agent.snapshot import absorption
+from weft.agent.snapshot.absorption import Absorption
+from weft.agent.snapshot.inventory import KeptSnapshots
+from weft.agent.snapshot.turns import DiskTurns
+from weft.agent.state.allocation import Checkpoint
+from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.state.table import AllocationTable
+from weft.agent.tasks import Tasks
+from weft.agent.volume.pools import Pools
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.contracts.driver.runtime import DiskLayer, GuestPlan
+from weft.contracts.driver.snapshot import SnapshotPlan
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.volume.directory.driver import DirectoryVolumes
+from weft.objects.identity import short_id
+
+pytest.register_assert_rewrite("tests.conformance.runtime_contract")
+
+from tests.conformance.runtime_contract import ready, run
+
+pytestmark = pytest.mark.host
+READ = "echo 3 > /proc/sys/vm/drop_caches; cd /root; sha256sum data-*"
+
+
+class SnapshotLab:
+    """A guest whose root disk is in a pool, and the parts of its node's agent that look after its snapshots."""
+
+    def __init__(self, lab: GuestLab, name: str) -> None:
+        self.lab, self.clock, self.envelope = lab, SystemClock(), make_allocation(name, uid=f"uid-of-{name}")
+        self.id = short_id(self.envelope.uid)
+        self.volumes = DirectoryVolumes(lab.host)
+        self.table = AllocationTable()
+        self.pools = Pools(self.volumes, {}, self.clock, asyncio.Event())
+        reporter = Reporter("n1", StubServer(), self.clock, asyncio.Event())  # type: ignore[arg-type]
+        self.kept = KeptSnapshots(self.pools, self.table, reporter, self.clock, Tasks())
+        self.base = str(lab.tiny / lab.manifest.disk)
+
+    async def plan(self, disk: str = "") -> GuestPlan:
+        """The guest on its disk as its pool has it now, or on another volume's."""
+        plan, id_ = self.lab.plan(self.id), disk or self.id
+        facts = await self.volumes.ensure(id_, size_bytes=0, base=self.base, base_format=self.lab.manifest.disk_format)
+        layers = [DiskLayer(one.path, one.format) for one in await self.volumes.layers.list_layers(id_)]
+        root = msgspec.structs.replace(plan.disks[0], path=facts.path, layers=layers)
+        return msgspec.structs.replace(plan, id=id_, uid=f"{self.envelope.uid}{disk}", disks=[root])
+
+    async def take(self, driver: QemuDriver, number: int) -> None:
+        layers, layer = self.volumes.layers, f"layer-{number}"
+        path = await layers.begin_layer(self.id, layer)
+        facts = await driver.snapshots.take(self.id, SnapshotPlan(f"key-{number}", {"root": path}, freeze=False))
+        assert facts.switched
+        await layers.finish_layer(self.id, layer)
+        await driver.snapshots.forget(self.id, f"key-{number}")
+        chain = tuple(one.id for one in await layers.list_layers(self.id))
+        size = (await self.volumes.ensure(self.id, size_bytes=0, base=self.base)).size_bytes
+        await layers.keep(KeptSnapshot(f"snap-{number}", f"uid-{number}", {"root": KeptDisk(chain, size)}))
+
+    async def absorb(self, driver: QemuDriver) -> None:
+        """What the agent does by itself now and then; ``driver`` is its runtime."""
+        state = AllocationState(
+            self.envelope, Checkpoint(run="up", made=True), CheckpointStore(self.lab.host.state_dir)
+        )
+        state.guest = await driver.inspect(self.id)
+        self.table.states[self.envelope.uid] = state
+        disk = SimpleNamespace(disk=self.base, disk_format=self.lab.manifest.disk_format)
+        images: Any = SimpleNamespace(find=lambda sha256: disk)
+        await self.kept.refresh()
+        runtimes = Runtimes({"vm": driver})
+        work = Absorption(self.pools, self.table, runtimes, images, self.kept, DiskTurns(), self.clock)
+        await work.absorb_all()
+        await self.kept.refresh()
+
+    def open_files(self) -> set[str]:
+        (pid,) = self.lab.processes(f"/{self.id}/")
+        return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+
+    def kill(self) -> None:
+        for pid in self.lab.processes(f"/{self.id}/"):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def write(driver: QemuDriver, guest: str, number: int) -> None:
+    fill = f"dd if=/dev/urandom of=/root/data-{number} bs=64k count=16 2>/dev/null; sync"
+    assert (await run(driver, guest, "sh", "-c", fill))[2] == 0
+
+
+async def read(driver: QemuDriver, guest: str) -> str:
+    out, err, code = await run(driver, guest, "sh", "-c", READ)
+    assert code == 0, err
+    return out.decode()
+
+
+@pytest.mark.parametrize("running", [True, pytest.param(False, marks=pytest.mark.long)])
+async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
+    lab: GuestLab, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    monkeypatch.setattr(absorption, "LEAST_PAUSE_SECONDS", 0.0)
+    node, driver = SnapshotLab(lab, f"middle-{running}"), lab.driver()
+    try:
+        await ready(driver, await node.plan())
+        seen = []
+        for number in (1, 2, 3):
+            await write(driver, node.id, number)
+            seen.append(await read(driver, node.id))
+            await node.take(driver, number)
+        await write(driver, node.id, 4)
+        whole = await read(driver, node.id)
+        middle = next(one for one in await node.volumes.layers.list_layers(node.id) if one.id == "layer-2")
+        await node.volumes.layers.drop("snap-2")
+        if not running:
+            await driver.stop(node.id, grace_seconds=0)
+        await node.absorb(driver)
+        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == ["layer-1", "layer-3"]
+        assert [one.uid for one in node.kept.snapshots] == ["uid-1", "uid-3"]
+        if running:
+            assert not Path(middle.path).exists() and middle.path not in node.open_files()
+            assert await read(driver, node.id) == whole
+            node.kill()
+            await asyncio.sleep(0.2)
+        await ready(driver, await node.plan())
+        assert await read(driver, node.id) == whole
+        await driver.stop(node.id, grace_seconds=0)
+        await node.volumes.layers.clone("third", "snap-3", "root")
+        await ready(driver, await node.plan("third"))
+        assert await read(driver, "third") == seen[2]
+        await driver.stop("third", grace_seconds=0)
+        await driver.remove("third")
+    finally:
+        await lab.close_drivers()
+
+
+async def test_an_agent_that_is_killed_meanwhile_leaves_a_guest_that_runs_on_and_the_next_one_ends_it(
+    lab: GuestLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, driver = SnapshotLab(lab, "killed"), lab.driver()
+    try:
+        await ready(driver, await node.plan())
+        for number in (1, 2):
+            await write(driver, node.id, number)
+            await node.take(driver, number)
+        whole = await read(driver, node.id)
+        await node.volumes.layers.drop("snap-1")
+
+        async def die(volume_id: str, layer_id: str) -> None:
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node.volumes.layers, "forget_layer", die)
+            await node.absorb(driver)
+        assert len(await node.volumes.layers.list_layers(node.id)) == 2
+        await driver.close()
+        driver = lab.driver()
+        await driver.recover()
+        await node.absorb(driver)
+        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == ["layer-2"]
+        assert await read(driver, node.id) == whole
+        await driver.stop(node.id, grace_seconds=0)
+    finally:
+        await lab.close_drivers()
