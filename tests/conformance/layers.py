@@ -157,6 +157,7 @@ class LayerPromises:
         self, driver: VolumeDriver
     ) -> None:
         await driver.ensure(ID, size_bytes=SIZE)
+        assert await find(driver).list_unneeded(ID) == []
         await freeze(driver, "one", "two", "three")
         assert await find(driver).list_unneeded(ID) == ["one", "two", "three"]
         await find(driver).keep(describe("s2", "one", "two"))

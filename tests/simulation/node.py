@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from tests.simulation.fabric import Fabric
 
 GIB = 1024**3
-READING = ("inspect", "recover", "probe", "list", "close")
+READING = (
+    *("inspect", "recover", "probe", "list", "close"),
+    *("list_kept", "list_layers", "list_unneeded", "find_unfinished"),
+)
 
 
 class Node:

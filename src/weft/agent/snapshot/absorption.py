@@ -67,7 +67,10 @@ class Absorption:
     async def keep(self) -> None:
         """Look for such layers again and again."""
         while True:
-            await self.absorb_all()
+            try:
+                await self.absorb_all()
+            except Exception:  # a defect in it must not end the agent
+                log.exception("absorption of layers")
             await self._kept.changed.wait(LOOK_SECONDS)
 
     async def absorb_all(self) -> None:

@@ -114,7 +114,7 @@ class LayerChanges:
         others: set[str] = set()
         for other in map(self._records.read, (id_ for id_ in self._records.list_volumes() if id_ != volume_id)):
             others.update(other.layers, other.pending.next if other.pending is not None else ())
-        pairs = zip(chain.layers, [*chain.layers[1:], None], strict=True)
+        pairs = zip(chain.layers, [*chain.layers[1:], None], strict=False)
         return [
             layer
             for layer, above in pairs

@@ -142,7 +142,7 @@ class FakeLayers:
         kept = [disk.layers for snapshot in self._shelf.kept.values() for disk in snapshot.disks.values()]
         return [
             layer
-            for layer, above in zip(chain, [*chain[1:], ""], strict=True)
+            for layer, above in zip(chain, [*chain[1:], ""], strict=False)
             if layer not in others and all((layer, above) in pairwise(one) for one in kept if layer in one)
         ]
 
