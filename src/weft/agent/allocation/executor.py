@@ -80,11 +80,13 @@ class StepExecutor:
         async with self._node.heavy:
             if ROOT in shared_with_source(local):
                 work.root = await _share_root(local, disks)
+                work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
                 return "shared"
             await pools.refuse_elsewhere(local.spec, local.id, ROOT, f"{local.what}: its root disk")
             work.root = await disks.ensure(local.id, size_bytes=size, base=image.disk, base_format=image.disk_format)
             if work.root.size_bytes < size and ROOT_SERIAL not in work.attached:
                 work.root = await disks.grow(local.id, size)
+            work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
         return ""
 
     async def _network_step(self, work: Work) -> str:

@@ -184,6 +184,7 @@ class ColdSource(Role):
         facts = await self._node.pools.inspect(self._local.spec, self._local.id if disk == ROOT else disk, disk)
         if facts is None:
             raise DriverFailed(f"{self._local.what}: its disk {disk} is not on this node", details={"step": "disk"})
+        await self._node.pools.refuse_layers(self._local.spec, facts.id, disk, self._local.what)
         return facts
 
     async def _show(self, connection: Connection) -> None:

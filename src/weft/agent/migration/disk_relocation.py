@@ -111,6 +111,7 @@ class DiskRelocator:
         """Make an empty disk in the new pool, and start to mirror the old one there. Raises WeftError."""
         here, there = await self._here(), await self._there()
         facts = await self._facts(here)
+        await self._refuse_layers()
         image = self._prepared.image if self.relocation.disk == ROOT else None
         base = image.disk if image is not None else None
         form: Literal["qcow2", "raw"] = image.disk_format if image is not None else "qcow2"
@@ -160,6 +161,7 @@ class DiskRelocator:
         if facts is None:  # never made
             await self._keep(state="there")
             return
+        await self._refuse_layers()
         if not isinstance(there, CanReceive):
             raise InvalidInput(f"volume driver {there.name} of this node can't receive a copy", reason="unsupported")
         work = Path(there.begin(self._id))
@@ -231,6 +233,9 @@ class DiskRelocator:
             raise GivenUp("cancelled on request")
         if stopped and self._local.spec.desired == "run":
             raise GivenUp("the workload is starting")
+
+    async def _refuse_layers(self) -> None:
+        await self._pools.refuse_layers(self._local.spec, self._id, self.relocation.disk, self._local.what)
 
     def _relocations(self) -> Relocations:
         if not isinstance(self._runtime, CanRelocate):

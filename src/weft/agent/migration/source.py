@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.agent.migration.bandwidth import find_slow_path
+from weft.agent.migration.cold import list_disks
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.samples import finish_carrying, send_samples
@@ -106,6 +107,9 @@ class Source(Role):
     async def _begin(self) -> None:
         """Announce the guest to the target, and send it."""
         guest_id, key = self._local.id, self.migration.key
+        for disk in list_disks(self._local):
+            id_ = guest_id if disk == ROOT else disk
+            await self._node.pools.refuse_layers(self._local.spec, id_, disk, self._local.what)
         guest = await self._driver.describe(guest_id)
         self._slow_path = await find_slow_path(self._connect().ask, self._clock)
         path = self._find_path()

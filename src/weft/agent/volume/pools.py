@@ -10,10 +10,12 @@ import logging
 from collections.abc import Collection, Mapping
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.layers import HasLayers
+from weft.contracts.driver.runtime import DiskLayer
 from weft.contracts.driver.volume import HasPool, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import LOCAL, ROOT, AllocationSpec, list_disks
 from weft.kinds.node import NodePool
-from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 CHECK_SECONDS = 15.0
 CHECK_LIMIT_SECONDS = 10.0
@@ -67,6 +69,24 @@ class Pools:
     async def inspect(self, spec: AllocationSpec, id_: str, disk: str = ROOT) -> VolumeFacts | None:
         """The facts of a disk; ``id_`` is its driver's id, also of a root disk. Raises WeftError."""
         return await (await self.of(spec, disk)).inspect(id_)
+
+    async def list_layers(self, spec: AllocationSpec, id_: str, disk: str = ROOT) -> list[DiskLayer]:
+        """What is between a disk's image and its file, bottom first. Raises WeftError."""
+        driver = await self.of(spec, disk)
+        if not isinstance(driver, HasLayers):
+            return []
+        return [DiskLayer(layer.path, layer.format) for layer in await driver.layers.list_layers(id_)]
+
+    async def refuse_layers(self, spec: AllocationSpec, id_: str, disk: str, what: str) -> None:
+        """Raise InvalidInput (``unsupported``) for a disk that can't go to other storage, since what it stands on would stay."""
+        if await self.list_layers(spec, id_, disk):
+            name = "root disk" if disk == ROOT else f"volume {next(v.name for v in spec.volumes if v.uid == disk)}"
+            raise InvalidInput(
+                f"{what}: its {name} stands on snapshots, which can't go to other storage with it",
+                reason="unsupported",
+                hint="delete the snapshots of it and try again a minute later, or migrate it to a node that shares its "
+                "storage pool",
+            )
 
     async def refuse_elsewhere(
         self, spec: AllocationSpec, id_: str, disk: str, what: str, *, migrate: str = "migrate it"

@@ -17,7 +17,7 @@ from weft.agent.state.allocation import LocalAllocation
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import Clock
-from weft.contracts.driver.runtime import GuestShape
+from weft.contracts.driver.runtime import DiskLayer, GuestShape
 from weft.contracts.driver.volume import VolumeFacts
 from weft.kinds.allocation import AllocationSpec, HealthCheck
 
@@ -34,6 +34,7 @@ class Prepared(msgspec.Struct):
     env: dict[str, str] = {}  # a container's variables from secrets
     root: VolumeFacts | None = None
     volumes: list[VolumeFacts] = []  # in the order of the spec's
+    layers: dict[str, list[DiskLayer]] = {}  # under the files of ROOT and of volumes by uid, bottom first
     links: list[str] = []  # interface names in the order of the NICs, or for each the namespace that they lie in
     in_namespace: bool = True
     seed: str | None = None  # its path

@@ -19,7 +19,7 @@ from weft.agent.workload.shape import (
     name_serial,
 )
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan, GuestShape
-from weft.kinds.allocation import AllocatedImage, AllocationSpec
+from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.quantity import format_bytes
 
@@ -60,6 +60,7 @@ class Vm:
                     facts = await disks.grow(volume.uid, volume.size)
             node.volumes.uids.add(volume.uid)
             prepared.volumes.append(facts)
+            prepared.layers[volume.uid] = await node.pools.list_layers(local.spec, volume.uid, volume.uid)
 
     def build_seed(self, local: LocalAllocation, prepared: Prepared) -> tuple[str, bytes] | None:
         form = choose_seed(local, prepared)
@@ -114,11 +115,13 @@ def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
             size_bytes=max(root.size_bytes, spec.resources.disk),
             base=image.disk,
             base_format=image.disk_format,
+            layers=prepared.layers.get(ROOT, []),
         )
     ]
     for volume, facts in zip(spec.volumes, prepared.volumes, strict=True):
         size = max(facts.size_bytes, volume.size)
-        disks.append(GuestDisk(facts.path, facts.format, name_serial(volume.name), size_bytes=size))
+        layers = prepared.layers.get(volume.uid, [])
+        disks.append(GuestDisk(facts.path, facts.format, name_serial(volume.name), size_bytes=size, layers=layers))
     if prepared.seed is not None:
         disks.append(GuestDisk(prepared.seed, "raw", SEED_SERIAL, read_only=True))
     if prepared.iso is not None:
