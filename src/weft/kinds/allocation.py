@@ -280,6 +280,17 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
     return {ROOT: (spec.pool, spec.pool_id)} | {one.uid: (one.pool, one.pool_id) for one in spec.volumes}
 
 
+def is_restoring(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether its disks are about to go back to a snapshot in place, and its node hasn't reported that they have."""
+    return spec.origin is not None and spec.origin.generation > report.restored
+
+
+def list_snapshots_to_take(spec: AllocationSpec, report: AllocationReport) -> list[AllocatedSnapshot]:
+    """The snapshots that its node is about to take, with the one that a restore in place keeps."""
+    keeps = spec.origin.keeps if spec.origin is not None and is_restoring(spec, report) else None
+    return [*spec.snapshots, *([keeps] if keeps is not None else [])]
+
+
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
     fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing

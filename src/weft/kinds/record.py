@@ -217,6 +217,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_same: Callable[[Any, Any], bool]  # whether ``compare`` would find no difference; quick
     is_alike: Callable[[Any, Any], bool]  # whether both are the same but for size, NICs and images
     resize: Callable[[Any, Any, set[str]], None]  # write these fields into an allocation's new spec
+    # The snapshot that its disks come from: with ``snapshot``, a name, and ``memory``; None if they come from its image.
+    origin: Callable[[Any], Any] = lambda _: None
     runs_once: Callable[[Any], bool] = lambda _: False  # it never starts again after its end
     preemptible: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
     checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy

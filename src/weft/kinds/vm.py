@@ -318,6 +318,7 @@ WORKLOAD = Workload(
     needs=_needs,
     volumes=lambda spec: spec.volumes,
     volumes_field="volumes",
+    origin=lambda spec: spec.origin,
     allocate=_allocate,
     compare=_compare,
     is_same=_is_same,

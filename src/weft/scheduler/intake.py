@@ -45,6 +45,8 @@ from weft.kinds.parts.workload import (
     WorkloadStatus,
 )
 from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.vm import VMS_BY_ORIGIN
 from weft.objects.identity import named_key, object_key
 from weft.scheduler.allocation.bind import has_migrated_from
 from weft.scheduler.allocation.count import count_allocation, count_orphans
@@ -71,7 +73,7 @@ MOST_LEASES = 200  # that wait for capacity and are tried again at once
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
 # Whose objects a new scheduler must read first.
 KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", "reservation", *QUESTIONS)
-WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", DISRUPTION_BUDGET.name)
+WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", "snapshot", DISRUPTION_BUDGET.name)
 
 
 class Intake:
@@ -136,6 +138,9 @@ class Intake:
                 case DISRUPTION_BUDGET.name:
                     if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                         self._budgets_changed = True
+                case "snapshot":
+                    if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
+                        self._offer_all(self._view.find(VMS_BY_ORIGIN, change.key))
                 case "volume":
                     self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
                 case "migration":

@@ -16,16 +16,17 @@ from weft.protocol.report import WarmImage
 
 
 class NodeOrders:
-    """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node. ``warm_images``: of
-    these every node keeps a booted machine."""
+    """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node.
+    ``doomed_snapshots``: uid of each snapshot that is being deleted. ``warm_images``: nodes keep a booted machine of each."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.doomed_volumes = PrefixCache(store, kind_prefix("volume"), of_envelope(find_doomed), clock)
+        self.doomed_snapshots = PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_doomed_snapshot), clock)
         self.warm_images = PrefixCache(store, kind_prefix("image"), of_envelope(find_warm), clock)
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await asyncio.gather(self.doomed_volumes.run(), self.warm_images.run())
+        await asyncio.gather(self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run())
 
     def is_warm(self, sha256: str) -> bool:
         """Whether nodes keep a booted machine of the image with this content."""
@@ -39,6 +40,10 @@ def find_doomed(envelope: Envelope) -> tuple[str, str] | None:
     if status.node_uid is None or status.attached_to is not None:
         return None
     return envelope.uid, status.node_uid
+
+
+def find_doomed_snapshot(envelope: Envelope) -> str | None:
+    return envelope.uid if envelope.deleting_since is not None else None
 
 
 def find_warm(envelope: Envelope) -> WarmImage | None:

@@ -1,6 +1,6 @@
 """A node's report: one batch, one commit of only what changed. It is the node's heartbeat too.
 
-Reads and writes the ``report`` parts of the node and of its own allocations; reads the volumes that are being deleted.
+Reads and writes the ``report`` parts of the node and of its own allocations; reads volumes and snapshots that are being deleted.
 A report on an older incarnation, or on another node's allocation, is refused by name; the rest of the batch is accepted.
 """
 
@@ -30,7 +30,7 @@ from weft.contracts.store import (
     epoch_of,
     revision_of,
 )
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring, list_snapshots_to_take
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
@@ -81,6 +81,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
     answer.warm = list(context.orders.warm_images.found.values())
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))
+    answer.remove_snapshots = await _find_removable_snapshots(context, node)
     return json_answer(answer)
 
 
@@ -300,6 +301,21 @@ async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> l
         return []
     for envelope in await _own(context, uid):
         doomed -= {volume.uid for volume in decode_part(envelope.spec, AllocationSpec).volumes}
+    return sorted(doomed)
+
+
+async def _find_removable_snapshots(context: ApiContext, node: Envelope) -> list[str]:
+    """Snapshots that this node keeps and must remove: each is being deleted, and none of its allocations needs it to begin, or to
+    go back to it."""
+    every = set(context.orders.doomed_snapshots.found.values())
+    if not every:
+        return []
+    doomed = every & {one.uid for one in decode_part(node.report, NodeReport).snapshots}
+    for envelope in await _own(context, node.uid) if doomed else ():
+        spec, report = decode_part(envelope.spec, AllocationSpec), decode_part(envelope.report, AllocationReport)
+        doomed -= {one.uid for one in list_snapshots_to_take(spec, report)}
+        if spec.origin is not None and (is_restoring(spec, report) or report.state in ("pending", "preparing")):
+            doomed.discard(spec.origin.snapshot)
     return sorted(doomed)
 
 

@@ -58,6 +58,8 @@ _BY_REASON: dict[str, int] = {
     "agentServiceUnavailable": UNPLACEABLE,
     "volumeInUse": UNPLACEABLE,
     "volumesApart": UNPLACEABLE,
+    "snapshotFailed": UNPLACEABLE,
+    "snapshotMissing": UNPLACEABLE,
     "imageFailed": UNPLACEABLE,
     "imageNotReady": UNPLACEABLE,
     "wrongImage": UNPLACEABLE,

@@ -16,7 +16,7 @@ from weft.controllers.migration.facts import Facts, Outcome
 from weft.controllers.migration.plan import begin_migration
 from weft.controllers.migration.progress import end_migration, measure, record_progress, time_left
 from weft.informer.view import Item, View
-from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_restoring, list_disks
 from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation
 from weft.kinds.migration import MigrationSpec, MigrationStatus, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
@@ -47,10 +47,14 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
         return place, replace(begun, status=_describe_planned(spec, status, new))
     if isinstance(new, tuple):
         return place, Outcome(status=end_migration(status, "Failed", *new, now))
+    at = place.spec(AllocationSpec)
+    if at.snapshots or is_restoring(at, place.report(AllocationReport)):
+        message = "waits until a snapshot is taken, or a restore is done"
+        waits = replace(status, reason="takingSnapshot", message=message)
+        return place, Outcome(status=waits, requeue_after=RETRY_SECONDS)
     if order is not None:  # another Migration's order is about to end
         return place, Outcome(status=status, requeue_after=RETRY_SECONDS)
-    at = place.spec(AllocationSpec)
-    status = replace(status, phase="Preparing", source=at.node, target=at.node)
+    status = replace(status, phase="Preparing", source=at.node, target=at.node, reason="", message="")
     return place, Outcome(status=status, source=replace(at, storage=new), requeue_after=time_left(spec, status, now))
 
 

@@ -13,6 +13,7 @@ from weft.kinds.allocation import (
     ROOT,
     AllocationReport,
     AllocationSpec,
+    list_snapshots_to_take,
 )
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, SnapshotReport
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSnapshot, NodeStatus
@@ -36,7 +37,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     what: str  # vm/web
     workload: Item | None = None  # that of its name; of its uid once it has one
     place: Item | None = None  # the workload's active allocation
-    ordered: Item | None = None  # the allocation that is to take it
+    ordered: Item | None = None  # the allocation whose node is about to take it
     report: SnapshotReport | None = None  # of any of the workload's allocations
     kept: Sequence[Kept] = ()
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
@@ -62,7 +63,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         what="/".join(read_workload(spec)),
         workload=workload,
         place=active_allocation(view, workload_uid) if workload_uid else None,
-        ordered=next((item for item in places if has_order(item, snapshot.uid)), None),
+        ordered=next((item for item in places if any(one.uid == snapshot.uid for one in list_orders(item))), None),
         report=next(iter(reports), None),
         kept=[
             Kept(node.envelope.name, node.uid, one)
@@ -75,28 +76,9 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
     )
 
 
-def has_order(allocation: Item, uid: str) -> bool:
-    """Whether the allocation's node is to take the snapshot, by itself or with a restore that isn't done."""
-    return any(one.uid == uid for one in list_orders(allocation))
-
-
-def has_orders(allocation: Item) -> bool:
-    """Whether the allocation's node is to take any snapshot."""
-    return bool(list_orders(allocation))
-
-
 def list_orders(allocation: Item) -> list[AllocatedSnapshot]:
-    """The snapshots that the allocation's node is to take."""
-    spec = allocation.spec(AllocationSpec)
-    restores = spec.origin is not None and is_restoring(allocation)
-    kept = spec.origin.keeps if restores and spec.origin is not None else None
-    return [*spec.snapshots, *([kept] if kept is not None else [])]
-
-
-def is_restoring(allocation: Item) -> bool:
-    """Whether the allocation's disks are to go back to a snapshot, and its node hasn't reported that they have."""
-    origin = allocation.spec(AllocationSpec).origin
-    return origin is not None and origin.generation > allocation.report(AllocationReport).restored
+    """The snapshots that the allocation's node is about to take."""
+    return list_snapshots_to_take(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
 
 
 def list_disks(allocation: AllocationSpec) -> dict[str, SnapshotDisk]:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.controllers.snapshot.facts import SnapshotFacts, is_restoring, list_orders
-from weft.kinds.allocation import AllocationSpec
+from weft.controllers.snapshot.facts import SnapshotFacts, list_orders
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import SnapshotReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
@@ -168,7 +168,7 @@ def _find_obstacle(facts: SnapshotFacts) -> tuple[str, str] | None:
         return "isMigrating", f"{facts.what} is migrating: the snapshot waits {until}"
     if spec.storage is not None:
         return "isMigrating", f"a disk of {facts.what} is changing pools: the snapshot waits"
-    if is_restoring(place):
+    if is_restoring(spec, place.report(AllocationReport)):
         return "isRestoring", f"{facts.what} is being restored: the snapshot waits"
     others = [one.name for one in list_orders(place) if one.uid != facts.uid]
     if others:
@@ -177,7 +177,7 @@ def _find_obstacle(facts: SnapshotFacts) -> tuple[str, str] | None:
 
 
 def _plan_removal(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
-    """Its node first takes it to the end, if it is to take it: else it might keep a snapshot that nobody knows."""
+    """Its node first takes it to the end, if that is its order: otherwise it might keep a snapshot that nobody knows."""
     report = facts.report
     if facts.ordered is not None and (report is None or report.phase == "taking") and not facts.ordered.deleting:
         return SnapshotPlan(msgspec.structs.replace(status, message="removed as soon as its node has ended taking it"))

@@ -16,7 +16,7 @@ from weft.contracts.journal import Event
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.loop import Plan
 from weft.controllers.snapshot.controller import find_parent, read_spec
-from weft.controllers.snapshot.facts import has_orders, list_disks
+from weft.controllers.snapshot.facts import list_disks, list_orders
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec
@@ -110,7 +110,7 @@ def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRest
     if spec.migration is not None or spec.storage is not None:
         migration = workload.status(WorkloadStatus).migration
         return False, "Migrating", f"waits until migration/{migration} has ended" if migration else "waits: it migrates"
-    if has_orders(place):
+    if list_orders(place):
         return False, "TakingSnapshot", "waits until a snapshot of it is taken"
     if not any(node.uid == spec.node_uid for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid)):
         where = f"{source} is on {status.node}, and the workload on {spec.node}: restore it under a new name"

@@ -20,6 +20,8 @@ POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unle
 STUCK = (
     "volumeInUse",
     "volumesApart",
+    "snapshotMissing",
+    "snapshotFailed",
     "imageFailed",
     "wrongImage",
     "orphanRunning",

@@ -214,6 +214,7 @@ def _make_allocation(
         slot=candidate.slot.rpartition("/")[2] if candidate.slot is not None else None,
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
+        origin=candidate.origin,
         **record.allocate(workload_spec),
     )
     return make_allocation(workload, spec, uid, now)

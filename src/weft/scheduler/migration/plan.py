@@ -276,6 +276,8 @@ def _make_specs(
         migration=to_source,
         volumes=locate_volumes(now.volumes, there),
         pool_id=pool_id(there, now.pool),
+        snapshots=[],
+        origin=None,  # its disks come from the source
     )
     return msgspec.structs.replace(now, role="source", migration=to_target), target
 

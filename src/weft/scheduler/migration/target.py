@@ -17,6 +17,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     account,
+    is_restoring,
     list_disks,
 )
 from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, is_carried, stands_still
@@ -71,6 +72,8 @@ def read_migration_candidate(
     if spec.slot is not None:
         where = f"{what} is in reservation/{spec_of(workload).reservation} on {spec.node}"
         return Waiting("inReservation", f"{where}, so it stays there until that ends")
+    if spec.snapshots or is_restoring(spec, report):
+        return Waiting("takingSnapshot", f"{what} waits until its snapshot is taken, or it is restored from one")
     if spec.once:
         return Waiting("runsOnce", f"{what} runs only once, so it ends on the node where it started")
     cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)

@@ -13,7 +13,9 @@ from weft.informer.volume_locations import find_data, find_strays
 from weft.informer.workloads import gang_of, name_of, record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_VOLUME,
+    ALLOCATIONS_BY_WORKLOAD,
     LOCAL,
+    ROOT,
     AllocatedGroup,
     AllocatedImage,
     AllocatedNic,
@@ -24,13 +26,25 @@ from weft.kinds.allocation import (
     has_ended_for_good,
 )
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.kinds.image import OCI_FORMAT, ImageStatus
-from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_VOLUME, NodeReport, Orphan, pool_id, read_orphan
+from weft.kinds.node import (
+    NODES_BY_ORPHAN,
+    NODES_BY_SNAPSHOT,
+    NODES_BY_UID,
+    NODES_BY_VOLUME,
+    NodeReport,
+    Orphan,
+    pool_id,
+    read_orphan,
+)
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
+from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
+from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
@@ -64,6 +78,7 @@ class Candidate(msgspec.Struct, frozen=True):
     preempts: tuple[str, ...] = ()  # a sentence on each workload that gives way to it
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
     slot: str | None = None  # key of the reserved allocation that it is in
+    origin: AllocatedOrigin | None = None  # the snapshot that its disks come from
 
     @property
     def reserved(self) -> list[EndpointSpec]:
@@ -77,6 +92,14 @@ class Waiting(msgspec.Struct, frozen=True):
     reason: str
     message: str
     address: AddressProblem | None = None  # the address that it lacks, for the condition Addressed
+
+
+class Beginning(msgspec.Struct, frozen=True):
+    """The snapshot that a workload begins from."""
+
+    origin: AllocatedOrigin
+    homes: set[str]  # uid of its node, if only that has it
+    pools: set[str]  # pools with it, as in Request.pools
 
 
 def lack_address(problem: AddressProblem) -> Waiting:
@@ -157,6 +180,14 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
     pools = {find_pool(view, item) for item in volumes} | {ask.pool}
+    origin = None
+    if record.origin(spec) is not None and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+        begins = read_origin(view, workload, record.origin(spec), volumes)
+        if isinstance(begins, Waiting):
+            return begins
+        origin = begins.origin
+        homes |= begins.homes
+        pools |= begins.pools
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data is on different nodes")
     data, leans = read_data(view, project, spec, image, volumes)
@@ -198,6 +229,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         volume_items=volumes,
         nics=nics,
         groups=groups,
+        origin=origin,
     )
 
 
@@ -250,6 +282,37 @@ def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
         return None
     share = 1000 if spec.gpu_share is None else max(1, round(spec.gpu_share * 1000))
     return GpuAsk(max(1, spec.gpus), share, spec.gpu_memory, tuple(sorted(spec.gpu_models)))
+
+
+def read_origin(view: View, workload: Item, asked: VmOrigin, volumes: list[Item]) -> Beginning | Waiting:
+    """The snapshot that a workload's disks come from, and where that is; or why it can't begin yet."""
+    snapshot = view.get(object_key("snapshot", workload.envelope.project, asked.snapshot))
+    what = f"snapshot/{asked.snapshot}"
+    if snapshot is None or snapshot.deleting:
+        return Waiting(
+            "snapshotMissing", f"{what}, from which it begins, {'is gone' if snapshot is None else 'is being deleted'}"
+        )
+    status = snapshot.status(SnapshotStatus)
+    if status.phase == "Failed":
+        return Waiting("snapshotFailed", f"{what}, from which it begins, failed: {status.message or status.reason}")
+    if status.phase != "Ready":
+        why = f": {status.message}" if status.message else ""
+        return Waiting("snapshotNotReady", f"waits until {what} is taken{why}")
+    disks = {ROOT: status.disks[ROOT].key} if ROOT in status.disks else {}
+    for volume in volumes:
+        origin = volume.spec(VolumeSpec).origin
+        if origin is not None and origin.snapshot == asked.snapshot and origin.disk in status.disks:
+            disks[volume.uid] = status.disks[origin.disk].key
+    holders = view.find(NODES_BY_SNAPSHOT, snapshot.uid)
+    if not holders and not view.find(NODES_BY_UID, status.node_uid or ""):
+        return Waiting("snapshotMissing", f"node {status.node}, which had {what}, is gone")
+    is_local = any(disk.pool in ("", LOCAL) for disk in status.disks.values())
+    homes = {status.node_uid} if is_local and status.node_uid else set()
+    pools = {f"{status.pool}@{status.pool_id}"} if not is_local and status.pool_id else set()
+    first = not workload.status(WorkloadStatus).incarnation  # later its disks have gone on from there
+    memory = asked.memory and first and status.memory > 0
+    begins = AllocatedOrigin(snapshot=snapshot.uid, name=asked.snapshot, disks=disks, memory=memory, identity=True)
+    return Beginning(begins, homes, pools)
 
 
 def read_image(view: View, workload: Item, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
