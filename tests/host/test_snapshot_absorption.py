@@ -51,8 +51,8 @@ class SnapshotLab:
         self.volumes = DirectoryVolumes(lab.host)
         self.table = AllocationTable()
         self.pools = Pools(self.volumes, {}, self.clock, asyncio.Event())
-        reporter = Reporter("n1", StubServer(), self.clock, asyncio.Event())  # type: ignore[arg-type]
-        self.kept = KeptSnapshots(self.pools, self.table, reporter, self.clock, Tasks())
+        self.reporter = Reporter("n1", StubServer(), self.clock, asyncio.Event())  # type: ignore[arg-type]
+        self.kept = KeptSnapshots(self.pools, self.table, self.reporter, self.clock, Tasks())
         self.base = str(lab.tiny / lab.manifest.disk)
 
     async def plan(self, disk: str = "") -> GuestPlan:
@@ -85,7 +85,7 @@ class SnapshotLab:
         images: Any = SimpleNamespace(find=lambda sha256: disk)
         await self.kept.refresh()
         runtimes = Runtimes({"vm": driver})
-        work = Absorption(self.pools, self.table, runtimes, images, self.kept, DiskTurns(), self.clock)
+        work = Absorption(self.pools, self.table, runtimes, images, self.kept, DiskTurns(), self.reporter, self.clock)
         await work.absorb_all()
         await self.kept.refresh()
 

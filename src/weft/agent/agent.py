@@ -84,7 +84,9 @@ class Agent:
         self._volumes = Volumes(self.pools, self.table, self._reporter, clock, self._tasks)
         self._snapshots, turns = KeptSnapshots(self.pools, self.table, self._reporter, clock, self._tasks), DiskTurns()
         self.images = ImageCache(host.state_dir, server, self.table)
-        self._absorption = Absorption(self.pools, self.table, runtimes, self.images, self._snapshots, turns, clock)
+        self._absorption = Absorption(
+            self.pools, self.table, runtimes, self.images, self._snapshots, turns, self._reporter, clock
+        )
         self._container_images = ContainerImages(container_images, self.images, self.table, clock)
         self._network = NetworkExecutor(
             network, host, store, clock, self.table, runtimes, self._reporter, server_places

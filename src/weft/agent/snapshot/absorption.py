@@ -14,6 +14,7 @@ import msgspec
 
 from weft.agent.image.cache import ImageCache
 from weft.agent.problem import describe_problem
+from weft.agent.server.reporter import Reporter
 from weft.agent.snapshot.inventory import KeptSnapshots
 from weft.agent.snapshot.turns import DiskTurns, list_ids
 from weft.agent.state.allocation import LocalAllocation
@@ -25,7 +26,7 @@ from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Runtimes
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
-from weft.contracts.driver.layers import HasLayers, Layers
+from weft.contracts.driver.layers import MOST_LAYERS, HasLayers, Layers
 from weft.contracts.driver.snapshot import CanSnapshot
 from weft.kinds.allocation import ROOT, list_disks
 from weft.objects.errors import IllegalTransition, NotFound, WeftError
@@ -34,6 +35,7 @@ LOOK_SECONDS = 60.0
 LOOK_AGAIN_SECONDS = 600.0  # at chains that were as short as can be, though nothing is known to have changed
 WATCH_SECONDS = 0.5  # how soon it notices that it must give way to what isn't a step
 LEAST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # between two layers: as long as the last one took
+FEW_LEFT = 5  # so many layers before the limit, people are warned
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 60.0, 900.0
 
 log = logging.getLogger("weft.agent")
@@ -56,11 +58,13 @@ class Absorption:
         images: ImageCache,
         kept: KeptSnapshots,
         turns: DiskTurns,
+        reporter: Reporter,
         clock: Clock,
     ) -> None:
         self._pools, self._table, self._runtimes, self._images = pools, table, runtimes, images
-        self._kept, self._turns, self._clock = kept, turns, clock
+        self._kept, self._turns, self._reporter, self._clock = kept, turns, reporter, clock
         self._put_off: dict[str, PutOff] = {}  # by the disk's id
+        self._told: dict[str, int] = {}  # by the disk's id: the length that people know of
         self._short: set[str] = set()  # disks that had nothing to absorb, as of ...
         self._as_of = (-1, 0.0)  # ... this version of what is kept, and this moment
 
@@ -90,6 +94,7 @@ class Absorption:
         self._short &= present
         for id_ in self._put_off.keys() - present:
             del self._put_off[id_]
+        self._told = {id_: length for id_, length in self._told.items() if id_ in present}
 
     async def _absorb_one(self, state: AllocationState, disk: str, id_: str) -> bool:
         """Absorb one layer of a disk, and pause; whether that was done."""
@@ -120,6 +125,7 @@ class Absorption:
         unneeded = await driver.layers.list_unneeded(id_)
         if not unneeded:
             self._short.add(id_)
+            self._warn_of_length(state.local, disk, id_, len(await driver.layers.list_layers(id_)))
             return False
         if not self._may(state, disk):
             return False
@@ -174,6 +180,15 @@ class Absorption:
         if _runs(state):
             return isinstance(self._runtimes.find(local), CanSnapshot)
         return guest.state in ("absent", "stopped", "failed") and self._turns.is_free(list_ids(local).values())
+
+    def _warn_of_length(self, local: LocalAllocation, disk: str, id_: str, length: int) -> None:
+        """Say once for each length that snapshots will soon be refused."""
+        if length > self._told.get(id_, MOST_LAYERS - FEW_LEFT):
+            name = next((volume.name for volume in local.spec.volumes if volume.uid == disk), "")
+            what = f"volume {name}" if name else "the root disk"
+            message = f"{what} stands on {length} layers of at most {MOST_LAYERS}; delete snapshots that are not needed"
+            self._reporter.put_event(local.spec.workload, "Warning", "ManyLayers", message)
+        self._told[id_] = max(length, MOST_LAYERS - FEW_LEFT)
 
     def _note(self, local: LocalAllocation, id_: str, why: str) -> None:
         """Try again later; say so once."""

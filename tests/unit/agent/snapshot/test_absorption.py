@@ -20,6 +20,7 @@ from weft.agent.state.allocation import Checkpoint, DiskRelocation, MigrationSta
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.driver.layers import MOST_LAYERS
 from weft.contracts.driver.runtime import GuestFacts, GuestState
 from weft.kinds.allocation import AllocatedVolume
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
@@ -73,7 +74,9 @@ class Lab(Parts):
         runtime: Any = ValueRuntime(self.snapshots)
         images: Any = SimpleNamespace(find=self.images.get)
         chosen = Runtimes({"vm": runtime})
-        self.absorption = Absorption(self.pools, self.table, chosen, images, self.kept, self.turns, self.clock)
+        self.absorption = Absorption(
+            self.pools, self.table, chosen, images, self.kept, self.turns, self.reporter, self.clock
+        )
 
     def put(self, envelope: Envelope, guest: GuestState = "running", **checkpoint: Any) -> AllocationState:
         made = Checkpoint(**{"run": "up", "made": True, **checkpoint})
@@ -266,3 +269,20 @@ async def test_chains_that_are_short_are_looked_at_again_only_when_what_is_kept_
     await lab.kept.refresh()
     await lab.absorption.absorb_all()
     assert lab.layers.chains == {lab.root: [], DATA: []}
+
+
+async def test_people_hear_once_that_a_chain_comes_near_its_limit(lab: Lab) -> None:
+    lab.put(lab.web)
+    said = lambda: [event.message for event in lab.reporter._events]  # noqa: E731
+    lab.layers.kept.clear()
+    for number in range(1, MOST_LAYERS + 1):
+        lab.layers.chains[DATA] = [f"d{n}" for n in range(number)]
+        lab.layers.add(f"s{number}", data=lab.layers.chains[DATA][:])
+        await lab.kept.refresh()
+        await lab.absorption.absorb_all()
+        assert bool(said()) == (number > MOST_LAYERS - 5), (number, said())
+    before = said()
+    lab.layers.add("other", data=lab.layers.chains[DATA][:])
+    await lab.kept.refresh()
+    await lab.absorption.absorb_all()
+    assert said() == before and "volume data stands on 30 layers of at most 30" in before[-1]
