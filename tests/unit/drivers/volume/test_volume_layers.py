@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,9 @@ def write(files: list[str], letter: str, at: int, length: int = 65536, base: str
 
 def read(files: list[str], base: str | None = None) -> str:
     """The first letter of each 64 KiB, a dot for zeroes."""
-    out = f"{files[-1]}.out"
-    subprocess.run(["qemu-img", "convert", "-O", "raw", describe(files, base), out], check=True)
-    data = Path(out).read_bytes()
-    Path(out).unlink()
+    with tempfile.NamedTemporaryFile() as out:
+        subprocess.run(["qemu-img", "convert", "-O", "raw", describe(files, base), out.name], check=True)
+        data = Path(out.name).read_bytes()
     return "".join(chr(data[at]) if data[at] else "." for at in range(0, len(data), 65536))
 
 
