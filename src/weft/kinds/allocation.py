@@ -282,7 +282,7 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 
 def is_restoring(spec: AllocationSpec, report: AllocationReport) -> bool:
     """Whether its disks are about to go back to a snapshot in place, and its node hasn't reported that they have."""
-    return spec.origin is not None and spec.origin.generation > report.restored
+    return spec.origin is not None and spec.origin.generation not in (0, report.restored)
 
 
 def list_snapshots_to_take(spec: AllocationSpec, report: AllocationReport) -> list[AllocatedSnapshot]:

@@ -59,7 +59,7 @@ from weft.kinds.record import (
     Workload,
     keys_of,
 )
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
@@ -181,7 +181,14 @@ def _suspend(obj: Object, _: Any) -> dict[str, Any]:
 
 
 def check_growth(old: VmSpec, new: VmSpec) -> None:
-    """A root disk never shrinks: the file system on it would lose its end. Raises InvalidInput."""
+    """A root disk never shrinks: the file system on it would lose its end. Nor do people write a restore by hand. Raises
+    InvalidInput."""
+    if new.restore != old.restore:
+        raise InvalidInput(
+            "spec.restore: only the verb restore changes it",
+            field="spec.restore",
+            hint="leave spec.restore out; weft vm restore NAME --snapshot SNAPSHOT",
+        )
     if new.disk < old.disk:
         raise InvalidInput(
             f"spec.disk: a disk can't shrink from {format_bytes(old.disk)} to {format_bytes(new.disk)}",
@@ -297,7 +304,23 @@ def _is_restored(obj: Object | None) -> bool:
     )
 
 
-_RESTORED = Goal(_is_restored, "restored", ends_refused=False)
+_RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False)
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """A restore in place ends the wait for it only if it is given up."""
+    if goal is not _RESTORED:
+        return find_workload_failure(obj, what, goal)
+    told = find_condition(obj, RESTORED)
+    if told is None or is_restoring(obj) or told["status"] == "True":
+        return None
+    return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=f"weft describe {what}")
+
+
+def _leave_out_restore(spec: VmSpec) -> None:
+    """A new VM has gone back to nothing, though the manifest may be another VM's."""
+    spec.restore = None
+
 
 VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
 VMS_BY_RESTORE = Index("vms by the snapshot that they went back to")
@@ -358,6 +381,7 @@ VM = Kind(
     ),
     admission=Admission(
         check=check_vm,
+        check_new=_leave_out_restore,
         check_times=check_times,
         check_change=check_growth,
         write_guard=guard_converting,
@@ -376,7 +400,7 @@ VM = Kind(
     lifetime=Lifetime(
         initial_conditions=born,
         goals=WORKLOAD_GOALS | {"restore": _RESTORED},
-        find_failure=find_workload_failure,
+        find_failure=_find_failure,
         finalizers=("workload",),
     ),
 )

@@ -117,7 +117,9 @@ async def _make(
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected)
-        if key is not None and (done := await view.get(manifest.kind, manifest.project, manifest.name)) is not None:
+        done = None if key is None else await view.get(manifest.kind, manifest.project, manifest.name)
+        # A name with the mark is of this request; one that people chose may be another's.
+        if key is not None and done is not None and (done.name.endswith(mark) or await was_done(context, key)):
             return Draft(manifest.kind, done, "unchanged")
         before = verb.make_before(whole, given, mark) if verb.make_before is not None else ()
         needed = [

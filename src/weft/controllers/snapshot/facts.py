@@ -41,7 +41,8 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     report: SnapshotReport | None = None  # of any of the workload's allocations
     kept: Sequence[Kept] = ()
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
-    home_reports: bool = False  # the node where it lies is Ready
+    home_exists: bool = False  # the node where it lies is in the fabric
+    home_reports: bool = False  # and Ready
 
 
 def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
@@ -72,6 +73,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
             if one.uid == snapshot.uid
         ],
         unknown=silent,
+        home_exists=bool(homes),
         home_reports=bool(homes) and homes[0].status(NodeStatus).phase == "Ready",
     )
 

@@ -51,12 +51,13 @@ def plan_snapshot(
 
 
 def _fold_kept(facts: SnapshotFacts) -> SnapshotStatus:
-    """The status with what the nodes list: the home's own word, or that of the only other node."""
+    """The status with what the nodes list: its home, or another one if that is gone or lists it no more."""
     status = facts.status
-    home = [one for one in facts.kept if one.node_uid == status.node_uid] or list(facts.kept[:1])
-    if not home:
+    home = [one for one in facts.kept if one.node_uid == status.node_uid]
+    elsewhere = facts.kept if not facts.home_exists or (facts.home_reports and status.listed) else ()
+    kept = next(iter([*home, *elsewhere]), None)
+    if kept is None:
         return status
-    kept = home[0]
     return msgspec.structs.replace(
         status,
         node=kept.node,

@@ -19,7 +19,7 @@ from weft.controllers.snapshot.controller import find_parent, read_spec
 from weft.controllers.snapshot.facts import list_disks, list_orders
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec
+from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.parts.snapshot.restored import VmRestore
@@ -84,9 +84,9 @@ def _is_over(workload: Item, asked: VmRestore) -> bool:
 def _follow(place: Item, asked: VmRestore) -> tuple[bool, str, str] | None:
     """How a restore that the allocation has goes: whether it is done, reason and sentence. None: it does not have it."""
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
-    if spec.origin is None or spec.origin.generation < asked.generation:
+    if spec.origin is None or spec.origin.generation != asked.generation:
         return None
-    if report.restored >= asked.generation:
+    if not is_restoring(spec, report):
         return True, "Restored", f"its disks are those of snapshot/{asked.snapshot}"
     if report.state == "failed" and report.reason:
         return False, "Restoring", f"{spec.node} can't restore it for now: {report.message or report.reason}"

@@ -348,6 +348,12 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
                 "volumeNotReady",
                 f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted",
             )
+        origin = item.spec(VolumeSpec).origin
+        if origin is not None and item.status(VolumeStatus).node_uid is None and not find_data(view, item.uid):
+            begins = record_of(placed_workload).origin(spec_of(placed_workload))
+            if begins is None or begins.snapshot != origin.snapshot:
+                what = f"volume {name} gets its data only with a VM that begins from snapshot/{origin.snapshot}"
+                return Waiting("volumeNotReady", f"{what}; create another volume")
         for allocation in view.find(ALLOCATIONS_BY_VOLUME, item.uid):
             workload = allocation.spec(AllocationSpec).workload
             ended = has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))

@@ -1,0 +1,206 @@
+"""The verbs of snapshots at the doors: what they make in one commit, what they refuse, and what nodes hear of deleted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.api_lab import DoorsLab, make_allocation, make_image, make_vm
+
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
+from weft.objects.envelope import Condition, decode_part, set_condition
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, WeftError
+
+ROOT = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path)
+    lab.client.create(make_image())
+    lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.9.0.0/24"}})
+    lab.client.create({"kind": "volume", "name": "data", "spec": {"size": 5 << 20}})
+    spec = {"networks": ["blue:10.9.0.7"], "publish": ["18080:80"], "volumes": ["data"], "user_data": "#!/bin/sh\n"}
+    lab.client.create(make_vm("web", **spec))
+    tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1"))
+    yield lab
+    lab.close()
+
+
+def tell(lab: DoorsLab, key: str, status: msgspec.Struct, *conditions: Condition) -> None:
+    """What the object's controller says of it."""
+    envelope = lab.stored(key)
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode(status))
+    for condition in conditions:
+        set_condition(envelope, condition)
+    lab.put(envelope)
+
+
+def act(lab: DoorsLab, what: str, verb: str, **given: Any) -> dict[str, Any]:
+    kind, name = what.split("/")
+    return lab.client.verb(kind, name, verb, given)
+
+
+def make_ready(lab: DoorsLab, name: str, **more: Any) -> None:
+    web = lab.client.get("vm", "web")
+    spec = {key: value for key, value in web["spec"].items() if key != "user_data"}
+    disks = {**ROOT, "data": SnapshotDisk(key="v1", size=5 << 20, pool="local")}
+    status = SnapshotStatus(
+        phase="Ready", workload_uid=web["uid"], workload_spec=spec, disks=disks, size=7 << 20, node="n1", node_uid="u1"
+    )
+    tell(lab, f"/snapshot/default/{name}", msgspec.structs.replace(status, **more))
+
+
+def test_the_verb_makes_a_snapshot_of_the_vm_that_keeps_its_image(lab: DoorsLab) -> None:
+    made = act(lab, "vm/web", "snapshot", name="before", memory=True)
+    assert (made["kind"], made["name"]) == ("snapshot", "before")
+    assert made["spec"] == {"of": "vm/web", "memory": True, "automatic": "", "image": "tiny"}
+    assert act(lab, "vm/web", "snapshot")["name"].startswith("web-")
+    lab.client.delete("vm", "web")
+    lab.run(lab.store.commit([]))
+    with pytest.raises(WeftError, match="in use"):
+        lab.client.delete("image", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "why"),
+    [
+        (WorkloadStatus(), {}, "it has no disks yet"),
+        (WorkloadStatus(phase="Stopped", node="n1"), {"memory": True}, "it has no memory to keep now"),
+        (WorkloadStatus(phase="Running", node="n1", conversion="c"), {}, "conversion/c"),
+    ],
+)
+def test_a_snapshot_that_makes_no_sense_is_refused_with_the_reason(
+    lab: DoorsLab, status: WorkloadStatus, given: dict[str, Any], why: str
+) -> None:
+    tell(lab, "/vm/default/web", status)
+    with pytest.raises(IllegalTransition, match=why):
+        act(lab, "vm/web", "snapshot", name="a", **given)
+
+
+def test_a_restore_in_place_is_a_change_of_the_vm_and_a_second_one_waits_its_turn(lab: DoorsLab) -> None:
+    act(lab, "vm/web", "snapshot", name="a")
+    with pytest.raises(IllegalTransition, match="snapshot/a is Pending"):
+        act(lab, "vm/web", "restore", snapshot="a")
+    make_ready(lab, "a")
+    with pytest.raises(IllegalTransition, match="the snapshot has none"):
+        act(lab, "vm/web", "restore", snapshot="a", memory=True)
+    changed = act(lab, "vm/web", "restore", snapshot="a")
+    assert changed["spec"]["restore"] == {"snapshot": "a", "generation": changed["generation"]} | (
+        {key: value for key, value in changed["spec"]["restore"].items() if key in ("memory", "keep")}
+    )
+    with pytest.raises(IllegalTransition, match="is being restored") as refused:
+        act(lab, "vm/web", "restore", snapshot="a")
+    assert refused.value.token == "isRestoring"
+    done = Condition("Restored", "True", "Restored", "", 1.0, changed["generation"])
+    tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1"), done)
+    assert act(lab, "vm/web", "restore", snapshot="a")["spec"]["restore"]["generation"] == changed["generation"] + 1
+
+
+def test_a_restore_goes_on_from_the_memory_only_in_the_machine_that_it_is_of(lab: DoorsLab) -> None:
+    act(lab, "vm/web", "snapshot", name="a", memory=True)
+    make_ready(lab, "a", memory=1 << 20)
+    lab.client.patch("vm", "web", {"spec": {"memory": 1 << 30}})
+    with pytest.raises(IllegalTransition, match=r"another machine then \(memory\)"):
+        act(lab, "vm/web", "restore", snapshot="a", memory=True)
+    assert not act(lab, "vm/web", "restore", snapshot="a")["spec"]["restore"].get("memory")
+
+
+def test_a_restore_of_another_vms_snapshot_is_refused_and_one_of_none_is_not_found(lab: DoorsLab) -> None:
+    act(lab, "vm/web", "snapshot", name="a")
+    make_ready(lab, "a", workload_uid="another")
+    with pytest.raises(IllegalTransition, match="an earlier VM of that name"):
+        act(lab, "vm/web", "restore", snapshot="a")
+    with pytest.raises(NotFound, match='snapshot "b" not found'):
+        act(lab, "vm/web", "restore", snapshot="b")
+
+
+def test_nobody_writes_a_restore_by_hand(lab: DoorsLab) -> None:
+    with pytest.raises(InvalidInput, match="only the verb restore"):
+        lab.client.patch("vm", "web", {"spec": {"restore": {"snapshot": "a", "generation": 99}}})
+
+
+def test_a_restore_under_a_new_name_makes_vm_and_volumes_in_one_commit_though_the_old_vm_is_gone(lab: DoorsLab) -> None:
+    act(lab, "vm/web", "snapshot", name="a", memory=True)
+    make_ready(lab, "a", memory=1 << 20)
+    before = lab.revision()
+    made = act(lab, "snapshot/a", "restore", new_name="copy")
+    assert lab.revision() == before + 1
+    spec = made["spec"]
+    assert (made["kind"], made["name"], spec["volumes"]) == ("vm", "copy", ["copy-data"])
+    assert (spec["networks"], spec["publish"], spec["user_data"], spec["disk"]) == (["blue"], [], "", 1 << 30)
+    assert spec["origin"] == {"snapshot": "a", "memory": True}
+    volume = lab.client.get("volume", "copy-data")
+    assert (volume["spec"]["size"], volume["spec"]["origin"]) == (5 << 20, {"snapshot": "a", "disk": "data"})
+    with pytest.raises(WeftError, match="exists already"):
+        act(lab, "snapshot/a", "restore", new_name="copy")
+    without = act(lab, "snapshot/a", "restore", new_name="plain", memory=False)
+    assert not without["spec"]["origin"].get("memory")
+
+
+def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> None:
+    before = lab.revision()
+    twin = act(lab, "vm/web", "clone", new_name="twin")
+    assert lab.revision() == before + 1
+    source = lab.client.get("snapshot", twin["spec"]["origin"]["snapshot"])
+    assert (source["spec"]["automatic"], source["spec"]["memory"], source["spec"]["of"]) == ("clone", True, "vm/web")
+    assert twin["spec"]["volumes"] == ["twin-data"] and twin["spec"]["publish"] == []
+    assert lab.client.get("volume", "twin-data")["spec"]["origin"]["disk"] == "data"
+
+
+def test_a_repeated_clone_is_answered_with_the_twin_that_it_made(lab: DoorsLab) -> None:
+    path = "/v1/projects/default/vms/web:clone"
+    answers = [
+        lab.client.http.request("POST", path, {"new_name": "twin"}, headers={"Idempotency-Key": "k"}).json()
+        for _ in range(2)
+    ]
+    assert answers[0]["uid"] == answers[1]["uid"]
+    assert len(lab.client.list("snapshot").items) == 1
+
+
+def test_ready_snapshots_count_as_disk_of_the_project(lab: DoorsLab) -> None:
+    act(lab, "vm/web", "snapshot", name="a")
+    make_ready(lab, "a", size=10 << 20)
+    lab.client.create({"kind": "quota", "name": "project", "spec": {"disk": 20 << 20}})
+    with pytest.raises(Forbidden, match="disk"):
+        lab.client.create({"kind": "volume", "name": "more", "spec": {"size": 10 << 20}})
+    lab.client.create({"kind": "volume", "name": "less", "spec": {"size": 4 << 20}})
+    with pytest.raises(Forbidden, match="disk"):
+        act(lab, "vm/web", "snapshot", name="b")
+        act(lab, "vm/web", "snapshot", name="c")
+
+
+def test_a_node_hears_which_of_its_snapshots_go_once_none_of_its_guests_needs_them(lab: DoorsLab) -> None:
+    node, other = lab.join("n1"), lab.join("n2")
+    uid = act(lab, "vm/web", "snapshot", name="a")["uid"]
+    make_ready(lab, "a")
+    listed = {"node": {"snapshots": [{"uid": uid, "size": 5}]}}
+    assert node.report(**listed)["remove_snapshots"] == []
+    lab.client.delete("snapshot", "a")
+    place = make_allocation(node, lab.client.get("vm", "web"))
+
+    def desire(**changes: Any) -> None:
+        spec = msgspec.structs.replace(decode_part(place.spec, AllocationSpec), **changes)
+        place.spec = msgspec.Raw(msgspec.json.encode(spec))
+        lab.put(place)
+
+    def removed(of: Any) -> list[str]:
+        for _ in range(50):
+            if found := of.report(**listed)["remove_snapshots"]:
+                return list(found)
+        return []
+
+    desire(snapshots=[AllocatedSnapshot(uid=uid, name="a")])
+    assert not removed(node)
+    desire(snapshots=[], origin=AllocatedOrigin(snapshot=uid, generation=2))
+    assert not removed(node)
+    desire(origin=None)
+    assert removed(node) == [uid]
+    assert other.report(node={"snapshots": []})["remove_snapshots"] == []

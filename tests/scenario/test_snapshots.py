@@ -1,0 +1,311 @@
+"""Snapshots as the deciders see to them: taken by the node of their VM, kept there, gone back to, begun from, removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.controllers_lab import GIB, Lab, PretendNode
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, SnapshotReport
+from weft.kinds.node import NodeSnapshot
+from weft.kinds.parts.snapshot.restored import VmOrigin
+from weft.kinds.snapshot import SnapshotStatus
+from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, merge_part
+
+
+class SnapshotNode(PretendNode):
+    """A node that takes the snapshots that it is asked for, and goes back to them."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.takes = True
+        self.fails = ""
+        self.lists = True  # what it took
+        self.begun_from: dict[str, AllocatedOrigin] = {}  # by workload, the origin that it had when it began
+
+    async def act(self, key: str) -> None:
+        await super().act(key)
+        entry = await self.lab.store.get(key)
+        if entry is None or self.slow:
+            return
+        envelope = decode_envelope(entry.value, entry.revision)
+        spec = decode_part(envelope.spec, AllocationSpec)
+        if spec.origin is not None:
+            self.begun_from[spec.workload.name] = spec.origin
+        report = self.running.get(envelope.uid, AllocationReport())
+        orders = [*spec.snapshots]
+        restores = spec.origin is not None and spec.origin.generation > report.restored
+        if restores and spec.origin is not None and spec.origin.keeps is not None:
+            orders.append(spec.origin.keeps)
+        new = msgspec.structs.replace(report, snapshots=[self._take(one.uid, one.memory) for one in orders])
+        if restores and spec.origin is not None and self.takes:
+            new.restored = spec.origin.generation
+        if new == report:
+            return
+        self.running[envelope.uid] = new
+        taken = [one.uid for one in new.snapshots if one.phase == "ready"]
+        if taken and self.lists:
+            listed = [one for one in self.report.snapshots if one.uid not in taken]
+            listed += [NodeSnapshot(uid=uid, size=5 << 20, memory=1 << 20, pool_id="p") for uid in taken]
+            await self.write_report(snapshots=listed)
+
+        def change(target: Envelope) -> None:
+            target.report = merge_part(target.report, new)
+
+        await self.lab.change(key, change)
+
+    def _take(self, uid: str, memory: bool) -> SnapshotReport:
+        if self.fails:
+            return SnapshotReport(uid=uid, phase="failed", reason="noSpace", message=self.fails)
+        if not self.takes:
+            return SnapshotReport(uid=uid)
+        consistency = "memory" if memory else "crash"
+        return SnapshotReport(
+            uid=uid,
+            phase="ready",
+            consistency=consistency,  # type: ignore[arg-type]
+            disks={"root": 1 * GIB},
+            size=4 << 20,
+            taken_at=self.lab.clock.now(),
+            pool="local",
+            pool_id="p",
+        )
+
+
+async def join(lab: Lab, name: str = "n1") -> SnapshotNode:
+    node = lab.nodes[name] = SnapshotNode(lab, name, epoch=await lab.epoch())
+    await node.join()
+    return node
+
+
+async def take(lab: Lab, name: str, of: str = "vm/web", **spec: Any) -> Envelope:
+    return await lab.put("snapshot", name, {"of": of, **spec}, finalizers=("snapshot",))
+
+
+async def snapshot(lab: Lab, name: str) -> SnapshotStatus:
+    envelope = await lab.get(f"/snapshot/default/{name}")
+    assert envelope is not None
+    return decode_part(envelope.status, SnapshotStatus)
+
+
+async def until(lab: Lab, name: str, phase: str) -> SnapshotStatus:
+    async def there() -> bool:
+        return (await snapshot(lab, name)).phase == phase
+
+    await lab.until(there, 60.0)
+    return await snapshot(lab, name)
+
+
+async def until_restored(lab: Lab, name: str, reason: str) -> Condition:
+    async def there() -> bool:
+        told = (await lab.vm(name)).condition("Restored")
+        return told is not None and told.reason == reason
+
+    await lab.until(there, 60.0)
+    told = (await lab.vm(name)).condition("Restored")
+    assert told is not None
+    return told
+
+
+async def restore(lab: Lab, name: str, source: str, **more: Any) -> None:
+    generation = (await lab.vm(name)).generation + 1
+    await lab.wish(name, restore={"snapshot": source, "generation": generation, **more})
+
+
+@pytest.mark.parametrize("memory", [False, True])
+async def test_a_snapshot_is_taken_by_the_node_of_its_vm_and_says_where_it_lies(tmp_path: Path, memory: bool) -> None:
+    async with Lab(tmp_path) as lab:
+        await join(lab)
+        vm = await lab.put_vm("web", user_data="#!/bin/sh\necho secret")
+        await lab.until_phase("web", "Running")
+        await take(lab, "before", memory=memory)
+        status = await until(lab, "before", "Ready")
+        assert (status.node, status.consistency, status.workload_uid) == ("n1", "memory" if memory else "crash", vm.uid)
+        assert status.disks["root"].size == 1 * GIB and status.taken_at is not None
+        assert status.workload_spec["image"] == "tiny" and "secret" not in str(status.workload_spec)
+        await lab.pass_time(2.0)
+        assert (await snapshot(lab, "before")).size == 5 << 20  # the node's own word
+        assert [allocation.snapshots for allocation in await lab.allocations()] == [[]]
+        await take(lab, "after")
+        assert (await until(lab, "after", "Ready")).parent == "before"
+
+
+async def test_of_two_snapshots_of_a_vm_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        node.takes = False
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Taking")
+        await take(lab, "b")
+        await lab.pass_time(2.0)
+        waits = await snapshot(lab, "b")
+        assert (waits.phase, waits.reason) == ("Pending", "isTaking") and "snapshot/a" in waits.message
+        node.takes = True
+        await node.act((await lab.every("allocation"))[0].key)
+        await until(lab, "a", "Ready")
+        await until(lab, "b", "Ready")
+
+
+async def test_a_snapshot_that_its_node_can_not_take_fails_with_the_nodes_reason(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        node.fails = "the pool is full"
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        failed = await until(lab, "a", "Failed")
+        assert (failed.reason, failed.message) == ("noSpace", "the pool is full")
+        assert [allocation.snapshots for allocation in await lab.allocations()] == [[]]
+        await lab.delete("/snapshot/default/a")
+        await lab.until_gone("/snapshot/default/a")
+
+
+async def test_a_snapshot_of_a_vm_without_a_place_waits_and_of_none_fails(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.put_vm("web")
+        await take(lab, "a")
+        await lab.pass_time(2.0)
+        waits = await snapshot(lab, "a")
+        assert (waits.phase, waits.reason) == ("Pending", "noPlace")
+        await lab.delete("/vm/default/web")
+        assert (await until(lab, "a", "Failed")).reason == "vmGone"
+
+
+async def test_a_snapshot_outlives_its_vm_and_goes_once_its_node_lists_it_no_more(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        await lab.pass_time(2.0)
+        assert (await snapshot(lab, "a")).phase == "Ready"
+        await lab.delete("/snapshot/default/a")
+        await lab.pass_time(2.0)
+        status = await snapshot(lab, "a")
+        assert status.phase == "Deleting" and "n1 still has" in status.message
+        await node.write_report(snapshots=[])
+        await lab.until_gone("/snapshot/default/a")
+
+
+async def test_a_snapshot_whose_data_its_node_has_lost_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await lab.pass_time(2.0)
+        kept = node.report.snapshots
+        await node.write_report(snapshots=[])
+        assert (await until(lab, "a", "Failed")).reason == "dataGone"
+        await node.write_report(snapshots=kept)
+        await until(lab, "a", "Ready")
+
+
+async def test_a_restore_in_place_keeps_what_stood_there(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        made = await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await restore(lab, "web", "a")
+        told = await until_restored(lab, "web", "Restored")
+        assert told.status == "True"
+        [place] = await lab.allocations()
+        assert place.origin is not None and place.origin.snapshot == made.uid and place.origin.disks == {"root": "root"}
+        [kept] = [one for one in await lab.every("snapshot") if one.name != "a"]
+        assert kept.name.startswith("web-before-")
+        await until(lab, kept.name, "Ready")
+        await restore(lab, "web", "a", keep=False)
+        await lab.pass_time(2.0)
+        assert len(await lab.every("snapshot")) == 2
+
+
+async def test_a_restore_waits_for_the_snapshot_that_is_being_taken(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        node.takes = False
+        await take(lab, "b")
+        await until(lab, "b", "Taking")
+        await restore(lab, "web", "a")
+        await until_restored(lab, "web", "TakingSnapshot")
+        assert [one.origin for one in await lab.allocations()] == [None]
+        node.takes = True
+        await node.act((await lab.every("allocation"))[0].key)
+        await until_restored(lab, "web", "Restored")
+
+
+async def test_a_restore_of_a_snapshot_that_is_gone_is_given_up_and_never_comes_back(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await restore(lab, "web", "a")
+        await until_restored(lab, "web", "SnapshotGone")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await lab.pass_time(2.0)
+        assert [one.origin for one in await lab.allocations()] == [None]
+
+
+async def test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where_it_lies(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        node.takes = False
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        made = await take(lab, "a", memory=True, automatic="clone")
+        await lab.put_vm("twin", origin=VmOrigin(snapshot="a", memory=True))
+        other = await join(lab, "n2")
+        await lab.pass_time(2.0)
+        placed = await lab.placed("twin")
+        assert placed is not None and placed.reason == "snapshotNotReady"
+        node.takes = True
+        await node.act(next(one.key for one in await lab.every("allocation")))
+        await lab.until_phase("twin", "Running")
+        origin = node.begun_from["twin"]
+        assert "twin" not in other.begun_from
+        assert (origin.snapshot, origin.generation, origin.memory, origin.identity) == (made.uid, 0, True, True)
+        # It was made for the twin, which has begun.
+        await lab.pass_time(2.0)
+        assert (await snapshot(lab, "a")).phase == "Deleting"
+        await node.write_report(snapshots=[])
+        await lab.until_gone("/snapshot/default/a")
+
+
+async def test_a_vm_that_begins_from_a_lost_snapshot_says_what_is_missing(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("twin", origin=VmOrigin(snapshot="a"))
+        await lab.pass_time(2.0)
+        placed = await lab.placed("twin")
+        assert placed is not None and (placed.reason, "snapshot/a" in placed.message) == ("snapshotMissing", True)
+
+
+async def test_snapshots_that_no_object_explains_stay_and_are_told(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(snapshots=[NodeSnapshot(uid="u1", size=5)])
+        await lab.pass_time(2.0)
+        envelope = await lab.get("/node/-/n1")
+        told = envelope.condition("Snapshots") if envelope is not None else None
+        assert told is not None and told.status == "False" and "u1" in told.message
+        await node.write_report(snapshots=[])
+        await lab.pass_time(2.0)
+        envelope = await lab.get("/node/-/n1")
+        told = envelope.condition("Snapshots") if envelope is not None else None
+        assert told is not None and told.status == "True"
