@@ -182,12 +182,53 @@ static inline void grow(int disk, int root, const char *device) {
     if (ioctl(root, EXT4_IOC_RESIZE_FS, &blocks) != 0) log_failure("grow", device);
 }
 
-/* weft.hostname on the kernel's command line, or that. */
-static inline void set_hostname(const char *otherwise) {
-    char line[4096], name[65];
-    snprintf(name, sizeof name, "%s", otherwise);
+/* NAME=VALUE on the kernel's command line; "" if there is none. */
+static inline void read_kernel_word(const char *name, char *value, size_t size) {
+    char line[4096];
+    size_t length = strlen(name);
+    *value = 0;
     read_file("/proc/cmdline", line, sizeof line);
     for (char *word = strtok(line, " \n"); word; word = strtok(NULL, " \n"))
-        if (strncmp(word, "weft.hostname=", 14) == 0) snprintf(name, sizeof name, "%.64s", word + 14);
+        if (strncmp(word, name, length) == 0 && word[length] == '=') snprintf(value, size, "%s", word + length + 1);
+}
+
+/* weft.hostname on the kernel's command line, or that. */
+static inline void set_hostname(const char *otherwise) {
+    char name[65];
+    read_kernel_word("weft.hostname", name, sizeof name);
+    if (!*name) snprintf(name, sizeof name, "%s", otherwise);
     if (*name && sethostname(name, strlen(name)) != 0) log_failure("hostname", name);
+}
+
+/* systemd's, and D-Bus's where that has a file of its own. */
+static inline int write_machine_id(const char *id) {
+    char line[40];
+    struct stat other;
+    snprintf(line, sizeof line, "%.32s\n", id);
+    int fine = write_file("/etc/machine-id", line, strlen(line));
+    if (lstat("/var/lib/dbus/machine-id", &other) == 0 && S_ISREG(other.st_mode))
+        fine = write_file("/var/lib/dbus/machine-id", line, strlen(line)) && fine;
+    return fine;
+}
+
+/* A root that was copied, at its first start as another machine, which weft.identity on the kernel's command line names: what must not be
+ * anybody's twin goes before anything of it starts; the system makes it anew. */
+static inline void become_oneself(void) {
+    char id[33], known[33], name[65], line[66];
+    read_kernel_word("weft.identity", id, sizeof id);
+    read_file("/etc/machine-id", known, sizeof known);
+    if (!*id || strcmp(id, known) == 0) return;
+    DIR *keys = opendir("/etc/ssh");
+    for (struct dirent *entry; keys && (entry = readdir(keys));) {
+        char path[300];
+        snprintf(path, sizeof path, "/etc/ssh/%s", entry->d_name);
+        if (strncmp(entry->d_name, "ssh_host_", 9) == 0 && unlink(path) != 0) log_failure("remove", path);
+    }
+    if (keys) closedir(keys);
+    unlink("/var/lib/systemd/random-seed");
+    read_kernel_word("weft.hostname", name, sizeof name);
+    snprintf(line, sizeof line, "%s\n", name);
+    if (*name && !write_file("/etc/hostname", line, strlen(line))) log_failure("hostname", name);
+    if (!write_machine_id(id)) log_failure("machine-id", id); /* last: it says that the rest is done */
+    sync();
 }

@@ -33,13 +33,18 @@
  *                PID 1 writes it into a file, RUNS ENDS CODE, and signals; that file is gone once the host has its content
  *   'O' POWER    to the guest: u8 1 power off, 2 reboot
  *   'T' TIME     to the guest: nanoseconds u64 since 1970: set the clock (it stood still while the guest was suspended)
+ *   'F' FREEZE   to the guest: u32 milliseconds: freeze the disks' file systems for at most so long; 0: let them go. To the host:
+ *                channel 0: they are frozen, u32 how many, or were until now, u32 for how many milliseconds; channel 1: not, or
+ *                not until now, u32 errno. They go by themselves when their time is up or the host has gone (see freeze.h)
+ *   'I' IDENTITY to the guest: what makes it another machine than the one whose memory it has (see identity.h). To the host: u32,
+ *                a bit for each thing that failed
  *
  * A session ends with its command: what the pipes held at that moment is still sent, but children that live on in the
  * background and keep them open are not waited for.
  */
 #include "command.h"
-
-#include <poll.h>
+#include "freeze.h"
+#include "identity.h"
 
 static const char *process_file = "/run/weft/process";
 static unsigned process_runs, process_report[2]; /* ends, code */
@@ -79,6 +84,7 @@ static void answer_hello(const unsigned char *nonce, int knows_names) {
     at += strlen(at) + 1;
     strcpy(at, run_id);
     part_with_host(knows_names);
+    let_thaw();
     out_start = out_length = 0;
     synced = 1;
     send_frame('H', 0, 0, payload, at + strlen(at) + 1 - payload);
@@ -127,14 +133,15 @@ static void obey(const unsigned char *frame, size_t length) {
         if (length == 1 && payload[0] == 1) run_power("poweroff");
         if (length == 1 && payload[0] == 2) run_power("reboot");
         return;
-    case 'T': {
-        uint64_t nanoseconds;
-        if (length != 8) return;
-        memcpy(&nanoseconds, payload, 8);
-        struct timespec now = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
-        clock_settime(CLOCK_REALTIME, &now);
+    case 'T':
+        if (length == 8) set_clock(payload);
         return;
-    }
+    case 'F':
+        if (length == 4 && id) number ? freeze_file_systems(id, number) : thaw_file_systems(id);
+        return;
+    case 'I':
+        if (id) renew(id, payload, length);
+        return;
     }
     if (!s || !(s->pid || s->ended)) return;
     switch (frame[0]) {
@@ -244,17 +251,19 @@ int main(int argc, char **argv) {
     read_process();
 
     for (long away_since = 0;;) {
-        struct pollfd polled[2 + 3 * SESSIONS];
-        struct { struct session *session; int channel; } whose[2 + 3 * SESSIONS];
-        int count = 2, timeout = -1;
+        struct pollfd polled[3 + 3 * SESSIONS];
+        struct { struct session *session; int channel; } whose[3 + 3 * SESSIONS];
+        int count = 3, timeout = renewal.script ? 1000 : -1;
         polled[0] = (struct pollfd){signals, POLLIN, 0};
         polled[1] = (struct pollfd){port, POLLIN | (out_length ? POLLOUT : 0), 0};
+        polled[2] = (struct pollfd){freezer.fd, POLLIN, 0};
         if (is_port && poll(&polled[1], 1, 0) > 0 && (polled[1].revents & POLLHUP)) {
             /* Nobody is there. The driver tells of comings and goings late, after data of the next host may have come: so
              * only who stays away has left his sessions behind. Its signal wakes us when someone comes. */
             if (!away_since) away_since = milliseconds();
             else if (synced && milliseconds() - away_since > PATIENCE) {
                 part_with_host(1);
+                let_thaw();
                 synced = 0;
             }
             if (!synced) out_start = out_length = 0;
@@ -284,12 +293,14 @@ int main(int argc, char **argv) {
         struct signalfd_siginfo signalled;
         while (read(signals, &signalled, sizeof signalled) > 0)
             if (signalled.ssi_signo == SIGUSR1) read_process();
-        for (int i = 2; i < count; i++) {
+        for (int i = 3; i < count; i++) {
             if (!polled[i].revents) continue;
             if (whose[i].channel) read_output(whose[i].session, whose[i].channel);
             else write_stdin(whose[i].session);
         }
         reap();
+        end_late_renewal();
+        if (polled[2].revents) hear_freezer();
         if (polled[1].revents & (POLLIN | POLLHUP | POLLERR)) read_port();
         if (out_length && polled[1].fd >= 0) write_port();
         if (process_untold && synced && !out_length) unlink(taken_file()), process_untold = 0;

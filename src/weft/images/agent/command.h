@@ -1,5 +1,6 @@
 /* One session's command: how it begins, its input and output, how its end is reported. */
 #pragma once
+#include "identity.h"
 #include "session.h"
 
 #include <pty.h>
@@ -171,7 +172,8 @@ static void read_output(struct session *s, int channel) {
 
 static void reap(void) {
     int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        take_renewal_end(pid, status);
         for (int i = 0; i < SESSIONS; i++) {
             struct session *s = sessions[i];
             if (!s || s->pid != pid || s->ended) continue;
@@ -182,6 +184,7 @@ static void reap(void) {
                     s->left[channel] = held;
             }
         }
+    }
 }
 
 /* Tells the exit once the command has ended and all that counts was sent. Returns whether nothing is left to do; one with a

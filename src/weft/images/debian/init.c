@@ -18,6 +18,7 @@ int main(void) {
     await_labelled(ROOT_LABEL, "/root", device, sizeof device);
     set_hostname("");
     enter_root("/root");
+    become_oneself();
     execl("/sbin/init", "/sbin/init", NULL);
     log_failure("program", "/sbin/init");
     for (;;) pause(); /* a kernel without PID 1 panics, and nobody could read why */

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT_LABEL = "debian-root"
 STAGES = "usr/local/lib/weft/cloud-init-stages"
+RENEWED = "usr/local/lib/weft/renewed"  # weft's agent runs it
 _RUN_STAGES = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 /{STAGES}"
 
 MASKED = (
@@ -87,6 +88,7 @@ FILES = {
         "[Service]\nType=oneshot\nExecStart=/bin/true\nRemainAfterExit=yes\n"
     ),
     STAGES: Path(__file__).with_name("stages.py").read_text(),
+    RENEWED: Path(__file__).with_name("renewed").read_text(),
     "etc/systemd/system/cloud-init-local.service.d/stages.conf": f"{_RUN_STAGES} 'init --local' init\n",
     "etc/systemd/system/cloud-config.service.d/stages.conf": "[Service]\nExecStart=\nExecStart=/bin/true\n",
     "etc/systemd/system/cloud-final.service.d/stages.conf": (

@@ -127,7 +127,7 @@ def write_disk(tree: Path, agent: Path, target: Path, work: Path) -> None:
 def lay_out_root(root: Path, agent: Path) -> None:
     """The files of the root, except kernel modules."""
     for folder in ("bin", "dev", "etc", "lib/modules", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr",
-                   "usr/local/bin", "var/lib/weft", "var/log", "var/tmp", "www"):  # fmt: skip
+                   "usr/local/bin", "usr/local/lib/weft", "var/lib/weft", "var/log", "var/tmp", "www"):  # fmt: skip
         (root / folder).mkdir(parents=True, exist_ok=True)
     for link, aim in (("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin"), ("var/run", "../run")):
         (root / link).symlink_to(aim)
@@ -153,9 +153,10 @@ def lay_out_root(root: Path, agent: Path) -> None:
         (root / name).write_text(text)
     for name in ("rc", "hotplug", "udhcpc.script"):
         shutil.copy(SOURCES / name, root / "etc" / name)
+    shutil.copy(SOURCES / "renewed", root / "usr/local/lib/weft/renewed")
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            program = path.parent.name == "bin" or path.name in ("rc", "hotplug", "udhcpc.script")
+            program = path.parent.name == "bin" or path.name in ("rc", "hotplug", "udhcpc.script", "renewed")
             path.chmod(0o755 if program else 0o644)
 
 

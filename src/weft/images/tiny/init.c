@@ -88,6 +88,7 @@ int main(void) {
     await_labelled(ROOT_LABEL, "/root", root_device, sizeof root_device);
     enter_root("/root");
     set_hostname("tiny");
+    become_oneself();
     mount_on("pts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666");
 
     static const int handled_signals[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, 0};
