@@ -7,7 +7,6 @@ record has the result, so the driver after a crash knows by the record alone whi
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,13 +14,13 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.disk_relocation import RelocationFacts
-from weft.contracts.driver.runtime import GuestDisk
-from weft.drivers.runtime.qemu.devices.block_nodes import find_node
-from weft.drivers.runtime.qemu.devices.ids import base_name, describe_disk, disk_name, node_names
+from weft.contracts.driver.runtime import GuestDisk, GuestPlan
+from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_node, list_nodes
+from weft.drivers.runtime.qemu.devices.ids import describe_disk, free_node
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_disk
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.migration.commands import run_on
+from weft.drivers.runtime.qemu.migration.commands import check_stays, run_on
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.record import RelocationRecord
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
@@ -29,7 +28,6 @@ from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unava
 PIVOT_SECONDS = 20.0
 CANCEL_SECONDS = 30.0
 _LOOK_SECONDS = 0.002
-_FDSET = re.compile(r"/dev/fdset/(\d+)")
 
 
 class QemuRelocations:
@@ -46,19 +44,17 @@ class QemuRelocations:
             record, name = guest.record, guest.record.plan.name
             if not guest.running or record.stopping:
                 raise IllegalTransition(f"vm/{name} is not running, so its disk can't be relocated live")
-            if guest.migrating:
-                raise IllegalTransition(f"vm/{name} is migrating", hint="wait for the migration to end, or cancel it")
+            check_stays(guest)
             former = record.relocation
             qmp = guest.monitor()
             if former is not None and former.key == key and await _find_job(qmp, former) is not None:
                 return
             there = await find_node(qmp, disk.serial)
-            node = next(name for name in node_names(disk.serial) if name != there)
-            record.relocation = RelocationRecord(key, disk, node=node)
+            record.relocation = RelocationRecord(key, disk, node=free_node(disk.serial, await list_nodes(qmp)))
             await guest.save_record()
             try:
                 await _drop(guest, record.relocation, self._clock)
-                await _begin_copy(qmp, there, record.relocation, bytes_per_second)
+                await _begin_copy(qmp, there, record.relocation, bytes_per_second, _choose_extent(record.plan, disk))
             except (QmpError, DriverFailed) as problem:
                 record.relocation = None
                 await guest.save_record()
@@ -163,7 +159,13 @@ class QemuRelocations:
                     await guest.save_record()
 
 
-async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_second: int) -> None:
+def _choose_extent(plan: GuestPlan, there: GuestDisk) -> str:
+    """How much of the disk is copied: its own file where what that stands on is there too, else all of it."""
+    stands = any(disk.layers for disk in plan.disks if disk.serial == there.serial)
+    return "top" if there.base and not stands else "full"
+
+
+async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_second: int, extent: str) -> None:
     disk = wanted.disk
     with open_inherited_fds(plan_disk(disk)) as fds:
         sets = {}
@@ -171,7 +173,7 @@ async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_
             sets[what] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
     try:
         files = {what: f"/dev/fdset/{number}" for what, number in sets.items()}
-        node = describe_disk(disk, files[disk_name(disk)], files.get(base_name(disk)))
+        node = describe_disk(disk, files)
         await qmp.execute("blockdev-add", **{**node, "node-name": wanted.node})
     finally:  # QEMU has its own by now
         for number in sets.values():
@@ -180,7 +182,7 @@ async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_
     how: dict[str, Any] = {"job-id": wanted.job, "copy-mode": "write-blocking", "auto-dismiss": False}
     if bytes_per_second:
         how["speed"] = bytes_per_second
-    await qmp.execute("blockdev-mirror", device=there, target=wanted.node, sync="top" if disk.base else "full", **how)
+    await qmp.execute("blockdev-mirror", device=there, target=wanted.node, sync=extent, **how)
 
 
 async def _find_job(qmp: Qmp, wanted: RelocationRecord) -> dict[str, Any] | None:
@@ -204,19 +206,4 @@ async def _drop(guest: Guest, wanted: RelocationRecord, clock: Clock) -> None:
         if clock.elapsed() > deadline:
             raise DriverFailed(f"vm/{guest.record.plan.name}: the copy of a disk doesn't stop")
         await clock.sleep(_LOOK_SECONDS)
-    now = await find_node(qmp, wanted.disk.serial)
-    for name in node_names(wanted.disk.serial):
-        file = await _file_of(qmp, name)
-        if name == now or file is None:
-            continue
-        gone: dict[str, Any] = {"node-name": name}
-        await qmp.execute("blockdev-del", **gone)
-        for number in _FDSET.findall(file):  # what it was started with stays open else, and its space used
-            with contextlib.suppress(QmpError):
-                await qmp.execute("remove-fd", **{"fdset-id": int(number)})
-
-
-async def _file_of(qmp: Qmp, node: str) -> str | None:
-    """What QEMU calls the file of a block node; None: there is no such node."""
-    nodes = await qmp.execute("query-named-block-nodes", flat=True)
-    return next((str(one["image"]["filename"]) for one in nodes if one["node-name"] == node), None)
+    await drop_nodes(qmp, wanted.disk.serial, keep=await find_node(qmp, wanted.disk.serial))

@@ -16,13 +16,12 @@ import msgspec
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.runtime.qemu.command_line import device_words, file_words, kernel_words, node_words, start_words
 from weft.drivers.runtime.qemu.devices.ids import (
-    base_name,
     describe_disk,
     disk_id,
-    disk_name,
     disk_node,
     disk_properties,
     fdset,
+    file_names,
     nic_id,
     nic_name,
     nic_properties,
@@ -215,6 +214,8 @@ def _boot(plan: GuestPlan, frame: Frame, facts: Facts, fds: Mapping[str, int]) -
         if frame.pluggable_bytes:
             words.append(_GROWING_CMDLINE)
         words.append(f"weft.hostname={plan.hostname or plan.name}")
+        if plan.identity is not None:
+            words.append(f"weft.identity={plan.identity.machine_id}")
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
         # end of the initial RAM disk.
         firmware = [] if plan.devices else ["-bios", "qboot.rom"]  # qboot gives devices behind ports no addresses
@@ -286,9 +287,9 @@ def _size(frame: Frame) -> list[str]:
 
 
 def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, fds: Mapping[str, int]) -> list[str]:
-    own, base = fds[disk_name(disk)], fds.get(base_name(disk))
-    words = [*file_words(own), *(file_words(base) if base is not None else [])]
-    words += node_words(describe_disk(disk, fdset(own), fdset(base) if base is not None else None))
+    files = {name: fds[name] for name in file_names(disk)}
+    words = [word for descriptor in files.values() for word in file_words(descriptor)]
+    words += node_words(describe_disk(disk, {name: fdset(descriptor) for name, descriptor in files.items()}))
     # A disk put into the drive is there to be booted.
     turn = 0 if disk.cdrom else plan.disks.index(disk) + 1
     more = {"bootindex": str(turn)} if isinstance(plan.boot, BootDisk) else {}

@@ -1,9 +1,16 @@
-"""Which of QEMU's block nodes a disk is now: the one it was started with, or the one it was relocated to since."""
+"""Which of QEMU's block nodes a disk is now: the one it was started with, one it was relocated to since, or one that a snapshot put
+over it; and how those go that it no longer is."""
 
 from __future__ import annotations
 
-from weft.drivers.runtime.qemu.devices.ids import DISK_ID, disk_node
-from weft.drivers.runtime.qemu.qmp import Qmp
+import contextlib
+import re
+from typing import Any
+
+from weft.drivers.runtime.qemu.devices.ids import DISK_ID, disk_node, find_serial
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+
+_FDSET = re.compile(r"/dev/fdset/(\d+)")
 
 
 async def find_nodes(qmp: Qmp) -> dict[str, str]:
@@ -19,3 +26,30 @@ async def find_nodes(qmp: Qmp) -> dict[str, str]:
 async def find_node(qmp: Qmp, serial: str) -> str:
     """The node of a disk; what it would be started with, if it isn't plugged in."""
     return (await find_nodes(qmp)).get(serial, disk_node(serial))
+
+
+async def list_nodes(qmp: Qmp) -> dict[str, dict[str, Any]]:
+    """All nodes that there are, by name, as QEMU describes them."""
+    return {str(node["node-name"]): node for node in await qmp.execute("query-named-block-nodes", flat=True)}
+
+
+def find_fdsets(node: dict[str, Any]) -> list[int]:
+    """The sets of descriptors through which QEMU has opened a node's files: those below it first, its own last."""
+    return [int(number) for number in _FDSET.findall(str(node["image"]["filename"]))]
+
+
+async def drop_nodes(qmp: Qmp, serial: str, keep: str = "") -> None:
+    """Close the nodes of a disk but ``keep`` and what that stands on, and the files that QEMU was given for them."""
+    nodes = {name: node for name, node in (await list_nodes(qmp)).items() if find_serial(name) == serial}
+    nodes.pop(keep, None)
+    closed = True
+    while closed:  # what stands on others goes before them
+        closed = False
+        for name in list(nodes):
+            gone: dict[str, Any] = {"node-name": name}
+            with contextlib.suppress(QmpError):  # it is in use
+                await qmp.execute("blockdev-del", **gone)
+                closed = True
+                for number in find_fdsets(nodes.pop(name)):  # it stays open else, and its space used
+                    with contextlib.suppress(QmpError):
+                        await qmp.execute("remove-fd", **{"fdset-id": number})

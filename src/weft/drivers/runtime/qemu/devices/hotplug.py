@@ -14,21 +14,20 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.devices.block_nodes import find_node
+from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_node, list_nodes
 from weft.drivers.runtime.qemu.devices.ids import (
     DISK_ID,
     NIC_ID,
-    base_name,
     describe_disk,
     disk_id,
-    disk_name,
+    disk_node,
     disk_properties,
+    find_serial,
     is_movable,
     nic_backend,
     nic_id,
     nic_name,
     nic_properties,
-    node_names,
 )
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_disk, plan_nic
 from weft.drivers.runtime.qemu.machine_shape import BLOCK_BYTES, Frame
@@ -106,15 +105,14 @@ async def _change_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
     there = await _devices(qmp, (DISK_ID,))
     for device in [device for device in there if device not in wanted]:
         await _unplug(qmp, plan, device)
-    nodes = {node["node-name"]: node for node in await qmp.execute("query-named-block-nodes", flat=True)}
-    known = {name for disk in plan.disks for name in node_names(disk.serial)}
-    for name in nodes:  # also one whose device had gone already
-        if name.startswith(node_names("")) and name not in known:
-            await _execute(qmp, "blockdev-del", {"node-name": name})
+    nodes = await list_nodes(qmp)
+    known = {disk.serial for disk in plan.disks}
+    for serial in {serial for name in nodes if (serial := find_serial(name)) is not None} - known:
+        await drop_nodes(qmp, serial)  # also of one whose device had gone already
     for device, disk in wanted.items():
         if device not in there and is_movable(plan, disk):
-            if not set(node_names(disk.serial)) & nodes.keys():
-                await _open_disk(qmp, disk)
+            await drop_nodes(qmp, disk.serial)  # left by a driver that died
+            await _open_disk(qmp, disk)
             await _plug(qmp, frame, "virtio-blk-pci", disk_properties(disk), plan)
         elif disk.size_bytes > nodes[await find_node(qmp, disk.serial)]["image"]["virtual-size"]:
             await _resize(qmp, disk)
@@ -127,20 +125,14 @@ async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
             sets[name] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
     names = {name: f"/dev/fdset/{number}" for name, number in sets.items()}
     try:
-        node = describe_disk(disk, names[disk_name(disk)], names.get(base_name(disk)))
+        node = describe_disk(disk, names)
         await qmp.execute("blockdev-add", **node)
-        if disk.size_bytes > (await _node(qmp, disk))["image"]["virtual-size"]:
+        if disk.size_bytes > (await list_nodes(qmp))[disk_node(disk.serial)]["image"]["virtual-size"]:
             await _resize(qmp, disk)
     finally:  # QEMU has its own by now
         for number in sets.values():
             with contextlib.suppress(QmpError):
                 await _execute(qmp, "remove-fd", {"fdset-id": number})
-
-
-async def _node(qmp: Qmp, disk: GuestDisk) -> dict[str, Any]:
-    nodes = await qmp.execute("query-named-block-nodes", flat=True)
-    name = await find_node(qmp, disk.serial)
-    return next(node for node in nodes if node["node-name"] == name)
 
 
 async def _resize(qmp: Qmp, disk: GuestDisk) -> None:

@@ -5,11 +5,15 @@ A device's id says what it is (the disk's serial, the NIC's MAC), so that a driv
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Container, Mapping
 from typing import Any
 
 from weft.contracts.driver.runtime import GuestDisk, GuestNic, GuestPlan
 
 DISK_ID, NIC_ID = "blk-", "nic-"
+_NODE = re.compile(r"(?:disk|alt|top[0-9]+)-(.+)")
 
 
 def disk_name(disk: GuestDisk) -> str:
@@ -22,6 +26,17 @@ def base_name(disk: GuestDisk) -> str:
     return f"base of {disk.serial}"
 
 
+def layer_name(disk: GuestDisk, number: int) -> str:
+    """The same for one of its layers, the lowest of which is 0."""
+    return f"layer {number} of {disk.serial}"
+
+
+def file_names(disk: GuestDisk) -> list[str]:
+    """Those of all its files."""
+    base = [base_name(disk)] if disk.base is not None else []
+    return [disk_name(disk), *base, *(layer_name(disk, number) for number in range(len(disk.layers)))]
+
+
 def nic_name(nic: GuestNic) -> str:
     """The same for a NIC's tap."""
     return f"tap {nic.ifname}"
@@ -32,9 +47,17 @@ def disk_node(serial: str) -> str:
     return f"disk-{serial}"
 
 
-def node_names(serial: str) -> tuple[str, str]:
-    """The names that a disk's block node may have: a node can't be named anew, so what a disk is relocated to takes the other."""
-    return disk_node(serial), f"alt-{serial}"
+def free_node(serial: str, taken: Container[str]) -> str:
+    """A name for one more block node of the disk: a node can't be named anew, so what comes into its place, or over it, takes one
+    that is free."""
+    more = (f"top{number}-{serial}" for number in itertools.count(1))
+    return next(name for name in itertools.chain((disk_node(serial), f"alt-{serial}"), more) if name not in taken)
+
+
+def find_serial(node: str) -> str | None:
+    """Of the disk that a block node is or was the top of; None for any other node."""
+    match = _NODE.fullmatch(node)
+    return match and match[1]
 
 
 def disk_id(disk: GuestDisk) -> str:
@@ -60,21 +83,21 @@ def fdset(number: int) -> str:
     return f"/dev/fdset/{number}"
 
 
-def describe_disk(disk: GuestDisk, file: str, base_file: str | None) -> dict[str, Any]:
-    """The block node of a disk. It always names the backing file, so QEMU doesn't read that from the disk's header."""
-    node: dict[str, Any] = {
-        "driver": disk.format,
-        "node-name": disk_node(disk.serial),
-        "discard": "unmap",
-        "read-only": disk.read_only,
-        "file": {"driver": "file", "filename": file},
-    }
-    if disk.format == "qcow2":
-        node["backing"] = None
-    if base_file is not None:
-        base = {"driver": disk.base_format, "file": {"driver": "file", "filename": base_file}, "read-only": True}
-        node["backing"] = base | ({"backing": None} if disk.base_format == "qcow2" else {})
-    return node
+def describe_disk(disk: GuestDisk, files: Mapping[str, str]) -> dict[str, Any]:
+    """The block node of a disk. ``files``: what QEMU calls its files, by their names here. Each says what it stands on, so QEMU
+    doesn't read that from a header."""
+    below = [(base_name(disk), disk.base_format)] if disk.base is not None else []
+    below += [(layer_name(disk, number), layer.format) for number, layer in enumerate(disk.layers)]
+    backing: dict[str, Any] | None = None
+    for name, format_ in below:
+        backing = _stand(format_, files[name], backing) | {"read-only": True}
+    more = {"node-name": disk_node(disk.serial), "discard": "unmap", "read-only": disk.read_only}
+    return _stand(disk.format, files[disk_name(disk)], backing) | more
+
+
+def _stand(format_: str, file: str, backing: dict[str, Any] | None) -> dict[str, Any]:
+    node: dict[str, Any] = {"driver": format_, "file": {"driver": "file", "filename": file}}
+    return node | {"backing": backing} if format_ == "qcow2" else node
 
 
 def disk_properties(disk: GuestDisk) -> dict[str, str | int]:

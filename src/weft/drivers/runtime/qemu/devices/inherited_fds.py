@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.devices.ids import base_name, disk_name, nic_name
+from weft.drivers.runtime.qemu.devices.ids import file_names, nic_name
 from weft.drivers.runtime.qemu.translate import GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed
 
@@ -61,8 +61,10 @@ def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
 
 
 def plan_disk(disk: GuestDisk) -> list[InheritedFd]:
-    planned = [InheritedFd(disk_name(disk), "read" if disk.read_only else "write", disk.path)]
-    return planned if disk.base is None else [*planned, InheritedFd(base_name(disk), "read", disk.base)]
+    own, *below = file_names(disk)
+    paths = [*([] if disk.base is None else [disk.base]), *(layer.path for layer in disk.layers)]
+    planned = [InheritedFd(own, "read" if disk.read_only else "write", disk.path)]
+    return planned + [InheritedFd(name, "read", path) for name, path in zip(below, paths, strict=True)]
 
 
 def plan_nic(nic: GuestNic) -> InheritedFd:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+from weft.contracts.driver.layers import MOST_LAYERS
 from weft.contracts.driver.runtime import GuestPlan
 from weft.objects.errors import DriverFailed
 
@@ -16,6 +17,7 @@ FIRST_USER, USERS = 0x7000_0000, 1 << 27
 FIRST_SCARCE_USER, FEWEST_USERS = 20_000, 10_000
 OPEN_FILES = 1024
 LOCKED_HEADROOM_BYTES = 1 << 30
+OPEN_FILES_PER_LAYER = 4  # as the disk's own file, read again when it became a layer, and each of them also in its set
 OPEN_FILES_PER_CPU = 32  # with KVM each CPU has a descriptor, and queues of its own in every disk
 
 # A shell enters the groups, and what it becomes never had more rights than QEMU has: so each thread and page counts.
@@ -50,7 +52,7 @@ def choose_user(guest_id: str, users: tuple[int, int]) -> int:
 
 
 def choose_open_files(plan: GuestPlan) -> int:
-    return OPEN_FILES + OPEN_FILES_PER_CPU * plan.vcpus
+    return OPEN_FILES + OPEN_FILES_PER_CPU * plan.vcpus + OPEN_FILES_PER_LAYER * MOST_LAYERS * len(plan.disks)
 
 
 def choose_locked_bytes(plan: GuestPlan, most_memory_bytes: int) -> int:
