@@ -29,6 +29,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     encode_name,
     encode_request,
 )
+from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSION, Question
 from weft.drivers.runtime.qemu.guest_agent.session import STANDING_SECONDS, GuestSession, session_lost
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
@@ -62,7 +63,7 @@ class GuestChannel(asyncio.Protocol):
         self.unread, self.guest = unread or Unread(), guest or self
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(b"")
-        self._sessions: dict[int, GuestSession] = {}
+        self._sessions: dict[int, GuestSession | Question] = {}
         self._last_session = 0
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -72,6 +73,27 @@ class GuestChannel(asyncio.Protocol):
     @property
     def ready(self) -> bool:
         return self._transport is not None and self._reader.hello is not None
+
+    async def ask(self, kind: str, payload: bytes, timeout_seconds: float) -> tuple[bool, int] | None:
+        """The guest's answer: whether it did it, and a number; None: its agent is too old for questions. Raises Unavailable if
+        none comes in time."""
+        if self._transport is None or self._reader.hello is None:
+            raise Unavailable("the guest's agent doesn't answer yet", retry_after_seconds=0.2)
+        if self._reader.hello.version < LEAST_VERSION:
+            return None
+        question, number = Question(kind), self._next_number()
+        self._sessions[number] = question
+        try:
+            self.send(encode_frame(kind, session=number, payload=payload))
+            async with asyncio.timeout(timeout_seconds):
+                answer = await question.answer
+        except TimeoutError:
+            answer = None
+        finally:
+            self.forget(number)
+        if answer is None:
+            raise Unavailable("the guest's agent doesn't answer", retry_after_seconds=0.2)
+        return answer
 
     async def exec(self, request: ExecRequest) -> GuestSession:
         """Start a command. Raises Unavailable if the guest doesn't answer, InvalidInput or TooLarge for a bad one."""

@@ -12,20 +12,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.identity import Identity
 from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestPlan, ProcessFacts, SessionMark
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.drivers.runtime.qemu.guest_agent.frames import Hello
 from weft.drivers.runtime.qemu.guest_agent.qemu_agent import QemuAgent, connect_agent
+from weft.drivers.runtime.qemu.guest_agent.question import (
+    FREEZE,
+    IDENTITY,
+    describe_failures,
+    encode_freeze,
+    encode_renewal,
+)
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.translate import QEMU_AGENT_ID, WEFT_AGENT_ID, GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed, Unavailable
 
 RETRY_SECONDS = 0.2
 SILENT_SECONDS = (4.0, 60.0)  # for one that doesn't introduce itself: at first, and at most
+FREEZE_SECONDS = 10.0
+RENEW_SECONDS = 90.0  # the guest gives up before that
+SEED_BYTES = 32
 
 
 class GuestAgents:
@@ -49,6 +61,9 @@ class GuestAgents:
         self._qemu_answers = False
         self.power_off_wanted = False  # by a caller who waits for it; an agent gets the request when it connects
         self.clock_stood_still = False  # while the guest was suspended; set when an agent answers
+        self.thaw_wanted = False  # the driver that froze it may be gone
+        self._freezer: GuestChannel | QemuAgent | None = None  # that froze file systems
+        self._frozen_at = 0.0
 
     @property
     def answer(self) -> bool:
@@ -97,6 +112,61 @@ class GuestAgents:
             with contextlib.suppress(Unavailable, DriverFailed):
                 await self._qemu.set_time(self._clock.now())
                 self.clock_stood_still = False
+
+    async def freeze(self) -> str:
+        """Freeze the guest's file systems until ``thaw``, or for FREEZE_SECONDS; "" once they are, else why they aren't."""
+        self.thaw_wanted = True
+        try:
+            async with asyncio.timeout(FREEZE_SECONDS):
+                answer = None
+                if self._weft is not None and self._weft.ready:
+                    self._freezer = self._weft
+                    answer = await self._weft.ask(FREEZE, encode_freeze(int(FREEZE_SECONDS * 1000)), FREEZE_SECONDS)
+                if answer is not None:
+                    fine, number = answer
+                    if not fine:
+                        return f"the guest's agent couldn't freeze its file systems: {os.strerror(min(number, 999))}"
+                elif self._qemu is not None and self._qemu_answers:
+                    self._freezer = self._qemu
+                    await self._qemu.freeze()
+                else:
+                    self.thaw_wanted, self._freezer = False, None
+                    return "no agent in the guest could freeze its file systems"
+        except (Unavailable, DriverFailed) as problem:
+            return f"its file systems were not frozen: {problem.message}"
+        except TimeoutError:
+            if self._freezer is self._qemu and self._qemu is not None:
+                self._qemu.close()  # its answer would be taken for the next one's
+            return f"its file systems were not frozen within {FREEZE_SECONDS:g} s"
+        self._frozen_at = self._clock.elapsed()
+        return ""
+
+    async def thaw(self) -> float | None:
+        """Let file systems go that ``freeze`` froze, however far it came: for how many milliseconds they stood still; None: they
+        were let go before, or it isn't known that they stood still until now."""
+        freezer, self._freezer = self._freezer, None
+        lasted = None
+        try:
+            if isinstance(freezer, GuestChannel):
+                self.thaw_wanted = False  # it lets them go by itself
+                fine, milliseconds = await freezer.ask(FREEZE, encode_freeze(0), FREEZE_SECONDS) or (False, 0)
+                lasted = float(milliseconds) if fine and milliseconds <= FREEZE_SECONDS * 1000 else None
+            elif self._qemu is not None and self._qemu_answers and self.thaw_wanted:
+                held = await self._qemu.thaw() > 0 and freezer is self._qemu
+                self.thaw_wanted = False
+                lasted = (self._clock.elapsed() - self._frozen_at) * 1000 if held else None
+        except (Unavailable, DriverFailed):
+            pass  # an agent that comes again is asked again
+        return lasted
+
+    async def renew(self, identity: Identity | None, macs: Mapping[str, str]) -> str | None:
+        """Give a guest that began from copied memory randomness, the time, and who it is: "" once it has all of it, else what
+        failed; None: its agent is too old for that. Raises Unavailable while it doesn't answer."""
+        if self._weft is None or not self._weft.ready:
+            raise Unavailable(f"vm/{self._plan.name}: its agent doesn't answer yet", retry_after_seconds=RETRY_SECONDS)
+        message = encode_renewal(os.urandom(SEED_BYTES), self._clock.now(), identity, macs)
+        answer = await self._weft.ask(IDENTITY, message, RENEW_SECONDS)
+        return None if answer is None else describe_failures(answer[1])
 
     def take_port_change(self, port: str, is_open: bool) -> None:
         """QEMU tells that the guest opened or closed an agent's port: one that ended knows nothing of us any more."""
@@ -169,6 +239,8 @@ class GuestAgents:
                     self.clock_stood_still = False
                     await agent.set_time(self._clock.now())
                 self._qemu_answers = True
+                if self.thaw_wanted and self._freezer is None:
+                    await self.thaw()
                 self._greet(boot_id)
                 await agent.lost.wait()
             self._qemu_answers = False

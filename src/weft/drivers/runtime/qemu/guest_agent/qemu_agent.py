@@ -165,6 +165,14 @@ class QemuAgent:
         """Set the guest's clock. Raises DriverFailed, Unavailable."""
         await self.execute("guest-set-time", dict, time=int(unix_seconds * 1e9))
 
+    async def freeze(self) -> int:
+        """Freeze the guest's file systems until ``thaw``: how many. Raises DriverFailed, Unavailable."""
+        return await self.execute("guest-fsfreeze-freeze", int)
+
+    async def thaw(self) -> int:
+        """Let them go: how many were still frozen. Raises DriverFailed, Unavailable."""
+        return await self.execute("guest-fsfreeze-thaw", int)
+
     def exec(self, request: ExecRequest) -> QemuAgentSession:
         """Start a command. Raises InvalidInput for one that needs a terminal."""
         if request.tty:
