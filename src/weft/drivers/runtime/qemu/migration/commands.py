@@ -25,7 +25,8 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 
 CANCEL_SECONDS = 30.0
 _CAPABILITIES = (
-    "events", "return-path", "auto-converge", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate"
+    "events", "return-path", "auto-converge", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate",
+    "background-snapshot",
 )  # fmt: skip
 _ALWAYS = {"events", "return-path", "late-block-activate", "auto-converge"}  # what is to work later is armed beforehand
 _OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
@@ -266,11 +267,15 @@ def check_start(guest: Guest, plan: GuestPlan) -> None:
 
 
 def check_stays(guest: Guest) -> None:
-    """Raises IllegalTransition for a guest whose machine must stay as it is, because it migrates."""
+    """Raises IllegalTransition for a guest whose machine must stay as it is, because it migrates, its memory is being saved for a
+    snapshot, or it is about to become another one."""
+    record, name = guest.record, guest.record.plan.name
     if guest.migrating:
-        raise IllegalTransition(
-            f"vm/{guest.record.plan.name} is migrating", hint="wait for the migration to end, or cancel it"
-        )
+        raise IllegalTransition(f"vm/{name} is migrating", hint="wait for the migration to end, or cancel it")
+    if record.snapshot is not None and not record.snapshot.is_over:
+        raise IllegalTransition(f"vm/{name}: a snapshot of it is being taken", hint="wait until that is done")
+    if record.renewal is not None and record.renewal.identity is not None:
+        raise IllegalTransition(f"vm/{name} is about to get its own identity", hint="wait until it is ready")
 
 
 def check_movable(plan: GuestPlan, what: str) -> None:

@@ -28,12 +28,14 @@ from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.machine_shape import Frame, describe_present
+from weft.drivers.runtime.qemu.migration.arrival import check_machine
 from weft.drivers.runtime.qemu.migration.commands import (
     begin_sending,
     begin_waiting,
     check_mode,
     check_movable,
     check_same,
+    check_stays,
     end_sending,
     inspect_migration,
     link_socket,
@@ -54,7 +56,7 @@ from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MigrationRecord, mark_taken, prepare_mark
 from weft.drivers.runtime.qemu.start import choose_limits, launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.translate import Facts
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
+from weft.objects.errors import IllegalTransition, InvalidInput, Unavailable
 
 
 class QemuMigrations:
@@ -161,6 +163,8 @@ class QemuMigrations:
                     if settings.copied_disks and (guest.beside is None or guest.beside.done()):
                         guest.beside = guest.keep(lead_copies(guest, settings))
                     return
+            else:
+                check_stays(guest)
             assert record.frame is not None
             check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
             record.migration = MigrationRecord(key, "source", settings, sending=not settings.copied_disks)
@@ -307,21 +311,3 @@ def _sockets(guest: Guest, settings: MigrationSettings) -> MigrationSockets:
         str(guest.paths.migration_socket("incoming")),
         str(guest.paths.migration_socket("incoming-disks")) if settings.copied_disks else "",
     )
-
-
-def check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: Facts) -> None:
-    """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes: one of a version that it has
-    no words for, or another kind of CPU."""
-    own, its = ".".join(map(str, facts.version[:2])), frame.version or guest.version
-    newer = bool(frame.version) and facts.version[:2] >= tuple(map(int, its.split(".")))
-    for what, here, there, fits in (
-        ("runtime", "qemu", guest.driver, False),
-        ("QEMU version", own, its, newer),
-        ("accelerator", facts.accelerator, guest.accelerator, False),
-    ):
-        if here != there and not fits:
-            raise DriverFailed(
-                f"vm/{plan.name}: it comes from {what} {there}, and this node has {here}",
-                hint="migrate it with --cold, or to a matching node",
-                details={"step": "expect"},
-            )
