@@ -41,6 +41,7 @@ from weft.drivers.runtime.qemu.migration.commands import check_movable, check_st
 from weft.drivers.runtime.qemu.migration.steps import QemuMigrations
 from weft.drivers.runtime.qemu.probe import QemuFinding
 from weft.drivers.runtime.qemu.saved_memory import discard_memory, save_memory
+from weft.drivers.runtime.qemu.snapshot.driver import QemuSnapshots
 from weft.drivers.runtime.qemu.start import GuestStarter, choose_limits
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
@@ -72,6 +73,7 @@ class QemuDriver:
         self.hold, self.open_counters = self._guests.hold, self._guests.open_counters
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
+        self.snapshots = QemuSnapshots(self._guests, self._working)
         self._probe: RuntimeProbe | None = None
         self._facts: Facts | None = None
         self._probing = asyncio.Lock()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from weft.contracts.clock import Clock
@@ -26,9 +28,11 @@ from weft.drivers.runtime.qemu.process.lookup import find_guest_process, search_
 from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
     POWERED_OFF,
+    GuestEnd,
     GuestRecord,
     decide_end,
     disk_times,
+    end_snapshot,
     write_record,
 )
 from weft.drivers.runtime.qemu.translate import GuestPaths
@@ -65,7 +69,7 @@ class Guest:
         self._reports = GuestReports(record, clock, notify, lambda: self.save_record(durable=False), self._is_over)
         self.agents = self._make_agents()
         self._cgroups = cgroups
-        self._notify = notify
+        self.notify = notify
         self._qmp: Qmp | None = None
         self.status = ""  # as QEMU calls it
         self._shutdown: str | None = None
@@ -73,6 +77,8 @@ class Guest:
         self._writing = threading.Lock()
         self.beside: asyncio.Task[None] | None = None  # what leads a migration's copies
         self.copy_errors: list[str] = []  # why they failed
+        self.saving: asyncio.Task[None] | None = None  # what sees a snapshot's memory through
+        self.verdict: GuestEnd | None = None  # why it is being ended
         self._watchers: set[asyncio.Queue[MigrationEvent | None]] = set()
 
     @property
@@ -227,7 +233,8 @@ class Guest:
                     await self.connect()
 
     def _ready(self, alive: bool) -> bool | None:
-        plan, ready = self.record.plan, self.record.ready and alive
+        plan, renewal = self.record.plan, self.record.renewal
+        ready = self.record.ready and alive and (renewal is None or renewal.identity is None)
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
     def _make_agents(self) -> GuestAgents:
@@ -277,7 +284,7 @@ class Guest:
                 self._report_event("migrated")
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
                 self.status = "io-error"
-                self._notify()
+                self.notify()
             case "GUEST_PANICKED":
                 self._shutdown = "guest-panic"
             case "VSERPORT_CHANGE":
@@ -302,7 +309,7 @@ class Guest:
             self._let_go()
             for watcher in self._watchers:
                 watcher.put_nowait(None)
-            self._notify()
+            self.notify()
 
     def _let_go(self) -> None:
         if self._qmp is not None:
@@ -336,8 +343,14 @@ class Guest:
         self._reports.take_pending()  # the last one may be how its process ended
         if record.memory == "loaded":  # a resume was cut off: has the guest run and written, or not?
             record.memory = "saved" if disk_times(record.plan) == record.disk_times else "none"
+        if record.snapshot is not None and not record.snapshot.is_over:
+            snapshot = record.snapshot
+            whole = snapshot.facts.phase == "saving" and await asyncio.to_thread(os.path.exists, snapshot.plan.memory)
+            end_snapshot(record, is_whole=whole)
+            if snapshot.plan.memory:
+                await asyncio.to_thread(Path(snapshot.pending).unlink, missing_ok=True)
         if record.memory == "none":
-            record.end = decide_end(
+            record.end = self.verdict or decide_end(
                 record,
                 shutdown=self._shutdown,
                 pid_file_left=self.paths.pid.exists(),

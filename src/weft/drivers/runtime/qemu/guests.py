@@ -23,6 +23,8 @@ from weft.drivers.runtime.qemu.migration.commands import check_stays, settle_mig
 from weft.drivers.runtime.qemu.migration.disk_copies import keep_synced, lead_copies
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record
 from weft.drivers.runtime.qemu.saved_memory import settle_memory
+from weft.drivers.runtime.qemu.snapshot.renewal import renew
+from weft.drivers.runtime.qemu.snapshot.taking import settle_snapshot
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.objects.errors import NotFound
 
@@ -98,7 +100,15 @@ class Guests:
         async with guest.lock:
             await guest.adopt()
             if guest.running:
-                await (settle_migration(guest) if guest.migrating else settle_memory(guest))
+                snapshot = guest.record.snapshot
+                if guest.migrating:
+                    await settle_migration(guest)
+                elif snapshot is not None and not snapshot.is_over:
+                    await settle_snapshot(guest)
+                else:
+                    await settle_memory(guest)
+            if guest.running and guest.record.renewal is not None and guest.record.memory == "none":
+                guest.keep(renew(guest))
             migration = guest.record.migration
             if guest.running and migration is not None and migration.role == "source":
                 guest.beside = guest.keep(lead_copies(guest, migration.settings))

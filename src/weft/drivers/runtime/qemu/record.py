@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.migration import MigrationSettings
-from weft.contracts.driver.runtime import GuestDisk, GuestPlan, GuestState, ProcessFacts
+from weft.contracts.driver.identity import Identity
+from weft.contracts.driver.migration import MigratingGuest, MigrationSettings
+from weft.contracts.driver.runtime import DiskLayer, GuestDisk, GuestPlan, GuestState, ProcessFacts
+from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.runtime.qemu.machine_shape import Frame
@@ -56,6 +59,33 @@ class RelocationRecord(msgspec.Struct, frozen=True):
         return f"storage-{self.disk.serial}"
 
 
+class SnapshotRecord(msgspec.Struct, frozen=True):
+    """A snapshot of the guest. It is on disk, ``switching``, before anything is done for it, and ``saving`` once the guest's plan
+    has the overlays."""
+
+    plan: SnapshotPlan
+    facts: SnapshotFacts
+    nodes: dict[str, str] = {}  # serial → the node of its overlay
+    machine: MigratingGuest | None = None  # that the memory is of
+    held: bool = False  # the guest stood still before it
+
+    @property
+    def is_over(self) -> bool:
+        return self.facts.phase in ("done", "failed")
+
+    @property
+    def pending(self) -> str:
+        """Where the memory is written."""
+        return f"{self.plan.memory}.pending"
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """What a guest that began from a snapshot's memory has yet to get. Without an identity it goes on as the guest that it was."""
+
+    identity: Identity | None = None
+    macs: dict[str, str] = {}  # the MAC that it knows → its own
+
+
 class GuestRecord(msgspec.Struct):
     plan: GuestPlan  # what the machine was brought to last
     accelerator: str
@@ -75,6 +105,8 @@ class GuestRecord(msgspec.Struct):
     end: GuestEnd | None = None
     migration: MigrationRecord | None = None
     relocation: RelocationRecord | None = None
+    snapshot: SnapshotRecord | None = None
+    renewal: Renewal | None = None
 
     @property
     def uuid(self) -> str:
@@ -138,6 +170,45 @@ def disk_times(plan: GuestPlan) -> dict[str, int]:
             with contextlib.suppress(OSError):
                 times[disk.path] = os.stat(disk.path).st_mtime_ns
     return times
+
+
+def note_switched(record: GuestRecord) -> None:
+    """The disks of its snapshot have their overlays over them."""
+    assert record.snapshot is not None
+    overlays = record.snapshot.plan.overlays
+    record.plan = _lay_over(record.plan, overlays)
+    record.next = record.next and _lay_over(record.next, overlays)
+
+
+def _lay_over(plan: GuestPlan, overlays: Mapping[str, str]) -> GuestPlan:
+    disks = [lay_over(disk, overlays[disk.serial]) if disk.serial in overlays else disk for disk in plan.disks]
+    return msgspec.structs.replace(plan, disks=disks)
+
+
+def lay_over(disk: GuestDisk, overlay: str) -> GuestDisk:
+    """Pure. The disk with its file as a layer under that overlay; one that has it already stays as it is."""
+    if disk.path == overlay:
+        return disk
+    layers = [*disk.layers, DiskLayer(disk.path, disk.format)]
+    return msgspec.structs.replace(disk, path=overlay, format="qcow2", layers=layers)
+
+
+def end_snapshot(record: GuestRecord, *, is_whole: bool) -> None:
+    """Its machine has ended. Nobody knows whether a switch that was under way was done; an overlay that nothing was written to is
+    as good as none, so it counts. ``is_whole``: the memory has its name."""
+    snapshot = record.snapshot
+    if snapshot is None or snapshot.is_over:
+        return
+    if snapshot.facts.phase == "switching":
+        note_switched(record)
+    ended = "the guest's machine ended before its memory was saved" if snapshot.plan.memory else ""
+    facts = msgspec.structs.replace(
+        snapshot.facts,
+        switched=True,
+        phase="done" if is_whole else "failed",
+        message="" if is_whole else ended or "the guest's machine ended while its disks were switched",
+    )
+    record.snapshot = msgspec.structs.replace(snapshot, facts=facts)
 
 
 def decide_end(

@@ -14,8 +14,10 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.contracts.driver.migration import MigratingGuest
+from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.durable_file import keep_file
 from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
+from weft.drivers.runtime.qemu.devices.ids import nic_id
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.machine_shape import describe_present
 from weft.drivers.runtime.qemu.migration.carried_memory import append_machine
@@ -43,7 +45,7 @@ async def save_memory(guest: Guest) -> None:
         async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
             await qmp.execute("migrate", uri=f"file:{name}")
             await finish_migration(guest, qmp, "save")
-        await asyncio.to_thread(append_machine, pending, await _describe_machine(guest, qmp))
+        await asyncio.to_thread(append_machine, pending, await describe_machine(guest))
         await asyncio.to_thread(keep_file, pending, guest.paths.memory)
         record.disk_times = disk_times(record.plan)
         record.memory = "saved"
@@ -55,12 +57,16 @@ async def save_memory(guest: Guest) -> None:
         raise
 
 
-async def _describe_machine(guest: Guest, qmp: Qmp) -> MigratingGuest:
-    record = guest.record
+async def describe_machine(guest: Guest) -> MigratingGuest:
+    """The machine as it is now."""
+    qmp, record = guest.monitor(), guest.record
     version = (await qmp.execute("query-version"))["qemu"]
-    frame = replace(record.frame, uuid=record.uuid) if record.frame is not None else None
+    frame, plan = record.frame, record.plan
+    if frame is not None:
+        frame = replace(await inspect_frame(qmp, frame), uuid=record.uuid)
+        plan = describe_present(plan, record.next, frame)
     return MigratingGuest(
-        plan=record.plan,
+        plan=replace(plan, memory="", identity=None),
         driver="qemu",
         version=f"{version['major']}.{version['minor']}",
         accelerator=record.accelerator,
@@ -75,13 +81,24 @@ async def load_memory(guest: Guest) -> None:
     if record.frame is not None:  # devices count the CPUs they start with, so those that came later come later again
         await plug_cpus(qmp, record.frame.vcpus + record.frame.plugged_vcpus)
     await choose_capabilities(qmp, set())
+    unheard = record.renewal is not None and record.renewal.identity is not None
+    if unheard:  # QEMU itself would tell the network of the MACs that it loads
+        await qmp.execute("migrate-set-parameters", **{"announce-rounds": 0})
     async with qmp.lend(str(guest.paths.memory), os.O_RDONLY) as name:
         await qmp.execute("migrate-incoming", uri=f"file:{name}")
         await finish_migration(guest, qmp, "load")
+    if unheard:
+        await set_links(qmp, record.plan, up=False)
     record.memory = "loaded"
     await guest.save_record()
     await qmp.execute("cont")
     await forget_memory(guest)
+
+
+async def set_links(qmp: Qmp, plan: GuestPlan, *, up: bool) -> None:
+    """Give the guest's NICs a carrier, or none: then nothing reaches the network, or comes from it."""
+    for nic in plan.nics:
+        await qmp.execute("set_link", name=nic_id(nic), up=up)
 
 
 async def forget_memory(guest: Guest) -> None:

@@ -6,6 +6,7 @@
 | it runs, but is being stopped | its end is awaited, then as below |
 | it has saved memory that its disks still fit | it resumes as the machine that it was |
 | it has ended, or nothing is known of it, but a QEMU runs it | that QEMU is adopted: there is never a second one |
+| nothing is known of it, and its plan names a snapshot's memory | it begins from that, with its links down if it is a copy |
 | it has ended, or nothing is known of it | it boots |
 
 Its QEMU is started confined, inside its control group, with a run folder of its own; ``undo_launch`` removes all three again.
@@ -26,7 +27,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.migration import MigrationSettings
-from weft.contracts.driver.runtime import BootDisk, GuestPlan
+from weft.contracts.driver.runtime import BootDisk, GuestDisk, GuestPlan
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import host_boot_id, kill_process, wait_for_end
@@ -44,8 +45,10 @@ from weft.drivers.runtime.qemu.process.confinement import (
     plan_confined,
 )
 from weft.drivers.runtime.qemu.process.lookup import find_guest_process, search_guest_process
-from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
+from weft.drivers.runtime.qemu.record import GuestRecord, SnapshotRecord, disk_times
 from weft.drivers.runtime.qemu.saved_memory import load_memory
+from weft.drivers.runtime.qemu.snapshot.beginning import plan_beginning
+from weft.drivers.runtime.qemu.snapshot.renewal import renew
 from weft.drivers.runtime.qemu.translate import Facts, check_plan, translate_guest
 from weft.objects.errors import DriverFailed, Unavailable
 
@@ -77,7 +80,12 @@ class GuestStarter:
                 await self._resume(guest, plan, facts)
                 self._guests.notify()
                 return guest
-        guest = await self._adopt_unknown(plan, facts) or await self._boot(plan, facts, has_begun)
+        kept = guest.record.snapshot if guest is not None else None
+        adopted = await self._adopt_unknown(plan, facts)
+        if adopted is None and guest is None and plan.memory:
+            guest = await self._begin(plan, facts)
+        else:
+            guest = adopted or await self._boot(plan, facts, has_begun, kept)
         self._guests.notify()
         return guest
 
@@ -90,12 +98,29 @@ class GuestStarter:
         await self._guests.adopt(guest)
         return guest if guest.running else None
 
-    async def _boot(self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool]) -> Guest:
+    async def _begin(self, plan: GuestPlan, facts: Facts) -> Guest:
+        """From the memory that a snapshot kept. What fails leaves nothing behind."""
+        record = await asyncio.to_thread(plan_beginning, plan, facts, self._clock.now())
+        guest = self._guests.add(record)
+        try:
+            await asyncio.to_thread(_link_memory, guest.paths.memory, plan.memory)
+            await guest.save_record()
+            await self._resume(guest, plan, facts)
+        except BaseException:
+            if not guest.running:
+                await self._guests.forget(plan.id)
+            raise
+        return guest
+
+    async def _boot(
+        self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool], kept: SnapshotRecord | None
+    ) -> Guest:
+        """``kept``: what its last run's snapshot has come to."""
         paths = self._guests.paths(plan.id)
         fresh = not paths.record.exists()
         version = ".".join(map(str, facts.version[:2]))
         frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes, version)
-        record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now(), frame)
+        record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now(), frame, snapshot=kept)
         guest = self._guests.add(record)
         try:
             await guest.save_record()
@@ -123,11 +148,15 @@ class GuestStarter:
         """As the machine that it was; what ``plan`` wants otherwise is for ``adjust``."""
         record = guest.record
         before = (record.plan, record.started_at, record.host_boot_id)
-        record.plan = msgspec.structs.replace(record.plan, incarnation=plan.incarnation)
+        record.plan = msgspec.structs.replace(
+            record.plan, incarnation=plan.incarnation, disks=_find_files(record.plan.disks, plan.disks)
+        )
         record.started_at, record.host_boot_id = self._clock.now(), host_boot_id()
         try:
             await launch_guest(guest, facts, self._cgroups, incoming=True)
             await load_memory(guest)
+            if record.renewal is not None:
+                guest.keep(renew(guest))
         except BaseException as error:
             if record.memory != "none":  # as far as anyone knows it has not run: it is as suspended as before
                 await undo_launch(guest, self._cgroups, self._clock)
@@ -151,6 +180,17 @@ class GuestStarter:
                 hint="undo the change to resume it, or stop it to discard the saved memory",
             )
         return True
+
+
+def _find_files(disks: list[GuestDisk], now: list[GuestDisk]) -> list[GuestDisk]:
+    """The disks as they were, in the files that have their content by now."""
+    files = {disk.serial: disk for disk in now}
+    return [
+        msgspec.structs.replace(disk, path=file.path, format=file.format, layers=file.layers)
+        if (file := files.get(disk.serial)) is not None
+        else disk
+        for disk in disks
+    ]
 
 
 async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, incoming: bool = False) -> None:
@@ -189,6 +229,13 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, in
     await guest.save_record(durable=False)
     await guest.watch()
     guest.monitor()
+
+
+def _link_memory(link: Path, memory: str) -> None:
+    """The snapshot keeps its memory: what goes when the guest has loaded it is the link."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(memory)
 
 
 def _make_run_folder(run: Path, user: int) -> None:

@@ -1,0 +1,94 @@
+"""The snapshots of a node's running guests: see contracts.driver.snapshot. The guest's record holds the one that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guests import Guests
+from weft.drivers.runtime.qemu.migration.commands import check_movable, check_stays
+from weft.drivers.runtime.qemu.process.confinement import choose_user
+from weft.drivers.runtime.qemu.snapshot.taking import cancel_snapshot, settle_snapshot, take_snapshot
+from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
+
+
+class QemuSnapshots:
+    def __init__(self, guests: Guests, working: Callable[[], Awaitable[Facts]]) -> None:
+        self._guests, self._working = guests, working
+
+    async def take(self, guest_id: str, plan: SnapshotPlan) -> SnapshotFacts:
+        facts = await self._working()
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            former = guest.record.snapshot
+            if former is not None and former.plan.key == plan.key:
+                if guest.running:
+                    await settle_snapshot(guest)
+                if guest.record.snapshot is not None:
+                    return guest.record.snapshot.facts
+            _check(guest, plan)
+            await take_snapshot(guest, plan, choose_user(guest_id, facts.users))
+        self._guests.notify()
+        assert guest.record.snapshot is not None
+        return guest.record.snapshot.facts
+
+    async def progress(self, guest_id: str, key: str) -> SnapshotFacts:
+        async with self._guests.lock(guest_id):
+            return await self._inspect(guest_id, key)
+
+    async def _inspect(self, guest_id: str, key: str) -> SnapshotFacts:
+        try:
+            guest = await self._guests.get(guest_id)
+        except NotFound:
+            return SnapshotFacts(key, "none")
+        await guest.settle()
+        if guest.running:
+            await settle_snapshot(guest)
+        snapshot = guest.record.snapshot
+        return snapshot.facts if snapshot is not None and snapshot.plan.key == key else SnapshotFacts(key, "none")
+
+    async def cancel(self, guest_id: str, key: str) -> SnapshotFacts:
+        async with self._guests.lock(guest_id):
+            if (await self._inspect(guest_id, key)).phase != "none":
+                await cancel_snapshot(await self._guests.get(guest_id))
+            return await self._inspect(guest_id, key)
+
+    async def forget(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            facts = await self._inspect(guest_id, key)
+            if facts.phase in ("done", "failed"):
+                guest = await self._guests.get(guest_id)
+                guest.record.snapshot = None
+                await guest.save_record()
+            elif facts.phase != "none":
+                raise IllegalTransition(f"guest {guest_id}: that snapshot is still being taken", hint="cancel it first")
+
+    async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
+        raise DriverFailed(
+            "this runtime doesn't unite the layers of a disk that a guest has open", reason="unsupported"
+        )
+
+
+def _check(guest: Guest, plan: SnapshotPlan) -> None:
+    """Raises IllegalTransition, InvalidInput for a guest of which no snapshot can be taken now."""
+    record, name = guest.record, guest.record.plan.name
+    if not guest.running or record.stopping:
+        raise IllegalTransition(f"vm/{name} is not running, so no snapshot of it can be taken while it runs")
+    check_stays(guest)
+    if guest.status not in ("running", "paused"):
+        raise IllegalTransition(
+            f"vm/{name} stands still ({guest.status})", hint="a snapshot is taken once it runs again"
+        )
+    if record.relocation is not None and record.relocation.stage != "there":
+        raise IllegalTransition(f"vm/{name}: one of its disks is being relocated", hint="wait until it is there")
+    if plan.memory:
+        check_movable(record.plan, "kept with its memory")
+        if record.frame is None:
+            raise InvalidInput(
+                f"vm/{name}: this node has lost its record, so its memory can't be kept before a restart",
+                reason="restartNeeded",
+                hint=f"weft vm restart {name}",
+            )

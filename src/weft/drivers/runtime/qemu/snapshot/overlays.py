@@ -1,0 +1,92 @@
+"""A running guest's disks switch to overlays, all at once: opened beside, put over the present files in one transaction.
+
+Speaks to one guest's monitor; passes QEMU the overlays open. What a disk writes to is what QEMU says of its device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_fdsets, find_nodes, list_nodes
+from weft.drivers.runtime.qemu.devices.ids import find_serial
+from weft.drivers.runtime.qemu.qmp import Qmp
+from weft.drivers.runtime.qemu.record import SnapshotRecord
+
+_TO_READ = "to read"
+
+
+async def open_overlays(qmp: Qmp, snapshot: SnapshotRecord, files: Mapping[str, str]) -> None:
+    """Open them, each over nothing yet. ``files``: the present ones, by serial. Raises OSError, QmpError."""
+    present, nodes = await find_nodes(qmp), await list_nodes(qmp)
+    for serial, node in snapshot.nodes.items():
+        async with qmp.lend(snapshot.plan.overlays[serial], os.O_RDWR) as name:
+            file = {"driver": "file", "filename": name}
+            how: dict[str, Any] = {
+                "driver": "qcow2",
+                "node-name": node,
+                "discard": "unmap",
+                "backing": None,
+                "file": file,
+            }
+            await qmp.execute("blockdev-add", **how)
+        now = nodes[present[serial]]
+        size = now["image"]["virtual-size"]
+        if (await list_nodes(qmp))[node]["image"]["virtual-size"] < size:
+            grown: dict[str, Any] = {"node-name": node, "size": size}
+            await qmp.execute("block_resize", **grown)
+        await _allow_reading(qmp, now, files[serial])
+
+
+async def _allow_reading(qmp: Qmp, node: dict[str, Any], path: str) -> None:
+    """QEMU opens a file that is written to no more once again, to read it; if it can't, it keeps everyone else from standing on
+    it, too."""
+    for number in find_fdsets(node)[-1:]:
+        given = (await _list_given(qmp)).get(number, {})
+        if _TO_READ in given.values():
+            continue  # by a driver that died
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await qmp.execute("add-fd", descriptor=descriptor, opaque=_TO_READ, **{"fdset-id": number})
+        finally:
+            os.close(descriptor)
+
+
+async def _list_given(qmp: Qmp) -> dict[int, dict[int, str]]:
+    """The descriptors in each set, and what they were given for."""
+    sets: list[dict[str, Any]] = await qmp.execute("query-fdsets")
+    return {one["fdset-id"]: {fd["fd"]: str(fd.get("opaque", "")) for fd in one["fds"]} for one in sets}
+
+
+async def let_others_read(qmp: Qmp) -> None:
+    """After the switch: close what the former files were written through, with which QEMU's lock on them goes."""
+    given = await _list_given(qmp)
+    for node in (await list_nodes(qmp)).values():
+        for number in find_fdsets(node)[-1:] if node["ro"] else []:
+            descriptors = given.pop(number, {})
+            for descriptor, purpose in descriptors.items():
+                if purpose != _TO_READ and _TO_READ in descriptors.values():
+                    await qmp.execute("remove-fd", fd=descriptor, **{"fdset-id": number})
+
+
+async def switch(qmp: Qmp, snapshot: SnapshotRecord, present: Mapping[str, str]) -> None:
+    """All or none. ``present``: the nodes of the disks now, by serial. Raises QmpError."""
+    actions = [
+        {"type": "blockdev-snapshot", "data": {"node": present[serial], "overlay": node}}
+        for serial, node in snapshot.nodes.items()
+    ]
+    if actions:
+        await qmp.execute("transaction", actions=actions)
+
+
+async def have_switched(qmp: Qmp, snapshot: SnapshotRecord) -> bool:
+    present = await find_nodes(qmp)
+    return any(present.get(serial) == node for serial, node in snapshot.nodes.items())
+
+
+async def drop_overlays(qmp: Qmp, snapshot: SnapshotRecord) -> None:
+    """Close those that no disk writes to."""
+    present = await find_nodes(qmp)
+    for serial in {serial for node in snapshot.nodes.values() if (serial := find_serial(node)) is not None}:
+        await drop_nodes(qmp, serial, keep=present.get(serial, ""))
