@@ -48,6 +48,12 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The program that notices when its disks and its memory aren't of one instant: see counter.c."""
+    return compile_for_guests("counter", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The program that takes the guest agent's place and abuses it: see hostile.c."""
     return compile_for_guests("hostile", tmp_path_factory)
