@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +47,11 @@ class SnapshotLab:
     """A guest whose root disk is in a pool, and the parts of its node's agent that look after its snapshots."""
 
     def __init__(self, lab: GuestLab, name: str) -> None:
-        self.lab, self.clock, self.envelope = lab, SystemClock(), make_allocation(name, uid=f"uid-of-{name}")
+        self.lab, self.clock, self.envelope = (
+            lab,
+            SystemClock(),
+            make_allocation(name, uid=str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{lab.folder}/{name}"))),
+        )
         self.id = short_id(self.envelope.uid)
         self.volumes = DirectoryVolumes(lab.host)
         self.table = AllocationTable()
@@ -61,15 +66,19 @@ class SnapshotLab:
         facts = await self.volumes.ensure(id_, size_bytes=0, base=self.base, base_format=self.lab.manifest.disk_format)
         layers = [DiskLayer(one.path, one.format) for one in await self.volumes.layers.list_layers(id_)]
         root = msgspec.structs.replace(plan.disks[0], path=facts.path, layers=layers)
-        return msgspec.structs.replace(plan, id=id_, uid=f"{self.envelope.uid}{disk}", disks=[root])
+        return msgspec.structs.replace(
+            plan, id=id_, uid=str(uuid.uuid5(uuid.NAMESPACE_DNS, id_)) if disk else self.envelope.uid, disks=[root]
+        )
 
-    async def take(self, driver: QemuDriver, number: int) -> None:
+    async def take(self, driver: QemuDriver, number: int, *, running: bool = True) -> None:
         layers, layer = self.volumes.layers, f"layer-{number}"
         path = await layers.begin_layer(self.id, layer)
-        facts = await driver.snapshots.take(self.id, SnapshotPlan(f"key-{number}", {"root": path}, freeze=False))
-        assert facts.switched
+        if running:
+            facts = await driver.snapshots.take(self.id, SnapshotPlan(f"key-{number}", {"root": path}, freeze=False))
+            assert facts.switched
         await layers.finish_layer(self.id, layer)
-        await driver.snapshots.forget(self.id, f"key-{number}")
+        if running:
+            await driver.snapshots.forget(self.id, f"key-{number}")
         chain = tuple(one.id for one in await layers.list_layers(self.id))
         size = (await self.volumes.ensure(self.id, size_bytes=0, base=self.base)).size_bytes
         await layers.keep(KeptSnapshot(f"snap-{number}", f"uid-{number}", {"root": KeptDisk(chain, size)}))
@@ -98,6 +107,10 @@ class SnapshotLab:
             os.kill(pid, signal.SIGKILL)
 
 
+def make_uid(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
+
+
 async def write(driver: QemuDriver, guest: str, number: int) -> None:
     fill = f"dd if=/dev/urandom of=/root/data-{number} bs=64k count=16 2>/dev/null; sync"
     assert (await run(driver, guest, "sh", "-c", fill))[2] == 0
@@ -116,14 +129,18 @@ async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
     monkeypatch.setattr(absorption, "LEAST_PAUSE_SECONDS", 0.0)
     node, driver = SnapshotLab(lab, f"middle-{running}"), lab.driver()
     try:
-        await ready(driver, await node.plan())
         seen = []
         for number in (1, 2, 3):
+            await ready(driver, await node.plan())
             await write(driver, node.id, number)
             seen.append(await read(driver, node.id))
-            await node.take(driver, number)
+            if not running:
+                await driver.stop(node.id, grace_seconds=0)
+            await node.take(driver, number, running=running)
+        await ready(driver, await node.plan())
         await write(driver, node.id, 4)
         whole = await read(driver, node.id)
+        assert [len(one.splitlines()) for one in (*seen, whole)] == [1, 2, 3, 4]
         middle = next(one for one in await node.volumes.layers.list_layers(node.id) if one.id == "layer-2")
         await node.volumes.layers.drop("snap-2")
         if not running:
