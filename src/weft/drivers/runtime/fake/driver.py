@@ -29,6 +29,7 @@ from weft.drivers.runtime.fake.carrying import FakeCarrying
 from weft.drivers.runtime.fake.guest import FakeGuest, describe_guest
 from weft.drivers.runtime.fake.migration import FakeMigrations
 from weft.drivers.runtime.fake.session import FakeSession
+from weft.drivers.runtime.fake.snapshot import FakeSnapshots, read_memory
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
 
@@ -60,6 +61,7 @@ class FakeDriver:
         self._news = asyncio.Event()
         self.carrying = FakeCarrying(self._read, self._write, self._path, self._lock)
         self.migrations = FakeMigrations(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
+        self.snapshots = FakeSnapshots(self._read, self._write, self._lock, self.migrations.check_stays, self._clock)
 
     async def probe(self) -> RuntimeProbe:
         capabilities = ["suspend", "exec", "stats", "gpu-shares"]
@@ -82,8 +84,11 @@ class FakeDriver:
                 del self._starting[plan.id]
             resumed = guest is not None and guest.state == "suspended"
             boot_id = guest.boot_id if guest is not None and resumed else str(uuid.uuid4())
+            if guest is None and plan.memory:
+                boot_id, resumed = read_memory(plan.name, plan.memory).boot_id, True
             pid = int.from_bytes(os.urandom(3), "little") + 1_000_000
-            guest = FakeGuest(plan, "running", boot_id, self._clock.now(), pid)
+            snapshot = self.snapshots.settle(guest) if guest is not None else None
+            guest = FakeGuest(plan, "running", boot_id, self._clock.now(), pid, snapshot=snapshot)
             self._write(guest)
             self._boot(guest, 0.0 if resumed else self.orders.boot_seconds)
         self._news.set()

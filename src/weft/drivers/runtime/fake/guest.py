@@ -8,6 +8,7 @@ import msgspec
 
 from weft.contracts.driver.migration import MigrationStage
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan, GuestShape, GuestState
+from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
 
 MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it runs
 
@@ -25,6 +26,20 @@ class FakeMigration(msgspec.Struct):
     bytes_per_second: int = 0
 
 
+class FakeSnapshot(msgspec.Struct):
+    """The snapshot that is or was being taken; its memory is whole at ``whole_at`` (elapsed seconds)."""
+
+    plan: SnapshotPlan
+    facts: SnapshotFacts
+    whole_at: float = 0.0
+
+
+class FakeMemory(msgspec.Struct):
+    """The memory of a snapshot."""
+
+    boot_id: str
+
+
 class FakeGuest(msgspec.Struct):
     """One guest's file."""
 
@@ -36,6 +51,7 @@ class FakeGuest(msgspec.Struct):
     ready: bool = False
     reason: str | None = None
     migration: FakeMigration | None = None
+    snapshot: FakeSnapshot | None = None
 
 
 def describe_guest(guest: FakeGuest) -> GuestFacts:
