@@ -29,7 +29,7 @@ async def test_disks_switch_at_once_and_it_is_told_again_by_another_driver(lab: 
         await driver.snapshots.take(plan.id, SnapshotPlan("k", OVERLAYS))
     await driver.start(plan)
     facts = await driver.snapshots.take(plan.id, SnapshotPlan("k", OVERLAYS))
-    assert (facts.phase, facts.switched, facts.consistency) == ("done", True, "crash")
+    assert (facts.phase, facts.switched, facts.consistency) == ("done", True, "filesystem")
     assert await lab.driver().snapshots.progress(plan.id, "k") == facts
     assert (await driver.snapshots.progress(plan.id, "other")).phase == "none"
     await driver.snapshots.forget(plan.id, "k")
