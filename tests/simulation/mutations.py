@@ -12,9 +12,9 @@ from unittest import mock
 import msgspec
 
 from tests.simulation import virtual_loop
-from weft.agent.allocation import executor as allocation_executor
 from weft.agent.allocation import plan
 from weft.agent.allocation.plan import Step
+from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.migration import executor as migration_executor
 from weft.agent.migration.source import Source
@@ -172,7 +172,8 @@ def leave_the_data_behind() -> Any:
     async def remove_volumes(*given: Any) -> None:
         return None
 
-    return mock.patch.dict(allocation_executor._STEPS, {Step.REMOVE_VOLUMES: remove_volumes})
+    left = msgspec.structs.replace(STEPS[Step.REMOVE_VOLUMES], perform=remove_volumes)
+    return mock.patch.dict(STEPS, {Step.REMOVE_VOLUMES: left})
 
 
 def believe_an_older_store() -> Any:

@@ -7,10 +7,9 @@ here. An allocation that is merely no longer listed is left alone: nothing is be
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
+from weft.agent.allocation.steps.names import Step
 from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back
 from weft.agent.state.lease import Stage
@@ -30,39 +29,6 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
 _ALIVE = ("starting", "running", "paused")
-
-
-class Step(StrEnum):
-    """Each may be repeated at any time; its input is in the allocation."""
-
-    FETCH = "fetch"  # the image into the node's cache, long before it is needed
-    IMAGE = "image"  # fetch the image, or find it in the cache
-    DISK = "disk"  # clone the root disk from it
-    VOLUMES = "volumes"
-    SEED = "seed"  # the disk with user data
-    NETWORK = "network"  # segments and taps
-    START = "start"  # or resume, or adopt
-    ADJUST = "adjust"  # CPUs, memory, disks and NICs of the running guest
-    TIDY = "tidy"  # remove taps of NICs that the guest has no more
-    HOLD = "hold"  # a guest that is ready before its lease begins
-    GO = "go"  # let it run
-    STOP = "stop"
-    END = "end"  # stop an unhealthy guest, as if it had ended by itself
-    SUSPEND = "suspend"
-    SAVE = "save"  # suspend a guest that resumes on another node
-    REMOVE = "remove"  # the runtime forgets the guest and its saved memory
-    UNPLUG = "unplug"  # taps, and segments that nothing here uses any more
-    REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
-    CHECK_VOLUMES = "check-volumes"  # of a target: none of their data may be here
-    OPEN = "open"  # the target's listener
-    SEND = "send"  # the guest to the target
-    GIVE_UP = "give-up"  # the target's wait for the guest
-    LEAVE = "leave"  # the source's end of a migration that succeeded
-    CANCEL = "cancel"  # the source's migration: the guest stays
-    SETTLE = "settle"  # the target's end of a migration that succeeded
-    RELOCATE = "relocate"  # a disk to another pool
-    REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a migration
-    FORGET = "forget"  # remove the checkpoint
 
 
 BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)

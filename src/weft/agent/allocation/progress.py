@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.agent.allocation.plan import Step
+from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.registry import STEPS
 from weft.contracts.clock import Clock
 from weft.kinds import allocation
-
-_STAGE_OF = {
-    Step.IMAGE: "image",
-    Step.DISK: "disk",
-    Step.VOLUMES: "disk",
-    Step.SEED: "disk",
-    Step.NETWORK: "network",
-    Step.START: "boot",
-}
-_LAST = {Step.IMAGE, Step.VOLUMES, Step.SEED, Step.NETWORK}  # the boot stage ends with the guest's answer
 
 
 class StartProgress:
@@ -38,10 +29,10 @@ class StartProgress:
         if self.quiet:
             return
         self.current = step
-        name = _STAGE_OF.get(step)
-        if name is None:
+        name = STEPS[step].stage
+        if not name:
             return
-        if step is Step.IMAGE:
+        if STEPS[step].opens:
             self._stages.clear()
             self._began.clear()
         if name not in self._began:
@@ -49,8 +40,8 @@ class StartProgress:
             self._stages[name] = allocation.Step(name=name, state="doing")
 
     def show(self, step: Step, detail: str) -> None:
-        name = _STAGE_OF.get(step)
-        if name is not None and name in self._stages and not self.quiet:
+        name = STEPS[step].stage
+        if name in self._stages and not self.quiet:
             self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)
 
     def rest(self) -> None:
@@ -58,12 +49,12 @@ class StartProgress:
         self.current = None
 
     def end(self, step: Step, detail: str) -> None:
-        if step in _LAST and not self.quiet:
-            self._end(_STAGE_OF[step], detail)
+        if STEPS[step].ends_stage and not self.quiet:
+            self._end(STEPS[step].stage, detail)
 
     def fail(self, step: Step) -> None:
-        name = _STAGE_OF.get(step)
-        if name is not None and not self.quiet:
+        name = STEPS[step].stage
+        if name and not self.quiet:
             self._stages[name] = allocation.Step(name=name, state="failed")
 
     def arrive(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step, is_alive, pause_after
+from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, is_alive, pause_after
+from weft.agent.allocation.steps.names import Step
 from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Health, StepFailure
 from weft.agent.workload.kinds import kind_of

@@ -6,38 +6,21 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from weft.agent.allocation.executor import RUNS
-from weft.agent.allocation.plan import BRING_UP, Step
+from weft.agent.allocation.plan import BRING_UP
+from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.record import Moment
+from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.state.allocation import Checkpoint, MigrationState, StepFailure
 from weft.agent.workload.kind import Prepared
 from weft.kinds.allocation import AllocationSpec
 
 
-def before_step(
-    step: Step, checkpoint: Checkpoint, spec: AllocationSpec, migration: MigrationState | None, *, resumes: bool
-) -> Checkpoint:
-    """The checkpoint once ``step`` may have begun. ``migration``: its spec's; ``resumes``: the guest's memory is saved."""
-    if step in BRING_UP:
+def before_step(step: Step, checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
+    """The checkpoint once ``step`` may have begun."""
+    record = STEPS[step]
+    if record.makes:
         checkpoint = replace(checkpoint, made=True)
-    if step is Step.START:
-        again = starts_again(checkpoint, spec)
-        checkpoint = replace(
-            checkpoint,
-            run="starting",
-            restart_generation=max(spec.restart_generation, checkpoint.restart_generation),
-            restarts=checkpoint.restarts + 1 if again else checkpoint.restarts,
-            answered=checkpoint.answered and resumes,
-            ended="",
-        )
-    elif step in (Step.STOP, Step.REMOVE, Step.LEAVE):
-        checkpoint = replace(checkpoint, run="down", ended="")
-    if step in (Step.OPEN, Step.SEND):
-        checkpoint = replace(checkpoint, migration=migration)
-    if step is Step.OPEN:
-        checkpoint = replace(checkpoint, restart_generation=max(spec.restart_generation, checkpoint.restart_generation))
-        if spec.migration is not None and spec.migration.rests:
-            checkpoint = replace(checkpoint, run="ended", ended=spec.migration.rests)
-    return checkpoint
+    return record.before(checkpoint, moment)
 
 
 def merge_changes(before: Checkpoint, begun: Checkpoint, now: Checkpoint) -> Checkpoint:
@@ -62,33 +45,6 @@ def after_refusal(step: Step, checkpoint: Checkpoint, spec: AllocationSpec, fail
         ended=failure.reason,
         why=failure.message,
     )
-
-
-def starts_again(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
-    """Whether a start now is a restart after it ended by itself."""
-    return checkpoint.run == "ended" and spec.restart_generation <= checkpoint.restart_generation
-
-
-def after_step(
-    step: Step, checkpoint: Checkpoint, detail: str, migration: MigrationState | None, *, taken_over: bool
-) -> Checkpoint:
-    """The checkpoint after ``step`` returned ``detail``. ``taken_over``: the server has confirmed that the migration's target runs
-    the guest."""
-    if step is Step.START:
-        return replace(checkpoint, run="up")
-    if step is Step.TIDY:
-        return replace(checkpoint, leftover=[])
-    if step in (Step.GIVE_UP, Step.LEAVE) and migration is not None:
-        runs = detail == RUNS
-        migration = replace(migration, over=not runs, taken=migration.taken or runs or taken_over)
-        return replace(checkpoint, migration=migration, run="up" if runs else checkpoint.run)
-    if step is Step.CANCEL:
-        return replace(checkpoint, migration=None)
-    if step is Step.SETTLE and checkpoint.migration is not None:
-        return replace(checkpoint, migration=None, arrived_by=checkpoint.migration.key)
-    if step is Step.FORGET:
-        return Checkpoint(restart_generation=checkpoint.restart_generation, restarts=checkpoint.restarts)
-    return checkpoint
 
 
 def choose_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationState | None:

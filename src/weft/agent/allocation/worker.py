@@ -12,20 +12,21 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
-from weft.agent.allocation.executor import StepExecutor, Work
+from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.lifecycle import Lifecycle
-from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, Step, find_rest
+from weft.agent.allocation.plan import Plan, PlanInput, find_rest
 from weft.agent.allocation.progress import StartProgress
 from weft.agent.allocation.report import failure_of, make_report, state_of
+from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.record import Moment, Work
+from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.allocation.transitions import (
     after_pull,
     after_refusal,
-    after_step,
     before_step,
     choose_migration,
     find_digest,
     merge_changes,
-    starts_again,
 )
 from weft.agent.migration.disk_relocation import begin_relocation
 from weft.agent.server.reporter import Reporter
@@ -58,7 +59,8 @@ class Worker:
         self, state: AllocationState, executor: StepExecutor, clock: Clock, reporter: Reporter, relations: Relations
     ) -> None:
         self.state = state
-        self._executor, self._clock, self._reporter, self._relations = executor, clock, reporter, relations
+        self.clock = clock
+        self._executor, self._reporter, self._relations = executor, reporter, relations
         self._progress = StartProgress(clock, state.local.report.steps)
         self._lifecycle = Lifecycle(state, executor.runtimes, clock, reporter)
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
@@ -86,7 +88,7 @@ class Worker:
             checkpoint=state.checkpoint,
             guest=guest,
             health=state.health,
-            now=self._clock.elapsed(),
+            now=self.clock.elapsed(),
             failure=state.failure,
             superseded=state.superseded,
             stale_volumes=state.stale_volumes,
@@ -101,7 +103,7 @@ class Worker:
             stage=self._find_stage(),
             postponed=self._postponed,
             in_contact=not self._postponed or self._reporter.contact.is_in_contact,
-            soon=is_soon(state.local.spec.lease, self._clock.now()),
+            soon=is_soon(state.local.spec.lease, self.clock.now()),
             fetched=state.fetched,
             prepared=state.prepared,
             can_hold=runtimes.find(state.local) in runtimes.holding,
@@ -110,7 +112,7 @@ class Worker:
     def _find_stage(self) -> Stage:
         """The stage of its lease, which begins only while the server hears this node."""
         state, checkpoint = self.state, self.state.checkpoint
-        stage = find_stage(state.local.spec.lease, self._clock.now())[0]
+        stage = find_stage(state.local.spec.lease, self.clock.now())[0]
         self._postponed = False
         if has_begun(state) or stage not in ("ahead", "imminent", "active"):
             return stage
@@ -139,9 +141,9 @@ class Worker:
                 log.exception("%s", state.local.what)
                 review_at = self._fail(problem).retry_at
             if not state.released:
-                pause = REVIEW_SECONDS if review_at is None else min(REVIEW_SECONDS, review_at - self._clock.elapsed())
-                pause = min(pause, find_stage(state.local.spec.lease, self._clock.now())[1])
-                await wait_for_event(self._clock, state.woken, pause)
+                pause = REVIEW_SECONDS if review_at is None else min(REVIEW_SECONDS, review_at - self.clock.elapsed())
+                pause = min(pause, find_stage(state.local.spec.lease, self.clock.now())[1])
+                await wait_for_event(self.clock, state.woken, pause)
 
     async def _turn(self) -> float | None:
         """Inspect once and act once; when to do so again at the latest (elapsed seconds)."""
@@ -154,7 +156,7 @@ class Worker:
             state.failure = None  # of a fetch ahead: what is due now doesn't wait for its pause
         self._stage = stage
         facts = self._read(state.guest)
-        closed = closes_ports(state.local.spec.lease, state.guest, self._clock.now(), begun=has_begun(state))
+        closed = closes_ports(state.local.spec.lease, state.guest, self.clock.now(), begun=has_begun(state))
         if closed != self._closed:
             self._closed = closed
             self._executor.wake_network()
@@ -172,7 +174,7 @@ class Worker:
             await state.note(state.checkpoint)
             return plan.review_at
         await self._carry_out(plan, state.guest)
-        return self._clock.elapsed()
+        return self.clock.elapsed()
 
     async def _carry_out(self, plan: Plan, guest: GuestFacts) -> None:
         alive, adjusting = plans.is_alive(guest), Step.ADJUST in plan.steps
@@ -206,10 +208,7 @@ class Worker:
             self._progress.begin(step)
             work.local = state.local
             try:
-                if step is Step.RELOCATE:
-                    state.checkpoint = replace(state.checkpoint, relocation=work.relocation)
-                    await state.save()
-                await self._before(step)
+                await self._before(step, work)
                 if step is Step.DISK and Step.NETWORK in plan.steps:
                     await self._begin_network(work)
                 self._show(plan)
@@ -232,7 +231,7 @@ class Worker:
     async def _begin_network(self, work: Work) -> None:
         """Make the network while the disks are made: neither needs the other, and both wait for programs."""
         self._progress.begin(Step.NETWORK)
-        await self._before(Step.NETWORK)
+        await self._before(Step.NETWORK, work)
         self._network = asyncio.ensure_future(self._executor.perform(Step.NETWORK, work, lambda detail: None))
 
     def _end_network(self) -> None:
@@ -252,11 +251,11 @@ class Worker:
         if step is Step.NETWORK and self._network is not None:
             return await self._network
         performing = self._executor.perform(step, work, show)
-        if step not in (Step.IMAGE, Step.FETCH):
+        if not STEPS[step].gives_way:
             return await performing
         fetching, changed = asyncio.ensure_future(performing), None
         try:
-            await self._clock.sleep(0.0)  # a cached image is found at once
+            await self.clock.sleep(0.0)  # a cached image is found at once
             if not fetching.done():
                 changed = asyncio.ensure_future(self.state.changed.wait())  # a fetch may take minutes
                 await asyncio.wait((fetching, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -268,23 +267,25 @@ class Worker:
                 fetching.cancel()
                 await asyncio.gather(fetching, return_exceptions=True)
 
-    async def _before(self, step: Step) -> None:
+    async def _before(self, step: Step, work: Work) -> None:
         """Save that ``step`` begins. Raises CheckpointFailed for a step that must be known after a power cut; removals go on even
         if the disk is full."""
-        state = self.state
-        before, spec = state.checkpoint, state.local.spec
-        again = step is Step.START and starts_again(before, spec)
-        resumes = state.guest is not None and state.guest.state == "suspended"
-        begun = before_step(step, before, spec, choose_migration(before, spec), resumes=resumes)
-        if step in (Step.NETWORK, Step.UNPLUG):
-            state.unplugged = step is Step.UNPLUG
-        elif step is Step.FORGET:
-            await state.note_departure()
-        write = state.save if step in (*BRING_UP, Step.OPEN, Step.SEND) else state.note
-        await write(begun)
+        state, record, before = self.state, STEPS[step], self.state.checkpoint
+        begun = before_step(step, before, self._moment(work))
+        await (state.save if record.durable else state.note)(begun)
         state.checkpoint = merge_changes(before, begun, state.checkpoint)
-        if again:
-            self._put_event("Normal", "GuestRestarted", f"restart {begun.restarts}")
+        await record.on_begin(self, before)
+
+    def _moment(self, work: Work, detail: str = "") -> Moment:
+        state, spec = self.state, self.state.local.spec
+        return Moment(
+            spec,
+            choose_migration(state.checkpoint, spec),
+            work.relocation,
+            resumes=state.guest is not None and state.guest.state == "suspended",
+            taken_over=spec.migration is not None and spec.migration.taken_over,
+            detail=detail,
+        )
 
     def _choose_relocation(self, plan: Plan) -> DiskRelocation | None:
         """The current relocation, or the one that would begin."""
@@ -294,33 +295,32 @@ class Worker:
         return begin_relocation(self.state.local, order)
 
     def _after(self, step: Step, detail: str, work: Work) -> None:
-        state, spec = self.state, self.state.local.spec
-        state.checkpoint = after_pull(state.checkpoint, spec, work)
-        taken_over = spec.migration is not None and spec.migration.taken_over
-        migration = choose_migration(state.checkpoint, spec)
-        state.checkpoint = after_step(step, state.checkpoint, detail, migration, taken_over=taken_over)
-        if step is Step.START:
-            state.up_since = self._clock.elapsed()
-            if detail:
-                self._put_event("Warning", "BegunAfresh", f"it couldn't resume from its saved state: {detail}")
-        elif step is Step.CANCEL or (step in (Step.GIVE_UP, Step.LEAVE) and migration is not None):
-            if state.checkpoint.orphan:
-                self._relations.relate()
-        elif step is Step.FORGET:
-            state.release()
-            self._reporter.put(state.local.name, self._report(Plan((), "released"), is_gone=True))
-            self._relations.relate()
+        state, record = self.state, STEPS[step]
+        state.checkpoint = after_pull(state.checkpoint, state.local.spec, work)
+        moment = self._moment(work, detail)
+        state.checkpoint = record.after(state.checkpoint, moment)
+        record.on_end(self, moment)
+
+    # --- see Turn ----------------------------------------------------------------------------------------------------
+
+    def put_event(self, type_: EventType, reason: str, message: str) -> None:
+        self._reporter.put_event(self.state.local.spec.workload, type_, reason, message)
+
+    def relate(self) -> None:
+        self._relations.relate()
+
+    def release(self) -> None:
+        self.state.release()
+        self._reporter.put(self.state.local.name, self._report(Plan((), "released"), is_gone=True))
+        self._relations.relate()
 
     def _fail(self, problem: Exception) -> StepFailure:
         before = self.state.failure
-        failure = failure_of(problem, before, self._clock.elapsed())
+        failure = failure_of(problem, before, self.clock.elapsed())
         if before is None or (before.reason, before.message) != (failure.reason, failure.message):
-            self._put_event("Warning", failure.reason, failure.message)
+            self.put_event("Warning", failure.reason, failure.message)
         self.state.failure = failure
         return failure
-
-    def _put_event(self, type_: EventType, reason: str, message: str) -> None:
-        self._reporter.put_event(self.state.local.spec.workload, type_, reason, message)
 
     def _show(self, plan: Plan) -> None:
         if not self.state.released:

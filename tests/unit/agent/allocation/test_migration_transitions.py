@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, Step, observe, plan_allocation
+from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.transitions import before_step
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationState, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
@@ -208,9 +209,7 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
         checkpoint = before_step(
             Step.OPEN,
             Checkpoint(),
-            msgspec.structs.replace(here.local.spec, migration=migration),
-            TARGET,
-            resumes=False,
+            Moment(msgspec.structs.replace(here.local.spec, migration=migration), TARGET),
         )
         settled = msgspec.structs.replace(checkpoint, migration=None, arrived_by="m")
         now = msgspec.structs.replace(known(None, role="active"), checkpoint=settled)
