@@ -30,6 +30,7 @@ from tests.scenario import (
     test_quotas,
     test_reservations,
     test_scheduler_answers,
+    test_snapshots,
     test_suspended_migrations,
     test_vm_life,
 )
@@ -94,6 +95,11 @@ RELIES_ON = {
     "controllers/quota/controller.py plan_status": "quota at",
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
+    "controllers/snapshot/controller.py plan_one 1": "snapshot at and goes",
+    "controllers/snapshot/controller.py plan_one 2": "snapshot at, allocation at, workload at, quota at",
+    "controllers/snapshot/restore.py _begin": "workload at, allocation at, snapshot at, snapshot absent",
+    "controllers/snapshot/restore.py _write": "workload at",
+    "controllers/snapshot/unexplained.py plan_node": "node at",
     "controllers/volume/controller.py plan_volume 1": "volume at",
     "controllers/volume/controller.py plan_volume 2": "volume at and goes",
     "controllers/volume/controller.py plan_volume 3": "volume at",
@@ -104,7 +110,8 @@ RELIES_ON = {
     "scheduler/allocation/bind.py plan_addresses": "workload at, endpoint absent, network present",
     "scheduler/allocation/bind.py plan_adopted": "workload at",
     "scheduler/allocation/bind.py plan_placement": (
-        "workload at, node at, volume at, allocation absent, allocation present, endpoint absent, network present | decision"
+        "workload at, node at, volume at, snapshot at, allocation absent, allocation present, endpoint absent, "
+        "network present | decision"
     ),
     "scheduler/allocation/bind.py plan_refusal": "workload at | decision",
     "scheduler/allocation/bind.py plan_regrouped": "workload at, allocation at",
@@ -362,6 +369,11 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
     test_reservations.test_an_extension_is_for_all_of_its_slots_and_for_what_is_in_them,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
+    test_snapshots.test_a_snapshot_that_grows_makes_remembered_sums_of_a_quota_old,
+    test_snapshots.test_a_restore_in_place_keeps_what_stood_there,
+    test_snapshots.test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where_it_lies,
+    test_snapshots.test_a_snapshot_outlives_its_vm_and_goes_once_its_node_lists_it_no_more,
+    test_snapshots.test_snapshots_that_no_object_explains_stay_and_are_told,
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,
     a_guest_went_on_by_a_move_that_the_store_has_lost,

@@ -309,3 +309,20 @@ async def test_snapshots_that_no_object_explains_stay_and_are_told(tmp_path: Pat
         envelope = await lab.get("/node/-/n1")
         told = envelope.condition("Snapshots") if envelope is not None else None
         assert told is not None and told.status == "True"
+
+
+async def test_a_snapshot_that_grows_makes_remembered_sums_of_a_quota_old(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        quota = await lab.put("quota", "project", {"disk": 1 << 40})
+        await lab.pass_time(2.0)
+        before = await lab.get(quota.key)
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await lab.pass_time(2.0)
+        after = await lab.get(quota.key)
+        assert (
+            before is not None and after is not None and after.revision > before.revision and after.spec == before.spec
+        )

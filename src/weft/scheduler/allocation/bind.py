@@ -101,6 +101,7 @@ def plan_placement(
             *(Absent(endpoint.key) for endpoint in endpoints.values()),
             *dict.fromkeys(Present(nic.network.key) for nic, _ in reserved),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
+            *([unchanged(candidate.begins.snapshot)] if candidate.begins is not None else []),
             *([Present(candidate.slot)] if candidate.slot is not None else []),
         ],
         events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *events],
@@ -214,7 +215,7 @@ def _make_allocation(
         slot=candidate.slot.rpartition("/")[2] if candidate.slot is not None else None,
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
-        origin=candidate.origin,
+        origin=candidate.begins.origin if candidate.begins is not None else None,
         **record.allocate(workload_spec),
     )
     return make_allocation(workload, spec, uid, now)

@@ -59,6 +59,15 @@ _WRONG = {
 }
 
 
+class Beginning(msgspec.Struct, frozen=True):
+    """The snapshot that a workload begins from."""
+
+    snapshot: Item  # unchanged until the placement is stored
+    origin: AllocatedOrigin
+    homes: set[str]  # uid of its node, if only that has it
+    pools: set[str]  # pools with it, as in Request.pools
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """A workload that can be placed as soon as a node fits."""
 
@@ -78,7 +87,7 @@ class Candidate(msgspec.Struct, frozen=True):
     preempts: tuple[str, ...] = ()  # a sentence on each workload that gives way to it
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
     slot: str | None = None  # key of the reserved allocation that it is in
-    origin: AllocatedOrigin | None = None  # the snapshot that its disks come from
+    begins: Beginning | None = None  # from a snapshot
 
     @property
     def reserved(self) -> list[EndpointSpec]:
@@ -92,14 +101,6 @@ class Waiting(msgspec.Struct, frozen=True):
     reason: str
     message: str
     address: AddressProblem | None = None  # the address that it lacks, for the condition Addressed
-
-
-class Beginning(msgspec.Struct, frozen=True):
-    """The snapshot that a workload begins from."""
-
-    origin: AllocatedOrigin
-    homes: set[str]  # uid of its node, if only that has it
-    pools: set[str]  # pools with it, as in Request.pools
 
 
 def lack_address(problem: AddressProblem) -> Waiting:
@@ -180,12 +181,10 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
     pools = {find_pool(view, item) for item in volumes} | {ask.pool}
-    origin = None
-    if record.origin(spec) is not None and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
-        begins = read_origin(view, workload, record.origin(spec), volumes)
-        if isinstance(begins, Waiting):
-            return begins
-        origin = begins.origin
+    begins = read_beginning(view, workload, volumes)
+    if isinstance(begins, Waiting):
+        return begins
+    if begins is not None:
         homes |= begins.homes
         pools |= begins.pools
     if len(homes) > 1:
@@ -229,7 +228,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         volume_items=volumes,
         nics=nics,
         groups=groups,
-        origin=origin,
+        begins=begins,
     )
 
 
@@ -284,14 +283,17 @@ def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
     return GpuAsk(max(1, spec.gpus), share, spec.gpu_memory, tuple(sorted(spec.gpu_models)))
 
 
-def read_origin(view: View, workload: Item, asked: VmOrigin, volumes: list[Item]) -> Beginning | Waiting:
-    """The snapshot that a workload's disks come from, and where that is; or why it can't begin yet."""
+def read_beginning(view: View, workload: Item, volumes: list[Item]) -> Beginning | Waiting | None:
+    """The snapshot that a workload begins from, and where that is; or why it can't begin yet. None for one that has a place, or
+    whose disks come from its image."""
+    asked: VmOrigin | None = record_of(workload).origin(spec_of(workload))
+    if asked is None or view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+        return None
     snapshot = view.get(object_key("snapshot", workload.envelope.project, asked.snapshot))
     what = f"snapshot/{asked.snapshot}"
     if snapshot is None or snapshot.deleting:
-        return Waiting(
-            "snapshotMissing", f"{what}, from which it begins, {'is gone' if snapshot is None else 'is being deleted'}"
-        )
+        gone = "is gone" if snapshot is None else "is being deleted"
+        return Waiting("snapshotMissing", f"{what}, from which it begins, {gone}")
     status = snapshot.status(SnapshotStatus)
     if status.phase == "Failed":
         return Waiting("snapshotFailed", f"{what}, from which it begins, failed: {status.message or status.reason}")
@@ -300,9 +302,9 @@ def read_origin(view: View, workload: Item, asked: VmOrigin, volumes: list[Item]
         return Waiting("snapshotNotReady", f"waits until {what} is taken{why}")
     disks = {ROOT: status.disks[ROOT].key} if ROOT in status.disks else {}
     for volume in volumes:
-        origin = volume.spec(VolumeSpec).origin
-        if origin is not None and origin.snapshot == asked.snapshot and origin.disk in status.disks:
-            disks[volume.uid] = status.disks[origin.disk].key
+        of = volume.spec(VolumeSpec).origin
+        if of is not None and of.snapshot == asked.snapshot and of.disk in status.disks:
+            disks[volume.uid] = status.disks[of.disk].key
     holders = view.find(NODES_BY_SNAPSHOT, snapshot.uid)
     if not holders and not view.find(NODES_BY_UID, status.node_uid or ""):
         return Waiting("snapshotMissing", f"node {status.node}, which had {what}, is gone")
@@ -311,8 +313,8 @@ def read_origin(view: View, workload: Item, asked: VmOrigin, volumes: list[Item]
     pools = {f"{status.pool}@{status.pool_id}"} if not is_local and status.pool_id else set()
     first = not workload.status(WorkloadStatus).incarnation  # later its disks have gone on from there
     memory = asked.memory and first and status.memory > 0
-    begins = AllocatedOrigin(snapshot=snapshot.uid, name=asked.snapshot, disks=disks, memory=memory, identity=True)
-    return Beginning(begins, homes, pools)
+    origin = AllocatedOrigin(snapshot=snapshot.uid, name=asked.snapshot, disks=disks, memory=memory, identity=True)
+    return Beginning(snapshot, origin, homes, pools)
 
 
 def read_image(view: View, workload: Item, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
