@@ -13,7 +13,7 @@ def find_snapshots(local: LocalAllocation, checkpoint: Checkpoint) -> set[str]:
     if origin.generation == 0:
         begun = checkpoint.run not in ("new", "starting")
     else:
-        begun = local.report.restored >= origin.generation
+        begun = local.report.restored == origin.generation
     if not begun:
         found.add(origin.snapshot)
         found.update({origin.keeps.uid} if origin.keeps is not None else ())
