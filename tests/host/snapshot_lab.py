@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import select
+import socket
 import struct
+import subprocess
 from pathlib import Path
 
 import msgspec
 from guest_lab import GuestLab, make_disk
 from tests.conformance.runtime_contract import ready, run
 
-from weft.contracts.driver.runtime import DiskLayer, GuestDisk, GuestPlan
-from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
+from weft.contracts.driver.runtime import DiskLayer, GuestDisk, GuestNic, GuestPlan
+from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 
 MIB = 1 << 20
@@ -20,17 +24,46 @@ DISK_BYTES = 64 * MIB
 ROOT_BYTES = 1 << 30
 
 
-def plan_snapshot(
-    lab: GuestLab, plan: GuestPlan, key: str, *, memory: bool = False, freeze: bool = True
-) -> SnapshotPlan:
-    """With an empty overlay for each disk."""
-    overlays = {}
-    for disk in plan.disks:
-        path = lab.folder / f"{plan.name}-{disk.serial}-{key}.qcow2"
-        if not path.exists():
+class SnapshotLab(GuestLab):
+    links: list[str]
+
+    def __init__(self, tiny: Path) -> None:
+        super().__init__(tiny)
+        self.links = []
+
+    def plan_with_nic(self, name: str, disks: int = 0) -> GuestPlan:
+        """On a tap of its own that leads nowhere."""
+        link = f"ts{hashlib.md5(f'{self.folder}/{name}'.encode()).hexdigest()[:10]}"
+        if not Path("/sys/class/net", link).exists():
+            subprocess.run(["ip", "tuntap", "add", "dev", link, "mode", "tap"], check=True)
+            subprocess.run(["ip", "link", "set", link, "up"], check=True)
+            self.links.append(link)
+        nic = GuestNic(link, f"52:54:00:{link[2:4]}:{link[4:6]}:{link[6:8]}", 1400)
+        return msgspec.structs.replace(self.plan(name, disks=disks), nics=[nic])
+
+    def close(self) -> None:
+        super().close()
+        for link in self.links:
+            subprocess.run(["ip", "link", "del", link], check=False)
+
+    def plan_snapshot(self, plan: GuestPlan, key: str, *, memory: bool = False, freeze: bool = True) -> SnapshotPlan:
+        """With an empty overlay for each disk."""
+        overlays = {}
+        for disk in plan.disks:
+            path = self.folder / f"{plan.name}-{disk.serial}-{key}.qcow2"
+            if not path.exists():
+                make_disk(path, size_bytes=DISK_BYTES if disk.base is None else ROOT_BYTES)
+            overlays[disk.serial] = str(path)
+        return SnapshotPlan(key, overlays, str(self.folder / f"{plan.name}-{key}.memory") if memory else "", freeze)
+
+    def copy_disks(self, plan: GuestPlan, name: str) -> list[GuestDisk]:
+        """New disks that stand on those of ``plan``, which nobody writes to any more."""
+        copies = []
+        for disk in plan.disks:
+            path = self.folder / f"{name}-{disk.serial}.qcow2"
             make_disk(path, size_bytes=DISK_BYTES if disk.base is None else ROOT_BYTES)
-        overlays[disk.serial] = str(path)
-    return SnapshotPlan(key, overlays, str(lab.folder / f"{plan.name}-{key}.memory") if memory else "", freeze)
+            copies.append(_stand(disk, str(path)))
+        return copies
 
 
 def lay_over(plan: GuestPlan, snapshot: SnapshotPlan) -> GuestPlan:
@@ -38,27 +71,10 @@ def lay_over(plan: GuestPlan, snapshot: SnapshotPlan) -> GuestPlan:
     return msgspec.structs.replace(plan, disks=[_stand(disk, snapshot.overlays[disk.serial]) for disk in plan.disks])
 
 
-def copy_disks(lab: GuestLab, plan: GuestPlan, name: str) -> list[GuestDisk]:
-    """New disks that stand on those of ``plan``, which nobody writes to any more."""
-    copies = []
-    for disk in plan.disks:
-        path = lab.folder / f"{name}-{disk.serial}.qcow2"
-        make_disk(path, size_bytes=DISK_BYTES if disk.base is None else ROOT_BYTES)
-        copies.append(_stand(disk, str(path)))
-    return copies
-
-
 def _stand(disk: GuestDisk, path: str) -> GuestDisk:
     return msgspec.structs.replace(
         disk, path=path, format="qcow2", layers=[*disk.layers, DiskLayer(disk.path, disk.format)]
     )
-
-
-async def until_over(driver: QemuDriver, plan: GuestPlan, key: str) -> SnapshotFacts:
-    async with asyncio.timeout(120):
-        while (facts := await driver.snapshots.progress(plan.id, key)).phase not in ("none", "done", "failed"):
-            await asyncio.sleep(0.05)
-    return facts
 
 
 async def begin_counting(driver: QemuDriver, plan: GuestPlan, counter: bytes) -> None:
@@ -87,7 +103,33 @@ async def read_counters(driver: QemuDriver, plan: GuestPlan) -> tuple[int, int]:
     return first, second
 
 
-def forget_files(snapshot: SnapshotPlan) -> None:
-    for path in (*snapshot.overlays.values(), snapshot.memory):
-        if path:
-            Path(path).unlink(missing_ok=True)
+class Listener:
+    """Hears what leaves a guest through its tap."""
+
+    def __init__(self, link: str) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.bind((link, 3))
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    async def hear_senders(self) -> set[str]:
+        """The MACs that have sent anything until now, once there is one; without the host's own frames."""
+        senders: set[str] = set()
+        async with asyncio.timeout(30):
+            while not senders or self._frames_wait():
+                try:
+                    frame, (_, _, kind, _, _) = self._socket.recvfrom(65536)
+                except BlockingIOError:
+                    await asyncio.sleep(0.05)
+                    continue
+                if kind != socket.PACKET_OUTGOING:
+                    senders.add(frame[6:12].hex(":"))
+        return senders
+
+    def _frames_wait(self) -> bool:
+        return bool(select.select([self._socket], [], [], 0)[0])

@@ -85,7 +85,7 @@ class FakeDriver:
             resumed = guest is not None and guest.state == "suspended"
             boot_id = guest.boot_id if guest is not None and resumed else str(uuid.uuid4())
             if guest is None and plan.memory:
-                boot_id, resumed = read_memory(plan.name, plan.memory).boot_id, True
+                boot_id, resumed = read_memory(plan).boot_id, True
             pid = int.from_bytes(os.urandom(3), "little") + 1_000_000
             snapshot = self.snapshots.settle(guest) if guest is not None else None
             guest = FakeGuest(plan, "running", boot_id, self._clock.now(), pid, snapshot=snapshot)

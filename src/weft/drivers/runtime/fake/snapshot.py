@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
 from weft.drivers.runtime.fake.guest import FakeGuest, FakeMemory, FakeSnapshot
-from weft.objects.errors import DriverFailed, IllegalTransition, NotFound
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
 
 SAVE_SECONDS, PAUSE_MS = 0.2, 20.0
 _HERE = ("running", "starting", "paused")
@@ -117,9 +118,11 @@ class FakeSnapshots:
         return guest
 
 
-def read_memory(plan_name: str, path: str) -> FakeMemory:
-    """The memory that a guest begins from. Raises DriverFailed."""
+def read_memory(plan: GuestPlan) -> FakeMemory:
+    """The memory that a guest begins from. Raises DriverFailed, InvalidInput for a copy without an agent."""
+    if plan.identity is not None and not plan.has_agent:
+        raise InvalidInput(f"guest {plan.name}: a copy without an agent can't become another machine", reason="noAgent")
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=FakeMemory)
+        return msgspec.json.decode(Path(plan.memory).read_bytes(), type=FakeMemory)
     except (OSError, msgspec.DecodeError) as problem:
-        raise DriverFailed(f"guest {plan_name}: the memory to begin from can't be read: {problem}") from problem
+        raise DriverFailed(f"guest {plan.name}: the memory to begin from can't be read: {problem}") from problem

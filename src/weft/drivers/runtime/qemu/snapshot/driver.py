@@ -29,6 +29,8 @@ class QemuSnapshots:
                     await settle_snapshot(guest)
                 if guest.record.snapshot is not None:
                     return guest.record.snapshot.facts
+            if guest.running:
+                guest.status = (await guest.monitor().execute("query-status"))["status"]  # one may have come just now
             _check(guest, plan)
             await take_snapshot(guest, plan, choose_user(guest_id, facts.users))
         self._guests.notify()
