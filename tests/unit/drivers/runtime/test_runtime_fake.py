@@ -12,13 +12,17 @@ import pytest
 
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.runtime import BootDisk, GuestDisk, GuestFacts, GuestPlan
+from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeOrders
 from weft.objects.errors import DriverFailed
 
-pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_migration")
+pytest.register_assert_rewrite(
+    "tests.conformance.runtime_contract", "tests.conformance.runtime_migration", "tests.conformance.runtime_snapshots"
+)
 
 from tests.conformance.runtime_contract import RuntimePromises, until
 from tests.conformance.runtime_migration import MovePromises
+from tests.conformance.runtime_snapshots import SnapshotPromises
 
 
 class FakeLab:
@@ -38,6 +42,13 @@ class FakeLab:
     def break_start(self, driver: FakeDriver, plan: GuestPlan) -> GuestPlan:
         driver.orders.failures["start"] = [DriverFailed("the disk is missing")]
         return plan
+
+    def plan_snapshot(self, plan: GuestPlan, key: str, *, memory: bool = False) -> SnapshotPlan:
+        path = self.folder / f"{plan.name}-{key}"
+        return SnapshotPlan(key, {"root": f"{path}.qcow2"}, f"{path}.memory" if memory else "")
+
+    def copy_disks(self, plan: GuestPlan, name: str) -> list[GuestDisk]:
+        return plan.disks
 
     def kill(self, driver: FakeDriver, facts: GuestFacts) -> None:
         driver.kill(facts.id)
@@ -64,6 +75,10 @@ class TestFake(RuntimePromises):
 
 
 class TestFakeMoves(MovePromises):
+    pass
+
+
+class TestFakeSnapshots(SnapshotPromises):
     pass
 
 
