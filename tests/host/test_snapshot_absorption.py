@@ -71,7 +71,7 @@ class SnapshotLab:
         )
 
     async def take(self, driver: QemuDriver, number: int, *, running: bool = True) -> None:
-        layers, layer = self.volumes.layers, f"layer-{number}"
+        layers, layer = self.volumes.layers, f"{self.id}-{number}"
         path = await layers.begin_layer(self.id, layer)
         if running:
             facts = await driver.snapshots.take(self.id, SnapshotPlan(f"key-{number}", {"root": path}, freeze=False))
@@ -81,7 +81,9 @@ class SnapshotLab:
             await driver.snapshots.forget(self.id, f"key-{number}")
         chain = tuple(one.id for one in await layers.list_layers(self.id))
         size = (await self.volumes.ensure(self.id, size_bytes=0, base=self.base)).size_bytes
-        await layers.keep(KeptSnapshot(f"snap-{number}", f"uid-{number}", {"root": KeptDisk(chain, size)}))
+        await layers.keep(
+            KeptSnapshot(f"{self.id}-s{number}", f"{self.id}-uid-{number}", {"root": KeptDisk(chain, size)})
+        )
 
     async def absorb(self, driver: QemuDriver) -> None:
         """What the agent does by itself now and then; ``driver`` is its runtime."""
@@ -141,13 +143,14 @@ async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
         await write(driver, node.id, 4)
         whole = await read(driver, node.id)
         assert [len(one.splitlines()) for one in (*seen, whole)] == [1, 2, 3, 4]
-        middle = next(one for one in await node.volumes.layers.list_layers(node.id) if one.id == "layer-2")
-        await node.volumes.layers.drop("snap-2")
+        middle = next(one for one in await node.volumes.layers.list_layers(node.id) if one.id == f"{node.id}-2")
+        await node.volumes.layers.drop(f"{node.id}-s2")
         if not running:
             await driver.stop(node.id, grace_seconds=0)
         await node.absorb(driver)
-        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == ["layer-1", "layer-3"]
-        assert [one.uid for one in node.kept.snapshots] == ["uid-1", "uid-3"]
+        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == [f"{node.id}-1", f"{node.id}-3"]
+        mine = [one.uid for one in node.kept.snapshots if one.uid.startswith(node.id)]
+        assert mine == [f"{node.id}-uid-1", f"{node.id}-uid-3"]
         if running:
             assert not Path(middle.path).exists() and middle.path not in node.open_files()
             assert await read(driver, node.id) == whole
@@ -156,11 +159,12 @@ async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
         await ready(driver, await node.plan())
         assert await read(driver, node.id) == whole
         await driver.stop(node.id, grace_seconds=0)
-        await node.volumes.layers.clone("third", "snap-3", "root")
-        await ready(driver, await node.plan("third"))
-        assert await read(driver, "third") == seen[2]
-        await driver.stop("third", grace_seconds=0)
-        await driver.remove("third")
+        third = f"{node.id}-third"
+        await node.volumes.layers.clone(third, f"{node.id}-s3", "root")
+        await ready(driver, await node.plan(third))
+        assert await read(driver, third) == seen[2]
+        await driver.stop(third, grace_seconds=0)
+        await driver.remove(third)
     finally:
         await lab.close_drivers()
 
@@ -175,7 +179,7 @@ async def test_an_agent_that_is_killed_meanwhile_leaves_a_guest_that_runs_on_and
             await write(driver, node.id, number)
             await node.take(driver, number)
         whole = await read(driver, node.id)
-        await node.volumes.layers.drop("snap-1")
+        await node.volumes.layers.drop(f"{node.id}-s1")
 
         async def die(volume_id: str, layer_id: str) -> None:
             raise asyncio.CancelledError
@@ -188,7 +192,7 @@ async def test_an_agent_that_is_killed_meanwhile_leaves_a_guest_that_runs_on_and
         driver = lab.driver()
         await driver.recover()
         await node.absorb(driver)
-        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == ["layer-2"]
+        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == [f"{node.id}-2"]
         assert await read(driver, node.id) == whole
         await driver.stop(node.id, grace_seconds=0)
     finally:

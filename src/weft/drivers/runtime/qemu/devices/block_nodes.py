@@ -38,6 +38,12 @@ def find_fdsets(node: dict[str, Any]) -> list[int]:
     return [int(number) for number in _FDSET.findall(str(node["image"]["filename"]))]
 
 
+async def list_fdsets(qmp: Qmp) -> dict[int, dict[int, str]]:
+    """The descriptors in each set, by their numbers in QEMU, and what they were given for."""
+    sets: list[dict[str, Any]] = await qmp.execute("query-fdsets")
+    return {one["fdset-id"]: {fd["fd"]: str(fd.get("opaque", "")) for fd in one["fds"]} for one in sets}
+
+
 async def drop_nodes(qmp: Qmp, serial: str, keep: str = "") -> None:
     """Close the nodes of a disk but ``keep`` and what that stands on, and the files that QEMU was given for them."""
     nodes = {name: node for name, node in (await list_nodes(qmp)).items() if find_serial(name) == serial}

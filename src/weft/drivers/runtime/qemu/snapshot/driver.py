@@ -9,9 +9,15 @@ from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.migration.commands import check_movable, check_stays
 from weft.drivers.runtime.qemu.process.confinement import choose_user
+from weft.drivers.runtime.qemu.snapshot.absorb import (
+    begin_absorbing,
+    end_absorbing,
+    follow_absorbing,
+    note_absorbed,
+)
 from weft.drivers.runtime.qemu.snapshot.taking import cancel_snapshot, settle_snapshot, take_snapshot
 from weft.drivers.runtime.qemu.translate import Facts
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 
 class QemuSnapshots:
@@ -69,9 +75,17 @@ class QemuSnapshots:
                 raise IllegalTransition(f"guest {guest_id}: that snapshot is still being taken", hint="cancel it first")
 
     async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
-        raise DriverFailed(
-            "this runtime doesn't unite the layers of a disk that a guest has open", reason="unsupported"
-        )
+        await self._working()
+        guest = await self._guests.get(guest_id)
+        async with self._guests.lock(guest_id):
+            await guest.settle()
+            job = await begin_absorbing(guest, serial, layer)
+        if job:
+            await follow_absorbing(guest, job, guest.clock)
+        async with self._guests.lock(guest_id):
+            if job:
+                await end_absorbing(guest, job)
+            await note_absorbed(guest, serial, layer)
 
 
 def _check(guest: Guest, plan: SnapshotPlan) -> None:

@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_fdsets, find_nodes, list_nodes
+from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_fdsets, find_nodes, list_fdsets, list_nodes
 from weft.drivers.runtime.qemu.devices.ids import find_serial
 from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.drivers.runtime.qemu.record import SnapshotRecord
 
-_TO_READ = "to read"
+TO_READ = "to read"
 
 
 async def open_overlays(qmp: Qmp, snapshot: SnapshotRecord, files: Mapping[str, str]) -> None:
@@ -31,6 +31,8 @@ async def open_overlays(qmp: Qmp, snapshot: SnapshotRecord, files: Mapping[str, 
                 "file": file,
             }
             await qmp.execute("blockdev-add", **how)
+        # For the next snapshot: by then it has another name.
+        await _allow_reading(qmp, (await list_nodes(qmp))[node], snapshot.plan.overlays[serial])
         now = nodes[present[serial]]
         size = now["image"]["virtual-size"]
         if (await list_nodes(qmp))[node]["image"]["virtual-size"] < size:
@@ -43,30 +45,24 @@ async def _allow_reading(qmp: Qmp, node: dict[str, Any], path: str) -> None:
     """QEMU opens a file that is written to no more once again, to read it; if it can't, it keeps everyone else from standing on
     it, too."""
     for number in find_fdsets(node)[-1:]:
-        given = (await _list_given(qmp)).get(number, {})
-        if _TO_READ in given.values():
+        given = (await list_fdsets(qmp)).get(number, {})
+        if TO_READ in given.values():
             continue  # by a driver that died
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            await qmp.execute("add-fd", descriptor=descriptor, opaque=_TO_READ, **{"fdset-id": number})
+            await qmp.execute("add-fd", descriptor=descriptor, opaque=TO_READ, **{"fdset-id": number})
         finally:
             os.close(descriptor)
 
 
-async def _list_given(qmp: Qmp) -> dict[int, dict[int, str]]:
-    """The descriptors in each set, and what they were given for."""
-    sets: list[dict[str, Any]] = await qmp.execute("query-fdsets")
-    return {one["fdset-id"]: {fd["fd"]: str(fd.get("opaque", "")) for fd in one["fds"]} for one in sets}
-
-
 async def let_others_read(qmp: Qmp) -> None:
     """After the switch: close what the former files were written through, with which QEMU's lock on them goes."""
-    given = await _list_given(qmp)
+    given = await list_fdsets(qmp)
     for node in (await list_nodes(qmp)).values():
         for number in find_fdsets(node)[-1:] if node["ro"] else []:
             descriptors = given.pop(number, {})
             for descriptor, purpose in descriptors.items():
-                if purpose != _TO_READ and _TO_READ in descriptors.values():
+                if purpose != TO_READ and TO_READ in descriptors.values():
                     await qmp.execute("remove-fd", fd=descriptor, **{"fdset-id": number})
 
 

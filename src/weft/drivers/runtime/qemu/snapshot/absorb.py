@@ -1,0 +1,210 @@
+"""A layer of a running guest's disk goes: what it holds is copied into the file above it, which QEMU reads instead from then on.
+
+Speaks to one guest's monitor. QEMU says what a disk stands on; a file is known by its inode, since layers get other names while
+they are open. The copy is a job of QEMU's: one that a driver left behind is followed by the next. Until it is whole, the layer
+stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import GuestDisk
+from weft.drivers.runtime.qemu.devices.block_nodes import find_fdsets, find_nodes, list_fdsets, list_nodes
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.migration.commands import check_stays
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.drivers.runtime.qemu.snapshot.overlays import TO_READ
+from weft.objects.errors import DriverFailed, IllegalTransition, Unavailable
+
+BYTES_PER_SECOND = 64 << 20  # so that the guest keeps most of its disk's throughput
+LOOK_SECONDS = 0.1
+_TO_WRITE = "to absorb"
+
+
+class _Chain(msgspec.Struct, frozen=True):
+    """What a disk stands on, bottom first, with its own file last: nodes, and the sets of descriptors of their files."""
+
+    nodes: list[str]
+    fdsets: list[int]
+
+
+async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
+    """Begin to copy the layer at this path into the file above it; the job, or "" if the disk doesn't stand on it. Raises
+    IllegalTransition, DriverFailed."""
+    record, name = guest.record, guest.record.plan.name
+    if not guest.running or record.stopping:
+        raise IllegalTransition(f"vm/{name} is not running")
+    check_stays(guest)
+    if record.relocation is not None and record.relocation.stage != "there":
+        raise IllegalTransition(f"vm/{name}: one of its disks is being relocated")
+    qmp, job = guest.monitor(), name_job(serial)
+    if await _find_job(qmp, job) is not None:  # of a driver that died
+        await _close_writing(qmp)
+        return job
+    chain = await _find_chain(qmp, serial)
+    at = await _find_layer(guest, qmp, chain, layer)
+    if at is None:
+        await _close_unused(guest, qmp, layer)
+        return ""
+    above, below = chain.nodes[at + 1], chain.nodes[at - 1] if at else None
+    if at + 2 < len(chain.nodes):  # the disk's own file is open to write anyway
+        await _allow_writing(guest, qmp, chain.fdsets[at + 1])
+    how: dict[str, Any] = {"job-id": job, "device": above, "auto-dismiss": False, "speed": BYTES_PER_SECOND}
+    if below is not None:
+        # No name gets into the header, which nobody reads.
+        how |= {"base-node": below, "backing-file": ""}
+    try:
+        await qmp.execute("block-stream", **how)
+    finally:
+        await _close_writing(qmp)
+    return job
+
+
+async def follow_absorbing(guest: Guest, job: str, clock: Clock) -> None:
+    """Return once the job has ended. A caller who is cancelled ends it. Raises DriverFailed, IllegalTransition for a guest that
+    has ended."""
+    try:
+        while (found := await _ask(guest, job)) is not None and found["status"] != "concluded":
+            await clock.sleep(LOOK_SECONDS)
+    except asyncio.CancelledError:
+        ending = asyncio.ensure_future(_cancel(guest, job, clock))
+        with contextlib.suppress(DriverFailed, IllegalTransition, Unavailable):
+            await asyncio.shield(ending)
+        raise
+    if found is not None and "error" in found:
+        await end_absorbing(guest, job)
+        error = str(found["error"])
+        raise DriverFailed(
+            f"vm/{guest.record.plan.name}: a layer of its disk can't be absorbed: {error}",
+            reason="noSpace" if "No space left" in error else None,
+        )
+
+
+async def end_absorbing(guest: Guest, job: str) -> None:
+    """Dismiss a job that has ended."""
+    with contextlib.suppress(QmpError):
+        await guest.monitor().execute("job-dismiss", id=job)
+
+
+async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
+    """Close the layer's file, and have the guest's record know what the disk stands on now."""
+    qmp = guest.monitor()
+    await _close_unused(guest, qmp, layer)
+    left = len((await _find_chain(qmp, serial)).nodes) - 1
+    plan = guest.record.plan
+    disks = [_shorten(disk, left) if disk.serial == serial else disk for disk in plan.disks]
+    if disks != plan.disks:
+        guest.record.plan = msgspec.structs.replace(plan, disks=disks)
+        await guest.save_record()
+
+
+def name_job(serial: str) -> str:
+    return f"absorb-{serial}"
+
+
+def _shorten(disk: GuestDisk, below: int) -> GuestDisk:
+    """The disk on so many files. Which of them went is the pool's to say: the record only counts them."""
+    count = max(0, below - (disk.base is not None))
+    return msgspec.structs.replace(disk, layers=disk.layers[len(disk.layers) - count :] if count else [])
+
+
+async def _find_chain(qmp: Qmp, serial: str) -> _Chain:
+    """Raises DriverFailed for a disk that isn't plugged in, or stands on files that QEMU doesn't tell apart."""
+    top, nodes = (await find_nodes(qmp)).get(serial), await list_nodes(qmp)
+    if top is None or top not in nodes:
+        raise DriverFailed(f"disk {serial} is not plugged in")
+    fdsets = find_fdsets(nodes[top])
+    own = {found[-1]: name for name, node in nodes.items() if node["drv"] != "file" and (found := find_fdsets(node))}
+    if not fdsets or any(number not in own for number in fdsets):
+        raise DriverFailed(f"QEMU doesn't say what disk {serial} stands on")
+    return _Chain([own[number] for number in fdsets], fdsets)
+
+
+async def _find_layer(guest: Guest, qmp: Qmp, chain: _Chain, layer: str) -> int | None:
+    """Where in the chain the layer is, None if nowhere. Raises DriverFailed if that is unknown."""
+    given, wanted = await list_fdsets(qmp), os.stat(layer)
+    found = None
+    for at, number in enumerate(chain.fdsets[:-1]):
+        files = [_stat(guest, descriptor) for descriptor in given.get(number, {})]
+        if not files or None in files:
+            raise DriverFailed(
+                f"vm/{guest.record.plan.name}: it is unknown which file a layer of its disk is",
+                hint="it is known after a restart of the VM",
+            )
+        if any(file is not None and os.path.samestat(file, wanted) for file in files):
+            found = at
+    return found
+
+
+def _stat(guest: Guest, descriptor: int) -> os.stat_result | None:
+    try:
+        return os.stat(_descriptor_path(guest, descriptor))
+    except OSError:
+        return None
+
+
+def _descriptor_path(guest: Guest, descriptor: int) -> str:
+    process = guest.record.process
+    assert process is not None
+    return f"/proc/{process.pid}/fd/{descriptor}"
+
+
+async def _allow_writing(guest: Guest, qmp: Qmp, number: int) -> None:
+    """QEMU may open the files of this set for writing, and later for reading again, both anew: its locks are those of a descriptor,
+    and last for as long as that is in the set."""
+    former = (await list_fdsets(qmp)).get(number, {})
+    path = _descriptor_path(guest, next(iter(former)))
+    for flags, purpose in ((os.O_RDONLY, TO_READ), (os.O_RDWR, _TO_WRITE)):
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            await qmp.execute("add-fd", descriptor=descriptor, opaque=purpose, **{"fdset-id": number})
+        finally:
+            os.close(descriptor)
+    for given in former:
+        await qmp.execute("remove-fd", fd=given, **{"fdset-id": number})
+
+
+async def _close_writing(qmp: Qmp) -> None:
+    """QEMU has it open itself by now, and can give it up when it is done."""
+    for number, given in (await list_fdsets(qmp)).items():
+        for descriptor, purpose in given.items():
+            if purpose == _TO_WRITE:
+                with contextlib.suppress(QmpError):
+                    await qmp.execute("remove-fd", fd=descriptor, **{"fdset-id": number})
+
+
+async def _close_unused(guest: Guest, qmp: Qmp, layer: str) -> None:
+    """Close the descriptors of a file that no node uses: else it takes up space until the guest ends."""
+    used = {number for node in (await list_nodes(qmp)).values() for number in find_fdsets(node)}
+    wanted = os.stat(layer)
+    for number, given in (await list_fdsets(qmp)).items():
+        files = [_stat(guest, descriptor) for descriptor in given] if number not in used else []
+        if any(file is not None and os.path.samestat(file, wanted) for file in files):
+            with contextlib.suppress(QmpError):
+                await qmp.execute("remove-fd", **{"fdset-id": number})
+
+
+async def _ask(guest: Guest, job: str) -> dict[str, Any] | None:
+    if not guest.running:
+        raise IllegalTransition(f"vm/{guest.record.plan.name} has ended in the meantime")
+    return await _find_job(guest.monitor(), job)
+
+
+async def _find_job(qmp: Qmp, job: str) -> dict[str, Any] | None:
+    jobs: list[dict[str, Any]] = await qmp.execute("query-jobs")
+    return next((one for one in jobs if one["id"] == job), None)
+
+
+async def _cancel(guest: Guest, job: str, clock: Clock) -> None:
+    while (found := await _ask(guest, job)) is not None and found["status"] != "concluded":
+        with contextlib.suppress(QmpError):  # it has just ended
+            await guest.monitor().execute("block-job-cancel", device=job, force=True)
+        await clock.sleep(LOOK_SECONDS / 10)
+    await end_absorbing(guest, job)
