@@ -5,94 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from tests.scenario.controllers_lab import GIB, Lab, PretendNode
+from tests.scenario.controllers_lab import GIB
+from tests.scenario.migration_lab import MovingLab, World
+from tests.scenario.snapshot_lab import join
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, SnapshotReport
 from weft.kinds.node import NodeSnapshot
-from weft.kinds.parts.snapshot.restored import VmOrigin
+from weft.kinds.parts.snapshot.restored import VmOrigin, VolumeOrigin
 from weft.kinds.snapshot import SnapshotStatus
-from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, merge_part
+from weft.kinds.volume import VolumeSpec
+from weft.objects.envelope import Condition, Envelope, decode_part
 
 
-class SnapshotNode(PretendNode):
-    """A node that takes the snapshots that it is asked for, and goes back to them."""
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.takes = True
-        self.fails = ""
-        self.lists = True  # what it took
-        self.begun_from: dict[str, AllocatedOrigin] = {}  # by workload, the origin that it had when it began
-
-    async def act(self, key: str) -> None:
-        await super().act(key)
-        entry = await self.lab.store.get(key)
-        if entry is None or self.slow:
-            return
-        envelope = decode_envelope(entry.value, entry.revision)
-        spec = decode_part(envelope.spec, AllocationSpec)
-        if spec.origin is not None:
-            self.begun_from[spec.workload.name] = spec.origin
-        report = self.running.get(envelope.uid, AllocationReport())
-        orders = [*spec.snapshots]
-        restores = spec.origin is not None and spec.origin.generation > report.restored
-        if restores and spec.origin is not None and spec.origin.keeps is not None:
-            orders.append(spec.origin.keeps)
-        new = msgspec.structs.replace(report, snapshots=[self._take(one.uid, one.memory) for one in orders])
-        if restores and spec.origin is not None and self.takes:
-            new.restored = spec.origin.generation
-        if new == report:
-            return
-        self.running[envelope.uid] = new
-        taken = [one.uid for one in new.snapshots if one.phase == "ready"]
-        if taken and self.lists:
-            listed = [one for one in self.report.snapshots if one.uid not in taken]
-            listed += [NodeSnapshot(uid=uid, size=5 << 20, memory=1 << 20, pool_id="p") for uid in taken]
-            await self.write_report(snapshots=listed)
-
-        def change(target: Envelope) -> None:
-            target.report = merge_part(target.report, new)
-
-        await self.lab.change(key, change)
-
-    def _take(self, uid: str, memory: bool) -> SnapshotReport:
-        if self.fails:
-            return SnapshotReport(uid=uid, phase="failed", reason="noSpace", message=self.fails)
-        if not self.takes:
-            return SnapshotReport(uid=uid)
-        consistency = "memory" if memory else "crash"
-        return SnapshotReport(
-            uid=uid,
-            phase="ready",
-            consistency=consistency,  # type: ignore[arg-type]
-            disks={"root": 1 * GIB},
-            size=4 << 20,
-            taken_at=self.lab.clock.now(),
-            pool="local",
-            pool_id="p",
-        )
-
-
-async def join(lab: Lab, name: str = "n1") -> SnapshotNode:
-    node = lab.nodes[name] = SnapshotNode(lab, name, epoch=await lab.epoch())
-    await node.join()
-    return node
-
-
-async def take(lab: Lab, name: str, of: str = "vm/web", **spec: Any) -> Envelope:
+async def take(lab: MovingLab, name: str, of: str = "vm/web", **spec: Any) -> Envelope:
     return await lab.put("snapshot", name, {"of": of, **spec}, finalizers=("snapshot",))
 
 
-async def snapshot(lab: Lab, name: str) -> SnapshotStatus:
+async def snapshot(lab: MovingLab, name: str) -> SnapshotStatus:
     envelope = await lab.get(f"/snapshot/default/{name}")
     assert envelope is not None
     return decode_part(envelope.status, SnapshotStatus)
 
 
-async def until(lab: Lab, name: str, phase: str) -> SnapshotStatus:
+async def until(lab: MovingLab, name: str, phase: str) -> SnapshotStatus:
     async def there() -> bool:
         return (await snapshot(lab, name)).phase == phase
 
@@ -100,7 +35,7 @@ async def until(lab: Lab, name: str, phase: str) -> SnapshotStatus:
     return await snapshot(lab, name)
 
 
-async def until_restored(lab: Lab, name: str, reason: str) -> Condition:
+async def until_restored(lab: MovingLab, name: str, reason: str) -> Condition:
     async def there() -> bool:
         told = (await lab.vm(name)).condition("Restored")
         return told is not None and told.reason == reason
@@ -111,14 +46,14 @@ async def until_restored(lab: Lab, name: str, reason: str) -> Condition:
     return told
 
 
-async def restore(lab: Lab, name: str, source: str, **more: Any) -> None:
+async def restore(lab: MovingLab, name: str, source: str, **more: Any) -> None:
     generation = (await lab.vm(name)).generation + 1
     await lab.wish(name, restore={"snapshot": source, "generation": generation, **more})
 
 
 @pytest.mark.parametrize("memory", [False, True])
 async def test_a_snapshot_is_taken_by_the_node_of_its_vm_and_says_where_it_lies(tmp_path: Path, memory: bool) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         await join(lab)
         vm = await lab.put_vm("web", user_data="#!/bin/sh\necho secret")
         await lab.until_phase("web", "Running")
@@ -135,7 +70,7 @@ async def test_a_snapshot_is_taken_by_the_node_of_its_vm_and_says_where_it_lies(
 
 
 async def test_of_two_snapshots_of_a_vm_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         node.takes = False
         await lab.put_vm("web")
@@ -153,7 +88,7 @@ async def test_of_two_snapshots_of_a_vm_one_waits_for_the_other_and_says_so(tmp_
 
 
 async def test_a_snapshot_that_its_node_can_not_take_fails_with_the_nodes_reason(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         node.fails = "the pool is full"
         await lab.put_vm("web")
@@ -167,7 +102,7 @@ async def test_a_snapshot_that_its_node_can_not_take_fails_with_the_nodes_reason
 
 
 async def test_a_snapshot_of_a_vm_without_a_place_waits_and_of_none_fails(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         await lab.put_vm("web")
         await take(lab, "a")
         await lab.pass_time(2.0)
@@ -178,7 +113,7 @@ async def test_a_snapshot_of_a_vm_without_a_place_waits_and_of_none_fails(tmp_pa
 
 
 async def test_a_snapshot_outlives_its_vm_and_goes_once_its_node_lists_it_no_more(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
@@ -197,7 +132,7 @@ async def test_a_snapshot_outlives_its_vm_and_goes_once_its_node_lists_it_no_mor
 
 
 async def test_a_snapshot_whose_data_its_node_has_lost_says_so(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
@@ -212,7 +147,7 @@ async def test_a_snapshot_whose_data_its_node_has_lost_says_so(tmp_path: Path) -
 
 
 async def test_a_restore_in_place_keeps_what_stood_there(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         await join(lab)
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
@@ -232,7 +167,7 @@ async def test_a_restore_in_place_keeps_what_stood_there(tmp_path: Path) -> None
 
 
 async def test_a_restore_waits_for_the_snapshot_that_is_being_taken(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
@@ -250,7 +185,7 @@ async def test_a_restore_waits_for_the_snapshot_that_is_being_taken(tmp_path: Pa
 
 
 async def test_a_restore_of_a_snapshot_that_is_gone_is_given_up_and_never_comes_back(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         await join(lab)
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
@@ -263,7 +198,7 @@ async def test_a_restore_of_a_snapshot_that_is_gone_is_given_up_and_never_comes_
 
 
 async def test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where_it_lies(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         node.takes = False
         await lab.put_vm("web")
@@ -288,7 +223,7 @@ async def test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where
 
 
 async def test_a_vm_that_begins_from_a_lost_snapshot_says_what_is_missing(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         await join(lab)
         await lab.put_vm("twin", origin=VmOrigin(snapshot="a"))
         await lab.pass_time(2.0)
@@ -297,7 +232,7 @@ async def test_a_vm_that_begins_from_a_lost_snapshot_says_what_is_missing(tmp_pa
 
 
 async def test_snapshots_that_no_object_explains_stay_and_are_told(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await node.write_report(snapshots=[NodeSnapshot(uid="u1", size=5)])
         await lab.pass_time(2.0)
@@ -312,7 +247,7 @@ async def test_snapshots_that_no_object_explains_stay_and_are_told(tmp_path: Pat
 
 
 async def test_a_snapshot_that_grows_makes_remembered_sums_of_a_quota_old(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with MovingLab(tmp_path) as lab:
         await join(lab)
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
@@ -326,3 +261,110 @@ async def test_a_snapshot_that_grows_makes_remembered_sums_of_a_quota_old(tmp_pa
         assert (
             before is not None and after is not None and after.revision > before.revision and after.spec == before.spec
         )
+
+
+async def test_a_migration_waits_for_the_snapshot_of_its_vm_and_a_snapshot_for_the_migration(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await join(lab, "n2")
+        node.takes = False
+        await take(lab, "a")
+        await until(lab, "a", "Taking")
+        await lab.migrate("web")
+        await lab.pass_time(3.0)
+        migration = await lab.get("/migration/default/m")
+        placed = migration.condition("Placed") if migration is not None else None
+        assert placed is not None and (placed.status, placed.reason) == ("False", "takingSnapshot")
+        node.takes = True
+        await node.act((await lab.every("allocation"))[0].key)
+        await until(lab, "a", "Ready")
+        lab.begin = [World(stops_at="migrating")]
+
+        async def begun() -> bool:
+            return len(await lab.allocations()) == 2
+
+        await lab.until(begun)
+        await take(lab, "b")
+        await lab.pass_time(2.0)
+        waits = await snapshot(lab, "b")
+        assert (waits.phase, waits.reason) == ("Pending", "isMigrating") and "migration/m" in waits.message
+
+
+async def test_a_restored_vm_that_migrates_takes_neither_its_origin_nor_its_orders_along(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await restore(lab, "web", "a", keep=False)
+        await until_restored(lab, "web", "Restored")
+        await join(lab, "n2")
+        await lab.migrate("web")
+        await lab.until_migration("Succeeded")
+        await lab.pass_time(2.0)
+        [place] = await lab.allocations()
+        assert (place.node, place.origin) == ("n2", None)
+        await restore(lab, "web", "a", keep=False)
+        told = await until_restored(lab, "web", "SnapshotElsewhere")
+        assert "snapshot/a is on n1, and the workload on n2" in told.message
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_a_snapshot_whose_vm_was_deleted_meanwhile_is_there_if_its_node_lists_it(
+    tmp_path: Path, listed: bool
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        node.takes = False
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        made = await take(lab, "a")
+        await until(lab, "a", "Taking")
+        if listed:
+            await node.write_report(snapshots=[NodeSnapshot(uid=made.uid, size=9)])
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        status = await until(lab, "a", "Ready" if listed else "Failed")
+        assert (status.reason, status.size) == (("", 9) if listed else ("vmGone", 0))
+
+
+async def test_a_snapshot_that_is_deleted_while_it_is_taken_goes_after_that(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        node.takes = False
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Taking")
+        await lab.delete("/snapshot/default/a")
+        await lab.pass_time(2.0)
+        assert (await snapshot(lab, "a")).phase == "Deleting"
+        assert [len(one.snapshots) for one in await lab.allocations()] == [1]
+        node.takes = True
+        await node.act((await lab.every("allocation"))[0].key)
+        await lab.pass_time(2.0)
+        assert [one.snapshots for one in await lab.allocations()] == [[]]
+        await node.write_report(snapshots=[])
+        await lab.until_gone("/snapshot/default/a")
+
+
+async def test_a_vm_from_a_snapshot_gets_the_volumes_that_were_made_with_it_and_nobody_else_does(
+    tmp_path: Path,
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put("volume", "data", VolumeSpec(size=GIB), finalizers=("volume",))
+        await lab.put_vm("web", volumes=["data"])
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        disks = (await until(lab, "a", "Ready")).disks
+        origin = VolumeOrigin(snapshot="a", disk="data")
+        copy = await lab.put("volume", "copy-data", VolumeSpec(size=GIB, origin=origin), finalizers=("volume",))
+        await lab.put_vm("thief", volumes=["copy-data"])
+        await lab.until_refused("thief", "volumeNotReady")
+        await lab.put_vm("copy", volumes=["copy-data"], origin=VmOrigin(snapshot="a"))
+        await lab.until_phase("copy", "Running")
+        assert node.begun_from["copy"].disks == {"root": "root", copy.uid: disks["data"].key}

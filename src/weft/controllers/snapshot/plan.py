@@ -112,7 +112,7 @@ def _lose_place(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotStatus:
     if facts.unknown or _is_awaited(facts):
         return status
     reason, message = PLACE_LOST, f"{facts.what} left node {status.node} before the snapshot was taken"
-    if facts.workload is None:
+    if facts.workload is None or facts.workload.deleting:
         reason, message = VM_GONE, f"{facts.what} was deleted before the snapshot was taken"
     return msgspec.structs.replace(status, phase="Failed", reason=reason, message=message)
 
