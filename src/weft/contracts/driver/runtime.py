@@ -90,6 +90,10 @@ class GuestPlan(msgspec.Struct, frozen=True):
     # those of the machine then: by serial and MAC, and what is left over in the order of the lists.
     memory: str = ""
     identity: Identity | None = None  # it is a copy, and gets this before anything of it reaches the network
+    # The file that its RAM is. A guest that boots writes it; one that begins from a template's ``memory`` has its own copy of each
+    # page that it writes, and shares the others.
+    ram: str = ""
+    setup: str = ""  # a shell script that a copy runs as root before it is ready; it may run twice
 
 
 class GuestShape(msgspec.Struct, frozen=True):

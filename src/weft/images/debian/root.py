@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT_LABEL = "debian-root"
 STAGES = "usr/local/lib/weft/cloud-init-stages"
 RENEWED = "usr/local/lib/weft/renewed"  # weft's agent runs it
+WARM = "usr/local/lib/weft/warm"  # before the machine is saved as a template
 _RUN_STAGES = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 /{STAGES}"
 
 MASKED = (
@@ -89,6 +90,7 @@ FILES = {
     ),
     STAGES: Path(__file__).with_name("stages.py").read_text(),
     RENEWED: Path(__file__).with_name("renewed").read_text(),
+    WARM: Path(__file__).with_name("warm").read_text(),
     "etc/systemd/system/cloud-init-local.service.d/stages.conf": f"{_RUN_STAGES} 'init --local' init\n",
     "etc/systemd/system/cloud-config.service.d/stages.conf": "[Service]\nExecStart=\nExecStart=/bin/true\n",
     "etc/systemd/system/cloud-final.service.d/stages.conf": (

@@ -43,6 +43,7 @@ from weft.drivers.runtime.qemu.probe import QemuFinding
 from weft.drivers.runtime.qemu.saved_memory import discard_memory, save_memory
 from weft.drivers.runtime.qemu.snapshot.driver import QemuSnapshots
 from weft.drivers.runtime.qemu.start import GuestStarter, choose_limits
+from weft.drivers.runtime.qemu.template.driver import QemuTemplates
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
@@ -74,6 +75,7 @@ class QemuDriver:
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self.snapshots = QemuSnapshots(self._guests, self._working)
+        self.templates = QemuTemplates(self._guests, self._starter, self._clock, host.capacity, self._working)
         self._probe: RuntimeProbe | None = None
         self._facts: Facts | None = None
         self._probing = asyncio.Lock()

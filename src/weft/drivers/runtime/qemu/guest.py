@@ -98,6 +98,12 @@ class Guest:
         """Whether a migration decides where this guest runs: it is being sent, was sent, or has not arrived yet."""
         return self.record.migration is not None and not self.record.migration.taken
 
+    @property
+    def _becomes_another(self) -> bool:
+        """Whether it is a copy that hasn't its own identity yet: its machine stays as it is until then."""
+        renewal = self.record.renewal
+        return renewal is not None and renewal.identity is not None
+
     def facts(self) -> GuestFacts:
         record, plan = self.record, self.record.plan
         end = record.end
@@ -128,7 +134,7 @@ class Guest:
             message=message or (f"its process ended with exit code {code}" if code is not None else None),
             held=state == "running" and self.status == "paused" and not self.migrating,
             accelerator=record.accelerator,
-            shape=describe_shape(plan, record.frame) if alive and record.frame else None,
+            shape=describe_shape(plan, record.frame) if alive and record.frame and not self._becomes_another else None,
             exit_code=code,
             process=record.process_report if alive else None,
         )
@@ -233,8 +239,8 @@ class Guest:
                     await self.connect()
 
     def _ready(self, alive: bool) -> bool | None:
-        plan, renewal = self.record.plan, self.record.renewal
-        ready = self.record.ready and alive and (renewal is None or renewal.identity is None)
+        plan = self.record.plan
+        ready = self.record.ready and alive and not self._becomes_another
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
     def _make_agents(self) -> GuestAgents:

@@ -28,6 +28,7 @@ class Frame(msgspec.Struct, frozen=True):
     ports: dict[str, int] = {}  # device → its root port
     cpu_model: str = ""  # as QEMU's words name it; "" is all there is
     version: str = ""  # of QEMU, whose q35 it is; "" is that of whichever QEMU builds it
+    maps_ram: bool = False  # its RAM is a file that others share: pages that it frees are not given back
     uuid: str = ""  # the machine's own, which it takes along: QEMU compares it over several streams; "" is the plan's
 
     @property
@@ -52,6 +53,7 @@ def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int, version
         ports={device: port for port, device in enumerate(devices)},
         cpu_model=cpu_model,
         version=version,
+        maps_ram=bool(plan.ram),
         uuid=plan.uid,
     )
 

@@ -84,6 +84,7 @@ class Renewal(msgspec.Struct, frozen=True):
 
     identity: Identity | None = None
     macs: dict[str, str] = {}  # the MAC that it knows → its own
+    setup: str = ""  # a shell script to run in it then
 
 
 class GuestRecord(msgspec.Struct):

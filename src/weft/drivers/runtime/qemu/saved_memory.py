@@ -21,7 +21,7 @@ from weft.drivers.runtime.qemu.devices.ids import nic_id
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.machine_shape import describe_present
 from weft.drivers.runtime.qemu.migration.carried_memory import append_machine
-from weft.drivers.runtime.qemu.migration.commands import choose_capabilities
+from weft.drivers.runtime.qemu.migration.commands import RAM_STAYS, choose_capabilities
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.record import GuestEnd, disk_times
 from weft.objects.errors import DriverFailed, Unavailable
@@ -66,7 +66,7 @@ async def describe_machine(guest: Guest) -> MigratingGuest:
         frame = replace(await inspect_frame(qmp, frame), uuid=record.uuid)
         plan = describe_present(plan, record.next, frame)
     return MigratingGuest(
-        plan=replace(plan, memory="", identity=None),
+        plan=replace(plan, memory="", ram="", setup="", identity=None),
         driver="qemu",
         version=f"{version['major']}.{version['minor']}",
         accelerator=record.accelerator,
@@ -80,7 +80,7 @@ async def load_memory(guest: Guest) -> None:
     qmp, record = guest.monitor(), guest.record
     if record.frame is not None:  # devices count the CPUs they start with, so those that came later come later again
         await plug_cpus(qmp, record.frame.vcpus + record.frame.plugged_vcpus)
-    await choose_capabilities(qmp, set())
+    await choose_capabilities(qmp, {RAM_STAYS} if record.plan.ram else set())
     unheard = record.renewal is not None and record.renewal.identity is not None
     if unheard:  # QEMU itself would tell the network of the MACs that it loads
         await qmp.execute("migrate-set-parameters", **{"announce-rounds": 0})
@@ -102,7 +102,7 @@ async def set_links(qmp: Qmp, plan: GuestPlan, *, up: bool) -> None:
 
 
 async def forget_memory(guest: Guest) -> None:
-    guest.record.memory = "none"
+    guest.record.memory, guest.record.plan = "none", replace(guest.record.plan, ram="")
     await guest.save_record()
     await asyncio.to_thread(guest.paths.memory.unlink, missing_ok=True)
 

@@ -116,6 +116,8 @@ class GuestStarter:
         self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool], kept: SnapshotRecord | None
     ) -> Guest:
         """``kept``: what its last run's snapshot has come to."""
+        if plan.memory:  # it has run before: nothing but its disks counts
+            plan = msgspec.structs.replace(plan, memory="", ram="")
         paths = self._guests.paths(plan.id)
         fresh = not paths.record.exists()
         version = ".".join(map(str, facts.version[:2]))

@@ -30,6 +30,7 @@ from weft.drivers.runtime.qemu.machine_shape import BLOCK_BYTES, Frame
 from weft.objects.errors import InvalidInput
 
 MEMORY_ID, BOOT_MEMORY_ID, PORT_ID = "vmem", "ram", "port"
+RAM = "ram"  # among the inherited descriptors
 AGENT_PORT, WEFT_AGENT_ID = "weft.agent.0", "agent-port"
 QEMU_AGENT_PORT, QEMU_AGENT_ID = "org.qemu.guest_agent.0", "qemu-agent-port"
 MOST_DISKS = {"microvm": 8, "q35": 18}
@@ -141,13 +142,13 @@ def translate_guest(
     check_plan(plan, paths)
     words = start_words(facts.program, f"guest={plan.name}", facts.accelerator, _cpu(frame, facts))
     words += ["-uuid", frame.uuid or plan.uid, "-machine", _machine(plan, frame)]
-    words += _size(frame)
+    words += _size(plan, frame, fds, incoming=incoming)
     words += _boot(plan, frame, facts, fds)
     words += _socket("qmp", fds, "-mon", "chardev=qmp,mode=control")
     words += _socket("qmp2", fds, "-mon", "chardev=qmp2,mode=control")
     words += _socket("console", fds, "-serial", "chardev:console", log="console-log")
     words += _ports(frame)
-    words += _devices(plan, fds)
+    words += _devices(plan, frame, fds)
     if plan.screen:
         words += ["-vnc", f"unix:{paths.screen}", "-device", f"VGA,bus=pcie.0,addr={_SCREEN:#x},id=screen"]
     fixed = [disk for disk in plan.disks if disk_id(disk) not in frame.ports]
@@ -244,10 +245,11 @@ def _socket(name: str, fds: Mapping[str, int], option: str, value: str, *, log: 
     return [*words, "-chardev", chardev, option, value]
 
 
-def _devices(plan: GuestPlan, fds: Mapping[str, int]) -> list[str]:
+def _devices(plan: GuestPlan, frame: Frame, fds: Mapping[str, int]) -> list[str]:
     words = ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
     words += _device(plan, "virtio-rng", 1, None, {"rng": "rng0", "id": "rng"})
-    balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
+    reporting = "off" if frame.maps_ram else "on"
+    balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": reporting}
     words += _device(plan, "virtio-balloon", 2, None, balloon)
     words += _device(plan, "virtio-serial", 3, None, {"id": "serial"})
     if plan.has_agent:
@@ -268,17 +270,22 @@ def _agent_port(name: str, fds: Mapping[str, int], port: str, id_: str) -> list[
     return _socket(name, fds, "-device", f"virtserialport,bus=serial.0,chardev={name},name={port},id={id_}")
 
 
-def _size(frame: Frame) -> list[str]:
+def _size(plan: GuestPlan, frame: Frame, fds: Mapping[str, int], *, incoming: bool) -> list[str]:
     memory = f"{frame.memory_bytes >> 10}k"
     cpus = str(frame.vcpus) if frame.most_vcpus <= frame.vcpus else f"{frame.vcpus},maxcpus={frame.most_vcpus}"
+    backend = f"memory-backend-ram,id={BOOT_MEMORY_ID},size={memory}"
+    if plan.ram:
+        how = "share=off,readonly=on,rom=off" if incoming else "share=on"
+        backend = f"memory-backend-file,id={BOOT_MEMORY_ID},size={memory},mem-path=/proc/self/fd/{fds[RAM]},{how}"
     if not frame.pluggable_bytes:
-        return ["-smp", cpus, "-m", memory]
+        named = ["-object", backend, "-machine", f"memory-backend={BOOT_MEMORY_ID}"] if plan.ram else []
+        return [*named, "-smp", cpus, "-m", memory]
     more = frame.pluggable_bytes
     # An emulated machine forgets what was written while it migrates in any block of memory but the first (QEMU 10.0: its
     # physical_memory_sync_dirty_bitmap resets the CPUs' caches for the block at address 0), and objects come first.
     device = f"virtio-mem-pci,id={MEMORY_ID},memdev={MEMORY_ID}0,requested-size={frame.plugged_bytes},"
     return [
-        *("-object", f"memory-backend-ram,id={BOOT_MEMORY_ID},size={memory}"),
+        *("-object", backend),
         *("-machine", f"memory-backend={BOOT_MEMORY_ID}"),
         *("-smp", cpus, "-m", f"size={memory},maxmem={(frame.memory_bytes + more) >> 10}k"),
         *("-object", f"memory-backend-ram,id={MEMORY_ID}0,size={more},reserve=off"),

@@ -21,7 +21,7 @@ import msgspec
 
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.runtime.qemu.devices.ids import file_names, nic_name
-from weft.drivers.runtime.qemu.translate import GuestPaths, has_qemu_port
+from weft.drivers.runtime.qemu.translate import RAM, GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed
 
 _TUN = "/dev/net/tun"
@@ -55,6 +55,8 @@ def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
         ]
     elif isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi":
         planned.append(InheritedFd("uefi-vars", "write", str(paths.uefi_vars)))
+    if plan.ram:
+        planned.append(InheritedFd(RAM, "public" if plan.memory else "read", plan.ram))
     for disk in plan.disks:
         planned += plan_disk(disk)
     return planned + [plan_nic(nic) for nic in plan.nics]

@@ -26,8 +26,9 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 CANCEL_SECONDS = 30.0
 _CAPABILITIES = (
     "events", "return-path", "auto-converge", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate",
-    "background-snapshot",
+    "background-snapshot", "x-ignore-shared",
 )  # fmt: skip
+RAM_STAYS = "x-ignore-shared"  # RAM that is a file is left out of what is saved, and of what is loaded
 _ALWAYS = {"events", "return-path", "late-block-activate", "auto-converge"}  # what is to work later is armed beforehand
 _OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
 COPY = "copy-"  # jobs and nodes that copy disks begin so

@@ -52,7 +52,7 @@ def plan_beginning(plan: GuestPlan, facts: Facts, now: float) -> GuestRecord:
                 details={"step": "load"},
             )
     record = make_record(plan, coming, facts, now, COLD_HINT)
-    record.renewal = Renewal(plan.identity, macs)
+    record.renewal = Renewal(plan.identity, macs, plan.setup)
     record.plan = msgspec.structs.replace(record.plan, identity=plan.identity)
     return record
 

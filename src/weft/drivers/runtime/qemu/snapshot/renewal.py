@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.record import GuestEnd
 from weft.drivers.runtime.qemu.saved_memory import set_links
@@ -15,6 +16,7 @@ from weft.objects.errors import DriverFailed, Unavailable
 
 RENEW_SECONDS = 120.0
 _AGAIN_SECONDS = 0.05
+_MOST_SAID = 1000  # bytes of what a setup complained of
 
 
 async def renew(guest: Guest) -> None:
@@ -29,6 +31,8 @@ async def renew(guest: Guest) -> None:
             problem = await guest.agents.renew(renewal.identity, renewal.macs)
             if problem == "" and renewal.identity is not None:
                 await set_links(guest.monitor(), record.plan, up=True)
+            if problem == "" and renewal.setup:
+                problem = await _run_setup(guest, renewal.setup)
             break
         await guest.clock.sleep(_AGAIN_SECONDS)
     if problem and renewal.identity is None:
@@ -41,6 +45,24 @@ async def renew(guest: Guest) -> None:
     record.renewal = None
     await guest.save_record()
     guest.notify()
+
+
+async def _run_setup(guest: Guest, script: str) -> str:
+    """What went wrong; "": nothing. Raises Unavailable while the guest's agent doesn't answer."""
+    session = await guest.agents.exec(ExecRequest(["sh", "-s"]))
+    try:
+        await session.write(script.encode())
+        await session.close_stdin()
+        said, code = b"", None
+        async for chunk in session.output():
+            if chunk.channel == "exit":
+                code = chunk.code
+            elif chunk.channel == "stderr":
+                said = (said + chunk.data)[-_MOST_SAID:]
+    finally:
+        await session.close()
+    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    return "" if code == 0 else f"its setup ended with {code}: {''.join(last)}"
 
 
 async def _refuse(guest: Guest, problem: str) -> None:
