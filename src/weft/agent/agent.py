@@ -36,6 +36,7 @@ from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
+from weft.agent.template.library import TemplateLibrary
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.watches import Change, Listed, Put, ServerWatches
@@ -98,7 +99,12 @@ class Agent:
         self.samples = SampleFiles(Path(host.state_dir) / "samples")
         self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, self.samples, wire, clock)
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
-        parts = NodeParts(self.images, self._container_images, secrets, self.pools, self._volumes, heavy, clock)
+        self._templates = TemplateLibrary(
+            host.state_dir, runtimes.machines, volumes, self.images, clock, heavy, self._reporter.wake
+        )
+        parts = NodeParts(
+            self.images, self._container_images, secrets, self.pools, self._volumes, self._templates, heavy, clock
+        )
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
@@ -110,12 +116,13 @@ class Agent:
 
     async def start(self) -> None:
         """Find the guests that are here, then follow the server. Returns once all guests are known."""
+        await self._templates.begin()
         run = await self.allocations.take_up()
         log.info("node %s has %d allocations and %d running guests", self.host.node, len(self.table.states), run)
         self.allocations.begin()
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
-        for part in (*parts, self._snapshots, self._absorption):
+        for part in (*parts, self._snapshots, self._absorption, self._templates):
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())
@@ -162,6 +169,7 @@ class Agent:
             images=self.images.list(),
             volumes=sorted(self._volumes.uids),
             snapshots=self._snapshots.snapshots,
+            warm=self._templates.report(),
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -195,6 +203,7 @@ class Agent:
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
         self._volumes.let_go(answer.remove_volumes)
         self._snapshots.let_go(answer.remove_snapshots)
+        self._templates.put_orders(answer.warm)
 
     def note_contact(self) -> None:
         self.allocations.wake()

@@ -11,6 +11,7 @@ import msgspec
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.table import AllocationTable
 from weft.agent.tasks import Tasks
+from weft.agent.template.fit import KEPT
 from weft.agent.volume.pools import CHECK_LIMIT_SECONDS, Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, KeptSnapshot
@@ -109,6 +110,8 @@ def sum_up(kept: Iterable[tuple[str, list[KeptSnapshot]]]) -> list[NodeSnapshot]
             continue
         seen.add(pool_id)
         for one in snapshots:
+            if one.uid.startswith(KEPT):
+                continue  # a template's
             before = found.get(one.uid, NodeSnapshot(one.uid))
             found[one.uid] = msgspec.structs.replace(
                 before,

@@ -14,6 +14,8 @@ from weft.agent.image.cache import CachedImage, ImageCache
 from weft.agent.image.oci import ContainerImages, PulledImage
 from weft.agent.secret.cache import Secrets
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.template.fit import Template
+from weft.agent.template.library import TemplateLibrary
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import Clock
@@ -29,6 +31,7 @@ class Prepared(msgspec.Struct):
 
     iso: CachedImage | None = None
     image: CachedImage | None = None
+    template: Template | None = None  # it begins from this one
     digest: str = ""  # of a container's image, if it has had one
     pulled: PulledImage | None = None
     env: dict[str, str] = {}  # a container's variables from secrets
@@ -50,6 +53,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     secrets: Secrets
     pools: Pools
     volumes: Volumes
+    templates: TemplateLibrary
     heavy: asyncio.Semaphore  # bounds concurrent disks and starts, which slow each other
     clock: Clock
 

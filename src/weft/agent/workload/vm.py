@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from msgspec.structs import replace
+
 from weft.agent.image.cache import CachedImage
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.template.fit import Template, shrink
+from weft.agent.template.setup import write_setup
 from weft.agent.workload.kind import NodeParts, Prepared, Show, shared_with_source
 from weft.agent.workload.seed import build_nocloud, build_tar
 from weft.agent.workload.shape import (
@@ -18,6 +22,7 @@ from weft.agent.workload.shape import (
     has_resources,
     name_serial,
 )
+from weft.contracts.driver.identity import Identity
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan, GuestShape
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -38,6 +43,7 @@ class Vm:
         if local.spec.iso is not None:
             prepared.iso, iso_detail = await _fetch(node, local.spec.iso, show)
             detail = f"{detail}, iso {iso_detail}"
+        prepared.template = await _find_template(node, local, prepared.image, show)
         return detail
 
     async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
@@ -63,13 +69,18 @@ class Vm:
             prepared.layers[volume.uid] = await node.pools.list_layers(local.spec, volume.uid, volume.uid)
 
     def build_seed(self, local: LocalAllocation, prepared: Prepared) -> tuple[str, bytes] | None:
-        form = choose_seed(local, prepared)
+        form = choose_seed(local, prepared) if prepared.template is None else None
         if form is None:
             return None
         return form, build_nocloud(local) if form == "nocloud" else build_tar(local, machine=form == "machine")
 
     def plan_guest(self, local: LocalAllocation, prepared: Prepared) -> GuestPlan:
-        return plan_guest(local, prepared)
+        plan, template = plan_guest(local, prepared), prepared.template
+        if template is None:
+            return plan
+        ref = local.spec.workload
+        identity = Identity(ref.name, ref.uid.replace("-", ""))
+        return replace(shrink(plan, template), identity=identity, setup=write_setup(local.spec))
 
     def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
         return has_resources(spec, shape) and has_devices(spec, shape)
@@ -80,6 +91,16 @@ class Vm:
 
     def find_health_check(self, spec: AllocationSpec) -> None:
         return None
+
+
+async def _find_template(node: NodeParts, local: LocalAllocation, image: CachedImage, show: Show) -> Template | None:
+    """The template from which it begins, if it has never run and may. Raises InvalidInput, DriverFailed for one that must."""
+    spec = local.spec
+    if spec.role != "active" or spec.origin is not None or spec.boot == "cold":
+        return None
+    if await node.pools.inspect(spec, local.id) is not None:
+        return None
+    return await node.templates.choose(spec, image, show)
 
 
 async def _fetch(node: NodeParts, image: AllocatedImage, show: Show) -> tuple[CachedImage, str]:

@@ -11,6 +11,7 @@ from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.kind import Show, shared_with_source
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import ROOT_SERIAL
+from weft.contracts.driver.layers import HasLayers
 from weft.contracts.driver.volume import HasPool, VolumeDriver, VolumeFacts
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT
@@ -31,8 +32,11 @@ async def _make_root(parts: StepParts, work: Work, show: Show) -> str:
             work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
             return "shared"
         await pools.refuse_elsewhere(local.spec, local.id, ROOT, f"{local.what}: its root disk")
-        work.root = await disks.ensure(local.id, size_bytes=size, base=image.disk, base_format=image.disk_format)
-        if work.root.size_bytes < size and ROOT_SERIAL not in work.attached:
+        if work.template is not None and isinstance(disks, HasLayers):  # it grows once the machine runs
+            work.root = await disks.layers.clone(local.id, work.template.snapshot, ROOT)
+        else:
+            work.root = await disks.ensure(local.id, size_bytes=size, base=image.disk, base_format=image.disk_format)
+        if work.root.size_bytes < size and ROOT_SERIAL not in work.attached and work.template is None:
             work.root = await disks.grow(local.id, size)
         work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
     return ""
