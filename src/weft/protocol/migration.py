@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
+from weft.contracts.driver.layers import CarriedDisk
 from weft.contracts.driver.migration import MigratingGuest, MigrationSettings
 from weft.contracts.driver.runtime import Printed
 from weft.objects.errors import InvalidInput, Unavailable
@@ -27,7 +28,9 @@ class Hello(msgspec.Struct, frozen=True):
 
     key: str  # of the migration
     channel: Channel
-    disk: str = ""  # the connection carries this disk's file, and is answered when all of it has arrived
+    disk: str = (
+        ""  # the connection carries this file of it (DISK, or DISK/NAME), and is answered when all of it has arrived
+    )
     ahead: bool = False  # opened before its machine sends anything, which may never happen
     form: str = "qcow2"  # the disk file's format
 
@@ -35,9 +38,10 @@ class Hello(msgspec.Struct, frozen=True):
 class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: get ready for ``guest``. ``flows``: its open connections have changed. ``stopped``, ``resumed``: it is paused at
     the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``samples``: what was
-    measured of it there, a piece at a time, and an empty one last. ``status``: report how it is."""
+    measured of it there, a piece at a time, and an empty one last. ``layers``: what its disks stand on comes next, as files.
+    ``status``: report how it is."""
 
-    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "samples", "status"]
+    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "samples", "layers", "status"]
     guest: MigratingGuest | None = None
     settings: MigrationSettings | None = None
     flows: list[list[str]] = []  # its open connections
@@ -47,6 +51,7 @@ class MigrationRequest(msgspec.Struct, frozen=True):
     elapsed_ms: int = 0
     printed: Printed | None = None  # with ``expect`` and ``takeOver``: the part of its console log that migrates
     samples: bytes = b""
+    layers: dict[str, CarriedDisk] = {}  # by disk: ROOT, or a volume's uid
     padding: str = ""  # ignored; the time that it takes measures the path
 
 

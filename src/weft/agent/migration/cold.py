@@ -16,6 +16,7 @@ from weft.agent.migration.samples import finish_carrying, send_samples
 from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
+from weft.agent.snapshot.transfer import ArrivingLayers, id_of, pack_layers, send_layers
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.workload.console_log import read_console, take_printed
 from weft.agent.workload.kind import Prepared
@@ -59,6 +60,7 @@ class ColdTarget(Waiter):
         super().__init__(context)
         self._prepared = prepared
         self._come: set[str] = set()
+        self._layers = ArrivingLayers(context.node.pools, context.local, list_disks(context.local))
         self._listener.receive = self
 
     async def _recall(self) -> None:
@@ -79,6 +81,10 @@ class ColdTarget(Waiter):
                 raise
             spent = ask.elapsed_ms
             self._report(phase="takenOver", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
+        if ask.do == "layers" and not self.migration.taken:
+            await self._layers.expect(ask.layers)
+        if ask.do == "takeOver":
+            await self._layers.settle()
         return MigrationAnswer(message=self.report.phase)
 
     async def begin(self, disk: str) -> tuple[Path, int]:
@@ -87,17 +93,22 @@ class ColdTarget(Waiter):
         if disk == SAVED and isinstance(self._runtime, CanCarry) and not self.migration.taken:
             most = 2 * local.spec.resources.memory + local.spec.resources.disk + _SPARE_BYTES
             return Path(await self._runtime.carrying.expect(local.id)), most
+        if "/" in disk and not self.migration.taken:
+            return await self._layers.begin(disk)
         if disk not in list_disks(local) or self.migration.taken:
             raise InvalidInput(f"{local.what}: disk {disk} is not part of this migration")
         sizes = {volume.uid: volume.size for volume in local.spec.volumes}
         sizes[ROOT] = max(local.spec.resources.disk, root.size_bytes if root is not None else 0)
         volumes = await self._find_volumes(disk)
-        return Path(volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
+        return Path(volumes.begin(id_of(local, disk))), 2 * sizes[disk] + _SPARE_BYTES
 
     async def complete(self, disk: str, form: str) -> None:
         """The whole file has arrived. Raises InvalidInput, DriverFailed."""
         if self.migration.taken:
             raise InvalidInput(f"{self._local.what}: its disk {disk} has already arrived")
+        if "/" in disk:
+            await self._layers.complete(disk, form)
+            return
         if disk == SAVED and isinstance(self._runtime, CanCarry):
             local, prepared = self._local, self._prepared
             make_plan = partial(kind_of(local.spec).plan_guest, local, prepared)
@@ -114,9 +125,6 @@ class ColdTarget(Waiter):
                 f"volume driver {volumes.name} of this node can't receive disks from another node", reason="unsupported"
             )
         return volumes
-
-    def _id_of(self, disk: str) -> str:
-        return self._local.id if disk == ROOT else disk
 
 
 class ColdSource(Role):
@@ -166,8 +174,11 @@ class ColdSource(Role):
                 )
             elif self._migration.saves == "must":  # without its memory it would boot there
                 raise IllegalTransition(f"{self._local.what} is not suspended any more, so its memory can't be sent")
-            total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
+            packed = await pack_layers(self._node.pools, self._local, self.migration.key, found)
+            paths = [*packed.files.values(), *(path for path, _ in files.values())]
+            total = sum([await asyncio.to_thread(count_data, path) for path in paths])
             self._report(phase="migrating", total_bytes=total, remaining_bytes=total)
+            await send_layers(connection, packed)
             for disk, (path, form) in files.items():
                 await connection.carry_file(disk, path, form)
             spent = round((self._node.clock.elapsed() - began) * 1000)
@@ -181,10 +192,9 @@ class ColdSource(Role):
         self._report(phase="handedOver", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
 
     async def _find(self, disk: str) -> VolumeFacts:
-        facts = await self._node.pools.inspect(self._local.spec, self._local.id if disk == ROOT else disk, disk)
+        facts = await self._node.pools.inspect(self._local.spec, id_of(self._local, disk), disk)
         if facts is None:
             raise DriverFailed(f"{self._local.what}: its disk {disk} is not on this node", details={"step": "disk"})
-        await self._node.pools.refuse_layers(self._local.spec, facts.id, disk, self._local.what)
         return facts
 
     async def _show(self, connection: Connection) -> None:

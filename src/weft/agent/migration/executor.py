@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
-from weft.agent.migration.cold import ColdSource, ColdTarget
+from weft.agent.migration.cold import ColdSource, ColdTarget, list_disks
 from weft.agent.migration.disk_relocation import DiskRelocator, report_relocation
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext, Role
@@ -16,6 +16,7 @@ from weft.agent.migration.target import Target, Waiter
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.samples.files import SampleFiles
+from weft.agent.snapshot.transfer import ArrivingLayers, settle_layers
 from weft.agent.state.allocation import Checkpoint, DiskRelocation, LocalAllocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.departure import is_back
@@ -98,7 +99,8 @@ class MigrationExecutor:
         if _is_cold(local):
             waiter = ColdTarget(context, prepared)
         else:
-            waiter = Target(context, plan_guest(local, prepared), self._driver_of(local))
+            layers = ArrivingLayers(self._node.pools, local, list_disks(local))
+            waiter = Target(context, plan_guest(local, prepared), self._driver_of(local), layers)
         self._led[local.uid] = waiter
         try:
             await waiter.open()
@@ -161,6 +163,7 @@ class MigrationExecutor:
             facts = await self._driver_of(local).progress(local.id, migration.key)
             if facts.phase != "takenOver":
                 raise IllegalTransition(f"{local.what} has not arrived: its migration is {facts.phase}")
+        await settle_layers(self._node.pools, local, list_disks(local))
         await self.drop(local.uid)
 
     async def relocate(

@@ -20,6 +20,7 @@ from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.samples import finish_carrying, send_samples
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
+from weft.agent.snapshot.transfer import pack_layers, send_layers
 from weft.agent.workload.console_log import read_console
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.migration import MigrationDriver, MigrationFacts, MigrationSettings, MigrationSockets
@@ -107,9 +108,6 @@ class Source(Role):
     async def _begin(self) -> None:
         """Announce the guest to the target, and send it."""
         guest_id, key = self._local.id, self.migration.key
-        for disk in list_disks(self._local):
-            id_ = guest_id if disk == ROOT else disk
-            await self._node.pools.refuse_layers(self._local.spec, id_, disk, self._local.what)
         guest = await self._driver.describe(guest_id)
         self._slow_path = await find_slow_path(self._connect().ask, self._clock)
         path = self._find_path()
@@ -117,6 +115,8 @@ class Source(Role):
         leeway = Leeway(path, self._migration.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
         load = await self._driver.sample(guest_id)
         await self._network.prepare_migration(self._local, self._target_address)
+        packed = await pack_layers(self._node.pools, self._local, key, list_disks(self._local))
+        await send_layers(self._connect(), packed)
         for modes in (leeway.modes, ("stop-and-copy",)):
             plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
             planned = correct_plan(plan.planned, self._lesson)

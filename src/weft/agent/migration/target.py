@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.samples import SamplesTaker
+from weft.agent.snapshot.transfer import ArrivingLayers
 from weft.agent.workload.console_log import take_printed
 from weft.contracts.driver.migration import MigrationDriver, MigrationSettings
 from weft.contracts.driver.runtime import GuestPlan
@@ -58,9 +59,12 @@ class Waiter(Role, ABC):
 class Target(Waiter):
     """The target of a live migration; ``plan`` is the guest's machine here."""
 
-    def __init__(self, context: MigrationContext, plan: GuestPlan, driver: MigrationDriver) -> None:
+    def __init__(
+        self, context: MigrationContext, plan: GuestPlan, driver: MigrationDriver, layers: ArrivingLayers
+    ) -> None:
         super().__init__(context)
-        self._plan, self._driver = plan, driver
+        self._plan, self._driver, self._layers = plan, driver, layers
+        self._listener.receive = layers
         self._expected: MigrationSettings | None = None
         self._stopped_at: float | None = None  # set by the source's request
 
@@ -87,6 +91,8 @@ class Target(Waiter):
             self._node.network.handover.undo_switch(self._local)
         elif ask.do == "takeOver":
             await self._take_over(ask)
+        elif ask.do == "layers" and not self.migration.taken:
+            await self._layers.expect(ask.layers)
         if ask.flows:
             await self._node.network.handover.seed_flows(self._local, ask.flows)
         return MigrationAnswer(message=self.report.phase)
@@ -96,6 +102,7 @@ class Target(Waiter):
             raise InvalidInput("the request lacks guest or settings")
         if self._expected not in (None, ask.settings):
             await self._driver.give_up(self._plan.id, self.migration.key)  # its machine waits for another mode
+        self._plan = await self._layers.adopt(self._plan)
         sockets = await self._driver.expect(self._plan, ask.guest, self.migration.key, ask.settings)
         self._expected = ask.settings
         take_printed(self._runtime, self._plan.id, ask.printed)
@@ -116,6 +123,7 @@ class Target(Waiter):
         pause = round((now - self._stopped_at) * 1000) if self._stopped_at is not None else 0
         elapsed = ask.elapsed_ms + round((now - asked_at) * 1000) if ask.elapsed_ms else 0
         self._take(pause_ms=pause, elapsed_ms=elapsed, sent_bytes=ask.sent_bytes, passes=ask.passes)
+        await self._layers.settle()  # before the answer: the source then forgets the snapshots
 
     def _take(self, **figures: int) -> None:
         self._keep(taken=True)  # not awaited: the runtime has saved it already

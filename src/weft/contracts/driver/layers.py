@@ -3,6 +3,10 @@
 A snapshot keeps the layers of several disks as they were at one instant. The driver's own records say which layers a volume and a
 snapshot stand on; a disk's header, which its guest's machine can write, is never trusted for that. What nothing refers to any more
 is removed. Every step may be repeated, also by a driver made anew after a crash.
+
+Layers and snapshots may go with a disk to other storage, each as a file (``LayerTransfer``). The other storage gives layers ids of
+its own. It holds what has come until the disk stands on it, and keeps the snapshots once the disk is there for good; ``remove`` of
+the volume drops what is held.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import msgspec
 from weft.contracts.driver.volume import VolumeFacts
 
 MOST_LAYERS = 30  # of one volume
+MEMORY = ".memory"  # after a snapshot's id: the name of its memory's file
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -41,6 +46,7 @@ class KeptSnapshot(msgspec.Struct, frozen=True):
     disks: dict[str, KeptDisk]
     memory_bytes: int = 0  # of its memory's file; 0: none here
     used_bytes: int = 0  # of the layers that only it refers to, and its memory
+    workload: str = ""  # uid of the one whose disks they are: the snapshot goes with them to other storage
 
 
 class Layers(Protocol):
@@ -105,3 +111,53 @@ class Layers(Protocol):
 @runtime_checkable
 class HasLayers(Protocol):
     layers: Layers
+
+
+class CarriedDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a disk stands on, by the ids that it will have there, and the snapshots of this disk."""
+
+    layers: tuple[str, ...] = ()  # bottom first
+    snapshots: tuple[KeptSnapshot, ...] = ()
+    replaced: str = ""  # the layer that its content became when it was replaced last
+
+    def list_files(self) -> list[str]:
+        """Names of the files: ids of layers, and memories."""
+        layers = {
+            *self.layers,
+            *(one for kept in self.snapshots for disk in kept.disks.values() for one in disk.layers),
+        }
+        return [*sorted(layers), *(f"{kept.id}{MEMORY}" for kept in self.snapshots if kept.memory_bytes)]
+
+
+class LayerTransfer(Protocol):
+    async def pack(
+        self, volume_id: str, disk: str, workload: str, key: str, *, memory: bool
+    ) -> tuple[CarriedDisk, dict[str, str]]:
+        """What goes with the disk of workload ``workload`` (uid), and the path of each file; ids there depend on ``key``, which
+        names the transfer. ``disk`` is its name in snapshots, ``memory``: theirs goes too. Raises IllegalTransition while a
+        snapshot of it is being taken, DriverFailed."""
+
+    async def expect(self, volume_id: str, carried: CarriedDisk) -> None:
+        """Hold what comes for the volume. What was held for it before is dropped, but for files of the same name. Raises
+        InvalidInput."""
+
+    async def begin(self, volume_id: str, name: str) -> str:
+        """The path to write a file to; an earlier unfinished one is gone. Raises InvalidInput for one that isn't expected."""
+
+    async def complete(self, volume_id: str, name: str) -> None:
+        """The file is whole. Raises InvalidInput for one that is not a layer, DriverFailed."""
+
+    async def adopt(self, volume_id: str) -> None:
+        """The volume, which nobody has written to, stands on what is held for it, if anything is. Raises IllegalTransition while
+        files are missing. A volume that is received later (``CanReceive``) stands on it too."""
+
+    async def settle(self, volume_id: str) -> None:
+        """The disk is here for good: its snapshots are kept. Nothing held is fine."""
+
+    async def release(self, disk: str, workload: str, *, memory: bool) -> None:
+        """The disk is elsewhere for good: the workload's snapshots of it are forgotten here, with their ``memory``."""
+
+
+@runtime_checkable
+class CarriesLayers(Protocol):
+    transfer: LayerTransfer

@@ -111,8 +111,8 @@ class MigrationDriver(Protocol):
         self, plan: GuestPlan, guest: MigratingGuest, key: str, settings: MigrationSettings
     ) -> MigrationSockets:
         """Target: start a machine built like ``guest``, with this node's own paths from ``plan``; it runs nothing and waits for
-        its memory at the unix sockets that are returned. Disks to copy exist already, empty and as large. Raises InvalidInput
-        for a plan of another machine, DriverFailed."""
+        its memory at the unix sockets that are returned. Disks to copy exist already, empty and as large, on the same image and
+        copies of the same layers. Raises InvalidInput for a plan of another machine, DriverFailed."""
 
     async def send(self, guest_id: str, key: str, to: MigrationSockets, settings: MigrationSettings) -> None:
         """Source: begin to send to the unix sockets ``to``; returns when sending has begun. A failed migration begins anew,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import StepParts, StepRecord, Work
-from weft.agent.state.allocation import LocalAllocation
+from weft.agent.snapshot.transfer import release_snapshots
+from weft.agent.state.allocation import LocalAllocation, MigrationState
 from weft.agent.workload.kind import Show, shared_with_source
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import ROOT_SERIAL
@@ -70,6 +71,8 @@ async def _remove_disks(parts: StepParts, work: Work, show: Show) -> None:
     await parts.migrations.drop_relocation(local.uid)
     if other := await pools.find_elsewhere(local.spec, local.id, ROOT):
         await (await pools.find(other)).remove(local.id)  # a restored server doesn't know that it was relocated
+    if _has_left(work.migration, ROOT):
+        await release_snapshots(pools, local, ROOT)
     await (await pools.of(local.spec, ROOT)).remove(local.id)
     if (relocation := work.relocation) is not None:  # the disk may be in two pools
         id_ = local.id if relocation.disk == ROOT else relocation.disk
@@ -102,8 +105,15 @@ async def _remove_volumes(parts: StepParts, work: Work, show: Show) -> None:
     }
     for volume in local.spec.volumes:
         if volume.uid not in shared:  # both nodes use the same data of a shared one
+            if _has_left(work.migration, volume.uid):
+                await release_snapshots(node.pools, local, volume.uid)
             await (await node.pools.of(local.spec, volume.uid)).remove(volume.uid)
         node.volumes.uids.discard(volume.uid)
+
+
+def _has_left(migration: MigrationState | None, disk: str) -> bool:
+    """Whether the disk is on another node for good, with its snapshots."""
+    return migration is not None and migration.role == "source" and migration.taken and disk not in migration.shared
 
 
 def _seed_path(parts: StepParts, local: LocalAllocation, form: str) -> Path:

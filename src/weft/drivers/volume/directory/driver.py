@@ -22,7 +22,9 @@ from weft.contracts.durable_file import keep_file, name_file, sync_folder, write
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
 from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending
+from weft.drivers.volume.directory.layer_transfer import DirectoryLayerTransfer
 from weft.drivers.volume.directory.layers import DirectoryLayers
+from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import COPY_SECONDS, check_own, describe_chain, round_up, run_qemu_img
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import short_id
@@ -52,9 +54,9 @@ class DirectoryVolumes:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._records = LayerRecords(self._folder)
         self._changes = LayerChanges(self._records)
-        self.layers = DirectoryLayers(
-            self._records, self._inspect, self._work, f"storage pool {pool_name} of node {host.node}"
-        )
+        locked = Locking(self._records, f"storage pool {pool_name} of node {host.node}")
+        self.layers = DirectoryLayers(self._records, self._changes, self._inspect, self._work, locked)
+        self.transfer = DirectoryLayerTransfer(self._records, self._changes, self._work, locked)
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
                 left.unlink(missing_ok=True)
@@ -135,7 +137,7 @@ class DirectoryVolumes:
         try:
             with work.open("rb") as file:
                 header = read_qcow2_header(file.read(HEADER_BYTES))
-            if not raw and (header is None or header.has_external_data or header.has_backing != (base is not None)):
+            if not raw and (header is None or header.has_external_data or (header.has_backing and base is None)):
                 raise InvalidInput(f"volume {volume_id}: the received data is not its disk")
             if base is not None:  # -u: only the name in the header changes, which was the other node's
                 await run_qemu_img("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
@@ -155,10 +157,12 @@ class DirectoryVolumes:
             other.unlink(missing_ok=True)
             return
         with self._records.locked():
-            if not raw and self._records.read(volume_id) != Chain():  # the received file stands on none of these layers
-                self._changes.switch(work, volume_id, Pending(f"former-{volume_id}", ()))
-            else:
-                self._records.forget(volume_id)
+            next = self.transfer.find_chain(volume_id)
+            if not raw and self._records.read(volume_id) not in (Chain(), next):
+                pending = Pending(f"former-{volume_id}", next.layers, replaced=next.replaced)
+                self._changes.switch(work, volume_id, pending)
+            else:  # what is there is empty
+                self._records.write(volume_id, next)
                 keep_file(work, path)
             other.unlink(missing_ok=True)
             self._changes.sweep()

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.durable_file import keep_file, sync_folder
+from weft.drivers.volume.directory.held_disks import HeldDisks
 from weft.drivers.volume.directory.layer_records import (
     CHAIN,
     LAYER,
@@ -31,7 +32,7 @@ _WORK = ".above"
 
 class LayerChanges:
     def __init__(self, records: LayerRecords) -> None:
-        self._records = records
+        self._records, self.held = records, HeldDisks(records)
 
     def freeze(self, volume_id: str, layer_id: str) -> None:
         """Give the volume's file the layer's name too. Raises DriverFailed if another file has it."""
@@ -86,6 +87,7 @@ class LayerChanges:
         for path in (volume, volume.with_suffix(".raw")):
             path.unlink(missing_ok=True)
         sync_folder(self._records.volumes)
+        self.held.drop(volume_id)
         self.sweep()
 
     def drop(self, snapshot_id: str) -> None:
@@ -108,7 +110,7 @@ class LayerChanges:
     def list_unneeded(self, volume_id: str) -> list[str]:
         """See Layers. What takes a layer's content has to be above it wherever it is, and nothing else may have both open."""
         chain = self._records.read(volume_id)
-        if chain.pending is not None:
+        if chain.pending is not None or self.held.find(volume_id) is not None:
             return []
         kept = [disk.layers for snapshot in self._records.list_kept() for disk in snapshot.disks.values()]
         others: set[str] = set()
@@ -184,6 +186,7 @@ class LayerChanges:
             if chain.pending is not None:
                 names.update((f"{chain.pending.layer}{LAYER}", f"{chain.pending.layer}{OVERLAY}"))
                 names.update(f"{layer}{LAYER}" for layer in chain.pending.next)
+        names.update(f"{name}{LAYER}" for held in self.held.list() for name in held.list_files())
         return names | {f"{layer}{LAYER}" for kept in self._records.list_kept() for layer in list_kept_layers(kept)}
 
     def _is_below(self, layer_id: str, layers: tuple[str, ...], above: File, own: File | None) -> bool:

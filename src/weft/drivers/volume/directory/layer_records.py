@@ -5,6 +5,7 @@
     <volume>.chain     what the volume stands on, as Chain; it counts while the volume's file is there
     <snapshot>.kept    what a snapshot keeps, as KeptSnapshot
     <snapshot>.memory  its memory
+    <volume>.held      what has come for a volume from other storage, as CarriedDisk, until it is there for good
 
 A volume gets another file and another chain in one step: its record says what the chain will be (``Pending``), and that is true
 once the volume's file is another one than the frozen layer. Neighbours in a chain that are the same file are one layer, the upper.
@@ -27,7 +28,7 @@ from weft.contracts.driver.layers import KeptSnapshot
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import DriverFailed, InvalidInput
 
-LAYER, OVERLAY, CHAIN, KEPT, MEMORY = ".qcow2", ".next", ".chain", ".kept", ".memory"
+LAYER, OVERLAY, CHAIN, KEPT, MEMORY, HELD = ".qcow2", ".next", ".chain", ".kept", ".memory", ".held"
 _LOCK = ".lock"
 _T = TypeVar("_T")
 File = tuple[int, int]  # device and inode
@@ -90,7 +91,7 @@ class LayerRecords:
     def read(self, volume_id: str) -> Chain:
         """What the volume stands on as its file is now; nothing for one that isn't there."""
         own = None if self._is_raw(volume_id) else find_file(self.volume(volume_id))
-        chain = self._load(self._chain(volume_id), Chain) if own is not None else None
+        chain = load_record(self._chain(volume_id), Chain) if own is not None else None
         if chain is None or own is None:
             return Chain()
         pending = chain.pending
@@ -119,7 +120,7 @@ class LayerRecords:
         write_durably(self._kept(snapshot.id), msgspec.json.encode(snapshot))
 
     def find_kept(self, snapshot_id: str) -> KeptSnapshot | None:
-        found = self._load(self._kept(snapshot_id), KeptSnapshot)
+        found = load_record(self._kept(snapshot_id), KeptSnapshot)
         if found is None:
             return None
         disks = {
@@ -139,28 +140,16 @@ class LayerRecords:
         """Write what is read, where that differs: what was cut off has been done, or is void."""
         for volume_id in self.list_volumes():
             chain = self.read(volume_id)
-            if chain != self._load(self._chain(volume_id), Chain):
+            if chain != load_record(self._chain(volume_id), Chain):
                 self.write(volume_id, chain)
         for kept in self.list_kept():
-            if kept != self._load(self._kept(kept.id), KeptSnapshot):
+            if kept != load_record(self._kept(kept.id), KeptSnapshot):
                 self.keep(kept)
 
     def _unite(self, layers: tuple[str, ...], own: File | None) -> tuple[str, ...]:
         files = [*(find_file(self.layer(layer)) for layer in layers), own]
         pairs = zip(layers, files, files[1:], strict=False)
         return tuple(layer for layer, here, above in pairs if here is None or here != above)
-
-    def _load(self, path: Path, shape: type[_T]) -> _T | None:
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=shape)
-        except FileNotFoundError:
-            return None
-        except msgspec.DecodeError as problem:
-            raise DriverFailed(
-                f"{path} can't be read: {problem}",
-                hint="restore it from a backup; until then no layer of this pool is removed",
-                details={"step": "snapshot"},
-            ) from problem
 
     def _chain(self, volume_id: str) -> Path:
         return self.folder / f"{_check(volume_id)}{CHAIN}"
@@ -173,9 +162,22 @@ def list_kept_layers(kept: KeptSnapshot) -> Iterable[str]:
     return (layer for disk in kept.disks.values() for layer in disk.layers)
 
 
+def load_record(path: Path, shape: type[_T]) -> _T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=shape)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as problem:
+        raise DriverFailed(
+            f"{path} can't be read: {problem}",
+            hint="restore it from a backup; until then no layer of this pool is removed",
+            details={"step": "snapshot"},
+        ) from problem
+
+
 def is_half_written(path: Path) -> bool:
     """Whether a record's writer was killed."""
-    return path.name.startswith(".") and any(f"{suffix}." in path.name for suffix in (CHAIN, KEPT))
+    return path.name.startswith(".") and any(f"{suffix}." in path.name for suffix in (CHAIN, KEPT, HELD))
 
 
 def find_file(path: Path) -> File | None:

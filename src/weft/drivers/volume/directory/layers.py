@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -18,26 +16,26 @@ from weft.contracts.driver.layers import MOST_LAYERS, KeptDisk, KeptSnapshot, La
 from weft.contracts.driver.volume import VolumeFacts
 from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, list_kept_layers
+from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import COPY_SECONDS, check_own, describe_chain, round_up, run_qemu_img
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
 
 _SECTOR = 512
-_T = TypeVar("_T")
 
 
 class DirectoryLayers:
-    """Of the volumes that ``inspect`` finds. ``work`` gives the path to make a file at before it gets its name; ``where`` names
-    the pool and the node, for people."""
+    """Of the volumes that ``inspect`` finds. ``work`` gives the path to make a file at before it gets its name."""
 
     def __init__(
         self,
         records: LayerRecords,
+        changes: LayerChanges,
         inspect: Callable[[str], VolumeFacts | None],
         work: Callable[[str], Path],
-        where: str,
+        locked: Locking,
     ) -> None:
-        self._records, self._inspect, self._work, self._where = records, inspect, work, where
-        self._changes = LayerChanges(records)
+        self._records, self._inspect, self._work, self._locked = records, inspect, work, locked
+        self._changes = changes
         self._making = asyncio.Lock()
 
     async def list_layers(self, volume_id: str) -> list[Layer]:
@@ -91,7 +89,7 @@ class DirectoryLayers:
         if chain.pending is not None and chain.pending.layer == layer_id:
             self._changes.name(self._records.overlay(layer_id), volume_id)
         elif layer_id not in chain.layers:
-            raise NotFound(f"layer {layer_id} of volume {volume_id} was not begun on {self._where}")
+            raise NotFound(f"layer {layer_id} of volume {volume_id} was not begun on {self._locked.where}")
         return self._describe(layer_id, volume_id)
 
     async def undo_layer(self, volume_id: str, layer_id: str) -> None:
@@ -115,7 +113,7 @@ class DirectoryLayers:
     def _keep(self, snapshot: KeptSnapshot) -> None:
         for layer_id in list_kept_layers(snapshot):
             if not self._records.layer(layer_id).exists():
-                raise NotFound(f"layer {layer_id} of snapshot {snapshot.id} is not on {self._where}")
+                raise NotFound(f"layer {layer_id} of snapshot {snapshot.id} is not on {self._locked.where}")
         self._records.keep(snapshot)
 
     async def list_kept(self) -> list[KeptSnapshot]:
@@ -234,24 +232,10 @@ class DirectoryLayers:
             finally:
                 await asyncio.to_thread(work.unlink, missing_ok=True)
 
-    async def _locked(self, act: Callable[[], _T]) -> _T:
-        def run() -> _T:
-            try:
-                with self._records.locked():
-                    return act()
-            except OSError as problem:
-                raise DriverFailed(
-                    f"disk layers on {self._where}: {problem.strerror or problem}",
-                    reason="noSpace" if problem.errno in (errno.ENOSPC, errno.EDQUOT) else None,
-                    details={"step": "snapshot"},
-                ) from problem
-
-        return await asyncio.to_thread(run)
-
     def _find(self, volume_id: str) -> VolumeFacts:
         facts = self._inspect(volume_id)
         if facts is None:
-            raise NotFound(f"volume {volume_id} is not on {self._where}")
+            raise NotFound(f"volume {volume_id} is not on {self._locked.where}")
         return facts
 
     def _find_kept(self, snapshot_id: str, disk: str) -> KeptDisk:
@@ -259,7 +243,7 @@ class DirectoryLayers:
         found = kept.disks.get(disk) if kept is not None else None
         if found is None:
             raise NotFound(
-                f"snapshot {snapshot_id} with disk {disk} is not on {self._where}",
+                f"snapshot {snapshot_id} with disk {disk} is not on {self._locked.where}",
                 reason="snapshotGone",
                 hint="restore another snapshot",
             )

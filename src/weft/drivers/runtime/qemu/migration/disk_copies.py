@@ -65,7 +65,7 @@ async def withdraw_disks(guest: Guest, settings: MigrationSettings) -> None:
 
 
 async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
-    """The source begins to copy; a clone's base is at the target already, and no layer is."""
+    """The source begins to copy; what a disk stands on, its image and layers, is at the target already."""
     qmp, disks = guest.monitor(), {disk.serial: disk for disk in guest.record.plan.disks}
     await drop_copies(guest)
     guest.copy_errors.clear()
@@ -75,7 +75,7 @@ async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
         node: dict[str, Any] = {"node-name": name, "driver": "nbd", "server": server, "export": serial}
         await qmp.execute("blockdev-add", discard="unmap", **node)
         how: dict[str, Any] = {"job-id": name, "copy-mode": "write-blocking", "auto-dismiss": False}
-        sync = "top" if disks[serial].base and not disks[serial].layers else "full"
+        sync = "top" if disks[serial].base or disks[serial].layers else "full"
         await qmp.execute("blockdev-mirror", device=await find_node(qmp, serial), target=name, sync=sync, **how)
 
 

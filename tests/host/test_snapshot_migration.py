@@ -1,0 +1,101 @@
+"""A guest whose disks stand on layers goes from node to node, with its snapshots and their memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from agent_migration_lab import Moving, Node, Pair, change, linked
+
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.drivers.volume.directory.driver import DirectoryVolumes
+from weft.kinds.allocation import ROOT
+from weft.objects.identity import short_id
+
+pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
+VOLUME, READ = "volume-of-web", "cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(tiny: Path) -> AsyncIterator[Pair]:
+    async with linked(tiny) as pair:
+        yield pair
+
+
+class Guest(Moving):
+    async def stop(self) -> None:
+        self.web = change(self.web, desired="stop")
+        self.here.put(self.web)
+        await self.here.until(self.web, lambda r: r.state == "stopped")
+
+    async def start(self) -> None:
+        self.web = change(self.web, desired="run")
+        self.here.put(self.web)
+        await self.here.until(self.web, lambda r: r.state == "running" and r.ready)
+
+    async def snapshot(self, name: str, memory: bytes) -> None:
+        """Of the stopped guest."""
+        pool, disks = open_pool(self.here), {}
+        for disk, id_ in ((ROOT, short_id(self.web.uid)), (VOLUME, VOLUME)):
+            layer = short_id(f"{name}/{disk}")
+            await pool.layers.begin_layer(id_, layer)
+            await pool.layers.finish_layer(id_, layer)
+            layers = tuple(one.id for one in await pool.layers.list_layers(id_))
+            facts = await pool.inspect(id_)
+            assert facts is not None
+            disks[disk] = KeptDisk(layers, facts.size_bytes)
+        await pool.layers.keep(KeptSnapshot(short_id(name), name, disks, workload="uid-of-web"))
+        Path(pool.layers.memory_path(short_id(name))).write_bytes(memory)
+
+    def check_alone(self) -> None:
+        assert len(self.here.guests()) == 1 and self.there.guests() == []
+        left = [path for path in Path(self.there.host.state_dir, "volumes").rglob("*") if path.is_file()]
+        assert [path.name for path in left if path.name != ".lock"] == []
+
+    async def check_kept(self, *wanted: str) -> None:
+        pool = open_pool(self.here)
+        found = {one.uid: one for one in await pool.layers.list_kept()}
+        assert sorted(found) == sorted(wanted)
+        for name, one in found.items():
+            assert sorted(one.disks) == sorted((ROOT, VOLUME))
+            assert Path(pool.layers.memory_path(one.id)).read_bytes() == name.encode() * 1000
+            for disk in one.disks.values():
+                folder = Path(pool.layers.memory_path("x")).parent
+                assert all((folder / f"{layer}.qcow2").exists() for layer in disk.layers)
+
+
+def open_pool(node: Node) -> DirectoryVolumes:
+    return DirectoryVolumes(node.host)
+
+
+async def test_a_guest_goes_there_running_and_back_stopped_with_its_layers_and_snapshots(pair: Pair) -> None:
+    web = pair.allocate(pair.here)
+    pair.here.put(web)
+    await pair.here.until(web, lambda r: r.state == "running" and r.ready)
+    guest = Guest(pair, web)
+    await guest.run(
+        "sh", "-c", "head -c 9000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
+    )
+    await guest.stop()
+    await guest.snapshot("first", b"first" * 1000)
+    await guest.start()
+    await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=2000 conv=notrunc; sync")
+    await guest.stop()
+    await guest.snapshot("second", b"second" * 1000)
+    await guest.start()
+    whole = await guest.run("sh", "-c", READ)
+    source, target = await guest.begin()
+    await guest.finish(source, target)
+    drop = "echo 3 > /proc/sys/vm/drop_caches; "
+    assert await guest.run("sh", "-c", drop + READ) == whole
+    await guest.check_kept("first", "second")
+    source, target = await guest.begin(mode="cold")
+    await guest.finish(source, target)
+    assert await guest.run("sh", "-c", READ) == whole
+    await guest.check_kept("first", "second")
+    pool, root = open_pool(guest.here), short_id(guest.web.uid)
+    assert len(await pool.layers.list_layers(root)) == len(await pool.layers.list_layers(VOLUME)) == 2
+    await guest.pair.remove(guest.web, guest.here)
+    assert len(await pool.layers.list_kept()) == 2, "snapshots outlive their VM"
