@@ -83,6 +83,8 @@ RELIES_ON = {
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
     "controllers/image/controller.py _write_status": "image at",
+    "controllers/image/warm.py plan_image 1": "image at",
+    "controllers/image/warm.py plan_image 2": "image at",
     "controllers/job/controller.py plan_blocked": "job at",
     "controllers/job/controller.py plan_removal 1": "job at and goes",
     "controllers/job/controller.py plan_removal 2": "job at, workload at",
@@ -338,6 +340,32 @@ async def nodes_are_counted_for_a_constraint(tmp_path: Path) -> None:
         await lab.until(counted)
 
 
+async def an_image_is_kept_warm_until_nobody_asks_for_it(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        image = await lab.get("/image/default/tiny")
+        assert image is not None
+        plain = image.spec
+
+        async def is_told() -> bool:
+            found = await lab.get(image.key)
+            return found is not None and found.condition("Warm") is not None
+
+        async def is_not_told() -> bool:
+            return not await is_told()
+
+        def ask(envelope: Envelope) -> None:
+            envelope.spec = msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(plain), "warm": {}}))
+
+        def ask_no_more(envelope: Envelope) -> None:
+            envelope.spec = plain
+
+        await lab.change(image.key, ask)
+        await lab.until(is_told)
+        await lab.change(image.key, ask_no_more)
+        await lab.until(is_not_told)
+
+
 # Short ones that together come by every site; each also says what must come of it.
 SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_planned_migrations.test_its_vm_has_gone_there_by_itself,
@@ -383,6 +411,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_gangs.test_the_addresses_of_a_large_gang_come_before_its_places,
     a_policy_of_ones_own_can_not_be_had,
     nodes_are_counted_for_a_constraint,
+    an_image_is_kept_warm_until_nobody_asks_for_it,
 )
 
 
