@@ -10,11 +10,12 @@ from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab, World
 from tests.scenario.snapshot_lab import join
 
+from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSnapshot
 from weft.kinds.parts.snapshot.restored import VmOrigin, VolumeOrigin
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeSpec
-from weft.objects.envelope import Condition, Envelope, decode_part
+from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 
 
 async def take(lab: MovingLab, name: str, of: str = "vm/web", **spec: Any) -> Envelope:
@@ -368,3 +369,21 @@ async def test_a_vm_from_a_snapshot_gets_the_volumes_that_were_made_with_it_and_
         await lab.put_vm("copy", volumes=["copy-data"], origin=VmOrigin(snapshot="a"))
         await lab.until_phase("copy", "Running")
         assert node.begun_from["copy"].disks == {"root": "root", copy.uid: disks["data"].key}
+
+
+async def test_nothing_begins_from_a_snapshot_on_an_image_whose_content_is_another_now(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+
+        def change(envelope: Envelope) -> None:
+            status = decode_part(envelope.status, ImageStatus)
+            status.sha256 = "cd" * 32
+            envelope.status = merge_part(envelope.status, status)
+
+        await lab.change("/image/default/tiny", change)
+        await lab.put_vm("copy", origin=VmOrigin(snapshot="a"))
+        await lab.until_refused("copy", "snapshotFailed")

@@ -69,6 +69,7 @@ class SnapshotStatus(msgspec.Struct, kw_only=True):
     pool: str = ""  # of its root disk
     pool_id: str = ""
     listed: bool = False  # a node has listed it among what it keeps
+    image_sha256: str = ""  # content of the image that its root disk stands on
     parent: str = ""  # name of the VM's snapshot before it
     workload_uid: str = ""
     workload_spec: dict[str, Any] = {}  # the VM's spec at that time, without its user data

@@ -153,6 +153,7 @@ def _plan_order(
         node_uid=place.node_uid,
         pool=place.pool,
         pool_id=place.pool_id,
+        image_sha256=place.image.sha256 if place.image is not None else "",
     )
     return SnapshotPlan(given, "give")
 

@@ -112,6 +112,8 @@ def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRest
         return False, "Migrating", f"waits until migration/{migration} has ended" if migration else "waits: it migrates"
     if list_orders(place):
         return False, "TakingSnapshot", "waits until a snapshot of it is taken"
+    if status.image_sha256 and spec.image is not None and spec.image.sha256 != status.image_sha256:
+        return False, "DisksDiffer", f"{source} stands on an earlier content of image {spec.image.name}"
     if not any(node.uid == spec.node_uid for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid)):
         where = f"{source} is on {status.node}, and the workload on {spec.node}: restore it under a new name"
         return False, "SnapshotElsewhere", where
@@ -162,6 +164,7 @@ def _keep(view: View, workload: Item, place: AllocationSpec, asked: VmRestore, n
         node_uid=place.node_uid,
         pool=place.pool,
         pool_id=place.pool_id,
+        image_sha256=place.image.sha256 if place.image is not None else "",
         parent=find_parent(view, workload.key),
         workload_uid=workload.uid,
         workload_spec=read_spec(workload),

@@ -181,7 +181,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
     pools = {find_pool(view, item) for item in volumes} | {ask.pool}
-    begins = read_beginning(view, workload, volumes)
+    begins = read_beginning(view, workload, image, volumes)
     if isinstance(begins, Waiting):
         return begins
     if begins is not None:
@@ -283,7 +283,9 @@ def read_gpus(spec: PlacementSpec) -> GpuAsk | None:
     return GpuAsk(max(1, spec.gpus), share, spec.gpu_memory, tuple(sorted(spec.gpu_models)))
 
 
-def read_beginning(view: View, workload: Item, volumes: list[Item]) -> Beginning | Waiting | None:
+def read_beginning(
+    view: View, workload: Item, image: AllocatedImage | None, volumes: list[Item]
+) -> Beginning | Waiting | None:
     """The snapshot that a workload begins from, and where that is; or why it can't begin yet. None for one that has a place, or
     whose disks come from its image."""
     asked: VmOrigin | None = record_of(workload).origin(spec_of(workload))
@@ -300,6 +302,8 @@ def read_beginning(view: View, workload: Item, volumes: list[Item]) -> Beginning
     if status.phase != "Ready":
         why = f": {status.message}" if status.message else ""
         return Waiting("snapshotNotReady", f"waits until {what} is taken{why}")
+    if image is not None and status.image_sha256 not in ("", image.sha256):
+        return Waiting("snapshotFailed", f"{what} stands on an earlier content of image {image.name}")
     disks = {ROOT: status.disks[ROOT].key} if ROOT in status.disks else {}
     for volume in volumes:
         of = volume.spec(VolumeSpec).origin
