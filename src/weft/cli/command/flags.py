@@ -22,6 +22,7 @@ from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
+from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VolumeOrigin
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
@@ -31,8 +32,13 @@ from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
 _KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled", "spec.lease.priority_class")
+_OF_SNAPSHOTS = (
+    *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
+    *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
+)
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
+    "vm": (*_KEPT, *_OF_SNAPSHOTS),
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256", "spec.project", "spec.claims"),
@@ -41,6 +47,8 @@ _NO_FLAG = {
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
+    "snapshot": ("spec.automatic", "spec.image"),
+    "volume": tuple(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "job": (
         "spec.cancel",

@@ -110,6 +110,8 @@ SPECIAL = {
     ("publish", "function"): "function.publish",
     ("set", "secret"): "secret",
     ("describe", "quota"): "quota.describe",
+    ("restore", "vm"): "restore",
+    ("clone", "vm"): "restore.clone",
     ("set", "quota"): "quota.set",
 }
 # Commands about no object in particular.
@@ -189,7 +191,7 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
     verbs |= AFTER.get(noun or "", {})
     for name in names:
         for verb in BY_NAME[name].verbs:
-            if verb.name in ELSEWHERE:
+            if verb.name in ELSEWHERE or (noun is None and verb.name in BY_NAME):  # alone, it is that kind's name
                 continue
             if verb.name in verbs:
                 known = verbs[verb.name]
@@ -341,6 +343,10 @@ def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str 
     if meant is None and (near := suggest(word.lower(), [*known, *SYNONYMS], _ALIKE)):
         verb = SYNONYMS.get(near, near)
         meant = f"{ctx.command_path} {verb}" if verb not in DESTROYING else None
+    if meant is None and noun is not None and word[:1] != "-" and (owners := able(noun)):  # weft snapshot web
+        meant = find_command_meant(word, None, ()) or f"weft {owners[0]} {noun} {word[:40]}"
+    if meant is None and word in BY_NAME and (owners := able(word)):  # weft container snapshot
+        meant = f"weft {owners[0]} {word} NAME"
     hint = f"did you mean {meant}?" if meant else f"{ctx.command_path} --help"
     return usage(f"{ctx.command_path}: no such command: {word[:40]}", hint)
 
@@ -359,6 +365,8 @@ def _translate(tool: str, words: Sequence[str]) -> str | None:
         words = words[1:]
     if noun is not None:
         verb = SYNONYMS.get(words[0], words[0]) if words else "list"
+        if verb == "create" and (owners := able(noun)):  # incus snapshot create web
+            return f"weft {owners[0]} {noun} NAME"
         return f"weft {noun} {verb}" if verb in verbs_of(noun) else find_command_meant(verb, noun, verbs_of(noun))
     first, second, *names = [*words, *[""] * (2 - len(words))]
     verb, object_ = SYNONYMS.get(first, first), _find_kind_name(second)

@@ -96,6 +96,14 @@ COMMANDS: dict[str, str] = {
     "domstate": "get NAME",
     "log": "logs NAME",
     "ssh-copy-id": "ssh NAME",
+    # their words for snapshots
+    **dict.fromkeys(("listsnapshot", "snapshot-list"), "snapshot list"),
+    **dict.fromkeys(("delsnapshot", "snapshot-delete"), "snapshot delete SNAPSHOT"),
+    **dict.fromkeys(("snapshot-info", "snapshot-dumpxml"), "snapshot describe SNAPSHOT"),
+    **dict.fromkeys(("checkpoint", "savevm"), "vm snapshot NAME --memory"),
+    **dict.fromkeys(("snap", "take", "snapshot-create", "snapshot-create-as"), "vm snapshot NAME --name SNAPSHOT"),
+    **dict.fromkeys(("rollback", "revert", "loadvm", "snapshot-revert"), "vm restore NAME --snapshot SNAPSHOT"),
+    **dict.fromkeys(("copy", "virt-clone"), "vm clone NAME NEW_NAME"),
     # slurm
     "sbatch": "job run NAME --image IMAGE -- COMMAND",
     "srun": "job run NAME --image IMAGE -- COMMAND",
@@ -117,9 +125,6 @@ ELSEWHERE: dict[str, str] = {
     "cancel-lease": "lease cancel NAME",
     "extend-lease": "lease extend NAME --by 1h",
     "flows": "network flows --vm NAME",
-    "snapshot": "api POST /v1/projects/default/vms/NAME:snapshot",
-    "restore": "api POST /v1/projects/default/vms/NAME:restore",
-    "clone": "api POST /v1/projects/default/vms/NAME:clone",
 }
 
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table
@@ -127,19 +132,13 @@ ELSEWHERE: dict[str, str] = {
 NOT_YET: dict[str, str] = {
     "backup": "",
     "canary": "set NAME",
-    "checkpoint": "vm suspend NAME",
-    "clone": "get vm/NAME -o manifest",
     "cluster": "node list",
-    "copy": "get vm/NAME -o manifest",
     "dashboard": "top",
     "deploy": "apply FILE",
     "promote": "apply FILE",
     "rebalance": "vm recommend NAME",
     "replicate": "",
-    "restore": "",
-    "rollback": "apply FILE",
     "rollout": "apply FILE",
-    "snapshot": "vm suspend NAME",
     "storage": "volume list",
     "trace": "network flows --vm NAME",
     "update": "set NAME",
@@ -152,6 +151,7 @@ AFTER: dict[tuple[str, str], str] = {
     ("function", "run"): "invoke NAME",
     ("node", "return"): "uncordon NAME",
     ("image", "pull"): "add NAME oci://IMAGE",
+    **dict.fromkeys((("snapshot", "revert"), ("snapshot", "rollback")), "restore NAME"),
 }
 
 # Other tools, as the first word of what hands type: the kind that their verbs are of, where it is one. weft takes the verb itself.
@@ -239,7 +239,7 @@ def find_command_meant(word: str, noun: str | None, verbs: Collection[str], noun
         return None
     first = command.split(",")[0].split()[0]
     if noun is not None and first in verbs:
-        return f"weft {noun} {command}"
+        return f"weft {command}" if first in nouns else f"weft {noun} {command}"
     return None if noun is not None and first in nouns and first != noun else f"weft {command}"
 
 

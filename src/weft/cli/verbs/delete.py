@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,15 +14,18 @@ from weft.cli.command.lookup import find_sure_targets
 from weft.cli.command.target import Target, find_noun, usage
 from weft.cli.preview.deletion import ask_to_delete, check_person
 from weft.cli.session import Session
+from weft.cli.snapshot.description import describe_stay
+from weft.cli.snapshot.listing import group_snapshots, has_snapshots
 from weft.cli.verbs.apply import file_option, read_files
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
 from weft.kinds.record import Kind
-from weft.kinds.registry import WORKLOADS
+from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
+_SNAPSHOTS = "Delete the snapshots of VMs, too; otherwise they stay."
 _FORCE = "Give up a lost node: its workloads are placed again, with fresh disks."
 
 
@@ -34,6 +38,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *(
             [click.Option(["--force"], is_flag=True, help=_FORCE)]
             if kind is None or kind.lifetime.runs_workloads
+            else []
+        ),
+        *(
+            [click.Option(["--snapshots"], is_flag=True, help=_SNAPSHOTS)]
+            if kind is None or has_snapshots(kind)
             else []
         ),
         *options.waits(),
@@ -52,6 +61,7 @@ def _run(
     labels: tuple[str, ...],
     fields: tuple[str, ...],
     force: bool = False,
+    snapshots: bool = False,
     files: tuple[str, ...] = (),
 ) -> int:
     uids: dict[str, str] = {}  # of the objects that were read: a later one of the same name is not deleted
@@ -64,16 +74,46 @@ def _run(
     if not targets:
         session.notify("no object matches")
         return 0
+    if not yes:
+        check_person(session, [target.what for target in targets])
+    of_vms = _list_snapshots(session, targets)
+    if snapshots:
+        targets += [one for one in _find_snapshots(of_vms, uids) if one not in targets]
     if force:
         for target in targets:
             _warn_of_loss(session, target)
     if not yes and not _ask(session, targets, uids):
         session.notify("nothing was deleted")
         return ERROR
-    users = [target for target in targets if target.kind.name in _USERS] if files else []
+    users = [target for target in targets if target.kind.name in _USERS] if files or snapshots else []
     rest = [target for target in targets if target not in users]
     code = _delete(session, users, uids, force) if users else OK
-    return join_codes([code, _delete(session, rest, uids, force)]) if rest else code
+    code = join_codes([code, _delete(session, rest, uids, force)]) if rest else code
+    if code == OK and not session.is_data:
+        _name_left(session, targets, of_vms)
+    return code
+
+
+def _list_snapshots(session: Session, targets: list[Target]) -> dict[str, list[dict[str, Any]]]:
+    """The snapshots of each VM that is about to be deleted."""
+    vms = [target for target in targets if has_snapshots(target.kind)]
+    by_name = group_snapshots(session) if vms else {}
+    return {vm.what: by_name[vm.what] for vm in vms if vm.what in by_name}
+
+
+def _find_snapshots(of_vms: Mapping[str, list[dict[str, Any]]], uids: dict[str, str]) -> list[Target]:
+    found = [one for ones in of_vms.values() for one in ones]
+    targets = [Target(BY_NAME["snapshot"], one["name"]) for one in found]
+    uids.update({target.what: one["uid"] for target, one in zip(targets, found, strict=True)})
+    return targets
+
+
+def _name_left(session: Session, targets: list[Target], of_vms: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Say which snapshots stay, and how to delete them."""
+    gone = {target.what for target in targets}
+    for vm, snapshots in of_vms.items():
+        if stay := [one for one in snapshots if f"snapshot/{one['name']}" not in gone]:
+            session.notify(describe_stay(vm, stay, session.in_project))
 
 
 def _delete(session: Session, targets: list[Target], uids: dict[str, str], force: bool) -> int:
@@ -149,7 +189,6 @@ def _name(place: dict[str, Any]) -> str:
 
 def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:
     """Show what would go and ask; the answer. Raises UsageError where nobody can answer."""
-    check_person(session, [target.what for target in targets])
     found = [session.client.get(target.kind.name, target.name) for target in targets]
     uids.update({target.what: obj["uid"] for target, obj in zip(targets, found, strict=True)})
     return ask_to_delete(session, found)

@@ -1,0 +1,66 @@
+"""Snapshots in words: what one holds, what stays of a deleted VM, and what a VM from a snapshot does not take over. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.parts.nic import read_nic
+from weft.objects.identity import MAX_NAME
+from weft.objects.quantity import format_bytes
+
+Object = Mapping[str, Any]
+MOST_NAMED = 5
+_CONSISTENCY = {
+    "memory": "memory and disks of one instant",
+    "filesystem": "with frozen file systems",
+    "crash": "as after a power failure",
+    "stopped": "of a stopped VM",
+}
+# What only one VM can have, by the name of its field.
+_OF_ONE = {
+    "publish": "published ports",
+    "lease": "its lease",
+    "reservation": "its reservation",
+    "gang": "its gang",
+    "node": "its node",
+    "user_data": "user data",
+}
+
+
+def name_snapshot(vm: str, now: float) -> str:
+    """``web-20261125-100000``: the second in UTC, so that names sort by time whatever a clock's zone is."""
+    mark = f"-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}"
+    return vm[: MAX_NAME - len(mark)] + mark
+
+
+def describe_taken(snapshot: Object) -> str:
+    """``12 MiB, with frozen file systems; the VM paused for 8 ms``"""
+    consistency, pause = str(dig(snapshot, "status.consistency", "")), float(dig(snapshot, "status.pause_ms", 0) or 0)
+    memory = dig(snapshot, "status.memory", 0)
+    held = format_bytes(int(dig(snapshot, "status.size", 0) or 0))
+    held += f" ({format_bytes(memory)} of memory)" if memory else ""
+    words = [held, _CONSISTENCY.get(consistency, consistency)]
+    paused = f"; the VM paused for {max(1, round(pause))} ms" if pause and consistency != "stopped" else ""
+    return ", ".join(filter(None, words)) + paused
+
+
+def describe_left_out(snapshot: Object) -> list[str]:
+    """What a new VM from this snapshot doesn't take over, each in a few words."""
+    former = dig(snapshot, "status.workload_spec", {}) or {}
+    found = [words for field, words in _OF_ONE.items() if former.get(field)]
+    fixed = [nic.address for given in former.get("networks", []) if (nic := read_nic(given)).address]
+    return [*found, *([f"fixed addresses: {', '.join(fixed)}"] if fixed else [])]
+
+
+def describe_stay(vm: str, snapshots: Sequence[Object], in_project: str = "") -> str:
+    """``2 snapshots of vm/web stay, with 12 MiB: weft snapshot delete web-1 web-2``"""
+    count, names = len(snapshots), [str(one["name"]) for one in snapshots]
+    held = format_bytes(sum(int(dig(one, "status.size", 0) or 0) for one in snapshots))
+    command = f"weft snapshot delete {' '.join(names)}"
+    if count > MOST_NAMED:
+        command = f"weft snapshot delete --field spec.of={vm}"
+    stay = f"1 snapshot of {vm} stays" if count == 1 else f"{count} snapshots of {vm} stay"
+    return f"{stay}, with {held}: {command}{in_project}"

@@ -1,0 +1,35 @@
+"""Of what snapshots are taken, and which there are of a VM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.cli.session import Session
+from weft.kinds.fields.cells import dig
+from weft.kinds.record import Kind
+from weft.objects.errors import Forbidden
+
+Object = dict[str, Any]
+
+
+def has_snapshots(kind: Kind) -> bool:
+    """Whether snapshots are taken of objects of this kind."""
+    return kind.verb("snapshot") is not None
+
+
+def list_snapshots(session: Session, vm: str) -> list[Object]:
+    """Those of ``vm``, the oldest first, without those that are being deleted. None for who may not see snapshots."""
+    return group_snapshots(session, f"spec.of=vm/{vm}").get(f"vm/{vm}", [])
+
+
+def group_snapshots(session: Session, fields: str = "") -> dict[str, list[Object]]:
+    """Those of the project by what they are of (``vm/web``), as ``list_snapshots`` has them."""
+    try:
+        items = session.client.list("snapshot", fields=fields).items
+    except Forbidden:
+        return {}
+    found: dict[str, list[Object]] = {}
+    for one in sorted(items, key=lambda one: (dig(one, "status.taken_at") or one["created_at"], one["name"])):
+        if not one.get("deleting_since"):
+            found.setdefault(str(dig(one, "spec.of", "")), []).append(one)
+    return found

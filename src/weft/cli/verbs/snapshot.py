@@ -1,0 +1,65 @@
+"""`weft vm snapshot web --name before-update --memory`: take a snapshot of a VM, and wait until it can be restored. Ctrl-C ends the
+watching only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, usage
+from weft.cli.session import Session
+from weft.cli.snapshot.description import describe_taken, name_snapshot
+from weft.cli.wait.finish import plan_wait
+from weft.cli.wait.follow import follow_to_end, print_one
+from weft.cli.wait.progress import Progress
+from weft.kinds.fields.cells import dig
+from weft.kinds.operation import name_operation
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+
+ABLE = ("vm",)
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False, able=ABLE),
+        click.Option(["--name"], metavar="NAME", help="The snapshot's name. [the VM's, with date and time in UTC]"),
+        click.Option(["--memory"], is_flag=True, help="Keep the memory of the running VM, too."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], name: str | None, memory: bool) -> int:
+    several = f"the snapshot's name is an option: --name {words[1]}" if len(words) == 2 else ""
+    vm = find_one(session, kind, words, ABLE, "give one VM: snapshots are taken one at a time", several)
+    if name == "":
+        raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
+    body = {"name": name or name_snapshot(vm.name, session.clock.now()), "memory": memory}
+    return _finish(session, vm, session.client.verb(vm.kind.name, vm.name, "snapshot", body))
+
+
+def _finish(session: Session, vm: Target, made: dict[str, Any]) -> int:
+    target = Target(BY_NAME["snapshot"], made["name"])
+    if session.detach:
+        watch = f"weft operation attach {name_operation(made)}{session.in_project}"
+        print_one(session, made, f"{target.what}  of {vm.what} is being taken; watch: {watch}")
+        return OK
+    wait = plan_wait(made, target, "create")
+    assert wait is not None
+    where = session.in_project
+    parting = f"it is still being taken; watch: weft wait {target.what}{where}   undo: weft delete {target.what}{where}"
+    result = follow_to_end(session, wait, Progress, parting)
+    if isinstance(result, int):
+        return result
+    assert result.obj is not None
+    on = f" on {dig(result.obj, 'status.node')}" if dig(result.obj, "status.node") else ""
+    line = f"{target.what}  Ready{on} after {result.seconds:.1f} s: {describe_taken(result.obj)}"
+    print_one(session, result.obj, line)
+    return OK
