@@ -69,7 +69,8 @@ class Vm:
             prepared.layers[volume.uid] = await node.pools.list_layers(local.spec, volume.uid, volume.uid)
 
     def build_seed(self, local: LocalAllocation, prepared: Prepared) -> tuple[str, bytes] | None:
-        form = choose_seed(local, prepared) if prepared.template is None else None
+        lacks = prepared.adjusting and SEED_SERIAL not in prepared.attached  # it began from a template
+        form = choose_seed(local, prepared) if prepared.template is None and not lacks else None
         if form is None:
             return None
         return form, build_nocloud(local) if form == "nocloud" else build_tar(local, machine=form == "machine")

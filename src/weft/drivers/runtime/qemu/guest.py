@@ -127,7 +127,7 @@ class Guest:
             incarnation=plan.incarnation,
             state=state,
             ready=self._ready(alive),
-            boot_id=record.boot_id,
+            boot_id=record.boot_id if not self._becomes_another else None,
             pid=record.process.pid if self.running and record.process else None,
             started_at=record.started_at,
             reason=self.status if state == "paused" else end.reason if end and not alive else None,

@@ -34,8 +34,8 @@ from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 
 READY_SECONDS = 600.0  # an emulated distribution on a busy machine takes minutes
-REST_SECONDS = 3.0  # that a machine must do nothing, to have come up
-_LOOK_SECONDS = 0.5
+REST_SECONDS = 1.5  # that a machine must do nothing, to have come up
+_LOOK_SECONDS = 0.25
 _BUSY_SHARE = 0.08  # of a core: an emulated machine that does nothing takes less
 _MOST_REST_SECONDS = 180.0
 _MARGIN_BYTES = 64 << 20
