@@ -23,6 +23,7 @@ from weft.drivers.runtime.qemu.migration.commands import check_stays, settle_mig
 from weft.drivers.runtime.qemu.migration.disk_copies import keep_synced, lead_copies
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record
 from weft.drivers.runtime.qemu.saved_memory import settle_memory
+from weft.drivers.runtime.qemu.snapshot.absorb import end_left
 from weft.drivers.runtime.qemu.snapshot.renewal import renew
 from weft.drivers.runtime.qemu.snapshot.taking import settle_snapshot
 from weft.drivers.runtime.qemu.translate import GuestPaths
@@ -100,6 +101,7 @@ class Guests:
         async with guest.lock:
             await guest.adopt()
             if guest.running:
+                await end_left(guest)
                 snapshot = guest.record.snapshot
                 if guest.migrating:
                     await settle_migration(guest)

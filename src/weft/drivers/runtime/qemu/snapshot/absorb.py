@@ -1,13 +1,12 @@
 """A layer of a running guest's disk goes: what it holds is copied into the file above it, which QEMU reads instead from then on.
 
 Speaks to one guest's monitor. QEMU says what a disk stands on; a file is known by its inode, since layers get other names while
-they are open. The copy is a job of QEMU's: one that a driver left behind is followed by the next. Until it is whole, the layer
-stays.
+they are open. The copy is a job of QEMU's; what one has copied stays if it is cut off, so that the next does the rest. Until it is
+whole, the layer stays.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from typing import Any
@@ -25,6 +24,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, Unavailable
 
 BYTES_PER_SECOND = 64 << 20  # so that the guest keeps most of its disk's throughput
 LOOK_SECONDS = 0.1
+_JOB = "absorb-"
 _TO_WRITE = "to absorb"
 
 
@@ -45,9 +45,6 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
     if record.relocation is not None and record.relocation.stage != "there":
         raise IllegalTransition(f"vm/{name}: one of its disks is being relocated")
     qmp, job = guest.monitor(), name_job(serial)
-    if await _find_job(qmp, job) is not None:  # of a driver that died
-        await _close_writing(qmp)
-        return job
     chain = await _find_chain(qmp, serial)
     at = await _find_layer(guest, qmp, chain, layer)
     if at is None:
@@ -68,16 +65,9 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
 
 
 async def follow_absorbing(guest: Guest, job: str, clock: Clock) -> None:
-    """Return once the job has ended. A caller who is cancelled ends it. Raises DriverFailed, IllegalTransition for a guest that
-    has ended."""
-    try:
-        while (found := await _ask(guest, job)) is not None and found["status"] != "concluded":
-            await clock.sleep(LOOK_SECONDS)
-    except asyncio.CancelledError:
-        ending = asyncio.ensure_future(_cancel(guest, job, clock))
-        with contextlib.suppress(DriverFailed, IllegalTransition, Unavailable):
-            await asyncio.shield(ending)
-        raise
+    """Return once the job has ended. Raises DriverFailed, IllegalTransition for a guest that has ended."""
+    while (found := await _ask(guest, job)) is not None and found["status"] != "concluded":
+        await clock.sleep(LOOK_SECONDS)
     if found is not None and "error" in found:
         await end_absorbing(guest, job)
         error = str(found["error"])
@@ -105,8 +95,18 @@ async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
         await guest.save_record()
 
 
+async def end_left(guest: Guest) -> None:
+    """End what was begun and is not followed any more: nothing else may be done to these disks meanwhile."""
+    with contextlib.suppress(DriverFailed, IllegalTransition, Unavailable):  # the guest has just ended
+        jobs: list[dict[str, Any]] = await guest.monitor().execute("query-jobs")
+        for job in jobs:
+            if job["id"].startswith(_JOB):
+                await _close_writing(guest.monitor())
+                await _cancel(guest, job["id"], guest.clock)
+
+
 def name_job(serial: str) -> str:
-    return f"absorb-{serial}"
+    return f"{_JOB}{serial}"
 
 
 def _shorten(disk: GuestDisk, below: int) -> GuestDisk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
@@ -12,6 +13,7 @@ from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.snapshot.absorb import (
     begin_absorbing,
     end_absorbing,
+    end_left,
     follow_absorbing,
     note_absorbed,
 )
@@ -77,11 +79,15 @@ class QemuSnapshots:
     async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
         await self._working()
         guest = await self._guests.get(guest_id)
-        async with self._guests.lock(guest_id):
-            await guest.settle()
-            job = await begin_absorbing(guest, serial, layer)
-        if job:
-            await follow_absorbing(guest, job, guest.clock)
+        try:
+            async with self._guests.lock(guest_id):
+                await guest.settle()
+                job = await begin_absorbing(guest, serial, layer)
+            if job:
+                await follow_absorbing(guest, job, guest.clock)
+        except asyncio.CancelledError:
+            await asyncio.shield(asyncio.ensure_future(end_left(guest)))
+            raise
         async with self._guests.lock(guest_id):
             if job:
                 await end_absorbing(guest, job)
