@@ -7,6 +7,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
+from weft.agent.allocation.facts import is_alive
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import Health
 from weft.agent.state.allocation_state import AllocationState
@@ -33,7 +34,7 @@ class Lifecycle:
         guest = state.guest = await self._runtimes.inspect(state.local)
         before = state.checkpoint
         state.checkpoint = plans.observe(before, guest, once=state.local.spec.once)
-        now, alive = self._clock.elapsed(), plans.is_alive(guest)
+        now, alive = self._clock.elapsed(), is_alive(guest)
         if alive and state.up_since is None:
             state.up_since = now
         if state.checkpoint.run == "ended" and before.run != "ended":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.agent.allocation.plan import is_alive
+from weft.agent.allocation.facts import is_alive
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.departure import last_migration, locate_guest
 from weft.agent.state.table import AllocationTable

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import msgspec
 
+from weft.agent.allocation.facts import Plan, PlanInput, is_alive
+from weft.agent.allocation.snapshots import plan_snapshots
 from weft.agent.allocation.steps.names import Step
-from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, MigrationState, Run, StepFailure
+from weft.agent.state.allocation import Checkpoint, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back
-from weft.agent.state.lease import Stage
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
@@ -28,7 +29,6 @@ NOT_SAVED = "notSaved"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
-_ALIVE = ("starting", "running", "paused")
 
 
 BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)
@@ -36,48 +36,6 @@ ADJUST = (*BRING_UP[:-1], Step.ADJUST)
 RECEIVE = (*BRING_UP[:-1], Step.OPEN)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
 _ROOT_DISK = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)
-
-
-class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
-    """All facts for a decision about one allocation and for its report, read at one moment."""
-
-    local: LocalAllocation
-    checkpoint: Checkpoint = Checkpoint()
-    guest: GuestFacts
-    health: Health = Health()
-    now: float = 0.0  # elapsed seconds
-    failure: StepFailure | None = None  # of the last step
-    superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere
-    stale_volumes: bool = False  # the data of all its volumes is on another node by now
-    blocked: str = ""  # the workload that must end before it may start
-    unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
-    can_suspend: bool = True
-    can_adjust: bool = True
-    restart_at: float = 0.0  # when a guest that ended by itself starts again (elapsed seconds)
-    migrating: bool = False  # this process leads the migration of its spec
-    relocating: bool = False  # one of its disks is being relocated
-    unwell: str = ""  # why its health check ends it
-    stage: Stage = "active"  # of its lease
-    postponed: bool = False  # the server must confirm that its lease may begin, or be prepared, now
-    in_contact: bool = True  # the server hears this node
-    soon: bool = False  # its preparation begins within FETCH_AHEAD_SECONDS
-    fetched: bool = False  # its image was fetched ahead
-    prepared: bool = False  # all but the start is done
-    can_hold: bool = False
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """The steps now, and the report meanwhile."""
-
-    steps: tuple[Step, ...]
-    state: AllocationPhase
-    reason: str = ""
-    message: str = ""
-    review_at: float | None = None  # when to plan again, even without an event (elapsed seconds)
-
-
-def is_alive(guest: GuestFacts) -> bool:
-    return guest.state in _ALIVE
 
 
 def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False) -> Checkpoint:
@@ -100,7 +58,7 @@ def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False) ->
 
 def plan_allocation(facts: PlanInput) -> Plan:
     """The steps that bring the guest towards its spec."""
-    plan = _plan(facts)
+    plan = plan_snapshots(facts, _plan(facts))
     if not kind_of(facts.local.spec).has_root_disk:
         without = (*_ROOT_DISK, *(() if facts.local.spec.volumes else (Step.VOLUMES,)))
         plan = msgspec.structs.replace(plan, steps=tuple(step for step in plan.steps if step not in without))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from weft.agent.allocation.plan import BRING_UP, Plan, PlanInput, is_alive, pause_after
+from weft.agent.allocation.facts import Plan, PlanInput, is_alive
+from weft.agent.allocation.plan import BRING_UP, pause_after
+from weft.agent.allocation.snapshots import report_snapshots
 from weft.agent.allocation.steps.names import Step
 from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Health, StepFailure
@@ -68,6 +70,7 @@ def make_report(
         migration=migration,
         ended=ended,
         exit_code=guest.exit_code if ended else None,
+        snapshots=report_snapshots(facts, plan),
     )
 
 

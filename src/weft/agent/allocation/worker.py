@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from weft.agent.allocation import plan as plans
 from weft.agent.allocation.executor import StepExecutor
+from weft.agent.allocation.facts import Plan, PlanInput, is_alive
 from weft.agent.allocation.lifecycle import Lifecycle
-from weft.agent.allocation.plan import Plan, PlanInput, find_rest
+from weft.agent.allocation.plan import find_rest
 from weft.agent.allocation.progress import StartProgress
 from weft.agent.allocation.report import failure_of, make_report, state_of
 from weft.agent.allocation.steps.names import Step
@@ -106,6 +107,7 @@ class Worker:
             soon=is_soon(state.local.spec.lease, self.clock.now()),
             fetched=state.fetched,
             prepared=state.prepared,
+            snapshot_at=state.snapshot_at,
             can_hold=runtimes.find(state.local) in runtimes.holding,
         )
 
@@ -177,7 +179,7 @@ class Worker:
         return self.clock.elapsed()
 
     async def _carry_out(self, plan: Plan, guest: GuestFacts) -> None:
-        alive, adjusting = plans.is_alive(guest), Step.ADJUST in plan.steps
+        alive, adjusting = is_alive(guest), Step.ADJUST in plan.steps
         state = self.state
         work = Work(
             state=state,
@@ -282,6 +284,7 @@ class Worker:
             spec,
             choose_migration(state.checkpoint, spec),
             work.relocation,
+            alive=state.guest is not None and is_alive(state.guest),
             resumes=state.guest is not None and state.guest.state == "suspended",
             taken_over=spec.migration is not None and spec.migration.taken_over,
             detail=detail,

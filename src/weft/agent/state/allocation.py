@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.allocation import ROOT, AllocatedNic, AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, Consistency, SnapshotReport
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
@@ -44,6 +45,29 @@ class DiskRelocation(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class TakenDisk(msgspec.Struct, frozen=True):
+    """A disk of a snapshot that is being taken, where it was then."""
+
+    pool: str
+    pool_id: str
+    name: str = ""  # of the volume; "" for a root disk
+
+
+class Taking(msgspec.Struct, frozen=True):
+    """A snapshot that is being taken. ``disks`` go by ROOT or the volume's uid."""
+
+    snapshot: AllocatedSnapshot
+    disks: dict[str, TakenDisk]
+    live: bool  # the guest ran: its runtime knows how far it is
+    finished: bool = (
+        False  # the disks stand on their new layers for good; what follows is the memory, and the pools' records
+    )
+    consistency: Consistency = "stopped"
+    pause_ms: float = 0.0
+    taken_at: float = 0.0  # unix seconds
+    message: str = ""  # why it is less than was asked
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """The part of an ``AllocationState`` that survives a crash of the agent."""
 
@@ -64,6 +88,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     image: str = ""  # digest of a container's image, kept while the container has this place, even if its tag changes
     pulls: int = 0  # ``pulls`` of the spec for which the image was resolved
     begun: bool = False  # its lease has begun here
+    taking: Taking | None = None  # nothing else is done to its disks until this is over
+    taken: list[SnapshotReport] = []  # of the spec's snapshots, those that are ready or have failed
 
 
 class StepFailure(msgspec.Struct, frozen=True):

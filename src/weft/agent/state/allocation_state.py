@@ -19,13 +19,16 @@ from weft.agent.state.allocation import (
     MigrationState,
     Run,
     StepFailure,
+    Taking,
     place_disks,
     read_allocation,
 )
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore
 from weft.agent.state.departure import find_departed, recall_migration
+from weft.agent.state.snapshots import find_taken
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, list_disks
+from weft.kinds.fields.allocated_snapshot import SnapshotReport
 from weft.objects.envelope import Envelope
 
 log = logging.getLogger("weft.agent")
@@ -65,6 +68,7 @@ class AllocationState:
         self.prepared = False  # all but the start is done
         self.fetched = False  # its image, ahead of that
         self.unplugged = False  # its ports were removed
+        self.snapshot_at = 0.0  # when to ask again for one whose memory is being saved (elapsed seconds)
         self.woken = asyncio.Event()  # inspect it again
         self.changed = asyncio.Event()  # drop the planned steps
 
@@ -94,7 +98,8 @@ class AllocationState:
         self.envelope, self.local, self._spec = envelope, local, sent.spec
         leftover = find_leftover(self.checkpoint.leftover, old.spec, local.spec)
         migration = self.checkpoint.migration or recall_migration(self.checkpoint, local.spec)
-        self.checkpoint = replace(self.checkpoint, orphan=False, leftover=leftover, migration=migration)
+        taken = find_taken(self.checkpoint, local.spec)
+        self.checkpoint = replace(self.checkpoint, orphan=False, leftover=leftover, migration=migration, taken=taken)
         return before != (local.spec, local.deleting, False)
 
     def has_read(self, envelope: Envelope) -> bool:
@@ -195,6 +200,13 @@ def has_begun(state: AllocationState) -> bool:
     """Whether its lease has begun, or it has none that could."""
     spec, checkpoint = state.local.spec, state.checkpoint
     return spec.lease is None or spec.role != "active" or checkpoint.begun or bool(checkpoint.arrived_by)
+
+
+async def keep_snapshot(state: AllocationState, taking: Taking | None, done: SnapshotReport | None = None) -> None:
+    """Save how far a snapshot of it is, and what became of one that is over. Raises CheckpointFailed."""
+    taken = state.checkpoint.taken if done is None else [*state.checkpoint.taken, done]
+    state.checkpoint = replace(state.checkpoint, taking=taking, taken=taken)
+    await state.save()
 
 
 def find_leftover(left: Iterable[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:

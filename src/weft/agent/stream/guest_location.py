@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from weft.agent.allocation.plan import is_alive
+from weft.agent.allocation.facts import is_alive
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.exec_session import place_of_target
 from weft.agent.workload.runtimes import Runtimes

@@ -35,4 +35,5 @@ class Step(StrEnum):
     SETTLE = "settle"  # the target's end of a migration that succeeded
     RELOCATE = "relocate"  # a disk to another pool
     REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a migration
+    SNAPSHOT = "snapshot"  # take the next one, or go on with the one that is being taken
     FORGET = "forget"  # remove the checkpoint

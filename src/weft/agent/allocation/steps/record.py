@@ -53,6 +53,7 @@ class Moment(msgspec.Struct, frozen=True):
     spec: AllocationSpec
     migration: MigrationState | None = None  # of the spec: this node's state of it
     relocation: DiskRelocation | None = None  # the current one, or the one that would begin
+    alive: bool = False  # the guest runs
     resumes: bool = False  # the guest's memory is saved
     taken_over: bool = False  # the server has confirmed that the migration's target runs the guest
     detail: str = ""  # what the step returned

@@ -1,0 +1,56 @@
+"""What a decision about one allocation is made from, and the decision. Values."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.agent.allocation.steps.names import Step
+from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, StepFailure
+from weft.agent.state.lease import Stage
+from weft.contracts.driver.runtime import GuestFacts
+from weft.kinds.allocation import AllocationPhase
+
+_ALIVE = ("starting", "running", "paused")
+
+
+class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
+    """All facts for a decision about one allocation and for its report, read at one moment."""
+
+    local: LocalAllocation
+    checkpoint: Checkpoint = Checkpoint()
+    guest: GuestFacts
+    health: Health = Health()
+    now: float = 0.0  # elapsed seconds
+    failure: StepFailure | None = None  # of the last step
+    superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere
+    stale_volumes: bool = False  # the data of all its volumes is on another node by now
+    blocked: str = ""  # the workload that must end before it may start
+    unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
+    can_suspend: bool = True
+    can_adjust: bool = True
+    restart_at: float = 0.0  # when a guest that ended by itself starts again (elapsed seconds)
+    migrating: bool = False  # this process leads the migration of its spec
+    relocating: bool = False  # one of its disks is being relocated
+    unwell: str = ""  # why its health check ends it
+    stage: Stage = "active"  # of its lease
+    postponed: bool = False  # the server must confirm that its lease may begin, or be prepared, now
+    in_contact: bool = True  # the server hears this node
+    soon: bool = False  # its preparation begins within FETCH_AHEAD_SECONDS
+    fetched: bool = False  # its image was fetched ahead
+    prepared: bool = False  # all but the start is done
+    can_hold: bool = False
+    snapshot_at: float = 0.0  # when to go on with the snapshot that is being taken (elapsed seconds)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The steps now, and the report meanwhile."""
+
+    steps: tuple[Step, ...]
+    state: AllocationPhase
+    reason: str = ""
+    message: str = ""
+    review_at: float | None = None  # when to plan again, even without an event (elapsed seconds)
+
+
+def is_alive(guest: GuestFacts) -> bool:
+    return guest.state in _ALIVE

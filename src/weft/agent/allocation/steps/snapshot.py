@@ -1,0 +1,269 @@
+"""The step that takes a snapshot of a VM: all its disks at one instant, and its memory if that is asked for.
+
+The checkpoint says which one is being taken before anything of it is begun. How far it is, the pools' unfinished layers and the
+runtime say: a step that is repeated asks them first. A guest that ended meanwhile has written to the new files or it hasn't; its
+disks are whole either way, so that their layers are finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from msgspec.structs import replace
+
+from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Work
+from weft.agent.problem import describe_problem
+from weft.agent.state.allocation import Checkpoint, TakenDisk, Taking
+from weft.agent.state.allocation_state import keep_snapshot
+from weft.agent.state.snapshots import begin_taking, find_wanted, name_layer
+from weft.agent.workload.kind import Show
+from weft.agent.workload.shape import ROOT_SERIAL, name_serial
+from weft.contracts.driver.layers import HasLayers, KeptDisk, KeptSnapshot, Layers
+from weft.contracts.driver.snapshot import CanSnapshot, SnapshotFacts, SnapshotPlan, Snapshots
+from weft.contracts.driver.volume import VolumeDriver
+from weft.kinds.allocation import ROOT
+from weft.kinds.fields.allocated_snapshot import SnapshotReport
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+from weft.objects.identity import short_id
+
+ASK_SECONDS = 0.5  # how soon a runtime that saves memory is asked again
+ALIVE = ("starting", "running", "paused")
+
+
+def _before(checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
+    wanted = find_wanted(moment.spec, checkpoint)
+    if checkpoint.taking is not None or wanted is None:
+        return checkpoint
+    return replace(checkpoint, taking=begin_taking(moment.spec, wanted, live=moment.alive))
+
+
+async def _take(parts: StepParts, work: Work, show: Show) -> None:
+    if (taking := work.state.checkpoint.taking) is not None:
+        await SnapshotTaker(parts, work, taking).advance()
+
+
+SNAPSHOT_STEPS = (StepRecord(step=Step.SNAPSHOT, perform=_take, before=_before, durable=True),)
+
+
+class SnapshotTaker:
+    """Goes on with one snapshot as far as it gets now."""
+
+    def __init__(self, parts: StepParts, work: Work, taking: Taking) -> None:
+        self._parts, self._state, self._local, self._taking = parts, work.state, work.local, taking
+        self._snapshot = taking.snapshot
+        self._runtime: Snapshots | None = None  # of a guest that ran as it began
+        self._drivers: dict[str, VolumeDriver] = {}  # of the disks that exist
+
+    async def advance(self) -> None:
+        """Raises WeftError, OSError where it can't be known what to do, or not be saved: then it is tried again."""
+        try:
+            await self._find_parts()
+            if not self._taking.finished and await self._find_kept():
+                return await self._end(await self._describe())  # its report was lost
+        except InvalidInput as problem:  # nothing was begun
+            return await self._fail(problem)
+        facts = await self._ask()
+        if not self._taking.finished:
+            switched = await self._switch(facts)
+            if switched is None:
+                return None
+            facts = switched
+            await self._finish(facts)
+        if facts.phase in ("switching", "saving"):
+            if await self._is_alive():
+                self._state.snapshot_at = self._parts.node.clock.elapsed() + ASK_SECONDS
+                return None
+            assert self._runtime is not None
+            facts = await self._runtime.cancel(self._local.id, self._snapshot.uid)
+        if facts.phase == "failed" or (self._taking.live and self._snapshot.memory and not facts.memory_bytes):
+            why = facts.message or "the VM ended before its memory was kept"
+            return await self._fail(DriverFailed(why, reason="notKept", hint="take it again while the VM runs"))
+        try:
+            await self._keep(facts)
+        except WeftError as problem:
+            return await self._fail(problem)
+        return await self._end(await self._describe(facts.memory_bytes))
+
+    async def _find_parts(self) -> None:
+        """The drivers of its disks. A volume that isn't there yet holds nothing. Raises InvalidInput."""
+        local, pools = self._local, self._parts.node.pools
+        for disk, place in self._taking.disks.items():
+            driver = await pools.find(place.pool, place.pool_id)
+            if await driver.inspect(self._id(disk)) is not None:
+                self._drivers[disk] = driver
+            elif disk == ROOT:
+                raise InvalidInput(f"{local.what} has no disk yet", reason="noDisk", hint="start it once")
+            if not isinstance(driver, HasLayers):
+                raise InvalidInput(
+                    f"{local.what}: storage pool {place.pool} can't keep snapshots",
+                    reason="unsupported",
+                    hint="relocate the disk to another pool",
+                )
+        runtime = self._parts.runtimes.of(local)
+        if not self._taking.live:
+            return
+        if not isinstance(runtime, CanSnapshot):
+            raise InvalidInput(
+                f"{local.what}: runtime {runtime.name} can't take snapshots of a running VM",
+                reason="unsupported",
+                hint="stop it first",
+            )
+        self._runtime = runtime.snapshots
+
+    async def _ask(self) -> SnapshotFacts:
+        """What the runtime says of it. Without the runtime it is done as soon as it is begun."""
+        if self._runtime is None:
+            return SnapshotFacts(self._snapshot.uid, "done", switched=True, consistency="stopped")
+        return await self._runtime.progress(self._local.id, self._snapshot.uid)
+
+    async def _switch(self, facts: SnapshotFacts) -> SnapshotFacts | None:
+        """The facts once the layers may be finished; None if it has failed, or isn't so far."""
+        if self._runtime is not None and facts.switched:
+            return facts
+        problem: Exception = DriverFailed(facts.message or "the VM's disks couldn't be switched", reason="notSwitched")
+        if facts.phase in ("none", "done"):
+            try:
+                overlays = {disk: await self._begin(disk) for disk in self._drivers}
+            except (WeftError, OSError) as raised:
+                await self._undo()
+                await self._fail(raised)
+                return None
+            if self._runtime is None:
+                return facts
+            try:
+                if await self._is_alive():
+                    return await self._runtime.take(self._local.id, self._plan(overlays))
+            except (WeftError, OSError) as raised:
+                problem, facts = raised, await self._ask()
+                if facts.switched:
+                    return facts
+        if not await self._is_alive():  # it may have been switched: nothing is lost if it wasn't
+            for disk in self._drivers:
+                await self._begin(disk)
+            return SnapshotFacts(self._snapshot.uid, "failed" if self._snapshot.memory else "done", switched=True)
+        if facts.phase in ("switching", "saving"):
+            self._state.snapshot_at = self._parts.node.clock.elapsed() + ASK_SECONDS
+            return None
+        await self._undo()
+        await self._fail(problem)
+        return None
+
+    async def _begin(self, disk: str) -> str:
+        return await self._layers(disk).begin_layer(self._id(disk), self._layer(disk))
+
+    async def _undo(self) -> None:
+        for disk in self._drivers:
+            await self._layers(disk).undo_layer(self._id(disk), self._layer(disk))
+
+    async def _finish(self, facts: SnapshotFacts) -> None:
+        for disk in self._drivers:
+            await self._layers(disk).finish_layer(self._id(disk), self._layer(disk))
+        self._taking = replace(
+            self._taking,
+            finished=True,
+            consistency=facts.consistency,
+            pause_ms=facts.pause_ms,
+            taken_at=facts.taken_at or self._parts.node.clock.now(),
+            message=facts.message or self._excuse(),
+        )
+        await keep_snapshot(self._state, self._taking)
+
+    def _excuse(self) -> str:
+        if self._snapshot.memory and not self._taking.live:
+            return "the VM did not run, so there was no memory to keep"
+        return ""
+
+    async def _keep(self, facts: SnapshotFacts) -> None:
+        """Have its pools remember it. Raises WeftError: then none of them does."""
+        try:
+            for layers, disks in self._pools():
+                snapshot = KeptSnapshot(
+                    short_id(self._snapshot.uid),
+                    self._snapshot.uid,
+                    {disk: await self._describe_disk(disk) for disk in disks},
+                    memory_bytes=facts.memory_bytes if ROOT in disks else 0,
+                )
+                await layers.keep(snapshot)
+        except WeftError:
+            await self._drop()
+            raise
+
+    async def _drop(self) -> None:
+        for layers, _ in self._pools():
+            await layers.drop(short_id(self._snapshot.uid))
+
+    async def _describe_disk(self, disk: str) -> KeptDisk:
+        id_, tip, driver = self._id(disk), self._layer(disk), self._drivers[disk]
+        chain = [layer.id for layer in await self._layers(disk).list_layers(id_)]
+        facts = await driver.inspect(id_)
+        assert facts is not None  # it was there as this step began
+        return KeptDisk(tuple(chain[: chain.index(tip) + 1]), facts.size_bytes, self._taking.disks[disk].name)
+
+    async def _find_kept(self) -> list[KeptSnapshot]:
+        """What its pools remember of it."""
+        found = [one for layers, _ in self._pools() for one in await layers.list_kept()]
+        return [one for one in found if one.uid == self._snapshot.uid]
+
+    async def _describe(self, memory_bytes: int = 0) -> SnapshotReport:
+        """The report of a snapshot that its pools remember."""
+        kept, taking = await self._find_kept(), self._taking
+        return replace(
+            self._report(),
+            phase="ready",
+            consistency=taking.consistency,
+            disks={disk: facts.size_bytes for one in kept for disk, facts in one.disks.items()},
+            size=sum(one.used_bytes for one in kept),
+            memory=memory_bytes or sum(one.memory_bytes for one in kept),
+            pause_ms=taking.pause_ms,
+            taken_at=taking.taken_at or self._parts.node.clock.now(),
+            message=taking.message,
+        )
+
+    async def _fail(self, problem: Exception) -> None:
+        reason, message = describe_problem(problem)
+        if self._taking.finished and self._drivers:
+            await self._drop()  # its memory too
+        await self._end(replace(self._report(), phase="failed", reason=reason, message=message))
+
+    async def _end(self, report: SnapshotReport) -> None:
+        await keep_snapshot(self._state, None, report)
+        self._parts.snapshots.wake()
+        if self._runtime is not None:
+            with contextlib.suppress(WeftError, OSError):  # the next one takes its place
+                await self._runtime.forget(self._local.id, self._snapshot.uid)
+
+    def _report(self) -> SnapshotReport:
+        root = self._taking.disks[ROOT]
+        return SnapshotReport(uid=self._snapshot.uid, pool=root.pool, pool_id=root.pool_id)
+
+    def _plan(self, overlays: dict[str, str]) -> SnapshotPlan:
+        memory = self._layers(ROOT).memory_path(short_id(self._snapshot.uid)) if self._snapshot.memory else ""
+        serials = {_name_serial(disk, self._taking.disks[disk]): path for disk, path in overlays.items()}
+        return SnapshotPlan(self._snapshot.uid, serials, memory, freeze=not memory)
+
+    async def _is_alive(self) -> bool:
+        return (await self._parts.runtimes.inspect(self._local)).state in ALIVE
+
+    def _pools(self) -> list[tuple[Layers, list[str]]]:
+        """Each of its pools' drivers once, and the disks in it; the root disk's is the last one, so that a snapshot with its root
+        disk is whole."""
+        found: dict[int, tuple[Layers, list[str]]] = {}
+        for disk, driver in self._drivers.items():
+            found.setdefault(id(driver), (self._layers(disk), []))[1].append(disk)
+        return sorted(found.values(), key=lambda one: ROOT in one[1])
+
+    def _layers(self, disk: str) -> Layers:
+        driver = self._drivers[disk]
+        assert isinstance(driver, HasLayers)  # see _find_parts
+        return driver.layers
+
+    def _layer(self, disk: str) -> str:
+        return name_layer(self._snapshot.uid, disk)
+
+    def _id(self, disk: str) -> str:
+        return self._local.id if disk == ROOT else disk
+
+
+def _name_serial(disk: str, place: TakenDisk) -> str:
+    return ROOT_SERIAL if disk == ROOT else name_serial(place.name)
