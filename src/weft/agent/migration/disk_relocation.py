@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -17,11 +18,13 @@ import msgspec
 from weft.agent.migration.cold import complete_disk
 from weft.agent.migration.role import NodeContext
 from weft.agent.problem import describe_problem
+from weft.agent.snapshot.transfer import adopt_layers
 from weft.agent.state.allocation import DiskRelocation, LocalAllocation
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.workload.kind import Prepared
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.disk_relocation import CanRelocate, Relocations
+from weft.contracts.driver.layers import CarriedDisk, CarriesLayers
 from weft.contracts.driver.runtime import GuestDisk
 from weft.contracts.driver.volume import CanReceive, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, list_disks
@@ -29,6 +32,7 @@ from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation, Migra
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable, WeftError
 
 LOOK_SECONDS = 0.2
+_SECTOR = 512
 _ALIVE = ("starting", "running", "paused")
 
 
@@ -111,20 +115,26 @@ class DiskRelocator:
         """Make an empty disk in the new pool, and start to mirror the old one there. Raises WeftError."""
         here, there = await self._here(), await self._there()
         facts = await self._facts(here)
-        await self._refuse_layers()
         image = self._prepared.image if self.relocation.disk == ROOT else None
         base = image.disk if image is not None else None
         form: Literal["qcow2", "raw"] = image.disk_format if image is not None else "qcow2"
         await there.remove(self._id)
-        fresh = await there.ensure(self._id, size_bytes=facts.size_bytes, base=base, base_format=form)
-        disk = GuestDisk(
-            fresh.path, fresh.format, self._serial, size_bytes=facts.size_bytes, base=base, base_format=form
-        )
-        order = self._order
         plan = PlannedMigration(
             mode="mirror", reason="the guest is running: it writes to both disks until the copy is complete"
         )
         self._report(phase="migrating", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
+        await self._carry_layers(here, there)
+        fresh = await there.ensure(self._id, size_bytes=facts.size_bytes, base=base, base_format=form)
+        disk = GuestDisk(
+            fresh.path,
+            fresh.format,
+            self._serial,
+            size_bytes=facts.size_bytes,
+            base=base,
+            base_format=form,
+            layers=await adopt_layers(there, self._id),
+        )
+        order = self._order
         limit = order.bytes_per_second if order is not None else 0
         await relocations.begin(self._local.id, self.relocation.key, disk, limit)
 
@@ -161,7 +171,6 @@ class DiskRelocator:
         if facts is None:  # never made
             await self._keep(state="there")
             return
-        await self._refuse_layers()
         if not isinstance(there, CanReceive):
             raise InvalidInput(f"volume driver {there.name} of this node can't receive a copy", reason="unsupported")
         work = Path(there.begin(self._id))
@@ -172,18 +181,24 @@ class DiskRelocator:
             raise DriverFailed(
                 f"{self._local.what}: No space left in storage pool {self.relocation.pool}", details={"step": "copy"}
             )
+        await self._carry_layers(here, there)
+        await self._copy_file(Path(facts.path), work, facts.used_bytes, stopped=True)
+        await complete_disk(there, self._local, self.relocation.disk, self._prepared, facts.format)
+        await self._keep(state="there")
+
+    async def _copy_file(self, path: Path, work: Path, size: int, *, stopped: bool) -> None:
         work.parent.mkdir(mode=0o700, exist_ok=True)
         copying = await asyncio.create_subprocess_exec(
-            *("cp", "--sparse=always", "--reflink=auto", facts.path, str(work)), stderr=asyncio.subprocess.PIPE
+            *("cp", "--sparse=always", "--reflink=auto", str(path), str(work)), stderr=asyncio.subprocess.PIPE
         )
         try:
             while copying.returncode is None:
-                self._check_spec(stopped=True)
+                self._check_spec(stopped=stopped)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):
                         await copying.wait()
                 done = await asyncio.to_thread(_measure, work)
-                self._report(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
+                self._report(sent_bytes=done, remaining_bytes=max(0, size - done))
             if copying.returncode:
                 output = (await copying.stderr.read()).decode(errors="replace").strip() if copying.stderr else ""
                 raise DriverFailed(f"{self._local.what}: its disk can't be copied: {output}", details={"step": "copy"})
@@ -193,13 +208,38 @@ class DiskRelocator:
             await copying.wait()
             await asyncio.to_thread(work.unlink, missing_ok=True)
             raise
-        await complete_disk(there, self._local, self.relocation.disk, self._prepared, facts.format)
-        await self._keep(state="there")
+
+    async def _carry_layers(self, here: VolumeDriver, there: VolumeDriver) -> None:
+        """Copy what the disk stands on, with its snapshots: the new pool holds them. Raises WeftError, OSError, GivenUp."""
+        local, id_, disk = self._local, self._id, self.relocation.disk
+        if not isinstance(here, CarriesLayers):
+            await self._pools.refuse_layers(local.spec, id_, disk, local.what)
+            return
+        workload, key = local.spec.workload.uid, self.relocation.key
+        carried, files = await here.transfer.pack(id_, disk, workload, key, memory=disk == ROOT)
+        if carried == CarriedDisk():
+            return
+        if not isinstance(there, CarriesLayers):
+            raise InvalidInput(
+                f"volume driver {there.name} of this node can't receive the snapshots of a disk", reason="unsupported"
+            )
+        await there.transfer.expect(id_, carried)
+        for name, path in files.items():
+            work = Path(await there.transfer.begin(id_, name))
+            size = (await asyncio.to_thread(os.stat, path)).st_blocks * _SECTOR
+            await self._copy_file(Path(path), work, size, stopped=False)
+            await there.transfer.complete(id_, name)
 
     async def _clear(self) -> None:
-        """Remove the old file, after the new one was saved as the disk."""
+        """Remove the old file, after the new one was saved as the disk; its snapshots go with it."""
         if not self._is_one_place():
-            await (await self._here()).remove(self._id)
+            here, there = await self._here(), await self._there()
+            if isinstance(there, CarriesLayers):
+                await there.transfer.settle(self._id)
+            if isinstance(here, CarriesLayers):
+                disk, workload = self.relocation.disk, self._local.spec.workload.uid
+                await here.transfer.release(disk, workload, memory=disk == ROOT)
+            await here.remove(self._id)
         await self._keep(state="clear")
         elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
         self._report(phase="takenOver", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
@@ -233,9 +273,6 @@ class DiskRelocator:
             raise GivenUp("cancelled on request")
         if stopped and self._local.spec.desired == "run":
             raise GivenUp("the workload is starting")
-
-    async def _refuse_layers(self) -> None:
-        await self._pools.refuse_layers(self._local.spec, self._id, self.relocation.disk, self._local.what)
 
     def _relocations(self) -> Relocations:
         if not isinstance(self._runtime, CanRelocate):

@@ -11,8 +11,9 @@ import msgspec
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
-from weft.contracts.driver.layers import MEMORY, CarriedDisk, CarriesLayers, LayerTransfer
-from weft.contracts.driver.runtime import GuestPlan
+from weft.contracts.driver.layers import MEMORY, CarriedDisk, CarriesLayers, HasLayers, LayerTransfer
+from weft.contracts.driver.runtime import DiskLayer, GuestPlan
+from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.allocation import ROOT
 from weft.objects.errors import InvalidInput
 from weft.protocol.migration import MigrationRequest
@@ -76,6 +77,16 @@ async def settle_layers(pools: Pools, local: LocalAllocation, disks: Iterable[st
             await transfer.settle(id_of(local, disk))
 
 
+async def adopt_layers(driver: VolumeDriver, volume_id: str) -> list[DiskLayer]:
+    """The layers of a volume that nobody has written to: it stands on what has come for it. Raises IllegalTransition while files
+    are missing, DriverFailed."""
+    if isinstance(driver, CarriesLayers):
+        await driver.transfer.adopt(volume_id)
+    if not isinstance(driver, HasLayers):
+        return []
+    return [DiskLayer(layer.path, layer.format) for layer in await driver.layers.list_layers(volume_id)]
+
+
 async def _find(pools: Pools, local: LocalAllocation, disk: str) -> LayerTransfer | None:
     driver = await pools.of(local.spec, disk)
     return driver.transfer if isinstance(driver, CarriesLayers) else None
@@ -107,14 +118,13 @@ class ArrivingLayers:
         await (await self._transfer(disk)).complete(id_of(self._local, disk), name)
 
     async def adopt(self, plan: GuestPlan) -> GuestPlan:
-        """The plan of a guest whose disks, which are empty, stand on what has come. Raises IllegalTransition while files are
-        missing, DriverFailed."""
-        local, layers = self._local, {}
+        """The plan of a guest whose disks, which are empty, stand on what has come. Raises as ``adopt_layers``."""
+        local = self._local
         names = {ROOT: ROOT_SERIAL, **{volume.uid: name_serial(volume.name) for volume in local.spec.volumes}}
-        for disk in self._disks:
-            if (transfer := await _find(self._pools, local, disk)) is not None:
-                await transfer.adopt(id_of(local, disk))
-                layers[names[disk]] = await self._pools.list_layers(local.spec, id_of(local, disk), disk)
+        layers = {
+            names[disk]: await adopt_layers(await self._pools.of(local.spec, disk), id_of(local, disk))
+            for disk in self._disks
+        }
         disks = [
             msgspec.structs.replace(disk, layers=layers[disk.serial]) if disk.serial in layers else disk
             for disk in plan.disks

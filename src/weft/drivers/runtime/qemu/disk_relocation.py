@@ -162,7 +162,7 @@ class QemuRelocations:
 def _choose_extent(plan: GuestPlan, there: GuestDisk) -> str:
     """How much of the disk is copied: its own file where what that stands on is there too, else all of it."""
     stands = any(disk.layers for disk in plan.disks if disk.serial == there.serial)
-    return "top" if there.base and not stands else "full"
+    return "top" if there.layers or (there.base and not stands) else "full"
 
 
 async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_second: int, extent: str) -> None:
