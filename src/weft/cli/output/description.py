@@ -17,7 +17,7 @@ from weft.objects.schema import describe_fields
 Object = Mapping[str, Any]
 _SIZES = ("size", "memory", "disk", "virtual_size", "total", "free")
 _PRIVATE = ("user_data",)  # may hold passwords: -o json shows it
-_TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
+_TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at", "taken_at")
 
 # Values that mean something other than an amount.
 _WORDS: dict[tuple[str, float], str] = {
