@@ -32,7 +32,7 @@ class KeptSnapshots:
 
     def __init__(self, pools: Pools, table: AllocationTable, reporter: Reporter, clock: Clock, tasks: Tasks) -> None:
         self._pools, self._table, self._reporter, self._tasks = pools, table, reporter, tasks
-        self._wake, self.changed = Wake(clock), Wake(clock)
+        self._wake, self.changed = pools.snapshots_changed, Wake(clock)
         self._kept: dict[
             str, tuple[str, list[KeptSnapshot]]
         ] = {}  # by the pool's name: id of its storage, and what it keeps

@@ -68,6 +68,7 @@ async def release_snapshots(pools: Pools, local: LocalAllocation, disk: str) -> 
     """The disk is on another node for good, and so are its snapshots. Repeated is fine. Raises WeftError."""
     if (transfer := await _find(pools, local, disk)) is not None:
         await transfer.release(disk, local.spec.workload.uid, memory=disk == ROOT)
+        pools.snapshots_changed.ring()
 
 
 async def settle_layers(pools: Pools, local: LocalAllocation, disks: Iterable[str]) -> None:
@@ -75,6 +76,7 @@ async def settle_layers(pools: Pools, local: LocalAllocation, disks: Iterable[st
     for disk in disks:
         if (transfer := await _find(pools, local, disk)) is not None:
             await transfer.settle(id_of(local, disk))
+            pools.snapshots_changed.ring()  # the server hears of them before the source says that it has them no more
 
 
 async def adopt_layers(driver: VolumeDriver, volume_id: str) -> list[DiskLayer]:

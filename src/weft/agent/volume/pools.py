@@ -13,6 +13,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers
 from weft.contracts.driver.runtime import DiskLayer
 from weft.contracts.driver.volume import HasPool, VolumeDriver, VolumeFacts
+from weft.contracts.wakeup import Wake
 from weft.kinds.allocation import LOCAL, ROOT, AllocationSpec, list_disks
 from weft.kinds.node import NodePool
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -33,6 +34,7 @@ class Pools:
         self._drivers = {LOCAL: local, **others}
         self._clock, self._news = clock, news
         self.facts: list[NodePool] = []
+        self.snapshots_changed = Wake(clock)  # rung when they keep other snapshots than before
 
     def drivers(self) -> list[VolumeDriver]:
         return list(self._drivers.values())
