@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,9 +36,8 @@ log = logging.getLogger("weft.agent")
 PREFIX = "template."  # of the machines' names: no VM's has a dot
 READY, MAKING = "ready", "making"
 MOST_TEMPLATES = 8
-OFTEN, OFTEN_SECONDS = 3, 3600.0  # an image that so many VMs began with within that time is used often
 RETRY_SECONDS = 60.0
-DEFAULT_BYTES = 512 << 20
+DEFAULT_BYTES = 512 << 20  # for an image that doesn't say what it needs
 _MTU = 1450
 _MAC = "02:00:00:00:00:01"  # which no endpoint has
 
@@ -68,7 +66,6 @@ class TemplateLibrary:
         self._ordered: dict[str, WarmImage] = {}  # by sha256: by the server
         self._needed: dict[str, _Wanted] = {}  # by sha256: by VMs of this node
         self._models: dict[str, str] = {}  # by sha256: the CPU model of the newest VM
-        self._begun: dict[str, deque[float]] = {}  # by sha256: when VMs began
         self._ready: dict[str, Template] = {}  # by sha256
         self._states: dict[str, str] = {}
         self._failed: dict[str, tuple[float, WeftError]] = {}
@@ -109,24 +106,12 @@ class TemplateLibrary:
                 await self._make_one(want)
             await wait_for_event(self._clock, self._woken, RETRY_SECONDS)
 
-    def _note_start(self, spec: AllocationSpec) -> None:
-        """A VM begins: one of an image that is used often makes its template."""
-        image = spec.image
-        if image is None or not self.works:
-            return
-        times = self._begun.setdefault(image.sha256, deque(maxlen=OFTEN))
-        times.append(self._clock.elapsed())
-        self._models[image.sha256] = spec.cpu_model
-        is_often = len(times) == OFTEN and times[-1] - times[0] < OFTEN_SECONDS
-        if spec.boot == "auto" and is_often and image.sha256 not in self._needed:
-            self._need(image, spec)
-
     async def choose(self, spec: AllocationSpec, image: CachedImage, show: Callable[[str], None]) -> Template | None:
         """The template from which a VM of this spec begins, if it may; made first for one that must (``boot: warm``). Raises
         InvalidInput for one that can't, DriverFailed."""
         if spec.boot == "cold" or spec.image is None:
             return None
-        self._note_start(spec)
+        self._models[spec.image.sha256] = spec.cpu_model
         must = spec.boot == "warm"
         field, why = refuse_any(spec, image) if self.works else ("boot", "this node can't keep booted machines")
         if not why and must:
@@ -207,7 +192,7 @@ class TemplateLibrary:
             )
         model = want.cpu_model or next(iter((await self._machines.probe()).cpu_models), "")
         cmdline = f"{manifest.cmdline} cloud-init=disabled" if manifest.seed == "nocloud" else manifest.cmdline
-        memory = max(order.memory or DEFAULT_BYTES, manifest.min_memory_bytes)
+        memory = max(order.memory or manifest.min_memory_bytes or DEFAULT_BYTES, manifest.min_memory_bytes)
         id_ = short_id(f"{KEPT}{order.image.sha256}/{memory}/{order.least_cpu}/{model}")
         return GuestPlan(
             id=id_,

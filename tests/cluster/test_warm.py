@@ -1,0 +1,58 @@
+"""A VM that begins from a booted machine of its image, through the command line."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.containers import Gone
+from weft.objects.image.bundle import MANIFEST_NAME
+
+
+@pytest.fixture
+def image(cluster: Cluster, tmp_path: Path) -> str:
+    """tiny in other bytes: other tests' VMs don't start from its machine."""
+    url = cluster.object("image", "tiny")["spec"]["url"]
+    bundle = cluster.make_folder("warm") / "tiny.tar"
+    with (
+        tarfile.open(url.removeprefix("file://")) as source,
+        tarfile.open(bundle, "w", format=tarfile.USTAR_FORMAT) as out,
+    ):
+        for member in source:
+            file = source.extractfile(member)
+            assert file is not None
+            data = file.read()
+            if member.name == MANIFEST_NAME:
+                data, member.size = data + b"\n", member.size + 1
+            out.addfile(member, io.BytesIO(data))
+    bundle.chmod(0o644)
+    cluster.ok("image", "add", "tiny-warm", str(bundle))
+    return "tiny-warm"
+
+
+def test_a_vm_starts_from_a_booted_machine_of_its_image_and_is_like_any_other(
+    cluster: Cluster, gone: Gone, image: str
+) -> None:
+    gone("quick")
+    words = ("--image", image, "--memory", "192M", "--user-data", "#!/bin/sh\necho began >/root/began\n")
+    cluster.ok("vm", "create", "quick", *words, "--boot", "warm")
+    said = cluster.ok("vm", "exec", "quick", "--", "sh", "-c", "hostname; cat /root/began; grep MemTotal /proc/meminfo")
+    assert said.startswith("quick\nbegan\n"), said
+    assert cluster.vm("quick")["status"]["address"] in cluster.ok(
+        "vm", "exec", "quick", "--", "sh", "-c", "until ip a | grep 'inet 10'; do sleep 0.1; done"
+    )
+    digest = cluster.object("image", image)["status"]["sha256"]
+    node = cluster.object("node", cluster.vm("quick")["status"]["node"])
+    assert node["report"]["warm"][digest] == "ready"
+    cluster.ok("vm", "restart", "quick")
+    assert cluster.ok("vm", "exec", "quick", "--", "sh", "-c", "hostname; wc -l </root/began") == "quick\n1\n"
+
+
+def test_a_vm_that_cannot_start_warm_is_refused_with_the_field(cluster: Cluster, gone: Gone) -> None:
+    gone("screened")
+    refused = cluster.run("vm", "create", "screened", "--image", "tiny", "--boot", "warm", "--screen", "yes")
+    assert refused.returncode != 0 and b"can't start warm" in refused.stderr and b"screen" in refused.stderr

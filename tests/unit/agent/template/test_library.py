@@ -1,0 +1,212 @@
+"""Which templates a node has, when they are made again, and which VMs begin from one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from weft.agent.image.cache import CachedImage
+from weft.agent.template.library import MAKING, READY, TemplateLibrary
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.runtime import GuestPlan
+from weft.contracts.driver.template import RAM, STATE
+from weft.drivers.volume.directory.driver import DirectoryVolumes
+from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
+from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.identity import Ref
+from weft.objects.image.bundle import BundleManifest
+from weft.protocol.report import WarmImage
+
+MIB = 1 << 20
+IMAGE = AllocatedImage(name="tiny", uid="i", sha256="ab" * 32, size=1, url="/x")
+NIC = AllocatedNic(
+    uid="e", network="default", network_uid="n", vni=1, cidr="10.0.0.0/24", gateway="10.0.0.1", mtu=1450, domain="",
+    nat=True, mac="02:00:00:00:00:02", address="10.0.0.2",
+)  # fmt: skip
+SPEC = AllocationSpec(
+    node="n1", node_uid="n1", workload=Ref("vm", "default", "web", "u"), workload_generation=1, incarnation=1,
+    resources=Resources(cpu=1.0, memory=512 * MIB), image=IMAGE, nics=[NIC], boot="auto", cpu_model="max",
+)  # fmt: skip
+
+
+class Machines:
+    """A driver whose machines boot at once, or don't; it notes each."""
+
+    def __init__(self) -> None:
+        self.templates, self.made, self.version, self.problem = self, list[GuestPlan](), "1", ""
+        self.cleared, self.gate = list[str](), asyncio.Event()
+        self.gate.set()
+
+    async def probe(self) -> Any:
+        return SimpleNamespace(cpu_models=["max"])
+
+    async def identify(self, plan: GuestPlan) -> str:
+        return f"{self.version}/{plan.memory_bytes}/{plan.cpu_model}"
+
+    async def make(self, plan: GuestPlan, folder: Path) -> None:
+        self.made.append(plan)
+        await self.gate.wait()
+        if self.problem:
+            raise DriverFailed(self.problem)
+        for name in (RAM, STATE):
+            (folder / name).write_bytes(b"x")
+
+    async def clear(self, prefix: str) -> None:
+        self.cleared.append(prefix)
+
+
+class Node(NamedTuple):
+    library: TemplateLibrary
+    machines: Machines
+    disks: DirectoryVolumes
+    image: CachedImage
+
+
+def make_node(tmp_path: Path, machines: Machines | None = None) -> Node:
+    host = Host(
+        node="n1", node_uid="n1", state_dir=str(tmp_path), run_dir=str(tmp_path), link_prefix="wt",
+        underlay_address="127.0.0.1", underlay_link="lo", cgroup="weft-test/n1",
+        capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=1 << 30),
+    )  # fmt: skip
+    folder = tmp_path / "image"
+    folder.mkdir(exist_ok=True)
+    (folder / "disk.raw").write_bytes(bytes(MIB))
+    manifest = BundleManifest("disk.raw", "raw", "kernel", "initrd", "quiet", agent=True, min_memory_bytes=128 * MIB)
+    image, disks, machines = CachedImage(str(folder), manifest), DirectoryVolumes(host), machines or Machines()
+
+    async def ensure(wanted: AllocatedImage, show: Callable[[int], None]) -> CachedImage:
+        return image
+
+    images: Any = SimpleNamespace(ensure=ensure)
+    library = TemplateLibrary(
+        str(tmp_path),
+        machines,
+        disks,
+        images,
+        SystemClock(),
+        asyncio.Semaphore(1),
+        lambda: None,  # type: ignore[arg-type]
+    )
+    return Node(library, machines, disks, image)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+def replaced(**fields: Any) -> AllocationSpec:
+    return msgspec.structs.replace(SPEC, **fields)
+
+
+def test_an_ordered_image_is_made_once_and_found_by_the_next_agent(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        await node.library.begin()
+        assert node.machines.cleared == ["template."]
+        keeping = asyncio.create_task(node.library.keep())
+        node.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        (plan,) = node.machines.made
+        assert (plan.memory_bytes, plan.vcpus, plan.cpu_model) == (256 * MIB, 1, "max")
+        assert await node.disks.list() == [], "its disk is kept as a layer"
+        template = await node.library.choose(SPEC, node.image, lambda _: None)
+        assert template is not None
+        assert await node.library.choose(replaced(boot="cold"), node.image, lambda _: None) is None
+        root = await node.disks.layers.clone("web", template.snapshot, "root")
+        assert root.size_bytes == MIB and [layer.id for layer in await node.disks.layers.list_layers("web")]
+        keeping.cancel()
+        again = make_node(tmp_path, node.machines)
+        keeping = asyncio.create_task(again.library.keep())
+        again.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: again.library.report() == {IMAGE.sha256: READY})
+        assert len(node.machines.made) == 1
+        node.machines.version = "2"  # another QEMU
+        keeping.cancel()
+        newer = make_node(tmp_path, node.machines)
+        keeping = asyncio.create_task(newer.library.keep())
+        newer.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: newer.library.report() == {IMAGE.sha256: READY})
+        assert len(node.machines.made) == 2
+        newer.library.put_orders([])
+        await until(lambda: newer.library.report() == {})
+        assert await newer.disks.layers.list_kept() == []
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_one_that_was_cut_off_is_made_again_and_leaves_nothing(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        node.machines.gate.clear()
+        keeping = asyncio.create_task(node.library.keep())
+        node.library.put_orders([WarmImage(IMAGE)])
+        await until(lambda: node.library.report() == {IMAGE.sha256: MAKING} and node.machines.made)
+        keeping.cancel()
+        again = make_node(tmp_path)
+        await again.library.begin()
+        assert list((tmp_path / "templates").iterdir()) == []
+        keeping = asyncio.create_task(again.library.keep())
+        again.library.put_orders([WarmImage(IMAGE)])
+        await until(lambda: again.library.report() == {IMAGE.sha256: READY})
+        assert await again.disks.list() == []
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_a_vm_that_must_start_warm_waits_for_the_template_or_hears_why_there_is_none(tmp_path: Path) -> None:
+    async def go() -> None:
+        node, shown = make_node(tmp_path), list[str]()
+        keeping = asyncio.create_task(node.library.keep())
+        node.machines.problem = "its agent doesn't answer"
+        with pytest.raises(DriverFailed, match="doesn't answer"):
+            await node.library.choose(replaced(boot="warm"), node.image, shown.append)
+        assert shown and node.library.report()[IMAGE.sha256] == "its agent doesn't answer"
+        assert await node.library.choose(SPEC, node.image, shown.append) is None, "auto boots"
+        node.machines.problem = ""
+        template = await node.library.choose(replaced(boot="warm"), node.image, shown.append)
+        assert template is not None and template.memory_bytes == 128 * MIB, "what the image needs"
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"machine": "microvm"}, "machine"),
+        ({"iso": IMAGE}, "iso"),
+        ({"screen": "yes"}, "screen"),
+        ({"firmware": "uefi"}, "firmware"),
+        ({"pool": "big"}, "pool"),
+        ({"nics": []}, "networks"),
+        ({"volumes": [AllocatedVolume(name=f"v{n}", uid=f"v{n}", size=1) for n in range(5)]}, "volumes"),
+        ({"user_data": "#cloud-config\nruncmd: [ls]\n"}, "user_data"),
+        ({"users": ["alice"]}, "users"),  # the image has no cloud-init
+        ({"resources": Resources(cpu=1.0, memory=64 * MIB)}, "boot"),
+        ({"resources": Resources(cpu=8.0, memory=512 * MIB)}, "boot"),
+    ],
+)
+def test_a_vm_that_cannot_start_warm_says_which_field_stands_in_the_way(
+    tmp_path: Path, fields: dict[str, Any], field: str
+) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        with pytest.raises(InvalidInput) as refused:
+            await node.library.choose(replaced(boot="warm", **fields), node.image, lambda _: None)
+        assert refused.value.field == f"spec.{field}" and refused.value.hint and refused.value.token == "notWarm"
+        assert await node.library.choose(replaced(**fields), node.image, lambda _: None) is None
+        keeping.cancel()
+
+    asyncio.run(go())
