@@ -40,6 +40,7 @@ OCI_FORMAT = "oci"  # of a file that holds a container image, for containers to 
 LEAST_WARM_BYTES = 64 << 20
 MOST_WARM_CPUS = 16
 WARM = "Warm"  # the condition: nodes have the booted machine
+NOT_WARM, NO_NODE = "notWarm", "noNode"  # reasons: a node can't have it; no node is ready
 
 
 class Warm(msgspec.Struct, kw_only=True):
@@ -200,12 +201,19 @@ def _names_elsewhere(spec: ImageSpec) -> list[str]:
     return [source.name] if source is not None and source.place == "held" and "/" in source.name else []
 
 
-def _is_warm(obj: Object | None) -> bool:
+def is_warm(obj: Object | None) -> bool:
     """Whether the nodes have done what its spec says of a booted machine."""
     found = find_condition(obj, WARM)
     if obj is None or obj["spec"].get("warm") is None:
         return obj is None or found is None
     return found is not None and found.get("generation") == obj["generation"] and found["status"] == "True"
+
+
+def is_warmed(obj: Object | None) -> bool:
+    """Whether they have done it, one of them can't, or the fabric has no node for it."""
+    found = find_condition(obj, WARM)
+    given_up = found is not None and obj is not None and found.get("generation") == obj["generation"]
+    return is_warm(obj) or (given_up and found is not None and found.get("reason") in (NOT_WARM, NO_NODE))
 
 
 IMAGE = Kind(
@@ -261,7 +269,10 @@ IMAGE = Kind(
         find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
     ),
     lifetime=Lifetime(
-        goals={"create": reaches("Available"), "warm": Goal(_is_warm, "warm", ends_failed=False, ends_refused=False)},
+        goals={
+            "create": reaches("Available"),
+            "warm": Goal(is_warm, "warm", ends_failed=False, ends_refused=False, asked=f"condition={WARM}"),
+        },
         operation=Operation(act="fetch"),
     ),
 )

@@ -304,12 +304,12 @@ def _is_restored(obj: Object | None) -> bool:
     )
 
 
-_RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False)
+_RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False, asked=f"condition={RESTORED}")
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """A restore in place ends the wait for it only if it is given up."""
-    if goal is not _RESTORED:
+    if goal.asked != _RESTORED.asked:
         return find_workload_failure(obj, what, goal)
     told = find_condition(obj, RESTORED)
     if told is None or is_restoring(obj) or told["status"] == "True":

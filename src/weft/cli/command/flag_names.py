@@ -12,7 +12,11 @@ from click.core import ParameterSource
 from weft.cli.command.flags import flag_parameter
 from weft.objects.errors import WeftError
 
-_BY_VERBS = {"spec__shared_with": "with"}  # fields that the input of a verb sets
+_BY_VERBS = {
+    "spec__shared_with": "with",
+    "spec__warm__memory": "memory",
+    "spec__warm__cpu": "cpu",
+}  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 
 

@@ -111,6 +111,7 @@ SPECIAL = {
     ("set", "secret"): "secret",
     ("describe", "quota"): "quota.describe",
     ("restore", "vm"): "restore",
+    ("warm", "image"): "warm",
     ("clone", "vm"): "restore.clone",
     ("set", "quota"): "quota.set",
 }

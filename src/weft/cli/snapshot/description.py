@@ -29,6 +29,10 @@ _OF_ONE = {
     "user_data": "user data",
 }
 
+# Of its status: what programs go by, and of the VM's spec then what people know a VM by.
+_IDS = ("node_uid", "pool_id", "workload_uid", "image_sha256", "listed")
+_KNOWN_BY = ("cpu", "memory", "image", "disk", "networks", "volumes", "gpus")
+
 
 def name_snapshot(vm: str, now: float) -> str:
     """``web-20261125-100000``: the second in UTC, so that names sort by time whatever a clock's zone is."""
@@ -45,6 +49,23 @@ def describe_taken(snapshot: Object) -> str:
     words = [held, _CONSISTENCY.get(consistency, consistency)]
     paused = f"; the VM paused for {max(1, round(pause))} ms" if pause and consistency != "stopped" else ""
     return ", ".join(filter(None, words)) + paused
+
+
+def shorten_snapshot(snapshot: Object) -> dict[str, Any]:
+    """The object without ids, and with the few fields of the VM's spec then that people know it by."""
+    status = {key: value for key, value in (snapshot.get("status") or {}).items() if key not in _IDS and value != ""}
+    former = {
+        key: value for key, value in (status.pop("workload_spec", None) or {}).items() if key in _KNOWN_BY and value
+    }
+    return {**snapshot, "status": {**status, **({"vm_then": former} if former else {})}}
+
+
+def describe_use(snapshot: Object) -> str:
+    """What to type to go back to it."""
+    if dig(snapshot, "status.phase") != "Ready":
+        return ""
+    command = f"weft restore {dig(snapshot, 'spec.of', '')} --snapshot {snapshot['name']}"
+    return f"go back  {command}   as a new VM  {command} --new-name NAME"
 
 
 def describe_left_out(snapshot: Object) -> list[str]:

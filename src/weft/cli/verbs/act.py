@@ -26,12 +26,8 @@ _HELP = {
     "by": "How much longer, like 1h.",
     "reason": "Reason, for people.",
     "with": "Share it with this project; '*' is all projects. May be repeated.",
-    "memory": "Memory of the booted machine; a VM with less boots cold. [what the image needs]",
-    "cpu": "Cores of the VMs that may start from it, like 1-4; it boots with the first. [1-4]",
-    "off": "Keep it on no node any more.",
     "stop": "Stop sharing it with this project. What names it already keeps it.",
 }
-_FORMS = {"memory": "SIZE", "cpu": "CORES"}
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -66,14 +62,14 @@ def _input_options(verb: Verb) -> list[click.Parameter]:
         flag = "--" + field.encode_name.replace("_", "-")
         inner = field.type.type if isinstance(field.type, mi.Metadata) else field.type
         if isinstance(inner, mi.BoolType):
-            made.append(click.Option([flag, field.encode_name], is_flag=True, help=_HELP.get(field.encode_name)))
+            made.append(click.Option([flag, field.encode_name], is_flag=True))
         elif isinstance(inner, mi.ListType):  # of projects
             help_ = _HELP.get(field.encode_name)
             made.append(click.Option([flag, field.encode_name], metavar="PROJECT", multiple=True, help=help_))
         else:
-            form = _FORMS.get(field.encode_name, "TEXT")
-            help_ = _HELP.get(field.encode_name)
-            made.append(click.Option([flag, field.encode_name], metavar=form, default=None, help=help_))
+            made.append(
+                click.Option([flag, field.encode_name], metavar="TEXT", default=None, help=_HELP.get(field.encode_name))
+            )
     return made
 
 

@@ -26,6 +26,7 @@ from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
 from weft.cli.output.terminal import clean, find_width
 from weft.cli.session import Session
+from weft.cli.snapshot.description import describe_use, shorten_snapshot
 from weft.cli.verbs.events import about, draw_events
 from weft.cli.wait.batch import each
 from weft.client.usage import fetch_usage
@@ -167,5 +168,6 @@ _PLACED: _Shown = (lambda _, obj: obj, (_describe_use,))
 _SHOWN: dict[str, _Shown] = {
     "node": (_leave_out_shown, (_describe_place, _describe_guests)),
     "migration": (_leave_out_progress, (lambda session, obj: describe_migration(obj, session.paint),)),
+    "snapshot": (lambda _, obj: shorten_snapshot(obj), (lambda _, obj: describe_use(obj),)),
     "job": (lambda _, obj: leave_out_defaults(obj), ()),
 }

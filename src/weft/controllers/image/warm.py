@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.image import WARM, ImageSpec, ImageStatus
+from weft.kinds.image import NO_NODE, NOT_WARM, WARM, ImageSpec, ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 
@@ -63,9 +63,9 @@ def describe_nodes(words: dict[str, str]) -> tuple[bool, str, str]:
     failed = {name: word for name, word in sorted(words.items()) if word not in (READY, MAKING, "")}
     if failed:
         name = next(iter(failed))
-        return False, "notWarm", f"{len(ready)} of {len(words)} nodes; {name}: {failed[name]}"
+        return False, NOT_WARM, f"{len(ready)} of {len(words)} nodes; {name}: {failed[name]}"
     if not words:
-        return False, "noNode", "no node that is ready runs VMs"
+        return False, NO_NODE, "no node that is ready runs VMs"
     if len(ready) < len(words):
         return False, "making", f"{len(ready)} of {len(words)} nodes"
     return True, "", f"{len(ready)} of {len(words)} nodes"

@@ -1,0 +1,94 @@
+"""What the command says about snapshots, restores, twins and warm images that can't be, against a real server and agents."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+import pytest
+from tests.scenario.cli_lab import Fabric, start_fabric
+
+# Typed wrongly: exit code, what is said, and what to do in its place.
+WRONG = (
+    ("vm snapshot", 2, "the name is missing", "give NAME"),
+    ("vm snapshot nope", 3, 'VM "nope" not found', "weft vm list"),
+    ("vm snapshot web s2", 2, "give one VM", "--name s2"),
+    ("vm snapshot web db --memory", 2, "give one VM", "--name db"),
+    ("vm snapshot container/web", 2, "container/web is not a VM", "weft vm snapshot --help"),
+    ("vm snapshot web --name S_1", 2, "--name 'S_1' is not a valid name", "use a-z, 0-9 and -"),
+    ("vm snapshot web --name ''", 2, "--name: a snapshot's name can't be empty", "leave --name out"),
+    ("vm snapshot web --nme x", 2, "no such option: --nme", "did you mean --name?"),
+    ("vm snapshot web --timeout 5x", 2, "'5x' is not a duration", "write a duration like 30s"),
+    ("vm snapshot idle --memory", 5, "vm/idle is Stopped: it has no memory to keep now", "without memory"),
+    ("vm restore", 2, "the name is missing", "give NAME"),
+    ("vm restore web", 2, "--snapshot is missing", "vm/web has no snapshots: weft vm snapshot web takes one"),
+    ("vm restore web s1", 2, "give one VM", "--snapshot s1"),
+    ("vm restore web --snapshot", 2, "option '--snapshot' requires an argument", ""),
+    ("vm restore web --snapshot nope", 3, 'snapshot "nope" not found', "weft snapshot list"),
+    (
+        "vm restore web --snapshot one",
+        5,
+        "snapshot/one is of vm/gone, not of vm/web",
+        "weft restore vm/gone --snapshot one",
+    ),
+    (
+        "vm restore web --snapshot one --new-name ''",
+        2,
+        "--new-name: a VM's name can't be empty",
+        "leave --new-name out",
+    ),
+    ("vm restore gone --snapshot one", 3, 'VM "gone" not found', "--new-name gone creates it again"),
+    ("vm restore gone --snapshot one --new-name WEB", 2, "--new-name 'WEB' is not a valid name", "use a-z, 0-9 and -"),
+    ("vm restore gone --snapshot one --new-name x --memory", 5, "snapshot/one", ""),
+    ("restore snapshot/one --snapshot one", 2, "snapshot/one is a snapshot already", "leave --snapshot out"),
+    ("restore image/tiny", 2, "the command takes vm and snapshot objects, not image/tiny", "weft restore --help"),
+    ("restore shop", 3, 'no VM or snapshot named "shop"', "KIND/NAME"),
+    ("snapshot restore one", 3, 'VM "gone" not found', "--new-name gone creates it again"),
+    ("vm clone", 2, "the name of the twin is missing", "weft vm clone NAME NEW-2"),
+    ("vm clone web", 2, "the name of the twin is missing", "weft vm clone web web-2"),
+    ("clone vm/web", 2, "the name of the twin is missing", "weft vm clone web web-2"),
+    ("vm clone web WEB", 2, "--new-name 'WEB' is not a valid name", "use a-z, 0-9 and -"),
+    ("vm clone web web", 5, 'VM "web" exists already', "use another name"),
+    ("vm clone web a b", 2, "give one VM and the name of its twin", "weft vm clone --help"),
+    ("vm clone nope b", 3, 'VM "nope" not found', "weft vm list"),
+    ("clone container/x y", 2, "the command takes vm objects, not container/x", "weft clone --help"),
+    ("clone web volume/x", 2, "'volume/x' is not a VM's name", "give the twin's name alone"),
+    ("snapshot create s --of web", 2, "--of: 'web' is nothing that snapshots are taken of", "write vm/web"),
+    ("snapshot create s --of vm/nope", 3, 'VM "nope" not found', "weft vm list"),
+    ("snapshot describe nope", 3, 'snapshot "nope" not found', "weft snapshot list"),
+    ("snapshot delete one", 2, "deleting snapshot/one without a terminal needs --yes", "weft snapshot delete --help"),
+    ("snapshot delete nope --yes", 3, 'snapshot "nope" not found', "weft snapshot list"),
+    ("vm delete web --snapshots", 2, "deleting vm/web without a terminal needs --yes", "weft vm delete --help"),
+    ("volume delete data --snapshots", 2, "no such option: --snapshots", ""),
+    ("image warm", 2, "the name is missing", "give NAME"),
+    ("image warm a b", 2, "give one image", "weft image warm --help"),
+    ("image warm nope", 3, 'image "nope" not found', "weft image list"),
+    ("image warm tiny --memory 1X", 2, "--memory: 'X' is not a unit of size", "write a size like 512M"),
+    ("image warm tiny --memory 1M", 2, "--memory: 1 MiB is too little for a machine", "give at least 64M"),
+    ("image warm tiny --cpu 4-1", 2, "--cpu: 4-1 is not a range from 1 to 16", "write 1-4"),
+    ("image warm tiny --cpu 1-99", 2, "--cpu: 1-99 is not a range from 1 to 16", "write 1-4"),
+    ("image warm tiny --cpu many", 2, "--cpu: 'many' is not a range of cores", "write 2, or 1-4"),
+    ("image warm tiny --off --cpu 2", 2, "--off with --cpu", "give --off alone"),
+    ("vm create x --image tiny --boot hot", 2, "'hot' is not one of 'auto', 'cold', 'warm'", "weft vm create --help"),
+)
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[Fabric]:
+    with start_fabric() as fabric:
+        for name in ("web", "idle", "gone"):
+            assert fabric.weft("vm", "create", name, "--image", "tiny").code == 0
+        assert fabric.weft("vm", "stop", "idle").code == 0
+        assert fabric.weft("vm", "snapshot", "gone", "--name", "one", "--detach").code == 0
+        said = fabric.weft("vm", "delete", "gone", "--yes")
+        assert said.code == 0 and "1 snapshot of vm/gone stays" in said.err and "weft snapshot delete one" in said.err
+        yield fabric
+
+
+@pytest.mark.parametrize(("line", "code", "said", "hint"), WRONG, ids=[line for line, *_ in WRONG])
+def test_what_cannot_be_names_what_is_wrong_and_what_to_type(
+    fabric: Fabric, line: str, code: int, said: str, hint: str
+) -> None:
+    done = fabric.weft(*shlex.split(line))
+    assert (done.code, done.out) == (code, ""), done.err
+    assert done.err.startswith("error: ") and said in done.err and hint in done.err, done.err
