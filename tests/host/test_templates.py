@@ -144,7 +144,7 @@ def test_a_copy_is_set_up_grows_suspends_and_boots_as_any_machine(made: Made) ->
 
     async def go() -> None:
         driver = lab.driver()
-        copy = lab.plan_copy(3, template, folder, write_setup(spec))
+        copy = lab.plan_copy(3, template, folder, write_setup(spec, has_cloud_init=False))
         await driver.start(copy)
         await until_ready(driver, copy)
         said = await run(

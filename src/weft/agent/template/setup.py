@@ -30,9 +30,9 @@ keys() { # FOLDER
 """
 
 
-def write_setup(spec: AllocationSpec) -> str:
-    """The script; cloud-init stays away from then on."""
-    lines = ["[ ! -d /etc/cloud ] || : >/etc/cloud/cloud-init.disabled"]
+def write_setup(spec: AllocationSpec, *, has_cloud_init: bool) -> str:
+    """The script, after which cloud-init stays away; "" for a VM that needs none."""
+    lines = [": >/etc/cloud/cloud-init.disabled"] if has_cloud_init else []
     if spec.users or spec.ssh_keys:
         names = [DEFAULT_USER, *(name for name in spec.users if name != DEFAULT_USER)]
         lines += [_ACCOUNT, f"keys={shlex.quote(chr(10).join(spec.ssh_keys))}"]
@@ -49,4 +49,4 @@ def write_setup(spec: AllocationSpec) -> str:
             "(setsid /var/lib/weft/user-data </dev/null >/var/log/user-data.log 2>&1 &)",
             "fi",
         ]
-    return "\n".join(["set -e", *lines, "exit 0", ""])
+    return "\n".join(["set -e", *lines, "exit 0", ""]) if lines else ""

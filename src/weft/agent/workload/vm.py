@@ -81,7 +81,9 @@ class Vm:
             return plan
         ref = local.spec.workload
         identity = Identity(ref.name, ref.uid.replace("-", ""))
-        return replace(shrink(plan, template), identity=identity, setup=write_setup(local.spec))
+        seeded = prepared.image is not None and prepared.image.manifest.seed == "nocloud"
+        setup = write_setup(local.spec, has_cloud_init=seeded)
+        return replace(shrink(plan, template), identity=identity, setup=setup)
 
     def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
         return has_resources(spec, shape) and has_devices(spec, shape)
