@@ -25,6 +25,7 @@ ON_LOCAL_CLUSTER = {
     "sampling",
     "vm_create",
     "vm_many",
+    "warm",
 }
 
 

@@ -52,7 +52,7 @@ class Bare:
     """The same guest without weft: the same command, run as root in no group."""
 
     def __init__(self, record: GuestRecord, facts: Facts, folder: Path, tap: str = TAP) -> None:
-        self.folder, self.facts, self.tap = folder, facts, tap
+        self.folder, self.facts, self.tap, self.record = folder, facts, tap, record
         plan, self.frame = record.plan, record.frame
         assert self.frame is not None
         root = plan.disks[0]
