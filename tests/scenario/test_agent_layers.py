@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from tests.scenario.agent_lab import Lab, change, make_allocation
+from tests.scenario.agent_lab import Lab, make_allocation
 
+from weft.agent.snapshot.transfer import PackedLayers, pack_layers
+from weft.agent.state.allocation import read_allocation
+from weft.agent.volume.pools import Pools
 from weft.contracts.driver.runtime import DiskLayer
 from weft.kinds.allocation import ROOT, AllocatedVolume
-from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation
+from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 
 VOLUME = "6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11"
@@ -35,20 +39,12 @@ async def test_a_guest_starts_on_the_layers_of_each_of_its_disks(lab: Lab) -> No
     assert guest.plan.disks[0].layers == [l1, l2] and guest.plan.disks[0].base, "the image is below"
 
 
-async def test_a_disk_on_layers_is_not_relocated_and_stays_as_it_was(lab: Lab) -> None:
-    web = make_allocation()
-    async with lab.agent():
-        lab.server.put(web)
-        await lab.until_state(web, "running")
-        web = change(web, desired="stop")
-        lab.server.put(web)
-        await lab.until_state(web, "stopped")
-        lab.shelf.layers.chains[short_id(web.uid)] = ["l1"]
-        order = AllocatedDiskRelocation(key="move-1", disk=ROOT, pool="san", pool_id="")
-        lab.server.put(change(web, storage=order))
-        await lab.until(lambda: lab.server.reports[web.name].migration is not None, "its report")
-        await lab.until(lambda: lab.server.reports[web.name].migration.phase == "failed", "its failure")  # type: ignore[union-attr]
-        report = lab.server.reports[web.name].migration
-    assert report is not None and report.reason == "unsupported"
-    assert "root disk stands on snapshots" in report.message
-    assert lab.san.shelf.volumes == {} and lab.shelf.layers.chains[short_id(web.uid)] == ["l1"]
+async def test_a_disk_does_not_leave_what_it_stands_on_where_its_driver_can_not_send_that(lab: Lab) -> None:
+    web = make_allocation(volumes=[AllocatedVolume(name="data", uid=VOLUME, size=1 << 20)])
+    local, pools = read_allocation(web), Pools(lab.volumes, {}, lab.clock, asyncio.Event())
+    assert await pack_layers(pools, local, "m1", [ROOT, VOLUME]) == PackedLayers()
+    for id_, name in ((short_id(web.uid), "root disk"), (VOLUME, "volume data")):
+        lab.shelf.layers.chains = {id_: ["l1"]}
+        with pytest.raises(InvalidInput, match=f"its {name} stands on snapshots") as caught:
+            await pack_layers(pools, local, "m1", [ROOT, VOLUME])
+        assert caught.value.token == "unsupported" and caught.value.hint

@@ -73,6 +73,7 @@ async def test_all_disks_of_a_running_guest_are_kept_with_its_memory(tmp_path: P
         VOLUME: (layer(S1, VOLUME),),
     }
     assert (kept.memory_bytes, kept.disks[VOLUME].name) == (report.memory, "data")
+    assert kept.workload == "uid-of-web", "it goes with the VM to other storage"
     assert Path(lab.volumes.layers.memory_path(kept.id)).exists()
     assert lab.server.reports[vm.name].boot_id == boot and lab.server.reports[vm.name].state == "running"
     guest = lab.guest(vm)

@@ -183,6 +183,7 @@ class SnapshotTaker:
                     self._snapshot.uid,
                     {disk: await self._describe_disk(disk) for disk in disks},
                     memory_bytes=facts.memory_bytes if ROOT in disks else 0,
+                    workload=self._local.spec.workload.uid,
                 )
                 await layers.keep(snapshot)
         except WeftError:
