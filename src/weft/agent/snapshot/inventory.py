@@ -36,6 +36,7 @@ class KeptSnapshots:
         self._kept: dict[
             str, tuple[str, list[KeptSnapshot]]
         ] = {}  # by the pool's name: id of its storage, and what it keeps
+        self._listing = asyncio.Lock()
         self._removing: set[str] = set()
         self._troubled: dict[str, str] = {}  # by the pool's name
         self.snapshots: list[NodeSnapshot] = []
@@ -52,15 +53,17 @@ class KeptSnapshots:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """List them now. Of a pool that can't be used, the last list stands."""
-        for name, driver in self._pools.named():
-            if isinstance(driver, HasLayers):
-                await self._list(name, driver, driver)
-        snapshots = sum_up(self._kept.values())
-        if snapshots != self.snapshots:
-            self.snapshots, self.version = snapshots, self.version + 1
-            self._reporter.wake()
-            self.changed.ring()
+        """List them now: what is kept by the time of the call is in the next report. Of a pool that can't be used, the last list
+        stands."""
+        async with self._listing:  # an older list must not come last
+            for name, driver in self._pools.named():
+                if isinstance(driver, HasLayers):
+                    await self._list(name, driver, driver)
+            snapshots = sum_up(self._kept.values())
+            if snapshots != self.snapshots:
+                self.snapshots, self.version = snapshots, self.version + 1
+                self._reporter.wake()
+                self.changed.ring()
 
     def let_go(self, uids: Iterable[str]) -> None:
         """Remove these on the server's request, except those that are being taken or begun from."""

@@ -228,8 +228,9 @@ class SnapshotTaker:
         await self._end(replace(self._report(), phase="failed", reason=reason, message=message))
 
     async def _end(self, report: SnapshotReport) -> None:
+        # The server hears that its node keeps it no later than that it is ready: else it could be deleted in between, and stay.
+        await self._parts.snapshots.refresh()
         await keep_snapshot(self._state, None, report)
-        self._parts.snapshots.wake()
         if self._runtime is not None:
             with contextlib.suppress(WeftError, OSError):  # the next one takes its place
                 await self._runtime.forget(self._local.id, self._snapshot.uid)
