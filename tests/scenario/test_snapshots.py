@@ -13,7 +13,8 @@ from tests.scenario.snapshot_lab import join
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSnapshot
 from weft.kinds.parts.snapshot.restored import VmOrigin, VolumeOrigin
-from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
+from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 
@@ -387,3 +388,42 @@ async def test_nothing_begins_from_a_snapshot_on_an_image_whose_content_is_anoth
         await lab.change("/image/default/tiny", change)
         await lab.put_vm("copy", origin=VmOrigin(snapshot="a"))
         await lab.until_refused("copy", "snapshotFailed")
+
+
+async def test_a_schedule_takes_snapshots_and_keeps_the_newest_and_everybodys_own(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put("quota", "project", {"disk": 1 << 40})
+        await lab.put_vm("web", snapshots=SnapshotSchedule(every=60.0, keep=2, memory=True))
+        await lab.until_phase("web", "Running")
+        await take(lab, "mine")
+        await until(lab, "mine", "Ready")
+        for _ in range(3):
+            await lab.pass_time(61.0)
+            gone = [one.uid for one in await lab.every("snapshot") if one.deleting_since is not None]
+            await node.write_report(snapshots=[one for one in node.report.snapshots if one.uid not in gone])
+        await lab.pass_time(5.0)
+        made = [one for one in await lab.every("snapshot") if one.name != "mine"]
+        assert [one.deleting_since for one in made] == [None, None]
+        specs = [decode_part(one.spec, SnapshotSpec) for one in made]
+        assert {(one.automatic, one.memory, one.image) for one in specs} == {("schedule", True, "tiny")}
+        assert await lab.get("/snapshot/default/mine") is not None
+
+
+async def test_a_schedule_waits_for_a_full_quota_and_says_so(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        quota = await lab.put("quota", "project", {"disk": 1})
+        await lab.put_vm("web", snapshots=SnapshotSchedule(every=3600.0))
+        await lab.until_phase("web", "Running")
+        await lab.pass_time(5.0)
+        told = (await lab.vm("web")).condition("Snapshots")
+        assert not await lab.every("snapshot") and told is not None and told.reason == "quotaExceeded"
+
+        def raise_limit(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {"disk": 1 << 40})
+
+        await lab.change(quota.key, raise_limit)
+        await lab.pass_time(70.0)
+        told = (await lab.vm("web")).condition("Snapshots")
+        assert len(await lab.every("snapshot")) == 1 and told is not None and told.status == "True"

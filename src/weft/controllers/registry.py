@@ -20,6 +20,7 @@ from weft.controllers.node.drain_controller import Drain
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
+from weft.controllers.snapshot.schedule import ScheduledSnapshots
 from weft.controllers.snapshot.unexplained import UnexplainedSnapshots
 from weft.controllers.volume.controller import Volumes
 from weft.controllers.workload.controller import Workloads
@@ -35,6 +36,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda lease: Volumes(partial(find_silent, lease.cache)),
     lambda lease: Snapshots(partial(find_silent, lease.cache)),
     lambda _: Restores(),
+    lambda _: ScheduledSnapshots(),
     lambda _: UnexplainedSnapshots(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Migrations(),

@@ -17,6 +17,7 @@ from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
+from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
 from weft.kinds.parts.snapshot.verbs import RESTORED, SNAPSHOT_VERBS, is_restoring
 from weft.kinds.parts.stream_verbs import CONSOLE, EXEC, FLOWS, FORWARD, LOGS, METRICS, SCREEN
 from weft.kinds.parts.workload import (
@@ -122,6 +123,9 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     origin: Annotated[
         VmOrigin | None, field("Snapshot that its disks come from; set by restore and clone", change="never")
     ] = None
+    snapshots: Annotated[
+        SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
+    ] = None
     restore: Annotated[VmRestore | None, field("Last restore in place; the verb restore sets it")] = None
 
 
@@ -152,6 +156,7 @@ def check_vm(spec: VmSpec) -> None:
                 field=f"spec.users[{index}]",
                 hint="begin with a letter; a-z, 0-9, - and _, at most 32",
             )
+    check_schedule(spec.snapshots)
     if spec.machine == "microvm":
         _check_microvm(spec)
     if spec.gpus > MOST_GPUS:
@@ -377,7 +382,7 @@ VM = Kind(
     access=Access(
         readers="project",
         status_writer="workload",
-        condition_writers=CONDITIONS | {"Healthy": "workload", RESTORED: "restores"},
+        condition_writers=CONDITIONS | {"Healthy": "workload", RESTORED: "restores", "Snapshots": "snapshots"},
     ),
     admission=Admission(
         check=check_vm,

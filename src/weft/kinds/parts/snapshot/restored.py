@@ -16,7 +16,7 @@ ROOT = "root"
 # from the snapshot's node, and what acts on a first boot, which its disks have behind them.
 LEFT_OUT = (
     *("publish", "force_publish", "lease", "reservation", "gang", "node", "anti_affinity_groups", "spread"),
-    *("user_data", "run", "hold", "restart_generation", "origin", "restore", "boot"),
+    *("user_data", "run", "hold", "restart_generation", "origin", "restore", "snapshots", "boot"),
 )
 
 

@@ -53,11 +53,21 @@ def is_restoring(obj: Object) -> bool:
     return told["status"] != "True" and told.get("reason", "") not in GIVEN_UP
 
 
+def has_disks(phase: str, node: str | None) -> bool:
+    """Whether a VM in this phase has disks on its node."""
+    return phase in _HAS_DISKS and bool(node)
+
+
+def has_memory(phase: str, gpus: int) -> bool:
+    """Whether a VM in this phase has memory that can be kept."""
+    return phase == Phase.RUNNING and not gpus
+
+
 def _require_disks(verb: str, obj: Object) -> None:
     """Raises IllegalTransition for a VM without disks, or whose disks go elsewhere or back."""
     what, phase = f"vm/{obj['name']}", dig(obj, "status.phase", "Pending")
     refuse_converting(obj)
-    if phase not in _HAS_DISKS or not dig(obj, "status.node"):
+    if not has_disks(phase, dig(obj, "status.node")):
         raise IllegalTransition(
             f"{what} is {phase}: it has no disks yet, so {verb} is not possible",
             hint=f"wait until it runs: weft wait {what}",
@@ -180,7 +190,7 @@ def _name_source(obj: Object, mark: str) -> str:
 
 
 def _has_memory(obj: Object) -> bool:
-    return dig(obj, "status.phase") == Phase.RUNNING and not dig(obj, "spec.gpus", 0)
+    return has_memory(dig(obj, "status.phase", ""), dig(obj, "spec.gpus", 0))
 
 
 SNAPSHOT_VERBS = (

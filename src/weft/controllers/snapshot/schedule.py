@@ -1,0 +1,154 @@
+"""Takes the snapshots that a workload's schedule asks for, and deletes the oldest ones that are too many.
+
+Reads workloads, snapshots and quotas; makes Snapshots, deletes those that a schedule made, and writes a workload's condition
+Snapshots where its quota refuses one. Woken by any of those, and by the time. People's own snapshots are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from weft.contracts.journal import Event
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, Draft, edit, put, unchanged
+from weft.informer.quotas import read_quota
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
+from weft.kinds.parts.snapshot.verbs import has_disks, has_memory
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_WORKLOAD, SnapshotSpec, SnapshotStatus, workload_key
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Condition, Envelope, set_condition
+from weft.objects.identity import MAX_NAME, object_key
+
+SOURCE = "scheduled snapshots"
+RETRY_SECONDS = 60.0  # while the quota is full
+
+
+class ScheduledSnapshots:
+    name = "scheduled snapshots"
+    kinds = ("vm", "snapshot", "quota")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "vm":
+                if has_changed(change, _stand_of):
+                    return (change.key,)
+            case "snapshot":
+                is_own = change.item.spec(SnapshotSpec).automatic == "schedule"
+                if is_own and has_changed(change, lambda item: (item.uid, item.status(SnapshotStatus).phase)):
+                    return (workload_key(change.item),)
+        return ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            workload = view.get(key)
+            schedule = workload.spec(VmSpec).snapshots if workload is not None else None
+            if workload is None or schedule is None or workload.deleting:
+                continue
+            commit, wait = plan_schedule(view, workload, schedule, now)
+            plan.later[key] = wait
+            if commit is not None:
+                plan.commits.append(commit)
+        return plan
+
+
+def plan_schedule(view: View, workload: Item, schedule: SnapshotSchedule, now: float) -> tuple[Commit | None, float]:
+    """The deletion of those that are too many, or else the next snapshot if it is due; and in how many seconds to look again."""
+    own = sorted(list_scheduled(view, workload), key=lambda item: item.envelope.created_at, reverse=True)
+    draft = Draft()
+    if surplus := find_surplus(own, schedule.keep):
+        for item in surplus:
+            draft.change(item, deleting_since=now)
+        return draft.commit(workload.key), 1.0
+    last = own[0].envelope.created_at if own else None
+    wait = 0.0 if last is None or last > now else last + schedule.every - now
+    status = workload.status(WorkloadStatus)
+    busy = any(item.status(SnapshotStatus).phase in ("Pending", "Taking") and not item.deleting for item in own)
+    if wait > 0 or busy or not has_disks(status.phase, status.node):
+        return None, wait if wait > 0 else RETRY_SECONDS
+    made = _make(view, workload, schedule, now)
+    quota = read_quota(view, workload.envelope.project)
+    excess = (
+        "" if quota is None else quota.describe_excess(made.kind, SnapshotSpec(of="vm/-"), workload.envelope.creator)
+    )
+    _note_excess(draft, workload, excess, now)
+    if excess:
+        events = [Event("Warning", "SnapshotRefused", excess, workload.envelope.ref, SOURCE)] if draft.writes else []
+        return draft.commit(workload.key, events), RETRY_SECONDS
+    if quota is not None:
+        quota.guard(draft)
+    draft.make(made)
+    return draft.commit(workload.key), schedule.every
+
+
+def _note_excess(draft: Draft, workload: Item, excess: str, now: float) -> None:
+    """Write the condition Snapshots if the quota refuses one, and once it refuses none any more."""
+    if not excess and workload.envelope.condition("Snapshots") is None:
+        return
+    generation, envelope = workload.envelope.generation, edit(workload)
+    condition = Condition("Snapshots", "True", "Scheduled", "", now, generation)
+    if excess:
+        condition = Condition("Snapshots", "False", "quotaExceeded", f"no snapshot is taken: {excess}", now, generation)
+    if set_condition(envelope, condition):
+        draft.writes.append(put(envelope))
+        draft.preconditions.append(unchanged(workload))
+
+
+def list_scheduled(view: View, workload: Item) -> list[Item]:
+    """The snapshots that the workload's schedule made, and that are not being deleted."""
+    return [
+        item
+        for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload.key)
+        if item.spec(SnapshotSpec).automatic == "schedule"
+        and item.status(SnapshotStatus).workload_uid in ("", workload.uid)
+        and not item.deleting
+    ]
+
+
+def find_surplus(newest_first: Sequence[Item], keep: int) -> list[Item]:
+    """Those that go: all but the newest ready ones, and failed ones that are older than the newest ready one."""
+    ready = [item for item in newest_first if item.status(SnapshotStatus).phase == "Ready"]
+    failed = [item for item in newest_first if item.status(SnapshotStatus).phase == "Failed"]
+    since = ready[0].envelope.created_at if ready else 0.0
+    old = [item for item in failed if item.envelope.created_at < since]
+    return [*ready[keep:], *old, *[item for item in failed if item not in old][keep:]]
+
+
+def _make(view: View, workload: Item, schedule: SnapshotSchedule, now: float) -> Envelope:
+    of, spec, status = workload.envelope, workload.spec(VmSpec), workload.status(WorkloadStatus)
+    return SNAPSHOT.make(
+        _name(view, workload, now),
+        SnapshotSpec(
+            of=f"{of.kind}/{of.name}",
+            memory=schedule.memory and has_memory(status.phase, spec.gpus),
+            automatic="schedule",
+            image=spec.image,
+        ),
+        now,
+        project=of.project,
+        creator=of.creator,
+    )
+
+
+def _name(view: View, workload: Item, now: float) -> str:
+    """The workload's name with the time in UTC; a free one."""
+    of = workload.envelope
+    for seconds in range(60):
+        at = f"{datetime.fromtimestamp(now + seconds, UTC):%Y%m%d-%H%M%S}"
+        name = f"{of.name[: MAX_NAME - 1 - len(at)]}-{at}"
+        if view.get(object_key(SNAPSHOT.name, of.project, name)) is None:
+            break
+    return name
+
+
+def _stand_of(workload: Item) -> object:
+    status = workload.status(WorkloadStatus)
+    return (
+        workload.uid,
+        workload.deleting,
+        workload.spec(VmSpec).snapshots,
+        has_disks(status.phase, status.node),
+    )

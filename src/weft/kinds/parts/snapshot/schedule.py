@@ -1,0 +1,30 @@
+"""Snapshots that a VM gets regularly: how often, and how many are kept. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import field
+
+LEAST_SECONDS = 60.0
+MOST_SECONDS = 366 * 86400.0
+MOST_KEPT = 24  # a disk stands on 30 layers at most, and people take snapshots, too
+
+
+class SnapshotSchedule(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    every: Annotated[float, field("Time between two snapshots", quantity="duration")]
+    keep: Annotated[int, field("Number of them to keep", ge=1, le=MOST_KEPT)] = 7
+    memory: Annotated[bool, field("Keep the memory too, while the VM runs")] = False
+
+
+def check_schedule(schedule: SnapshotSchedule | None) -> None:
+    """Raises InvalidInput."""
+    if schedule is not None and not LEAST_SECONDS <= schedule.every <= MOST_SECONDS:
+        raise InvalidInput(
+            f"spec.snapshots.every: {schedule.every:g} s is out of range",
+            field="spec.snapshots.every",
+            hint="give 1m to 366d; leave spec.snapshots out for none",
+        )
