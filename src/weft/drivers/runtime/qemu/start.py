@@ -154,6 +154,8 @@ class GuestStarter:
             record.plan, incarnation=plan.incarnation, disks=_find_files(record.plan.disks, plan.disks)
         )
         record.started_at, record.host_boot_id = self._clock.now(), host_boot_id()
+        if record.memory == "saved":  # it hasn't run since, whatever its disks' files are by now
+            record.disk_times = disk_times(record.plan)
         try:
             await launch_guest(guest, facts, self._cgroups, incoming=True)
             await load_memory(guest)

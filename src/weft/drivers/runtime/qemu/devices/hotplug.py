@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from weft.drivers.runtime.qemu.devices.ids import (
     disk_properties,
     find_serial,
     is_movable,
+    layer_name,
     nic_backend,
     nic_id,
     nic_name,
@@ -129,10 +131,18 @@ async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
         await qmp.execute("blockdev-add", **node)
         if disk.size_bytes > (await list_nodes(qmp))[disk_node(disk.serial)]["image"]["virtual-size"]:
             await _resize(qmp, disk)
-    finally:  # QEMU has its own by now
-        for number in sets.values():
-            with contextlib.suppress(QmpError):
-                await _execute(qmp, "remove-fd", {"fdset-id": number})
+    except BaseException:
+        await _forget_files(qmp, sets.values())
+        raise
+    kept = {layer_name(disk, number) for number in range(len(disk.layers))}  # so that it is known which one is which
+    await _forget_files(qmp, [number for name, number in sets.items() if name not in kept])
+
+
+async def _forget_files(qmp: Qmp, sets: Iterable[int]) -> None:
+    """QEMU has opened its own by now, or never will."""
+    for number in sets:
+        with contextlib.suppress(QmpError):
+            await _execute(qmp, "remove-fd", {"fdset-id": number})
 
 
 async def _resize(qmp: Qmp, disk: GuestDisk) -> None:

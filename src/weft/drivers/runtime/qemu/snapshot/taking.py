@@ -61,6 +61,7 @@ async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
     try:
         await open_overlays(qmp, snapshot, files)
         facts = await (_switch_with_memory if plan.memory else _switch_disks)(guest, snapshot, present, user)
+        await let_others_read(qmp)
     except BaseException as problem:  # also when it is cancelled: the guest must not be left standing still
         why = problem.message if isinstance(problem, (DriverFailed, Unavailable)) else str(problem)
         with contextlib.suppress(DriverFailed, Unavailable):  # QEMU has gone, or is asked again later
@@ -71,7 +72,6 @@ async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
         if record.snapshot is None:
             raise DriverFailed(f"vm/{record.plan.name}: {why}", details={"step": "snapshot"}) from problem
         return
-    await let_others_read(qmp)
     await _note(guest, snapshot, facts)
     follow(guest)
 
