@@ -13,7 +13,7 @@ enum { BLOCK = 4096, PAGES = 4096, AT_ONCE = 64 };
 
 int main(int argc, char **argv) {
     if (argc < 4) return 2;
-    int disks[2] = {open(argv[1], O_RDWR | O_DIRECT), open(argv[2], O_RDWR | O_DIRECT)};
+    int disks[2] = {open(argv[1], O_RDWR | O_DIRECT | O_DSYNC), open(argv[2], O_RDWR | O_DIRECT | O_DSYNC)};
     uint64_t *block, (*memory)[BLOCK / 8] = calloc(PAGES, BLOCK), *shadow = calloc(PAGES, 8), bad = 0;
     if (disks[0] < 0 || disks[1] < 0 || !memory || !shadow || posix_memalign((void **)&block, BLOCK, BLOCK)) return 3;
     char line[80], temporary[300];

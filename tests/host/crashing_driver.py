@@ -1,7 +1,7 @@
 """A process that drives one guest and dies by SIGKILL right before its n-th effect on the world: a crash at every step.
 
 ``python crashing_driver.py HOST PLAN VERB STEP [TRACE]`` with HOST and PLAN as JSON. Exit 0: VERB was done before STEP.
-VERB may be a step of the move ``crash``: ``take-over``, or ``send:SOCKET``.
+VERB may be a step of the move ``crash``: ``take-over``, or ``send:SOCKET``; or ``take:FILE``, a snapshot whose plan is in FILE.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import msgspec
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.migration import MigrationSettings, MigrationSockets
 from weft.contracts.driver.runtime import GuestPlan
+from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.qemu import guest, qmp, saved_memory, start
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.migration import steps
+from weft.drivers.runtime.qemu.snapshot import saving
 
 HOST, PLAN, VERB, STEP = sys.argv[1:5]
 TRACE = sys.argv[5] if len(sys.argv) > 5 else os.devnull
@@ -66,6 +68,8 @@ async def main() -> None:
     guest.write_record = counted(guest.write_record, lambda *_: "record")
     steps.mark_taken = counted(steps.mark_taken, lambda *_: "mark")
     saved_memory.keep_file = counted(saved_memory.keep_file, lambda *_: "keep memory")
+    saving.append_machine = counted(saving.append_machine, lambda *_: "append machine")
+    saving.keep_file = counted(saving.keep_file, lambda *_: "keep its memory")
     start._spawn = counted(start._spawn, lambda *_: "spawn")
     start.find_guest_process = counted(start.find_guest_process, lambda *_: "look for it")
     Path.unlink = counted(Path.unlink, lambda path: f"remove {path.name}")  # type: ignore[method-assign]
@@ -81,6 +85,11 @@ async def main() -> None:
             await driver.migrations.take_over(plan.id, "crash")
         case "send":
             await driver.migrations.send(plan.id, "crash", MigrationSockets(socket), MigrationSettings())
+        case "take":
+            snapshot = msgspec.json.decode(Path(socket).read_bytes(), type=SnapshotPlan)
+            await driver.snapshots.take(plan.id, snapshot)
+            while (await driver.snapshots.progress(plan.id, snapshot.key)).phase == "saving":
+                await asyncio.sleep(0.05)
         case _:
             await driver.start(plan)
     armed = False

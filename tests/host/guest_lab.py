@@ -6,11 +6,13 @@ tiny is built once per state of its sources, into ``WEFT_CACHE`` (or the clone's
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 import uuid
@@ -142,6 +144,16 @@ def remove_group(folder: Path) -> None:
             return
         except OSError:
             subprocess.run(["sleep", "0.02"], check=True)
+
+
+async def crash(lab: GuestLab, plan: GuestPlan, verb: str, step: int) -> bool:
+    """Do ``verb`` in a process that is killed before its ``step``-th effect. False: it was done earlier."""
+    words = [msgspec.json.encode(lab.host).decode(), msgspec.json.encode(plan).decode(), verb, str(step)]
+    program = str(Path(__file__).with_name("crashing_driver.py"))
+    process = await asyncio.create_subprocess_exec(sys.executable, program, *words)
+    status = await asyncio.wait_for(process.wait(), 60)
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 def make_disk(path: Path, *, backing: Path | None = None, size_bytes: int = 0) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from guest_lab import GuestLab
+from guest_lab import GuestLab, crash
 
 from weft.contracts.driver.runtime import GuestFacts, GuestPlan
 from weft.drivers.runtime.qemu import saved_memory
@@ -38,16 +37,6 @@ async def plan(lab: GuestLab) -> AsyncIterator[GuestPlan]:
     await driver.stop(plan.id, grace_seconds=0)
     await driver.remove(plan.id)
     await driver.close()
-
-
-async def crash(lab: GuestLab, plan: GuestPlan, verb: str, step: int) -> bool:
-    """Do ``verb`` in a process that is killed before its ``step``-th effect. False: it was done earlier."""
-    words = [msgspec.json.encode(lab.host).decode(), msgspec.json.encode(plan).decode(), verb, str(step)]
-    program = str(Path(__file__).with_name("crashing_driver.py"))
-    process = await asyncio.create_subprocess_exec(sys.executable, program, *words)
-    status = await asyncio.wait_for(process.wait(), 60)
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
 
 
 async def recovered(lab: GuestLab, plan: GuestPlan) -> tuple[QemuDriver, GuestFacts]:
