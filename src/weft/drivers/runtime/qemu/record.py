@@ -110,6 +110,12 @@ class GuestRecord(msgspec.Struct):
     renewal: Renewal | None = None
 
     @property
+    def pid(self) -> int:
+        """Of its QEMU, which runs."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def uuid(self) -> str:
         """The machine's own, which its command line holds; empty if that isn't known any more."""
         return (self.frame.uuid or self.plan.uid) if self.frame is not None else ""

@@ -4,6 +4,7 @@ over it; and how those go that it no longer is."""
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from typing import Any
 
@@ -42,6 +43,28 @@ async def list_fdsets(qmp: Qmp) -> dict[int, dict[int, str]]:
     """The descriptors in each set, by their numbers in QEMU, and what they were given for."""
     sets: list[dict[str, Any]] = await qmp.execute("query-fdsets")
     return {one["fdset-id"]: {fd["fd"]: str(fd.get("opaque", "")) for fd in one["fds"]} for one in sets}
+
+
+def stat_given(pid: int, descriptor: int) -> os.stat_result | None:
+    """The file of a descriptor that the QEMU of this process was given; None: it is closed."""
+    try:
+        return os.stat(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return None
+
+
+async def close_unused(qmp: Qmp, pid: int, path: str) -> None:
+    """Close the descriptors of a file that no node uses: else it takes up space until the guest ends, also without a name."""
+    try:
+        wanted = os.stat(path)
+    except FileNotFoundError:
+        return
+    used = {number for node in (await list_nodes(qmp)).values() for number in find_fdsets(node)}
+    for number, given in (await list_fdsets(qmp)).items():
+        files = [stat_given(pid, descriptor) for descriptor in given] if number not in used else []
+        if any(file is not None and os.path.samestat(file, wanted) for file in files):
+            with contextlib.suppress(QmpError):
+                await qmp.execute("remove-fd", **{"fdset-id": number})
 
 
 async def drop_nodes(qmp: Qmp, serial: str, keep: str = "") -> None:

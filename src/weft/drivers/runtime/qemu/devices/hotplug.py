@@ -134,7 +134,9 @@ async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
     except BaseException:
         await _forget_files(qmp, sets.values())
         raise
-    kept = {layer_name(disk, number) for number in range(len(disk.layers))}  # so that it is known which one is which
+    kept = {
+        layer_name(disk, number) for number in range(len(disk.layers))
+    }  # by them QEMU says later which of its nodes is which
     await _forget_files(qmp, [number for name, number in sets.items() if name not in kept])
 
 

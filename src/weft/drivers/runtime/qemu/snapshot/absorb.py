@@ -15,7 +15,14 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestDisk
-from weft.drivers.runtime.qemu.devices.block_nodes import find_fdsets, find_nodes, list_fdsets, list_nodes
+from weft.drivers.runtime.qemu.devices.block_nodes import (
+    close_unused,
+    find_fdsets,
+    find_nodes,
+    list_fdsets,
+    list_nodes,
+    stat_given,
+)
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.migration.commands import check_stays
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
@@ -48,7 +55,7 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
     chain = await _find_chain(qmp, serial)
     at = await _find_layer(guest, qmp, chain, layer)
     if at is None:
-        await _close_unused(guest, qmp, layer)
+        await close_unused(qmp, guest.record.pid, layer)
         return ""
     above, below = chain.nodes[at + 1], chain.nodes[at - 1] if at else None
     if at + 2 < len(chain.nodes):  # the disk's own file is open to write anyway
@@ -86,7 +93,7 @@ async def end_absorbing(guest: Guest, job: str) -> None:
 async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
     """Close the layer's file, and have the guest's record know what the disk stands on now."""
     qmp = guest.monitor()
-    await _close_unused(guest, qmp, layer)
+    await close_unused(qmp, guest.record.pid, layer)
     left = len((await _find_chain(qmp, serial)).nodes) - 1
     plan = guest.record.plan
     disks = [_shorten(disk, left) if disk.serial == serial else disk for disk in plan.disks]
@@ -132,7 +139,7 @@ async def _find_layer(guest: Guest, qmp: Qmp, chain: _Chain, layer: str) -> int 
     given, wanted = await list_fdsets(qmp), os.stat(layer)
     found = None
     for at, number in enumerate(chain.fdsets[:-1]):
-        files = [_stat(guest, descriptor) for descriptor in given.get(number, {})]
+        files = [stat_given(guest.record.pid, descriptor) for descriptor in given.get(number, {})]
         if not files or None in files:
             raise DriverFailed(
                 f"vm/{guest.record.plan.name}: it is unknown which file a layer of its disk is",
@@ -143,24 +150,11 @@ async def _find_layer(guest: Guest, qmp: Qmp, chain: _Chain, layer: str) -> int 
     return found
 
 
-def _stat(guest: Guest, descriptor: int) -> os.stat_result | None:
-    try:
-        return os.stat(_descriptor_path(guest, descriptor))
-    except OSError:
-        return None
-
-
-def _descriptor_path(guest: Guest, descriptor: int) -> str:
-    process = guest.record.process
-    assert process is not None
-    return f"/proc/{process.pid}/fd/{descriptor}"
-
-
 async def _allow_writing(guest: Guest, qmp: Qmp, number: int) -> None:
     """QEMU may open the files of this set for writing, and later for reading again, both anew: its locks are those of a descriptor,
     and last for as long as that is in the set."""
     former = (await list_fdsets(qmp)).get(number, {})
-    path = _descriptor_path(guest, next(iter(former)))
+    path = f"/proc/{guest.record.pid}/fd/{next(iter(former))}"
     for flags, purpose in ((os.O_RDONLY, TO_READ), (os.O_RDWR, _TO_WRITE)):
         descriptor = os.open(path, flags | os.O_CLOEXEC)
         try:
@@ -178,17 +172,6 @@ async def _close_writing(qmp: Qmp) -> None:
             if purpose == _TO_WRITE:
                 with contextlib.suppress(QmpError):
                     await qmp.execute("remove-fd", fd=descriptor, **{"fdset-id": number})
-
-
-async def _close_unused(guest: Guest, qmp: Qmp, layer: str) -> None:
-    """Close the descriptors of a file that no node uses: else it takes up space until the guest ends."""
-    used = {number for node in (await list_nodes(qmp)).values() for number in find_fdsets(node)}
-    wanted = os.stat(layer)
-    for number, given in (await list_fdsets(qmp)).items():
-        files = [_stat(guest, descriptor) for descriptor in given] if number not in used else []
-        if any(file is not None and os.path.samestat(file, wanted) for file in files):
-            with contextlib.suppress(QmpError):
-                await qmp.execute("remove-fd", **{"fdset-id": number})
 
 
 async def _ask(guest: Guest, job: str) -> dict[str, Any] | None:

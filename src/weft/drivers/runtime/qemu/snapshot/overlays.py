@@ -9,7 +9,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_fdsets, find_nodes, list_fdsets, list_nodes
+from weft.drivers.runtime.qemu.devices.block_nodes import (
+    close_unused,
+    drop_nodes,
+    find_fdsets,
+    find_nodes,
+    list_fdsets,
+    list_nodes,
+)
 from weft.drivers.runtime.qemu.devices.ids import find_serial
 from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.drivers.runtime.qemu.record import SnapshotRecord
@@ -81,8 +88,10 @@ async def have_switched(qmp: Qmp, snapshot: SnapshotRecord) -> bool:
     return any(present.get(serial) == node for serial, node in snapshot.nodes.items())
 
 
-async def drop_overlays(qmp: Qmp, snapshot: SnapshotRecord) -> None:
-    """Close those that no disk writes to."""
+async def drop_overlays(qmp: Qmp, pid: int, snapshot: SnapshotRecord) -> None:
+    """Close those that no disk writes to. ``pid``: QEMU's."""
     present = await find_nodes(qmp)
     for serial in {serial for node in snapshot.nodes.values() if (serial := find_serial(node)) is not None}:
         await drop_nodes(qmp, serial, keep=present.get(serial, ""))
+    for path in snapshot.plan.overlays.values():  # one that a driver gave before it died
+        await close_unused(qmp, pid, path)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.durable_file import keep_file
+from weft.drivers.runtime.qemu.devices.block_nodes import close_unused
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.migration.carried_memory import append_machine, read_machine
 from weft.drivers.runtime.qemu.migration.commands import choose_capabilities
@@ -98,6 +99,7 @@ async def end_saving(guest: Guest, snapshot: SnapshotRecord) -> None:
         if guest.clock.elapsed() > deadline:
             raise DriverFailed(f"vm/{guest.record.plan.name}: QEMU doesn't stop saving its memory")
         await guest.clock.sleep(_FOLLOW_SECONDS)
+    await close_unused(qmp, guest.record.pid, snapshot.pending)  # of a driver that died
     await asyncio.to_thread(Path(snapshot.pending).unlink, missing_ok=True)
 
 
@@ -118,6 +120,7 @@ async def follow_saving(guest: Guest) -> None:
 async def _finish(guest: Guest, snapshot: SnapshotRecord, answer: dict[str, Any]) -> None:
     why = "" if answer.get("status") == "completed" else f"its memory can't be saved: {_explain(answer)}"
     size = 0
+    await close_unused(guest.monitor(), guest.record.pid, snapshot.pending)  # of a driver that died
     if not why:
         try:
             size = await asyncio.to_thread(keep_memory, snapshot)

@@ -180,7 +180,7 @@ async def _settle_switch(guest: Guest, snapshot: SnapshotRecord, why: str) -> No
             await end_saving(guest, snapshot)
     else:
         await end_saving(guest, snapshot)
-        await drop_overlays(qmp, snapshot)
+        await drop_overlays(qmp, guest.record.pid, snapshot)
         guest.record.snapshot = None
         await guest.save_record()
     if not snapshot.held:
