@@ -20,6 +20,9 @@ WRONG = (
     ("vm snapshot web --nme x", 2, "no such option: --nme", "did you mean --name?"),
     ("vm snapshot web --timeout 5x", 2, "'5x' is not a duration", "write a duration like 30s"),
     ("vm snapshot idle --memory", 5, "vm/idle is Stopped: it has no memory to keep now", "without memory"),
+    ("vm snapshot web --keep 3", 2, "--keep is about snapshots that are taken regularly", "add --every 1h"),
+    ("vm snapshot web --every 1h --name a", 2, "--every: such snapshots are named by the time", "leave --name out"),
+    ("vm snapshot web --every 5s", 2, "spec.snapshots.every: 5 s is out of range", "give 1m to 366d"),
     ("vm restore", 2, "the name is missing", "give NAME"),
     ("vm restore web", 2, "--snapshot is missing", "vm/web has no snapshots: weft vm snapshot web takes one"),
     ("vm restore web s1", 2, "give one VM", "--snapshot s1"),
@@ -92,3 +95,10 @@ def test_what_cannot_be_names_what_is_wrong_and_what_to_type(
     done = fabric.weft(*shlex.split(line))
     assert (done.code, done.out) == (code, ""), done.err
     assert done.err.startswith("error: ") and said in done.err and hint in done.err, done.err
+
+
+def test_snapshots_are_taken_regularly_until_people_end_that(fabric: Fabric) -> None:
+    done = fabric.weft("vm", "snapshot", "web", "--every", "1h", "--keep", "24")
+    assert done.code == 0 and "a snapshot every 1h, of which the newest 24 are kept" in done.out + done.err
+    ended = fabric.weft("vm", "snapshot", "web", "--every", "0")
+    assert ended.code == 0 and "those that it has stay" in ended.out + ended.err

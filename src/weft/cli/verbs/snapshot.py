@@ -19,8 +19,10 @@ from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.progress import Progress
 from weft.kinds.fields.cells import dig
 from weft.kinds.operation import name_operation
+from weft.kinds.parts.snapshot.schedule import DEFAULT_KEPT
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.quantity import format_duration
 
 ABLE = ("vm",)
 
@@ -30,19 +32,40 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, many=False, able=ABLE),
         click.Option(["--name"], metavar="NAME", help="The snapshot's name. [the VM's, with date and time in UTC]"),
         click.Option(["--memory"], is_flag=True, help="Keep the memory of the running VM, too."),
+        click.Option(["--every"], type=options.Duration(), help="Take one now and then again, so often; 0 ends that."),
+        click.Option(["--keep"], type=int, metavar="N", help="How many of those to keep. [7]"),
         *options.waits(),
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, words: tuple[str, ...], name: str | None, memory: bool) -> int:
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    name, memory, every, keep = given["name"], given["memory"], given["every"], given["keep"]
     several = f"the snapshot's name is an option: --name {words[1]}" if len(words) == 2 else ""
     vm = find_one(session, kind, words, ABLE, "give one VM: snapshots are taken one at a time", several)
     if name == "":
         raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
+    if keep is not None and every is None:
+        raise usage("--keep is about snapshots that are taken regularly", "add --every 1h")
+    if every is not None:
+        if name is not None:
+            raise usage("--every: such snapshots are named by the time at which they are taken", "leave --name out")
+        return _schedule(session, vm, every, keep, memory=memory)
     body = {"name": name or name_snapshot(vm.name, session.clock.now()), "memory": memory}
     return _finish(session, vm, session.client.verb(vm.kind.name, vm.name, "snapshot", body))
+
+
+def _schedule(session: Session, vm: Target, every: float, keep: int | None, *, memory: bool) -> int:
+    """Set how often snapshots are taken; 0: no more."""
+    schedule = {"every": every, "memory": memory} | ({} if keep is None else {"keep": keep})
+    changed = session.client.patch(vm.kind.name, vm.name, {"spec": {"snapshots": schedule if every else None}})
+    kept = dig(changed, "spec.snapshots.keep", DEFAULT_KEPT)
+    line = f"{vm.what}  a snapshot every {format_duration(every)}, of which the newest {kept} are kept"
+    print_one(
+        session, changed, line if every else f"{vm.what}  no more snapshots are taken regularly; those that it has stay"
+    )
+    return OK
 
 
 def _finish(session: Session, vm: Target, made: dict[str, Any]) -> int:

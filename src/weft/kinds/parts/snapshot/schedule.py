@@ -12,11 +12,12 @@ from weft.objects.schema import field
 LEAST_SECONDS = 60.0
 MOST_SECONDS = 366 * 86400.0
 MOST_KEPT = 24  # a disk stands on 30 layers at most, and people take snapshots, too
+DEFAULT_KEPT = 7
 
 
 class SnapshotSchedule(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     every: Annotated[float, field("Time between two snapshots", quantity="duration")]
-    keep: Annotated[int, field("Number of them to keep", ge=1, le=MOST_KEPT)] = 7
+    keep: Annotated[int, field("Number of them to keep", ge=1, le=MOST_KEPT)] = DEFAULT_KEPT
     memory: Annotated[bool, field("Keep the memory too, while the VM runs")] = False
 
 
