@@ -94,8 +94,9 @@ async def test_a_guest_goes_there_running_and_back_stopped_with_its_layers_and_s
     await guest.start()
     await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=2000 conv=notrunc; sync")
     await guest.take("second")
+    await guest.take("third")
     kept = await guest.find_kept()
-    assert sorted(kept) == ["first", "second"]
+    assert sorted(kept) == ["first", "second", "third"]
     await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=3000 conv=notrunc; sync")
     whole = await guest.run("sh", "-c", READ)
     source, target = await guest.begin()
@@ -108,6 +109,6 @@ async def test_a_guest_goes_there_running_and_back_stopped_with_its_layers_and_s
     assert await guest.run("sh", "-c", READ) == whole
     assert await guest.find_kept() == kept
     pool, root = open_pool(guest.here), short_id(guest.web.uid)
-    assert len(await pool.layers.list_layers(root)) == len(await pool.layers.list_layers(VOLUME)) == 2
+    assert len(await pool.layers.list_layers(root)) == len(await pool.layers.list_layers(VOLUME)) == 3
     await guest.pair.remove(guest.web, guest.here)
-    assert len(await pool.layers.list_kept()) == 2, "snapshots outlive their VM"
+    assert len(await pool.layers.list_kept()) == 3, "snapshots outlive their VM"

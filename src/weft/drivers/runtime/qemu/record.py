@@ -174,9 +174,17 @@ def disk_times(plan: GuestPlan) -> dict[str, int]:
     times = {}
     for disk in plan.disks:
         if not disk.read_only:
+            path = find_own_file(disk)
             with contextlib.suppress(OSError):
-                times[disk.path] = os.stat(disk.path).st_mtime_ns
+                times[path] = os.stat(path).st_mtime_ns
     return times
+
+
+def find_own_file(disk: GuestDisk) -> str:
+    """Where the file is that the guest writes to. Once a snapshot is finished, its overlay has the name of the file below it: until
+    the machine starts anew, the record has the name from before."""
+    paths = [disk.path, *(layer.path for layer in reversed(disk.layers))]
+    return next((path for path in paths if os.path.exists(path)), disk.path)
 
 
 def note_switched(record: GuestRecord) -> None:

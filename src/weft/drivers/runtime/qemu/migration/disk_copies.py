@@ -22,6 +22,7 @@ from weft.drivers.runtime.qemu.devices.ids import disk_node
 from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
 from weft.drivers.runtime.qemu.migration.commands import COPY, begin_sending, inspect_copies, run_on
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.drivers.runtime.qemu.record import find_own_file
 from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
 
 log = logging.getLogger("weft.agent")
@@ -185,7 +186,7 @@ async def keep_synced(guest: Guest) -> None:
         for disk in guest.record.plan.disks:
             if not disk.read_only:
                 with contextlib.suppress(OSError):  # of no harm: QEMU does it again, and says so
-                    await asyncio.to_thread(_sync, disk.path)
+                    await asyncio.to_thread(_sync, find_own_file(disk))
         await guest.clock.sleep(SYNC_SECONDS)
 
 

@@ -24,6 +24,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.migration import Load
 from weft.drivers.linux.processes import is_alive
 from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.record import find_own_file
 from weft.objects.errors import Unavailable
 
 PAGE_BYTES = 4096
@@ -95,7 +96,7 @@ async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
             os.close(memory)
         own = [disk for disk in guest.record.plan.disks if not disk.read_only]
         return msgspec.structs.replace(
-            load, disk_bytes={disk.serial: os.stat(disk.path).st_blocks * 512 for disk in own}
+            load, disk_bytes={disk.serial: os.stat(find_own_file(disk)).st_blocks * 512 for disk in own}
         )
     except OSError as problem:
         raise Unavailable(

@@ -18,7 +18,7 @@ from weft.drivers.runtime.qemu.devices.block_nodes import find_nodes, list_nodes
 from weft.drivers.runtime.qemu.devices.ids import free_node
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.migration.commands import choose_capabilities, run_on
-from weft.drivers.runtime.qemu.record import SnapshotRecord, note_switched
+from weft.drivers.runtime.qemu.record import SnapshotRecord, find_own_file, note_switched
 from weft.drivers.runtime.qemu.saved_memory import describe_machine
 from weft.drivers.runtime.qemu.snapshot.overlays import (
     drop_overlays,
@@ -44,7 +44,7 @@ async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
     """Raises DriverFailed, InvalidInput, Unavailable if nothing was switched; what failed later is in the record."""
     qmp, record = guest.monitor(), guest.record
     present = await find_nodes(qmp)
-    files = {disk.serial: disk.path for disk in record.plan.disks}
+    files = {disk.serial: find_own_file(disk) for disk in record.plan.disks}
     _check_plan(guest, plan, present, files)
     taken = set(await list_nodes(qmp))
     snapshot = SnapshotRecord(
