@@ -16,6 +16,7 @@ class OnDisk(msgspec.Struct):
 
     size_bytes: int
     mark: str
+    writes: list[int] = []  # of its guests
 
 
 def read_mark(path: str) -> str:

@@ -25,6 +25,7 @@ from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
+from tests.simulation.snapshots import Album, Keeper
 from tests.simulation.tenants import BUDGET, Capacity, Tenant, move_in
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
@@ -92,6 +93,7 @@ class Fabric:
         converts: bool,
         leases: bool,
         tenants: bool = False,
+        snapshots: bool = False,
     ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
@@ -109,6 +111,10 @@ class Fabric:
         self.shares, self.capacity = tenants, Capacity(self)  # whether there are tenants, and nobody else
         if tenants:
             self.witness.on_begin, self.witness.on_commit = self.capacity.see_begin, self.capacity.see_commit
+        self.snapshots, self.album = snapshots, Album(self)  # whether people keep snapshots, and do nothing else
+        if snapshots:
+            self.witness.on_begin, self.witness.on_commit = self.album.see_begin, self.album.see_commit
+        self.keepers: list[Keeper] = []
         self.tenants: list[Tenant] = []
         self.holders: list[Holder] = []
         self.converters: list[Converter] = []
@@ -157,7 +163,7 @@ class Fabric:
         await self.set_up()
         self.lives = [
             self.loop.create_task(p.live(), name=f"the wishes of {p.name}")
-            for p in (*self.people, *self.runners, *self.converters, *self.holders, *self.tenants)
+            for p in (*self.people, *self.runners, *self.converters, *self.holders, *self.tenants, *self.keepers)
         ]
         await asyncio.sleep(3.0)
         self.fate.on = True
@@ -267,9 +273,10 @@ class Fabric:
             self.tenants = move_in(self, self.fate.seed)
         self.people = (
             []
-            if self.converts or self.leases or self.shares
+            if self.converts or self.leases or self.shares or self.snapshots
             else [Person(self, name, self.fate.seed) for name in NAMES]
         )
+        self.keepers = [Keeper(self, name, self.fate.seed) for name in ("ada", "bob", "cyd")] if self.snapshots else []
         self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
         await self.ledger.back_up()
 

@@ -14,7 +14,7 @@ def run_history(seed: int, faults: int = FAULTS) -> Trace:
     """The run that this seed draws: its store, its weather, and what people do in it."""
     draw = random.Random(f"history {seed}")
     store: Store = draw.choice(("memory", "sqlite"))
-    match draw.choice(("stay", "stay", "migration", "migration", "migration", "run jobs", "convert")):
+    match draw.choice(("stay", "stay", "migration", "migration", "migration", "run jobs", "convert", "snapshot")):
         case "stay":
             return run_simulation(seed, faults, store)
         case "migration":
@@ -22,5 +22,7 @@ def run_history(seed: int, faults: int = FAULTS) -> Trace:
             return run_simulation(seed, faults, store, weather, moves=True)
         case "run jobs":
             return run_simulation(seed, faults, store, MOVING, jobs=True)
+        case "snapshot":
+            return run_simulation(seed, faults, store, MOVING, snapshots=True)
         case _:
             return run_simulation(seed, faults, store, MOVING, converts=True)

@@ -47,6 +47,9 @@ class WatchedDriver(FakeDriver):
         super().__init__(host, clock, orders)
         self._node, self._witness, self._found = host.node, witness, found
 
+    def read(self, guest_id: str) -> FakeGuest | None:
+        return super()._read(guest_id)
+
     def kill_process(self, guest_id: str) -> None:
         """The guest's process is gone; nobody has noticed yet."""
         guest = super()._read(guest_id)

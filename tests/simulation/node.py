@@ -13,6 +13,7 @@ from tests.simulation.connections import Line, NodeHttp
 from tests.simulation.conversions import REGISTRY, SeenContainers
 from tests.simulation.disks import MarkedVolumes
 from tests.simulation.jobs import Tasks
+from tests.simulation.layers import LayeredVolumes
 from tests.simulation.machines import WatchedDriver
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
@@ -24,6 +25,7 @@ from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf
+from weft.drivers.volume.fake.layers import FakeLayers
 from weft.objects.errors import DriverFailed
 from weft.objects.identity import new_uid
 
@@ -51,6 +53,7 @@ class Node:
         self.orders = FakeOrders(boot_seconds=0.5, shutdown_seconds=0.3)
         self.world = World()  # of containers
         self.world.registry |= REGISTRY
+        self.layers: FakeLayers | None = None
         self.part: Part | None = None
         self.runtime = self._make_runtime()
 
@@ -68,7 +71,8 @@ class Node:
         client.http = NodeHttp(line)  # type: ignore[assignment]
         self.runtime = self._make_runtime()
         network = FakeNetwork(self.host, self.clock, self.wire)
-        volumes = MarkedVolumes(self.host, self.clock, self.shelf)
+        volumes = (LayeredVolumes if fabric.snapshots else MarkedVolumes)(self.host, self.clock, self.shelf)
+        self.layers = volumes.layers
         wire = MemoryWire(fabric.underlay, self.name, self.uid)
         runtimes: dict[str, Any] = {"vm": self.runtime}
         if fabric.jobs:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.simulation.conversions import check_sides
 from tests.simulation.node import Node
 from tests.simulation.people import Person
+from tests.simulation.snapshots import check_snapshots
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
@@ -31,6 +32,7 @@ def find_unmet(fabric: Fabric) -> list[str]:
         found += _check_vm(fabric, person, guests) + _check_volume(fabric, person)
     for converter in fabric.converters:
         found += check_sides(fabric, converter)
+    found += check_snapshots(fabric) if fabric.snapshots else []
     found += _check_moves(fabric)
     for node in fabric.nodes:
         found += _check_node(fabric, node)

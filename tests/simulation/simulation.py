@@ -60,14 +60,24 @@ def run_simulation(
     converts: bool = False,
     leases: bool = False,
     tenants: bool = False,
+    snapshots: bool = False,
 ) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
     compared to the others; with ``moves`` people move their VMs as well, with ``jobs`` they run jobs; with
     ``converts`` they have containers alone, and convert them; with ``leases`` they have VMs with leases alone;
-    with ``tenants`` there are those of ``tenants.py`` alone. The same seed gives the same run, anywhere."""
+    with ``tenants`` there are those of ``tenants.py`` alone, with ``snapshots`` those who keep snapshots. The same seed
+    gives the same run, anywhere."""
     fate = Fate(seed, faults, weather)
     with simulate(
-        seed, fate, store, moves=moves, jobs=jobs, converts=converts, leases=leases, tenants=tenants
+        seed,
+        fate,
+        store,
+        moves=moves,
+        jobs=jobs,
+        converts=converts,
+        leases=leases,
+        tenants=tenants,
+        snapshots=snapshots,
     ) as fabric:
         fabric.loop.run_until_complete(fabric.run())
         seconds = fabric.loop.time()
@@ -96,6 +106,7 @@ def simulate(
     converts: bool = False,
     leases: bool = False,
     tenants: bool = False,
+    snapshots: bool = False,
 ) -> Iterator[Fabric]:
     """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -115,6 +126,7 @@ def simulate(
                     converts=converts,
                     leases=leases,
                     tenants=tenants,
+                    snapshots=snapshots,
                 )
             finally:
                 loop.end()

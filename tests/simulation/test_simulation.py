@@ -109,6 +109,13 @@ def test_whatever_happens_what_is_reserved_is_given_once_and_shares_limits_and_b
     assert all(trace.wishes.get(what) for what in met), trace.wishes
 
 
+@pytest.mark.parametrize(("store", "seed"), [("memory", 9), *long(*(("sqlite", seed) for seed in range(10, 20)))])
+def test_whatever_happens_a_snapshot_is_of_one_instant_and_none_is_lost_or_left_over(store: Store, seed: int) -> None:
+    trace = run_simulation(seed, FAULTS, store, MOVING, snapshots=True)
+    assert not trace.violations, f'run_simulation({seed}, {FAULTS}, "{store}", MOVING, snapshots=True): {trace}'
+    assert trace.wishes["snapshot Ready"] > 0 and trace.wishes["delete snapshot"] > 0, trace.wishes
+
+
 @pytest.mark.parametrize("store", mark_long(("memory", "sqlite"), "sqlite"))
 def test_the_same_seed_gives_the_same_run(store: Store) -> None:
     assert run_simulation(6, 60, store) == run_simulation(6, 60, store)

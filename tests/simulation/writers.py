@@ -22,6 +22,7 @@ MAKERS = {
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},
     "recommendation": {"API server", "conversions"},
+    "snapshot": {"API server", "snapshots"},  # that controller's keep what a restore in place replaces
 }
 REMOVERS = {
     "accountingrecord": {"accounting"},
@@ -37,10 +38,11 @@ REMOVERS = {
     "vm": {"workload"},
     "container": {"workload"},
     "job": {"jobs"},
+    "snapshot": {"snapshots"},
 }
 SPEC_WRITERS = {
     "accountingrecord": {"accounting"},
-    "allocation": {"workload", "scheduler", "migrations"},
+    "allocation": {"workload", "scheduler", "migrations", "snapshots"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
     "container": {"API server", "jobs", "conversions"},
@@ -63,6 +65,10 @@ MARKERS = {
 }
 
 
+# Controllers that are one in what they write.
+ONE = {"restores": "snapshots", "unexplained snapshots": "snapshots"}
+
+
 def _gets_place(was: Envelope, now: Envelope) -> bool:
     return decode_part(now.status, WorkloadStatus).incarnation > decode_part(was.status, WorkloadStatus).incarnation
 
@@ -77,7 +83,7 @@ def _without(envelope: Envelope, *types: str) -> list[Condition]:
 
 def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, *, giving_up: bool) -> Iterator[str]:
     """What ``writer`` did in one change that isn't its own to do. While a node is ``giving_up``, the doors remove its places."""
-    envelope = now or was
+    envelope, writer = now or was, ONE.get(writer, writer)
     assert envelope is not None
     kind, what = envelope.kind, f"{envelope.kind} {envelope.name}"
     if was is None or (now is not None and now.uid != was.uid):
