@@ -42,6 +42,8 @@ class SnapshotNode(MigratingNode):
         new = msgspec.structs.replace(report, snapshots=[self._take(one.uid, one.memory, disks) for one in orders])
         if restores and spec.origin is not None and self.takes:
             new.restored = spec.origin.generation
+        elif restores and self.fails:
+            new.state, new.reason, new.message = "failed", "noSpace", self.fails
         if new == report:
             return
         self.running[envelope.uid] = new

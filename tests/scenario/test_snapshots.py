@@ -427,3 +427,19 @@ async def test_a_schedule_waits_for_a_full_quota_and_says_so(tmp_path: Path) -> 
         await lab.pass_time(70.0)
         told = (await lab.vm("web")).condition("Snapshots")
         assert len(await lab.every("snapshot")) == 1 and told is not None and told.status == "True"
+
+
+async def test_a_restore_that_its_node_can_not_do_may_give_way_to_another(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        for name in ("a", "b"):
+            await take(lab, name)
+            await until(lab, name, "Ready")
+        node.takes, node.fails = False, "the pool is full"
+        await restore(lab, "web", "a", keep=False)
+        assert "the pool is full" in (await until_restored(lab, "web", "RestoreFailed")).message
+        node.takes, node.fails = True, ""
+        await restore(lab, "web", "b", keep=False)
+        assert (await until_restored(lab, "web", "Restored")).message.endswith("snapshot/b")

@@ -23,7 +23,7 @@ from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_res
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.parts.snapshot.restored import VmRestore
-from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED
+from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED, TRIED_AGAIN
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
@@ -72,13 +72,11 @@ def plan_restore(view: View, workload: Item, now: float) -> Commit | None:
 
 
 def _is_over(workload: Item, asked: VmRestore) -> bool:
-    """Whether this restore is done or given up."""
-    stand = workload.envelope.condition(RESTORED)
-    return (
-        stand is not None
-        and stand.generation >= asked.generation
-        and (stand.status == "True" or stand.reason in GIVEN_UP)
-    )
+    """Whether this restore is done or given up. One that its node tries again may be done yet."""
+    now = workload.envelope.condition(RESTORED)
+    if now is None or now.generation < asked.generation:
+        return False
+    return now.status == "True" or (now.reason in GIVEN_UP and now.reason != TRIED_AGAIN)
 
 
 def _follow(place: Item, asked: VmRestore) -> tuple[bool, str, str] | None:
@@ -89,7 +87,7 @@ def _follow(place: Item, asked: VmRestore) -> tuple[bool, str, str] | None:
     if not is_restoring(spec, report):
         return True, "Restored", f"its disks are those of snapshot/{asked.snapshot}"
     if report.state == "failed" and report.reason:
-        return False, "Restoring", f"{spec.node} can't restore it for now: {report.message or report.reason}"
+        return False, TRIED_AGAIN, f"{spec.node} can't restore it for now: {report.message or report.reason}"
     return False, "Restoring", f"{spec.node} goes back to snapshot/{asked.snapshot}"
 
 
