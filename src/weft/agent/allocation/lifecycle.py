@@ -11,6 +11,7 @@ from weft.agent.allocation.facts import is_alive
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import Health
 from weft.agent.state.allocation_state import AllocationState
+from weft.agent.state.snapshots import note_beginning
 from weft.agent.workload.health import HealthWatch
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Runtimes
@@ -34,6 +35,7 @@ class Lifecycle:
         guest = state.guest = await self._runtimes.inspect(state.local)
         before = state.checkpoint
         state.checkpoint = plans.observe(before, guest, once=state.local.spec.once)
+        state.checkpoint = note_beginning(state.checkpoint, state.local.spec, guest)
         now, alive = self._clock.elapsed(), is_alive(guest)
         if alive and state.up_since is None:
             state.up_since = now

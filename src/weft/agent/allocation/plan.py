@@ -14,11 +14,13 @@ from weft.agent.allocation.snapshots import plan_snapshots
 from weft.agent.allocation.steps.names import Step
 from weft.agent.state.allocation import Checkpoint, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back
+from weft.agent.state.snapshots import find_restore
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
 from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
 from weft.objects.quantity import format_time
 
@@ -82,6 +84,8 @@ def _plan(facts: PlanInput) -> Plan:
     if facts.superseded:
         steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
+    if facts.checkpoint.restoring is not None:
+        return _plan_restore(facts, facts.checkpoint.restoring, stop)
     if spec.role == "source":
         return _note_preemption(facts, _plan_source(facts))
     if spec.role == "target":
@@ -92,6 +96,9 @@ def _plan(facts: PlanInput) -> Plan:
         return _plan_after_migration(facts, facts.checkpoint.migration)
     if (relocation := _plan_relocation(facts)) is not None:
         return relocation
+    restore = find_restore(spec, facts.checkpoint)
+    if restore is not None and not (facts.unconfirmed or facts.relocating or spec.storage is not None):
+        return _plan_restore(facts, restore, (Step.CHECK_ORIGIN, *stop))
     if facts.stage == "over":
         return _plan_over(facts, tidy)
     if facts.stage == "suspended":
@@ -134,6 +141,15 @@ def _plan_relocation(facts: PlanInput) -> Plan | None:
             begun = relocation is None or relocation.key != order.key or relocation.state in ("copying", "there")
         return Plan((Step.IMAGE, Step.RELOCATE), state) if begun and facts.checkpoint.made else None
     return None if is_alive(facts.guest) else Plan((), state, "storage", "its disk is being relocated to another pool")
+
+
+def _plan_restore(facts: PlanInput, origin: AllocatedOrigin, before: tuple[Step, ...]) -> Plan:
+    """The guest ends, its disks become those of the snapshot, and what its spec desires comes after that."""
+    if facts.blocked:
+        return Plan((), _state(facts), "blocked", facts.blocked)
+    message = f"its disks go back to snapshot/{origin.name}"
+    state: AllocationPhase = "stopping" if is_alive(facts.guest) else "preparing"
+    return Plan((*before, Step.REMOVE, Step.RESTORE), state, "restoring", message)
 
 
 def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:

@@ -71,6 +71,7 @@ def make_report(
         ended=ended,
         exit_code=guest.exit_code if ended else None,
         snapshots=report_snapshots(facts, plan),
+        restored=checkpoint.restored,
     )
 
 

@@ -53,9 +53,9 @@ def find_obstacle(facts: PlanInput, plan: Plan) -> str:
 def report_snapshots(facts: PlanInput, plan: Plan) -> list[SnapshotReport]:
     """How far the spec's snapshots are, in their order."""
     over = {report.uid: report for report in facts.checkpoint.taken}
-    taking = facts.checkpoint.taking
-    reports = []
-    for wanted in facts.local.spec.snapshots:
+    taking, wanted_ones = facts.checkpoint.taking, facts.local.spec.snapshots
+    reports = [report for report in facts.checkpoint.taken if report.uid not in {one.uid for one in wanted_ones}]
+    for wanted in wanted_ones:
         report = over.get(wanted.uid, SnapshotReport(uid=wanted.uid, pool=facts.local.spec.pool))
         if wanted.uid not in over and taking is None and Step.SNAPSHOT not in plan.steps:
             report = replace(report, reason=WAITS, message=find_obstacle(facts, plan))

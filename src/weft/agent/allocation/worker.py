@@ -35,7 +35,7 @@ from weft.agent.snapshot.turns import list_ids
 from weft.agent.state.allocation import DiskRelocation, StepFailure
 from weft.agent.state.allocation_state import AllocationState, has_begun
 from weft.agent.state.lease import Stage, closes_ports, find_stage, is_soon, postpone
-from weft.agent.state.snapshots import find_snapshots
+from weft.agent.state.snapshots import find_beginning, find_snapshots
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.contracts.wakeup import wait_for_event
@@ -188,6 +188,7 @@ class Worker:
             migration=choose_migration(state.checkpoint, state.local.spec),
             relocation=self._choose_relocation(plan),
             digest=find_digest(state.checkpoint, state.local.spec, runs=alive),
+            origin=find_beginning(state.local.spec, state.checkpoint),
             adjusting=adjusting,
             attached=list(guest.shape.disks) if alive and adjusting and guest.shape is not None else [],
         )

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.allocation import ROOT, AllocatedNic, AllocationReport, AllocationSpec
-from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, Consistency, SnapshotReport
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, Consistency, SnapshotReport
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
@@ -90,6 +90,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     begun: bool = False  # its lease has begun here
     taking: Taking | None = None  # nothing else is done to its disks until this is over
     taken: list[SnapshotReport] = []  # of the spec's snapshots, those that are ready or have failed
+    restoring: AllocatedOrigin | None = None  # some of its disks may be those of this snapshot already; the rest follow
+    restored: int = 0  # generation of the origin that its disks were restored from in place
+    begun_from: int | None = None  # generation of the origin from which a guest has begun
 
 
 class StepFailure(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ from weft.agent.state.departure import find_departed, recall_migration
 from weft.agent.state.snapshots import find_taken
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, list_disks
-from weft.kinds.fields.allocated_snapshot import SnapshotReport
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, SnapshotReport
 from weft.objects.envelope import Envelope
 
 log = logging.getLogger("weft.agent")
@@ -44,6 +44,8 @@ class AllocationState:
         self.local = place_disks(local, checkpoint.relocation)
         if checkpoint.migration is None:
             checkpoint = replace(checkpoint, migration=recall_migration(checkpoint, local.spec))
+        if not checkpoint.restored:  # a lost checkpoint must not restore its disks again
+            checkpoint = replace(checkpoint, restored=local.report.restored)
         self.checkpoint = checkpoint
         self._store, self._saving = store, asyncio.Lock()
         self._saved: tuple[object, ...] | None = None
@@ -206,6 +208,24 @@ async def keep_snapshot(state: AllocationState, taking: Taking | None, done: Sna
     """Save how far a snapshot of it is, and what became of one that is over. Raises CheckpointFailed."""
     taken = state.checkpoint.taken if done is None else [*state.checkpoint.taken, done]
     state.checkpoint = replace(state.checkpoint, taking=taking, taken=taken)
+    await state.save()
+
+
+async def keep_restored(state: AllocationState, origin: AllocatedOrigin, kept: SnapshotReport | None) -> None:
+    """Save that its disks are those of ``origin``, and what became of the snapshot that it keeps. Raises CheckpointFailed."""
+    uid = kept.uid if kept is not None else ""
+    taken = [one for one in state.checkpoint.taken if one.uid != uid] + ([kept] if kept is not None else [])
+    begun = state.checkpoint.begun_from if state.local.spec.desired == "run" else origin.generation  # it boots later
+    state.checkpoint = replace(
+        state.checkpoint,
+        run="down",
+        ended="",
+        answered=False,
+        restoring=None,
+        restored=origin.generation,
+        begun_from=begun,
+        taken=taken,
+    )
     await state.save()
 
 

@@ -22,6 +22,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import DiskLayer, GuestShape
 from weft.contracts.driver.volume import VolumeFacts
 from weft.kinds.allocation import AllocationSpec, HealthCheck
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 
 Show = Callable[[str], None]  # shows a step's progress to people
 
@@ -32,6 +33,7 @@ class Prepared(msgspec.Struct):
     iso: CachedImage | None = None
     image: CachedImage | None = None
     template: Template | None = None  # it begins from this one
+    origin: AllocatedOrigin | None = None  # no guest of it has begun from this one
     digest: str = ""  # of a container's image, if it has had one
     pulled: PulledImage | None = None
     env: dict[str, str] = {}  # a container's variables from secrets

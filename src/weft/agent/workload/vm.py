@@ -11,6 +11,7 @@ from weft.agent.image.cache import CachedImage
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.template.fit import Template, shrink
 from weft.agent.template.setup import write_setup
+from weft.agent.volume.origin import begins_from_memory, clone_missing
 from weft.agent.workload.kind import NodeParts, Prepared, Show, shared_with_source
 from weft.agent.workload.seed import build_nocloud, build_tar
 from weft.agent.workload.shape import (
@@ -53,16 +54,17 @@ class Vm:
             async with node.heavy:
                 whose = f"{local.what}: its volume {volume.name}"
                 await node.pools.refuse_elsewhere(local.spec, volume.uid, volume.uid, whose)
-                facts = await (
-                    disks.inspect(volume.uid) if shared else disks.ensure(volume.uid, size_bytes=volume.size)
-                )
+                facts = await clone_missing(node.pools, local, prepared.origin, volume.uid)
+                if facts is None:
+                    make = disks.inspect(volume.uid) if shared else disks.ensure(volume.uid, size_bytes=volume.size)
+                    facts = await make
                 if facts is None:
                     raise DriverFailed(
                         f"{local.what}: volume {volume.name} is not in this node's storage pool {volume.pool}",
                         details={"step": "disk"},
                     )
-                is_open = shared or name_serial(volume.name) in prepared.attached
-                if facts.size_bytes < volume.size and not is_open:
+                stays = shared or name_serial(volume.name) in prepared.attached or begins_from_memory(prepared.origin)
+                if facts.size_bytes < volume.size and not stays:
                     facts = await disks.grow(volume.uid, volume.size)
             node.volumes.uids.add(volume.uid)
             prepared.volumes.append(facts)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.scenario.agent_lab import change, make_allocation, raw
+from tests.scenario.agent_lab import change, make_allocation
 from tests.unit.agent.snapshot.layer_lab import MIB, Parts
 
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
-from weft.kinds.allocation import AllocationReport
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NodeSnapshot
 from weft.objects.envelope import Envelope
@@ -104,9 +103,8 @@ async def test_a_snapshot_that_is_being_taken_or_begun_from_stays(parts: Parts) 
     parts.kept.let_go(["taken", "origin", "kept", "other"])
     await parts.settle()
     assert sorted(one.uid for one in parts.kept.snapshots) == ["kept", "origin", "taken"]
-    done = change(web, snapshots=[])
-    done.report = raw(AllocationReport(restored=2))
-    state.update(done)
+    state.update(change(web, snapshots=[]))
+    state.checkpoint = Checkpoint(run="up", made=True, restored=2, begun_from=2)
     parts.kept.let_go(["taken", "origin", "kept"])
     await parts.settle()
     assert parts.kept.snapshots == []
@@ -116,5 +114,5 @@ async def test_a_workload_needs_the_snapshot_that_it_begins_from_until_it_runs(p
     web = make_allocation(origin=AllocatedOrigin(snapshot="origin"))
     state = put(parts, web, Checkpoint())
     assert parts.table.snapshots() == {"origin"}
-    state.checkpoint = Checkpoint(run="up", made=True)
+    state.checkpoint = Checkpoint(run="up", made=True, begun_from=0)
     assert parts.table.snapshots() == set()

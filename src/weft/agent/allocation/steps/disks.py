@@ -9,6 +9,7 @@ from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import StepParts, StepRecord, Work
 from weft.agent.snapshot.transfer import release_snapshots
 from weft.agent.state.allocation import LocalAllocation, MigrationState
+from weft.agent.volume.origin import begins_from_memory, clone_missing
 from weft.agent.workload.kind import Show, shared_with_source
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import ROOT_SERIAL
@@ -33,11 +34,14 @@ async def _make_root(parts: StepParts, work: Work, show: Show) -> str:
             work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
             return "shared"
         await pools.refuse_elsewhere(local.spec, local.id, ROOT, f"{local.what}: its root disk")
-        if work.template is not None and isinstance(disks, HasLayers):  # it grows once the machine runs
+        if (cloned := await clone_missing(pools, local, work.origin, ROOT)) is not None:
+            work.root = cloned
+        elif work.template is not None and isinstance(disks, HasLayers):  # it grows once the machine runs
             work.root = await disks.layers.clone(local.id, work.template.snapshot, ROOT)
         else:
             work.root = await disks.ensure(local.id, size_bytes=size, base=image.disk, base_format=image.disk_format)
-        if work.root.size_bytes < size and ROOT_SERIAL not in work.attached and work.template is None:
+        grows = ROOT_SERIAL not in work.attached and work.template is None and not begins_from_memory(work.origin)
+        if work.root.size_bytes < size and grows:
             work.root = await disks.grow(local.id, size)
         work.layers[ROOT] = await pools.list_layers(local.spec, local.id)
     return ""

@@ -7,10 +7,11 @@ from msgspec.structs import replace
 from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
 from weft.agent.state.allocation import Checkpoint
+from weft.agent.volume.origin import begin_from
 from weft.agent.workload.kind import Show
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import BEGUN_AFRESH
-from weft.contracts.driver.runtime import CanAdjust, CanSuspend
+from weft.contracts.driver.runtime import CanAdjust, CanSuspend, GuestPlan
 from weft.kinds.allocation import AllocationSpec
 from weft.objects.errors import InvalidInput
 
@@ -27,6 +28,8 @@ def _plan_guest(parts: StepParts, work: Work) -> object:
 
 async def _start(parts: StepParts, work: Work, show: Show) -> str:
     plan = _plan_guest(parts, work)
+    if work.origin is not None and isinstance(plan, GuestPlan):
+        plan = await begin_from(parts.node.pools, work.local, work, work.origin, plan)
     async with parts.node.heavy:
         facts = await parts.runtimes.of(work.local).start(plan)
     return facts.message or "" if facts.reason == BEGUN_AFRESH else ""

@@ -36,4 +36,6 @@ class Step(StrEnum):
     RELOCATE = "relocate"  # a disk to another pool
     REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a migration
     SNAPSHOT = "snapshot"  # take the next one, or go on with the one that is being taken
+    CHECK_ORIGIN = "check-origin"  # that the snapshot is here to which it goes back
+    RESTORE = "restore"  # its disks to a snapshot, in place
     FORGET = "forget"  # remove the checkpoint

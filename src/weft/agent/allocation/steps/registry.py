@@ -9,9 +9,18 @@ from weft.agent.allocation.steps.migration import MIGRATION_STEPS
 from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.ports import PORT_STEPS
 from weft.agent.allocation.steps.record import StepRecord
+from weft.agent.allocation.steps.restore import RESTORE_STEPS
 from weft.agent.allocation.steps.snapshot import SNAPSHOT_STEPS
 
 STEPS: dict[Step, StepRecord] = {
     record.step: record
-    for record in (*IMAGE_STEPS, *DISK_STEPS, *PORT_STEPS, *GUEST_STEPS, *MIGRATION_STEPS, *SNAPSHOT_STEPS)
+    for record in (
+        *IMAGE_STEPS,
+        *DISK_STEPS,
+        *PORT_STEPS,
+        *GUEST_STEPS,
+        *MIGRATION_STEPS,
+        *SNAPSHOT_STEPS,
+        *RESTORE_STEPS,
+    )
 }
