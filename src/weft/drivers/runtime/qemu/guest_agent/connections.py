@@ -234,13 +234,14 @@ class GuestAgents:
                         str(self._paths.qemu_agent), self._clock, self._hold_qemu, self._unread, self._plan.id
                     )
                 patience = SILENT_SECONDS[0]
+                if self.thaw_wanted and self._freezer is None:  # it refuses all else until then
+                    await agent.thaw()
+                    self.thaw_wanted = False
                 boot_id = await agent.boot_id()
                 if self.clock_stood_still:
                     self.clock_stood_still = False
                     await agent.set_time(self._clock.now())
                 self._qemu_answers = True
-                if self.thaw_wanted and self._freezer is None:
-                    await self.thaw()
                 self._greet(boot_id)
                 await agent.lost.wait()
             self._qemu_answers = False
