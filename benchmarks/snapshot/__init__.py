@@ -31,7 +31,7 @@ async def _measure() -> Measurement:
         figures.append(await _copies(rig))
     finally:
         await rig.close()
-    return Measurement("snapshot", (__doc__ or "").split("\n\n")[1].replace("\n", " "), figures)
+    return Measurement("snapshot", (__doc__ or "").split("\n\n")[1].strip().replace("\n", " "), figures)
 
 
 async def _pauses(rig: Rig) -> list[Figure]:
