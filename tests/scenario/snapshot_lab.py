@@ -21,10 +21,14 @@ class SnapshotNode(MigratingNode):
         super().__init__(*args, **more)
         self.takes = True
         self.fails = ""
+        self.cannot_restore = ""
         self.lists = True  # what it took
         self.begun_from: dict[str, AllocatedOrigin] = {}  # by workload, the origin that it had when it began
 
     async def act(self, key: str) -> None:
+        if self.cannot_restore:
+            await self._fail(key)
+            return
         await super().act(key)
         entry = await self.lab.store.get(key)
         if entry is None or self.slow:
@@ -42,8 +46,6 @@ class SnapshotNode(MigratingNode):
         new = msgspec.structs.replace(report, snapshots=[self._take(one.uid, one.memory, disks) for one in orders])
         if restores and spec.origin is not None and self.takes:
             new.restored = spec.origin.generation
-        elif restores and self.fails:
-            new.state, new.reason, new.message = "failed", "noSpace", self.fails
         if new == report:
             return
         self.running[envelope.uid] = new
@@ -57,6 +59,16 @@ class SnapshotNode(MigratingNode):
             target.report = merge_part(target.report, new)
 
         await self.lab.change(key, change)
+
+    async def _fail(self, key: str) -> None:
+        def change(target: Envelope) -> None:
+            report = decode_part(target.report, AllocationReport)
+            failed = msgspec.structs.replace(report, state="failed", reason="noSpace", message=self.cannot_restore)
+            target.report = merge_part(target.report, failed)
+
+        entry = await self.lab.store.get(key)
+        if entry is not None and decode_part(decode_envelope(entry.value).report, AllocationReport).state != "failed":
+            await self.lab.change(key, change)
 
     def _take(self, uid: str, memory: bool, disks: dict[str, int]) -> SnapshotReport:
         if self.fails:

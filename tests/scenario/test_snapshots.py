@@ -437,9 +437,9 @@ async def test_a_restore_that_its_node_can_not_do_may_give_way_to_another(tmp_pa
         for name in ("a", "b"):
             await take(lab, name)
             await until(lab, name, "Ready")
-        node.takes, node.fails = False, "the pool is full"
+        node.cannot_restore = "the pool is full"
         await restore(lab, "web", "a", keep=False)
         assert "the pool is full" in (await until_restored(lab, "web", "RestoreFailed")).message
-        node.takes, node.fails = True, ""
+        node.cannot_restore = ""
         await restore(lab, "web", "b", keep=False)
         assert (await until_restored(lab, "web", "Restored")).message.endswith("snapshot/b")
