@@ -38,7 +38,6 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Restores(),
     lambda _: ScheduledSnapshots(),
     lambda _: UnexplainedSnapshots(),
-    lambda _: UnexplainedSnapshots(),
     lambda _: Migrations(),
     lambda _: Conversions(),
     lambda _: Drain(),

@@ -26,7 +26,7 @@ _OF_ONE = {
     "reservation": "its reservation",
     "gang": "its gang",
     "node": "its node",
-    "user_data": "user data",
+    "snapshots": "its regular snapshots",
 }
 
 # Of its status: what programs go by, and of the VM's spec then what people know a VM by.
