@@ -49,6 +49,8 @@ def describe_loss(obj: dict[str, Any]) -> str:
         running = dig(obj, "status.running", 0)
         parts.append(f"; {running} tasks that run, and the logs of all" if running else "; the logs of its tasks")
         parts.append("go with it")
+    elif obj["kind"] == "snapshot":
+        parts.append(f"; nothing can be restored from it any more ({dig(obj, 'spec.of', '')})")
     elif obj["kind"] == "volume":
         parts.append("; the data on it is lost")
     return " ".join(part for part in parts if part).replace(" ;", ";")

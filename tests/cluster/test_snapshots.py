@@ -1,0 +1,49 @@
+"""Snapshots on a real cluster, as people take them: before a change, back again, and the same machine under another name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+
+WHO = "hostname; cat /etc/machine-id; cat /sys/class/net/eth0/address"
+
+
+def run(cluster: Cluster, vm: str, script: str) -> list[str]:
+    return cluster.ok("vm", "exec", vm, "--", "sh", "-c", script).split()
+
+
+def test_a_vm_goes_back_and_runs_a_second_time_under_other_names(cluster: Cluster) -> None:
+    cluster.ok("volume", "create", "notes", "--size", "64M")
+    cluster.ok("vm", "create", "desk", "--image", "tiny", "--volume", "notes")
+    run(cluster, "desk", "echo first > /root/note; dd if=/root/note of=/dev/vda bs=512 conv=notrunc 2>/dev/null; sync")
+
+    said = cluster.ok("vm", "snapshot", "desk", "--name", "disks")
+    assert said.startswith("snapshot/disks  Ready on ") and "with frozen file systems" in said
+    said = cluster.ok("vm", "snapshot", "desk", "--name", "alive", "--memory")
+    assert "of memory), memory and disks of one instant; the VM paused for " in said
+
+    run(cluster, "desk", "echo second > /root/note; sync")
+    boot = run(cluster, "desk", "cat /proc/sys/kernel/random/boot_id")
+    cluster.ok("vm", "restore", "desk", "--snapshot", "alive", "--yes")
+    assert run(cluster, "desk", "cat /root/note /proc/sys/kernel/random/boot_id") == ["first", *boot]
+    run(cluster, "desk", "echo third > /root/note; sync")
+    done = cluster.run("vm", "restore", "desk", "--snapshot", "disks")
+    assert done.returncode == 0 and b"what stood there is kept as snapshot/desk-before-" in done.stderr
+    assert run(cluster, "desk", "cat /root/note") == ["first"]
+
+    cluster.ok("vm", "restore", "desk", "--snapshot", "alive", "--new-name", "desk-b")
+    cluster.ok("vm", "clone", "desk", "desk-c")
+    assert {run(cluster, vm, "cat /root/note")[0] for vm in ("desk", "desk-b", "desk-c")} == {"first"}
+    names = [run(cluster, vm, WHO) for vm in ("desk", "desk-b", "desk-c")]
+    assert [who[0] for who in names] == ["desk", "desk-b", "desk-c"]
+    assert all(len(set(column)) == 3 for column in zip(*names, strict=True)), names  # each its own
+
+    cluster.ok("vm", "delete", "desk-b", "desk-c", "--yes")
+    cluster.ok("volume", "delete", "desk-b-notes", "desk-c-notes", "--yes")
+    done = cluster.run("vm", "delete", "desk", "--snapshots", "--yes")
+    assert done.returncode == 0 and b"stay" not in done.stderr, done.stderr
+    assert cluster.json("snapshot", "list")["items"] == []
+    cluster.ok("volume", "delete", "notes", "--yes")

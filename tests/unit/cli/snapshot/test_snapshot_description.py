@@ -1,0 +1,71 @@
+"""Snapshots in words: names, what one holds, what stays of a deleted VM, what a new VM doesn't take over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.cli.snapshot.description import (
+    describe_left_out,
+    describe_stay,
+    describe_taken,
+    describe_use,
+    name_snapshot,
+    shorten_snapshot,
+)
+from weft.objects.identity import MAX_NAME, check_name
+
+MIB = 1 << 20
+
+
+def snapshot(name: str = "s1", **status: Any) -> dict[str, Any]:
+    return {"kind": "snapshot", "name": name, "spec": {"of": "vm/web"}, "status": status}
+
+
+def test_a_name_has_the_second_in_utc_and_is_one_however_long_the_vms_is() -> None:
+    assert name_snapshot("web", 1764064800.0) == "web-20251125-100000"
+    long = name_snapshot("a" * MAX_NAME, 1764064800.0)
+    assert len(long) == MAX_NAME and check_name(long) and long.endswith("-20251125-100000")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            {"size": 12 * MIB, "consistency": "filesystem", "pause_ms": 7.6},
+            "12 MiB, with frozen file systems; the VM paused for 8 ms",
+        ),
+        (
+            {"size": 5 * MIB, "consistency": "crash", "pause_ms": 0.2},
+            "5 MiB, as after a power failure; the VM paused for 1 ms",
+        ),
+        (
+            {"size": 9 * MIB, "memory": 4 * MIB, "consistency": "memory", "pause_ms": 41.0},
+            "9 MiB (4 MiB of memory), memory and disks of one instant; the VM paused for 41 ms",
+        ),
+        ({"size": MIB, "consistency": "stopped"}, "1 MiB, of a stopped VM"),
+    ],
+)
+def test_what_was_taken_says_size_consistency_and_pause(status: dict[str, Any], words: str) -> None:
+    assert describe_taken(snapshot(**status)) == words
+
+
+def test_what_stays_of_a_deleted_vm_comes_with_the_command_that_deletes_it() -> None:
+    one, six = [snapshot(size=MIB)], [snapshot(f"s{n}", size=MIB) for n in range(6)]
+    assert describe_stay("vm/web", one) == "1 snapshot of vm/web stays, with 1 MiB: weft snapshot delete s1"
+    assert describe_stay("vm/web", six, " -p lab").endswith("6 MiB: weft snapshot delete --field spec.of=vm/web -p lab")
+
+
+def test_a_new_vm_lacks_what_only_one_can_have() -> None:
+    spec = {"publish": ["8080:80"], "networks": ["blue:10.7.0.4", "red"], "lease": None, "snapshots": {"every": 60}}
+    left = describe_left_out(snapshot(workload_spec=spec))
+    assert left == ["published ports", "its regular snapshots", "fixed addresses: 10.7.0.4"]
+    assert describe_left_out(snapshot(workload_spec={"networks": ["red"]})) == []
+
+
+def test_a_description_has_what_people_know_a_vm_by_and_how_to_go_back() -> None:
+    taken = snapshot(phase="Ready", node_uid="u", listed=True, workload_spec={"cpu": 2, "image": "tiny", "hold": False})
+    assert shorten_snapshot(taken)["status"] == {"phase": "Ready", "vm_then": {"cpu": 2, "image": "tiny"}}
+    assert "weft restore vm/web --snapshot s1 --new-name NAME" in describe_use(taken)
+    assert describe_use(snapshot(phase="Failed")) == ""
