@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from agent_migration_lab import Moving, Node, Pair, change, linked
 
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.drivers.volume.directory.driver import DirectoryVolumes
-from weft.kinds.allocation import ROOT
+from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
+from weft.objects.envelope import decode_part
 from weft.objects.identity import short_id
 
 pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
@@ -59,6 +62,29 @@ class Guest(Moving):
         self.web = change(self.web, snapshots=[])
         self.here.put(self.web)
 
+    async def break_among_layers(self, **how: Any) -> None:
+        """The target's agent dies while layers come: the guest and its snapshots stay, and nothing is left there."""
+        source, target = await self.begin(bytes_per_second=1 << 20, **how)
+        await self.here.until(source, lambda r: r.migration is not None and r.migration.sent_bytes > 1 << 20)
+        assert any(Path(self.there.host.state_dir, "volumes", "layers").glob("*.held")), "layers are coming"
+        await self.there.kill()
+        await self.there.start()
+        await self.here.until_phase(source, "failed")
+        if not how:
+            await self.break_off(source, target)
+            return
+        self.there.put(change(target, desired="stop"))
+        await self.there.until_phase(target, "abandoned", "failed")
+        await self.pair.remove(target, self.there)
+        migration = decode_part(source.spec, AllocationSpec).migration
+        assert migration is not None
+        self.here.put(change(source, migration=msgspec.structs.replace(migration, never_ran=True)))
+        await self.here.until(
+            source, lambda r: r.migration is not None and r.migration.phase == "preparing", failing=True
+        )
+        left = [path for path in Path(self.there.host.state_dir, "volumes").rglob("*") if path.is_file()]
+        assert [path.name for path in left if path.name != ".lock"] == []
+
     def check_alone(self) -> None:
         assert len(self.here.guests()) == 1 and self.there.guests() == []
         left = [path for path in Path(self.there.host.state_dir, "volumes").rglob("*") if path.is_file()]
@@ -81,7 +107,9 @@ def open_pool(node: Node) -> DirectoryVolumes:
     return DirectoryVolumes(node.host)
 
 
-async def test_a_guest_goes_there_running_and_back_stopped_with_its_layers_and_snapshots(pair: Pair) -> None:
+async def test_a_guest_goes_there_stopped_and_back_running_with_its_layers_and_snapshots_also_after_a_kill(
+    pair: Pair,
+) -> None:
     web = pair.allocate(pair.here)
     pair.here.put(web)
     await pair.here.until(web, lambda r: r.state == "running" and r.ready)
@@ -99,15 +127,14 @@ async def test_a_guest_goes_there_running_and_back_stopped_with_its_layers_and_s
     assert sorted(kept) == ["first", "second", "third"]
     await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=3000 conv=notrunc; sync")
     whole = await guest.run("sh", "-c", READ)
-    source, target = await guest.begin()
-    await guest.finish(source, target)
     drop = "echo 3 > /proc/sys/vm/drop_caches; "
-    assert await guest.run("sh", "-c", drop + READ) == whole
-    assert await guest.find_kept() == kept
-    source, target = await guest.begin(mode="cold")
-    await guest.finish(source, target)
-    assert await guest.run("sh", "-c", READ) == whole
-    assert await guest.find_kept() == kept
+    for how in ({"mode": "cold"}, {}):
+        await guest.break_among_layers(**how)
+        assert await guest.find_kept() == kept
+        source, target = await guest.begin(**how)
+        await guest.finish(source, target)
+        assert await guest.run("sh", "-c", drop + READ) == whole
+        assert await guest.find_kept() == kept
     pool, root = open_pool(guest.here), short_id(guest.web.uid)
     assert len(await pool.layers.list_layers(root)) == len(await pool.layers.list_layers(VOLUME)) == 3
     await guest.pair.remove(guest.web, guest.here)

@@ -15,6 +15,7 @@ import msgspec
 
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.cold import list_disks
+from weft.agent.migration.disk_transfer import count_data
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.samples import finish_carrying, send_samples
@@ -115,8 +116,7 @@ class Source(Role):
         leeway = Leeway(path, self._migration.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
         load = await self._driver.sample(guest_id)
         await self._network.prepare_migration(self._local, self._target_address)
-        packed = await pack_layers(self._node.pools, self._local, key, list_disks(self._local))
-        await send_layers(self._connect(), packed)
+        await self._send_layers()
         for modes in (leeway.modes, ("stop-and-copy",)):
             plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
             planned = correct_plan(plan.planned, self._lesson)
@@ -149,6 +149,23 @@ class Source(Role):
             else:
                 break
         self._report(phase="migrating")
+
+    async def _send_layers(self) -> None:
+        """What its disks stand on goes first: it doesn't change any more."""
+        packed = await pack_layers(self._node.pools, self._local, self.migration.key, list_disks(self._local))
+        if not packed.disks:
+            return
+        total = sum([await asyncio.to_thread(count_data, path) for path in packed.files.values()])
+        sending = asyncio.ensure_future(send_layers(self._connect(), packed))
+        try:
+            while not sending.done():
+                sent = self._connect().meter.sent
+                left = max(0, total - sent)
+                self._report(phase="migrating", sent_bytes=sent, total_bytes=total, remaining_bytes=left)
+                await asyncio.wait([sending], timeout=REFRESH_SECONDS)
+            await sending
+        finally:
+            sending.cancel()
 
     async def _follow(self) -> None:
         """Follow the migration until the target confirms that the guest runs there, or the migration fails."""
