@@ -59,7 +59,7 @@ class SnapshotLab:
         self.table = AllocationTable()
         self.pools = Pools(self.volumes, {}, self.clock, asyncio.Event())
         self.reporter = Reporter("n1", StubServer(), self.clock, asyncio.Event())  # type: ignore[arg-type]
-        self.kept = KeptSnapshots(self.pools, self.table, self.reporter, self.clock, Tasks())
+        self.kept = KeptSnapshots(lab.host.state_dir, self.pools, self.table, self.reporter, self.clock, Tasks())
         self.base = str(lab.tiny / lab.manifest.disk)
 
     async def plan(self, disk: str = "") -> GuestPlan:

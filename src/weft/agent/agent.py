@@ -83,7 +83,8 @@ class Agent:
         self._reporter = Reporter(host.node, server, clock, news)
         self.pools = Pools(volumes, pools or {}, clock, news)
         self._volumes = Volumes(self.pools, self.table, self._reporter, clock, self._tasks)
-        self._snapshots, turns = KeptSnapshots(self.pools, self.table, self._reporter, clock, self._tasks), DiskTurns()
+        turns = DiskTurns()
+        self._snapshots = KeptSnapshots(host.state_dir, self.pools, self.table, self._reporter, clock, self._tasks)
         self.images = ImageCache(host.state_dir, server, self.table)
         self._absorption = Absorption(
             self.pools, self.table, runtimes, self.images, self._snapshots, turns, self._reporter, clock

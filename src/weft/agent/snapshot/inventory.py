@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +17,7 @@ from weft.agent.volume.pools import CHECK_LIMIT_SECONDS, Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, KeptSnapshot
 from weft.contracts.driver.volume import HasPool, VolumeDriver
+from weft.contracts.durable_file import write_durably
 from weft.contracts.wakeup import Wake
 from weft.kinds.allocation import ROOT
 from weft.kinds.node import NodeSnapshot
@@ -30,16 +32,23 @@ log = logging.getLogger("weft.agent")
 class KeptSnapshots:
     """``changed`` rings when chains may have layers that no snapshot needs any more."""
 
-    def __init__(self, pools: Pools, table: AllocationTable, reporter: Reporter, clock: Clock, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        pools: Pools,
+        table: AllocationTable,
+        reporter: Reporter,
+        clock: Clock,
+        tasks: Tasks,
+    ) -> None:
+        self._file = Path(state_dir) / "kept-snapshots.json"
         self._pools, self._table, self._reporter, self._tasks = pools, table, reporter, tasks
         self._wake, self.changed = pools.snapshots_changed, Wake(clock)
-        self._kept: dict[
-            str, tuple[str, list[KeptSnapshot]]
-        ] = {}  # by the pool's name: id of its storage, and what it keeps
+        self._kept = self._load()  # by the pool's name: id of its storage, and what it keeps
         self._listing = asyncio.Lock()
         self._removing: set[str] = set()
         self._troubled: dict[str, str] = {}  # by the pool's name
-        self.snapshots: list[NodeSnapshot] = []
+        self.snapshots = sum_up(self._kept.values())
         self.version = 0  # of ``snapshots``
 
     def wake(self) -> None:
@@ -54,11 +63,14 @@ class KeptSnapshots:
 
     async def refresh(self) -> None:
         """List them now: what is kept by the time of the call is in the next report. Of a pool that can't be used, the last list
-        stands."""
+        stands, also an earlier agent's: a snapshot that isn't listed counts as lost."""
         async with self._listing:  # an older list must not come last
+            before = dict(self._kept)
             for name, driver in self._pools.named():
                 if isinstance(driver, HasLayers):
                     await self._list(name, driver, driver)
+            if self._kept != before:
+                await asyncio.to_thread(self._save)
             snapshots = sum_up(self._kept.values())
             if snapshots != self.snapshots:
                 self.snapshots, self.version = snapshots, self.version + 1
@@ -89,6 +101,19 @@ class KeptSnapshots:
         for _, driver in self._pools.named():
             if isinstance(driver, HasLayers):
                 await driver.layers.drop(short_id(uid))
+
+    def _load(self) -> dict[str, tuple[str, list[KeptSnapshot]]]:
+        try:
+            kept = msgspec.json.decode(self._file.read_bytes(), type=dict[str, tuple[str, list[KeptSnapshot]]])
+        except (OSError, msgspec.DecodeError):
+            return {}
+        return {name: kept[name] for name, _ in self._pools.named() if name in kept}
+
+    def _save(self) -> None:
+        try:
+            write_durably(self._file, msgspec.json.encode(self._kept))
+        except OSError as problem:
+            log.warning("can't write %s: %s", self._file, problem)
 
     async def _list(self, name: str, driver: VolumeDriver, layered: HasLayers) -> None:
         try:

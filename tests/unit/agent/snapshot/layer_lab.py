@@ -97,7 +97,12 @@ class Parts:
         self.news = asyncio.Event()
         self.pools = Pools(self.local, {"san": self.san}, self.clock, self.news)
         self.reporter = Reporter(NODE, StubServer(), self.clock, self.news)
-        self.kept = KeptSnapshots(self.pools, self.table, self.reporter, self.clock, self.tasks)
+        self.kept = self.make_kept()
+
+    def make_kept(self) -> KeptSnapshots:
+        """As a new agent has it."""
+        state_dir = self.host.state_dir
+        return KeptSnapshots(state_dir, self.pools, self.table, self.reporter, self.clock, self.tasks)
 
     async def settle(self) -> None:
         """Until what was begun has ended."""

@@ -64,8 +64,14 @@ async def test_snapshots_of_a_pool_that_is_not_mounted_are_not_gone(parts: Parts
     parts.san.layers.add("s1", root=["l1"])
     await parts.kept.refresh()
     parts.san.id = ""
-    await parts.kept.refresh()
-    assert [one.uid for one in parts.kept.snapshots] == ["s1"]
+    for kept in (parts.kept, parts.make_kept()):  # another agent, too, lists what this one did
+        await kept.refresh()
+        assert [one.uid for one in kept.snapshots] == ["s1"]
+    parts.san.id = "storage-2"
+    parts.san.layers.kept.clear()
+    after = parts.make_kept()
+    await after.refresh()
+    assert after.snapshots == [] == parts.make_kept().snapshots
 
 
 async def test_a_named_snapshot_is_removed_from_every_pool_and_the_report_lacks_it(parts: Parts) -> None:
