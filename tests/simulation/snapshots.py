@@ -14,7 +14,7 @@ from tests.simulation.connections import Line
 from tests.simulation.layers import FiledLayers, read_writes, write
 from tests.simulation.people import MIB, TOKEN, VMS, VOLUMES, insist
 from weft.drivers.runtime.fake.driver import FakeGuest
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.simulation.fabric import Fabric
 
 SNAPSHOTS = "/v1/projects/default/snapshots"
-ACTS = ("write", "write", "snapshot", "snapshot", "delete", "stop", "start")
+ACTS = ("write", "write", "snapshot", "snapshot", "restore", "twin", "delete", "stop", "start")
 PATIENCE_SECONDS = 60.0
 
 
@@ -68,6 +68,8 @@ class Album:
 
     def see_commit(self, was: Envelope | None, now: Envelope | None) -> None:
         """A snapshot that becomes ready is of one instant."""
+        if now is not None and was is not None and now.kind == "allocation":
+            self._see_restored(was, now)
         if now is None or now.kind != "snapshot":
             return
         before = decode_part(was.status, SnapshotStatus).phase if was is not None else "Pending"
@@ -82,6 +84,22 @@ class Album:
             self._held[now.uid] = contents
         elif status.phase == "Failed" != before:
             self._fabric.wishes[f"snapshot Failed: {status.reason}"] += 1
+
+    def _see_restored(self, was: Envelope, now: Envelope) -> None:
+        """A restore in place that is said to be done is done: nothing but what was written since is on top."""
+        origin, report = decode_part(now.spec, AllocationSpec).origin, decode_part(now.report, AllocationReport)
+        if (
+            origin is None
+            or not decode_part(was.report, AllocationReport).restored < origin.generation == report.restored
+        ):
+            return
+        self._fabric.wishes["restored"] += 1
+        held = self._held.get(origin.snapshot)
+        for node in self._fabric.nodes:
+            disk = node.shelf.volumes.get(short_id(now.uid))
+            has = read_writes(disk.path) if disk is not None else None
+            if has is not None and held is not None and has[: len(held[0])] != held[0]:
+                self._fabric.witness.fail(f"{now.name} is restored on {node.name} and has {has}, not {held[0]}")
 
     def check(self) -> list[str]:
         """What is wrong with what nodes keep, once nothing happens any more."""
@@ -102,6 +120,8 @@ class Album:
                 found.append(f"{what} is still being deleted")
             elif phase == "Ready" and list(self._read(item.uid).values()) != self._held[item.uid]:
                 found.append(f"{what} holds {self._read(item.uid)} now, not {self._held[item.uid]}")
+            elif phase == "Failed" and item.uid in self._held and not self._fabric.witness.gave_up:
+                found.append(f"{what} was ready, and is lost")
             elif phase not in ("Ready", "Failed"):
                 status = decode_part(item.status, SnapshotStatus)
                 found.append(f"{what} is {phase}: {status.reason} {status.message}")

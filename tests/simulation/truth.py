@@ -67,6 +67,7 @@ class Witness:
         self.boot_ids: dict[str, str] = {}  # allocation uid → of its guest when it last began to run
         self.roots: dict[str, str] = {}  # allocation uid → the mark of its root disk then
         self.data: dict[str, str] = {}  # volume uid → the mark of its disk, once a guest has run on it
+        self.restored: dict[str, set[int]] = {}  # allocation uid → the restores in place that it was to make
         self.restarts: dict[str, int] = {}  # allocation uid → how often its guest was ended for a fresh start
 
     def note(self, what: str) -> None:
@@ -153,6 +154,8 @@ class Witness:
         spec = decode_part(now.spec, AllocationSpec)
         self.allocations[now.uid] = now
         self.boots[now.uid] = max(spec.restart_generation, self.boots.get(now.uid, 0))
+        if spec.origin is not None and spec.origin.generation:
+            self.restored.setdefault(now.uid, set()).add(spec.origin.generation)
         self.untold.discard(now.uid)
         self.given_up.discard(now.uid)
         reasons = self.reasons.setdefault(now.uid, set())
@@ -271,10 +274,10 @@ class Witness:
         self.disks = {name: writer for name, writer in self.disks.items() if writer != key}
 
     def see_end(self, node: str, guest: FakeGuest, verb: str) -> None:
-        """The agent has ended a running guest. A restart is a reason once for each time it was asked for."""
+        """The agent has ended a running guest. A restart or a restore is a reason once for each time it was asked for."""
         uid = guest.plan.uid
         if self.reasons.get(uid):
             return
         self.restarts[uid] = self.restarts.get(uid, 0) + 1
-        if self.restarts[uid] > self.boots.get(uid, 0):
+        if self.restarts[uid] > self.boots.get(uid, 0) + len(self.restored.get(uid, ())):
             self.fail(f"guest {guest.plan.name} on {node}: {verb} without a reason")

@@ -22,7 +22,7 @@ MAKERS = {
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},
     "recommendation": {"API server", "conversions"},
-    "snapshot": {"API server", "snapshots"},  # that controller's keep what a restore in place replaces
+    "snapshot": {"API server", "restores"},  # that controller's keep what a restore in place replaces
 }
 REMOVERS = {
     "accountingrecord": {"accounting"},
@@ -42,7 +42,7 @@ REMOVERS = {
 }
 SPEC_WRITERS = {
     "accountingrecord": {"accounting"},
-    "allocation": {"workload", "scheduler", "migrations", "snapshots"},
+    "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
     "container": {"API server", "jobs", "conversions"},
@@ -66,7 +66,7 @@ MARKERS = {
 
 
 # Controllers that are one in what they write.
-ONE = {"restores": "snapshots", "unexplained snapshots": "snapshots"}
+ONE = {"unexplained snapshots": "snapshots"}
 
 
 def _gets_place(was: Envelope, now: Envelope) -> bool:
