@@ -443,3 +443,20 @@ async def test_a_restore_that_its_node_can_not_do_may_give_way_to_another(tmp_pa
         node.cannot_restore = ""
         await restore(lab, "web", "b", keep=False)
         assert (await until_restored(lab, "web", "Restored")).message.endswith("snapshot/b")
+
+
+async def test_a_vm_whose_snapshot_lies_on_a_full_node_waits_and_says_which(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web", cpu=7.0)
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await join(lab, "n2")
+        await lab.put_vm("copy", cpu=7.0, origin=VmOrigin(snapshot="a"))
+        await lab.until_refused("copy", "insufficientResources")
+        placed = await lab.placed("copy")
+        assert placed is not None and "largest free is 1 (n1); 1 without its data" in placed.message
+        await lab.delete("/vm/default/web")
+        await lab.until_phase("copy", "Running")
+        assert (await lab.status("copy")).node == "n1"

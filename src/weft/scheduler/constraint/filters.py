@@ -293,7 +293,7 @@ FACTS: tuple[Filter, ...] = (
     Maintenance(),
     Leaving(),
     Pinned("node", "name", lambda request: request.node, "node {} was requested"),
-    Pinned("volume", "uid", lambda request: request.home, "the volume's data is on another node"),
+    Pinned("volume", "uid", lambda request: request.home, "its data is on another node"),
     HasPools(),
     Runtime(),
     Machine(),

@@ -292,7 +292,7 @@ _PHRASES = {
     "maintenance": "in maintenance",
     "node": "not the requested node",
     "leaves": "where an attempt to migrate has failed",
-    "volume": "without its volume",
+    "volume": "without its data",
     "pool": "without its storage pool",
     "runtime": "without a runtime for it",
     "machine": "without its machine type",
