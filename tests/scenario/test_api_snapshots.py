@@ -153,6 +153,9 @@ def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> No
     assert (source["spec"]["automatic"], source["spec"]["memory"], source["spec"]["of"]) == ("clone", True, "vm/web")
     assert twin["spec"]["volumes"] == ["twin-data"] and twin["spec"]["publish"] == []
     assert lab.client.get("volume", "twin-data")["spec"]["origin"]["disk"] == "data"
+    events = lab.client.http.request("GET", "/v1/events").json()["items"]
+    created = {event["object"]["name"] for event in events if event["reason"] == "Created"}
+    assert {"twin", "twin-data", source["name"]} <= created
 
 
 def test_a_repeated_clone_is_answered_with_the_twin_that_it_made(lab: DoorsLab) -> None:

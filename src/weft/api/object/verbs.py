@@ -105,7 +105,10 @@ async def _make(
     kind, key, make = target.kind, None if dry_run else call.idempotency_key, verb.make
     mark = hashlib.sha256((key or new_uid()).encode()).hexdigest()[:5]
 
+    needed: list[Draft] = []  # made before that
+
     async def plan(view: View) -> Draft:
+        needed.clear()
         current = await view.get(kind, target.project, target.require_name())
         expected.check(kind, target.require_name(), current)
         if current is None:
@@ -122,7 +125,7 @@ async def _make(
         if key is not None and done is not None and (done.name.endswith(mark) or await was_done(context, key)):
             return Draft(manifest.kind, done, "unchanged")
         before = verb.make_before(whole, given, mark) if verb.make_before is not None else ()
-        needed = [
+        needed[:] = [
             await admit.plan_create(context, view, read_manifest(each, project=target.project), call.actor)
             for each in before
         ]
@@ -142,7 +145,8 @@ async def _make(
 
     draft = await settle(context, plan, key=key, dry_run=dry_run)
     if not dry_run:
-        record_change(context, call, draft)
+        for each in (*needed, draft):
+            record_change(context, call, each)
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
