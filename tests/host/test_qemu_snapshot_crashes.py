@@ -3,6 +3,7 @@ is kept is of one instant or isn't there."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ pytest.register_assert_rewrite(
     "tests.conformance.runtime_contract", "tests.conformance.runtime_snapshots", "snapshot_lab"
 )
 
-from snapshot_lab import SnapshotLab, begin_counting, lay_over, look, read_counters
-from tests.conformance.runtime_contract import ready
+from snapshot_lab import Listener, SnapshotLab, begin_counting, lay_over, look, read_counters
+from tests.conformance.runtime_contract import ready, run
 from tests.conformance.runtime_snapshots import until_over
 
+from weft.contracts.driver.identity import Identity
 from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
@@ -150,6 +152,46 @@ async def test_memory_that_has_no_room_is_dropped_and_the_guest_runs_on(lab: Sna
         await driver.stop(plan.id, grace_seconds=0)
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.long)])
+async def test_a_driver_killed_at_any_step_of_a_copys_start_leaves_no_twin(
+    lab: SnapshotLab, counter: bytes, stride: int
+) -> None:
+    plan, driver = lab.plan_with_nic(f"original-{stride}", disks=2), lab.driver()
+    await begin_counting(driver, plan, counter)
+    snapshot = lab.plan_snapshot(plan, "m", memory=True)
+    await driver.snapshots.take(plan.id, snapshot)
+    assert (await until_over(driver, plan, "m")).phase == "done"
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.close()
+    for step in range(stride, MOST_STEPS, stride):
+        name = f"copy-{stride}-{step}"
+        identity = Identity(name, hashlib.md5(name.encode()).hexdigest())
+        copy = msgspec.structs.replace(
+            lab.plan_with_nic(name), memory=snapshot.memory, disks=lab.copy_disks(plan, name), identity=identity
+        )
+        with Listener(copy.nics[0].ifname) as listener:
+            crashed = await crash(lab, copy, "start", step)
+            driver = lab.driver()
+            await driver.recover()
+            found = await driver.inspect(copy.id)
+            assert found.state in ("absent", "suspended", "running"), (step, found)
+            await driver.start(copy)
+            await ready(driver, copy)
+            assert len(lab.processes(f"/{copy.id}/")) == 1
+            assert await listener.hear_senders() == {copy.nics[0].mac}, step
+        said = (await run(driver, copy.id, "sh", "-c", "hostname; cat /etc/machine-id"))[0].decode().split()
+        assert said == [name, identity.machine_id], step
+        seen = await look(driver, copy)  # it goes on from memory, and didn't boot
+        await look(driver, copy, after=seen + 1)
+        await driver.stop(copy.id, grace_seconds=0)
+        await driver.remove(copy.id)
+        assert lab.leftovers(copy.id) == [] and Path(snapshot.memory).exists()
+        await driver.close()
+        if not crashed:
+            return
+    raise AssertionError("the start never came to its end")
 
 
 async def take_again(driver: QemuDriver, plan: GuestPlan, lab: SnapshotLab) -> SnapshotPlan:
