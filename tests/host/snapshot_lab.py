@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import select
 import socket
@@ -19,9 +20,11 @@ from weft.contracts.driver.runtime import DiskLayer, GuestDisk, GuestNic, GuestP
 from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 
-MIB = 1 << 20
-DISK_BYTES = 64 * MIB
-ROOT_BYTES = 1 << 30
+
+def measure(disk: GuestDisk) -> int:
+    """Its size as its guest sees it."""
+    words = ["qemu-img", "info", "-U", "--output=json", disk.base or disk.path]
+    return int(json.loads(subprocess.run(words, check=True, capture_output=True).stdout)["virtual-size"])
 
 
 class SnapshotLab(GuestLab):
@@ -52,7 +55,7 @@ class SnapshotLab(GuestLab):
         for disk in plan.disks:
             path = self.folder / f"{plan.name}-{disk.serial}-{key}.qcow2"
             if not path.exists():
-                make_disk(path, size_bytes=DISK_BYTES if disk.base is None else ROOT_BYTES)
+                make_disk(path, size_bytes=measure(disk))
             overlays[disk.serial] = str(path)
         return SnapshotPlan(key, overlays, str(self.folder / f"{plan.name}-{key}.memory") if memory else "", freeze)
 
@@ -61,7 +64,7 @@ class SnapshotLab(GuestLab):
         copies = []
         for disk in plan.disks:
             path = self.folder / f"{name}-{disk.serial}.qcow2"
-            make_disk(path, size_bytes=DISK_BYTES if disk.base is None else ROOT_BYTES)
+            make_disk(path, size_bytes=measure(disk))
             copies.append(_stand(disk, str(path)))
         return copies
 
