@@ -91,6 +91,8 @@ class TemplateLibrary:
         """The images that the server wants booted machines of, all of them."""
         ordered = {order.image.sha256: order for order in orders}
         if ordered != self._ordered:
+            for digest in self._ordered.keys() - ordered.keys():  # nobody wants it any more, whichever VM asked first
+                self._needed.pop(digest, None)
             self._ordered = ordered
             self._woken.set()
 
@@ -104,6 +106,8 @@ class TemplateLibrary:
             await self._remove_others(wanted)
             for want in wanted:
                 await self._make_one(want)
+            async with self._settled:  # who waits for one that isn't wanted any more
+                self._settled.notify_all()
             await wait_for_event(self._clock, self._woken, RETRY_SECONDS)
 
     async def choose(self, spec: AllocationSpec, image: CachedImage, show: Callable[[str], None]) -> Template | None:
@@ -130,7 +134,10 @@ class TemplateLibrary:
 
     def _need(self, image: AllocatedImage, spec: AllocationSpec) -> None:
         order = self._ordered.get(image.sha256) or WarmImage(image)
+        self._needed.pop(image.sha256, None)
         self._needed[image.sha256] = _Wanted(order, spec.cpu_model)
+        while len(self._needed) > MOST_TEMPLATES:
+            del self._needed[next(iter(self._needed))]
         self._woken.set()
 
     async def _await_ready(self, image: AllocatedImage, spec: AllocationSpec, show: Callable[[str], None]) -> None:
@@ -145,9 +152,19 @@ class TemplateLibrary:
         self._need(image, spec)
         show("booting the image once")
         async with self._settled:
-            await self._settled.wait_for(lambda: digest in self._ready or digest in self._failed)
+            await self._settled.wait_for(
+                lambda: digest in self._ready or digest in self._failed or not self._is_wanted(digest)
+            )
         if digest in self._failed:
             raise self._failed[digest][1]
+        if digest not in self._ready:
+            raise DriverFailed(
+                f"image {image.name} has no booted machine: this node keeps {MOST_TEMPLATES} at most",
+                hint="weft image warm NAME --off for one that needs none, or set spec.boot to auto",
+            )
+
+    def _is_wanted(self, digest: str) -> bool:
+        return any(want.order.image.sha256 == digest for want in self._list_wanted())
 
     def _list_wanted(self) -> list[_Wanted]:
         wanted = dict(self._needed)
@@ -268,10 +285,13 @@ class TemplateLibrary:
                 template = msgspec.json.decode(note.read_bytes(), type=Template)
                 if template.image not in digests:
                     await self._remove(note.parent.name)
-        for digest in self._states.keys() - digests:
+        for digest in self._states.keys() - digests - self._ordered.keys():
             del self._states[digest]
-            self._ready.pop(digest, None)
             self._changed()
+        for digest in self._ready.keys() - digests:
+            del self._ready[digest]
+        for digest in self._ordered.keys() - digests:
+            self._note(digest, f"it keeps {MOST_TEMPLATES} booted machines already, the most that a node keeps")
 
     async def _remove(self, id_: str) -> None:
         assert self._layers is not None

@@ -210,3 +210,42 @@ def test_a_vm_that_cannot_start_warm_says_which_field_stands_in_the_way(
         keeping.cancel()
 
     asyncio.run(go())
+
+
+def other(number: int) -> AllocatedImage:
+    return msgspec.structs.replace(IMAGE, name=f"i{number}", sha256=f"{number:02d}" * 32)
+
+
+def test_a_machine_that_a_vm_asked_for_first_goes_when_its_image_is_warmed_no_more(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        assert await node.library.choose(replaced(boot="warm"), node.image, lambda _: None)
+        node.library.put_orders([WarmImage(IMAGE)])
+        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        node.library.put_orders([])
+        await until(lambda: node.library.report() == {})
+        assert await node.disks.layers.list_kept() == []
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_a_node_keeps_the_newest_machines_and_says_which_images_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.agent.template.library.MOST_TEMPLATES", 2)
+
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        for number in range(3):
+            spec = replaced(boot="warm", image=other(number))
+            async with asyncio.timeout(20):
+                assert await node.library.choose(spec, node.image, lambda _: None), "the newest is always made"
+        assert await node.library.choose(replaced(image=other(0)), node.image, lambda _: None) is None, "boots"
+        node.library.put_orders([WarmImage(IMAGE)])
+        await until(lambda: "keeps 2 booted machines" in node.library.report().get(IMAGE.sha256, ""))
+        keeping.cancel()
+
+    asyncio.run(go())
