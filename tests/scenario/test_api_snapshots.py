@@ -90,8 +90,9 @@ def test_a_restore_in_place_is_a_change_of_the_vm_and_a_second_one_waits_its_tur
     with pytest.raises(IllegalTransition, match="snapshot/a is Pending"):
         act(lab, "vm/web", "restore", snapshot="a")
     make_ready(lab, "a")
-    with pytest.raises(IllegalTransition, match="the snapshot has none"):
+    with pytest.raises(IllegalTransition, match="the snapshot has none") as none:
         act(lab, "vm/web", "restore", snapshot="a", memory=True)
+    assert "leave memory out" in (none.value.hint or ""), "a new name wouldn't help"
     changed = act(lab, "vm/web", "restore", snapshot="a")
     assert changed["spec"]["restore"] == {"snapshot": "a", "generation": changed["generation"]} | (
         {key: value for key, value in changed["spec"]["restore"].items() if key in ("memory", "keep")}

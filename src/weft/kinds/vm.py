@@ -322,9 +322,33 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=f"weft describe {what}")
 
 
-def _leave_out_restore(spec: VmSpec) -> None:
-    """A new VM has gone back to nothing, though the manifest may be another VM's."""
+def _check_new(spec: VmSpec) -> None:
+    """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
+    warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
     spec.restore = None
+    if spec.boot != "warm":
+        return
+    barred = {
+        "machine": ("a booted machine is a q35", spec.machine != "q35"),
+        "firmware": ("a booted machine was booted without firmware", spec.firmware != "auto"),
+        "gpus": ("a booted machine has no GPUs", bool(spec.gpus)),
+        "iso": ("a booted machine has no CD", spec.iso is not None),
+        "screen": ("a booted machine has no screen", spec.screen == "yes"),
+        "pool": ("booted machines are in pool local", spec.pool != LOCAL),
+        "networks": ("a booted machine has a network", not spec.networks),
+        "user_data": (
+            "cloud-init would run it in a boot",
+            bool(spec.user_data) and not spec.user_data.startswith("#!"),
+        ),
+    }
+    for name, (why, is_so) in barred.items():
+        if is_so:
+            raise InvalidInput(
+                f"spec.{name}: the VM can't start warm: {why}",
+                reason="notWarm",
+                field=f"spec.{name}",
+                hint=f"set spec.boot to auto or cold, or change spec.{name}",
+            )
 
 
 VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
@@ -386,7 +410,7 @@ VM = Kind(
     ),
     admission=Admission(
         check=check_vm,
-        check_new=_leave_out_restore,
+        check_new=_check_new,
         check_times=check_times,
         check_change=check_growth,
         write_guard=guard_converting,

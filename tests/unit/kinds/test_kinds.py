@@ -247,3 +247,26 @@ def test_hosts_are_opened_to_more_projects_only_with_that_permission() -> None:
     assert list(find_rights(shared("api"), shared("api", projects="arts"))) == []
     assert len(list(find_rights(shared("tcp:22"), shared("tcp:22", projects="arts")))) == 1
     assert list(find_rights(shared("tcp:22", projects="arts law"), shared("tcp:22", projects="arts"))) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("machine", "microvm"),
+        ("firmware", "uefi"),
+        ("gpus", 1),
+        ("iso", "cd"),
+        ("screen", "yes"),
+        ("pool", "big"),
+        ("networks", []),
+        ("user_data", "#cloud-config\n"),
+    ],
+)
+def test_a_new_vm_that_could_never_start_warm_is_refused_and_later_changes_are_free(field: str, value: object) -> None:
+    assert VM.admission.check_new is not None
+    spec = VmSpec(image="tiny", boot="warm", **{field: value})  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput) as refused:
+        VM.admission.check_new(spec)
+    assert refused.value.field == f"spec.{field}" and "spec.boot" in (refused.value.hint or "")
+    check_vm(spec)  # as of a VM that started warm and got it afterwards
+    VM.admission.check_new(VmSpec(image="tiny", **{field: value}))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from weft.objects.errors import InvalidInput
+from weft.objects.quantity import format_duration
 from weft.objects.schema import field
 
 LEAST_SECONDS = 60.0
@@ -25,7 +26,7 @@ def check_schedule(schedule: SnapshotSchedule | None) -> None:
     """Raises InvalidInput."""
     if schedule is not None and not LEAST_SECONDS <= schedule.every <= MOST_SECONDS:
         raise InvalidInput(
-            f"spec.snapshots.every: {schedule.every:g} s is out of range",
+            f"spec.snapshots.every: {format_duration(schedule.every)} is out of range",
             field="spec.snapshots.every",
             hint="give 1m to 366d; leave spec.snapshots out for none",
         )

@@ -146,7 +146,11 @@ def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
         )
     bar = _find_memory_bar(obj, snapshot)
     if given.memory and bar:
-        raise IllegalTransition(f"{what} can't go on from the memory of {source}: {bar}", field="memory", hint=as_new)
+        raise IllegalTransition(
+            f"{what} can't go on from the memory of {source}: {bar}",
+            field="memory",
+            hint=as_new if dig(snapshot, "status.memory", 0) else "leave memory out: the VM boots from the disks",
+        )
     memory = given.memory if given.memory is not None else not bar
     spec = {**obj["spec"], "restore": {"snapshot": given.snapshot, "memory": memory, "keep": given.keep}}
     spec["restore"]["generation"] = obj["generation"] + 1
