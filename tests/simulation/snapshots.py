@@ -177,11 +177,11 @@ class Keeper:
                     answer = await self._ask("DELETE", f"{SNAPSHOTS}/{snapshot}", None)
                     self._fabric.wishes["delete snapshot"] += answer.status < 300
                 elif act == "restore":
-                    body = {"snapshot": snapshot, "memory": False, "keep": draw.random() < 0.7}
+                    body = {"snapshot": snapshot, "keep": draw.random() < 0.7, **draw.choice(({}, {"memory": False}))}
                     await self._wish("restore", f"{VMS}/{name}:restore", body)
                 elif len(twins) < 2:
                     twin = self._count(f"{name}-t")
-                    body = {"new_name": twin, "memory": False}
+                    body = {"new_name": twin, **draw.choice(({}, {"memory": False}))}
                     if await self._wish("twin", f"{SNAPSHOTS}/{snapshot}:restore", body):
                         twins.append(twin)
         for twin in twins:
