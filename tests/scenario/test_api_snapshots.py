@@ -154,7 +154,8 @@ def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> No
     assert (source["spec"]["automatic"], source["spec"]["memory"], source["spec"]["of"]) == ("clone", True, "vm/web")
     assert twin["spec"]["volumes"] == ["twin-data"] and twin["spec"]["publish"] == []
     assert lab.client.get("volume", "twin-data")["spec"]["origin"]["disk"] == "data"
-    events = lab.client.http.request("GET", "/v1/events").json()["items"]
+    lab.journal.flush()
+    events = list(lab.client.events())
     created = {event["object"]["name"] for event in events if event["reason"] == "Created"}
     assert {"twin", "twin-data", source["name"]} <= created
 
