@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from agent_migration_lab import Moving, Node, Pair, change, linked
+from tests.long import mark_long
 
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.drivers.volume.directory.driver import DirectoryVolumes
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
 VOLUME, READ = "volume-of-web", "cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="module")
 async def pair(tiny: Path) -> AsyncIterator[Pair]:
     async with linked(tiny) as pair:
         yield pair
@@ -107,8 +108,9 @@ def open_pool(node: Node) -> DirectoryVolumes:
     return DirectoryVolumes(node.host)
 
 
+@pytest.mark.parametrize("killed", mark_long((False, True), True))
 async def test_a_guest_goes_there_stopped_and_back_running_with_its_layers_and_snapshots_also_after_a_kill(
-    pair: Pair,
+    pair: Pair, killed: bool
 ) -> None:
     web = pair.allocate(pair.here)
     pair.here.put(web)
@@ -129,8 +131,9 @@ async def test_a_guest_goes_there_stopped_and_back_running_with_its_layers_and_s
     whole = await guest.run("sh", "-c", READ)
     drop = "echo 3 > /proc/sys/vm/drop_caches; "
     for how in ({"mode": "cold"}, {}):
-        await guest.break_among_layers(**how)
-        assert await guest.find_kept() == kept
+        if killed:
+            await guest.break_among_layers(**how)
+            assert await guest.find_kept() == kept
         source, target = await guest.begin(**how)
         await guest.finish(source, target)
         assert await guest.run("sh", "-c", drop + READ) == whole

@@ -65,6 +65,7 @@ class ColdTarget(Waiter):
 
     async def _recall(self) -> None:
         if self.migration.taken:
+            await self._layers.settle()
             self._report(phase="takenOver")
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:

@@ -77,6 +77,7 @@ class Target(Waiter):
             self._report(phase="failed", reason=problem.token, message=problem.message)
             return
         if facts.phase == "takenOver":
+            await self._layers.settle()
             self._take()
         elif facts.phase == "failed":
             self._report(phase="failed", reason="driverFailed", message=facts.message or "the machine has ended")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.conformance.volume import ID, MIB
+from tests.long import mark_long
 
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
@@ -362,7 +363,7 @@ async def _run(act: Act, driver: DirectoryVolumes) -> None:
     await act(driver)
 
 
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", mark_long(list(ACTS), "undo", "share", "drop", "remove another", "forget", "begin"))
 def test_a_driver_that_is_killed_at_any_step_loses_nothing_and_the_act_is_done_when_it_is_repeated(
     tmp_path: Path, name: str
 ) -> None:
