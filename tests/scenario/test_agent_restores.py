@@ -81,6 +81,7 @@ async def test_it_goes_on_from_memory_in_place_and_what_stood_there_is_kept(tmp_
         assert (kept.phase, kept.consistency, kept.disks.keys()) == ("ready", "stopped", {ROOT, VOLUME})
         assert chains(lab, vm) == {ROOT: [layer(S1, ROOT)], VOLUME: [layer(S1, VOLUME)]}
         before = lab.shelf.layers.kept[short_id(BEFORE.uid)]
+        assert before.workload == "uid-of-web", "it goes with the VM to other storage"
         assert {disk: one.layers for disk, one in before.disks.items()} == {
             disk: (layer(S1, disk), layer(BEFORE, disk)) for disk in (ROOT, VOLUME)
         }

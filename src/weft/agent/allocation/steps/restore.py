@@ -84,7 +84,8 @@ class Restorer:
             if any(kept.uid == keeps.uid for kept in await layers.list_kept()):
                 continue  # as it stood before
             kept = {disk: await self._describe(disk) for disk in disks}
-            snapshot = KeptSnapshot(short_id(keeps.uid), keeps.uid, kept)
+            workload = self._local.spec.workload.uid
+            snapshot = KeptSnapshot(short_id(keeps.uid), keeps.uid, kept, workload=workload)
             await layers.keep_present(snapshot, {self._id(disk): self._name_layer(disk) for disk in disks})
 
     async def replace(self) -> None:
