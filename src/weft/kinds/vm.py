@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import LOCAL, AllocationSpec, Boot
-from weft.kinds.fields.cells import text
+from weft.kinds.fields.cells import dig, text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
-from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled
+from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
@@ -61,6 +61,7 @@ from weft.kinds.record import (
     keys_of,
 )
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
+from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
@@ -303,10 +304,12 @@ def _resize(place: AllocationSpec, spec: VmSpec, fields: set[str]) -> None:
 
 
 def _is_restored(obj: Object | None) -> bool:
+    """Whether its disks are the snapshot's and, if it shall run, it runs on them."""
     told = find_condition(obj, RESTORED)
-    return (
-        obj is not None and is_settled(obj) and not is_restoring(obj) and told is not None and told["status"] == "True"
-    )
+    if obj is None or not is_settled(obj) or is_restoring(obj) or told is None or told["status"] != "True":
+        return False
+    has_begun = read_phase(obj) == Phase.RUNNING and dig(obj, "status.reason", "") != "restoring"
+    return dig(obj, "spec.run") != "run" or has_begun
 
 
 _RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False, asked=f"condition={RESTORED}")
@@ -317,8 +320,10 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     if goal.asked != _RESTORED.asked:
         return find_workload_failure(obj, what, goal)
     told = find_condition(obj, RESTORED)
-    if told is None or is_restoring(obj) or told["status"] == "True":
+    if told is None or is_restoring(obj):
         return None
+    if told["status"] == "True":
+        return find_workload_failure(obj, what, WORKLOAD_GOALS["start"])
     return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=f"weft describe {what}")
 
 

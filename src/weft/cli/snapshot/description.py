@@ -41,14 +41,13 @@ def name_snapshot(vm: str, now: float) -> str:
 
 
 def describe_taken(snapshot: Object) -> str:
-    """``12 MiB, with frozen file systems; the VM paused for 8 ms``"""
+    """``with frozen file systems, the VM paused for 8 ms; 12 MiB of its own``: the rest it shares with the VM's disks."""
     consistency, pause = str(dig(snapshot, "status.consistency", "")), float(dig(snapshot, "status.pause_ms", 0) or 0)
-    memory = dig(snapshot, "status.memory", 0)
-    held = format_bytes(int(dig(snapshot, "status.size", 0) or 0))
-    held += f" ({format_bytes(memory)} of memory)" if memory else ""
-    words = [held, _CONSISTENCY.get(consistency, consistency)]
-    paused = f"; the VM paused for {max(1, round(pause))} ms" if pause and consistency != "stopped" else ""
-    return ", ".join(filter(None, words)) + paused
+    how = _CONSISTENCY.get(consistency, consistency)
+    how += f", the VM paused for {max(1, round(pause))} ms" if pause and consistency != "stopped" else ""
+    size, memory = (int(dig(snapshot, f"status.{part}", 0) or 0) for part in ("size", "memory"))
+    own = f"{format_bytes(size)} of its own" + (f", {format_bytes(memory)} of memory" if memory else "")
+    return f"{how}; {own}"
 
 
 def shorten_snapshot(snapshot: Object) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def describe_use(snapshot: Object) -> str:
     if dig(snapshot, "status.phase") != "Ready":
         return ""
     command = f"weft restore {dig(snapshot, 'spec.of', '')} --snapshot {snapshot['name']}"
-    return f"go back  {command}   as a new VM  {command} --new-name NAME"
+    return f"go back      {command}\nas a new VM  {command} --new-name NAME"
 
 
 def describe_left_out(snapshot: Object) -> list[str]:

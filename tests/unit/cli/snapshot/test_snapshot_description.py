@@ -34,17 +34,14 @@ def test_a_name_has_the_second_in_utc_and_is_one_however_long_the_vms_is() -> No
     [
         (
             {"size": 12 * MIB, "consistency": "filesystem", "pause_ms": 7.6},
-            "12 MiB, with frozen file systems; the VM paused for 8 ms",
+            "with frozen file systems, the VM paused for 8 ms; 12 MiB of its own",
         ),
-        (
-            {"size": 5 * MIB, "consistency": "crash", "pause_ms": 0.2},
-            "5 MiB, as after a power failure; the VM paused for 1 ms",
-        ),
+        ({"consistency": "crash", "pause_ms": 0.2}, "as after a power failure, the VM paused for 1 ms; 0 B of its own"),
         (
             {"size": 9 * MIB, "memory": 4 * MIB, "consistency": "memory", "pause_ms": 41.0},
-            "9 MiB (4 MiB of memory), memory and disks of one instant; the VM paused for 41 ms",
+            "memory and disks of one instant, the VM paused for 41 ms; 9 MiB of its own, 4 MiB of memory",
         ),
-        ({"size": MIB, "consistency": "stopped"}, "1 MiB, of a stopped VM"),
+        ({"size": MIB, "consistency": "stopped"}, "of a stopped VM; 1 MiB of its own"),
     ],
 )
 def test_what_was_taken_says_size_consistency_and_pause(status: dict[str, Any], words: str) -> None:
