@@ -59,7 +59,7 @@ class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 class SnapshotStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Pending", "Taking", "Ready", "Failed", "Deleting")] = "Pending"
     consistency: str = ""  # memory, filesystem, crash or stopped; "": not taken yet
-    size: int = 0  # bytes that only it takes up, with its memory
+    size: int = 0  # bytes that it takes up beside lower snapshots, with its memory
     memory: int = 0  # bytes of its memory; 0: it has none
     disks: dict[str, SnapshotDisk] = {}  # by name: root, or the volume's
     pause_ms: float = 0.0  # how long the guest stood still

@@ -45,7 +45,7 @@ class KeptSnapshot(msgspec.Struct, frozen=True):
     uid: str
     disks: dict[str, KeptDisk]
     memory_bytes: int = 0  # of its memory's file; 0: none here
-    used_bytes: int = 0  # of the layers that only it refers to, and its memory
+    used_bytes: int = 0  # its memory, and the layers that no lower snapshot counts; volumes may stand on them
     workload: str = ""  # uid of the one whose disks they are: the snapshot goes with them to other storage
 
 

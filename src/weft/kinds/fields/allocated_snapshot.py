@@ -38,7 +38,7 @@ class SnapshotReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     phase: Literal["taking", "ready", "failed"] = "taking"
     consistency: Consistency = "crash"
     disks: dict[str, int] = {}  # sizes in bytes, of ROOT and of volumes by uid
-    size: int = 0  # bytes that only it takes up, with its memory
+    size: int = 0  # bytes that it takes up beside lower snapshots, with its memory
     memory: int = 0  # bytes of its memory
     pause_ms: float = 0.0  # how long the guest stood still
     taken_at: float = 0.0  # unix seconds

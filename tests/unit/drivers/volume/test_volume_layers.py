@@ -240,20 +240,28 @@ async def test_a_file_system_on_layers_is_whole_as_a_raw_volume_and_takes_no_par
     assert caught.value.token == "unsupported" and caught.value.hint
 
 
-async def test_a_snapshot_counts_what_only_it_holds_and_its_memory(driver: DirectoryVolumes) -> None:
+async def test_each_layer_counts_once_with_the_lowest_snapshot_that_keeps_it_while_its_vm_stands_on_it(
+    driver: DirectoryVolumes,
+) -> None:
     await driver.ensure(ID, size_bytes=SIZE)
-    await write_volume(driver, "a", 0)
-    await freeze(driver, "one")
+    for layer in ("one", "two"):  # the guest writes all of its disk, again and again
+        write(await list_files(driver), "a", 0, SIZE)
+        await freeze(driver, layer)
+    await driver.layers.keep(kept("s2", "one", "two"))
     await driver.layers.keep(kept("s1", "one"))
     memory, half = Path(driver.layers.memory_path("s1")), Path(f"{driver.layers.memory_path('s1')}.part")
     memory.write_bytes(b"m" * 8192)
     half.write_bytes(b"m" * 100)
-    [found] = await driver.layers.list_kept()
-    assert (found.memory_bytes, found.used_bytes) == (8192, 8192), "the volume stands on the layer too"
+
+    async def count() -> dict[str, int]:
+        return {one.id: one.used_bytes // SIZE for one in await driver.layers.list_kept()}
+
+    assert await count() == {"s1": 1, "s2": 1}
+    assert {one.id: one.memory_bytes for one in await driver.layers.list_kept()} == {"s1": 8192, "s2": 0}
     await driver.remove(ID)
-    [found] = await driver.layers.list_kept()
-    assert found.used_bytes > 8192 + 65536
+    assert await count() == {"s1": 1, "s2": 1}
     await driver.layers.drop("s1")
+    assert await count() == {"s2": 2}, "it keeps what the other one counted"
     assert not memory.exists() and not half.exists()
 
 

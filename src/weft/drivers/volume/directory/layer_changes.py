@@ -6,7 +6,6 @@ Called with the records locked; blocks. What nothing refers to any more goes wit
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -158,15 +157,6 @@ class LayerChanges:
                 changed = msgspec.structs.replace(chain, layers=_drop(chain.layers, layer_id), pending=pending)
                 self._records.write(id_, changed)
         self.sweep()
-
-    def count_users(self) -> Counter[str]:
-        """By layer, how many snapshots and volumes stand on it."""
-        users: Counter[str] = Counter()
-        for kept in self._records.list_kept():
-            users.update(set(list_kept_layers(kept)))
-        for chain in map(self._records.read, self._records.list_volumes()):
-            users.update({*chain.layers, *(chain.pending.next if chain.pending is not None else ())})
-        return users
 
     def sweep(self) -> None:
         """Remove what nothing refers to, and what was left half-written; nothing where a record can't be read."""

@@ -162,6 +162,18 @@ def list_kept_layers(kept: KeptSnapshot) -> Iterable[str]:
     return (layer for disk in kept.disks.values() for layer in disk.layers)
 
 
+def assign_layers(snapshots: Iterable[KeptSnapshot]) -> dict[str, list[str]]:
+    """The layers that each snapshot counts, by its id: every layer once, with the lowest snapshot that keeps it. What volumes stand
+    on counts too, since the guest writes as much again to the file above."""
+    counted: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for kept in sorted(snapshots, key=lambda one: (len(set(list_kept_layers(one))), one.id)):
+        own = set(list_kept_layers(kept)) - seen
+        counted[kept.id] = sorted(own)
+        seen |= own
+    return counted
+
+
 def load_record(path: Path, shape: type[_T]) -> _T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=shape)

@@ -15,7 +15,7 @@ import msgspec
 from weft.contracts.driver.layers import MOST_LAYERS, KeptDisk, KeptSnapshot, Layer
 from weft.contracts.driver.volume import VolumeFacts
 from weft.drivers.volume.directory.layer_changes import LayerChanges
-from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, list_kept_layers
+from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, assign_layers, list_kept_layers
 from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import COPY_SECONDS, check_own, describe_chain, round_up, run_qemu_img
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
@@ -120,11 +120,11 @@ class DirectoryLayers:
         return await self._locked(self._list_kept) if self._records.is_used() else []
 
     def _list_kept(self) -> list[KeptSnapshot]:
-        users, found = self._changes.count_users(), []
-        for kept in self._records.list_kept():
+        snapshots, found = self._records.list_kept(), []
+        counted = assign_layers(snapshots)
+        for kept in snapshots:
             memory = _inspect_file(self._records.memory(kept.id))
-            own = (layer for layer in set(list_kept_layers(kept)) if users[layer] == 1)
-            used = sum(_inspect_file(self._records.layer(layer))[1] for layer in own)
+            used = sum(_inspect_file(self._records.layer(layer))[1] for layer in counted[kept.id])
             found.append(msgspec.structs.replace(kept, memory_bytes=memory[0], used_bytes=used + memory[1]))
         return found
 
