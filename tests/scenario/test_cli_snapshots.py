@@ -22,7 +22,7 @@ WRONG = (
     ("vm snapshot idle --memory", 5, "vm/idle is Stopped: it has no memory to keep now", "without memory"),
     ("vm snapshot web --keep 3", 2, "--keep is about snapshots that are taken regularly", "add --every 1h"),
     ("vm snapshot web --every 1h --name a", 2, "--every: such snapshots are named by the time", "leave --name out"),
-    ("vm snapshot web --every 5s", 2, "spec.snapshots.every: 5 s is out of range", "give 1m to 366d"),
+    ("vm snapshot web --every 5s", 2, "spec.snapshots.every: 5s is out of range", "give 1m to 366d"),
     ("vm restore", 2, "the name is missing", "give NAME"),
     ("vm restore web", 2, "--snapshot is missing", "vm/web has no snapshots: weft vm snapshot web takes one"),
     ("vm restore web s1", 2, "give one VM", "--snapshot s1"),
