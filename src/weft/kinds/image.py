@@ -37,7 +37,7 @@ OCI = "oci://"
 OCI_FORMAT = "oci"  # of a file that holds a container image, for containers to run
 
 
-LEAST_WARM_BYTES = 64 << 20
+LEAST_WARM_BYTES, MOST_WARM_BYTES = 64 << 20, 8 << 30
 MOST_WARM_CPUS = 16
 WARM = "Warm"  # the condition: nodes have the booted machine
 NOT_WARM, NO_NODE = "notWarm", "noNode"  # reasons: a node can't have it; no node is ready
@@ -123,6 +123,12 @@ def check_image(spec: ImageSpec) -> None:
                 f"spec.warm.memory: {format_bytes(spec.warm.memory)} is too little for a machine",
                 field="spec.warm.memory",
                 hint="give at least 64M",
+            )
+        if spec.warm.memory > MOST_WARM_BYTES:
+            raise InvalidInput(
+                f"spec.warm.memory: {format_bytes(spec.warm.memory)} is too much: every node keeps it as a file",
+                field="spec.warm.memory",
+                hint="give at most 8G; VMs with more memory start from it, too",
             )
     try:
         parts = urlsplit(spec.url)

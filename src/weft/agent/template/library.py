@@ -65,7 +65,9 @@ class TemplateLibrary:
         self._heavy, self._changed = heavy, changed
         self._ordered: dict[str, WarmImage] = {}  # by sha256: by the server
         self._needed: dict[str, _Wanted] = {}  # by sha256: by VMs of this node
-        self._models: dict[str, str] = {}  # by sha256: the CPU model of the newest VM
+        self._models: dict[
+            str, str
+        ] = {}  # by sha256: the CPU model of the first VM, or of the newest that must start warm
         self._ready: dict[str, Template] = {}  # by sha256
         self._states: dict[str, str] = {}
         self._failed: dict[str, tuple[float, WeftError]] = {}
@@ -115,7 +117,7 @@ class TemplateLibrary:
         InvalidInput for one that can't, DriverFailed."""
         if spec.boot == "cold" or spec.image is None:
             return None
-        self._models[spec.image.sha256] = spec.cpu_model
+        self._models.setdefault(spec.image.sha256, spec.cpu_model)
         must = spec.boot == "warm"
         field, why = refuse_any(spec, image) if self.works else ("boot", "this node can't keep booted machines")
         if not why and must:
@@ -181,6 +183,7 @@ class TemplateLibrary:
             image = await self._images.ensure(want.order.image, lambda length: None)
             plan = await self._plan(want, image)
             self._ready[digest] = await self._find(want, plan) or await self._make(want, plan, image)
+            await self._remove_former(digest, plan.id)
             self._failed.pop(digest, None)
             self._note(digest, READY)
         except (WeftError, OSError) as problem:
@@ -292,6 +295,14 @@ class TemplateLibrary:
             del self._ready[digest]
         for digest in self._ordered.keys() - digests:
             self._note(digest, f"it keeps {MOST_TEMPLATES} booted machines already, the most that a node keeps")
+
+    async def _remove_former(self, digest: str, id_: str) -> None:
+        """The image's machines of another CPU model or size."""
+        for note in list(self._folder.glob("[!.]*/template.json")):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                template = msgspec.json.decode(note.read_bytes(), type=Template)
+                if template.image == digest and note.parent.name != id_:
+                    await self._remove(note.parent.name)
 
     async def _remove(self, id_: str) -> None:
         assert self._layers is not None

@@ -249,3 +249,19 @@ def test_a_node_keeps_the_newest_machines_and_says_which_images_have_none(
         keeping.cancel()
 
     asyncio.run(go())
+
+
+def test_a_vm_of_another_cpu_model_changes_the_machine_only_if_it_must_start_warm(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        assert await node.library.choose(replaced(boot="warm"), node.image, lambda _: None) is not None
+        assert await node.library.choose(replaced(cpu_model="host"), node.image, lambda _: None) is None
+        assert len(node.machines.made) == 1
+        other = await node.library.choose(replaced(boot="warm", cpu_model="host"), node.image, lambda _: None)
+        assert other is not None and other.cpu_model == "host"
+        kept = await node.disks.layers.list_kept()
+        assert len(kept) == 1 and len(list((tmp_path / "templates").iterdir())) == 1, "the former one goes"
+        keeping.cancel()
+
+    asyncio.run(go())

@@ -6,6 +6,7 @@ has its links down until then; one that doesn't take it is ended, because it may
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from weft.contracts.driver.runtime import ExecRequest
@@ -54,11 +55,14 @@ async def _run_setup(guest: Guest, script: str) -> str:
         await session.write(script.encode())
         await session.close_stdin()
         said, code = b"", None
-        async for chunk in session.output():
-            if chunk.channel == "exit":
-                code = chunk.code
-            elif chunk.channel == "stderr":
-                said = (said + chunk.data)[-_MOST_SAID:]
+        async with asyncio.timeout(RENEW_SECONDS):
+            async for chunk in session.output():
+                if chunk.channel == "exit":
+                    code = chunk.code
+                elif chunk.channel == "stderr":
+                    said = (said + chunk.data)[-_MOST_SAID:]
+    except TimeoutError:
+        return f"its setup didn't end within {RENEW_SECONDS:g} s"
     finally:
         await session.close()
     last = said.decode(errors="replace").strip().splitlines()[-1:]
