@@ -119,7 +119,7 @@ def measure() -> Measurement:
                 kept=size <= GOAL_BYTES,
             ),
             Figure(
-                "first load until the overview has its figures",
+                "first load until the overview shows its numbers",
                 spread([took for took, _ in loads], "ms", 1000),
                 goal="≤ 1 s",
                 kept=statistics.median(took for took, _ in loads) <= GOAL_SECONDS,

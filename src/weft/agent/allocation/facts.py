@@ -28,7 +28,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
     can_suspend: bool = True
     can_adjust: bool = True
-    restart_at: float = 0.0  # when a guest that ended by itself starts again (elapsed seconds)
+    restart_at: float = 0.0  # when a guest that ended by itself is restarted (elapsed seconds)
     migrating: bool = False  # this process leads the migration of its spec
     relocating: bool = False  # one of its disks is being relocated
     unwell: str = ""  # why its health check ends it

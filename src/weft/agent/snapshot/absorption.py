@@ -196,7 +196,7 @@ class Absorption:
         pause = FIRST_RETRY_SECONDS if before is None else min(LONGEST_RETRY_SECONDS, before.pause * 2)
         self._put_off[id_] = PutOff(why, self._clock.elapsed() + pause, pause)
         if before is None or before.why != why:
-            log.warning("%s: a layer that no snapshot needs stays for now: %s", local.what, why)
+            log.warning("%s: a layer that no snapshot needs can't be absorbed yet: %s", local.what, why)
 
 
 def _runs(state: AllocationState) -> bool:

@@ -87,12 +87,12 @@ def _follow(place: Item, asked: VmRestore) -> tuple[bool, str, str] | None:
     if not is_restoring(spec, report):
         return True, "Restored", f"its disks are those of snapshot/{asked.snapshot}"
     if report.state == "failed" and report.reason:
-        return False, TRIED_AGAIN, f"{spec.node} can't restore it for now: {report.message or report.reason}"
+        return False, TRIED_AGAIN, f"{spec.node} can't restore it and tries again: {report.message or report.reason}"
     return False, "Restoring", f"{spec.node} goes back to snapshot/{asked.snapshot}"
 
 
 def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRestore) -> tuple[bool, str, str] | None:
-    """Why it can't begin: for now, or for good if the reason is in GIVEN_UP."""
+    """Why it can't begin yet; with a reason in GIVEN_UP, why it never will."""
     source = f"snapshot/{asked.snapshot}"
     snapshot = view.get(object_key("snapshot", workload.envelope.project, asked.snapshot))
     if snapshot is None or snapshot.deleting:

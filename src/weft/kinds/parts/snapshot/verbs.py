@@ -18,7 +18,7 @@ from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
 RESTORED = "Restored"  # the condition that tells how the last restore in place goes
-TRIED_AGAIN = "RestoreFailed"  # its node can't restore it for now
+TRIED_AGAIN = "RestoreFailed"  # its node failed, and tries again
 # Reasons of that condition: the restore can't be done, so another may take its place.
 GIVEN_UP = ("SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer", TRIED_AGAIN)
 # A VM in one of these has disks. (One that migrates has, too: its snapshot waits.)
