@@ -28,7 +28,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
-from weft.objects.errors import DriverFailed, InvalidInput, NotFound, WeftError
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
 from weft.protocol.report import WarmImage
 
@@ -183,7 +183,9 @@ class TemplateLibrary:
             image = await self._images.ensure(want.order.image, lambda length: None)
             plan = await self._plan(want, image)
             self._ready[digest] = await self._find(want, plan) or await self._make(want, plan, image)
-            await self._remove_former(digest, plan.id)
+            await self._remove_those(  # of another CPU model, or size
+                lambda id_, template: template.image == digest and id_ != plan.id
+            )
             self._failed.pop(digest, None)
             self._note(digest, READY)
         except (WeftError, OSError) as problem:
@@ -281,13 +283,8 @@ class TemplateLibrary:
         return template
 
     async def _remove_others(self, wanted: Sequence[_Wanted]) -> None:
-        """Machines that began from one go on: what they have open stays until they end."""
         digests = {want.order.image.sha256 for want in wanted}
-        for note in list(self._folder.glob("[!.]*/template.json")):
-            with contextlib.suppress(OSError, msgspec.MsgspecError, NotFound):
-                template = msgspec.json.decode(note.read_bytes(), type=Template)
-                if template.image not in digests:
-                    await self._remove(note.parent.name)
+        await self._remove_those(lambda id_, template: template.image not in digests)
         for digest in self._states.keys() - digests - self._ordered.keys():
             del self._states[digest]
             self._changed()
@@ -296,12 +293,11 @@ class TemplateLibrary:
         for digest in self._ordered.keys() - digests:
             self._note(digest, f"it keeps {MOST_TEMPLATES} booted machines already, the most that a node keeps")
 
-    async def _remove_former(self, digest: str, id_: str) -> None:
-        """The image's machines of another CPU model or size."""
+    async def _remove_those(self, is_over: Callable[[str, Template], bool]) -> None:
+        """Machines that began from one go on: what they have open stays until they end."""
         for note in list(self._folder.glob("[!.]*/template.json")):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                template = msgspec.json.decode(note.read_bytes(), type=Template)
-                if template.image == digest and note.parent.name != id_:
+                if is_over(note.parent.name, msgspec.json.decode(note.read_bytes(), type=Template)):
                     await self._remove(note.parent.name)
 
     async def _remove(self, id_: str) -> None:
