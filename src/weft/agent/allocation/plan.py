@@ -315,6 +315,9 @@ def _plan_run(facts: PlanInput) -> Plan:
         return ahead or _plan_alive(facts)
     if facts.unconfirmed:
         return Plan((), "pending", "waiting", "waits for the server to confirm that it still runs on this node")
+    ended = _plan_ended(facts) if checkpoint.run == "ended" and not fresh else None
+    if facts.blocked and ended is not None and not ended.steps and ended.review_at is None:
+        return ended  # who has its volume now doesn't change how it ended
     if facts.blocked:
         return Plan((), "pending", "blocked", facts.blocked)
     if spec.held_by is not None:
@@ -325,9 +328,7 @@ def _plan_run(facts: PlanInput) -> Plan:
         return ahead
     if guest.state == "suspended" and fresh:
         return Plan((Step.REMOVE, *BRING_UP), "preparing")
-    if checkpoint.run == "ended" and not fresh:
-        return _plan_ended(facts)
-    return Plan(BRING_UP, "preparing")
+    return ended or Plan(BRING_UP, "preparing")
 
 
 def _plan_alive(facts: PlanInput) -> Plan:

@@ -203,6 +203,16 @@ def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> Non
     assert (plan_for(new, ABSENT, 0).steps, plan_for(new, ABSENT, 0).state) == ((), "pending")
 
 
+def test_one_that_has_ended_stays_so_while_another_one_has_its_volume() -> None:
+    over = Checkpoint(run="ended", made=True, ended="completed")
+    facts = msgspec.structs.replace(known(over, restart="on-failure"), blocked="waits for container/next")
+    plan = plan_for(facts, guest("stopped", reason="completed", exit_code=0), 0)
+    assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "completed")
+    tries = msgspec.structs.replace(facts, checkpoint=msgspec.structs.replace(over, ended="exited"))
+    plan = plan_for(tries, guest("stopped", reason="exited", exit_code=1), 0)
+    assert (plan.steps, plan.state, plan.reason) == ((), "pending", "blocked")
+
+
 @pytest.mark.parametrize("fields", [{"held_by": "gate"}, {"waits_for": "other"}, {"role": "reserved"}])
 def test_what_must_wait_is_not_begun(fields: dict[str, Any]) -> None:
     plan = plan_for(known(**fields), ABSENT, 0)
