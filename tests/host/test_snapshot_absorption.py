@@ -171,6 +171,28 @@ async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
         await lab.close_drivers()
 
 
+async def test_a_machine_that_is_killed_right_after_a_copy_has_lost_nothing_of_it(
+    lab: GuestLab,
+) -> None:
+    node, driver = SnapshotLab(lab, "killed"), lab.driver()
+    try:
+        await ready(driver, await node.plan())
+        await write(driver, node.id, 1)
+        whole = await read(driver, node.id)
+        await node.take(driver, 1)
+        await node.volumes.layers.drop(f"{node.id}-s1")
+        assert (await run(driver, node.id, "mount", "-o", "remount,ro", "/"))[1:] == (b"", 0)
+        await node.absorb(driver)
+        node.kill()  # the guest has not written since, so that nothing has made it flush its disk
+        assert await node.volumes.layers.list_layers(node.id) == []
+        await asyncio.sleep(0.2)
+        await ready(driver, await node.plan())
+        assert await read(driver, node.id) == whole
+        await driver.stop(node.id, grace_seconds=0)
+    finally:
+        await lab.close_drivers()
+
+
 class Killed(Exception): ...
 
 

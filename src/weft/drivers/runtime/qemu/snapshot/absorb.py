@@ -2,7 +2,7 @@
 
 Speaks to one guest's monitor. QEMU says what a disk stands on; a file is known by its inode, since layers get other names while
 they are open. The copy is a job of QEMU's; what one has copied stays if it is cut off, so that the next does the rest. Until it is
-whole, the layer stays.
+whole, and not only in QEMU's memory, the layer stays.
 """
 
 from __future__ import annotations
@@ -91,15 +91,26 @@ async def end_absorbing(guest: Guest, job: str) -> None:
 
 
 async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
-    """Close the layer's file, and have the guest's record know what the disk stands on now."""
+    """Have the copy outlive QEMU, close the layer's file, and have the guest's record know what the disk stands on now."""
     qmp = guest.monitor()
+    chain = await _find_chain(qmp, serial)
+    for node in chain.nodes:
+        await _flush(qmp, node)
     await close_unused(qmp, guest.record.pid, layer)
-    left = len((await _find_chain(qmp, serial)).nodes) - 1
+    left = len(chain.nodes) - 1
     plan = guest.record.plan
     disks = [_shorten(disk, left) if disk.serial == serial else disk for disk in plan.disks]
     if disks != plan.disks:
         guest.record.plan = msgspec.structs.replace(plan, disks=disks)
         await guest.save_record()
+
+
+async def _flush(qmp: Qmp, node: str) -> None:
+    """Have the node's file hold what was written to it. A copy's end doesn't see to that: until the guest flushes its disk, where
+    the copied clusters are is known only to QEMU, which may be killed. Raises DriverFailed."""
+    arguments: dict[str, Any] = {"command-line": f"qemu-io {node} flush"}
+    if answer := str(await qmp.execute("human-monitor-command", **arguments)).strip():
+        raise DriverFailed(f"QEMU can't flush {node}: {answer}")
 
 
 async def end_left(guest: Guest) -> None:
