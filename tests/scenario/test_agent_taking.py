@@ -101,14 +101,27 @@ async def test_disks_at_rest_are_kept_without_the_runtime(tmp_path: Path, desire
         vm = change(vm, desired=desired, desired_count=1)
         lab.server.put(vm)
         await lab.until_state(vm, state)
-        lab.server.put(change(vm, snapshots=[WITH_MEMORY]))
+        lab.server.put(change(vm, snapshots=[S1]))
         report = await until_over(lab, vm)
         assert (report.phase, report.consistency, report.memory) == ("ready", "stopped", 0), report
-        assert report.message == "the VM did not run, so there was no memory to keep"
         lab.server.put(change(vm, snapshots=[], desired="run", desired_count=2))
         await lab.until_state(vm, "running")
     guest = lab.guest(vm)
     assert guest is not None and [Path(one.path).stem for one in guest.plan.disks[0].layers] == [layer(S1, ROOT)]
+
+
+async def test_the_memory_of_a_vm_that_does_not_run_is_not_kept_and_nothing_else_in_its_place(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    async with lab.agent():
+        vm = await start(lab)
+        vm = change(vm, desired="stop", desired_count=1)
+        lab.server.put(vm)
+        await lab.until_state(vm, "stopped")
+        lab.server.put(change(vm, snapshots=[WITH_MEMORY]))
+        report = await until_over(lab, vm)
+        assert (report.phase, report.reason) == ("failed", "noMemory"), report
+        assert "vm/default/web does not run, so it has no memory to keep" in report.message
+        assert not any(lab.shelf.layers.chains.values())
 
 
 async def test_a_vm_that_never_had_a_disk_has_nothing_to_keep(tmp_path: Path) -> None:

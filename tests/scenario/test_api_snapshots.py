@@ -69,11 +69,60 @@ def test_the_verb_makes_a_snapshot_of_the_vm_that_keeps_its_image(lab: DoorsLab)
         lab.client.delete("image", "tiny")
 
 
+def apply(lab: DoorsLab, name: str, **spec: Any) -> list[dict[str, Any]]:
+    return lab.client.apply([{"kind": "snapshot", "name": name, "spec": {"of": "vm/web", **spec}}])
+
+
+@pytest.mark.parametrize("how", ["apply", "create"])
+def test_a_snapshot_that_is_written_by_hand_keeps_its_image_too(lab: DoorsLab, how: str) -> None:
+    if how == "apply":
+        apply(lab, "before")
+    else:
+        lab.client.create({"kind": "snapshot", "name": "before", "spec": {"of": "vm/web"}})
+    assert lab.client.get("snapshot", "before")["spec"]["image"] == "tiny"
+    assert [one["action"] for one in apply(lab, "before", image="tiny", automatic="")] == ["unchanged"]
+    with pytest.raises(InvalidInput, match="vm/web stands on image/tiny") as other:
+        apply(lab, "after", image="debian")
+    assert "spec.image" in str(other.value.__dict__)
+    lab.client.delete("vm", "web")
+    with pytest.raises(WeftError, match="in use"):
+        lab.client.delete("image", "tiny")
+
+
+@pytest.mark.parametrize("automatic", ["restore", "clone", "schedule"])
+def test_nobody_but_the_server_says_what_made_a_snapshot(lab: DoorsLab, automatic: str) -> None:
+    for make in (
+        lambda: apply(lab, "a", automatic=automatic),
+        lambda: lab.client.create({"kind": "snapshot", "name": "a", "spec": {"of": "vm/web", "automatic": automatic}}),
+    ):
+        with pytest.raises(InvalidInput, match=r"spec\.automatic: only the server sets it") as refused:
+            make()
+        assert "spec.automatic" in str(refused.value.__dict__)
+    assert not lab.client.list("snapshot").items
+
+
+@pytest.mark.parametrize("phase", ["Stopped", "Suspended", "Failed"])
+def test_memory_that_a_vm_does_not_have_is_refused_however_the_snapshot_is_made(lab: DoorsLab, phase: str) -> None:
+    tell(lab, "/vm/default/web", WorkloadStatus(phase=phase, node="n1"))
+    for make in (
+        lambda: apply(lab, "a", memory=True),
+        lambda: lab.client.create({"kind": "snapshot", "name": "a", "spec": {"of": "vm/web", "memory": True}}),
+        lambda: act(lab, "vm/web", "snapshot", name="a", memory=True),
+    ):
+        with pytest.raises(WeftError, match=f"vm/web is {phase.lower()}, so it has no memory to keep"):
+            make()
+    apply(lab, "a")
+
+
 @pytest.mark.parametrize(
     ("status", "given", "why"),
     [
         (WorkloadStatus(), {}, "it has no disks yet"),
-        (WorkloadStatus(phase="Stopped", node="n1"), {"memory": True}, "it has no memory to keep now"),
+        (
+            WorkloadStatus(phase="Stopped", node="n1"),
+            {"memory": True},
+            "vm/web is stopped, so it has no memory to keep",
+        ),
         (WorkloadStatus(phase="Running", node="n1", conversion="c"), {}, "conversion/c"),
     ],
 )

@@ -19,7 +19,7 @@ WRONG = (
     ("vm snapshot web --name ''", 2, "--name: a snapshot's name can't be empty", "leave --name out"),
     ("vm snapshot web --nme x", 2, "no such option: --nme", "did you mean --name?"),
     ("vm snapshot web --timeout 5x", 2, "'5x' is not a duration", "write a duration like 30s"),
-    ("vm snapshot idle --memory", 5, "vm/idle is Stopped: it has no memory to keep now", "without memory"),
+    ("vm snapshot idle --memory", 5, "vm/idle is stopped, so it has no memory to keep", "without memory"),
     ("vm snapshot web --keep 3", 2, "--keep is about snapshots that are taken regularly", "add --every 1h"),
     ("vm snapshot web --every 1h --name a", 2, "--every: such snapshots are named by the time", "leave --name out"),
     ("vm snapshot web --every 5s", 2, "spec.snapshots.every: 5s is out of range", "give 1m to 366d"),

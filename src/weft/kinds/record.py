@@ -253,6 +253,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     fabric_fields: tuple[str, ...] = ()
 
 
+class Derived(msgspec.Struct, frozen=True):
+    """Fields of a new spec that the server sets from what other objects have."""
+
+    reads: Callable[[Any], Sequence[tuple[str, str]]]  # of the spec: kind and name of each object
+    put: Callable[[Any, Mapping[str, Any]], None]  # into the spec, from the specs of those that exist, by ``vm/web``
+
+
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """Which new objects and changes the API server accepts, and what they count and claim."""
 
@@ -268,6 +275,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     # How far a running object can be resized, by field, from its status; for ``plan_change``.
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
+    made_fields: tuple[str, ...] = ()  # those of them that a new manifest can't set either, unless a verb made it
+    derived: Derived | None = None
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing

@@ -11,11 +11,13 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
+from weft.kinds.parts.snapshot.verbs import refuse_lost_memory
 from weft.kinds.record import (
     Access,
     Admission,
     Column,
     Counted,
+    Derived,
     Display,
     Index,
     Kind,
@@ -44,7 +46,7 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     ] = ""
     image: Annotated[
         str,
-        field("Image that its root disk stands on; the verb snapshot sets it", change="never", name=True, shared=True),
+        field("Image that its root disk stands on; set by the server", change="never", name=True, shared=True),
     ] = ""
 
 
@@ -99,6 +101,29 @@ def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:
                 field="spec.memory",
                 hint="take the snapshot without memory",
             )
+
+
+def _require_memory(spec: SnapshotSpec, statuses: Mapping[str, Any]) -> None:
+    for name, status in statuses.items():
+        if spec.memory:
+            refuse_lost_memory(f"vm/{name}", status.phase)
+
+
+def _list_sources(spec: SnapshotSpec) -> list[tuple[str, str]]:
+    return [read_workload(spec)]
+
+
+def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
+    """It keeps the image that its VM stands on: its layers mean nothing without it."""
+    for what, source in sources.items():
+        image = getattr(source, "image", "")
+        if spec.image not in ("", image):
+            raise InvalidInput(
+                f"spec.image: {spec.image} is given, but {what} stands on image/{image}",
+                field="spec.image",
+                hint="leave spec.image out: the server sets it",
+            )
+        spec.image = image
 
 
 def _vms(spec: SnapshotSpec) -> Sequence[str]:
@@ -184,7 +209,7 @@ SNAPSHOT = Kind(
         SNAPSHOTS_BY_NODE: _node_uid,
     },
     references=(
-        Reference("vm", "spec.of", _vms, blocks=False, agree=_agree, agrees_once=True),
+        Reference("vm", "spec.of", _vms, blocks=False, agree=_agree, agrees_once=True, suffices=_require_memory),
         Reference("image", "spec.image", lambda s: [s.image] if s.image else [], blocks=True),
     ),
     verbs=(
@@ -198,7 +223,13 @@ SNAPSHOT = Kind(
         ),
     ),
     access=Access(readers="project", status_writer="snapshots"),
-    admission=Admission(check=check_snapshot, server_fields=("automatic", "image"), counts=_count),
+    admission=Admission(
+        check=check_snapshot,
+        server_fields=("automatic", "image"),
+        made_fields=("automatic",),
+        derived=Derived(_list_sources, _put_image),
+        counts=_count,
+    ),
     display=Display(
         topic="Storage and networks",
         columns=(

@@ -24,6 +24,7 @@ from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
 from weft.kinds.quota import quota_key
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TOKEN
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
@@ -109,9 +110,11 @@ async def plan_create(
     *,
     known_absent: bool = False,
     fleet: Fleet | None = None,
+    by_verb: bool = False,
 ) -> Draft:
     """A new object, for ``actor``, None for weft itself. Raises AlreadyExists; with ``known_absent`` the commit finds out.
-    ``fleet``: all objects of the request. Raises Forbidden for what takes a further right."""
+    ``fleet``: all objects of the request. ``by_verb``: a verb made the manifest. Raises Forbidden for what takes a further
+    right."""
     kind, former = manifest.kind, None
     if not known_absent:
         former = await view.get(kind, manifest.project, manifest.name)
@@ -146,6 +149,8 @@ async def plan_create(
             hint="choose a shorter one",
         )
     given = sealing.take_in(context, manifest, None)
+    if actor is not None and not by_verb:
+        _refuse_made_fields(kind, given)
     read = _read_new if fleet is None else fleet.read
     spec, raw = await read(view, kind, manifest.project, given)
     if kind.admission.check_times is not None:
@@ -458,8 +463,33 @@ def _check_size(draft: Draft) -> None:
         )
 
 
+def _refuse_made_fields(kind: Kind, given: dict[str, Any]) -> None:
+    """Raise InvalidInput for a field that only the server sets; an empty one may be given."""
+    for name in kind.admission.made_fields:
+        if given.get(name):
+            raise InvalidInput(
+                f"spec.{name}: only the server sets it, and {_shown(given[name])!r} is given",
+                field=f"spec.{name}",
+                hint=f"leave spec.{name} out",
+            )
+
+
+async def _derive(view: View, kind: Kind, project: str | None, spec: Any) -> None:
+    """Set what the server reads off other objects. One that doesn't exist is the references' to refuse."""
+    derived, found = kind.admission.derived, {}
+    if derived is None:
+        return
+    for name_of_kind, name in derived.reads(spec):
+        other = BY_NAME[name_of_kind]
+        envelope = await view.get(other, project if other.scope == "project" else None, name)
+        if envelope is not None:
+            found[f"{name_of_kind}/{name}"] = decode_part(envelope.spec, other.spec)
+    derived.put(spec, found)
+
+
 async def _read_new(view: View, kind: Kind, project: str | None, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
     spec = read_spec(kind, given)
+    await _derive(view, kind, project, spec)
     await settle_priority(view, kind, project, None, spec)
     return spec, _raw(spec)
 

@@ -126,10 +126,12 @@ async def _make(
             return Draft(manifest.kind, done, "unchanged")
         before = verb.make_before(whole, given, mark) if verb.make_before is not None else ()
         needed[:] = [
-            await admit.plan_create(context, view, read_manifest(each, project=target.project), call.actor)
+            await admit.plan_create(
+                context, view, read_manifest(each, project=target.project), call.actor, by_verb=True
+            )
             for each in before
         ]
-        draft = await admit.plan_create(context, view, manifest, call.actor)
+        draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
         for each in needed:
             draft.writes += each.writes
             draft.preconditions = list(dict.fromkeys([*draft.preconditions, *each.preconditions]))
@@ -181,7 +183,7 @@ async def _make_with_change(
 ) -> Draft:
     """The new object and the change of ``target`` that belongs to it, in one commit."""
     changed = await _plan(context, view, target, verb, given, expected)
-    draft = await admit.plan_create(context, view, manifest, call.actor)
+    draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
     draft.envelope.owner = changed.envelope.ref
     draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
     draft.preconditions += changed.preconditions

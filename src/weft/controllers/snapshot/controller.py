@@ -145,7 +145,7 @@ def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: Snap
     spec = place.spec(AllocationSpec)
     orders = [one for one in spec.snapshots if one.uid != snapshot.uid]
     if plan.order == "give":
-        orders.append(AllocatedSnapshot(uid=snapshot.uid, name=facts.name, memory=facts.spec.memory))
+        orders.append(AllocatedSnapshot(uid=snapshot.uid, name=facts.name, memory=plan.memory))
         if facts.workload is not None:
             draft.preconditions.append(unchanged(facts.workload))
     if orders != spec.snapshots:

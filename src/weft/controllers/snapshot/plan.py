@@ -10,6 +10,7 @@ import msgspec
 from weft.controllers.snapshot.facts import SnapshotFacts, list_orders
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import SnapshotReport
+from weft.kinds.parts.snapshot.verbs import find_lost_memory
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.objects.quantity import format_bytes
@@ -18,11 +19,13 @@ from weft.objects.quantity import format_bytes
 DATA_GONE = "dataGone"
 PLACE_LOST = "placeLost"
 VM_GONE = "vmGone"
+NO_MEMORY = "noMemory"
 
 
 class SnapshotPlan(msgspec.Struct, frozen=True):
     status: SnapshotStatus
     order: Literal["", "give", "take back"] = ""  # to the node of the allocation
+    memory: bool = False  # the order is to keep the memory, too
     release: bool = False  # nothing of it is left: the finalizer goes
 
 
@@ -139,7 +142,11 @@ def _plan_order(
         reason, message = waits
         return SnapshotPlan(msgspec.structs.replace(status, phase="Pending", reason=reason, message=message))
     assert facts.place is not None
-    place = facts.place.spec(AllocationSpec)
+    place, memory = facts.place.spec(AllocationSpec), facts.spec.memory
+    if memory and (lost := find_lost_memory(facts.what, facts.workload.status(WorkloadStatus).phase)):
+        if not facts.spec.automatic:  # people meant it; a schedule or a twin does without
+            return SnapshotPlan(msgspec.structs.replace(status, phase="Failed", reason=NO_MEMORY, message=lost))
+        memory = False
     given = msgspec.structs.replace(
         status,
         phase="Taking",
@@ -155,7 +162,7 @@ def _plan_order(
         pool_id=place.pool_id,
         image_sha256=place.image.sha256 if place.image is not None else "",
     )
-    return SnapshotPlan(given, "give")
+    return SnapshotPlan(given, "give", memory=memory)
 
 
 def _find_obstacle(facts: SnapshotFacts) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
 from weft.kinds.node import NodeSnapshot
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope
@@ -59,6 +60,22 @@ def test_an_order_notes_what_the_vm_is_before_its_node_begins() -> None:
     status = planned.status
     assert (planned.order, status.phase, status.workload_uid, status.parent) == ("give", "Taking", "w1", "before")
     assert (status.disks, status.workload_spec, status.node) == (DISKS, {"image": "tiny"}, "n1")
+
+
+def stopped(**spec: Any) -> SnapshotFacts:
+    envelope = VM.make("web", VmSpec(image="tiny"), 1.0, uid="w1", project="default")
+    envelope.status = raw(WorkloadStatus(phase="Stopped", node="n1"))
+    return msgspec.structs.replace(make_facts(workload=Item(envelope)), spec=SnapshotSpec(of="vm/web", **spec))
+
+
+def test_memory_of_a_vm_that_has_stopped_meanwhile_fails_peoples_snapshot_and_others_do_without() -> None:
+    planned = plan(stopped(memory=True))
+    assert (planned.status.phase, planned.status.reason, planned.order) == ("Failed", "noMemory", "")
+    assert planned.status.message == "vm/web is stopped, so it has no memory to keep"
+    for automatic in ("schedule", "clone"):
+        planned = plan(stopped(memory=True, automatic=automatic))
+        assert (planned.order, planned.memory) == ("give", False), automatic
+    assert plan(msgspec.structs.replace(make_facts(), spec=SnapshotSpec(of="vm/web", memory=True))).memory
 
 
 def test_only_the_disks_that_the_node_took_are_in_the_snapshot() -> None:

@@ -61,6 +61,9 @@ class SnapshotTaker:
             await self._find_parts()
             if not self._taking.finished and await self._find_kept():
                 return await self._end(await self._describe())  # its report was lost
+            if self._snapshot.memory and not self._taking.live and not self._taking.finished:
+                await self._undo()  # what an earlier agent began
+                raise _lost_memory(self._local.what)
         except InvalidInput as problem:  # nothing was begun
             return await self._fail(problem)
         facts = await self._ask()
@@ -165,14 +168,9 @@ class SnapshotTaker:
             consistency=facts.consistency,
             pause_ms=facts.pause_ms,
             taken_at=facts.taken_at or self._parts.node.clock.now(),
-            message=facts.message or self._excuse(),
+            message=facts.message,
         )
         await keep_snapshot(self._state, self._taking)
-
-    def _excuse(self) -> str:
-        if self._snapshot.memory and not self._taking.live:
-            return "the VM did not run, so there was no memory to keep"
-        return ""
 
     async def _keep(self, facts: SnapshotFacts) -> None:
         """Have its pools remember it. Raises WeftError: then none of them does."""
@@ -265,6 +263,14 @@ class SnapshotTaker:
 
     def _id(self, disk: str) -> str:
         return self._local.id if disk == ROOT else disk
+
+
+def _lost_memory(what: str) -> InvalidInput:
+    return InvalidInput(
+        f"{what} does not run, so it has no memory to keep",
+        reason="noMemory",
+        hint="take the snapshot without memory, or start the VM first",
+    )
 
 
 def _name_serial(disk: str, place: TakenDisk) -> str:

@@ -23,6 +23,7 @@ TRIED_AGAIN = "RestoreFailed"  # its node failed, and tries again
 GIVEN_UP = ("SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer", TRIED_AGAIN)
 # A VM in one of these has disks. (One that migrates has, too: its snapshot waits.)
 _HAS_DISKS = (*(Phase.BOOT, Phase.RUNNING, Phase.MIGRATE, Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN),)
+_AT_REST = (Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED)
 # What the machine must be like for its memory to go on in it.
 _SHAPE = ("cpu", "memory", "machine", "cpu_model", "firmware", "iso", "screen", "gpus")
 
@@ -82,6 +83,22 @@ def _require_disks(verb: str, obj: Object) -> None:
         )
 
 
+def find_lost_memory(what: str, phase: str) -> str:
+    """Why a VM in this phase has no memory to keep; "" for one that runs, or is yet to."""
+    return f"{what} is {phase.lower()}, so it has no memory to keep" if phase in _AT_REST else ""
+
+
+def refuse_lost_memory(what: str, phase: str) -> None:
+    """Raises IllegalTransition for a VM that has ended, and its memory with it."""
+    if lost := find_lost_memory(what, phase):
+        raise IllegalTransition(
+            lost,
+            field="memory",
+            hint="take the snapshot without memory, or start the VM first",
+            details={"phase": str(phase), "verb": "snapshot"},
+        )
+
+
 def _refuse_memory(obj: Object) -> None:
     """Raises IllegalTransition for a VM without memory that could be kept."""
     what, phase = f"vm/{obj['name']}", dig(obj, "status.phase", "Pending")
@@ -91,6 +108,7 @@ def _refuse_memory(obj: Object) -> None:
             field="memory",
             hint="take the snapshot without memory",
         )
+    refuse_lost_memory(what, phase)
     if phase not in (Phase.RUNNING, Phase.BOOT, Phase.MIGRATE):
         raise IllegalTransition(
             f"{what} is {phase}: it has no memory to keep now",
@@ -110,8 +128,8 @@ def make_snapshot(obj: Object, given: SnapshotInput, mark: str) -> dict[str, Any
 
 
 def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> dict[str, Any]:
-    spec = {"of": f"vm/{obj['name']}", "memory": memory, "image": dig(obj, "spec.image", "")}
-    return {"kind": "snapshot", "name": name, "spec": {**spec, "automatic": automatic}}
+    spec = {"of": f"vm/{obj['name']}", "memory": memory, "automatic": automatic}
+    return {"kind": "snapshot", "name": name, "spec": spec}
 
 
 def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
