@@ -22,7 +22,8 @@ WRONG = (
     ("vm snapshot idle --memory", 5, "vm/idle is stopped, so it has no memory to keep", "without memory"),
     ("vm snapshot web --keep 3", 2, "--keep is about snapshots that are taken regularly", "add --every 1h"),
     ("vm snapshot web --every 1h --name a", 2, "--every: such snapshots are named by the time", "leave --name out"),
-    ("vm snapshot web --every 5s", 2, "spec.snapshots.every: 5s is out of range", "give 1m to 366d"),
+    ("vm snapshot web --every 5s", 2, "--every: 5s is out of range", "give 1m to 366d"),
+    ("vm snapshot web --every 1h --keep 99", 2, "--keep: 99 is out of range", "give 1 to 24"),
     ("vm restore", 2, "the name is missing", "give NAME"),
     ("vm restore web", 2, "--snapshot is missing", "vm/web has no snapshots: weft vm snapshot web takes one"),
     ("vm restore web s1", 2, "give one VM", "--snapshot s1"),
@@ -95,6 +96,24 @@ def test_what_cannot_be_names_what_is_wrong_and_what_to_type(
     done = fabric.weft(*shlex.split(line))
     assert (done.code, done.out) == (code, ""), done.err
     assert done.err.startswith("error: ") and said in done.err and hint in done.err, done.err
+
+
+def test_snapshots_of_an_earlier_vm_stay_when_those_of_the_present_one_go(fabric: Fabric) -> None:
+    for name in ("first", "second"):
+        assert fabric.weft("vm", "create", "twice", "--image", "tiny").code == 0
+        assert fabric.weft("vm", "snapshot", "twice", "--name", name, "--detach").code == 0
+        fabric.weft("wait", f"snapshot/{name}")
+        flags = ["--snapshots"] if name == "second" else []
+        done = fabric.weft("vm", "delete", "twice", *flags, "--yes")
+        assert done.code == 0, done.err
+    assert "1 snapshot of an earlier vm/twice stays" in done.err, done.err
+    assert fabric.weft("snapshot", "get", "first").code == 0 and fabric.weft("snapshot", "get", "second").code == 3
+
+
+def test_a_restore_says_in_every_help_that_it_goes_back_in_place(fabric: Fabric) -> None:
+    assert "Go back to it in place" in fabric.weft("snapshot", "--help").out
+    for noun in ("vm", "snapshot"):
+        assert "Go back to a snapshot in place, or with --new-name" in fabric.weft(noun, "restore", "--help").out
 
 
 def test_snapshots_are_taken_regularly_until_people_end_that(fabric: Fabric) -> None:

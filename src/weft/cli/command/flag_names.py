@@ -16,6 +16,8 @@ _BY_VERBS = {
     "spec__shared_with": "with",
     "spec__warm__memory": "memory",
     "spec__warm__cpu": "cpu",
+    "spec__snapshots__every": "every",
+    "spec__snapshots__keep": "keep",
 }  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 

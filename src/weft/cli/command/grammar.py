@@ -74,6 +74,7 @@ VERBS: dict[str, Entry] = {
     "dead-letters": Entry("function.dead_letters", "List asynchronous invocations that failed for good", ("function",)),
     "alias": Entry("function.alias", "Name versions of a function", ("function",)),
     "resize": Entry("volume.resize", "Make a volume larger", ("volume",)),
+    "restore": Entry("restore", "Go back to it in place, or create a VM from it under a new name", ("snapshot",)),
     "attach": Entry("volume.attach", "Attach a volume to a VM", ("volume",)),
     "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
     "logs": Entry("logs.logs", "Show logs of guests, functions and jobs", ("job",)),
@@ -196,7 +197,7 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
                 continue
             if verb.name in verbs:
                 known = verbs[verb.name]
-                verbs[verb.name] = known._replace(kinds=(*known.kinds, name))
+                verbs[verb.name] = known._replace(kinds=tuple(dict.fromkeys((*known.kinds, name))))
             elif verb.stream and verb.name in STREAMS:
                 verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
             elif verb.make is not None:

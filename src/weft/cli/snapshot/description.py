@@ -75,12 +75,14 @@ def describe_left_out(snapshot: Object) -> list[str]:
     return [*found, *([f"fixed addresses: {', '.join(fixed)}"] if fixed else [])]
 
 
-def describe_stay(vm: str, snapshots: Sequence[Object], in_project: str = "") -> str:
-    """``2 snapshots of vm/web stay, with 12 MiB: weft snapshot delete web-1 web-2``"""
+def describe_stay(vm: str, snapshots: Sequence[Object], in_project: str = "", which: str = "") -> str:
+    """``2 snapshots of vm/web stay, with 12 MiB: weft snapshot delete web-1 web-2``; ``which``: "earlier " for those of another VM
+    that had the name before."""
     count, names = len(snapshots), [str(one["name"]) for one in snapshots]
     held = format_bytes(sum(int(dig(one, "status.size", 0) or 0) for one in snapshots))
     command = f"weft snapshot delete {' '.join(names)}"
     if count > MOST_NAMED:
         command = f"weft snapshot delete --field spec.of={vm}"
-    stay = f"1 snapshot of {vm} stays" if count == 1 else f"{count} snapshots of {vm} stay"
+    of = f"an {which}{vm}" if which else vm
+    stay = f"1 snapshot of {of} stays" if count == 1 else f"{count} snapshots of {of} stay"
     return f"{stay}, with {held}: {command}{in_project}"

@@ -17,6 +17,13 @@ def has_snapshots(kind: Kind) -> bool:
     return kind.verb("snapshot") is not None
 
 
+def is_of(snapshot: Object, workload: Object) -> bool:
+    """Whether it is of this workload, and not of an earlier one of the same name. One that isn't begun will be, unless it failed
+    because that one was gone."""
+    uid = dig(snapshot, "status.workload_uid", "")
+    return uid == workload["uid"] if uid else bool(snapshot["created_at"] >= workload["created_at"])
+
+
 def list_snapshots(session: Session, vm: str) -> list[Object]:
     """Those of ``vm``, the oldest first, without those that are being deleted. None for who may not see snapshots."""
     return group_snapshots(session, f"spec.of=vm/{vm}").get(f"vm/{vm}", [])

@@ -15,7 +15,7 @@ from weft.cli.command.target import Target, find_noun, usage
 from weft.cli.preview.deletion import ask_to_delete, check_person
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_stay
-from weft.cli.snapshot.listing import group_snapshots, has_snapshots
+from weft.cli.snapshot.listing import group_snapshots, has_snapshots, is_of
 from weft.cli.verbs.apply import file_option, read_files
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
@@ -25,7 +25,7 @@ from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
-_SNAPSHOTS = "Delete the snapshots of VMs, too; otherwise they stay."
+_SNAPSHOTS = "Delete the snapshots of these VMs, too; otherwise they stay."
 _FORCE = "Give up a lost node: its workloads are placed again, with fresh disks."
 
 
@@ -78,7 +78,8 @@ def _run(
         check_person(session, [target.what for target in targets])
     of_vms = _list_snapshots(session, targets)
     if snapshots:
-        targets += [one for one in _find_snapshots(of_vms, uids) if one not in targets]
+        own = _leave_out_earlier(session, of_vms, uids)
+        targets += [one for one in _find_snapshots(own, uids) if one not in targets]
     if force:
         for target in targets:
             _warn_of_loss(session, target)
@@ -90,7 +91,7 @@ def _run(
     code = _delete(session, users, uids, force) if users else OK
     code = join_codes([code, _delete(session, rest, uids, force)]) if rest else code
     if code == OK and not session.is_data:
-        _name_left(session, targets, of_vms)
+        _name_left(session, targets, of_vms, "earlier " if snapshots else "")
     return code
 
 
@@ -101,6 +102,22 @@ def _list_snapshots(session: Session, targets: list[Target]) -> dict[str, list[d
     return {vm.what: by_name[vm.what] for vm in vms if vm.what in by_name}
 
 
+def _leave_out_earlier(
+    session: Session, of_vms: Mapping[str, list[dict[str, Any]]], uids: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """``of_vms`` without the snapshots of earlier VMs of the same names; ``uids`` gets those of the VMs that are meant."""
+    own = {}
+    for what, snapshots in of_vms.items():
+        kind, _, name = what.partition("/")
+        try:
+            workload = session.client.get(kind, name)
+        except NotFound:
+            continue  # the deletion says so
+        uids.setdefault(what, workload["uid"])
+        own[what] = [one for one in snapshots if is_of(one, workload)]
+    return own
+
+
 def _find_snapshots(of_vms: Mapping[str, list[dict[str, Any]]], uids: dict[str, str]) -> list[Target]:
     found = [one for ones in of_vms.values() for one in ones]
     targets = [Target(BY_NAME["snapshot"], one["name"]) for one in found]
@@ -108,12 +125,12 @@ def _find_snapshots(of_vms: Mapping[str, list[dict[str, Any]]], uids: dict[str, 
     return targets
 
 
-def _name_left(session: Session, targets: list[Target], of_vms: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Say which snapshots stay, and how to delete them."""
+def _name_left(session: Session, targets: list[Target], of_vms: Mapping[str, list[dict[str, Any]]], which: str) -> None:
+    """Say which snapshots stay, and how to delete them. ``which``: of which VMs they are."""
     gone = {target.what for target in targets}
     for vm, snapshots in of_vms.items():
         if stay := [one for one in snapshots if f"snapshot/{one['name']}" not in gone]:
-            session.notify(describe_stay(vm, stay, session.in_project))
+            session.notify(describe_stay(vm, stay, session.in_project, which))
 
 
 def _delete(session: Session, targets: list[Target], uids: dict[str, str], force: bool) -> int:

@@ -48,7 +48,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Go back to a snapshot, or create a VM from one.", _run, kind, params)
+    return options.build(
+        verb, "Go back to a snapshot in place, or with --new-name create a VM from it.", _run, kind, params
+    )
 
 
 def _run(

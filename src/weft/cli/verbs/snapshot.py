@@ -19,7 +19,7 @@ from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.progress import Progress
 from weft.kinds.fields.cells import dig
 from weft.kinds.operation import name_operation
-from weft.kinds.parts.snapshot.schedule import DEFAULT_KEPT
+from weft.kinds.parts.snapshot.schedule import DEFAULT_KEPT, MOST_KEPT
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import format_duration
@@ -48,6 +48,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
     if keep is not None and every is None:
         raise usage("--keep is about snapshots that are taken regularly", "add --every 1h")
+    if keep is not None and not 1 <= keep <= MOST_KEPT:
+        raise usage(f"--keep: {keep} is out of range", f"give 1 to {MOST_KEPT}, or leave it out for {DEFAULT_KEPT}")
     if every is not None:
         if name is not None:
             raise usage("--every: such snapshots are named by the time at which they are taken", "leave --name out")

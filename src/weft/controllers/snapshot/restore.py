@@ -23,7 +23,7 @@ from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_res
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.parts.snapshot.restored import VmRestore
-from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED, TRIED_AGAIN
+from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORE_FAILED, RESTORED, TRIED_AGAIN
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
@@ -76,7 +76,7 @@ def _is_over(workload: Item, asked: VmRestore) -> bool:
     now = workload.envelope.condition(RESTORED)
     if now is None or now.generation < asked.generation:
         return False
-    return now.status == "True" or (now.reason in GIVEN_UP and now.reason != TRIED_AGAIN)
+    return now.status == "True" or now.reason in GIVEN_UP
 
 
 def _follow(place: Item, asked: VmRestore) -> tuple[bool, str, str] | None:
@@ -87,7 +87,7 @@ def _follow(place: Item, asked: VmRestore) -> tuple[bool, str, str] | None:
     if not is_restoring(spec, report):
         return True, "Restored", f"its disks are those of snapshot/{asked.snapshot}"
     if report.state == "failed" and report.reason:
-        return False, TRIED_AGAIN, f"{spec.node} can't restore it and tries again: {report.message or report.reason}"
+        return False, RESTORE_FAILED, f"{spec.node} can't restore it and tries again: {report.message or report.reason}"
     return False, "Restoring", f"{spec.node} goes back to snapshot/{asked.snapshot}"
 
 
@@ -197,7 +197,7 @@ def _write(workload: Item, asked: VmRestore, stand: tuple[bool, str, str], now: 
     if not set_condition(envelope, condition):
         return None
     differs = former is None or (former.reason, former.generation) != (condition.reason, condition.generation)
-    kind: Literal["Normal", "Warning"] = "Normal" if stand[0] or stand[1] not in GIVEN_UP else "Warning"
+    kind: Literal["Normal", "Warning"] = "Normal" if stand[0] or stand[1] not in GIVEN_UP | TRIED_AGAIN else "Warning"
     events = [Event(kind, condition.reason, condition.message, workload.envelope.ref, SOURCE)] if differs else []
     return Commit(workload.key, [put(envelope)], [unchanged(workload)], events)
 

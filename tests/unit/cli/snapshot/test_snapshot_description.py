@@ -14,6 +14,7 @@ from weft.cli.snapshot.description import (
     name_snapshot,
     shorten_snapshot,
 )
+from weft.cli.snapshot.listing import is_of
 from weft.objects.identity import MAX_NAME, check_name
 
 MIB = 1 << 20
@@ -52,6 +53,14 @@ def test_what_stays_of_a_deleted_vm_comes_with_the_command_that_deletes_it() -> 
     one, six = [snapshot(size=MIB)], [snapshot(f"s{n}", size=MIB) for n in range(6)]
     assert describe_stay("vm/web", one) == "1 snapshot of vm/web stays, with 1 MiB: weft snapshot delete s1"
     assert describe_stay("vm/web", six, " -p lab").endswith("6 MiB: weft snapshot delete --field spec.of=vm/web -p lab")
+
+
+def test_snapshots_of_an_earlier_vm_of_the_name_are_not_this_vms() -> None:
+    vm = {"uid": "w2", "created_at": 100.0}
+    ages = [("w1", 50.0), ("w2", 150.0), ("", 50.0), ("", 150.0)]
+    found = [is_of({"created_at": at, "status": {"workload_uid": uid}}, vm) for uid, at in ages]
+    assert found == [False, True, False, True]
+    assert describe_stay("vm/web", [snapshot(size=MIB)], "", "earlier ").startswith("1 snapshot of an earlier vm/web")
 
 
 def test_a_new_vm_lacks_what_only_one_can_have() -> None:

@@ -28,5 +28,5 @@ def check_schedule(schedule: SnapshotSchedule | None) -> None:
         raise InvalidInput(
             f"spec.snapshots.every: {format_duration(schedule.every)} is out of range",
             field="spec.snapshots.every",
-            hint="give 1m to 366d; leave spec.snapshots out for none",
+            hint="give 1m to 366d; leave snapshots out for none",
         )

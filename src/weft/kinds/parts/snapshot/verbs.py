@@ -18,9 +18,11 @@ from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
 RESTORED = "Restored"  # the condition that tells how the last restore in place goes
-TRIED_AGAIN = "RestoreFailed"  # its node failed, and tries again
-# Reasons of that condition: the restore can't be done, so another may take its place.
-GIVEN_UP = ("SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer", TRIED_AGAIN)
+# Reasons of that condition, after which another restore may take its place: it can't be done, ...
+GIVEN_UP = frozenset({"SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer"})
+# ... or its node failed and tries again, so that it may be done yet.
+RESTORE_FAILED = "RestoreFailed"
+TRIED_AGAIN = frozenset({RESTORE_FAILED})
 # A VM in one of these has disks. (One that migrates has, too: its snapshot waits.)
 _HAS_DISKS = (*(Phase.BOOT, Phase.RUNNING, Phase.MIGRATE, Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN),)
 _AT_REST = (Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED)
@@ -52,7 +54,7 @@ def is_restoring(obj: Object) -> bool:
     told = find_condition(obj, RESTORED)
     if told is None or told.get("generation", 0) < dig(obj, "spec.restore.generation", 0):
         return True
-    return told["status"] != "True" and told.get("reason", "") not in GIVEN_UP
+    return told["status"] != "True" and told.get("reason", "") not in GIVEN_UP | TRIED_AGAIN
 
 
 def has_disks(phase: str, node: str | None) -> bool:
