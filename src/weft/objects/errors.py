@@ -12,10 +12,11 @@ Decides nothing, does no I/O. ``api/request/problem.py`` maps reasons to HTTP, `
     ├─ CursorGone            a watch or list position that no longer exists (HTTP 410): list again
     ├─ Unplaceable           no node fits (reason: insufficientResources or noAvailableAgents)
     ├─ Unavailable           something needed isn't there now; may be retried
-    │  ├─ StoreUnavailable
+    │  ├─ StoreUnavailable   ├─ BackupLeaseLost
     ├─ Throttled             as many as allowed are under way (HTTP 429)
     ├─ TimedOut              the wait ended, the work goes on
     └─ DriverFailed          a step of QEMU, the kernel or a download failed (names the step)
+       ├─ BackupAltered      bytes in a backup repository are missing or aren't those that weft wrote
 """
 
 from __future__ import annotations
@@ -137,6 +138,18 @@ class DriverFailed(WeftError):
     """A driver's step failed; ``details["step"]`` names it."""
 
     reason = "driverFailed"
+
+
+class BackupAltered(DriverFailed):
+    """``details`` names what: pack, offset, chunk, backup."""
+
+    reason = "backupAltered"
+
+
+class BackupLeaseLost(Unavailable):
+    """A clean-up took the writer for dead: its backup is not published."""
+
+    reason = "backupLeaseLost"
 
 
 _BY_REASON: dict[str, type[WeftError]] = {}

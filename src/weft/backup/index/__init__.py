@@ -1,0 +1,1 @@
+"""Which chunks a disk has, and where they lie."""

@@ -1,0 +1,217 @@
+"""Which chunk lies where: a copy of all packs' indexes in a local SQLite file. It may be lost: the repository has it all."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from weft.backup.errors import ObjectMissing
+from weft.backup.format import (
+    FRAME_HEAD_LIMIT,
+    PACK_START,
+    Frame,
+    decode_index,
+    frame_altered,
+    read_frame_head,
+    split_ids,
+)
+from weft.backup.key import Keys
+from weft.backup.storage.contract import Storage, Stored
+from weft.objects.errors import DriverFailed
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pack (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version TEXT NOT NULL, size INTEGER NOT NULL,
+    indexed INTEGER NOT NULL, locked_until REAL NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS frame (
+    number INTEGER PRIMARY KEY, pack INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, ids BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS chunk (
+    id BLOB NOT NULL, frame INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (id, frame)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS frame_pack ON frame (pack, start);
+CREATE TABLE IF NOT EXISTS manifest (id TEXT PRIMARY KEY, sealed BLOB NOT NULL);
+"""
+
+
+class Spot(NamedTuple):
+    """Where one copy of a chunk lies."""
+
+    pack: str
+    version: str
+    frame: Frame
+    place: int  # in the frame
+
+
+class Pack(NamedTuple):
+    name: str
+    version: str
+    size: int
+    locked_until: float
+
+
+class Catalogue:
+    """``refresh`` makes it what the repository has. Any thread may call; one file serves several processes."""
+
+    def __init__(self, path: Path, storage: Storage, keys: Keys) -> None:
+        self._storage, self._keys = storage, keys
+        self.lock = threading.RLock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.db = _open(path)
+        except sqlite3.DatabaseError:
+            for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                name.unlink(missing_ok=True)
+            self.db = _open(path)
+        path.chmod(0o600)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def refresh(self, active: set[str]) -> None:
+        """Take in packs that are new and drop those that are gone. What leases in ``active`` write and have not indexed yet
+        is left alone. Raises BackupAltered if neither a pack's index nor the pack itself can be read."""
+        packs = {found.key.removeprefix("packs/"): found for found in self._storage.list("packs/")}
+        indexed = {found.key.removeprefix("index/"): found for found in self._storage.list("index/")}
+        with self.lock:
+            known = {name for (name,) in self.db.execute("SELECT name FROM pack")}
+            if gone := known - packs.keys():
+                self._drop(gone)
+        for name in sorted(packs.keys() - known):
+            if name in indexed:
+                with contextlib.suppress(ObjectMissing):  # a clean-up has just deleted it
+                    self._take_in(packs[name], indexed[name])
+            elif lease_of(name) not in active:
+                self.add(name, packs[name].version, packs[name].size, walk_pack(self._storage, packs[name]), False)
+
+    def add(self, name: str, version: str, size: int, frames: Iterable[Frame], indexed: bool, until: float = 0) -> None:
+        """Add a pack's frames; ``indexed``: its index lies in the repository, whole. A pack that is known stays as it is."""
+        frames = list(frames)
+        with self.lock, self.db:
+            self.db.execute("BEGIN IMMEDIATE")
+            if self.db.execute("SELECT 1 FROM pack WHERE name = ?", (name,)).fetchone():
+                return
+            pack = self.db.execute(
+                "INSERT INTO pack (name, version, size, indexed, locked_until) VALUES (?, ?, ?, ?, ?)",
+                (name, version, size, indexed, until),
+            ).lastrowid
+            for frame in frames:
+                number = self.db.execute(
+                    "INSERT INTO frame (pack, start, length, ids) VALUES (?, ?, ?, ?)",
+                    (pack, frame.offset, frame.length, b"".join(frame.ids)),
+                ).lastrowid
+                self.db.executemany(
+                    "INSERT OR IGNORE INTO chunk VALUES (?, ?, ?)",
+                    [(id_, number, place) for place, id_ in enumerate(frame.ids)],
+                )
+
+    def find(self, ids: Sequence[bytes]) -> dict[bytes, list[Spot]]:
+        """Every copy of each of the chunks that is known, those in newer packs first."""
+        marks = ",".join("?" * len(ids))
+        with self.lock:
+            rows = self.db.execute(
+                "SELECT chunk.id, pack.name, pack.version, frame.start, frame.length, frame.ids, chunk.place "  # noqa: S608
+                "FROM chunk JOIN frame ON frame.number = chunk.frame JOIN pack ON pack.number = frame.pack "
+                f"WHERE chunk.id IN ({marks}) ORDER BY pack.name DESC",
+                list(ids),
+            ).fetchall()
+        found: dict[bytes, list[Spot]] = {}
+        for id_, name, version, start, length, named, place in rows:
+            found.setdefault(id_, []).append(Spot(name, version, Frame(start, length, split_ids(named)), place))
+        return found
+
+    def packs(self) -> list[Pack]:
+        with self.lock:
+            return [Pack(*row) for row in self.db.execute("SELECT name, version, size, locked_until FROM pack")]
+
+    def unindexed(self) -> set[str]:
+        """Packs whose index in the repository is missing or damaged."""
+        with self.lock:
+            return {name for (name,) in self.db.execute("SELECT name FROM pack WHERE NOT indexed")}
+
+    def indexed(self, pack: str) -> None:
+        """Note that the repository has the pack's index now."""
+        with self.lock, self.db:
+            self.db.execute("UPDATE pack SET indexed = 1 WHERE name = ?", (pack,))
+
+    def frames(self, pack: str) -> list[Frame]:
+        with self.lock:
+            rows = self.db.execute(
+                "SELECT start, length, ids FROM frame WHERE pack = (SELECT number FROM pack WHERE name = ?) ORDER BY start",
+                (pack,),
+            ).fetchall()
+        return [Frame(start, length, split_ids(ids)) for start, length, ids in rows]
+
+    def locked(self, pack: str, until: float) -> None:
+        """Note that the place said ``pack`` is locked until then."""
+        with self.lock, self.db:
+            self.db.execute("UPDATE pack SET locked_until = ? WHERE name = ?", (until, pack))
+
+    def forget(self, pack: str) -> None:
+        with self.lock:
+            self._drop({pack})
+
+    def manifest(self, backup: str) -> bytes | None:
+        with self.lock:
+            row = self.db.execute("SELECT sealed FROM manifest WHERE id = ?", (backup,)).fetchone()
+        return row[0] if row else None
+
+    def keep_manifest(self, backup: str, sealed: bytes) -> None:
+        with self.lock, self.db:
+            self.db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (backup, sealed))
+
+    def _take_in(self, pack: Stored, index: Stored) -> None:
+        name = pack.key.removeprefix("packs/")
+        try:
+            version, size, frames = decode_index(self._keys, name, self._storage.get(index.key, version=index.version))
+            self.add(name, version or pack.version, size, frames, indexed=True)
+        except DriverFailed:  # the pack says itself what it holds
+            self.add(name, pack.version, pack.size, walk_pack(self._storage, pack), indexed=False)
+
+    def _drop(self, names: set[str]) -> None:
+        with self.db:
+            self.db.execute("BEGIN IMMEDIATE")
+            for name in names:
+                for number, ids in self.db.execute(
+                    "SELECT number, ids FROM frame WHERE pack = (SELECT number FROM pack WHERE name = ?)", (name,)
+                ).fetchall():
+                    self.db.executemany(
+                        "DELETE FROM chunk WHERE id = ? AND frame = ?", [(id_, number) for id_ in split_ids(ids)]
+                    )
+                    self.db.execute("DELETE FROM frame WHERE number = ?", (number,))
+                self.db.execute("DELETE FROM pack WHERE name = ?", (name,))
+
+
+def lease_of(pack: str) -> str:
+    """The lease that wrote a pack: GENERATION-LEASE-NUMBER."""
+    return pack.split("-")[1] if pack.count("-") == 2 else ""
+
+
+def walk_pack(storage: Storage, pack: Stored) -> Iterator[Frame]:
+    """A pack's frames by their heads alone. Raises BackupAltered where no frame begins: what comes behind it is lost."""
+    at = PACK_START
+    name = pack.key.removeprefix("packs/")
+    while at < pack.size:
+        frame = read_frame_head(storage.get(pack.key, at, FRAME_HEAD_LIMIT, pack.version), at)
+        if frame is None or at + frame.length > pack.size:
+            raise frame_altered(name, Frame(at, 0, ()))
+        yield frame
+        at += frame.length
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = OFF")  # after a power cut it may be damaged, and is made again
+        db.executescript(_SCHEMA)
+        db.execute("SELECT count(*) FROM pack").fetchone()
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,263 @@
+"""The repository: create it, open it, write, list, read, verify, clean up. docs/reference/backup-format.md has its format."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
+from weft.backup.condemned import condemned_packs
+from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
+from weft.backup.format import CHUNK, VERSION, Manifest, decode_manifest
+from weft.backup.index.catalogue import Catalogue
+from weft.backup.key import Keys, RepositoryKey
+from weft.backup.lease import CleanupLock, Lease, list_leases
+from weft.backup.packs import ChunkReader
+from weft.backup.reader import BackupReader
+from weft.backup.retention import Retention
+from weft.backup.storage.contract import Storage
+from weft.backup.storage.place import open_place
+from weft.backup.usage import Usage, measure
+from weft.backup.verify import Damage, Verification, Verifier, unreadable
+from weft.backup.writer import BackupWriter
+from weft.contracts.clock import Clock
+from weft.objects.errors import BackupAltered, Forbidden, NotFound
+
+_HEADER = "weft-backup"
+_HEADER_LIMIT = 64 << 10
+
+
+class Header(msgspec.Struct, kw_only=True):
+    """The one object that isn't encrypted; ``mac`` signs the rest of it."""
+
+    format: str
+    version: int
+    id: str
+    created: float
+    chunk_bytes: int = CHUNK
+    fingerprint: str = ""  # of the key
+    mac: str = ""
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What backups there are, the oldest first; ``damages`` has one entry for each whose manifest can't be read."""
+
+    backups: list[Manifest]
+    damages: list[Damage]
+
+
+class Repository:
+    """Any thread may call. Several processes may have it open; writers go on beside each other and beside a clean-up."""
+
+    def __init__(self, storage: Storage, header: Header, keys: Keys, clock: Clock, cache: Path) -> None:
+        self.id, self.url, self.immutable = header.id, storage.url, storage.locks
+        self._storage, self._keys, self._clock = storage, keys, clock
+        self._catalogue = Catalogue(cache / f"{header.id}.db", storage, keys)
+        self._chunks = ChunkReader(storage, keys, self._catalogue, self._refresh)
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        key: RepositoryKey,
+        *,
+        clock: Clock,
+        cache: Path,
+        credentials: tuple[str, str] | None = None,
+    ) -> Repository:
+        """A new repository in a place that is there and has none. Raises AlreadyExists, Forbidden, Unavailable, InvalidInput."""
+        return cls.create_in(open_place(url, credentials), key, clock=clock, cache=cache)
+
+    @classmethod
+    def create_in(cls, storage: Storage, key: RepositoryKey, *, clock: Clock, cache: Path) -> Repository:
+        identity = secrets.token_hex(16)
+        keys = key.keys_of(identity)
+        header = Header(format=_HEADER, version=VERSION, id=identity, created=clock.now(), fingerprint=keys.fingerprint)
+        header.mac = _sign(keys, header)
+        try:
+            storage.put(_HEADER, msgspec.json.encode(header), exclusive=True)
+        except FileExistsError:
+            raise repository_exists(storage.url) from None
+        return cls.open_in(storage, key, clock=clock, cache=cache, expected=identity)
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        key: RepositoryKey,
+        *,
+        clock: Clock,
+        cache: Path,
+        expected: str | None = None,
+        credentials: tuple[str, str] | None = None,
+    ) -> Repository:
+        """The repository at ``url``, with its catalogue in the folder ``cache``, brought up to date; ``expected`` is the id that
+        it must have. Raises NotFound, Forbidden (of another key, another repository, a newer weft), Unavailable, BackupAltered."""
+        return cls.open_in(open_place(url, credentials), key, clock=clock, cache=cache, expected=expected)
+
+    @classmethod
+    def open_in(
+        cls, storage: Storage, key: RepositoryKey, *, clock: Clock, cache: Path, expected: str | None = None
+    ) -> Repository:
+        header = _read_header(storage)
+        if expected is not None and header.id != expected:
+            raise other_repository(storage.url, expected, header.id)
+        keys = key.keys_of(header.id)
+        if header.fingerprint != keys.fingerprint:
+            raise wrong_key(storage.url)
+        if header.mac != _sign(keys, header):
+            raise BackupAltered(
+                f"the header of the backup repository {storage.url} is damaged",
+                hint=f"put back its object {_HEADER} from a copy; weft writes it once, when it creates the repository",
+            )
+        return cls(storage, header, keys, clock, cache)
+
+    def close(self) -> None:
+        self._catalogue.close()
+
+    def write(self, previous: str | None = None, keep_until: float | None = None) -> BackupWriter:
+        """A writer with a lease; leave it with ``with``. It may build on backup ``previous``, which is kept until it has ended.
+        ``keep_until`` (Unix seconds): nobody can delete the backup before, where the place can lock. Raises NotFound."""
+        lease = Lease(self._storage, self._clock, "backup", (previous,) if previous else ())
+        try:
+            manifest = self.backup(previous) if previous else None
+            avoided = condemned_packs(self._storage)
+            self._refresh()
+            retention = Retention(self._storage, self._catalogue, keep_until)
+            return BackupWriter(
+                self._storage,
+                self._keys,
+                self._catalogue,
+                self._chunks,
+                self._clock,
+                lease,
+                avoided,
+                manifest,
+                retention,
+            )
+        except BaseException:
+            lease.end()
+            raise
+
+    def backups(self) -> Listing:
+        manifests, damages = [], []
+        for found in list(self._storage.list("backups/")):
+            name = found.key.removeprefix("backups/")
+            try:
+                manifests.append(self._manifest(name, found.version))
+            except BackupAltered as error:
+                damages.append(unreadable(name, error))
+            except ObjectMissing:
+                continue  # deleted since
+        return Listing(backups=sorted(manifests, key=lambda one: (one.created, one.id)), damages=damages)
+
+    def backup(self, name: str) -> Manifest:
+        """Raises NotFound, BackupAltered."""
+        found = next((one for one in self._storage.list("backups/") if one.key == f"backups/{name}"), None)
+        try:
+            if found is None:
+                raise ObjectMissing(name)
+            return self._manifest(name, found.version)
+        except ObjectMissing:
+            raise NotFound(
+                f"the backup repository {self.url} has no backup {name}", hint="list the backups that it has"
+            ) from None
+
+    def read(self, backup: str) -> BackupReader:
+        """A reader with a lease; leave it with ``with``. Raises NotFound, BackupAltered."""
+        try:
+            lease = Lease(self._storage, self._clock, "read", (backup,))
+        except Forbidden:
+            lease = None  # mounted read-only: who cleans up elsewhere can't know of this reader
+        try:
+            manifest = self.backup(backup)
+            self._refresh()
+            return BackupReader(self._keys, self._chunks, manifest, lease)
+        except BaseException:
+            if lease:
+                lease.end()
+            raise
+
+    def verify(self, backups: Iterable[str] | None = None) -> Verification:
+        """Read and decrypt all that these backups need, or all backups."""
+        verifier = Verifier(self._keys, self._catalogue, self._chunks)
+        try:
+            if backups is None:
+                listing = self.backups()
+                names = [manifest.id for manifest in listing.backups]
+            else:
+                listing, names = Listing(backups=[], damages=[]), list(backups)
+            for damage in listing.damages:
+                verifier.add(damage)
+            self._chunks.forget_frames()
+            for name in names:
+                try:
+                    with self.read(name) as reader:
+                        verifier.verify(reader.manifest)
+                except BackupAltered as error:
+                    verifier.add(unreadable(name, error))
+        finally:
+            report = verifier.finish()
+        return report
+
+    def usage(self) -> dict[str, Usage]:
+        """By backup."""
+        self._refresh()
+        return measure(self._keys, self._catalogue, self._chunks, self.backups().backups)
+
+    def prune(
+        self, remove: Collection[str] = (), *, grace: float = GRACE_SECONDS, missing: Collection[str] = ()
+    ) -> CleanupReport:
+        """Delete the backups ``remove``, and packs that nobody has needed for ``grace`` seconds and since an earlier run. Raises
+        InUse if another clean-up runs; BackupAltered or Unavailable, and deletes no pack, if not all backups can be read."""
+        lock = CleanupLock(self._storage, self._clock)
+        try:
+            return Cleanup(self._storage, self._keys, self._catalogue, self._chunks, self._clock, lock).run(
+                remove, grace, missing
+            )
+        finally:
+            lock.release()
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _refresh(self) -> None:
+        self._catalogue.refresh(set(list_leases(self._storage)))
+
+    def _manifest(self, name: str, version: str) -> Manifest:
+        sealed = self._catalogue.manifest(name)
+        if sealed is None:
+            sealed = self._storage.get(f"backups/{name}", version=version)
+            manifest = decode_manifest(self._keys, name, sealed)
+            self._catalogue.keep_manifest(name, sealed)
+            return manifest
+        return decode_manifest(self._keys, name, sealed)
+
+
+def _read_header(storage: Storage) -> Header:
+    try:
+        header = msgspec.json.decode(storage.get(_HEADER, 0, _HEADER_LIMIT), type=Header)
+    except ObjectMissing:
+        raise no_repository(storage.url) from None
+    except msgspec.MsgspecError as error:
+        raise BackupAltered(
+            f"the header of the backup repository {storage.url} is damaged",
+            hint=f"put back its object {_HEADER} from a copy",
+        ) from error
+    if header.format != _HEADER or header.version > VERSION or header.chunk_bytes != CHUNK:
+        raise too_new(storage.url, header.version)
+    return header
+
+
+def _sign(keys: Keys, header: Header) -> str:
+    body = msgspec.json.encode([header.format, header.version, header.id, header.created, header.chunk_bytes])
+    return keys.mac("header", body).hex()

@@ -1,0 +1,54 @@
+"""What a repository needs of the place it lies in. Keys are paths of plain words; every call is done when it returns, durably."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class Stored(NamedTuple):
+    key: str
+    size: int  # bytes
+    version: str = ""  # where the place keeps versions: the one that was written first
+
+
+class Upload(Protocol):
+    """An object on its way: nobody sees it before ``commit``, and nothing of it stays after ``abandon`` or a crash's clean-up."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def commit(self, retain_until: float | None = None) -> str:
+        """Make the object visible, whole, and give its version."""
+
+    def abandon(self) -> None: ...
+
+
+class Storage(Protocol):
+    """All calls may raise the errors of ``backup/errors.py``: full, read-only, unreachable. Any thread may call."""
+
+    url: str
+    locks: bool  # whether objects can be locked until a time, against everybody
+
+    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
+        """Write or replace an object in one step; give its version. ``exclusive``: raises FileExistsError if there is one."""
+
+    def begin(self, key: str, owner: str) -> Upload:
+        """Start an object of many bytes for the lease ``owner``."""
+
+    def get(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> bytes:
+        """Bytes of an object, fewer at its end. Raises ObjectMissing."""
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """All objects below ``prefix`` (a folder, with its slash), in any order."""
+
+    def delete(self, key: str, version: str = "") -> None:
+        """Remove an object; one that is gone already is removed."""
+
+    def drop_uploads(self, owners: set[str], seen: set[str]) -> set[str]:
+        """Remove what uploads of leases other than ``owners`` left, and of nobody's those in ``seen``; name the rest of these."""
+
+    def retain(self, key: str, version: str, until: float) -> float:
+        """Lock a version until ``until`` (Unix seconds) or longer, and give what the place says when asked again; 0: never."""
+
+    def clock_offset(self) -> float:
+        """Seconds by which the place's clock is ahead of this machine's; 0 where it has none of its own."""

@@ -1,0 +1,108 @@
+"""Damage is found and named, harms only the backups that need what is damaged, and never makes a clean-up delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.backup.lab import Lab, load, random_chunks, store
+
+from weft.objects.errors import BackupAltered, DriverFailed, Unavailable
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def test_a_flipped_bit_anywhere_in_a_pack_is_found_and_the_other_backup_is_sound(lab: Lab) -> None:
+    first = store(lab.repo, random_chunks(20, 1))
+    pack = lab.packs()[0]
+    data = random_chunks(20, 2)
+    second = store(lab.repo, data)
+    for at in (8, 20, 700, pack.stat().st_size // 2, pack.stat().st_size - 1):
+        flip(pack, at)
+        other = lab.open(f"at{at}")
+        report = other.verify()
+        assert report.damaged == [first.id] and report.sound == [second.id], at
+        assert all(damage.backups == (first.id,) for damage in report.damages)
+        assert pack.name in {damage.name for damage in report.damages}
+        assert load(other, second) == data
+        flip(pack, at)
+    assert len(lab.open("again").verify().sound) == 2
+
+
+def test_a_missing_pack_is_named_and_a_full_backup_heals_it(lab: Lab) -> None:
+    data = random_chunks(20, 1)
+    first = store(lab.repo, data)
+    lab.packs()[0].unlink()
+    other = lab.open()
+    report = other.verify()
+    assert report.damaged == [first.id] and report.damages
+    with pytest.raises(DriverFailed, match="no pack has it"):
+        load(other, first)
+    second = store(other, data)
+    assert load(other, second) == data
+    assert load(other, first) == data
+
+
+def test_a_pack_index_that_is_cut_or_missing_is_read_from_the_pack_and_mended(lab: Lab) -> None:
+    data = random_chunks(20, 1)
+    made = store(lab.repo, data)
+    index = next((lab.place / "index").iterdir())
+    whole = index.read_bytes()
+    for harm in (lambda: index.write_bytes(whole[:-40]), lambda: index.write_bytes(b""), index.unlink):
+        harm()
+        other = lab.open(str(id(harm)))
+        assert load(other, made) == data
+        other.prune()
+        assert index.read_bytes() == whole
+
+
+def test_a_damaged_manifest_is_named_and_stops_the_clean_up(lab: Lab) -> None:
+    first, data = store(lab.repo, random_chunks(4, 1)), random_chunks(4, 2)
+    second = store(lab.repo, data)
+    flip(lab.place / "backups" / first.id, 30)
+    other = lab.open()
+    listing = other.backups()
+    assert [one.id for one in listing.backups] == [second.id]
+    assert [damage.name for damage in listing.damages] == [first.id]
+    assert load(other, second) == data
+    for _ in range(3):
+        with pytest.raises(BackupAltered, match=first.id):
+            other.prune(grace=0)
+    assert len(lab.packs()) == 2
+
+
+def test_a_manifest_under_another_name_is_refused(lab: Lab) -> None:
+    first, second = store(lab.repo, random_chunks(4, 1)), store(lab.repo, random_chunks(4, 2))
+    (lab.place / "backups" / first.id).write_bytes((lab.place / "backups" / second.id).read_bytes())
+    with pytest.raises(BackupAltered):
+        lab.open().backup(first.id)
+
+
+def test_a_damaged_header_is_told_from_a_wrong_key(lab: Lab) -> None:
+    header = lab.place / "weft-backup"
+    header.write_bytes(header.read_bytes().replace(b'"created":1', b'"created":2'))
+    with pytest.raises(BackupAltered, match="header"):
+        lab.open()
+
+
+def test_a_listing_without_a_backup_stops_the_clean_up(lab: Lab) -> None:
+    first = store(lab.repo, random_chunks(4, 1))
+    lab.repo.prune(grace=0)
+    manifest = lab.place / "backups" / first.id
+    manifest.rename(lab.place / "aside")
+    for _ in range(3):
+        with pytest.raises(Unavailable, match=first.id):
+            lab.repo.prune(grace=0)
+    assert lab.packs()
+    (lab.place / "aside").rename(manifest)
+    lab.repo.prune(grace=0)
+    assert load(lab.repo, first) == random_chunks(4, 1)
