@@ -121,3 +121,9 @@ def test_snapshots_are_taken_regularly_until_people_end_that(fabric: Fabric) -> 
     assert done.code == 0 and "a snapshot every 1h, of which the newest 24 are kept" in done.out + done.err
     ended = fabric.weft("vm", "snapshot", "web", "--every", "0")
     assert ended.code == 0 and "those that it has stay" in ended.out + ended.err
+
+
+def test_an_image_that_can_not_be_fetched_is_not_waited_for(fabric: Fabric) -> None:
+    assert fabric.weft("image", "create", "broken", "--url", "http://127.0.0.1:9/none", "--detach").code == 0
+    done = fabric.weft("image", "warm", "broken")
+    assert done.code != 0 and "image/broken is not warm" in done.err and "couldn't be fetched" in done.err, done.err

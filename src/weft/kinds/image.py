@@ -4,6 +4,7 @@ controller fetches and checks it once; nodes take it from the server by digest."
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ from weft.kinds.record import (
     Reference,
     Verb,
 )
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image.reference import ImageReference, read_source
 from weft.objects.quantity import format_bytes
@@ -41,6 +42,7 @@ LEAST_WARM_BYTES, MOST_WARM_BYTES = 64 << 20, 8 << 30
 MOST_WARM_CPUS = 16
 WARM = "Warm"  # the condition: nodes have the booted machine
 NOT_WARM, NO_NODE = "notWarm", "noNode"  # reasons: a node can't have it; no node is ready
+FITS = "use an image that weft builds: weft image build debian-12"
 
 
 class Warm(msgspec.Struct, kw_only=True):
@@ -102,6 +104,15 @@ def read_cores(text_: str) -> tuple[int, int]:
     return least, most
 
 
+def find_obstacle(status: Mapping[str, Any]) -> str | None:
+    """Why no node can ever have a booted machine of the image with this status, as what follows its name; None: nothing known."""
+    if status.get("phase") != "Available" or status.get("agent"):
+        return None
+    if status.get("format") == OCI_FORMAT:
+        return "can't be kept warm: it is a container image, which boots no machine"
+    return "can't be kept warm: it lacks weft's agent, which makes a copy a machine of its own"
+
+
 class WarmInput(msgspec.Struct):
     memory: Annotated[int, field("Memory of the booted machine", quantity="bytes")] = 0
     cpu: Annotated[str, field("Cores of the VMs that start from it, like 1-4")] = "1-4"
@@ -109,8 +120,11 @@ class WarmInput(msgspec.Struct):
 
 
 def _warm(obj: Object, given: WarmInput) -> dict[str, Any]:
+    """Raises IllegalTransition for an image that can't be warm."""
     if given.off:
         return {**obj["spec"], "warm": None}
+    if (obstacle := find_obstacle(obj.get("status") or {})) is not None:
+        raise IllegalTransition(f"image/{obj['name']} {obstacle}", reason="noAgent", hint=FITS)
     return {**obj["spec"], "warm": {"memory": given.memory, "cpu": given.cpu}}
 
 
@@ -216,7 +230,9 @@ def is_warm(obj: Object | None) -> bool:
 
 
 def is_warmed(obj: Object | None) -> bool:
-    """Whether they have done it, one of them can't, or the fabric has no node for it."""
+    """Whether they have done it, one of them can't, the image couldn't be fetched, or the fabric has no node for it."""
+    if obj is not None and (obj.get("status") or {}).get("phase") == "Failed":
+        return True  # no node gets what can't be fetched
     found = find_condition(obj, WARM)
     given_up = found is not None and obj is not None and found.get("generation") == obj["generation"]
     return is_warm(obj) or (given_up and found is not None and found.get("reason") in (NOT_WARM, NO_NODE))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weft.controllers.image.warm import describe_nodes
-from weft.kinds.image import read_cores
-from weft.objects.errors import InvalidInput
+from weft.controllers.image.warm import describe_image, describe_nodes
+from weft.kinds.image import IMAGE, ImageStatus, WarmInput, is_warm, is_warmed, read_cores
+from weft.objects.errors import IllegalTransition, InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,29 @@ def test_the_condition_counts_nodes_and_says_why_one_has_none(
     words: dict[str, str], told: tuple[bool, str, str]
 ) -> None:
     assert describe_nodes(words) == told
+
+
+def test_of_an_image_that_failed_the_condition_says_why_and_nobody_waits_for_nodes() -> None:
+    failed = ImageStatus(phase="Failed", reason="fetchFailed", message="no route to host")
+    assert describe_image(failed) == (False, "notWarm", "the image couldn't be fetched: no route to host")
+    assert describe_image(ImageStatus(phase="Fetching")) is None
+    obj = {"name": "i", "generation": 2, "spec": {"warm": {"memory": 0}}, "status": {"phase": "Failed"}}
+    assert is_warmed(obj) and not is_warm(obj)
+    assert not is_warmed({**obj, "status": {"phase": "Fetching"}})
+
+
+@pytest.mark.parametrize(("form", "why"), [("qcow2", "lacks weft's agent"), ("oci", "is a container image")])
+def test_an_image_that_no_node_can_boot_warm_is_refused_and_told_what_fits(form: str, why: str) -> None:
+    (verb,) = [verb for verb in IMAGE.verbs if verb.name == "warm"]
+    obj = {"name": "own", "spec": {"url": "https://x/y"}, "status": {"phase": "Available", "format": form}}
+    with pytest.raises(IllegalTransition) as refused:
+        verb.change(obj, WarmInput())
+    assert why in str(refused.value) and "weft image build debian-12" in refused.value.hint
+    assert verb.change(obj, WarmInput(off=True))["warm"] is None
+    assert verb.change({**obj, "status": {"phase": "Fetching"}}, WarmInput())["warm"]
+    told = describe_image(ImageStatus(phase="Available", format=form))  # it was ordered before the image was there
+    assert told is not None and told[1] == "notWarm" and why in told[2]
+    assert describe_image(ImageStatus(phase="Available", format="bundle", agent=True)) is None
 
 
 def test_a_range_of_cores_is_read() -> None:

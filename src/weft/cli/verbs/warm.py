@@ -77,6 +77,12 @@ def _watch(session: Session, target: Target, obj: dict[str, Any]) -> int:
 def _find_error(target: Target, result: Result) -> WeftError | None:
     if result.obj is None or is_warm(result.obj):
         return None
+    status = result.obj.get("status") or {}
+    if status.get("phase") == "Failed":
+        return DriverFailed(
+            f"{target.what} is not warm: it couldn't be fetched: {status.get('message') or status.get('reason') or ''}",
+            hint=f"weft describe {target.what} shows whether another try succeeds; else delete it, and create it again",
+        )
     message = (find_condition(result.obj, WARM) or {}).get("message", "")
     return DriverFailed(
         f"{target.what} is not warm: {message}",

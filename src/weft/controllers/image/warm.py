@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.image import NO_NODE, NOT_WARM, WARM, ImageSpec, ImageStatus
+from weft.kinds.image import FITS, NO_NODE, NOT_WARM, WARM, ImageSpec, ImageStatus, find_obstacle
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 
@@ -48,13 +50,21 @@ def plan_image(item: Item, nodes: Sequence[Item], now: float) -> Commit | None:
             return None
         envelope.conditions = kept
         return Commit(item.key, [put(envelope)], [unchanged(item)])
-    is_warm, reason, message = describe_nodes(
+    is_warm, reason, message = describe_image(item.status(ImageStatus)) or describe_nodes(
         {node.envelope.name: node.report(NodeReport).warm.get(digest, "") for node in nodes}
     )
     condition = Condition(
         "Warm", "True" if is_warm else "False", reason, message, since=now, generation=item.envelope.generation
     )
     return Commit(item.key, [put(envelope)], [unchanged(item)]) if set_condition(envelope, condition) else None
+
+
+def describe_image(status: ImageStatus) -> tuple[bool, str, str] | None:
+    """The same for an image that no node can have as it is; None: the nodes say how it goes."""
+    if status.phase == "Failed":
+        return False, NOT_WARM, f"the image couldn't be fetched: {status.message or status.reason}"
+    obstacle = find_obstacle(msgspec.to_builtins(status))
+    return (False, NOT_WARM, f"the image {obstacle}; {FITS}") if obstacle is not None else None
 
 
 def describe_nodes(words: dict[str, str]) -> tuple[bool, str, str]:
