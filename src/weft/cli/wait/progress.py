@@ -18,6 +18,8 @@ from weft.kinds.registry import BY_NAME
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _COUNTED = re.compile(r": [\d.]+ \w+ of ([\d.]+ \w+)$")  # off a terminal only what it is all in all
 _TURNS = "\0"  # where the wheel is drawn
+# A step that goes on and says in words what it does. One that says how far it is would be printed without end.
+_SAYS_WHAT = re.compile(r"\S+ [^\d\0]+ \0")
 _UNDER_WAY = ("Prolog", "Boot")  # in other phases the steps are those of last time
 _DOING = (
     "starting",
@@ -83,8 +85,11 @@ class Progress:
             self._draw()
             return
         standing = _COUNTED.sub(r": \1", f"{word}: {note}" if note else "" if word in _STEPWISE else word)
-        for line in ([standing] if standing else []) + [step for step in steps if not step.endswith(_TURNS)]:
-            self._print_once(target, line)
+        for line in ([standing] if standing else []) + steps:
+            if not line.endswith(_TURNS):
+                self._print_once(target, line)
+            elif _SAYS_WHAT.fullmatch(line):
+                self._print_once(target, line.removesuffix(f" {_TURNS}"))
 
     @property
     def due_seconds(self) -> float | None:

@@ -86,6 +86,15 @@ def test_trouble_is_told_once_in_the_words_of_its_status_and_phases_only_where_t
     ]
 
 
+def test_off_a_terminal_a_step_that_goes_on_says_once_in_words_what_it_does_and_never_how_far_it_is() -> None:
+    shown = Shown()
+    for detail in ("", "1.0 MiB of 8.0 MiB", "8.0 MiB of 8.0 MiB", "booting the image once", "booting the image once"):
+        shown.show("Prolog", status={"steps": [{"name": "image", "state": "doing", "detail": detail}]})
+    assert shown.said() == ["container/web  image booting the image once"]
+    shown.show("Boot", status={"steps": [{"name": "image", "state": "done", "detail": "41.0 s"}]})
+    assert shown.said() == ["container/web  image ✓ 41.0 s"]
+
+
 def test_on_a_narrow_terminal_what_is_done_gives_way_to_what_goes_on_and_for_how_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
