@@ -29,6 +29,7 @@ WRITERS = {
     "controllers/network/security_groups": "securitygroups",
     "controllers/node/controller": "nodes",
     "controllers/node/drain_controller": "drain",
+    "controllers/pool": "pools",
     "controllers/quota": "quotas",
     "controllers/snapshot": "snapshots",
     "controllers/snapshot/restore": "restores",

@@ -12,6 +12,7 @@ from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.node import NodePool
+from weft.kinds.pool import PoolStatus
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import decode_part
@@ -237,3 +238,30 @@ async def test_one_that_is_planned_is_decided_when_its_hour_comes(tmp_path: Path
         assert spec.storage is not None and spec.storage.pool == "fast"
         assert (await lab.until_migration("Succeeded")).target == "n1"
         assert (await lab.until_migration("Failed", "late")).reason == "noPool"
+
+
+async def test_a_pool_comes_with_its_nodes_counts_what_is_promised_and_goes_with_them(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        n1 = await lab.add_node("n1", pools=[SAN])
+        await lab.add_node("n2", pools=[SAN])
+
+        async def has(name: str, **expected: Any) -> None:
+            async def there() -> bool:
+                pool = await lab.get(f"/pool/-/{name}")
+                status = decode_part(pool.status, PoolStatus) if pool is not None else None
+                return status is not None and all(getattr(status, part) == value for part, value in expected.items())
+
+            await lab.until(there)
+
+        await has("san", nodes=2, phase="Ready", capacity=100 * GIB, used=50 * GIB, given=0)
+        await lab.put_vm("web", node="n1", pool="san")
+        await lab.until_phase("web", "Running")
+        [place] = await lab.allocations()
+        await has("san", given=place.resources.disk)
+        await n1.write_report(pools=[msgspec.structs.replace(SAN, free=4 * GIB)])
+        await has("san", phase="Full", given=place.resources.disk)
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        for node in lab.nodes.values():
+            await node.write_report(pools=[])
+        await lab.until_gone("/pool/-/san")

@@ -17,6 +17,7 @@ from weft.controllers.network.controller import Networks
 from weft.controllers.network.security_groups import SecurityGroups
 from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
+from weft.controllers.pool.controller import Pools
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
@@ -38,6 +39,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Restores(),
     lambda _: ScheduledSnapshots(),
     lambda _: UnexplainedSnapshots(),
+    lambda _: Pools(),
     lambda _: Migrations(),
     lambda _: Conversions(),
     lambda _: Drain(),

@@ -339,6 +339,7 @@ NODES_BY_UID = Index("nodes by uid")
 NODES_BY_ORPHAN = Index("nodes by the workload of an orphan")
 NODES_BY_VOLUME = Index("nodes by volume")
 NODES_BY_SNAPSHOT = Index("nodes by snapshot")
+NODES_BY_POOL = Index("nodes by id of a storage pool")
 
 
 def _orphans(item: Stored) -> list[str]:
@@ -364,6 +365,7 @@ NODE = Kind(
         NODES_BY_ORPHAN: _orphans,
         NODES_BY_VOLUME: lambda item: item.report(NodeReport).volumes,
         NODES_BY_SNAPSHOT: lambda item: [one.uid for one in item.report(NodeReport).snapshots],
+        NODES_BY_POOL: lambda item: [pool.id for pool in item.report(NodeReport).pools if pool.id],
     },
     verbs=(
         Verb("cordon", "Place no new workloads on the node", input=CordonInput, change=_cordon, needs="fabric"),

@@ -20,6 +20,7 @@ from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
 from weft.kinds.permissions import learn
 from weft.kinds.placement_policy import PLACEMENT_POLICY
+from weft.kinds.pool import POOL
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
@@ -52,6 +53,7 @@ KINDS: tuple[Kind, ...] = (
     SNAPSHOT,
     CONSTRAINT,
     NODE,
+    POOL,
     PROJECT,
     PRIORITY_CLASS,
     QUOTA,

@@ -46,6 +46,7 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
     node_uid: str | None = None
     pool: str = ""  # pool with its data
     pool_id: str = ""  # the storage that this pool is
+    size: int = 0  # bytes that placement has given it there; 0: none, or by an older weft
     attached_to: Ref | None = None  # the workload whose allocation has it now
     # Other nodes with unexplained data of it, as after a restore of an older store: never used, and removed only with the volume.
     copies: list[str] = []

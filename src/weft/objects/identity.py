@@ -43,6 +43,11 @@ def read_node_uid(certificate: Mapping[str, object] | None) -> str | None:
     return None
 
 
+def is_name(text: str) -> bool:
+    """Whether it is a DNS label (RFC 1123)."""
+    return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
+
+
 def check_name(name: object, field: str = "name") -> str:
     """Return ``name`` if it is a DNS label (RFC 1123), else raise InvalidInput naming ``field``."""
     if not isinstance(name, str) or not name:

@@ -31,7 +31,7 @@ from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people")
 CHANGEABLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people" and not kind.lifetime.ephemeral)
-MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
+MAKEABLE = tuple(name for name in PEOPLE if name not in ("node", "pool"))  # a node comes by joining, with its pools
 
 
 PLACED = tuple(WORKLOADS)
@@ -133,6 +133,7 @@ TOOLS: dict[str, Entry] = {
     "fairness": Entry("queue.fairness", "Show each project's share of the cluster, and what it is entitled to"),
     "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),
     "calendar": Entry("calendar", "Show the calendar of leases by node"),
+    "storage": Entry("storage", "Show storage pools, how full they are, and what is largest in them"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "dashboard": Entry("dashboard", "Show the dashboard in this machine's browser"),

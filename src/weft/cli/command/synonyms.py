@@ -139,7 +139,6 @@ NOT_YET: dict[str, str] = {
     "rebalance": "vm recommend NAME",
     "replicate": "",
     "rollout": "apply FILE",
-    "storage": "volume list",
     "trace": "network flows --vm NAME",
     "update": "set NAME",
 }

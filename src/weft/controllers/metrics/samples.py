@@ -11,6 +11,7 @@ from weft.contracts.store import Lease
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.pool import POOL, PoolStatus
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, MOST_COUNTED, Digest, read_digest, total
 from weft.telemetry.metrics.devices import list_devices, list_node, list_pools
 from weft.telemetry.metrics.sample import Sample
@@ -35,8 +36,17 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
         yield from _list_of_node(view, node, read_digest(lease.digest), measured)
     for node in view.of_kind("node").values():
         yield Sample("weft_node_up", (("node", node.envelope.name),), at, float(node.uid in ready))
+    for pool in view.of_kind(POOL.name).values():
+        yield from _list_of_pool(pool, at)
     for uid in sent.keys() - ready:
         del sent[uid]
+
+
+def _list_of_pool(pool: Item, at: int) -> Iterator[Sample]:
+    labels, status = (("pool", pool.envelope.name),), pool.status(PoolStatus)
+    yield Sample("weft_pool_capacity_bytes", labels, at, status.capacity)
+    yield Sample("weft_pool_used_bytes", labels, at, status.used)
+    yield Sample("weft_pool_given_bytes", labels, at, status.given)
 
 
 def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Iterator[Sample]:

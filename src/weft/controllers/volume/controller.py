@@ -159,6 +159,7 @@ def fold_volume(
             status.node, status.node_uid = holder.node, holder.node_uid
             at = next((one for one in holder.volumes if one.uid == uid), None)
             status.pool, status.pool_id = (at.pool, at.pool_id) if at is not None else ("", "")
+            status.size = at.size if at is not None else 0
     return status
 
 

@@ -13,9 +13,9 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),
     "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation"),
-    "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh"),
-    "failed": ("Failed", "Rejected", "NotReady", "TimedOut"),
-    "unknown": ("Unknown",),
+    "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh", "NearlyFull", "Closed"),
+    "failed": ("Failed", "Rejected", "NotReady", "TimedOut", "Full"),
+    "unknown": ("Unknown", "Missing"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
 }
 HEALTH: Mapping[str, Health] = {phase: health for health, phases in _PHASES.items() for phase in phases}

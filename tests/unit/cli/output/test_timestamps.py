@@ -35,7 +35,7 @@ QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
     *("coordinate", "cost", "cpu", "job_timeout", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
     *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
-    *("dominant_share", "elsewhere_seconds", "entitled_share", "every"),
+    *("alarm", "dominant_share", "elsewhere_seconds", "entitled_share", "every"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "seconds", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("disk", "gpu", "memory", "used_cpu", "used_disk", "used_memory"),

@@ -1,0 +1,105 @@
+"""`weft storage list`, `weft storage metrics --pool fast`: storage pools, how full they are, and what is largest in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.grammar import Entry
+from weft.cli.output.formats import print_data, print_list, print_rows
+from weft.cli.output.table import make_columns
+from weft.cli.session import Session
+from weft.kinds.allocation import LOCAL
+from weft.kinds.fields.cells import dig
+from weft.kinds.pool import POOL
+from weft.kinds.record import Kind, Object
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import format_bytes
+
+LARGEST = 5  # volumes and snapshots of a pool that are shown
+_NODES = make_columns("POOL!", "NODE!", "CAPACITY>", "USED>", "FREE>", "PROBLEM~")
+_DISKS = make_columns("POOL!", "OBJECT!", "PROJECT", "SIZE>", "NODE")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Argument(["act"], type=click.Choice(("list", "metrics")), default="list", metavar="[list|metrics]"),
+        click.Option(["--pool"], metavar="NAME", help="Only this pool.", shell_complete=complete_name(POOL.name)),
+        click.Option(["--show-osd-breakdown"], is_flag=True, help="Of Ceph pools: also the metrics of each OSD."),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, act: str, pool: str | None, show_osd_breakdown: bool) -> None:
+    pools = [session.client.get(POOL.name, pool)] if pool is not None else session.client.list(POOL.name).items
+    if show_osd_breakdown:
+        _refuse_breakdown(pools)
+    if act == "list":
+        print_list(session, pools, [POOL])
+        return
+    found = describe(pools, *(session.client.list(name, all_projects=name != "node").items for name in _READ))
+    if session.is_document:
+        print_data(session, {"items": found})
+        return
+    print_list(session, pools, [POOL])
+    if session.is_data:
+        return
+    print_rows(session, _NODES, [[one["name"], *_draw_node(node)] for one in found for node in one["nodes"]])
+    disks = [[one["name"], *_draw_disk(disk)] for one in found for disk in one["largest"]]
+    if disks:
+        print_rows(session, _DISKS, disks)
+
+
+_READ = ("node", "volume", "snapshot")
+
+
+def _refuse_breakdown(pools: Iterable[Object]) -> None:
+    for pool in pools:
+        what = f"pool/{pool['name']} is a {dig(pool, 'spec.driver')}"
+        raise InvalidInput(f"--show-osd-breakdown: {what}; OSDs exist only in Ceph pools", hint="leave the flag out")
+
+
+def describe(
+    pools: Iterable[Object], nodes: Iterable[Object], volumes: Iterable[Object], snapshots: Iterable[Object]
+) -> list[dict[str, Any]]:
+    """Of each pool: what it holds now, as each of its nodes reports it, and its largest disks."""
+    offers: dict[str, list[dict[str, Any]]] = {}
+    by_id: dict[tuple[str, str], str] = {}  # ids by a node's name and what it calls the pool
+    for node in nodes:
+        for pool in dig(node, "report.pools") or []:
+            by_id[str(node["name"]), pool["name"]] = pool["id"]
+            used = pool["total"] - pool["free"]
+            offer = {"node": node["name"], "capacity": pool["total"], "used": used, "free": pool["free"]}
+            offers.setdefault(pool["id"], []).append({**offer, "problem": pool.get("problem", "")})
+    disks: dict[str, list[dict[str, Any]]] = {}
+    for item, path in (*((item, "spec.size") for item in volumes), *((item, "status.size") for item in snapshots)):
+        where = str(dig(item, "status.node", ""))
+        storage = dig(item, "status.pool_id") or by_id.get((where, dig(item, "status.pool") or LOCAL), "")
+        size = int(dig(item, path, 0))
+        what = {"object": f"{item['kind']}/{item['name']}", "project": item.get("project"), "size": size, "node": where}
+        if storage and where:
+            disks.setdefault(storage, []).append(what)
+    return [
+        {
+            "name": pool["name"],
+            "spec": pool["spec"],
+            "status": pool["status"],
+            "nodes": sorted(offers.get(pool["spec"]["id"], []), key=lambda one: str(one["node"])),
+            "largest": sorted(disks.get(pool["spec"]["id"], []), key=lambda one: -one["size"])[:LARGEST],
+        }
+        for pool in pools
+    ]
+
+
+def _draw_node(node: dict[str, Any]) -> list[str]:
+    return [node["node"], *(format_bytes(node[part]) for part in ("capacity", "used", "free")), node["problem"] or "–"]
+
+
+def _draw_disk(disk: dict[str, Any]) -> list[str]:
+    return [disk["object"], disk["project"] or "–", format_bytes(disk["size"]), disk["node"]]

@@ -1,0 +1,148 @@
+"""Pool: a storage that nodes offer for disks. The pools controller makes one for each storage that a node reports: one for all
+nodes that share it, and one for each node's own, ``local``. Administrators say how much of it may be promised, when it counts as
+nearly full, and whether it takes new disks.
+
+A driver says what the storage is. ``directory`` is a folder: where it lies is a matter of each node (``weft agent --pool
+NAME=PATH``). One that weft mounts or opens itself will have its place in the spec, beside the driver: [0237]."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from weft.kinds.allocation import LOCAL
+from weft.kinds.fields.cells import AGE, NAME, dig, size, text
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Stored
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import field, words
+
+DEFAULT_OVERCOMMIT = 2.0  # disks are thin: most of them never fill
+FULL = 0.95  # of the capacity used: no new disks
+MOST_NAMED = 64  # nodes
+
+Driver = Literal["directory"]
+Ratio = Annotated[float, field("", quantity="ratio")]
+
+
+class PoolSpec(msgspec.Struct, kw_only=True):
+    id: Annotated[str, field("Id of the storage; set by the server", change="never")]
+    pool: Annotated[str, field("Name that nodes and disks call it by; set by the server", change="never", name=True)]
+    driver: Annotated[Driver, field("What the storage is; set by the server", change="never")] = "directory"
+    overcommit: Annotated[
+        Ratio | None,
+        field(
+            f"How much may be promised to disks, as a multiple of the capacity; {DEFAULT_OVERCOMMIT:g} if unset. Of a node's "
+            "own pool, the node's overcommit of disk says it"
+        ),
+    ] = None
+    alarm: Annotated[Ratio, field("Share of the capacity in use from which it counts as nearly full")] = 0.8
+    closed: Annotated[bool, field("Place no new disks here; those that are here stay")] = False
+
+
+class PoolStatus(msgspec.Struct, kw_only=True):
+    """Sizes in bytes."""
+
+    phase: Annotated[str, words("Ready", "NearlyFull", "Full", "Missing")] = "Ready"
+    message: str = ""
+    capacity: int = 0
+    used: int = 0  # by whatever lies there, in steps of a hundredth of the capacity
+    free: int = 0
+    given: int = 0  # promised to root disks and volumes, and taken by snapshots
+    bound: int = 0  # the most that placement promises
+    nodes: int = 0  # that offer it now
+    node_names: list[str] = []  # the first of them
+    since: float = 0.0  # of the phase: seconds since 1970
+
+
+def pool_key(pool: str, storage: str, node_uid: str) -> str:
+    """What a pool's promises are counted by: the id of its storage, or of a node's own pool the node's uid; "": not known."""
+    return node_uid if pool == LOCAL else storage
+
+
+def check_pool(spec: PoolSpec) -> None:
+    """What types can't say. Raises InvalidInput."""
+    if spec.alarm > FULL:
+        raise InvalidInput(
+            f"spec.alarm: {spec.alarm:.0%} is above {FULL:.0%}, from which a pool takes no new disks at all",
+            field="spec.alarm",
+            hint="give a smaller share, like 80%",
+        )
+    if spec.pool == LOCAL and spec.overcommit is not None:
+        raise InvalidInput(
+            "spec.overcommit: a node's own pool promises what the node's overcommit of disk says",
+            field="spec.overcommit",
+            hint="weft node set NODE --overcommit disk=2",
+        )
+
+
+def refuse_made(_: PoolSpec) -> None:
+    raise InvalidInput(
+        "pools are made by the server, for the storage that nodes report",
+        hint="start the agent of each node that has it with --pool NAME=PATH",
+    )
+
+
+POOLS_BY_ID = Index("pools by id of their storage")
+
+
+def _by_id(item: Stored) -> tuple[str, ...]:
+    return (item.spec(PoolSpec).id,)
+
+
+def _nodes(obj: Object) -> str:
+    names, count = dig(obj, "status.node_names") or [], dig(obj, "status.nodes", 0)
+    shown = ", ".join(names[:2])
+    return f"{shown} and {count - 2} more" if count > 2 else shown or "–"
+
+
+def _share(obj: Object) -> str:
+    used, capacity = dig(obj, "status.used", 0), dig(obj, "status.capacity", 0)
+    return f"{used / capacity:.0%}" if capacity else "–"
+
+
+def _overcommit(obj: Object) -> str:
+    bound, capacity = dig(obj, "status.bound", 0), dig(obj, "status.capacity", 0)
+    ratio = dig(obj, "spec.overcommit")
+    return f"{ratio if ratio is not None else bound / capacity if capacity else DEFAULT_OVERCOMMIT:.4g}"
+
+
+def _state(obj: Object) -> str:
+    phase = str(dig(obj, "status.phase", "Ready"))
+    return "Closed" if phase == "Ready" and dig(obj, "spec.closed") else phase
+
+
+POOL = Kind(
+    name="pool",
+    plural="pools",
+    title="pool",
+    summary="A storage that nodes offer for disks",
+    scope="fabric",
+    spec=PoolSpec,
+    status=PoolStatus,
+    indexes={POOLS_BY_ID: _by_id},
+    access=Access(
+        readers="shared",
+        status_writer="pools",
+        condition_writers=dict.fromkeys(("NearlyFull", "Full"), "pools"),
+    ),
+    admission=Admission(check=check_pool, check_new=refuse_made, server_fields=("id", "pool", "driver")),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("DRIVER", text("spec.driver", "directory")),
+            Column("NODES", _nodes),
+            Column("CAPACITY", size("status.capacity"), align="right"),
+            Column("USED", _share, align="right"),
+            Column("GIVEN", size("status.given"), align="right"),
+            Column("OVERCOMMIT", _overcommit, align="right"),
+            Column("STATE", _state, keep=True),
+            Column("MOST GIVEN", size("status.bound"), align="right", wide=True),
+            Column("FREE", size("status.free"), align="right", wide=True),
+            Column("POOL", text("spec.pool"), wide=True),
+            Column("ID", text("spec.id"), wide=True),
+            AGE,
+        ),
+    ),
+)
