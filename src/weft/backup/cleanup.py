@@ -216,8 +216,9 @@ class Cleanup:
             self.report.waiting_packs += len(rest)
             if rest != one.packs:
                 write_condemned(self._storage, key, Condemned(at=one.at, packs=rest, observers=one.observers))
-        fresh = {name for name in fresh if not self._locked(packs[name])}
-        self.report.locked_waste = sum(packs[name].size for name in useless - fresh if self._locked(packs[name]))
+        locked = {name for name in fresh if self._locked(packs[name])}
+        fresh -= locked  # until then they may be built on
+        self.report.locked_waste = sum(packs[name].size for name in locked)
         self._lock.check()
         if fresh:
             key = f"condemned/{self._lock.token:08d}"
@@ -246,7 +247,10 @@ class Cleanup:
         now = self._clock.now() + self._storage.clock_offset()
         until = pack.locked_until
         if until <= now:
-            until = self._storage.retain(f"packs/{pack.name}", pack.version, 0)  # others may have extended it
+            try:
+                until = self._storage.retain(f"packs/{pack.name}", pack.version, 0)  # others may have extended it
+            except ObjectMissing:
+                return False
             self._catalogue.locked(pack.name, until)
         return until > now
 
