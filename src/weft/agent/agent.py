@@ -36,7 +36,9 @@ from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
+from weft.agent.template.claim import BootMemory
 from weft.agent.template.library import TemplateLibrary
+from weft.agent.template.often import AFTER
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.watches import Change, Listed, Put, ServerWatches
@@ -61,7 +63,8 @@ HEAVY_AT_ONCE = 4  # concurrent disks and starts of one node
 
 class Agent:
     """The agent of the node ``host``. ``wire`` connects it to other nodes; ``pools`` are the storage pools beside ``volumes``, by
-    name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT."""
+    name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
+    ``warm_after``: see TemplateLibrary."""
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Agent:
         pools: Mapping[str, VolumeDriver] | None = None,
         container_images: OciStore | None = None,
         server_places: Sequence[str] = (),
+        warm_after: int = AFTER,
     ) -> None:
         self.host, self.runtimes = host, runtimes
         self._server, self._clock, self._network_driver = server, clock, network
@@ -100,8 +104,17 @@ class Agent:
         self.samples = SampleFiles(Path(host.state_dir) / "samples")
         self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, self.samples, wire, clock)
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
+        memory = BootMemory(host.capacity.memory_bytes, self.table, clock, self._reporter.deliver, self._reporter.wake)
         self._templates = TemplateLibrary(
-            host.state_dir, runtimes.machines, volumes, self.images, clock, heavy, self._reporter.wake
+            host.state_dir,
+            runtimes.machines,
+            volumes,
+            self.images,
+            clock,
+            heavy,
+            memory,
+            self._reporter.wake,
+            after=warm_after,
         )
         parts = NodeParts(
             self.images, self._container_images, secrets, self.pools, self._volumes, self._templates, heavy, clock
@@ -171,6 +184,8 @@ class Agent:
             volumes=sorted(self._volumes.uids),
             snapshots=self._snapshots.snapshots,
             warm=self._templates.report(),
+            booted=self._templates.explain(),
+            booting_memory=self.table.booting_bytes,
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -204,7 +219,7 @@ class Agent:
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
         self._volumes.let_go(answer.remove_volumes)
         self._snapshots.let_go(answer.remove_snapshots)
-        self._templates.put_orders(answer.warm)
+        self._templates.put_orders(answer.warm, answer.never_often)
 
     def note_contact(self) -> None:
         self.allocations.wake()

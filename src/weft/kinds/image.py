@@ -40,7 +40,9 @@ OCI_FORMAT = "oci"  # of a file that holds a container image, for containers to 
 
 LEAST_WARM_BYTES, MOST_WARM_BYTES = 64 << 20, 8 << 30
 MOST_WARM_CPUS = 16
+MOST_WARM_IMAGES = 8  # booted machines that a node keeps
 WARM = "Warm"  # the condition: nodes have the booted machine
+BOOTED = "Booted"  # the condition: which nodes have one, and for what
 NOT_WARM, NO_NODE = "notWarm", "noNode"  # reasons: a node can't have it; no node is ready
 FITS = "use an image that weft builds: weft image build debian-12"
 
@@ -72,6 +74,10 @@ class ImageSpec(msgspec.Struct, kw_only=True):
         Warm | None,
         field("Keep a booted machine of the image on every node; the verb warm sets it", change="live"),
     ] = None
+    warm_often: Annotated[
+        bool,
+        field("Let nodes that often start VMs of it keep a booted machine of it automatically", change="live"),
+    ] = True
     shared_with: SharedWith = []
 
 
@@ -263,7 +269,7 @@ IMAGE = Kind(
     access=Access(
         readers="project",
         status_writer="images",
-        condition_writers={WARM: "warm"},
+        condition_writers={WARM: "warm", BOOTED: "warm"},
         node_reads="named",
         shared_fields=tuple(
             f"status.{name}"

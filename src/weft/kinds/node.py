@@ -152,6 +152,8 @@ class NodeReport(msgspec.Struct, kw_only=True):
     epoch: str = ""  # of the allocation list behind ``orphans``: the part of a cursor before the colon
     images: list[str] = []  # sha256 of cached images
     warm: dict[str, str] = {}  # images with a booted machine, by sha256: ready, making, or why there is none
+    booted: dict[str, str] = {}  # images with a booted machine, by uid: for what it is kept, or why there is none
+    booting_memory: int = 0  # bytes that an image which boots for this takes now, beside allocations
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs
@@ -399,6 +401,7 @@ NODE = Kind(
         fabric_fields=(
             "report.images",
             "report.warm",
+            "report.booted",
             "report.snapshots",
             "report.orphans",
             "report.orphan_allocations",

@@ -127,6 +127,7 @@ class ReportAnswer(msgspec.Struct):
     stale_volumes: list[str] = []  # uids of their volumes whose data is on another node now
     peers: Peers | None = None  # if the node knows another version
     warm: list[WarmImage] = []  # all that it shall keep a booted machine of
+    never_often: list[str] = []  # uids of images of which it keeps none by itself
     version: str = ""  # of the node's facts that the server has
 
 

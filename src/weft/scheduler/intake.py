@@ -49,7 +49,7 @@ from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VMS_BY_ORIGIN
 from weft.objects.identity import named_key, object_key
 from weft.scheduler.allocation.bind import has_migrated_from
-from weft.scheduler.allocation.count import count_allocation, count_orphans
+from weft.scheduler.allocation.count import count_allocation, count_booting, count_orphans
 from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.allocation.promise import find_trouble, is_at_risk
@@ -334,6 +334,10 @@ class Intake:
             if change.old is not None and change.old.uid != change.new.uid:
                 self._snapshot.drop_node(change.old.uid)
             self._snapshot.put_node(read_node(change.new))
+        if has_changed(change, lambda item: (item.uid, item.report(NodeReport).booting_memory)):
+            count_booting(self._snapshot, change)
+            self._nodes_changed = True
+            self.wake.ring()
         if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
             count_orphans(self._snapshot, self._view, change)
             self.addresses.notice_node(change)

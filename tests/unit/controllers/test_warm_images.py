@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.controllers.image.warm import describe_image, describe_nodes
+from weft.controllers.image.warm import describe_image, describe_nodes, describe_reasons
 from weft.kinds.image import IMAGE, ImageStatus, WarmInput, is_warm, is_warmed, read_cores
 from weft.objects.errors import IllegalTransition, InvalidInput
 
@@ -46,6 +46,13 @@ def test_an_image_that_no_node_can_boot_warm_is_refused_and_told_what_fits(form:
     told = describe_image(ImageStatus(phase="Available", format=form))  # it was ordered before the image was there
     assert told is not None and told[1] == "notWarm" and why in told[2]
     assert describe_image(ImageStatus(phase="Available", format="bundle", agent=True)) is None
+
+
+def test_nodes_that_keep_a_machine_for_the_same_reason_are_named_together() -> None:
+    told = {"n2": "ordered", "n1": "ordered", "n3": "3 VMs started here within a day"}
+    assert describe_reasons(told) == "n1, n2: ordered; n3: 3 VMs started here within a day"
+    many = describe_reasons({f"n{number:02}": "x" * 1000 for number in range(20)})
+    assert many.startswith("n00, n01") and "and 12 more: x" in many and len(many) < 300
 
 
 def test_a_range_of_cores_is_read() -> None:

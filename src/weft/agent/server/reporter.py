@@ -80,6 +80,7 @@ class Reporter:
         self.contact = Contact(clock)
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
+        self._awaited = list[asyncio.Future[None]]()  # who waits for the next report to arrive
 
     def put(self, name: str, report: AllocationReport) -> None:
         """Report allocation ``name`` as ``report``."""
@@ -114,6 +115,13 @@ class Reporter:
         """The node's own facts may have changed."""
         self._woken.set()
 
+    async def deliver(self) -> None:
+        """Return once the server has the node's facts as they are now, or newer."""
+        arrived = asyncio.get_running_loop().create_future()
+        self._awaited.append(arrived)
+        self._woken.set()
+        await arrived
+
     def repeat(self) -> None:
         """Report everything again: the server may have forgotten."""
         self._unreported = set(self._current)
@@ -128,6 +136,7 @@ class Reporter:
             self._woken.clear()
             await source.save_before_report()
             sent_at = self.contact.note_sending()
+            awaited, self._awaited = self._awaited, []
             token, body = self.contact.token, self._make_body(source)
             try:
                 answer = await asyncio.get_running_loop().run_in_executor(
@@ -135,6 +144,7 @@ class Reporter:
                 )
             except WeftError as problem:
                 self._keep(body)
+                self._awaited += awaited
                 if problem.message != self._troubled:
                     self._troubled = problem.message
                     log.warning("report: %s (%s)", problem.message, problem.hint or "tried again")
@@ -145,6 +155,12 @@ class Reporter:
                 log.info("report: the server answers again")
             self._troubled, pause, self.answered_at = "", FIRST_PAUSE_SECONDS, self._clock.elapsed()
             self._acknowledge(body, answer)
+            if answer.version in ("", body.version):
+                for arrived in awaited:
+                    if not arrived.done():
+                        arrived.set_result(None)
+            else:
+                self._awaited += awaited
             is_back = answer.version in ("", body.version) and self.contact.note_answer(token, sent_at)
             source.take_answer(answer)
             if is_back:

@@ -35,6 +35,7 @@ class AllocationTable:
         self.found: dict[str, GuestFacts] = {}  # the guests that were here at the start, by id
         self.egress: dict[str, LocalAllocation] = {}  # the node's own endpoints, by network uid
         self.functions: FunctionHost | None = None
+        self.booting_bytes = 0  # of memory: of a machine that boots to become a template
 
     def __iter__(self) -> Iterator[AllocationState]:
         return iter(list(self.states.values()))
@@ -85,6 +86,6 @@ class AllocationTable:
         return None if self.unexplained() else used - {""}
 
     def count_requested(self) -> tuple[float, int]:
-        """CPU in cores and bytes of memory that allocations reserve, whether or not their guests run now."""
+        """CPU in cores and bytes of memory that allocations reserve, whether or not their guests run now, and a template's boot."""
         resources = [state.local.spec.resources for state in self if not state.released]
-        return sum(one.cpu for one in resources), sum(one.memory for one in resources)
+        return sum(one.cpu for one in resources), sum(one.memory for one in resources) + self.booting_bytes

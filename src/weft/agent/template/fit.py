@@ -13,9 +13,20 @@ from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.template import RAM, STATE
 from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.objects.quantity import format_bytes
+from weft.protocol.report import WarmImage
 
 KEPT = "template/"  # of the uids under which pools keep their disks: no object's has a slash
 MOST_PLUGGED = 4  # volumes and NICs beside the first one: a machine's spare ports
+
+
+class TemplateOrder(msgspec.Struct, frozen=True):
+    """A machine that this node shall keep. ``project``: only VMs there begin from it unless they must; "": all of them may."""
+
+    order: WarmImage
+    cpu_model: str
+    project: str = ""
+    why: str = ""  # for people
+    often: bool = False  # the node keeps it by itself
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -30,6 +41,7 @@ class Template(msgspec.Struct, frozen=True):
     disk_bytes: int
     folder: str
     snapshot: str
+    project: str = ""  # as TemplateOrder.project
 
     @property
     def state(self) -> str:
@@ -69,6 +81,8 @@ def refuse_any(spec: AllocationSpec, image: CachedImage) -> tuple[str, str]:
 
 def fits(template: Template, spec: AllocationSpec) -> str:
     """Why this VM, which may begin from one, can't begin from this template; "" if it can."""
+    if spec.boot != "warm" and template.project not in ("", spec.workload.project):
+        return "the booted machine is for VMs of another project"
     if spec.resources.memory < template.memory_bytes:
         return f"it has less memory than the booted machine's {format_bytes(template.memory_bytes)}"
     if not template.vcpus <= max(1, math.ceil(spec.resources.cpu)) <= template.most_vcpus:

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
-from weft.api.admission.limits import limit_objects
+from weft.api.admission.limits import limit_objects, limit_warm_images
 from weft.api.admission.priority import find_lease, settle_priority
 from weft.api.admission.quota import plan_quota
 from weft.api.admission.view import View
@@ -173,6 +173,7 @@ async def plan_create(
         raw=raw,
     )
     await references.refuse_reserved(view.store, kind, envelope)
+    limit_warm_images(context, envelope, None, spec)
     key, old = envelope.key, None
     absent: Precondition = Absent(key)
     if former is not None:  # as a change of it, which nothing that exists of it bars
@@ -280,6 +281,7 @@ async def plan_spec(
     if envelope.labels != current.labels:
         draft.labels = current.labels
     if changes:
+        limit_warm_images(context, current, old, new)
         if kind.admission.uploads is not None:
             await uploads.require_uploads(context, view, kind, current.project, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)

@@ -6,10 +6,13 @@ refused, and what controllers make of it counts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
+from weft.kinds.image import MOST_WARM_IMAGES, ImageSpec
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden
@@ -17,6 +20,21 @@ from weft.objects.identity import kind_prefix
 
 LOGIN_LABEL = "weft/login"  # of tokens that come from logins
 _LARGER = 10  # times as many: of the fabric's kinds, and of those that jobs, drains and verbs make, too
+
+
+def limit_warm_images(context: ApiContext, envelope: Envelope, old: Any, new: Any) -> None:
+    """Refuse to keep more images warm than a node keeps. Raises Forbidden (``tooManyObjects``)."""
+    if not isinstance(new, ImageSpec) or new.warm is None or (old is not None and old.warm is not None):
+        return
+    others = context.orders.warm_images.found.keys() - {envelope.key}
+    if len(others) >= MOST_WARM_IMAGES:
+        raise Forbidden(
+            f"spec.warm: {len(others)} images are kept warm already, the most that a node keeps",
+            reason="tooManyObjects",
+            field="spec.warm",
+            hint="end one that is started seldom: weft image warm NAME --off",
+            details={"kind": "image", "limit": MOST_WARM_IMAGES},
+        )
 
 
 class _InProject(msgspec.Struct):

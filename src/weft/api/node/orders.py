@@ -17,16 +17,19 @@ from weft.protocol.report import WarmImage
 
 class NodeOrders:
     """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node.
-    ``doomed_snapshots``: uid of each snapshot that is being deleted. ``warm_images``: nodes keep a booted machine of each."""
+    ``doomed_snapshots``: uid of each snapshot that is being deleted. ``warm_images``: nodes keep a booted machine of each.
+    ``never_often``: uid of each image of which nodes keep none by themselves."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.doomed_volumes = PrefixCache(store, kind_prefix("volume"), of_envelope(find_doomed), clock)
         self.doomed_snapshots = PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_doomed_snapshot), clock)
         self.warm_images = PrefixCache(store, kind_prefix("image"), of_envelope(find_warm), clock)
+        self.never_often = PrefixCache(store, kind_prefix("image"), of_envelope(find_never_often), clock)
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await asyncio.gather(self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run())
+        caches = (self.doomed_volumes, self.doomed_snapshots, self.warm_images, self.never_often)
+        await asyncio.gather(*(cache.run() for cache in caches))
 
     def is_warm(self, sha256: str) -> bool:
         """Whether nodes keep a booted machine of the image with this content."""
@@ -44,6 +47,10 @@ def find_doomed(envelope: Envelope) -> tuple[str, str] | None:
 
 def find_doomed_snapshot(envelope: Envelope) -> str | None:
     return envelope.uid if envelope.deleting_since is not None else None
+
+
+def find_never_often(envelope: Envelope) -> str | None:
+    return None if decode_part(envelope.spec, ImageSpec).warm_often else envelope.uid
 
 
 def find_warm(envelope: Envelope) -> WarmImage | None:

@@ -1,6 +1,7 @@
-"""Records in images' condition Warm how many nodes have the booted machine that the image's spec asks for.
+"""Records in images' condition Warm how many nodes have the booted machine that the image's spec asks for, and in Booted which
+nodes have one, and for what each keeps it.
 
-Reads images and nodes; writes the condition. Woken by either. The nodes learn of the images from the API server's answers to their
+Reads images and nodes; writes the conditions. Woken by either. The nodes learn of the images from the API server's answers to their
 reports, and report what became of them.
 """
 
@@ -13,10 +14,11 @@ import msgspec
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.image import FITS, NO_NODE, NOT_WARM, WARM, ImageSpec, ImageStatus, find_obstacle
+from weft.kinds.image import BOOTED, FITS, NO_NODE, NOT_WARM, WARM, ImageSpec, ImageStatus, find_obstacle
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 
+_MOST_NAMED, _MOST_LETTERS = 8, 200  # in a condition
 READY, MAKING = "ready", "making"  # a node's words for its machine; any other is why there is none
 
 
@@ -27,9 +29,13 @@ class WarmImages:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "image":
             return (change.key,)
-        if not has_changed(change, lambda node: (node.report(NodeReport).warm, _counts(node))):
+        if not has_changed(change, lambda node: (node.report(NodeReport).warm, _list_booted(node), _counts(node))):
             return ()
-        return [item.key for item in view.of_kind("image").values() if item.spec(ImageSpec).warm is not None]
+        reasons = {
+            uid for node in (change.old, change.new) if node is not None for uid in node.report(NodeReport).booted
+        }
+        images = view.of_kind("image").values()
+        return [item.key for item in images if item.spec(ImageSpec).warm is not None or item.uid in reasons]
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         images = [item for key in keys if (item := view.get(key)) is not None]
@@ -41,22 +47,45 @@ def _counts(node: Item) -> bool:
     return node.status(NodeStatus).phase == "Ready" and bool(node.report(NodeReport).machines)
 
 
+def _list_booted(node: Item) -> dict[str, str]:
+    return node.report(NodeReport).booted
+
+
 def plan_image(item: Item, nodes: Sequence[Item], now: float) -> Commit | None:
-    """Write the condition if it changes."""
+    """Write the conditions that change."""
     envelope, digest = edit(item), item.status(ImageStatus).sha256
-    if item.spec(ImageSpec).warm is None or item.deleting:
-        kept = [one for one in envelope.conditions if one.type != WARM]
-        if len(kept) == len(envelope.conditions):
-            return None
-        envelope.conditions = kept
-        return Commit(item.key, [put(envelope)], [unchanged(item)])
-    is_warm, reason, message = describe_image(item.status(ImageStatus)) or describe_nodes(
-        {node.envelope.name: node.report(NodeReport).warm.get(digest, "") for node in nodes}
-    )
-    condition = Condition(
-        "Warm", "True" if is_warm else "False", reason, message, since=now, generation=item.envelope.generation
-    )
-    return Commit(item.key, [put(envelope)], [unchanged(item)]) if set_condition(envelope, condition) else None
+    conditions = list[Condition]()
+    generation = item.envelope.generation
+    if item.spec(ImageSpec).warm is not None and not item.deleting:
+        words = {node.envelope.name: node.report(NodeReport).warm.get(digest, "") for node in nodes}
+        is_warm, reason, message = describe_image(item.status(ImageStatus)) or describe_nodes(words)
+        conditions.append(
+            Condition("Warm", "True" if is_warm else "False", reason, message, since=now, generation=generation)
+        )
+    reasons = {node.envelope.name: _list_booted(node)[item.uid] for node in nodes if item.uid in _list_booted(node)}
+    if reasons and not item.deleting:
+        conditions.append(Condition("Booted", "True", "", describe_reasons(reasons), since=now, generation=generation))
+    there = {one.type for one in conditions}
+    kept = [one for one in envelope.conditions if one.type not in (WARM, BOOTED) or one.type in there]
+    has_gone = len(kept) < len(envelope.conditions)
+    envelope.conditions = kept
+    changed = [set_condition(envelope, condition) for condition in conditions]
+    return Commit(item.key, [put(envelope)], [unchanged(item)]) if has_gone or any(changed) else None
+
+
+def describe_reasons(reasons: dict[str, str]) -> str:
+    """Each node with why it keeps a booted machine, those with the same reason together."""
+    nodes = dict[str, list[str]]()
+    for name, why in sorted(reasons.items()):
+        nodes.setdefault(why, []).append(name)
+    texts = [f"{_name_some(names)}: {why[:_MOST_LETTERS]}" for why, names in nodes.items()]
+    more = [f"and {len(texts) - _MOST_NAMED} other reasons"] if len(texts) > _MOST_NAMED else []
+    return "; ".join([*texts[:_MOST_NAMED], *more])
+
+
+def _name_some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def describe_image(status: ImageStatus) -> tuple[bool, str, str] | None:

@@ -125,6 +125,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         pools=pools,
         container_images=images,
         server_places=(urlsplit(context.server).netloc, options.gateway or enrolment.gateway),
+        warm_after=options.warm_after,
     )
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":

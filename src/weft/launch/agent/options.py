@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weft.agent.node.enrolment import default_node_name
+from weft.agent.template.often import AFTER
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
-from weft.launch.process.amounts import cores, port, size
+from weft.launch.process.amounts import cores, count, port, size
 
 STATE = Path("/var/lib/weft")
 _LEAST_BYTES = 64 << 20  # of memory and of disk space: with less, a node holds nothing
@@ -110,6 +111,14 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         "--functions",
         choices=("auto", "none"),
         help="isolations of functions to offer: all that work here (auto), or none (default: auto)",
+    )
+    parser.add_argument(
+        "--warm-after",
+        type=count(0, 1000),
+        default=AFTER,
+        metavar="VMS",
+        help="after how many VMs of an image within a day to keep a booted machine of it, from which further ones start;"
+        f" 0: only as ordered (default {AFTER})",
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")

@@ -94,6 +94,16 @@ def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:
             snapshot.put_allocation(_name_orphan(copy.uid), spec.node_uid, amounts_of(spec.resources), load)
 
 
+def count_booting(snapshot: Snapshot, change: Changed) -> None:
+    """An image that a node boots for itself, to start VMs from, takes memory there like an allocation."""
+    memory = change.new.report(NodeReport).booting_memory if change.new is not None else 0
+    name = f"booting {change.item.uid}"
+    if memory > 0:
+        snapshot.put_allocation(name, change.item.uid, (0, memory, 0))
+    else:
+        snapshot.drop_allocation(name)
+
+
 def _read_guests(node: Item | None) -> list[OrphanCopy]:
     """Copies of allocations that a node has without one, but for those that never ran there or have left."""
     copies = read_copies(node.report(NodeReport)) if node is not None else []

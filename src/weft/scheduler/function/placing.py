@@ -19,7 +19,7 @@ from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, parse_strategy
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.errors import WeftError
-from weft.scheduler.allocation.count import count_allocation, count_orphans
+from weft.scheduler.allocation.count import count_allocation, count_booting, count_orphans
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
@@ -99,6 +99,9 @@ class FunctionPlacing:
             if self._facts.get(facts.uid) != facts:
                 self._facts[facts.uid] = facts
                 self._put(facts)
+        if has_changed(change, lambda item: (item.uid, item.report(NodeReport).booting_memory)):
+            count_booting(snapshot, change)
+            self.epoch += 1
         if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
             count_orphans(snapshot, self._view, change)
             self.epoch += 1

@@ -12,6 +12,9 @@ import msgspec
 import pytest
 
 from weft.agent.image.cache import CachedImage
+from weft.agent.state.table import AllocationTable
+from weft.agent.template import claim, library, often
+from weft.agent.template.claim import BootMemory
 from weft.agent.template.library import MAKING, READY, TemplateLibrary
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
@@ -31,7 +34,7 @@ NIC = AllocatedNic(
     nat=True, mac="02:00:00:00:00:02", address="10.0.0.2",
 )  # fmt: skip
 SPEC = AllocationSpec(
-    node="n1", node_uid="n1", workload=Ref("vm", "default", "web", "u"), workload_generation=1, incarnation=1,
+    node="n1", node_uid="n1", workload=Ref("vm", "web", "u", "default"), workload_generation=1, incarnation=1,
     resources=Resources(cpu=1.0, memory=512 * MIB), image=IMAGE, nics=[NIC], boot="auto", cpu_model="max",
 )  # fmt: skip
 
@@ -67,6 +70,14 @@ class Node(NamedTuple):
     machines: Machines
     disks: DirectoryVolumes
     image: CachedImage
+    table: AllocationTable
+    told: list[int]  # the memory of a boot, as the server heard of it
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for what the scheduler gave away before it heard of a boot."""
+    monkeypatch.setattr(claim, "LOOK_SECONDS", 0.02)
 
 
 def make_node(tmp_path: Path, machines: Machines | None = None) -> Node:
@@ -84,17 +95,23 @@ def make_node(tmp_path: Path, machines: Machines | None = None) -> Node:
     async def ensure(wanted: AllocatedImage, show: Callable[[int], None]) -> CachedImage:
         return image
 
-    images: Any = SimpleNamespace(ensure=ensure)
+    async def announce() -> None:
+        told.append(table.booting_bytes)
+
+    images: Any = SimpleNamespace(ensure=ensure, find=lambda sha256: image)
+    table, told = AllocationTable(), list[int]()
+    heavy, memory = asyncio.Semaphore(1), BootMemory(4 << 30, table, SystemClock(), announce, lambda: None)
     library = TemplateLibrary(
         str(tmp_path),
-        machines,
+        machines,  # type: ignore[arg-type]
         disks,
         images,
         SystemClock(),
-        asyncio.Semaphore(1),
-        lambda: None,  # type: ignore[arg-type]
+        heavy,
+        memory,
+        lambda: None,
     )
-    return Node(library, machines, disks, image)
+    return Node(library, machines, disks, image, table, told)
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -234,7 +251,7 @@ def test_a_machine_that_a_vm_asked_for_first_goes_when_its_image_is_warmed_no_mo
 def test_a_node_keeps_the_newest_machines_and_says_which_images_have_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.agent.template.library.MOST_TEMPLATES", 2)
+    monkeypatch.setattr(library, "MOST_WARM_IMAGES", 2)
 
     async def go() -> None:
         node = make_node(tmp_path)
@@ -244,8 +261,14 @@ def test_a_node_keeps_the_newest_machines_and_says_which_images_have_none(
             async with asyncio.timeout(20):
                 assert await node.library.choose(spec, node.image, lambda _: None), "the newest is always made"
         assert await node.library.choose(replaced(image=other(0)), node.image, lambda _: None) is None, "boots"
-        node.library.put_orders([WarmImage(IMAGE)])
-        await until(lambda: "keeps 2 booted machines" in node.library.report().get(IMAGE.sha256, ""))
+        node.library.put_orders([WarmImage(other(number)) for number in (3, 4)])
+        ordered = {other(number).sha256: READY for number in (3, 4)}  # they go before what VMs asked for
+        await until(lambda: node.library.report() == ordered and set(node.library.explain().values()) == {"ordered"})
+        with pytest.raises(DriverFailed, match="keeps 2 at most"):
+            await node.library.choose(replaced(boot="warm"), node.image, lambda _: None)
+        node.library.put_orders([WarmImage(other(number)) for number in (1, 3, 4)])
+        await until(lambda: "ordered 2 already" in node.library.report().get(other(1).sha256, ""))
+        assert node.library.report()[other(3).sha256] == READY, "nor does a later order displace one"
         keeping.cancel()
 
     asyncio.run(go())
@@ -263,5 +286,121 @@ def test_a_vm_of_another_cpu_model_changes_the_machine_only_if_it_must_start_war
         kept = await node.disks.layers.list_kept()
         assert len(kept) == 1 and len(list((tmp_path / "templates").iterdir())) == 1, "the former one goes"
         keeping.cancel()
+
+    asyncio.run(go())
+
+
+def start(number: int, **fields: Any) -> AllocationSpec:
+    """Of the VM of that number."""
+    return replaced(workload=Ref("vm", f"v{number}", f"u{number}", "default"), **fields)
+
+
+def test_an_image_that_is_started_often_is_kept_for_its_project_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(often, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(library, "LEAST_FREE_SHARE", 0.0)
+    monkeypatch.setattr(library, "RETRY_SECONDS", 0.05)
+
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        for spec in (start(1), start(2), start(2)):
+            assert await node.library.choose(spec, node.image, lambda _: None) is None
+        await asyncio.sleep(0.3)
+        assert node.machines.made == [], "two VMs are not often"
+        small = Resources(cpu=1.0, memory=256 * MIB)
+        await node.library.choose(start(3, resources=small), node.image, lambda _: None)
+        await until(lambda: node.library.explain() == {IMAGE.uid: "3 VMs started here within a day"})
+        assert [plan.memory_bytes for plan in node.machines.made] == [256 * MIB], "the smallest starts from it too"
+        assert await node.library.choose(start(4), node.image, lambda _: None) is not None
+        theirs = replaced(workload=Ref("vm", "w", "w", "other"))
+        assert await node.library.choose(theirs, node.image, lambda _: None) is None, "it is another project's"
+        keeping.cancel()
+        again = make_node(tmp_path, node.machines)
+        await again.library.begin()
+        keeping = asyncio.create_task(again.library.keep())
+        await until(lambda: again.library.report() == {IMAGE.sha256: READY})
+        assert len(node.machines.made) == 1
+        again.library.put_orders([], [IMAGE.uid])
+        await until(lambda: again.library.report() == {} and again.library.explain() == {})
+        assert await again.disks.layers.list_kept() == []
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_what_nobody_asked_for_waits_while_memory_is_short_and_gives_way_to_what_is_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(often, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(library, "LEAST_FREE_SHARE", 0.0)
+    monkeypatch.setattr(library, "RETRY_SECONDS", 0.05)
+
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        node.table.booting_bytes = 4 << 30
+        for number in range(3):
+            await node.library.choose(start(number), node.image, lambda _: None)
+        await asyncio.sleep(0.3)
+        assert node.machines.made == []
+        node.table.booting_bytes = 0
+        node.machines.gate.clear()
+        await until(lambda: node.machines.made)
+        node.library.put_orders([WarmImage(other(1))])
+        await until(lambda: node.machines.made[-1].name == "template.i1")
+        node.machines.gate.set()
+        await until(lambda: node.library.report() == {IMAGE.sha256: READY, other(1).sha256: READY})
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_the_server_hears_of_a_boot_before_it_begins_and_vms_that_need_its_memory_end_it(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        node.machines.gate.clear()
+        keeping = asyncio.create_task(node.library.keep())
+        node.library.put_orders([WarmImage(IMAGE, 256 * MIB)])
+        await until(lambda: node.machines.made)
+        assert node.told == [256 * MIB] and node.table.booting_bytes == 256 * MIB
+        local: Any = SimpleNamespace(spec=replaced(resources=Resources(cpu=1.0, memory=4 << 30)))
+        node.table.states["a"] = SimpleNamespace(local=local, released=False)  # type: ignore[assignment]
+        await until(lambda: "aren't free" in node.library.report()[IMAGE.sha256])
+        assert node.table.booting_bytes == 0 and await node.disks.list() == []
+        assert [path.name for path in (tmp_path / "templates").iterdir()] == []
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_a_vm_that_waits_for_the_boot_lends_its_own_memory(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        local: Any = SimpleNamespace(spec=replaced(resources=Resources(cpu=1.0, memory=4 << 30)))
+        node.table.states["a"] = SimpleNamespace(local=local, released=False)  # type: ignore[assignment]
+        keeping = asyncio.create_task(node.library.keep())
+        assert await node.library.choose(replaced(boot="warm"), node.image, lambda _: None) is not None
+        assert node.told == []
+        keeping.cancel()
+
+    asyncio.run(go())
+
+
+def test_an_agent_that_died_while_it_kept_the_disk_leaves_no_layer(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        node.library.put_orders([WarmImage(IMAGE)])
+        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        keeping.cancel()
+        (folder,) = [path for path in (tmp_path / "templates").iterdir() if path.is_dir()]
+        (folder / "template.json").unlink()  # as if it had died before the last step
+        folder.rename(folder.with_name(f".{folder.name}.1"))
+        again = make_node(tmp_path)
+        await again.library.begin()
+        assert await again.disks.layers.list_kept() == [] and await again.disks.list() == []
+        assert list((tmp_path / "templates").iterdir()) == []
 
     asyncio.run(go())
