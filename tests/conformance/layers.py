@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from tests.conformance.volume import ID, MIB
 
-from weft.contracts.driver.layers import MOST_LAYERS, HasLayers, KeptDisk, KeptSnapshot, Layers
+from weft.contracts.driver.layers import MOST_LAYERS, CanTake, HasLayers, KeptDisk, KeptSnapshot, Layers, Taking
 from weft.contracts.driver.volume import VolumeDriver
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
@@ -19,6 +19,11 @@ SIZE = 8 * MIB
 def find(driver: VolumeDriver) -> Layers:
     assert isinstance(driver, HasLayers)
     return driver.layers
+
+
+def find_taking(driver: VolumeDriver) -> Taking:
+    assert isinstance(driver, CanTake)
+    return driver.taking
 
 
 async def freeze(driver: VolumeDriver, *layer_ids: str, volume_id: str = ID) -> None:
@@ -45,6 +50,19 @@ class LayerPromises:
         assert await list_ids(reborn()) == ["one", "two"]
         [found] = await reborn().list()
         assert (found.path, found.size_bytes) == (facts.path, SIZE)
+
+    async def test_volumes_that_no_machine_has_are_taken_at_once_and_once(
+        self, driver: VolumeDriver, reborn: Callable[[], VolumeDriver]
+    ) -> None:
+        await driver.ensure(ID, size_bytes=SIZE)
+        snapshot = KeptSnapshot("s1", "uid-of-s1", {ID: KeptDisk((), 0, "data")}, workload="w")
+        for _ in range(2):
+            taken = await find_taking(reborn()).take(snapshot, {ID: "one"})
+        assert (taken.pause_ms, await list_ids(reborn())) == (0.0, ["one"])
+        [kept] = await find(reborn()).list_kept()
+        assert (kept.uid, kept.disks, kept.workload) == ("uid-of-s1", {ID: KeptDisk(("one",), SIZE, "data")}, "w")
+        with pytest.raises(NotFound):
+            await find_taking(reborn()).take(describe("s2", disk="none"), {"none": "two"})
 
     async def test_a_layer_is_unfinished_until_it_is_finished_or_undone_and_each_may_be_repeated(
         self, driver: VolumeDriver, reborn: Callable[[], VolumeDriver]

@@ -47,6 +47,16 @@ class KeptSnapshot(msgspec.Struct, frozen=True):
     memory_bytes: int = 0  # of its memory's file; 0: none here
     used_bytes: int = 0  # its memory, and the layers that no lower snapshot counts; volumes may stand on them
     workload: str = ""  # uid of the one whose disks they are: the snapshot goes with them to other storage
+    taken_at: float = 0.0  # unix seconds; 0: not recorded. Which snapshot of a volume is the last one
+
+
+class TakenFacts(msgspec.Struct, frozen=True):
+    """How a snapshot was taken of volumes that no machine has."""
+
+    consistency: Literal[
+        "filesystem", "stopped"
+    ]  # some were mounted, and their file systems frozen; or nobody had them
+    pause_ms: float  # how long writers stood still
 
 
 class Layers(Protocol):
@@ -111,6 +121,20 @@ class Layers(Protocol):
 @runtime_checkable
 class HasLayers(Protocol):
     layers: Layers
+
+
+class Taking(Protocol):
+    async def take(self, snapshot: KeptSnapshot, layers: dict[str, str]) -> TakenFacts:
+        """Take a snapshot of volumes that no machine has, all as they are at one instant, and keep it. ``layers`` gives for each
+        volume's id the layer to make; of ``snapshot.disks`` only the names count. What containers have mounted is frozen for a
+        bounded time and copied: the layer holds what differs from the volume's last snapshot. Others become layers as they lie.
+        Repeated, it changes nothing. Raises NotFound, IllegalTransition for a volume that a machine has, DriverFailed (``noSpace``,
+        ``tooSlow``): then nothing is kept."""
+
+
+@runtime_checkable
+class CanTake(Protocol):
+    taking: Taking
 
 
 class CarriedDisk(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -89,7 +89,9 @@ def kept(id_: str, *layers: str) -> KeptSnapshot:
 async def read_kept(driver: DirectoryVolumes, id_: str, base: str | None = None) -> str:
     [found] = [one for one in await driver.layers.list_kept() if one.id == id_]
     folder = Path(driver.layers.memory_path("x")).parent
-    return read([str(folder / f"{layer}.qcow2") for layer in found.disks["root"].layers], base).rstrip(".b")
+    return read([str(folder / f"{layer}.qcow2") for layer in next(iter(found.disks.values())).layers], base).rstrip(
+        ".b"
+    )
 
 
 def list_all(place: Path) -> set[str]:
@@ -313,6 +315,18 @@ ACTS: dict[str, tuple[Act | None, Act, str, str]] = {
         "aac",
         "aac",
     ),
+    "take": (
+        None,
+        lambda driver: driver.taking.take(KeptSnapshot("s3", "uid", {ID: KeptDisk((), 0)}), {ID: "three"}),
+        "aac",
+        "aac",
+    ),
+    "take files": (
+        lambda driver: driver.ensure_files("files", size_bytes=SIZE),
+        lambda driver: driver.taking.take(KeptSnapshot("s3", "uid", {"files": KeptDisk((), 0)}), {"files": "three"}),
+        "aac",
+        "aac",
+    ),
     "replace": (
         lambda driver: driver.layers.keep_present(kept("s3", "zero", "one", "two", "three"), {ID: "three"}),
         lambda driver: driver.layers.replace(ID, "s1", "root", "three"),
@@ -410,5 +424,6 @@ def copy(origin: Path, place: Path) -> None:
 
 
 async def read_everything(driver: DirectoryVolumes) -> dict[str, str]:
-    volumes = {facts.id: await read_volume(driver, facts.id) for facts in await driver.list()}
+    disks = [facts.id for facts in await driver.list() if facts.format == "qcow2"]
+    volumes = {id_: await read_volume(driver, id_) for id_ in disks}
     return volumes | {one.id: await read_kept(driver, one.id) for one in await driver.layers.list_kept()}

@@ -20,12 +20,14 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import PoolFacts, VolumeFacts
 from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
+from weft.drivers.volume.directory.file_copies import FROZEN, thaw_left
 from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending
 from weft.drivers.volume.directory.layer_transfer import DirectoryLayerTransfer
 from weft.drivers.volume.directory.layers import DirectoryLayers
 from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import COPY_SECONDS, check_own, describe_chain, round_up, run_qemu_img
+from weft.drivers.volume.directory.taking import DirectoryTaking
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import short_id
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
@@ -56,7 +58,9 @@ class DirectoryVolumes:
         self._changes = LayerChanges(self._records)
         locked = Locking(self._records, f"storage pool {pool_name} of node {host.node}")
         self.layers = DirectoryLayers(self._records, self._changes, self._inspect, self._work, locked)
+        self.taking = DirectoryTaking(self._records, self.layers, self._inspect, self._work, locked)
         self.transfer = DirectoryLayerTransfer(self._records, self._changes, self._work, locked)
+        thaw_left(self._work(FROZEN))
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
                 left.unlink(missing_ok=True)

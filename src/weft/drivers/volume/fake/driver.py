@@ -13,7 +13,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import VolumeFacts
-from weft.drivers.volume.fake.layers import FakeLayers, LayerShelf
+from weft.drivers.volume.fake.layers import FakeLayers, FakeTaking, LayerShelf
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 
@@ -41,6 +41,7 @@ class FakeVolumes:
         self._clock = clock
         folder = f"{host.state_dir}/volumes/layers"
         self.layers = FakeLayers(self.shelf.layers, self.shelf.volumes, folder, self._meet, self._describe)
+        self.taking = FakeTaking(self.shelf.layers, self.layers, self.shelf.volumes, self._meet)
 
     async def ensure(
         self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 
-from weft.contracts.driver.layers import MOST_LAYERS, KeptSnapshot, Layer
+from weft.contracts.driver.layers import MOST_LAYERS, KeptDisk, KeptSnapshot, Layer, TakenFacts
 from weft.contracts.driver.volume import VolumeFacts
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
@@ -191,6 +191,36 @@ class FakeLayers:
 
     def _describe(self, layer_id: str) -> Layer:
         return Layer(layer_id, f"{self._folder}/{layer_id}.qcow2", "qcow2", 0)
+
+
+class FakeTaking:
+    def __init__(
+        self,
+        shelf: LayerShelf,
+        layers: FakeLayers,
+        volumes: dict[str, VolumeFacts],
+        meet: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self._shelf, self._layers, self._volumes, self._meet = shelf, layers, volumes, meet
+
+    async def take(self, snapshot: KeptSnapshot, layers: dict[str, str]) -> TakenFacts:
+        await self._meet("take", snapshot.id)
+        if snapshot.id not in self._shelf.kept:
+            disks: dict[str, KeptDisk] = {}
+            for volume_id, layer_id in layers.items():
+                facts = self._volumes.get(volume_id)
+                if facts is None:
+                    raise NotFound(f"volume {volume_id} is not here")
+                if facts.format == "raw":
+                    self._shelf.present.add(layer_id)
+                    chain = [layer_id]
+                else:
+                    await self._layers.begin_layer(volume_id, layer_id)
+                    await self._layers.finish_layer(volume_id, layer_id)
+                    chain = self._shelf.chains[volume_id]
+                disks[volume_id] = KeptDisk(tuple(chain), facts.size_bytes, snapshot.disks[volume_id].name)
+            await self._layers.keep(msgspec.structs.replace(snapshot, disks=disks))
+        return TakenFacts("stopped", 0.0)
 
 
 def _gone(snapshot_id: str) -> NotFound:
