@@ -217,3 +217,72 @@ async def test_it_survives_the_agents_death_anywhere(tmp_path: Path, dies: bool)
             assert at > 8, "the effects weren't cut"
             return
     raise AssertionError("more effects than cuts")
+
+
+def with_turn(vm: Envelope, turn: str, **fields: Any) -> Envelope:
+    order = AllocatedSnapshot(uid="snap-1", name="g-web", turn=turn)  # type: ignore[arg-type]
+    return change(vm, snapshots=[order], **fields)
+
+
+def turn_of(lab: Lab, vm: Envelope) -> str:
+    return next((one.turn for one in lab.server.reports[vm.name].snapshots), "")
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_a_member_of_a_group_holds_until_all_do_and_counts_only_then(tmp_path: Path, runs: bool) -> None:
+    lab = Lab(tmp_path)
+    async with lab.agent():
+        vm = await start(lab)
+        if not runs:
+            vm = change(vm, desired="stop", desired_count=1)
+            lab.server.put(vm)
+            await lab.until_state(vm, "stopped")
+        lab.server.put(with_turn(vm, "prepare"))
+        await lab.until(lambda: turn_of(lab, vm) == "prepare")
+        assert lab.shelf.layers.unfinished == {}, "nothing is done to it before its turn"
+        lab.server.put(with_turn(vm, "hold"))
+        await lab.until(lambda: turn_of(lab, vm) == "hold")
+        guest = lab.guest(vm)
+        if runs:
+            assert guest is not None and guest.snapshot is not None and guest.snapshot.facts.phase == "holding"
+        else:
+            lab.server.put(vm := with_turn(vm, "hold", desired="run", desired_count=2))
+            await lab.until(lambda: turn_of(lab, vm) == "hold")
+            assert lab.server.reports[vm.name].state != "running", "it isn't started while it holds"
+        assert lab.shelf.layers.kept == {}
+        lab.server.put(with_turn(vm, "go"))
+        report = await until_over(lab, vm)
+        await lab.until_state(vm, "running")
+    assert (report.phase, report.consistency) == ("ready", "filesystem" if runs else "stopped"), report
+    assert set(lab.shelf.layers.kept) == {short_id("snap-1")}
+
+
+@pytest.mark.parametrize("why", ["late", "dropped", "taken back", "agent died"])
+async def test_a_member_that_does_not_hold_until_it_is_told_to_go_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(step, "HOLD_SECONDS", 0.3 if why == "late" else 600.0)
+    lab = Lab(tmp_path)
+    async with lab.agent():
+        vm = await start(lab)
+        lab.server.put(with_turn(vm, "hold"))
+        await lab.until(lambda: turn_of(lab, vm) == "hold")
+        if why == "dropped":
+            lab.server.put(with_turn(vm, "drop"))
+        elif why == "taken back":
+            lab.server.put(change(vm, snapshots=[]))
+    if why == "agent died":
+        lab.server.reports.clear()
+        lab.server.put(with_turn(vm, "go"))
+    async with lab.agent():
+        if why == "taken back":
+            await lab.until(lambda: (one := lab.guest(vm)) is not None and one.snapshot is None, "the end of its hold")
+        else:
+            if why != "agent died":
+                lab.server.put(with_turn(vm, "go"))
+            report = await until_over(lab, vm)
+            assert report.phase == "failed" and report.message, report
+        await lab.until_state(vm, "running")
+        assert lab.shelf.layers.kept == {} and lab.shelf.layers.unfinished == {}
+        lab.server.put(change(vm, snapshots=[S2]))
+        assert (await until_over(lab, vm, "snap-2")).phase == "ready", "the next one is taken"

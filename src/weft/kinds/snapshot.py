@@ -11,7 +11,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
-from weft.kinds.parts.snapshot.verbs import refuse_lost_memory
+from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
 from weft.kinds.record import (
     Access,
     Admission,
@@ -35,6 +35,7 @@ from weft.objects.schema import field, words
 
 # Who asked for it: "" people, restore and clone those verbs, schedule a schedule.
 Automatic = Literal["", "restore", "clone", "schedule"]
+DATA_GONE = "dataGone"  # reason of the phase Failed: it was ready
 LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
 
 
@@ -48,6 +49,10 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
         str,
         field("Image that its root disk stands on; set by the server", change="never", name=True, shared=True),
     ] = ""
+    group: Annotated[
+        str, field("Group whose snapshots are of one instant; the verb snapshot sets it", change="never", name=True)
+    ] = ""
+    members: Annotated[list[str], field("VMs of the group; set by the server", change="never", name=True)] = []
 
 
 class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -85,12 +90,18 @@ def read_workload(spec: SnapshotSpec) -> tuple[str, str]:
     return kind, name
 
 
+def is_dropped(spec: SnapshotSpec, status: SnapshotStatus) -> bool:
+    """Whether its group failed: what its node took of it nevertheless is removed."""
+    return bool(spec.group) and status.phase == "Failed" and status.reason != DATA_GONE
+
+
 def check_snapshot(spec: SnapshotSpec) -> None:
     kind, name = read_workload(spec)
     if kind != "vm" or not name or "/" in name:
         raise InvalidInput(
             f"spec.of: {spec.of[:60]!r} is nothing that snapshots are taken of", field="spec.of", hint="write vm/web"
         )
+    check_group(name, spec.group, spec.members)
 
 
 def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:
@@ -225,8 +236,8 @@ SNAPSHOT = Kind(
     access=Access(readers="project", status_writer="snapshots"),
     admission=Admission(
         check=check_snapshot,
-        server_fields=("automatic", "image"),
-        made_fields=("automatic",),
+        server_fields=("automatic", "image", "group", "members"),
+        made_fields=("automatic", "group", "members"),
         derived=Derived(_list_sources, _put_image),
         counts=_count,
     ),
@@ -235,6 +246,7 @@ SNAPSHOT = Kind(
         columns=(
             NAME,
             Column("OF", text("spec.of")),
+            Column("GROUP", text("spec.group"), flexible=True),
             Column("PHASE", text("status.phase", "Pending"), keep=True),
             Column("SIZE", size("status.size"), align="right"),
             Column("CONSISTENCY", text("status.consistency")),

@@ -39,6 +39,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     fetched: bool = False  # its image was fetched ahead
     prepared: bool = False  # all but the start is done
     can_hold: bool = False
+    held_until: float = 0.0  # it stands still for a group's snapshot until then (elapsed seconds); 0: it doesn't
     snapshot_at: float = 0.0  # when to go on with the snapshot that is being taken (elapsed seconds)
 
 

@@ -10,19 +10,23 @@ from msgspec.structs import replace
 
 from weft.agent.allocation.facts import Plan, PlanInput, is_alive
 from weft.agent.allocation.steps.names import Step
-from weft.agent.state.snapshots import find_wanted
+from weft.agent.state.allocation import Taking
+from weft.agent.state.snapshots import find_turn, find_wanted
 from weft.kinds.fields.allocated_snapshot import SnapshotReport
 
-WAITS = "waits"
+WAITS, NOT_HELD = "waits", "notHeld"
 _AT_REST = ("stopped", "suspended", "failed")
 _ENDS = (Step.STOP, Step.END)
 
 
 def plan_snapshots(facts: PlanInput, plan: Plan) -> Plan:
     """``plan`` with the step of the next snapshot in its place."""
-    if facts.checkpoint.taking is None:
+    taking = facts.checkpoint.taking
+    if taking is None:
         begins = find_wanted(facts.local.spec, facts.checkpoint) is not None and not find_obstacle(facts, plan)
         return replace(plan, steps=(Step.SNAPSHOT,)) if begins else plan
+    if taking.snapshot.turn and not taking.finished:
+        return _plan_hold(facts, taking, plan)
     if not is_alive(facts.guest):
         return replace(plan, steps=(Step.SNAPSHOT, *plan.steps), review_at=None)
     if plan.steps and plan.steps[0] in _ENDS:
@@ -30,6 +34,16 @@ def plan_snapshots(facts: PlanInput, plan: Plan) -> Plan:
     if facts.now >= facts.snapshot_at:
         return replace(plan, steps=(Step.SNAPSHOT,), review_at=None)
     return replace(plan, steps=(), review_at=min(facts.snapshot_at, plan.review_at or facts.snapshot_at))
+
+
+def _plan_hold(facts: PlanInput, taking: Taking, plan: Plan) -> Plan:
+    """Of a group's member: nothing else is done to it until all stand still, or it stops waiting for them."""
+    waits_until = facts.held_until or facts.snapshot_at
+    ended = taking.live and not is_alive(facts.guest)
+    called = bool(facts.held_until) and find_turn(facts.local, taking.snapshot.uid) != "hold"
+    if facts.now >= waits_until or ended or called:
+        return replace(plan, steps=(Step.SNAPSHOT,), review_at=None)
+    return replace(plan, steps=(), review_at=waits_until)
 
 
 def find_obstacle(facts: PlanInput, plan: Plan) -> str:
@@ -57,11 +71,15 @@ def report_snapshots(facts: PlanInput, plan: Plan) -> list[SnapshotReport]:
     reports = [report for report in facts.checkpoint.taken if report.uid not in {one.uid for one in wanted_ones}]
     for wanted in wanted_ones:
         report = over.get(wanted.uid, SnapshotReport(uid=wanted.uid, pool=facts.local.spec.pool))
-        if wanted.uid not in over and taking is None and Step.SNAPSHOT not in plan.steps:
+        taken = taking is not None and taking.snapshot.uid == wanted.uid
+        if wanted.turn in ("go", "drop") and wanted.uid not in over and not taken:
+            report = replace(report, phase="failed", reason=NOT_HELD, message="it did not stand still with its group")
+        elif wanted.turn == "prepare" and taking is None and not find_obstacle(facts, plan):
+            report = replace(report, turn="prepare")
+        elif wanted.uid not in over and taking is None and Step.SNAPSHOT not in plan.steps:
             report = replace(report, reason=WAITS, message=find_obstacle(facts, plan))
         elif taking is not None and taking.snapshot.uid == wanted.uid:
-            report = replace(
-                report, message="its memory is being saved" if taking.finished else "", pool=facts.local.spec.pool
-            )
+            message = "its memory is being saved" if taking.finished else ""
+            report = replace(report, message=message, turn="hold" if facts.held_until else "")
         reports.append(report)
     return reports

@@ -108,6 +108,7 @@ class Worker:
             fetched=state.fetched,
             prepared=state.prepared,
             snapshot_at=state.snapshot_at,
+            held_until=state.held_until,
             can_hold=runtimes.find(state.local) in runtimes.holding,
         )
 

@@ -71,6 +71,9 @@ class AllocationState:
         self.fetched = False  # its image, ahead of that
         self.unplugged = False  # its ports were removed
         self.snapshot_at = 0.0  # when to ask again for one whose memory is being saved (elapsed seconds)
+        self.held_until = (
+            0.0  # it stands still for a group's snapshot until then at most (elapsed seconds); 0: it doesn't
+        )
         self.woken = asyncio.Event()  # inspect it again
         self.changed = asyncio.Event()  # drop the planned steps
 

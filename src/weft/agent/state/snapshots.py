@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, TakenDisk, Taking
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import ROOT, AllocationSpec
-from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, GroupTurn, SnapshotReport
 from weft.objects.identity import short_id
 
 
@@ -51,7 +51,13 @@ def note_beginning(checkpoint: Checkpoint, spec: AllocationSpec, guest: GuestFac
 def find_wanted(spec: AllocationSpec, checkpoint: Checkpoint) -> AllocatedSnapshot | None:
     """The next snapshot to take."""
     over = {report.uid for report in checkpoint.taken}
-    return next((one for one in spec.snapshots if one.uid not in over), None)
+    return next((one for one in spec.snapshots if one.uid not in over and one.turn in ("", "hold")), None)
+
+
+def find_turn(local: LocalAllocation, uid: str) -> GroupTurn:
+    """The turn that a group's member has come to. One that is wanted no more doesn't count."""
+    wanted = next((one for one in local.spec.snapshots if one.uid == uid), None)
+    return wanted.turn if wanted is not None and not local.deleting else "drop"
 
 
 def find_taken(checkpoint: Checkpoint, spec: AllocationSpec) -> list[SnapshotReport]:

@@ -9,6 +9,7 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
+from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
@@ -17,8 +18,8 @@ from weft.protocol.report import WarmImage
 
 class NodeOrders:
     """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node.
-    ``doomed_snapshots``: uid of each snapshot that is being deleted. ``warm_images``: nodes keep a booted machine of each.
-    ``never_often``: uid of each image of which nodes keep none by themselves."""
+    ``doomed_snapshots``: uid of each snapshot that is being deleted, or whose group failed. ``warm_images``: nodes keep a booted
+    machine of each. ``never_often``: uid of each image of which nodes keep none by themselves."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.doomed_volumes = PrefixCache(store, kind_prefix("volume"), of_envelope(find_doomed), clock)
@@ -46,7 +47,10 @@ def find_doomed(envelope: Envelope) -> tuple[str, str] | None:
 
 
 def find_doomed_snapshot(envelope: Envelope) -> str | None:
-    return envelope.uid if envelope.deleting_since is not None else None
+    if envelope.deleting_since is not None:
+        return envelope.uid
+    spec, status = decode_part(envelope.spec, SnapshotSpec), decode_part(envelope.status, SnapshotStatus)
+    return envelope.uid if is_dropped(spec, status) else None
 
 
 def find_never_often(envelope: Envelope) -> str | None:

@@ -47,7 +47,7 @@ _NO_FLAG = {
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
-    "snapshot": ("spec.automatic", "spec.image"),
+    "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": tuple(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "job": (

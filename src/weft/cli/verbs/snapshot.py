@@ -10,16 +10,17 @@ import click
 from weft.cli.command import options
 from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import find_one
+from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import Target, usage
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_taken, name_snapshot
-from weft.cli.wait.finish import plan_wait
+from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.progress import Progress
 from weft.kinds.fields.cells import dig
 from weft.kinds.operation import name_operation
 from weft.kinds.parts.snapshot.schedule import DEFAULT_KEPT, MOST_KEPT
+from weft.kinds.parts.snapshot.verbs import name_member
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import format_duration
@@ -29,8 +30,10 @@ ABLE = ("vm",)
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
-        options.targets(kind, many=False, able=ABLE),
+        options.targets(kind, required=False, able=ABLE),
         click.Option(["--name"], metavar="NAME", help="The snapshot's name. [the VM's, with date and time in UTC]"),
+        click.Option(["--group"], metavar="NAME", help="Take all of these VMs at one instant, each as NAME-VM."),
+        *options.selectors(kind),
         click.Option(["--memory"], is_flag=True, help="Keep the memory of the running VM, too."),
         click.Option(["--every"], type=options.Duration(), help="Take one now and then again, so often; 0 ends that."),
         click.Option(["--keep"], type=int, metavar="N", help="How many of those to keep. [7]"),
@@ -42,8 +45,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
     name, memory, every, keep = given["name"], given["memory"], given["every"], given["keep"]
-    several = f"the snapshot's name is an option: --name {words[1]}" if len(words) == 2 else ""
-    vm = find_one(session, kind, words, ABLE, "give one VM: snapshots are taken one at a time", several)
+    if given["group"] is not None:
+        if name is not None or every is not None or keep is not None:
+            raise usage("--group: its snapshots are named after it and their VMs, and taken once", "give --group alone")
+        return _take_group(session, _find_vms(session, kind, words, **given), given["group"], memory=memory)
+    if given["labels"] or given["fields"]:
+        raise usage("a selector may find several VMs, which are taken together", "add --group NAME")
+    several = (
+        f"to take both: --group NAME; the snapshot's name is an option: --name {words[1]}" if len(words) == 2 else ""
+    )
+    vm = find_one(
+        session, kind, words, ABLE, "give one VM, or a group's name for several", several or "add --group NAME"
+    )
     if name == "":
         raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
     if keep is not None and every is None:
@@ -56,6 +69,36 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return _schedule(session, vm, every, keep, memory=memory)
     body = {"name": name or name_snapshot(vm.name, session.clock.now()), "memory": memory}
     return _finish(session, vm, session.client.verb(vm.kind.name, vm.name, "snapshot", body))
+
+
+def _find_vms(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    labels: tuple[str, ...],
+    fields: tuple[str, ...],
+    **_: Any,
+) -> list[Target]:
+    if not (labels or fields):
+        return find_targets(session, kind, words, ABLE)
+    if words:
+        raise usage("give either names or a selector")
+    found = session.client.list("vm", labels=",".join(labels), fields=",".join(fields)).items
+    if not found:
+        raise usage("no VM matches", "weft vm list shows them")
+    return [Target(BY_NAME["vm"], item["name"]) for item in found]
+
+
+def _take_group(session: Session, vms: list[Target], group: str, *, memory: bool) -> int:
+    """Snapshots of one instant, made at once."""
+    first, *others = vms
+    body = {"group": group, "memory": memory, "others": [vm.name for vm in others]}
+    made = session.client.verb(first.kind.name, first.name, "snapshot", body)
+    targets = [Target(BY_NAME["snapshot"], name_member(group, vm.name)) for vm in vms]
+    objects = [made, *(session.client.get("snapshot", target.name) for target in targets[1:])]
+    done = [Done(target, obj, "create") for target, obj in zip(targets, objects, strict=True)]
+    waits = [wait for one in done if (wait := plan_wait(one.obj, one.target, "create")) is not None]
+    return finish(session, done, waits)
 
 
 def _schedule(session: Session, vm: Target, every: float, keep: int | None, *, memory: bool) -> int:

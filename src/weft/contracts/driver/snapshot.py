@@ -26,12 +26,15 @@ class SnapshotPlan(msgspec.Struct, frozen=True):
     freeze: bool = (
         True  # have the guest's agent freeze file systems, if it has one; never with memory, which needs none
     )
+    # The guest stands still after the switch until ``release``, so many seconds at most; 0: it runs on at once.
+    hold: float = 0.0
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True):
     key: str
-    # none: the key is unknown, or was cut off before anything was done; switching: ask again; saving: the memory is being written
-    phase: Literal["none", "switching", "saving", "done", "failed"]
+    # none: the key is unknown, or was cut off before anything was done; switching: ask again; holding: the guest stands still until
+    # it is released; saving: the memory is being written
+    phase: Literal["none", "switching", "holding", "saving", "done", "failed"]
     switched: bool = False  # the guest writes to the overlays; for good
     consistency: Consistency = "crash"
     pause_ms: float = 0.0  # how long the guest stood still
@@ -45,11 +48,15 @@ class Snapshots(Protocol):
         """Switch the disks; returns once that is done, while the memory goes on being saved. Raises IllegalTransition for a
         guest that doesn't run, migrates, or whose disk is being relocated; DriverFailed if nothing was switched."""
 
+    async def release(self, guest_id: str, key: str) -> SnapshotFacts:
+        """Let a held guest run on: its memory begins to be saved, or it is done; failed if it has not stood still until now.
+        Repeated is fine. A guest that nobody releases runs on by itself, and its snapshot has failed."""
+
     async def progress(self, guest_id: str, key: str) -> SnapshotFacts:
-        """The facts now. What a driver left that died is found out from the machine, and finished."""
+        """The facts now. What a driver left that died is found out from the machine, and finished; a guest that it held runs on."""
 
     async def cancel(self, guest_id: str, key: str) -> SnapshotFacts:
-        """Drop memory that isn't whole yet, and end the snapshot. An unknown key is fine."""
+        """Drop memory that isn't whole yet, let a held guest run on, and end the snapshot. An unknown key is fine."""
 
     async def forget(self, guest_id: str, key: str) -> None:
         """Drop the remembered facts of this key, once it is done or failed."""

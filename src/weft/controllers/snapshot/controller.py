@@ -15,6 +15,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.snapshot.facts import SnapshotFacts, list_disks, read_facts
+from weft.controllers.snapshot.group import plan_group
 from weft.controllers.snapshot.plan import SnapshotPlan, plan_snapshot
 from weft.informer.commit import Commit, Draft, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -22,6 +23,7 @@ from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.parts.snapshot.verbs import name_member
 from weft.kinds.quota import quota_key
 from weft.kinds.snapshot import (
     SNAPSHOTS_BY_NODE,
@@ -73,8 +75,13 @@ class Snapshots:
         plan = Plan()
         items = [item for key in keys if (item := view.get(key)) is not None]
         silent = bool(self._find_silent()) if any(_asks_nodes(item) for item in items) else False
+        planned = set[str]()
         for item in items:
-            commit = plan_one(view, item, silent, now)
+            members = find_members(view, item) if _is_open(item) else []
+            if item.key in planned:
+                continue
+            planned.update(member.key for member in members)
+            commit = plan_together(view, item, members, silent) if members else plan_one(view, item, silent, now)
             if commit is not None:
                 plan.commits.append(commit)
             elif silent and _asks_nodes(item):
@@ -91,6 +98,8 @@ def _route_snapshot(view: View, change: Changed) -> Iterable[str]:
     keys = [change.key]
     if has_changed(change, lambda item: (item.uid, item.status(SnapshotStatus).phase)):
         keys += [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload_key(change.item))]
+    if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
+        keys += [item.key for item in find_members(view, change.item)]
     return keys
 
 
@@ -116,13 +125,54 @@ def _of_workload(view: View, workload: Item) -> list[str]:
     return [*(item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload.key)), *origins]
 
 
-def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | None:
-    """Write a snapshot's status if it changes, with the order to its node; remove a deleted one whose data is gone."""
+def _is_open(item: Item) -> bool:
+    """Whether what becomes of it may depend on its group."""
+    return not item.deleting and item.status(SnapshotStatus).phase in ("Pending", "Taking")
+
+
+def find_members(view: View, snapshot: Item) -> list[Item]:
+    """All snapshots of its group that exist; none if it belongs to no group."""
+    spec, project = snapshot.spec(SnapshotSpec), snapshot.envelope.project
+    keys = [object_key("snapshot", project, name_member(spec.group, vm)) for vm in spec.members]
+    found = [view.get(key) for key in keys]
+    return [one for one in found if one is not None and one.spec(SnapshotSpec).members == spec.members]
+
+
+def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: bool) -> Commit | None:
+    """Write what changes of a group's snapshots at once, with the orders to their nodes."""
+    spec = snapshot.spec(SnapshotSpec)
+    members = [_plan_alone(view, item, silent) for item in items]
+    there = {facts.name for facts, _ in members}
+    missing = [name for vm in spec.members if (name := name_member(spec.group, vm)) not in there]
+    draft, events = Draft(), list[Event]()
+    grown = False
+    for item, (facts, _), plan in zip(items, members, plan_group(members, missing), strict=True):
+        if item.deleting:
+            continue  # it goes by itself
+        _change_order(draft, item, facts, plan)
+        if plan.status != facts.status:
+            draft.change(item, status=plan.status)
+            grown = grown or plan.status.size > facts.status.size
+        if (event := _make_event(item, facts, plan)) is not None:
+            events.append(event)
+    if grown:
+        _write_quota(view, draft, snapshot)
+    if draft.writes:
+        draft.preconditions += [unchanged(item) for item in items]
+    return draft.commit(snapshot.key, events)
+
+
+def _plan_alone(view: View, snapshot: Item, silent: bool) -> tuple[SnapshotFacts, SnapshotPlan]:
+    """What it needs, its group aside."""
     facts = read_facts(view, snapshot, silent)
     disks = list_disks(facts.place.spec(AllocationSpec)) if facts.place is not None else {}
-    plan = plan_snapshot(
-        facts, disks, read_spec(facts.workload), find_parent(view, workload_key(snapshot), snapshot.uid)
-    )
+    parent = find_parent(view, workload_key(snapshot), snapshot.uid)
+    return facts, plan_snapshot(facts, disks, read_spec(facts.workload), parent)
+
+
+def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | None:
+    """Write a snapshot's status if it changes, with the order to its node; remove a deleted one whose data is gone."""
+    facts, plan = _plan_alone(view, snapshot, silent)
     draft = Draft()
     event = _make_event(snapshot, facts, plan)
     if plan.release:
@@ -139,14 +189,16 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
 
 
 def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> None:
-    place = facts.place if plan.order == "give" else facts.ordered
+    place = facts.ordered or facts.place
     if not plan.order or place is None:
         return
     spec = place.spec(AllocationSpec)
     orders = [one for one in spec.snapshots if one.uid != snapshot.uid]
     if plan.order == "give":
-        orders.append(AllocatedSnapshot(uid=snapshot.uid, name=facts.name, memory=plan.memory))
-        if facts.workload is not None:
+        given = next((one for one in spec.snapshots if one.uid == snapshot.uid), None)
+        new = given or AllocatedSnapshot(uid=snapshot.uid, name=facts.name, memory=plan.memory)
+        orders.append(msgspec.structs.replace(new, turn=plan.turn))
+        if given is None and facts.workload is not None:
             draft.preconditions.append(unchanged(facts.workload))
     if orders != spec.snapshots:
         draft.change(place, spec=msgspec.structs.replace(spec, snapshots=orders))
@@ -155,8 +207,12 @@ def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: Snap
 def _guard_quota(view: View, draft: Draft, snapshot: Item, status: SnapshotStatus) -> None:
     """What a snapshot takes up grows without a request: writing the quota with it tells the API server that a sum that it remembers
     holds no more."""
-    quota = view.get(quota_key(snapshot.envelope.project or ""))
-    if quota is not None and status.size > snapshot.status(SnapshotStatus).size:
+    if status.size > snapshot.status(SnapshotStatus).size:
+        _write_quota(view, draft, snapshot)
+
+
+def _write_quota(view: View, draft: Draft, snapshot: Item) -> None:
+    if (quota := view.get(quota_key(snapshot.envelope.project or ""))) is not None:
         draft.writes.append(put(quota.envelope))
         draft.preconditions.append(unchanged(quota))
 

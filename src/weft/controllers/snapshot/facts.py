@@ -15,7 +15,7 @@ from weft.kinds.allocation import (
     AllocationSpec,
     list_snapshots_to_take,
 )
-from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, SnapshotReport
+from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, GroupTurn, SnapshotReport
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSnapshot, NodeStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, read_workload, workload_key
 
@@ -38,6 +38,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     workload: Item | None = None  # that of its name; of its uid once it has one
     place: Item | None = None  # the workload's active allocation
     ordered: Item | None = None  # the allocation whose node is about to take it
+    turn: GroupTurn = ""  # of that order, if it is a group's member
     report: SnapshotReport | None = None  # of any of the workload's allocations
     kept: Sequence[Kept] = ()
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
@@ -55,6 +56,8 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
     places = view.find(ALLOCATIONS_BY_WORKLOAD, workload_uid) if workload_uid else ()
     homes: Sequence[Item] = view.find(NODES_BY_UID, status.node_uid) if status.node_uid else ()
     reports = [one for item in places for one in item.report(AllocationReport).snapshots if one.uid == snapshot.uid]
+    ordered = next((item for item in places if any(one.uid == snapshot.uid for one in list_orders(item))), None)
+    orders = list_orders(ordered) if ordered is not None else []
     return SnapshotFacts(
         name=snapshot.envelope.name,
         uid=snapshot.uid,
@@ -64,7 +67,8 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         what="/".join(read_workload(spec)),
         workload=workload,
         place=active_allocation(view, workload_uid) if workload_uid else None,
-        ordered=next((item for item in places if any(one.uid == snapshot.uid for one in list_orders(item))), None),
+        ordered=ordered,
+        turn=next((one.turn for one in orders if one.uid == snapshot.uid), ""),
         report=next(iter(reports), None),
         kept=[
             Kept(node.envelope.name, node.uid, one)

@@ -9,14 +9,13 @@ import msgspec
 
 from weft.controllers.snapshot.facts import SnapshotFacts, list_orders
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
-from weft.kinds.fields.allocated_snapshot import SnapshotReport
+from weft.kinds.fields.allocated_snapshot import GroupTurn, SnapshotReport
 from weft.kinds.parts.snapshot.verbs import find_lost_memory
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
+from weft.kinds.snapshot import DATA_GONE, SnapshotDisk, SnapshotStatus
 from weft.objects.quantity import format_bytes
 
 # Reasons of the phase Failed after which a node may list the snapshot nevertheless: then it is ready.
-DATA_GONE = "dataGone"
 PLACE_LOST = "placeLost"
 VM_GONE = "vmGone"
 NO_MEMORY = "noMemory"
@@ -27,6 +26,7 @@ class SnapshotPlan(msgspec.Struct, frozen=True):
     order: Literal["", "give", "take back"] = ""  # to the node of the allocation
     memory: bool = False  # the order is to keep the memory, too
     release: bool = False  # nothing of it is left: the finalizer goes
+    turn: GroupTurn = ""  # of a group's member, with the order "give"
 
 
 def plan_snapshot(
@@ -39,9 +39,9 @@ def plan_snapshot(
     if status.phase == "Ready":
         return _plan_ready(facts, status)
     if status.phase == "Failed":
-        if facts.kept and status.reason in (DATA_GONE, PLACE_LOST, VM_GONE):
+        if facts.kept and status.reason in (DATA_GONE, *(() if facts.spec.group else (PLACE_LOST, VM_GONE))):
             return SnapshotPlan(msgspec.structs.replace(status, phase="Ready", reason="", message=""))
-        return SnapshotPlan(status, "take back" if facts.ordered is not None else "")
+        return end_turn(facts, msgspec.structs.replace(status, size=0, memory=0) if facts.spec.group else status)
     if facts.report is not None and facts.report.phase != "taking":
         return SnapshotPlan(_fold_report(status, facts.report), "take back" if facts.ordered is not None else "")
     if facts.ordered is not None:
@@ -51,6 +51,14 @@ def plan_snapshot(
     if status.phase == "Taking":
         return SnapshotPlan(_lose_place(facts, status))
     return _plan_order(facts, status, disks, workload_spec, parent)
+
+
+def end_turn(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
+    """The plan of one that has failed. A member of a group keeps its order until its node has said what became of it, since it may
+    be about to take it."""
+    if facts.turn and (facts.report is None or facts.report.phase == "taking"):
+        return SnapshotPlan(status, "" if facts.turn == "drop" else "give", turn="drop")
+    return SnapshotPlan(status, "take back" if facts.ordered is not None else "")
 
 
 def _fold_kept(facts: SnapshotFacts) -> SnapshotStatus:
@@ -189,7 +197,8 @@ def _plan_removal(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
     """Its node first takes it to the end, if that is its order: otherwise it might keep a snapshot that nobody knows."""
     report = facts.report
     if facts.ordered is not None and (report is None or report.phase == "taking") and not facts.ordered.deleting:
-        return SnapshotPlan(msgspec.structs.replace(status, message="removed as soon as its node has ended taking it"))
+        taking = msgspec.structs.replace(status, message="removed as soon as its node has ended taking it")
+        return end_turn(facts, taking) if facts.turn else SnapshotPlan(taking)
     if facts.ordered is not None and not facts.ordered.deleting:
         return SnapshotPlan(msgspec.structs.replace(status, message=""), "take back")
     if facts.ordered is not None or _is_awaited(facts):

@@ -8,6 +8,9 @@ import msgspec
 
 # What the disks have in common. memory: they are as the kept memory takes them to be; filesystem: their file systems were frozen;
 # crash: as after a power cut; stopped: the guest did not run.
+# The turns of a group's members, whose snapshots are of one instant: all that the node needs is there; the guest stands still, or
+# doesn't run anyway; it runs on and the snapshot counts; or it doesn't count. "": one that belongs to no group.
+GroupTurn = Literal["", "prepare", "hold", "go", "drop"]
 Consistency = Literal["memory", "filesystem", "crash", "stopped"]
 
 
@@ -17,6 +20,7 @@ class AllocatedSnapshot(msgspec.Struct, kw_only=True, frozen=True, omit_defaults
     uid: str
     name: str
     memory: bool = False
+    turn: GroupTurn = ""
 
 
 class AllocatedOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -36,6 +40,7 @@ class SnapshotReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     uid: str
     phase: Literal["taking", "ready", "failed"] = "taking"
+    turn: Literal["", "prepare", "hold"] = ""  # of a group's member: the last turn that it is done with
     consistency: Consistency = "crash"
     disks: dict[str, int] = {}  # sizes in bytes, of ROOT and of volumes by uid
     size: int = 0  # bytes that it takes up beside lower snapshots, with its memory

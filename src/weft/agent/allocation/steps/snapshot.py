@@ -11,12 +11,13 @@ import contextlib
 
 from msgspec.structs import replace
 
+from weft.agent.allocation.snapshots import NOT_HELD
 from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Work
 from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Checkpoint, TakenDisk, Taking
 from weft.agent.state.allocation_state import keep_snapshot
-from weft.agent.state.snapshots import begin_taking, find_wanted, name_layer
+from weft.agent.state.snapshots import begin_taking, find_turn, find_wanted, name_layer
 from weft.agent.workload.kind import Show
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
 from weft.contracts.driver.layers import HasLayers, KeptDisk, KeptSnapshot, Layers
@@ -27,6 +28,7 @@ from weft.kinds.fields.allocated_snapshot import SnapshotReport
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
 
+HOLD_SECONDS = 8.0  # how long a guest stands still for others of its group, at most
 ASK_SECONDS = 0.5  # how soon a runtime that saves memory is asked again
 ALIVE = ("starting", "running", "paused")
 
@@ -123,7 +125,10 @@ class SnapshotTaker:
     async def _switch(self, facts: SnapshotFacts) -> SnapshotFacts | None:
         """The facts once the layers may be finished; None if it has failed, or isn't so far."""
         if self._runtime is not None and facts.switched:
-            return facts
+            return await self._release(facts) if facts.phase == "holding" else facts
+        turn = find_turn(self._local, self._snapshot.uid) if self._snapshot.turn else ""
+        if turn in ("go", "drop") and (self._runtime is None or await self._is_alive()):
+            return await self._count_at_rest(facts, turn)
         problem: Exception = DriverFailed(facts.message or "the VM's disks couldn't be switched", reason="notSwitched")
         if facts.phase in ("none", "done"):
             try:
@@ -132,11 +137,14 @@ class SnapshotTaker:
                 await self._undo()
                 await self._fail(raised)
                 return None
+            if self._runtime is None and self._snapshot.turn:
+                return await self._hold_at_rest()
             if self._runtime is None:
                 return facts
             try:
                 if await self._is_alive():
-                    return await self._runtime.take(self._local.id, self._plan(overlays))
+                    facts = await self._runtime.take(self._local.id, self._plan(overlays))
+                    return await self._release(facts) if facts.phase == "holding" else facts
             except (WeftError, OSError) as raised:
                 problem, facts = raised, await self._ask()
                 if facts.switched:
@@ -144,12 +152,40 @@ class SnapshotTaker:
         if not await self._is_alive():  # it may have been switched: nothing is lost if it wasn't
             for disk in self._drivers:
                 await self._begin(disk)
-            return SnapshotFacts(self._snapshot.uid, "failed" if self._snapshot.memory else "done", switched=True)
+            fails = self._snapshot.memory or self._snapshot.turn
+            return SnapshotFacts(self._snapshot.uid, "failed" if fails else "done", switched=True)
         if facts.phase in ("switching", "saving"):
             self._state.snapshot_at = self._parts.node.clock.elapsed() + ASK_SECONDS
             return None
         await self._undo()
         await self._fail(problem)
+        return None
+
+    async def _release(self, facts: SnapshotFacts) -> SnapshotFacts | None:
+        """The guest stands still: None while it still waits for the others of its group."""
+        assert self._runtime is not None
+        turn = find_turn(self._local, self._snapshot.uid)
+        if turn == "hold":
+            self._state.held_until = self._state.held_until or self._parts.node.clock.elapsed() + HOLD_SECONDS
+            if self._parts.node.clock.elapsed() < self._state.held_until:
+                return None
+        self._state.held_until = 0.0
+        end = self._runtime.release if turn == "go" else self._runtime.cancel
+        return await end(self._local.id, self._snapshot.uid)
+
+    async def _hold_at_rest(self) -> SnapshotFacts | None:
+        """A guest that doesn't run holds by that: nothing starts it meanwhile."""
+        now = self._parts.node.clock.elapsed()
+        self._state.held_until = self._state.held_until or now + HOLD_SECONDS
+        return None if now < self._state.held_until else await self._count_at_rest(None, "drop")
+
+    async def _count_at_rest(self, facts: SnapshotFacts | None, turn: str) -> SnapshotFacts | None:
+        """Nothing of it is switched: that of a guest at rest counts if it was held until now."""
+        held, self._state.held_until = self._state.held_until, 0.0
+        if self._runtime is None and held and turn == "go":
+            return facts
+        await self._undo()
+        await self._fail(DriverFailed("it did not stand still as long as the others of its group", reason=NOT_HELD))
         return None
 
     async def _begin(self, disk: str) -> str:
@@ -227,6 +263,7 @@ class SnapshotTaker:
 
     async def _end(self, report: SnapshotReport) -> None:
         # The server hears that its node keeps it no later than that it is ready: else it could be deleted in between, and stay.
+        self._state.held_until = 0.0
         await self._parts.snapshots.refresh()
         await keep_snapshot(self._state, None, report)
         if self._runtime is not None:
@@ -240,7 +277,8 @@ class SnapshotTaker:
     def _plan(self, overlays: dict[str, str]) -> SnapshotPlan:
         memory = self._layers(ROOT).memory_path(short_id(self._snapshot.uid)) if self._snapshot.memory else ""
         serials = {_name_serial(disk, self._taking.disks[disk]): path for disk, path in overlays.items()}
-        return SnapshotPlan(self._snapshot.uid, serials, memory, freeze=not memory)
+        hold = HOLD_SECONDS if self._snapshot.turn else 0.0
+        return SnapshotPlan(self._snapshot.uid, serials, memory, freeze=not memory, hold=hold)
 
     async def _is_alive(self) -> bool:
         return (await self._parts.runtimes.inspect(self._local)).state in ALIVE

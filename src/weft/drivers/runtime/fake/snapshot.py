@@ -33,6 +33,7 @@ class FakeSnapshots:
     ) -> None:
         self._read, self._write, self._lock, self._check_stays, self._clock = read, write, lock, check_stays, clock
         self.absorbed: list[tuple[str, str, str]] = []
+        self._held: dict[str, float] = {}  # key → when it ends (elapsed seconds), of those that this driver holds
 
     async def take(self, guest_id: str, plan: SnapshotPlan) -> SnapshotFacts:
         async with self._lock(guest_id):
@@ -46,15 +47,31 @@ class FakeSnapshots:
             consistency = "memory" if plan.memory else "filesystem" if plan.freeze and guest.plan.has_agent else "crash"
             facts = SnapshotFacts(
                 plan.key,
-                "saving" if plan.memory else "done",
+                "holding" if plan.hold else "saving" if plan.memory else "done",
                 switched=True,
                 consistency=consistency,  # type: ignore[arg-type]
                 pause_ms=PAUSE_MS,
                 taken_at=self._clock.now(),
             )
             guest.snapshot = FakeSnapshot(plan, facts, self._clock.elapsed() + SAVE_SECONDS)
+            if plan.hold:
+                self._held[plan.key] = self._clock.elapsed() + plan.hold
             self._write(guest)
             return facts
+
+    async def release(self, guest_id: str, key: str) -> SnapshotFacts:
+        async with self._lock(guest_id):
+            guest = self._read(guest_id)
+            snapshot = self.settle(guest) if guest is not None else None
+            if guest is None or snapshot is None or snapshot.plan.key != key:
+                return SnapshotFacts(key, "none")
+            if snapshot.facts.phase == "holding":
+                self._held.pop(key, None)
+                phase = "saving" if snapshot.plan.memory else "done"
+                snapshot.facts = msgspec.structs.replace(snapshot.facts, phase=phase)
+                snapshot.whole_at = self._clock.elapsed() + SAVE_SECONDS
+                self._write(guest)
+            return snapshot.facts
 
     async def progress(self, guest_id: str, key: str) -> SnapshotFacts:
         async with self._lock(guest_id):
@@ -68,7 +85,7 @@ class FakeSnapshots:
             snapshot = self.settle(guest) if guest is not None else None
             if guest is None or snapshot is None or snapshot.plan.key != key:
                 return SnapshotFacts(key, "none")
-            if snapshot.facts.phase == "saving":
+            if snapshot.facts.phase in ("holding", "saving"):
                 self._fail(guest, snapshot, "cancelled")
             return snapshot.facts
 
@@ -78,7 +95,7 @@ class FakeSnapshots:
             snapshot = self.settle(guest) if guest is not None else None
             if guest is None or snapshot is None or snapshot.plan.key != key:
                 return
-            if snapshot.facts.phase == "saving":
+            if snapshot.facts.phase in ("holding", "saving"):
                 raise IllegalTransition(
                     f"guest {guest.plan.name}: that snapshot is still being taken", hint="cancel it first"
                 )
@@ -92,6 +109,10 @@ class FakeSnapshots:
     def settle(self, guest: FakeGuest) -> FakeSnapshot | None:
         """The snapshot as it is by now."""
         snapshot = guest.snapshot
+        if snapshot is not None and snapshot.facts.phase == "holding":
+            if guest.state not in _HERE or self._clock.elapsed() >= self._held.get(snapshot.plan.key, 0.0):
+                self._fail(guest, snapshot, "it stood still too long, or its driver ended")
+            return snapshot
         if snapshot is None or snapshot.facts.phase != "saving":
             return snapshot
         if guest.state not in _HERE:

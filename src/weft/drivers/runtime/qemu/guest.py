@@ -35,6 +35,7 @@ from weft.drivers.runtime.qemu.record import (
     end_snapshot,
     write_record,
 )
+from weft.drivers.runtime.qemu.snapshot.hold import Hold
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.objects.errors import DriverFailed, Unavailable
 
@@ -78,6 +79,7 @@ class Guest:
         self.beside: asyncio.Task[None] | None = None  # what leads a migration's copies
         self.copy_errors: list[str] = []  # why they failed
         self.saving: asyncio.Task[None] | None = None  # what sees a snapshot's memory through
+        self.hold = Hold()
         self.verdict: GuestEnd | None = None  # why it is being ended
         self._watchers: set[asyncio.Queue[MigrationEvent | None]] = set()
 
@@ -132,7 +134,7 @@ class Guest:
             started_at=record.started_at,
             reason=self.status if state == "paused" else end.reason if end and not alive else None,
             message=message or (f"its process ended with exit code {code}" if code is not None else None),
-            held=state == "running" and self.status == "paused" and not self.migrating,
+            held=state == "running" and self.status == "paused" and not (self.migrating or self.hold.is_on),
             accelerator=record.accelerator,
             shape=describe_shape(plan, record.frame) if alive and record.frame and not self._becomes_another else None,
             exit_code=code,

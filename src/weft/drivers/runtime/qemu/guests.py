@@ -25,9 +25,9 @@ from weft.drivers.runtime.qemu.record import GuestRecord, read_record
 from weft.drivers.runtime.qemu.saved_memory import settle_memory
 from weft.drivers.runtime.qemu.snapshot.absorb import end_left
 from weft.drivers.runtime.qemu.snapshot.renewal import renew
-from weft.drivers.runtime.qemu.snapshot.taking import settle_snapshot
+from weft.drivers.runtime.qemu.snapshot.taking import end_hold, settle_snapshot
 from weft.drivers.runtime.qemu.translate import GuestPaths
-from weft.objects.errors import NotFound
+from weft.objects.errors import NotFound, WeftError
 
 
 class Guests:
@@ -139,5 +139,8 @@ class Guests:
         self.drop(guest_id)
 
     async def close(self) -> None:
+        for guest in [guest for guest in self.known.values() if guest.hold.is_on]:
+            with contextlib.suppress(WeftError, OSError):  # the next driver lets it run on
+                await end_hold(guest, "the node's agent ended while the guest stood still")
         await asyncio.gather(*(guest.close() for guest in self.known.values()))
         self.known.clear()

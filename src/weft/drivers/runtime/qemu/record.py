@@ -74,6 +74,11 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
         return self.facts.phase in ("done", "failed")
 
     @property
+    def freezes(self) -> bool:
+        """Whether the guest's agent is to freeze its file systems."""
+        return self.plan.freeze and not self.plan.memory and not self.held
+
+    @property
     def pending(self) -> str:
         """Where the memory is written."""
         return f"{self.plan.memory}.pending"

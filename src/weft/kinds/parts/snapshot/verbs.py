@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,7 +13,7 @@ from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
 from weft.kinds.record import Object, Verb
-from weft.objects.errors import IllegalTransition, NotFound
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.identity import MAX_NAME
 from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
@@ -30,9 +31,14 @@ _AT_REST = (Phase.SUSPENDED, Phase.STOPPED, Phase.FAILED)
 _SHAPE = ("cpu", "memory", "machine", "cpu_model", "firmware", "iso", "screen", "gpus")
 
 
+MOST_MEMBERS = 16  # of a group
+
+
 class SnapshotInput(msgspec.Struct, kw_only=True):
     name: Annotated[str | None, field("Name of the snapshot; the VM's and a few letters if unset", name=True)] = None
     memory: Annotated[bool, field("Keep the memory, too")] = False
+    group: Annotated[str, field("Group of snapshots of one instant; each is named GROUP-VM", name=True)] = ""
+    others: Annotated[list[str], field("Other VMs of the group", name=True)] = []
 
 
 class RestoreInput(msgspec.Struct, kw_only=True):
@@ -120,13 +126,68 @@ def _refuse_memory(obj: Object) -> None:
         )
 
 
+def name_member(group: str, vm: str) -> str:
+    """The name of the snapshot of this VM in the group."""
+    return f"{group}-{vm}"
+
+
+def check_group(vm: str, group: str, members: Sequence[str]) -> None:
+    """Of the snapshot of ``vm``. Raises InvalidInput."""
+    if not group and not members:
+        return
+    if not group or vm not in members or len(set(members)) != len(members):
+        raise InvalidInput(
+            "spec.members: a group has a name and names each of its VMs once",
+            field="spec.members",
+            hint="take it with: weft vm snapshot VM... --group NAME",
+        )
+    if len(members) > MOST_MEMBERS:
+        raise InvalidInput(
+            f"a group has at most {MOST_MEMBERS} VMs, and this one has {len(members)}",
+            field="spec.members",
+            hint="take several groups",
+        )
+    long = [one for one in members if len(name_member(group, one)) > MAX_NAME]
+    if long:
+        raise InvalidInput(
+            f"group: the snapshot's name would be {name_member(group, long[0])[:80]!r}, which is longer than {MAX_NAME}",
+            field="spec.group",
+            hint="choose a shorter name for the group",
+        )
+
+
 def make_snapshot(obj: Object, given: SnapshotInput, mark: str) -> dict[str, Any]:
     """The manifest of a Snapshot of a VM. Raises IllegalTransition."""
     _require_disks("snapshot", obj)
     if given.memory:
         _refuse_memory(obj)
+    if given.others and not given.group:
+        raise InvalidInput("others: VMs are taken together in a group only", field="others", hint="give group, too")
+    if given.group and given.name is not None:
+        raise InvalidInput(
+            "name: a group's snapshots are named after it and their VMs", field="name", hint="leave name out"
+        )
+    if given.group:
+        made = _snapshot(obj, name_member(given.group, obj["name"]), memory=given.memory)
+        members = sorted({obj["name"], *given.others})
+        check_group(obj["name"], given.group, members)
+        return {**made, "spec": {**made["spec"], "group": given.group, "members": members}}
     name = given.name or f"{obj['name'][: MAX_NAME - 1 - len(mark)]}-{mark}"
     return _snapshot(obj, name, memory=given.memory)
+
+
+def _make_others(obj: Object, given: SnapshotInput, mark: str) -> list[dict[str, Any]]:
+    """The other snapshots of its group. Raises IllegalTransition, NotFound."""
+    manifests = []
+    for name in sorted({*given.others} - {obj["name"]}):
+        other = obj["others"].get(f"vm/{name}")
+        if other is None:
+            raise NotFound(f'VM "{name[:80]}" not found', field="others", hint="weft vm list")
+        if other.get("deleting_since") is not None:
+            raise IllegalTransition(f"vm/{name} is being deleted", field="others", hint="leave it out")
+        own = msgspec.structs.replace(given, others=[obj["name"], *given.others])
+        manifests.append(make_snapshot(other, own, mark))
+    return manifests
 
 
 def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> dict[str, Any]:
@@ -219,7 +280,15 @@ def _has_memory(obj: Object) -> bool:
 
 
 SNAPSHOT_VERBS = (
-    Verb("snapshot", "Take a snapshot of the VM's disks", input=SnapshotInput, make=make_snapshot, needs="operate"),
+    Verb(
+        "snapshot",
+        "Take a snapshot of the VM's disks",
+        input=SnapshotInput,
+        reads=lambda _, given: [("vm", name) for name in given.others[:MOST_MEMBERS]],
+        make=make_snapshot,
+        make_before=_make_others,
+        needs="operate",
+    ),
     Verb(
         "restore",
         "Go back to a snapshot of the VM",

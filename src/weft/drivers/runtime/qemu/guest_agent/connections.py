@@ -113,11 +113,11 @@ class GuestAgents:
                 await self._qemu.set_time(self._clock.now())
                 self.clock_stood_still = False
 
-    async def freeze(self) -> str:
+    async def freeze(self, *, within: float = FREEZE_SECONDS) -> str:
         """Freeze the guest's file systems until ``thaw``, or for FREEZE_SECONDS; "" once they are, else why they aren't."""
         self.thaw_wanted = True
         try:
-            async with asyncio.timeout(FREEZE_SECONDS):
+            async with asyncio.timeout(within):
                 answer = None
                 if self._weft is not None and self._weft.ready:
                     self._freezer = self._weft
@@ -137,7 +137,7 @@ class GuestAgents:
         except TimeoutError:
             if self._freezer is self._qemu and self._qemu is not None:
                 self._qemu.close()  # its answer would be taken for the next one's
-            return f"its file systems were not frozen within {FREEZE_SECONDS:g} s"
+            return f"its file systems were not frozen within {within:g} s"
         self._frozen_at = self._clock.elapsed()
         return ""
 

@@ -17,7 +17,13 @@ from weft.drivers.runtime.qemu.snapshot.absorb import (
     follow_absorbing,
     note_absorbed,
 )
-from weft.drivers.runtime.qemu.snapshot.taking import cancel_snapshot, settle_snapshot, take_snapshot
+from weft.drivers.runtime.qemu.snapshot.taking import (
+    cancel_snapshot,
+    end_hold,
+    release_held,
+    settle_snapshot,
+    take_snapshot,
+)
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
@@ -41,9 +47,24 @@ class QemuSnapshots:
                 guest.status = (await guest.monitor().execute("query-status"))["status"]  # one may have come just now
             _check(guest, plan)
             await take_snapshot(guest, plan, choose_user(guest_id, facts.users))
+            assert guest.record.snapshot is not None
+            if guest.record.snapshot.facts.phase == "holding":
+                guest.hold.begin(guest.keep(self._end_hold(guest, plan)))
         self._guests.notify()
-        assert guest.record.snapshot is not None
         return guest.record.snapshot.facts
+
+    async def _end_hold(self, guest: Guest, plan: SnapshotPlan) -> None:
+        await guest.clock.sleep(max(0.0, guest.hold.since + plan.hold - guest.clock.elapsed()))
+        async with self._guests.lock(guest.record.plan.id):
+            await end_hold(guest, f"it stood still for {plan.hold:g} s, and not all others of its group did")
+        self._guests.notify()
+
+    async def release(self, guest_id: str, key: str) -> SnapshotFacts:
+        facts = await self._working()
+        async with self._guests.lock(guest_id):
+            if (await self._inspect(guest_id, key)).phase == "holding":
+                await release_held(await self._guests.get(guest_id), choose_user(guest_id, facts.users))
+            return await self._inspect(guest_id, key)
 
     async def progress(self, guest_id: str, key: str) -> SnapshotFacts:
         async with self._guests.lock(guest_id):

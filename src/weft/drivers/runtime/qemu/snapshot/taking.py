@@ -37,7 +37,12 @@ from weft.drivers.runtime.qemu.snapshot.saving import (
 )
 from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
 
+HELD_FREEZE_SECONDS = 4.0  # others stand still meanwhile
 _CUT_OFF = "its memory was not saved: the node's agent ended in the middle of it"
+_HOLD_CUT_OFF = "the node's agent ended while the guest stood still"
+_NOT_HELD = "it did not stand still as long as the others of its group"
+_STANDS_STILL = "the guest stood still while its memory was saved: this node's kernel doesn't let its QEMU track writes"
+_LET_GO_EARLY = "its file systems were let go too early"
 
 
 async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
@@ -58,9 +63,10 @@ async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
         await asyncio.to_thread(_clear, snapshot)
     record.snapshot = snapshot
     await guest.save_record()
+    take = _switch_and_hold if plan.hold else _switch_with_memory if plan.memory else _switch_disks
     try:
         await open_overlays(qmp, snapshot, files)
-        facts = await (_switch_with_memory if plan.memory else _switch_disks)(guest, snapshot, present, user)
+        facts = await take(guest, snapshot, present, user)
         await let_others_read(qmp)
     except BaseException as problem:  # also when it is cancelled: the guest must not be left standing still
         why = problem.message if isinstance(problem, (DriverFailed, Unavailable)) else str(problem)
@@ -93,7 +99,7 @@ def _clear(snapshot: SnapshotRecord) -> None:
 async def _switch_disks(guest: Guest, snapshot: SnapshotRecord, present: dict[str, str], user: int) -> SnapshotFacts:
     """Between two of the guest's writes; if its agent can, with its file systems standing still."""
     qmp, clock, why, lasted = guest.monitor(), guest.clock, "", None
-    freeze = snapshot.plan.freeze and not snapshot.held
+    freeze = snapshot.freezes
     if freeze:
         why = await guest.agents.freeze()
     began, at = clock.elapsed(), clock.now()
@@ -104,7 +110,7 @@ async def _switch_disks(guest: Guest, snapshot: SnapshotRecord, present: dict[st
         if freeze:
             lasted = await guest.agents.thaw()
     if freeze and not why and lasted is None:
-        why = "its file systems were let go too early"
+        why = _LET_GO_EARLY
     frozen = freeze and not why
     return msgspec.structs.replace(
         snapshot.facts,
@@ -123,7 +129,7 @@ async def _switch_with_memory(
     qmp, clock, why = guest.monitor(), guest.clock, ""
     runs_on = await prepare_saving(guest, user)
     if not runs_on:
-        why = "the guest stood still while its memory was saved: this node's kernel doesn't let its QEMU track writes"
+        why = _STANDS_STILL
     began, at = clock.elapsed(), clock.now()
     await qmp.execute("stop")
     await switch(qmp, snapshot, present)
@@ -134,6 +140,63 @@ async def _switch_with_memory(
     return msgspec.structs.replace(
         snapshot.facts, phase="saving", switched=True, pause_ms=round(took, 3), taken_at=at, message=why
     )
+
+
+async def _switch_and_hold(guest: Guest, snapshot: SnapshotRecord, present: dict[str, str], user: int) -> SnapshotFacts:
+    """Also what doesn't write through a file system stands still, so the machine is as it is at any instant of the hold."""
+    qmp, why = guest.monitor(), ""
+    if snapshot.freezes:
+        why = await guest.agents.freeze(within=HELD_FREEZE_SECONDS)
+    guest.hold.since, at = guest.clock.elapsed(), guest.clock.now()
+    await qmp.execute("stop")
+    await switch(qmp, snapshot, present)
+    consistency = "filesystem" if snapshot.freezes and not why else snapshot.facts.consistency
+    return msgspec.structs.replace(
+        snapshot.facts, phase="holding", switched=True, consistency=consistency, taken_at=at, message=why
+    )
+
+
+async def release_held(guest: Guest, user: int) -> None:
+    """A guest that still stands still runs on, and its snapshot counts. Raises DriverFailed, Unavailable, OSError: it doesn't."""
+    snapshot = guest.record.snapshot
+    if snapshot is None or snapshot.facts.phase != "holding":
+        return
+    if not guest.hold.is_on or (await guest.monitor().execute("query-status"))["status"] != "paused":
+        await end_hold(guest, _NOT_HELD)
+        return
+    try:
+        facts = await _go_on(guest, snapshot, user)
+    except BaseException as problem:
+        with contextlib.suppress(DriverFailed, Unavailable):
+            await end_hold(guest, f"its memory can't be saved: {problem}")
+        raise
+    guest.hold.end()
+    guest.record.snapshot = msgspec.structs.replace(snapshot, facts=facts)
+    await guest.save_record()
+    follow(guest)
+    await guest.agents.set_clock()
+
+
+async def _go_on(guest: Guest, snapshot: SnapshotRecord, user: int) -> SnapshotFacts:
+    facts, phase, why = snapshot.facts, "done", snapshot.facts.message
+    if snapshot.plan.memory:
+        phase, why = "saving", why if await prepare_saving(guest, user) else _STANDS_STILL
+        await begin_saving(guest, snapshot)
+    if not snapshot.held:
+        await run_on(guest)
+    took = (guest.clock.elapsed() - guest.hold.since) * 1000
+    if snapshot.freezes and await guest.agents.thaw() is None and facts.consistency == "filesystem":
+        facts, why = msgspec.structs.replace(facts, consistency="crash"), _LET_GO_EARLY
+    return msgspec.structs.replace(facts, phase=phase, pause_ms=round(took, 3), message=why)
+
+
+async def end_hold(guest: Guest, why: str) -> None:
+    """It runs on, and its snapshot has failed."""
+    snapshot = guest.record.snapshot
+    guest.hold.end()
+    if snapshot is not None and snapshot.facts.phase == "holding" and guest.has_monitor():
+        await _settle_switch(guest, snapshot, why)
+        await guest.agents.set_clock()
 
 
 async def _note(guest: Guest, snapshot: SnapshotRecord, facts: SnapshotFacts) -> None:
@@ -156,20 +219,22 @@ async def settle_snapshot(guest: Guest, why: str = _CUT_OFF) -> None:
     snapshot = guest.record.snapshot
     if snapshot is None or snapshot.is_over or not guest.has_monitor():
         return
-    if snapshot.facts.phase == "switching":
-        await _settle_switch(guest, snapshot, why)
+    if snapshot.facts.phase == "switching" or (snapshot.facts.phase == "holding" and not guest.hold.is_on):
+        await _settle_switch(guest, snapshot, _HOLD_CUT_OFF if snapshot.plan.hold and why == _CUT_OFF else why)
     follow(guest)
 
 
 async def _settle_switch(guest: Guest, snapshot: SnapshotRecord, why: str) -> None:
     qmp = guest.monitor()
-    guest.agents.thaw_wanted = snapshot.plan.freeze and not snapshot.plan.memory
+    guest.agents.thaw_wanted = snapshot.freezes
     if await have_switched(qmp, snapshot):
         await let_others_read(qmp)
         facts = msgspec.structs.replace(
             snapshot.facts, phase="done", switched=True, taken_at=snapshot.facts.taken_at or guest.clock.now()
         )
-        if snapshot.plan.memory:
+        if snapshot.plan.hold:
+            facts = msgspec.structs.replace(facts, phase="failed", message=why)
+        elif snapshot.plan.memory:
             facts = msgspec.structs.replace(facts, phase="failed", message=why)
             with contextlib.suppress(DriverFailed):
                 if await is_saving(qmp, snapshot):
@@ -185,7 +250,7 @@ async def _settle_switch(guest: Guest, snapshot: SnapshotRecord, why: str) -> No
         await guest.save_record()
     if not snapshot.held:
         await run_on(guest)
-    if snapshot.plan.freeze and not snapshot.plan.memory:
+    if snapshot.freezes:
         await guest.agents.thaw()
 
 
@@ -195,6 +260,7 @@ async def cancel_snapshot(guest: Guest) -> None:
         guest.saving.cancel()
         await asyncio.gather(guest.saving, return_exceptions=True)
         guest.saving = None
+    await end_hold(guest, "it was dropped as asked")
     snapshot = guest.record.snapshot
     if snapshot is None or snapshot.is_over:
         return

@@ -1,0 +1,80 @@
+"""What the snapshots of a group need next: they are of one instant, and ready or failed together. Pure.
+
+Each member's node first says that nothing keeps it from taking its own. Then all are told to hold: each guest stands still, with
+its disks switched, for a few seconds at most. Once all have said that they hold, all are told to go; a member counts only if it
+still held as it heard that. So there was an instant at which all held: that at which they were told to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from weft.controllers.snapshot.facts import SnapshotFacts
+from weft.controllers.snapshot.plan import SnapshotPlan, end_turn
+from weft.kinds.fields.allocated_snapshot import GroupTurn
+from weft.kinds.snapshot import SnapshotStatus
+
+GROUP_FAILED, GROUP_WAITS = "groupFailed", "groupWaits"
+_NEXT: dict[str, GroupTurn] = {"prepare": "hold", "hold": "go"}
+
+# A member, and what it would need if it were alone.
+Member = tuple[SnapshotFacts, SnapshotPlan]
+
+
+def plan_group(members: Sequence[Member], missing: Sequence[str]) -> list[SnapshotPlan]:
+    """A plan for each member, in their order. ``missing``: names of members that don't exist any more."""
+    failure = _find_failure(members, missing)
+    if failure:
+        return [_fail(facts, alone, failure) for facts, alone in members]
+    if all(alone.status.phase == "Ready" for _, alone in members):
+        return [alone for _, alone in members]
+    if all(facts.status.phase == "Pending" for facts, _ in members):
+        return _plan_beginning(members)
+    turn = _find_turn(members)
+    return [_go_on(facts, alone, turn) for facts, alone in members]
+
+
+def _find_failure(members: Sequence[Member], missing: Sequence[str]) -> str:
+    gone = [*missing, *(facts.name for facts, _ in members if facts.deleting)]
+    if gone:
+        return f"snapshot/{gone[0]} of its group was deleted before all were taken"
+    for facts, alone in members:
+        if alone.status.phase == "Failed" and alone.status.reason != GROUP_FAILED:
+            return f"snapshot/{facts.name} of its group failed: {alone.status.message}"
+    failed = next((alone.status.message for _, alone in members if alone.status.phase == "Failed"), "")
+    return failed
+
+
+def _fail(facts: SnapshotFacts, alone: SnapshotPlan, failure: str) -> SnapshotPlan:
+    if facts.deleting or alone.status.phase == "Failed":
+        return alone
+    failed = replace(facts.status, phase="Failed", size=0, memory=0, reason=GROUP_FAILED, message=failure)
+    return end_turn(facts, failed)
+
+
+def _plan_beginning(members: Sequence[Member]) -> list[SnapshotPlan]:
+    """All get their order, or none does."""
+    waits = next(((facts, alone) for facts, alone in members if alone.order != "give"), None)
+    if waits is None:
+        return [replace(alone, turn="prepare") for _, alone in members]
+    message = f"waits for snapshot/{waits[0].name} of its group: {waits[1].status.message}"
+    return [
+        SnapshotPlan(replace(facts.status, reason=GROUP_WAITS, message=message)) if alone.order == "give" else alone
+        for facts, alone in members
+    ]
+
+
+def _find_turn(members: Sequence[Member]) -> GroupTurn:
+    """The turn that all come to now; "" if some have yet to say that they are done with theirs."""
+    turns = {facts.turn for facts, _ in members}
+    done = {facts.report.turn if facts.report is not None else "" for facts, _ in members}
+    return _NEXT.get(next(iter(turns)), "") if len(turns) == 1 and turns == done else ""
+
+
+def _go_on(facts: SnapshotFacts, alone: SnapshotPlan, turn: GroupTurn) -> SnapshotPlan:
+    status: SnapshotStatus = alone.status
+    if status.phase == "Ready":
+        status = replace(facts.status, reason=GROUP_WAITS, message="it is taken; the others of its group are not yet")
+    return SnapshotPlan(status, "give" if turn else "", turn=turn)
