@@ -15,6 +15,7 @@ from tests.simulation.layers import FiledLayers, read_writes, write
 from tests.simulation.people import MIB, TOKEN, VMS, VOLUMES, insist
 from weft.drivers.runtime.fake.driver import FakeGuest
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -35,6 +36,8 @@ class Album:
         self._fabric = fabric
         self._written: dict[str, list[int]] = {}  # by the VM's uid
         self._held: dict[str, list[list[int]]] = {}  # by the snapshot's uid, once it is ready
+        self._origins: dict[str, AllocatedOrigin] = {}  # by the allocation's uid; an older store may not know it
+        self._removed: set[str] = set()  # uids of snapshots whose data was removed, also in a history that is over
         self._number = 0
 
     def write(self, name: str) -> bool:
@@ -58,8 +61,8 @@ class Album:
         anew = witness.gave_up  # what lay on a node that was given up, or an older store doesn't know, begins anew
         if any(one != has for one in found.values()) and not anew:
             witness.fail(f"{what} begins on disks of different instants: {found}")
-        vm, place = witness.workload_of[guest.plan.uid], witness.allocations.get(guest.plan.uid)
-        origin = decode_part(place.spec, AllocationSpec).origin if place is not None else None
+        # A node that hasn't heard of it yet begins one whose allocation went with it, or with a newer store.
+        vm, origin = witness.workload_of[guest.plan.uid], self._origins.get(guest.plan.uid)
         held = self._held.get(origin.snapshot, [None])[0] if origin is not None else None
         may = [one for one in (self._written.get(vm), held) if one is not None] or [[]]
         if has not in may and not (anew and [] in found.values()):
@@ -68,8 +71,13 @@ class Album:
 
     def see_commit(self, was: Envelope | None, now: Envelope | None) -> None:
         """A snapshot that becomes ready is of one instant."""
-        if now is not None and was is not None and now.kind == "allocation":
-            self._see_restored(was, now)
+        if now is not None and now.kind == "allocation":
+            if (origin := decode_part(now.spec, AllocationSpec).origin) is not None:
+                self._origins[now.uid] = origin
+            if was is not None:
+                self._see_restored(was, now)
+        if was is not None and now is None and was.kind == "snapshot":
+            self._removed.add(was.uid)
         if now is None or now.kind != "snapshot":
             return
         before = decode_part(was.status, SnapshotStatus).phase if was is not None else "Pending"
@@ -100,6 +108,14 @@ class Album:
             has = read_writes(disk.path) if disk is not None else None
             if has is not None and held is not None and has[: len(held[0])] != held[0]:
                 self._fabric.witness.fail(f"{now.name} is restored on {node.name} and has {has}, not {held[0]}")
+
+    def is_behind(self, vm: Envelope) -> bool:
+        """Whether an older store lists the VM as one that begins from a snapshot that was deleted since, as people had wished: its
+        disks are gone too, so that it can't begin."""
+        witness = self._fabric.witness
+        places = [uid for uid in witness.allocations if witness.workload_of[uid] == vm.uid]
+        gone = [uid for uid in places if uid in self._origins and self._origins[uid].snapshot in self._removed]
+        return self._fabric.restores > 0 and bool(places) and gone == places
 
     def check(self) -> list[str]:
         """What is wrong with what nodes keep, once nothing happens any more."""
@@ -232,7 +248,8 @@ def check_snapshots(fabric: Fabric) -> list[str]:
     for vm in fabric.ledger.notes.objects("vm"):
         status = decode_part(vm.status, WorkloadStatus)
         rests = status.phase == "Pending" and status.reason == "stopped"  # its place went with its node
-        if vm.deleting_since is not None or not (rests or status.phase in ("Running", "Stopped")):
+        behind = status.reason == "snapshotGone" and fabric.album.is_behind(vm)
+        if vm.deleting_since is not None or not (rests or behind or status.phase in ("Running", "Stopped")):
             found.append(f"vm {vm.name} is {status.phase}: {status.reason} {status.message}")
     return found
 
