@@ -37,6 +37,10 @@ class Album:
         self._written: dict[str, list[int]] = {}  # by the VM's uid
         self._held: dict[str, list[list[int]]] = {}  # by the snapshot's uid, once it is ready
         self._origins: dict[str, AllocatedOrigin] = {}  # by the allocation's uid; an older store may not know it
+        self._begun: set[tuple[str, int]] = (
+            set()
+        )  # allocations, and the restores of them that are done; 0: that it began
+        self._stood: dict[str, list[int]] = {}  # by the uid of the snapshot that a restore kept: what stood there
         self._removed: set[str] = set()  # uids of snapshots whose data was removed, also in a history that is over
         self._number = 0
 
@@ -64,10 +68,20 @@ class Album:
         # A node that hasn't heard of it yet begins one whose allocation went with it, or with a newer store.
         vm, origin = witness.workload_of[guest.plan.uid], self._origins.get(guest.plan.uid)
         held = self._held.get(origin.snapshot, [None])[0] if origin is not None else None
-        may = [one for one in (self._written.get(vm), held) if one is not None] or [[]]
+        step = (guest.plan.uid, origin.generation if origin is not None else 0)
+        again = step in self._begun and not anew  # each origin is begun from once
+        may = [one for one in (self._written.get(vm), None if again else held) if one is not None] or [[]]
         if has not in may and not (anew and [] in found.values()):
             witness.fail(f"{what} begins with {has}, not with {' or '.join(map(str, may))}")
+        if origin is None or not origin.generation or has != self._written.get(vm):
+            self._note_restored(vm, step, origin)
         self._written[vm] = list(has)
+
+    def _note_restored(self, vm: str, step: tuple[str, int], origin: AllocatedOrigin | None) -> None:
+        """Its disks are those of its origin from now on."""
+        if step not in self._begun and origin is not None and origin.keeps is not None and vm in self._written:
+            self._stood[origin.keeps.uid] = self._written[vm]
+        self._begun.add(step)
 
     def see_commit(self, was: Envelope | None, now: Envelope | None) -> None:
         """A snapshot that becomes ready is of one instant."""
@@ -103,6 +117,10 @@ class Album:
             return
         self._fabric.wishes["restored"] += 1
         held = self._held.get(origin.snapshot)
+        vm, step = self._fabric.witness.workload_of[now.uid], (now.uid, origin.generation)
+        if step not in self._begun and now.uid not in self._fabric.witness.alive.values() and held is not None:
+            self._note_restored(vm, step, origin)
+            self._written[vm] = list(held[0])
         for node in self._fabric.nodes:
             disk = node.shelf.volumes.get(short_id(now.uid))
             has = read_writes(disk.path) if disk is not None else None
@@ -136,12 +154,18 @@ class Album:
                 found.append(f"{what} is still being deleted")
             elif phase == "Ready" and list(self._read(item.uid).values()) != self._held[item.uid]:
                 found.append(f"{what} holds {self._read(item.uid)} now, not {self._held[item.uid]}")
+            elif phase == "Ready" and not self._fabric.witness.gave_up and self._kept_other(item.uid):
+                found.append(f"{what} keeps {self._held[item.uid]}, and {self._stood[item.uid]} stood there")
             elif phase == "Failed" and item.uid in self._held and not self._fabric.witness.gave_up:
                 found.append(f"{what} was ready, and is lost")
             elif phase not in ("Ready", "Failed"):
                 status = decode_part(item.status, SnapshotStatus)
                 found.append(f"{what} is {phase}: {status.reason} {status.message}")
         return found
+
+    def _kept_other(self, uid: str) -> bool:
+        """Whether a restore kept something else as this snapshot than what it took the place of."""
+        return uid in self._stood and any(one != self._stood[uid] for one in self._held[uid])
 
     def _read(self, uid: str) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}

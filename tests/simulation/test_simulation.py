@@ -116,6 +116,22 @@ def test_whatever_happens_a_snapshot_is_of_one_instant_and_none_is_lost_or_left_
     assert trace.wishes["snapshot Ready"] > 0 and trace.wishes["delete snapshot"] > 0, trace.wishes
 
 
+@pytest.mark.parametrize(
+    ("store", "seeds"),
+    [
+        ("memory", (6, 7, 17)),
+        *(pytest.param("memory", (seed,), marks=pytest.mark.long) for seed in range(1, 41)),
+        *(pytest.param("sqlite", (seed,), marks=pytest.mark.long) for seed in range(41, 47)),
+    ],
+)
+def test_a_twin_begins_with_its_snapshot_and_a_restore_keeps_what_stood_there_though_stores_and_nodes_are_lost(
+    store: Store, seeds: tuple[int, ...]
+) -> None:
+    for seed in seeds:
+        trace = run_simulation(seed, 100, store, MISFORTUNES, snapshots=True)
+        assert not trace.violations, f'run_simulation({seed}, 100, "{store}", snapshots=True): {trace}'
+
+
 @pytest.mark.parametrize("store", mark_long(("memory", "sqlite"), "sqlite"))
 def test_the_same_seed_gives_the_same_run(store: Store) -> None:
     assert run_simulation(6, 60, store) == run_simulation(6, 60, store)
