@@ -197,6 +197,18 @@ async def test_a_header_that_names_a_file_of_the_host_is_not_followed_when_layer
     assert secret.read_bytes() == before
 
 
+async def test_a_disk_that_left_its_vm_before_it_went_back_is_written_to_beside_what_was_kept_of_it(
+    driver: DirectoryVolumes,
+) -> None:
+    await driver.ensure(ID, size_bytes=SIZE)
+    await freeze(driver, "one")
+    await write_volume(driver, "a", 0)
+    await driver.layers.keep_present(kept("s1", "one", "present"), {ID: "present"})
+    await driver.ensure(ID, size_bytes=SIZE)  # another VM begins with it: that restore doesn't go on
+    await write_volume(driver, "x", 1)
+    assert (await read_volume(driver), await read_kept(driver, "s1")) == ("ax", "a")
+
+
 async def test_layers_follow_a_disk_that_two_nodes_share(tmp_path: Path) -> None:
     driver = make_driver(tmp_path)
     await driver.ensure(ID, size_bytes=SIZE)

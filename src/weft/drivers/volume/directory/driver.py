@@ -127,6 +127,8 @@ class DirectoryVolumes:
         """Make the volume if it isn't there. Raises InvalidInput for one without a size or smaller than its base,
         DriverFailed (``noSpace``, ``driverFailed``)."""
         async with self._making.setdefault(volume_id, asyncio.Lock()):
+            if self._inspect(volume_id) is not None:
+                await self.layers.part(volume_id)
             return self._inspect(volume_id) or await self._make(volume_id, size_bytes, base, base_format)
 
     def begin(self, volume_id: str) -> str:

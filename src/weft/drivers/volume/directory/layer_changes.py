@@ -56,6 +56,7 @@ class LayerChanges:
             return
         if chain == Chain():
             self._records.forget(volume_id)
+            sync_folder(self._records.folder)  # a record that a power cut brings back would count for this file
         else:
             self._records.write(volume_id, chain)
         keep_file(work, volume)
