@@ -18,6 +18,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tests.simulation.fabric import Fabric
 
 SNAPSHOTS = "/v1/projects/default/snapshots"
-ACTS = ("write", "write", "snapshot", "snapshot", "restore", "twin", "delete", "stop", "start")
+ACTS = ("write", "write", "snapshot", "snapshot", "restore", "twin", "clone", "delete", "stop", "start")
 PATIENCE_SECONDS = 60.0
 
 
@@ -135,6 +136,16 @@ class Album:
         gone = [uid for uid in places if uid in self._origins and self._origins[uid].snapshot in self._removed]
         return self._fabric.restores > 0 and bool(places) and gone == places
 
+    def has_failed(self, vm: Envelope) -> bool:
+        """Whether the snapshot that a VM begins from has failed, without having been ready in this history: then it never begins, and
+        says so."""
+        origin = decode_part(vm.spec, VmSpec).origin
+        found = self._fabric.ledger.notes.objects("snapshot")
+        source = next((item for item in found if origin is not None and item.name == origin.snapshot), None)
+        if source is None or (source.uid in self._held and not self._fabric.restores):
+            return False
+        return decode_part(source.status, SnapshotStatus).phase == "Failed"
+
     def check(self) -> list[str]:
         """What is wrong with what nodes keep, once nothing happens any more."""
         objects = {item.uid: item for item in self._fabric.ledger.notes.objects("snapshot")}
@@ -212,6 +223,10 @@ class Keeper:
                 await self._wish("snapshot", f"{VMS}/{name}:snapshot", body)
             elif act in ("stop", "start"):
                 await self._wish(act, f"{VMS}/{name}:{act}", {})
+            elif act == "clone":
+                twin = self._count(f"{name}-c")
+                if len(twins) < 2 and await self._wish("clone", f"{VMS}/{name}:clone", {"new_name": twin}):
+                    twins.append(twin)
             elif snapshot := self._choose(name):
                 if act == "delete":
                     answer = await self._ask("DELETE", f"{SNAPSHOTS}/{snapshot}", None)
@@ -273,7 +288,8 @@ def check_snapshots(fabric: Fabric) -> list[str]:
         status = decode_part(vm.status, WorkloadStatus)
         rests = status.phase == "Pending" and status.reason == "stopped"  # its place went with its node
         behind = status.reason == "snapshotGone" and fabric.album.is_behind(vm)
-        if vm.deleting_since is not None or not (rests or behind or status.phase in ("Running", "Stopped")):
+        waits = status.reason == "snapshotFailed" and fabric.album.has_failed(vm)
+        if vm.deleting_since is not None or not (rests or behind or waits or status.phase in ("Running", "Stopped")):
             found.append(f"vm {vm.name} is {status.phase}: {status.reason} {status.message}")
     return found
 

@@ -62,6 +62,7 @@ MARKERS = {
     "conversion": {"API server", "garbage"},
     "allocation": {"workload", "migrations", "scheduler"},  # the scheduler of leases that begin elsewhere
     "migration": {"API server", "garbage"},
+    "snapshot": {"API server", "snapshots"},  # one that was made for a clone goes once that has begun
 }
 
 
