@@ -137,8 +137,7 @@ class Album:
         return self._fabric.restores > 0 and bool(places) and gone == places
 
     def has_failed(self, vm: Envelope) -> bool:
-        """Whether the snapshot that a VM begins from has failed, without having been ready in this history: then it never begins, and
-        says so."""
+        """Whether the snapshot that a VM begins from has failed, and was never ready in this history: it waits, and says so."""
         origin = decode_part(vm.spec, VmSpec).origin
         found = self._fabric.ledger.notes.objects("snapshot")
         source = next((item for item in found if origin is not None and item.name == origin.snapshot), None)
