@@ -22,7 +22,7 @@ from weft.contracts.durable_file import keep_file, name_file, sync_folder, write
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
 from weft.drivers.volume.directory.file_copies import FROZEN, thaw_left
 from weft.drivers.volume.directory.layer_changes import LayerChanges
-from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending
+from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, find_file, list_kept_layers
 from weft.drivers.volume.directory.layer_transfer import DirectoryLayerTransfer
 from weft.drivers.volume.directory.layers import DirectoryLayers
 from weft.drivers.volume.directory.locking import Locking
@@ -128,8 +128,25 @@ class DirectoryVolumes:
         DriverFailed (``noSpace``, ``driverFailed``)."""
         async with self._making.setdefault(volume_id, asyncio.Lock()):
             if self._inspect(volume_id) is not None:
-                await self.layers.part(volume_id)
+                await self._part(volume_id)
             return self._inspect(volume_id) or await self._make(volume_id, size_bytes, base, base_format)
+
+    async def _part(self, volume_id: str) -> None:
+        """Give a volume whose present file a snapshot keeps another one above that. A restore in place that keeps it replaces it
+        right afterwards; but the volume may have left the workload in between, and then a guest would write to what is kept."""
+        if self._records.is_used() and (layer_id := await asyncio.to_thread(self._find_shared, volume_id)):
+            await self.layers.begin_layer(volume_id, layer_id)
+            await self.layers.finish_layer(volume_id, layer_id)
+
+    def _find_shared(self, volume_id: str) -> str:
+        """The layer that is kept and is the volume's own file; ""."""
+        path = self._path(volume_id)
+        if self._raw(volume_id).exists() or not path.exists() or path.stat().st_nlink == 1:
+            return ""
+        with self._records.locked():
+            own = find_file(path) if self._records.read(volume_id).pending is None else None
+            kept = {layer for one in self._records.list_kept() for layer in list_kept_layers(one)}
+            return next((layer for layer in sorted(kept) if own and find_file(self._records.layer(layer)) == own), "")
 
     def begin(self, volume_id: str) -> str:
         path = self._work(volume_id)

@@ -20,7 +20,6 @@ from weft.drivers.volume.directory.layer_records import (
     LayerRecords,
     Pending,
     assign_layers,
-    find_file,
     list_kept_layers,
 )
 from weft.drivers.volume.directory.locking import Locking
@@ -192,24 +191,6 @@ class DirectoryLayers:
             self._keep(snapshot)
 
         await self._locked(keep)
-
-    async def part(self, volume_id: str) -> None:
-        """Give a volume whose present file a snapshot keeps another one above that. A restore in place that keeps it replaces it
-        right afterwards; but the volume may have left the workload in between, and then a guest would write to what is kept."""
-        if not self._records.is_used():
-            return
-        if layer_id := await self._locked(lambda: self._find_shared(volume_id)):
-            await self.begin_layer(volume_id, layer_id)
-            await self.finish_layer(volume_id, layer_id)
-
-    def _find_shared(self, volume_id: str) -> str:
-        """The layer that is kept and is the volume's own file; ""."""
-        path = self._records.volume(volume_id)
-        if not path.exists() or path.stat().st_nlink == 1 or self._records.read(volume_id).pending is not None:
-            return ""
-        own = find_file(path)
-        kept = (layer for one in self._records.list_kept() for layer in list_kept_layers(one))
-        return next((layer for layer in kept if find_file(self._records.layer(layer)) == own), "")
 
     async def list_unneeded(self, volume_id: str) -> list[str]:
         return await self._locked(lambda: self._changes.list_unneeded(volume_id)) if self._records.is_used() else []
