@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from weft.kinds.node import NodePool
 from weft.kinds.pool import PoolStatus
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
-from weft.objects.envelope import decode_part
+from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.identity import object_key
 
 GIB = 1024**3
@@ -265,3 +266,41 @@ async def test_a_pool_comes_with_its_nodes_counts_what_is_promised_and_goes_with
         for node in lab.nodes.values():
             await node.write_report(pools=[])
         await lab.until_gone("/pool/-/san")
+
+
+async def test_a_closed_or_full_pool_takes_no_new_disks_until_it_opens(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await lab.add_node("n1", pools=[SAN])
+
+        async def is_there() -> bool:
+            return await lab.get("/pool/-/san") is not None
+
+        await lab.until(is_there)
+
+        def set_closed(closed: bool) -> Callable[[Envelope], None]:
+            def change(envelope: Envelope) -> None:
+                envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), "closed": closed})
+
+            return change
+
+        await lab.change("/pool/-/san", set_closed(True))
+        await lab.put_vm("own", node=None)
+        await lab.until_phase("own", "Running")
+        await lab.put_vm("web", node=None, pool="san")
+        await lab.until_refused("web", "noAvailableAgents")
+        decision = await lab.get("/decision/default/vm.web")
+        assert decision is not None
+        assert [v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts] == ["pool/san is closed"]
+        await lab.change("/pool/-/san", set_closed(False))
+        await lab.until_phase("web", "Running")
+        await node.write_report(pools=[msgspec.structs.replace(SAN, free=2 * GIB)])
+
+        async def is_full() -> bool:
+            pool = await lab.get("/pool/-/san")
+            return pool is not None and decode_part(pool.status, PoolStatus).phase == "Full"
+
+        await lab.until(is_full)
+        await lab.put_vm("late", node=None, pool="san")
+        await lab.until_refused("late", "noAvailableAgents")
+        await node.write_report(pools=[SAN])
+        await lab.until_phase("late", "Running")

@@ -93,6 +93,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     avoids: tuple[str, ...] = ()  # nodes that could not take it
     cpu_model: str | None = None  # that its CPU must have; None: any
     pools: tuple[str, ...] = ()  # that its node must have: NAME or, where data exists already, NAME@ID
+    disks: tuple[str, ...] = ()  # pools by name in which it needs a new disk
     runtime: str = ""  # what its node's runtimes must be able to run, where ``machine`` doesn't say it
     basis: Basis = "allocation"  # of strategies that compare how full nodes are
     preemptible: bool = False  # it is preempted for workloads that find no capacity, and preempts nobody

@@ -32,7 +32,7 @@ class PoolSpec(msgspec.Struct, kw_only=True):
     overcommit: Annotated[
         Ratio | None,
         field(
-            f"How much may be promised to disks, as a multiple of the capacity; {DEFAULT_OVERCOMMIT:g} if unset. Of a node's "
+            f"Bound of what is promised, as a multiple of the capacity; {DEFAULT_OVERCOMMIT:g} if unset. Of a node's "
             "own pool, the node's overcommit of disk says it"
         ),
     ] = None
@@ -49,7 +49,7 @@ class PoolStatus(msgspec.Struct, kw_only=True):
     used: int = 0  # by whatever lies there, in steps of a hundredth of the capacity
     free: int = 0
     given: int = 0  # promised to root disks and volumes, and taken by snapshots
-    bound: int = 0  # the most that placement promises
+    bound: int = 0  # of what is promised; placement doesn't hold to it yet
     nodes: int = 0  # that offer it now
     node_names: list[str] = []  # the first of them
     since: float = 0.0  # of the phase: seconds since 1970

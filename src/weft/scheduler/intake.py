@@ -32,7 +32,7 @@ from weft.kinds.allocation import (
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.fields.lease import PATIENCE_SECONDS
 from weft.kinds.image import ImageStatus
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_orphan
+from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit
 from weft.kinds.parts.workload import (
     WORKLOADS_BY_CONSTRAINT,
@@ -44,6 +44,7 @@ from weft.kinds.parts.workload import (
     WorkloadSpec,
     WorkloadStatus,
 )
+from weft.kinds.pool import PoolSpec, PoolStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VMS_BY_ORIGIN
@@ -56,7 +57,7 @@ from weft.scheduler.allocation.promise import find_trouble, is_at_risk
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.plan import MigrationQueue
-from weft.scheduler.node.facts import read_node
+from weft.scheduler.node.facts import find_shut, read_node
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
@@ -73,7 +74,7 @@ MOST_LEASES = 200  # that wait for capacity and are tried again at once
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
 # Whose objects a new scheduler must read first.
 KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", "reservation", *QUESTIONS)
-WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", "snapshot", DISRUPTION_BUDGET.name)
+WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", "snapshot", "pool", DISRUPTION_BUDGET.name)
 
 
 class Intake:
@@ -143,6 +144,8 @@ class Intake:
                         self._offer_all(self._view.find(VMS_BY_ORIGIN, change.key))
                 case "volume":
                     self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
+                case "pool":
+                    self._notice_pool(change)
                 case "migration":
                     self.migrations.notice(self._view, change)
                     self.wake.ring()
@@ -333,7 +336,7 @@ class Intake:
         else:
             if change.old is not None and change.old.uid != change.new.uid:
                 self._snapshot.drop_node(change.old.uid)
-            self._snapshot.put_node(read_node(change.new))
+            self._snapshot.put_node(read_node(change.new, find_shut(self._view, change.new)))
         if has_changed(change, lambda item: (item.uid, item.report(NodeReport).booting_memory)):
             count_booting(self._snapshot, change)
             self._nodes_changed = True
@@ -350,6 +353,15 @@ class Intake:
                     if workload is not None:
                         self._offer(workload)
         self._notice_reported()
+
+    def _notice_pool(self, change: Changed) -> None:
+        """One that was closed, or has become full, takes no new disks."""
+        if not has_changed(change, lambda item: (item.spec(PoolSpec), item.status(PoolStatus).phase)):
+            return
+        for node in self._view.find(NODES_BY_POOL, change.item.spec(PoolSpec).id):
+            self._snapshot.put_node(read_node(node, find_shut(self._view, node)))
+            self._nodes_changed = True
+        self.wake.ring()
 
     def _offer_promises(self, node_uid: str) -> None:
         """Queue what has a lease on a node, and the reservations with slots there: they may have to begin elsewhere."""

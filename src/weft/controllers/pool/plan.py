@@ -49,7 +49,7 @@ def _judge(former: str, spec: PoolSpec, status: PoolStatus) -> tuple[str, str]:
         return "Full", f"{share:.0%} in use; no new disks until less than {FULL - SLACK:.0%} are"
     alarm = spec.alarm - SLACK if former in ("NearlyFull", "Full") else spec.alarm
     if share >= alarm:
-        return "NearlyFull", f"{share:.0%} in use, of an alarm at {spec.alarm:.0%}; new disks go elsewhere if they can"
+        return "NearlyFull", f"{share:.0%} in use, of an alarm at {spec.alarm:.0%}"
     return "Ready", ""
 
 

@@ -15,7 +15,7 @@ from weft.kinds.fields.taint import is_tolerated
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint.match import Meets
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool, name_runtime
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool, name_runtime, name_shut
 
 
 class Online:
@@ -122,6 +122,31 @@ class HasPools:
             if exactly and table.machine(name_pool(name))[index]:
                 return f"its pool {name} is not the storage that holds a volume's data", []
             return f"has no usable storage pool {name}", []
+        return "", []
+
+
+class OpenPools:
+    """Pools that take new disks, where the request needs some: neither closed nor full."""
+
+    name = "pool closed"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.disks or None
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for pool in request.disks:
+            texts = table.text(name_shut(pool))
+            if texts is not None:
+                fits &= texts.codes < 0
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        for pool in request.disks:
+            texts = table.text(name_shut(pool))
+            if texts is not None and texts.codes[index] >= 0:
+                return texts.words[texts.codes[index]], []
         return "", []
 
 
@@ -295,6 +320,7 @@ FACTS: tuple[Filter, ...] = (
     Pinned("node", "name", lambda request: request.node, "node {} was requested"),
     Pinned("volume", "uid", lambda request: request.home, "its data is on another node"),
     HasPools(),
+    OpenPools(),
     Runtime(),
     Machine(),
     CpuModel(),

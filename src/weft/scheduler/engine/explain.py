@@ -294,6 +294,7 @@ _PHRASES = {
     "leaves": "where an attempt to migrate has failed",
     "volume": "without its data",
     "pool": "without its storage pool",
+    "pool closed": "whose storage pool takes no new disks",
     "runtime": "without a runtime for it",
     "machine": "without its machine type",
     "gpu": "with GPUs that it can't use",

@@ -120,6 +120,8 @@ def read_migration_candidate(
         leaves=spec.node,
         home=None,  # the data of its volumes migrates with it
         pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
+        # What lies in a pool that both ends share stays there; to another one it doesn't migrate.
+        disks=(LOCAL,) if any(pool == LOCAL for pool, _ in list_disks(spec).values()) else (),
         mode="long-lived",
         gang="",
     )

@@ -5,17 +5,30 @@ Of several values of the same name a label wins over a report, and the spec over
 
 from __future__ import annotations
 
-from weft.informer.view import Item
+from collections.abc import Mapping
+
+from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool, name_runtime
+from weft.kinds.pool import POOLS_BY_ID, PoolSpec, PoolStatus
+from weft.scheduler.table.facts import (
+    GPUS_KEPT,
+    GPUS_WHOLE,
+    Gpu,
+    NodeFacts,
+    name_cpu,
+    name_pool,
+    name_runtime,
+    name_shut,
+)
 
 SAVED, CAN = "saved", "yes"  # the isolation of restored containers, and the report of a node that can restore them
+NONE_SHUT: Mapping[str, str] = {}
 MOST_ROUND_TRIPS = 64  # a node measures fewer; a longer report must not slow every decision
 
 
-def read_node(item: Item) -> NodeFacts:
-    """What placement needs of a Node object."""
+def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
+    """What placement needs of a Node object; ``shut`` has why pools of it take no new disks, by name."""
     spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
     return NodeFacts(
         uid=item.uid,
@@ -33,7 +46,10 @@ def read_node(item: Item) -> NodeFacts:
         ),
         note=spec.cordon_reason,
         overcommit=spec.overcommit,
-        texts=read_texts(spec, report, item.envelope.labels),
+        texts={
+            **read_texts(spec, report, item.envelope.labels),
+            **{name_shut(pool): why for pool, why in shut.items()},
+        },
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
         gpus=tuple(Gpu(gpu.model, gpu.memory, bool(gpu.kept)) for gpu in report.gpus),
@@ -42,6 +58,18 @@ def read_node(item: Item) -> NodeFacts:
         coordinate=tuple(report.coordinate),
         round_trips=report.round_trips if len(report.round_trips) <= MOST_ROUND_TRIPS else {},
     )
+
+
+def find_shut(view: View, node: Item) -> dict[str, str]:
+    """Why pools of the node take no new disks, by name: those that are closed, or full."""
+    found = {}
+    for offered in node.report(NodeReport).pools:
+        for pool in view.find(POOLS_BY_ID, offered.id) if offered.id else ():
+            if pool.spec(PoolSpec).closed:
+                found[offered.name] = f"pool/{pool.envelope.name} is closed"
+            elif (status := pool.status(PoolStatus)).phase == "Full":
+                found[offered.name] = f"pool/{pool.envelope.name} is full: {status.message}"
+    return found
 
 
 def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> dict[str, str]:

@@ -75,6 +75,11 @@ def load_of(spec: AllocationSpec) -> Load:
     )
 
 
+def name_shut(pool: str) -> str:
+    """A storage pool by name, as the attribute of nodes that says why theirs takes no new disks."""
+    return f"shut {pool}"
+
+
 OF_ANOTHER = "a workload of another project"
 
 

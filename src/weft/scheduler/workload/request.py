@@ -44,6 +44,7 @@ from weft.kinds.parts.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
+from weft.kinds.record import Needs
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.errors import WeftError
@@ -203,6 +204,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             basis=chosen.basis,
             gang=gang_of(workload),
             pools=tuple(sorted(pools - {LOCAL})),
+            disks=read_new_disks(view, workload, ask, volumes),
             node=spec.node,
             home=next(iter(homes), None),
             least_disk=virtual_size,
@@ -230,6 +232,18 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         groups=groups,
         begins=begins,
     )
+
+
+def read_new_disks(view: View, workload: Item, ask: Needs, volumes: list[Item]) -> tuple[str, ...]:
+    """The pools, by name, in which it needs a new disk: of its root disk, and of volumes without data."""
+    new = {
+        pool_of(item.spec(VolumeSpec), item.status(VolumeStatus))
+        for item in volumes
+        if item.status(VolumeStatus).node_uid is None and not view.count(NODES_BY_VOLUME, item.uid)
+    }
+    if (ask.machine or ask.disk) and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+        new.add(ask.pool)
+    return tuple(sorted(new))
 
 
 def list_orphans(node: Item, key: str) -> list[Orphan]:
