@@ -168,6 +168,58 @@ async def test_a_restore_in_place_keeps_what_stood_there(tmp_path: Path) -> None
         assert len(await lab.every("snapshot")) == 2
 
 
+async def take_in_turn(lab: MovingLab, *names: str) -> None:
+    for name in names:
+        await take(lab, name)
+        await until(lab, name, "Ready")
+        await lab.pass_time(1.0)
+
+
+async def test_a_snapshot_that_goes_leaves_its_parent_to_those_that_stand_on_it(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take_in_turn(lab, "a", "b", "c")
+        assert (await snapshot(lab, "c")).parent == "b"
+        kept = {name: await lab.get(f"/snapshot/default/{name}") for name in ("a", "c")}
+        await lab.delete("/snapshot/default/b")
+        await node.write_report(snapshots=[NodeSnapshot(uid=one.uid, size=1) for one in kept.values() if one])
+        await lab.until_gone("/snapshot/default/b")
+        assert (await snapshot(lab, "c")).parent == "a"
+        await lab.delete("/snapshot/default/a")
+        await node.write_report(snapshots=[NodeSnapshot(uid=kept["c"].uid, size=1)] if kept["c"] else [])
+        await lab.until_gone("/snapshot/default/a")
+        assert (await snapshot(lab, "c")).parent == ""
+
+
+async def test_what_is_taken_after_a_restore_stands_on_the_snapshot_that_was_restored(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take_in_turn(lab, "a", "b")
+        await restore(lab, "web", "a")
+        await until_restored(lab, "web", "Restored")
+        [kept] = [one for one in await lab.every("snapshot") if one.name not in ("a", "b")]
+        await until(lab, kept.name, "Ready")
+        assert (await snapshot(lab, kept.name)).parent == "b"  # it is what stood there before
+        await take_in_turn(lab, "c", "d")
+        assert [(await snapshot(lab, name)).parent for name in ("c", "d")] == ["a", "c"]
+
+
+async def test_the_first_snapshot_of_a_vm_does_not_stand_on_one_of_an_earlier_vm_of_that_name(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        for name in ("a", "b"):
+            await lab.put_vm("web")
+            await lab.until_phase("web", "Running")
+            await take_in_turn(lab, name)
+            await lab.delete("/vm/default/web")
+            await lab.until_gone("/vm/default/web")
+        assert (await snapshot(lab, "b")).parent == ""
+
+
 async def test_a_restore_waits_for_the_snapshot_that_is_being_taken(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)

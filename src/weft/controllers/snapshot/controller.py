@@ -16,6 +16,7 @@ from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.snapshot.facts import SnapshotFacts, list_disks, read_facts
 from weft.controllers.snapshot.group import plan_group
+from weft.controllers.snapshot.lineage import find_parent, list_children
 from weft.controllers.snapshot.plan import SnapshotPlan, plan_snapshot
 from weft.informer.commit import Commit, Draft, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -166,7 +167,7 @@ def _plan_alone(view: View, snapshot: Item, silent: bool) -> tuple[SnapshotFacts
     """What it needs, its group aside."""
     facts = read_facts(view, snapshot, silent)
     disks = list_disks(facts.place.spec(AllocationSpec)) if facts.place is not None else {}
-    parent = find_parent(view, workload_key(snapshot), snapshot.uid)
+    parent = find_parent(view, facts.workload, facts.place, snapshot.uid) if facts.workload is not None else ""
     return facts, plan_snapshot(facts, disks, read_spec(facts.workload), parent)
 
 
@@ -179,7 +180,12 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
         write = let_go(snapshot, FINALIZER)
         if write == put(snapshot.envelope):
             return None
-        return Commit(snapshot.key, [write], [unchanged(snapshot)], [event] if event is not None else [])
+        draft.writes.append(write)
+        draft.preconditions.append(unchanged(snapshot))
+        for child in list_children(view, snapshot):
+            stands = msgspec.structs.replace(child.status(SnapshotStatus), parent=plan.status.parent)
+            draft.change(child, status=stands)
+        return draft.commit(snapshot.key, [event] if event is not None else [])
     _change_order(draft, snapshot, facts, plan)
     ends = not snapshot.deleting and is_used_up(view, snapshot, plan.status)
     if plan.status != facts.status or ends:
@@ -223,16 +229,6 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
         return {}
     spec: dict[str, Any] = msgspec.to_builtins(spec_of(workload))
     return {name: value for name, value in spec.items() if name not in ("user_data", "origin", "restore")}
-
-
-def find_parent(view: View, key: str, uid: str = "") -> str:
-    """The name of the newest snapshot of the workload with this key, but the one with this ``uid``; "" if there is none."""
-    others = [
-        (other.status(SnapshotStatus).taken_at or 0.0, other.envelope.name)
-        for other in view.find(SNAPSHOTS_BY_WORKLOAD, key)
-        if other.uid != uid and not other.deleting and other.status(SnapshotStatus).phase == "Ready"
-    ]
-    return max(others, default=(0.0, ""))[1]
 
 
 def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.controllers.snapshot.facts import SnapshotFacts, list_orders
+from weft.controllers.snapshot.lineage import find_restore
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import GroupTurn, SnapshotReport
 from weft.kinds.parts.snapshot.verbs import find_lost_memory
@@ -32,7 +33,7 @@ class SnapshotPlan(msgspec.Struct, frozen=True):
 def plan_snapshot(
     facts: SnapshotFacts, disks: Mapping[str, SnapshotDisk], workload_spec: Mapping[str, Any], parent: str
 ) -> SnapshotPlan:
-    """``disks`` and ``workload_spec`` are those of the workload now, and ``parent`` is its newest snapshot."""
+    """``disks`` and ``workload_spec`` are those of the workload now, and ``parent`` is the snapshot that it stands on."""
     status = _fold_kept(facts)
     if facts.deleting:
         return _plan_removal(facts, msgspec.structs.replace(status, phase="Deleting"))
@@ -164,6 +165,7 @@ def _plan_order(
         workload_spec=dict(workload_spec),
         disks=dict(disks),
         parent=parent,
+        restored=find_restore(facts.workload, facts.place)[0],
         node=place.node,
         node_uid=place.node_uid,
         pool=place.pool,

@@ -15,8 +15,9 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.loop import Plan
-from weft.controllers.snapshot.controller import find_parent, read_spec
+from weft.controllers.snapshot.controller import read_spec
 from weft.controllers.snapshot.facts import list_disks, list_orders
+from weft.controllers.snapshot.lineage import find_parent, find_restore
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_restoring
@@ -127,7 +128,7 @@ def _begin(view: View, workload: Item, place: Item, asked: VmRestore, now: float
     draft = Draft(snapshot)
     keeps = None
     if asked.keep:
-        kept = _keep(view, workload, spec, asked, now)
+        kept = _keep(view, workload, place, asked, now)
         draft.make(kept)
         keeps = AllocatedSnapshot(uid=kept.uid, name=kept.name)
     origin = AllocatedOrigin(
@@ -153,8 +154,9 @@ def _follow_new(node: str, asked: VmRestore) -> tuple[bool, str, str]:
     return False, "Restoring", f"{node} goes back to snapshot/{asked.snapshot}"
 
 
-def _keep(view: View, workload: Item, place: AllocationSpec, asked: VmRestore, now: float) -> Envelope:
+def _keep(view: View, workload: Item, allocation: Item, asked: VmRestore, now: float) -> Envelope:
     """The Snapshot of what stands there: its node takes it as the first act of the restore."""
+    place = allocation.spec(AllocationSpec)
     status = SnapshotStatus(
         phase="Taking",
         disks=list_disks(place),
@@ -163,7 +165,8 @@ def _keep(view: View, workload: Item, place: AllocationSpec, asked: VmRestore, n
         pool=place.pool,
         pool_id=place.pool_id,
         image_sha256=place.image.sha256 if place.image is not None else "",
-        parent=find_parent(view, workload.key),
+        parent=find_parent(view, workload, allocation),
+        restored=find_restore(workload, allocation)[0],
         workload_uid=workload.uid,
         workload_spec=read_spec(workload),
     )
