@@ -249,6 +249,36 @@ async def test_a_copy_that_is_cut_off_anywhere_is_repeated_and_the_guest_runs_on
         await lab.close_drivers()
 
 
+async def test_a_snapshot_is_taken_although_a_copy_was_left_that_nobody_follows(
+    lab: GuestLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, driver = SnapshotLab(lab, "left"), lab.driver()
+
+    async def die(*given: object) -> None:
+        raise Killed
+
+    try:
+        await ready(driver, await node.plan())
+        await write(driver, node.id, 1)
+        whole = await read(driver, node.id)
+        await node.take(driver, 1)
+        await node.volumes.layers.drop(f"{node.id}-s1")
+        with monkeypatch.context() as slow:
+            slow.setattr(absorb, "BYTES_PER_SECOND", 64 << 10)
+            slow.setattr(snapshots, "follow_absorbing", die)
+            with pytest.raises(Killed):
+                await node.absorb(driver)
+        assert await list_jobs(driver, node.id)
+        await node.take(driver, 2)
+        assert not await list_jobs(driver, node.id)
+        await node.absorb(driver)
+        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == [f"{node.id}-2"]
+        assert await read(driver, node.id) == whole
+        await driver.stop(node.id, grace_seconds=0)
+    finally:
+        await lab.close_drivers()
+
+
 async def list_jobs(driver: QemuDriver, guest_id: str) -> list[str]:
     guest = await driver._guests.get(guest_id)
     return [job["id"] for job in await guest.monitor().execute("query-jobs")]

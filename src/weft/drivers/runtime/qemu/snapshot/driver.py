@@ -31,6 +31,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 class QemuSnapshots:
     def __init__(self, guests: Guests, working: Callable[[], Awaitable[Facts]]) -> None:
         self._guests, self._working = guests, working
+        self._absorbing: set[str] = set()  # guests with a copy that somebody follows
 
     async def take(self, guest_id: str, plan: SnapshotPlan) -> SnapshotFacts:
         facts = await self._working()
@@ -46,6 +47,8 @@ class QemuSnapshots:
             if guest.running:
                 guest.status = (await guest.monitor().execute("query-status"))["status"]  # one may have come just now
             _check(guest, plan)
+            if guest_id not in self._absorbing:
+                await end_left(guest)  # by an agent that was killed: QEMU would refuse to switch the disk
             await take_snapshot(guest, plan, choose_user(guest_id, facts.users))
             assert guest.record.snapshot is not None
             if guest.record.snapshot.facts.phase == "holding":
@@ -103,12 +106,15 @@ class QemuSnapshots:
         try:
             async with self._guests.lock(guest_id):
                 await guest.settle()
+                self._absorbing.add(guest_id)
                 job = await begin_absorbing(guest, serial, layer)
             if job:
                 await follow_absorbing(guest, job, guest.clock)
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.ensure_future(end_left(guest)))
             raise
+        finally:
+            self._absorbing.discard(guest_id)
         async with self._guests.lock(guest_id):
             if job:
                 await end_absorbing(guest, job)
