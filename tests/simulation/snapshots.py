@@ -141,7 +141,9 @@ class Album:
         origin = decode_part(vm.spec, VmSpec).origin
         found = self._fabric.ledger.notes.objects("snapshot")
         source = next((item for item in found if origin is not None and item.name == origin.snapshot), None)
-        if source is None or (source.uid in self._held and not self._fabric.restores):
+        if source is None:  # people deleted it, of a twin that only an older store still knows
+            return self._fabric.restores > 0
+        if source.uid in self._held and not self._fabric.restores:
             return False
         return decode_part(source.status, SnapshotStatus).phase == "Failed"
 
@@ -287,7 +289,7 @@ def check_snapshots(fabric: Fabric) -> list[str]:
         status = decode_part(vm.status, WorkloadStatus)
         rests = status.phase == "Pending" and status.reason == "stopped"  # its place went with its node
         behind = status.reason == "snapshotGone" and fabric.album.is_behind(vm)
-        waits = status.reason == "snapshotFailed" and fabric.album.has_failed(vm)
+        waits = status.reason in ("snapshotFailed", "snapshotMissing") and fabric.album.has_failed(vm)
         if vm.deleting_since is not None or not (rests or behind or waits or status.phase in ("Running", "Stopped")):
             found.append(f"vm {vm.name} is {status.phase}: {status.reason} {status.message}")
     return found
