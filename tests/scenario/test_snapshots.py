@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,20 @@ async def test_of_two_snapshots_of_a_vm_one_waits_for_the_other_and_says_so(tmp_
         await node.act((await lab.every("allocation"))[0].key)
         await until(lab, "a", "Ready")
         await until(lab, "b", "Ready")
+
+
+async def test_the_snapshots_of_a_group_are_ordered_of_their_nodes_together(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        node.takes = False
+        for vm in ("db", "web"):
+            await lab.put_vm(vm)
+            await lab.until_phase(vm, "Running")
+        members = ["db", "web"]
+        await asyncio.gather(*(take(lab, f"g-{vm}", of=f"vm/{vm}", group="g", members=members) for vm in members))
+        for name in ("g-db", "g-web"):
+            await until(lab, name, "Taking")
+        assert [len(place.snapshots) for place in await lab.allocations()] == [1, 1]
 
 
 async def test_a_snapshot_that_its_node_can_not_take_fails_with_the_nodes_reason(tmp_path: Path) -> None:
