@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from weft.kinds.fields.backup_work import BackupReport
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.goal import find_condition
@@ -154,6 +155,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     warm: dict[str, str] = {}  # images with a booted machine, by sha256: ready, making, or why there is none
     booted: dict[str, str] = {}  # images with a booted machine, by uid: for what it is kept, or why there is none
     booting_memory: int = 0  # bytes that an image which boots for this takes now, beside allocations
+    backups: list[BackupReport] = []  # the work on backups that it was asked to do
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs

@@ -277,6 +277,9 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
     made_fields: tuple[str, ...] = ()  # those of them that a new manifest can't set either, unless a verb made it
     derived: Derived | None = None
+    seals: bool = False  # its spec has ``values`` that are stored sealed only
+    # Values that a new object gets by itself, by key, unless it has them; called for each.
+    makes_values: Callable[[], Mapping[str, str]] = lambda: {}
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from weft.kinds.accounting_record import ACCOUNTING_RECORD
 from weft.kinds.allocation import ALLOCATION
+from weft.kinds.backup import BACKUP
+from weft.kinds.backup_policy import BACKUP_POLICY
+from weft.kinds.backup_repository import BACKUP_REPOSITORY
 from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
 from weft.kinds.conversion import CONVERSION
@@ -51,6 +54,9 @@ KINDS: tuple[Kind, ...] = (
     SECURITY_GROUP,
     VOLUME,
     SNAPSHOT,
+    BACKUP,
+    BACKUP_POLICY,
+    BACKUP_REPOSITORY,
     CONSTRAINT,
     NODE,
     POOL,

@@ -20,7 +20,14 @@ USERNAME, PASSWORD, TOKEN = "username", "password", "token"
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 
 
-class SecretSpec(msgspec.Struct, kw_only=True):
+class SealedSpec(msgspec.Struct, kw_only=True):
+    """A spec with values that nobody can read back: they are sealed on their way in (``Admission.seals``)."""
+
+    values: Annotated[dict[str, str], field("Values by key; accepted, and never shown again")] = {}
+    sealed: Annotated[dict[str, str], field("Encrypted values, which only the server reads; set by the server")] = {}
+
+
+class SecretSpec(SealedSpec, kw_only=True):
     registry: Annotated[
         str,
         field(
@@ -28,8 +35,6 @@ class SecretSpec(msgspec.Struct, kw_only=True):
             max_length=255,
         ),
     ] = ""
-    values: Annotated[dict[str, str], field("Values by key; accepted, and never shown again")] = {}
-    sealed: Annotated[dict[str, str], field("Encrypted values, which only the server reads; set by the server")] = {}
 
 
 class SecretStatus(msgspec.Struct, kw_only=True):
@@ -38,6 +43,13 @@ class SecretStatus(msgspec.Struct, kw_only=True):
 
 def check_secret(spec: SecretSpec) -> None:
     """Checks its keys and the registry's name, not its values. Raises InvalidInput, which never contains a value."""
+    check_values(spec)
+    if spec.registry:
+        _check_registry(spec)
+
+
+def check_values(spec: SealedSpec) -> None:
+    """Checks keys and sizes. Raises InvalidInput, which never contains a value."""
     for key in (*spec.values, *spec.sealed):
         if not _KEY.fullmatch(key):
             raise InvalidInput(
@@ -49,8 +61,6 @@ def check_secret(spec: SecretSpec) -> None:
         raise InvalidInput(f"spec.values: at most {MOST_KEYS} keys", field="spec.values")
     if sum(len(value.encode()) for value in spec.values.values()) > MOST_BYTES:
         raise InvalidInput("spec.values: larger than 64 KiB in all", field="spec.values", hint="give at most 64 KiB")
-    if spec.registry:
-        _check_registry(spec)
 
 
 def _check_registry(spec: SecretSpec) -> None:
@@ -73,9 +83,9 @@ def _check_registry(spec: SecretSpec) -> None:
         )
 
 
-def place_of(project: str | None, name: str, key: str) -> str:
+def place_of(project: str | None, name: str, key: str, kind: str = "secret") -> str:
     """What a value is sealed for: it can't be opened for anything else."""
-    return f"secret/{project}/{name}/{key}"
+    return f"{kind}/{project}/{name}/{key}"
 
 
 def list_keys(obj: Object) -> str:
@@ -90,7 +100,7 @@ SECRET = Kind(
     spec=SecretSpec,
     status=SecretStatus,
     access=Access(readers="project", status_writer="api"),
-    admission=Admission(check=check_secret, server_fields=("sealed",)),
+    admission=Admission(check=check_secret, server_fields=("sealed",), seals=True),
     display=Display(
         topic="People and projects",
         columns=(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
@@ -33,8 +34,8 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field, words
 
-# Who asked for it: "" people, restore and clone those verbs, schedule a schedule.
-Automatic = Literal["", "restore", "clone", "schedule"]
+# Who asked for it: "" people, restore and clone those verbs, schedule a schedule, backup a backup that is made or restored.
+Automatic = Literal["", "restore", "clone", "schedule", "backup"]
 DATA_GONE = "dataGone"  # reason of the phase Failed: it was ready
 LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
 
@@ -43,7 +44,8 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     of: Annotated[str, field("What it is of: vm/NAME, in this project", change="never")]
     memory: Annotated[bool, field("Keep the memory of the running VM too", change="never")] = False
     automatic: Annotated[
-        Automatic, field("What made it, if not people: restore, clone or schedule; set by the server", change="never")
+        Automatic,
+        field("What made it, if not people: restore, clone, schedule or backup; set by the server", change="never"),
     ] = ""
     image: Annotated[
         str,
@@ -53,6 +55,7 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
         str, field("Group whose snapshots are of one instant; the verb snapshot sets it", change="never", name=True)
     ] = ""
     members: Annotated[list[str], field("VMs of the group; set by the server", change="never", name=True)] = []
+    backup: Annotated[str, field("Backup that it is fetched from; set by the server", change="never", name=True)] = ""
 
 
 class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -79,6 +82,7 @@ class SnapshotStatus(msgspec.Struct, kw_only=True):
     image_sha256: str = ""  # content of the image that its root disk stands on
     parent: str = ""  # name of the VM's snapshot that it stands on
     restored: int = 0  # generation of the VM's last restore in place before it; 0: none
+    order: BackupOrder | None = None  # to fetch it from a backup
     workload_uid: str = ""
     workload_spec: dict[str, Any] = {}  # the VM's spec at that time, without its user data
     reason: str = ""
@@ -183,6 +187,7 @@ def _make_volumes(obj: Object, given: RestoreAsInput, _: str) -> list[dict[str, 
 SNAPSHOTS_BY_UID = Index("snapshots by uid")
 SNAPSHOTS_BY_WORKLOAD = Index("snapshots by key of their workload")
 SNAPSHOTS_BY_WORKLOAD_UID = Index("snapshots by uid of their workload", reads_status=True)
+SNAPSHOTS_BY_BACKUP = Index("snapshots by key of the backup that they are fetched from")
 SNAPSHOTS_BY_NODE = Index("snapshots by uid of their node", reads_status=True)
 
 
@@ -202,6 +207,11 @@ def _node_uid(snapshot: Stored) -> tuple[str, ...]:
     return (uid,) if uid else ()
 
 
+def _backup_key(snapshot: Stored) -> tuple[str, ...]:
+    backup = snapshot.spec(SnapshotSpec).backup
+    return (object_key("backup", snapshot.envelope.project, backup),) if backup else ()
+
+
 def _count(_: SnapshotSpec, status: SnapshotStatus) -> Counted:
     """One that failed holds nothing."""
     return Counted({} if status.phase == "Failed" else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
@@ -219,9 +229,11 @@ SNAPSHOT = Kind(
         SNAPSHOTS_BY_WORKLOAD: lambda item: (workload_key(item),),
         SNAPSHOTS_BY_WORKLOAD_UID: _workload_uid,
         SNAPSHOTS_BY_NODE: _node_uid,
+        SNAPSHOTS_BY_BACKUP: _backup_key,
     },
     references=(
         Reference("vm", "spec.of", _vms, blocks=False, agree=_agree, agrees_once=True, suffices=_require_memory),
+        Reference("backup", "spec.backup", lambda s: [s.backup] if s.backup else [], blocks=True),
         Reference("image", "spec.image", lambda s: [s.image] if s.image else [], blocks=True),
     ),
     verbs=(
@@ -237,8 +249,8 @@ SNAPSHOT = Kind(
     access=Access(readers="project", status_writer="snapshots"),
     admission=Admission(
         check=check_snapshot,
-        server_fields=("automatic", "image", "group", "members"),
-        made_fields=("automatic", "group", "members"),
+        server_fields=("automatic", "image", "group", "members", "backup"),
+        made_fields=("automatic", "group", "members", "backup"),
         derived=Derived(_list_sources, _put_image),
         counts=_count,
     ),

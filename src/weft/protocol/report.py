@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.allocation import AllocatedImage, AllocationReport
+from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.node import NodeReport
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
@@ -128,14 +129,16 @@ class ReportAnswer(msgspec.Struct):
     peers: Peers | None = None  # if the node knows another version
     warm: list[WarmImage] = []  # all that it shall keep a booted machine of
     never_often: list[str] = []  # uids of images of which it keeps none by itself
+    backups: list[BackupOrder] = []
     version: str = ""  # of the node's facts that the server has
 
 
 class SecretsInput(msgspec.Struct, frozen=True):
-    """``POST /v1/nodes/{name}:secrets``: one of the two."""
+    """``POST /v1/nodes/{name}:secrets``: one of the three."""
 
     allocation: str = ""  # the name of one of the node's own
     ticket: str = ""  # from a function's recipe
+    repository: str = ""  # the name of a BackupRepository that an order of the node is about
 
 
 class OpenedSecrets(msgspec.Struct, frozen=True):
@@ -143,6 +146,7 @@ class OpenedSecrets(msgspec.Struct, frozen=True):
 
     secrets: dict[str, dict[str, str]] = {}  # by the secret's name, and by key
     registries: dict[str, str] = {}  # by the secret's name, of secrets that are for a registry
+    repository: dict[str, str] = {}  # by key, of a BackupRepository
 
     def __repr__(self) -> str:
         return "OpenedSecrets(…)"

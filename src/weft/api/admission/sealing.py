@@ -10,7 +10,7 @@ import msgspec
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.kinds.record import Kind
-from weft.kinds.secret import SECRET, SecretSpec, check_secret, place_of
+from weft.kinds.secret import SealedSpec, check_values, place_of
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.spec_change import FieldChange
@@ -20,9 +20,10 @@ from weft.trust.seal import seal, unseal
 def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -> dict[str, Any]:
     """The spec of ``manifest`` with its values sealed, beside those that ``current`` has. An unchanged value keeps its seal.
     Raises InvalidInput, which never contains a value."""
-    if manifest.kind is not SECRET:
+    kind = manifest.kind
+    if not kind.admission.seals:
         return manifest.spec
-    before = decode_part(current.spec, SecretSpec).sealed if current is not None else {}
+    before = decode_part(current.spec, SealedSpec).sealed if current is not None else {}
     kept = _read_kept(manifest.spec.get("sealed"), before)
     values = manifest.spec.get("values") or {}
     if not isinstance(values, dict):
@@ -31,10 +32,11 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
         if not isinstance(value, str):
             at = f"spec.values.{str(key)[:60]}"
             raise InvalidInput(f"{at} must be text", field=at, hint="put it in quotes")
-    check_secret(SecretSpec(values=values))  # before a key becomes part of what is sealed
+    check_values(SealedSpec(values=values))  # before a key becomes part of what is sealed
     sealed = dict(kept)
-    for key, value in values.items():
-        place = place_of(manifest.project, manifest.name, key)
+    made = kind.admission.makes_values() if current is None else {}
+    for key, value in {**made, **values}.items():
+        place = place_of(manifest.project, manifest.name, key, kind.name)
         if key not in kept or _open(context, kept[key], place) != value:
             sealed[key] = seal(context.settings.seal_key, value.encode(), place)
     return {**manifest.spec, "values": {}, "sealed": sealed}
@@ -42,7 +44,7 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
 
 def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:
     """``changes`` without sealed values: only that the value of a key changed."""
-    if kind is not SECRET:
+    if not kind.admission.seals:
         return changes
     words = {False: None, True: "(sealed)"}
     return [

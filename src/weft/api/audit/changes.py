@@ -13,7 +13,6 @@ import msgspec
 
 from weft.api.request.call import Change
 from weft.kinds.registry import BY_NAME
-from weft.kinds.secret import SECRET
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.spec_change import FieldChange
 from weft.trust.audit_chain import AuditChange, AuditObject
@@ -82,7 +81,7 @@ def _list_given(envelope: Envelope) -> list[FieldChange]:
     names, defaults = _read_defaults(kind.spec)
     values = msgspec.structs.astuple(spec)
     differing = itertools.compress(zip(names, values, strict=True), map(operator.ne, values, defaults))
-    if kind is SECRET:
+    if kind.admission.seals:
         return [_given("values" if name == "sealed" else name, value) for name, value in differing]
     own = kind.admission.server_fields
     return [_given(name, msgspec.to_builtins(value)) for name, value in differing if name not in own]

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
+from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
 from weft.protocol.report import WarmImage
+
+WITH_BACKUP_ORDERS = ("backuprepository", "backup", "snapshot")
+
+
+class _HasBackupOrder(msgspec.Struct):
+    """The part of these kinds' status that is read here."""
+
+    order: BackupOrder | None = None
 
 
 class NodeOrders:
@@ -26,11 +37,18 @@ class NodeOrders:
         self.doomed_snapshots = PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_doomed_snapshot), clock)
         self.warm_images = PrefixCache(store, kind_prefix("image"), of_envelope(find_warm), clock)
         self.never_often = PrefixCache(store, kind_prefix("image"), of_envelope(find_never_often), clock)
+        self._backup_work = [
+            PrefixCache(store, kind_prefix(kind), of_envelope(find_backup_order), clock) for kind in WITH_BACKUP_ORDERS
+        ]
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        caches = (self.doomed_volumes, self.doomed_snapshots, self.warm_images, self.never_often)
+        caches = (self.doomed_volumes, self.doomed_snapshots, self.warm_images, self.never_often, *self._backup_work)
         await asyncio.gather(*(cache.run() for cache in caches))
+
+    def find_backup_orders(self, node_uid: str) -> list[BackupOrder]:
+        """The work on backups that this node is asked to do, oldest first."""
+        return [order for cache in self._backup_work for order in cache.found.values() if order.node_uid == node_uid]
 
     def is_warm(self, sha256: str) -> bool:
         """Whether nodes keep a booted machine of the image with this content."""
@@ -55,6 +73,8 @@ def find_doomed_snapshot(envelope: Envelope) -> str | None:
 
 def find_never_often(envelope: Envelope) -> str | None:
     return None if decode_part(envelope.spec, ImageSpec).warm_often else envelope.uid
+def find_backup_order(envelope: Envelope) -> BackupOrder | None:
+    return decode_part(envelope.status, _HasBackupOrder).order
 
 
 def find_warm(envelope: Envelope) -> WarmImage | None:

@@ -9,6 +9,7 @@ from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
 from weft.kinds.allocation import AllocationSpec, list_secrets, registry_secret_of
+from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
@@ -29,9 +30,11 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give allocation (a name) or ticket") from None
+        raise InvalidInput("give allocation (a name), ticket or repository") from None
     if asked.ticket:
         return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
+    if asked.repository:
+        return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked.repository)))
     found = await context.store.get(object_key("allocation", None, asked.allocation))
     if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
         raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
@@ -52,6 +55,19 @@ async def _open_registry(context: ApiContext, call: Call, ticket: str) -> Opened
     kept = await _read(context, project, name)
     keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
     return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
+
+
+async def _open_repository(context: ApiContext, call: Call, name: str) -> OpenedSecrets:
+    """The key and the credentials of a backup repository, only while the node has an order about it."""
+    if all(order.repository != name for order in context.orders.find_backup_orders(call.actor.id)):
+        raise NotFound(f"node {call.actor.name} has nothing to do with backup repository {name[:80]}")
+    entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, name))
+    if entry is None:
+        raise NotFound(f"backup repository {name[:80]} not found")
+    sealed = decode_part(decode_envelope(entry.value).spec, BackupRepositorySpec).sealed
+    key, kind = context.settings.seal_key, BACKUP_REPOSITORY.name
+    opened = {word: unseal(key, value, place_of(None, name, word, kind)).decode() for word, value in sealed.items()}
+    return OpenedSecrets(repository=opened)
 
 
 async def _read(context: ApiContext, project: str | None, name: str) -> SecretSpec:

@@ -1,0 +1,159 @@
+"""Has backups made: a snapshot first, then a node copies it into the repository. Records how that goes, and what a verification
+found; has a deleted backup removed from its repository.
+
+Reads backups, repositories, snapshots, VMs, volumes, nodes; writes backup.status with the order for its node, makes and deletes the
+snapshots of backups, releases the finalizer "backup". Woken by any of those. Nodes get the order with the API server's answers to
+their reports, and report on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.controllers.backup.facts import read_facts
+from weft.controllers.backup.plan import BackupFacts, BackupPlan, plan_backup
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, Draft, let_go, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.backup import (
+    BACKUPS_BY_REPOSITORY,
+    BACKUPS_BY_SNAPSHOT,
+    BACKUPS_BY_SUBJECT,
+    BACKUPS_BY_UID,
+    DAMAGED,
+    BackupSpec,
+    BackupStatus,
+    subject_key,
+)
+from weft.kinds.backup_repository import BackupRepositoryStatus
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec
+from weft.objects.identity import MAX_NAME, new_uid
+from weft.objects.quantity import format_bytes
+
+FINALIZER, SOURCE = "backup", "backups"
+RETRY_SECONDS = 60.0  # after a node could not do what it was asked
+
+
+class Backups:
+    name = SOURCE
+    kinds = ("backup", "backuprepository", "snapshot", "vm", "volume", "node")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "backup":
+                return self._route_backup(view, change)
+            case "backuprepository":
+                if has_changed(change, lambda item: item.status(BackupRepositoryStatus).phase):
+                    return [item.key for item in view.find(BACKUPS_BY_REPOSITORY, change.item.envelope.name)]
+            case "snapshot":
+                return [item.key for item in view.find(BACKUPS_BY_SNAPSHOT, change.item.uid)]
+            case "vm" | "volume":
+                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                    return [item.key for item in view.find(BACKUPS_BY_SUBJECT, change.item.key)]
+            case "node":
+                return self._route_node(view, change)
+        return ()
+
+    def _route_backup(self, view: View, change: Changed) -> Iterable[str]:
+        if has_changed(change, lambda item: (item.uid, item.deleting, item.status(BackupStatus).phase)):
+            return [change.key, *(item.key for item in view.find(BACKUPS_BY_SUBJECT, subject_key(change.item)))]
+        return (change.key,)
+
+    def _route_node(self, view: View, change: Changed) -> Iterable[str]:
+        if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
+            return [item.key for item in view.of_kind("backup").values() if is_active(item)]
+        if not has_changed(change, lambda node: node.report(NodeReport).backups):
+            return ()
+        items = [item for item in (change.old, change.new) if item is not None]
+        uids = {one.uid for item in items for one in item.report(NodeReport).backups}
+        return [item.key for uid in sorted(uids) for item in view.find(BACKUPS_BY_UID, uid)]
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            backup = view.get(key)
+            if backup is None:
+                continue
+            commit = plan_one(view, backup, now)
+            if commit is not None:
+                plan.commits.append(commit)
+            elif is_active(backup):
+                plan.later[key] = RETRY_SECONDS
+        return plan
+
+
+def is_active(backup: Item) -> bool:
+    """Whether something is to be done for it."""
+    status = backup.status(BackupStatus)
+    asked = backup.spec(BackupSpec).verify_generation > status.verification.generation
+    return backup.deleting or status.phase in ("Pending", "Snapshotting", "Copying") or asked
+
+
+def plan_one(view: View, backup: Item, now: float) -> Commit | None:
+    facts = read_facts(view, backup)
+    plan = plan_backup(facts, now)
+    if plan.release:
+        return Commit(
+            backup.key, [let_go(backup, FINALIZER)], [unchanged(backup)], [_tell(backup, "Deleted", "deleted")]
+        )
+    draft, status = Draft(), plan.status
+    if plan.snapshot == "make":
+        status = _make_snapshot(draft, backup, status, now)
+    elif plan.snapshot == "drop":
+        _drop_snapshot(draft, view, facts.status.snapshot_uid, now)
+    if plan.drop_earlier:
+        _drop_earlier(draft, view, backup, now)
+    events = _make_events(backup, facts, plan)
+    if status != facts.status:
+        draft.change(backup, status=status)
+    return draft.commit(backup.key, events)
+
+
+def _make_snapshot(draft: Draft, backup: Item, status: BackupStatus, now: float) -> BackupStatus:
+    """A snapshot of what the backup is of; its name tells whose it is."""
+    uid, envelope = new_uid(), backup.envelope
+    name = f"{envelope.name[: MAX_NAME - 13]}-{uid[:12]}"
+    spec = SnapshotSpec(of=backup.spec(BackupSpec).of, automatic="backup", image=status.image)
+    made = SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator)
+    draft.make(made)
+    return msgspec.structs.replace(status, snapshot=name, snapshot_uid=uid)
+
+
+def _drop_snapshot(draft: Draft, view: View, uid: str, now: float) -> None:
+    for item in view.find(SNAPSHOTS_BY_UID, uid) if uid else ():
+        if not item.deleting:
+            draft.change(item, deleting_since=now)
+
+
+def _drop_earlier(draft: Draft, view: View, backup: Item, now: float) -> None:
+    """Delete the snapshots that backups before it were copied from: the next backup continues this one."""
+    to = backup.spec(BackupSpec).to
+    for item in view.find(BACKUPS_BY_SUBJECT, subject_key(backup)):
+        status = item.status(BackupStatus)
+        if item.uid == backup.uid or status.phase != "Ready" or item.spec(BackupSpec).to != to:
+            continue
+        if status.snapshot_uid and (status.taken_at or 0.0) < (backup.status(BackupStatus).taken_at or 0.0):
+            _drop_snapshot(draft, view, status.snapshot_uid, now)
+
+
+def _make_events(backup: Item, facts: BackupFacts, plan: BackupPlan) -> list[Event]:
+    was, now = facts.status, plan.status
+    if now.state == DAMAGED and was.state != DAMAGED:
+        return [_tell(backup, "Damaged", f"damaged: {', '.join(now.verification.damaged[:3])}", "Warning")]
+    if now.phase == was.phase:
+        return []
+    if now.phase == "Failed":
+        return [_tell(backup, "Failed", now.message, "Warning")]
+    if now.phase == "Ready":
+        of = f"continues backup/{now.base}" if now.base else "full"
+        return [_tell(backup, "Ready", f"{of}, {format_bytes(now.stored_bytes)} stored in {facts.spec.to}")]
+    return []
+
+
+def _tell(backup: Item, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> Event:
+    return Event(type_, reason, message, backup.envelope.ref, SOURCE)

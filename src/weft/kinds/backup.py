@@ -1,0 +1,257 @@
+"""Backup: the disks of a VM or a volume at one instant, copied into a repository, where they outlive the fabric.
+
+It begins with a snapshot, which stays until the next backup into that repository is made: only what changed since is copied then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    Goal,
+    Index,
+    Kind,
+    Lifetime,
+    Object,
+    Operation,
+    Reference,
+    Stored,
+    Verb,
+    uid_of,
+)
+from weft.kinds.snapshot import SnapshotDisk
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
+from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.schema import field, words
+
+OF = ("vm", "volume")
+DAMAGED = "damaged"
+
+
+class BackupSpec(msgspec.Struct, kw_only=True):
+    of: Annotated[str, field("What it is of: vm/NAME or volume/NAME, in this project", change="never")]
+    to: Annotated[str, field("Backup repository that it goes to", change="never", name=True)]
+    keep: Annotated[
+        float, field("How long it is kept; 0: until people delete it", quantity="duration", change="live")
+    ] = 0.0
+    policy: Annotated[str, field("Backup policy that had it made; set by the server", change="never", name=True)] = ""
+    verify_generation: Annotated[int, field("Number of verifications that were asked for; set by the server")] = 0
+
+
+class BackupVerification(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What became of the last verification that has ended."""
+
+    generation: int = 0
+    damaged: list[str] = []  # the damaged parts by name, at most 20
+
+
+class BackupStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[str, words("Pending", "Snapshotting", "Copying", "Ready", "Failed", "Deleting")] = "Pending"
+    state: str = ""  # unproven, verified or damaged; "": there is nothing yet
+    progress: float = 0.0  # of the copy, 0 to 1
+    bytes: int = 0  # of the disks, without holes
+    stored_bytes: int = 0  # that it added to the repository
+    unique_bytes: int = 0  # that no other backup there needs
+    taken_at: float | None = None  # the instant of its disks, in seconds since 1970
+    finished_at: float | None = None
+    consistency: str = ""  # filesystem, crash or stopped
+    repository_id: str = ""  # the backup's id there is its uid
+    order: BackupOrder | None = None  # what its node is asked to do now
+    base: str = ""  # name of the backup that it continues; "": all was copied
+    full_because: str = ""
+    snapshot: str = ""  # name of its snapshot, while there is one
+    snapshot_uid: str = ""
+    node: str = ""  # that copies it
+    workload_uid: str = ""
+    workload_spec: dict[str, Any] = {}  # the VM's spec then, without its user data
+    disks: dict[str, SnapshotDisk] = {}  # by name: root, or the volume's
+    image: str = ""  # that its VM was made from
+    image_sha256: str = ""
+    verified_at: float | None = None
+    verify: str = ""  # how it was verified last: read; "": never
+    verification: BackupVerification = BackupVerification()
+    reason: str = ""
+    message: str = ""
+
+
+def read_subject(spec: BackupSpec) -> tuple[str, str]:
+    """Kind and name of what it is of."""
+    kind, _, name = spec.of.partition("/")
+    return kind, name
+
+
+def check_subject(of: str, at: str) -> None:
+    """Raises InvalidInput."""
+    kind, _, name = of.partition("/")
+    if kind not in OF or not name or "/" in name:
+        raise InvalidInput(
+            f"{at}: {of[:60]!r} is nothing that backups are made of", field=at, hint="write vm/web or volume/data"
+        )
+
+
+def check_backup(spec: BackupSpec) -> None:
+    """Raises InvalidInput."""
+    check_subject(spec.of, "spec.of")
+    if not 0 <= spec.keep <= 100 * 366 * 86400:
+        raise InvalidInput("spec.keep: out of range", field="spec.keep", hint="give 0 to 36600d")
+
+
+def subject_key(backup: Stored) -> str:
+    """The key of what it is of."""
+    kind, name = read_subject(backup.spec(BackupSpec))
+    return object_key(kind, backup.envelope.project, name)
+
+
+class RestoreInput(msgspec.Struct, kw_only=True):
+    new_name: Annotated[str, field("Name of the new VM", name=True)]
+
+
+class VerifyInput(msgspec.Struct, kw_only=True):
+    pass
+
+
+def _require_ready(obj: Object, verb: str) -> None:
+    what, phase = f"backup/{obj['name']}", dig(obj, "status.phase", "Pending")
+    if phase == "Ready":
+        return
+    why = f"; {dig(obj, 'status.message')}" if dig(obj, "status.message") else ""
+    waits = phase in ("Pending", "Snapshotting", "Copying")
+    raise IllegalTransition(
+        f"{what} is {phase}, so it can't be {verb} yet{why}" if waits else f"{what} is {phase}{why}",
+        hint=f"weft wait {what}" if waits else "choose another backup: weft backup list",
+        details={"phase": phase},
+    )
+
+
+def _ask_verify(obj: Object, _: VerifyInput) -> dict[str, Any]:
+    _require_ready(obj, "verified")
+    spec: dict[str, Any] = dict(obj["spec"])
+    return {**spec, "verify_generation": spec.get("verify_generation", 0) + 1}
+
+
+def _name_snapshot(obj: Object, new_name: str) -> str:
+    """Of the snapshot that a VM begins from; it goes once the VM has begun."""
+    return f"{new_name[: MAX_NAME - 14]}-{obj['uid'][:8]}-back"
+
+
+def _make_vm(obj: Object, given: RestoreInput, _: str) -> dict[str, Any]:
+    _require_ready(obj, "restored")
+    disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
+    snapshot = _name_snapshot(obj, given.new_name)
+    return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, snapshot, disks, memory=False)
+
+
+def _make_parts(obj: Object, given: RestoreInput, _: str) -> list[dict[str, Any]]:
+    """The snapshot that is fetched, and the volumes that begin from it."""
+    name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
+    image = dig(obj, "status.image", "")
+    spec = {"of": dig(obj, "spec.of"), "automatic": "backup", "backup": obj["name"], "image": image}
+    volumes = {disk: (one.get("size", 0), "local") for disk, one in disks.items()}
+    return [
+        {"kind": "snapshot", "name": name, "spec": spec},
+        *make_restored_volumes(volumes, given.new_name, name),
+    ]
+
+
+def _is_verified(obj: Object | None) -> bool:
+    asked = dig(obj or {}, "spec.verify_generation", 0)
+    return dig(obj or {}, "status.verification.generation", 0) >= asked
+
+
+def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """It failed; or it was verified and is damaged."""
+    phase, reason, message = dig(obj, "status.phase"), dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    if phase == "Failed":
+        return DriverFailed(f"{what} failed: {message or reason}", reason=reason or None, hint=f"weft describe {what}")
+    if goal is VERIFIED and _is_verified(obj) and dig(obj, "status.state") == DAMAGED:
+        parts = ", ".join(dig(obj, "status.verification.damaged", [])) or message
+        return DriverFailed(
+            f"{what} is damaged: {parts}",
+            reason="backupDamaged",
+            hint="make a new backup; those without these parts are whole",
+        )
+    return None
+
+
+VERIFIED = Goal(_is_verified, "verified")
+BACKUPS_BY_UID = Index("backups by uid")
+BACKUPS_BY_SUBJECT = Index("backups by key of what they are of")
+BACKUPS_BY_REPOSITORY = Index("backups by name of their repository")
+BACKUPS_BY_SNAPSHOT = Index("backups by uid of their snapshot", reads_status=True)
+
+
+def _snapshot_uid(backup: Stored) -> Sequence[str]:
+    uid = backup.status(BackupStatus).snapshot_uid
+    return (uid,) if uid else ()
+
+
+def _subjects(kind: str, spec: BackupSpec) -> Sequence[str]:
+    return [name for of, name in [read_subject(spec)] if of == kind]
+
+
+BACKUP = Kind(
+    name="backup",
+    plural="backups",
+    title="backup",
+    summary="The disks of a VM or a volume, copied into a backup repository",
+    spec=BackupSpec,
+    status=BackupStatus,
+    indexes={
+        BACKUPS_BY_UID: uid_of,
+        BACKUPS_BY_SUBJECT: lambda item: (subject_key(item),),
+        BACKUPS_BY_REPOSITORY: lambda item: (item.spec(BackupSpec).to,),
+        BACKUPS_BY_SNAPSHOT: _snapshot_uid,
+    },
+    references=(
+        Reference("vm", "spec.of", lambda spec: _subjects("vm", spec), blocks=False),
+        Reference("volume", "spec.of", lambda spec: _subjects("volume", spec), blocks=False),
+        Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
+    ),
+    verbs=(
+        Verb(
+            "restore",
+            "Create a VM from it",
+            input=RestoreInput,
+            make=_make_vm,
+            make_before=_make_parts,
+            needs="write",
+        ),
+        Verb("verify", "Read all of it, and find damage", input=VerifyInput, change=_ask_verify, needs="operate"),
+    ),
+    access=Access(readers="project", status_writer="backups"),
+    admission=Admission(check=check_backup, server_fields=("policy", "verify_generation")),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("OF", text("spec.of")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("STATE", text("status.state")),
+            Column("SIZE", size("status.bytes"), align="right"),
+            Column("STORED", size("status.stored_bytes"), align="right"),
+            Column("TO", text("spec.to")),
+            Column("CONSISTENCY", text("status.consistency"), wide=True),
+            Column("BASE", text("status.base"), wide=True),
+            Column("UNIQUE", size("status.unique_bytes"), align="right", wide=True),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(
+        goals={"create": reaches("Ready", ends_refused=False), "verify": VERIFIED},
+        find_failure=find_failure,
+        operation=Operation(act="backup", ended=("Ready", "Failed", "Deleting"), subject="spec.of"),
+        finalizers=("backup",),
+    ),
+)

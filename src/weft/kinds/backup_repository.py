@@ -1,0 +1,148 @@
+"""BackupRepository: where backups go: a folder that the nodes reach, or a bucket. Everything in it is encrypted with its key."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.parts.goal import reaches
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of
+from weft.kinds.secret import SealedSpec, check_values
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import format_bytes
+from weft.objects.schema import field, words
+
+KEY = "key"  # 32 bytes in hexadecimal digits
+ACCESS_KEY, SECRET_KEY = "access_key", "secret_key"
+_KEY_TEXT = re.compile(r"[0-9a-f]{64}")
+_OPTIONS = {"dir": frozenset[str](), "s3": frozenset({"endpoint", "region", "prefix"})}
+_SHAPES = "dir:///PATH, a folder that every node has, or s3://BUCKET?endpoint=URL"
+
+
+class BackupRepositorySpec(SealedSpec, kw_only=True):
+    url: Annotated[str, field("Where it is: dir:///PATH or s3://BUCKET?endpoint=URL", change="never", max_length=1000)]
+    immutable: Annotated[
+        bool,
+        field("Lock what is stored until the backup's time is over; takes a bucket with Object Lock", change="never"),
+    ] = False
+
+
+class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[str, words("Pending", "Ready", "Failed")] = "Pending"
+    id: str = ""  # its own, written in it
+    bytes: int = 0  # that backups take up in it
+    free: int = -1  # bytes left on its storage; -1: unknown
+    backups: int = 0
+    node: str = ""  # that checked it last
+    checked_at: float | None = None
+    order: BackupOrder | None = None  # what that node is asked to do now
+    reason: str = ""
+    message: str = ""
+
+
+def check_repository(spec: BackupRepositorySpec) -> None:
+    """Raises InvalidInput, which never contains a value."""
+    check_values(spec)
+    try:
+        url = urlsplit(spec.url)
+    except ValueError:
+        raise _refuse(f"spec.url: {spec.url[:80]!r} is not a URL", f"write {_SHAPES}") from None
+    options = dict(parse_qsl(url.query, keep_blank_values=True))
+    known = _OPTIONS.get(url.scheme)
+    if known is None:
+        raise _refuse(f"spec.url: {spec.url[:80]!r} is not a place for backups", f"write {_SHAPES}")
+    if url.username is not None or url.password is not None or url.fragment:
+        raise _refuse("spec.url: credentials don't belong in the URL", "give them as values: access_key, secret_key")
+    if unknown := sorted(options.keys() - known):
+        raise _refuse(
+            f"spec.url: {unknown[0][:60]!r} is not an option of {url.scheme}:",
+            f"options: {', '.join(sorted(known)) or 'none'}",
+        )
+    if url.scheme == "dir":
+        _check_folder(url.netloc, url.path)
+    elif not url.netloc or url.path.strip("/"):
+        raise _refuse("spec.url: name one bucket", "write s3://BUCKET?endpoint=URL&prefix=FOLDER")
+    if spec.immutable and url.scheme != "s3":
+        raise InvalidInput(
+            "spec.immutable: a folder can't be made immutable, since root can delete any file in it",
+            field="spec.immutable",
+            hint="use a bucket with Object Lock: s3://BUCKET?endpoint=URL",
+        )
+    _check_values(spec, url.scheme)
+
+
+def _check_folder(host: str, path: str) -> None:
+    if host or not path.startswith("/"):
+        raise _refuse("spec.url: name a folder by its whole path", "write dir:///srv/backups, with three slashes")
+    if ".." in path.split("/") or path.strip("/") == "" or "\x00" in path:
+        raise _refuse(f"spec.url: {path[:80]!r} is not a folder for backups", "write dir:///srv/backups")
+
+
+def _check_values(spec: BackupRepositorySpec, scheme: str) -> None:
+    key = spec.values.get(KEY)
+    if key is not None and not _KEY_TEXT.fullmatch(key):
+        raise InvalidInput(
+            "spec.values.key must be 64 hexadecimal digits",
+            field="spec.values.key",
+            hint="leave it out for a new repository; weft backuprepository key NAME prints an existing one's",
+        )
+    given = {*spec.values, *spec.sealed}
+    if unknown := sorted(given - {KEY, ACCESS_KEY, SECRET_KEY}):
+        raise InvalidInput(
+            f"spec.values.{unknown[0][:60]} means nothing to a backup repository",
+            field=f"spec.values.{unknown[0][:60]}",
+            hint=f"values: {KEY}, {ACCESS_KEY}, {SECRET_KEY}",
+        )
+    if scheme == "s3" and not {ACCESS_KEY, SECRET_KEY} <= given:
+        raise InvalidInput(
+            "spec.values: a bucket needs access_key and secret_key",
+            field="spec.values",
+            hint="weft backuprepository create NAME --url s3://… --access-key KEY --secret-key-stdin",
+        )
+
+
+def _refuse(message: str, hint: str) -> InvalidInput:
+    return InvalidInput(message, field="spec.url", hint=hint)
+
+
+def _free(obj: Object) -> str:
+    free = dig(obj, "status.free", -1)
+    return format_bytes(free) if free >= 0 else "–"
+
+
+REPOSITORIES_BY_UID = Index("backup repositories by uid")
+
+BACKUP_REPOSITORY = Kind(
+    name="backuprepository",
+    plural="backuprepositories",
+    title="backup repository",
+    summary="Where backups go: a folder or a bucket, encrypted",
+    scope="fabric",
+    spec=BackupRepositorySpec,
+    status=BackupRepositoryStatus,
+    indexes={REPOSITORIES_BY_UID: uid_of},
+    access=Access(readers="shared", status_writer="backup repositories"),
+    admission=Admission(
+        check=check_repository, server_fields=("sealed",), seals=True, makes_values=lambda: {KEY: secrets.token_hex(32)}
+    ),
+    display=Display(
+        topic="Storage and networks",
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("URL", text("spec.url"), flexible=True),
+            Column("BACKUPS", text("status.backups", "0"), align="right"),
+            Column("SIZE", size("status.bytes"), align="right"),
+            Column("FREE", _free, align="right"),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Ready")}),
+)

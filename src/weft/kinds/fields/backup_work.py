@@ -1,0 +1,63 @@
+"""Work on backups that a node is asked to do: the order, which is in the status of what it is about, and the node's report on it.
+
+An order goes to the node with the answers to its reports, until it is in none any more; it may be repeated. The node reports on
+it until then. A report answers the order with the same ``uid``, ``act`` and ``generation``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+# copy: a snapshot into a repository; fetch: a backup into a pool, as a snapshot; verify: read all of it; forget: remove it from its
+# repository; check: whether the repository is there, made if it is empty, and rid of what no backup needs.
+BackupAct = Literal["copy", "fetch", "verify", "forget", "check"]
+
+
+class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    uid: str  # of the Backup, of the Snapshot to fetch, or of the BackupRepository to check
+    act: BackupAct
+    node_uid: str  # whom it is for
+    generation: int = 0  # of what is asked for more than once: a higher one is asked for anew
+    repository: str  # name of the BackupRepository
+    repository_uid: str
+    repository_id: str = ""  # that is written in it; "": it has none yet
+    url: str
+    immutable: bool = False
+    backup: str = ""  # id in the repository of the one to make, fetch, verify or forget: the uid of its Backup
+    name: str = ""  # PROJECT/NAME of the Backup, for people
+    snapshot: str = ""  # uid of the snapshot to copy
+    base: str = ""  # id in the repository of the backup to continue
+    base_snapshot: str = ""  # uid of the snapshot that this one was copied from
+    manifest: dict[str, Any] = {}  # what the repository keeps of the Backup beside its disks
+    disks: dict[str, str] = {}  # by name, root or a volume's: what the pool's records call it
+    pool: str = ""  # to fetch to
+    keep_until: float = 0.0  # unix seconds; 0: not locked
+
+
+class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    uid: str
+    act: BackupAct
+    generation: int = 0
+    phase: Literal["waiting", "working", "done", "failed"] = "waiting"
+    progress: float = 0.0  # 0 to 1, in steps of a hundredth
+    repository_id: str = ""
+    backups: int = 0  # of a check: in the repository
+    bytes: int = 0  # of the disks, without holes; of a check: that the repository takes up
+    stored_bytes: int = 0  # that a copy added to the repository
+    unique_bytes: int = 0  # that no other backup there needs
+    free: int = -1  # bytes left on the repository's storage; -1: unknown
+    full_because: str = ""  # why a copy doesn't continue the backup before it
+    disks: dict[str, int] = {}  # sizes by name, as guests see them
+    damaged: list[str] = []  # what of it is damaged, at most 20
+    finished_at: float = 0.0  # unix seconds
+    reason: str = ""
+    message: str = ""
+
+
+def find_report(reports: list[BackupReport], order: BackupOrder) -> BackupReport | None:
+    """The report on ``order``."""
+    return next(
+        (one for one in reports if (one.uid, one.act, one.generation) == (order.uid, order.act, order.generation)), None
+    )
