@@ -21,6 +21,7 @@ from weft.contracts.driver.volume import PoolFacts, VolumeFacts
 from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
 from weft.drivers.volume.directory.file_copies import FROZEN, thaw_left
+from weft.drivers.volume.directory.disk_copy import DirectoryDiskCopies
 from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, find_file, list_kept_layers
 from weft.drivers.volume.directory.layer_transfer import DirectoryLayerTransfer
@@ -61,6 +62,7 @@ class DirectoryVolumes:
         self.taking = DirectoryTaking(self._records, self.layers, self._inspect, self._work, locked)
         self.transfer = DirectoryLayerTransfer(self._records, self._changes, self._work, locked)
         thaw_left(self._work(FROZEN))
+        self.copies = DirectoryDiskCopies(self._records, self._work, locked)
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
                 left.unlink(missing_ok=True)

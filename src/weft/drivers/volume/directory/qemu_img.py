@@ -23,12 +23,14 @@ async def run_qemu_img(*words: str, seconds: float = TIMEOUT_SECONDS) -> None:
     await run_on_disk(["qemu-img", *words], "qemu-utils", seconds=seconds)
 
 
-def describe_chain(files: Sequence[tuple[str, str]]) -> str:
-    """The name by which qemu-img opens the last of ``files`` on the ones before; each is a path and a format."""
+def describe_chain(files: Sequence[tuple[str, str]], *, locking: bool = True) -> str:
+    """The name by which qemu-img opens the last of ``files`` on the ones before; each is a path and a format. Without ``locking``
+    they may change in ways that leave the content as it is."""
+    lock = {} if locking else {"locking": "off"}
     node: dict[str, object] | None = None
     for path, format in files:
         below = {"backing": node} if format == "qcow2" else {}
-        node = {"driver": format, "file": {"driver": "file", "filename": path}, **below}
+        node = {"driver": format, "file": {"driver": "file", "filename": path, **lock}, **below}
     return f"json:{json.dumps(node)}"
 
 

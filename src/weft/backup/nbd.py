@@ -1,0 +1,106 @@
+"""A client of the Network Block Device protocol over a Unix socket: reads and writes a disk that qemu-nbd has open.
+
+Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; one request at a time.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from types import TracebackType
+
+from weft.objects.errors import DriverFailed
+
+_MAGIC, _OPTION, _REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
+_REQUEST, _SIMPLE = 0x25609513, 0x67446698
+_OPT_GO = 7
+_REP_ACK, _REP_INFO = 1, 3
+_READ, _WRITE, _DISCONNECT, _FLUSH, _ZEROES = 0, 1, 2, 3, 6
+_NO_HOLE = 2  # NBD_CMD_FLAG_NO_HOLE
+MOST_BYTES = 32 << 20  # of one request; the protocol promises this much
+
+
+class NbdClient:
+    """Of the export ``""`` at the socket ``path``. Raises DriverFailed, and OSError where the server is gone."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.settimeout(60.0)
+            self._socket.connect(path)
+            self.size = self._shake_hands()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def read(self, offset: int, length: int) -> bytes:
+        parts = []
+        while length:
+            size = min(length, MOST_BYTES)
+            self._ask(_READ, offset, size)
+            parts.append(self._receive(size))
+            offset, length = offset + size, length - size
+        return b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        for at in range(0, len(data), MOST_BYTES):
+            self._ask(_WRITE, offset + at, len(data[at : at + MOST_BYTES]), data[at : at + MOST_BYTES])
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        """What was there before, or is below, shows no more."""
+        while length:
+            size = min(length, 1 << 30)
+            self._ask(_ZEROES, offset, size)
+            offset, length = offset + size, length - size
+
+    def flush(self) -> None:
+        self._ask(_FLUSH, 0, 0)
+
+    def close(self) -> None:
+        try:
+            self._socket.sendall(struct.pack(">IHHQQI", _REQUEST, 0, _DISCONNECT, 0, 0, 0))
+        except OSError:
+            pass  # the server is gone
+        self._socket.close()
+
+    def __enter__(self) -> NbdClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _shake_hands(self) -> int:
+        magic, option, flags = struct.unpack(">QQH", self._receive(18))
+        if magic != _MAGIC or option != _OPTION or not flags & 1:
+            raise DriverFailed("the disk's server does not speak NBD", details={"step": "disk"})
+        self._socket.sendall(struct.pack(">I", 1 | (flags & 2)))
+        data = struct.pack(">IH", 0, 0)  # the export "", and no further questions
+        self._socket.sendall(struct.pack(">QII", _OPTION, _OPT_GO, len(data)) + data)
+        size = -1
+        while True:
+            magic, _, kind, length = struct.unpack(">QIII", self._receive(20))
+            body = self._receive(length) if length < 1 << 16 else b""
+            if magic != _REPLY or kind & 1 << 31:
+                raise DriverFailed(f"the disk's server refuses: {body[:200]!r}", details={"step": "disk"})
+            if kind == _REP_INFO and struct.unpack(">H", body[:2]) == (0,):
+                size = struct.unpack(">Q", body[2:10])[0]
+            elif kind == _REP_ACK:
+                return size
+
+    def _ask(self, command: int, offset: int, length: int, data: bytes = b"") -> None:
+        self._socket.sendall(struct.pack(">IHHQQI", _REQUEST, 0, command, 1, offset, length) + data)
+        magic, error, _ = struct.unpack(">IIQ", self._receive(16))
+        if magic != _SIMPLE or error:
+            raise DriverFailed(f"the disk could not be read or written (error {error})", details={"step": "disk"})
+
+    def _receive(self, length: int) -> bytes:
+        received = bytearray(length)
+        view = memoryview(received)
+        while view:
+            count = self._socket.recv_into(view)
+            if not count:
+                raise ConnectionError("the disk's server has gone")
+            view = view[count:]
+        return bytes(received)
