@@ -15,6 +15,7 @@ import msgspec
 from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
+from weft.agent.backup.executor import BackupWork
 from weft.agent.flow.flows import Flows
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.image.cache import ImageCache
@@ -116,6 +117,11 @@ class Agent:
             self._reporter.wake,
             after=warm_after,
         )
+        self._backups = BackupWork(
+            *(host.state_dir, host.node, server, self.pools, self.images, clock),
+            changed=self._reporter.wake,
+            taken_in=self._snapshots.wake,
+        )
         parts = NodeParts(
             self.images, self._container_images, secrets, self.pools, self._volumes, self._templates, heavy, clock
         )
@@ -136,7 +142,7 @@ class Agent:
         self.allocations.begin()
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
-        for part in (*parts, self._snapshots, self._absorption, self._templates):
+        for part in (*parts, self._snapshots, self._absorption, self._templates, self._backups):
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())
@@ -186,6 +192,7 @@ class Agent:
             warm=self._templates.report(),
             booted=self._templates.explain(),
             booting_memory=self.table.booting_bytes,
+            backups=self._backups.report(),
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -199,7 +206,7 @@ class Agent:
     @property
     def longest_silence_seconds(self) -> float:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
-        is_asking = self._volumes.unattached or self._network.ask().idle_networks
+        is_asking = self._volumes.unattached or self._backups.has_orders or self._network.ask().idle_networks
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
@@ -220,6 +227,8 @@ class Agent:
         self._volumes.let_go(answer.remove_volumes)
         self._snapshots.let_go(answer.remove_snapshots)
         self._templates.put_orders(answer.warm, answer.never_often)
+        self._templates.put_orders(answer.warm)
+        self._backups.put_orders(answer.backups)
 
     def note_contact(self) -> None:
         self.allocations.wake()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from weft.controllers.accounting.controller import Accounting
+from weft.controllers.backup.controller import Backups
+from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.warm import WarmImages
@@ -38,6 +40,8 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda lease: Snapshots(partial(find_silent, lease.cache)),
     lambda _: Restores(),
     lambda _: ScheduledSnapshots(),
+    lambda _: Backups(),
+    lambda _: BackupRepositories(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
     lambda _: Migrations(),

@@ -15,6 +15,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.snapshot.facts import SnapshotFacts, list_disks, read_facts
+from weft.controllers.snapshot.fetch import is_fetched, plan_fetch
 from weft.controllers.snapshot.group import plan_group
 from weft.controllers.snapshot.lineage import find_parent, list_children
 from weft.controllers.snapshot.plan import SnapshotPlan, plan_snapshot
@@ -110,6 +111,9 @@ def _route_node(view: View, change: Changed) -> Iterable[str]:
     if has_changed(change, lambda item: (item.uid, item.report(NodeReport).snapshots)):
         uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
+    if has_changed(change, lambda item: item.report(NodeReport).backups):
+        uids = {one.uid for item in items for one in item.report(NodeReport).backups if one.act == "fetch"}
+        keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
     if has_changed(change, _home_of):
         homes = sorted({item.uid for item in items})
         keys |= {item.key: None for uid in homes for item in view.find(SNAPSHOTS_BY_NODE, uid)}
@@ -173,6 +177,8 @@ def _plan_alone(view: View, snapshot: Item, silent: bool) -> tuple[SnapshotFacts
 
 def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | None:
     """Write a snapshot's status if it changes, with the order to its node; remove a deleted one whose data is gone."""
+    if is_fetched(snapshot):
+        return _plan_fetched(view, snapshot)
     facts, plan = _plan_alone(view, snapshot, silent)
     draft = Draft()
     event = _make_event(snapshot, facts, plan)
@@ -192,6 +198,16 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
         draft.change(snapshot, status=plan.status, deleting_since=now if ends else None)
         _guard_quota(view, draft, snapshot, plan.status)
     return draft.commit(snapshot.key, [event] if event is not None else [])
+
+
+def _plan_fetched(view: View, snapshot: Item) -> Commit | None:
+    status, draft = plan_fetch(view, snapshot), Draft()
+    if status == snapshot.status(SnapshotStatus):
+        return None
+    draft.change(snapshot, status=status)
+    about = snapshot.envelope.ref
+    failed = [Event("Warning", "Failed", status.message, about, SOURCE)] if status.phase == "Failed" else []
+    return draft.commit(snapshot.key, failed)
 
 
 def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> None:
@@ -233,7 +249,8 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
 
 def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
     """Whether it was made for a twin that doesn't need it any more: it has begun, or is gone."""
-    if snapshot.spec(SnapshotSpec).automatic != "clone" or status.phase not in ("Ready", "Failed"):
+    spec = snapshot.spec(SnapshotSpec)
+    if (spec.automatic != "clone" and not spec.backup) or status.phase not in ("Ready", "Failed"):
         return False
     twins = view.find(VMS_BY_ORIGIN, snapshot.key)
     return all(any(_has_begun(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, twin.uid)) for twin in twins)

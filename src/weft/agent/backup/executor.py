@@ -1,0 +1,264 @@
+"""Does the work on backups that the server asks this node for: one piece at a time, in a process of its own.
+
+Orders come with the answers to the node's reports; what became of them is in ``<state>/backup-work.json`` and in the reports until
+the order is in no answer any more. A piece whose order is gone is ended. Key and credentials are read from the server for each
+piece, and go to its process over its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from weft.agent.image.cache import ImageCache
+from weft.agent.server.client import Server
+from weft.agent.volume.pools import Pools
+from weft.backup.worker import Job, JobDisk, Line
+from weft.contracts.clock import Clock
+from weft.contracts.driver.disk_copy import CopiesDisks
+from weft.contracts.driver.layers import HasLayers, KeptDisk, KeptSnapshot
+from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.durable_file import write_durably
+from weft.kinds.allocation import ROOT
+from weft.kinds.fields.backup_work import BackupOrder, BackupReport, find_report
+from weft.objects.errors import DriverFailed, NotFound, WeftError
+from weft.objects.identity import short_id
+
+log = logging.getLogger("weft.agent")
+_FINISHED = ("done", "failed")
+_LINE_BYTES = 1 << 20
+
+
+class BackupWork:
+    """``changed`` is called when there is something to report; ``taken_in`` once a pool has got a snapshot."""
+
+    def __init__(
+        self,
+        state_dir: str,
+        node: str,
+        server: Server,
+        pools: Pools,
+        images: ImageCache,
+        clock: Clock,
+        changed: Callable[[], None],
+        taken_in: Callable[[], None],
+    ) -> None:
+        self._file, self._cache = Path(state_dir) / "backup-work.json", Path(state_dir) / "backup-catalogues"
+        self._node, self._server, self._pools, self._images, self._clock = node, server, pools, images, clock
+        self._changed, self._taken_in = changed, taken_in
+        self._orders: list[BackupOrder] = []
+        self._reports = self._load()
+        self._current: tuple[BackupOrder, asyncio.Task[None]] | None = None
+        self._woken = asyncio.Event()
+
+    @property
+    def has_orders(self) -> bool:
+        return bool(self._orders)
+
+    def report(self) -> list[BackupReport]:
+        return list(self._reports)
+
+    def put_orders(self, orders: Sequence[BackupOrder]) -> None:
+        """All that this node shall do."""
+        if list(orders) == self._orders:
+            return
+        self._orders = list(orders)
+        kept = [one for one in self._reports if any(find_report([one], order) for order in orders)]
+        if kept != self._reports:
+            self._reports = kept
+            self._save()
+        if self._current is not None and self._current[0] not in self._orders:
+            self._current[1].cancel()
+        self._woken.set()
+
+    async def keep(self) -> None:
+        """Do one order after the other, for ever."""
+        while True:
+            self._woken.clear()
+            order = next((one for one in self._orders if not self._is_finished(one)), None)
+            if order is None:
+                await self._woken.wait()
+                continue
+            task = asyncio.ensure_future(self._do(order))
+            self._current = order, task
+            try:
+                await asyncio.wait([task])
+            finally:
+                self._current = None
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    def _is_finished(self, order: BackupOrder) -> bool:
+        report = find_report(self._reports, order)
+        return report is not None and report.phase in _FINISHED
+
+    async def _do(self, order: BackupOrder) -> None:
+        self._note(order, Line())
+        try:
+            line = await self._work(order)
+        except (WeftError, OSError) as problem:
+            reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+            line = Line(ended="failed", reason=reason, message=str(problem) or type(problem).__name__)
+        if line.ended == "failed":
+            log.warning("%s of backup %s: %s", order.act, order.name or order.repository, line.message)
+        self._note(order, line)
+
+    def _note(self, order: BackupOrder, line: Line) -> None:
+        report = BackupReport(
+            uid=order.uid,
+            act=order.act,
+            generation=order.generation,
+            phase=line.ended or "working",
+            progress=line.progress,
+            repository_id=line.repository_id,
+            backups=line.backups,
+            bytes=line.bytes,
+            stored_bytes=line.stored_bytes,
+            unique_bytes=line.unique_bytes,
+            free=line.free,
+            full_because=line.full_because,
+            disks=line.disks,
+            damaged=line.damaged,
+            finished_at=self._clock.now() if line.ended else 0.0,
+            reason=line.reason,
+            message=line.message,
+        )
+        if order in self._orders:
+            self._reports = [*(one for one in self._reports if find_report([one], order) is None), report]
+            if line.ended:
+                self._save()
+            self._changed()
+
+    async def _work(self, order: BackupOrder) -> Line:
+        """Raises WeftError, OSError."""
+        opened = (await asyncio.to_thread(self._server.read_repository, self._node, order.repository)).repository
+        credentials = (opened["access_key"], opened["secret_key"]) if "access_key" in opened else None
+        job = Job(
+            act=order.act,
+            url=order.url,
+            key=opened["key"],
+            cache=str(self._cache),
+            credentials=credentials,
+            repository_id=order.repository_id,
+            backup=order.backup,
+            base=order.base,
+            name=order.name,
+            kind=str(order.manifest.get("of", "")).partition("/")[0],
+            manifest=order.manifest,
+            keep_until=order.keep_until,
+        )
+        if order.act == "copy":
+            async with self._read_disks(order) as disks:
+                return await self._run(order, msgspec.structs.replace(job, disks=disks))
+        if order.act == "fetch":
+            return await self._fetch(order, job)
+        return await self._run(order, job)
+
+    @contextlib.asynccontextmanager
+    async def _read_disks(self, order: BackupOrder) -> AsyncIterator[list[JobDisk]]:
+        """The snapshot's disks, each served by the pool that has it."""
+        async with contextlib.AsyncExitStack() as stack:
+            disks = []
+            for name, key in order.disks.items():
+                driver = await self._find_pool(order.snapshot, key)
+                base, base_format = None, "raw"
+                if key == ROOT and (digest := str(order.manifest.get("image_sha256", ""))):
+                    image = self._images.find(digest)
+                    if image is None:
+                        raise NotFound("this node does not have the image of the disk any more", reason="imageMissing")
+                    base, base_format = image.disk, image.disk_format
+                served = await stack.enter_async_context(
+                    driver.copies.read(
+                        short_id(order.snapshot),
+                        key,
+                        base=base,
+                        base_format=base_format,
+                        since=short_id(order.base_snapshot) if order.base_snapshot else "",
+                    )
+                )
+                disks.append(JobDisk(name, served.socket, served.size_bytes, served.extents, served.is_whole))
+            yield disks
+
+    async def _find_pool(self, snapshot: str, key: str) -> CopiesDisks:
+        for _, driver in self._pools.named():
+            if not isinstance(driver, HasLayers) or not isinstance(driver, CopiesDisks):
+                continue
+            kept = await driver.layers.list_kept()
+            if any(one.uid == snapshot and key in one.disks for one in kept):
+                return driver
+        raise NotFound("this node does not have the snapshot any more", reason="snapshotGone")
+
+    async def _fetch(self, order: BackupOrder, job: Job) -> Line:
+        """Write the backup's disks to the pool, and keep them there as a snapshot."""
+        driver: VolumeDriver = await self._pools.find(order.pool)
+        if not isinstance(driver, HasLayers) or not isinstance(driver, CopiesDisks):
+            raise DriverFailed(f"storage pool {order.pool} can't take backups in", reason="unsupported")
+        if any(one.uid == order.snapshot for one in await driver.layers.list_kept()):
+            return Line(ended="done")
+        sizes = {name: int(disk["size"]) for name, disk in order.manifest["disks"].items()}
+        layers = {name: short_id(f"{order.snapshot}/{key}") for name, key in order.disks.items()}
+        async with contextlib.AsyncExitStack() as stack:
+            disks = [
+                JobDisk(
+                    name, await stack.enter_async_context(driver.copies.write(layers[name], sizes[name])), sizes[name]
+                )
+                for name in order.disks
+            ]
+            line = await self._run(order, msgspec.structs.replace(job, disks=disks))
+        if line.ended != "done":
+            return line
+        kept = {
+            key: KeptDisk((layers[name],), sizes[name], "" if key == ROOT else name)
+            for name, key in order.disks.items()
+        }
+        await driver.copies.take_in(KeptSnapshot(short_id(order.snapshot), order.snapshot, kept))
+        self._taken_in()
+        return line
+
+    async def _run(self, order: BackupOrder, job: Job) -> Line:
+        """Have a process do it. Raises DriverFailed if that dies."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "weft.backup.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=_LINE_BYTES,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(msgspec.json.encode(job))
+            process.stdin.close()
+            async for text in process.stdout:
+                line = msgspec.json.decode(text, type=Line)
+                if line.ended:
+                    return line
+                self._note(order, line)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        raise DriverFailed(
+            f"the process that worked on it ended with {process.returncode}",
+            reason="workerDied",
+            hint="it may be tried again",
+        )
+
+    def _load(self) -> list[BackupReport]:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=list[BackupReport])
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    def _save(self) -> None:
+        finished = [one for one in self._reports if one.phase in _FINISHED]
+        try:
+            write_durably(self._file, msgspec.json.encode(finished))
+        except OSError as problem:
+            log.warning("can't write %s: %s", self._file, problem)

@@ -1,0 +1,260 @@
+"""A process that does one piece of work on a repository: ``python -m weft.backup.worker``, for a node's agent.
+
+Reads a Job from its standard input, as JSON; writes a Progress for each step and a Result at the end to its standard output, one
+JSON object a line. Killed at any time it leaves nothing half-done that counts: the job is begun again. What it says in errors never
+contains the key or credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from weft.backup.format import CHUNK, ZEROS, Manifest
+from weft.backup.key import RepositoryKey
+from weft.backup.repository import Repository
+
+from weft.backup.nbd import NbdClient
+from weft.contracts.clock import Clock, SystemClock
+from weft.objects.errors import AlreadyExists, NotFound, WeftError
+
+UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
+_STEP = 4 << 20
+_MOST_DAMAGED = 20
+
+
+class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    socket: str
+    size: int
+    extents: list[tuple[int, int, bool]] = []  # to copy
+    is_whole: bool = True  # they are all that holds data, not what changed
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    act: Literal["copy", "fetch", "verify", "forget", "check"]
+    url: str
+    key: str  # hexadecimal digits
+    cache: str  # a folder for catalogues
+    credentials: tuple[str, str] | None = None
+    repository_id: str = ""  # that it must have; "": a place without a repository gets one
+    backup: str = ""  # uid
+    base: str = ""  # uid
+    name: str = ""
+    kind: str = ""
+    manifest: dict[str, Any] = {}
+    disks: list[JobDisk] = []
+    keep_until: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Job({self.act})"
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """Progress while ``ended`` is "", then the result."""
+
+    ended: Literal["", "done", "failed"] = ""
+    progress: float = 0.0
+    repository_id: str = ""
+    backups: int = 0
+    bytes: int = 0
+    stored_bytes: int = 0
+    unique_bytes: int = 0
+    free: int = -1
+    full_because: str = ""
+    disks: dict[str, int] = {}
+    damaged: list[str] = []
+    reason: str = ""
+    message: str = ""
+
+
+def main() -> int:
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    with contextlib.suppress(OSError):
+        os.nice(10)
+    try:
+        result = Worker(job, SystemClock(), _say).run()
+    except WeftError as problem:
+        said = f"{problem}; {problem.hint}" if problem.hint else str(problem)
+        result = Line(ended="failed", reason=problem.token, message=said)
+    except OSError as problem:
+        result = Line(ended="failed", reason="unavailable", message=f"{problem.strerror or problem}")
+    _say(result)
+    return 0
+
+
+def _say(line: Line) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+class Worker:
+    def __init__(self, job: Job, clock: Clock, say: Callable[[Line], None]) -> None:
+        self._job, self._clock, self._say = job, clock, say
+        self._done, self._total, self._told = 0, 1, 0.0
+
+    def run(self) -> Line:
+        """Raises WeftError, OSError."""
+        with self._open() as repository:
+            match self._job.act:
+                case "copy":
+                    line = self._copy(repository)
+                case "fetch":
+                    line = self._fetch(repository)
+                case "verify":
+                    line = self._verify(repository)
+                case "forget":
+                    line = self._forget(repository)
+                case "check":
+                    line = self._check(repository)
+            line.ended, line.repository_id = line.ended or "done", repository.id
+            return line
+
+    def _open(self) -> Repository:
+        job, key = self._job, RepositoryKey(bytes.fromhex(self._job.key))
+        cache = Path(job.cache)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        expected = job.repository_id or None
+        try:
+            return Repository.open(
+                job.url, key, clock=self._clock, cache=cache, expected=expected, credentials=job.credentials
+            )
+        except NotFound:
+            if expected is not None or job.act != "check":
+                raise
+        with contextlib.suppress(AlreadyExists):  # another node was faster
+            return Repository.create(job.url, key, clock=self._clock, cache=cache, credentials=job.credentials)
+        return Repository.open(job.url, key, clock=self._clock, cache=cache, credentials=job.credentials)
+
+    def _copy(self, repository: Repository) -> Line:
+        job = self._job
+        there = _find(repository, job.backup)
+        if there is None:
+            base = _find(repository, job.base) if job.base else None
+            changed = base is not None and any(not disk.is_whole for disk in job.disks)
+            self._total = max(1, sum(length for disk in job.disks for _, length, zero in disk.extents if not zero))
+            with repository.write(base.id if base else None, job.keep_until or None) as writer:
+                for disk in job.disks:
+                    with NbdClient(disk.socket) as source:
+                        old = base.disk(disk.name) if base is not None and not disk.is_whole else None
+                        if not disk.is_whole and old is None:
+                            raise NotFound(
+                                f"the backup to continue is gone from {job.url}, or has no disk {disk.name}",
+                                reason="baseGone",
+                            )
+                        writer.disk(
+                            disk.name,
+                            disk.size,
+                            lambda offset, length, source=source: self._read(source, offset, length),
+                            disk.extents,
+                            disk.name if old is not None else None,
+                        )
+                there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels={UID: job.backup})
+        else:
+            changed = False
+        usage = repository.usage()[there.id]
+        return Line(
+            bytes=usage.used_bytes,
+            stored_bytes=usage.stored_bytes,
+            unique_bytes=usage.unique_bytes,
+            full_because="" if changed or not job.base else "the backup before it could not be continued",
+            disks={disk.name: disk.size for disk in there.disks},
+        )
+
+    def _read(self, source: NbdClient, offset: int, length: int) -> bytes:
+        """A chunk at the end of a disk may reach beyond what the server has, which counts in whole sectors."""
+        data = source.read(offset, max(0, min(length, source.size - offset)))
+        self._advance(length)
+        return data.ljust(length, b"\0")
+
+    def _fetch(self, repository: Repository) -> Line:
+        there = _require(repository, self._job.backup)
+        self._total = max(1, sum(disk.size for disk in self._job.disks))
+        with repository.read(there.id) as reader:
+            for disk in self._job.disks:
+                with NbdClient(disk.socket) as target:
+                    for offset in range(0, disk.size, _STEP):
+                        length = min(_STEP, disk.size - offset)
+                        for at, run, data in _split(reader.read(disk.name, offset, length)):
+                            if data is not None:
+                                target.write(offset + at, data)
+                            else:  # an image below would show through
+                                target.write_zeroes(offset + at, run)
+                        self._advance(length)
+                    target.flush()
+        return Line(disks={disk.name: disk.size for disk in there.disks})
+
+    def _verify(self, repository: Repository) -> Line:
+        there = _require(repository, self._job.backup)
+        found = repository.verify([there.id])
+        line = Line(unique_bytes=repository.usage()[there.id].unique_bytes if not found.damages else 0)
+        if found.damages:
+            named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
+            line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
+        return line
+
+    def _forget(self, repository: Repository) -> Line:
+        there = _find(repository, self._job.backup)
+        if there is not None:
+            repository.prune([there.id])
+        return Line()
+
+    def _check(self, repository: Repository) -> Line:
+        repository.prune()
+        usage = repository.usage()
+        return Line(
+            backups=len(usage),
+            bytes=sum(one.stored_bytes for one in usage.values()),
+            free=_find_free(self._job.url),
+        )
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._told > 0.5:
+            self._told = now
+            self._say(Line(progress=round(min(1.0, self._done / self._total), 2)))
+
+
+def _find(repository: Repository, uid: str) -> Manifest | None:
+    return next((one for one in repository.backups().backups if one.labels.get(UID) == uid), None)
+
+
+def _require(repository: Repository, uid: str) -> Manifest:
+    there = _find(repository, uid)
+    if there is None:
+        raise NotFound(
+            f"the backup is not in {repository.url} any more", reason="backupGone", hint="choose another one"
+        )
+    return there
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, bytes | None]]:
+    """Offset and length of runs of chunks, each with its data, or None if it is zero."""
+    runs: list[tuple[int, int, bool]] = []
+    for at in range(0, len(data), CHUNK):
+        chunk = data[at : at + CHUNK]
+        is_zero = chunk == ZEROS[: len(chunk)]
+        if runs and runs[-1][2] == is_zero:
+            runs[-1] = (runs[-1][0], at + len(chunk) - runs[-1][0], is_zero)
+        else:
+            runs.append((at, len(chunk), is_zero))
+    for at, length, is_zero in runs:
+        yield at, length, None if is_zero else data[at : at + length]
+
+
+def _find_free(url: str) -> int:
+    if not url.startswith("dir://"):
+        return -1
+    found = os.statvfs(url.removeprefix("dir://"))
+    return found.f_bavail * found.f_frsize
+
+
+if __name__ == "__main__":
+    sys.exit(main())

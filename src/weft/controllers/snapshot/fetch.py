@@ -1,0 +1,100 @@
+"""A snapshot that is fetched from a backup: which node does it, and how that goes. Pure, but for reading the view.
+
+Called by the controller of snapshots for those that are on no node yet. Once a node keeps it, it is a snapshot like any other.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.controllers.backup.facts import find_asked, list_nodes, read_repository
+from weft.controllers.backup.plan import Node, Repository
+from weft.informer.view import Item, View
+from weft.kinds.allocation import LOCAL
+from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.node import NODES_BY_SNAPSHOT
+from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from weft.objects.identity import object_key
+
+
+def is_fetched(snapshot: Item) -> bool:
+    """Whether it is on no node yet, and comes from a backup."""
+    pending = snapshot.status(SnapshotStatus).phase in ("Pending", "Taking")
+    return bool(snapshot.spec(SnapshotSpec).backup) and pending and not snapshot.deleting
+
+
+def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
+    status, name = snapshot.status(SnapshotStatus), snapshot.spec(SnapshotSpec).backup
+    backup = view.get(object_key("backup", snapshot.envelope.project, name))
+    if backup is None or backup.deleting or backup.status(BackupStatus).phase != "Ready":
+        return _fail(status, "backupGone", f"backup/{name} is gone")
+    repository = read_repository(view, backup.spec(BackupSpec).to)
+    if repository is None:
+        return _fail(status, "repositoryGone", f"the repository of backup/{name} is gone")
+    made = backup.status(BackupStatus)
+    nodes = list_nodes(view, status.order, first=made.node)
+    asked = find_asked(nodes, status.order)
+    if asked is not None and asked.report is not None and asked.report.phase == "failed":
+        return _fail(status, asked.report.reason, f"backup/{name} could not be fetched: {asked.report.message}")
+    keeps = any(node.uid == status.node_uid for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid))
+    if asked is not None and asked.report is not None and asked.report.phase == "done":
+        return _keep(status, made, name) if keeps else status
+    if asked is not None:
+        percent = round(100 * asked.report.progress) if asked.report is not None else 0
+        return msgspec.structs.replace(status, message=f"fetched from backup/{name}: {percent} %")
+    if not nodes:
+        return msgspec.structs.replace(
+            status, order=None, reason="nodeNotReady", message="waits for a node that is ready"
+        )
+    return _give(status, snapshot, backup, repository, nodes[0])
+
+
+def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repository, node: Node) -> SnapshotStatus:
+    made, name = backup.status(BackupStatus), backup.envelope.name
+    order = BackupOrder(
+        uid=snapshot.uid,
+        act="fetch",
+        node_uid=node.uid,
+        repository=repository.name,
+        repository_uid=repository.uid,
+        repository_id=repository.status.id,
+        url=repository.spec.url,
+        backup=backup.uid,
+        name=f"{backup.envelope.project}/{name}",
+        snapshot=snapshot.uid,
+        disks={disk: one.key for disk, one in made.disks.items()},
+        manifest={"disks": msgspec.to_builtins(made.disks)},
+        pool=LOCAL,
+    )
+    return msgspec.structs.replace(
+        status,
+        phase="Taking",
+        order=order,
+        node=node.name,
+        node_uid=node.uid,
+        pool=LOCAL,
+        disks={disk: msgspec.structs.replace(one, pool=LOCAL) for disk, one in made.disks.items()},
+        workload_uid=made.workload_uid,
+        workload_spec=made.workload_spec,
+        image_sha256=made.image_sha256,
+        reason="",
+        message=f"fetched from backup/{name}",
+    )
+
+
+def _keep(status: SnapshotStatus, made: BackupStatus, name: str) -> SnapshotStatus:
+    return msgspec.structs.replace(
+        status,
+        phase="Ready",
+        order=None,
+        listed=True,
+        taken_at=made.taken_at,
+        consistency=made.consistency,
+        reason="",
+        message=f"from backup/{name}",
+    )
+
+
+def _fail(status: SnapshotStatus, reason: str, message: str) -> SnapshotStatus:
+    return msgspec.structs.replace(status, phase="Failed", order=None, reason=reason, message=message)
