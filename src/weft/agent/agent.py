@@ -227,7 +227,6 @@ class Agent:
         self._volumes.let_go(answer.remove_volumes)
         self._snapshots.let_go(answer.remove_snapshots)
         self._templates.put_orders(answer.warm, answer.never_often)
-        self._templates.put_orders(answer.warm)
         self._backups.put_orders(answer.backups)
 
     def note_contact(self) -> None:

@@ -5,6 +5,7 @@ Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, si
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from types import TracebackType
@@ -57,10 +58,8 @@ class NbdClient:
         self._ask(_FLUSH, 0, 0)
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the server is gone
             self._socket.sendall(struct.pack(">IHHQQI", _REQUEST, 0, _DISCONNECT, 0, 0, 0))
-        except OSError:
-            pass  # the server is gone
         self._socket.close()
 
     def __enter__(self) -> NbdClient:

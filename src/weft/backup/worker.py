@@ -12,15 +12,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+
 from weft.backup.format import CHUNK, ZEROS, Manifest
 from weft.backup.key import RepositoryKey
-from weft.backup.repository import Repository
-
 from weft.backup.nbd import NbdClient
+from weft.backup.repository import Repository
+from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import AlreadyExists, NotFound, WeftError
 
@@ -141,20 +143,7 @@ class Worker:
             self._total = max(1, sum(length for disk in job.disks for _, length, zero in disk.extents if not zero))
             with repository.write(base.id if base else None, job.keep_until or None) as writer:
                 for disk in job.disks:
-                    with NbdClient(disk.socket) as source:
-                        old = base.disk(disk.name) if base is not None and not disk.is_whole else None
-                        if not disk.is_whole and old is None:
-                            raise NotFound(
-                                f"the backup to continue is gone from {job.url}, or has no disk {disk.name}",
-                                reason="baseGone",
-                            )
-                        writer.disk(
-                            disk.name,
-                            disk.size,
-                            lambda offset, length, source=source: self._read(source, offset, length),
-                            disk.extents,
-                            disk.name if old is not None else None,
-                        )
+                    self._copy_disk(writer, disk, base)
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels={UID: job.backup})
         else:
             changed = False
@@ -166,6 +155,15 @@ class Worker:
             full_because="" if changed or not job.base else "the backup before it could not be continued",
             disks={disk.name: disk.size for disk in there.disks},
         )
+
+    def _copy_disk(self, writer: BackupWriter, disk: JobDisk, base: Manifest | None) -> None:
+        """Whole, or what changed since the backup ``base``."""
+        if not disk.is_whole and (base is None or base.disk(disk.name) is None):
+            what = f"the backup to continue is not in {self._job.url} any more, or has no disk {disk.name}"
+            raise NotFound(what, reason="baseGone")
+        previous = None if disk.is_whole else disk.name
+        with NbdClient(disk.socket) as source:
+            writer.disk(disk.name, disk.size, partial(self._read, source), disk.extents, previous)
 
     def _read(self, source: NbdClient, offset: int, length: int) -> bytes:
         """A chunk at the end of a disk may reach beyond what the server has, which counts in whole sectors."""

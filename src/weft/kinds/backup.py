@@ -166,7 +166,7 @@ def _make_parts(obj: Object, given: RestoreInput, _: str) -> list[dict[str, Any]
 
 def _is_verified(obj: Object | None) -> bool:
     asked = dig(obj or {}, "spec.verify_generation", 0)
-    return dig(obj or {}, "status.verification.generation", 0) >= asked
+    return bool(dig(obj or {}, "status.verification.generation", 0) >= asked)
 
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:

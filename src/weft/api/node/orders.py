@@ -43,8 +43,9 @@ class NodeOrders:
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        caches = (self.doomed_volumes, self.doomed_snapshots, self.warm_images, self.never_often, *self._backup_work)
-        await asyncio.gather(*(cache.run() for cache in caches))
+        runs = [cache.run() for cache in self._backup_work]
+        runs += [self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run(), self.never_often.run()]
+        await asyncio.gather(*runs)
 
     def find_backup_orders(self, node_uid: str) -> list[BackupOrder]:
         """The work on backups that this node is asked to do, oldest first."""
