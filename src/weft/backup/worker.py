@@ -27,6 +27,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import AlreadyExists, NotFound, WeftError
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
+BASE_GONE = "baseGone"  # a copy is to be made without the backup that it was to continue
 _STEP = 4 << 20
 _MOST_DAMAGED = 20
 
@@ -160,7 +161,7 @@ class Worker:
         """Whole, or what changed since the backup ``base``."""
         if not disk.is_whole and (base is None or base.disk(disk.name) is None):
             what = f"the backup to continue is not in {self._job.url} any more, or has no disk {disk.name}"
-            raise NotFound(what, reason="baseGone")
+            raise NotFound(what, reason=BASE_GONE)
         previous = None if disk.is_whole else disk.name
         with NbdClient(disk.socket) as source:
             writer.disk(disk.name, disk.size, partial(self._read, source), disk.extents, previous)

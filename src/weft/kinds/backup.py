@@ -1,4 +1,4 @@
-"""Backup: the disks of a VM or a volume at one instant, copied into a repository, where they outlive the fabric.
+"""Backup: the disks of a VM at one instant, copied into a repository, where they outlive the fabric.
 
 It begins with a snapshot, which stays until the next backup into that repository is made: only what changed since is copied then.
 """
@@ -35,12 +35,12 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, W
 from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.schema import field, words
 
-OF = ("vm", "volume")
+OF = ("vm",)
 DAMAGED = "damaged"
 
 
 class BackupSpec(msgspec.Struct, kw_only=True):
-    of: Annotated[str, field("What it is of: vm/NAME or volume/NAME, in this project", change="never")]
+    of: Annotated[str, field("What it is of: vm/NAME, in this project", change="never")]
     to: Annotated[str, field("Backup repository that it goes to", change="never", name=True)]
     keep: Annotated[
         float, field("How long it is kept; 0: until people delete it", quantity="duration", change="live")
@@ -95,9 +95,7 @@ def check_subject(of: str, at: str) -> None:
     """Raises InvalidInput."""
     kind, _, name = of.partition("/")
     if kind not in OF or not name or "/" in name:
-        raise InvalidInput(
-            f"{at}: {of[:60]!r} is nothing that backups are made of", field=at, hint="write vm/web or volume/data"
-        )
+        raise InvalidInput(f"{at}: {of[:60]!r} is nothing that backups are made of", field=at, hint="write vm/web")
 
 
 def check_backup(spec: BackupSpec) -> None:
@@ -204,7 +202,7 @@ BACKUP = Kind(
     name="backup",
     plural="backups",
     title="backup",
-    summary="The disks of a VM or a volume, copied into a backup repository",
+    summary="The disks of a VM, copied into a backup repository",
     spec=BackupSpec,
     status=BackupStatus,
     indexes={
@@ -215,7 +213,6 @@ BACKUP = Kind(
     },
     references=(
         Reference("vm", "spec.of", lambda spec: _subjects("vm", spec), blocks=False),
-        Reference("volume", "spec.of", lambda spec: _subjects("volume", spec), blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     verbs=(

@@ -18,7 +18,7 @@ MOST_SUBJECTS = 100
 
 
 class BackupPolicySpec(msgspec.Struct, kw_only=True):
-    of: Annotated[list[str], field("What is backed up: vm/NAME and volume/NAME")]
+    of: Annotated[list[str], field("What is backed up: vm/NAME")]
     to: Annotated[str, field("Backup repository", name=True)]
     every: Annotated[float, field("Time between two backups, which is how much may be lost", quantity="duration")] = (
         86400.0
@@ -40,7 +40,7 @@ def check_policy(spec: BackupPolicySpec) -> None:
     """Raises InvalidInput."""
     if not spec.of or len(spec.of) > MOST_SUBJECTS:
         raise InvalidInput(
-            f"spec.of: {len(spec.of)} entries", field="spec.of", hint=f"name 1 to {MOST_SUBJECTS}: vm/web, volume/data"
+            f"spec.of: {len(spec.of)} entries", field="spec.of", hint=f"name 1 to {MOST_SUBJECTS}: vm/web, vm/db"
         )
     for place, one in enumerate(spec.of):
         check_subject(one, f"spec.of[{place}]")
@@ -91,7 +91,6 @@ BACKUP_POLICY = Kind(
     },
     references=(
         Reference("vm", "spec.of", lambda spec: _named("vm", spec), blocks=False),
-        Reference("volume", "spec.of", lambda spec: _named("volume", spec), blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     access=Access(readers="project", status_writer="backup policies"),

@@ -126,7 +126,7 @@ def _require_memory(spec: SnapshotSpec, statuses: Mapping[str, Any]) -> None:
 
 
 def _list_sources(spec: SnapshotSpec) -> list[tuple[str, str]]:
-    return [read_workload(spec)]
+    return [] if spec.backup else [read_workload(spec)]
 
 
 def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
@@ -143,7 +143,8 @@ def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
 
 
 def _vms(spec: SnapshotSpec) -> Sequence[str]:
-    return [read_workload(spec)[1]]
+    """One that is fetched from a backup needs its VM no more."""
+    return [] if spec.backup else [read_workload(spec)[1]]
 
 
 class RestoreAsInput(msgspec.Struct, kw_only=True):

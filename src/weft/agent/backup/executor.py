@@ -19,7 +19,7 @@ import msgspec
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
 from weft.agent.volume.pools import Pools
-from weft.backup.worker import Job, JobDisk, Line
+from weft.backup.worker import BASE_GONE, Job, JobDisk, Line
 from weft.contracts.clock import Clock
 from weft.contracts.driver.disk_copy import CopiesDisks
 from weft.contracts.driver.layers import HasLayers, KeptDisk, KeptSnapshot
@@ -155,11 +155,20 @@ class BackupWork:
             keep_until=order.keep_until,
         )
         if order.act == "copy":
-            async with self._read_disks(order) as disks:
-                return await self._run(order, msgspec.structs.replace(job, disks=disks))
+            line = await self._copy(order, job)
+            if line.reason != BASE_GONE:
+                return line
+            whole = msgspec.structs.replace(order, base="", base_snapshot="")
+            line = await self._copy(whole, msgspec.structs.replace(job, base=""))
+            line.full_because = "the backup before it is not in the repository any more"
+            return line
         if order.act == "fetch":
             return await self._fetch(order, job)
         return await self._run(order, job)
+
+    async def _copy(self, order: BackupOrder, job: Job) -> Line:
+        async with self._read_disks(order) as disks:
+            return await self._run(order, msgspec.structs.replace(job, disks=disks))
 
     @contextlib.asynccontextmanager
     async def _read_disks(self, order: BackupOrder) -> AsyncIterator[list[JobDisk]]:

@@ -102,6 +102,9 @@ AFTER = {
 SPECIAL = {
     ("create", "token"): "token",
     ("create", "user"): "user.create",
+    ("create", "backup"): "backup",
+    ("create", "backuprepository"): "backup.repository",
+    ("restore", "backup"): "backup.restore",
     ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",
     ("drain", "node"): "node.drain",

@@ -1,0 +1,119 @@
+"""`weft backup create vm/shop --to safe --name monday`: a backup, waited for until it is in its repository.
+`weft backup restore monday --new-name shop`: a VM from it. `weft backuprepository create safe --url dir:///srv/backups`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, one_target, read_targets, usage
+from weft.cli.session import Session
+from weft.cli.snapshot.description import name_snapshot
+from weft.cli.wait.finish import finish_one
+from weft.kinds.backup import OF
+from weft.kinds.backup_repository import ACCESS_KEY, KEY, SECRET_KEY
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+
+RESTORED_FROM = ("backup",)
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="KIND/NAME"),
+        click.Option(["--of"], metavar="KIND/NAME", help="The same as the argument."),
+        click.Option(
+            ["--to"],
+            metavar="REPOSITORY",
+            required=True,
+            shell_complete=complete_name("backuprepository"),
+            help="The backup repository that it goes to.",
+        ),
+        click.Option(["--name"], metavar="NAME", help="The backup's name. [that of the VM, with date and time in UTC]"),
+        click.Option(["--keep"], type=options.Duration(), help="How long it is kept. [until it is deleted]"),
+        *options.waits(),
+        options.output(),
+    ]
+    words = "Back up a VM with all its disks. What an earlier backup has is not copied again."
+    return options.build(verb, words, _create, kind, params)
+
+
+def _create(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    named = [*words, *([given["of"]] if given["of"] else [])]
+    if len(named) != 1:
+        raise usage("give what to back up, once", "weft backup create vm/web --to REPOSITORY")
+    of, _, subject = named[0].partition("/")
+    if of not in OF or not subject:
+        raise usage(f"{named[0]!r} is nothing that backups are made of", "write vm/NAME")
+    name = given["name"] if given["name"] is not None else name_snapshot(subject, session.clock.now())
+    if not name:
+        raise usage("--name: a backup's name can't be empty", "leave --name out for a name with date and time")
+    spec = {"of": named[0], "to": given["to"]} | ({"keep": given["keep"]} if given["keep"] else {})
+    manifest: dict[str, Any] = {"kind": "backup", "name": name, "spec": spec}
+    if session.project:
+        manifest["project"] = session.project
+    made = session.client.create(manifest)
+    return finish_one(session, Target(BY_NAME["backup"], name), made, "create")
+
+
+def restore_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False, able=RESTORED_FROM),
+        click.Option(["--new-name"], metavar="NAME", help="The name of the VM that is created from it."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Create a VM from a backup, and wait until it runs.", _restore, kind, params)
+
+
+def _restore(session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None) -> int:
+    target = find_one(session, kind, words, RESTORED_FROM, "give one backup")
+    if not new_name:
+        raise usage(
+            "--new-name is missing: a backup is never restored over a VM that is there",
+            "give --new-name NAME; the old name will do once that VM is deleted",
+        )
+    made = session.client.verb("backup", target.name, "restore", {"new_name": new_name})
+    return finish_one(session, Target(BY_NAME["vm"], made["name"]), made, "create")
+
+
+def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False),
+        click.Option(
+            ["--url"],
+            metavar="URL",
+            required=True,
+            help="dir:///PATH, a folder that every node has, or s3://BUCKET?endpoint=URL.",
+        ),
+        click.Option(["--access-key"], metavar="KEY", help="The bucket's access key."),
+        click.Option(["--secret-key-stdin"], is_flag=True, help="Read the bucket's secret key from stdin."),
+        click.Option(["--key-stdin"], is_flag=True, help="Read the key of an existing repository from stdin."),
+        click.Option(
+            ["--immutable"], is_flag=True, help="Nobody can delete a backup before its time; takes Object Lock."
+        ),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(
+        verb, "Create a place for backups, or open one that has some.", _create_repository, kind, params
+    )
+
+
+def _create_repository(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+    target = one_target(read_targets(kind, words), "give one name: weft backuprepository create NAME")
+    if given["secret_key_stdin"] and given["key_stdin"]:
+        raise usage("only one value can come from stdin", "apply a file with spec.values for both")
+    values = {ACCESS_KEY: given["access_key"]} if given["access_key"] else {}
+    for option, key in (("secret_key_stdin", SECRET_KEY), ("key_stdin", KEY)):
+        if given[option]:
+            values[key] = sys.stdin.readline().strip()
+    spec = {"url": given["url"], "values": values} | ({"immutable": True} if given["immutable"] else {})
+    made = session.client.create({"kind": kind.name, "name": target.name, "spec": spec})
+    return finish_one(session, target, made, "create")
