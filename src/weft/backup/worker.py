@@ -82,24 +82,24 @@ def main() -> int:
     with contextlib.suppress(OSError):
         os.nice(10)
     try:
-        result = Worker(job, SystemClock(), _say).run()
+        result = Worker(job, SystemClock(), _send).run()
     except WeftError as problem:
         said = f"{problem}; {problem.hint}" if problem.hint else str(problem)
         result = Line(ended="failed", reason=problem.token, message=said)
     except OSError as problem:
         result = Line(ended="failed", reason="unavailable", message=f"{problem.strerror or problem}")
-    _say(result)
+    _send(result)
     return 0
 
 
-def _say(line: Line) -> None:
+def _send(line: Line) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
 
 
 class Worker:
-    def __init__(self, job: Job, clock: Clock, say: Callable[[Line], None]) -> None:
-        self._job, self._clock, self._say = job, clock, say
+    def __init__(self, job: Job, clock: Clock, send: Callable[[Line], None]) -> None:
+        self._job, self._clock, self._send = job, clock, send
         self._done, self._total, self._told = 0, 1, 0.0
 
     def run(self) -> Line:
@@ -218,7 +218,7 @@ class Worker:
         now = time.monotonic()
         if now - self._told > 0.5:
             self._told = now
-            self._say(Line(progress=round(min(1.0, self._done / self._total), 2)))
+            self._send(Line(progress=round(min(1.0, self._done / self._total), 2)))
 
 
 def _find(repository: Repository, uid: str) -> Manifest | None:

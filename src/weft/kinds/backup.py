@@ -111,11 +111,11 @@ def subject_key(backup: Stored) -> str:
     return object_key(kind, backup.envelope.project, name)
 
 
-class RestoreInput(msgspec.Struct, kw_only=True):
+class RestoreBackupInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the new VM", name=True)]
 
 
-class VerifyInput(msgspec.Struct, kw_only=True):
+class VerifyBackupInput(msgspec.Struct, kw_only=True):
     pass
 
 
@@ -132,7 +132,7 @@ def _require_ready(obj: Object, verb: str) -> None:
     )
 
 
-def _ask_verify(obj: Object, _: VerifyInput) -> dict[str, Any]:
+def _ask_verify(obj: Object, _: VerifyBackupInput) -> dict[str, Any]:
     _require_ready(obj, "verified")
     spec: dict[str, Any] = dict(obj["spec"])
     return {**spec, "verify_generation": spec.get("verify_generation", 0) + 1}
@@ -143,14 +143,14 @@ def _name_snapshot(obj: Object, new_name: str) -> str:
     return f"{new_name[: MAX_NAME - 14]}-{obj['uid'][:8]}-back"
 
 
-def _make_vm(obj: Object, given: RestoreInput, _: str) -> dict[str, Any]:
+def _make_vm(obj: Object, given: RestoreBackupInput, _: str) -> dict[str, Any]:
     _require_ready(obj, "restored")
     disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
     snapshot = _name_snapshot(obj, given.new_name)
     return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, snapshot, disks, memory=False)
 
 
-def _make_parts(obj: Object, given: RestoreInput, _: str) -> list[dict[str, Any]]:
+def _make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str, Any]]:
     """The snapshot that is fetched, and the volumes that begin from it."""
     name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
     image = dig(obj, "status.image", "")
@@ -219,12 +219,12 @@ BACKUP = Kind(
         Verb(
             "restore",
             "Create a VM from it",
-            input=RestoreInput,
+            input=RestoreBackupInput,
             make=_make_vm,
             make_before=_make_parts,
             needs="write",
         ),
-        Verb("verify", "Read all of it, and find damage", input=VerifyInput, change=_ask_verify, needs="operate"),
+        Verb("verify", "Read all of it, and find damage", input=VerifyBackupInput, change=_ask_verify, needs="operate"),
     ),
     access=Access(readers="project", status_writer="backups"),
     admission=Admission(check=check_backup, server_fields=("policy", "verify_generation")),

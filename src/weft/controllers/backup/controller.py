@@ -99,7 +99,7 @@ def plan_one(view: View, backup: Item, now: float) -> Commit | None:
     plan = plan_backup(facts, now)
     if plan.release:
         return Commit(
-            backup.key, [let_go(backup, FINALIZER)], [unchanged(backup)], [_tell(backup, "Deleted", "deleted")]
+            backup.key, [let_go(backup, FINALIZER)], [unchanged(backup)], [_make_event(backup, "Deleted", "deleted")]
         )
     draft, status = Draft(), plan.status
     if plan.snapshot == "make":
@@ -108,7 +108,7 @@ def plan_one(view: View, backup: Item, now: float) -> Commit | None:
         _drop_snapshot(draft, view, facts.status.snapshot_uid, now)
     if plan.drop_earlier:
         _drop_earlier(draft, view, backup, now)
-    events = _make_events(backup, facts, plan)
+    events = _list_events(backup, facts, plan)
     if status != facts.status:
         draft.change(backup, status=status)
     return draft.commit(backup.key, events)
@@ -141,19 +141,19 @@ def _drop_earlier(draft: Draft, view: View, backup: Item, now: float) -> None:
             _drop_snapshot(draft, view, status.snapshot_uid, now)
 
 
-def _make_events(backup: Item, facts: BackupFacts, plan: BackupPlan) -> list[Event]:
+def _list_events(backup: Item, facts: BackupFacts, plan: BackupPlan) -> list[Event]:
     was, now = facts.status, plan.status
     if now.state == DAMAGED and was.state != DAMAGED:
-        return [_tell(backup, "Damaged", f"damaged: {', '.join(now.verification.damaged[:3])}", "Warning")]
+        return [_make_event(backup, "Damaged", f"damaged: {', '.join(now.verification.damaged[:3])}", "Warning")]
     if now.phase == was.phase:
         return []
     if now.phase == "Failed":
-        return [_tell(backup, "Failed", now.message, "Warning")]
+        return [_make_event(backup, "Failed", now.message, "Warning")]
     if now.phase == "Ready":
         of = f"continues backup/{now.base}" if now.base else "full"
-        return [_tell(backup, "Ready", f"{of}, {format_bytes(now.stored_bytes)} stored in {facts.spec.to}")]
+        return [_make_event(backup, "Ready", f"{of}, {format_bytes(now.stored_bytes)} stored in {facts.spec.to}")]
     return []
 
 
-def _tell(backup: Item, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> Event:
+def _make_event(backup: Item, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> Event:
     return Event(type_, reason, message, backup.envelope.ref, SOURCE)
