@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import AlreadyExists, NotFound, WeftError
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
-BASE_GONE = "baseGone"  # a copy is to be made without the backup that it was to continue
+BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
 _STEP = 4 << 20
 _MOST_DAMAGED = 20
 
@@ -215,7 +214,7 @@ class Worker:
 
     def _advance(self, count: int) -> None:
         self._done += count
-        now = time.monotonic()
+        now = self._clock.elapsed()
         if now - self._told > 0.5:
             self._told = now
             self._send(Line(progress=round(min(1.0, self._done / self._total), 2)))

@@ -7,6 +7,7 @@ from functools import partial
 
 from weft.controllers.accounting.controller import Accounting
 from weft.controllers.backup.controller import Backups
+from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
 from weft.controllers.garbage_collector import Garbage
@@ -42,6 +43,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: ScheduledSnapshots(),
     lambda _: Backups(),
     lambda _: BackupRepositories(),
+    lambda _: BackupPolicies(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
     lambda _: Migrations(),

@@ -10,6 +10,7 @@ from weft.kinds.backup import check_subject
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Stored
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field
 
@@ -58,7 +59,7 @@ def check_policy(spec: BackupPolicySpec) -> None:
         )
 
 
-POLICIES_BY_SUBJECT = Index("backup policies by what they are for")
+POLICIES_BY_SUBJECT = Index("backup policies by key of what they are for")
 POLICIES_BY_REPOSITORY = Index("backup policies by name of their repository")
 
 
@@ -71,7 +72,9 @@ def _keep(obj: Object) -> str:
 
 
 def subjects_of(policy: Stored) -> list[str]:
-    return [f"{policy.envelope.project}/{one}" for one in policy.spec(BackupPolicySpec).of]
+    """The keys of what it is for."""
+    pairs = [one.partition("/") for one in policy.spec(BackupPolicySpec).of]
+    return [object_key(kind, policy.envelope.project, name) for kind, _, name in pairs]
 
 
 def _named(kind: str, spec: BackupPolicySpec) -> list[str]:

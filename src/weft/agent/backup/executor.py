@@ -21,8 +21,7 @@ from weft.agent.server.client import Server
 from weft.agent.volume.pools import Pools
 from weft.backup.worker import BASE_GONE, Job, JobDisk, Line
 from weft.contracts.clock import Clock
-from weft.contracts.driver.disk_copy import CopiesDisks
-from weft.contracts.driver.layers import HasLayers, KeptDisk, KeptSnapshot
+from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT

@@ -74,6 +74,8 @@ def find_doomed_snapshot(envelope: Envelope) -> str | None:
 
 def find_never_often(envelope: Envelope) -> str | None:
     return None if decode_part(envelope.spec, ImageSpec).warm_often else envelope.uid
+
+
 def find_backup_order(envelope: Envelope) -> BackupOrder | None:
     return decode_part(envelope.status, _HasBackupOrder).order
 

@@ -7,10 +7,14 @@ is removed. Every step may be repeated, also by a driver made anew after a crash
 Layers and snapshots may go with a disk to other storage, each as a file (``LayerTransfer``). The other storage gives layers ids of
 its own. It holds what has come until the disk stands on it, and keeps the snapshots once the disk is there for good; ``remove`` of
 the volume drops what is held.
+
+Disks of snapshots may be copied out of the pool, and others into it to become a snapshot (``CopiesDisks``). The copy goes over
+NBD, by a process that need not know the pool.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -185,3 +189,32 @@ class LayerTransfer(Protocol):
 @runtime_checkable
 class CarriesLayers(Protocol):
     transfer: LayerTransfer
+
+
+class ServedDisk(msgspec.Struct, frozen=True):
+    socket: str  # of its NBD server: a Unix socket
+    size_bytes: int
+    extents: list[tuple[int, int, bool]]  # offset, length, whether it is zero; in order
+    is_whole: bool  # the extents are all that may hold data, not what changed
+
+
+class DiskCopies(Protocol):
+    def read(
+        self, snapshot_id: str, disk: str, *, base: str | None, base_format: str, since: str = ""
+    ) -> AbstractAsyncContextManager[ServedDisk]:
+        """Serve a snapshot's disk to read, on the image ``base``. Its extents are those that may differ from the same disk of
+        snapshot ``since``; without one, or if that disk is no part of what this one stands on, those that may hold data. Layers
+        may be absorbed meanwhile. Raises NotFound (``snapshotGone``), DriverFailed."""
+
+    def write(self, layer_id: str, size_bytes: int) -> AbstractAsyncContextManager[str]:
+        """The socket of an empty disk to write to, for ``take_in``; what an earlier call left of it is gone. Raises
+        DriverFailed."""
+
+    async def take_in(self, snapshot: KeptSnapshot) -> None:
+        """Keep a snapshot of disks that were written, each its only layer. Repeated is fine. Raises NotFound for one that is
+        missing, DriverFailed."""
+
+
+@runtime_checkable
+class CopiesDisks(Protocol):
+    copies: DiskCopies

@@ -40,7 +40,7 @@ RETRY_SECONDS = 60.0  # after a node could not do what it was asked
 
 
 class Backups:
-    name = SOURCE
+    name = "backups"
     kinds = ("backup", "backuprepository", "snapshot", "vm", "volume", "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
@@ -88,7 +88,7 @@ class Backups:
 
 
 def is_active(backup: Item) -> bool:
-    """Whether something is to be done for it."""
+    """Whether it needs anything done."""
     status = backup.status(BackupStatus)
     asked = backup.spec(BackupSpec).verify_generation > status.verification.generation
     return backup.deleting or status.phase in ("Pending", "Snapshotting", "Copying") or asked

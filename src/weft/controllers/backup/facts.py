@@ -20,7 +20,6 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
     subject, envelope = view.get(subject_key(backup)), backup.envelope
     nodes = list_nodes(view, status.order, first=status.node)
     others = [item for item in view.find(BACKUPS_BY_SUBJECT, subject_key(backup)) if item.uid != backup.uid]
-    is_vm = subject is not None and subject.envelope.kind == "vm"
     return BackupFacts(
         name=f"{envelope.project}/{envelope.name}",
         uid=backup.uid,
@@ -35,7 +34,7 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
         asked=find_asked(nodes, status.order),
         busy=next((item.envelope.name for item in others if _is_made_first(item, backup)), ""),
         earlier=_find_earlier(view, backup, others),
-        image=subject.spec(VmSpec).image if is_vm and subject is not None else "",
+        image=subject.spec(VmSpec).image if subject is not None else "",
     )
 
 

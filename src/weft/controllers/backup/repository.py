@@ -24,7 +24,7 @@ CHECK_SECONDS, RETRY_SECONDS = 3600.0, 30.0
 
 
 class BackupRepositories:
-    name = SOURCE
+    name = "backup repositories"
     kinds = ("backuprepository", "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:

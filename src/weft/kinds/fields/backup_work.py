@@ -19,7 +19,7 @@ class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     uid: str  # of the Backup, of the Snapshot to fetch, or of the BackupRepository to check
     act: BackupAct
     node_uid: str  # whom it is for
-    generation: int = 0  # of what is asked for more than once: a higher one is asked for anew
+    generation: int = 0  # of what may be requested again: a higher one is another request
     repository: str  # name of the BackupRepository
     repository_uid: str
     repository_id: str = ""  # that is written in it; "": it has none yet

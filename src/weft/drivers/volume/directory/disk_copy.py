@@ -7,8 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from weft.contracts.driver.disk_copy import ServedDisk
-from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.contracts.durable_file import keep_file
 from weft.drivers.volume.directory.disk_server import map_disk, serve_disk
 from weft.drivers.volume.directory.layer_records import LayerRecords, list_kept_layers

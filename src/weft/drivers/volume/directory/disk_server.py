@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from weft.contracts.clock import SystemClock
 from weft.drivers.linux.programs import run_program
 from weft.objects.errors import DriverFailed
 
+_CLOCK = SystemClock()
 BEGIN_SECONDS = 30.0
 MAP_SECONDS = 600.0
 
@@ -63,7 +65,7 @@ async def _await_socket(process: asyncio.subprocess.Process, socket: Path) -> No
             while process.returncode is None:
                 if await asyncio.to_thread(socket.exists):
                     return
-                await asyncio.sleep(0.01)
+                await _CLOCK.sleep(0.01)
     said = b""
     if process.returncode is not None and process.stderr is not None:
         said = await process.stderr.read(4096)

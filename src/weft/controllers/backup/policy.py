@@ -1,0 +1,108 @@
+"""Makes the backups that policies ask for, when they are due, and deletes those that are kept long enough.
+
+Reads policies, backups, VMs; makes Backups, deletes old ones that a policy made, writes backuppolicy.status. Woken by any of those,
+and by the time. The newest backup that is Ready is never deleted, however old it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, Draft
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.backup import BACKUP, BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
+from weft.kinds.backup_policy import POLICIES_BY_SUBJECT, BackupPolicySpec, BackupPolicyStatus
+from weft.objects.envelope import Envelope
+from weft.objects.identity import MAX_NAME, new_uid, object_key
+
+LONGEST_WAIT_SECONDS = 3600.0
+_MAKING = ("Pending", "Snapshotting", "Copying")
+
+
+class BackupPolicies:
+    name = "backup policies"
+    kinds = ("backuppolicy", "backup", "vm")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "backuppolicy":
+                return (change.key,)
+            case "backup":
+                if has_changed(change, lambda item: (item.uid, item.deleting, item.status(BackupStatus).phase)):
+                    return [item.key for item in view.find(POLICIES_BY_SUBJECT, subject_key(change.item))]
+            case "vm":
+                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                    return [item.key for item in view.find(POLICIES_BY_SUBJECT, change.key)]
+        return ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            policy = view.get(key)
+            if policy is None or policy.deleting:
+                continue
+            commit, wait = plan_policy(view, policy, now)
+            plan.later[key] = wait
+            if commit is not None:
+                plan.commits.append(commit)
+        return plan
+
+
+def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, float]:
+    """What is due, and in how many seconds to look again."""
+    spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
+    last = {of: at for of, at in status.last.items() if of in spec.of}
+    wait = LONGEST_WAIT_SECONDS
+    for of in spec.of:
+        key = object_key(*_split(of, policy))
+        own = [item for item in view.find(BACKUPS_BY_SUBJECT, key) if _is_own(item, policy)]
+        for item in _list_old(own, spec, now):
+            draft.change(item, deleting_since=now)
+        subject = view.get(key)
+        if spec.paused or subject is None or subject.deleting:
+            continue
+        due = last[of] + spec.every if of in last else now
+        if due > now:
+            wait = min(wait, due - now)
+        elif not any(item.status(BackupStatus).phase in _MAKING and not item.deleting for item in own):
+            draft.make(_make(policy, spec, of, now))
+            last[of] = now
+            wait = min(wait, spec.every)
+    if last != status.last:
+        draft.change(policy, status=msgspec.structs.replace(status, last=last))
+    return draft.commit(policy.key), wait
+
+
+def _split(of: str, policy: Item) -> tuple[str, str | None, str]:
+    kind, _, name = of.partition("/")
+    return kind, policy.envelope.project, name
+
+
+def _is_own(backup: Item, policy: Item) -> bool:
+    return backup.spec(BackupSpec).policy == policy.envelope.name and not backup.deleting
+
+
+def _list_old(own: Sequence[Item], spec: BackupPolicySpec, now: float) -> list[Item]:
+    """Those that have ended and are kept long enough, but for the newest good one, which the next may fail to follow."""
+    good = [item for item in own if item.status(BackupStatus).phase == "Ready"]
+    newest = max(good, key=lambda item: item.envelope.created_at, default=None)
+    return [
+        item
+        for item in own
+        if item is not newest
+        and item.status(BackupStatus).phase not in _MAKING
+        and now - item.envelope.created_at > spec.keep
+    ]
+
+
+def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope:
+    """A backup; its name has those of the policy and of what it is of."""
+    uid, envelope = new_uid(), policy.envelope
+    name = f"{envelope.name}-{of.partition('/')[2]}"[: MAX_NAME - 9].rstrip("-") + f"-{uid[:8]}"
+    made = BackupSpec(
+        of=of, to=spec.to, keep=spec.keep, policy=envelope.name, verify_generation=1 if spec.verify else 0
+    )
+    return BACKUP.make(name, made, now, uid=uid, project=envelope.project, creator=envelope.creator)
