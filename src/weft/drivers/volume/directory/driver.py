@@ -20,8 +20,8 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import PoolFacts, VolumeFacts
 from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
-from weft.drivers.volume.directory.file_copies import FROZEN, thaw_left
 from weft.drivers.volume.directory.disk_copy import DirectoryDiskCopies
+from weft.drivers.volume.directory.file_copies import FROZEN, thaw_left
 from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, find_file, list_kept_layers
 from weft.drivers.volume.directory.layer_transfer import DirectoryLayerTransfer
