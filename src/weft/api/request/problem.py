@@ -35,6 +35,8 @@ STATUS: dict[str, int] = {
     "cursorGone": 410,
     "tooLarge": 413,
     "tooManyRequests": 429,
+    "backupAltered": 502,
+    "backupLeaseLost": 503,
     "driverFailed": 502,
     "invocationLost": 502,
     "unavailable": 503,
