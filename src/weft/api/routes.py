@@ -19,7 +19,7 @@ from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
 from weft.api.metrics import own, query
 from weft.api.node import egress_endpoints, join, report, secrets, usage
-from weft.api.object import bulk, delete, read, verbs, write
+from weft.api.object import bulk, delete, read, repository_key, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
 from weft.api.route import Handler, Route, Topic, list_names
@@ -145,6 +145,7 @@ ROUTES: tuple[Route, ...] = (
     *login.ROUTES,
     *session.ROUTES,
     *password.ROUTES,
+    *repository_key.ROUTES,
     *blobs.ROUTES,
     *upload.ROUTES,
     *own.ROUTES,

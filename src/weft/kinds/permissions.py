@@ -22,6 +22,7 @@ PERMISSIONS: dict[str, Permission] = {  # these, of no kind's record, and those 
     "accounting:get": Permission("read", True),
     "audit:list": Permission("audit", True),
     "audit:verify": Permission("audit", False),
+    "backuprepository:key": Permission("fabric", False),
     "blob:get": Permission("fabric", False),
     "event:list": Permission("read", True),
     "function:purge": Permission("write", True),  # its dead letters

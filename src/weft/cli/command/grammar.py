@@ -93,6 +93,9 @@ STREAMS = {
 }
 # Verbs only after their noun: alone, the word is another kind's name.
 AFTER = {
+    "backuprepository": {
+        "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",))
+    },
     "network": {"flows": Entry("network.flows", "Show network flows of a workload", ("network",))},
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))

@@ -10,12 +10,14 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
+from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, one_target, read_targets, usage
 from weft.cli.session import Session
 from weft.cli.snapshot.description import name_snapshot
 from weft.cli.wait.finish import finish_one
+from weft.client.answer import raise_problem
 from weft.kinds.backup import OF
 from weft.kinds.backup_repository import ACCESS_KEY, KEY, SECRET_KEY
 from weft.kinds.record import Kind
@@ -117,3 +119,17 @@ def _create_repository(session: Session, kind: Kind, words: tuple[str, ...], **g
     spec = {"url": given["url"], "values": values} | ({"immutable": True} if given["immutable"] else {})
     made = session.client.create({"kind": kind.name, "name": target.name, "spec": spec})
     return finish_one(session, target, made, "create")
+
+
+def key_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [options.targets(kind, many=False)]
+    words = "Print the key of a backup repository: without it, or the server's data, nobody can read what is in there."
+    return options.build(verb, words, _print_key, kind, params)
+
+
+def _print_key(session: Session, kind: Kind, words: tuple[str, ...]) -> int:
+    target = one_target(read_targets(kind, words), "give one backup repository")
+    answer = session.client.http.request("POST", f"/v1/{kind.plural}/{target.name}:key")
+    raise_problem(answer)
+    print(answer.json()["key"])
+    return OK
