@@ -51,14 +51,16 @@ def check_repository(spec: BackupRepositorySpec) -> None:
     check_values(spec)
     try:
         url = urlsplit(spec.url)
+        options = dict(parse_qsl(url.query, keep_blank_values=True))
+        endpoint = urlsplit(options.get("endpoint", ""))
     except ValueError:
-        raise _refuse(f"spec.url: {spec.url[:80]!r} is not a URL", f"write {_SHAPES}") from None
-    options = dict(parse_qsl(url.query, keep_blank_values=True))
+        raise _refuse("spec.url: it is not a URL", f"write {_SHAPES}") from None
+    # Before the URL is in any message: with credentials it may not be.
+    if "@" in url.netloc or "@" in endpoint.netloc or url.fragment:
+        raise _refuse("spec.url: credentials don't belong in the URL", "give them as values: access_key, secret_key")
     known = _OPTIONS.get(url.scheme)
     if known is None:
         raise _refuse(f"spec.url: {spec.url[:80]!r} is not a place for backups", f"write {_SHAPES}")
-    if url.username is not None or url.password is not None or url.fragment:
-        raise _refuse("spec.url: credentials don't belong in the URL", "give them as values: access_key, secret_key")
     if unknown := sorted(options.keys() - known):
         raise _refuse(
             f"spec.url: {unknown[0][:60]!r} is not an option of {url.scheme}:",

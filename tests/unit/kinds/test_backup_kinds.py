@@ -1,0 +1,87 @@
+"""Backups and their repositories: what is refused, with the field and the remedy, and never with a value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.kinds.backup import BackupSpec, check_backup
+from weft.kinds.backup_repository import BackupRepositorySpec, check_repository
+from weft.objects.errors import InvalidInput
+
+SECRET = "hunter2-hunter2"
+ACCESS = {"access_key": "AK", "secret_key": SECRET}
+BUCKET = "s3://backups?endpoint=https://s3.example.com"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"url": "dir:///srv/backups"},
+        {"url": "dir:///srv/my backups/a", "values": {"key": "0a" * 32}},
+        {"url": BUCKET, "values": ACCESS},
+        {"url": "s3://backups?endpoint=http://10.0.0.1:9000&region=eu&prefix=weft/a", "values": ACCESS},
+        {"url": BUCKET, "values": ACCESS, "immutable": True},
+        {"url": BUCKET, "sealed": {"key": "x", "access_key": "x", "secret_key": "x"}},
+    ],
+)
+def test_places_for_backups_are_accepted(spec: dict[str, Any]) -> None:
+    check_repository(BackupRepositorySpec(**spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"url": ""}, "spec.url"),
+        ({"url": "/srv/backups"}, "spec.url"),
+        ({"url": "file:///srv/backups"}, "spec.url"),
+        ({"url": "https://[::1/backups"}, "spec.url"),
+        ({"url": f"https://AK:{SECRET}@s3.example.com/backups"}, "spec.url"),
+        ({"url": f"s3://AK:{SECRET}@backups?endpoint=https://s3.example.com", "values": ACCESS}, "spec.url"),
+        ({"url": f"s3://[AK:{SECRET}@backups"}, "spec.url"),
+        ({"url": f"s3://backups?secret_key={SECRET}", "values": ACCESS}, "spec.url"),
+        ({"url": f"s3://backups?endpoint=https://AK:{SECRET}@s3.example.com", "values": ACCESS}, "spec.url"),
+        ({"url": "s3://?endpoint=https://s3.example.com", "values": ACCESS}, "spec.url"),
+        ({"url": "s3://backups/folder?endpoint=https://s3.example.com", "values": ACCESS}, "spec.url"),
+        ({"url": f"{BUCKET}#part", "values": ACCESS}, "spec.url"),
+        ({"url": "dir://srv/backups"}, "spec.url"),
+        ({"url": "dir:///"}, "spec.url"),
+        ({"url": "dir:srv"}, "spec.url"),
+        ({"url": "dir:///srv/../etc"}, "spec.url"),
+        ({"url": "dir:///srv/a\0b"}, "spec.url"),
+        ({"url": "dir:///srv/backups?endpoint=x"}, "spec.url"),
+        ({"url": "dir:///srv/backups", "immutable": True}, "spec.immutable"),
+        ({"url": "dir:///srv/backups", "values": {"key": SECRET}}, "spec.values.key"),
+        ({"url": "dir:///srv/backups", "values": {"key": "0A" * 32}}, "spec.values.key"),
+        ({"url": "dir:///srv/backups", "values": {"key": ""}}, "spec.values.key"),
+        ({"url": "dir:///srv/backups", "values": {"password": SECRET}}, "spec.values.password"),
+        ({"url": "dir:///srv/backups", "values": {"not a key": SECRET}}, "spec.values"),
+        ({"url": BUCKET}, "spec.values"),
+        ({"url": BUCKET, "values": {"secret_key": SECRET}}, "spec.values"),
+        ({"url": BUCKET, "values": {"access_key": SECRET, "key": "0a" * 32}}, "spec.values"),
+    ],
+)
+def test_a_wrong_repository_is_refused_without_a_word_of_its_secrets(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        check_repository(BackupRepositorySpec(**spec))
+    problem = refused.value
+    assert problem.field == field and problem.hint
+    said = f"{problem} {problem.hint} {problem.field} {problem.details} {problem.__cause__}"
+    values = {SECRET, *(value for value in spec.get("values", {}).values() if len(value) > 2)}
+    assert not [value for value in values if value in said], said
+
+
+@pytest.mark.parametrize("of", ["", "vm", "vm/", "/web", "vm/web/x", "container/web", "volume/data", "VM/web"])
+def test_a_backup_of_something_else_is_refused(of: str) -> None:
+    with pytest.raises(InvalidInput, match="nothing that backups are made of") as refused:
+        check_backup(BackupSpec(of=of, to="safe"))
+    assert (refused.value.field, refused.value.hint) == ("spec.of", "write vm/web")
+
+
+@pytest.mark.parametrize("keep", [-1.0, 36601 * 86400.0, float("nan"), float("inf")])
+def test_a_backup_is_kept_for_a_time_that_exists(keep: float) -> None:
+    check_backup(BackupSpec(of="vm/web", to="safe", keep=36600 * 86400.0))
+    with pytest.raises(InvalidInput) as refused:
+        check_backup(BackupSpec(of="vm/web", to="safe", keep=keep))
+    assert refused.value.field == "spec.keep"
