@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.backup.facts import read_facts
-from weft.controllers.backup.plan import BackupFacts, BackupPlan, plan_backup
+from weft.controllers.backup.plan import RETRY_SECONDS, BackupFacts, BackupPlan, plan_backup
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -36,7 +36,6 @@ from weft.objects.identity import MAX_NAME, new_uid
 from weft.objects.quantity import format_bytes
 
 FINALIZER, SOURCE = "backup", "backups"
-RETRY_SECONDS = 60.0  # after a node could not do what it was asked
 
 
 class Backups:

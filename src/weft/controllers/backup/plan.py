@@ -12,6 +12,7 @@ from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryS
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.snapshot import SnapshotStatus
 
+RETRY_SECONDS = 60.0  # after a node could not do what it was asked
 UNPROVEN, VERIFIED = "unproven", "verified"
 
 
@@ -72,7 +73,7 @@ class BackupPlan(msgspec.Struct, frozen=True):
 def plan_backup(facts: BackupFacts, now: float) -> BackupPlan:
     status = facts.status
     if facts.deleting:
-        return _plan_removal(facts)
+        return _plan_removal(facts, now)
     match status.phase:
         case "Pending":
             return _begin(facts)
@@ -267,7 +268,7 @@ def _fail(facts: BackupFacts, reason: str, message: str) -> BackupPlan:
     return BackupPlan(failed, "drop" if facts.snapshot is not None else "")
 
 
-def _plan_removal(facts: BackupFacts) -> BackupPlan:
+def _plan_removal(facts: BackupFacts, now: float) -> BackupPlan:
     """What may be in the repository is removed first, by a node that reaches it."""
     status = msgspec.structs.replace(facts.status, phase="Deleting")
     drop: Literal["", "drop"] = "drop" if facts.snapshot is not None and not facts.snapshot.deleting else ""
@@ -280,11 +281,22 @@ def _plan_removal(facts: BackupFacts) -> BackupPlan:
             return BackupPlan(status, drop, release=not drop)
         if report.phase == "failed":
             said = f"can't be removed from backuprepository/{facts.spec.to}: {report.message}"
-            return BackupPlan(msgspec.structs.replace(status, reason=report.reason, message=said), drop)
+            status = msgspec.structs.replace(status, reason=report.reason, message=said)
+            if facts.nodes and not 0 <= now - report.finished_at < RETRY_SECONDS:
+                status = msgspec.structs.replace(status, order=_order_again(facts, status.order))
+            return BackupPlan(status, drop)
     if not facts.nodes:
         message = "waits for a node that is ready to remove it"
         return BackupPlan(msgspec.structs.replace(status, order=None, reason="nodeNotReady", message=message), drop)
     order = status.order
-    if order is None or order.act != "forget" or facts.asked is None:
-        order = _make_order(facts, facts.nodes[0], "forget")
+    if order is not None and order.act == "forget" and facts.asked is not None:
+        return BackupPlan(status, drop)
+    order = _make_order(facts, facts.nodes[0], "forget")
     return BackupPlan(msgspec.structs.replace(status, order=order, reason="", message=""), drop)
+
+
+def _order_again(facts: BackupFacts, failed: BackupOrder) -> BackupOrder:
+    """The same of the next node: the one that failed may not reach the repository."""
+    uids = [node.uid for node in facts.nodes]
+    turn = (uids.index(failed.node_uid) + 1) % len(uids) if failed.node_uid in uids else 0
+    return _make_order(facts, facts.nodes[turn], "forget", failed.generation + 1)
