@@ -100,7 +100,9 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     plurals = "|".join(kind.plural for kind in KINDS)
     derived = re.compile(rf"/v1/(projects/\{{project\}}/)?({plurals})(/\{{name\}})?(:[a-z-]+)?")
     told = {path for path in describe_api()["paths"] if not derived.fullmatch(path)}
-    assert told == {path for path in by_hand if not path.startswith(("/v1/nodes/", "/v1/users/", "/v1/backuprepositories/"))}
+    assert told == {
+        path for path in by_hand if not path.startswith(("/v1/nodes/", "/v1/users/", "/v1/backuprepositories/"))
+    }
 
 
 def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:

@@ -26,6 +26,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import AlreadyExists, NotFound, WeftError
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
+BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
 BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
 _STEP = 4 << 20
 _MOST_DAMAGED = 20
@@ -144,15 +145,16 @@ class Worker:
             with repository.write(base.id if base else None, job.keep_until or None) as writer:
                 for disk in job.disks:
                     self._copy_disk(writer, disk, base)
-                there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels={UID: job.backup})
-        else:
-            changed = False
+                labels = {UID: job.backup, BASE: job.base if changed else ""}
+                there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
         usage = repository.usage()[there.id]
         return Line(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
             unique_bytes=usage.unique_bytes,
-            full_because="" if changed or not job.base else "the backup before it could not be continued",
+            full_because=""
+            if there.labels.get(BASE, "") == job.base
+            else "the backup before it could not be continued",
             disks={disk.name: disk.size for disk in there.disks},
         )
 

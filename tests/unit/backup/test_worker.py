@@ -1,0 +1,193 @@
+"""The process that works on a repository: real qcow2 disks, served by qemu-nbd, go into a folder and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.unit.backup.lab import random_chunks
+
+from weft.backup.format import CHUNK
+from weft.backup.worker import BASE_GONE, Job, JobDisk, Line, Worker
+from weft.contracts.clock import SystemClock
+from weft.drivers.volume.directory.disk_server import serve_disk
+from weft.drivers.volume.directory.qemu_img import describe_chain
+from weft.objects.errors import Forbidden, NotFound, WeftError
+
+KEY = "0f" * 32
+SIZE = 2 * 1024 * 1024 + 512  # not whole chunks
+
+
+class Lab:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.place = folder, folder / "place"
+        self.place.mkdir()
+        self.told: list[Line] = []
+        self.id = self.run("check").repository_id
+
+    def job(self, act: Any, **more: Any) -> Job:
+        return Job(
+            **{"act": act, "url": f"dir://{self.place}", "key": KEY, "cache": str(self.folder / "cache"), **more}
+        )
+
+    def run(self, act: Any, **more: Any) -> Line:
+        return Worker(self.job(act, **more), SystemClock(), self.told.append).run()
+
+    def disk(self, name: str, data: bytes) -> Path:
+        raw, path = self.folder / "raw", self.folder / f"{name}.qcow2"
+        raw.write_bytes(data)
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path], check=True)
+        return path
+
+    async def copy(self, backup: str, disk: Path, extents: list[tuple[int, int, bool]], **more: Any) -> Line:
+        whole = more.pop("is_whole", True)
+        async with serve_disk(describe_chain([(str(disk), "qcow2")]), read_only=True) as socket:
+            disks = [JobDisk("root", socket, SIZE, extents, whole)]
+            return await asyncio.to_thread(lambda: self.run("copy", backup=backup, disks=disks, kind="vm", **more))
+
+    async def fetch(self, backup: str) -> bytes:
+        """The backup, fetched to an empty disk."""
+        path = self.folder / "fetched.qcow2"
+        size = str(-(-SIZE // 512) * 512)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, size], check=True)
+        async with serve_disk(describe_chain([(str(path), "qcow2")]), read_only=False) as socket:
+            line = await asyncio.to_thread(
+                lambda: self.run("fetch", backup=backup, disks=[JobDisk("root", socket, SIZE)])
+            )
+        assert (line.ended, line.disks) == ("done", {"root": SIZE})
+        raw = self.folder / "raw"
+        subprocess.run(["qemu-img", "convert", "-O", "raw", path, raw], check=True)
+        return raw.read_bytes()[:SIZE]
+
+    def packs(self) -> list[Path]:
+        return sorted(path for path in (self.place / "packs").rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+FIRST = (random_chunks(6, 1) + bytes(20 * CHUNK) + random_chunks(7, 2))[: SIZE - 512] + b"e" * 512
+WHOLE = [(0, 6 * CHUNK, False), (26 * CHUNK, SIZE - 26 * CHUNK, False)]
+
+
+async def test_a_disk_is_copied_and_comes_back_to_the_byte(lab: Lab) -> None:
+    line = await lab.copy("b1", lab.disk("d", FIRST), WHOLE, name="default/monday", manifest={"of": "vm/web"})
+    assert (line.ended, line.repository_id, line.disks, line.full_because) == ("done", lab.id, {"root": SIZE}, "")
+    assert line.bytes >= 12 * CHUNK and line.stored_bytes >= 12 * CHUNK and line.unique_bytes >= 12 * CHUNK
+    assert await lab.fetch("b1") == FIRST
+    assert lab.run("verify", backup="b1").ended == "done"
+    checked = lab.run("check", repository_id=lab.id)
+    assert (checked.backups, checked.free > 0) == (1, True)
+    assert checked.bytes >= 12 * CHUNK
+
+
+async def test_a_copy_that_is_repeated_stores_nothing_more(lab: Lab) -> None:
+    disk = lab.disk("d", FIRST)
+    first = await lab.copy("b1", disk, WHOLE)
+    packs = lab.packs()
+    again = await lab.copy("b1", disk, WHOLE)
+    assert (again.bytes, again.repository_id, lab.packs()) == (first.bytes, lab.id, packs)
+    assert lab.run("check").backups == 1
+
+
+async def test_an_increment_stores_what_changed_and_both_come_back(lab: Lab) -> None:
+    first = await lab.copy("b1", lab.disk("d1", FIRST), WHOLE)
+    changed = random_chunks(1, 3)
+    second_data = FIRST[: 2 * CHUNK] + changed + bytes(CHUNK) + FIRST[4 * CHUNK :]
+    extents = [(2 * CHUNK, CHUNK, False), (3 * CHUNK, CHUNK, True)]
+    second = await lab.copy("b2", lab.disk("d2", second_data), extents, base="b1", is_whole=False)
+    assert second.full_because == ""
+    assert CHUNK <= second.stored_bytes < 3 * CHUNK < first.stored_bytes
+    assert (await lab.fetch("b1"), await lab.fetch("b2")) == (FIRST, second_data)
+    again = await lab.copy("b2", lab.folder / "d2.qcow2", extents, base="b1", is_whole=False)
+    assert again.full_because == ""
+
+
+async def test_a_whole_copy_that_had_a_base_says_that_it_is_full_and_stores_nothing_twice(lab: Lab) -> None:
+    disk = lab.disk("d", FIRST)
+    await lab.copy("b1", disk, WHOLE)
+    line = await lab.copy("b2", disk, WHOLE, base="b1")
+    assert line.full_because == "the backup before it could not be continued"
+    assert line.stored_bytes < CHUNK
+
+
+async def test_a_base_that_is_gone_is_said_and_leaves_no_backup(lab: Lab) -> None:
+    with pytest.raises(NotFound, match=r"not in dir://.* any more") as gone:
+        await lab.copy("b2", lab.disk("d", FIRST), [(0, CHUNK, False)], base="b1", is_whole=False)
+    assert gone.value.token == BASE_GONE
+    assert lab.run("check").backups == 0
+
+
+async def test_a_flipped_byte_is_found_and_named(lab: Lab) -> None:
+    await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
+    pack = max(lab.packs(), key=lambda path: path.stat().st_size)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+    line = lab.run("verify", backup="b1")
+    assert (line.ended, line.reason, line.message) == ("failed", "backupDamaged", line.damaged[0])
+    assert any(pack.name in one for one in line.damaged) and len(line.damaged) <= 20
+
+
+async def test_a_backup_is_forgotten_once_or_twice_and_others_stay(lab: Lab) -> None:
+    disk = lab.disk("d", FIRST)
+    await lab.copy("b1", disk, WHOLE)
+    await lab.copy("b2", disk, WHOLE)
+    for _ in range(2):
+        assert lab.run("forget", backup="b1").ended == "done"
+    for act in ("verify", "fetch"):
+        with pytest.raises(NotFound, match="any more") as gone:
+            lab.run(act, backup="b1")
+        assert gone.value.token == "backupGone"
+    assert await lab.fetch("b2") == FIRST
+
+
+@pytest.mark.parametrize(
+    ("wrong", "token", "said"),
+    [
+        ({"key": "ab" * 32}, "repositoryKey", "the key does not open"),
+        ({"repository_id": "c" * 32}, "otherRepository", f"not {'c' * 32}"),
+    ],
+)
+def test_a_wrong_key_or_another_repository_is_refused_and_nothing_written(
+    lab: Lab, wrong: dict[str, Any], token: str, said: str
+) -> None:
+    before = sorted(lab.place.rglob("*"))
+    for act in ("check", "verify", "forget"):
+        with pytest.raises(Forbidden, match=said) as refused:
+            lab.run(act, backup="b1", **wrong)
+        text = f"{refused.value} {refused.value.hint} {refused.value.details} {lab.job(act, **wrong)!r}"
+        assert refused.value.token == token and "ab" * 32 not in text and KEY not in text
+    assert sorted(lab.place.rglob("*")) == before
+
+
+def test_only_a_check_that_expects_none_makes_a_repository(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for act, id_ in (("verify", ""), ("forget", ""), ("check", lab.id)):
+        with pytest.raises(NotFound):
+            lab.run(act, url=f"dir://{empty}", repository_id=id_)
+        assert list(empty.iterdir()) == []
+    with pytest.raises(WeftError):
+        lab.run("check", url=f"dir://{tmp_path}/not-mounted")
+    assert not (tmp_path / "not-mounted").exists()
+
+
+def test_as_a_process_it_says_in_one_line_why_it_failed_and_never_its_key(lab: Lab) -> None:
+    job = lab.job("verify", key="ab" * 32, credentials=("AK", "hunter2"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "weft.backup.worker"], input=msgspec.json.encode(job), capture_output=True, check=True
+    )
+    line = msgspec.json.decode(ended.stdout, type=Line)
+    assert (line.ended, line.reason) == ("failed", "repositoryKey")
+    assert "use the key that the repository was created with" in line.message
+    for secret in (b"ab" * 32, b"hunter2"):
+        assert secret not in ended.stdout + ended.stderr
