@@ -147,14 +147,13 @@ class Worker:
                     self._copy_disk(writer, disk, base)
                 labels = {UID: job.backup, BASE: job.base if changed else ""}
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
+        continued = not job.base or there.labels.get(BASE) == job.base
         usage = repository.usage()[there.id]
         return Line(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
             unique_bytes=usage.unique_bytes,
-            full_because=""
-            if there.labels.get(BASE, "") == job.base
-            else "the backup before it could not be continued",
+            full_because="" if continued else "the backup before it could not be continued",
             disks={disk.name: disk.size for disk in there.disks},
         )
 

@@ -1,0 +1,214 @@
+"""What a node does with orders about backups: one at a time, each once, ended when it is in no answer any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenario.agent_lab import StubServer
+
+from weft.agent.backup.executor import BackupWork
+from weft.agent.image.cache import ImageCache
+from weft.agent.state.table import AllocationTable
+from weft.agent.volume.pools import Pools
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.disk_copy import ServedDisk
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.kinds.fields.backup_work import BackupAct, BackupOrder
+from weft.objects.errors import NotFound, WeftError
+from weft.protocol.report import OpenedSecrets
+
+KEY = "0f" * 32
+
+
+class Server(StubServer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.answer: OpenedSecrets | WeftError = OpenedSecrets(repository={"key": KEY})
+
+    def read_repository(self, node: str, repository: str) -> OpenedSecrets:
+        self.opened.append(repository)
+        if isinstance(self.answer, WeftError):
+            raise self.answer
+        return self.answer
+
+
+class SilentDisk:
+    """A pool with snapshot ``s``, whose disk is served by somebody who never says a word."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = str(folder / "nbd")
+        self.layers = self.copies = self
+        self.begun, self.hung_up, self.left = asyncio.Event(), asyncio.Event(), False
+
+    async def list_kept(self) -> list[KeptSnapshot]:
+        return [KeptSnapshot("s-short", "s", {"v1": KeptDisk(("one",), 65536)})]
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.begun.set()
+        with contextlib.suppress(OSError):
+            await reader.read()
+        self.hung_up.set()
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def read(self, *_: object, **__: object) -> AsyncIterator[ServedDisk]:
+        server = await asyncio.start_unix_server(self._answer, self.socket)
+        try:
+            yield ServedDisk(self.socket, 65536, [(0, 65536, False)], True)
+        finally:
+            server.close()
+            self.left = True
+
+
+class Lab:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.place, self.server = folder, folder / "place", Server()
+        self.place.mkdir()
+        self.pool = SilentDisk(folder)
+        self.changed = asyncio.Event()
+        self.work = self.begin()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def begin(self) -> BackupWork:
+        """The agent, with what it finds in its state folder."""
+        clock, state = SystemClock(), str(self.folder / "state")
+        pools = Pools(self.pool, {}, clock, asyncio.Event())  # type: ignore[arg-type]
+        images = ImageCache(state, self.server, AllocationTable())
+        return BackupWork(state, "n1", self.server, pools, images, clock, self.changed.set, lambda: None)
+
+    def order(self, act: BackupAct = "check", uid: str = "r", generation: int = 1, **more: Any) -> BackupOrder:
+        return BackupOrder(
+            uid=uid, act=act, node_uid="u", generation=generation, repository="safe", repository_uid="r",
+            url=f"dir://{self.place}", **more,
+        )  # fmt: skip
+
+    def keep(self) -> None:
+        self.tasks.append(asyncio.ensure_future(self.work.keep()))
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.work = self.begin()
+        self.keep()
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.tasks.clear()
+
+    async def await_phases(self, *phases: str) -> None:
+        async with asyncio.timeout(30):
+            while tuple(one.phase for one in self.work.report()) != phases:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    lab = Lab(tmp_path)
+    lab.keep()
+    yield lab
+    await lab.stop()
+
+
+async def test_an_order_is_done_once_and_reported_until_it_is_gone(lab: Lab) -> None:
+    check = lab.order()
+    lab.work.put_orders([check])
+    await lab.await_phases("done")
+    [report] = lab.work.report()
+    assert (report.uid, report.act, report.generation, len(report.repository_id)) == ("r", "check", 1, 32)
+    other = lab.order("verify", uid="b", backup="none")
+    lab.work.put_orders([check, other])
+    await lab.await_phases("done", "failed")
+    assert lab.server.opened == ["safe", "safe"]
+    assert [one.reason for one in lab.work.report()] == ["", "backupGone"]
+    lab.work.put_orders([other])
+    assert [one.uid for one in lab.work.report()] == ["b"]
+    lab.work.put_orders([])
+    assert lab.work.report() == [] and not lab.work.has_orders
+
+
+async def test_a_higher_generation_is_done_anew(lab: Lab) -> None:
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("done")
+    lab.work.put_orders([lab.order(generation=2)])
+    assert lab.work.report() == []
+    await lab.await_phases("done")
+    assert lab.work.report()[0].generation == 2 and len(lab.server.opened) == 2
+
+
+async def test_a_finished_report_survives_a_restart_and_its_order_is_not_repeated(lab: Lab) -> None:
+    orders = [lab.order(), lab.order("verify", uid="b", backup="none")]
+    lab.work.put_orders(orders)
+    await lab.await_phases("done", "failed")
+    before = lab.work.report()
+    await lab.restart()
+    assert lab.work.report() == before
+    again = lab.order(uid="r2")
+    lab.work.put_orders([*orders, again])
+    await lab.await_phases("done", "failed", "done")
+    assert lab.work.report()[:2] == before and len(lab.server.opened) == 3
+
+
+async def test_an_order_that_is_gone_ends_its_process_and_the_next_one_is_done(lab: Lab) -> None:
+    copy = lab.order("copy", uid="b", backup="b", snapshot="s", disks={"data": "v1"})
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("done")
+    lab.work.put_orders([lab.order(), copy])
+    async with asyncio.timeout(30):
+        await lab.pool.begun.wait()
+    assert [one.phase for one in lab.work.report()] == ["done", "working"]
+    lab.work.put_orders([lab.order(generation=2)])
+    async with asyncio.timeout(30):
+        await lab.pool.hung_up.wait()
+    await lab.await_phases("done")
+    assert lab.pool.left and [one.generation for one in lab.work.report()] == [2]
+
+
+async def test_an_agent_that_stops_ends_the_process_and_begins_again_later(lab: Lab) -> None:
+    copy = lab.order("copy", uid="b", backup="b", snapshot="s", disks={"data": "v1"})
+    for _ in range(2):
+        check = lab.order(uid="first")
+        lab.work.put_orders([check, copy])
+        async with asyncio.timeout(30):
+            await lab.pool.begun.wait()
+        lab.pool.begun.clear()
+        lab.pool.hung_up.clear()
+        await lab.restart()
+        async with asyncio.timeout(30):
+            await lab.pool.hung_up.wait()
+        assert [one.uid for one in lab.work.report()] == ["first"]
+
+
+async def test_what_the_server_refuses_and_a_snapshot_that_is_gone_are_failures_in_words(lab: Lab) -> None:
+    lab.server.answer = NotFound("backuprepository/safe does not exist")
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("failed")
+    assert lab.work.report()[0].message == "backuprepository/safe does not exist"
+    lab.server.answer = OpenedSecrets(repository={"key": KEY})
+    lab.work.put_orders([lab.order("copy", uid="b", snapshot="other", disks={"data": "v1"})])
+    await lab.await_phases("failed")
+    [report] = lab.work.report()
+    assert (report.uid, report.reason) == ("b", "snapshotGone")
+
+
+async def test_the_key_is_in_no_state_file_and_no_report(lab: Lab) -> None:
+    lab.work.put_orders([lab.order(), lab.order("verify", uid="b", backup="none")])
+    await lab.await_phases("done", "failed")
+    assert KEY not in repr(lab.work.report())
+    files = [path for path in lab.folder.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+async def test_a_damaged_state_file_is_no_obstacle(lab: Lab) -> None:
+    (lab.folder / "state" / "backup-work.json").write_text('[{"uid": "r", "act"')
+    await lab.restart()
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("done")
