@@ -282,7 +282,7 @@ def _plan_removal(facts: BackupFacts, now: float) -> BackupPlan:
         if report.phase == "failed":
             said = f"can't be removed from backuprepository/{facts.spec.to}: {report.message}"
             status = msgspec.structs.replace(status, reason=report.reason, message=said)
-            if facts.nodes and not 0 <= now - report.finished_at < RETRY_SECONDS:
+            if status.order is not None and facts.nodes and not 0 <= now - report.finished_at < RETRY_SECONDS:
                 status = msgspec.structs.replace(status, order=_order_again(facts, status.order))
             return BackupPlan(status, drop)
     if not facts.nodes:

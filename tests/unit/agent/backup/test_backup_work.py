@@ -16,8 +16,7 @@ from weft.agent.image.cache import ImageCache
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.disk_copy import ServedDisk
-from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder
 from weft.objects.errors import NotFound, WeftError
 from weft.protocol.report import OpenedSecrets
