@@ -9,7 +9,20 @@ Health = Literal["running", "changing", "waiting", "degraded", "failed", "unknow
 _PHASES: Mapping[Health, tuple[str, ...]] = {
     "running": ("Running", "Ready", "Available", "Attached", "Active"),
     "changing": (
-        *("Prolog", "Boot", "Migrate", "Shutdown", "Epilog", "Joining", "Fetching", "Draining", "Deleting", "Taking"),
+        *(
+            "Prolog",
+            "Boot",
+            "Migrate",
+            "Shutdown",
+            "Epilog",
+            "Joining",
+            "Fetching",
+            "Draining",
+            "Deleting",
+            "Taking",
+            "Snapshotting",
+            "Copying",
+        ),
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),
     "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation"),
