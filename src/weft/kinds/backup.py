@@ -36,7 +36,7 @@ from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.schema import field, words
 
 OF = ("vm",)
-DAMAGED = "damaged"
+DAMAGED, VERIFY_FAILED = "damaged", "verifyFailed"
 
 
 class BackupSpec(msgspec.Struct, kw_only=True):
@@ -162,17 +162,27 @@ def _make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str
     ]
 
 
+def _has_ended(obj: Object) -> bool:
+    """Whether the last verification that was requested is over, however it went."""
+    return bool(dig(obj, "status.verification.generation", 0) >= dig(obj, "spec.verify_generation", 0))
+
+
 def _is_verified(obj: Object | None) -> bool:
-    asked = dig(obj or {}, "spec.verify_generation", 0)
-    return bool(dig(obj or {}, "status.verification.generation", 0) >= asked)
+    if obj is None or not _has_ended(obj):
+        return False
+    return dig(obj, "status.state") != DAMAGED and dig(obj, "status.reason", "") != VERIFY_FAILED
 
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """It failed; or it was verified and is damaged."""
+    """It failed; or it was verified and is damaged, or could not be read."""
     phase, reason, message = dig(obj, "status.phase"), dig(obj, "status.reason", ""), dig(obj, "status.message", "")
     if phase == "Failed":
         return DriverFailed(f"{what} failed: {message or reason}", reason=reason or None, hint=f"weft describe {what}")
-    if goal is VERIFIED and _is_verified(obj) and dig(obj, "status.state") == DAMAGED:
+    if goal.words != VERIFIED.words or not _has_ended(obj):
+        return None
+    if reason == VERIFY_FAILED:
+        return DriverFailed(f"{what} is {message or reason}", reason=reason, hint=f"weft backup verify {obj['name']}")
+    if dig(obj, "status.state") == DAMAGED:
         parts = ", ".join(dig(obj, "status.verification.damaged", [])) or message
         return DriverFailed(
             f"{what} is damaged: {parts}",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.kinds.backup import DAMAGED, BackupSpec, BackupStatus, BackupVerification
+from weft.kinds.backup import DAMAGED, VERIFY_FAILED, BackupSpec, BackupStatus, BackupVerification
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.snapshot import SnapshotStatus
@@ -143,9 +143,15 @@ def _order_copy(facts: BackupFacts, status: BackupStatus) -> BackupStatus:
         base_snapshot=earlier.snapshot_uid if earlier is not None else "",
         manifest=_describe(facts, status),
         disks={name: disk.key for name, disk in status.disks.items()},
-        keep_until=facts.created_at + facts.spec.keep if facts.spec.keep else 0.0,
+        keep_until=_find_lock(facts),
     )
     return msgspec.structs.replace(status, node=node.name, order=order, reason="", message="")
+
+
+def _find_lock(facts: BackupFacts) -> float:
+    """Until when nobody can delete it; 0: only a repository that was made immutable locks."""
+    locks = facts.repository is not None and facts.repository.spec.immutable
+    return facts.created_at + facts.spec.keep if locks and facts.spec.keep else 0.0
 
 
 def _describe(facts: BackupFacts, status: BackupStatus) -> dict[str, Any]:
@@ -240,7 +246,7 @@ def _plan_ready(facts: BackupFacts, now: float) -> BackupPlan:
         ended = BackupVerification(generation=asked)
         message = f"not verified: {report.message}"
         return BackupPlan(
-            msgspec.structs.replace(status, verification=ended, order=None, reason="verifyFailed", message=message)
+            msgspec.structs.replace(status, verification=ended, order=None, reason=VERIFY_FAILED, message=message)
         )
     order = status.order
     if order is None or order.generation != asked or facts.asked is None:

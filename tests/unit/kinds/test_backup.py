@@ -1,0 +1,44 @@
+"""When a backup counts as verified, as commands that wait for it see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.kinds.operation import find_failure, plan_goal
+
+
+def make(state: str, *, asked: int = 1, ended: int = 1, reason: str = "") -> dict[str, Any]:
+    damaged = ["disk root at 4 MiB"] if state == "damaged" else []
+    status = {
+        "phase": "Ready",
+        "state": state,
+        "reason": reason,
+        "message": "not verified: no answer" if reason else "",
+        "verification": {"generation": ended, "damaged": damaged},
+    }
+    return {"kind": "backup", "name": "monday", "uid": "u", "spec": {"verify_generation": asked}, "status": status}
+
+
+def judge(obj: dict[str, Any]) -> str:
+    goal = plan_goal("backup", "verify")
+    assert goal is not None
+    if goal.reached(obj):
+        return "reached"
+    failure = find_failure(obj, "backup/monday", goal)
+    return f"{failure.token}: {failure}" if failure is not None else "waits"
+
+
+@pytest.mark.parametrize(
+    ("obj", "said"),
+    [
+        (make("verified"), "reached"),
+        (make("unproven", ended=0), "waits"),
+        (make("damaged", asked=2, ended=1), "waits"),
+        (make("damaged"), "backupDamaged: backup/monday is damaged: disk root at 4 MiB"),
+        (make("verified", reason="verifyFailed"), "verifyFailed: backup/monday is not verified: no answer"),
+    ],
+)
+def test_a_verification_that_finds_damage_or_could_not_read_is_a_failure(obj: dict[str, Any], said: str) -> None:
+    assert judge(obj) == said
