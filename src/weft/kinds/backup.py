@@ -170,7 +170,7 @@ def _has_ended(obj: Object) -> bool:
 def _is_verified(obj: Object | None) -> bool:
     if obj is None or not _has_ended(obj):
         return False
-    return dig(obj, "status.state") != DAMAGED and dig(obj, "status.reason", "") != VERIFY_FAILED
+    return bool(dig(obj, "status.state") != DAMAGED and dig(obj, "status.reason", "") != VERIFY_FAILED)
 
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
