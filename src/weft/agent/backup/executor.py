@@ -233,6 +233,7 @@ class BackupWork:
     async def _run(self, order: BackupOrder, job: Job) -> Line:
         """Have a process do it. Raises DriverFailed if that dies."""
         process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL"),  # it goes with the agent, however that ends
             *(sys.executable, "-m", "weft.backup.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,45 @@ async def test_an_agent_that_stops_ends_the_process_and_begins_again_later(lab: 
         async with asyncio.timeout(30):
             await lab.pool.hung_up.wait()
         assert [one.uid for one in lab.work.report()] == ["first"]
+
+
+KILLED = """
+import asyncio, contextlib, os, sys
+from pathlib import Path
+from tests.unit.agent.backup.test_backup_work import Lab
+from weft.contracts.driver.disk_copy import ServedDisk
+
+@contextlib.asynccontextmanager
+async def read(*_, **__):
+    yield ServedDisk(sys.argv[2], 65536, [(0, 65536, False)], True)
+
+async def main():
+    lab = Lab(Path(sys.argv[1]))
+    lab.pool.read = read
+    lab.keep()
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("done")
+    lab.work.put_orders([lab.order(), lab.order("copy", uid="b", backup="b", snapshot="s", disks={"data": "v1"})])
+    await asyncio.to_thread(sys.stdin.read)
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_process_goes_with_an_agent_that_is_killed(lab: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    async with lab.pool.read() as served:
+        agent = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", KILLED, str(other), served.socket), stdin=asyncio.subprocess.PIPE
+        )
+        assert agent.stdin is not None
+        async with asyncio.timeout(30):
+            await lab.pool.begun.wait()
+            agent.stdin.close()
+            assert await agent.wait() == -9
+            await lab.pool.hung_up.wait()
 
 
 async def test_what_the_server_refuses_and_a_snapshot_that_is_gone_are_failures_in_words(lab: Lab) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,32 @@ async def test_a_snapshot_whose_disk_did_not_come_is_not_kept(driver: DirectoryV
         pass
     await driver.copies.take_in(KeptSnapshot("s1", "uid-s1", disks))
     assert [one.id for one in await driver.layers.list_kept()] == ["s1"]
+
+
+KILLED = """
+import asyncio, os, sys
+from weft.drivers.volume.directory.disk_server import serve_disk
+
+async def main():
+    async with serve_disk(sys.argv[1], read_only=True) as socket:
+        print(socket, flush=True)
+        os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_server_goes_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, str(SIZE)], check=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(disk)], stdout=subprocess.PIPE, check=False)
+    socket = done.stdout.decode().strip()
+    assert done.returncode == -9 and socket
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                receive(socket)
+            except OSError:
+                break
+            await asyncio.sleep(0.01)
+    shutil.rmtree(Path(socket).parent)

@@ -37,15 +37,16 @@ async def serve_disk(name: str, *, read_only: bool) -> AsyncIterator[str]:
 
 async def _begin(name: str, socket: str, read_only: bool) -> asyncio.subprocess.Process:
     how = ["--read-only"] if read_only else ["--detect-zeroes=on"]
+    if shutil.which("qemu-nbd") is None:
+        raise DriverFailed("qemu-nbd is not installed", hint="apt-get install qemu-utils", details={"step": "disk"})
     argv = ["qemu-nbd", "--persistent", "--shared=4", f"--socket={socket}", "--cache=writeback", *how, name]
-    try:
-        return await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-    except FileNotFoundError as problem:
-        raise DriverFailed(
-            "qemu-nbd is not installed", hint="apt-get install qemu-utils", details={"step": "disk"}
-        ) from problem
+    # It goes with the process that it serves, however that ends.
+    return await asyncio.create_subprocess_exec(
+        *("setpriv", "--pdeathsig", "KILL", *argv),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
