@@ -31,8 +31,13 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
     paused: Annotated[bool, field("Make no backups for now")] = False
 
 
+class PolicySubject(msgspec.Struct, kw_only=True, frozen=True):
+    of: str
+    last_run: float  # when its newest backup was made, in seconds since 1970
+
+
 class BackupPolicyStatus(msgspec.Struct, kw_only=True):
-    last: dict[str, float] = {}  # when the newest backup of each was asked for, in seconds since 1970
+    subjects: list[PolicySubject] = []
     reason: str = ""
     message: str = ""
 

@@ -151,7 +151,7 @@ class BackupWork:
             name=order.name,
             kind=str(order.manifest.get("of", "")).partition("/")[0],
             manifest=order.manifest,
-            keep_until=order.keep_until,
+            keep_until=order.expires_at,
         )
         if order.act == "copy":
             line = await self._copy(order, job)

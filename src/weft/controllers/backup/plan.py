@@ -143,7 +143,7 @@ def _order_copy(facts: BackupFacts, status: BackupStatus) -> BackupStatus:
         base_snapshot=earlier.snapshot_uid if earlier is not None else "",
         manifest=_describe(facts, status),
         disks={name: disk.key for name, disk in status.disks.items()},
-        keep_until=_find_lock(facts),
+        expires_at=_find_lock(facts),
     )
     return msgspec.structs.replace(status, node=node.name, order=order, reason="", message="")
 

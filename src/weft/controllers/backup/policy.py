@@ -14,7 +14,7 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.backup import BACKUP, BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
-from weft.kinds.backup_policy import POLICIES_BY_SUBJECT, BackupPolicySpec, BackupPolicyStatus
+from weft.kinds.backup_policy import POLICIES_BY_SUBJECT, BackupPolicySpec, BackupPolicyStatus, PolicySubject
 from weft.objects.envelope import Envelope
 from weft.objects.identity import MAX_NAME, new_uid, object_key
 
@@ -54,7 +54,8 @@ class BackupPolicies:
 def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, float]:
     """What is due, and in how many seconds to look again."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
-    last = {of: at for of, at in status.last.items() if of in spec.of}
+    before = {one.of: one.last_run for one in status.subjects}
+    last = {of: before[of] for of in spec.of if of in before}
     wait = LONGEST_WAIT_SECONDS
     for of in spec.of:
         key = object_key(*_split(of, policy))
@@ -71,8 +72,9 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
             draft.make(_make(policy, spec, of, now))
             last[of] = now
             wait = min(wait, spec.every)
-    if last != status.last:
-        draft.change(policy, status=msgspec.structs.replace(status, last=last))
+    subjects = [PolicySubject(of=of, last_run=last[of]) for of in spec.of if of in last]
+    if subjects != status.subjects:
+        draft.change(policy, status=msgspec.structs.replace(status, subjects=subjects))
     return draft.commit(policy.key), wait
 
 

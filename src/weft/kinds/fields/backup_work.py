@@ -33,7 +33,7 @@ class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     manifest: dict[str, Any] = {}  # what the repository keeps of the Backup beside its disks
     disks: dict[str, str] = {}  # by name, root or a volume's: what the pool's records call it
     pool: str = ""  # to fetch to
-    keep_until: float = 0.0  # unix seconds; 0: not locked
+    expires_at: float = 0.0  # unix seconds; 0: not locked
 
 
 class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
