@@ -190,8 +190,7 @@ async def test_an_agent_that_stops_ends_the_process_and_begins_again_later(lab: 
 KILLED = """
 import asyncio, contextlib, os, sys
 from pathlib import Path
-from tests.unit.agent.backup.test_backup_work import Lab
-from weft.contracts.driver.disk_copy import ServedDisk
+from tests.unit.agent.backup.test_backup_work import Lab, ServedDisk
 
 @contextlib.asynccontextmanager
 async def read(*_, **__):
