@@ -128,7 +128,7 @@ def test_a_ready_snapshot_is_copied_on_its_node_from_the_backup_before() -> None
     assert (order.act, order.node_uid, order.uid, order.backup) == ("copy", "u-n2", "b", "b")
     assert (order.snapshot, order.base, order.base_snapshot) == ("s", "b0", "s0")
     assert (order.repository_uid, order.repository_id, order.url) == ("r", "id", "dir:///srv/safe")
-    assert (order.disks, order.expires_at) == ({"root": "root", "data": "v1"}, 63.0)
+    assert (order.disks, order.expires_at) == ({"root": "root", "data": "v1"}, 0.0)
     told = {name: order.manifest[name] for name in ("backup", "of", "workload_spec", "image_sha256", "taken_at")}
     assert told == {
         "backup": "default/tuesday", "of": "vm/web", "workload_spec": {"cpu": 2}, "image_sha256": "aa", "taken_at": 5.0
