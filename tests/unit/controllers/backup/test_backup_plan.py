@@ -135,6 +135,17 @@ def test_a_ready_snapshot_is_copied_on_its_node_from_the_backup_before() -> None
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("immutable", "keep", "until"), [(True, 60.0, 63.0), (True, 0.0, 0.0), (False, 60.0, 0.0)])
+def test_only_an_immutable_repository_locks_and_only_for_a_time_that_is_set(
+    immutable: bool, keep: float, until: float
+) -> None:
+    place = BackupRepositorySpec(url="s3://safe", immutable=immutable)
+    known = {"repository": msgspec.structs.replace(SAFE, spec=place), "snapshot": make_snapshot()}
+    spec = BackupSpec(of="vm/web", to="safe", keep=keep)
+    order = plan_backup(make_facts("Snapshotting", spec=spec, **known), NOW).status.order
+    assert order is not None and (order.immutable, order.expires_at) == (immutable, until)
+
+
 def test_without_one_before_nothing_is_continued_and_nothing_locked() -> None:
     order = plan_backup(make_facts("Snapshotting", snapshot=make_snapshot()), NOW).status.order
     assert order is not None and (order.base, order.base_snapshot, order.expires_at) == ("", "", 0.0)
