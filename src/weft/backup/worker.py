@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from weft.backup.format import CHUNK, ZEROS, Manifest
+from weft.backup.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.key import RepositoryKey
 from weft.backup.nbd import NbdClient
 from weft.backup.repository import Repository
@@ -27,54 +27,8 @@ from weft.objects.errors import AlreadyExists, NotFound, WeftError
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
-BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
 _STEP = 4 << 20
 _MOST_DAMAGED = 20
-
-
-class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
-    name: str
-    socket: str
-    size: int
-    extents: list[tuple[int, int, bool]] = []  # to copy
-    is_whole: bool = True  # they are all that holds data, not what changed
-
-
-class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    act: Literal["copy", "fetch", "verify", "forget", "check"]
-    url: str
-    key: str  # hexadecimal digits
-    cache: str  # a folder for catalogues
-    credentials: tuple[str, str] | None = None
-    repository_id: str = ""  # that it must have; "": a place without a repository gets one
-    backup: str = ""  # uid
-    base: str = ""  # uid
-    name: str = ""
-    kind: str = ""
-    manifest: dict[str, Any] = {}
-    disks: list[JobDisk] = []
-    keep_until: float = 0.0
-
-    def __repr__(self) -> str:
-        return f"Job({self.act})"
-
-
-class Line(msgspec.Struct, omit_defaults=True):
-    """Progress while ``ended`` is "", then the result."""
-
-    ended: Literal["", "done", "failed"] = ""
-    progress: float = 0.0
-    repository_id: str = ""
-    backups: int = 0
-    bytes: int = 0
-    stored_bytes: int = 0
-    unique_bytes: int = 0
-    free: int = -1
-    full_because: str = ""
-    disks: dict[str, int] = {}
-    damaged: list[str] = []
-    reason: str = ""
-    message: str = ""
 
 
 def main() -> int:

@@ -146,10 +146,18 @@ class OpenedSecrets(msgspec.Struct, frozen=True):
 
     secrets: dict[str, dict[str, str]] = {}  # by the secret's name, and by key
     registries: dict[str, str] = {}  # by the secret's name, of secrets that are for a registry
-    repository: dict[str, str] = {}  # by key, of a BackupRepository
 
     def __repr__(self) -> str:
         return "OpenedSecrets(…)"
+
+
+class OpenedRepository(msgspec.Struct, frozen=True):
+    """The answer about a BackupRepository: its key and credentials in clear, which its repr hides."""
+
+    values: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return "OpenedRepository(…)"
 
 
 class EgressEndpointInput(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ import msgspec
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
 from weft.agent.volume.pools import Pools
-from weft.backup.worker import BASE_GONE, Job, JobDisk, Line
+from weft.backup.job import BASE_GONE, Job, JobDisk, Line
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
 from weft.contracts.driver.volume import VolumeDriver
@@ -137,7 +137,7 @@ class BackupWork:
 
     async def _work(self, order: BackupOrder) -> Line:
         """Raises WeftError, OSError."""
-        opened = (await asyncio.to_thread(self._server.read_repository, self._node, order.repository)).repository
+        opened = (await asyncio.to_thread(self._server.read_repository, self._node, order.repository)).values
         credentials = (opened["access_key"], opened["secret_key"]) if "access_key" in opened else None
         job = Job(
             act=order.act,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -18,7 +18,16 @@ from weft.client.api import Client
 from weft.client.watch import WatchEvent
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import DriverFailed, WeftError
-from weft.protocol.report import EgressEndpointInput, OpenedSecrets, ReportAnswer, ReportBody, SecretsInput
+from weft.protocol.report import (
+    EgressEndpointInput,
+    OpenedRepository,
+    OpenedSecrets,
+    ReportAnswer,
+    ReportBody,
+    SecretsInput,
+)
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
 
@@ -39,7 +48,7 @@ class Server(Protocol):
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         """The registry credentials in the secret of ``ticket``. Raises NotFound (``secretNotFound``), Unavailable."""
 
-    def read_repository(self, node: str, repository: str) -> OpenedSecrets:
+    def read_repository(self, node: str, repository: str) -> OpenedRepository:
         """Key and credentials of a backup repository that an order of the node is about. Raises NotFound, Unavailable."""
 
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
@@ -74,14 +83,17 @@ class RemoteServer:
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         return self._read_secrets(node, SecretsInput(ticket=ticket))
 
-    def read_repository(self, node: str, repository: str) -> OpenedSecrets:
-        return self._read_secrets(node, SecretsInput(repository=repository))
+    def read_repository(self, node: str, repository: str) -> OpenedRepository:
+        return self._ask_secrets(node, SecretsInput(repository=repository), OpenedRepository)
 
     def _read_secrets(self, node: str, asked: SecretsInput) -> OpenedSecrets:
+        return self._ask_secrets(node, asked, OpenedSecrets)
+
+    def _ask_secrets(self, node: str, asked: SecretsInput, type_: type[T]) -> T:
         body = msgspec.json.encode(asked)
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:secrets", body, timeout_seconds=10.0)
         raise_problem(answer)
-        return msgspec.json.decode(answer.body, type=OpenedSecrets)
+        return msgspec.json.decode(answer.body, type=type_)
 
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         body = msgspec.json.encode(EgressEndpointInput(project, network_uid))

@@ -14,7 +14,7 @@ from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, pla
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key
-from weft.protocol.report import OpenedSecrets, SecretsInput
+from weft.protocol.report import OpenedRepository, OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
 from weft.trust.seal import unseal
 from weft.trust.tickets import check_secret_ticket
@@ -57,7 +57,7 @@ async def _open_registry(context: ApiContext, call: Call, ticket: str) -> Opened
     return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
 
 
-async def _open_repository(context: ApiContext, call: Call, name: str) -> OpenedSecrets:
+async def _open_repository(context: ApiContext, call: Call, name: str) -> OpenedRepository:
     """The key and the credentials of a backup repository, only while the node has an order about it."""
     if all(order.repository != name for order in context.orders.find_backup_orders(call.actor.id)):
         raise NotFound(f"node {call.actor.name} has nothing to do with backup repository {name[:80]}")
@@ -67,7 +67,7 @@ async def _open_repository(context: ApiContext, call: Call, name: str) -> Opened
     sealed = decode_part(decode_envelope(entry.value).spec, BackupRepositorySpec).sealed
     key, kind = context.settings.seal_key, BACKUP_REPOSITORY.name
     opened = {word: unseal(key, value, place_of(None, name, word, kind)).decode() for word, value in sealed.items()}
-    return OpenedSecrets(repository=opened)
+    return OpenedRepository(opened)
 
 
 async def _read(context: ApiContext, project: str | None, name: str) -> SecretSpec:

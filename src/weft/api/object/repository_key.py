@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
@@ -27,6 +28,8 @@ class RepositoryKeyAnswer(msgspec.Struct, frozen=True):
 
 async def read_key(context: ApiContext, call: Call, name: str) -> Answer:
     """``POST /v1/backuprepositories/{name}:key``."""
+    require_person(call.actor, "read the key of a backup repository")
+    call.actor.require("backuprepository:key", None, "read the key of a backup repository")
     call.query()
     kind = BACKUP_REPOSITORY.name
     entry = await context.store.get(object_key(kind, None, name))

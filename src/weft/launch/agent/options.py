@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weft.agent.node.enrolment import default_node_name
-from weft.agent.template.often import AFTER
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
 from weft.launch.process.amounts import cores, count, port, size
 
@@ -115,10 +114,10 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--warm-after",
         type=count(0, 1000),
-        default=AFTER,
+        default=0,
         metavar="VMS",
         help="after how many VMs of an image within a day to keep a booted machine of it, from which further ones start;"
-        f" 0: only as ordered (default {AFTER})",
+        " 0: only as ordered (default 0)",
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")

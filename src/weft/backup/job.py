@@ -1,0 +1,54 @@
+"""What a node's agent and the process that works on a repository say to each other: a Job in, Lines out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
+
+
+class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    socket: str
+    size: int
+    extents: list[tuple[int, int, bool]] = []  # to copy
+    is_whole: bool = True  # they are all that holds data, not what changed
+
+
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+    act: Literal["copy", "fetch", "verify", "forget", "check"]
+    url: str
+    key: str  # hexadecimal digits
+    cache: str  # a folder for catalogues
+    credentials: tuple[str, str] | None = None
+    repository_id: str = ""  # that it must have; "": a place without a repository gets one
+    backup: str = ""  # uid
+    base: str = ""  # uid
+    name: str = ""
+    kind: str = ""
+    manifest: dict[str, Any] = {}
+    disks: list[JobDisk] = []
+    keep_until: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Job({self.act})"
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """Progress while ``ended`` is "", then the result."""
+
+    ended: Literal["", "done", "failed"] = ""
+    progress: float = 0.0
+    repository_id: str = ""
+    backups: int = 0
+    bytes: int = 0
+    stored_bytes: int = 0
+    unique_bytes: int = 0
+    free: int = -1
+    full_because: str = ""
+    disks: dict[str, int] = {}
+    damaged: list[str] = []
+    reason: str = ""
+    message: str = ""
