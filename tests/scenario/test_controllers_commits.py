@@ -17,6 +17,7 @@ from unittest import mock
 import msgspec
 from tests.scenario import (
     test_accounting,
+    test_backups,
     test_controllers_bad_days,
     test_conversions,
     test_disruption_budgets,
@@ -66,6 +67,10 @@ RELIES_ON = {
     ),
     "controllers/accounting/controller.py _write": "accountingrecord absent, accountingrecord at",
     "controllers/accounting/controller.py plan_folds": "accountingrecord at and goes",
+    "controllers/backup/controller.py plan_one 1": "backup at and goes",
+    "controllers/backup/controller.py plan_one 2": "backup at, snapshot absent, snapshot at",
+    "controllers/backup/policy.py plan_policy": "backup absent, backuppolicy at",
+    "controllers/backup/repository.py plan": "backuprepository at",
     "controllers/conversion/controller.py plan_release": "conversion at and goes",
     "controllers/conversion/controller.py plan_writes": (
         "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
@@ -100,6 +105,7 @@ RELIES_ON = {
     "controllers/quota/controller.py plan_status": "quota at",
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
+    "controllers/snapshot/controller.py _plan_fetched": "snapshot at",
     "controllers/snapshot/controller.py plan_one 1": "snapshot at and goes, snapshot at",
     "controllers/snapshot/controller.py plan_one 2": "snapshot at, allocation at, workload at, quota at",
     "controllers/snapshot/controller.py plan_together": "snapshot at, allocation at, workload at",
@@ -413,6 +419,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_snapshots.test_a_snapshot_that_goes_leaves_its_parent_to_those_that_stand_on_it,
     test_snapshots.test_a_snapshot_outlives_its_vm_and_goes_once_its_node_lists_it_no_more,
     test_snapshots.test_snapshots_that_no_object_explains_stay_and_are_told,
+    test_backups.test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next,
     test_storage_pools.test_a_pool_comes_with_its_nodes_counts_what_is_promised_and_goes_with_them,
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,

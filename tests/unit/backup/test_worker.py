@@ -13,7 +13,8 @@ import pytest
 from tests.unit.backup.lab import random_chunks
 
 from weft.backup.format import CHUNK
-from weft.backup.worker import BASE_GONE, Job, JobDisk, Line, Worker
+from weft.backup.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.worker import Worker
 from weft.contracts.clock import SystemClock
 from weft.drivers.volume.directory.disk_server import serve_disk
 from weft.drivers.volume.directory.qemu_img import describe_chain

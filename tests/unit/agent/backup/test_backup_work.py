@@ -20,7 +20,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder
 from weft.objects.errors import NotFound, WeftError
-from weft.protocol.report import OpenedSecrets
+from weft.protocol.report import OpenedRepository
 
 KEY = "0f" * 32
 
@@ -29,9 +29,9 @@ class Server(StubServer):
     def __init__(self) -> None:
         super().__init__()
         self.opened: list[str] = []
-        self.answer: OpenedSecrets | WeftError = OpenedSecrets(repository={"key": KEY})
+        self.answer: OpenedRepository | WeftError = OpenedRepository({"key": KEY})
 
-    def read_repository(self, node: str, repository: str) -> OpenedSecrets:
+    def read_repository(self, node: str, repository: str) -> OpenedRepository:
         self.opened.append(repository)
         if isinstance(self.answer, WeftError):
             raise self.answer
@@ -230,7 +230,7 @@ async def test_what_the_server_refuses_and_a_snapshot_that_is_gone_are_failures_
     lab.work.put_orders([lab.order()])
     await lab.await_phases("failed")
     assert lab.work.report()[0].message == "backuprepository/safe does not exist"
-    lab.server.answer = OpenedSecrets(repository={"key": KEY})
+    lab.server.answer = OpenedRepository({"key": KEY})
     lab.work.put_orders([lab.order("copy", uid="b", snapshot="other", disks={"data": "v1"})])
     await lab.await_phases("failed")
     [report] = lab.work.report()
