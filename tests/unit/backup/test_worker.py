@@ -13,8 +13,8 @@ import pytest
 from tests.unit.backup.lab import random_chunks
 
 from weft.backup.format import CHUNK
-from weft.backup.job import BASE_GONE, Job, JobDisk, Line
-from weft.backup.worker import Worker
+from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.process.worker import Worker
 from weft.contracts.clock import SystemClock
 from weft.drivers.volume.directory.disk_server import serve_disk
 from weft.drivers.volume.directory.qemu_img import describe_chain
@@ -185,7 +185,10 @@ def test_only_a_check_that_expects_none_makes_a_repository(tmp_path: Path) -> No
 def test_as_a_process_it_says_in_one_line_why_it_failed_and_never_its_key(lab: Lab) -> None:
     job = lab.job("verify", key="ab" * 32, credentials=("AK", "hunter2"))
     ended = subprocess.run(
-        [sys.executable, "-m", "weft.backup.worker"], input=msgspec.json.encode(job), capture_output=True, check=True
+        [sys.executable, "-m", "weft.backup.process.worker"],
+        input=msgspec.json.encode(job),
+        capture_output=True,
+        check=True,
     )
     line = msgspec.json.decode(ended.stdout, type=Line)
     assert (line.ended, line.reason) == ("failed", "repositoryKey")

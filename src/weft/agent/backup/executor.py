@@ -19,7 +19,7 @@ import msgspec
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
 from weft.agent.volume.pools import Pools
-from weft.backup.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
 from weft.contracts.driver.volume import VolumeDriver
@@ -234,7 +234,7 @@ class BackupWork:
         """Have a process do it. Raises DriverFailed if that dies."""
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL"),  # it goes with the agent, however that ends
-            *(sys.executable, "-m", "weft.backup.worker"),
+            *(sys.executable, "-m", "weft.backup.process.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.unit.drivers.volume.test_volume_layers import SIZE, kept, make_driver, read, write
 
-from weft.backup.nbd import NbdClient
+from weft.backup.process.nbd import NbdClient
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, NotFound

@@ -1,4 +1,4 @@
-"""A process that does one piece of work on a repository: ``python -m weft.backup.worker``, for a node's agent.
+"""A process that does one piece of work on a repository: ``python -m weft.backup.process.worker``, for a node's agent.
 
 Reads a Job from its standard input, as JSON; writes a Progress for each step and a Result at the end to its standard output, one
 JSON object a line. Killed at any time it leaves nothing half-done that counts: the job is begun again. What it says in errors never
@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from weft.backup.format import CHUNK, ZEROS, Manifest
-from weft.backup.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.key import RepositoryKey
-from weft.backup.nbd import NbdClient
+from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.process.nbd import NbdClient
 from weft.backup.repository import Repository
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
