@@ -40,6 +40,8 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
 
     cluster.ok("backup", "verify", "tuesday")
     assert cluster.json("backup", "describe", "tuesday")["status"]["state"] == "verified"
+    cluster.ok("backup", "label", "tuesday", "keep=yes")
+    cluster.ok("backup", "set", "tuesday", "--keep", "5d")
     cluster.ok("vm", "delete", "shop", "--yes")
     cluster.ok("volume", "delete", "orders", "--yes")
     for backup, name, note in (("tuesday", "shop", "two"), ("monday", "old", "one")):

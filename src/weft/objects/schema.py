@@ -161,6 +161,7 @@ class _Shape(msgspec.Struct, frozen=True):
     nullable: bool
     parse: Callable[[Any, str], Any] | None = None
     is_name: bool = False
+    may_be_empty: bool = False  # a name whose field is "" without one
     may_be_shared: bool = False
     words: tuple[Any, ...] | None = None
     struct: type | None = None
@@ -201,9 +202,16 @@ def _fields(cls: type) -> _Fields:
     info = _info(cls)
     fields = info.fields if isinstance(info, mi.StructType) else ()
     return _Fields(
-        {f.encode_name: _shape_of(f.type) for f in fields},
+        {f.encode_name: _field_shape(f) for f in fields},
         {f.encode_name: _unwrap(f.type)[2] for f in fields if f.required},
     )
+
+
+def _field_shape(field: mi.Field) -> _Shape | None:
+    shape = _shape_of(field.type)
+    if shape is not None and shape.is_name and field.default == "":
+        return msgspec.structs.replace(shape, may_be_empty=True)
+    return shape
 
 
 def _normalise(raw: Any, shape: _Shape, path: str, problems: list[WeftError]) -> Any:
@@ -213,6 +221,8 @@ def _normalise(raw: Any, shape: _Shape, path: str, problems: list[WeftError]) ->
         if shape.parse is not None:
             return shape.parse(raw, path)
         if shape.is_name and isinstance(raw, str):
+            if raw == "" and shape.may_be_empty:
+                return raw
             return check_shared_name(raw, path) if shape.may_be_shared else check_name(raw, path)
     except InvalidInput as problem:
         problems.append(problem)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -15,7 +17,7 @@ from weft.kinds.volume import VolumeSpec, check_volume
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.lifecycle import Phase
-from weft.objects.schema import describe_fields, read_strict
+from weft.objects.schema import describe_fields, find_problems, read_strict
 from weft.objects.spec_change import plan_change
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
@@ -270,3 +272,12 @@ def test_a_new_vm_that_could_never_start_warm_is_refused_and_later_changes_are_f
     assert refused.value.field == f"spec.{field}" and "spec.boot" in (refused.value.hint or "")
     check_vm(spec)  # as of a VM that started warm and got it afterwards
     VM.admission.check_new(VmSpec(image="tiny", **{field: value}))  # type: ignore[arg-type]
+
+
+@EVERY_KIND
+def test_a_spec_that_has_only_defaults_beside_what_it_needs_can_be_written_back(kind: Kind) -> None:
+    stored = msgspec.json.decode((Path(__file__).parent / "stored" / f"{kind.name}.{kind.schema}.json").read_bytes())
+    needed = {field.encode_name for field in msgspec.structs.fields(kind.spec) if field.required}
+    spec = msgspec.convert({name: stored["spec"][name] for name in needed}, kind.spec)
+    missing = [one for one in find_problems(msgspec.to_builtins(spec), kind.spec)[1] if "is missing" in str(one)]
+    assert not missing
