@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from weft.backup.condemned import Condemned, read_condemned, write_condemned
+from weft.backup.condemned import DAMAGED, Condemned, damaged_packs, read_condemned, write_condemned
 from weft.backup.errors import ObjectMissing
 from weft.backup.format import CHUNK, FRAME_CHUNKS, decode_manifest, encode_index
 from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of
@@ -76,7 +76,8 @@ class Cleanup:
                 self._mark(f"backups/{name}", name, live)
             for name in sorted(trash if unknown_pins else trash & pins):
                 self._mark(f"trash/{name}", name, live)
-            needed, sparse = self._find_needed(live, {pack for one in condemned.values() for pack in one.packs}, leases)
+            avoided = {pack for one in condemned.values() for pack in one.packs} | damaged_packs(self._storage)
+            needed, sparse = self._find_needed(live, avoided, leases)
             self._mend_indexes(needed)
             needed -= self._copy_sparse(sparse, live)
         self._sweep(condemned, needed, set(before) | set(leases), grace)
@@ -131,12 +132,12 @@ class Cleanup:
                 live.add(id_)
 
     def _find_needed(
-        self, live: IdTable, condemned: set[str], leases: dict[str, LeaseRecord | None]
+        self, live: IdTable, avoided: set[str], leases: dict[str, LeaseRecord | None]
     ) -> tuple[set[str], list[tuple[str, int]]]:
         """Packs that have the only copy of a needed chunk, or the one that counts: that in the newest pack which isn't
-        condemned. Those of them that are mostly not needed, with the number of their claim in ``live``."""
+        ``avoided``. Those of them that are mostly not needed, with the number of their claim in ``live``."""
         needed, sparse = set(), []
-        packs = sorted(self._catalogue.packs(), key=lambda pack: (pack.name not in condemned, pack.name), reverse=True)
+        packs = sorted(self._catalogue.packs(), key=lambda pack: (pack.name not in avoided, pack.name), reverse=True)
         for number, pack in enumerate(packs, 2):
             total = count = 0
             for frame in self._catalogue.frames(pack.name):
@@ -236,6 +237,7 @@ class Cleanup:
         self._lock.check()
         self._storage.delete(f"index/{pack.name}")  # first: an index without its pack would promise chunks
         self._storage.delete(f"packs/{pack.name}")
+        self._storage.delete(f"{DAMAGED}{pack.name}")
         self._catalogue.forget(pack.name)
         self.report.deleted_packs += 1
         self.report.freed_bytes += pack.size

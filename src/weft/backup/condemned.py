@@ -1,13 +1,15 @@
-"""Packs that a clean-up will delete: one list for each run of it."""
+"""Packs that writers must not build on: those that a clean-up will delete, in a list for each run of it, and those with damage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from weft.backup.errors import ObjectMissing
 from weft.backup.storage.contract import Storage
+
+DAMAGED = "damaged/"  # and the pack's name: an empty object
 
 
 class Condemned(msgspec.Struct, kw_only=True):
@@ -23,9 +25,20 @@ def read_condemned(storage: Storage) -> dict[str, Condemned]:
     return dict(_read(storage))
 
 
-def condemned_packs(storage: Storage) -> set[str]:
-    """What a writer whose lease is there must not build on."""
-    return {pack for one in read_condemned(storage).values() for pack in one.packs}
+def avoided_packs(storage: Storage) -> set[str]:
+    """What a writer whose lease is there must not build on: it stores those chunks again."""
+    condemned = {pack for one in read_condemned(storage).values() for pack in one.packs}
+    return condemned | damaged_packs(storage)
+
+
+def damaged_packs(storage: Storage) -> set[str]:
+    """Those in which damage was found. Their whole chunks are read as long as they are the only copies."""
+    return {found.key.removeprefix(DAMAGED) for found in storage.list(DAMAGED)}
+
+
+def mark_damaged(storage: Storage, packs: Iterable[str]) -> None:
+    for pack in sorted(set(packs) - damaged_packs(storage)):
+        storage.put(f"{DAMAGED}{pack}", b"")
 
 
 def write_condemned(storage: Storage, key: str, condemned: Condemned) -> None:

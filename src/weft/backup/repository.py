@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import TracebackType
 import msgspec
 
 from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
-from weft.backup.condemned import condemned_packs
+from weft.backup.condemned import avoided_packs, mark_damaged
 from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
 from weft.backup.format import CHUNK, VERSION, Manifest, decode_manifest
 from weft.backup.index.catalogue import Catalogue
@@ -125,7 +126,7 @@ class Repository:
         lease = Lease(self._storage, self._clock, "backup", (previous,) if previous else ())
         try:
             manifest = self.backup(previous) if previous else None
-            avoided = condemned_packs(self._storage)
+            avoided = avoided_packs(self._storage)
             self._refresh()
             retention = Retention(self._storage, self._catalogue, keep_until)
             return BackupWriter(
@@ -183,7 +184,7 @@ class Repository:
             raise
 
     def verify(self, backups: Iterable[str] | None = None) -> Verification:
-        """Read and decrypt all that these backups need, or all backups."""
+        """Read and decrypt all that these backups need, or all backups. The next backup stores again what a damaged pack has."""
         verifier = Verifier(self._keys, self._catalogue, self._chunks)
         try:
             if backups is None:
@@ -202,6 +203,8 @@ class Repository:
                     verifier.add(unreadable(name, error))
         finally:
             report = verifier.finish()
+        with contextlib.suppress(Forbidden):  # mounted read-only
+            mark_damaged(self._storage, (one.name for one in report.damages if one.what == "pack"))
         return report
 
     def usage(self) -> dict[str, Usage]:

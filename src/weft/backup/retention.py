@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from weft.backup.format import CHUNK, DiskIndex
 from weft.backup.index.catalogue import Catalogue
@@ -46,10 +46,11 @@ class Retention:
         return self._covered[pack]
 
     def widen(
-        self, ranges: Iterable[tuple[int, int, bool]], tree: Tree, old: DiskIndex, size: int
+        self, ranges: Iterable[tuple[int, int, bool]], tree: Tree, old: DiskIndex, size: int, avoided: Collection[str]
     ) -> Iterable[tuple[int, int, bool]]:
-        """Add to the changes the chunks whose pack can't be locked: they are read and stored again."""
-        if self.until is None:
+        """Add to the changes the chunks that only packs have which are ``avoided`` or can't be locked: they are read and stored
+        again."""
+        if self.until is None and not avoided:
             return ranges
         lost = []
         number, count = 0, count_chunks(min(old.size, size))
@@ -58,7 +59,9 @@ class Retention:
             part = ids[start : start + _LOOKUP]
             spots = self._catalogue.find(list(set(part)))
             for number, id_ in enumerate(part, start):
-                if any(id_) and not any(self.covers(spot.pack) for spot in spots.get(id_, [])):
+                if any(id_) and not any(
+                    spot.pack not in avoided and self.covers(spot.pack) for spot in spots.get(id_, [])
+                ):
                     lost.append((number * CHUNK, min(CHUNK, size - number * CHUNK), False))
         return sorted([*ranges, *lost]) if lost else ranges
 

@@ -57,7 +57,7 @@ class BackupWriter:
         self.id = secrets.token_hex(16)
         self._storage, self._keys, self._catalogue, self._chunks = storage, keys, catalogue, chunks
         self._clock, self._lease, self._previous, self._retention = clock, lease, previous, retention
-        self._avoided = avoided  # packs that a clean-up may delete
+        self._avoided = avoided  # packs that a clean-up may delete, or that are damaged
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="backup")
         self._packs = PackWriter(
             storage, keys, catalogue, self._pool, (lease.generation, lease.id), retention.until, WORKERS + 2
@@ -86,7 +86,7 @@ class BackupWriter:
         builder = TreeBuilder(size, self._store_node, tree, old.size if old else 0, old.stored_chunks if old else 0)
         ranges = [(0, size, False)] if changes is None else changes
         if old and tree:
-            ranges = self._retention.widen(ranges, tree, old, size)
+            ranges = self._retention.widen(ranges, tree, old, size, self._avoided)
         under_way: deque[Batch] = deque()
         for batch in self._read_batches(size, _cut(ranges, size, old.size if old else 0), read, builder):
             under_way.append(batch)

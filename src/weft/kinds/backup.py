@@ -187,7 +187,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         return DriverFailed(
             f"{what} is damaged: {parts}",
             reason="backupDamaged",
-            hint="make a new backup; those without these parts are whole",
+            hint="make a new backup: it stores again what is damaged, which mends this one, too, where the data is the same",
         )
     return None
 

@@ -195,3 +195,33 @@ def test_as_a_process_it_says_in_one_line_why_it_failed_and_never_its_key(lab: L
     assert "use the key that the repository was created with" in line.message
     for secret in (b"ab" * 32, b"hunter2"):
         assert secret not in ended.stdout + ended.stderr
+
+
+async def test_the_next_backup_stores_again_what_is_damaged_and_mends_the_one_before(lab: Lab) -> None:
+    disk, changed = lab.disk("d", FIRST), [(0, CHUNK, False)]
+    await lab.copy("b1", disk, WHOLE)
+    pack = max(lab.packs(), key=lambda path: path.stat().st_size)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+    await lab.copy("b2", disk, changed, base="b1", is_whole=False)
+    assert lab.run("verify", backup="b2").damaged, "nobody had found the damage yet"
+    third = await lab.copy("b3", disk, changed, base="b2", is_whole=False)
+    assert third.full_because == "" and third.stored_bytes > 10 * CHUNK
+    for backup in ("b3", "b2", "b1"):
+        assert lab.run("verify", backup=backup).ended == "done"
+        assert await lab.fetch(backup) == FIRST
+
+
+async def test_a_damaged_index_keeps_no_other_backup_from_being_made_or_removed(lab: Lab) -> None:
+    disk = lab.disk("d", FIRST)
+    await lab.copy("b1", disk, WHOLE)
+    manifest = next((lab.place / "backups").iterdir())
+    await lab.copy("b2", lab.disk("e", FIRST[::-1]), WHOLE)
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    line = lab.run("check")
+    assert line.ended == "done" and line.message.startswith("no space was freed: ")
+    assert (await lab.copy("b3", disk, WHOLE)).ended == "done"
+    assert lab.run("forget", backup="b2").ended == "done"
+    with pytest.raises(NotFound):
+        lab.run("verify", backup="b2")

@@ -159,7 +159,7 @@ class BackupWork:
                 return line
             whole = msgspec.structs.replace(order, base="", base_snapshot="")
             line = await self._copy(whole, msgspec.structs.replace(job, base=""))
-            line.full_because = "the backup before it is not in the repository any more"
+            line.full_because = "the backup before it is gone from the repository, or damaged"
             return line
         if order.act == "fetch":
             return await self._fetch(order, job)

@@ -21,9 +21,10 @@ from weft.backup.key import RepositoryKey
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.process.nbd import NbdClient
 from weft.backup.repository import Repository
+from weft.backup.usage import Usage
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import AlreadyExists, NotFound, WeftError
+from weft.objects.errors import AlreadyExists, BackupAltered, InUse, NotFound, WeftError
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
@@ -102,7 +103,10 @@ class Worker:
                 labels = {UID: job.backup, BASE: job.base if changed else ""}
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
         continued = not job.base or there.labels.get(BASE) == job.base
-        usage = repository.usage()[there.id]
+        try:
+            usage = repository.usage()[there.id]
+        except BackupAltered:  # the index of another backup is damaged, so what it shares isn't known
+            usage = Usage(bytes=there.bytes, used_bytes=there.bytes, stored_bytes=there.stored_bytes, unique_bytes=0)
         return Line(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
@@ -118,7 +122,12 @@ class Worker:
             raise NotFound(what, reason=BASE_GONE)
         previous = None if disk.is_whole else disk.name
         with NbdClient(disk.socket) as source:
-            writer.disk(disk.name, disk.size, partial(self._read, source), disk.extents, previous)
+            try:
+                writer.disk(disk.name, disk.size, partial(self._read, source), disk.extents, previous)
+            except BackupAltered as problem:
+                if previous is None:
+                    raise
+                raise NotFound(f"the backup to continue is damaged: {problem}", reason=BASE_GONE) from None
 
     def _read(self, source: NbdClient, offset: int, length: int) -> bytes:
         """A chunk at the end of a disk may reach beyond what the server has, which counts in whole sectors."""
@@ -147,7 +156,7 @@ class Worker:
         there = _require(repository, self._job.backup)
         found = repository.verify([there.id])
         line = Line(unique_bytes=repository.usage()[there.id].unique_bytes if not found.damages else 0)
-        if found.damages:
+        if there.id in found.damaged:
             named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
             line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
         return line
@@ -155,16 +164,26 @@ class Worker:
     def _forget(self, repository: Repository) -> Line:
         there = _find(repository, self._job.backup)
         if there is not None:
-            repository.prune([there.id])
+            try:
+                repository.prune([there.id])
+            except BackupAltered:  # another backup is damaged: then no space is freed, but this one may be gone
+                if _find(repository, self._job.backup) is not None:
+                    raise
         return Line()
 
     def _check(self, repository: Repository) -> Line:
-        repository.prune()
-        usage = repository.usage()
+        """A repository in which a backup is damaged still takes others."""
+        left = ""
+        try:
+            repository.prune()
+        except (BackupAltered, InUse) as problem:
+            left = f"no space was freed: {problem}"
+        backups = repository.backups().backups
         return Line(
-            backups=len(usage),
-            bytes=sum(one.stored_bytes for one in usage.values()),
+            backups=len(backups),
+            bytes=sum(one.stored_bytes for one in backups),
             free=_find_free(self._job.url),
+            message=left,
         )
 
     def _advance(self, count: int) -> None:

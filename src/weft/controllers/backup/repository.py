@@ -114,5 +114,5 @@ def _note(status: BackupRepositoryStatus, report: BackupReport, node: Node, now:
         checked_at=now,
         order=None,
         reason="",
-        message="",
+        message=report.message,
     )
