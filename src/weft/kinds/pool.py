@@ -102,9 +102,8 @@ def _share(obj: Object) -> str:
 
 
 def _overcommit(obj: Object) -> str:
-    bound, capacity = dig(obj, "status.bound", 0), dig(obj, "status.capacity", 0)
-    ratio = dig(obj, "spec.overcommit")
-    return f"{ratio if ratio is not None else bound / capacity if capacity else DEFAULT_OVERCOMMIT:.4g}"
+    """Of a node's own pool the node says it."""
+    return "–" if dig(obj, "spec.pool") == LOCAL else f"{dig(obj, 'spec.overcommit') or DEFAULT_OVERCOMMIT:.4g}"
 
 
 def _state(obj: Object) -> str:
