@@ -76,6 +76,9 @@ async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(
         await node.write_report(snapshots=others)
         await lab.until_gone(fetched.key)
 
+        rests = await lab.put(
+            "backuppolicy", "rests", {"of": ["vm/web"], "to": "safe", "every": 3600.0, "paused": True}
+        )
         await lab.put("backuppolicy", "nightly", {"of": ["vm/web"], "to": "safe", "every": 86400.0, "verify": ""})
 
         async def has_another() -> bool:
@@ -83,6 +86,8 @@ async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(
             return policy is not None and bool(decode_part(policy.status, BackupPolicyStatus).subjects)
 
         await lab.until(has_another)
+        paused = await lab.get(rests.key)
+        assert paused is not None and not decode_part(paused.status, BackupPolicyStatus).subjects
         await lab.delete(made.key)
         await do(lab, node, made.key, "forget")
         await lab.until_gone(made.key)

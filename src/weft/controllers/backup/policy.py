@@ -60,7 +60,7 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
     for of in spec.of:
         key = object_key(*_split(of, policy))
         own = [item for item in view.find(BACKUPS_BY_SUBJECT, key) if _is_own(item, policy)]
-        for item in _list_old(own, spec, now):
+        for item in list_old(own, spec, now):
             draft.change(item, deleting_since=now)
         subject = view.get(key)
         if spec.paused or subject is None or subject.deleting:
@@ -87,7 +87,7 @@ def _is_own(backup: Item, policy: Item) -> bool:
     return backup.spec(BackupSpec).policy == policy.envelope.name and not backup.deleting
 
 
-def _list_old(own: Sequence[Item], spec: BackupPolicySpec, now: float) -> list[Item]:
+def list_old(own: Sequence[Item], spec: BackupPolicySpec, now: float) -> list[Item]:
     """Those that have ended and are kept long enough, but for the newest good one, which the next may fail to follow."""
     good = [item for item in own if item.status(BackupStatus).phase == "Ready"]
     newest = max(good, key=lambda item: item.envelope.created_at, default=None)
