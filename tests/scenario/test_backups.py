@@ -91,3 +91,21 @@ async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(
         await lab.delete(made.key)
         await do(lab, node, made.key, "forget")
         await lab.until_gone(made.key)
+
+
+async def test_a_backup_whose_time_is_over_is_deleted_but_the_newest_good_one_stays(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        done = BackupStatus(phase="Ready", state="unproven")
+        spec = {"of": "vm/web", "to": "safe", "keep": 86400.0}
+        first = await lab.put("backup", "first", spec, status=done)
+        lab.clock.advance(7 * 86400.0)
+        await lab.pass_time(3700.0)
+        assert await lab.get(first.key) is not None
+        second = await lab.put("backup", "second", spec, status=done)
+        await lab.until_gone(first.key)
+        lab.clock.advance(7 * 86400.0)
+        await lab.pass_time(3700.0)
+        assert await lab.get(second.key) is not None
+        third = await lab.put("backup", "third", {**spec, "policy": "gone"}, status=done)
+        await lab.until_gone(second.key)
+        assert await lab.get(third.key) is not None

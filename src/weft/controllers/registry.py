@@ -7,6 +7,7 @@ from functools import partial
 
 from weft.controllers.accounting.controller import Accounting
 from weft.controllers.backup.controller import Backups
+from weft.controllers.backup.expiry import BackupExpiry
 from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
@@ -44,6 +45,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Backups(),
     lambda _: BackupRepositories(),
     lambda _: BackupPolicies(),
+    lambda _: BackupExpiry(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
     lambda _: Migrations(),

@@ -12,6 +12,7 @@ import msgspec
 
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.record import (
@@ -36,6 +37,7 @@ from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.schema import field, words
 
 OF = ("vm",)
+MADE_OF = "backups are made of"
 DAMAGED, VERIFY_FAILED = "damaged", "verifyFailed"
 
 
@@ -85,30 +87,22 @@ class BackupStatus(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
-def read_subject(spec: BackupSpec) -> tuple[str, str]:
-    """Kind and name of what it is of."""
-    kind, _, name = spec.of.partition("/")
-    return kind, name
-
-
-def check_subject(of: str, at: str) -> None:
-    """Raises InvalidInput."""
-    kind, _, name = of.partition("/")
-    if kind not in OF or not name or "/" in name:
-        raise InvalidInput(f"{at}: {of[:60]!r} is nothing that backups are made of", field=at, hint="write vm/web")
-
-
 def check_backup(spec: BackupSpec) -> None:
     """Raises InvalidInput."""
-    check_subject(spec.of, "spec.of")
+    check_subject(spec.of, "spec.of", OF, MADE_OF)
     if not 0 <= spec.keep <= 100 * 366 * 86400:
         raise InvalidInput("spec.keep: out of range", field="spec.keep", hint="give 0 to 36600d")
 
 
 def subject_key(backup: Stored) -> str:
     """The key of what it is of."""
-    kind, name = read_subject(backup.spec(BackupSpec))
+    kind, name = split_subject(backup.spec(BackupSpec).of)
     return object_key(kind, backup.envelope.project, name)
+
+
+def policy_key(backup: Stored) -> str:
+    """The key of the policy that had it made."""
+    return object_key("backuppolicy", backup.envelope.project, backup.spec(BackupSpec).policy)
 
 
 class RestoreBackupInput(msgspec.Struct, kw_only=True):
@@ -195,6 +189,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 VERIFIED = Goal(_is_verified, "verified")
 BACKUPS_BY_UID = Index("backups by uid")
 BACKUPS_BY_SUBJECT = Index("backups by key of what they are of")
+BACKUPS_BY_POLICY = Index("backups by key of their policy")
 BACKUPS_BY_REPOSITORY = Index("backups by name of their repository")
 BACKUPS_BY_SNAPSHOT = Index("backups by uid of their snapshot", reads_status=True)
 
@@ -202,10 +197,6 @@ BACKUPS_BY_SNAPSHOT = Index("backups by uid of their snapshot", reads_status=Tru
 def _snapshot_uid(backup: Stored) -> Sequence[str]:
     uid = backup.status(BackupStatus).snapshot_uid
     return (uid,) if uid else ()
-
-
-def _subjects(kind: str, spec: BackupSpec) -> Sequence[str]:
-    return [name for of, name in [read_subject(spec)] if of == kind]
 
 
 BACKUP = Kind(
@@ -218,11 +209,12 @@ BACKUP = Kind(
     indexes={
         BACKUPS_BY_UID: uid_of,
         BACKUPS_BY_SUBJECT: lambda item: (subject_key(item),),
+        BACKUPS_BY_POLICY: lambda item: (policy_key(item),) if item.spec(BackupSpec).policy else (),
         BACKUPS_BY_REPOSITORY: lambda item: (item.spec(BackupSpec).to,),
         BACKUPS_BY_SNAPSHOT: _snapshot_uid,
     },
     references=(
-        Reference("vm", "spec.of", lambda spec: _subjects("vm", spec), blocks=False),
+        Reference("vm", "spec.of", lambda spec: list_named("vm", [spec.of]), blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     verbs=(

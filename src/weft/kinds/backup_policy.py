@@ -6,25 +6,40 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from weft.kinds.backup import check_subject
+from weft.kinds.backup import MADE_OF, OF
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
+from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Stored
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
+from weft.objects.schedule import check_schedule, check_zone, next_run
 from weft.objects.schema import field
 
 LEAST_SECONDS, MOST_SECONDS = 60.0, 366 * 86400.0
 MOST_SUBJECTS = 100
+MOST_PERIODS = 1000
+USUAL_EVERY, USUAL_KEEP = 86400.0, 30 * 86400.0
 
 
 class BackupPolicySpec(msgspec.Struct, kw_only=True):
     of: Annotated[list[str], field("What is backed up: vm/NAME")]
     to: Annotated[str, field("Backup repository", name=True)]
-    every: Annotated[float, field("Time between two backups, which is how much may be lost", quantity="duration")] = (
-        86400.0
-    )
-    keep: Annotated[float, field("How long each backup is kept", quantity="duration")] = 30 * 86400.0
+    every: Annotated[
+        float,
+        field("Time between two backups, which is how much may be lost; 24h without a schedule", quantity="duration"),
+    ] = 0.0
+    schedule: Annotated[
+        str, field("When backups are made, instead of every: hourly, daily, weekly, or cron's five fields")
+    ] = ""
+    time_zone: Annotated[str, field("Time zone of the schedule and of days that are kept, like Europe/Berlin")] = "UTC"
+    keep: Annotated[
+        float,
+        field("How long each backup is kept; 30d without keep_daily, keep_weekly, keep_monthly", quantity="duration"),
+    ] = 0.0
+    keep_daily: Annotated[int, field("Days whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
+    keep_weekly: Annotated[int, field("Weeks whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
+    keep_monthly: Annotated[int, field("Months whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
     verify: Annotated[Literal["", "read"], field("read: each backup is read from its repository once it is made")] = (
         "read"
     )
@@ -33,11 +48,12 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
 
 class PolicySubject(msgspec.Struct, kw_only=True, frozen=True):
     of: str
-    last_run: float  # when its newest backup was made, in seconds since 1970
+    last_run: float  # when its newest backup was begun, or it was first seen, in seconds since 1970
 
 
 class BackupPolicyStatus(msgspec.Struct, kw_only=True):
     subjects: list[PolicySubject] = []
+    next_run: float | None = None  # when the next backup is due; None: it is paused, or has nothing to back up
     reason: str = ""
     message: str = ""
 
@@ -49,41 +65,66 @@ def check_policy(spec: BackupPolicySpec) -> None:
             f"spec.of: {len(spec.of)} entries", field="spec.of", hint=f"name 1 to {MOST_SUBJECTS}: vm/web, vm/db"
         )
     for place, one in enumerate(spec.of):
-        check_subject(one, f"spec.of[{place}]")
+        check_subject(one, f"spec.of[{place}]", OF, MADE_OF)
     if len(set(spec.of)) < len(spec.of):
         raise InvalidInput("spec.of: names one thing twice", field="spec.of", hint="name each once")
-    if not LEAST_SECONDS <= spec.every <= MOST_SECONDS:
+    _check_times(spec)
+
+
+def _check_times(spec: BackupPolicySpec) -> None:
+    if spec.schedule:
+        check_schedule(spec.schedule, spec.time_zone)
+    else:
+        check_zone(spec.time_zone)
+    if spec.schedule and spec.every:
+        raise InvalidInput(
+            "spec.every: the policy has a schedule, too", field="spec.every", hint="give either; every: 0 is none"
+        )
+    if spec.every and not LEAST_SECONDS <= spec.every <= MOST_SECONDS:
         raise InvalidInput(
             f"spec.every: {format_duration(spec.every)} is out of range", field="spec.every", hint="give 1m to 366d"
         )
-    if not spec.every <= spec.keep <= 100 * MOST_SECONDS:
+    # A schedule has no single interval, and is never due more often than each minute.
+    least = LEAST_SECONDS if spec.schedule else spec.every or USUAL_EVERY
+    if spec.keep and not least <= spec.keep <= 100 * MOST_SECONDS:
         raise InvalidInput(
             f"spec.keep: {format_duration(spec.keep)} is shorter than the time between two backups or too long",
             field="spec.keep",
-            hint=f"give {format_duration(spec.every)} to 36600d",
+            hint=f"give {format_duration(least)} to 36600d",
         )
+
+
+def read_keep(spec: BackupPolicySpec) -> float:
+    """How long every backup is kept, in seconds; 0: only the newest of days, weeks or months are."""
+    return spec.keep or (0.0 if spec.keep_daily or spec.keep_weekly or spec.keep_monthly else USUAL_KEEP)
+
+
+def find_due(spec: BackupPolicySpec, last: float, now: float) -> float:
+    """When the backup after that of ``last`` is due; a clock that was set back doesn't put it off."""
+    if spec.schedule:
+        return next_run(spec.schedule, spec.time_zone, min(last, now))
+    return min(last, now) + (spec.every or USUAL_EVERY)
 
 
 POLICIES_BY_SUBJECT = Index("backup policies by key of what they are for")
 POLICIES_BY_REPOSITORY = Index("backup policies by name of their repository")
 
 
-def _every(obj: Object) -> str:
-    return format_duration(dig(obj, "spec.every", 0.0))
+def _when(obj: Object) -> str:
+    return str(dig(obj, "spec.schedule", "")) or format_duration(dig(obj, "spec.every", 0.0) or USUAL_EVERY)
 
 
 def _keep(obj: Object) -> str:
-    return format_duration(dig(obj, "spec.keep", 0.0))
+    periods = [(dig(obj, f"spec.keep_{name}", 0), name) for name in ("daily", "weekly", "monthly")]
+    counted = [f"{count} {name}" for count, name in periods if count]
+    keep = dig(obj, "spec.keep", 0.0) or (0.0 if counted else USUAL_KEEP)
+    return ", ".join([*([format_duration(keep)] if keep else []), *counted])
 
 
 def subjects_of(policy: Stored) -> list[str]:
     """The keys of what it is for."""
-    pairs = [one.partition("/") for one in policy.spec(BackupPolicySpec).of]
-    return [object_key(kind, policy.envelope.project, name) for kind, _, name in pairs]
-
-
-def _named(kind: str, spec: BackupPolicySpec) -> list[str]:
-    return [name for one in spec.of for of, _, name in [one.partition("/")] if of == kind]
+    pairs = map(split_subject, policy.spec(BackupPolicySpec).of)
+    return [object_key(kind, policy.envelope.project, name) for kind, name in pairs]
 
 
 BACKUP_POLICY = Kind(
@@ -98,7 +139,7 @@ BACKUP_POLICY = Kind(
         POLICIES_BY_REPOSITORY: lambda item: (item.spec(BackupPolicySpec).to,),
     },
     references=(
-        Reference("vm", "spec.of", lambda spec: _named("vm", spec), blocks=False),
+        Reference("vm", "spec.of", lambda spec: list_named("vm", spec.of), blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     access=Access(readers="project", status_writer="backup policies"),
@@ -109,8 +150,8 @@ BACKUP_POLICY = Kind(
             NAME,
             Column("OF", joined("spec.of"), flexible=True),
             Column("TO", text("spec.to")),
-            Column("EVERY", _every, align="right"),
-            Column("KEEP", _keep, align="right"),
+            Column("WHEN", _when),
+            Column("KEEP", _keep),
             Column("PAUSED", lambda obj: "yes" if dig(obj, "spec.paused", False) else "no", wide=True),
             AGE,
             Column("NOTE", note, flexible=True),

@@ -10,6 +10,7 @@ import msgspec
 
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
@@ -91,8 +92,7 @@ class SnapshotStatus(msgspec.Struct, kw_only=True):
 
 def read_workload(spec: SnapshotSpec) -> tuple[str, str]:
     """Kind and name of what it is of."""
-    kind, _, name = spec.of.partition("/")
-    return kind, name
+    return split_subject(spec.of)
 
 
 def is_dropped(spec: SnapshotSpec, status: SnapshotStatus) -> bool:
@@ -101,12 +101,8 @@ def is_dropped(spec: SnapshotSpec, status: SnapshotStatus) -> bool:
 
 
 def check_snapshot(spec: SnapshotSpec) -> None:
-    kind, name = read_workload(spec)
-    if kind != "vm" or not name or "/" in name:
-        raise InvalidInput(
-            f"spec.of: {spec.of[:60]!r} is nothing that snapshots are taken of", field="spec.of", hint="write vm/web"
-        )
-    check_group(name, spec.group, spec.members)
+    check_subject(spec.of, "spec.of", ("vm",), "snapshots are taken of")
+    check_group(read_workload(spec)[1], spec.group, spec.members)
 
 
 def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:

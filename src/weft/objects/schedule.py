@@ -1,4 +1,4 @@
-"""When a schedule is due: cron's five fields, or @hourly, @daily, …, in a time zone. Pure.
+"""When a schedule is due: cron's five fields, or hourly, daily, weekly, …, in a time zone. Pure.
 
 On a day with a clock change, a schedule that names an hour runs once, as Debian's cron does: right after an hour that is left out;
 in an hour that comes twice, the first time. Source: crontab(5), cron(8) of Debian.
@@ -24,7 +24,7 @@ _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-_HINT = "write MINUTE HOUR DAY MONTH WEEKDAY, like '30 2 * * 1-5', or @hourly, @daily, @weekly, @monthly"
+_HINT = "write MINUTE HOUR DAY MONTH WEEKDAY, like '30 2 * * 1-5', or hourly, daily, weekly, monthly"
 
 
 @functools.cache
@@ -45,6 +45,11 @@ def check_schedule(
         raise InvalidInput(f"{field}: {text[:60]!r} is not a schedule: {why}", field=field, hint=_HINT) from None
 
 
+def check_zone(zone: str, field: str = "spec.time_zone") -> None:
+    """Raises InvalidInput for an unknown time zone."""
+    _read_zone(zone, field)
+
+
 def next_run(text: str, zone: str, after: float) -> float:
     """When a schedule that was checked is due next, strictly later than ``after``; both in seconds since 1970."""
     place = _read_zone(zone, "time_zone")
@@ -54,12 +59,18 @@ def next_run(text: str, zone: str, after: float) -> float:
 
 
 def _read_fields(text: str) -> str:
-    fields = _NAMED.get(text.strip().lower(), text)
+    word = text.strip().lower()
+    fields = _NAMED.get(word) or _NAMED.get(f"@{word}", text)
     if len(fields) > LONGEST:
         raise _cron().CronSimError(f"longer than {LONGEST} characters")
     if len(fields.split()) != 5:
         raise _cron().CronSimError("it doesn't have five fields")
     return fields
+
+
+def read_zone(zone: str) -> tzinfo:
+    """One that was checked."""
+    return _read_zone(zone, "time_zone")
 
 
 def _read_zone(zone: str, field: str) -> tzinfo:

@@ -63,6 +63,7 @@ _NO_FLAG = {
 }
 _MORE_NAMES = {
     "spec.restart": ("restart-policy",),  # where `--restart` is an act
+    "spec.keep": ("retention",),
     "spec.gang": ("group",),  # as some say
     "spec.env_secrets": ("env-secret",),
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
@@ -119,9 +120,9 @@ FORMS = {
     "new_name": "NAME",
     "changes": "FIELD=VALUE",
     "node": "NODE",
-    "to": "NODE",
     "shared_with": "PROJECT",
 }
+_SHORT_KINDS = {"backuprepository": "REPOSITORY"}
 _STRATEGIES = ("spec.strategy", "spec.serverless")
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LISTS, _LIST = "true or false", "map", "map of lists", "list of "
@@ -176,7 +177,7 @@ def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
     if name in FORMS:
         return FORMS[name]
     if doc.type == "text" and doc.path in named:
-        return named[doc.path].upper()
+        return _SHORT_KINDS.get(named[doc.path], named[doc.path].upper())
     if doc.type == _MAP:
         return "KEY=VALUE"
     if doc.type.startswith(_LIST):

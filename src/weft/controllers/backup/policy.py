@@ -1,7 +1,7 @@
 """Makes the backups that policies ask for, when they are due, and deletes those that are kept long enough.
 
 Reads policies, backups, VMs; makes Backups, deletes old ones that a policy made, writes backuppolicy.status. Woken by any of those,
-and by the time. The newest backup that is Ready is never deleted, however old it is.
+and by the time. Which are kept says ``retention.py``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from weft.controllers.backup.retention import MAKING, list_old, read_made
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.backup import BACKUP, BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
-from weft.kinds.backup_policy import POLICIES_BY_SUBJECT, BackupPolicySpec, BackupPolicyStatus, PolicySubject
+from weft.kinds.backup_policy import (
+    POLICIES_BY_SUBJECT,
+    BackupPolicySpec,
+    BackupPolicyStatus,
+    PolicySubject,
+    find_due,
+    read_keep,
+)
+from weft.kinds.fields.subject import split_subject
 from weft.objects.envelope import Envelope
 from weft.objects.identity import MAX_NAME, new_uid, object_key
 
-LONGEST_WAIT_SECONDS = 3600.0
-_MAKING = ("Pending", "Snapshotting", "Copying")
+LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
 
 
 class BackupPolicies:
@@ -55,49 +63,35 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
     """What is due, and in how many seconds to look again."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
     before = {one.of: one.last_run for one in status.subjects}
-    last = {of: before[of] for of in spec.of if of in before}
-    wait = LONGEST_WAIT_SECONDS
+    last, next_runs = {of: before[of] for of in spec.of if of in before}, list[float]()
     for of in spec.of:
-        key = object_key(*_split(of, policy))
+        kind, name = split_subject(of)
+        key = object_key(kind, policy.envelope.project, name)
         own = [item for item in view.find(BACKUPS_BY_SUBJECT, key) if _is_own(item, policy)]
-        for item in list_old(own, spec, now):
+        for item in list_old(map(read_made, own), spec, now):
             draft.change(item, deleting_since=now)
         subject = view.get(key)
         if spec.paused or subject is None or subject.deleting:
             continue
-        due = last[of] + spec.every if of in last else now
-        if due > now:
-            wait = min(wait, due - now)
-        elif not any(item.status(BackupStatus).phase in _MAKING and not item.deleting for item in own):
+        if of not in last and spec.schedule:
+            last[of] = now  # it waits for its time
+        due = find_due(spec, last[of], now) if of in last else now
+        if due <= now:
+            if any(item.status(BackupStatus).phase in MAKING for item in own):
+                continue
             draft.make(_make(policy, spec, of, now))
             last[of] = now
-            wait = min(wait, spec.every)
+            due = find_due(spec, now, now)
+        next_runs.append(due)
     subjects = [PolicySubject(of=of, last_run=last[of]) for of in spec.of if of in last]
-    if subjects != status.subjects:
-        draft.change(policy, status=msgspec.structs.replace(status, subjects=subjects))
-    return draft.commit(policy.key), wait
-
-
-def _split(of: str, policy: Item) -> tuple[str, str | None, str]:
-    kind, _, name = of.partition("/")
-    return kind, policy.envelope.project, name
+    planned = msgspec.structs.replace(status, subjects=subjects, next_run=min(next_runs, default=None))
+    if planned != status:
+        draft.change(policy, status=planned)
+    return draft.commit(policy.key), min([LONGEST_WAIT_SECONDS, *(due - now for due in next_runs)])
 
 
 def _is_own(backup: Item, policy: Item) -> bool:
     return backup.spec(BackupSpec).policy == policy.envelope.name and not backup.deleting
-
-
-def list_old(own: Sequence[Item], spec: BackupPolicySpec, now: float) -> list[Item]:
-    """Those that have ended and are kept long enough, but for the newest good one, which the next may fail to follow."""
-    good = [item for item in own if item.status(BackupStatus).phase == "Ready"]
-    newest = max(good, key=lambda item: item.envelope.created_at, default=None)
-    return [
-        item
-        for item in own
-        if item is not newest
-        and item.status(BackupStatus).phase not in _MAKING
-        and now - item.envelope.created_at > spec.keep
-    ]
 
 
 def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope:
@@ -105,6 +99,6 @@ def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope
     uid, envelope = new_uid(), policy.envelope
     name = f"{envelope.name}-{of.partition('/')[2]}"[: MAX_NAME - 9].rstrip("-") + f"-{uid[:8]}"
     made = BackupSpec(
-        of=of, to=spec.to, keep=spec.keep, policy=envelope.name, verify_generation=1 if spec.verify else 0
+        of=of, to=spec.to, keep=read_keep(spec), policy=envelope.name, verify_generation=1 if spec.verify else 0
     )
     return BACKUP.make(name, made, now, uid=uid, project=envelope.project, creator=envelope.creator)
