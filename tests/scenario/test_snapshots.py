@@ -104,6 +104,28 @@ async def test_the_snapshots_of_a_group_are_ordered_of_their_nodes_together(tmp_
         assert [len(place.snapshots) for place in await lab.allocations()] == [1, 1]
 
 
+async def test_a_group_whose_member_never_gets_ready_fails_and_lets_the_others_migrate_again(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        node.takes = False  # nor says that it could
+        for vm in ("db", "web"):
+            await lab.put_vm(vm)
+            await lab.until_phase(vm, "Running")
+        for vm in ("db", "web"):  # one by one
+            await take(lab, f"g-{vm}", of=f"vm/{vm}", group="g", members=["db", "web"])
+            await lab.pass_time(2.0)
+        await until(lab, "g-db", "Taking")
+        await lab.pass_time(130.0)
+        failed = await until(lab, "g-web", "Failed")
+        assert failed.reason == "groupFailed" and "could not begin within 2m" in failed.message
+        assert [one.turn for place in await lab.allocations() for one in place.snapshots] == ["drop", "drop"]
+        node.fails = "it did not stand still with its group"
+        for place in await lab.every("allocation"):
+            await node.act(place.key)
+        await lab.pass_time(2.0)
+        assert [place.snapshots for place in await lab.allocations()] == [[], []]
+
+
 async def test_a_snapshot_that_its_node_can_not_take_fails_with_the_nodes_reason(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)

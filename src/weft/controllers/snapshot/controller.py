@@ -83,10 +83,10 @@ class Snapshots:
             if item.key in planned:
                 continue
             planned.update(member.key for member in members)
-            commit = plan_together(view, item, members, silent) if members else plan_one(view, item, silent, now)
+            commit = plan_together(view, item, members, silent, now) if members else plan_one(view, item, silent, now)
             if commit is not None:
                 plan.commits.append(commit)
-            elif silent and _asks_nodes(item):
+            if members or (commit is None and silent and _asks_nodes(item)):  # a group's turns end by time, too
                 plan.later[item.key] = CHECK_EVERY_SECONDS
         return plan
 
@@ -143,7 +143,7 @@ def find_members(view: View, snapshot: Item) -> list[Item]:
     return [one for one in found if one is not None and one.spec(SnapshotSpec).members == spec.members]
 
 
-def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: bool) -> Commit | None:
+def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: bool, now: float) -> Commit | None:
     """Write what changes of a group's snapshots at once, with the orders to their nodes."""
     spec = snapshot.spec(SnapshotSpec)
     members = [_plan_alone(view, item, silent) for item in items]
@@ -151,10 +151,10 @@ def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: boo
     missing = [name for vm in spec.members if (name := name_member(spec.group, vm)) not in there]
     draft, events = Draft(), list[Event]()
     grown = False
-    for item, (facts, _), plan in zip(items, members, plan_group(members, missing), strict=True):
+    for item, (facts, _), plan in zip(items, members, plan_group(members, missing, now), strict=True):
         if item.deleting:
             continue  # it goes by itself
-        _change_order(draft, item, facts, plan)
+        _change_order(draft, item, facts, plan, now)
         if plan.status != facts.status:
             draft.change(item, status=plan.status)
             grown = grown or plan.status.size > facts.status.size
@@ -192,7 +192,7 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
             stands = msgspec.structs.replace(child.status(SnapshotStatus), parent=plan.status.parent)
             draft.change(child, status=stands)
         return draft.commit(snapshot.key, [event] if event is not None else [])
-    _change_order(draft, snapshot, facts, plan)
+    _change_order(draft, snapshot, facts, plan, now)
     ends = not snapshot.deleting and is_used_up(view, snapshot, plan.status)
     if plan.status != facts.status or ends:
         draft.change(snapshot, status=plan.status, deleting_since=now if ends else None)
@@ -210,7 +210,7 @@ def _plan_fetched(view: View, snapshot: Item) -> Commit | None:
     return draft.commit(snapshot.key, failed)
 
 
-def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> None:
+def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan, now: float) -> None:
     place = facts.ordered or facts.place
     if not plan.order or place is None:
         return
@@ -219,7 +219,8 @@ def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: Snap
     if plan.order == "give":
         given = next((one for one in spec.snapshots if one.uid == snapshot.uid), None)
         new = given or AllocatedSnapshot(uid=snapshot.uid, name=facts.name, memory=plan.memory)
-        orders.append(msgspec.structs.replace(new, turn=plan.turn))
+        same = plan.turn == new.turn
+        orders.append(new if same else msgspec.structs.replace(new, turn=plan.turn, turn_at=now))
         if given is None and facts.workload is not None:
             draft.preconditions.append(unchanged(facts.workload))
     if orders != spec.snapshots:

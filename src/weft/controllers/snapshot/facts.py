@@ -39,6 +39,8 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     place: Item | None = None  # the workload's active allocation
     ordered: Item | None = None  # the allocation whose node is about to take it
     turn: GroupTurn = ""  # of that order, if it is a group's member
+    turn_at: float = 0.0  # unix seconds: since when it is this turn
+    created_at: float = 0.0  # unix seconds
     report: SnapshotReport | None = None  # of any of the workload's allocations
     kept: Sequence[Kept] = ()
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
@@ -58,6 +60,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
     reports = [one for item in places for one in item.report(AllocationReport).snapshots if one.uid == snapshot.uid]
     ordered = next((item for item in places if any(one.uid == snapshot.uid for one in list_orders(item))), None)
     orders = list_orders(ordered) if ordered is not None else []
+    order = next((one for one in orders if one.uid == snapshot.uid), None)
     return SnapshotFacts(
         name=snapshot.envelope.name,
         uid=snapshot.uid,
@@ -68,7 +71,9 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         workload=workload,
         place=active_allocation(view, workload_uid) if workload_uid else None,
         ordered=ordered,
-        turn=next((one.turn for one in orders if one.uid == snapshot.uid), ""),
+        turn=order.turn if order is not None else "",
+        turn_at=order.turn_at if order is not None else 0.0,
+        created_at=snapshot.envelope.created_at,
         report=next(iter(reports), None),
         kept=[
             Kept(node.envelope.name, node.uid, one)

@@ -21,6 +21,7 @@ class AllocatedSnapshot(msgspec.Struct, kw_only=True, frozen=True, omit_defaults
     name: str
     memory: bool = False
     turn: GroupTurn = ""
+    turn_at: float = 0.0  # unix seconds: since when it is this turn
 
 
 class AllocatedOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

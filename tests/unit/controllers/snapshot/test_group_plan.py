@@ -29,9 +29,9 @@ def taking(name: str, turn: str, done: str = "", **report: Any) -> SnapshotFacts
     return member(name, TAKING, turn, report=SnapshotReport(uid="s1", turn=done, **report))  # type: ignore[arg-type]
 
 
-def plan(*members: SnapshotFacts, missing: tuple[str, ...] = ()) -> list[Any]:
+def plan(*members: SnapshotFacts, missing: tuple[str, ...] = (), now: float = 0.0) -> list[Any]:
     alone = [(facts, plan_snapshot(facts, DISKS, {"image": "tiny"}, "")) for facts in members]
-    return plan_group(alone, missing)
+    return plan_group(alone, missing, now)
 
 
 def test_all_get_their_orders_or_none_does() -> None:
@@ -93,3 +93,45 @@ def test_a_deleted_member_is_dropped_by_its_node_first() -> None:
     facts = member("a", TAKING, "hold", deleting=True)
     planned = plan_snapshot(facts, DISKS, {}, "")
     assert (planned.release, planned.order, planned.turn) == (False, "give", "drop")
+
+
+def test_members_that_are_created_one_after_the_other_wait_for_the_rest_and_not_for_ever() -> None:
+    (first,) = plan(member("a"), missing=("g-b",), now=59.0)
+    assert (first.order, first.status.phase, first.status.reason) == ("", "Pending", "groupWaits")
+    assert first.status.message == "waits until snapshot/g-b of its group is created"
+    (late,) = plan(member("a"), missing=("g-b",), now=60.0)
+    assert (late.status.phase, late.status.message) == (
+        "Failed",
+        "snapshot/g-b of its group was not created within 1m",
+    )
+    (gone,) = plan(taking("a", "hold", "hold"), missing=("g-b",))
+    assert gone.status.phase == "Failed", "once all had their orders, it was there"
+
+
+def test_a_member_that_can_not_begin_fails_its_group_in_the_end() -> None:
+    blocked = member("b", place=None)
+    assert [one.status.phase for one in plan(member("a"), blocked, now=899.0)] == ["Pending"] * 2
+    every = plan(member("a"), blocked, now=900.0)
+    assert [(one.status.phase, one.status.reason, one.order) for one in every] == [("Failed", "groupFailed", "")] * 2
+    assert "snapshot/g-b of its group could not begin within 15m: vm/web has no place" in every[0].status.message
+
+
+@pytest.mark.parametrize(("turn", "seconds"), [("prepare", 120.0), ("hold", 30.0)])
+def test_a_turn_that_a_member_does_not_come_to_the_end_of_fails_the_group(turn: str, seconds: float) -> None:
+    late = taking("b", turn, message="it begins once the VM runs")
+    assert [one.order for one in plan(taking("a", turn, turn), late, now=seconds - 1)] == ["", ""]
+    every = plan(taking("a", turn, turn), late, now=seconds)
+    assert [(one.status.phase, one.order, one.turn) for one in every] == [("Failed", "give", "drop")] * 2
+    assert every[0].status.message.endswith("it begins once the VM runs"), every[0].status.message
+
+
+def test_a_dead_node_fails_the_group_at_its_last_turn_and_memory_that_is_being_saved_does_not() -> None:
+    ready = taking("a", "go", phase="ready", size=5)
+    saving = taking("b", "go", "hold", message="its memory is being saved")
+    assert [one.status.phase for one in plan(ready, saving, now=3600.0)] == ["Taking"] * 2
+    dead = msgspec.structs.replace(saving, home_reports=False)
+    assert [one.status.phase for one in plan(ready, dead, now=59.0)] == ["Taking"] * 2
+    first, second = plan(ready, dead, now=60.0)
+    assert (first.status.phase, first.status.size, first.order) == ("Failed", 0, "take back")
+    assert (second.status.phase, second.order, second.turn) == ("Failed", "give", "drop")
+    assert first.status.message == "snapshot/g-b of its group was not taken within 1m: its node does not report"
