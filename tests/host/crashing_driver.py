@@ -1,7 +1,8 @@
 """A process that drives one guest and dies by SIGKILL right before its n-th effect on the world: a crash at every step.
 
 ``python crashing_driver.py HOST PLAN VERB STEP [TRACE]`` with HOST and PLAN as JSON. Exit 0: VERB was done before STEP.
-VERB may be a step of the move ``crash``: ``take-over``, or ``send:SOCKET``; or ``take:FILE``, a snapshot whose plan is in FILE.
+VERB may be a step of the move ``crash``: ``take-over``, ``send:SOCKET``, or ``take:FILE``, a snapshot whose plan is in FILE;
+or ``hold:FILE``, one whose guest stands still as this dies.
 """
 
 from __future__ import annotations
@@ -90,6 +91,9 @@ async def main() -> None:
             await driver.snapshots.take(plan.id, snapshot)
             while (await driver.snapshots.progress(plan.id, snapshot.key)).phase == "saving":
                 await asyncio.sleep(0.05)
+        case "hold":
+            await driver.snapshots.take(plan.id, msgspec.json.decode(Path(socket).read_bytes(), type=SnapshotPlan))
+            os.kill(os.getpid(), signal.SIGKILL)
         case _:
             await driver.start(plan)
     armed = False

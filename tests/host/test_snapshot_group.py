@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +137,41 @@ async def test_a_guest_that_nobody_releases_runs_on_and_its_snapshot_has_failed(
     await run(driver, plan.id, "sh", "-c", "echo 1 > /root/runs; sync")
     await driver.snapshots.forget(plan.id, "k")
     await driver.stop(plan.id, grace_seconds=0)
+
+
+async def test_a_guest_whose_agent_is_killed_runs_on_before_the_next_one_comes(lab: SnapshotLab) -> None:
+    plan, driver = lab.plan("held-killed", disks=1), lab.driver()
+    await ready(driver, plan)
+    await driver.close()
+    order = lab.folder / "order.json"
+    order.write_bytes(msgspec.json.encode(hold(lab, plan, "k")))
+    host, json_plan = (msgspec.json.encode(part).decode() for part in (lab.host, plan))
+    program = Path(__file__).with_name("crashing_driver.py")
+    killed = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(program), host, json_plan, f"hold:{order}", "0")
+    )
+    assert await killed.wait() == -signal.SIGKILL
+    async with asyncio.timeout(30):
+        while await ask_status(lab, plan) != "running":
+            await asyncio.sleep(0.05)
+    driver = lab.driver()
+    await driver.recover()
+    facts = await driver.snapshots.release(plan.id, "k")
+    assert facts.phase == "failed" and facts.switched and "agent ended while the guest stood still" in facts.message
+    await run(driver, plan.id, "sh", "-c", "echo 1 > /root/runs; sync")
+    await driver.snapshots.forget(plan.id, "k")
+    await driver.stop(plan.id, grace_seconds=0)
+
+
+async def ask_status(lab: SnapshotLab, plan: GuestPlan) -> str:
+    """What QEMU says itself, by the second monitor, which nobody else uses here."""
+    reader, writer = await asyncio.open_unix_connection(str(Path(lab.host.run_dir, plan.id, "qmp2")))
+    try:
+        for command in ("qmp_capabilities", "query-status"):
+            writer.write(msgspec.json.encode({"execute": command}) + b"\n")
+        while True:
+            answer = msgspec.json.decode(await reader.readline())
+            if "status" in (answer.get("return") or {}):
+                return str(answer["return"]["status"])
+    finally:
+        writer.close()

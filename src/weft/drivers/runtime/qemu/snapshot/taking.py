@@ -72,6 +72,7 @@ async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
         why = problem.message if isinstance(problem, (DriverFailed, Unavailable)) else str(problem)
         with contextlib.suppress(DriverFailed, Unavailable):  # QEMU has gone, or is asked again later
             await settle_snapshot(guest, why)
+        guest.hold.end()
         await guest.settle()
         if not isinstance(problem, (DriverFailed, Unavailable, OSError)):
             raise
@@ -145,6 +146,9 @@ async def _switch_with_memory(
 async def _switch_and_hold(guest: Guest, snapshot: SnapshotRecord, present: dict[str, str], user: int) -> SnapshotFacts:
     """Also what doesn't write through a file system stands still, so the machine is as it is at any instant of the hold."""
     qmp, why = guest.monitor(), ""
+    if not snapshot.held:
+        agent = [str(guest.paths.qemu_agent)] if snapshot.freezes and guest.record.plan.qemu_agent else []
+        await guest.hold.guard(str(guest.paths.qmp), *agent)
     if snapshot.freezes:
         why = await guest.agents.freeze(within=HELD_FREEZE_SECONDS)
     guest.hold.since, at = guest.clock.elapsed(), guest.clock.now()
@@ -193,10 +197,12 @@ async def _go_on(guest: Guest, snapshot: SnapshotRecord, user: int) -> SnapshotF
 async def end_hold(guest: Guest, why: str) -> None:
     """It runs on, and its snapshot has failed."""
     snapshot = guest.record.snapshot
-    guest.hold.end()
-    if snapshot is not None and snapshot.facts.phase == "holding" and guest.has_monitor():
-        await _settle_switch(guest, snapshot, why)
-        await guest.agents.set_clock()
+    try:
+        if snapshot is not None and snapshot.facts.phase == "holding" and guest.has_monitor():
+            await _settle_switch(guest, snapshot, why)
+            await guest.agents.set_clock()
+    finally:
+        guest.hold.end()
 
 
 async def _note(guest: Guest, snapshot: SnapshotRecord, facts: SnapshotFacts) -> None:
