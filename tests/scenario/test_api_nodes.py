@@ -20,6 +20,7 @@ from weft.contracts.store import Delete, Precondition, Write, epoch_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport
+from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Condition, decode_part, merge_part
 from weft.objects.errors import (
@@ -176,6 +177,30 @@ def test_a_node_watches_its_own_allocations(lab: DoorsLab) -> None:
     start_vm(lab, two, "theirs")
     _, name = start_vm(lab, one, "ours")
     assert next(events).object["name"] == name
+
+
+def test_a_node_watches_the_snapshots_that_lie_on_it_and_sees_no_other(lab: DoorsLab) -> None:
+    one, two = lab.join("n1"), lab.join("n2")
+    for name, node in (("ours", one), ("theirs", two)):
+        put_snapshot(lab, name, node)
+    events = one.client.watch_forever("snapshot")
+    assert next(events).object["name"] == "ours"
+    assert next(events).type == "synced"
+    for refused in (lambda: one.client.get("snapshot", "ours"), lambda: one.client.delete("snapshot", "ours")):
+        with pytest.raises(Forbidden):
+            refused()
+    for name in ("theirs", "ours"):
+        lab.client.delete("snapshot", name)
+    event = next(events)
+    assert event.object["name"] == "ours" and event.object["deleting_since"], "at once, not with the next report"
+
+
+def put_snapshot(lab: DoorsLab, name: str, node: JoinedNode) -> None:
+    spec = SnapshotSpec(of="vm/web", memory=True)
+    envelope = SNAPSHOT.make(name, spec, lab.clock.now(), project="default")
+    envelope.finalizers = ["snapshot"]
+    envelope.status = msgspec.Raw(msgspec.json.encode(SnapshotStatus(phase="Ready", node=node.name, node_uid=node.uid)))
+    lab.put(envelope)
 
 
 def test_a_node_reports_on_its_own_allocations_and_the_newest_incarnation_only(lab: DoorsLab) -> None:

@@ -148,6 +148,7 @@ class Agent:
         self._tasks.spawn(self._introduce())
         self._tasks.spawn(self.allocations.listen())
         self._watches.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
+        self._watches.follow("snapshots", "snapshot", {}, self._snapshots.note)
         self._watches.follow_published_ports()
         self._watches.follow_networks()
         self._reporter.contact.ask = self._list_own
@@ -206,7 +207,8 @@ class Agent:
     @property
     def longest_silence_seconds(self) -> float:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
-        is_asking = self._volumes.unattached or self._backups.has_orders or self._network.ask().idle_networks
+        are_to_go = self._volumes.unattached or self._snapshots.are_to_go or self._network.ask().idle_networks
+        is_asking = are_to_go or self._backups.has_orders
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:

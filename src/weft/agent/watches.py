@@ -1,5 +1,5 @@
-"""The agent's watches of the server's objects: its allocations, the published ports, and the endpoints of the networks that it
-is in. The latter two are passed to the network executor. Level-triggered.
+"""The agent's watches of the server's objects: its allocations, the snapshots that lie on it, the published ports, and the
+endpoints of the networks that it is in. The latter two are passed to the network executor. Level-triggered.
 
 One thread per watch follows the server over lost connections, restarts and forgotten history, and passes each change to
 the event loop. Whatever the server answers, a feed only waits and asks again.

@@ -244,8 +244,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     reported_by_node: bool = False  # its ``report`` is a node's
     # What it is named after, which lists may be narrowed by: its uid and a dot.
     name_begins: Literal["", "node", "network"] = ""
-    # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in; "": none.
-    node_reads: Literal["", "all", "named", "itself", "placed", "connected"] = ""
+    # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in, in lists those
+    # whose ``status.node_uid`` is the node's; "": none.
+    node_reads: Literal["", "all", "named", "itself", "placed", "connected", "kept"] = ""
     # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
     shared_fields: tuple[str, ...] = ()
     # Fields like ``report.images`` that name other people's objects: only those with rights in all projects see them. Of a

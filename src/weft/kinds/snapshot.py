@@ -243,7 +243,7 @@ SNAPSHOT = Kind(
             needs="write",
         ),
     ),
-    access=Access(readers="project", status_writer="snapshots"),
+    access=Access(readers="project", status_writer="snapshots", node_reads="kept"),
     admission=Admission(
         check=check_snapshot,
         server_fields=("automatic", "image", "group", "members", "backup"),

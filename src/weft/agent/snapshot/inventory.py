@@ -1,4 +1,8 @@
-"""The snapshots that this node's pools keep, for its report, and their removal on the server's request."""
+"""The snapshots that this node's pools keep, for its report, and their removal on the server's request.
+
+The server asks for a removal in the answer to a report. So a report is due as soon as a watch shows that one of these snapshots is
+to go.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from weft.agent.state.table import AllocationTable
 from weft.agent.tasks import Tasks
 from weft.agent.template.fit import KEPT
 from weft.agent.volume.pools import CHECK_LIMIT_SECONDS, Pools
+from weft.agent.watches import Change, Listed, Put
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, KeptSnapshot
 from weft.contracts.driver.volume import HasPool, VolumeDriver
@@ -21,6 +26,8 @@ from weft.contracts.durable_file import write_durably
 from weft.contracts.wakeup import Wake
 from weft.kinds.allocation import ROOT
 from weft.kinds.node import NodeSnapshot
+from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
+from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
@@ -47,6 +54,7 @@ class KeptSnapshots:
         self._kept = self._load()  # by the pool's name: id of its storage, and what it keeps
         self._listing = asyncio.Lock()
         self._removing: set[str] = set()
+        self._doomed: dict[str, str] = {}  # by uid, the object's name
         self._troubled: dict[str, str] = {}  # by the pool's name
         self.snapshots = sum_up(self._kept.values())
         self.version = 0  # of ``snapshots``
@@ -76,6 +84,23 @@ class KeptSnapshots:
                 self.snapshots, self.version = snapshots, self.version + 1
                 self._reporter.wake()
                 self.changed.ring()
+
+    @property
+    def are_to_go(self) -> bool:
+        """Whether the server is about to ask for the removal of one that is here."""
+        return any(one.uid in self._doomed for one in self.snapshots)
+
+    def note(self, change: Change) -> None:
+        """Hear of the server's snapshots that lie on this node."""
+        if isinstance(change, Listed):
+            self._doomed = {uid: name for uid, name in self._doomed.items() if name in change.names}
+            return
+        envelope = change.envelope if isinstance(change, Put) else change.last
+        if isinstance(change, Put) and _is_to_go(envelope):
+            self._doomed[envelope.uid] = envelope.name
+            self._reporter.wake()
+        else:
+            self._doomed.pop(envelope.uid, None)
 
     def let_go(self, uids: Iterable[str]) -> None:
         """Remove these on the server's request, except those that are being taken or begun from."""
@@ -126,6 +151,11 @@ class KeptSnapshots:
             if self._troubled.get(name) != why:
                 self._troubled[name] = why
                 log.warning("can't list the snapshots of storage pool %s: %s", name, why)
+
+
+def _is_to_go(snapshot: Envelope) -> bool:
+    spec, status = decode_part(snapshot.spec, SnapshotSpec), decode_part(snapshot.status, SnapshotStatus)
+    return snapshot.deleting_since is not None or is_dropped(spec, status)
 
 
 def sum_up(kept: Iterable[tuple[str, list[KeptSnapshot]]]) -> list[NodeSnapshot]:

@@ -1,4 +1,5 @@
-"""Which objects of kinds that are seen one by one belong to an actor: those of its projects, and its user's tokens. Pure."""
+"""Which objects of kinds that are seen one by one belong to an actor: those of its projects, its user's tokens, and what a node
+keeps. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ class _InProject(msgspec.Struct):
     project: str | None = None
 
 
+class _OnNode(msgspec.Struct):
+    node_uid: str | None = None
+
+
 def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
     """Whether an object of a kind that projects administer is the actor's to ``verb``: of a project of the actor's, or the user's
     own token; a limited token deletes no other one."""
@@ -25,14 +30,20 @@ def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
 
 
 def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
-    """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there; None for someone who
-    owns all of the kind, or another kind."""
+    """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there, for a
+    node whether it keeps it; None for someone who owns all of the kind, or another kind."""
+    if actor.kind == "node" and kind.access.node_reads == "kept":
+        return lambda value: actor.id.encode() in value and _read_node(value) == actor.id
     if kind.lifetime.holds_objects:
         projects = actor.find_projects(f"{kind.name}:{verb}") if actor.kind == "person" else None
         return None if projects is None else lambda value: decode_envelope(value).name in projects
     if kind.access.readers != "administered" or actor.permits(f"{kind.name}:{verb}", None):
         return None
     return lambda value: owns(actor, decode_envelope(value), verb)
+
+
+def _read_node(value: bytes) -> str | None:
+    return decode_part(decode_envelope(value).status, _OnNode).node_uid
 
 
 def read_project(envelope: Envelope) -> str | None:

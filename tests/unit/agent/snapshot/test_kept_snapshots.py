@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.scenario.agent_lab import change, make_allocation
 from tests.unit.agent.snapshot.layer_lab import MIB, Parts
@@ -11,8 +12,10 @@ from tests.unit.agent.snapshot.layer_lab import MIB, Parts
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.watches import Deleted, Listed, Put
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NodeSnapshot
+from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.objects.envelope import Envelope
 
 RAN = Checkpoint(run="up", made=True)
@@ -122,3 +125,33 @@ async def test_a_workload_needs_the_snapshot_that_it_begins_from_until_it_runs(p
     assert parts.table.snapshots() == {"origin"}
     state.checkpoint = Checkpoint(run="up", made=True, begun_from=0)
     assert parts.table.snapshots() == set()
+
+
+def make_snapshot(name: str, uid: str, *, deleting: bool = False, phase: str = "Ready", group: str = "") -> Envelope:
+    spec = SnapshotSpec(of="vm/web", group=group, members=["web"] if group else [])
+    envelope = SNAPSHOT.make(name, spec, 1.0, uid=uid, project="default")
+    envelope.status = msgspec.Raw(msgspec.json.encode(SnapshotStatus(phase=phase)))
+    envelope.deleting_since = 2.0 if deleting else None
+    return envelope
+
+
+async def test_a_report_is_due_as_soon_as_a_snapshot_that_is_here_is_to_go(parts: Parts) -> None:
+    for uid in ("s1", "s2"):
+        parts.local.layers.add(uid, root=["l1"])
+    await parts.kept.refresh()
+    parts.news.clear()
+    parts.kept.note(Put(make_snapshot("a", "s1")))
+    assert not parts.news.is_set() and not parts.kept.are_to_go
+    parts.kept.note(Put(make_snapshot("a", "s1", deleting=True)))
+    assert parts.news.is_set() and parts.kept.are_to_go, "and reports stay frequent until it has gone"
+    parts.kept.note(Deleted(make_snapshot("a", "s1", deleting=True)))
+    assert not parts.kept.are_to_go
+    parts.kept.note(Put(make_snapshot("g-web", "s2", phase="Failed", group="g")))
+    assert parts.kept.are_to_go, "also one whose group failed"
+    parts.kept.note(Listed(frozenset({"a"}), "e"))
+    assert not parts.kept.are_to_go, "a restored server may have forgotten it"
+
+
+async def test_a_snapshot_that_is_to_go_and_is_not_here_asks_for_no_reports(parts: Parts) -> None:
+    parts.kept.note(Put(make_snapshot("a", "s1", deleting=True)))
+    assert not parts.kept.are_to_go
