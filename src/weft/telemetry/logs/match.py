@@ -1,0 +1,143 @@
+"""Finds the lines of a block that hold a text, or that a regular expression matches. A pattern is searched in another process,
+which is ended when it takes too long: no pattern of a stranger may keep the agent from its guests."""
+
+from __future__ import annotations
+
+import select
+import struct
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from weft.objects.errors import InvalidInput
+from weft.telemetry.logs.pattern_worker import ERROR
+
+PATTERN_SECONDS = 5.0  # for all blocks of one question; a follower has them for each look
+MOST_PATTERN = 1000  # characters
+_WORKER = Path(__file__).with_name("pattern_worker.py")
+
+
+class Matcher(Protocol):
+    def find(self, text: bytes) -> Sequence[int]:
+        """Where the lines begin that match, ascending. Raises InvalidInput."""
+
+    def begin(self) -> None:
+        """Another question begins."""
+
+    def close(self) -> None: ...
+
+
+class Literal:
+    def __init__(self, needle: str) -> None:
+        """Raises InvalidInput."""
+        if "\n" in needle or len(needle) > MOST_PATTERN:
+            raise InvalidInput(f"filter must be a text of one line, at most {MOST_PATTERN} characters", field="filter")
+        self._needle = needle.encode()
+
+    def find(self, text: bytes) -> Sequence[int]:
+        found, needle = array("I"), self._needle
+        at = text.find(needle)
+        while at >= 0:
+            found.append(text.rfind(b"\n", 0, at) + 1)
+            at = text.find(needle, text.index(b"\n", at) + 1)
+        return found
+
+    def begin(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Pattern:
+    """``close`` it."""
+
+    def __init__(self, pattern: str, seconds: float = PATTERN_SECONDS) -> None:
+        """Raises InvalidInput for a pattern that is none, OSError."""
+        if "\n" in pattern or len(pattern) > MOST_PATTERN:
+            raise InvalidInput(f"regex must be a pattern of one line, at most {MOST_PATTERN} characters", field="regex")
+        self._seconds = self._left = seconds
+        self._worker = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            bufsize=0,
+        )
+        try:
+            self._ask(pattern.encode())
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self) -> None:
+        self._left = self._seconds
+
+    def find(self, text: bytes) -> Sequence[int]:
+        return self._ask(text)
+
+    def close(self) -> None:
+        self._worker.kill()
+        self._worker.wait()
+        for pipe in (self._worker.stdin, self._worker.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _ask(self, data: bytes) -> Sequence[int]:
+        stdin = self._worker.stdin
+        assert stdin is not None
+        began = time.monotonic()
+        try:
+            stdin.write(struct.pack("<I", len(data)))
+            left = memoryview(data)
+            while left:
+                left = left[stdin.write(left) :]
+        except BrokenPipeError:
+            raise _too_much() from None
+        (count,) = struct.unpack("<I", self._read(4))
+        if count == ERROR:
+            message = self._read(*struct.unpack("<I", self._read(4)))
+            raise InvalidInput(
+                f"regex is no regular expression: {message.decode(errors='replace')}",
+                field="regex",
+                hint="--filter TEXT looks for a text as it stands",
+            )
+        found = array("I")
+        found.frombytes(self._read(4 * count))
+        self._left -= time.monotonic() - began
+        return found
+
+    def _read(self, size: int) -> bytes:
+        stdout, data = self._worker.stdout, bytearray()
+        assert stdout is not None
+        until = time.monotonic() + self._left
+        while len(data) < size:
+            if not select.select([stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise InvalidInput(
+                    f"regex takes more than {self._seconds:g} s on these lines",
+                    field="regex",
+                    hint="narrow the time with --since and --until, avoid nested repetitions like (a+)+, or use --filter TEXT",
+                )
+            piece = stdout.read(size - len(data))
+            if not piece:
+                raise _too_much()
+            data += piece
+        return bytes(data)
+
+
+def _too_much() -> InvalidInput:
+    return InvalidInput(
+        "regex needs too much memory", field="regex", hint="avoid large repetitions like {1000}, or use --filter TEXT"
+    )
+
+
+def make_matcher(filter: str, regex: str) -> Matcher | None:
+    """None where every line matches. Raises InvalidInput, OSError."""
+    if filter and regex:
+        raise InvalidInput("filter and regex can't be given together", field="regex")
+    if regex:
+        return Pattern(regex)
+    return Literal(filter) if filter else None

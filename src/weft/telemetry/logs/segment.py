@@ -1,0 +1,159 @@
+"""A segment: some MiB of lines in one file, a compressed part for each source. Never changed once it is written.
+
+``magic, length of the head, its crc32, head (msgpack), parts``. The head says of whom the lines are and from when, so that most
+questions skip most segments, and read one part of the others. A part is a frame of zstd: the lines' times (microseconds, 8 bytes
+each), then their text, each line with its newline.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import zstandard
+
+from weft.objects.errors import InvalidInput
+
+LEVEL = 3
+MOST_HEAD_BYTES = 1 << 20
+_MAGIC = b"WEFTLOG1"
+_PREFIX = struct.Struct("<8sII")
+
+
+class Lines(msgspec.Struct, frozen=True):
+    """Lines of one source, which have the numbers from ``first``. ``times``: unix microseconds; ``text``: each with its newline."""
+
+    uid: str
+    first: int
+    times: array[int]
+    text: bytes
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """``Lines`` as one of the frames after the head, which are in the order of the parts."""
+
+    uid: str
+    first: int
+    count: int
+    since: int
+    until: int
+    text_bytes: int
+    frame_bytes: int
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    parts: tuple[Part, ...]
+
+    @property
+    def lines(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    @property
+    def until(self) -> int:
+        return max((part.until for part in self.parts), default=0)
+
+
+def join_lines(lines: Iterable[Lines]) -> list[Lines]:
+    """Ordered by source; what follows on in a source, in one piece."""
+    pieces: dict[str, list[list[Lines]]] = {}
+    for one in lines:
+        runs = pieces.setdefault(one.uid, [])
+        if runs and runs[-1][-1].first + len(runs[-1][-1].times) == one.first:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    joined = []
+    for uid, runs in pieces.items():
+        for run in runs:
+            times = array("q")
+            for one in run:
+                times.extend(one.times)
+            joined.append(Lines(uid, run[0].first, times, b"".join(one.text for one in run)))
+    return joined
+
+
+def encode_segment(lines: Iterable[Lines]) -> tuple[Head, bytes]:
+    """The file of these lines, and its head."""
+    parts, frames = [], []
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    for one in join_lines(lines):
+        frames.append(frame := compressor.compress(one.times.tobytes() + one.text))
+        since, until = min(one.times), max(one.times)
+        parts.append(Part(one.uid, one.first, len(one.times), since, until, len(one.text), len(frame)))
+    head = Head(tuple(parts))
+    packed = msgspec.msgpack.encode(head)
+    return head, b"".join((_PREFIX.pack(_MAGIC, len(packed), zlib.crc32(packed)), packed, *frames))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of it or nothing, whatever happens meanwhile. Raises OSError."""
+    fresh = path.with_suffix(".new")
+    try:
+        with open(fresh, "wb", opener=open_private) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_head(path: Path) -> Head:
+    """Raises InvalidInput for what is no segment, OSError."""
+    with open(path, "rb") as file:
+        return _read_head(file)
+
+
+def read_segment(path: Path, uid: str = "") -> Iterator[Lines]:
+    """The lines, or only those of one source. Raises InvalidInput for what is no segment, OSError."""
+    with open(path, "rb") as file:
+        for part in _read_head(file).parts:
+            if uid and part.uid != uid:
+                file.seek(part.frame_bytes, os.SEEK_CUR)
+            else:
+                yield _decode_part(part, file.read(part.frame_bytes))
+
+
+def _decode_part(part: Part, frame: bytes) -> Lines:
+    size = 8 * part.count + part.text_bytes
+    try:
+        if part.count < 1 or part.text_bytes < part.count or zstandard.frame_content_size(frame) != size:
+            raise InvalidInput("this is no segment of a log: a part of it has another size")
+        body = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
+    except zstandard.ZstdError as problem:
+        raise InvalidInput(f"this is no segment of a log: {problem}") from None
+    times = array("q")
+    times.frombytes(body[: 8 * part.count])
+    return Lines(part.uid, part.first, times, body[8 * part.count :])
+
+
+def _read_head(file: BinaryIO) -> Head:
+    """The file then stands at the first part."""
+    try:
+        magic, length, crc = _PREFIX.unpack(file.read(_PREFIX.size))
+        packed = file.read(min(length, MOST_HEAD_BYTES))
+        if magic != _MAGIC or zlib.crc32(packed) != crc:
+            raise InvalidInput("this is no segment of a log")
+        return msgspec.msgpack.decode(packed, type=Head)
+    except (struct.error, msgspec.MsgspecError):
+        raise InvalidInput("this is no segment of a log") from None
+
+
+def open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,228 @@
+"""The lines of everything that runs on a node: one journal of the newest, and segments of those before.
+
+Each line has a number in its source, which grows by one. A source's first number is the time (microseconds), so that one of which
+nothing is known any more goes on above all that it had.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import short_id
+from weft.telemetry.logs.journal import Journal, Record, begin_journal, read_journal
+from weft.telemetry.logs.segment import Head, Lines, encode_segment, read_head, write_file
+
+log = logging.getLogger("weft.agent")
+SEGMENT_BYTES = 4 << 20  # of times and text
+MOST_BYTES = 1 << 30
+MOST_AGE_SECONDS = 14 * 86400.0
+LEAST_BYTES = 4 * SEGMENT_BYTES  # what may be asked for as the most
+_NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+
+
+class Segment(msgspec.Struct, frozen=True):
+    path: Path
+    head: Head
+    size: int
+
+
+class LogStore:
+    """In ``folder``, at most ``most_bytes`` of lines of the last ``most_age`` seconds. Thread-safe."""
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES, most_age: float = MOST_AGE_SECONDS) -> None:
+        self._folder, self._carried_folder = folder, folder / "carried"
+        self._most_bytes, self._most_age = most_bytes, most_age
+        self._lock = threading.Lock()
+        self._segments: list[Segment] = []  # oldest first
+        self._carried: dict[str, Segment] = {}  # from other nodes, by uid
+        self._number = 0  # of the journal: that of its segment
+        self._journal: Journal | None = None
+        self._new: list[Record] = []  # what the journal has, with lines
+        self._new_bytes = 0
+        self._next: dict[str, int] = {}
+        self._cursors: dict[str, bytes] = {}
+        self._sealed = False  # the journal's lines are in a segment, and the next journal isn't begun yet
+        self.dropped = 0  # lines, because the disk was full
+
+    # --- Life ---------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Find what is there; what the agent was doing when it died is undone or finished. Raises OSError."""
+        for folder in (self._folder, self._carried_folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in folder.glob("*.new"):
+                left.unlink(missing_ok=True)
+        self._segments = list(self._find_segments(self._folder))
+        for found in self._find_segments(self._carried_folder):
+            self._carried.update({part.uid: found for part in found.head.parts})
+        for segment in (*self._segments, *self._carried.values()):
+            for part in segment.head.parts:
+                self._next[part.uid] = max(self._next.get(part.uid, 0), part.first + part.count)
+        journals = sorted(self._folder.glob("*.journal"))
+        sealed = int(self._segments[-1].path.stem) if self._segments else 0
+        for before in journals[:-1]:  # the one after it was begun once its segment was written
+            before.unlink(missing_ok=True)
+        self._number = int(journals[-1].stem) if journals else sealed + 1
+        path = self._journal_path(self._number)
+        for record in read_journal(path) if journals else ():
+            self._take(record)
+        self._journal = Journal(path)
+        if self._number <= sealed:
+            self._new, self._new_bytes, self._sealed = [], 0, True
+
+    def close(self) -> None:
+        with self._lock:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+
+    def keep(self, uids: Iterable[str] | None = None) -> None:
+        """Now and then: make sure that what was appended survives a power failure, and drop what is too old or too much. ``uids``:
+        the workloads that are here; of others it is forgotten how far they were read. Raises OSError."""
+        with self._lock:
+            if self._journal is not None:
+                self._journal.sync()
+            oldest = int((time.time() - self._most_age) * 1e6)
+            while self._segments and self._segments[0].head.until < oldest:
+                self._drop_oldest()
+            self._drop_too_much()
+            if uids is not None:
+                here = set(uids)
+                self._cursors = {uid: cursor for uid, cursor in self._cursors.items() if uid in here}
+                for uid in [uid for uid in self._carried if uid not in here]:
+                    self._carried.pop(uid).path.unlink(missing_ok=True)
+
+    # --- Writing ------------------------------------------------------------------------------------------------------
+
+    def append(self, uid: str, times: array[int], text: bytes, cursor: bytes = b"") -> None:
+        """Lines of a source, and how far it is read with them: both or, with an OSError, neither. ``times`` in unix microseconds,
+        one for each newline in ``text``. A full disk costs the oldest lines."""
+        with self._lock:
+            record = Record(uid, self._number_next(uid), times.tobytes(), text, cursor)
+            self._append(record)
+            if self._new_bytes >= SEGMENT_BYTES:
+                self._with_space(self._seal)
+                self._begin_next_journal()
+
+    def set_next(self, uid: str, number: int, cursor: bytes) -> None:
+        """A source goes on here that was read elsewhere before. Raises OSError."""
+        with self._lock:
+            self._append(Record(uid, max(number, self._next.get(uid, 0)), b"", b"", cursor))
+
+    def put_carried(self, uid: str, data: bytes) -> None:
+        """Lines from another node, as a segment; they replace those that came before. Raises InvalidInput, OSError."""
+        path = self._carried_folder / f"{short_id(uid)}.segment"
+        with self._lock:
+            self._with_space(lambda: write_file(path, data))
+            self._carried[uid] = Segment(path, read_head(path), len(data))
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    def cursor(self, uid: str) -> bytes | None:
+        """How far a source was read; None for an unknown one."""
+        return self._cursors.get(uid)
+
+    def next_number(self, uid: str) -> int:
+        """Of the next line of a source; 0: it has none."""
+        return self._next.get(uid, 0)
+
+    def find(self, uid: str) -> tuple[Segment | None, list[Segment], list[Lines]]:
+        """The lines of a source from another node, the segments that have lines of it, oldest first, and its newest lines."""
+        with self._lock:
+            own = [one for one in self._segments if any(part.uid == uid for part in one.head.parts)]
+            return self._carried.get(uid), own, [record.lines() for record in self._new if record.uid == uid]
+
+    @property
+    def used_bytes(self) -> int:
+        here = sum(segment.size for segment in (*self._segments, *self._carried.values()))
+        return here + (self._journal.size if self._journal is not None else 0)
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        return tuple(self._segments)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _number_next(self, uid: str) -> int:
+        return self._next.get(uid) or int(time.time() * 1e6)
+
+    def _append(self, record: Record) -> None:
+        if self._sealed:
+            self._begin_next_journal()
+        journal = self._journal
+        if journal is None:
+            raise OSError("the store of logs is closed")
+        self._with_space(lambda: journal.append(record))
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
+        self._next[record.uid] = max(record.next, self._next.get(record.uid, 0))
+        if record.cursor:
+            self._cursors[record.uid] = record.cursor
+        if record.times:
+            self._new.append(record)
+            self._new_bytes += len(record.times) + len(record.text)
+
+    def _seal(self) -> None:
+        """Make a segment of the journal. Its lines are twice on the disk for a moment, never missing."""
+        path = self._folder / f"{self._number:010d}.segment"
+        head, data = encode_segment(record.lines() for record in self._new)
+        write_file(path, data)
+        self._segments.append(Segment(path, head, len(data)))
+        self._new, self._new_bytes, self._sealed = [], 0, True
+        self._drop_too_much()
+
+    def _begin_next_journal(self) -> None:
+        before, number = self._journal, self._number + 1
+        known = [Record(uid, self._next.get(uid, 0), b"", b"", cursor) for uid, cursor in self._cursors.items()]
+        self._with_space(lambda: begin_journal(self._journal_path(number), known))
+        self._journal, self._number, self._sealed = Journal(self._journal_path(number)), number, False
+        if before is not None:
+            before.path.unlink(missing_ok=True)
+            before.close()
+
+    def _drop_too_much(self) -> None:
+        while self._segments and self.used_bytes > self._most_bytes:
+            self._drop_oldest()
+
+    def _with_space(self, write: Callable[[], None]) -> None:
+        """Do it; on a full disk, drop the oldest lines until it can be done. Raises OSError if there are none left."""
+        dropped = 0
+        try:
+            while True:
+                try:
+                    write()
+                    return
+                except OSError as problem:
+                    if problem.errno not in _NO_SPACE or not self._segments:
+                        raise
+                    dropped += self._drop_oldest()
+        finally:
+            if dropped:
+                self.dropped += dropped
+                log.warning("logs: the disk is full: the oldest %d lines of this node were dropped", dropped)
+
+    def _drop_oldest(self) -> int:
+        """Returns how many lines are gone."""
+        oldest = self._segments.pop(0)
+        oldest.path.unlink(missing_ok=True)
+        return oldest.head.lines
+
+    def _find_segments(self, folder: Path) -> Iterable[Segment]:
+        for path in sorted(folder.glob("*.segment")):
+            try:
+                yield Segment(path, read_head(path), path.stat().st_size)
+            except InvalidInput as problem:
+                log.warning("logs: %s is damaged and was removed: %s", path.name, problem.message)
+                path.unlink()
+
+    def _journal_path(self, number: int) -> Path:
+        return self._folder / f"{number:010d}.journal"

@@ -1,0 +1,247 @@
+"""The store of a node's logs: what it keeps, what a crash or a full disk costs, and what questions find."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from array import array
+from pathlib import Path
+
+import pytest
+
+from weft.objects.errors import InvalidInput
+from weft.telemetry.logs import journal, segment, store
+from weft.telemetry.logs.match import Pattern, make_matcher
+from weft.telemetry.logs.query import Line, Range, read_last, read_lines
+from weft.telemetry.logs.store import LogStore
+
+HOUR = 3600 * 10**6
+
+
+def open_store(folder: Path, **more: float) -> LogStore:
+    opened = LogStore(folder, **more)  # type: ignore[arg-type]
+    opened.open()
+    return opened
+
+
+def put(logs: LogStore, uid: str, *lines: str, at: int | None = None, cursor: bytes = b"") -> None:
+    now = int(time.time() * 1e6) if at is None else at
+    logs.append(uid, array("q", [now] * len(lines)), "".join(f"{line}\n" for line in lines).encode(), cursor)
+
+
+def texts(found: list[Line]) -> list[str]:
+    return [line.text.decode() for line in found]
+
+
+def read(logs: LogStore, uid: str, *, filter: str = "", regex: str = "", **range_: int) -> list[str]:
+    matcher = make_matcher(filter, regex)
+    try:
+        return texts([line for lines in read_lines(logs, Range(uid, **range_), matcher) for line in lines])
+    finally:
+        if matcher is not None:
+            matcher.close()
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SEGMENT_BYTES", 400)
+
+
+def test_lines_come_back_in_order_over_segments_and_the_journal(tmp_path: Path, small_segments: None) -> None:
+    logs = open_store(tmp_path)
+    for number in range(100):
+        put(logs, "a", f"line {number}")
+        put(logs, "b", f"other {number}")
+    assert len(logs.segments) > 3
+    assert read(logs, "a") == [f"line {number}" for number in range(100)]
+    assert texts(read_last(logs, Range("a"), None, 7)) == [f"line {number}" for number in range(93, 100)]
+    assert read(logs, "nobody") == []
+
+
+def test_a_killed_agent_loses_no_line_and_goes_on_where_it_was(tmp_path: Path, small_segments: None) -> None:
+    logs = open_store(tmp_path)
+    for number in range(50):
+        put(logs, "a", f"line {number}", cursor=str(number).encode())
+        again = open_store(tmp_path)  # the one before is never closed, as if it was killed
+        assert read(again, "a") == [f"line {before}" for before in range(number + 1)]
+        assert again.cursor("a") == str(number).encode()
+        logs = again
+
+
+def test_a_torn_record_is_cut_off_with_its_cursor(tmp_path: Path) -> None:
+    logs = open_store(tmp_path)
+    put(logs, "a", "whole", cursor=b"1")
+    size = next(tmp_path.glob("*.journal")).stat().st_size
+    put(logs, "a", "torn by a power failure", cursor=b"2")
+    path = next(tmp_path.glob("*.journal"))
+    for left in range(size, path.stat().st_size):
+        path.write_bytes(path.read_bytes()[:size] + b"x" * (left - size))
+        again = open_store(tmp_path)
+        assert (read(again, "a"), again.cursor("a")) == (["whole"], b"1")
+        assert path.stat().st_size == size
+        again.close()
+
+
+def test_a_crash_between_a_segment_and_the_next_journal_doubles_no_line(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    logs = open_store(tmp_path)
+    monkeypatch.setattr(store, "begin_journal", crash)
+    with pytest.raises(KeyboardInterrupt):
+        for number in range(100):
+            put(logs, "a", f"line {number}", cursor=str(number).encode())
+    monkeypatch.undo()
+    again = open_store(tmp_path)
+    count = len(read(again, "a"))
+    assert read(again, "a") == [f"line {number}" for number in range(count)]
+    assert again.cursor("a") == str(count - 1).encode()
+    put(again, "a", "next")
+    assert read(open_store(tmp_path), "a")[count:] == ["next"]
+
+
+def test_numbers_go_on_and_restart_above_all_that_was(tmp_path: Path) -> None:
+    logs = open_store(tmp_path)
+    put(logs, "a", "one", "two")
+    following = logs.next_number("a")
+    put(logs, "a", "three")
+    assert read(logs, "a", first=following) == ["three"]
+    logs.set_next("a", following + 1000, b"c")  # it was elsewhere meanwhile
+    put(logs, "a", "four")
+    assert [line.number for lines in read_lines(logs, Range("a"), None) for line in lines][-1] == following + 1000
+    assert open_store(tmp_path).cursor("a") == b"c"
+
+
+def test_a_full_disk_costs_the_oldest_lines_and_says_how_many(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = open_store(tmp_path)
+    for number in range(40):
+        put(logs, "a", f"line {number}")
+    had, lines = len(logs.segments), logs.segments[0].head.lines
+    real = os.write
+
+    def is_full(file: int, data: bytes) -> int:
+        if len(logs.segments) == had:
+            real(file, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return real(file, data)
+
+    monkeypatch.setattr(journal.os, "write", is_full)
+    put(logs, "a", "the newest")
+    monkeypatch.undo()
+    assert logs.dropped == lines
+    assert f"the oldest {lines} lines of this node were dropped" in caplog.text
+    assert read(open_store(tmp_path), "a") == [*(f"line {number}" for number in range(lines, 40)), "the newest"]
+
+
+def test_a_full_disk_with_nothing_to_drop_keeps_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    logs = open_store(tmp_path)
+    put(logs, "a", "one", cursor=b"1")
+    monkeypatch.setattr(journal.os, "write", is_full)
+    with pytest.raises(OSError, match="no space"):
+        put(logs, "a", "two", cursor=b"2")
+    monkeypatch.undo()
+    assert (read(logs, "a"), logs.cursor("a")) == (["one"], b"1")
+
+
+def test_what_is_too_old_or_too_much_goes_first(tmp_path: Path, small_segments: None) -> None:
+    now = int(time.time() * 1e6)
+    logs = open_store(tmp_path, most_age=7200.0)
+    for hour in (5, 4, 3, 1, 0):
+        for number in range(20):
+            put(logs, "a", f"{hour} h ago {number}", at=now - hour * HOUR)
+    logs.keep()
+    assert {line.split()[0] for line in read(logs, "a")} <= {"3", "1", "0"}  # a segment goes as a whole
+    small = open_store(tmp_path, most_bytes=1)
+    small.keep()
+    assert small.segments == ()
+
+
+def test_cursors_of_workloads_that_left_are_forgotten_and_their_lines_stay(tmp_path: Path) -> None:
+    logs = open_store(tmp_path)
+    put(logs, "a", "one", cursor=b"1")
+    logs.keep(["b"])
+    assert logs.cursor("a") is None
+    assert read(logs, "a") == ["one"]
+
+
+def test_lines_carried_from_another_node_stand_before_those_of_this_one_and_once(tmp_path: Path) -> None:
+    source, target = open_store(tmp_path / "s"), open_store(tmp_path / "t")
+    put(target, "a", "zero")  # it was here before
+    source.set_next("a", target.next_number("a"), b"")
+    put(source, "a", "one", "two")
+    lines = [*target.find("a")[2], *source.find("a")[2]]
+    target.set_next("a", source.next_number("a"), b"console 7")
+    target.put_carried("a", segment.encode_segment(lines)[1])
+    put(target, "a", "three")
+    for logs in (target, open_store(tmp_path / "t")):
+        assert read(logs, "a") == ["zero", "one", "two", "three"]
+        assert texts(read_last(logs, Range("a"), None, 3)) == ["one", "two", "three"]
+        assert logs.cursor("a") == b"console 7"
+    target.keep([])
+    assert not list((tmp_path / "t" / "carried").iterdir())
+
+
+def test_since_and_until_and_filters_choose_lines(tmp_path: Path, small_segments: None) -> None:
+    logs = open_store(tmp_path)
+    for number in range(60):
+        put(logs, "a", f"{'ERROR' if number % 10 == 3 else 'info'} number {number} ü", at=number * 1000)
+    assert read(logs, "a", filter="ERROR") == [f"ERROR number {number} ü" for number in range(3, 60, 10)]
+    assert read(logs, "a", filter="ERROR", since=20_000, until=43_000) == ["ERROR number 23 ü", "ERROR number 33 ü"]
+    assert read(logs, "a", filter="number 5 ü") == ["info number 5 ü"]
+    assert read(logs, "a", regex=r"^ERROR.*[35]3 ü$") == ["ERROR number 33 ü", "ERROR number 53 ü"]
+    matcher = make_matcher("ERROR", "")
+    assert texts(read_last(logs, Range("a", until=50_000), matcher, 2)) == ["ERROR number 33 ü", "ERROR number 43 ü"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (r"a\s+b", ["a b"]),  # never over the end of a line
+        (r"a[^x]+b", ["a b"]),
+        (r"\Aab\Z", ["ab"]),
+        (r"(?i)^AB", ["ab"]),
+        (r"^$", [""]),
+        (r"a(?!b)", ["a", "a b"]),
+        (r"b.", ["bc"]),
+        ("", ["a", "b", "a b", "ab", "", "bc"]),
+    ],
+)
+def test_a_pattern_sees_each_line_by_itself(tmp_path: Path, pattern: str, expected: list[str]) -> None:
+    logs = open_store(tmp_path)
+    put(logs, "a", "a", "b", "a b", "ab", "", "bc")
+    assert read(logs, "a", regex=pattern) == expected
+
+
+def test_a_hostile_pattern_is_ended_and_says_what_to_do() -> None:
+    hostile = Pattern("^(a+)+$", seconds=0.3)
+    with pytest.raises(InvalidInput, match=r"takes more than 0.3 s"):
+        hostile.find(b"a" * 60 + b"!\n")
+    hostile.close()
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "*", "a\nb", "x" * 2000])
+def test_what_is_no_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(InvalidInput, match="regex"):
+        Pattern(pattern)
+
+
+def test_a_damaged_segment_is_removed_and_the_rest_is_read(tmp_path: Path, small_segments: None) -> None:
+    logs = open_store(tmp_path)
+    for number in range(80):
+        put(logs, "a", f"line {number}")
+    first, second = logs.segments[:2]
+    first.path.write_bytes(b"nonsense")
+    data = bytearray(second.path.read_bytes())
+    data[-9] ^= 1  # in a part, not in the head
+    second.path.write_bytes(data)
+    left = first.head.lines + second.head.lines
+    assert read(open_store(tmp_path), "a") == [f"line {number}" for number in range(left, 80)]
+    assert not first.path.exists()
