@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from weft.contracts.clock import SystemClock
 from weft.objects.errors import InvalidInput
 from weft.telemetry.logs import journal, segment, store
 from weft.telemetry.logs.match import Pattern, make_matcher
@@ -20,7 +21,7 @@ HOUR = 3600 * 10**6
 
 
 def open_store(folder: Path, **more: float) -> LogStore:
-    opened = LogStore(folder, **more)  # type: ignore[arg-type]
+    opened = LogStore(folder, SystemClock(), **more)  # type: ignore[arg-type]
     opened.open()
     return opened
 
@@ -35,7 +36,7 @@ def texts(found: list[Line]) -> list[str]:
 
 
 def read(logs: LogStore, uid: str, *, filter: str = "", regex: str = "", **range_: int) -> list[str]:
-    matcher = make_matcher(filter, regex)
+    matcher = make_matcher(filter, regex, SystemClock())
     try:
         return texts([line for lines in read_lines(logs, Range(uid, **range_), matcher) for line in lines])
     finally:
@@ -197,7 +198,7 @@ def test_since_and_until_and_filters_choose_lines(tmp_path: Path, small_segments
     assert read(logs, "a", filter="ERROR", since=20_000, until=43_000) == ["ERROR number 23 ü", "ERROR number 33 ü"]
     assert read(logs, "a", filter="number 5 ü") == ["info number 5 ü"]
     assert read(logs, "a", regex=r"^ERROR.*[35]3 ü$") == ["ERROR number 33 ü", "ERROR number 53 ü"]
-    matcher = make_matcher("ERROR", "")
+    matcher = make_matcher("ERROR", "", SystemClock())
     assert texts(read_last(logs, Range("a", until=50_000), matcher, 2)) == ["ERROR number 33 ü", "ERROR number 43 ü"]
 
 
@@ -221,7 +222,7 @@ def test_a_pattern_sees_each_line_by_itself(tmp_path: Path, pattern: str, expect
 
 
 def test_a_hostile_pattern_is_ended_and_says_what_to_do() -> None:
-    hostile = Pattern("^(a+)+$", seconds=0.3)
+    hostile = Pattern("^(a+)+$", SystemClock(), seconds=0.3)
     with pytest.raises(InvalidInput, match=r"takes more than 0.3 s"):
         hostile.find(b"a" * 60 + b"!\n")
     hostile.close()
@@ -230,7 +231,7 @@ def test_a_hostile_pattern_is_ended_and_says_what_to_do() -> None:
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "*", "a\nb", "x" * 2000])
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidInput, match="regex"):
-        Pattern(pattern)
+        Pattern(pattern, SystemClock())
 
 
 def test_a_damaged_segment_is_removed_and_the_rest_is_read(tmp_path: Path, small_segments: None) -> None:

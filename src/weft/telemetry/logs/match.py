@@ -7,12 +7,12 @@ import select
 import struct
 import subprocess
 import sys
-import time
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput
 from weft.telemetry.logs.pattern_worker import ERROR
 
@@ -54,11 +54,12 @@ class Literal:
 class Pattern:
     """``close`` it."""
 
-    def __init__(self, pattern: str, seconds: float = PATTERN_SECONDS) -> None:
-        """Raises InvalidInput for a pattern that is none, OSError."""
+    def __init__(self, pattern: str, clock: Clock, seconds: float = PATTERN_SECONDS) -> None:
+        """Raises InvalidInput for what is not a pattern, OSError."""
         if "\n" in pattern or len(pattern) > MOST_PATTERN:
             raise InvalidInput(f"regex must be a pattern of one line, at most {MOST_PATTERN} characters", field="regex")
-        self._seconds = self._left = seconds
+        self._clock, self._seconds = clock, seconds
+        self._left = seconds
         self._worker = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_WORKER)],
             stdin=subprocess.PIPE,
@@ -89,7 +90,7 @@ class Pattern:
     def _ask(self, data: bytes) -> Sequence[int]:
         stdin = self._worker.stdin
         assert stdin is not None
-        began = time.monotonic()
+        began = self._clock.elapsed()
         try:
             stdin.write(struct.pack("<I", len(data)))
             left = memoryview(data)
@@ -101,21 +102,21 @@ class Pattern:
         if count == ERROR:
             message = self._read(*struct.unpack("<I", self._read(4)))
             raise InvalidInput(
-                f"regex is no regular expression: {message.decode(errors='replace')}",
+                f"regex is not a regular expression: {message.decode(errors='replace')}",
                 field="regex",
                 hint="--filter TEXT looks for a text as it stands",
             )
         found = array("I")
         found.frombytes(self._read(4 * count))
-        self._left -= time.monotonic() - began
+        self._left -= self._clock.elapsed() - began
         return found
 
     def _read(self, size: int) -> bytes:
         stdout, data = self._worker.stdout, bytearray()
         assert stdout is not None
-        until = time.monotonic() + self._left
+        until = self._clock.elapsed() + self._left
         while len(data) < size:
-            if not select.select([stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not select.select([stdout], [], [], max(0.0, until - self._clock.elapsed()))[0]:
                 raise InvalidInput(
                     f"regex takes more than {self._seconds:g} s on these lines",
                     field="regex",
@@ -134,10 +135,10 @@ def _too_much() -> InvalidInput:
     )
 
 
-def make_matcher(filter: str, regex: str) -> Matcher | None:
+def make_matcher(filter: str, regex: str, clock: Clock) -> Matcher | None:
     """None where every line matches. Raises InvalidInput, OSError."""
     if filter and regex:
         raise InvalidInput("filter and regex can't be given together", field="regex")
     if regex:
-        return Pattern(regex)
+        return Pattern(regex, clock)
     return Literal(filter) if filter else None

@@ -115,13 +115,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_head(path: Path) -> Head:
-    """Raises InvalidInput for what is no segment, OSError."""
+    """Raises InvalidInput for anything else, OSError."""
     with open(path, "rb") as file:
         return _read_head(file)
 
 
 def read_segment(path: Path, uid: str = "") -> Iterator[Lines]:
-    """The lines, or only those of one source. Raises InvalidInput for what is no segment, OSError."""
+    """The lines, or only those of one source. Raises InvalidInput for anything else, OSError."""
     with open(path, "rb") as file:
         for part in _read_head(file).parts:
             if uid and part.uid != uid:
@@ -134,10 +134,10 @@ def _decode_part(part: Part, frame: bytes) -> Lines:
     size = 8 * part.count + part.text_bytes
     try:
         if part.count < 1 or part.text_bytes < part.count or zstandard.frame_content_size(frame) != size:
-            raise InvalidInput("this is no segment of a log: a part of it has another size")
+            raise InvalidInput("this is not a segment of a log: a part of it has another size")
         body = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
     except zstandard.ZstdError as problem:
-        raise InvalidInput(f"this is no segment of a log: {problem}") from None
+        raise InvalidInput(f"this is not a segment of a log: {problem}") from None
     times = array("q")
     times.frombytes(body[: 8 * part.count])
     return Lines(part.uid, part.first, times, body[8 * part.count :])
@@ -149,10 +149,10 @@ def _read_head(file: BinaryIO) -> Head:
         magic, length, crc = _PREFIX.unpack(file.read(_PREFIX.size))
         packed = file.read(min(length, MOST_HEAD_BYTES))
         if magic != _MAGIC or zlib.crc32(packed) != crc:
-            raise InvalidInput("this is no segment of a log")
+            raise InvalidInput("this is not a segment of a log")
         return msgspec.msgpack.decode(packed, type=Head)
     except (struct.error, msgspec.MsgspecError):
-        raise InvalidInput("this is no segment of a log") from None
+        raise InvalidInput("this is not a segment of a log") from None
 
 
 def open_private(path: str, flags: int) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 from weft.telemetry.logs.journal import Journal, Record, begin_journal, read_journal
@@ -37,7 +37,10 @@ class Segment(msgspec.Struct, frozen=True):
 class LogStore:
     """In ``folder``, at most ``most_bytes`` of lines of the last ``most_age`` seconds. Thread-safe."""
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES, most_age: float = MOST_AGE_SECONDS) -> None:
+    def __init__(
+        self, folder: Path, clock: Clock, most_bytes: int = MOST_BYTES, most_age: float = MOST_AGE_SECONDS
+    ) -> None:
+        self._clock = clock
         self._folder, self._carried_folder = folder, folder / "carried"
         self._most_bytes, self._most_age = most_bytes, most_age
         self._lock = threading.Lock()
@@ -90,7 +93,7 @@ class LogStore:
         with self._lock:
             if self._journal is not None:
                 self._journal.sync()
-            oldest = int((time.time() - self._most_age) * 1e6)
+            oldest = int((self._clock.now() - self._most_age) * 1e6)
             while self._segments and self._segments[0].head.until < oldest:
                 self._drop_oldest()
             self._drop_too_much()
@@ -152,7 +155,7 @@ class LogStore:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _number_next(self, uid: str) -> int:
-        return self._next.get(uid) or int(time.time() * 1e6)
+        return self._next.get(uid) or int(self._clock.now() * 1e6)
 
     def _append(self, record: Record) -> None:
         if self._sealed:
