@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.backup import MADE_OF, OF
-from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Stored
 from weft.objects.errors import InvalidInput
@@ -23,7 +23,10 @@ USUAL_EVERY, USUAL_KEEP = 86400.0, 30 * 86400.0
 
 
 class BackupPolicySpec(msgspec.Struct, kw_only=True):
-    of: Annotated[list[str], field("What is backed up: vm/NAME")]
+    of: Annotated[list[str], field("What is backed up: vm/NAME")] = []
+    pool: Annotated[
+        str, field("Storage pool of which all is backed up that this project has there, now or later", name=True)
+    ] = ""
     to: Annotated[str, field("Backup repository", name=True)]
     every: Annotated[
         float,
@@ -60,9 +63,11 @@ class BackupPolicyStatus(msgspec.Struct, kw_only=True):
 
 def check_policy(spec: BackupPolicySpec) -> None:
     """Raises InvalidInput."""
-    if not spec.of or len(spec.of) > MOST_SUBJECTS:
+    if not (spec.of or spec.pool) or len(spec.of) > MOST_SUBJECTS:
         raise InvalidInput(
-            f"spec.of: {len(spec.of)} entries", field="spec.of", hint=f"name 1 to {MOST_SUBJECTS}: vm/web, vm/db"
+            f"spec.of: {len(spec.of)} entries",
+            field="spec.of",
+            hint=f"name 1 to {MOST_SUBJECTS}, like vm/web, or a pool",
         )
     for place, one in enumerate(spec.of):
         check_subject(one, f"spec.of[{place}]", OF, MADE_OF)
@@ -106,8 +111,13 @@ def find_due(spec: BackupPolicySpec, last: float, now: float) -> float:
     return min(last, now) + (spec.every or USUAL_EVERY)
 
 
-POLICIES_BY_SUBJECT = Index("backup policies by key of what they are for")
+POLICIES_BY_SUBJECT = Index("backup policies by key of what they name")
 POLICIES_BY_REPOSITORY = Index("backup policies by name of their repository")
+
+
+def _what(obj: Object) -> str:
+    pool = dig(obj, "spec.pool", "")
+    return ", ".join([*([f"all in pool/{pool}"] if pool else []), *(dig(obj, "spec.of") or [])]) or "–"
 
 
 def _when(obj: Object) -> str:
@@ -140,6 +150,7 @@ BACKUP_POLICY = Kind(
     },
     references=(
         Reference("vm", "spec.of", lambda spec: list_named("vm", spec.of), blocks=False),
+        Reference("pool", "spec.pool", lambda spec: [spec.pool] if spec.pool else [], blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     access=Access(readers="project", status_writer="backup policies"),
@@ -148,7 +159,7 @@ BACKUP_POLICY = Kind(
         topic="Storage and networks",
         columns=(
             NAME,
-            Column("OF", joined("spec.of"), flexible=True),
+            Column("OF", _what, flexible=True),
             Column("TO", text("spec.to")),
             Column("WHEN", _when),
             Column("KEEP", _keep),

@@ -50,7 +50,7 @@ def _read(text: str, here: datetime, what: str, sign: int = 1) -> datetime:
         today = here.replace(hour=time.hour, minute=time.minute, second=0, microsecond=0)
         return today if (today > here) == (sign > 0) else today + sign * timedelta(days=1)
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=here.tzinfo)
+    return moment if moment.tzinfo is not None else moment.astimezone()  # by the clock's rule of that day
 
 
 def render_time(at: float, *, seconds: bool = False) -> str:

@@ -1,4 +1,5 @@
-"""`weft storage list`, `weft storage metrics --pool fast`: storage pools, how full they are, and what is largest in them."""
+"""`weft storage list`, `weft storage metrics --pool fast`: storage pools, how full they are, and what is largest in them.
+`weft storage backup --pool fast --destination safe --schedule daily`: backs up all that lies there; `weft storage restore fast`."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from typing import Any
 
 import click
 
+from weft.cli.backup import storage
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
+from weft.cli.command.target import usage
 from weft.cli.output.formats import print_data, print_list, print_rows
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
@@ -27,35 +30,56 @@ _DISKS = make_columns("POOL!", "OBJECT!", "PROJECT", "SIZE>", "NODE")
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        click.Argument(["act"], type=click.Choice(("list", "metrics")), default="list", metavar="[list|metrics]"),
-        click.Option(["--pool"], metavar="NAME", help="Only this pool.", shell_complete=complete_name(POOL.name)),
+        click.Argument(["act"], type=click.Choice(_ACTS), default="list", metavar=f"[{'|'.join(_ACTS)}]"),
+        click.Argument(["words"], nargs=-1, metavar="[NAME]"),
+        click.Option(["--pool"], metavar="POOL", help="Only this pool.", shell_complete=complete_name(POOL.name)),
         click.Option(["--show-osd-breakdown"], is_flag=True, help="Of Ceph pools: also the metrics of each OSD."),
+        *storage.backup_options(),
+        *storage.restore_options(),
+        *options.waits(),
         *options.table(),
         options.output(),
     ]
-    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+    return options.build(verb, f"{entry.summary}; back up and restore what is in them.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, act: str, pool: str | None, show_osd_breakdown: bool) -> None:
+def _run(
+    session: Session,
+    kind: Kind | None,
+    act: str,
+    words: tuple[str, ...],
+    pool: str | None,
+    show_osd_breakdown: bool,
+    **given: Any,
+) -> int | None:
+    storage.refuse_strange(act, given)
+    if act == "restore":
+        return storage.restore(session, words, pool, given)
+    if words:
+        raise usage(f"{act} takes no name", f"weft storage {act} --pool NAME")
+    if act == "backup":
+        return storage.back_up(session, pool, given)
     pools = [session.client.get(POOL.name, pool)] if pool is not None else session.client.list(POOL.name).items
     if show_osd_breakdown:
         _refuse_breakdown(pools)
     if act == "list":
         print_list(session, pools, [POOL])
-        return
+        return None
     found = describe(pools, *(session.client.list(name, all_projects=name != "node").items for name in _READ))
     if session.is_document:
         print_data(session, {"items": found})
-        return
+        return None
     print_list(session, pools, [POOL])
     if session.is_data:
-        return
+        return None
     print_rows(session, _NODES, [[one["name"], *_draw_node(node)] for one in found for node in one["nodes"]])
     disks = [[one["name"], *_draw_disk(disk)] for one in found for disk in one["largest"]]
     if disks:
         print_rows(session, _DISKS, disks)
+    return None
 
 
+_ACTS = ("list", "metrics", "backup", "restore")
 _READ = ("node", "volume", "snapshot")
 
 

@@ -12,7 +12,6 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.backup import BACKUPS_BY_POLICY, BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, policy_key, subject_key
-from weft.kinds.backup_policy import BackupPolicySpec
 
 LONGEST_WAIT_SECONDS = 3600.0  # a clock may be set
 
@@ -23,7 +22,7 @@ class BackupExpiry:
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "backuppolicy":
-            if has_changed(change, lambda item: (item.uid, item.deleting, item.spec(BackupPolicySpec).of)):
+            if has_changed(change, lambda item: (item.uid, item.deleting)):
                 return [item.key for item in view.find(BACKUPS_BY_POLICY, change.key)]
             return ()
         if has_changed(change, _stand_of):
@@ -57,9 +56,7 @@ def plan_expiry(view: View, backup: Item, now: float) -> Commit | None:
 def has_policy(view: View, backup: Item) -> bool:
     """Whether a policy decides how long it is kept."""
     policy = view.get(policy_key(backup)) if backup.spec(BackupSpec).policy else None
-    if policy is None or policy.deleting:
-        return False
-    return backup.spec(BackupSpec).of in policy.spec(BackupPolicySpec).of
+    return policy is not None and not policy.deleting
 
 
 def _stand_of(backup: Item) -> object:

@@ -1,7 +1,7 @@
 """Makes the backups that policies ask for, when they are due, and deletes those that are kept long enough.
 
-Reads policies, backups, VMs; makes Backups, deletes old ones that a policy made, writes backuppolicy.status. Woken by any of those,
-and by the time. Which are kept says ``retention.py``.
+Reads policies, backups, VMs, their allocations, pools; makes Backups, deletes old ones that a policy made, writes
+backuppolicy.status. Woken by any of those, and by the time. Which are kept says ``retention.py``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.controllers.backup.retention import MAKING, list_old, read_made
+from weft.controllers.backup.subjects import list_subjects
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.backup import BACKUP, BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
+from weft.kinds.allocation import AllocationSpec, list_disks
+from weft.kinds.backup import BACKUP, BACKUPS_BY_POLICY, BackupSpec, BackupStatus, policy_key
 from weft.kinds.backup_policy import (
     POLICIES_BY_SUBJECT,
     BackupPolicySpec,
@@ -32,7 +34,7 @@ LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
 
 class BackupPolicies:
     name = "backup policies"
-    kinds = ("backuppolicy", "backup", "vm")
+    kinds = ("backuppolicy", "backup", "vm", "allocation", "pool")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -40,10 +42,15 @@ class BackupPolicies:
                 return (change.key,)
             case "backup":
                 if has_changed(change, lambda item: (item.uid, item.deleting, item.status(BackupStatus).phase)):
-                    return [item.key for item in view.find(POLICIES_BY_SUBJECT, subject_key(change.item))]
+                    return [policy_key(change.item)] if change.item.spec(BackupSpec).policy else ()
             case "vm":
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
                     return [item.key for item in view.find(POLICIES_BY_SUBJECT, change.key)]
+            case "allocation":
+                # What a VM has in pools; what it is called in them doesn't change.
+                if has_changed(change, lambda item: (item.uid, list_disks(item.spec(AllocationSpec)))):
+                    policies = view.of_kind("backuppolicy").values()
+                    return [item.key for item in policies if item.spec(BackupPolicySpec).pool]
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
@@ -63,35 +70,34 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
     """What is due, and in how many seconds to look again."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
     before = {one.of: one.last_run for one in status.subjects}
-    last, next_runs = {of: before[of] for of in spec.of if of in before}, list[float]()
-    for of in spec.of:
-        kind, name = split_subject(of)
-        key = object_key(kind, policy.envelope.project, name)
-        own = [item for item in view.find(BACKUPS_BY_SUBJECT, key) if _is_own(item, policy)]
-        for item in list_old(map(read_made, own), spec, now):
+    subjects = list_subjects(view, policy)
+    last, next_runs = {of: before[of] for of in subjects if of in before}, list[float]()
+    own: dict[str, list[Item]] = {of: [] for of in subjects}
+    for item in view.find(BACKUPS_BY_POLICY, policy.key):
+        if not item.deleting:
+            own.setdefault(item.spec(BackupSpec).of, []).append(item)
+    for of, made in own.items():
+        for item in list_old(map(read_made, made), spec, now):
             draft.change(item, deleting_since=now)
-        subject = view.get(key)
+        kind, name = split_subject(of)
+        subject = view.get(object_key(kind, policy.envelope.project, name)) if of in subjects else None
         if spec.paused or subject is None or subject.deleting:
             continue
         if of not in last and spec.schedule:
             last[of] = now  # it waits for its time
         due = find_due(spec, last[of], now) if of in last else now
         if due <= now:
-            if any(item.status(BackupStatus).phase in MAKING for item in own):
+            if any(item.status(BackupStatus).phase in MAKING for item in made):
                 continue
             draft.make(_make(policy, spec, of, now))
             last[of] = now
             due = find_due(spec, now, now)
         next_runs.append(due)
-    subjects = [PolicySubject(of=of, last_run=last[of]) for of in spec.of if of in last]
-    planned = msgspec.structs.replace(status, subjects=subjects, next_run=min(next_runs, default=None))
+    noted = [PolicySubject(of=of, last_run=last[of]) for of in subjects if of in last]
+    planned = msgspec.structs.replace(status, subjects=noted, next_run=min(next_runs, default=None))
     if planned != status:
         draft.change(policy, status=planned)
     return draft.commit(policy.key), min([LONGEST_WAIT_SECONDS, *(due - now for due in next_runs)])
-
-
-def _is_own(backup: Item, policy: Item) -> bool:
-    return backup.spec(BackupSpec).policy == policy.envelope.name and not backup.deleting
 
 
 def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope:

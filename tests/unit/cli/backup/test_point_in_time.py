@@ -1,0 +1,86 @@
+"""A point in time is the newest good backup at that instant or before it, and people are told how far that is off."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from weft.cli.backup.moment import choose, describe_grain, name_restored
+from weft.cli.output.local_time import read_past
+from weft.objects.errors import NotFound
+
+AT = 1733758200.0  # 2024-12-09 15:30:00 UTC
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(os.environ, "TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def backup(taken: float, of: str = "vm/shop", **more: Any) -> dict[str, Any]:
+    status = {"phase": "Ready", "state": "unproven", "taken_at": AT + taken, **more.pop("status", {})}
+    spec = {"of": of, "to": "safe", "policy": more.pop("policy", "")}
+    return {"name": f"{of[3:]}{taken:g}", "spec": spec, "status": status, **more}
+
+
+def test_the_newest_at_or_before_is_chosen_and_its_grain_told() -> None:
+    chosen = choose([backup(3598), backup(-2), backup(-3602)], "vm/shop", (), AT)
+    (choice,) = chosen.choices
+    assert choice.backup["name"] == "shop-2" and chosen.left_out == []
+    assert describe_grain(choice, AT) == (
+        "2024-12-09 15:29:58 UTC, 2 s before; the next backup is of 2024-12-09 16:29:58 UTC"
+    )
+    (exact,) = choose([backup(0)], "shop", (), AT).choices
+    assert describe_grain(exact, AT) == "2024-12-09 15:30:00 UTC, as asked; there is no later backup"
+    (newest,) = choose([backup(-9000), backup(-7322)], "shop", (), None).choices
+    assert describe_grain(newest, None) == "2024-12-09 13:27:58 UTC"
+    assert "2h2m before" in describe_grain(newest, AT)
+
+
+def test_one_that_is_damaged_failed_or_deleted_is_not_chosen() -> None:
+    bad = [
+        backup(-1, status={"state": "damaged"}),
+        backup(-2, status={"phase": "Failed"}),
+        backup(-3, deleting_since=AT),
+        backup(-4, status={"phase": "Copying", "taken_at": None}),
+    ]
+    (choice,) = choose([*bad, backup(-5)], "vm/shop", (), AT).choices
+    assert choice.backup["name"] == "shop-5"
+    with pytest.raises(NotFound, match="vm/shop has no backup that is Ready and undamaged"):
+        choose(bad[:2], "vm/shop", (), AT)
+
+
+def test_a_time_before_all_backups_is_refused_with_the_first_one() -> None:
+    with pytest.raises(
+        NotFound, match=r"at or before 2024-12-09 15:30:00 UTC: its first is of 2024-12-09 15:30:01 UTC"
+    ):
+        choose([backup(1), backup(2)], "vm/shop", (), AT)
+    with pytest.raises(NotFound, match="no backups of vm/cart"):
+        choose([backup(-1)], "vm/cart", (), AT)
+
+
+def test_a_policy_means_all_that_it_backed_up_and_what_came_later_is_left_out() -> None:
+    made = [backup(-9, "vm/shop", policy="app"), backup(-8, "vm/db", policy="app"), backup(4, "vm/new", policy="app")]
+    chosen = choose([*made, backup(-1, "vm/app")], "app", {"app"}, AT)
+    assert {one.of for one in chosen.choices} == {"vm/shop", "vm/db"}
+    assert len(chosen.left_out) == 1 and chosen.left_out[0].startswith("vm/new has no backup at or before")
+    shop = chosen.choices[0]
+    assert name_restored(shop, "", (), is_alone=False) == "shop"
+    assert name_restored(shop, "", {"vm/shop"}, is_alone=False) == "shop-20241209-152951"
+    assert name_restored(shop, "old", {"vm/shop"}, is_alone=False) == "old-shop"
+    assert name_restored(shop, "old", {"vm/shop"}, is_alone=True) == "old"
+
+
+def test_a_local_time_is_read_by_the_clock_of_that_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "TZ", "Europe/Berlin")
+    time.tzset()
+    summer = 1751328000.0
+    assert read_past("2024-12-09 16:30:00", summer) == AT == read_past("2024-12-09T15:30:00Z", summer)
