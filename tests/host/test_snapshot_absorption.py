@@ -25,6 +25,7 @@ from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable
 from weft.agent.tasks import Tasks
+from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
@@ -98,7 +99,9 @@ class SnapshotLab:
         images: Any = SimpleNamespace(find=lambda sha256: disk)
         await self.kept.refresh()
         runtimes = Runtimes({"vm": driver})
-        work = Absorption(self.pools, self.table, runtimes, images, self.kept, DiskTurns(), self.reporter, self.clock)
+        volumes = Volumes(self.pools, self.table, self.reporter, self.clock, Tasks())
+        parts = (self.pools, volumes, self.table, runtimes, images, self.kept, DiskTurns(), self.reporter, self.clock)
+        work = Absorption(*parts)
         await work.absorb_all()
         await self.kept.refresh()
 
@@ -274,6 +277,57 @@ async def test_a_snapshot_is_taken_although_a_copy_was_left_that_nobody_follows(
         await node.absorb(driver)
         assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == [f"{node.id}-2"]
         assert await read(driver, node.id) == whole
+        await driver.stop(node.id, grace_seconds=0)
+    finally:
+        await lab.close_drivers()
+
+
+async def test_a_copy_that_somebody_ended_and_dismissed_does_not_count_as_done(
+    lab: GuestLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, driver = SnapshotLab(lab, "dismissed"), lab.driver()
+    try:
+        await ready(driver, await node.plan())
+        await write(driver, node.id, 1)
+        whole = await read(driver, node.id)
+        await node.take(driver, 1)
+        await node.volumes.layers.drop(f"{node.id}-s1")
+        with monkeypatch.context() as slow:
+            slow.setattr(absorb, "BYTES_PER_SECOND", 64 << 10)
+            working = asyncio.ensure_future(node.absorb(driver))
+            while not await list_jobs(driver, node.id):
+                await asyncio.sleep(0.01)
+            await absorb.end_left(await driver._guests.get(node.id))
+            await working
+        assert "was not absorbed to the end" in caplog.text
+        assert [one.id for one in await node.volumes.layers.list_layers(node.id)] == [f"{node.id}-1"]
+        assert await read(driver, node.id) == whole
+        await node.absorb(driver)
+        assert await node.volumes.layers.list_layers(node.id) == []
+        node.kill()
+        await asyncio.sleep(0.2)
+        await ready(driver, await node.plan())
+        assert await read(driver, node.id) == whole
+        await driver.stop(node.id, grace_seconds=0)
+    finally:
+        await lab.close_drivers()
+
+
+async def test_a_suspended_guest_goes_on_from_its_memory_on_a_shorter_chain(lab: GuestLab) -> None:
+    node, driver = SnapshotLab(lab, "asleep"), lab.driver()
+    try:
+        await ready(driver, await node.plan())
+        await write(driver, node.id, 1)
+        await node.take(driver, 1)
+        await write(driver, node.id, 2)
+        whole = await read(driver, node.id)
+        boot = (await driver.inspect(node.id)).boot_id
+        await node.volumes.layers.drop(f"{node.id}-s1")
+        await driver.suspend(node.id)
+        await node.absorb(driver)
+        assert await node.volumes.layers.list_layers(node.id) == []
+        await ready(driver, await node.plan())
+        assert (await driver.inspect(node.id)).boot_id == boot and await read(driver, node.id) == whole
         await driver.stop(node.id, grace_seconds=0)
     finally:
         await lab.close_drivers()

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import Lab, change, make_allocation
 from tests.scenario.test_agent_restores import BACK, OTHER_VOLUME, TWIN, until_restored
-from tests.scenario.test_agent_taking import S1, VOLUME, make_vm, until_over
+from tests.scenario.test_agent_taking import S1, S2, VOLUME, make_vm, until_over
 
 from weft.agent.allocation.steps import snapshot as step
+from weft.agent.snapshot import absorption
 from weft.contracts.driver.runtime import GuestDisk
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import ROOT, AllocatedVolume
@@ -115,3 +116,33 @@ async def test_each_disk_holds_what_it_held_then(tmp_path: Path) -> None:
         await lab.until_state(vm, "running")
         assert all(holds(disk, 2) for disk in disks(lab, vm)), "what stood there before the first restore"
         assert all(holds(disk, 1) for disk in disks(lab, twin)), "the twin keeps its own"
+
+
+async def test_the_layers_of_a_volume_without_a_vm_go_after_their_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absorption, "LEAST_PAUSE_SECONDS", 0.0)
+    lab = PoolLab(tmp_path)
+    async with lab.agent():
+        vm = make_vm()
+        lab.server.put(vm)
+        await lab.until_state(vm, "running")
+        write(disks(lab, vm)[1], 1)
+        for snapshots in ([S1], [S1, S2]):
+            lab.server.put(change(vm, snapshots=snapshots))
+            await until_over(lab, vm, snapshots[-1].uid)
+        vm = await restart(lab, vm, 0)
+        data = disks(lab, vm)[1]
+        assert len(data.layers) == 2 and holds(data, 1)
+        write(data, 2)
+        vm = msgspec.structs.replace(vm, deleting_since=1.0)
+        lab.server.put(vm)
+        await lab.until_state(vm, "released")
+        lab.server.delete(vm)
+        pool: Any = lab.volumes
+        lab.server.remove_snapshots = ["snap-1", "snap-2"]
+        lab.server.put(make_allocation("other"))  # something to report
+        await lab.until(lambda: not list(pool._folder.glob("layers/*.qcow2")), "the layers' end")
+        left = await pool.inspect(VOLUME)
+        assert await pool.layers.list_layers(VOLUME) == []
+        assert holds(GuestDisk(left.path, "qcow2", "data"), 2)

@@ -92,7 +92,8 @@ class Agent:
         self._snapshots = KeptSnapshots(host.state_dir, self.pools, self.table, self._reporter, clock, self._tasks)
         self.images = ImageCache(host.state_dir, server, self.table)
         self._absorption = Absorption(
-            self.pools, self.table, runtimes, self.images, self._snapshots, turns, self._reporter, clock
+            *(self.pools, self._volumes, self.table, runtimes, self.images),
+            *(self._snapshots, turns, self._reporter, clock),
         )
         self._container_images = ContainerImages(container_images, self.images, self.table, clock)
         self._network = NetworkExecutor(

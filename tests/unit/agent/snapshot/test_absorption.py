@@ -19,6 +19,7 @@ from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.state.allocation import Checkpoint, DiskRelocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.volume.inventory import Volumes
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.driver.layers import MOST_LAYERS
 from weft.contracts.driver.runtime import GuestFacts, GuestState
@@ -74,8 +75,10 @@ class Lab(Parts):
         runtime: Any = ValueRuntime(self.snapshots)
         images: Any = SimpleNamespace(find=self.images.get)
         chosen = Runtimes({"vm": runtime})
+        self.volumes = Volumes(self.pools, self.table, self.reporter, self.clock, self.tasks)
         self.absorption = Absorption(
-            self.pools, self.table, chosen, images, self.kept, self.turns, self.reporter, self.clock
+            *(self.pools, self.volumes, self.table, chosen, images),
+            *(self.kept, self.turns, self.reporter, self.clock),
         )
 
     def put(self, envelope: Envelope, guest: GuestState = "running", **checkpoint: Any) -> AllocationState:
@@ -128,7 +131,64 @@ async def test_the_disks_of_a_stopped_guest_are_shortened_without_it_on_their_im
     assert not lab.snapshots.calls
 
 
-@pytest.mark.parametrize("guest", ["starting", "paused", "suspended"])
+async def test_a_suspended_guests_disks_are_shortened_too(lab: Lab) -> None:
+    state = lab.put(lab.web, "suspended", run="down")
+    assert state.local.spec.image is not None
+    lab.images[state.local.spec.image.sha256] = SimpleNamespace(disk="/images/tiny", disk_format="raw")
+    await lab.absorption.absorb_all()
+    assert lab.layers.absorbed == [(lab.root, "r2", "/images/tiny")] and not lab.snapshots.calls
+
+
+async def put_volume(lab: Lab, *layers: str) -> None:
+    await lab.local.ensure(DATA, size_bytes=1 << 20, base=None)
+    lab.layers.chains = {DATA: [*layers]}
+    lab.layers.kept.clear()
+    await lab.volumes.find()
+
+
+async def test_a_volume_that_nobody_has_is_shortened_in_the_nodes_own_pool(lab: Lab) -> None:
+    await put_volume(lab, "d1", "d2", "d3")
+    lab.layers.add("s2", data=["d1", "d2"])
+    await lab.absorption.absorb_all()
+    assert lab.layers.absorbed == [(DATA, "d3", None), (DATA, "d1", None)] and lab.layers.chains == {DATA: ["d2"]}
+
+
+async def test_a_volume_in_a_pool_that_other_nodes_may_share_is_left_alone(lab: Lab) -> None:
+    await lab.san.ensure(DATA, size_bytes=1 << 20, base=None)
+    lab.san.layers.chains = {DATA: ["d1"]}
+    await lab.volumes.find()
+    assert lab.volumes.unattached == {DATA}
+    await lab.absorption.absorb_all()
+    assert not lab.san.layers.absorbed
+
+
+async def test_a_volume_that_a_vm_is_about_to_get_is_left_alone(lab: Lab) -> None:
+    await put_volume(lab, "d1")
+    lab.put(lab.web, "absent", made=False, run="down")
+    await lab.absorption.absorb_all()
+    assert not lab.layers.absorbed
+
+
+async def test_no_volume_is_touched_that_a_guest_nobody_explains_may_have(lab: Lab) -> None:
+    await put_volume(lab, "d1")
+    lab.table.found["stranger"] = GuestFacts("stranger", "u", "stranger", 1, "running")
+    await lab.absorption.absorb_all()
+    assert not lab.layers.absorbed
+
+
+async def test_a_vm_that_gets_the_volume_does_not_wait_for_its_layers(lab: Lab) -> None:
+    await put_volume(lab, "d1")
+    lab.layers.gate = asyncio.Event()
+    absorbing = asyncio.ensure_future(lab.absorption.absorb_all())
+    while lab.turns._background == {}:
+        await asyncio.sleep(0.001)
+    async with lab.turns.steps([DATA]):
+        assert all(task.done() for task in lab.turns._background) and not lab.layers.absorbed
+    await absorbing
+    assert lab.layers.chains == {DATA: ["d1"]}
+
+
+@pytest.mark.parametrize("guest", ["starting", "paused"])
 async def test_a_guest_in_between_is_left_alone(lab: Lab, guest: GuestState) -> None:
     lab.put(lab.web, guest)
     await lab.absorption.absorb_all()

@@ -91,9 +91,12 @@ async def end_absorbing(guest: Guest, job: str) -> None:
 
 
 async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
-    """Have the copy outlive QEMU, close the layer's file, and have the guest's record know what the disk stands on now."""
+    """Have the copy outlive QEMU, close the layer's file, and have the guest's record know what the disk stands on now. Raises
+    DriverFailed if the disk still stands on the layer: a job that was dismissed didn't say how it ended."""
     qmp = guest.monitor()
     chain = await _find_chain(qmp, serial)
+    if await _find_layer(guest, qmp, chain, layer) is not None:
+        raise DriverFailed(f"vm/{guest.record.plan.name}: a layer of its disk was not absorbed to the end")
     for node in chain.nodes:
         await _flush(qmp, node)
     await close_unused(qmp, guest.record.pid, layer)
