@@ -309,11 +309,12 @@ async def test_a_snapshot_that_goes_sets_it_to_work_and_the_report_hears_of_the_
             lab.kept.let_go(["s1"])
             while lab.layers.chains != {lab.root: ["r3"], DATA: ["d3"]}:
                 await asyncio.sleep(0.005)
+            while [one.uid for one in lab.kept.snapshots] != ["s3"]:
+                await asyncio.sleep(0.005)
     finally:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
-    assert [one.uid for one in lab.kept.snapshots] == ["s3"]
 
 
 async def test_chains_that_are_short_are_looked_at_again_only_when_what_is_kept_has_changed(lab: Lab) -> None:
