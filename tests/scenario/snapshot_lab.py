@@ -24,6 +24,7 @@ class SnapshotNode(MigratingNode):
         self.cannot_restore = ""
         self.lists = True  # what it took
         self.begun_from: dict[str, AllocatedOrigin] = {}  # by workload, the origin that it had when it began
+        self._have_run: set[str] = set()  # uids of allocations
 
     async def act(self, key: str) -> None:
         if self.cannot_restore:
@@ -43,10 +44,14 @@ class SnapshotNode(MigratingNode):
         restores = spec.origin is not None and spec.origin.generation > report.restored
         if restores and spec.origin is not None and spec.origin.keeps is not None:
             orders.append(spec.origin.keeps)
+        if report.state == "running":
+            self._have_run.add(envelope.uid)
+        begins = spec.origin is not None and spec.origin.generation == 0 and envelope.uid not in self._have_run
+        report = msgspec.structs.replace(report, to_begin=begins)
         new = msgspec.structs.replace(report, snapshots=[self._take(one.uid, one.memory, disks) for one in orders])
         if restores and spec.origin is not None and self.takes:
             new.restored = spec.origin.generation
-        if new == report:
+        if new == self.running.get(envelope.uid, AllocationReport()):
             return
         self.running[envelope.uid] = new
         taken = [one.uid for one in new.snapshots if one.phase == "ready"]

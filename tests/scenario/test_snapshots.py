@@ -313,6 +313,66 @@ async def test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where
         await lab.until_gone("/snapshot/default/a")
 
 
+async def test_a_twin_that_never_began_keeps_its_snapshot_and_stays_where_that_is(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a", automatic="clone")
+        node.slow = True
+        await lab.put_vm("twin", node=None, origin=VmOrigin(snapshot="a"))
+        node.slow = False
+        for place in await lab.every("allocation"):
+            await node.act(place.key)
+        await until(lab, "a", "Ready")
+        node.slow = True
+        await lab.until(lambda: placed(lab, "twin"), 60.0)
+        await lab.wish("twin", run="stop")
+        await lab.pass_time(2.0)
+        node.slow = False
+        for place in await lab.every("allocation"):
+            await node.act(place.key)
+        await lab.until_phase("twin", "Stopped")
+        await join(lab, "n2")
+        await lab.migrate("twin", mode="cold", to="n2")
+        await lab.pass_time(2.0)
+        migration = await lab.get("/migration/default/m")
+        told = migration.condition("Placed") if migration is not None else None
+        assert told is not None and told.reason == "notBegun", told
+        assert "start it once first" in told.message
+        assert (await snapshot(lab, "a")).phase == "Ready", "it needs it still"
+        await lab.wish("twin", run="run")
+        await lab.until_phase("twin", "Running")
+        assert node.begun_from["twin"].disks
+        await lab.until_migration("Succeeded")
+
+
+async def placed(lab: MovingLab, name: str) -> bool:
+    told = await lab.placed(name)
+    return told is not None and told.status == "True"
+
+
+async def test_a_volume_that_is_detached_meanwhile_is_free_once_the_snapshot_is_taken(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put("volume", "data", VolumeSpec(size=GIB), finalizers=("data",))
+        await lab.put_vm("web", volumes=["data"])
+        await lab.until_phase("web", "Running")
+        await lab.wish("web", run="stop")
+        await lab.until_phase("web", "Stopped")
+        node.takes = False
+        await take(lab, "a")
+        await until(lab, "a", "Taking")
+        await lab.wish("web", volumes=[])
+        await lab.pass_time(5.0)
+        assert [len(place.volumes) for place in await lab.allocations()] == [1], "its node is between two files of it"
+        node.takes = True
+        await node.act((await lab.every("allocation"))[0].key)
+        await until(lab, "a", "Ready")
+        await lab.pass_time(2.0)
+        assert [place.volumes for place in await lab.allocations()] == [[]]
+
+
 async def test_a_vm_that_begins_from_a_lost_snapshot_says_what_is_missing(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await join(lab)

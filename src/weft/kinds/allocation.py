@@ -219,6 +219,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     exit_code: int | None = None  # of the ended workload; None: unknown
     snapshots: list[SnapshotReport] = []  # of the spec's
     restored: int = 0  # generation of the origin that the disks come from
+    to_begin: bool = False  # no guest has begun from the snapshot in its origin yet
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):

@@ -8,6 +8,7 @@ from weft.agent.allocation.snapshots import report_snapshots
 from weft.agent.allocation.steps.names import Step
 from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Health, StepFailure
+from weft.agent.state.snapshots import find_beginning
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.runtime import ProcessFacts
 from weft.kinds.allocation import AllocationPhase, AllocationReport, Resources
@@ -72,6 +73,7 @@ def make_report(
         exit_code=guest.exit_code if ended else None,
         snapshots=report_snapshots(facts, plan),
         restored=checkpoint.restored,
+        to_begin=(origin := find_beginning(spec, checkpoint)) is not None and origin.generation == 0,
     )
 
 

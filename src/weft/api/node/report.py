@@ -316,7 +316,8 @@ async def _find_removable_snapshots(context: ApiContext, node: Envelope) -> list
     for envelope in await _own(context, node.uid) if doomed else ():
         spec, report = decode_part(envelope.spec, AllocationSpec), decode_part(envelope.report, AllocationReport)
         doomed -= {one.uid for one in list_snapshots_to_take(spec, report)}
-        if spec.origin is not None and (is_restoring(spec, report) or report.state in ("pending", "preparing")):
+        begins = report.to_begin or report.state in ("pending", "preparing")
+        if spec.origin is not None and (is_restoring(spec, report) or begins):
             doomed.discard(spec.origin.snapshot)
     return sorted(doomed)
 

@@ -258,7 +258,8 @@ def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
 
 
 def _has_begun(allocation: Item) -> bool:
-    return allocation.report(AllocationReport).state in _BEGUN
+    report = allocation.report(AllocationReport)
+    return report.state in _BEGUN and not report.to_begin
 
 
 def _make_event(snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> Event | None:
@@ -279,5 +280,5 @@ def _stand_of(allocation: Item) -> object:
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     return (
         *(allocation.uid, allocation.deleting, spec.role, spec.migration, spec.storage, spec.snapshots, spec.origin),
-        *(report.snapshots, report.restored, report.state in _BEGUN),
+        *(report.snapshots, report.restored, _has_begun(allocation)),
     )

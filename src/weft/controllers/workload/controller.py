@@ -40,6 +40,8 @@ from weft.kinds.allocation import (
     has_given_way,
     is_at_rest,
     is_lease_over,
+    is_restoring,
+    list_snapshots_to_take,
     set_desired,
 )
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionStatus, workload_keys
@@ -184,7 +186,9 @@ def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write
         workload_spec, report = spec_of(workload), item.report(AllocationReport)
         if wants_fresh_start(spec, workload_spec) and find_fit(spec, workload_spec, report):
             return None  # the scheduler passes the spec on, with the new size
-        new = follow_spec(view, workload, spec, rests=is_at_rest(spec, report))
+        # Its node may be between two files of a disk: nobody else gets that before it is done.
+        rests = is_at_rest(spec, report) and not list_snapshots_to_take(spec, report) and not is_restoring(spec, report)
+        new = follow_spec(view, workload, spec, rests=rests)
         if new == spec:
             return None
         envelope.spec = merge_part(envelope.spec, new)

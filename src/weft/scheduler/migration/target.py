@@ -74,6 +74,11 @@ def read_migration_candidate(
         return Waiting("inReservation", f"{where}, so it stays there until that ends")
     if spec.snapshots or is_restoring(spec, report):
         return Waiting("takingSnapshot", f"{what} waits until its snapshot is taken, or it is restored from one")
+    if report.to_begin and spec.origin is not None:  # its target would begin from the image
+        from_ = f"snapshot/{spec.origin.name}"
+        return Waiting(
+            "notBegun", f"{what} has not begun from {from_} yet, which is on {spec.node}: start it once first"
+        )
     if spec.once:
         return Waiting("runsOnce", f"{what} runs only once, so it ends on the node where it started")
     cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)

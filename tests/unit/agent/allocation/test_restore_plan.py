@@ -8,6 +8,7 @@ import msgspec
 from tests.unit.agent.allocation.test_allocation_plan import UP, guest, known
 
 from weft.agent.allocation.plan import BRING_UP, PlanInput, Step, plan_allocation
+from weft.agent.allocation.report import make_report
 from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.transitions import before_step
 from weft.agent.state.allocation import Checkpoint
@@ -79,3 +80,15 @@ def test_a_snapshot_is_needed_until_a_guest_has_begun_from_it() -> None:
     restored = msgspec.structs.replace(UP, run="down", restored=7)
     assert find_snapshots(facts().local, restored) == {"s1"}
     assert find_snapshots(facts().local, msgspec.structs.replace(restored, begun_from=7, run="up")) == set()
+
+
+def test_the_server_is_told_of_a_vm_that_no_guest_of_has_begun_from_its_snapshot() -> None:
+    def is_to_begin(checkpoint: Checkpoint, at: Any = GONE, **spec: Any) -> bool:
+        found = facts(checkpoint, at, **spec)
+        return make_report(found, plan_allocation(found), "stopped", [], None).to_begin
+
+    never = Checkpoint(run="down", made=True)
+    assert is_to_begin(never, origin=FIRST, desired="stop")
+    assert not is_to_begin(msgspec.structs.replace(never, begun_from=0), origin=FIRST, desired="stop")
+    assert not is_to_begin(never, origin=None)
+    assert not is_to_begin(never), "its disks are its own before it goes back"
