@@ -25,8 +25,9 @@ class Relay(NamedTuple):
 
 
 @pytest.fixture(scope="package")
-def fabric() -> Iterator[Fabric]:
-    with start_fabric() as fabric:
+def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
+    shared = tmp_path_factory.mktemp("shared")
+    with start_fabric(agent_options=("--pool", f"shared={shared}")) as fabric:
         yield fabric
 
 

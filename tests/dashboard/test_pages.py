@@ -17,7 +17,7 @@ Open = Callable[..., Page]
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 FIRST_LOAD_BYTES = 100_000
 ROUTES = [
-    "", "workloads", "nodes", "operations", "networks", "storage", "queue", "people", "audit", "alerts", "kinds",
+    "", "workloads", "nodes", "operations", "networks", "storage", "backups", "queue", "people", "audit", "alerts", "kinds",
     "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/why", "o/vm/default/shown/events",
     "o/vm/default/shown/spec", "o/node/-/n1", "o/vm/default/nothing", "nowhere",
 ]  # fmt: skip
@@ -134,6 +134,38 @@ def test_sizes_and_times_are_written_for_people(open_page: Open) -> None:
     page.goto(f"{page.url.partition('#')[0]}#/k/vms")
     page.get_by_role("button", name="Create VM").click()
     expect(page.get_by_label("memory", exact=False).first).to_have_attribute("placeholder", "default: 256 MiB")
+
+
+def test_the_storage_page_shows_pools_and_snapshots(open_page: Open) -> None:
+    page = open_page("storage")
+    pools = page.get_by_role("heading", name="Pools: allocated and used").locator("..")
+    expect(pools.get_by_role("img").first).to_have_attribute("aria-label", re.compile("allocated, .* used"))
+    page.get_by_role("button", name="snapshots").click()
+    expect(page.get_by_text("No snapshots yet.")).to_be_visible()
+
+
+def test_the_backups_page_says_which_vms_have_none(open_page: Open, fabric: Fabric, tmp_path: Path) -> None:
+    page = open_page("backups")
+    expect(page.get_by_text(re.compile(r"\d of \d VMs have no backup"))).to_be_visible()
+    made = fabric.weft("backuprepository", "create", "safe", "--url", f"dir://{tmp_path}", "--detach")
+    assert made.code == 0, made.err
+    try:
+        assert (
+            fabric.weft(
+                "backuppolicy", "create", "nightly", "--of", "vm/shown", "--to", "safe", "--schedule", "daily"
+            ).code
+            == 0
+        )
+        page.reload()
+        row = page.get_by_label("VMs and their newest backups").get_by_role("row").filter(has_text="shown")
+        expect(row).to_contain_text("none")
+        expect(row.get_by_role("link", name="nightly")).to_be_visible()
+        expect(page.get_by_role("heading", name="Repositories").locator("..")).to_contain_text(f"dir://{tmp_path}")
+        page.get_by_role("button", name="backuppolicies").click()
+        expect(page.get_by_label("Table").get_by_role("row").filter(has_text="nightly")).to_contain_text("daily")
+    finally:
+        fabric.weft("backuppolicy", "delete", "nightly", "--yes")
+        fabric.weft("backuprepository", "delete", "safe", "--yes")
 
 
 def test_a_search_finds_anything(open_page: Open) -> None:

@@ -34,8 +34,8 @@ class Said(NamedTuple):
 class Fabric:
     """``weft`` runs commands in this process, ``spawn`` in one of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, agent_options: Sequence[str] = ()) -> None:
+        self.folder, self._agent_options = folder, agent_options
         self.context = folder / "context.json"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ports = _free_ports(2)
@@ -59,7 +59,8 @@ class Fabric:
             line = self.weft("token", "create", "--join", "--node", node).out.split()
             state = ["--state", str(self.folder / node)]
             subprocess.run([*WEFT, *line[1:], *state], check=True, capture_output=True, timeout=30)
-            self._launch(node, "agent", node, *state, "--run-dir", str(self.folder / f"r{node}"), *FAKES, *NODE)
+            run_dir = ["--run-dir", str(self.folder / f"r{node}")]
+            self._launch(node, "agent", node, *state, *run_dir, *FAKES, *NODE, *self._agent_options)
         for node in ("n1", "n2"):
             said = self.weft("wait", f"node/{node}", "--for=phase=Ready", "--timeout", "30s")
             assert said.code == 0, said.err + self.logs()
@@ -120,10 +121,11 @@ class Fabric:
 @contextlib.contextmanager
 def start_fabric(
     around: Callable[[Path], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    agent_options: Sequence[str] = (),
 ) -> Iterator[Fabric]:
     """A fabric in a folder with a short path (sockets live in it), gone at the end; it lives within ``around(folder)``."""
     with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder, around(Path(folder)):
-        fabric = Fabric(Path(folder))
+        fabric = Fabric(Path(folder), agent_options)
         try:
             fabric.start()
             yield fabric

@@ -10,6 +10,7 @@ import { Dialog } from './ui/dialog.js';
 import { Search } from './ui/search.js';
 import { Alerts } from './pages/alerts.js';
 import { Audit } from './pages/audit.js';
+import { Backups } from './pages/backups.js';
 import { Kind, Kinds } from './pages/kind.js';
 import { Login } from './pages/login.js';
 import { Networks } from './pages/networks.js';
@@ -24,7 +25,7 @@ import { Workloads } from './pages/workloads.js';
 
 const PAGES = {
   '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
-  networks: ['Networks', Networks], storage: ['Storage', Storage], queue: ['Queue and calendar', Queue], people: ['People and usage', People],
+  networks: ['Networks', Networks], storage: ['Storage', Storage], backups: ['Backups', Backups], queue: ['Queue and calendar', Queue], people: ['People and usage', People],
   audit: ['Audit', Audit], alerts: ['Alerts', Alerts], kinds: ['All kinds', Kinds],
 };
 const HIDDEN = { o: ObjectPage, k: Kind };

@@ -1,32 +1,38 @@
-// Storage: pools of nodes with what is used, volumes, and images.
+// Storage: pools with what is allocated and used, and the tables of volumes, snapshots, images and pools.
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get } from '../api.js';
-import { size } from '../format.js';
-import { kinds, may, route, setQuery, toObject } from '../state.js';
+import { health, kinds, may, route, setQuery } from '../state.js';
 import { CreateButton } from '../ui/create.js';
-import { Bar } from '../ui/parts.js';
+import { Bar, Name, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
 import { summary } from '../stream.js';
 
+const COMMANDS = { volume: 'weft volume create data --size 10G', snapshot: 'weft vm snapshot NAME --name before-update', image: 'weft image list', pool: 'weft storage list' };
+const SHOWN = 24; // pools with a panel
+
 export function Storage() {
-  const kind = ['volume', 'image'].includes(route.value.query.kind) ? route.value.query.kind : 'volume';
-  return html`<div class="row"><h1 class="grow">Storage</h1><${CreateButton} names=${[kind]} /></div>
-    ${may('node:list', '') && html`<${Pools} />`}
-    <div class="row" role="group" aria-label="Kinds">${['volume', 'image'].map((name) => html`<button key=${name} type="button" class="chip" aria-pressed=${kind === name}
-      onClick=${() => setQuery({ kind: name, phase: '', sort: '' })}>${kinds.value.get(name)?.title}s</button>`)}</div>
-    <${Table} key=${kind} names=${[kind]} empty=${`No ${kind}s yet.`} command=${kind === 'volume' ? 'weft volume create data --size 10G' : 'weft image list'} />`;
+  const known = Object.keys(COMMANDS).filter((name) => kinds.value.has(name));
+  const kind = known.includes(route.value.query.kind) ? route.value.query.kind : 'volume';
+  return html`<div class="row"><h1 class="grow">Storage</h1>${kind === 'volume' || kind === 'image' ? html`<${CreateButton} names=${[kind]} />` : ''}</div>
+    ${may('pool:list', '') && html`<${Pools} />`}
+    <div class="row" role="group" aria-label="Kinds">${known.map((name) => html`<button key=${name} type="button" class="chip" aria-pressed=${kind === name}
+      onClick=${() => setQuery({ kind: name, phase: '', sort: '' })}>${kinds.value.get(name).plural}</button>`)}</div>
+    <${Table} key=${kind} names=${[kind]} empty=${`No ${kinds.value.get(kind).plural} yet.`} command=${COMMANDS[kind]} />`;
 }
 
+// The fullest first.
 function Pools() {
-  const [nodes, setNodes] = useState([]);
-  const known = (summary.value?.nodes ?? []).map((node) => node.name).join();
-  useEffect(() => { get('/v1/nodes?limit=200').then((page) => setNodes(page.items), () => {}); }, [known]);
-  const pools = nodes.flatMap((node) => (node.report?.pools ?? []).map((pool) => ({ node: node.name, ...pool })));
-  const disks = new Map((summary.value?.nodes ?? []).map((node) => [node.name, node.disk]));
-  return html`<section><h2>Disks of nodes</h2><div class="panels">${[...disks].slice(0, 24).map(([name, disk]) => html`<div class="panel" key=${name}>
-    <a class="mono" href=${toObject({ kind: 'node', name })}><b>${name}</b></a><${Bar} title="disk" of=${disk} unit="bytes" />
-    ${pools.filter((pool) => pool.node === name).map((pool) => html`<div key=${pool.name} class="row"><span class="mono">${pool.name}</span><span class="grow"></span>
-      <span class="soft">${pool.problem || `${size(pool.free)} of ${size(pool.total)} free`}</span></div>`)}
-    </div>`)}</div></section>`;
+  const [pools, setPools] = useState([]);
+  const known = JSON.stringify([summary.value?.phases?.pool, (summary.value?.nodes ?? []).map((node) => [node.name, node.disk?.used])]);
+  useEffect(() => { get('/v1/pools?limit=200').then((page) => setPools(page.items), () => {}); }, [known]);
+  const fullness = ({ status: { capacity = 0, used = 0 } = {} }) => (capacity ? used / capacity : 0);
+  const shown = [...pools].sort((a, b) => fullness(b) - fullness(a) || a.name.localeCompare(b.name)).slice(0, SHOWN);
+  if (!shown.length) return null;
+  return html`<section><h2>Pools: allocated and used</h2><div class="panels">${shown.map((pool) => {
+    const { phase = 'Ready', capacity, given, used, message = '', nodes = 0 } = pool.status ?? {};
+    return html`<div class="panel" key=${pool.uid}><div class="row"><${Name} row=${pool} /><${State} phase=${phase} health=${health.value[phase]} /><span class="grow"></span>
+        <span class="soft">${nodes === 1 ? pool.status.node_names?.[0] : `${nodes} nodes`}</span></div>
+      <${Bar} title=${pool.name} of=${{ capacity, allocated: given, used }} unit="bytes" />${message && html`<div class="soft">${message}</div>`}</div>`;
+  })}</div></section>`;
 }
