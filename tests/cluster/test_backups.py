@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, until
+from weft.cli.command.exit_codes import ERROR
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
@@ -39,7 +40,21 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     assert [one["name"] for one in kept] == [second["snapshot"]]
 
     cluster.ok("backup", "verify", "tuesday")
-    assert cluster.json("backup", "describe", "tuesday")["status"]["state"] == "verified"
+    assert cluster.json("backup", "describe", "tuesday")["status"]["state"] == "read"
+    cluster.ok("backup", "verify", "tuesday", "--boot", "--check", "grep -q two /root/note && grep -q two /dev/vdb")
+    booted = cluster.json("backup", "describe", "tuesday")["status"]
+    assert (booted["state"], booted["verify"]["how"], booted["verify"]["result"]) == ("booted", "boot", "passed")
+    assert booted["verify"]["boot_seconds"] > 0
+    refused = cluster.fails(
+        ERROR, "backup", "verify", "monday", "--boot", "--check", "grep two /root/note", "--within", "5s"
+    )
+    assert "its check failed: exit code 1" in refused
+    assert cluster.json("backup", "describe", "monday")["status"]["state"] == "failed"
+    until(lambda: not cluster.json("backup", "describe", "monday")["status"].get("test"))
+    left = [
+        one["name"] for kind in ("vm", "volume", "network", "snapshot") for one in cluster.json(kind, "list")["items"]
+    ]
+    assert [name for name in left if name.startswith("test-")] == []
     cluster.ok("backup", "label", "tuesday", "keep=yes")
     cluster.ok("backup", "set", "tuesday", "--keep", "5d")
     cluster.ok("vm", "delete", "shop", "--yes")

@@ -18,7 +18,8 @@ from container_labs import SHARING, open_lab
 from containerd_lab import ContainerdLab
 from image_lab import Made, entry, node, tar, write_layout
 
-from weft.agent.workload.health import CheckResult, run_check
+from weft.agent.workload.answer import CheckResult
+from weft.agent.workload.health import run_check
 from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, User
 from weft.contracts.driver.disk_lock import hold_disk
 from weft.contracts.driver.runtime import ExecRequest

@@ -10,13 +10,14 @@ from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode, join
 
-from weft.kinds.backup import BackupStatus
+from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BackupPolicyStatus
 from weft.kinds.backup_repository import BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.node import NodePool, NodeSnapshot
+from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
-from weft.objects.envelope import decode_part
+from weft.objects.envelope import Envelope, decode_part, merge_part
 
 
 class HasOrder(msgspec.Struct):
@@ -49,6 +50,68 @@ async def until_phase(lab: MovingLab, key: str, phase: str, status: type[Any]) -
     envelope = await lab.get(key)
     assert envelope is not None
     return decode_part(envelope.status, status)
+
+
+async def make_monday(lab: MovingLab, node: SnapshotNode) -> str:
+    """The key of a backup of a VM."""
+    await node.write_report(pools=[NodePool("local", "p", 100 * GIB, 90 * GIB)])
+    await lab.put_vm("web")
+    await lab.until_phase("web", "Running")
+    safe = await lab.put("backuprepository", "safe", {"url": "dir:///srv/safe"}, project=None)
+    await do(lab, node, safe.key, "check", repository_id="i", backups=0)
+    made = await lab.put("backup", "monday", {"of": "vm/web", "to": "safe"}, finalizers=("backup",))
+    await do(lab, node, made.key, "copy", repository_id="i", bytes=7, stored_bytes=6)
+    await until_phase(lab, made.key, "Ready", BackupStatus)
+    return made.key
+
+
+async def test_what_boots_a_backup_is_weft_s_own_and_goes_even_if_people_delete_its_vm(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        key = await make_monday(lab, node)
+
+        def ask(envelope: Envelope) -> None:
+            spec = msgspec.structs.replace(
+                decode_part(envelope.spec, BackupSpec),
+                verify_generation=1,
+                verify_how="boot",
+                verify_check="test -s /srv/db",
+            )
+            envelope.spec = merge_part(envelope.spec, spec)
+
+        await lab.change(key, ask)
+        await do(lab, node, key, "verify")
+
+        async def read_status() -> BackupStatus:
+            envelope = await lab.get(key)
+            assert envelope is not None
+            return decode_part(envelope.status, BackupStatus)
+
+        async def is_booted() -> bool:
+            return (await read_status()).test is not None
+
+        await lab.until(is_booted)
+        test = (await read_status()).test
+        assert test is not None
+        own = {kind: await lab.get(f"/{kind}/default/{test.name}") for kind in ("vm", "network", "snapshot")}
+        specs: list[Any] = [decode_part(one.spec, BY_NAME[kind].spec) for kind, one in own.items() if one is not None]
+        vm, network, snapshot = specs
+        assert (vm.networks, vm.origin.test.check, vm.restart) == ([test.name], "test -s /srv/db", "never")
+        assert (network.nat, network.open, snapshot.backup) == (False, [], "monday")
+        for kind, spec in (("vm", vm), ("snapshot", snapshot)):
+            count = BY_NAME[kind].admission.counts
+            assert count is not None and count(spec, BY_NAME[kind].status()).amounts == {}
+
+        await lab.delete(f"/vm/default/{test.name}")
+
+        async def is_over() -> bool:
+            return (await read_status()).test is None
+
+        await lab.until(is_over)
+        status = await read_status()
+        assert (status.state, status.verify.result, status.verify.reason) == ("read", "undone", "testGone")
+        for kind in own:
+            await lab.until_gone(f"/{kind}/default/{test.name}")
 
 
 async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     iso: AllocatedImage | None = None
     screen: Literal["auto", "yes", "no"] = "auto"
     boot: Boot = "cold"  # of a VM: how it starts first
+    health_check: HealthCheck | None = None  # of a VM that tests a backup; no command: whether it answers
     restart: Literal["always", "on-failure", "never"] = "on-failure"
     grace_seconds: float = 20.0
     waits_for: str | None = None  # comma-separated names of allocations that must be gone first, or suspended for it

@@ -10,6 +10,18 @@ from typing import Annotated, Any
 
 import msgspec
 
+from weft.kinds.fields.backup_verification import (
+    VERIFIED,
+    WITHIN_SECONDS,
+    BackupTest,
+    BackupVerification,
+    Check,
+    How,
+    VerifyBackupInput,
+    Within,
+    check_request,
+    find_verify_failure,
+)
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
@@ -38,7 +50,6 @@ from weft.objects.schema import field, words
 
 OF = ("vm",)
 MADE_OF = "backups are made of"
-DAMAGED, VERIFY_FAILED = "damaged", "verifyFailed"
 
 
 class BackupSpec(msgspec.Struct, kw_only=True):
@@ -49,18 +60,14 @@ class BackupSpec(msgspec.Struct, kw_only=True):
     ] = 0.0
     policy: Annotated[str, field("Backup policy that had it made; set by the server", change="never", name=True)] = ""
     verify_generation: Annotated[int, field("Number of verifications that were asked for; set by the server")] = 0
-
-
-class BackupVerification(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What became of the last verification that has ended."""
-
-    generation: int = 0
-    damaged: list[str] = []  # the damaged parts by name, at most 20
+    verify_how: Annotated[How, field("What the last of them does; set by the server")] = "read"
+    verify_check: Check = ""
+    verify_within: Within = WITHIN_SECONDS
 
 
 class BackupStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Pending", "Snapshotting", "Copying", "Ready", "Failed", "Deleting")] = "Pending"
-    state: str = ""  # unproven, verified or damaged; "": there is nothing yet
+    state: str = ""  # unproven, read, booted, damaged or failed (it does not boot); "": there is nothing yet
     progress: float = 0.0  # of the copy, 0 to 1
     bytes: int = 0  # of the disks, without holes
     stored_bytes: int = 0  # that it added to the repository
@@ -81,8 +88,9 @@ class BackupStatus(msgspec.Struct, kw_only=True):
     image: str = ""  # that its VM was made from
     image_sha256: str = ""
     verified_at: float | None = None
-    verify: str = ""  # how it was verified last: read; "": never
-    verification: BackupVerification = BackupVerification()
+    verify: BackupVerification = BackupVerification()
+    read_generation: int = 0  # of the verification whose reading found no damage
+    test: BackupTest | None = None  # the boot that is under way
     reason: str = ""
     message: str = ""
 
@@ -92,6 +100,7 @@ def check_backup(spec: BackupSpec) -> None:
     check_subject(spec.of, "spec.of", OF, MADE_OF)
     if not 0 <= spec.keep <= 100 * 366 * 86400:
         raise InvalidInput("spec.keep: out of range", field="spec.keep", hint="give 0 to 36600d")
+    check_request(spec.verify_check, spec.verify_within, spec.verify_how == "boot", "spec.verify_")
 
 
 def subject_key(backup: Stored) -> str:
@@ -109,10 +118,6 @@ class RestoreBackupInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the new VM", name=True)]
 
 
-class VerifyBackupInput(msgspec.Struct, kw_only=True):
-    pass
-
-
 def _require_ready(obj: Object, verb: str) -> None:
     what, phase = f"backup/{obj['name']}", dig(obj, "status.phase", "Pending")
     if phase == "Ready":
@@ -126,10 +131,17 @@ def _require_ready(obj: Object, verb: str) -> None:
     )
 
 
-def _ask_verify(obj: Object, _: VerifyBackupInput) -> dict[str, Any]:
+def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
     _require_ready(obj, "verified")
+    check_request(given.check, given.within, given.boot, "")
     spec: dict[str, Any] = dict(obj["spec"])
-    return {**spec, "verify_generation": spec.get("verify_generation", 0) + 1}
+    return {
+        **spec,
+        "verify_generation": spec.get("verify_generation", 0) + 1,
+        "verify_how": "boot" if given.boot else "read",
+        "verify_check": given.check,
+        "verify_within": given.within,
+    }
 
 
 def _name_snapshot(obj: Object, new_name: str) -> str:
@@ -156,37 +168,14 @@ def _make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str
     ]
 
 
-def _has_ended(obj: Object) -> bool:
-    """Whether the last verification that was requested is over, however it went."""
-    return bool(dig(obj, "status.verification.generation", 0) >= dig(obj, "spec.verify_generation", 0))
-
-
-def _is_verified(obj: Object | None) -> bool:
-    if obj is None or not _has_ended(obj):
-        return False
-    return bool(dig(obj, "status.state") != DAMAGED and dig(obj, "status.reason", "") != VERIFY_FAILED)
-
-
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """It failed; or it was verified and is damaged, or could not be read."""
+    """It failed; or it was verified, and isn't good."""
     phase, reason, message = dig(obj, "status.phase"), dig(obj, "status.reason", ""), dig(obj, "status.message", "")
     if phase == "Failed":
         return DriverFailed(f"{what} failed: {message or reason}", reason=reason or None, hint=f"weft describe {what}")
-    if goal.words != VERIFIED.words or not _has_ended(obj):
-        return None
-    if reason == VERIFY_FAILED:
-        return DriverFailed(f"{what} is {message or reason}", reason=reason, hint=f"weft backup verify {obj['name']}")
-    if dig(obj, "status.state") == DAMAGED:
-        parts = ", ".join(dig(obj, "status.verification.damaged", [])) or message
-        return DriverFailed(
-            f"{what} is damaged: {parts}",
-            reason="backupDamaged",
-            hint="make a new backup: it stores again what is damaged, which mends this one, too, where the data is the same",
-        )
-    return None
+    return find_verify_failure(obj, what) if goal.words == VERIFIED.words else None
 
 
-VERIFIED = Goal(_is_verified, "verified")
 BACKUPS_BY_UID = Index("backups by uid")
 BACKUPS_BY_SUBJECT = Index("backups by key of what they are of")
 BACKUPS_BY_POLICY = Index("backups by key of their policy")
@@ -199,8 +188,24 @@ def _snapshot_uid(backup: Stored) -> Sequence[str]:
     return (uid,) if uid else ()
 
 
+def _gather_verification(stored: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 kept how it was verified last, and what came of it, in fields of their own."""
+    status = dict(stored.get("status", {}))
+    how, found = status.pop("verify", ""), status.pop("verification", {})
+    damaged = found.get("damaged", [])
+    result = "damaged" if damaged else "passed" if how else ""
+    if how or found:
+        at = status.get("verified_at") or 0.0
+        status["verify"] = {**found, "how": how, "at": at, "result": result}
+    if status.get("state") == "verified":
+        status["state"] = "read"
+    return {**stored, "status": status}
+
+
 BACKUP = Kind(
     name="backup",
+    schema=2,
+    upgrades=(_gather_verification,),
     plural="backups",
     title="backup",
     summary="The disks of a VM, copied into a backup repository",
@@ -226,10 +231,18 @@ BACKUP = Kind(
             make_before=_make_parts,
             needs="write",
         ),
-        Verb("verify", "Read all of it, and find damage", input=VerifyBackupInput, change=_ask_verify, needs="operate"),
+        Verb(
+            "verify",
+            "Read all of it, and find damage; or boot it, too",
+            input=VerifyBackupInput,
+            change=_ask_verify,
+            needs="operate",
+        ),
     ),
     access=Access(readers="project", status_writer="backups"),
-    admission=Admission(check=check_backup, server_fields=("policy", "verify_generation")),
+    admission=Admission(
+        check=check_backup, server_fields=("policy", "verify_generation", "verify_how", "verify_check", "verify_within")
+    ),
     display=Display(
         topic="Storage and networks",
         columns=(

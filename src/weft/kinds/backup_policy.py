@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 
 from weft.kinds.backup import MADE_OF, OF
+from weft.kinds.fields.backup_verification import WITHIN_SECONDS, Check, Within, check_request, read_hours
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Stored
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
-from weft.objects.schedule import check_schedule, check_zone, next_run
+from weft.objects.schedule import check_schedule, check_zone, next_run, read_zone
 from weft.objects.schema import field
 
 LEAST_SECONDS, MOST_SECONDS = 60.0, 366 * 86400.0
@@ -35,7 +37,9 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
     schedule: Annotated[
         str, field("When backups are made, instead of every: hourly, daily, weekly, or cron's five fields")
     ] = ""
-    time_zone: Annotated[str, field("Time zone of the schedule and of days that are kept, like Europe/Berlin")] = "UTC"
+    time_zone: Annotated[
+        str, field("Time zone of the schedule, of days that are kept and of quiet hours, like Europe/Berlin")
+    ] = "UTC"
     keep: Annotated[
         float,
         field("How long each backup is kept; 30d without keep_daily, keep_weekly, keep_monthly", quantity="duration"),
@@ -43,9 +47,13 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
     keep_daily: Annotated[int, field("Days whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
     keep_weekly: Annotated[int, field("Weeks whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
     keep_monthly: Annotated[int, field("Months whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
-    verify: Annotated[Literal["", "read"], field("read: each backup is read from its repository once it is made")] = (
-        "read"
-    )
+    verify: Annotated[
+        Literal["", "read", "boot"],
+        field("read: each backup is read once it is made; boot: and the newest of each VM is booted in verify_hours"),
+    ] = "boot"
+    verify_check: Check = ""
+    verify_within: Within = WITHIN_SECONDS
+    verify_hours: Annotated[str, field("Quiet hours in which backups are booted, like 01:00-05:00")] = "01:00-05:00"
     paused: Annotated[bool, field("Make no backups for now")] = False
 
 
@@ -73,6 +81,8 @@ def check_policy(spec: BackupPolicySpec) -> None:
         check_subject(one, f"spec.of[{place}]", OF, MADE_OF)
     if len(set(spec.of)) < len(spec.of):
         raise InvalidInput("spec.of: names one thing twice", field="spec.of", hint="name each once")
+    check_request(spec.verify_check, spec.verify_within, spec.verify == "boot", "spec.verify_")
+    read_hours(spec.verify_hours, "spec.verify_hours")
     _check_times(spec)
 
 
@@ -109,6 +119,14 @@ def find_due(spec: BackupPolicySpec, last: float, now: float) -> float:
     if spec.schedule:
         return next_run(spec.schedule, spec.time_zone, min(last, now))
     return min(last, now) + (spec.every or USUAL_EVERY)
+
+
+def is_quiet(spec: BackupPolicySpec, now: float) -> bool:
+    """Whether ``now`` is within its quiet hours."""
+    begin, end = read_hours(spec.verify_hours)
+    clock = datetime.fromtimestamp(now, read_zone(spec.time_zone))
+    minute = clock.hour * 60 + clock.minute
+    return begin <= minute < end if begin < end else minute >= begin or minute < end
 
 
 POLICIES_BY_SUBJECT = Index("backup policies by key of what they name")

@@ -35,8 +35,9 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field, words
 
-# Who asked for it: "" people, restore and clone those verbs, schedule a schedule, backup a backup that is made or restored.
-Automatic = Literal["", "restore", "clone", "schedule", "backup"]
+# Who asked for it: "" people, restore and clone those verbs, schedule a schedule, backup a backup that is made or restored, test
+# one that is booted to verify it.
+Automatic = Literal["", "restore", "clone", "schedule", "backup", "test"]
 DATA_GONE = "dataGone"  # reason of the phase Failed: it was ready
 LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
 
@@ -46,7 +47,9 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     memory: Annotated[bool, field("Keep the memory of the running VM too", change="never")] = False
     automatic: Annotated[
         Automatic,
-        field("What made it, if not people: restore, clone, schedule or backup; set by the server", change="never"),
+        field(
+            "What made it, if not people: restore, clone, schedule, backup or test; set by the server", change="never"
+        ),
     ] = ""
     image: Annotated[
         str,
@@ -209,9 +212,10 @@ def _backup_key(snapshot: Stored) -> tuple[str, ...]:
     return (object_key("backup", snapshot.envelope.project, backup),) if backup else ()
 
 
-def _count(_: SnapshotSpec, status: SnapshotStatus) -> Counted:
-    """One that failed holds nothing."""
-    return Counted({} if status.phase == "Failed" else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
+def _count(spec: SnapshotSpec, status: SnapshotStatus) -> Counted:
+    """One that failed holds nothing; what tests a backup is weft's own."""
+    holds = status.phase != "Failed" and spec.automatic != "test"
+    return Counted({} if not holds else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
 
 
 SNAPSHOT = Kind(
@@ -230,7 +234,9 @@ SNAPSHOT = Kind(
     },
     references=(
         Reference("vm", "spec.of", _vms, blocks=False, agree=_agree, agrees_once=True, suffices=_require_memory),
-        Reference("backup", "spec.backup", lambda s: [s.backup] if s.backup else [], blocks=True),
+        Reference(
+            "backup", "spec.backup", lambda s: [s.backup] if s.backup and s.automatic != "test" else [], blocks=True
+        ),
         Reference("image", "spec.image", lambda s: [s.image] if s.image else [], blocks=True),
     ),
     verbs=(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import LOCAL, AllocationSpec, Boot
+from weft.kinds.allocation import LOCAL, AllocationSpec, Boot, HealthCheck
 from weft.kinds.fields.cells import dig, text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
@@ -253,6 +253,19 @@ def _needs(spec: VmSpec) -> Needs:
     )
 
 
+def _is_test(spec: VmSpec) -> bool:
+    return spec.origin is not None and spec.origin.test is not None
+
+
+def _find_health_check(spec: VmSpec) -> HealthCheck | None:
+    """That of a VM which tests a backup; without a command it is asked whether it answers."""
+    test = spec.origin.test if spec.origin is not None else None
+    if test is None:
+        return None
+    command = ["sh", "-c", test.check] if test.check else []
+    return HealthCheck(command=command, interval=1.0, timeout=test.within, retries=1, start_period=test.within)
+
+
 def _allocate(spec: VmSpec) -> dict[str, Any]:
     return {
         "machine": spec.machine,
@@ -263,6 +276,8 @@ def _allocate(spec: VmSpec) -> dict[str, Any]:
         "firmware": spec.firmware,
         "screen": spec.screen,
         "boot": spec.boot,
+        "health_check": _find_health_check(spec),
+        "preemptible": _is_test(spec),
     }
 
 
@@ -331,6 +346,10 @@ def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
     spec.restore = None
+    if spec.origin is not None and spec.origin.test is not None:
+        raise InvalidInput(
+            "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
+        )
     if spec.boot != "warm":
         return
     barred = {
@@ -376,6 +395,8 @@ WORKLOAD = Workload(
     volumes=lambda spec: spec.volumes,
     volumes_field="volumes",
     origin=lambda spec: spec.origin,
+    is_test=_is_test,
+    preemptible=_is_test,
     allocate=_allocate,
     compare=_compare,
     is_same=_is_same,

@@ -69,6 +69,19 @@ def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
         )
 
 
+def check_new(spec: VolumeSpec) -> None:
+    """Raises InvalidInput for what only the server makes."""
+    if spec.origin is not None and spec.origin.test:
+        raise InvalidInput(
+            "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
+        )
+
+
+def count(spec: VolumeSpec, _: VolumeStatus) -> Counted:
+    """What tests a backup is weft's own."""
+    return Counted({} if spec.origin is not None and spec.origin.test else {"disk": spec.size})
+
+
 def pool_of(spec: VolumeSpec, status: VolumeStatus) -> str:
     """The pool where its data lies, or will lie."""
     return status.pool or spec.pool
@@ -96,8 +109,9 @@ VOLUME = Kind(
     admission=Admission(
         check=check_volume,
         server_fields=("origin",),
+        check_new=check_new,
         check_change=check_growth,
-        counts=lambda spec, _: Counted({"disk": spec.size}),
+        counts=count,
     ),
     display=Display(
         topic="Storage and networks",

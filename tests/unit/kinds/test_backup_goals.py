@@ -9,15 +9,10 @@ import pytest
 from weft.kinds.operation import find_failure, plan_goal
 
 
-def make(state: str, *, asked: int = 1, ended: int = 1, reason: str = "") -> dict[str, Any]:
-    damaged = ["disk root at 4 MiB"] if state == "damaged" else []
-    status = {
-        "phase": "Ready",
-        "state": state,
-        "reason": reason,
-        "message": "not verified: no answer" if reason else "",
-        "verification": {"generation": ended, "damaged": damaged},
-    }
+def make(result: str, *, asked: int = 1, ended: int = 1, message: str = "") -> dict[str, Any]:
+    damaged = ["disk root at 4 MiB"] if result == "damaged" else []
+    verify = {"generation": ended, "result": result, "damaged": damaged, "reason": "checkFailed", "message": message}
+    status = {"phase": "Ready", "verify": verify}
     return {"kind": "backup", "name": "monday", "uid": "u", "spec": {"verify_generation": asked}, "status": status}
 
 
@@ -33,12 +28,16 @@ def judge(obj: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("obj", "said"),
     [
-        (make("verified"), "reached"),
-        (make("unproven", ended=0), "waits"),
+        (make("passed"), "reached"),
+        (make("", ended=0), "waits"),
         (make("damaged", asked=2, ended=1), "waits"),
         (make("damaged"), "backupDamaged: backup/monday is damaged: disk root at 4 MiB"),
-        (make("verified", reason="verifyFailed"), "verifyFailed: backup/monday is not verified: no answer"),
+        (
+            make("failed", message="exit code 1"),
+            "checkFailed: backup/monday was booted, and failed: exit code 1",
+        ),
+        (make("undone", message="no answer"), "verifyFailed: backup/monday is not verified: no answer"),
     ],
 )
-def test_a_verification_that_finds_damage_or_could_not_read_is_a_failure(obj: dict[str, Any], said: str) -> None:
+def test_a_verification_that_finds_damage_or_could_not_be_made_is_a_failure(obj: dict[str, Any], said: str) -> None:
     assert judge(obj) == said

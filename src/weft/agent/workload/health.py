@@ -1,5 +1,5 @@
-"""A container's health check: a command that runs in it again and again. ``judge`` (pure) decides the health after one result;
-``HealthWatch`` runs the checks of one container while it runs.
+"""A workload's health check: a command that runs in it again and again. ``judge`` (pure) decides the health after one result;
+``HealthWatch`` runs the checks of one workload while it runs. Without a command it is asked whether it answers (``answer.py``).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import contextlib
 import logging
 from typing import Any, Protocol
 
-import msgspec
-
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import Health
 from weft.agent.state.allocation_state import AllocationState
+from weft.agent.workload.answer import CheckResult, ask_guest
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import CanExec, CanKill, ExecRequest, ExecSession
 from weft.kinds.allocation import HealthCheck
@@ -25,11 +24,6 @@ MOST_WORDS = 300
 _KILL_SECONDS = 5.0
 
 log = logging.getLogger("weft.agent")
-
-
-class CheckResult(msgspec.Struct, frozen=True):
-    well: bool
-    message: str = ""  # why not
 
 
 def judge(check: HealthCheck, before: Health, found: CheckResult, age_seconds: float) -> Health:
@@ -57,7 +51,7 @@ class Executes(Protocol):
 
 
 class HealthWatch:
-    """Checks the container of ``state``, and sets its health there. The message changes only with the state, so that not every
+    """Checks the workload of ``state``, and sets its health there. The message changes only with the state, so that not every
     check causes a report."""
 
     def __init__(self, state: AllocationState, clock: Clock, reporter: Reporter) -> None:
@@ -66,7 +60,7 @@ class HealthWatch:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, run: object, check: HealthCheck, runtime: Any, age_seconds: float, reported: Health) -> None:
-        """Check a running container. ``run`` identifies its run; ``reported``: that run's health by an earlier agent."""
+        """Check a running one. ``run`` identifies its run; ``reported``: that run's health by an earlier agent."""
         if self._run == (run, check):
             return
         self.stop()
@@ -105,6 +99,8 @@ class HealthWatch:
     async def _ask(self, guest_id: str, check: HealthCheck, runtime: Executes) -> CheckResult | None:
         """None: it can't be checked, since it doesn't run."""
         try:
+            if not check.command:
+                return await ask_guest(guest_id, runtime)
             return await run_check(guest_id, check, runtime)
         except Unavailable:
             return None

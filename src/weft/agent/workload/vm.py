@@ -25,7 +25,7 @@ from weft.agent.workload.shape import (
 )
 from weft.contracts.driver.identity import Identity
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan, GuestShape
-from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
+from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec, HealthCheck
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.quantity import format_bytes
 
@@ -94,8 +94,8 @@ class Vm:
         slots = {"volumes": shape.free_slots, "networks": shape.free_slots} if shape.has_slots else {}
         return {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes, "disk": MOST_DISK_BYTES, **slots}
 
-    def find_health_check(self, spec: AllocationSpec) -> None:
-        return None
+    def find_health_check(self, spec: AllocationSpec) -> HealthCheck | None:
+        return spec.health_check
 
 
 async def _find_template(node: NodeParts, local: LocalAllocation, image: CachedImage, show: Show) -> Template | None:

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.cli.output.local_time import render_time
 from weft.cli.snapshot.description import name_snapshot
-from weft.kinds.backup import DAMAGED
+from weft.kinds.fields.backup_verification import DAMAGED
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import NotFound
 from weft.objects.identity import MAX_NAME

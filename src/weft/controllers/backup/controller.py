@@ -1,9 +1,9 @@
 """Has backups made: a snapshot first, then a node copies it into the repository. Records how that goes, and what a verification
 found; has a deleted backup removed from its repository.
 
-Reads backups, repositories, snapshots, VMs, volumes, nodes; writes backup.status with the order for its node, makes and deletes the
-snapshots of backups, releases the finalizer "backup". Woken by any of those. Nodes get the order with the API server's answers to
-their reports, and report on it.
+Reads backups, repositories, snapshots, VMs, volumes, networks, nodes; writes backup.status with the order for its node, makes and
+deletes the snapshots of backups and what boots them, releases the finalizer "backup". Woken by any of those. Nodes get the order
+with the API server's answers to their reports, and report on it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.journal import Event
+from weft.controllers.backup.boot import drop_test, make_test
 from weft.controllers.backup.facts import read_facts
-from weft.controllers.backup.plan import RETRY_SECONDS, BackupFacts, BackupPlan, plan_backup
+from weft.controllers.backup.model import BackupFacts, BackupPlan
+from weft.controllers.backup.plan import RETRY_SECONDS, plan_backup
+from weft.controllers.backup.verification import TEST_SECONDS, is_booted_next
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -24,12 +27,12 @@ from weft.kinds.backup import (
     BACKUPS_BY_SNAPSHOT,
     BACKUPS_BY_SUBJECT,
     BACKUPS_BY_UID,
-    DAMAGED,
     BackupSpec,
     BackupStatus,
     subject_key,
 )
 from weft.kinds.backup_repository import BackupRepositoryStatus
+from weft.kinds.fields.backup_verification import BackupVerification
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec
 from weft.objects.identity import MAX_NAME, new_uid
@@ -40,9 +43,13 @@ FINALIZER, SOURCE = "backup", "backups"
 
 class Backups:
     name = "backups"
-    kinds = ("backup", "backuprepository", "snapshot", "vm", "volume", "node")
+    kinds = ("backup", "backuprepository", "snapshot", "vm", "volume", "network", "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
+        tested = change.item.envelope.owner_key("backup")
+        return [*self._route(view, change), *([tested] if tested is not None else [])]
+
+    def _route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "backup":
                 return self._route_backup(view, change)
@@ -82,14 +89,15 @@ class Backups:
             if commit is not None:
                 plan.commits.append(commit)
             elif is_active(backup):
-                plan.later[key] = RETRY_SECONDS
+                boots = is_booted_next(backup.spec(BackupSpec), backup.status(BackupStatus))
+                plan.later[key] = TEST_SECONDS if boots else RETRY_SECONDS
         return plan
 
 
 def is_active(backup: Item) -> bool:
     """Whether it needs anything done."""
     status = backup.status(BackupStatus)
-    asked = backup.spec(BackupSpec).verify_generation > status.verification.generation
+    asked = backup.spec(BackupSpec).verify_generation > status.verify.generation or status.test is not None
     return backup.deleting or status.phase in ("Pending", "Snapshotting", "Copying") or asked
 
 
@@ -105,6 +113,10 @@ def plan_one(view: View, backup: Item, now: float) -> Commit | None:
         status = _make_snapshot(draft, backup, status, now)
     elif plan.snapshot == "drop":
         _drop_snapshot(draft, view, facts.status.snapshot_uid, now)
+    if plan.test == "make":
+        status = make_test(draft, backup, status, now)
+    elif plan.test == "drop":
+        drop_test(draft, view, backup, now)
     if plan.drop_earlier:
         _drop_earlier(draft, view, backup, now)
     events = _list_events(backup, facts, plan)
@@ -142,8 +154,8 @@ def _drop_earlier(draft: Draft, view: View, backup: Item, now: float) -> None:
 
 def _list_events(backup: Item, facts: BackupFacts, plan: BackupPlan) -> list[Event]:
     was, now = facts.status, plan.status
-    if now.state == DAMAGED and was.state != DAMAGED:
-        return [_make_event(backup, "Damaged", f"damaged: {', '.join(now.verification.damaged[:3])}", "Warning")]
+    if now.verify != was.verify:
+        return _announce_verdict(backup, now.verify)
     if now.phase == was.phase:
         return []
     if now.phase == "Failed":
@@ -152,6 +164,21 @@ def _list_events(backup: Item, facts: BackupFacts, plan: BackupPlan) -> list[Eve
         of = f"continues backup/{now.base}" if now.base else "full"
         return [_make_event(backup, "Ready", f"{of}, {format_bytes(now.stored_bytes)} stored in {facts.spec.to}")]
     return []
+
+
+def _announce_verdict(backup: Item, verify: BackupVerification) -> list[Event]:
+    match verify.result:
+        case "damaged":
+            return [_make_event(backup, "Damaged", f"damaged: {', '.join(verify.damaged[:3])}", "Warning")]
+        case "failed":
+            return [_make_event(backup, "BootFailed", verify.message, "Warning")]
+        case "undone":
+            return [_make_event(backup, "NotVerified", verify.message, "Warning")]
+    return (
+        [_make_event(backup, "Booted", f"answered {verify.boot_seconds:g} s after its start")]
+        if verify.how == "boot"
+        else []
+    )
 
 
 def _make_event(backup: Item, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> Event:

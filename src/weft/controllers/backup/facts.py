@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from weft.controllers.backup.plan import BackupFacts, Earlier, Node, Repository, Snapshot
+from weft.controllers.backup.boot import find_test, find_tested_first
+from weft.controllers.backup.model import BackupFacts, Earlier, Node, Repository, Snapshot
 from weft.informer.view import Item, View
 from weft.kinds.backup import BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
@@ -35,6 +36,8 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
         busy=next((item.envelope.name for item in others if _is_made_first(item, backup)), ""),
         earlier=_find_earlier(view, backup, others),
         image=subject.spec(VmSpec).image if subject is not None else "",
+        tested_first=find_tested_first(view, backup),
+        test=find_test(view, backup),
     )
 
 

@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from weft.kinds.backup import DAMAGED, VERIFY_FAILED, BackupSpec, BackupStatus, BackupVerification
-from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
-from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
-from weft.kinds.snapshot import SnapshotStatus
+from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
+from weft.controllers.backup.verification import end_test, plan_verification
+from weft.kinds.backup import BackupStatus
+from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 
 RETRY_SECONDS = 60.0  # after a node could not do what it was asked
-UNPROVEN, VERIFIED = "unproven", "verified"
-
-
-class Repository(msgspec.Struct, frozen=True):
-    name: str
-    uid: str
-    spec: BackupRepositorySpec
-    status: BackupRepositoryStatus
-
-
-class Node(msgspec.Struct, frozen=True):
-    """One that is Ready."""
-
-    name: str
-    uid: str
-    report: BackupReport | None = None  # on the backup's order, if that is the node's
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    name: str
-    uid: str
-    deleting: bool
-    status: SnapshotStatus
-
-
-class Earlier(msgspec.Struct, frozen=True):
-    """The backup that this one may continue."""
-
-    name: str
-    uid: str
-    snapshot_uid: str
-
-
-class BackupFacts(msgspec.Struct, frozen=True):
-    name: str  # PROJECT/NAME
-    uid: str
-    deleting: bool
-    spec: BackupSpec
-    status: BackupStatus
-    created_at: float
-    repository: Repository | None = None
-    subject: str = ""  # uid of what it is of; "": it is gone
-    snapshot: Snapshot | None = None
-    nodes: Sequence[Node] = ()  # those that could do its work, the best first
-    asked: Node | None = None  # the one that its order is for, if it is Ready
-    busy: str = ""  # name of another backup of the same that is being made
-    earlier: Earlier | None = None
-    image: str = ""
-
-
-class BackupPlan(msgspec.Struct, frozen=True):
-    status: BackupStatus
-    snapshot: Literal["", "make", "drop"] = ""
-    drop_earlier: bool = False  # the snapshots that backups before it began from: nobody continues those any more
-    release: bool = False
+UNPROVEN = "unproven"
 
 
 def plan_backup(facts: BackupFacts, now: float) -> BackupPlan:
@@ -82,7 +27,7 @@ def plan_backup(facts: BackupFacts, now: float) -> BackupPlan:
         case "Copying":
             return _await_copy(facts, now)
         case "Ready":
-            return _plan_ready(facts, now)
+            return plan_verification(facts, now)
         case _:
             return BackupPlan(status, "drop" if facts.snapshot is not None else "")
 
@@ -137,7 +82,7 @@ def _order_copy(facts: BackupFacts, status: BackupStatus) -> BackupStatus:
         return msgspec.structs.replace(status, order=None, reason="nodeNotReady", message=f"waits: {where}")
     earlier = facts.earlier
     order = msgspec.structs.replace(
-        _make_order(facts, node, "copy"),
+        make_order(facts, node, "copy"),
         snapshot=facts.snapshot.uid,
         base=earlier.uid if earlier is not None else "",
         base_snapshot=earlier.snapshot_uid if earlier is not None else "",
@@ -170,24 +115,6 @@ def _describe(facts: BackupFacts, status: BackupStatus) -> dict[str, Any]:
         "created_at": facts.created_at,
         "keep": facts.spec.keep,
     }
-
-
-def _make_order(facts: BackupFacts, node: Node, act: BackupAct, generation: int = 0) -> BackupOrder:
-    repository = facts.repository
-    assert repository is not None
-    return BackupOrder(
-        uid=facts.uid,
-        act=act,
-        node_uid=node.uid,
-        generation=generation,
-        repository=repository.name,
-        repository_uid=repository.uid,
-        repository_id=repository.status.id,
-        url=repository.spec.url,
-        immutable=repository.spec.immutable,
-        backup=facts.uid,
-        name=facts.name,
-    )
 
 
 def _await_copy(facts: BackupFacts, now: float) -> BackupPlan:
@@ -229,54 +156,16 @@ def _finish(facts: BackupFacts, report: BackupReport, now: float) -> BackupPlan:
     return BackupPlan(done, drop_earlier=True)
 
 
-def _plan_ready(facts: BackupFacts, now: float) -> BackupPlan:
-    """It may be asked to be verified."""
-    status, asked = facts.status, facts.spec.verify_generation
-    if status.verification.generation >= asked:
-        return BackupPlan(msgspec.structs.replace(status, order=None))
-    report = facts.asked.report if facts.asked is not None else None
-    if report is not None and report.phase == "done":
-        return BackupPlan(_note_verified(status, report, asked, now))
-    if report is not None and report.phase == "failed" and report.damaged:
-        return BackupPlan(_note_verified(status, report, asked, now))
-    if facts.repository is None or not facts.nodes:
-        message = "waits for a node that is ready to verify it"
-        return BackupPlan(msgspec.structs.replace(status, order=None, reason="nodeNotReady", message=message))
-    if report is not None and report.phase == "failed":
-        ended = BackupVerification(generation=asked)
-        message = f"not verified: {report.message}"
-        return BackupPlan(
-            msgspec.structs.replace(status, verification=ended, order=None, reason=VERIFY_FAILED, message=message)
-        )
-    order = status.order
-    if order is None or order.generation != asked or facts.asked is None:
-        order = _make_order(facts, facts.nodes[0], "verify", asked)
-    progress = f"verified {round(100 * report.progress)} %" if report is not None and report.progress else ""
-    return BackupPlan(msgspec.structs.replace(status, order=order, reason="", message=progress))
-
-
-def _note_verified(status: BackupStatus, report: BackupReport, asked: int, now: float) -> BackupStatus:
-    return msgspec.structs.replace(
-        status,
-        state=DAMAGED if report.damaged else VERIFIED,
-        verified_at=report.finished_at or now,
-        verify="read",
-        verification=BackupVerification(generation=asked, damaged=report.damaged),
-        unique_bytes=report.unique_bytes or status.unique_bytes,
-        order=None,
-        reason="damaged" if report.damaged else "",
-        message=", ".join(report.damaged[:3]),
-    )
-
-
 def _fail(facts: BackupFacts, reason: str, message: str) -> BackupPlan:
     failed = msgspec.structs.replace(facts.status, phase="Failed", order=None, reason=reason, message=message)
     return BackupPlan(failed, "drop" if facts.snapshot is not None else "")
 
 
 def _plan_removal(facts: BackupFacts, now: float) -> BackupPlan:
-    """What may be in the repository is removed first, by a node that reaches it."""
+    """What tests it is removed first, then what may be in the repository, by a node that reaches it."""
     status = msgspec.structs.replace(facts.status, phase="Deleting")
+    if status.test is not None:
+        return end_test(facts, status)
     drop: Literal["", "drop"] = "drop" if facts.snapshot is not None and not facts.snapshot.deleting else ""
     was_begun = facts.status.disks or facts.status.repository_id
     if not was_begun or facts.repository is None:
@@ -297,7 +186,7 @@ def _plan_removal(facts: BackupFacts, now: float) -> BackupPlan:
     order = status.order
     if order is not None and order.act == "forget" and facts.asked is not None:
         return BackupPlan(status, drop)
-    order = _make_order(facts, facts.nodes[0], "forget")
+    order = make_order(facts, facts.nodes[0], "forget")
     return BackupPlan(msgspec.structs.replace(status, order=order, reason="", message=""), drop)
 
 
@@ -305,4 +194,4 @@ def _order_again(facts: BackupFacts, failed: BackupOrder) -> BackupOrder:
     """The same of the next node: the one that failed may not reach the repository."""
     uids = [node.uid for node in facts.nodes]
     turn = (uids.index(failed.node_uid) + 1) % len(uids) if failed.node_uid in uids else 0
-    return _make_order(facts, facts.nodes[turn], "forget", failed.generation + 1)
+    return make_order(facts, facts.nodes[turn], "forget", failed.generation + 1)

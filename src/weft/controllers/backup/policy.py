@@ -1,7 +1,7 @@
 """Makes the backups that policies ask for, when they are due, and deletes those that are kept long enough.
 
-Reads policies, backups, VMs, their allocations, pools; makes Backups, deletes old ones that a policy made, writes
-backuppolicy.status. Woken by any of those, and by the time. Which are kept says ``retention.py``.
+Reads policies, backups, VMs, their allocations, pools; makes Backups, has the newest booted in quiet hours, deletes old ones that a
+policy made, writes backuppolicy.status. Woken by any of those, and by the time. Which are kept says ``retention.py``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from weft.kinds.backup_policy import (
     BackupPolicyStatus,
     PolicySubject,
     find_due,
+    is_quiet,
     read_keep,
 )
+from weft.kinds.fields.backup_verification import DAMAGED
 from weft.kinds.fields.subject import split_subject
 from weft.objects.envelope import Envelope
 from weft.objects.identity import MAX_NAME, new_uid, object_key
@@ -83,6 +85,8 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
         subject = view.get(object_key(kind, policy.envelope.project, name)) if of in subjects else None
         if spec.paused or subject is None or subject.deleting:
             continue
+        if spec.verify == "boot" and is_quiet(spec, now):
+            _ask_boot(draft, made, spec)
         if of not in last and spec.schedule:
             last[of] = now  # it waits for its time
         due = find_due(spec, last[of], now) if of in last else now
@@ -98,6 +102,25 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
     if planned != status:
         draft.change(policy, status=planned)
     return draft.commit(policy.key), min([LONGEST_WAIT_SECONDS, *(due - now for due in next_runs)])
+
+
+def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec) -> None:
+    """Have the newest backup booted, once."""
+    ready = [item for item in made if item.status(BackupStatus).phase == "Ready"]
+    newest = max(ready, key=lambda item: item.status(BackupStatus).taken_at or 0.0, default=None)
+    if newest is None:
+        return
+    asked, status = newest.spec(BackupSpec), newest.status(BackupStatus)
+    is_asked = status.verify.generation < asked.verify_generation
+    if not is_asked and status.workload_spec and status.verify.how != "boot" and status.state != DAMAGED:
+        boot = msgspec.structs.replace(
+            asked,
+            verify_generation=asked.verify_generation + 1,
+            verify_how="boot",
+            verify_check=spec.verify_check,
+            verify_within=spec.verify_within,
+        )
+        draft.change(newest, spec=boot)
 
 
 def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope:

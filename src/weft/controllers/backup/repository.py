@@ -11,7 +11,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.backup.facts import find_asked, list_nodes, read_repository
-from weft.controllers.backup.plan import Node, Repository
+from weft.controllers.backup.model import Node, Repository
 from weft.controllers.loop import Plan
 from weft.informer.commit import Draft
 from weft.informer.view import Changed, View, has_changed

@@ -12,8 +12,9 @@ from datetime import date, datetime, tzinfo
 import msgspec
 
 from weft.informer.view import Item
-from weft.kinds.backup import DAMAGED, BackupSpec, BackupStatus
+from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BackupPolicySpec, read_keep
+from weft.kinds.fields.backup_verification import DAMAGED
 from weft.objects.schedule import read_zone
 
 MAKING = ("Pending", "Snapshotting", "Copying")

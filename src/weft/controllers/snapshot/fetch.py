@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.controllers.backup.facts import find_asked, list_nodes, read_repository
-from weft.controllers.backup.plan import Node, Repository
+from weft.controllers.backup.model import Node, Repository
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BackupSpec, BackupStatus

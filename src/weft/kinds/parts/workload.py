@@ -341,10 +341,10 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
 
 def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counted]:
     """What a workload of a kind counts in its project's quota, whether it runs or not: it keeps its place. One that has ended for
-    good has left it; one whose lease is over keeps its disk and its ports."""
+    good has left it, and one that tests a backup is weft's own; one whose lease is over keeps its disk and its ports."""
 
     def count(spec: Any, status: WorkloadStatus) -> Counted:
-        if status.ended and workload.runs_once(spec):
+        if (status.ended and workload.runs_once(spec)) or workload.is_test(spec):
             return Counted({})
         needs = workload.needs(spec)
         amounts: dict[str, float] = {"disk": needs.disk, "published_ports": len(spec.publish)}

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from weft.agent.workload.health import MOST_WORDS, CheckResult, Health, judge, pause_after, run_check
+from weft.agent.workload.answer import CheckResult
+from weft.agent.workload.health import MOST_WORDS, Health, judge, pause_after, run_check
 from weft.contracts.driver.runtime import ExecChunk, ExecRequest
 from weft.kinds.allocation import HealthCheck
 

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.backup.plan import BackupFacts, Earlier, Node, Repository, Snapshot, plan_backup
+from weft.controllers.backup.model import BackupFacts, Earlier, Node, Repository, Snapshot
+from weft.controllers.backup.plan import plan_backup
 from weft.controllers.backup.repository import CHECK_SECONDS, RETRY_SECONDS, plan_repository
-from weft.kinds.backup import BackupSpec, BackupStatus, BackupVerification
+from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
+from weft.kinds.fields.backup_verification import BackupVerification
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 
@@ -211,7 +213,7 @@ def ready(asked: int, report: BackupReport | None = None, **known: Any) -> Backu
     spec = BackupSpec(of="vm/web", to="safe", verify_generation=asked)
     order = make_order("verify", generation=asked) if report is not None else None
     node = make_node(report=report)
-    status = BackupStatus(state="verified", order=order, verification=BackupVerification(generation=1))
+    status = BackupStatus(state="read", order=order, verify=BackupVerification(generation=1))
     told = {"nodes": [node], "asked": node if report else None, "spec": spec, "status": status, **known}
     return make_facts("Ready", **told)
 
@@ -221,35 +223,37 @@ def test_a_verification_is_ordered_once_per_generation() -> None:
     plan = plan_backup(ready(2), NOW)
     order = plan.status.order
     assert order is not None and (order.act, order.generation, order.node_uid) == ("verify", 2, "u-n1")
-    assert (plan.status.state, plan.status.verification.generation) == ("verified", 1)
+    assert (plan.status.state, plan.status.verify.generation) == ("read", 1)
     working = plan_backup(ready(2, make_report("working", order, progress=0.25)), NOW).status
     assert working.order is not None and working.message == "verified 25 %"
 
 
 def test_a_verification_that_found_nothing_is_noted() -> None:
     status = plan_backup(ready(2, make_report("done", make_order("verify", generation=2), finished_at=8.0)), NOW).status
-    assert (status.state, status.verified_at, status.verify, status.order) == ("verified", 8.0, "read", None)
-    assert (status.verification.generation, status.verification.damaged) == (2, [])
+    assert (status.state, status.verified_at, status.order) == ("read", 8.0, None)
+    assert status.verify == BackupVerification(generation=2, how="read", at=8.0, result="passed")
 
 
 def test_damage_is_noted_by_name_and_the_backup_stays() -> None:
     report = make_report("failed", make_order("verify", generation=2), damaged=["pack a", "pack b"])
     plan = plan_backup(ready(2, report), NOW)
     assert (plan.status.phase, plan.status.state, plan.status.reason) == ("Ready", "damaged", "damaged")
-    assert plan.status.verification == BackupVerification(generation=2, damaged=["pack a", "pack b"])
+    verify = plan.status.verify
+    assert (verify.generation, verify.result, verify.damaged) == (2, "damaged", ["pack a", "pack b"])
     assert (plan.status.message, plan.snapshot) == ("pack a, pack b", "")
 
 
 def test_a_verification_that_could_not_be_made_ends_and_changes_no_verdict() -> None:
     report = make_report("failed", make_order("verify", generation=2), message="it can't be reached")
     status = plan_backup(ready(2, report), NOW).status
-    assert (status.state, status.reason, status.order) == ("verified", "verifyFailed", None)
-    assert (status.verification.generation, status.message) == (2, "not verified: it can't be reached")
+    assert (status.state, status.reason, status.order) == ("read", "verifyFailed", None)
+    assert (status.verify.generation, status.verify.result) == (2, "undone")
+    assert (status.verify.message, status.message) == ("it can't be reached", "not verified: it can't be reached")
 
 
 def test_a_verification_goes_to_another_node_when_its_own_is_gone() -> None:
     order = make_order("verify", generation=2)
-    status = BackupStatus(state="verified", order=order, verification=BackupVerification(generation=1))
+    status = BackupStatus(state="read", order=order, verify=BackupVerification(generation=1))
     none = plan_backup(ready(2, status=status, nodes=[]), NOW).status
     assert (none.order, none.reason) == (None, "nodeNotReady")
     moved = plan_backup(ready(2, status=status, nodes=[make_node("n2")]), NOW).status

@@ -10,7 +10,7 @@ import pytest
 from weft.controllers.backup.retention import is_over, list_old, read_made
 from weft.informer.view import Item
 from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
-from weft.kinds.backup_policy import BackupPolicySpec, check_policy, find_due
+from weft.kinds.backup_policy import BackupPolicySpec, check_policy, find_due, is_quiet
 from weft.objects.errors import InvalidInput
 
 DAY = 86400.0
@@ -127,3 +127,23 @@ def test_a_wrong_time_is_refused_with_its_field(given: dict[str, Any], field: st
     with pytest.raises(InvalidInput) as refused:
         policy(**given)
     assert refused.value.field == field and refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("hours", "zone", "quiet"),
+    [
+        ("01:00-05:00", "UTC", False),
+        ("11:59-12:01", "UTC", True),
+        ("13:30-14:30", "Europe/Berlin", True),
+        ("22:00-12:00", "UTC", False),
+        ("11:00-01:00", "UTC", True),
+    ],
+)
+def test_quiet_hours_are_of_the_policy_s_time_zone_and_may_go_over_midnight(hours: str, zone: str, quiet: bool) -> None:
+    assert is_quiet(policy(verify_hours=hours, time_zone=zone), NOW) is quiet
+
+
+@pytest.mark.parametrize("hours", ["", "25:00-26:00", "01:00", "05:00-05:00"])
+def test_hours_that_are_none_are_refused(hours: str) -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.verify_hours"):
+        policy(verify_hours=hours)

@@ -20,11 +20,20 @@ LEFT_OUT = (
 )
 
 
+class VmTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """That a VM is only there to test a backup."""
+
+    backup: Annotated[str, field("Backup that it tests", name=True)]
+    check: Annotated[str, field("Command that must end with exit code 0; unset: the guest answers")] = ""
+    within: Annotated[float, field("Time until it must", quantity="duration")] = 0.0
+
+
 class VmOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The snapshot that a VM begins from."""
 
     snapshot: Annotated[str, field("Snapshot that its disks come from", change="never", name=True)]
     memory: Annotated[bool, field("Go on from the snapshot's memory, too, if it has any", change="never")] = False
+    test: Annotated[VmTest | None, field("Set by the server for a VM that tests a backup", change="never")] = None
 
 
 class VmRestore(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -41,6 +50,7 @@ class VolumeOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 
     snapshot: Annotated[str, field("Snapshot that its data comes from", change="never", name=True)]
     disk: Annotated[str, field("Name that the volume had when the snapshot was taken", change="never")]
+    test: Annotated[bool, field("Set by the server for one of a VM that tests a backup", change="never")] = False
 
 
 def name_volume(vm: str, volume: str) -> str:

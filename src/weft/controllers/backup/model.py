@@ -1,0 +1,99 @@
+"""What is known of one backup, and what it needs next, as values; and the order for a node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
+from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.snapshot import SnapshotStatus
+from weft.objects.envelope import Condition
+
+
+class Repository(msgspec.Struct, frozen=True):
+    name: str
+    uid: str
+    spec: BackupRepositorySpec
+    status: BackupRepositoryStatus
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One that is Ready."""
+
+    name: str
+    uid: str
+    report: BackupReport | None = None  # on the backup's order, if that is the node's
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    name: str
+    uid: str
+    deleting: bool
+    status: SnapshotStatus
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """The backup that this one may continue."""
+
+    name: str
+    uid: str
+    snapshot_uid: str
+
+
+class Test(msgspec.Struct, frozen=True):
+    """What there is of a boot of the backup: a VM, and other objects."""
+
+    workload: WorkloadStatus | None = None
+    deleting: bool = False  # the VM
+    healthy: Condition | None = None
+    others: int = 0  # objects beside the VM
+
+
+class BackupFacts(msgspec.Struct, frozen=True):
+    name: str  # PROJECT/NAME
+    uid: str
+    deleting: bool
+    spec: BackupSpec
+    status: BackupStatus
+    created_at: float
+    repository: Repository | None = None
+    subject: str = ""  # uid of what it is of; "": it is gone
+    snapshot: Snapshot | None = None
+    nodes: Sequence[Node] = ()  # those that could do its work, the best first
+    asked: Node | None = None  # the one that its order is for, if it is Ready
+    busy: str = ""  # name of another backup of the same that is being made
+    earlier: Earlier | None = None
+    image: str = ""
+    tested_first: str = ""  # PROJECT/NAME of another backup that is booted first, wherever
+    test: Test | None = None  # what was made to boot it
+
+
+class BackupPlan(msgspec.Struct, frozen=True):
+    status: BackupStatus
+    snapshot: Literal["", "make", "drop"] = ""
+    drop_earlier: bool = False  # the snapshots that backups before it began from: nobody continues those any more
+    release: bool = False
+    test: Literal["", "make", "drop"] = ""
+
+
+def make_order(facts: BackupFacts, node: Node, act: BackupAct, generation: int = 0) -> BackupOrder:
+    repository = facts.repository
+    assert repository is not None
+    return BackupOrder(
+        uid=facts.uid,
+        act=act,
+        node_uid=node.uid,
+        generation=generation,
+        repository=repository.name,
+        repository_uid=repository.uid,
+        repository_id=repository.status.id,
+        url=repository.spec.url,
+        immutable=repository.spec.immutable,
+        backup=facts.uid,
+        name=facts.name,
+    )
