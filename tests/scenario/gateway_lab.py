@@ -13,6 +13,7 @@ from typing import Any
 from cryptography import x509
 from tests.node_key import make_node_key
 
+from weft.agent.logs.collector import LogCollector
 from weft.agent.state.allocation import LocalAllocation, read_allocation
 from weft.agent.stream.gateway import Gateway as Place
 from weft.agent.stream.gateway import GatewayConnection
@@ -128,7 +129,7 @@ class GatewayLab:
 
     @asynccontextmanager
     async def node(
-        self, node_uid: str, runtime: Any, guests: list[Envelope]
+        self, node_uid: str, runtime: Any, guests: list[Envelope], logs: LogCollector | None = None
     ) -> AsyncIterator[dict[str, LocalAllocation]]:
         """A node's agent, as far as the gateway knows it; what it has may be changed."""
         known = {envelope.name: read_allocation(envelope) for envelope in guests}
@@ -136,7 +137,8 @@ class GatewayLab:
         def find(name: str) -> LocalAllocation | None:
             return next((w for w in known.values() if name in (w.name, w.uid)), None)
 
-        streams = Streams(Runtimes({"vm": runtime, "container": runtime}), self.network, find, node_uid, self.clock)
+        runtimes = Runtimes({"vm": runtime, "container": runtime})
+        streams = Streams(runtimes, self.network, find, node_uid, self.clock, logs=logs)
         tls = make_tls(self.node_context(node_uid))
         control = GatewayConnection(
             Place("127.0.0.1", self.port, SERVER_NAME), tls, node_uid, streams.serve, self.clock

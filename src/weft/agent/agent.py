@@ -20,6 +20,7 @@ from weft.agent.flow.flows import Flows
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
+from weft.agent.logs.collector import LogCollector
 from weft.agent.migration.credentials import Credentials
 from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.migration.transport import TlsTransport, Transport
@@ -54,6 +55,7 @@ from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices
 from weft.protocol.report import ReportAnswer
+from weft.telemetry.logs.store import MOST_AGE_SECONDS, MOST_BYTES, LogStore
 
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
@@ -65,7 +67,7 @@ HEAVY_AT_ONCE = 4  # concurrent disks and starts of one node
 class Agent:
     """The agent of the node ``host``. ``wire`` connects it to other nodes; ``pools`` are the storage pools beside ``volumes``, by
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
-    ``warm_after``: see TemplateLibrary."""
+    ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long."""
 
     def __init__(
         self,
@@ -80,6 +82,8 @@ class Agent:
         container_images: OciStore | None = None,
         server_places: Sequence[str] = (),
         warm_after: int = AFTER,
+        log_bytes: int = MOST_BYTES,
+        log_seconds: float = MOST_AGE_SECONDS,
     ) -> None:
         self.host, self.runtimes = host, runtimes
         self._server, self._clock, self._network_driver = server, clock, network
@@ -104,7 +108,11 @@ class Agent:
         self.egress_endpoints = EgressEndpoints(host, server, self._network, self._watches, self.table, self._reporter)
         wire = wire or TlsTransport(Credentials(host.state_dir), clock)
         self.samples = SampleFiles(Path(host.state_dir) / "samples")
-        self._migrations = MigrationExecutor(host, runtimes, self._network, self.pools, self.samples, wire, clock)
+        lines = LogStore(Path(host.state_dir) / "logs", clock, log_bytes, log_seconds)
+        self.logs = LogCollector(lines, runtimes, self.table, host.node, host.node_uid, clock)
+        self._migrations = MigrationExecutor(
+            host, runtimes, self._network, self.pools, self.samples, wire, clock, self.logs
+        )
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
         memory = BootMemory(host.capacity.memory_bytes, self.table, clock, self._reporter.deliver, self._reporter.wake)
         self._templates = TemplateLibrary(
@@ -124,7 +132,15 @@ class Agent:
             taken_in=self._snapshots.wake,
         )
         parts = NodeParts(
-            self.images, self._container_images, secrets, self.pools, self._volumes, self._templates, heavy, clock
+            self.images,
+            self._container_images,
+            secrets,
+            self.pools,
+            self._volumes,
+            self._templates,
+            heavy,
+            self.logs,
+            clock,
         )
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
@@ -143,7 +159,7 @@ class Agent:
         self.allocations.begin()
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
-        for part in (*parts, self._snapshots, self._absorption, self._templates, self._backups):
+        for part in (*parts, self.logs, self._snapshots, self._absorption, self._templates, self._backups):
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())

@@ -114,6 +114,11 @@ class FunctionLogsInput(msgspec.Struct):
     follow: bool = False
     tail: int = -1
     since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    # As JSON lines {time, source, message}; the fields below are for this.
+    aggregate: bool = False
+    until: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # only lines from before so many seconds ago; 0: all
+    filter: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines with this text
+    regex: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines that this regular expression matches
 
 
 class MetricsInput(msgspec.Struct):

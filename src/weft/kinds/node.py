@@ -13,7 +13,7 @@ from weft.kinds.fields.backup_work import BackupReport
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.goal import find_condition
-from weft.kinds.parts.stream_verbs import METRICS
+from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
 from weft.kinds.record import (
     Access,
     Admission,
@@ -382,6 +382,7 @@ NODE = Kind(
             needs="fabric",
         ),
         METRICS.verb("Show what the node used, over time"),
+        NODE_LOGS,
         Verb(
             "maintenance",
             "Begin or end maintenance of the node, during which no new workloads are placed there",

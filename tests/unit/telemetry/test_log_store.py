@@ -13,6 +13,7 @@ import pytest
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import InvalidInput
 from weft.telemetry.logs import journal, segment, store
+from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.match import Pattern, make_matcher
 from weft.telemetry.logs.query import Line, Range, read_last, read_lines
 from weft.telemetry.logs.store import LogStore
@@ -26,9 +27,14 @@ def open_store(folder: Path, **more: float) -> LogStore:
     return opened
 
 
-def put(logs: LogStore, uid: str, *lines: str, at: int | None = None, cursor: bytes = b"") -> None:
+def put(logs: LogStore, uid: str, *lines: str, at: int | None = None, cursor: str = "") -> None:
     now = int(time.time() * 1e6) if at is None else at
-    logs.append(uid, array("q", [now] * len(lines)), "".join(f"{line}\n" for line in lines).encode(), cursor)
+    logs.append(
+        uid,
+        array("q", [now] * len(lines)),
+        "".join(f"{line}\n" for line in lines).encode(),
+        Cursor(cursor) if cursor else None,
+    )
 
 
 def texts(found: list[Line]) -> list[str]:
@@ -63,23 +69,23 @@ def test_lines_come_back_in_order_over_segments_and_the_journal(tmp_path: Path, 
 def test_a_killed_agent_loses_no_line_and_goes_on_where_it_was(tmp_path: Path, small_segments: None) -> None:
     logs = open_store(tmp_path)
     for number in range(50):
-        put(logs, "a", f"line {number}", cursor=str(number).encode())
+        put(logs, "a", f"line {number}", cursor=str(number))
         again = open_store(tmp_path)  # the one before is never closed, as if it was killed
         assert read(again, "a") == [f"line {before}" for before in range(number + 1)]
-        assert again.cursor("a") == str(number).encode()
+        assert again.cursor("a") == Cursor(str(number))
         logs = again
 
 
 def test_a_torn_record_is_cut_off_with_its_cursor(tmp_path: Path) -> None:
     logs = open_store(tmp_path)
-    put(logs, "a", "whole", cursor=b"1")
+    put(logs, "a", "whole", cursor="1")
     size = next(tmp_path.glob("*.journal")).stat().st_size
-    put(logs, "a", "torn by a power failure", cursor=b"2")
+    put(logs, "a", "torn by a power failure", cursor="2")
     path = next(tmp_path.glob("*.journal"))
     for left in range(size, path.stat().st_size):
         path.write_bytes(path.read_bytes()[:size] + b"x" * (left - size))
         again = open_store(tmp_path)
-        assert (read(again, "a"), again.cursor("a")) == (["whole"], b"1")
+        assert (read(again, "a"), again.cursor("a")) == (["whole"], Cursor("1"))
         assert path.stat().st_size == size
         again.close()
 
@@ -94,12 +100,12 @@ def test_a_crash_between_a_segment_and_the_next_journal_doubles_no_line(
     monkeypatch.setattr(store, "begin_journal", crash)
     with pytest.raises(KeyboardInterrupt):
         for number in range(100):
-            put(logs, "a", f"line {number}", cursor=str(number).encode())
+            put(logs, "a", f"line {number}", cursor=str(number))
     monkeypatch.undo()
     again = open_store(tmp_path)
     count = len(read(again, "a"))
     assert read(again, "a") == [f"line {number}" for number in range(count)]
-    assert again.cursor("a") == str(count - 1).encode()
+    assert again.cursor("a") == Cursor(str(count - 1))
     put(again, "a", "next")
     assert read(open_store(tmp_path), "a")[count:] == ["next"]
 
@@ -110,10 +116,10 @@ def test_numbers_go_on_and_restart_above_all_that_was(tmp_path: Path) -> None:
     following = logs.next_number("a")
     put(logs, "a", "three")
     assert read(logs, "a", first=following) == ["three"]
-    logs.set_next("a", following + 1000, b"c")  # it was elsewhere meanwhile
+    logs.set_next("a", following + 1000, Cursor("c"))  # it was elsewhere meanwhile
     put(logs, "a", "four")
     assert [line.number for lines in read_lines(logs, Range("a"), None) for line in lines][-1] == following + 1000
-    assert open_store(tmp_path).cursor("a") == b"c"
+    assert open_store(tmp_path).cursor("a") == Cursor("c")
 
 
 def test_a_full_disk_costs_the_oldest_lines_and_says_how_many(
@@ -144,12 +150,12 @@ def test_a_full_disk_with_nothing_to_drop_keeps_the_cursor(tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "no space left on device")
 
     logs = open_store(tmp_path)
-    put(logs, "a", "one", cursor=b"1")
+    put(logs, "a", "one", cursor="1")
     monkeypatch.setattr(journal.os, "write", is_full)
     with pytest.raises(OSError, match="no space"):
-        put(logs, "a", "two", cursor=b"2")
+        put(logs, "a", "two", cursor="2")
     monkeypatch.undo()
-    assert (read(logs, "a"), logs.cursor("a")) == (["one"], b"1")
+    assert (read(logs, "a"), logs.cursor("a")) == (["one"], Cursor("1"))
 
 
 def test_what_is_too_old_or_too_much_goes_first(tmp_path: Path, small_segments: None) -> None:
@@ -167,7 +173,7 @@ def test_what_is_too_old_or_too_much_goes_first(tmp_path: Path, small_segments: 
 
 def test_cursors_of_workloads_that_left_are_forgotten_and_their_lines_stay(tmp_path: Path) -> None:
     logs = open_store(tmp_path)
-    put(logs, "a", "one", cursor=b"1")
+    put(logs, "a", "one", cursor="1")
     logs.keep(["b"])
     assert logs.cursor("a") is None
     assert read(logs, "a") == ["one"]
@@ -176,16 +182,16 @@ def test_cursors_of_workloads_that_left_are_forgotten_and_their_lines_stay(tmp_p
 def test_lines_carried_from_another_node_stand_before_those_of_this_one_and_once(tmp_path: Path) -> None:
     source, target = open_store(tmp_path / "s"), open_store(tmp_path / "t")
     put(target, "a", "zero")  # it was here before
-    source.set_next("a", target.next_number("a"), b"")
+    source.set_next("a", target.next_number("a"), Cursor())
     put(source, "a", "one", "two")
     lines = [*target.find("a")[2], *source.find("a")[2]]
-    target.set_next("a", source.next_number("a"), b"console 7")
+    target.set_next("a", source.next_number("a"), Cursor("console 7"))
     target.put_carried("a", segment.encode_segment(lines)[1])
     put(target, "a", "three")
     for logs in (target, open_store(tmp_path / "t")):
         assert read(logs, "a") == ["zero", "one", "two", "three"]
         assert texts(read_last(logs, Range("a"), None, 3)) == ["one", "two", "three"]
-        assert logs.cursor("a") == b"console 7"
+        assert logs.cursor("a") == Cursor("console 7")
     target.keep([])
     assert not list((tmp_path / "t" / "carried").iterdir())
 

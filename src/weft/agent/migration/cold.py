@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from weft.agent.migration.disk_transfer import count_data
+from weft.agent.migration.logs import send_history
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
-from weft.agent.migration.samples import finish_carrying, send_samples
+from weft.agent.migration.samples import finish_carrying
 from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
@@ -186,7 +187,7 @@ class ColdSource(Role):
             printed = read_console(self._runtime, self._local.id)
             ask = MigrationRequest("takeOver", sent_bytes=connection.meter.sent, elapsed_ms=spent, printed=printed)
             await connection.order(ask)
-            self._carrying = asyncio.ensure_future(send_samples(connection, self._node, self._local))
+            self._carrying = asyncio.ensure_future(send_history(connection, self._node, self._local))
         self._keep(taken=True)
         spent = round((self._node.clock.elapsed() - began) * 1000)
         sent = connection.meter.sent

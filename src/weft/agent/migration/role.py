@@ -7,6 +7,7 @@ import logging
 
 import msgspec
 
+from weft.agent.logs.collector import LogCollector
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
@@ -33,6 +34,7 @@ class NodeContext(msgspec.Struct, frozen=True):
     wire: Transport
     limit: Limit  # for all migrations of this node together
     clock: Clock
+    logs: LogCollector | None = None  # None: this node keeps none
 
 
 class MigrationContext(msgspec.Struct, frozen=True):

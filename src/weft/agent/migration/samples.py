@@ -16,6 +16,7 @@ from weft.protocol.migration import MigrationRequest
 
 log = logging.getLogger("weft.agent")
 CARRY_SECONDS = 5.0  # after the guest was taken over; what hasn't come by then stays behind
+MOST_CARRY_SECONDS = 10.0  # with its log
 
 
 async def send_samples(connection: Connection, node: NodeContext, local: LocalAllocation) -> None:
@@ -29,8 +30,8 @@ async def send_samples(connection: Connection, node: NodeContext, local: LocalAl
 
 
 async def finish_carrying(carrying: asyncio.Task[None] | None, clock: Clock) -> None:
-    """Wait for ``send_samples``, but not for long."""
-    until = clock.elapsed() + CARRY_SECONDS
+    """Wait for what follows the guest, but not for long."""
+    until = clock.elapsed() + MOST_CARRY_SECONDS
     while carrying is not None and not carrying.done():
         if clock.elapsed() >= until:
             carrying.cancel()

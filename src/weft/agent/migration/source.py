@@ -16,9 +16,10 @@ import msgspec
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.cold import list_disks
 from weft.agent.migration.disk_transfer import count_data
+from weft.agent.migration.logs import send_history
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
-from weft.agent.migration.samples import finish_carrying, send_samples
+from weft.agent.migration.samples import finish_carrying
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
 from weft.agent.snapshot.transfer import pack_layers, send_layers
@@ -207,7 +208,7 @@ class Source(Role):
                 continue
             now = self._clock.elapsed()
             self._keep(taken=True)
-            self._carrying = asyncio.ensure_future(send_samples(self._connect(), self._node, self._local))
+            self._carrying = asyncio.ensure_future(send_history(self._connect(), self._node, self._local))
             elapsed = round((now - began) * 1000)
             self._report(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
             self._report(pause_ms=await self._find_pause(now))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from weft.agent.migration.logs import LogTaker
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.samples import SamplesTaker
 from weft.agent.snapshot.transfer import ArrivingLayers
@@ -25,7 +26,7 @@ class Waiter(Role, ABC):
         self._listener = node.wire.make_listener(
             self.migration.key, self._migration.peer_uid, self._answer, [node.limit]
         )
-        self._samples = SamplesTaker(node, self._local)
+        self._samples, self._logs = SamplesTaker(node, self._local), LogTaker(node, self._local)
 
     async def open(self) -> None:
         """Open the listener for the source. Raises DriverFailed, InvalidInput."""
@@ -36,6 +37,7 @@ class Waiter(Role, ABC):
 
     async def close(self) -> None:
         await self._samples.finish()
+        await self._logs.finish()
         self._listener.close()
 
     async def _answer(self, ask: MigrationRequest) -> MigrationAnswer:
@@ -43,9 +45,13 @@ class Waiter(Role, ABC):
         if ask.do == "samples":
             await self._samples.take(ask.samples)
             return MigrationAnswer(message=self.report.phase)
+        if ask.do == "logs":
+            await self._logs.take(ask.logs)
+            return MigrationAnswer(message=self.report.phase)
         answer = await self._respond(ask)
         if ask.do == "takeOver":
             self._samples.begin()
+            self._logs.begin()
         return answer
 
     async def _recall(self) -> None:

@@ -15,8 +15,10 @@ import msgspec
 
 from weft.agent.flow.flows import Flows
 from weft.agent.function.invocations import Functions
+from weft.agent.logs.collector import LogCollector
 from weft.agent.samples.sampler import Sampler
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.stream.collected_log import Collected, follow_collected
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
 from weft.agent.stream.exec_session import ResumableExec, place_of_target, serve_kept
@@ -78,8 +80,9 @@ class Streams:
         functions: Functions | None = None,
         flows: Flows | None = None,
         samples: Sampler | None = None,
+        logs: LogCollector | None = None,
     ) -> None:
-        self._functions, self._flows, self._samples = functions, flows, samples
+        self._functions, self._flows, self._samples, self._collected = functions, flows, samples, logs
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
@@ -113,6 +116,9 @@ class Streams:
             return
         if claims.verb == "metrics" and claims.node_uid == self._node_uid and not claims.allocation:
             await self._show_metrics(stream, claims, self._node_uid, lambda: True)
+            return
+        if claims.verb == "logs" and claims.node_uid == self._node_uid and not claims.allocation:
+            await self._show_own_log(stream, claims)
             return
         local = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or local is None or local.id != claims.guest_id:
@@ -213,14 +219,31 @@ class Streams:
             await serve_console(stream, runtime.console_socket(local.id), log, claims.printed, where, local.what)
 
     async def _logs(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        given = _read_input(claims, LogsInput)
+        if given.aggregate:
+            where = self._watch(local)
+            workload = local.spec.workload
+            what = f"{workload.kind}/{workload.name}"
+            of = Collected(self._with_collected(), workload.uid, what, local, where)
+            await follow_collected(stream, of, given, claims.printed, self._clock)
+            return
         of_container = self._runtimes.of(local)
         if isinstance(of_container, HasLog):
-            given = _read_input(claims, LogsInput)
             await follow_lines(stream, of_container, local.id, given, self._watch(local), self._clock)
             return
         runtime = self._with_console(local)
         log, where = PrintedLog(runtime, local.id), self._watch(local)
-        await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
+        await follow_log(stream, log, given, claims.printed, where, self._clock)
+
+    async def _show_own_log(self, stream: Stream, claims: Claims) -> None:
+        logs = self._with_collected()
+        of = Collected(logs, self._node_uid, f"node/{logs.node}")
+        await follow_collected(stream, of, _read_input(claims, LogsInput), claims.printed, self._clock)
+
+    def _with_collected(self) -> LogCollector:
+        if self._collected is None:
+            raise Unavailable("this node keeps no logs", reason="unsupported")
+        return self._collected
 
     async def _metrics(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         uid = local.spec.workload.uid

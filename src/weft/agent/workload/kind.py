@@ -12,6 +12,7 @@ import msgspec
 
 from weft.agent.image.cache import CachedImage, ImageCache
 from weft.agent.image.oci import ContainerImages, PulledImage
+from weft.agent.logs.collector import LogCollector
 from weft.agent.secret.cache import Secrets
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.template.fit import Template
@@ -57,6 +58,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     volumes: Volumes
     templates: TemplateLibrary
     heavy: asyncio.Semaphore  # bounds concurrent disks and starts, which slow each other
+    logs: LogCollector
     clock: Clock
 
 

@@ -103,8 +103,21 @@ class LogLine(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class LogPiece(msgspec.Struct, frozen=True):
+    """What follows a position in a log. ``position``: where to go on, in the driver's form; ``missed``: some of what followed was
+    gone."""
+
+    lines: list[LogLine]
+    position: str
+    missed: bool = False
+
+
 @runtime_checkable
 class HasLog(Protocol):
     def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
         """What the container printed, as far as it is kept: the last ``tail`` lines (-1: all), then, with ``follow``, on until it
         has ended and all is read. Ends when it is closed. Raises NotFound."""
+
+    def read_log_after(self, guest_id: str, position: str) -> LogPiece:
+        """The lines after ``position`` ("": the first that is kept), some 100 KiB of them at most; none: there are no more now. It
+        blocks, and may be called from another thread. Raises NotFound, OSError."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from weft.contracts.clock import Clock
 from weft.gateway.function.invocation.call import AcceptsEvents, Call, Outcome
+from weft.gateway.function.record.aggregated_log import AggregatedLog
 from weft.gateway.function.service import FunctionService
 from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
@@ -85,6 +87,9 @@ class FunctionStreams:
 
     async def _logs(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
         asked = _read(given, FunctionLogsInput)
+        if asked.aggregate:
+            await self._aggregate(client, target, asked, carried)
+            return
         since = self._clock.now() - asked.since if asked.since else 0.0
         follower = self._log.follow(target.uid) if asked.follow else None
         try:
@@ -98,7 +103,28 @@ class FunctionStreams:
                 self._log.leave(target.uid, follower)
         await client.send(encode_exit(0))
 
-    async def _follow(self, client: Connection, lines: asyncio.Queue[bytes], carried: Carried) -> None:
+    async def _aggregate(self, client: Connection, target: Target, asked: FunctionLogsInput, carried: Carried) -> None:
+        """Raises InvalidInput."""
+        log = await asyncio.to_thread(AggregatedLog, self._log, target.uid, target.name, asked, self._clock)
+        follower = self._log.follow(target.uid) if asked.follow else None
+        try:
+            await _send(client, await asyncio.to_thread(log.read), carried)
+            if follower is not None:
+                await self._follow(client, follower.lines, carried, log.choose)
+                return
+        finally:
+            log.close()
+            if follower is not None:
+                self._log.leave(target.uid, follower)
+        await client.send(encode_exit(0))
+
+    async def _follow(
+        self,
+        client: Connection,
+        lines: asyncio.Queue[bytes],
+        carried: Carried,
+        choose: Callable[[list[bytes]], bytes] = b"".join,
+    ) -> None:
         leaving = asyncio.ensure_future(_until_gone(client))
         try:
             while True:
@@ -110,7 +136,7 @@ class FunctionStreams:
                 text = [getting.result()]
                 while not lines.empty():
                     text.append(lines.get_nowait())
-                await _send(client, b"".join(text), carried)
+                await _send(client, await asyncio.to_thread(choose, text), carried)
         finally:
             leaving.cancel()
 

@@ -38,6 +38,8 @@ class OutputStream:
     ) -> None:
         self._client, self._claims = client, claims
         self._printed: int | None = None  # the position in the output; None: it hasn't begun
+        # Then positions are numbers of lines, which the node announces as it sends them.
+        self._in_lines = (claims.get("input") or {}).get("aggregate") is True
         self._carried = Carried()
         self._pursuit = Reconnector(claims, self._ask, open_stream, find_place, clock)
         self._stream: Connection | None = None  # None: typed input is dropped
@@ -112,7 +114,7 @@ class OutputStream:
                     self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
                     return None
                 self._carried.bytes_out += len(frame.payload)
-                if self._printed is not None:
+                if self._printed is not None and not self._in_lines:
                     self._printed += len(frame.payload)
         if self._printed is None:
             raise Unavailable(

@@ -34,6 +34,12 @@ class LogsInput(msgspec.Struct):
     tail: int = -1  # only the last lines; -1: all
     # Only lines of the last seconds; 0: all. A VM's console may give up to 5 s more.
     since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    # From the node's store of logs, where lines have their times and follow the workload: JSON lines {time, source, message}.
+    # The fields below are for this. A node's own log is always given in this form.
+    aggregate: bool = False
+    until: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # only lines from before so many seconds ago; 0: all
+    filter: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines with this text
+    regex: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines that this regular expression matches
 
 
 class ForwardInput(msgspec.Struct):
@@ -88,6 +94,7 @@ CONSOLE = StreamVerb("console", ConsoleInput, "operate", reaches=True, follows="
 FORWARD = StreamVerb("forward", ForwardInput, "operate", reaches=True)
 SCREEN = StreamVerb("screen", ScreenInput, "operate", reaches=True)
 LOGS = StreamVerb("logs", LogsInput, "read", follows="output")
+NODE_LOGS = Verb("logs", "Show what the node's agent logs", input=LogsInput, stream=True, needs="fabric")
 FLOWS = StreamVerb("flows", FlowsInput, "read")
 METRICS = StreamVerb("metrics", SamplesInput, "read")
 STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, METRICS)}

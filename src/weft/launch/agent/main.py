@@ -126,6 +126,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         container_images=images,
         server_places=(urlsplit(context.server).netloc, options.gateway or enrolment.gateway),
         warm_after=options.warm_after,
+        log_bytes=options.log_size,
+        log_seconds=options.log_age,
     )
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
@@ -133,7 +135,9 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
     samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
     agent.count_devices = samples.count_devices
-    streams = Streams(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples)
+    streams = Streams(
+        runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs
+    )
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     control = GatewayConnection(

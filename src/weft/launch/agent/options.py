@@ -9,7 +9,8 @@ from pathlib import Path
 
 from weft.agent.node.enrolment import default_node_name
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
-from weft.launch.process.amounts import cores, count, port, size
+from weft.launch.process.amounts import cores, count, duration, port, size
+from weft.telemetry.logs.store import LEAST_BYTES, MOST_AGE_SECONDS, MOST_BYTES
 
 STATE = Path("/var/lib/weft")
 _LEAST_BYTES = 64 << 20  # of memory and of disk space: with less, a node holds nothing
@@ -118,6 +119,20 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         metavar="VMS",
         help="after how many VMs of an image within a day to keep a booted machine of it, from which further ones start;"
         " 0: only as ordered (default 0)",
+    )
+    parser.add_argument(
+        "--log-size",
+        type=size(LEAST_BYTES),
+        default=MOST_BYTES,
+        metavar="SIZE",
+        help="disk space for what workloads print here, and this agent logs, compressed; the oldest lines go first (default 1G)",
+    )
+    parser.add_argument(
+        "--log-age",
+        type=duration(60.0),
+        default=MOST_AGE_SECONDS,
+        metavar="TIME",
+        help="how long such lines are kept (default 14d)",
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")

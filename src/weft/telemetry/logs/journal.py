@@ -17,14 +17,23 @@ _PREFIX = struct.Struct("<II")  # length and crc32 of what follows
 MOST_RECORD_BYTES = 64 << 20
 
 
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """How far a source was read. ``position``: in the form of what it is read from; ``rests``: by stream, the beginning of a line
+    that hasn't ended; ``cut``: streams whose line is in the store already, cut, and which are left out until it ends."""
+
+    position: str = ""
+    rests: dict[str, bytes] = {}
+    cut: list[str] = []
+
+
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """``cursor``: how far the source was read, in its reader's form. Without lines, ``first`` is the number of its next one."""
+    """Without lines, ``first`` is the number of the source's next one."""
 
     uid: str
     first: int
     times: bytes
     text: bytes
-    cursor: bytes
+    cursor: Cursor | None
 
     @property
     def next(self) -> int:

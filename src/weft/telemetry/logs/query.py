@@ -48,6 +48,31 @@ def read_last(store: LogStore, asked: Range, matcher: Matcher | None, most: int)
     return found
 
 
+def collect_newest(store: LogStore, uid: str, most_bytes: int) -> list[Lines]:
+    """The newest lines of a source, of ``most_bytes`` at most, in their order. Raises OSError."""
+    found: list[Lines] = []
+    size = 0
+    for block in reversed(_list_blocks(store, Range(uid))):
+        for whole in reversed(block.load()):
+            lines = _clip(whole, block.range)
+            size += 8 * len(lines.times) + len(lines.text)
+            if size > most_bytes:
+                return found
+            if lines.times:
+                found.insert(0, lines)
+    return found
+
+
+def _clip(lines: Lines, asked: Range) -> Lines:
+    """Those of them whose numbers are asked for."""
+    begin = max(0, asked.first - lines.first)
+    stop = min(len(lines.times), asked.end - lines.first) if asked.end else len(lines.times)
+    if begin == 0 and stop == len(lines.times):
+        return lines
+    kept = lines.text.split(b"\n")[begin:stop]
+    return Lines(lines.uid, lines.first + begin, lines.times[begin:stop], b"".join(line + b"\n" for line in kept))
+
+
 class _Block(msgspec.Struct, frozen=True):
     """Lines of a source, read when they are needed; ``range``: those of them that are asked for."""
 

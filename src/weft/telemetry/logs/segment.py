@@ -7,6 +7,7 @@ each), then their text, each line with its newline.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -112,6 +113,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_segment(data: bytes, uid: str, most_bytes: int) -> None:
+    """Of a stranger's segment: it is whole, only of this source, and has ``most_bytes`` of times and text at most. Raises
+    InvalidInput."""
+    file = io.BytesIO(data)
+    parts = _read_head(file).parts
+    size = sum(8 * part.count + part.text_bytes for part in parts if min(part.count, part.text_bytes, part.first) >= 0)
+    if size > most_bytes or not all(part.uid == uid for part in parts):
+        raise InvalidInput("this is not a segment of this workload's log")
+    end = 0
+    for part in parts:
+        lines = _decode_part(part, file.read(max(0, part.frame_bytes)))
+        if part.first < end or lines.text.count(b"\n") != part.count or not lines.text.endswith(b"\n"):
+            raise InvalidInput("this is not a segment of a log: its lines are not those of its head")
+        end = part.first + part.count
 
 
 def read_head(path: Path) -> Head:

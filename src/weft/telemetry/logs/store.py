@@ -17,14 +17,14 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
-from weft.telemetry.logs.journal import Journal, Record, begin_journal, read_journal
+from weft.telemetry.logs.journal import Cursor, Journal, Record, begin_journal, read_journal
 from weft.telemetry.logs.segment import Head, Lines, encode_segment, read_head, write_file
 
 log = logging.getLogger("weft.agent")
 SEGMENT_BYTES = 4 << 20  # of times and text
 MOST_BYTES = 1 << 30
 MOST_AGE_SECONDS = 14 * 86400.0
-LEAST_BYTES = 4 * SEGMENT_BYTES  # what may be asked for as the most
+LEAST_BYTES = 4 * SEGMENT_BYTES  # with less, a busy node forgets what it has just read
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
 
 
@@ -51,7 +51,7 @@ class LogStore:
         self._new: list[Record] = []  # what the journal has, with lines
         self._new_bytes = 0
         self._next: dict[str, int] = {}
-        self._cursors: dict[str, bytes] = {}
+        self._cursors: dict[str, Cursor] = {}
         self._sealed = False  # the journal's lines are in a segment, and the next journal isn't begun yet
         self.dropped = 0  # lines, because the disk was full
 
@@ -105,7 +105,7 @@ class LogStore:
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
-    def append(self, uid: str, times: array[int], text: bytes, cursor: bytes = b"") -> None:
+    def append(self, uid: str, times: array[int], text: bytes, cursor: Cursor | None = None) -> None:
         """Lines of a source, and how far it is read with them: both or, with an OSError, neither. ``times`` in unix microseconds,
         one for each newline in ``text``. A full disk costs the oldest lines."""
         with self._lock:
@@ -115,7 +115,7 @@ class LogStore:
                 self._with_space(self._seal)
                 self._begin_next_journal()
 
-    def set_next(self, uid: str, number: int, cursor: bytes) -> None:
+    def set_next(self, uid: str, number: int, cursor: Cursor) -> None:
         """A source goes on here that was read elsewhere before. Raises OSError."""
         with self._lock:
             self._append(Record(uid, max(number, self._next.get(uid, 0)), b"", b"", cursor))
@@ -129,7 +129,7 @@ class LogStore:
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
-    def cursor(self, uid: str) -> bytes | None:
+    def cursor(self, uid: str) -> Cursor | None:
         """How far a source was read; None for an unknown one."""
         return self._cursors.get(uid)
 
@@ -168,7 +168,7 @@ class LogStore:
 
     def _take(self, record: Record) -> None:
         self._next[record.uid] = max(record.next, self._next.get(record.uid, 0))
-        if record.cursor:
+        if record.cursor is not None:
             self._cursors[record.uid] = record.cursor
         if record.times:
             self._new.append(record)

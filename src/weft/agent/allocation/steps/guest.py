@@ -92,6 +92,7 @@ async def _suspend(parts: StepParts, work: Work, show: Show) -> None:
 
 async def _remove(parts: StepParts, work: Work, show: Show) -> None:
     if (runtime := parts.runtimes.find(work.local)) is not None:  # else it was never here
+        await parts.node.logs.drain(work.local)  # the driver's file of it goes, too
         await runtime.remove(work.local.id)
 
 

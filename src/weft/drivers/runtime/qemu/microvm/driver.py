@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.driver.container import ContainerPlan, LogLine
+from weft.contracts.driver.container import ContainerPlan, LogLine, LogPiece
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import (
     ExecRequest,
@@ -29,7 +29,13 @@ from weft.contracts.driver.runtime import (
 )
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.image_disk import PACKAGES, ImageDisks, ensure_overlay
-from weft.drivers.runtime.qemu.microvm.exchange_disk import make_exchange_disk, read_head, read_lines, write_config
+from weft.drivers.runtime.qemu.microvm.exchange_disk import (
+    make_exchange_disk,
+    read_after,
+    read_head,
+    read_lines,
+    write_config,
+)
 from weft.drivers.runtime.qemu.microvm.record import (
     MicrovmPaths,
     MicrovmRecord,
@@ -244,6 +250,10 @@ class MicrovmDriver:
         path = self._paths(guest_id).exchange_disk
         async for line in read_lines(path, self._clock, tail=tail, follow=follow, has_ended=has_ended):
             yield line
+
+    def read_log_after(self, guest_id: str, position: str) -> LogPiece:
+        self._get(guest_id)
+        return read_after(self._paths(guest_id).exchange_disk, position)
 
     # What is known.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.container import LogLine
+from weft.contracts.driver.container import LogLine, LogPiece
 from weft.objects.errors import TooLarge
 
 CONFIG_AT, CONFIG_BYTES = 4096, 1 << 20
@@ -112,6 +112,11 @@ class Ring:
         self._rest = self._rest[-_LONGEST_LINE:]
         return [line for line in map(parse_line, lines) if line is not None]
 
+    @property
+    def read_bytes(self) -> int:
+        """How much of what was printed was read as whole lines."""
+        return self.at - len(self._rest)
+
     def rewind(self) -> None:
         """To the first that is there."""
         self.at, self._rest = 0, b""
@@ -145,6 +150,21 @@ def parse_line(line: bytes) -> LogLine | None:
     except ValueError:
         return None
     return LogLine(at, "stdout" if words[1] == b"stdout" else "stderr", words[3] + (b"\n" if words[2] == b"F" else b""))
+
+
+def read_after(path: Path, position: str) -> LogPiece:
+    """See ``HasLog.read_log_after``. A position is how much of what was printed, in all runs, was read. Raises OSError."""
+    ring = Ring(path)
+    try:
+        head = read_head(path)
+        if head is None:
+            return LogPiece([], position)
+        at = int(position) if position.isdigit() else 0
+        ring.at = at if at <= head.end else 0  # more than there is: it is another disk
+        missed = 0 < ring.at < head.first
+        return LogPiece(ring.read() or [], str(ring.read_bytes), missed)
+    finally:
+        ring.close()
 
 
 async def read_lines(

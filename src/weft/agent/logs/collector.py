@@ -1,0 +1,189 @@
+"""Gathers what this node's workloads print, and what its agent logs, into the node's store.
+
+Reads the files in which drivers keep consoles and containers' output, from where the store says that they were read; wakes by the
+clock. A driver's file outlives this process, so a killed agent loses nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from array import array
+from collections.abc import Iterable
+
+import msgspec
+
+from weft.agent.logs.assemble import Assembled, assemble, end_rests
+from weft.agent.logs.own import OwnLog
+from weft.agent.logs.source import read_source
+from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.table import AllocationTable
+from weft.agent.workload.runtimes import Runtimes
+from weft.contracts.clock import Clock
+from weft.objects.errors import WeftError
+from weft.telemetry.logs.journal import Cursor
+from weft.telemetry.logs.store import LogStore
+
+log = logging.getLogger("weft.agent")
+STEP_SECONDS = 0.2
+KEEP_SECONDS = 1.0
+SWEEP_SECONDS = 60.0
+REST_SECONDS = 2.0  # then a line that was begun counts as one
+MOST_PIECES = 64  # of a workload that leaves: all that its driver keeps is less
+AGAIN_SECONDS = 5.0  # after a failure
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """One that prints here."""
+
+    uid: str
+    what: str
+    guest_id: str
+    driver: object
+
+
+class LogCollector:
+    """Into ``store``; of the workloads in ``table``, and of the node itself."""
+
+    def __init__(
+        self, store: LogStore, runtimes: Runtimes, table: AllocationTable, node: str, node_uid: str, clock: Clock
+    ) -> None:
+        self.node = node
+        self.store, self._runtimes, self._table = store, runtimes, table
+        self._node_uid, self._clock = node_uid, clock
+        self.own = OwnLog(clock)
+        self._expected: dict[str, float] = {}  # by uid: lines of another node may come until then (elapsed seconds)
+        self._begun: dict[str, float] = {}  # by uid, since when a line has waited for its end (elapsed seconds)
+        self._failed: dict[str, float] = {}  # by uid, when it couldn't be read (elapsed seconds)
+        self._reading = threading.Lock()
+        self._is_open = False
+        self._problem = ""
+
+    async def keep(self) -> None:
+        """Gather for ever."""
+        kept_at = swept_at = self._clock.elapsed()
+        try:
+            while True:
+                now = self._clock.elapsed()
+                keeps, sweeps = now - kept_at >= KEEP_SECONDS, now - swept_at >= SWEEP_SECONDS
+                kept_at, swept_at = (now if keeps else kept_at), (now if sweeps else swept_at)
+                here = {state.local.spec.workload.uid for state in self._table} if sweeps else None
+                await asyncio.to_thread(self._gather, self._find_workloads(), here, keeps=keeps or sweeps)
+                await self._clock.sleep(STEP_SECONDS)
+        finally:
+            self.own.close()
+            with self._reading:
+                self.store.close()
+                self._is_open = False
+
+    async def drain(self, local: LocalAllocation) -> None:
+        """Read all that it printed here: its files are about to go. A failure only goes to the log."""
+        driver = self._runtimes.find(local)
+        if driver is not None:
+            await asyncio.to_thread(self._drain, Workload(local.spec.workload.uid, local.what, local.id, driver))
+
+    def expect(self, uid: str, seconds: float) -> None:
+        """Lines that this workload printed on another node are on their way: its own wait for them, for so long at most."""
+        self._expected[uid] = self._clock.elapsed() + seconds
+
+    def expect_no_more(self, uid: str) -> None:
+        self._expected.pop(uid, None)
+
+    def _find_workloads(self) -> list[Workload]:
+        found: dict[str, Workload] = {}
+        now = self._clock.elapsed()
+        for state in self._table:
+            local = state.local
+            uid, role = local.spec.workload.uid, local.spec.role
+            if state.guest is None or role == "target" or (uid in found and role != "active"):
+                continue
+            if self._expected.get(uid, now) > now or now - self._failed.get(uid, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                continue
+            driver = self._runtimes.find(local)
+            if driver is not None:
+                found[uid] = Workload(uid, local.what, local.id, driver)
+        return list(found.values())
+
+    def _gather(self, workloads: Iterable[Workload], here: set[str] | None, *, keeps: bool) -> None:
+        problems = set()
+        with self._reading:
+            try:
+                self._open()
+                if lines := self.own.take():
+                    self.store.append(
+                        self._node_uid, array("q", [at for at, _ in lines]), b"".join(t for _, t in lines)
+                    )
+                if keeps:
+                    self.store.keep(None if here is None else here | {self._node_uid})
+                    self._forget_all_but(here)
+            except OSError as problem:
+                problems.add(str(problem))
+            problems |= {self._try_read(workload) for workload in workloads} - {""}
+        self._note("; ".join(sorted(problems)))
+
+    def _drain(self, workload: Workload) -> None:
+        with self._reading:
+            if not self._is_open:
+                return
+            for _ in range(MOST_PIECES):
+                before = self.store.cursor(workload.uid)
+                if problem := self._try_read(workload):
+                    log.info("%s: the end of its log can't be read: %s", workload.what, problem)
+                    return
+                if self.store.cursor(workload.uid) == before:
+                    return
+
+    def _try_read(self, workload: Workload) -> str:
+        """What kept it from being read, in words."""
+        try:
+            self._read(workload)
+            return ""
+        except WeftError:  # its guest has never been here, or has just gone
+            return ""
+        except Exception as problem:  # a defect of one driver must keep no other workload from it, nor end the agent
+            if not isinstance(problem, OSError):
+                log.debug("log of %s", workload.what, exc_info=True)
+            self._failed[workload.uid] = self._clock.elapsed()
+            return f"{workload.what}: {problem}"
+
+    def _read(self, workload: Workload) -> None:
+        """Raises WeftError, OSError."""
+        uid, now = workload.uid, self._clock.now()
+        before = self.store.cursor(uid) or Cursor()
+        piece = read_source(workload.driver, workload.guest_id, before.position, now)
+        if piece.missed:
+            mark = f"[weft: {piece.missed} are missing here: they were gone before they could be read]\n".encode()
+            self.store.append(uid, array("q", [int(now * 1e6)]), mark)
+        if piece.chunks or piece.position != before.position:
+            self._put(uid, assemble(before, piece.chunks, piece.position))
+            self._begun.pop(uid, None)
+        elif before.rests:
+            since = self._begun.setdefault(uid, self._clock.elapsed())
+            if self._clock.elapsed() - since >= REST_SECONDS:
+                self._put(uid, end_rests(before, int(now * 1e6)))
+                del self._begun[uid]
+
+    def _put(self, uid: str, lines: Assembled) -> None:
+        self.store.append(uid, lines.times, lines.text, lines.cursor)
+
+    def _open(self) -> None:
+        if not self._is_open:
+            self.store.open()
+            self._is_open = True
+
+    def _forget_all_but(self, here: set[str] | None) -> None:
+        if here is not None:
+            for known in (self._expected, self._begun, self._failed):
+                for uid in [uid for uid in known if uid not in here]:
+                    del known[uid]
+
+    def _note(self, problem: str) -> None:
+        """Log what keeps lines from being gathered, when it begins and when it ends."""
+        if problem and not self._problem:
+            log.warning("logs are not gathered: %s", problem)
+        elif self._problem and not problem and not self._failed:
+            log.info("logs are gathered again")
+        else:
+            return
+        self._problem = problem

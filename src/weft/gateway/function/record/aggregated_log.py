@@ -1,0 +1,68 @@
+"""A function's output in the form in which the nodes' stores of logs give workloads': JSON lines, chosen by time and text."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.gateway.function.record.output_log import PrintedLog, stamp
+from weft.kinds.function import FunctionLogsInput
+from weft.objects.errors import InvalidInput
+from weft.telemetry.logs.lines import PrintedLine
+from weft.telemetry.logs.match import make_matcher
+
+_STAMP_BYTES = len(stamp(0.0))
+
+
+class AggregatedLog:
+    """Of the function ``uid``, as ``asked``; ``close`` it. Raises InvalidInput."""
+
+    def __init__(self, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock) -> None:
+        if asked.follow and asked.until:
+            raise InvalidInput("until can't be given together with follow: what follows is later", field="until")
+        self._log, self._uid, self._source, self._asked = log, uid, f"function/{name}", asked
+        self._now = clock.now()
+        self._matcher = make_matcher(asked.filter, asked.regex, clock)
+
+    def read(self) -> bytes:
+        """What is there by now. Raises InvalidInput for a pattern that takes too long."""
+        asked = self._asked
+        lines = self._log.read(self._uid, since=self._now - asked.since if asked.since else 0.0)
+        if asked.until:
+            before = stamp(self._now - asked.until).encode()
+            lines = [line for line in lines if line[:_STAMP_BYTES] < before]
+        chosen = self._match(lines)
+        return _encode(chosen if asked.tail < 0 else chosen[len(chosen) - min(asked.tail, len(chosen)) :], self._source)
+
+    def choose(self, lines: list[bytes]) -> bytes:
+        """Of new ones. Raises as ``read``."""
+        return _encode(self._match(lines), self._source)
+
+    def close(self) -> None:
+        if self._matcher is not None:
+            self._matcher.close()
+
+    def _match(self, lines: list[bytes]) -> list[bytes]:
+        if self._matcher is None or not lines:
+            return lines
+        self._matcher.begin()
+        messages = [line[_STAMP_BYTES + 1 :] for line in lines]
+        places, at = {}, 0
+        for index, message in enumerate(messages):
+            places[at] = lines[index]
+            at += len(message)
+        return [places[begin] for begin in self._matcher.find(b"".join(messages)) if begin in places]
+
+
+def _encode(lines: list[bytes], source: str) -> bytes:
+    return b"".join(
+        msgspec.json.encode(
+            PrintedLine(
+                line[: _STAMP_BYTES - 1].decode("ascii", "replace") + "000Z",
+                source,
+                line[_STAMP_BYTES + 1 : -1].decode("utf-8", "backslashreplace"),
+            )
+        )
+        + b"\n"
+        for line in lines
+    )
