@@ -33,7 +33,7 @@ def read_source(driver: object, guest_id: str, position: str, now: float) -> Pie
 
 
 def _read_container(driver: HasLog, guest_id: str, position: str, now: float) -> Piece:
-    """Times may be of the container's own machine, so none is believed that lies far ahead."""
+    """Times may be of the container's own machine, and one that lies far ahead is not believed."""
     piece = driver.read_log_after(guest_id, position)
     chunks = [
         Chunk(int((line.at if 0 <= line.at <= now + AHEAD_SECONDS else now) * 1e6), line.channel, line.data)

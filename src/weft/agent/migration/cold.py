@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from weft.agent.migration.disk_transfer import count_data
-from weft.agent.migration.logs import send_history
+from weft.agent.migration.history import finish_carrying, send_history
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
-from weft.agent.migration.samples import finish_carrying
 from weft.agent.migration.target import Waiter
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem

@@ -16,10 +16,9 @@ import msgspec
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.cold import list_disks
 from weft.agent.migration.disk_transfer import count_data
-from weft.agent.migration.logs import send_history
+from weft.agent.migration.history import finish_carrying, send_history
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
-from weft.agent.migration.samples import finish_carrying
 from weft.agent.migration.transport import Connection
 from weft.agent.problem import describe_problem
 from weft.agent.snapshot.transfer import pack_layers, send_layers

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from weft.agent.migration.logs import LogTaker
+from weft.agent.migration.history import LogTaker, SamplesTaker
 from weft.agent.migration.role import MigrationContext, Role
-from weft.agent.migration.samples import SamplesTaker
 from weft.agent.snapshot.transfer import ArrivingLayers
 from weft.agent.workload.console_log import take_printed
 from weft.contracts.driver.migration import MigrationDriver, MigrationSettings

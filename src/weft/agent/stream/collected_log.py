@@ -26,13 +26,15 @@ _reading = asyncio.Semaphore(4)  # of old lines, which takes memory
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """The lines of one source; of a workload, ``local`` and ``where`` say where it is."""
+    """The lines of one source; of a workload, ``local`` and ``where`` say where it is. ``ends``: it is followed until it has ended,
+    not only until it has gone."""
 
     logs: LogCollector
     uid: str
     what: str
     local: LocalAllocation | None = None
     where: GuestLocator | None = None
+    ends: bool = False
 
 
 async def follow_collected(stream: Stream, of: Collected, given: LogsInput, came_to: int | None, clock: Clock) -> None:
@@ -87,7 +89,7 @@ class _Sender:
                 elif ended:
                     break
                 elif (gone := await self._inspect()) is None:
-                    ended = self._has_ended()
+                    ended = self._of.ends and self._of.where is not None and self._of.where.has_ended()
                     if ended and self._of.local is not None:
                         await self._of.logs.drain(self._of.local)
                     else:
@@ -129,11 +131,6 @@ class _Sender:
 
     async def _inspect(self) -> Departed | None:
         return None if self._of.where is None else await self._of.where.inspect()
-
-    def _has_ended(self) -> bool:
-        """Whether it is a container that has ended, as far as people follow its log; a VM may be started again."""
-        local, where = self._of.local, self._of.where
-        return where is not None and local is not None and local.spec.container is not None and where.has_ended()
 
     async def _until_gone(self) -> None:
         while await self._stream.receive() is not None:

@@ -219,20 +219,18 @@ class Streams:
             await serve_console(stream, runtime.console_socket(local.id), log, claims.printed, where, local.what)
 
     async def _logs(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
-        given = _read_input(claims, LogsInput)
+        given, runtime = _read_input(claims, LogsInput), self._runtimes.of(local)
         if given.aggregate:
             where = self._watch(local)
             workload = local.spec.workload
             what = f"{workload.kind}/{workload.name}"
-            of = Collected(self._with_collected(), workload.uid, what, local, where)
+            of = Collected(self._with_collected(), workload.uid, what, local, where, ends=isinstance(runtime, HasLog))
             await follow_collected(stream, of, given, claims.printed, self._clock)
             return
-        of_container = self._runtimes.of(local)
-        if isinstance(of_container, HasLog):
-            await follow_lines(stream, of_container, local.id, given, self._watch(local), self._clock)
+        if isinstance(runtime, HasLog):
+            await follow_lines(stream, runtime, local.id, given, self._watch(local), self._clock)
             return
-        runtime = self._with_console(local)
-        log, where = PrintedLog(runtime, local.id), self._watch(local)
+        log, where = PrintedLog(self._with_console(local), local.id), self._watch(local)
         await follow_log(stream, log, given, claims.printed, where, self._clock)
 
     async def _show_own_log(self, stream: Stream, claims: Claims) -> None:

@@ -12,7 +12,6 @@ import msgspec
 
 from weft.agent.image.cache import CachedImage, ImageCache
 from weft.agent.image.oci import ContainerImages, PulledImage
-from weft.agent.logs.collector import LogCollector
 from weft.agent.secret.cache import Secrets
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.template.fit import Template
@@ -48,6 +47,11 @@ class Prepared(msgspec.Struct):
     attached: list[str] = []  # serials of the disks that the running guest has open
 
 
+class GathersLogs(Protocol):
+    async def drain(self, local: LocalAllocation) -> None:
+        """Read all that it printed here: its files are about to go."""
+
+
 class NodeParts(msgspec.Struct, frozen=True):
     """The parts of the node through which a kind acts."""
 
@@ -58,7 +62,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     volumes: Volumes
     templates: TemplateLibrary
     heavy: asyncio.Semaphore  # bounds concurrent disks and starts, which slow each other
-    logs: LogCollector
+    logs: GathersLogs
     clock: Clock
 
 

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.container import BEGUN_AFRESH, OUT_OF_MEMORY
+from weft.contracts.driver.container import BEGUN_AFRESH, OUT_OF_MEMORY, LogPiece
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import Counters, GuestFacts, GuestShape
 from weft.contracts.driver.sandbox import Ended, read_exit
@@ -18,11 +18,12 @@ from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.container.end import end_of_never_began, read_signal
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import settle_resuming, wait_for_saver
+from weft.drivers.runtime.oci.conmon.logs import read_after
 from weft.drivers.runtime.oci.holder import CanCheckpoint, Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.errors import DriverFailed, NotFound, WeftError
 
 
 class Container:
@@ -197,6 +198,14 @@ class Container:
             self._notify()
             with contextlib.suppress(WeftError):  # its run files say so to the next start or removal
                 await self.sweep()
+
+
+def read_log_after(known: Mapping[str, Container], guest_id: str, position: str) -> LogPiece:
+    """See contracts.driver.container."""
+    container = known.get(guest_id)
+    if container is None:
+        raise NotFound(f"this node has no container {guest_id}")
+    return read_after(container.paths.log, position)
 
 
 def open_counters(known: Mapping[str, Container], guest_id: str) -> list[Counters]:

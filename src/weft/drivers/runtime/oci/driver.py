@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine, LogPiece
+from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan, LogLine
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import (
     ExecRequest,
@@ -29,8 +29,8 @@ from weft.drivers.container.end import ContainerEnd
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.checkpoint.migration import Carrying
-from weft.drivers.runtime.oci.conmon.logs import read_after, read_lines
-from weft.drivers.runtime.oci.container import Container, open_counters
+from weft.drivers.runtime.oci.conmon.logs import read_lines
+from weft.drivers.runtime.oci.container import Container, open_counters, read_log_after
 from weft.drivers.runtime.oci.holder import CanCheckpoint
 from weft.drivers.runtime.oci.holders import Holders
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -73,6 +73,7 @@ class OciDriver:
         self._news = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
         self.open_counters = partial(open_counters, self._known)
+        self.read_log_after = partial(read_log_after, self._known)
         self.carrying = Carrying(self._lock, self._find, self._paths, self._notify)
 
     async def probe(self) -> RuntimeProbe:
@@ -230,12 +231,6 @@ class OciDriver:
 
         async for line in read_lines(container.paths.log, self._clock, tail=tail, follow=follow, has_ended=has_ended):
             yield line
-
-    def read_log_after(self, guest_id: str, position: str) -> LogPiece:
-        container = self._known.get(guest_id)
-        if container is None:
-            raise NotFound(f"container {guest_id} is not here")
-        return read_after(container.paths.log, position)
 
     # How containers come to run, and are found.
 
