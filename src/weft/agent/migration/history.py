@@ -1,6 +1,6 @@
-"""The history of a workload that migrates, its samples and its log, follows it once it runs at the target: neither its pause nor its
-migration waits for that. The ends of the migration stay open a little longer, and the target's agent waits for the log before it
-reads on in the workload's console."""
+"""The history of a workload that migrates, its samples and its log, follows it once it runs at the target: neither its pause nor
+its migration waits for that. The ends of the migration stay open a little longer, and the target's agent waits for the log before
+it reads on in the workload's console."""
 
 from __future__ import annotations
 
