@@ -12,6 +12,7 @@ help:
 	@echo "              (STORE=etcd: its objects in an etcd of its own, not SQLite;"
 	@echo "              CONTAINERD=n3: a containerd holds the containers of that node;"
 	@echo "              KATA=n3: Kata gives them machines of their own there)"
+	@echo "              (CEPH=1: with a small Ceph cluster, whose pool the nodes offer as ceph)"
 	@echo "              (SERVER_OPTIONS='--audit-keep 7d': for the weft server, see docs/reference/server.md)"
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make install  Debian packages and .venv only"
@@ -20,7 +21,7 @@ help:
 	@echo "make unit     the unit tests (ROOM=scheduler for those of one room)"
 	@echo "make affected the tests that ran the lines you changed, and a short walk on a cluster: within three minutes"
 	@echo "              (SINCE=COMMIT: changed since then; make coverage once before)"
-	@echo "make test     the whole test suite"
+	@echo "make test     the whole test suite (CEPH=1: also what starts a Ceph cluster)"
 	@echo "make coverage which lines the tests without guests run; make mutants: which small faults they notice"
 	@echo "make bench    measure the promises (ONLY=name for one; AGAINST=COMMIT compares with that commit,"
 	@echo "              both in turn on this machine, ROUNDS=3 times)"
@@ -28,13 +29,13 @@ help:
 	@echo "make lock     write requirements.lock anew from pyproject.toml"
 
 install:
-	@tools/install
+	@CEPH=$(CEPH) tools/install
 
 install-tests:
-	@tools/install tests
+	@CEPH=$(CEPH) tools/install tests
 
 up: install
-	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" .venv/bin/python -m weft.launch.local up
+	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) .venv/bin/python -m weft.launch.local up
 
 # Needs no network and no up-to-date .venv: what runs must be endable. A clone that was made again has none, and may still have
 # a cluster running.
@@ -69,7 +70,7 @@ affected: install
 # Four at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is listed at the end. A test
 # that fails is run once more and named at the end; more than three such tests fail the run. RERUNS=0: none is.
 test: install-tests
-	@.venv/bin/pytest -n $(or $(WORKERS),4) --dist loadfile --again $(or $(RERUNS),1) --durations=40 --durations-min=10
+	@CEPH=$(CEPH) .venv/bin/pytest -n $(or $(WORKERS),4) --dist loadfile --again $(or $(RERUNS),1) --durations=40 --durations-min=10
 
 # Which test ran which line, and for how long, is what make mutants chooses tests by.
 coverage: install

@@ -35,6 +35,8 @@ VOLUMES = {
     "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
     "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
 }
+CEPH_VOLUMES = "weft.drivers.volume.rbd.driver:RbdVolumes"
+RBD = "rbd:"  # before a Ceph pool, where others have a path
 
 
 class Drivers(NamedTuple):
@@ -66,7 +68,7 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
         Runtimes(drivers, others),
         _load(NETWORKS[options.network], host, clock),
         _load(VOLUMES[options.volume], host, clock),
-        {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)},
+        {name: _load_pool(host, clock, name, place) for name, place in read_pools(options.pool)},
         images,
     )
 
@@ -84,19 +86,25 @@ def load_isolated(
 
 
 def read_pools(given: Sequence[str]) -> list[tuple[str, str]]:
-    """``NAME=PATH`` of each --pool. Raises InvalidInput."""
+    """``NAME=PATH`` or ``NAME=rbd:POOL`` of each --pool. Raises InvalidInput."""
     pools: list[tuple[str, str]] = []
     for text in given:
         name, _, path = text.partition("=")
         check_name(name, "--pool")
-        if not path.startswith("/") or name in (LOCAL, *dict(pools)):
+        if not path.startswith(("/", RBD)) or name in (LOCAL, *dict(pools)):
             raise InvalidInput(
-                f"--pool {text}: write NAME=PATH, with a unique name (not {LOCAL}) and an absolute path",
+                f"--pool {text}: write NAME=PATH or NAME={RBD}POOL, with a unique name (not {LOCAL}) and an absolute path",
                 field="pool",
-                hint="like --pool fast=/mnt/nvme",
+                hint=f"like --pool fast=/mnt/nvme or --pool ceph={RBD}weft",
             )
         pools.append((name, path))
     return pools
+
+
+def _load_pool(host: Host, clock: Clock, name: str, place: str) -> Any:
+    if place.startswith(RBD):
+        return _load(CEPH_VOLUMES, host, clock, name, place.removeprefix(RBD))
+    return _load(VOLUMES["directory"], host, clock, name, place)
 
 
 def _load(place: str, host: Host, clock: Clock, *more: str) -> Any:

@@ -56,8 +56,9 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         "--pool",
         action="append",
         default=[],
-        metavar="NAME=PATH",
-        help="a folder to offer as storage pool NAME, beside local; nodes that see the same folder share the pool (repeatable)",
+        metavar="NAME=PLACE",
+        help="storage to offer as pool NAME, beside local (repeatable): PATH, a folder, or rbd:POOL, a pool of Ceph for RBD images "
+        "(rbd:POOL?conf=/etc/ceph/ceph.conf&user=weft); nodes that see the same storage share the pool",
     )
     parser.add_argument(
         "--echo-port", type=port(), default=8445, help="UDP port that answers other nodes' probes (default 8445)"

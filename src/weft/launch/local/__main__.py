@@ -1,8 +1,8 @@
 """`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in.
 
 The environment's STORE (`sqlite` or `etcd`) is where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
-on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own. SERVER_OPTIONS are
-more options of the `weft server` that is started.
+on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own; CEPH=1 gives it a
+Ceph cluster. SERVER_OPTIONS are more options of the `weft server` that is started.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main(argv: list[str]) -> int:
         store = os.environ.get("STORE") or None
         containerd, kata = (tuple(os.environ.get(word, "").split()) or None for word in ("CONTAINERD", "KATA"))
         fabric = weft_fabric(shlex.split(os.environ.get("SERVER_OPTIONS", "")))
-        return _run(up(clone, fabric, SystemClock(), sys.stdout, store=store, containerd=containerd, kata=kata))
+        more: dict[str, Any] = {"store": store, "containerd": containerd, "kata": kata}
+        more["ceph"] = os.environ.get("CEPH", "") not in ("", "0")
+        return _run(up(clone, fabric, SystemClock(), sys.stdout, **more))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local up|down", file=sys.stderr)

@@ -46,16 +46,19 @@ def choose_topology(
     store: str | None = None,
     containerd: tuple[str, ...] | None = None,
     kata: tuple[str, ...] | None = None,
+    ceph: bool = False,
 ) -> Topology:
     """The kept topology, or a new one that is kept from now on.
 
     Raises InUse when something took its names or ports, or it keeps its objects in another ``store``, or has a
-    ``containerd``, or ``kata``, on other nodes."""
+    ``containerd``, or ``kata``, on other nodes, or has no Ceph cluster and ``ceph`` is wanted."""
     if store not in (None, SQLITE, ETCD):
         raise InvalidInput(f"STORE={store} is not a store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
     topology = find_topology(clone)
     if topology is None:
-        topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or ())
+        topology = plan_topology(
+            clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or (), ceph
+        )
         topology = msgspec.structs.replace(topology, state=secrets.token_hex(8))
         for word, named in (("CONTAINERD", topology.containerd), ("KATA", topology.kata)):
             if unknown := set(named) - {node.name for node in topology.nodes}:
@@ -78,6 +81,8 @@ def choose_topology(
             f"this cluster runs isolated containers with Kata on {have}",
             hint=f"make down, then make up KATA={' '.join(kata)}",
         )
+    elif ceph and not topology.ceph:
+        raise InUse("this cluster has no Ceph cluster", hint="make down, then make up CEPH=1")
     elif conflicts := find_conflicts(topology, inspect_taken()):
         raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")
     state = Path(topology.state_dir)

@@ -23,6 +23,9 @@ from weft.client.context import read_context
 from weft.contracts.clock import Clock
 from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
+from weft.launch.local.ceph.keeper import keeper_command
+from weft.launch.local.ceph.layout import USER, CephPlan
+from weft.launch.local.ceph.make import wait_ready
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.processes import inspect_processes, is_weft
@@ -50,6 +53,7 @@ def weft_fabric(server_options: Sequence[str] = ()) -> Fabric:
         wait_nodes=wait_nodes,
         steps=(("image tiny", ensure_image), ("vm hello", ensure_hello)),
         plan_closing=plan_closing,
+        plan_storage=lambda topology: (("ceph", wait_ceph),) if topology.ceph else (),
     )
 
 
@@ -71,7 +75,22 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
         *("--microvm-dir", str(find_microvm(state / "cache"))),
         *server_options,
     )
-    return [Daemon("server", argv, topology.state_dir)]
+    daemons = [Daemon("server", argv, topology.state_dir)]
+    if topology.ceph:
+        daemons.append(Daemon("ceph", keeper_command(plan_ceph(topology)), topology.state_dir))
+    return daemons
+
+
+def plan_ceph(topology: Topology) -> CephPlan:
+    """At the host's address on the underlay, where each node reaches it."""
+    return CephPlan(f"{topology.state_dir}/ceph", topology.gateway_address)
+
+
+async def wait_ceph(topology: Topology, clock: Clock) -> str:
+    """Until its disks can be written."""
+    plan = plan_ceph(topology)
+    await asyncio.to_thread(wait_ready, plan)
+    return f"{plan.osds} OSDs at {plan.address}, pool {plan.pool} in .weft/ceph/"
 
 
 async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
@@ -81,6 +100,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         await _join(topology, node, state)
     Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
     microvm_dir = await asyncio.to_thread(ensure_microvm, Path(topology.state_dir) / "cache")
+    ceph = plan_ceph(topology)
     holds, isolates = node.name in topology.containerd, node.name in topology.kata
     beside = prepare_containerd(topology, node) if holds or isolates else ()
     socket = containerd_socket(topology, node)
@@ -93,6 +113,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--underlay-address", node.address, "--underlay-link", NODE_LINK),
         *("--cgroup", topology.node_cgroup(node)),
         *("--pool", f"shared={topology.shared_pool}"),
+        *(("--pool", f"ceph=rbd:{ceph.pool}?conf={ceph.conf}&user={USER}") if topology.ceph else ()),
         *("--plain-registry", topology.gateway_address),  # one that a person runs on this machine to try things
         *("--microvm-dir", str(microvm_dir)),
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),

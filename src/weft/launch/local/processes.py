@@ -18,8 +18,8 @@ import msgspec
 from weft.drivers.linux.processes import inspect_process as inspect_id
 from weft.drivers.linux.processes import read_arguments
 
-WEFT_ROLES = ("server", "agent", "init", "gateway", "guard")
-ENGINES = ("qemu-", "dnsmasq", "etcd", "victoria-metrics")
+WEFT_ROLES = ("server", "agent", "init", "gateway", "guard", "ceph")
+ENGINES = ("qemu-", "dnsmasq", "etcd", "victoria-metrics", "ceph-")
 
 
 class Process(msgspec.Struct, frozen=True):

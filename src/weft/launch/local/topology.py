@@ -56,6 +56,7 @@ class Topology(msgspec.Struct, frozen=True):
     containerd: tuple[str, ...] = ()
     kata: tuple[str, ...] = ()
     state: str = ""
+    ceph: bool = False  # a Ceph cluster of its own, whose pool all nodes offer as storage pool ``ceph``
 
     @property
     def state_dir(self) -> str:
@@ -126,6 +127,7 @@ def plan_topology(
     store: str = SQLITE,
     containerd: tuple[str, ...] = (),
     kata: tuple[str, ...] = (),
+    ceph: bool = False,
 ) -> Topology:
     """Choose names, an underlay and ports for the clone at absolute path ``clone``.
 
@@ -137,7 +139,9 @@ def plan_topology(
     underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
     api_port, gateway_port = _choose_ports(number, taken.ports)
     nodes = tuple(Node(f"n{n}", str(underlay[10 + n])) for n in range(1, node_count + 1))
-    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store, containerd, kata)
+    return Topology(
+        clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store, containerd, kata, ceph=ceph
+    )
 
 
 def find_conflicts(topology: Topology, taken: Taken) -> list[str]:

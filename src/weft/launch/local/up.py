@@ -33,8 +33,8 @@ class Fabric:
 
     ``plan_daemons`` gives the host's long-running commands; ``wait_server`` returns once they answer;
     ``prepare_agent`` gives a node's agent command (it may ask the server for a join token, and must give the same
-    command again for a node that has joined); ``wait_nodes`` returns once every node is Ready; ``steps`` follow in
-    order (an image, a first VM); ``plan_closing`` is what to print last.
+    command again for a node that has joined); ``plan_storage`` gives the steps before the nodes; ``wait_nodes`` returns
+    once every node is Ready; ``steps`` follow in order (an image, a first VM); ``plan_closing`` is what to print last.
     """
 
     plan_daemons: Callable[[Topology], list[Daemon]]
@@ -43,6 +43,7 @@ class Fabric:
     wait_nodes: Work
     steps: tuple[tuple[str, Work], ...]
     plan_closing: Callable[[Topology], str]
+    plan_storage: Callable[[Topology], tuple[tuple[str, Work], ...]] = lambda _: ()
 
 
 async def up(
@@ -54,11 +55,13 @@ async def up(
     store: str | None = None,
     containerd: tuple[str, ...] | None = None,
     kata: tuple[str, ...] | None = None,
+    ceph: bool = False,
 ) -> Topology:
     """Bring up the cluster of the clone at absolute path ``clone``, showing each step on ``stream``.
 
     ``store`` is where a new cluster keeps its objects (`sqlite` or `etcd`); without one SQLite, or its present one;
-    ``containerd`` the nodes of a new one that have a containerd hold their containers, ``kata`` those that leave machines to Kata.
+    ``containerd`` the nodes of a new one that have a containerd hold their containers, ``kata`` those that leave machines to Kata;
+    ``ceph``: a new one has a Ceph cluster.
 
     Raises InUse when another up or down of this clone is under way, and the failing step's WeftError; what stands by
     then keeps standing, and the next up goes on from there.
@@ -67,9 +70,11 @@ async def up(
     with hold_lock(Path(clone) / ".weft", "make up"):
         if not is_of_this_state(clone):
             await end_former(clone, clock, progress)
-        topology = choose_topology(clone, node_count, store, containerd, kata)
+        topology = choose_topology(clone, node_count, store, containerd, kata, ceph)
         await progress.show("namespaces", boot_nodes(topology))
         await progress.show("server", start_server(topology, fabric, clock))
+        for name, work in fabric.plan_storage(topology):
+            await progress.show(name, _while_alive(fabric.plan_daemons(topology), work(topology, clock)))
         await progress.show("nodes", start_agents(topology, fabric, clock))
         for name, work in fabric.steps:
             await progress.show(name, work(topology, clock))
