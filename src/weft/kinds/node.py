@@ -111,6 +111,7 @@ class NodePool(msgspec.Struct, frozen=True):
     total: int = 0
     free: int = 0  # rounded, so that it changes rarely
     problem: str = ""  # why it can't be used
+    driver: str = "directory"  # what it is
 
 
 class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):

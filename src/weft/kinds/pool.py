@@ -21,7 +21,7 @@ DEFAULT_OVERCOMMIT = 2.0  # disks are thin: most of them never fill
 FULL = 0.95  # of the capacity used: no new disks
 MOST_NAMED = 64  # nodes
 
-Driver = Literal["directory"]
+Driver = Literal["directory", "rbd"]
 Ratio = Annotated[float, field("", quantity="ratio")]
 
 

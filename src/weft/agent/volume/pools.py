@@ -162,6 +162,7 @@ class Pools:
                 found = await asyncio.to_thread(driver.pool)
         except (WeftError, OSError, TimeoutError) as problem:
             log.warning("can't use storage pool %s: %s", name, problem or "it doesn't answer")
-            return NodePool(name, problem=str(problem) or "it doesn't answer")
+            return NodePool(name, problem=str(problem) or "it doesn't answer", driver=driver.name)
         grain = max(1, found.total_bytes // _GRAINS)
-        return NodePool(name, found.id, found.total_bytes, found.free_bytes // grain * grain)
+        free = found.free_bytes // grain * grain
+        return NodePool(name, found.id, found.total_bytes, free, driver=driver.name)

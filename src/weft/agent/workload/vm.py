@@ -139,15 +139,17 @@ def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
             root.format,
             ROOT_SERIAL,
             size_bytes=max(root.size_bytes, spec.resources.disk),
-            base=image.disk,
+            base=image.disk if root.rbd is None else None,  # an RBD image stands on its own in its pool
             base_format=image.disk_format,
             layers=prepared.layers.get(ROOT, []),
+            rbd=root.rbd,
         )
     ]
     for volume, facts in zip(spec.volumes, prepared.volumes, strict=True):
         size = max(facts.size_bytes, volume.size)
         layers = prepared.layers.get(volume.uid, [])
-        disks.append(GuestDisk(facts.path, facts.format, name_serial(volume.name), size_bytes=size, layers=layers))
+        serial = name_serial(volume.name)
+        disks.append(GuestDisk(facts.path, facts.format, serial, size_bytes=size, layers=layers, rbd=facts.rbd))
     if prepared.seed is not None:
         disks.append(GuestDisk(prepared.seed, "raw", SEED_SERIAL, read_only=True))
     if prepared.iso is not None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from weft.contracts.driver.identity import Identity
+from weft.contracts.driver.volume import RbdImage
 
 PlanT_contra = TypeVar("PlanT_contra", contravariant=True)  # of a VM a GuestPlan, of a container a ContainerPlan
 
@@ -52,6 +53,7 @@ class GuestDisk(msgspec.Struct, frozen=True):
     base_format: Literal["qcow2", "raw"] = "qcow2"
     cdrom: bool = False
     layers: list[DiskLayer] = []  # the bottom first, between the image and its file
+    rbd: RbdImage | None = None  # it is one; ``path`` is its name for people
 
 
 class GuestNic(msgspec.Struct, frozen=True):

@@ -7,12 +7,22 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 
+class RbdImage(msgspec.Struct, frozen=True):
+    """An image in a Ceph pool, and how this node reaches it."""
+
+    pool: str
+    image: str
+    conf: str  # path of the ceph.conf, which says where the user's keyring is
+    user: str  # without "client."
+
+
 class VolumeFacts(msgspec.Struct, frozen=True):
     id: str
-    path: str
+    path: str  # of its file; of an RBD image rbd:POOL/IMAGE
     format: Literal["qcow2", "raw"]
     size_bytes: int
     used_bytes: int
+    rbd: RbdImage | None = None  # it is one, and no file
 
 
 class PoolFacts(msgspec.Struct, frozen=True):
@@ -64,6 +74,15 @@ class HasFiles(Protocol):
         volume or nothing on it (then ``owner`` owns its root folder), else what is there. A machine may use it as its disk
         afterwards. Raises InvalidInput (``notAFileSystem``) for a disk with something else on it, DriverFailed (``inUse``,
         ``noSpace``)."""
+
+
+@runtime_checkable
+class CanFence(Protocol):
+    """Several nodes may have a volume open at once, and no lock keeps a node away that the server has given up."""
+
+    async def fence(self, volume_id: str) -> list[str]:
+        """Cut off for good whoever has the volume open, on any node: nothing of theirs is written from now on. Their addresses.
+        Called before a guest begins with it. Raises DriverFailed: then it must not begin."""
 
 
 @runtime_checkable

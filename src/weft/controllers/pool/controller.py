@@ -17,7 +17,7 @@ from weft.informer.pool.claims import Claims, note_claims
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NODES_BY_POOL, NODES_BY_UID, NodePool, NodeReport, NodeSpec, NodeStatus, pool_id
-from weft.kinds.pool import POOL, POOLS_BY_ID, PoolSpec, PoolStatus, pool_key
+from weft.kinds.pool import POOL, POOLS_BY_ID, Driver, PoolSpec, PoolStatus, pool_key
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import is_name, object_key
 
@@ -85,7 +85,7 @@ class Pools:
             lambda name: name in taken or view.get(object_key(POOL.name, None, name)) is not None,
         )
         taken.add(name)
-        draft.make(POOL.make(name, PoolSpec(id=storage, pool=pool.name), now))
+        draft.make(POOL.make(name, PoolSpec(id=storage, pool=pool.name, driver=read_driver(pool)), now))
         return draft.commit(storage)  # its status follows, once it is there
 
     def _find_given(self, pool: Item, offers: Sequence[tuple[Item, NodePool]]) -> int:
@@ -122,6 +122,11 @@ def read_offer(node: Item, pool: NodePool) -> Offer:
     report = node.report(NodeReport)
     disk = int(report.disk * node.spec(NodeSpec).overcommit.get("disk", 1.0))
     return Offer(node.envelope.name, node.status(NodeStatus).phase == "Ready", pool, disk)
+
+
+def read_driver(pool: NodePool) -> Driver:
+    """What a node says that its storage is; a folder, where this server doesn't know it."""
+    return "rbd" if pool.driver == "rbd" else "directory"
 
 
 def _find(node: Item, storage: str) -> list[NodePool]:

@@ -8,6 +8,7 @@ from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.volume.origin import begin_from
+from weft.agent.workload.fence import fence_disks
 from weft.agent.workload.kind import Show
 from weft.agent.workload.kinds import kind_of
 from weft.contracts.driver.container import BEGUN_AFRESH
@@ -30,6 +31,7 @@ async def _start(parts: StepParts, work: Work, show: Show) -> str:
     plan = _plan_guest(parts, work)
     if work.origin is not None and isinstance(plan, GuestPlan):
         plan = await begin_from(parts.node.pools, work.local, work, work.origin, plan)
+    await fence_disks(parts.node.pools, work.local)
     async with parts.node.heavy:
         facts = await parts.runtimes.of(work.local).start(plan)
     return facts.message or "" if facts.reason == BEGUN_AFRESH else ""
@@ -64,6 +66,7 @@ async def _adjust(parts: StepParts, work: Work, show: Show) -> None:
         raise InvalidInput(
             f"{work.local.what}: runtime {runtime.name} can't change a running workload", reason="unsupported"
         )
+    await fence_disks(parts.node.pools, work.local, has=work.attached)
     await runtime.adjust(_plan_guest(parts, work))
 
 

@@ -16,7 +16,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.disk_relocation import RelocationFacts
 from weft.contracts.driver.runtime import GuestDisk, GuestPlan
 from weft.drivers.runtime.qemu.devices.block_nodes import drop_nodes, find_node, list_nodes
-from weft.drivers.runtime.qemu.devices.ids import describe_disk, free_node
+from weft.drivers.runtime.qemu.devices.ids import describe_disk, free_node, given_name
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_disk
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -161,18 +161,18 @@ class QemuRelocations:
 
 def _choose_extent(plan: GuestPlan, there: GuestDisk) -> str:
     """How much of the disk is copied: its own file where what that stands on is there too, else all of it."""
-    stands = any(disk.layers for disk in plan.disks if disk.serial == there.serial)
+    stands = any(disk.layers or disk.rbd for disk in plan.disks if disk.serial == there.serial)
     return "top" if there.layers or (there.base and not stands) else "full"
 
 
 async def _begin_copy(qmp: Qmp, there: str, wanted: RelocationRecord, bytes_per_second: int, extent: str) -> None:
     disk = wanted.disk
     with open_inherited_fds(plan_disk(disk)) as fds:
-        sets = {}
+        sets, files = {}, {}
         for what, descriptor in fds.items():
-            sets[what] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
+            given = await qmp.execute("add-fd", descriptor=descriptor)
+            sets[what], files[what] = given["fdset-id"], given_name(disk, given["fdset-id"], given["fd"])
     try:
-        files = {what: f"/dev/fdset/{number}" for what, number in sets.items()}
         node = describe_disk(disk, files)
         await qmp.execute("blockdev-add", **{**node, "node-name": wanted.node})
     finally:  # QEMU has its own by now

@@ -22,6 +22,7 @@ from weft.drivers.runtime.qemu.devices.ids import (
     disk_properties,
     fdset,
     file_names,
+    given_name,
     nic_id,
     nic_name,
     nic_properties,
@@ -295,8 +296,9 @@ def _size(plan: GuestPlan, frame: Frame, fds: Mapping[str, int], *, incoming: bo
 
 def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, fds: Mapping[str, int]) -> list[str]:
     files = {name: fds[name] for name in file_names(disk)}
-    words = [word for descriptor in files.values() for word in file_words(descriptor)]
-    words += node_words(describe_disk(disk, {name: fdset(descriptor) for name, descriptor in files.items()}))
+    words = [word for descriptor in files.values() for word in file_words(descriptor)] if disk.rbd is None else []
+    given = {name: given_name(disk, descriptor, descriptor) for name, descriptor in files.items()}
+    words += node_words(describe_disk(disk, given))
     # A disk put into the drive is there to be booted.
     turn = 0 if disk.cdrom else plan.disks.index(disk) + 1
     more = {"bootindex": str(turn)} if isinstance(plan.boot, BootDisk) else {}

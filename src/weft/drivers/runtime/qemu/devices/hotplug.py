@@ -24,6 +24,7 @@ from weft.drivers.runtime.qemu.devices.ids import (
     disk_node,
     disk_properties,
     find_serial,
+    given_name,
     is_movable,
     layer_name,
     nic_backend,
@@ -122,10 +123,10 @@ async def _change_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
 
 async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
     with open_inherited_fds(plan_disk(disk)) as fds:
-        sets = {}
+        sets, names = {}, {}
         for name, descriptor in fds.items():
-            sets[name] = (await qmp.execute("add-fd", descriptor=descriptor))["fdset-id"]
-    names = {name: f"/dev/fdset/{number}" for name, number in sets.items()}
+            given = await qmp.execute("add-fd", descriptor=descriptor)
+            sets[name], names[name] = given["fdset-id"], given_name(disk, given["fdset-id"], given["fd"])
     try:
         node = describe_disk(disk, names)
         await qmp.execute("blockdev-add", **node)

@@ -83,15 +83,24 @@ def fdset(number: int) -> str:
     return f"/dev/fdset/{number}"
 
 
+def given_name(disk: GuestDisk, number: int, descriptor: int) -> str:
+    """QEMU's name for a file of the disk that it was given as ``descriptor``, in set ``number``. Of an RBD image that is the
+    client's configuration, which librados opens for itself."""
+    return f"/proc/self/fd/{descriptor}" if disk.rbd is not None else fdset(number)
+
+
 def describe_disk(disk: GuestDisk, files: Mapping[str, str]) -> dict[str, Any]:
     """The block node of a disk. ``files``: what QEMU calls its files, by their names here. Each says what it stands on, so QEMU
     doesn't read that from a header."""
+    more = {"node-name": disk_node(disk.serial), "discard": "unmap", "read-only": disk.read_only}
+    if disk.rbd is not None:
+        there = {"pool": disk.rbd.pool, "image": disk.rbd.image, "user": disk.rbd.user}
+        return {"driver": "rbd", **there, "conf": files[disk_name(disk)], **more}
     below = [(base_name(disk), disk.base_format)] if disk.base is not None else []
     below += [(layer_name(disk, number), layer.format) for number, layer in enumerate(disk.layers)]
     backing: dict[str, Any] | None = None
     for name, format_ in below:
         backing = _stand(format_, files[name], backing) | {"read-only": True}
-    more = {"node-name": disk_node(disk.serial), "discard": "unmap", "read-only": disk.read_only}
     return _stand(disk.format, files[disk_name(disk)], backing) | more
 
 

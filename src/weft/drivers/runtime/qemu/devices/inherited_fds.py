@@ -20,6 +20,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.linux.ceph.conf import write_client_conf
 from weft.drivers.runtime.qemu.devices.ids import file_names, nic_name
 from weft.drivers.runtime.qemu.translate import RAM, GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed
@@ -35,8 +36,9 @@ class InheritedFd(msgspec.Struct, frozen=True):
     ``write``: nobody else may."""
 
     name: str
-    kind: Literal["read", "public", "write", "append", "socket", "tap"]
+    kind: Literal["read", "public", "write", "append", "socket", "tap", "ceph"]
     where: str  # path, or the tap's link
+    user: str = ""  # ceph: whose configuration is written from the ceph.conf at ``where``
 
 
 def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
@@ -64,6 +66,8 @@ def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
 
 def plan_disk(disk: GuestDisk) -> list[InheritedFd]:
     own, *below = file_names(disk)
+    if disk.rbd is not None:
+        return [InheritedFd(own, "ceph", disk.rbd.conf, disk.rbd.user)]
     paths = [*([] if disk.base is None else [disk.base]), *(layer.path for layer in disk.layers)]
     planned = [InheritedFd(own, "read" if disk.read_only else "write", disk.path)]
     return planned + [InheritedFd(name, "read", path) for name, path in zip(below, paths, strict=True)]
@@ -97,6 +101,8 @@ def _open(thing: InheritedFd) -> int:
             return _listen(thing.where)
         case "tap":
             return _attach(thing.where)
+        case "ceph":
+            return _write_conf(thing)
         case "append":
             return os.open(thing.where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     descriptor = os.open(thing.where, (os.O_RDWR if thing.kind == "write" else os.O_RDONLY) | os.O_CLOEXEC)
@@ -104,6 +110,15 @@ def _open(thing: InheritedFd) -> int:
     wanted = {"write": mode & ~_OTHERS, "public": mode | _READABLE}.get(thing.kind, mode)
     if mode != wanted:
         os.fchmod(descriptor, wanted)
+    return descriptor
+
+
+def _write_conf(thing: InheritedFd) -> int:
+    """A file without a name: its key is QEMU's, which the image is open to, and nobody else's."""
+    text = write_client_conf(thing.where, thing.user).encode()
+    descriptor = os.memfd_create("ceph.conf", os.MFD_CLOEXEC)
+    os.write(descriptor, text)
+    os.fchmod(descriptor, _READABLE)
     return descriptor
 
 

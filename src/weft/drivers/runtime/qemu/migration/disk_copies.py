@@ -184,7 +184,7 @@ async def keep_synced(guest: Guest) -> None:
     guest stands still."""
     while guest.migrating and not guest.ended.is_set():
         for disk in guest.record.plan.disks:
-            if not disk.read_only:
+            if not disk.read_only and disk.rbd is None:
                 with contextlib.suppress(OSError):  # of no harm: QEMU does it again, and says so
                     await asyncio.to_thread(_sync, find_own_file(disk))
         await guest.clock.sleep(SYNC_SECONDS)

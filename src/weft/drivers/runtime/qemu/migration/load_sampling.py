@@ -94,7 +94,7 @@ async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
                 os.close(page_map)
         finally:
             os.close(memory)
-        own = [disk for disk in guest.record.plan.disks if not disk.read_only]
+        own = [disk for disk in guest.record.plan.disks if not disk.read_only and disk.rbd is None]
         return msgspec.structs.replace(
             load, disk_bytes={disk.serial: os.stat(find_own_file(disk)).st_blocks * 512 for disk in own}
         )

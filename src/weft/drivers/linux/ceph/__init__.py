@@ -1,0 +1,1 @@
+"""Ceph as a client sees it: its configuration files and its programs."""

@@ -1,0 +1,214 @@
+"""Volumes as RBD images in a Ceph pool, which every node of the pool sees: ``names`` says which image each is. Root disks are
+clones of ``base_images``, by layers.
+
+Works with Ceph's own programs, each within a time; nothing is kept in this process but what may be lost. Called by the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+import uuid
+
+from weft.contracts.driver.host import Host
+from weft.contracts.driver.volume import PoolFacts, RbdImage, VolumeFacts
+from weft.drivers.linux.ceph.conf import write_client_conf
+from weft.drivers.linux.ceph.programs import CephClient
+from weft.drivers.volume.rbd.base_images import SNAPSHOT, BaseImages, find_size
+from weft.drivers.volume.rbd.fence import cut_off
+from weft.drivers.volume.rbd.names import Names, check_id
+from weft.drivers.volume.rbd.place import read_place
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, WeftError
+from weft.objects.quantity import format_bytes
+
+DISK = "weft-disk-"
+POOL_SECONDS = 5.0  # for so long what the cluster said of the pool counts as now
+_SECTOR = 512
+log = logging.getLogger("weft.agent")
+
+
+class RbdVolumes:
+    """The volumes in the Ceph pool at ``place``: ``POOL[?conf=PATH&user=NAME]``. Raises InvalidInput."""
+
+    name = "rbd"
+
+    def __init__(self, host: Host, pool_name: str, place: str) -> None:
+        self._pool_name, self._node = pool_name, host.node
+        self._place = read_place(place)
+        self._where = f"storage pool {pool_name} of node {host.node}"
+        self._client = CephClient(self._place.conf, self._place.user, self._where)
+        self._names = Names(self._client, self._place.pool)
+        self._bases = BaseImages(self._client, self._place, host.node_uid)
+        self._making: dict[str, asyncio.Lock] = {}
+        self._purging: set[asyncio.Task[None]] = set()
+        self._asking = threading.Lock()
+        self._found: tuple[float, PoolFacts] | None = None
+
+    def pool(self) -> PoolFacts:
+        """``free``: what can still be written, with all its copies and Ceph's own reserve counted in."""
+        with self._asking:
+            now = time.monotonic()
+            if self._found is None or now - self._found[0] > POOL_SECONDS:
+                self._found = (now, self._ask_pool())
+            return self._found[1]
+
+    def _ask_pool(self) -> PoolFacts:
+        write_client_conf(self._place.conf, self._place.user)  # says what is missing in plainer words than Ceph
+        fsid = str(self._client.ask_now("ceph", "fsid")["fsid"])
+        pools = {str(one["name"]): one for one in self._client.ask_now("ceph", "df")["pools"]}
+        found = pools.get(self._place.pool)
+        if found is None:
+            raise DriverFailed(
+                f"{self._where}: the Ceph cluster has no pool {self._place.pool}",
+                hint=f"ceph osd pool create {self._place.pool}, then rbd pool init {self._place.pool}",
+                details={"step": "disk"},
+            )
+        stored, left = int(found["stats"]["stored"]), int(found["stats"]["max_avail"])
+        return PoolFacts(str(uuid.uuid5(uuid.UUID(fsid), str(found["id"]))), stored + left, left)
+
+    async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
+        check_id(other_id)
+        names = await self._names.read()
+        image = names.get(volume_id)
+        if image is None or names.get(other_id, image) != image:
+            what = f"disk {volume_id} is not there" if image is None else f"{other_id} is another disk than {volume_id}"
+            raise DriverFailed(f"{self._where}: {what}", details={"step": "disk"})
+        await self._names.put(other_id, image)
+        return await self._describe(other_id, image)
+
+    async def ensure(
+        self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"
+    ) -> VolumeFacts:
+        check_id(volume_id)
+        async with self._making.setdefault(volume_id, asyncio.Lock()):
+            return await self.inspect(volume_id) or await self._make(volume_id, size_bytes, base, base_format)
+
+    async def _make(self, volume_id: str, size_bytes: int, base: str | None, base_format: str) -> VolumeFacts:
+        smallest = await asyncio.to_thread(find_size, base, base_format) if base is not None else 0
+        size = _round_up(size_bytes or smallest)
+        if base is not None and size < smallest:
+            raise InvalidInput(
+                f"a disk of {format_bytes(size)} is smaller than its image, {format_bytes(smallest)}",
+                field="spec.disk",
+                hint="leave disk out, or give at least the image's size",
+            )
+        if size <= 0:
+            raise InvalidInput(f"volume {volume_id} has no size", field="spec.size")
+        await self._refuse_full()
+        image = DISK + volume_id
+        await self._drop_image(image)  # what was begun and has no name
+        if base is None:
+            await self._rbd("create", self._at(image), "--size", f"{size}B", "--no-progress")
+        else:
+            await self._clone(await self._bases.ensure(base, base_format, smallest), image, base, base_format, smallest)
+            if size > smallest:
+                await self._rbd("resize", self._at(image), "--size", f"{size}B", "--no-progress")
+        await self._names.put(volume_id, image)
+        return await self._describe(volume_id, image)
+
+    async def _clone(self, parent: str, image: str, base: str, base_format: str, size: int) -> None:
+        try:
+            await self._rbd("clone", f"{self._at(parent)}@{SNAPSHOT}", self._at(image))
+        except WeftError:  # another node has removed the parent, which no disk stood on
+            parent = await self._bases.ensure(base, base_format, size)
+            await self._rbd("clone", f"{self._at(parent)}@{SNAPSHOT}", self._at(image))
+
+    async def _refuse_full(self) -> None:
+        """A full cluster doesn't refuse: it lets who writes wait."""
+        facts = await asyncio.to_thread(self.pool)
+        if facts.free_bytes <= 0:
+            raise DriverFailed(
+                f"{self._where} is full: the Ceph pool {self._place.pool} can take no more data",
+                reason="noSpace",
+                hint="add OSDs, or delete volumes; ceph df tells what is in use",
+                details={"step": "disk"},
+            )
+
+    async def inspect(self, volume_id: str) -> VolumeFacts | None:
+        image = (await self._names.read()).get(check_id(volume_id))
+        if image is None:
+            return None
+        try:
+            return await self._describe(volume_id, image)
+        except NotFound:
+            return None
+
+    async def grow(self, volume_id: str, size_bytes: int) -> VolumeFacts:
+        facts = await self.inspect(volume_id)
+        if facts is None or facts.rbd is None:
+            raise NotFound(f"volume {volume_id} is not in {self._where}")
+        if size_bytes < facts.size_bytes:
+            raise InvalidInput(
+                f"volume {volume_id} can't shrink from {format_bytes(facts.size_bytes)} to {format_bytes(size_bytes)}",
+                field="size",
+            )
+        if size_bytes > facts.size_bytes:
+            image = self._at(facts.rbd.image)
+            await self._rbd("resize", image, "--size", f"{_round_up(size_bytes)}B", "--no-progress")
+        return await self.inspect(volume_id) or facts
+
+    async def remove(self, volume_id: str) -> None:
+        """Its data goes to the pool's trash at once, and from there in the background."""
+        self._making.pop(volume_id, None)
+        names = await self._names.read()
+        image = names.get(check_id(volume_id))
+        if image is not None:
+            await self._names.take(volume_id, image)
+            names = await self._names.read()  # of two nodes that take the last two names, at least one sees no other
+        image = image or DISK + volume_id
+        if image not in names.values():
+            await self._drop_image(image)
+
+    async def _drop_image(self, image: str) -> None:
+        try:
+            await self._rbd("trash", "mv", self._at(image))
+        except NotFound:
+            return
+        task = asyncio.ensure_future(self._purge())
+        self._purging.add(task)
+        task.add_done_callback(self._purging.discard)
+
+    async def _purge(self) -> None:
+        """Remove what is weft's in the trash; what fails is tried again with the next."""
+        try:
+            for one in await self._client.ask("rbd", "trash", "ls", self._place.pool):
+                if str(one["name"]).startswith(DISK):
+                    with contextlib.suppress(NotFound):  # another node does the same
+                        await self._rbd("trash", "rm", f"{self._place.pool}/{one['id']}", "--no-progress")
+            await self._bases.tidy()
+        except WeftError as problem:
+            log.debug("%s: its trash stays for now: %s", self._where, problem.message)
+
+    async def fence(self, volume_id: str) -> list[str]:
+        image = (await self._names.read()).get(check_id(volume_id))
+        return [] if image is None else await cut_off(self._client, self._at(image))
+
+    async def _describe(self, volume_id: str, image: str) -> VolumeFacts:
+        [found, *_] = (await self._client.ask("rbd", "du", self._at(image)))["images"]
+        return self._read(volume_id, image, found)
+
+    def _read(self, volume_id: str, image: str, found: dict[str, object]) -> VolumeFacts:
+        size, used = int(str(found["provisioned_size"])), int(str(found["used_size"]))
+        there = RbdImage(self._place.pool, image, self._place.conf, self._place.user)
+        return VolumeFacts(volume_id, f"rbd:{self._at(image)}", "raw", size, used, there)
+
+    def _at(self, image: str) -> str:
+        return f"{self._place.pool}/{image}"
+
+    async def _rbd(self, *words: str) -> None:
+        await self._client.run("rbd", *words)
+
+    async def list(self) -> list[VolumeFacts]:
+        names = await self._names.read()
+        if not names:
+            return []
+        used = await self._client.ask("rbd", "du", "-p", self._place.pool)
+        found = {one["name"]: one for one in used["images"] if "snapshot" not in one}
+        return [self._read(id_, image, found[image]) for id_, image in sorted(names.items()) if image in found]
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _SECTOR) * _SECTOR

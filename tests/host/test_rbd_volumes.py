@@ -1,0 +1,153 @@
+"""The RBD volume driver keeps the contract's promises with a real Ceph cluster, and cuts off whom it must."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ceph_lab import needs_ceph, place_of, run_ceph
+from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
+
+from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.volume import VolumeDriver
+from weft.drivers.volume.rbd.driver import RbdVolumes
+from weft.launch.local.ceph.layout import CephPlan
+from weft.launch.local.ceph.make import ask
+from weft.objects.errors import DriverFailed
+
+pytestmark = [needs_ceph, pytest.mark.host]
+
+
+def make_driver(ceph: CephPlan, node: str = "n1") -> RbdVolumes:
+    host = Host(node, f"uid-{node}", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
+    return RbdVolumes(host, "ceph", place_of(ceph))
+
+
+@pytest.fixture(scope="module")
+def ceph() -> Iterator[CephPlan]:
+    with run_ceph() as plan:
+        yield plan
+
+
+@pytest.fixture
+async def driver(ceph: CephPlan) -> AsyncIterator[RbdVolumes]:
+    driver = make_driver(ceph)
+    yield driver
+    for facts in await driver.list():
+        await driver.remove(facts.id)
+    await asyncio.gather(*driver._purging)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    path = tmp_path / "base"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(BASE_BYTES)], check=True)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", str(path)], check=True, capture_output=True)
+    return str(path)
+
+
+class TestRbd(VolumePromises):
+    @pytest.fixture
+    def reborn(self, ceph: CephPlan) -> Callable[[], VolumeDriver]:
+        return lambda: make_driver(ceph)
+
+
+def rbd(ceph: CephPlan, *words: str) -> str:
+    argv = ["rbd", "-c", str(ceph.conf), "--id", "weft", *words]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def io(ceph: CephPlan, image: str, *commands: str) -> subprocess.CompletedProcess[str]:
+    words = [word for command in commands for word in ("-c", command)]
+    options = f"driver=rbd,pool={ceph.pool},image={image},conf={ceph.conf},user=weft"
+    argv = ["qemu-io", *words, "--image-opts", options]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+
+
+async def test_two_nodes_are_the_same_storage_and_see_each_others_volumes(ceph: CephPlan, driver: RbdVolumes) -> None:
+    other = make_driver(ceph, "n2")
+    assert driver.pool().id == other.pool().id
+    assert 0 < driver.pool().free_bytes <= driver.pool().total_bytes < ceph.osd_bytes
+    facts = await driver.ensure(ID, size_bytes=8 * MIB)
+    assert await other.inspect(ID) == facts
+    assert facts.path == f"rbd:{ceph.pool}/weft-disk-{ID}"
+
+
+async def test_a_clone_has_what_its_image_has_and_the_pool_has_the_image_once(
+    ceph: CephPlan, driver: RbdVolumes, base: str
+) -> None:
+    nodes = [driver, make_driver(ceph, "n2")]
+    made = await asyncio.gather(*(node.ensure(f"disk{at}", size_bytes=0, base=base) for at, node in enumerate(nodes)))
+    for facts in made:
+        assert facts.rbd is not None
+        done = io(ceph, facts.rbd.image, "read -P 7 0 1M", "read -P 0 1M 3M")
+        assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+        assert facts.used_bytes == 0, "it stands on the image"
+    images = [name for name in rbd(ceph, "ls", ceph.pool).split() if name.startswith("weft-image-")]
+    [parent] = {
+        line.split("@")[0]
+        for line in rbd(ceph, "info", f"{ceph.pool}/weft-disk-disk0").splitlines()
+        if "parent" in line
+    }
+    assert len([name for name in images if parent.endswith(name)]) == 1
+    assert not [name for name in rbd(ceph, "ls", ceph.pool).split() if name.startswith("weft-making-")]
+
+
+async def test_a_disk_with_two_names_goes_with_the_last_one(ceph: CephPlan, driver: RbdVolumes) -> None:
+    facts = await driver.ensure("source", size_bytes=8 * MIB)
+    for _ in range(2):
+        shared = await make_driver(ceph, "n2").share("source", "target")
+    assert shared.rbd == facts.rbd
+    await driver.remove("source")
+    assert await driver.inspect("source") is None and (await driver.inspect("target")) == shared
+    await driver.remove("target")
+    await asyncio.gather(*driver._purging)
+    assert await driver.list() == [] and rbd(ceph, "trash", "ls", ceph.pool) == ""
+    with pytest.raises(DriverFailed):
+        await driver.share("source", "target")
+
+
+async def test_what_was_begun_and_never_named_is_not_there_and_is_made_anew(ceph: CephPlan, driver: RbdVolumes) -> None:
+    rbd(ceph, "create", f"{ceph.pool}/weft-disk-{ID}", "--size", "1M")
+    assert await driver.inspect(ID) is None and await driver.list() == []
+    assert (await driver.ensure(ID, size_bytes=8 * MIB)).size_bytes == 8 * MIB
+
+
+async def test_who_is_fenced_off_can_write_no_more_and_the_next_one_can(ceph: CephPlan, driver: RbdVolumes) -> None:
+    facts = await driver.ensure(ID, size_bytes=8 * MIB)
+    assert facts.rbd is not None and await driver.fence(ID) == []
+    options = f"driver=rbd,pool={ceph.pool},image={facts.rbd.image},conf={ceph.conf},user=weft"
+    lost = await asyncio.create_subprocess_exec(
+        *("qemu-io", "--image-opts", options), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    assert lost.stdin is not None and lost.stdout is not None
+    lost.stdin.write(b"write -P 1 0 64k\n")
+    while b"ops" not in await asyncio.wait_for(lost.stdout.readline(), 30):
+        pass
+    [address] = await make_driver(ceph, "n2").fence(ID)
+    assert address in (ask(ceph, "osd", "blocklist", "ls") or "")
+    assert "1 ops" in io(ceph, facts.rbd.image, "write -P 2 0 64k").stdout
+    lost.stdin.write(b"write -P 3 0 64k\n")  # it may wait for ever, or fail
+    with contextlib.suppress(TimeoutError):
+        said = await asyncio.wait_for(lost.stdout.readline(), 3)
+        assert b"ops" not in said, said
+    read = io(ceph, facts.rbd.image, "read -P 2 0 64k").stdout
+    assert "64 KiB, 1 ops" in read and "verification failed" not in read
+    lost.kill()
+    await lost.wait()
+    assert await driver.fence(ID) == [], "it has been"
+
+
+async def test_a_cluster_that_is_not_there_is_an_error_that_says_so(tmp_path: Path, ceph: CephPlan) -> None:
+    host = Host("n1", "u", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
+    with pytest.raises(DriverFailed) as caught:
+        RbdVolumes(host, "ceph", f"weft?conf={tmp_path}/none.conf").pool()
+    assert "none.conf can't be read" in caught.value.message
+    with pytest.raises(DriverFailed) as caught:
+        RbdVolumes(host, "ceph", f"other?conf={ceph.conf}").pool()
+    assert "no pool other" in caught.value.message and "ceph osd pool create other" in str(caught.value.hint)
