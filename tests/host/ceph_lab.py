@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from weft.launch.local.ceph.keeper import keeper_command
+from weft.contracts.clock import SystemClock
 from weft.launch.local.ceph.layout import CephPlan
 from weft.launch.local.ceph.make import wait_ready
+from weft.launch.local.ceph.supervisor import supervisor_command
 
 SKIPPED = "CEPH=1 is not set: this test starts a Ceph cluster"
 needs_ceph = pytest.mark.skipif(not os.environ.get("CEPH"), reason=SKIPPED)
@@ -32,22 +34,24 @@ def run_ceph(address: str = "127.0.0.1", osds: int = 2, osd_bytes: int = 3 << 30
         free.bind((address, 0))
         port = free.getsockname()[1]
     plan = CephPlan(folder, address, port, osds, osd_bytes)
-    with open(Path(folder) / "keeper.log", "wb") as log:
-        keeper = subprocess.Popen(keeper_command(plan, with_parent=True), stdout=log, stderr=log)
+    with open(Path(folder) / "supervisor.log", "wb") as log:
+        supervisor = subprocess.Popen(supervisor_command(plan, with_parent=True), stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while not plan.conf.exists():
-            assert keeper.poll() is None and time.monotonic() < deadline, (Path(folder) / "keeper.log").read_text()
+            assert supervisor.poll() is None and time.monotonic() < deadline, (
+                Path(folder) / "supervisor.log"
+            ).read_text()
             time.sleep(0.1)
-        wait_ready(plan)
+        asyncio.run(wait_ready(plan, SystemClock()))
         yield plan
     finally:
-        keeper.send_signal(signal.SIGTERM)
+        supervisor.send_signal(signal.SIGTERM)
         try:
-            keeper.wait(END_SECONDS)
+            supervisor.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            keeper.kill()  # its daemons end with it
-            keeper.wait()
+            supervisor.kill()  # its daemons end with it
+            supervisor.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ import pytest
 from ceph_lab import needs_ceph, place_of, run_ceph
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.volume import VolumeDriver
 from weft.drivers.volume.rbd.driver import RbdVolumes
@@ -24,7 +25,7 @@ pytestmark = [needs_ceph, pytest.mark.host]
 
 def make_driver(ceph: CephPlan, node: str = "n1") -> RbdVolumes:
     host = Host(node, f"uid-{node}", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
-    return RbdVolumes(host, "ceph", place_of(ceph))
+    return RbdVolumes(host, SystemClock(), "ceph", place_of(ceph))
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,30 @@ async def test_who_is_fenced_off_can_write_no_more_and_the_next_one_can(ceph: Ce
 async def test_a_cluster_that_is_not_there_is_an_error_that_says_so(tmp_path: Path, ceph: CephPlan) -> None:
     host = Host("n1", "u", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
     with pytest.raises(DriverFailed) as caught:
-        RbdVolumes(host, "ceph", f"weft?conf={tmp_path}/none.conf").pool()
+        RbdVolumes(host, SystemClock(), "ceph", f"weft?conf={tmp_path}/none.conf").pool()
     assert "none.conf can't be read" in caught.value.message
     with pytest.raises(DriverFailed) as caught:
-        RbdVolumes(host, "ceph", f"other?conf={ceph.conf}").pool()
+        RbdVolumes(host, SystemClock(), "ceph", f"other?conf={ceph.conf}").pool()
     assert "no pool other" in caught.value.message and "ceph osd pool create other" in str(caught.value.hint)
+
+
+async def test_a_full_pool_says_so_and_takes_volumes_again_once_there_is_space(
+    ceph: CephPlan, driver: RbdVolumes
+) -> None:
+    facts = await driver.ensure(ID, size_bytes=32 * MIB)
+    assert facts.rbd is not None
+    assert "1 ops" in io(ceph, facts.rbd.image, "write -P 1 0 8M").stdout
+    ask(ceph, "osd", "pool", "set-quota", ceph.pool, "max_bytes", str(4 * MIB))
+    full = make_driver(ceph, "n2")
+    for _ in range(60):  # what is stored is counted in the background
+        await asyncio.sleep(0.5)
+        full = make_driver(ceph, "n2")
+        if not full.pool().free_bytes:
+            break
+    try:
+        with pytest.raises(DriverFailed) as caught:
+            await full.ensure("more", size_bytes=8 * MIB)
+        assert caught.value.token == "noSpace" and "is full" in caught.value.message, caught.value.message
+    finally:
+        ask(ceph, "osd", "pool", "set-quota", ceph.pool, "max_bytes", "0")
+    assert (await make_driver(ceph).ensure("more", size_bytes=8 * MIB)).size_bytes == 8 * MIB

@@ -81,8 +81,8 @@ class CanFence(Protocol):
     """Several nodes may have a volume open at once, and no lock keeps a node away that the server has given up."""
 
     async def fence(self, volume_id: str) -> list[str]:
-        """Cut off for good whoever has the volume open, on any node: nothing of theirs is written from now on. Their addresses.
-        Called before a guest begins with it. Raises DriverFailed: then it must not begin."""
+        """Cut off for good every client that has the volume open, on any node: nothing of theirs is written from now on.
+        Returns their addresses. Called before a guest begins with it. Raises DriverFailed: then it must not begin."""
 
 
 @runtime_checkable

@@ -23,9 +23,9 @@ from weft.client.context import read_context
 from weft.contracts.clock import Clock
 from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
-from weft.launch.local.ceph.keeper import keeper_command
 from weft.launch.local.ceph.layout import USER, CephPlan
 from weft.launch.local.ceph.make import wait_ready
+from weft.launch.local.ceph.supervisor import supervisor_command
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.processes import inspect_processes, is_weft
@@ -77,7 +77,7 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
     )
     daemons = [Daemon("server", argv, topology.state_dir)]
     if topology.ceph:
-        daemons.append(Daemon("ceph", keeper_command(plan_ceph(topology)), topology.state_dir))
+        daemons.append(Daemon("ceph", supervisor_command(plan_ceph(topology)), topology.state_dir))
     return daemons
 
 
@@ -89,7 +89,7 @@ def plan_ceph(topology: Topology) -> CephPlan:
 async def wait_ceph(topology: Topology, clock: Clock) -> str:
     """Until its disks can be written."""
     plan = plan_ceph(topology)
-    await asyncio.to_thread(wait_ready, plan)
+    await wait_ready(plan, clock)
     return f"{plan.osds} OSDs at {plan.address}, pool {plan.pool} in .weft/ceph/"
 
 

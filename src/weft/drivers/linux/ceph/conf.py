@@ -63,7 +63,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as problem:
-        why = problem.strerror if isinstance(problem, OSError) else "it is no text"
+        why = problem.strerror if isinstance(problem, OSError) else "it must be text"
         raise DriverFailed(f"{path} can't be read: {why}", hint="copy it from the Ceph cluster") from problem
 
 

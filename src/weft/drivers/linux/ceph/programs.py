@@ -67,7 +67,9 @@ class CephClient:
         try:
             return json.loads(output)
         except ValueError as problem:
-            raise DriverFailed(f"{self._where}: {what} answered what is no JSON: {output[:100]!r}") from problem
+            raise DriverFailed(
+                f"{self._where}: {what} answered something else than JSON: {output[:100]!r}"
+            ) from problem
 
 
 def _last_words(lines: Sequence[str]) -> str:

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 import uuid
 
+from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.volume import PoolFacts, RbdImage, VolumeFacts
 from weft.drivers.linux.ceph.conf import write_client_conf
@@ -35,8 +35,8 @@ class RbdVolumes:
 
     name = "rbd"
 
-    def __init__(self, host: Host, pool_name: str, place: str) -> None:
-        self._pool_name, self._node = pool_name, host.node
+    def __init__(self, host: Host, clock: Clock, pool_name: str, place: str) -> None:
+        self._clock = clock
         self._place = read_place(place)
         self._where = f"storage pool {pool_name} of node {host.node}"
         self._client = CephClient(self._place.conf, self._place.user, self._where)
@@ -50,7 +50,7 @@ class RbdVolumes:
     def pool(self) -> PoolFacts:
         """``free``: what can still be written, with all its copies and Ceph's own reserve counted in."""
         with self._asking:
-            now = time.monotonic()
+            now = self._clock.elapsed()
             if self._found is None or now - self._found[0] > POOL_SECONDS:
                 self._found = (now, self._ask_pool())
             return self._found[1]
@@ -58,7 +58,7 @@ class RbdVolumes:
     def _ask_pool(self) -> PoolFacts:
         write_client_conf(self._place.conf, self._place.user)  # says what is missing in plainer words than Ceph
         fsid = str(self._client.ask_now("ceph", "fsid")["fsid"])
-        pools = {str(one["name"]): one for one in self._client.ask_now("ceph", "df")["pools"]}
+        pools = {str(one["name"]): one for one in self._client.ask_now("ceph", "df", "detail")["pools"]}
         found = pools.get(self._place.pool)
         if found is None:
             raise DriverFailed(
@@ -66,7 +66,8 @@ class RbdVolumes:
                 hint=f"ceph osd pool create {self._place.pool}, then rbd pool init {self._place.pool}",
                 details={"step": "disk"},
             )
-        stored, left = int(found["stats"]["stored"]), int(found["stats"]["max_avail"])
+        stored, left, quota = (int(found["stats"].get(part, 0)) for part in ("stored", "max_avail", "quota_bytes"))
+        left = min(left, max(0, quota - stored)) if quota else left
         return PoolFacts(str(uuid.uuid5(uuid.UUID(fsid), str(found["id"]))), stored + left, left)
 
     async def share(self, volume_id: str, other_id: str) -> VolumeFacts:

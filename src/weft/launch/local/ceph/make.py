@@ -6,15 +6,16 @@ that is written last.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
-import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from weft.contracts.clock import Clock
 from weft.launch.local.ceph.layout import USER, CephPlan, write_conf
 from weft.launch.local.commands import run
 from weft.launch.local.daemon import write_whole
@@ -63,9 +64,13 @@ def make_monitor(plan: CephPlan) -> None:
     plan.made("mon.a").touch()
 
 
-def make_others(plan: CephPlan) -> None:
+async def make_others(plan: CephPlan, clock: Clock) -> None:
     """Once the monitor answers: keys of the others, the OSDs' stores, and the pool. Raises DriverFailed, TimedOut."""
-    _wait("its monitor answers", lambda: ask(plan, "mon", "stat", seconds=5) is not None)
+    await _wait(clock, "its monitor answers", lambda: ask(plan, "mon", "stat", seconds=5) is not None)
+    await asyncio.to_thread(_make_others, plan)
+
+
+def _make_others(plan: CephPlan) -> None:
     if not plan.made("mgr.x").exists():
         plan.data("mgr.x").mkdir(mode=0o700, parents=True, exist_ok=True)
         _give_key(plan, "mgr.x", plan.data("mgr.x") / "keyring", mon="allow profile mgr", osd="allow *", mds="allow *")
@@ -80,7 +85,7 @@ def make_others(plan: CephPlan) -> None:
         _give_key(plan, f"client.{USER}", plan.user_keyring, mon="profile rbd", osd=may, mgr=may)
 
 
-def wait_ready(plan: CephPlan) -> None:
+async def wait_ready(plan: CephPlan, clock: Clock) -> None:
     """Until every OSD is up and all placement groups are whole. Raises TimedOut."""
 
     def is_ready() -> bool:
@@ -88,7 +93,7 @@ def wait_ready(plan: CephPlan) -> None:
         states = [one["state_name"] for one in found.get("pgmap", {}).get("pgs_by_state", [])]
         return found.get("osdmap", {}).get("num_up_osds") == plan.osds and states == ["active+clean"]
 
-    _wait("its OSDs are up and its placement groups are clean", is_ready)
+    await _wait(clock, "its OSDs are up and its placement groups are clean", is_ready)
 
 
 def ask(plan: CephPlan, *words: str, seconds: float = 60) -> str | None:
@@ -128,9 +133,9 @@ def _make_osd(plan: CephPlan, number: int) -> None:
     plan.made(name).touch()
 
 
-def _wait(goal: str, question: Any) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while not question():
-        if time.monotonic() > deadline:
+async def _wait(clock: Clock, goal: str, question: Callable[[], bool]) -> None:
+    deadline = clock.elapsed() + READY_SECONDS
+    while not await asyncio.to_thread(question):
+        if clock.elapsed() > deadline:
             raise TimedOut(f"waited {READY_SECONDS:g} s for the local Ceph cluster until {goal}", hint="see its log/")
-        time.sleep(_POLL_SECONDS)
+        await clock.sleep(_POLL_SECONDS)
