@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.placement.world import FACTS, GIB, NOW, World
-from weft.contracts.policy import Amounts, Datum, GpuAsk, Request, SoftTerm, Spread
+from weft.contracts.policy import Amounts, Datum, DiskAsk, GpuAsk, Request, SoftTerm, Spread
 from weft.kinds.fields.strategy import STRATEGIES, read_strategy
 from weft.scheduler.constraint.filters import FreeCapacity
 from weft.scheduler.engine.cycle import Engine
@@ -26,6 +26,7 @@ from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.table.devices import Devices
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
 from weft.scheduler.table.filter_masks import Masks
+from weft.scheduler.table.pools import UNBOUND, Bound, Pools
 from weft.scheduler.table.snapshot import Snapshot, state_of
 from weft.scheduler.table.usage import Measured, UsageTable
 
@@ -36,6 +37,8 @@ STRATEGIES_DRAWN = ("best_fit", "least_loaded", *STRATEGIES, *map(read_strategy,
 GROUPS = ("p/web", "p/db")
 ATTRIBUTES = ("zone", "name", "gpu.model", "maintenance")
 NUMBERS = ("cpu", "memory", "gpu", "gpu.memory", "cost", "cpu.free", "disk.free", "gpu.free", "sriov")
+POOLS = ("fast", "san")
+STORAGES = ("s1", "s2", "s3")
 SCORE_STEP = 2.0**-19  # scores are rounded to a whole multiple of about this
 
 seeds = st.integers(0, 2**64)  # values are drawn from these: even and mostly harmless, as hypothesis' own are not
@@ -51,7 +54,14 @@ def draw_load(draw: Random) -> Load:
         gpus=draw.choice(((), ((0, 1000),), ((0, 300),), ((0, 1000), (1, 1000)))),
         groups=draw.choice(((), GROUPS[:1], GROUPS)),
         workload="vm/adopted",
+        claims=seldom(draw, *[(claim,) for claim in (("s1", "", GIB), ("s2", "root old", 7 * GIB))]),
     )
+
+
+def draw_pools(draw: Random) -> dict[str, str]:
+    """The storages that a node has as pools, and which of them are beyond their alarm."""
+    pools = {f"pool {pool}": draw.choice(STORAGES) for pool in POOLS if draw.random() < 0.8}
+    return pools | {f"alarm {pool}": "nearly full" for pool in POOLS if draw.random() < 0.2}
 
 
 def seldom(draw: Random, *values: Any, otherwise: Any = (), one_in: int = 8) -> Any:
@@ -64,12 +74,12 @@ def draw_facts(draw: Random, uid: str) -> NodeFacts:
     return NodeFacts(
         uid=uid,
         name=NAMES[uid],
-        capacity=(draw.choice((4000, 8000, 16000)), draw.choice((8, 16, 32)) * GIB, draw.choice((40, 80)) * GIB),
+        capacity=(draw.choice((2000, 4000, 8000)), draw.choice((4, 8, 16)) * GIB, draw.choice((20, 40)) * GIB),
         online=draw.random() < 0.9,
         cordoned=draw.random() < 0.1,
         machines=frozenset(draw.choice((("q35",), ("q35", "microvm")))),
         overcommit=draw.choice(({}, {}, {"cpu": 2.0, "sriov": 1.5}, {"memory": 0.5})),
-        texts=seldom(draw, {}, otherwise=texts),
+        texts=seldom(draw, {}, otherwise=texts | draw_pools(draw)),
         numbers=draw.choice(({}, {"cost": 0.5}, {"cost": 2.0})),
         extras=draw.choice(({}, {"sriov": 2}, {"sriov": 4, "fpga": 1})),
         gpus=tuple(gpus),
@@ -92,7 +102,11 @@ def draw_ask(draw: Random) -> GpuAsk | None:
 
 
 def draw_request(draw: Random) -> Request:
+    pools = seldom(draw, POOLS[:1], POOLS, one_in=5)
     return Request(
+        pools=pools,
+        asks=tuple(ask for pool in pools for ask in draw_asks(draw, pool)),
+        wary=seldom(draw, pools, one_in=2),
         amounts=draw_amounts(draw),
         machine=seldom(draw, "microvm", otherwise="q35"),
         strategy=draw.choice(STRATEGIES_DRAWN),
@@ -116,6 +130,11 @@ def draw_request(draw: Random) -> Request:
     )
 
 
+def draw_asks(draw: Random, pool: str) -> list[DiskAsk]:
+    used = DiskAsk(pool, 12 * GIB, "volume v1", draw.choice(STORAGES), 10 * GIB)
+    return [DiskAsk(pool, draw.choice((5, 20)) * GIB), *seldom(draw, [used], otherwise=[])]
+
+
 class Placement(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -127,6 +146,8 @@ class Placement(RuleBasedStateMachine):
 
     @initialize(seed=seeds, count=st.integers(2, 5))
     def begin(self, seed: int, count: int) -> None:
+        for storage in STORAGES:
+            self._bound(storage, 60 * GIB)
         for uid in UIDS[:count]:
             self.hear(draw_facts(Random(f"{seed} {uid}"), uid))
 
@@ -162,6 +183,23 @@ class Placement(RuleBasedStateMachine):
         else:
             self.world.measured[uid] = (amounts, covers)
             self.snapshot.put_use(uid, Measured(amounts, covers))
+
+
+    def _bound(self, storage: str, most: int) -> None:
+        self.world.bounds[storage] = most
+        self.snapshot.put_bound(storage, Bound(storage, most))
+
+    @rule(seed=seeds, name=st.sampled_from(("v1", "v2", "v3")))
+    def change_volume(self, seed: int, name: str) -> None:
+        """It gets its place, grows, or goes; or its pool grows, or may promise less than it has."""
+        draw, old = Random(seed), self.world.volumes.pop(name, None)
+        self._bound(draw.choice(STORAGES), draw.choice((0, 20, 60, 200)) * GIB)
+        if draw.random() < 0.7:
+            where = draw.choice((*STORAGES, *UIDS)) if old is None else old[0]
+            new = (where, f"volume {name}", draw.choice((1, 10, 15)) * GIB)
+            self.world.volumes[name] = new
+            self.snapshot.hold([new])
+        self.snapshot.release([] if old is None else [old])
 
     @rule(seed=seeds)
     def look_ahead(self, seed: int) -> None:
@@ -254,7 +292,7 @@ class Placement(RuleBasedStateMachine):
                 assert verdict.outcome in ("chosen", "fits"), (verdict, "fits")
                 terms = sum(term.weight * term.value for term in verdict.terms)
                 assert verdict.score is not None and abs(verdict.score - terms) < 0.002, verdict
-                score = None if request.leans else world.score(request, uid)
+                score = None if request.leans or request.wary else world.score(request, uid)
                 assert score is None or abs(verdict.score - score) < 4 * SCORE_STEP, (verdict, score)
                 continue
             refused_by[refusal.filter] = refused_by.get(refusal.filter, 0) + 1
@@ -269,10 +307,17 @@ class Placement(RuleBasedStateMachine):
             assert verdict.reason, verdict
         assert explanation.refused_by == refused_by
         fitting = [verdict for verdict in told.values() if verdict.outcome != "refused"]
+        beyond = {v.node for v in fitting if self._is_beyond_alarm(request, v.node)}
+        if chosen in beyond and not request.leans:
+            assert len(beyond) == len(fitting), "a pool beyond its alarm was chosen before others"
         best = min(fitting, key=lambda verdict: (-(verdict.score or 0.0), verdict.node), default=None)
         assert chosen == (None if best is None else best.node), (chosen, best)
         assert [v.node for v in told.values() if v.outcome == "chosen"] == ([] if chosen is None else [chosen])
         assert bool(explanation.error) == (chosen is None)
+
+    def _is_beyond_alarm(self, request: Request, node: str) -> bool:
+        facts = next(facts for facts in self.world.nodes.values() if facts.name == node)
+        return any(f"alarm {pool}" in facts.texts for pool in request.wary)
 
     def _count(self, name: str, uid: str, amounts: Amounts, load: Load) -> None:
         self.world.placed[name] = (uid, amounts, load)
@@ -289,6 +334,9 @@ class Placement(RuleBasedStateMachine):
             fresh.put_allocation(name, uid, taken, load)
         for uid in sorted(self.world.nodes, reverse=True):
             fresh.put_node(self.world.nodes[uid])
+        fresh.hold(self.world.volumes.values())
+        for storage, most in self.world.bounds.items():
+            fresh.put_bound(storage, Bound(storage, most))
         for uid, measured in self.world.measured.items():
             fresh.put_use(uid, Measured(*measured))
         return fresh
@@ -305,6 +353,7 @@ def _columns(snapshot: Snapshot) -> list[dict[str, Any]]:
     columns += [told(snapshot.cordoned.tolist()), told(snapshot.machine("microvm").tolist())]
     columns += [told(snapshot.holds(datum).tolist()) for datum in ("image:1", "pool:p")]
     columns += [told(snapshot.members(group).tolist()) for group in GROUPS]
+    columns += [told(snapshot.pool_left(pool).tolist()) for pool in POOLS]
     for attribute in ATTRIBUTES:
         texts = snapshot.text(attribute)
         words = (
@@ -393,6 +442,22 @@ def tell_less_than_was_asked() -> AbstractContextManager[Any]:
     return mock.patch.object(FreeCapacity, "explain", explain)
 
 
+def forget_what_volumes_were_promised() -> AbstractContextManager[Any]:
+    """Only what allocations ask for counts in a pool."""
+    return mock.patch.object(Snapshot, "hold", lambda self, claims: None)
+
+
+def let_a_pool_promise_what_it_has_promised_before() -> AbstractContextManager[Any]:
+    """What is left of a pool is kept from when it was first asked for."""
+    real = Pools._renew
+
+    def renew(self: Pools, storage: str) -> None:
+        if self._free[self._places.get(storage, 0)] >= UNBOUND:
+            real(self, storage)
+
+    return mock.patch.object(Pools, "_renew", renew)
+
+
 Mutation = Callable[[], AbstractContextManager[Any]]
 MUTATIONS: Sequence[Mutation] = (
     forget_to_free_a_device,
@@ -403,4 +468,6 @@ MUTATIONS: Sequence[Mutation] = (
     forget_that_the_measured_was_asked_for_too,
     let_the_used_decide_what_fits,
     tell_less_than_was_asked,
+    forget_what_volumes_were_promised,
+    let_a_pool_promise_what_it_has_promised_before,
 )

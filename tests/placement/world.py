@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from weft.contracts.policy import RESOURCES, Amounts, Request
+from weft.informer.pool.claims import Claim
 from weft.language.parse import read_expression
 from weft.scheduler.table.facts import Load, NodeFacts
 
@@ -29,6 +30,8 @@ class World:
         self.nodes: dict[str, NodeFacts] = {}
         self.placed: dict[str, tuple[str, Amounts, Load]] = {}
         self.measured: dict[str, tuple[Amounts, frozenset[str]]] = {}
+        self.volumes: dict[str, Claim] = {}  # that have their place, attached or not
+        self.bounds: dict[str, int] = {}  # by storage: what it may promise
 
     def here(self, uid: str) -> list[tuple[Amounts, Load]]:
         return [(amounts, load) for where, amounts, load in self.placed.values() if where == uid]
@@ -42,7 +45,19 @@ class World:
 
     def free(self, uid: str) -> list[int]:
         here = self.here(uid)
-        return [given - sum(amounts[row] for amounts, _ in here) for row, given in enumerate(self.given(uid))]
+        cpu, memory, disk = (
+            given - sum(amounts[row] for amounts, _ in here) for row, given in enumerate(self.given(uid))
+        )
+        return [cpu, memory, disk - self.promised(uid)]
+
+    def promised(self, pool: str) -> int:
+        """Of a storage, or a node's own pool (its uid): each disk once, in the largest size that somebody has of it."""
+        sizes: dict[str, int] = {}
+        claims = [(disk or name, *rest) for name, (_, _, load) in self.placed.items() for disk, *rest in _turn(load)]
+        for disk, where, size in (*claims, *((one[1], one[0], one[2]) for one in self.volumes.values())):
+            if where == pool:
+                sizes[disk] = max(size, sizes.get(disk, 0))
+        return sum(sizes.values())
 
     def used(self, uid: str) -> list[int]:
         """What was measured, at the node's ratio, and what was asked for by those that aren't in it; if nothing was measured,
@@ -50,8 +65,9 @@ class World:
         amounts, covers = self.measured.get(uid, ((0, 0, 0), frozenset()))
         rest = [asked for name, (where, asked, _) in self.placed.items() if where == uid and name not in covers]
         ratios = self.nodes[uid].overcommit
+        own = 0 if uid in self.measured else self.promised(uid)  # else it is in what was measured
         return [
-            round(amounts[row] * ratios.get(name, 1.0)) + sum(asked[row] for asked in rest)
+            round(amounts[row] * ratios.get(name, 1.0)) + sum(asked[row] for asked in rest) + own * (name == "disk")
             for row, name in enumerate(RESOURCES)
         ]
 
@@ -86,6 +102,8 @@ class World:
             return Refusal("anti-affinity")
         if any(not self._is_even(request, uid, spread.key, spread.group, spread.skew) for spread in request.spread):
             return Refusal("spread")
+        if any(not self._has_room(request, uid, pool) for pool in {ask.pool for ask in request.asks}):
+            return Refusal("pool given")
         lacks = tuple(self._find_lacks(request, uid))
         return Refusal("resources", lacks) if lacks else None
 
@@ -103,6 +121,7 @@ class World:
             ("maintenance", "maintenance" not in facts.texts),
             ("node", request.node in (None, facts.name)),
             ("volume", request.home in (None, uid)),
+            ("pool", all(f"pool {name}" in facts.texts for name in request.pools)),
             ("machine", request.machine in facts.machines),
             ("taint", not untolerated),
             ("constraint", request.constraint not in FACTS or FACTS[request.constraint](facts)),
@@ -127,6 +146,11 @@ class World:
             if (word := label(facts)) is not None and self._find_in_facts(request, other) is None
         ]
         return counts[mine] + 1 - min(open_, default=0) <= skew
+
+    def _has_room(self, request: Request, uid: str, pool: str) -> bool:
+        storage = self.nodes[uid].texts[f"pool {pool}"]
+        wanted = sum(ask.size - (ask.held if ask.at == storage else 0) for ask in request.asks if ask.pool == pool)
+        return wanted <= 0 or wanted <= self.bounds[storage] - self.promised(storage)
 
     def _find_lacks(self, request: Request, uid: str) -> Iterable[tuple[str, int, int]]:
         for resource, wanted, free in zip(RESOURCES, request.amounts, self.free(uid), strict=True):
@@ -169,9 +193,14 @@ class World:
     def find_overcommitment(self, uid: str, load: Load) -> list[str]:
         """What of that which this allocation takes is given away beyond its ratio."""
         found = [name for name, free in zip(RESOURCES, self.free(uid), strict=True) if free < 0]
+        found += [where for where, _, _ in load.claims if self.promised(where) > self.bounds[where]]
         found += [name for name, _ in load.extras if self.free_extra(uid, name) < 0]
         free_gpus = self.free_gpus(uid)
         return found + [f"gpu {device}" for device, _ in load.gpus if free_gpus[device] < 0]
+
+
+def _turn(load: Load) -> list[tuple[str, str, int]]:
+    return [(disk, where, size) for where, disk, size in load.claims]
 
 
 _FACTS: dict[str, Callable[[NodeFacts], bool]] = {

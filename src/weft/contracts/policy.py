@@ -58,6 +58,24 @@ class Datum(msgspec.Struct, frozen=True):
     required: bool = False  # it can't run where this isn't at hand
 
 
+class DiskAsk(msgspec.Struct, frozen=True):
+    """A disk in a pool that isn't the node's own. Sizes in bytes."""
+
+    pool: str  # by name
+    size: int
+    disk: str = ""  # what it is counted by; "": a new one of the workload
+    at: str = ""  # id of the storage that has it already
+    held: int = 0  # how much it has there
+
+
+class PoolRoom(msgspec.Struct, frozen=True):
+    """What a storage may promise, and has promised, in bytes."""
+
+    name: str  # of its Pool
+    most: int
+    given: int
+
+
 class SoftTerm(msgspec.Struct, frozen=True):
     """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, or close to data."""
 
@@ -94,6 +112,9 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     cpu_model: str | None = None  # that its CPU must have; None: any
     pools: tuple[str, ...] = ()  # that its node must have: NAME or, where data exists already, NAME@ID
     disks: tuple[str, ...] = ()  # pools by name in which it needs a new disk
+    asks: tuple[DiskAsk, ...] = ()  # what it needs of pools; of the node's own, ``amounts`` has it
+    of_volumes: int = 0  # bytes of new volumes in ``amounts``
+    wary: tuple[str, ...] = ()  # of ``disks``, those that some node has beyond their alarm
     runtime: str = ""  # what its node's runtimes must be able to run, where ``machine`` doesn't say it
     basis: Basis = "allocation"  # of strategies that compare how full nodes are
     preemptible: bool = False  # it is preempted for workloads that find no capacity, and preempts nobody
@@ -174,6 +195,12 @@ class Table(Protocol):
 
     def distance(self, uid: str) -> Values:
         """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
+
+    def pool_left(self, pool: str) -> Whole:
+        """How many bytes each node's storage of this name may still promise; 0 where it has none."""
+
+    def pool_room(self, pool: str, index: int) -> PoolRoom:
+        """What the storage may promise that node ``index`` has as this pool."""
 
 
 class Lack(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ class PoolStatus(msgspec.Struct, kw_only=True):
     used: int = 0  # by whatever lies there, in steps of a hundredth of the capacity
     free: int = 0
     given: int = 0  # promised to root disks and volumes, and taken by snapshots
-    bound: int = 0  # of what is promised; placement doesn't hold to it yet
+    bound: int = 0  # of what is promised
     nodes: int = 0  # that offer it now
     node_names: list[str] = []  # the first of them
     since: float = 0.0  # of the phase: seconds since 1970
@@ -86,6 +86,13 @@ def refuse_made(_: PoolSpec) -> None:
 POOLS_BY_ID = Index("pools by id of their storage")
 
 
+POOLS_BEYOND_ALARM = Index("pools beyond their alarm, by the name that disks call them by", reads_status=True)
+
+
+def _beyond_alarm(item: Stored) -> tuple[str, ...]:
+    return (item.spec(PoolSpec).pool,) if item.status(PoolStatus).phase in ("NearlyFull", "Full") else ()
+
+
 def _by_id(item: Stored) -> tuple[str, ...]:
     return (item.spec(PoolSpec).id,)
 
@@ -119,7 +126,7 @@ POOL = Kind(
     scope="fabric",
     spec=PoolSpec,
     status=PoolStatus,
-    indexes={POOLS_BY_ID: _by_id},
+    indexes={POOLS_BY_ID: _by_id, POOLS_BEYOND_ALARM: _beyond_alarm},
     access=Access(
         readers="shared",
         status_writer="pools",

@@ -23,6 +23,7 @@ from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_SLOT,
     ALLOCATIONS_BY_WORKLOAD,
+    LOCAL,
     PREEMPTIBLE,
     AllocationReport,
     AllocationSpec,
@@ -50,14 +51,14 @@ from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VMS_BY_ORIGIN
 from weft.objects.identity import named_key, object_key
 from weft.scheduler.allocation.bind import has_migrated_from
-from weft.scheduler.allocation.count import count_allocation, count_booting, count_orphans
+from weft.scheduler.allocation.count import count_allocation, count_booting, count_disks, count_orphans
 from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.allocation.promise import find_trouble, is_at_risk
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.plan import MigrationQueue
-from weft.scheduler.node.facts import find_shut, read_node
+from weft.scheduler.node.facts import find_shut, read_bound, read_bounds, read_node
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
@@ -143,6 +144,7 @@ class Intake:
                     if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
                         self._offer_all(self._view.find(VMS_BY_ORIGIN, change.key))
                 case "volume":
+                    count_disks(self._snapshot, change)
                     self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
                 case "pool":
                     self._notice_pool(change)
@@ -337,6 +339,8 @@ class Intake:
             if change.old is not None and change.old.uid != change.new.uid:
                 self._snapshot.drop_node(change.old.uid)
             self._snapshot.put_node(read_node(change.new, find_shut(self._view, change.new)))
+        self._bound_pools(change)
+        count_disks(self._snapshot, change)
         if has_changed(change, lambda item: (item.uid, item.report(NodeReport).booting_memory)):
             count_booting(self._snapshot, change)
             self._nodes_changed = True
@@ -355,13 +359,25 @@ class Intake:
         self._notice_reported()
 
     def _notice_pool(self, change: Changed) -> None:
-        """One that was closed, or has become full, takes no new disks."""
-        if not has_changed(change, lambda item: (item.spec(PoolSpec), item.status(PoolStatus).phase)):
+        """One that was closed, or has become full, takes no new disks; one may promise more or less than before."""
+        if not has_changed(change, lambda item: (item.spec(PoolSpec), _size_of_pool(item))):
             return
+        spec = change.item.spec(PoolSpec)
+        if change.new is not None and spec.pool != LOCAL:
+            self._snapshot.put_bound(spec.id, read_bound(change.new, 0))
         for node in self._view.find(NODES_BY_POOL, change.item.spec(PoolSpec).id):
             self._snapshot.put_node(read_node(node, find_shut(self._view, node)))
             self._nodes_changed = True
         self.wake.ring()
+
+    def _bound_pools(self, change: Changed) -> None:
+        """What the storages that a node offers may promise."""
+        for item in (change.old, change.new):
+            for storage, bound in read_bounds(self._view, item).items() if item is not None else ():
+                if item is change.new or self._view.find(NODES_BY_POOL, storage):
+                    self._snapshot.put_bound(storage, bound)
+                else:
+                    self._snapshot.pools.drop_bound(storage)
 
     def _offer_promises(self, node_uid: str) -> None:
         """Queue what has a lease on a node, and the reservations with slots there: they may have to begin elsewhere."""
@@ -402,6 +418,7 @@ class Intake:
         snapshot = self._snapshot
         if snapshot.improved:
             uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
+            eased = len(uids) < len(snapshot.improved)  # storages among them
             snapshot.improved.clear()
             cramped, self.cramped = self.cramped, set()
             self._offer_all(workload for key in sorted(cramped) if (workload := self._view.get(key)) is not None)
@@ -416,6 +433,10 @@ class Intake:
                         if self._engine.may_fit(request, uids):
                             self._wake_class(request)
                     if may_preempt(request) and any(self._view.count(PREEMPTIBLE, uid) for uid in uids):
+                        self._wake_class(request)
+            if eased:
+                for request in self.queue.asleep():
+                    if request.asks:
                         self._wake_class(request)
         groups = snapshot.groups.take_changed()
         if groups:
@@ -449,6 +470,11 @@ def _stand_of_node(node: Item) -> object:
     """All that this module reads of a node; not its sums, which change with each placement."""
     of = node.envelope
     return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
+
+
+def _size_of_pool(pool: Item) -> object:
+    status = pool.status(PoolStatus)
+    return status.phase, status.capacity
 
 
 def _promises_of_node(node: Item) -> object:

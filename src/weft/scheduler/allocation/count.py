@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from weft.informer.pool.claims import list_claims_of
 from weft.informer.view import Changed, Item, View
 from weft.kinds.allocation import (
     AllocationReport,
@@ -25,7 +26,7 @@ from weft.kinds.parts.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.slots import SlotFacts
-from weft.scheduler.table.facts import NO_LOAD, amounts_of, load_of
+from weft.scheduler.table.facts import NO_LOAD, Load, amounts_of, amounts_on, disks_of, load_of
 from weft.scheduler.table.snapshot import Snapshot
 
 
@@ -40,22 +41,21 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
     snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is no orphan any more
     report = allocation.report(AllocationReport)
     over = is_lease_over(spec, report)
-    ended = over or has_ended_for_good(spec, report)
+    ended, load = over or has_ended_for_good(spec, report), _read_load(spec, report)
     if spec.slot is not None:
         within = account_within(spec, report)
-        load = NO_LOAD if ended else load_of(spec)
-        snapshot.put_slotted(key, spec.node_uid, slot_key(spec), amounts_of(within), load)
+        snapshot.put_slotted(key, spec.node_uid, slot_key(spec), amounts_on(spec, within), load)
         return
     if is_slot(spec) and spec.lease is not None:
         snapshot.slots.put(key, read_slot(spec, spec.lease))
-    load, amounts = NO_LOAD if ended else load_of(spec), amounts_of(account(spec, report))
+    amounts = amounts_on(spec, account(spec, report))
     if (lease := spec.lease) is None or ended:
         snapshot.put_allocation(key, spec.node_uid, amounts, load)
         return
     if lease.suspension is not None and has_given_way(spec, report):
         turn = find_next_turn(lease.suspension, now)
         if now >= turn:
-            snapshot.put_allocation(key, spec.node_uid, amounts_of(spec.resources), load)
+            snapshot.put_allocation(key, spec.node_uid, amounts_on(spec, spec.resources), load)
         else:  # a lease of nothing: it is counted anew at its end
             snapshot.put_leased(key, CalendarEntry(spec.node_uid, lease.suspension.at, turn, (0, 0)), amounts[2], load)
         return
@@ -67,6 +67,21 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
         end = min(end, lease.suspension.at)
     held = CalendarEntry(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
     snapshot.put_leased(key, held, amounts[2], load)
+
+
+def _read_load(spec: AllocationSpec, report: AllocationReport) -> Load:
+    """What it takes beside amounts: of a lease that is over, its disks."""
+    if has_ended_for_good(spec, report):
+        return NO_LOAD
+    return disks_of(spec) if is_lease_over(spec, report) else load_of(spec)
+
+
+def count_disks(snapshot: Snapshot, change: Changed) -> None:
+    """Volumes keep their place in a pool whether they are attached or not, and so do the snapshots that a node has."""
+    old, new = list_claims_of(change.old), list_claims_of(change.new)
+    if old != new:
+        snapshot.hold(new)
+        snapshot.release(old)
 
 
 def read_slot(spec: AllocationSpec, lease: AllocatedLease) -> SlotFacts:
@@ -91,7 +106,7 @@ def count_orphans(snapshot: Snapshot, view: View, change: Changed) -> None:
         spec = copy.spec
         if view.get(object_key("allocation", None, allocation_name(spec.node_uid, copy.uid))) is None:
             load = load_of(msgspec.structs.replace(spec, memberships=[]))
-            snapshot.put_allocation(_name_orphan(copy.uid), spec.node_uid, amounts_of(spec.resources), load)
+            snapshot.put_allocation(_name_orphan(copy.uid), spec.node_uid, amounts_on(spec, spec.resources), load)
 
 
 def count_booting(snapshot: Snapshot, change: Changed) -> None:

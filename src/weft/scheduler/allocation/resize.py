@@ -12,6 +12,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
 from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.pool.claims import Claim
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import (
@@ -32,7 +33,9 @@ from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.allocation.bind import choose_cpu
-from weft.scheduler.table.facts import amounts_of, load_of, name_pool
+from weft.scheduler.constraint.filters import describe_room
+from weft.scheduler.constraint.filters import find_pool as has_pool
+from weft.scheduler.table.facts import amounts_on, claims_of, load_of
 from weft.scheduler.table.snapshot import Amounts, Snapshot
 from weft.scheduler.workload.request import (
     Waiting,
@@ -70,11 +73,13 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
         # Until it is stored the larger of old and new counts: what a smaller size frees is not free yet.
-        both = _join(_find_held(allocation), amounts_of(parts.resources))
+        both, load = _join(_find_held(allocation), amounts_on(spec, parts.resources)), load_of(spec)
+        if new_claims := _find_growth(snapshot, spec, parts):
+            load = msgspec.structs.replace(load, claims=(*load.claims, *new_claims))
         if spec.slot is not None:
-            snapshot.put_slotted(allocation.key, spec.node_uid, _slot_key(spec.slot), both, load_of(spec))
+            snapshot.put_slotted(allocation.key, spec.node_uid, _slot_key(spec.slot), both, load)
         else:
-            snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
+            snapshot.put_allocation(allocation.key, spec.node_uid, both, load)
         placed = Condition("Placed", "True", "Placed", where, now)
     writes = []
     if fresh or not isinstance(parts, Waiting):
@@ -115,7 +120,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     if "disk" in fields:
         sizes["disk"] = max(ask.disk, spec.resources.disk)
     resources = msgspec.structs.replace(spec.resources, **sizes)
-    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_of(resources), spec.slot)
+    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_on(spec, resources), spec.slot)
     if lack and spec.slot is not None:
         where = f"reservation/{workload_spec.reservation} on {spec.node}"
         return Waiting("reservationFull", f"not enough is free in {where} for the new size: {lack}")
@@ -130,7 +135,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
             if find_homes(view, volume) - {spec.node_uid}:
                 return Waiting("volumesApart", f"volume {volume.envelope.name}'s data is on another node")
             pool = find_pool(view, volume)
-            if not (pool == LOCAL or snapshot.machine(name_pool(pool))[row]):
+            if not (pool == LOCAL or has_pool(snapshot, pool)[row]):
                 what = f"volume {volume.envelope.name} is in storage pool {pool.partition('@')[0]}"
                 return Waiting("volumesApart", f"{what}, which {spec.node} does not have")
         report = view.find(NODES_BY_UID, spec.node_uid)[0].report(NodeReport)
@@ -142,6 +147,8 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
             for v in volumes
         ]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
+    if lack := _lack_room(snapshot, row, spec, parts):
+        return Waiting("insufficientResources", lack)
     if "networks" in fields:
         nics = allocate_nics(view, workload)
         if isinstance(nics, Waiting):
@@ -155,10 +162,34 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     return parts
 
 
+def _find_growth(snapshot: Snapshot, spec: AllocationSpec, parts: _Parts) -> list[Claim]:
+    """The disks that it would have, and pools don't hold yet in that size; but for a root disk in its node's own pool."""
+    larger = msgspec.structs.replace(spec, resources=parts.resources, volumes=parts.volumes)
+    return [claim for claim in claims_of(larger) if claim[2] > snapshot.pools.has(claim[0], claim[1])]
+
+
+def _lack_room(snapshot: Snapshot, row: int, spec: AllocationSpec, parts: _Parts) -> str:
+    """Which pool may not promise what its disks would take more, for people; empty if all may."""
+    growth = dict[str, int]()
+    for pool, disk, size in _find_growth(snapshot, spec, parts):
+        growth[pool] = growth.get(pool, 0) + size - snapshot.pools.has(pool, disk)
+    own = growth.pop(spec.node_uid, 0)
+    if own:  # together with what its root disk grows by
+        own += max(0, parts.resources.disk - spec.resources.disk) if spec.pool == LOCAL else 0
+        if own > (free := max(0, int(snapshot.free[2, row]))):
+            more = f"{format_bytes(own)} more disk requested, {format_bytes(free)} free"
+            return f"not enough capacity on {spec.node} for the new size: {more}"
+    for storage, more_bytes in growth.items():
+        room = snapshot.pools.room(storage)
+        if more_bytes > max(0, room.most - room.given):
+            return describe_room(room, more_bytes)
+    return ""
+
+
 def _find_held(allocation: Item) -> Amounts:
     """What it holds: its size, or more where its machine hasn't given the rest up yet."""
     spec = allocation.spec(AllocationSpec)
-    return _join(amounts_of(spec.resources), amounts_of(account(spec, allocation.report(AllocationReport))))
+    return _join(amounts_on(spec, spec.resources), amounts_on(spec, account(spec, allocation.report(AllocationReport))))
 
 
 def _join(one: Amounts, other: Amounts) -> Amounts:

@@ -18,7 +18,7 @@ from weft.objects.quantity import format_duration
 from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.table.facts import amounts_of
+from weft.scheduler.table.facts import amounts_on
 from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate
 
@@ -32,7 +32,12 @@ def plan_resume(engine: Engine, candidate: Candidate, allocation: Item, now: flo
     if lease is None or lease.suspension is None:
         return None
     request = msgspec.structs.replace(
-        candidate.request, amounts=amounts_of(place.resources), node=place.node, mode="long-lived", gang=""
+        candidate.request,
+        amounts=amounts_on(place, place.resources),
+        asks=(),
+        node=place.node,
+        mode="long-lived",
+        gang="",
     )
     waited = max(0.0, now - lease.suspension.at)
     with without(snapshot, [allocation.key]):

@@ -10,8 +10,10 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
+from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table, Whole
+from weft.contracts.policy import PoolRoom as Room
 from weft.kinds.fields.taint import is_tolerated
+from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint.match import Meets
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
@@ -111,18 +113,27 @@ class HasPools:
     def fits(self, table: Table, request: Request) -> Flags:
         fits = np.ones(len(table.names), dtype=np.bool_)
         for pool in request.pools:
-            fits &= table.machine(name_pool(pool))
+            fits &= find_pool(table, pool)
         return fits
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         for pool in request.pools:
-            if table.machine(name_pool(pool))[index]:
+            if find_pool(table, pool)[index]:
                 continue
             name, _, exactly = pool.partition("@")
-            if exactly and table.machine(name_pool(name))[index]:
+            if exactly and find_pool(table, name)[index]:
                 return f"its pool {name} is not the storage that holds a volume's data", []
             return f"has no usable storage pool {name}", []
         return "", []
+
+
+def find_pool(table: Table, pool: str) -> Flags:
+    """Which nodes have this pool: NAME, or the very storage NAME@ID."""
+    name, _, storage = pool.partition("@")
+    texts = table.text(name_pool(name))
+    if texts is None:
+        return np.zeros(len(table.names), dtype=np.bool_)
+    return texts.equal(storage) if storage else texts.codes >= 0
 
 
 class OpenPools:
@@ -148,6 +159,49 @@ class OpenPools:
             if texts is not None and texts.codes[index] >= 0:
                 return texts.words[texts.codes[index]], []
         return "", []
+
+
+class PoolRoom:
+    """Pools that may still promise what the request asks of them. What others are promised there counts, wherever they are."""
+
+    name = "pool given"
+    reads: Reads = "fabric"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.asks or None
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for pool in dict.fromkeys(ask.pool for ask in request.asks):
+            wanted = _sum_wanted(table, request, pool)
+            fits &= (wanted <= 0) | (wanted <= table.pool_left(pool))
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        for pool in dict.fromkeys(ask.pool for ask in request.asks):
+            wanted = int(_sum_wanted(table, request, pool)[index])
+            if wanted > max(0, int(table.pool_left(pool)[index])):
+                return describe_room(table.pool_room(pool, index), wanted), []
+        return "", []
+
+
+def describe_room(room: Room, wanted: int) -> str:
+    """``pool/fast may promise 200 GiB and has promised 190 GiB: 20 GiB more are too much``"""
+    return (
+        f"pool/{room.name} may promise {format_bytes(room.most)} and has promised {format_bytes(room.given)}: "
+        f"{format_bytes(wanted)} more are too much"
+    )
+
+
+def _sum_wanted(table: Table, request: Request, pool: str) -> Whole:
+    """How many bytes the request needs anew of each node's storage of this name."""
+    wanted, ids = np.zeros(len(table.names), dtype=np.int64), table.text(name_pool(pool))
+    for ask in request.asks:
+        if ask.pool == pool:
+            wanted += ask.size
+            if ask.at and ids is not None:
+                wanted[ids.equal(ask.at)] -= min(ask.held, ask.size)
+    return wanted
 
 
 class Machine:
@@ -312,6 +366,7 @@ def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
 
 
 FREE_CAPACITY: Filter = FreeCapacity()
+POOL_ROOM: Filter = PoolRoom()
 FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
@@ -329,4 +384,4 @@ FACTS: tuple[Filter, ...] = (
     Meets(now=False),
     AtHand(),
 )
-FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreading(FACTS), FREE_CAPACITY)
+FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreading(FACTS), POOL_ROOM, FREE_CAPACITY)

@@ -14,8 +14,10 @@ import numpy as np
 from weft.contracts.policy import Column, PreferenceTerm, Reads, Request, SoftTerm, Table
 from weft.scheduler.constraint.affinity import count_members, find_texts, group_word
 from weft.scheduler.constraint.relax import Preferred
+from weft.scheduler.table.facts import name_alarm
 
 WEIGHT = 1.0
+LAST_WEIGHT = 10.0
 
 
 class SoftTerms:
@@ -82,6 +84,27 @@ def _score_data(table: Table, terms: Sequence[SoftTerm]) -> list[Column]:
     return [Column("data at hand", WEIGHT, 100.0 * held / len(terms))]
 
 
+class Unalarmed:
+    """100 where the pools for its new disks are below their alarms: the others come last, whatever the strategy says."""
+
+    name = "pool alarm"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.wary or None
+
+    def weight(self, request: Request) -> float:
+        return LAST_WEIGHT
+
+    def terms(self, table: Table, request: Request) -> list[Column]:
+        values = np.full(len(table.names), 100.0)
+        for pool in request.wary:
+            texts = table.text(name_alarm(pool))
+            if texts is not None:
+                values[texts.codes >= 0] = 0.0
+        return [Column("pool below its alarm", LAST_WEIGHT, values)]
+
+
 PREFERENCES: tuple[PreferenceTerm, ...] = (
     Preferred(now=False),
     Preferred(now=True),
@@ -89,4 +112,5 @@ PREFERENCES: tuple[PreferenceTerm, ...] = (
     SoftTerms("anti-affinity", "apart", "row", _score_anti_affinity),
     SoftTerms("spread", "spread", "fabric", _score_spread),
     SoftTerms("data", "data", "facts", _score_data, once=True),
+    Unalarmed(),
 )

@@ -24,6 +24,7 @@ from weft.contracts.policy import (
     Request,
     Values,
 )
+from weft.informer.pool.claims import Claim
 from weft.scheduler.constraint.filters import FILTERS, FREE_CAPACITY
 from weft.scheduler.constraint.preferences import PREFERENCES
 from weft.scheduler.engine.demand import Demand
@@ -34,7 +35,7 @@ from weft.scheduler.ranking.equivalence import Anew, ByLoad, ByRow, Class
 from weft.scheduler.ranking.linear_scores import SCALE, LinearScores, Weights
 from weft.scheduler.ranking.score import Bonuses, Score
 from weft.scheduler.table.devices import choose_devices
-from weft.scheduler.table.facts import NO_LOAD, Load
+from weft.scheduler.table.facts import NO_LOAD, Load, name_pool
 from weft.scheduler.table.filter_masks import Masks
 from weft.scheduler.table.least_free import LeastFree
 from weft.scheduler.table.rows import Rows
@@ -104,10 +105,17 @@ class Engine:
 
     def load(self, request: Request, row: int) -> Load:
         """What the request takes of node ``row`` beside its amounts, devices included."""
-        if request.gpus is None and not request.extras and not request.groups:
+        if request.gpus is None and not request.extras and not request.groups and not request.asks:
             return NO_LOAD
         gpus = () if request.gpus is None else choose_devices(self.snapshot, request.gpus, row)
-        return Load(request.extras, gpus, request.groups)
+        return Load(request.extras, gpus, request.groups, claims=self.claims(request, row))
+
+    def claims(self, request: Request, row: int) -> tuple[Claim, ...]:
+        """What the request takes of the pools of node ``row``, but for its own."""
+        texts = self.snapshot.facts[row].texts
+        return tuple(
+            [(storage, ask.disk, ask.size) for ask in request.asks if (storage := texts.get(name_pool(ask.pool)))]
+        )
 
     def scores(self, request: Request, uid: str) -> Values:
         """Every node's score (0–100), REFUSED where a filter refuses."""

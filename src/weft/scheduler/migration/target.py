@@ -24,7 +24,7 @@ from weft.kinds.migration import MIGRATION_MODES, MigrationSpec, is_carried, sta
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.quantity import format_bytes
-from weft.scheduler.constraint.filters import HasPools
+from weft.scheduler.constraint.filters import HasPools, find_pool
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, explain
@@ -36,8 +36,9 @@ from weft.scheduler.migration.checkpointing import (
     find_lack,
     name_runtime,
 )
-from weft.scheduler.table.facts import amounts_of, name_pool
+from weft.scheduler.table.facts import amounts_of
 from weft.scheduler.table.snapshot import without
+from weft.scheduler.workload.disks import find_wary, read_carried
 from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, read_candidate
 
 NOT_SUSPENDED = "notSuspended"
@@ -113,11 +114,14 @@ def read_migration_candidate(
         return candidate
     if isinstance(lacks := allocate_nics(view, workload), Waiting):
         return lacks
-    asked = candidate.request
+    # A suspended one gets all that it had, so that it can resume.
+    asked, resources = candidate.request, spec.resources if carried else account(spec, report)
+    needs, disks = read_carried(spec, resources), (LOCAL,) if LOCAL in dict(list_disks(spec).values()) else ()
     request: Request = msgspec.structs.replace(
         asked,
-        # A suspended one gets all that it had, so that it can resume.
-        amounts=amounts_of(spec.resources if carried else account(spec, report)),
+        amounts=(*amounts_of(resources)[:2], needs.own),
+        asks=needs.asks,
+        of_volumes=needs.of_volumes,
         machine=_read_machine(view, spec) if carried or not cold else spec.machine,
         cpu_model=_read_cpu(view, spec) if carried or not cold else asked.cpu_model,
         runtime=name_runtime(kind) if carried or (workload_spec.mode == "live" and cold) else asked.runtime,
@@ -126,7 +130,8 @@ def read_migration_candidate(
         home=None,  # the data of its volumes migrates with it
         pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
         # What lies in a pool that both ends share stays there; to another one it doesn't migrate.
-        disks=(LOCAL,) if any(pool == LOCAL for pool, _ in list_disks(spec).values()) else (),
+        disks=disks,
+        wary=find_wary(view, disks),
         mode="long-lived",
         gang="",
     )
@@ -201,5 +206,5 @@ def _list_relocations(engine: Engine, migrating: MigrationCandidate, nodes: Sequ
         f"weft {spec.workload.kind} migrate {spec.workload.name} --storage --pool {LOCAL}"
         + (f" --volume {names[disk]}" if disk != ROOT else "")
         for disk, (pool, _) in list_disks(spec).items()
-        if pool != LOCAL and not all(snapshot.machine(name_pool(pool))[row] for row in rows)
+        if pool != LOCAL and not find_pool(snapshot, pool)[rows].all()
     ]

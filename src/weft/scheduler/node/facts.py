@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
-from weft.kinds.pool import POOLS_BY_ID, PoolSpec, PoolStatus
+from weft.kinds.pool import DEFAULT_OVERCOMMIT, POOLS_BY_ID, PoolSpec, PoolStatus
 from weft.scheduler.table.facts import (
     GPUS_KEPT,
     GPUS_WHOLE,
     Gpu,
     NodeFacts,
+    name_alarm,
     name_cpu,
     name_pool,
     name_runtime,
     name_shut,
 )
+from weft.scheduler.table.pools import UNBOUND, Bound
 
 SAVED, CAN = "saved", "yes"  # the isolation of restored containers, and the report of a node that can restore them
 NONE_SHUT: Mapping[str, str] = {}
@@ -28,7 +30,7 @@ MOST_ROUND_TRIPS = 64  # a node measures fewer; a longer report must not slow ev
 
 
 def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
-    """What placement needs of a Node object; ``shut`` has why pools of it take no new disks, by name."""
+    """What placement needs of a Node object; ``shut`` has why pools of it take no new disks, or come last, as attributes."""
     spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
     return NodeFacts(
         uid=item.uid,
@@ -40,7 +42,6 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
             (
                 *report.machines,
                 *map(name_cpu, report.cpu_models),
-                *map(name_pool, read_pools(report)),
                 *map(name_runtime, read_runtimes(report)),
             )
         ),
@@ -48,7 +49,8 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
         overcommit=spec.overcommit,
         texts={
             **read_texts(spec, report, item.envelope.labels),
-            **{name_shut(pool): why for pool, why in shut.items()},
+            **{name_pool(pool.name): pool.id for pool in report.pools if pool.id and pool.name != LOCAL},
+            **shut,
         },
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
@@ -61,15 +63,37 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
 
 
 def find_shut(view: View, node: Item) -> dict[str, str]:
-    """Why pools of the node take no new disks, by name: those that are closed, or full."""
+    """Attributes of the node: why pools of it take no new disks, being closed or full; which are beyond their alarm."""
     found = {}
     for offered in node.report(NodeReport).pools:
         for pool in view.find(POOLS_BY_ID, offered.id) if offered.id else ():
+            status, name = pool.status(PoolStatus), f"pool/{pool.envelope.name}"
             if pool.spec(PoolSpec).closed:
-                found[offered.name] = f"pool/{pool.envelope.name} is closed"
-            elif (status := pool.status(PoolStatus)).phase == "Full":
-                found[offered.name] = f"pool/{pool.envelope.name} is full: {status.message}"
+                found[name_shut(offered.name)] = f"{name} is closed"
+            elif status.phase == "Full":
+                found[name_shut(offered.name)] = f"{name} is full: {status.message}"
+            elif status.phase == "NearlyFull":
+                found[name_alarm(offered.name)] = f"{name}: {status.message}"
     return found
+
+
+def read_bounds(view: View, node: Item) -> dict[str, Bound]:
+    """What the storages that a node offers may promise, by id. Its own pool's bound is its allocatable disk."""
+    found = {}
+    for offered in node.report(NodeReport).pools:
+        if offered.id and offered.name != LOCAL:
+            pools = view.find(POOLS_BY_ID, offered.id)
+            found[offered.id] = read_bound(pools[0], offered.total) if pools else bound_of(offered.name, offered.total)
+    return found
+
+
+def read_bound(pool: Item, total: int) -> Bound:
+    """What a pool's storage may promise; ``total``: the capacity that nodes report, where the Pool hasn't one yet."""
+    return bound_of(pool.envelope.name, pool.status(PoolStatus).capacity or total, pool.spec(PoolSpec).overcommit)
+
+
+def bound_of(name: str, capacity: int, overcommit: float | None = None) -> Bound:
+    return Bound(name, int(capacity * (overcommit or DEFAULT_OVERCOMMIT)) if capacity else UNBOUND)
 
 
 def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> dict[str, str]:
@@ -111,12 +135,6 @@ def read_runtimes(report: NodeReport) -> list[str]:
             *([f"{kind}/{SAVED}"] if runtime.checkpoint == CAN else []),
         )
     ]
-
-
-def read_pools(report: NodeReport) -> list[str]:
-    """The storage pools that it can use now, each as NAME and as NAME@ID; every node has LOCAL."""
-    there = [pool for pool in report.pools if pool.id]
-    return [LOCAL, *(pool.name for pool in there), *(f"{pool.name}@{pool.id}" for pool in there)]
 
 
 def read_data(spec: NodeSpec, report: NodeReport) -> frozenset[str]:

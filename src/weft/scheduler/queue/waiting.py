@@ -32,7 +32,7 @@ from weft.scheduler.lease.prediction import RunTimes
 from weft.scheduler.queue.lanes import Queue
 from weft.scheduler.queue.shares import Shares
 from weft.scheduler.queue.turn import find_turn, is_suspended, waits_since
-from weft.scheduler.table.facts import NO_LOAD, amounts_of
+from weft.scheduler.table.facts import NO_LOAD, amounts_of, amounts_on
 from weft.scheduler.table.snapshot import Snapshot, restored, without
 from weft.scheduler.workload.request import Candidate, read_candidate, wants_place
 
@@ -109,7 +109,7 @@ class _Starts:
             with without(snapshot, ends):
                 for key, end in ends.items():
                     spec = self._view.get(key).spec(AllocationSpec)  # type: ignore[union-attr]
-                    amounts = amounts_of(spec.resources)
+                    amounts = amounts_on(spec, spec.resources)
                     held = CalendarEntry(spec.node_uid, self._now, end + spec.grace_seconds, amounts[:2])
                     snapshot.put_leased(key, held, amounts[2], NO_LOAD)
                 if ends:
@@ -136,7 +136,7 @@ class _Starts:
         suspended = self._view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
         for allocation in suspended:  # resumes where it is, for the rest of its lease; it has its disk
             place = allocation.spec(AllocationSpec)
-            request = replace(request, node=place.node, amounts=(*amounts_of(place.resources)[:2], 0))
+            request = replace(request, node=place.node, amounts=(*amounts_of(place.resources)[:2], 0), asks=())
             if place.lease is not None and place.lease.end is not None and place.lease.suspension is not None:
                 seconds = max(1.0, place.lease.end - place.lease.suspension.at)
         asked = LeaseRequest(mode="best-effort", duration=seconds or math.inf)

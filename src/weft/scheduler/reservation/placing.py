@@ -73,7 +73,8 @@ def list_within(view: View, engine: Engine, candidate: Candidate, now: float) ->
         lease = AllocatedLease(mode="reservation", start=start, end=ends[key], prepare_at=max(now, slot.ready_at))
         place = f"slot {order.index(key) + 1} of {len(found)} of {what} on {snapshot.names[row]}"
         note = f"it uses {_describe(request)} of {place}, until {format_time(ends[key])}"
-        places.append(Within(row, key, Load(request.extras, gpus, request.groups), lease, note))
+        load = Load(request.extras, gpus, request.groups, claims=engine.claims(request, row))
+        places.append(Within(row, key, load, lease, note))
     return places
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.policy import RESOURCES, Amounts
-from weft.kinds.allocation import AllocationSpec, Resources
+from weft.informer.pool.claims import Claim, list_claims, name_root
+from weft.kinds.allocation import LOCAL, AllocationSpec, Resources
 from weft.objects.identity import Ref
 
 # Texts of nodes: why guests can't get any of their GPUs; that guests get only whole GPUs.
@@ -58,6 +59,7 @@ class Load(msgspec.Struct, frozen=True):
     gpus: tuple[tuple[int, int], ...] = ()  # thousandths by index
     groups: tuple[str, ...] = ()  # of which its workload is a member
     workload: str = ""  # its name, if it has groups
+    claims: tuple[Claim, ...] = ()  # disks in pools; that of a new root disk has no name
 
 
 NO_LOAD = Load()
@@ -65,14 +67,32 @@ NO_LOAD = Load()
 
 def load_of(spec: AllocationSpec) -> Load:
     """What an allocation takes beside amounts."""
-    if not (spec.memberships or spec.extras or spec.gpus):
+    claims = claims_of(spec)
+    if not (spec.memberships or spec.extras or spec.gpus or claims):
         return NO_LOAD
     return Load(
         extras=tuple(sorted(spec.extras.items())),
         gpus=tuple((gpu.index, gpu.share) for gpu in spec.gpus),
         groups=tuple(spec.memberships),
         workload=name_workload(spec.workload) if spec.memberships else "",
+        claims=claims,
     )
+
+
+def disks_of(spec: AllocationSpec) -> Load:
+    """What an allocation takes beside amounts once all but its disks is free."""
+    claims = claims_of(spec)
+    return Load(claims=claims) if claims else NO_LOAD
+
+
+def claims_of(spec: AllocationSpec) -> tuple[Claim, ...]:
+    """Its disks, but for a root disk in its node's own pool, which ``amounts_on`` has."""
+    if spec.pool != LOCAL:
+        return list_claims(spec)
+    if not spec.volumes and spec.storage is None:
+        return ()
+    own = (spec.node_uid, name_root(spec.workload.uid))
+    return tuple(claim for claim in list_claims(spec) if claim[:2] != own)
 
 
 def name_shut(pool: str) -> str:
@@ -98,9 +118,20 @@ def amounts_of(resources: Resources) -> Amounts:
     return (round(resources.cpu * 1000), int(resources.memory), int(resources.disk))
 
 
+def amounts_on(spec: AllocationSpec, resources: Resources) -> Amounts:
+    """As ``amounts_of``, of the node that it is on: a root disk in another pool than the node's own is counted there."""
+    cpu, memory, disk = amounts_of(resources)
+    return cpu, memory, disk if spec.pool == LOCAL else 0
+
+
 def name_pool(pool: str) -> str:
-    """A storage pool, NAME or NAME@ID, as an entry of ``machines``."""
+    """A storage pool by name, as the attribute of nodes that says which storage theirs is, by its id."""
     return f"pool {pool}"
+
+
+def name_alarm(pool: str) -> str:
+    """A storage pool by name, as the attribute of nodes that says why theirs is beyond its alarm."""
+    return f"alarm {pool}"
 
 
 def name_runtime(runtime: str) -> str:

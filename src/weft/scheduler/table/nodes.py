@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, Texts, Values, Whole
+from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, PoolRoom, Texts, Values, Whole
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.devices import Devices, count_free
 from weft.scheduler.table.distances import Distances
-from weft.scheduler.table.facts import NodeFacts
+from weft.scheduler.table.facts import NodeFacts, name_pool
 from weft.scheduler.table.memberships import Memberships
+from weft.scheduler.table.pools import Pools
 
 
 class NodeTable:
@@ -29,6 +30,7 @@ class NodeTable:
         self.facts: list[NodeFacts] = []
         self.facts_epoch = 0  # changes when any fact of any node has changed
         self.groups = Memberships()
+        self.pools = Pools()
         self._index: dict[str, int] = {}
         self._capacity = np.zeros((len(RESOURCES), 16), dtype=np.int64)
         self._free = np.zeros((len(RESOURCES), 16), dtype=np.int64)
@@ -113,6 +115,13 @@ class NodeTable:
     def distance(self, uid: str) -> Values:
         """As measured directly, else by the coordinates."""
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
+
+    def pool_left(self, pool: str) -> Whole:
+        ids = self.text(name_pool(pool))
+        return np.zeros(len(self), dtype=np.int64) if ids is None else self.pools.left(pool, ids)
+
+    def pool_room(self, pool: str, index: int) -> PoolRoom:
+        return self.pools.room(self.facts[index].texts.get(name_pool(pool), ""))
 
     def _slice(self) -> None:
         """Show as many rows as there are."""

@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 
 from weft.contracts.policy import Amounts, GpuAsk, Whole
+from weft.informer.pool.claims import Claim
 from weft.scheduler.lease.calendar import Calendar, CalendarEntry
 from weft.scheduler.lease.slots import Slots
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
+from weft.scheduler.table.pools import Bound
 from weft.scheduler.table.project_usage import ProjectUsage
 from weft.scheduler.table.usage import UsageTable
 
@@ -28,7 +30,7 @@ LOG_KEPT = 100_000
 
 
 class Snapshot(UsageTable):
-    """``improved`` collects the uids of nodes that may now fit workloads that they didn't fit before."""
+    """``improved`` collects the uids of nodes, and the ids of storages, that may now fit workloads that they didn't fit before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,6 +150,7 @@ class Snapshot(UsageTable):
         self._allocations[name] = (node_uid, amounts, load)
         self._away.setdefault(node_uid, []).append(name)
         self.groups.add(node_uid, load)
+        self.hold(_name_claims(load, name))
 
     def put_leased(self, name: str, lease: CalendarEntry, disk: int, load: Load = NO_LOAD) -> None:
         """Count an allocation whose cores and memory are taken only during its ``lease``. Requests without an end see the most
@@ -197,6 +200,8 @@ class Snapshot(UsageTable):
         if load is not NO_LOAD:
             self.groups.add(node_uid, load)
             self._count_load(index, load, 1)
+            if load.claims:
+                self.hold(_name_claims(load, name))
         cpu, memory, disk = amounts
         free_cpu, free_memory, free_disk = self.cells
         free_cpu[index] -= cpu
@@ -217,6 +222,8 @@ class Snapshot(UsageTable):
             return
         node_uid, (cpu, memory, disk), load = old
         self.groups.remove(node_uid, load)
+        if load.claims:
+            self.release(_name_claims(load, name))
         index = self._index.get(node_uid)
         if index is None:
             names = self._away[node_uid]
@@ -232,6 +239,27 @@ class Snapshot(UsageTable):
         free_disk[index] += disk
         self._note(index, True)
         self.improved.add(node_uid)
+
+    def hold(self, claims: Iterable[Claim]) -> None:
+        """Count disks in pools: those in a node's own are disk of the node."""
+        for key, growth in self.pools.hold(claims).items():
+            if growth and (index := self._index.get(key)) is not None:
+                self.cells[2][index] -= growth
+                self._note(index, False)
+
+    def release(self, claims: Iterable[Claim]) -> None:
+        """Stop counting disks that were held."""
+        for key, growth in self.pools.release(claims).items():
+            if growth:
+                self.improved.add(key)
+                if (index := self._index.get(key)) is not None:
+                    self.cells[2][index] -= growth
+                    self._note(index, True)
+
+    def put_bound(self, storage: str, bound: Bound) -> None:
+        """Set what a storage may promise."""
+        if self.pools.put_bound(storage, bound):
+            self.improved.add(storage)
 
     def _count_load(self, index: int, load: Load, sign: int) -> None:
         for name, amount in load.extras:
@@ -290,6 +318,7 @@ class Snapshot(UsageTable):
         self._placed.append(placed)
         self._capacity[:, index] = 0
         self._free[:, index] = np.negative(_sum(self._allocations[name][1] for name in placed))
+        self._free[2, index] -= self.pools.given(facts.uid)
         self._peaks[:, index] = self.leases.find_peak(facts.uid)
         self._rank = None
         self.epoch += 1
@@ -306,6 +335,11 @@ class Snapshot(UsageTable):
         for name in self._placed[index]:
             self._count_load(index, self._allocations[name][2], 1)
         self._slice()
+
+
+def _name_claims(load: Load, name: str) -> tuple[Claim, ...]:
+    """The claims of allocation ``name``, with a name for its new disk."""
+    return tuple([(pool, disk or f"new {name}", size) for pool, disk, size in load.claims])
 
 
 def _name_peak(node_uid: str) -> str:

@@ -94,7 +94,7 @@ class UsageTable(NodeTable, ABC):
             if found is not None and found[0] == uid:
                 asked = found[1]
                 cpu, memory, disk = cpu - asked[0], memory - asked[1], disk - asked[2]
-        return cpu, memory, disk
+        return cpu, memory, disk - self.pools.given(uid)  # what lies in its own pool is in what was measured
 
     @abstractmethod
     def _note(self, index: int, gained: bool) -> None: ...

@@ -33,7 +33,6 @@ from weft.kinds.node import (
     NODES_BY_ORPHAN,
     NODES_BY_SNAPSHOT,
     NODES_BY_UID,
-    NODES_BY_VOLUME,
     NodeReport,
     Orphan,
     pool_id,
@@ -52,6 +51,7 @@ from weft.objects.identity import object_key
 from weft.scheduler.constraint.affinity import read_affinity
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.table.snapshot import amounts_of
+from weft.scheduler.workload.disks import find_storage, find_wary, is_used, read_needs
 from weft.scheduler.workload.strategy import find_strategy
 
 _WRONG = {
@@ -191,11 +191,13 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data is on different nodes")
     data, leans = read_data(view, project, spec, image, volumes)
+    disks, needs = read_new_disks(view, workload, ask, volumes), read_needs(view, workload, ask, resources, volumes)
+    cpu, memory, _ = amounts_of(resources)
     return Candidate(
         workload=workload,
         named=chosen.named,
         request=Request(
-            amounts=amounts_of(resources),
+            amounts=(cpu, memory, needs.own),
             machine=ask.machine,
             runtime=ask.runtime,
             cpu_model=None if ask.cpu_model in ("", "common", "host") else ask.cpu_model,
@@ -204,10 +206,13 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             basis=chosen.basis,
             gang=gang_of(workload),
             pools=tuple(sorted(pools - {LOCAL})),
-            disks=read_new_disks(view, workload, ask, volumes),
+            disks=disks,
+            asks=needs.asks,
+            of_volumes=needs.of_volumes,
+            wary=find_wary(view, disks),
             node=spec.node,
             home=next(iter(homes), None),
-            least_disk=virtual_size,
+            least_disk=needs.of_volumes + (virtual_size if ask.pool == LOCAL else 0),
             tolerations=tuple(sorted(spec.tolerate)),
             extras=tuple(sorted(spec.resources.items())),
             gpus=read_gpus(spec),
@@ -236,11 +241,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
 
 def read_new_disks(view: View, workload: Item, ask: Needs, volumes: list[Item]) -> tuple[str, ...]:
     """The pools, by name, in which it needs a new disk: of its root disk, and of volumes without data."""
-    new = {
-        pool_of(item.spec(VolumeSpec), item.status(VolumeStatus))
-        for item in volumes
-        if item.status(VolumeStatus).node_uid is None and not view.count(NODES_BY_VOLUME, item.uid)
-    }
+    new = {pool_of(item.spec(VolumeSpec), item.status(VolumeStatus)) for item in volumes if not is_used(view, item)}
     if (ask.machine or ask.disk) and not view.count(ALLOCATIONS_BY_WORKLOAD, workload.uid):
         new.add(ask.pool)
     return tuple(sorted(new))
@@ -406,11 +407,10 @@ def locate_volumes(volumes: list[AllocatedVolume], report: NodeReport) -> list[A
 
 def find_pool(view: View, volume: Item) -> str:
     """The pool that a volume needs, see Request.pools: by name, or the very one where its data is."""
-    name, id_ = pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)), volume.status(VolumeStatus).pool_id
+    name = pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus))
     if name == LOCAL:
         return LOCAL
-    if not id_:  # as of homes: a store may be older than its first use
-        id_ = next((pool_id(node.report(NodeReport), name) for node in view.find(NODES_BY_VOLUME, volume.uid)), "")
+    id_ = find_storage(view, volume)
     return f"{name}@{id_}" if id_ else name
 
 
