@@ -184,7 +184,6 @@ class Placement(RuleBasedStateMachine):
             self.world.measured[uid] = (amounts, covers)
             self.snapshot.put_use(uid, Measured(amounts, covers))
 
-
     def _bound(self, storage: str, most: int) -> None:
         self.world.bounds[storage] = most
         self.snapshot.put_bound(storage, Bound(storage, most))
@@ -353,7 +352,7 @@ def _columns(snapshot: Snapshot) -> list[dict[str, Any]]:
     columns += [told(snapshot.cordoned.tolist()), told(snapshot.machine("microvm").tolist())]
     columns += [told(snapshot.holds(datum).tolist()) for datum in ("image:1", "pool:p")]
     columns += [told(snapshot.members(group).tolist()) for group in GROUPS]
-    columns += [told(snapshot.pool_left(pool).tolist()) for pool in POOLS]
+    columns += [told(snapshot.pool(pool).left.tolist()) for pool in POOLS]
     for attribute in ATTRIBUTES:
         texts = snapshot.text(attribute)
         words = (

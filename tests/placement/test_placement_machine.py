@@ -13,10 +13,10 @@ UNTIL_FOUND = settings(max_examples=60, stateful_step_count=60, phases=[Phase.ge
 
 
 def test_under_any_interleaving_decisions_are_right_explained_and_repeatable() -> None:
-    run_state_machine_as_test(Placement, settings=FIXED)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Placement, settings=FIXED)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_a_wrong_engine_is_found_out(mutation: Mutation) -> None:
     with mutation(), pytest.raises((AssertionError, IndexError)):
-        run_state_machine_as_test(Placement, settings=UNTIL_FOUND)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(Placement, settings=UNTIL_FOUND)

@@ -53,8 +53,12 @@ class World:
     def promised(self, pool: str) -> int:
         """Of a storage, or a node's own pool (its uid): each disk once, in the largest size that somebody has of it."""
         sizes: dict[str, int] = {}
-        claims = [(disk or name, *rest) for name, (_, _, load) in self.placed.items() for disk, *rest in _turn(load)]
-        for disk, where, size in (*claims, *((one[1], one[0], one[2]) for one in self.volumes.values())):
+        claims = [
+            (where, disk or name, size)
+            for name, (_, _, load) in self.placed.items()
+            for where, disk, size in load.claims
+        ]
+        for where, disk, size in (*claims, *self.volumes.values()):
             if where == pool:
                 sizes[disk] = max(size, sizes.get(disk, 0))
         return sum(sizes.values())
@@ -102,7 +106,7 @@ class World:
             return Refusal("anti-affinity")
         if any(not self._is_even(request, uid, spread.key, spread.group, spread.skew) for spread in request.spread):
             return Refusal("spread")
-        if any(not self._has_room(request, uid, pool) for pool in {ask.pool for ask in request.asks}):
+        if any(not self._has_left(request, uid, pool) for pool in {ask.pool for ask in request.asks}):
             return Refusal("pool given")
         lacks = tuple(self._find_lacks(request, uid))
         return Refusal("resources", lacks) if lacks else None
@@ -147,7 +151,7 @@ class World:
         ]
         return counts[mine] + 1 - min(open_, default=0) <= skew
 
-    def _has_room(self, request: Request, uid: str, pool: str) -> bool:
+    def _has_left(self, request: Request, uid: str, pool: str) -> bool:
         storage = self.nodes[uid].texts[f"pool {pool}"]
         wanted = sum(ask.size - (ask.held if ask.at == storage else 0) for ask in request.asks if ask.pool == pool)
         return wanted <= 0 or wanted <= self.bounds[storage] - self.promised(storage)
@@ -197,10 +201,6 @@ class World:
         found += [name for name, _ in load.extras if self.free_extra(uid, name) < 0]
         free_gpus = self.free_gpus(uid)
         return found + [f"gpu {device}" for device, _ in load.gpus if free_gpus[device] < 0]
-
-
-def _turn(load: Load) -> list[tuple[str, str, int]]:
-    return [(disk, where, size) for where, disk, size in load.claims]
 
 
 _FACTS: dict[str, Callable[[NodeFacts], bool]] = {

@@ -12,7 +12,7 @@ from tests.scenario.migration_lab import MovingLab
 from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.fields.allocated_migration import MigrationReport
-from weft.kinds.node import NodePool
+from weft.kinds.node import NodePool, NodeStatus
 from weft.kinds.pool import PoolStatus
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
@@ -304,3 +304,108 @@ async def test_a_closed_or_full_pool_takes_no_new_disks_until_it_opens(tmp_path:
         await lab.until_refused("late", "noAvailableAgents")
         await node.write_report(pools=[SAN])
         await lab.until_phase("late", "Running")
+
+
+SMALL = NodePool("san", "id-of-a-small-one", 10 * GIB, 10 * GIB)
+
+
+async def test_a_shared_pool_holds_more_than_its_nodes_and_promises_no_more_than_its_bound(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name, disk=2 * GIB, pools=[SMALL])
+        await lab.pass_time(2)
+        await lab.put("volume", "data", {"size": 4 * GIB, "pool": "san"}, finalizers=("volume",))
+        await lab.put_vm("db", node="n2", pool="san", disk=9 * GIB, volumes=["data"])
+        await lab.until_phase("db", "Running")
+        await lab.put_vm("web", node="n1", pool="san", disk=6 * GIB)
+        await lab.until_phase("web", "Running")
+        await lab.put_vm("late", node=None, pool="san", disk=2 * GIB)
+        await lab.until_refused("late", "insufficientResources")
+        placed = await lab.placed("late")
+        assert (
+            placed is not None and "pool/san may promise 20.0 GiB and has promised 19.0 GiB: 2.0 GiB" in placed.message
+        )
+        await lab.delete("/vm/default/db")
+        await lab.until_phase("late", "Running")
+        await lab.put_vm("next", node=None, pool="san", disk=9 * GIB)
+        await lab.until_refused("next", "insufficientResources")
+
+        def raise_bound(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), "overcommit": 3.0})
+
+        await lab.change("/pool/-/san", raise_bound)
+        await lab.until_phase("next", "Running")
+
+
+async def test_volumes_count_as_disk_of_their_node_attached_or_not(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1", disk=10 * GIB)
+        await lab.pass_time(2)
+        await lab.put("volume", "data", {"size": 7 * GIB}, finalizers=("volume",))
+        await lab.put_vm("web", node=None, disk=GIB, volumes=["data"])
+        await lab.until_phase("web", "Running")
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        await lab.put_vm("late", node=None, disk=4 * GIB)
+        await lab.until_refused("late", "insufficientResources")
+        placed = await lab.placed("late")
+        assert placed is not None and "needs 4.0 GiB disk, largest free is 3.0 GiB (n1)" in placed.message
+        await lab.put_vm("again", node=None, disk=2 * GIB, volumes=["data"])
+        await lab.until_phase("again", "Running")
+
+        async def sums_up() -> bool:
+            node = await lab.get("/node/-/n1")
+            return node is not None and decode_part(node.status, NodeStatus).allocated_disk == 9 * GIB
+
+        await lab.until(sums_up)
+
+
+async def test_a_volume_is_attached_to_a_running_vm_only_within_the_bound_of_its_pool(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1", pools=[SMALL])
+        await lab.pass_time(2)
+        for name, size in (("data", 4), ("large", 17), ("more", 16)):
+            await lab.put("volume", name, {"size": size * GIB, "pool": "san"}, finalizers=("volume",))
+        await lab.put_vm("web", node=None, disk=GIB, volumes=["data"])
+        await lab.until_phase("web", "Running")
+
+        await lab.wish("web", volumes=["data", "large"], restart_generation=1)
+        await lab.pass_time(3)
+        placed = await lab.placed("web")
+        too_much = "pool/san may promise 20.0 GiB and has promised 4.0 GiB: 17.0 GiB more are too much"
+        assert placed is not None and placed.message == f"on n1, unchanged: {too_much}"
+        await lab.wish("web", volumes=["data", "more"], restart_generation=2)
+        await lab.pass_time(3)
+        [place] = await lab.allocations()
+        assert [volume.name for volume in place.volumes] == ["data", "more"]
+
+
+async def test_a_disk_is_not_relocated_into_a_pool_that_may_not_promise_it(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        tiny = NodePool("tiny", "id-of-the-tiny", GIB // 4, GIB // 4)
+        await lab.add_node("n1", pools=[tiny])
+        await lab.put_vm("web", node=None, disk=GIB)
+        await lab.until_phase("web", "Running")
+        await lab.pass_time(3)
+        await lab.migrate("web", mode="storage", pool="tiny")
+        status = await lab.until_migration("Failed")
+        assert status.reason == "insufficientResources"
+        assert status.message == "pool/tiny may promise 512 MiB and has promised 0 B: 1.0 GiB more are too much"
+
+
+async def test_a_node_whose_pool_is_beyond_its_alarm_is_chosen_last(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        nearly = msgspec.structs.replace(SAN, free=15 * GIB)
+        await lab.add_node("n1", pools=[nearly])
+        await lab.add_node("n2", pools=[OTHER], cpu=2.0)
+
+        async def is_seen() -> bool:
+            pools = [await lab.get(f"/pool/-/{name}") for name in ("san", "n2-san", "n1-san")]
+            return "NearlyFull" in [decode_part(p.status, PoolStatus).phase for p in pools if p is not None]
+
+        await lab.until(is_seen)
+        await lab.pass_time(2)
+        for name in ("one", "two", "three"):
+            await lab.put_vm(name, node=None, pool="san", cpu=1.0)
+            await lab.until_phase(name, "Running")
+        assert [place.node for place in await lab.allocations()].count("n2") == 2

@@ -7,7 +7,7 @@ thousandths too.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -68,7 +68,7 @@ class DiskAsk(msgspec.Struct, frozen=True):
     held: int = 0  # how much it has there
 
 
-class PoolRoom(msgspec.Struct, frozen=True):
+class PoolBound(msgspec.Struct, frozen=True):
     """What a storage may promise, and has promised, in bytes."""
 
     name: str  # of its Pool
@@ -131,6 +131,20 @@ class Texts(msgspec.Struct, frozen=True):
         """Which nodes have this very word."""
         flags: Flags = self.codes == self.places.get(word, -2)
         return flags
+
+
+class PoolColumn(msgspec.Struct, frozen=True):
+    """The storage that each node has as a pool: its id, none where it has no such pool, and how many bytes it may still promise, 0
+    where there is none. ``bound`` tells of a storage by its id."""
+
+    ids: Texts
+    left: Whole
+    bound: Callable[[str], PoolBound]
+
+    def bound_of(self, index: int) -> PoolBound:
+        """Of the storage that node ``index`` has."""
+        code = self.ids.codes[index]
+        return self.bound(self.ids.words[code] if code >= 0 else "")
 
 
 class Groups(Protocol):
@@ -196,11 +210,8 @@ class Table(Protocol):
     def distance(self, uid: str) -> Values:
         """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
 
-    def pool_left(self, pool: str) -> Whole:
-        """How many bytes each node's storage of this name may still promise; 0 where it has none."""
-
-    def pool_room(self, pool: str, index: int) -> PoolRoom:
-        """What the storage may promise that node ``index`` has as this pool."""
+    def pool(self, name: str) -> PoolColumn:
+        """What each node's storage of this name may promise."""
 
 
 class Lack(msgspec.Struct, frozen=True):

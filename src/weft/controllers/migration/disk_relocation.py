@@ -20,6 +20,8 @@ from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_res
 from weft.kinds.fields.allocated_migration import AllocatedDiskRelocation
 from weft.kinds.migration import MigrationSpec, MigrationStatus, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport, pool_id
+from weft.kinds.pool import POOLS_BY_ID, PoolStatus
+from weft.objects.quantity import format_bytes
 
 RETRY_SECONDS = 1.0
 
@@ -84,9 +86,22 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
         return "alreadyThere", f"the disk is already in storage pool {pool}"
     if list_disks(at)[disk][1] == storage:
         return "alreadyThere", f"storage pool {pool} is the same storage that the disk is on"
+    if full := _find_lack(view, at, disk, storage):
+        return "insufficientResources", full
     return AllocatedDiskRelocation(
         key=item.uid, disk=disk, pool=pool, pool_id=storage, bytes_per_second=spec.bytes_per_second
     )
+
+
+def _find_lack(view: View, at: AllocationSpec, disk: str, storage: str) -> str:
+    """Why the pool can't promise what the disk takes, by its sums of a moment ago; empty if it can."""
+    size = next((volume.size for volume in at.volumes if volume.uid == disk), at.resources.disk)
+    for pool in view.find(POOLS_BY_ID, storage):
+        status, name = pool.status(PoolStatus), pool.envelope.name
+        if status.bound and status.given + size > status.bound:
+            promised = f"{format_bytes(status.bound)} and has promised {format_bytes(status.given)}"
+            return f"pool/{name} may promise {promised}: {format_bytes(size)} more are too much"
+    return ""
 
 
 def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> Outcome:

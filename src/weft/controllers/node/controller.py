@@ -19,7 +19,8 @@ from weft.contracts.store import Store
 from weft.controllers.loop import Plan
 from weft.controllers.node.cpu_baseline import Cpus
 from weft.informer.commit import Commit, edit, put, unchanged
-from weft.informer.view import Changed, Item, View
+from weft.informer.pool.claims import Claims, list_claims, list_claims_of_node, list_claims_of_volume
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     AllocationReport,
@@ -29,6 +30,7 @@ from weft.kinds.allocation import (
     is_reservation,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
+from weft.kinds.volume import VOLUMES_BY_HOME, VolumeStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
 from weft.objects.quantity import format_bytes, format_cpu
@@ -45,7 +47,7 @@ SOURCE = "nodes"
 
 class Nodes:
     name = "nodes"
-    kinds = ("node", "allocation")
+    kinds = ("node", "allocation", "volume")
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -64,6 +66,11 @@ class Nodes:
         if change.kind == "node":
             alike = self._cpus.note(change)
             return (change.key, *alike, TICK) if change.old is None else (change.key, *alike)
+        if change.kind == "volume":
+            if has_changed(change, list_claims_of_volume):
+                homes = [item.status(VolumeStatus).node_uid for item in (change.old, change.new) if item is not None]
+                self._unsummed.update(dict.fromkeys(uid for uid in homes if uid))
+            return ()
         self._unsummed[change.item.spec(AllocationSpec).node_uid] = None
         self._changes += 1
         return ()
@@ -235,10 +242,22 @@ def sum_allocations(view: View, node_uid: str, now: float) -> NodeStatus:
     return NodeStatus(
         allocated_cpu=round(sum(r.cpu for r in holding), 3),
         allocated_memory=sum(r.memory for r in holding),
-        allocated_disk=sum(account(spec, report).disk for spec, report, _ in found),
+        allocated_disk=sum_disk(view, node_uid, [spec for spec, _, _ in found]),
         allocations_later=sum(_begins_later(spec, now) for spec, _, _ in found),
         allocations=sum(not is_reservation(item) for _, _, item in found),
     )
+
+
+def sum_disk(view: View, node_uid: str, specs: Sequence[AllocationSpec]) -> int:
+    """What a node's own pool has promised, in bytes: root disks and volumes, attached or not, and what snapshots take up."""
+    claims = Claims()
+    for spec in specs:
+        claims.hold(list_claims(spec))
+    for volume in view.find(VOLUMES_BY_HOME, node_uid):
+        claims.hold(list_claims_of_volume(volume))
+    for node in view.find(NODES_BY_UID, node_uid):
+        claims.hold(list_claims_of_node(node))
+    return claims.given.get(node_uid, 0)
 
 
 def _begins_later(spec: AllocationSpec, now: float) -> bool:

@@ -33,7 +33,7 @@ from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.allocation.bind import choose_cpu
-from weft.scheduler.constraint.filters import describe_room
+from weft.scheduler.constraint.filters import describe_excess
 from weft.scheduler.constraint.filters import find_pool as has_pool
 from weft.scheduler.table.facts import amounts_on, claims_of, load_of
 from weft.scheduler.table.snapshot import Amounts, Snapshot
@@ -147,7 +147,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
             for v in volumes
         ]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
-    if lack := _lack_room(snapshot, row, spec, parts):
+    if lack := _find_excess(snapshot, row, spec, parts):
         return Waiting("insufficientResources", lack)
     if "networks" in fields:
         nics = allocate_nics(view, workload)
@@ -168,7 +168,7 @@ def _find_growth(snapshot: Snapshot, spec: AllocationSpec, parts: _Parts) -> lis
     return [claim for claim in claims_of(larger) if claim[2] > snapshot.pools.has(claim[0], claim[1])]
 
 
-def _lack_room(snapshot: Snapshot, row: int, spec: AllocationSpec, parts: _Parts) -> str:
+def _find_excess(snapshot: Snapshot, row: int, spec: AllocationSpec, parts: _Parts) -> str:
     """Which pool may not promise what its disks would take more, for people; empty if all may."""
     growth = dict[str, int]()
     for pool, disk, size in _find_growth(snapshot, spec, parts):
@@ -180,9 +180,9 @@ def _lack_room(snapshot: Snapshot, row: int, spec: AllocationSpec, parts: _Parts
             more = f"{format_bytes(own)} more disk requested, {format_bytes(free)} free"
             return f"not enough capacity on {spec.node} for the new size: {more}"
     for storage, more_bytes in growth.items():
-        room = snapshot.pools.room(storage)
-        if more_bytes > max(0, room.most - room.given):
-            return describe_room(room, more_bytes)
+        bound = snapshot.pools.find(storage)
+        if more_bytes > max(0, bound.most - bound.given):
+            return describe_excess(bound, more_bytes)
     return ""
 
 

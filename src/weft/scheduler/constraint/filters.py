@@ -10,8 +10,7 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table, Whole
-from weft.contracts.policy import PoolRoom as Room
+from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, PoolBound, PoolColumn, Reads, Request, Table, Whole
 from weft.kinds.fields.taint import is_tolerated
 from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
@@ -161,7 +160,7 @@ class OpenPools:
         return "", []
 
 
-class PoolRoom:
+class BoundedPools:
     """Pools that may still promise what the request asks of them. What others are promised there counts, wherever they are."""
 
     name = "pool given"
@@ -173,34 +172,36 @@ class PoolRoom:
     def fits(self, table: Table, request: Request) -> Flags:
         fits = np.ones(len(table.names), dtype=np.bool_)
         for pool in dict.fromkeys(ask.pool for ask in request.asks):
-            wanted = _sum_wanted(table, request, pool)
-            fits &= (wanted <= 0) | (wanted <= table.pool_left(pool))
+            column = table.pool(pool)
+            wanted = _sum_wanted(column, request, pool)
+            fits &= (wanted <= 0) | (wanted <= column.left)
         return fits
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         for pool in dict.fromkeys(ask.pool for ask in request.asks):
-            wanted = int(_sum_wanted(table, request, pool)[index])
-            if wanted > max(0, int(table.pool_left(pool)[index])):
-                return describe_room(table.pool_room(pool, index), wanted), []
+            column = table.pool(pool)
+            wanted = int(_sum_wanted(column, request, pool)[index])
+            if wanted > max(0, int(column.left[index])):
+                return describe_excess(column.bound_of(index), wanted), []
         return "", []
 
 
-def describe_room(room: Room, wanted: int) -> str:
+def describe_excess(bound: PoolBound, wanted: int) -> str:
     """``pool/fast may promise 200 GiB and has promised 190 GiB: 20 GiB more are too much``"""
     return (
-        f"pool/{room.name} may promise {format_bytes(room.most)} and has promised {format_bytes(room.given)}: "
+        f"pool/{bound.name} may promise {format_bytes(bound.most)} and has promised {format_bytes(bound.given)}: "
         f"{format_bytes(wanted)} more are too much"
     )
 
 
-def _sum_wanted(table: Table, request: Request, pool: str) -> Whole:
+def _sum_wanted(column: PoolColumn, request: Request, pool: str) -> Whole:
     """How many bytes the request needs anew of each node's storage of this name."""
-    wanted, ids = np.zeros(len(table.names), dtype=np.int64), table.text(name_pool(pool))
+    wanted = np.zeros(len(column.left), dtype=np.int64)
     for ask in request.asks:
         if ask.pool == pool:
             wanted += ask.size
-            if ask.at and ids is not None:
-                wanted[ids.equal(ask.at)] -= min(ask.held, ask.size)
+            if ask.at:
+                wanted[column.ids.equal(ask.at)] -= min(ask.held, ask.size)
     return wanted
 
 
@@ -366,7 +367,7 @@ def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
 
 
 FREE_CAPACITY: Filter = FreeCapacity()
-POOL_ROOM: Filter = PoolRoom()
+POOL_BOUND: Filter = BoundedPools()
 FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
@@ -384,4 +385,4 @@ FACTS: tuple[Filter, ...] = (
     Meets(now=False),
     AtHand(),
 )
-FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreading(FACTS), POOL_ROOM, FREE_CAPACITY)
+FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreading(FACTS), POOL_BOUND, FREE_CAPACITY)

@@ -11,7 +11,7 @@ from weft.contracts.policy import RESOURCES, Column, Filter, Flags, GpuAsk, Lack
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.constraint.expressions import find_warnings
-from weft.scheduler.constraint.filters import FREE_CAPACITY, POOL_ROOM, describe_runtime
+from weft.scheduler.constraint.filters import FREE_CAPACITY, POOL_BOUND, describe_runtime
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.devices import WHOLE, find_fitting
 from weft.scheduler.table.facts import name_runtime
@@ -87,7 +87,7 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
         nodes=len(snapshot),
         verdicts=verdicts,
         refused_by=refused_by,
-        error="insufficientResources" if wanting.any() or refused_by.get(POOL_ROOM.name) else "noAvailableAgents",
+        error="insufficientResources" if wanting.any() or refused_by.get(POOL_BOUND.name) else "noAvailableAgents",
         message=_describe_shortage(engine, request, wanting, _count_others(snapshot, request, refusers)),
         nearest=_describe_nearest(engine, request, nearest),
         nearest_node="" if nearest is None else snapshot.names[nearest],
@@ -246,8 +246,8 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
         for name, count in refused_by.items()
         if name != FREE_CAPACITY.name and count
     ]
-    if room := _describe_room(engine, request) if refused_by.get(POOL_ROOM.name) else "":
-        others.append(room)
+    if excess := _describe_excess(engine, request) if refused_by.get(POOL_BOUND.name) else "":
+        others.append(excess)
     rows = np.flatnonzero(wanting)
     if not rows.size and not others:
         return f"there is no node other than {request.leaves}"
@@ -280,13 +280,13 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
     return "; ".join(parts) + (f"; {', '.join(others)}" if others else "")
 
 
-def _describe_room(engine: Engine, request: Request) -> str:
+def _describe_excess(engine: Engine, request: Request) -> str:
     """The pool that lacks least of those that may not promise what the request asks of them."""
     snapshot = engine.snapshot
-    lacking = ~POOL_ROOM.fits(snapshot, request)
-    left = np.sum([snapshot.pool_left(pool) for pool in dict.fromkeys(ask.pool for ask in request.asks)], axis=0)
+    lacking = ~POOL_BOUND.fits(snapshot, request)
+    left = np.sum([snapshot.pool(pool).left for pool in dict.fromkeys(ask.pool for ask in request.asks)], axis=0)
     rows = np.flatnonzero(lacking)
-    return POOL_ROOM.explain(snapshot, request, int(rows[np.argmax(left[rows])]))[0] if rows.size else ""
+    return POOL_BOUND.explain(snapshot, request, int(rows[np.argmax(left[rows])]))[0] if rows.size else ""
 
 
 def describe_gpus(ask: GpuAsk) -> str:

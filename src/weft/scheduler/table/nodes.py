@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, PoolRoom, Texts, Values, Whole
+from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, PoolColumn, Texts, Values, Whole
 from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.devices import Devices, count_free
 from weft.scheduler.table.distances import Distances
@@ -116,12 +116,10 @@ class NodeTable:
         """As measured directly, else by the coordinates."""
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
 
-    def pool_left(self, pool: str) -> Whole:
-        ids = self.text(name_pool(pool))
-        return np.zeros(len(self), dtype=np.int64) if ids is None else self.pools.left(pool, ids)
-
-    def pool_room(self, pool: str, index: int) -> PoolRoom:
-        return self.pools.room(self.facts[index].texts.get(name_pool(pool), ""))
+    def pool(self, name: str) -> PoolColumn:
+        if (ids := self.text(name_pool(name))) is None:
+            ids = Texts(np.full(len(self), -1, dtype=np.int32), [], {})
+        return PoolColumn(ids, self.pools.left(name, ids), self.pools.find)
 
     def _slice(self) -> None:
         """Show as many rows as there are."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import PoolRoom, Texts, Whole
+from weft.contracts.policy import PoolBound, Texts, Whole
 from weft.informer.pool.claims import Claim, Claims
 
 UNBOUND = 2**62  # what a storage may promise whose capacity isn't known
@@ -60,14 +60,18 @@ class Pools:
         """How much of it is promised to this disk."""
         return self._claims.size(pool, disk)
 
-    def room(self, storage: str) -> PoolRoom:
+    def find(self, storage: str) -> PoolBound:
         """Of one storage."""
         bound = self._bounds.get(storage)
-        return PoolRoom(storage, UNBOUND, 0) if bound is None else PoolRoom(bound.name, bound.most, self.given(storage))
+        return (
+            PoolBound(storage, UNBOUND, 0) if bound is None else PoolBound(bound.name, bound.most, self.given(storage))
+        )
 
     def left(self, pool: str, ids: Texts) -> Whole:
         """How much the storage of each node may still promise that the node has as ``pool``, with ``ids`` as its column; 0 where
         a node has none. Below zero where more is promised than may be."""
+        if not ids.words:
+            return np.zeros(len(ids.codes), dtype=np.int64)
         words, places = self._by_code.get(pool, (ids.words, np.zeros(0, dtype=np.int64)))
         if words is not ids.words:
             places = np.zeros(0, dtype=np.int64)

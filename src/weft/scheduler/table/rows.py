@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.contracts.policy import Codes, Flags, PoolRoom, Table, Texts, Values, Whole
+from weft.contracts.policy import Codes, Flags, PoolColumn, Table, Texts, Values, Whole
 
 _BY_RESOURCE = ("capacity", "free", "used")  # one row each, and one column per node
 
@@ -76,11 +76,9 @@ class Rows:
     def distance(self, uid: str) -> Values:
         return self._table.distance(uid)[self._indexes]
 
-    def pool_left(self, pool: str) -> Whole:
-        return self._table.pool_left(pool)[self._indexes]
-
-    def pool_room(self, pool: str, index: int) -> PoolRoom:
-        return self._table.pool_room(pool, int(self._indexes[index]))
+    def pool(self, name: str) -> PoolColumn:
+        column = self._table.pool(name)
+        return PoolColumn(self._some(column.ids), column.left[self._indexes], column.bound)
 
     def _some(self, texts: Texts) -> Texts:
         return Texts(texts.codes[self._indexes], texts.words, texts.places)
