@@ -145,8 +145,14 @@ def test_a_copy_is_set_up_grows_suspends_and_boots_as_any_machine(made: Made) ->
     async def go() -> None:
         driver = lab.driver()
         copy = lab.plan_copy(3, template, folder, write_setup(spec, has_cloud_init=False))
+        copy = msgspec.structs.replace(copy, console_note="weft: vm/copy3 did not boot")
         await driver.start(copy)
         await until_ready(driver, copy)
+        await run(driver, copy.id, "echo from itself >/dev/console")
+        printed = Path(driver.console_log(copy.id)).read_text(errors="replace")
+        note, boot, own = re.split(r"weft: vm/copy3 did not boot|weft: up to here[^\n]*", printed)
+        assert note == "" and boot.strip(), printed
+        assert "from itself" in own
         said = await run(
             driver, copy.id, "grep ^alice /etc/passwd; cat /home/alice/.ssh/authorized_keys; cat /root/began"
         )

@@ -42,6 +42,7 @@ class Template(msgspec.Struct, frozen=True):
     folder: str
     snapshot: str
     project: str = ""  # as TemplateOrder.project
+    made_at: float = 0.0  # unix seconds; 0: by an earlier agent
 
     @property
     def state(self) -> str:

@@ -63,7 +63,7 @@ class TemplateLibrary:
         self._templates = machines.templates if isinstance(machines, CanTemplate) else None
         self._store: TemplateStore | None = None
         if self._templates is not None and isinstance(local, HasLayers):
-            self._store = TemplateStore(folder, self._templates, local, local.layers)
+            self._store = TemplateStore(folder, self._templates, local, local.layers, clock)
         self._often = Often(Path(state_dir) / "vm-starts.json", clock, after)
         self._ordered: dict[str, WarmImage] = {}  # by sha256: by the server
         self._refused: frozenset[str] = frozenset()  # uids of images that have no machine that nobody asked for

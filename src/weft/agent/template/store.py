@@ -16,6 +16,7 @@ import msgspec
 
 from weft.agent.image.cache import CachedImage
 from weft.agent.template.fit import KEPT, Template, TemplateOrder
+from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, Layers
 from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.template import Templates
@@ -28,8 +29,9 @@ _NOTE = "template.json"
 
 
 class TemplateStore:
-    def __init__(self, folder: Path, templates: Templates, local: VolumeDriver, layers: Layers) -> None:
+    def __init__(self, folder: Path, templates: Templates, local: VolumeDriver, layers: Layers, clock: Clock) -> None:
         self._folder, self._templates, self._disks, self._layers = folder, templates, local, layers
+        self._clock = clock
 
     async def clear(self, prefix: str) -> None:
         """End what an earlier agent was making, whose machines' names begin with ``prefix``. Raises WeftError."""
@@ -100,6 +102,7 @@ class TemplateStore:
                 folder=str(folder),
                 snapshot=snapshot,
                 project=want.project,
+                made_at=self._clock.now(),
             )
             await asyncio.to_thread(write_durably, work / _NOTE, msgspec.json.encode(template))
             await asyncio.to_thread(work.rename, folder)

@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.template.copied import note_copy, write_wait
 from weft.agent.volume.pools import Pools
 from weft.contracts.driver.identity import Identity
 from weft.contracts.driver.layers import HasLayers, KeptSnapshot, Layers
@@ -88,6 +89,9 @@ async def begin_from(
         plan = replace(plan, identity=Identity(ref.name, ref.uid.replace("-", "")))
     if not origin.memory:
         return plan
+    if origin.identity:
+        plan = replace(plan, setup=write_wait(local.spec.nics, plan))
     sizes = {facts.path: facts.size_bytes for facts in (made.root, *made.volumes) if facts is not None}
     disks = [replace(disk, size_bytes=sizes.get(disk.path, disk.size_bytes)) for disk in plan.disks]
-    return replace(plan, memory=await find_memory(pools, local, origin), disks=disks)
+    note = note_copy(local.what, f"the memory of snapshot/{origin.name}", 0.0)
+    return replace(plan, memory=await find_memory(pools, local, origin), disks=disks, console_note=note)

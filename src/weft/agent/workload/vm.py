@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from weft.agent.image.cache import CachedImage
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.template.copied import note_copy, write_wait
 from weft.agent.template.fit import Template, shrink
 from weft.agent.template.setup import write_setup
 from weft.agent.volume.origin import begins_from_memory, clone_missing
@@ -84,8 +85,11 @@ class Vm:
         ref = local.spec.workload
         identity = Identity(ref.name, ref.uid.replace("-", ""))
         seeded = prepared.image is not None and prepared.image.manifest.seed == "nocloud"
-        setup = write_setup(local.spec, has_cloud_init=seeded)
-        return replace(shrink(plan, template), identity=identity, setup=setup)
+        plan = shrink(plan, template)
+        setup = write_wait(local.spec.nics, plan) + write_setup(local.spec, has_cloud_init=seeded)
+        image = local.spec.image.name if local.spec.image is not None else ""
+        note = note_copy(local.what, f"the booted machine of image {image}", template.made_at)
+        return replace(plan, identity=identity, setup=setup, console_note=note)
 
     def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:
         return has_resources(spec, shape) and has_devices(spec, shape)

@@ -96,6 +96,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
     # page that it writes, and shares the others.
     ram: str = ""
     setup: str = ""  # a shell script that a copy runs as root before it is ready; it may run twice
+    console_note: str = ""  # a line for its console's log, of a guest that begins from memory
 
 
 class GuestShape(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from weft.contracts.driver.runtime import GuestPlan
 
 STATE, RAM = "STATE", "RAM"  # a template's files in its folder
+CONSOLE = "CONSOLE"  # and the end of what it printed as it booted
 
 
 class Templates(Protocol):

@@ -66,7 +66,7 @@ async def describe_machine(guest: Guest) -> MigratingGuest:
         frame = replace(await inspect_frame(qmp, frame), uuid=record.uuid)
         plan = describe_present(plan, record.next, frame)
     return MigratingGuest(
-        plan=replace(plan, memory="", ram="", setup="", identity=None),
+        plan=replace(plan, memory="", ram="", setup="", console_note="", identity=None),
         driver="qemu",
         version=f"{version['major']}.{version['minor']}",
         accelerator=record.accelerator,

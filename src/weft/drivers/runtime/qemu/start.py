@@ -28,10 +28,12 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, GuestDisk, GuestPlan
+from weft.contracts.driver.template import CONSOLE
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import host_boot_id, kill_process, wait_for_end
 from weft.drivers.runtime.qemu.command_line import TRANSLATION_CACHE_MIB
+from weft.drivers.runtime.qemu.console.log import note_beginning
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_inherited_fds
 from weft.drivers.runtime.qemu.devices.vfio import give_devices, take_back_devices
 from weft.drivers.runtime.qemu.guest import Guest
@@ -104,6 +106,9 @@ class GuestStarter:
         guest = self._guests.add(record)
         try:
             await asyncio.to_thread(_link_memory, guest.paths.memory, plan.memory)
+            if plan.console_note:
+                booted = Path(plan.memory).with_name(CONSOLE) if plan.ram else None
+                await asyncio.to_thread(note_beginning, guest.paths, plan.console_note, booted)
             await guest.save_record()
             await self._resume(guest, plan, facts)
         except BaseException:

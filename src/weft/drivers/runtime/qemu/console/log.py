@@ -4,11 +4,13 @@ earlier nodes."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from weft.contracts.driver.runtime import Printed
 from weft.drivers.linux.log_files import keep_end
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
+END_OF_BOOT = "weft: up to here, what that machine printed as it booted"
 _START = ".start"
 
 
@@ -39,6 +41,16 @@ def add_printed(paths: GuestPaths, printed: Printed) -> None:
             _write_start(paths, start)
         else:
             file.write(printed.data[start + size - printed.start :])
+
+
+def note_beginning(paths: GuestPaths, note: str, booted: Path | None) -> None:
+    """Begin the log of a guest that doesn't boot with ``note``, and with what the machine printed as it booted that it begins from,
+    if that was kept. Raises OSError."""
+    printed = booted.read_bytes() if booted is not None and booted.exists() else b""
+    paths.state.mkdir(parents=True, exist_ok=True)
+    with open(paths.console_log, "ab", opener=open_private) as file:
+        end = f"\r\n{END_OF_BOOT}\r\n".encode() if printed else b""
+        file.write(f"{note}\r\n".encode() + printed + end)
 
 
 def open_private(path: str, flags: int) -> int:

@@ -18,7 +18,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestPlan
-from weft.contracts.driver.template import RAM, STATE
+from weft.contracts.driver.template import CONSOLE, RAM, STATE
 from weft.contracts.durable_file import sync_folder
 from weft.drivers.linux.processes import cpu_seconds
 from weft.drivers.runtime.qemu.function.fingerprint import identify_node
@@ -40,6 +40,7 @@ _BUSY_SHARE = 0.08  # of a core: an emulated machine that does nothing takes les
 _MOST_REST_SECONDS = 180.0
 _MARGIN_BYTES = 64 << 20
 _NO_LIMIT = 1 << 40
+_CONSOLE_BYTES = 64 << 10
 # An image may bring programs into memory that copies will need at once.
 WARM_UP = "[ ! -e /usr/local/lib/weft/warm ] || sh /usr/local/lib/weft/warm; sync"
 
@@ -84,6 +85,7 @@ class QemuTemplates:
                 guest = await self._starter.start(plan, facts, lambda: False)
             await self._come_to_rest(guest)
             await self._save(guest, folder)
+            await asyncio.to_thread(_keep_console, guest, folder)
         except OSError as problem:
             raise DriverFailed(
                 f"{plan.name}: the template can't be written: {problem.strerror or problem}",
@@ -154,6 +156,12 @@ class QemuTemplates:
             await qmp.execute("migrate", uri=f"file:{name}")
             await finish_migration(guest, qmp, "save")
         await asyncio.to_thread(append_machine, state, machine)
+
+
+def _keep_console(guest: Guest, folder: Path) -> None:
+    with guest.paths.console_log.open("rb") as log:
+        log.seek(-min(_CONSOLE_BYTES, log.seek(0, os.SEEK_END)), os.SEEK_END)
+        (folder / CONSOLE).write_bytes(log.read(_CONSOLE_BYTES))
 
 
 def _lay_out(ram: Path, size: int, user: int) -> None:
