@@ -22,7 +22,6 @@ FULL = 0.95  # of the capacity used: no new disks
 MOST_NAMED = 64  # nodes
 
 Driver = Literal["directory", "rbd"]
-Ratio = Annotated[float, field("", quantity="ratio")]
 
 
 class PoolSpec(msgspec.Struct, kw_only=True):
@@ -30,13 +29,16 @@ class PoolSpec(msgspec.Struct, kw_only=True):
     pool: Annotated[str, field("Name that nodes and disks call it by; set by the server", change="never", name=True)]
     driver: Annotated[Driver, field("What the storage is; set by the server", change="never")] = "directory"
     overcommit: Annotated[
-        Ratio | None,
+        float | None,
         field(
             f"Bound of what is promised, as a multiple of the capacity; {DEFAULT_OVERCOMMIT:g} if unset. Of a node's "
-            "own pool, the node's overcommit of disk says it"
+            "own pool, the node's overcommit of disk says it",
+            quantity="ratio",
         ),
     ] = None
-    alarm: Annotated[Ratio, field("Share of the capacity in use from which it counts as nearly full")] = 0.8
+    alarm: Annotated[
+        float, field("Share of the capacity in use from which it counts as nearly full", quantity="ratio")
+    ] = 0.8
     closed: Annotated[bool, field("Place no new disks here; those that are here stay")] = False
 
 
