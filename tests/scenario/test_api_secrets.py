@@ -40,6 +40,16 @@ def make(lab: DoorsLab, name: str = "db", registry: str = "", **values: str) -> 
     return lab.client.create({"kind": "secret", "name": name, "spec": {"registry": registry, "values": values}})
 
 
+@pytest.mark.parametrize("values", [{"key": "hunter2"}, {"key": ""}, {"access_key": "", "secret_key": "x"}])
+def test_a_value_that_means_nothing_to_its_kind_is_refused_before_it_is_sealed(
+    lab: DoorsLab, values: dict[str, str]
+) -> None:
+    spec = {"url": "dir:///srv/backups", "values": values}
+    with pytest.raises(InvalidInput) as refused:
+        lab.client.create({"kind": "backuprepository", "name": "safe", "spec": spec})
+    assert refused.value.field == f"spec.values.{next(iter(values))}" and "hunter2" not in str(refused.value)
+
+
 def run(lab: DoorsLab, node: JoinedNode, **container: Any) -> str:
     """A container with an allocation on ``node``; its allocation's name."""
     made = lab.client.create(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
@@ -86,14 +87,23 @@ def _check_folder(host: str, path: str) -> None:
         raise _refuse(f"spec.url: {path[:80]!r} is not a folder for backups", "write dir:///srv/backups")
 
 
-def _check_values(spec: BackupRepositorySpec, scheme: str) -> None:
-    key = spec.values.get(KEY)
+def _check_given(values: Mapping[str, str]) -> None:
+    """Raises InvalidInput, which never contains a value."""
+    key = values.get(KEY)
     if key is not None and not _KEY_TEXT.fullmatch(key):
         raise InvalidInput(
             "spec.values.key must be 64 hexadecimal digits",
             field="spec.values.key",
             hint="leave it out for a new repository; weft backuprepository key NAME prints an existing one's",
         )
+    if empty := sorted(name for name in (ACCESS_KEY, SECRET_KEY) if values.get(name) == ""):
+        raise InvalidInput(
+            f"spec.values.{empty[0]} is empty", field=f"spec.values.{empty[0]}", hint="give the bucket's own"
+        )
+
+
+def _check_values(spec: BackupRepositorySpec, scheme: str) -> None:
+    _check_given(spec.values)
     given = {*spec.values, *spec.sealed}
     if unknown := sorted(given - {KEY, ACCESS_KEY, SECRET_KEY}):
         raise InvalidInput(
@@ -131,7 +141,11 @@ BACKUP_REPOSITORY = Kind(
     indexes={REPOSITORIES_BY_UID: uid_of},
     access=Access(readers="shared", status_writer="backup repositories"),
     admission=Admission(
-        check=check_repository, server_fields=("sealed",), seals=True, makes_values=lambda: {KEY: secrets.token_hex(32)}
+        check=check_repository,
+        server_fields=("sealed",),
+        seals=True,
+        check_values=_check_given,
+        makes_values=lambda: {KEY: secrets.token_hex(32)},
     ),
     display=Display(
         topic="Storage and networks",

@@ -280,6 +280,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     made_fields: tuple[str, ...] = ()  # those of them that a new manifest can't set either, unless a verb made it
     derived: Derived | None = None
     seals: bool = False  # its spec has ``values`` that are stored sealed only
+    # Raises InvalidInput, without any value, for new values that won't do: ``check`` sees none, as they are sealed by then.
+    check_values: Callable[[Mapping[str, str]], None] = lambda values: None
     # Values that a new object gets by itself, by key, unless it has them; called for each.
     makes_values: Callable[[], Mapping[str, str]] = lambda: {}
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec

@@ -33,6 +33,7 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
             at = f"spec.values.{str(key)[:60]}"
             raise InvalidInput(f"{at} must be text", field=at, hint="put it in quotes")
     check_values(SealedSpec(values=values))  # before a key becomes part of what is sealed
+    kind.admission.check_values(values)
     sealed = dict(kept)
     made = kind.admission.makes_values() if current is None else {}
     for key, value in {**made, **values}.items():
