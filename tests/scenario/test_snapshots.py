@@ -288,6 +288,22 @@ async def test_a_restore_of_a_snapshot_that_is_gone_is_given_up_and_never_comes_
         assert [one.origin for one in await lab.allocations()] == [None]
 
 
+async def test_a_restore_keeps_what_stands_there_only_within_the_quota(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        await lab.put("quota", "project", {"disk": 1})
+        await restore(lab, "web", "a")
+        told = await until_restored(lab, "web", "QuotaExceeded")
+        assert "can't be kept: project default: disk: " in told.message
+        assert [one.name for one in await lab.every("snapshot")] == ["a"]
+        await restore(lab, "web", "a", keep=False)
+        await until_restored(lab, "web", "Restored")
+
+
 async def test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where_it_lies(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)

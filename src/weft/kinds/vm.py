@@ -18,7 +18,7 @@ from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
-from weft.kinds.parts.snapshot.verbs import RESTORED, SNAPSHOT_VERBS, is_restoring
+from weft.kinds.parts.snapshot.verbs import KEEPS_TOO_MUCH, RESTORED, SNAPSHOT_VERBS, is_restoring
 from weft.kinds.parts.stream_verbs import CONSOLE, EXEC, FLOWS, FORWARD, LOGS, METRICS, SCREEN
 from weft.kinds.parts.workload import (
     CONDITIONS,
@@ -339,7 +339,10 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         return None
     if told["status"] == "True":
         return find_workload_failure(obj, what, WORKLOAD_GOALS["start"])
-    return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=f"weft describe {what}")
+    hint = f"weft describe {what}"
+    if told.get("reason") == KEEPS_TOO_MUCH:
+        hint = f"delete snapshots, or keep nothing: weft restore {what} --snapshot {dig(obj, 'spec.restore.snapshot')} --yes"
+    return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=hint)
 
 
 def _check_new(spec: VmSpec) -> None:

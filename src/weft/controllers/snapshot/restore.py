@@ -19,12 +19,13 @@ from weft.controllers.snapshot.controller import read_spec
 from weft.controllers.snapshot.facts import list_disks, list_orders
 from weft.controllers.snapshot.lineage import find_parent, find_restore
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
+from weft.informer.quotas import read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT, AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.parts.snapshot.restored import VmRestore
-from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORE_FAILED, RESTORED, TRIED_AGAIN
+from weft.kinds.parts.snapshot.verbs import GIVEN_UP, KEEPS_TOO_MUCH, RESTORE_FAILED, RESTORED, TRIED_AGAIN
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
@@ -116,7 +117,17 @@ def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRest
     if not any(node.uid == spec.node_uid for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid)):
         where = f"{source} is on {status.node}, and the workload on {spec.node}: restore it under a new name"
         return False, "SnapshotElsewhere", where
+    if asked.keep and (excess := _find_excess(view, workload)):
+        return False, KEEPS_TOO_MUCH, f"what stands there can't be kept: {excess}: the disks stay as they are"
     return None
+
+
+def _find_excess(view: View, workload: Item) -> str:
+    """What the snapshot of what stands there would exceed of the project's quota; "" if it fits."""
+    quota = read_quota(view, workload.envelope.project)
+    if quota is None:
+        return ""
+    return quota.describe_excess(SNAPSHOT.name, SnapshotSpec(of="vm/-"), workload.envelope.creator)
 
 
 def _begin(view: View, workload: Item, place: Item, asked: VmRestore, now: float) -> Commit | None:
@@ -130,6 +141,8 @@ def _begin(view: View, workload: Item, place: Item, asked: VmRestore, now: float
     if asked.keep:
         kept = _keep(view, workload, place, asked, now)
         draft.make(kept)
+        if (quota := read_quota(view, workload.envelope.project)) is not None:
+            quota.guard(draft)
         keeps = AllocatedSnapshot(uid=kept.uid, name=kept.name)
     origin = AllocatedOrigin(
         snapshot=snapshot.uid,

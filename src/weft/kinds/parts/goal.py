@@ -16,12 +16,13 @@ from weft.objects.errors import DriverFailed, Unplaceable, WeftError
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
 COMPLETED = "completed"  # the first process of a container has ended with exit code 0
 POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unless it always starts again
+FAILED_SOURCE = "snapshotFailed"  # what it begins from will never be there
 # Reasons that don't depend on which nodes there are.
 STUCK = (
     "volumeInUse",
     "volumesApart",
     "snapshotMissing",
-    "snapshotFailed",
+    FAILED_SOURCE,
     "imageFailed",
     "wrongImage",
     "orphanRunning",
@@ -185,6 +186,12 @@ def _find_unplaced(obj: Object, what: str, goal: Goal, serverless: bool) -> Weft
         )
     if reason in UNPLACEABLE:
         return _no_node(what, reason, serverless)
+    if reason == FAILED_SOURCE:
+        return Unplaceable(
+            f"{what} can't begin: {placed.get('message', '')}",
+            reason=reason,
+            hint=f"delete it, and restore it again once that is resolved: weft delete {what}",
+        )
     if reason in STUCK or (reason == _ALONE and goal.ends_alone):
         return Unplaceable(
             f"{what} can't be placed yet: {reason}: {placed.get('message', '')}",

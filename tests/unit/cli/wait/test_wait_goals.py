@@ -154,6 +154,26 @@ def test_what_no_node_could_mend_ends_the_waiting_too() -> None:
     assert exit_code(error) == UNPLACEABLE
 
 
+def test_what_begins_from_a_snapshot_that_failed_is_not_said_to_start_some_day() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    failed = {"type": "Placed", "status": "False", "reason": "snapshotFailed", "message": "snapshot/a failed"}
+    error = find_failure(vm("Pending", conditions=[failed]), "vm/web", goal)
+    assert isinstance(error, Unplaceable) and error.message == "vm/web can't begin: snapshot/a failed"
+    assert error.hint == "delete it, and restore it again once that is resolved: weft delete vm/web"
+
+
+def test_a_restore_that_the_quota_bars_names_what_does_without() -> None:
+    goal = plan_goal("vm", "restore")
+    assert goal is not None
+    told = {"type": "Restored", "status": "False", "reason": "QuotaExceeded", "message": "too much", "generation": 2}
+    spec = {"run": "run", "restore": {"snapshot": "a", "generation": 2}}
+    error = find_failure(vm("Running", spec=spec, conditions=[told]), "vm/web", goal)
+    assert (
+        error is not None and error.hint is not None and error.hint.endswith("weft restore vm/web --snapshot a --yes")
+    )
+
+
 def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
     goal = plan_goal("vm", "create")
     assert goal is not None

@@ -19,8 +19,9 @@ from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
 RESTORED = "Restored"  # the condition that tells how the last restore in place goes
+KEEPS_TOO_MUCH = "QuotaExceeded"  # the snapshot of what stands there has no place in the project's quota
 # Reasons of that condition, after which another restore may take its place: it can't be done, ...
-GIVEN_UP = frozenset({"SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer"})
+GIVEN_UP = frozenset({"SnapshotGone", "SnapshotFailed", "SnapshotElsewhere", "DisksDiffer", KEEPS_TOO_MUCH})
 # ... or its node failed and tries again, so that it may be done yet.
 RESTORE_FAILED = "RestoreFailed"
 TRIED_AGAIN = frozenset({RESTORE_FAILED})
