@@ -101,8 +101,9 @@ class Layers(Protocol):
     async def replace(self, volume_id: str, snapshot_id: str, disk: str, layer_id: str) -> VolumeFacts:
         """Make the volume as the snapshot's disk was. What stands there becomes layer ``layer_id`` of its own chain, which the
         caller has kept (``keep_present``), or goes. Nobody has the volume open. Repeated with the same ``layer_id``, it leaves
-        alone what was written since. Raises as ``clone``, InvalidInput (``unsupported``), IllegalTransition for a volume with an
-        unfinished layer."""
+        alone what was written since. A volume with a file system that a container had mounted is raw: what stands there goes
+        in any case, so take a snapshot of it first. Raises as ``clone``, IllegalTransition for a volume with an unfinished
+        layer."""
 
     async def keep_present(self, snapshot: KeptSnapshot, layers: dict[str, str]) -> None:
         """Keep what stands in volumes that nobody has open, before ``replace``: ``layers`` gives for each volume's id the layer

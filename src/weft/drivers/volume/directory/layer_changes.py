@@ -68,6 +68,15 @@ class LayerChanges:
         self._records.write(volume_id, msgspec.structs.replace(self._records.read(volume_id), pending=pending))
         self.name(work, volume_id)
 
+    def displace(self, work: Path, volume_id: str, chain: Chain) -> None:
+        """Make ``work`` the file of a volume whose raw file goes: that one counts as long as it is there."""
+        volume = self._records.volume(volume_id)
+        self._records.write(volume_id, chain)
+        keep_file(work, volume)
+        volume.with_suffix(".raw").unlink(missing_ok=True)
+        sync_folder(volume.parent)
+        self.sweep()
+
     def name(self, work: Path, volume_id: str) -> None:
         """Make ``work`` the volume's file, and what is pending its chain."""
         keep_file(work, self._records.volume(volume_id))

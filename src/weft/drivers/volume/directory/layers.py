@@ -163,16 +163,17 @@ class DirectoryLayers:
 
             def switch() -> VolumeFacts:
                 kept = self._find_kept(snapshot_id, disk)
-                if not self._is_replaced(volume_id, layer_id):
+                if self._find(volume_id).format == "raw":
+                    self._changes.displace(work, volume_id, Chain(kept.layers, replaced=layer_id))
+                elif not self._is_replaced(volume_id, layer_id):
                     self._changes.switch(work, volume_id, Pending(layer_id, kept.layers, replaced=layer_id))
                 return self._find(volume_id)
 
             return await self._locked(switch)
 
     def _is_replaced(self, volume_id: str, layer_id: str) -> bool:
-        """Raises InvalidInput, IllegalTransition for a volume that can't be replaced."""
-        chain = self._check_present(volume_id)
-        return chain.replaced == layer_id
+        """Raises IllegalTransition for a volume that can't be replaced now."""
+        return self._find(volume_id).format != "raw" and self._check_present(volume_id).replaced == layer_id
 
     def _check_present(self, volume_id: str) -> Chain:
         self._refuse_raw(self._find(volume_id))
