@@ -19,6 +19,7 @@ from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
+from weft.kinds.parts.snapshot.volume_verbs import CONTAINER_SNAPSHOT
 from weft.kinds.parts.stream_verbs import EXEC, FLOWS, FORWARD, LOGS, METRICS
 from weft.kinds.parts.workload import (
     CONDITIONS,
@@ -248,6 +249,7 @@ VERBS = (
         needs="operate",
     ),
     Verb("restart", "Stop the container and start it afresh", input=RestartInput, change=_restart, needs="operate"),
+    CONTAINER_SNAPSHOT,
     CONVERT,
     HOLD,
     RELEASE,
@@ -355,6 +357,7 @@ CONTAINER = Kind(
         *workload_references(),
     ),
     verbs=VERBS,
+    snapshots="mounts",
     workload=WORKLOAD,
     access=Access(
         readers="project",

@@ -12,6 +12,7 @@ import msgspec
 from weft.kinds.fields.backup_work import BackupReport
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
+from weft.kinds.fields.volume_work import VolumeReport
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
 from weft.kinds.record import (
@@ -157,6 +158,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     booted: dict[str, str] = {}  # images with a booted machine, by uid: for what it is kept, or why there is none
     booting_memory: int = 0  # bytes that an image which boots for this takes now, beside allocations
     backups: list[BackupReport] = []  # the work on backups that it was asked to do
+    volume_work: list[VolumeReport] = []  # the work on volumes that it was asked to do by itself
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs

@@ -348,6 +348,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         "",
         "spec",
     )  # the kind of workload that it makes, "" itself, and the field with its spec
+    # What a snapshot of it is of: its machine's disks and memory, itself as a volume, or the volumes that it mounts; "": there are
+    # none.
+    snapshots: Literal["", "machine", "volume", "mounts"] = ""
     access: Access
     admission: Admission = Admission()
     display: Display = Display()

@@ -1,9 +1,10 @@
-"""Snapshot: the disks of a VM as they were at one instant, and its memory if that was asked. It lies in the pools of the node
-where the VM was, and outlives the VM. That node takes it; the snapshots controller has it taken, and removed once it is deleted."""
+"""Snapshot: the disks of a VM as they were at one instant, and its memory if that was asked; or a volume, or all that a container
+mounts. It lies in the pools of the node where they were, and outlives them. That node takes it; the snapshots controller has it
+taken, and removed once it is deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,9 +12,11 @@ import msgspec
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, split_subject
+from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
+from weft.kinds.parts.snapshot.volume_verbs import make_volume
 from weft.kinds.record import (
     Access,
     Admission,
@@ -43,7 +46,7 @@ LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is know
 
 
 class SnapshotSpec(msgspec.Struct, kw_only=True):
-    of: Annotated[str, field("What it is of: vm/NAME, in this project", change="never")]
+    of: Annotated[str, field("What it is of: vm/NAME, volume/NAME or container/NAME, in this project", change="never")]
     memory: Annotated[bool, field("Keep the memory of the running VM too", change="never")] = False
     automatic: Annotated[
         Automatic,
@@ -87,7 +90,8 @@ class SnapshotStatus(msgspec.Struct, kw_only=True):
     parent: str = ""  # name of the VM's snapshot that it stands on
     restored: int = 0  # generation of the VM's last restore in place before it; 0: none
     order: BackupOrder | None = None  # to fetch it from a backup
-    workload_uid: str = ""
+    volume_order: VolumeOrder | None = None  # to take it of volumes without a VM
+    workload_uid: str = ""  # of what it is of
     workload_spec: dict[str, Any] = {}  # the VM's spec at that time, without its user data
     reason: str = ""
     message: str = ""
@@ -98,14 +102,28 @@ def read_workload(spec: SnapshotSpec) -> tuple[str, str]:
     return split_subject(spec.of)
 
 
+def is_of_volumes(spec: SnapshotSpec) -> bool:
+    """Whether it is of volumes alone, so that their node takes it without a VM."""
+    return read_workload(spec)[0] in ("volume", "container")
+
+
 def is_dropped(spec: SnapshotSpec, status: SnapshotStatus) -> bool:
     """Whether its group failed: what its node took of it nevertheless is removed."""
     return bool(spec.group) and status.phase == "Failed" and status.reason != DATA_GONE
 
 
 def check_snapshot(spec: SnapshotSpec) -> None:
-    check_subject(spec.of, "spec.of", ("vm",), "snapshots are taken of")
-    check_group(read_workload(spec)[1], spec.group, spec.members)
+    check_subject(spec.of, "spec.of", ("vm", "volume", "container"), "snapshots are taken of")
+    kind, name = read_workload(spec)
+    if kind != "vm":
+        for given, what in (("memory", spec.memory), ("group", spec.group)):
+            if what:
+                raise InvalidInput(
+                    f"spec.{given}: only snapshots of VMs have one, and this one is of {spec.of[:60]}",
+                    field=f"spec.{given}",
+                    hint=f"leave spec.{given} out",
+                )
+    check_group(name, spec.group, spec.members)
 
 
 def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:
@@ -125,7 +143,8 @@ def _require_memory(spec: SnapshotSpec, statuses: Mapping[str, Any]) -> None:
 
 
 def _list_sources(spec: SnapshotSpec) -> list[tuple[str, str]]:
-    return [] if spec.backup else [read_workload(spec)]
+    """What has the image that it stands on."""
+    return [] if spec.backup or is_of_volumes(spec) else [read_workload(spec)]
 
 
 def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
@@ -141,14 +160,20 @@ def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
         spec.image = image
 
 
-def _vms(spec: SnapshotSpec) -> Sequence[str]:
-    """One that is fetched from a backup needs its VM no more."""
-    return [] if spec.backup else [read_workload(spec)[1]]
+def _name_sources(kind: str) -> Callable[[SnapshotSpec], Sequence[str]]:
+    """What it is of, if that is of this kind. One that is fetched from a backup needs it no more."""
+
+    def find(spec: SnapshotSpec) -> Sequence[str]:
+        of, name = read_workload(spec)
+        return [name] if of == kind and not spec.backup else []
+
+    return find
 
 
 class RestoreAsInput(msgspec.Struct, kw_only=True):
-    new_name: Annotated[str, field("Name of the new VM", name=True)]
+    new_name: Annotated[str, field("Name of the new VM, or of the new volume", name=True)]
     memory: Annotated[bool | None, field("Go on from the snapshot's memory; unset: if it has memory")] = None
+    disk: Annotated[str, field("Create a volume from this disk alone, by the volume's name then", name=True)] = ""
 
 
 def _require_ready(obj: Object) -> None:
@@ -164,8 +189,17 @@ def _require_ready(obj: Object) -> None:
         )
 
 
-def _make_vm(obj: Object, given: RestoreAsInput, _: str) -> dict[str, Any]:
+def _is_volume(obj: Object, given: RestoreAsInput) -> bool:
+    return bool(given.disk) or not str(dig(obj, "spec.of", "")).startswith("vm/")
+
+
+def _make_restored(obj: Object, given: RestoreAsInput, _: str) -> dict[str, Any]:
+    """A VM, or a volume."""
     _require_ready(obj)
+    if _is_volume(obj, given):
+        if given.memory is not None:
+            raise InvalidInput("memory: a volume has none", field="memory", hint="leave memory out")
+        return make_volume(obj, given.new_name, given.disk)
     has_memory = bool(dig(obj, "status.memory", 0))
     if given.memory and not has_memory:
         raise IllegalTransition(
@@ -179,6 +213,9 @@ def _make_vm(obj: Object, given: RestoreAsInput, _: str) -> dict[str, Any]:
 
 
 def _make_volumes(obj: Object, given: RestoreAsInput, _: str) -> list[dict[str, Any]]:
+    """The volumes of a VM."""
+    if _is_volume(obj, given):
+        return []
     disks = dig(obj, "status.disks", {})
     volumes = {name: (disk.get("size", 0), disk.get("pool", "")) for name, disk in disks.items()}
     return make_restored_volumes(volumes, given.new_name, obj["name"])
@@ -222,7 +259,7 @@ SNAPSHOT = Kind(
     name="snapshot",
     plural="snapshots",
     title="snapshot",
-    summary="The disks of a VM at one instant, with its memory if asked",
+    summary="The disks of a VM, a volume or a container's volumes at one instant",
     spec=SnapshotSpec,
     status=SnapshotStatus,
     indexes={
@@ -233,7 +270,15 @@ SNAPSHOT = Kind(
         SNAPSHOTS_BY_BACKUP: _backup_key,
     },
     references=(
-        Reference("vm", "spec.of", _vms, blocks=False, agree=_agree, agrees_once=True, suffices=_require_memory),
+        Reference(
+            *("vm", "spec.of", _name_sources("vm")),
+            blocks=False,
+            agree=_agree,
+            agrees_once=True,
+            suffices=_require_memory,
+        ),
+        Reference("volume", "spec.of", _name_sources("volume"), blocks=False),
+        Reference("container", "spec.of", _name_sources("container"), blocks=False),
         Reference(
             "backup", "spec.backup", lambda s: [s.backup] if s.backup and s.automatic != "test" else [], blocks=True
         ),
@@ -242,9 +287,9 @@ SNAPSHOT = Kind(
     verbs=(
         Verb(
             "restore",
-            "Create a VM from it, under a new name",
+            "Create a VM, or a volume, from it under a new name",
             input=RestoreAsInput,
-            make=_make_vm,
+            make=_make_restored,
             make_before=_make_volumes,
             needs="write",
         ),

@@ -431,6 +431,7 @@ VM = Kind(
         *workload_references(),
     ),
     verbs=VERBS,
+    snapshots="machine",
     workload=WORKLOAD,
     access=Access(
         readers="project",

@@ -8,23 +8,28 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.allocation import LOCAL
-from weft.kinds.fields.cells import AGE, NAME, dig, size, text
+from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.parts.goal import reaches
-from weft.kinds.parts.snapshot.restored import VolumeOrigin
+from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
+from weft.kinds.parts.snapshot.volume_verbs import VOLUME_VERBS, is_going_back, is_made_alone
 from weft.kinds.record import (
     Access,
     Admission,
     Column,
     Counted,
     Display,
+    Goal,
     Index,
     Kind,
     Lifetime,
+    Object,
     Reference,
     Stored,
+    keys_of,
     uid_of,
 )
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
@@ -38,10 +43,11 @@ class VolumeSpec(msgspec.Struct, kw_only=True):
     origin: Annotated[
         VolumeOrigin | None, field("Disk of a snapshot that its data comes from; set by the server", change="never")
     ] = None
+    restore: Annotated[VolumeRestore | None, field("Last restore in place; the verb restore sets it")] = None
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
-    phase: Annotated[str, words("Available", "Attached", "Deleting")] = "Available"
+    phase: Annotated[str, words("Available", "Attached", "Restoring", "Deleting")] = "Available"
     node: str | None = None  # node with its data, once it has any
     node_uid: str | None = None
     pool: str = ""  # pool with its data
@@ -50,6 +56,10 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
     attached_to: Ref | None = None  # the workload whose allocation has it now
     # Other nodes with unexplained data of it, as after a restore of an older store: never used, and removed only with the volume.
     copies: list[str] = []
+    order: VolumeOrder | None = None  # to have its data made from a snapshot, or taken back to one
+    restored: int = 0  # generation of the last restore in place that is done or given up
+    reason: str = ""  # why its data isn't there yet, or a restore was given up
+    message: str = ""
 
 
 def check_volume(spec: VolumeSpec) -> None:
@@ -60,7 +70,13 @@ def check_volume(spec: VolumeSpec) -> None:
 
 
 def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
-    """A file system on it would lose its end. Raises InvalidInput."""
+    """A file system on it would lose its end. Nor do people write a restore by hand. Raises InvalidInput."""
+    if new.restore != old.restore:
+        raise InvalidInput(
+            "spec.restore: only the verb restore changes it",
+            field="spec.restore",
+            hint="leave spec.restore out; weft volume restore NAME --snapshot SNAPSHOT",
+        )
     if new.size < old.size:
         raise InvalidInput(
             f"spec.size: a volume can't shrink from {format_bytes(old.size)} to {format_bytes(new.size)}",
@@ -70,7 +86,9 @@ def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
 
 
 def check_new(spec: VolumeSpec) -> None:
-    """Raises InvalidInput for what only the server makes."""
+    """A new volume has gone back to nothing, though the manifest may be another volume's. Raises InvalidInput for what only the
+    server makes."""
+    spec.restore = None
     if spec.origin is not None and spec.origin.test:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -89,11 +107,39 @@ def pool_of(spec: VolumeSpec, status: VolumeStatus) -> str:
 
 VOLUMES_BY_UID = Index("volumes by uid")
 VOLUMES_BY_HOME = Index("volumes by home", reads_status=True)
+VOLUMES_BY_SOURCE = Index("volumes by key of the snapshot that their data comes from, or goes back to")
 
 
 def _home(item: Stored) -> tuple[str, ...]:
     home = item.status(VolumeStatus).node_uid
     return (home,) if home else ()
+
+
+def _sources(item: Stored) -> list[str]:
+    spec = item.spec(VolumeSpec)
+    named = [one.snapshot for one in (spec.origin, spec.restore) if one is not None]
+    return keys_of("snapshot", item, named)
+
+
+def is_coming(spec: VolumeSpec, status: VolumeStatus) -> bool:
+    """Whether its data is yet to come from a snapshot by itself, or is about to go back to one: until then nothing may use it."""
+    alone = spec.origin is not None and spec.origin.alone and status.node_uid is None
+    return alone or (spec.restore is not None and spec.restore.generation > status.restored)
+
+
+def _is_restored(obj: Object | None) -> bool:
+    return obj is not None and not is_going_back(obj) and not dig(obj, "status.reason")
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """What keeps its data from coming for good. What may pass has a message and no reason."""
+    reason, message = str(dig(obj, "status.reason", "")), dig(obj, "status.message", "")
+    if not reason or is_going_back(obj) or not (goal is _RESTORED or is_made_alone(obj)):
+        return None
+    return DriverFailed(f"{what} is not restored: {message}", reason=reason, hint=f"weft describe {what}")
+
+
+_RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False)
 
 
 VOLUME = Kind(
@@ -103,13 +149,18 @@ VOLUME = Kind(
     summary="A disk that outlives VMs",
     spec=VolumeSpec,
     status=VolumeStatus,
-    indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home},
-    references=(Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),),
+    indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home, VOLUMES_BY_SOURCE: _sources},
+    references=(
+        Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
+        Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
+    ),
+    verbs=VOLUME_VERBS,
+    snapshots="volume",
     access=Access(readers="project", status_writer="volumes"),
     admission=Admission(
         check=check_volume,
-        server_fields=("origin",),
         check_new=check_new,
+        server_fields=("origin", "restore"),
         check_change=check_growth,
         counts=count,
     ),
@@ -124,7 +175,12 @@ VOLUME = Kind(
             Column("ATTACHED", text("status.attached_to.name")),
             Column("COPIES", lambda obj: ",".join(dig(obj, "status.copies") or []) or "–", wide=True),
             AGE,
+            Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Available", "Attached")}, finalizers=("volume",)),
+    lifetime=Lifetime(
+        goals={"create": reaches("Available", "Attached"), "restore": _RESTORED},
+        find_failure=_find_failure,
+        finalizers=("volume",),
+    ),
 )

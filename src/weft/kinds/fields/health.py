@@ -22,6 +22,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
             "Taking",
             "Snapshotting",
             "Copying",
+            "Restoring",
         ),
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),

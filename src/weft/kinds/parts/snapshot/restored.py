@@ -51,6 +51,15 @@ class VolumeOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
     snapshot: Annotated[str, field("Snapshot that its data comes from", change="never", name=True)]
     disk: Annotated[str, field("Name that the volume had when the snapshot was taken", change="never")]
     test: Annotated[bool, field("Set by the server for one of a VM that tests a backup", change="never")] = False
+    alone: Annotated[bool, field("Its data comes without a VM that begins from it", change="never")] = False
+
+
+class VolumeRestore(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """The last restore of a volume in place."""
+
+    snapshot: Annotated[str, field("Snapshot that its data goes back to", name=True)]
+    generation: Annotated[int, field("Generation of the volume that asked for it", ge=1)]
+    keep: Annotated[bool, field("Keep what stood there as a snapshot")] = True
 
 
 def name_volume(vm: str, volume: str) -> str:
