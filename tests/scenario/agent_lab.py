@@ -32,6 +32,7 @@ from weft.kinds.allocation import (
     allocation_name,
 )
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.node import NodeReport
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -153,6 +154,7 @@ class StubServer:
         self.removed_volumes: list[str] = []
         self.remove_volumes: list[str] = []
         self.remove_snapshots: list[str] = []
+        self.volume_work: list[VolumeOrder] = []
         self.ranges: tuple[str, list[str], list[str]] = ("", [], [])
         self.place = ServerPlace()
         self.rules: dict[str, NetworkRules] = {}
@@ -236,6 +238,7 @@ class StubServer:
         return ReportAnswer(
             remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
             remove_snapshots=self.remove_snapshots,
+            volume_work=self.volume_work,
             ranges_version=version,
             ranges=ranges if version != body.ranges_version else None,
             node_ranges=node_ranges if version != body.ranges_version else [],

@@ -11,12 +11,13 @@ from unittest import mock
 from weft.agent.state.allocation_state import AllocationState
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.drivers.runtime.fake.snapshot import FakeSnapshots
-from weft.drivers.volume.fake.layers import FakeLayers
+from weft.drivers.volume.fake.layers import FakeLayers, FakeTaking
 
 MOST_CUTS = 80
 EFFECTS: tuple[tuple[type, str], ...] = (
     *((FakeLayers, name) for name in ("begin_layer", "finish_layer", "undo_layer", "keep", "keep_present")),
     *((FakeLayers, name) for name in ("replace", "clone", "drop")),
+    (FakeTaking, "take"),
     (FakeSnapshots, "take"),
     (FakeSnapshots, "forget"),
     (FakeDriver, "remove"),

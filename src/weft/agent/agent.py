@@ -35,6 +35,7 @@ from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.snapshot.absorption import Absorption
 from weft.agent.snapshot.inventory import KeptSnapshots
 from weft.agent.snapshot.turns import DiskTurns
+from weft.agent.snapshot.volume_work import VolumeWork
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.tasks import Tasks
@@ -131,6 +132,10 @@ class Agent:
             changed=self._reporter.wake,
             taken_in=self._snapshots.wake,
         )
+        self._volume_work = VolumeWork(
+            *(host.state_dir, self.pools, self._volumes, self._snapshots, self.table, turns, clock),
+            changed=self._reporter.wake,
+        )
         parts = NodeParts(
             self.images,
             self._container_images,
@@ -159,7 +164,8 @@ class Agent:
         self.allocations.begin()
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
-        for part in (*parts, self.logs, self._snapshots, self._absorption, self._templates, self._backups):
+        disks = (self._snapshots, self._absorption, self._volume_work)
+        for part in (*parts, *disks, self.logs, self._templates, self._backups):
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())
@@ -211,6 +217,7 @@ class Agent:
             booted=self._templates.explain(),
             booting_memory=self.table.booting_bytes,
             backups=self._backups.report(),
+            volume_work=self._volume_work.report(),
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -225,7 +232,7 @@ class Agent:
     def longest_silence_seconds(self) -> float:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
         are_to_go = self._volumes.unattached or self._snapshots.are_to_go or self._network.ask().idle_networks
-        is_asking = are_to_go or self._backups.has_orders
+        is_asking = are_to_go or self._backups.has_orders or self._volume_work.has_orders
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
@@ -243,8 +250,10 @@ class Agent:
             self._network.put_ranges(answer.ranges_version, answer.ranges, answer.node_ranges, answer.server)
         self._network.put_networks(answer.networks, answer.gone_networks)
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
-        self._volumes.let_go(answer.remove_volumes)
-        self._snapshots.let_go(answer.remove_snapshots)
+        self._volume_work.put_orders(answer.volume_work)
+        busy = self._volume_work.find_busy()
+        self._volumes.let_go(uid for uid in answer.remove_volumes if uid not in busy.volumes)
+        self._snapshots.let_go(uid for uid in answer.remove_snapshots if uid not in busy.snapshots)
         self._templates.put_orders(answer.warm, answer.never_often)
         self._backups.put_orders(answer.backups)
 

@@ -8,6 +8,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedImage, AllocationReport
 from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.node import NodeReport
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
@@ -130,6 +131,7 @@ class ReportAnswer(msgspec.Struct):
     warm: list[WarmImage] = []  # all that it shall keep a booted machine of
     never_often: list[str] = []  # uids of images of which it keeps none by itself
     backups: list[BackupOrder] = []
+    volume_work: list[VolumeOrder] = []
     version: str = ""  # of the node's facts that the server has
 
 

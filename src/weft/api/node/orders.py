@@ -11,6 +11,7 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
@@ -27,6 +28,12 @@ class _HasBackupOrder(msgspec.Struct):
     order: BackupOrder | None = None
 
 
+class _VolumeStatus(msgspec.Struct):
+    """The part of a volume's status that is read here."""
+
+    order: VolumeOrder | None = None
+
+
 class NodeOrders:
     """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node.
     ``doomed_snapshots``: uid of each snapshot that is being deleted, or whose group failed. ``warm_images``: nodes keep a booted
@@ -40,16 +47,25 @@ class NodeOrders:
         self._backup_work = [
             PrefixCache(store, kind_prefix(kind), of_envelope(find_backup_order), clock) for kind in WITH_BACKUP_ORDERS
         ]
+        self._volume_work = [
+            PrefixCache(store, kind_prefix("volume"), of_envelope(find_volume_order), clock),
+            PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_taking_order), clock),
+        ]
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
         runs = [cache.run() for cache in self._backup_work]
+        runs += [cache.run() for cache in self._volume_work]
         runs += [self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run(), self.never_often.run()]
         await asyncio.gather(*runs)
 
     def find_backup_orders(self, node_uid: str) -> list[BackupOrder]:
         """The work on backups that this node is asked to do, oldest first."""
         return [order for cache in self._backup_work for order in cache.found.values() if order.node_uid == node_uid]
+
+    def find_volume_orders(self, node_uid: str) -> list[VolumeOrder]:
+        """The work on volumes that this node is asked to do by itself."""
+        return [order for cache in self._volume_work for order in cache.found.values() if order.node_uid == node_uid]
 
     def is_warm(self, sha256: str) -> bool:
         """Whether nodes keep a booted machine of the image with this content."""
@@ -78,6 +94,14 @@ def find_never_often(envelope: Envelope) -> str | None:
 
 def find_backup_order(envelope: Envelope) -> BackupOrder | None:
     return decode_part(envelope.status, _HasBackupOrder).order
+
+
+def find_volume_order(envelope: Envelope) -> VolumeOrder | None:
+    return decode_part(envelope.status, _VolumeStatus).order
+
+
+def find_taking_order(envelope: Envelope) -> VolumeOrder | None:
+    return decode_part(envelope.status, SnapshotStatus).volume_order
 
 
 def find_warm(envelope: Envelope) -> WarmImage | None:
