@@ -19,9 +19,10 @@ from weft.controllers.snapshot.fetch import is_fetched, plan_fetch
 from weft.controllers.snapshot.group import plan_group
 from weft.controllers.snapshot.lineage import find_parent, list_children
 from weft.controllers.snapshot.plan import SnapshotPlan, plan_snapshot
+from weft.controllers.snapshot.volumes import is_taken_of_volumes, plan_of_volumes
 from weft.informer.commit import Commit, Draft, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.informer.workloads import spec_of
+from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
 from weft.kinds.node import NodeReport, NodeStatus
@@ -34,9 +35,11 @@ from weft.kinds.snapshot import (
     SNAPSHOTS_BY_WORKLOAD_UID,
     SnapshotSpec,
     SnapshotStatus,
+    is_of_volumes,
     workload_key,
 )
-from weft.kinds.vm import VMS_BY_ORIGIN, origin_keys
+from weft.kinds.vm import VMS_BY_ORIGIN
+from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeSpec, VolumeStatus, is_coming
 from weft.objects.identity import object_key
 
 FINALIZER = "snapshot"
@@ -50,7 +53,7 @@ class Snapshots:
     """``find_silent`` names the nodes that have not reported since a restore of the store."""
 
     name = "snapshots"
-    kinds = ("snapshot", "vm", "allocation", "node", "quota")
+    kinds = ("snapshot", "vm", "volume", "container", "allocation", "node", "quota")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -62,12 +65,18 @@ class Snapshots:
             case "vm":
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
                     return _of_workload(view, change.item)
+            case "volume":
+                if has_changed(change, _stand_of_volume):
+                    return _of_volume(view, change)
+            case "container":
+                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                    return [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, change.key)]
             case "allocation":
                 of = change.item.spec(AllocationSpec).workload
                 if of.kind in self.kinds and has_changed(change, _stand_of):
                     workload = view.get(object_key(of.kind, of.project, of.name))
                     if workload is not None:
-                        return _of_workload(view, workload)
+                        return [*_of_workload(view, workload), *_of_volumes(view, change)]
                     return [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD_UID, of.uid)]
             case "node":
                 return _route_node(view, change)
@@ -111,6 +120,9 @@ def _route_node(view: View, change: Changed) -> Iterable[str]:
     if has_changed(change, lambda item: (item.uid, item.report(NodeReport).snapshots)):
         uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
+    if has_changed(change, lambda item: item.report(NodeReport).volume_work):
+        uids = {one.uid for item in items for one in item.report(NodeReport).volume_work if one.act == "take"}
+        keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
     if has_changed(change, lambda item: item.report(NodeReport).backups):
         uids = {one.uid for item in items for one in item.report(NodeReport).backups if one.act == "fetch"}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
@@ -126,8 +138,36 @@ def _home_of(node: Item) -> object:
 
 def _of_workload(view: View, workload: Item) -> list[str]:
     """The snapshots of a workload, and those that it began from."""
-    origins = [key for key in origin_keys(workload) if view.get(key) is not None]
+    began = record_of(workload).origin(spec_of(workload))
+    keys = [object_key("snapshot", workload.envelope.project, began.snapshot)] if began is not None else []
+    origins = [key for key in keys if view.get(key) is not None]
     return [*(item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload.key)), *origins]
+
+
+def _of_volumes(view: View, change: Changed) -> Iterable[str]:
+    """The snapshots of an allocation's volumes."""
+    keys: dict[str, None] = {}
+    for item in (change.old, change.new):
+        if item is not None:
+            spec = item.spec(AllocationSpec)
+            named = [object_key("volume", spec.workload.project, volume.name) for volume in spec.volumes]
+            keys |= {one.key: None for key in named for one in view.find(SNAPSHOTS_BY_WORKLOAD, key)}
+    return keys
+
+
+def _of_volume(view: View, change: Changed) -> Iterable[str]:
+    """The snapshots of a volume, and those that its data came from."""
+    items = [item for item in (change.old, change.new) if item is not None]
+    named = [origin.snapshot for item in items if (origin := item.spec(VolumeSpec).origin) is not None]
+    keys = [object_key("snapshot", change.item.envelope.project, name) for name in named]
+    of = [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, change.key)]
+    return [*of, *(key for key in keys if view.get(key) is not None)]
+
+
+def _stand_of_volume(volume: Item) -> object:
+    """The parts of a volume that concern its snapshots."""
+    spec, status = volume.spec(VolumeSpec), volume.status(VolumeStatus)
+    return volume.uid, volume.deleting, status.node_uid, status.attached_to, is_coming(spec, status)
 
 
 def _is_open(item: Item) -> bool:
@@ -170,6 +210,8 @@ def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: boo
 def _plan_alone(view: View, snapshot: Item, silent: bool) -> tuple[SnapshotFacts, SnapshotPlan]:
     """What it needs, its group aside."""
     facts = read_facts(view, snapshot, silent)
+    if is_of_volumes(facts.spec):
+        return facts, plan_snapshot(facts, {}, {}, "")
     disks = list_disks(facts.place.spec(AllocationSpec)) if facts.place is not None else {}
     parent = find_parent(view, facts.workload, facts.place, snapshot.uid) if facts.workload is not None else ""
     return facts, plan_snapshot(facts, disks, read_spec(facts.workload), parent)
@@ -179,6 +221,8 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
     """Write a snapshot's status if it changes, with the order to its node; remove a deleted one whose data is gone."""
     if is_fetched(snapshot):
         return _plan_fetched(view, snapshot)
+    if is_taken_of_volumes(snapshot):
+        return _plan_of_volumes(view, snapshot)
     facts, plan = _plan_alone(view, snapshot, silent)
     draft = Draft()
     event = _make_event(snapshot, facts, plan)
@@ -208,6 +252,17 @@ def _plan_fetched(view: View, snapshot: Item) -> Commit | None:
     about = snapshot.envelope.ref
     failed = [Event("Warning", "Failed", status.message, about, SOURCE)] if status.phase == "Failed" else []
     return draft.commit(snapshot.key, failed)
+
+
+def _plan_of_volumes(view: View, snapshot: Item) -> Commit | None:
+    (status, needed), draft = plan_of_volumes(view, snapshot), Draft()
+    if status == snapshot.status(SnapshotStatus):
+        return None
+    draft.change(snapshot, status=status)
+    draft.preconditions += [unchanged(item) for item in needed]
+    _guard_quota(view, draft, snapshot, status)
+    event = _make_end_event(snapshot, status)
+    return draft.commit(snapshot.key, [event] if event is not None else [])
 
 
 def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan, now: float) -> None:
@@ -253,6 +308,10 @@ def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
     spec = snapshot.spec(SnapshotSpec)
     if (spec.automatic != "clone" and not spec.backup) or status.phase not in ("Ready", "Failed"):
         return False
+    if any(
+        is_coming(one.spec(VolumeSpec), one.status(VolumeStatus)) for one in view.find(VOLUMES_BY_SOURCE, snapshot.key)
+    ):
+        return False
     twins = view.find(VMS_BY_ORIGIN, snapshot.key)
     return all(any(_has_begun(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, twin.uid)) for twin in twins)
 
@@ -263,15 +322,20 @@ def _has_begun(allocation: Item) -> bool:
 
 
 def _make_event(snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> Event | None:
-    about, was, now = snapshot.envelope.ref, facts.status.phase, plan.status.phase
     if plan.release:
-        return Event("Normal", "Deleted", f"{facts.name} was deleted", about, SOURCE)
-    if was == now:
+        return Event("Normal", "Deleted", f"{facts.name} was deleted", snapshot.envelope.ref, SOURCE)
+    return _make_end_event(snapshot, plan.status)
+
+
+def _make_end_event(snapshot: Item, status: SnapshotStatus) -> Event | None:
+    """That it is ready now, or has failed."""
+    about = snapshot.envelope.ref
+    if snapshot.status(SnapshotStatus).phase == status.phase:
         return None
-    if now == "Failed":
-        return Event("Warning", "Failed", plan.status.message, about, SOURCE)
-    if now == "Ready":
-        return Event("Normal", "Ready", f"taken on {plan.status.node}, {plan.status.consistency}", about, SOURCE)
+    if status.phase == "Failed":
+        return Event("Warning", "Failed", status.message, about, SOURCE)
+    if status.phase == "Ready":
+        return Event("Normal", "Ready", f"taken on {status.node}, {status.consistency}", about, SOURCE)
     return None
 
 

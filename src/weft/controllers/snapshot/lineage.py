@@ -8,13 +8,20 @@ from __future__ import annotations
 from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.parts.snapshot.verbs import RESTORED
+from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SNAPSHOTS_BY_WORKLOAD_UID, SnapshotStatus
 from weft.kinds.vm import VmSpec
+from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.identity import object_key
 
 
 def find_restore(workload: Item, place: Item | None) -> tuple[int, str]:
     """The last restore in place that is done: its generation, and the name of the snapshot. 0 if there was none."""
+    form = BY_NAME[workload.envelope.kind].snapshots
+    if form == "volume":
+        return _find_volume_restore(workload)
+    if form != "machine":
+        return 0, ""
     if place is not None:
         spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
         if spec.origin is not None and spec.origin.generation and not is_restoring(spec, report):
@@ -23,6 +30,13 @@ def find_restore(workload: Item, place: Item | None) -> tuple[int, str]:
     if asked is None or told is None or told.status != "True" or told.generation < asked.generation:
         return 0, ""
     return asked.generation, asked.snapshot  # its place is another one since
+
+
+def _find_volume_restore(source: Item) -> tuple[int, str]:
+    asked, status = source.spec(VolumeSpec).restore, source.status(VolumeStatus)
+    if asked is None or status.restored < asked.generation or status.reason:
+        return 0, ""
+    return asked.generation, asked.snapshot
 
 
 def find_parent(view: View, workload: Item, place: Item | None, uid: str = "") -> str:

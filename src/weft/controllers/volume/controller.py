@@ -1,6 +1,7 @@
 """Records where each volume's data lies and which workload has it, and releases a deleted volume once its data is gone.
 
-Reads volumes, allocations, nodes; writes volume.status and releases the finalizer "volume". Woken by any of those. The node
+Reads volumes, allocations, nodes, snapshots; writes volume.status, makes Snapshots of what stands in a volume that goes back to
+another one, and releases the finalizer "volume". Woken by any of those. The node
 removes the data: the API server's answer to its reports names deleted volumes, and its reports list the volumes that it has.
 """
 
@@ -12,13 +13,22 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
-from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.controllers.volume.restore import plan_data
+from weft.informer.commit import Commit, Draft, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.volume_locations import find_copies, find_data, find_strays
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus
-from weft.kinds.volume import VOLUMES_BY_HOME, VOLUMES_BY_UID, VolumeSpec, VolumeStatus, pool_of
-from weft.objects.envelope import merge_part
+from weft.kinds.snapshot import SNAPSHOTS_BY_UID, SnapshotStatus, workload_key
+from weft.kinds.volume import (
+    VOLUMES_BY_HOME,
+    VOLUMES_BY_SOURCE,
+    VOLUMES_BY_UID,
+    VolumeSpec,
+    VolumeStatus,
+    is_coming,
+    pool_of,
+)
 
 FINALIZER = "volume"
 SOURCE = "volumes"
@@ -29,7 +39,7 @@ class Volumes:
     """``find_silent`` names the nodes that have not reported since a restore."""
 
     name = "volumes"
-    kinds = ("volume", "allocation", "node")
+    kinds = ("volume", "allocation", "node", "snapshot")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -42,12 +52,23 @@ class Volumes:
                 if has_changed(change, _stand_of):
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
+            case "snapshot":
+                if has_changed(change, _stand_of_snapshot):
+                    found = view.find(VOLUMES_BY_SOURCE, change.key)
+                    return [*(item.key for item in found), workload_key(change.item)]
             case "node":
                 items = [item for item in (change.old, change.new) if item is not None]
                 keys: dict[str, None] = {}
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
                     uids = {uid for item in items for uid in item.report(NodeReport).volumes}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
+                if has_changed(change, lambda item: item.report(NodeReport).volume_work):
+                    uids = {one.uid for item in items for one in item.report(NodeReport).volume_work}
+                    keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
+                if has_changed(change, lambda item: item.report(NodeReport).snapshots):
+                    uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}
+                    sources = [one.key for uid in sorted(uids) for one in view.find(SNAPSHOTS_BY_UID, uid)]
+                    keys |= {item.key: None for key in sources for item in view.find(VOLUMES_BY_SOURCE, key)}
                 if has_changed(change, lambda item: (item.uid, item.status(NodeStatus).phase == "Ready")):
                     # A home that is ready again may turn out not to have the data.
                     homes = {item.uid for item in items}
@@ -60,7 +81,7 @@ class Volumes:
         waiting = {volume.key for volume in volumes if volume.deleting or is_astray(view, volume)}
         silent = bool(waiting) and bool(self._find_silent())
         later = dict.fromkeys(waiting, CHECK_EVERY_SECONDS) if silent else {}
-        commits = [commit for volume in volumes if (commit := plan_volume(view, volume, silent)) is not None]
+        commits = [commit for volume in volumes if (commit := plan_volume(view, volume, silent, now)) is not None]
         return Plan(commits, later)
 
 
@@ -79,7 +100,7 @@ def _find_astray(view: View, volume: Item, status: VolumeStatus) -> Sequence[Ite
     return find_data(view, volume.uid) if is_chosen else view.find(NODES_BY_VOLUME, volume.uid)
 
 
-def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
+def plan_volume(view: View, volume: Item, silent: bool, now: float) -> Commit | None:
     """Write a volume's status if it changes; remove a deleted volume whose data is gone. ``silent``: some nodes have not
     reported since a restore."""
     allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
@@ -100,7 +121,11 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     undecided = local and len(astray) > 1 and not volume.deleting
     lists_copies = local and (status.node_uid is not None or undecided)  # one alone will be its home
     status.copies = find_copies(view, volume.uid, status.node_uid, explained) if lists_copies else []
-    if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
+    step = plan_data(view, volume, status, now)
+    if status.phase == "Available" and is_coming(volume.spec(VolumeSpec), status):
+        status.phase = "Restoring"
+    is_free = not allocations and status.order is None
+    if volume.deleting and is_free and not silent and not _has_data(view, volume, status):
         envelope = edit(volume)
         envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
         if envelope.finalizers:
@@ -111,17 +136,18 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
             )
         event = Event("Normal", "Deleted", f"{volume.envelope.name} was deleted", volume.envelope.ref, SOURCE)
         return Commit(volume.key, [delete(volume)], [unchanged(volume)], [event])
-    if status == former:
-        return None
-    envelope = edit(volume)
-    envelope.status = merge_part(envelope.status, status)
-    events = _make_events(volume, former, status, undecided)
-    return Commit(volume.key, [put(envelope)], [unchanged(volume)], events)
+    draft = Draft()
+    if status != former:
+        draft.change(volume, status=status)
+        draft.preconditions += [unchanged(item) for item in step.needs]
+    if step.make is not None:
+        draft.make(step.make)
+    return draft.commit(volume.key, _make_events(volume, former, status, undecided))
 
 
 def _make_events(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
     """``undecided``: several nodes have its data, and its home isn't one of them."""
-    events = []
+    events = _make_restore_events(volume, former, status)
     if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
         message = f"the data is on {status.node}, not on {former.node} where it was expected"
         events.append(Event("Warning", "DataFound", message, volume.envelope.ref, SOURCE))
@@ -134,6 +160,22 @@ def _make_events(volume: Item, former: VolumeStatus, status: VolumeStatus, undec
         )
         events.append(Event("Warning", "CopyFound", message, volume.envelope.ref, SOURCE))
     return events
+
+
+def _make_restore_events(volume: Item, former: VolumeStatus, status: VolumeStatus) -> list[Event]:
+    about, asked = volume.envelope.ref, volume.spec(VolumeSpec).restore
+    if status.restored != former.restored and asked is not None:
+        if status.reason:
+            return [Event("Warning", "NotRestored", status.message, about, SOURCE)]
+        return [Event("Normal", "Restored", f"its data is that of snapshot/{asked.snapshot}", about, SOURCE)]
+    if status.reason and status.reason != former.reason:
+        return [Event("Warning", "NotMade", status.message, about, SOURCE)]
+    return []
+
+
+def _stand_of_snapshot(snapshot: Item) -> object:
+    """The parts of a snapshot that concern the volumes that come from it, or whose content it is to keep."""
+    return snapshot.uid, snapshot.deleting, snapshot.status(SnapshotStatus).phase
 
 
 def fold_volume(

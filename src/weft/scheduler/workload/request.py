@@ -45,7 +45,7 @@ from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
 from weft.kinds.record import Needs
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
+from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming, pool_of
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.constraint.affinity import read_affinity
@@ -369,7 +369,11 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
                 "volumeNotReady",
                 f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted",
             )
-        origin = item.spec(VolumeSpec).origin
+        spec, status = item.spec(VolumeSpec), item.status(VolumeStatus)
+        if is_coming(spec, status):
+            message = status.message or "its data comes from a snapshot"
+            return Waiting("volumeNotReady", f"volume {name} is not ready: {message}")
+        origin = spec.origin
         if origin is not None and item.status(VolumeStatus).node_uid is None and not find_data(view, item.uid):
             begins = record_of(placed_workload).origin(spec_of(placed_workload))
             if begins is None or begins.snapshot != origin.snapshot:

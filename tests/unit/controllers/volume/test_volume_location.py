@@ -89,30 +89,30 @@ def test_a_home_is_where_the_data_is_and_none_is_given_an_empty_disk(
 ) -> None:
     view, volume = make(has, **more)
     assert find_homes(view, volume) == {f"u-{name}" for name in homes.split()}
-    assert told(plan_volume(view, volume, silent=False), volume).node == home
+    assert told(plan_volume(view, volume, silent=False, now=1.0), volume).node == home
 
 
 def test_nothing_is_believed_before_all_nodes_have_spoken_nor_while_somebody_has_it() -> None:
     view, volume = make("n2")
     assert is_astray(view, volume)
-    assert told(plan_volume(view, volume, silent=True), volume).node == "n1"
+    assert told(plan_volume(view, volume, silent=True, now=1.0), volume).node == "n1"
     place(view, "n1")
-    assert told(plan_volume(view, volume, silent=False), volume).node == "n1"
+    assert told(plan_volume(view, volume, silent=False, now=1.0), volume).node == "n1"
 
 
 def test_a_copy_that_nothing_explains_is_told_once_and_forgotten_when_it_is_gone() -> None:
     view, volume = make("n1 n3")
-    commit = plan_volume(view, volume, silent=False)
+    commit = plan_volume(view, volume, silent=False, now=1.0)
     assert commit is not None and [event.reason for event in commit.events] == ["CopyFound"]
     assert told(commit, volume).copies == ["n3"]
     place(view, "n3", "target")  # a guest that comes brings it along
-    assert told(plan_volume(view, volume, silent=False), volume).copies == []
+    assert told(plan_volume(view, volume, silent=False, now=1.0), volume).copies == []
 
 
 @pytest.mark.parametrize("home", ["n1", None])
 def test_data_on_two_nodes_that_are_both_no_home_is_told_of_each(home: str | None) -> None:
     view, volume = make("n2 n3", home=home)
-    commit = plan_volume(view, volume, silent=False)
+    commit = plan_volume(view, volume, silent=False, now=1.0)
     assert commit is not None and told(commit, volume).copies == ["n2", "n3"]
     [event] = commit.events
     assert (event.reason, "no workload gets the volume" in event.message) == ("CopyFound", True)
@@ -121,15 +121,15 @@ def test_data_on_two_nodes_that_are_both_no_home_is_told_of_each(home: str | Non
 def test_of_nodes_that_have_data_of_a_volume_without_a_home_none_is_chosen_before_all_have_spoken() -> None:
     view, volume = make("n2", home=None)
     assert is_astray(view, volume)  # it is looked at again
-    early = told(plan_volume(view, volume, silent=True), volume)
+    early = told(plan_volume(view, volume, silent=True, now=1.0), volume)
     assert (early.node, early.copies) == (None, [])
-    late = told(plan_volume(view, volume, silent=False), volume)
+    late = told(plan_volume(view, volume, silent=False, now=1.0), volume)
     assert (late.node, late.copies) == ("n2", [])
 
 
 def test_a_volume_that_was_never_used_has_no_copies() -> None:
     view, volume = make("", home=None)
-    assert plan_volume(view, volume, silent=False) is None
+    assert plan_volume(view, volume, silent=False, now=1.0) is None
 
 
 @pytest.mark.parametrize("home", ["n1", None])
@@ -142,23 +142,23 @@ def test_what_was_made_for_a_guest_that_never_came_is_no_data(home: str | None) 
     report = NodeReport(volumes=[DATA], orphan_allocations=[msgspec.json.encode(copy).decode()])
     put(view, Envelope(kind="node", name="n3", uid="u-n3", status=raw(NodeStatus(phase="Ready")), report=raw(report)))
     assert find_homes(view, volume) == {"u-n2"}
-    assert told(plan_volume(view, volume, silent=False), volume).node == "n2"
+    assert told(plan_volume(view, volume, silent=False, now=1.0), volume).node == "n2"
 
 
 def test_it_is_told_that_the_data_was_found_elsewhere() -> None:
     view, volume = make("n2")
-    commit = plan_volume(view, volume, silent=False)
+    commit = plan_volume(view, volume, silent=False, now=1.0)
     assert commit is not None and [event.reason for event in commit.events] == ["DataFound"]
 
 
 def test_a_home_that_is_back_without_the_data_has_its_volume_looked_at() -> None:
     """n1 was given up while nobody knew what it had, and joins again; n2 has told of the data long before."""
     view, volume = make("n2", phase="Joining")
-    assert told(plan_volume(view, volume, silent=False), volume).node == "n1"
+    assert told(plan_volume(view, volume, silent=False, now=1.0), volume).node == "n1"
     joining = view.get("/node/-/n1")
     assert joining is not None
     ready = msgspec.structs.replace(joining.envelope, status=raw(NodeStatus(phase="Ready")))
     change = view.put_item(joining.key, Item(ready))
     assert change is not None
     assert list(Volumes(lambda: []).route(view, change)) == [volume.key]
-    assert told(plan_volume(view, volume, silent=False), volume).node == "n2"
+    assert told(plan_volume(view, volume, silent=False, now=1.0), volume).node == "n2"
