@@ -26,7 +26,7 @@ WRONG = (
     ("vm snapshot web --every 1h --keep 99", 2, "--keep: 99 is out of range", "give 1 to 24"),
     ("vm restore", 2, "the name is missing", "give NAME"),
     ("vm restore web", 2, "--snapshot is missing", "vm/web has no snapshots: weft vm snapshot web takes one"),
-    ("vm restore web s1", 2, "give one VM", "--snapshot s1"),
+    ("vm restore web s1", 2, "give one name", "--snapshot s1"),
     ("vm restore web --snapshot", 2, "option '--snapshot' requires an argument", ""),
     ("vm restore web --snapshot nope", 3, 'snapshot "nope" not found', "weft snapshot list"),
     (
@@ -38,15 +38,20 @@ WRONG = (
     (
         "vm restore web --snapshot one --new-name ''",
         2,
-        "--new-name: a VM's name can't be empty",
+        "--new-name: a name can't be empty",
         "leave --new-name out",
     ),
     ("vm restore gone --snapshot one", 3, 'VM "gone" not found', "--new-name gone creates it again"),
     ("vm restore gone --snapshot one --new-name WEB", 2, "--new-name 'WEB' is not a valid name", "use a-z, 0-9 and -"),
     ("vm restore gone --snapshot one --new-name x --memory", 5, "snapshot/one", ""),
     ("restore snapshot/one --snapshot one", 2, "snapshot/one is a snapshot already", "leave --snapshot out"),
-    ("restore image/tiny", 2, "the command takes vm and snapshot objects, not image/tiny", "weft restore --help"),
-    ("restore shop", 3, 'no VM or snapshot named "shop"', "KIND/NAME"),
+    (
+        "restore image/tiny",
+        2,
+        "the command takes vm, volume, container and snapshot objects, not image/tiny",
+        "weft restore --help",
+    ),
+    ("restore shop", 3, 'no VM, volume, container or snapshot named "shop"', "KIND/NAME"),
     ("snapshot restore one", 3, 'VM "gone" not found', "--new-name gone creates it again"),
     ("vm clone", 2, "the name of the twin is missing", "weft vm clone NAME NEW-2"),
     ("vm clone web", 2, "the name of the twin is missing", "weft vm clone web web-2"),
@@ -63,7 +68,15 @@ WRONG = (
     ("snapshot delete one", 2, "deleting snapshot/one without a terminal needs --yes", "weft snapshot delete --help"),
     ("snapshot delete nope --yes", 3, 'snapshot "nope" not found', "weft snapshot list"),
     ("vm delete web --snapshots", 2, "deleting vm/web without a terminal needs --yes", "weft vm delete --help"),
-    ("volume delete data --snapshots", 2, "no such option: --snapshots", ""),
+    ("image delete tiny --snapshots", 2, "no such option: --snapshots", ""),
+    ("volume snapshot nope", 3, 'volume "nope" not found', "weft volume list"),
+    ("volume snapshot fresh", 5, "volume/fresh has no data yet: nothing has used it", "mount it in a container first"),
+    ("volume snapshot fresh --memory", 2, "no such option: --memory", ""),
+    ("volume restore fresh", 2, "--snapshot is missing", "weft volume snapshot fresh takes one"),
+    ("volume restore fresh --snapshot one", 5, "volume/fresh has no data yet", ""),
+    ("container snapshot nope", 3, 'container "nope" not found', "weft container list"),
+    ("container restore nope --snapshot one", 5, "snapshot/one is of vm/gone, not of container/nope", ""),
+    ("snapshot create s --of volume/fresh --memory", 2, "only snapshots of VMs have one", ""),
     ("image warm", 2, "the name is missing", "give NAME"),
     ("image warm a b", 2, "give one image", "weft image warm --help"),
     ("image warm nope", 3, 'image "nope" not found', "weft image list"),
@@ -83,6 +96,7 @@ def fabric() -> Iterator[Fabric]:
         for name in ("web", "idle", "gone"):
             assert fabric.weft("vm", "create", name, "--image", "tiny").code == 0
         assert fabric.weft("vm", "stop", "idle").code == 0
+        assert fabric.weft("volume", "create", "fresh", "--size", "64M").code == 0
         assert fabric.weft("vm", "snapshot", "gone", "--name", "one", "--detach").code == 0
         said = fabric.weft("vm", "delete", "gone", "--yes")
         assert said.code == 0 and "1 snapshot of vm/gone stays" in said.err and "weft snapshot delete one" in said.err

@@ -22,7 +22,7 @@ from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
-from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VolumeOrigin
+from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VolumeOrigin, VolumeRestore
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
@@ -48,7 +48,10 @@ _NO_FLAG = {
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
-    "volume": tuple(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
+    "volume": (
+        *(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
+        *(f"spec.restore.{name}" for name in VolumeRestore.__struct_fields__),
+    ),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "job": (
         "spec.cancel",

@@ -74,7 +74,9 @@ VERBS: dict[str, Entry] = {
     "dead-letters": Entry("function.dead_letters", "List asynchronous invocations that failed for good", ("function",)),
     "alias": Entry("function.alias", "Name versions of a function", ("function",)),
     "resize": Entry("volume.resize", "Make a volume larger", ("volume",)),
-    "restore": Entry("restore", "Go back to it in place, or create a VM from it under a new name", ("snapshot",)),
+    "restore": Entry(
+        "restore", "Go back to it in place, or create a VM or a volume from it under a new name", ("snapshot",)
+    ),
     "attach": Entry("volume.attach", "Attach a volume to a VM", ("volume",)),
     "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
     "logs": Entry("logs.logs", "Show logs of guests, functions and jobs", ("job",)),
@@ -100,6 +102,7 @@ AFTER = {
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
     },
+    "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
 }
 # Verbs that one kind does in a way of its own.
 SPECIAL = {
@@ -118,6 +121,7 @@ SPECIAL = {
     ("set", "secret"): "secret",
     ("describe", "quota"): "quota.describe",
     ("restore", "vm"): "restore",
+    ("restore", "volume"): "restore",
     ("warm", "image"): "warm",
     ("clone", "vm"): "restore.clone",
     ("set", "quota"): "quota.set",

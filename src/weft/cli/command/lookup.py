@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from weft.cli.command.target import Target, find_noun, one_target, read_targets, usage
+from weft.cli.command.target import Target, find_noun, join_words, one_target, read_targets, usage
 from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
@@ -150,7 +150,7 @@ def _nothing(session: Session, name: str, kinds: Sequence[str]) -> NotFound:
     known = {item["name"]: kind for kind in among for item in _list(session, kind)}
     meant = _suggest(name, list(known))
     hint = f"did you mean {known[meant].name}/{meant}?" if meant else "write KIND/NAME; weft --help lists the kinds"
-    what = " or ".join(BY_NAME[kind].title for kind in kinds) or "object"
+    what = join_words([BY_NAME[kind].title for kind in kinds], "or") or "object"
     return NotFound(f'no {what} named "{name[:80]}" in project {session.client.project}', hint=hint)
 
 

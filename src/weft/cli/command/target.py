@@ -76,7 +76,7 @@ def read_targets(
     targets = [_read_target(kind, word) for word in words]
     for target in targets:
         if able and target.kind.name not in able:
-            raise usage(f"the command takes {' and '.join(able)} objects, not {target.what}")
+            raise usage(f"the command takes {join_words(able, 'and')} objects, not {target.what}")
     return _unique(targets)
 
 
@@ -136,3 +136,8 @@ def _read_target(kind: Kind | None, word: str) -> Target:
     if not name or "/" in name:
         raise usage(f"{word!r} is not an object's name: give KIND/NAME")
     return Target(named, name)
+
+
+def join_words(words: Sequence[str], last: str) -> str:
+    """``a, b and c``"""
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

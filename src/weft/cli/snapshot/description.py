@@ -8,6 +8,7 @@ from typing import Any
 
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.nic import read_nic
+from weft.kinds.registry import BY_NAME
 from weft.objects.identity import MAX_NAME
 from weft.objects.quantity import format_bytes
 
@@ -18,6 +19,7 @@ _CONSISTENCY = {
     "filesystem": "with frozen file systems",
     "crash": "as after a power failure",
     "stopped": "of a stopped VM",
+    "unused": "of what nothing used",
 }
 # What only one VM can have, by the name of its field.
 _OF_ONE = {
@@ -40,11 +42,18 @@ def name_snapshot(vm: str, now: float) -> str:
     return vm[: MAX_NAME - len(mark)] + mark
 
 
+def _is_of_machine(snapshot: Object) -> bool:
+    kind = BY_NAME.get(str(dig(snapshot, "spec.of", "")).partition("/")[0])
+    return kind is None or kind.snapshots == "machine"
+
+
 def describe_taken(snapshot: Object) -> str:
     """``with frozen file systems, the VM paused for 8 ms; 12 MiB of its own``: the rest it shares with the VM's disks."""
     consistency, pause = str(dig(snapshot, "status.consistency", "")), float(dig(snapshot, "status.pause_ms", 0) or 0)
-    how = _CONSISTENCY.get(consistency, consistency)
-    how += f", the VM paused for {max(1, round(pause))} ms" if pause and consistency != "stopped" else ""
+    of_vm = _is_of_machine(snapshot)
+    how = _CONSISTENCY.get("unused" if consistency == "stopped" and not of_vm else consistency, consistency)
+    paused = "the VM paused" if of_vm else "writers paused"
+    how += f", {paused} for {max(1, round(pause))} ms" if pause and consistency != "stopped" else ""
     size, memory = (int(dig(snapshot, f"status.{part}", 0) or 0) for part in ("size", "memory"))
     own = f"{format_bytes(size)} of its own" + (f", {format_bytes(memory)} of memory" if memory else "")
     return f"{how}; {own}"
@@ -63,6 +72,12 @@ def describe_use(snapshot: Object) -> str:
     """What to type to go back to it."""
     if dig(snapshot, "status.phase") != "Ready":
         return ""
+    if not _is_of_machine(snapshot):
+        disks = sorted(dig(snapshot, "status.disks", {}) or {})
+        commands = [f"weft volume restore {disk} --snapshot {snapshot['name']}" for disk in disks[:MOST_NAMED]]
+        return "\n".join(
+            line for one in commands for line in (f"go back          {one}", f"as a new volume  {one} --new-name NAME")
+        )
     command = f"weft restore {dig(snapshot, 'spec.of', '')} --snapshot {snapshot['name']}"
     return f"go back      {command}\nas a new VM  {command} --new-name NAME"
 

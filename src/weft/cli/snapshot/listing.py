@@ -1,4 +1,4 @@
-"""Of what snapshots are taken, and which there are of a VM."""
+"""Of what snapshots are taken, and which there are of something."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def is_of(snapshot: Object, workload: Object) -> bool:
     return uid == workload["uid"] if uid else bool(snapshot["created_at"] >= workload["created_at"])
 
 
-def list_snapshots(session: Session, vm: str) -> list[Object]:
-    """Those of ``vm``, the oldest first, without those that are being deleted. None for who may not see snapshots."""
-    return group_snapshots(session, f"spec.of=vm/{vm}").get(f"vm/{vm}", [])
+def list_snapshots(session: Session, what: str) -> list[Object]:
+    """Those of ``what`` (vm/web), the oldest first, without those that are being deleted. None for who may not see snapshots."""
+    return group_snapshots(session, f"spec.of={what}").get(what, [])
 
 
 def group_snapshots(session: Session, fields: str = "") -> dict[str, list[Object]]:

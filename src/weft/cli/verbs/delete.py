@@ -25,7 +25,7 @@ from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
-_SNAPSHOTS = "Delete the snapshots of these VMs, too; otherwise they stay."
+_SNAPSHOTS = "Delete the snapshots of these objects, too; otherwise they stay."
 _FORCE = "Give up a lost node: its workloads are placed again, with fresh disks."
 
 

@@ -1,5 +1,5 @@
 """`weft vm restore web --snapshot before-update`: go back to a snapshot in place, or with `--new-name` as a new VM beside the old
-one. `weft vm clone web web-2`: a twin of a VM. All wait for the VM. Ctrl-C ends the watching only."""
+one. `weft vm clone web web-2`: a twin of a VM. All wait for the VM. Volumes: `restore_volume`. Ctrl-C ends the watching only."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from weft.cli.output.local_time import render_time
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_left_out
-from weft.cli.snapshot.listing import has_snapshots, list_snapshots
+from weft.cli.snapshot.listing import list_snapshots
+from weft.cli.verbs.restore_volume import name_kept, refuse_container, restore_volume
 from weft.cli.wait.finish import finish_one
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.kinds.snapshot import SNAPSHOT
 from weft.objects.errors import IllegalTransition, NotFound
 
-RESTORED_FROM = ("vm", "snapshot")
+RESTORED_FROM = ("vm", "volume", "container", "snapshot")
 CLONED = ("vm",)
 Object = Mapping[str, Any]
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    of_vm = kind is None or has_snapshots(kind)
-    new = "Create a new VM of this name from the snapshot; the old one stays as it is."
+    of_snapshot = kind is SNAPSHOT
+    is_volume = kind is not None and kind.snapshots == "volume"
+    made = "volume" if is_volume else "VM" if kind is not None and kind.snapshots == "machine" else "VM or volume"
+    new = f"Create a new {made} of this name from the snapshot; the old one stays as it is."
     keeping = "Don't ask, and don't keep what stands there now as a snapshot."
     snapshot = click.Option(
         ["--snapshot"], metavar="SNAPSHOT", help="The snapshot to go back to.", shell_complete=complete_name("snapshot")
@@ -41,15 +45,15 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     memory = "Go on from the snapshot's memory, or boot from its disks. [from the memory, if it has any]"
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=RESTORED_FROM),
-        *([snapshot] if of_vm else []),
+        *([snapshot] if not of_snapshot else []),
         click.Option(["--new-name"], metavar="NAME", help=new),
-        click.Option(["--memory/--no-memory"], default=None, help=memory),
+        *([click.Option(["--memory/--no-memory"], default=None, help=memory)] if not is_volume else []),
         click.Option(["-y", "--yes"], is_flag=True, help=keeping),
         *options.waits(),
         options.output(),
     ]
     return options.build(
-        verb, "Go back to a snapshot in place, or with --new-name create a VM from it.", _run, kind, params
+        verb, f"Go back to a snapshot in place, or with --new-name create a {made} from it.", _run, kind, params
     )
 
 
@@ -58,39 +62,58 @@ def _run(
     kind: Kind | None,
     words: tuple[str, ...],
     new_name: str | None,
-    memory: bool | None,
     yes: bool,
+    memory: bool | None = None,
     snapshot: str | None = None,
 ) -> int:
     hint = f"to name the snapshot: --snapshot {words[1]}" if len(words) == 2 and "/" not in words[1] else ""
-    target = find_one(session, kind, words, RESTORED_FROM, "give one VM: they are restored one at a time", hint)
+    target = find_one(session, kind, words, RESTORED_FROM, "give one name: they are restored one at a time", hint)
     if new_name == "":
-        raise usage("--new-name: a VM's name can't be empty", "leave --new-name out to restore the VM in place")
-    is_vm = has_snapshots(target.kind)
-    if snapshot is not None and not is_vm:
+        raise usage("--new-name: a name can't be empty", "leave --new-name out to restore it in place")
+    is_source = target.kind is SNAPSHOT
+    if snapshot is not None and is_source:
         raise usage(f"{target.what} is a snapshot already", "leave --snapshot out")
-    if is_vm and not snapshot:
+    if not is_source and not snapshot:
         raise _ask_for_snapshot(session, target)
     source = session.client.get("snapshot", snapshot or target.name)
     of = str(dig(source, "spec.of", ""))
-    vm = target if is_vm else Target(BY_NAME["vm"], of.removeprefix("vm/"))
+    of_kind, _, of_name = of.partition("/")
+    form = BY_NAME[of_kind].snapshots if is_source else target.kind.snapshots
+    if form == "mounts":
+        if not is_source and of != target.what:
+            raise _refuse_other(source, target)
+        raise refuse_container(of_name, source)
+    if form == "volume":
+        if memory is not None:
+            raise usage("--memory: a volume has none", "leave it out")
+        volume = Target(BY_NAME["volume"], of_name) if is_source else target
+        return restore_volume(session, volume, source, new_name, yes=yes)
+    vm = target if not is_source else Target(BY_NAME["vm"], of.removeprefix("vm/"))
     if of != vm.what:
-        raise IllegalTransition(
-            f"snapshot/{source['name']} is of {of}, not of {vm.what}",
-            field="snapshot",
-            hint=f"weft restore {of} --snapshot {source['name']}, or: weft snapshot list --field spec.of={vm.what}",
-        )
+        raise _refuse_other(source, vm)
     body: dict[str, Any] = {"memory": memory} if memory is not None else {}
     if new_name is not None:
         return _restore_as(session, source, {"new_name": new_name, **body})
     return _restore(session, vm, source, {"snapshot": source["name"], "keep": not yes, **body})
 
 
+def _refuse_other(source: Object, target: Target) -> IllegalTransition:
+    of = dig(source, "spec.of", "")
+    command = f"weft restore {of} --snapshot {source['name']}"
+    return IllegalTransition(
+        f"snapshot/{source['name']} is of {of}, not of {target.what}",
+        field="snapshot",
+        hint=f"{command}, or: weft snapshot list --field spec.of={target.what}",
+    )
+
+
 def _ask_for_snapshot(session: Session, vm: Target) -> click.UsageError:
     """The error for a VM without the snapshot's name, with the newest snapshots of it."""
-    known = [one["name"] for one in list_snapshots(session, vm.name)]
+    known = [one["name"] for one in list_snapshots(session, vm.what)]
     if not known:
-        return usage("--snapshot is missing", f"{vm.what} has no snapshots: weft vm snapshot {vm.name} takes one")
+        return usage(
+            "--snapshot is missing", f"{vm.what} has no snapshots: weft {vm.kind.name} snapshot {vm.name} takes one"
+        )
     return usage("--snapshot is missing", f"give --snapshot {known[-1]} (the newest), or: weft snapshot list")
 
 
@@ -112,11 +135,11 @@ def _restore(session: Session, vm: Target, source: Object, body: dict[str, Any])
     if body["keep"] and not _confirm(session, before, source):
         session.notify("nothing was changed")
         return ERROR
-    known = {one["uid"] for one in list_snapshots(session, vm.name)} if body["keep"] else set()
+    known = {one["uid"] for one in list_snapshots(session, vm.what)} if body["keep"] else set()
     obj = session.client.verb("vm", vm.name, "restore", body)
     code = finish_one(session, vm, obj, "restore")
     if code == OK and body["keep"] and not session.detach and not session.is_data:
-        _name_kept(session, vm, known)
+        name_kept(session, vm, known)
     return code
 
 
@@ -134,18 +157,6 @@ def _confirm(session: Session, vm: Object, source: Object) -> bool:
     except click.Abort:
         session.notify("")  # the cursor is behind the question
         raise
-
-
-def _name_kept(session: Session, vm: Target, known: set[str]) -> None:
-    """Name the snapshot of what stood there before."""
-    new = [one for one in list_snapshots(session, vm.name) if one["uid"] not in known]
-    kept = [one["name"] for one in new if dig(one, "spec.automatic") == "restore"]
-    if kept:
-        name, where = kept[-1], session.in_project
-        session.notify(
-            f"what stood there is kept as snapshot/{name}; back to it: weft vm restore {vm.name} --snapshot {name}{where}"
-            f"   for good: weft snapshot delete {name}{where}"
-        )
 
 
 def clone_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -1,5 +1,5 @@
-"""`weft vm snapshot web --name before-update --memory`: take a snapshot of a VM, and wait until it can be restored. Ctrl-C ends the
-watching only."""
+"""`weft vm snapshot web --name before-update --memory`: take a snapshot of a VM, of a volume, or of a container's volumes, and wait
+until it can be restored. Ctrl-C ends the watching only."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import format_duration
 
-ABLE = ("vm",)
+ABLE = ("vm", "volume", "container")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    of_others = kind is not None and kind.snapshots != "machine"
+    what = kind.title if kind is not None and of_others else "VM"
+    name = click.Option(
+        ["--name"], metavar="NAME", help=f"The snapshot's name. [the {what}'s, with date and time in UTC]"
+    )
+    if of_others:
+        few = [options.targets(kind, many=False, able=ABLE), name, *options.waits(), options.output()]
+        return options.build(verb, f"{entry.summary}.", _run_plain, kind, few)
     params: list[click.Parameter] = [
         options.targets(kind, required=False, able=ABLE),
-        click.Option(["--name"], metavar="NAME", help="The snapshot's name. [the VM's, with date and time in UTC]"),
+        name,
         click.Option(["--group"], metavar="NAME", help="Take all of these VMs at one instant, each as NAME-VM."),
         *options.selectors(kind),
         click.Option(["--memory"], is_flag=True, help="Keep the memory of the running VM, too."),
@@ -41,6 +49,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
+
+
+def _run_plain(session: Session, kind: Kind | None, words: tuple[str, ...], name: str | None) -> int:
+    hint = f"to name the snapshot: --name {words[1]}" if len(words) == 2 and "/" not in words[1] else ""
+    return _take(session, find_one(session, kind, words, ABLE, "give one name", hint), name, {})
+
+
+def _take(session: Session, target: Target, name: str | None, more: dict[str, Any]) -> int:
+    if name == "":
+        raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
+    body = {"name": name or name_snapshot(target.name, session.clock.now()), **more}
+    return _finish(session, target, session.client.verb(target.kind.name, target.name, "snapshot", body))
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
@@ -57,8 +77,6 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     vm = find_one(
         session, kind, words, ABLE, "give one VM, or a group's name for several", several or "add --group NAME"
     )
-    if name == "":
-        raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
     if keep is not None and every is None:
         raise usage("--keep is about snapshots that are taken regularly", "add --every 1h")
     if keep is not None and not 1 <= keep <= MOST_KEPT:
@@ -67,8 +85,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         if name is not None:
             raise usage("--every: such snapshots are named by the time at which they are taken", "leave --name out")
         return _schedule(session, vm, every, keep, memory=memory)
-    body = {"name": name or name_snapshot(vm.name, session.clock.now()), "memory": memory}
-    return _finish(session, vm, session.client.verb(vm.kind.name, vm.name, "snapshot", body))
+    return _take(session, vm, name, {"memory": memory})
 
 
 def _find_vms(
