@@ -22,6 +22,6 @@ def check_subject(of: str, at: str, kinds: Collection[str], what: str) -> None:
     """Raises InvalidInput unless ``of``, in the field ``at``, may have ``what``: "snapshots are taken of"."""
     kind, name = split_subject(of)
     if kind not in kinds or not name or "/" in name:
-        examples = {"vm": "vm/web", "volume": "volume/data", "project": "project/shop"}
+        examples = {"vm": "vm/web", "volume": "volume/data", "container": "container/db", "project": "project/shop"}
         hint = " or ".join(examples[one] for one in kinds)
         raise InvalidInput(f"{at}: {of[:60]!r} is nothing that {what}", field=at, hint=f"write {hint}")
