@@ -133,7 +133,7 @@ class Agent:
             taken_in=self._snapshots.wake,
         )
         self._volume_work = VolumeWork(
-            *(host.state_dir, self.pools, self._volumes, self._snapshots, self.table, turns, clock),
+            *(host.state_dir, host.node_uid, self.pools, self._volumes, self._snapshots, self.table, turns, clock),
             changed=self._reporter.wake,
         )
         parts = NodeParts(
@@ -171,7 +171,7 @@ class Agent:
         self._tasks.spawn(self._introduce())
         self._tasks.spawn(self.allocations.listen())
         self._watches.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
-        self._watches.follow("snapshots", "snapshot", {}, self._snapshots.note)
+        self._watches.follow("snapshots", "snapshot", {}, self._on_snapshot)
         self._watches.follow_published_ports()
         self._watches.follow_networks()
         self._reporter.contact.ask = self._list_own
@@ -276,6 +276,10 @@ class Agent:
         if self.allocations.put(change):
             self._watches.follow_networks()
             self._network.wake()
+
+    def _on_snapshot(self, change: Change) -> None:
+        self._snapshots.note(change)
+        self._volume_work.note(change)
 
     def _list_own(self) -> None:
         """List this node's allocations once, for its contact; the watch of them may be behind."""

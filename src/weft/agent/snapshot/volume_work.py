@@ -1,9 +1,10 @@
 """Does what the server asks this node for with volumes by themselves: takes snapshots of them, makes volumes from snapshots, and
 takes volumes back to snapshots.
 
-Orders come with the answers to the node's reports, and stand there until their report has been read, and a piece that is cut
-off begins again; every piece may be repeated. What became of one is in ``<state>/volume-work.json`` before it is reported, and
-stays there a while: a server that is late with an answer may ask for it again, when the volume is long in use.
+Orders come with the answers to the node's reports, and those for snapshots by the watch of them. They stand until their report has
+been read, and a piece that is cut off begins again; every piece may be repeated. What became of one is in
+``<state>/volume-work.json`` before it is reported, and stays there a while: a server that is late with an answer may ask for it
+again, when the volume is long in use.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from weft.agent.state.snapshots import name_layer
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
+from weft.agent.watches import Change, Listed, Put
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CanTake, HasLayers, KeptDisk, KeptSnapshot, TakenFacts
 from weft.contracts.driver.volume import HasPool, VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.fields.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.registry import BY_NAME
+from weft.kinds.snapshot import SnapshotStatus
+from weft.objects.envelope import decode_part
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, WeftError
 from weft.objects.identity import short_id
 
@@ -57,6 +61,7 @@ class VolumeWork:
     def __init__(
         self,
         state_dir: str,
+        node_uid: str,
         pools: Pools,
         volumes: Volumes,
         kept: KeptSnapshots,
@@ -68,7 +73,10 @@ class VolumeWork:
         self._file = Path(state_dir) / "volume-work.json"
         self._pools, self._volumes, self._kept = pools, volumes, kept
         self._table, self._turns, self._clock, self._changed = table, turns, clock, changed
-        self._orders: list[VolumeOrder] = []
+        self._node_uid = node_uid
+        self._answered: list[VolumeOrder] = []
+        self._watched: dict[str, VolumeOrder] = {}  # by the name of the object
+        self._orders: list[VolumeOrder] = []  # both
         self._over = self._load()
         self._open: list[VolumeReport] = []  # of orders that are not over
         self._tasks: dict[asyncio.Task[None], VolumeOrder] = {}
@@ -91,8 +99,25 @@ class VolumeWork:
 
     def put_orders(self, orders: Sequence[VolumeOrder]) -> None:
         """All that this node shall do. What is being done is brought to its end, whether or not it is still wanted."""
-        if list(orders) != self._orders:
-            self._orders = list(orders)
+        self._answered = list(orders)
+        self._update()
+
+    def note(self, change: Change) -> None:
+        """Hear of the server's snapshots that lie on this node, or are about to."""
+        if isinstance(change, Listed):
+            self._watched = {name: order for name, order in self._watched.items() if name in change.names}
+        else:
+            envelope = change.envelope if isinstance(change, Put) else change.last
+            order = decode_part(envelope.status, SnapshotStatus).volume_order
+            self._watched.pop(envelope.name, None)
+            if isinstance(change, Put) and order is not None and order.node_uid == self._node_uid:
+                self._watched[envelope.name] = order
+        self._update()
+
+    def _update(self) -> None:
+        orders = list({_name(order): order for order in (*self._answered, *self._watched.values())}.values())
+        if orders != self._orders:
+            self._orders = orders
             wanted = {_name(order) for order in orders}
             self._open = [one for one in self._open if (one.uid, one.act, one.generation) in wanted]
             self._due = {name: at for name, at in self._due.items() if name in wanted}
