@@ -32,8 +32,8 @@ from weft.kinds.allocation import (
     allocation_name,
 )
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
-from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.node import NodeReport
+from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable, WeftError

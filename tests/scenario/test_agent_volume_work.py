@@ -15,7 +15,13 @@ from tests.scenario.cut import MOST_CUTS, cut
 from weft.agent.snapshot import volume_work
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import AllocatedVolume
-from weft.kinds.fields.volume_work import OrderedVolume, VolumeAct, VolumeOrder, VolumeReport, find_volume_report
+from weft.kinds.parts.snapshot.volume_work import (
+    OrderedVolume,
+    VolumeAct,
+    VolumeOrder,
+    VolumeReport,
+    find_volume_report,
+)
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from weft.objects.envelope import Envelope
 

@@ -12,8 +12,8 @@ import msgspec
 from weft.kinds.fields.backup_work import BackupReport
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.fields.volume_work import VolumeReport
 from weft.kinds.parts.goal import find_condition
+from weft.kinds.parts.snapshot.volume_work import VolumeReport
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
 from weft.kinds.record import (
     Access,

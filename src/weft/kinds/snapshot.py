@@ -12,11 +12,11 @@ import msgspec
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, split_subject
-from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
 from weft.kinds.parts.snapshot.volume_verbs import make_volume
+from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.record import (
     Access,
     Admission,

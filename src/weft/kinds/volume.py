@@ -9,10 +9,10 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
-from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.volume_verbs import VOLUME_VERBS, is_going_back, is_made_alone
+from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.record import (
     Access,
     Admission,

@@ -8,8 +8,8 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedImage, AllocationReport
 from weft.kinds.fields.backup_work import BackupOrder
-from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.node import NodeReport
+from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
 

@@ -31,7 +31,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CanTake, HasLayers, KeptDisk, KeptSnapshot, TakenFacts
 from weft.contracts.driver.volume import HasPool, VolumeDriver
 from weft.contracts.durable_file import write_durably
-from weft.kinds.fields.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
+from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
 from weft.objects.envelope import decode_part

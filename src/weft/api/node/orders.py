@@ -11,8 +11,8 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder
-from weft.kinds.fields.volume_work import VolumeOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
+from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part

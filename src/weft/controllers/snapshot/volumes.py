@@ -23,8 +23,8 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     is_restoring,
 )
-from weft.kinds.fields.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport
+from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, is_of_volumes, read_workload, workload_key

@@ -14,9 +14,9 @@ import msgspec
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, AllocationReport, AllocationSpec, has_ended_for_good
-from weft.kinds.fields.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
+from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import Envelope
