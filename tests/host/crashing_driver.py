@@ -2,7 +2,7 @@
 
 ``python crashing_driver.py HOST PLAN VERB STEP [TRACE]`` with HOST and PLAN as JSON. Exit 0: VERB was done before STEP.
 VERB may be a step of the move ``crash``: ``take-over``, ``send:SOCKET``, or ``take:FILE``, a snapshot whose plan is in FILE;
-or ``hold:FILE``, one whose guest stands still as this dies.
+or ``hold:FILE``, one whose guest stands still as this dies; or ``template:FOLDER``.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ async def main() -> None:
             await driver.snapshots.take(plan.id, snapshot)
             while (await driver.snapshots.progress(plan.id, snapshot.key)).phase == "saving":
                 await asyncio.sleep(0.05)
+        case "template":
+            await driver.templates.make(plan, Path(socket))
         case "hold":
             await driver.snapshots.take(plan.id, msgspec.json.decode(Path(socket).read_bytes(), type=SnapshotPlan))
             os.kill(os.getpid(), signal.SIGKILL)

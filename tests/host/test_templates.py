@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from guest_lab import MIB, GuestLab, unpack_tiny
+from guest_lab import MIB, GuestLab, make_disk, unpack_tiny
 
 from weft.agent.template.setup import write_setup
 from weft.contracts.driver.identity import Identity
@@ -23,6 +25,7 @@ from weft.contracts.driver.template import RAM, STATE
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.template import driver as making
 from weft.kinds.allocation import AllocationSpec, Resources
+from weft.objects.errors import DriverFailed
 from weft.objects.identity import Ref
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq0x5w3x5w3x5w3x5w3x5w3x5w3x5w3x5w3x5w3x5w3 me"
@@ -210,3 +213,59 @@ def test_a_copy_whose_setup_fails_ends_and_says_why(made: Made) -> None:
         await lab.close_drivers()
 
     asyncio.run(go())
+
+
+def test_a_machine_that_boots_and_never_answers_makes_no_template_and_leaves_nothing(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = made.lab
+    monkeypatch.setattr(making, "READY_SECONDS", 6.0)
+    folder = lab.folder / "mute"
+    folder.mkdir(mode=0o700)
+    plan = lab.plan_template("mute")
+    bare = lab.folder / "bare.qcow2"
+    make_disk(bare, size_bytes=64 * MIB)  # its init finds no root, says so, and waits
+    plan = msgspec.structs.replace(plan, disks=[GuestDisk(str(bare), "qcow2", "root")])
+
+    async def go() -> None:
+        driver = lab.driver()
+        with pytest.raises(DriverFailed, match="the machine booted, but no agent in it answered within 6 s"):
+            await driver.templates.make(plan, folder)
+        assert (await driver.inspect(plan.id)).state == "absent"
+        await lab.close_drivers()
+
+    asyncio.run(go())
+    assert lab.leftovers(plan.id) == [] and not lab.processes(f"/{plan.id}/")
+    assert not (folder / STATE).exists(), "what is less than whole has no state"
+
+
+@pytest.mark.parametrize("amid", ["its boot", "the save"])
+def test_an_agent_that_is_killed_while_it_makes_one_leaves_a_machine_that_the_next_one_ends(
+    made: Made, amid: str
+) -> None:
+    lab = made.lab
+    name = amid.replace(" ", "-")
+    plan, folder = lab.plan_template(name), lab.folder / name
+    folder.mkdir(mode=0o700)
+    host, json_plan = (msgspec.json.encode(part).decode() for part in (lab.host, plan))
+    program = Path(__file__).with_name("crashing_driver.py")
+    agent = subprocess.Popen([sys.executable, str(program), host, json_plan, f"template:{folder}", "0"])
+    try:
+        deadline = time.monotonic() + 120
+        while not ((folder / STATE).exists() if amid == "the save" else lab.processes(f"/{plan.id}/")):
+            assert agent.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        agent.kill()
+    finally:
+        agent.kill()
+        agent.wait()
+
+    async def go() -> None:
+        driver = lab.driver()
+        await driver.recover()
+        await driver.templates.clear("template.")
+        assert (await driver.inspect(plan.id)).state == "absent"
+        await lab.close_drivers()
+
+    asyncio.run(go())
+    assert lab.leftovers(plan.id) == [] and not lab.processes(f"/{plan.id}/")

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_allocation, make_image, make_vm
 
+from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
@@ -196,6 +197,17 @@ def test_a_restore_under_a_new_name_makes_vm_and_volumes_in_one_commit_though_th
         act(lab, "snapshot/a", "restore", new_name="copy")
     without = act(lab, "snapshot/a", "restore", new_name="plain", memory=False)
     assert not without["spec"]["origin"].get("memory")
+
+
+def test_a_restore_whose_network_is_gone_is_refused_with_its_name_and_leaves_nothing(lab: DoorsLab) -> None:
+    act(lab, "vm/web", "snapshot", name="a")
+    make_ready(lab, "a")
+    gone = [Delete("/vm/default/web"), Delete("/network/default/blue")]  # as controllers do
+    lab.run(lab.store.commit(gone))
+    with pytest.raises(NotFound, match='network "blue" not found'):
+        act(lab, "snapshot/a", "restore", new_name="copy")
+    assert [one["name"] for one in lab.client.list("volume").items] == ["data"]
+    assert not lab.client.list("vm").items
 
 
 def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> None:

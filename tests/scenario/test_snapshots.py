@@ -11,6 +11,7 @@ from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab, World
 from tests.scenario.snapshot_lab import join
 
+from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSnapshot
 from weft.kinds.parts.snapshot.restored import VmOrigin, VolumeOrigin
@@ -327,6 +328,61 @@ async def test_a_vm_that_begins_from_a_snapshot_waits_for_it_and_is_placed_where
         assert (await snapshot(lab, "a")).phase == "Deleting"
         await node.write_report(snapshots=[])
         await lab.until_gone("/snapshot/default/a")
+
+
+async def test_a_vm_that_begins_from_a_snapshot_whose_node_is_gone_says_so(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await join(lab, "n2")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        home = (await until(lab, "a", "Ready")).node
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        lab.nodes.pop(str(home))
+        await lab.store.commit([Delete(f"/node/-/{home}")])  # as the server does, once nothing is on it
+        await lab.put_vm("copy", node=None, origin=VmOrigin(snapshot="a"))
+        await lab.pass_time(2.0)
+        placed = await lab.placed("copy")
+        assert placed is not None and placed.reason == "snapshotMissing", placed
+        assert placed.message == f"node {home}, which had snapshot/a, is gone"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "why"),
+    [
+        (None, "imageNotReady", 'image "tiny" does not exist'),
+        (ImageStatus(phase="Failed", message="no such file"), "imageFailed", "image tiny: no such file"),
+        (
+            ImageStatus(phase="Available", sha256="cd" * 32, size=1, virtual_size=GIB),
+            "snapshotFailed",
+            "snapshot/a stands on an earlier content of image tiny",
+        ),
+    ],
+)
+async def test_a_vm_that_begins_from_a_snapshot_needs_the_image_that_it_stands_on(
+    tmp_path: Path, status: ImageStatus | None, reason: str, why: str
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        if status is None:
+            await lab.store.commit([Delete("/image/default/tiny")])
+        else:
+
+            def change(image: Envelope) -> None:
+                image.status = merge_part(image.status, status)
+
+            await lab.change("/image/default/tiny", change)
+        await lab.put_vm("copy", origin=VmOrigin(snapshot="a"))
+        await lab.pass_time(2.0)
+        placed = await lab.placed("copy")
+        assert placed is not None and (placed.reason, why in placed.message) == (reason, True), placed
+        assert (await snapshot(lab, "a")).phase == "Ready", "it is there when the image is again"
 
 
 async def test_a_twin_that_never_began_keeps_its_snapshot_and_stays_where_that_is(tmp_path: Path) -> None:
