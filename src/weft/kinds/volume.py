@@ -124,7 +124,7 @@ def _sources(item: Stored) -> list[str]:
 def is_coming(spec: VolumeSpec, status: VolumeStatus) -> bool:
     """Whether its data is yet to come from a snapshot by itself, or is about to go back to one: until then nothing may use it."""
     alone = spec.origin is not None and spec.origin.alone and status.node_uid is None
-    return alone or (spec.restore is not None and spec.restore.generation > status.restored)
+    return alone or status.order is not None or (spec.restore is not None and spec.restore.generation > status.restored)
 
 
 def _is_restored(obj: Object | None) -> bool:

@@ -163,8 +163,9 @@ class VolumeWork:
 
     async def _do(self, order: VolumeOrder) -> None:
         report = VolumeReport(uid=order.uid, act=order.act, generation=order.generation)
-        if find_volume_report(self._open, order) is None:
-            self._note(report)
+        former = find_volume_report(self._open, order)
+        if former is None or former.phase != "working":
+            self._note(replace(report, message=former.message if former is not None else ""))
         try:
             report = await self._act(order, report)
         except IllegalTransition as problem:  # something else is being done to it

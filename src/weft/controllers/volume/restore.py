@@ -34,7 +34,8 @@ def plan_data(view: View, volume: Item, status: VolumeStatus, now: float) -> Ste
     """Change ``status`` by what its data needs next."""
     spec = volume.spec(VolumeSpec)
     if status.order is not None and (volume.deleting or not _is_wanted(spec, status)):
-        return _end(view, status)
+        _end(view, status, status.order)
+        return Step()
     if volume.deleting:
         return Step()
     if spec.origin is not None and spec.origin.alone and status.node_uid is None:
@@ -49,22 +50,18 @@ def plan_data(view: View, volume: Item, status: VolumeStatus, now: float) -> Ste
 def _is_wanted(spec: VolumeSpec, status: VolumeStatus) -> bool:
     assert status.order is not None
     if status.order.act == "make":
-        return True
+        return status.node_uid is None  # else its node has listed it already
     return spec.restore is not None and spec.restore.generation == status.order.generation
 
 
-def _end(view: View, status: VolumeStatus) -> Step:
-    """Nobody wants it any more. Its node first brings it to its end: otherwise data could come to be that nobody knows."""
-    assert status.order is not None
-    report = _find_report(view, status.order)
-    if report is None and view.find(NODES_BY_UID, status.order.node_uid):
-        return Step()
-    if report is not None and report.phase == "working":
-        return Step()
-    if report is not None and report.phase == "done" and status.node_uid is None:
-        _settle(view, status, status.order, report)
-    status.order = None
-    return Step()
+def _end(view: View, status: VolumeStatus, order: VolumeOrder) -> None:
+    """Its node first brings it to its end: otherwise data could come to be that nobody knows."""
+    report = _find_report(view, order)
+    if view.find(NODES_BY_UID, order.node_uid) and (report is None or report.phase == "working"):
+        return
+    if report is not None and report.phase == "done" and status.node_uid in (None, order.node_uid):
+        _settle(view, status, order, report)
+    status.order, status.reason, status.message = None, "", ""
 
 
 def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) -> Step:

@@ -61,6 +61,29 @@ async def test_two_steps_on_one_disk_keep_work_away_until_both_have_ended() -> N
     assert turns.is_free(["root"])
 
 
+async def test_steps_wait_for_whoever_has_a_disk_for_himself_and_work_gives_way_to_him() -> None:
+    turns, copy = DiskTurns(), Copy()
+    working = asyncio.ensure_future(turns.work(["data"], copy.run()))
+    await copy.begun.wait()
+    stepped = asyncio.Event()
+
+    async def step() -> None:
+        async with turns.steps(["root", "data"]):
+            stepped.set()
+
+    async with turns.exclusive(["data"]) as has_it:
+        assert has_it and not copy.running and await working is False
+        stepping = asyncio.ensure_future(step())
+        await asyncio.sleep(0.01)
+        assert not stepped.is_set() and not turns.is_free(["data"]) and turns.is_free(["other"])
+        async with turns.exclusive(["data"]) as has_it_too, turns.steps(["other"]):
+            assert not has_it_too
+    await stepping
+    async with turns.steps(["data"]), turns.exclusive(["data"]) as has_it:
+        assert not has_it
+    assert turns.is_free(["root", "data"])
+
+
 async def test_work_ends_with_the_one_that_waits_for_it_and_its_error_arrives() -> None:
     turns, copy = DiskTurns(), Copy()
     working = asyncio.ensure_future(turns.work(["root"], copy.run()))

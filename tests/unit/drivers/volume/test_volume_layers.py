@@ -345,6 +345,12 @@ ACTS: dict[str, tuple[Act | None, Act, str, str]] = {
         "a",
         "aac",
     ),
+    "replace files": (
+        lambda driver: driver.ensure_files("files", size_bytes=SIZE),
+        lambda driver: driver.layers.replace("files", "s1", "root", "three"),
+        "aac",
+        "aac",
+    ),
     "absorb into a layer": (
         None,
         lambda driver: driver.layers.absorb_layer(ID, "zero", base=None, base_format="qcow2"),
@@ -429,6 +435,27 @@ def test_a_driver_that_is_killed_at_any_step_loses_nothing_and_the_act_is_done_w
         if was_done:
             break
     assert steps > 3, "it has been cut off"
+
+
+async def test_a_file_system_that_goes_back_is_what_was_kept_and_what_is_written_since_stays(
+    driver: DirectoryVolumes, tmp_path: Path
+) -> None:
+    facts = await driver.ensure_files(ID, size_bytes=SIZE)
+    with Path(facts.path).open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(b"then")
+    then = Path(facts.path).read_bytes()
+    await driver.taking.take(KeptSnapshot("s1", "uid", {ID: KeptDisk((), 0)}), {ID: "one"})
+    with Path(facts.path).open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(b"now!")
+    back = await driver.layers.replace(ID, "s1", ID, "present")
+    assert back.format == "qcow2" and not Path(facts.path).exists()
+    await driver.layers.replace(ID, "s1", ID, "present")
+    assert (await driver.layers.clone("copy", "s1", ID)).size_bytes == back.size_bytes
+    for id_ in (ID, "copy"):
+        again = await driver.ensure_files(id_, size_bytes=SIZE)
+        assert again.format == "raw" and Path(again.path).read_bytes()[MIB:] == then[MIB:]
 
 
 def copy(origin: Path, place: Path) -> None:
