@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +59,17 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
         one["name"] for kind in ("vm", "volume", "network", "snapshot") for one in cluster.json(kind, "list")["items"]
     ]
     assert [name for name in left if name.startswith("test-")] == []
+    listed = cluster.json("backup", "ls", "monday", "/root")["items"]
+    assert {("note", 4), ("data", 96 << 16)} <= {(one["name"], one.get("size")) for one in listed}
+    assert cluster.ok("backup", "get", "monday", "/root/note") == "one\n"
+    out = tmp_path / "data"
+    cluster.ok("backup", "get", "tuesday", "/root/data", "-o", str(out))
+    assert hashlib.sha256(out.read_bytes()).hexdigest() in sums[0]
+    missing = cluster.run("backup", "get", "tuesday", "/root/nothing", "-o", str(tmp_path / "nothing"))
+    assert missing.returncode != 0 and b"/root/nothing is not there" in missing.stderr
+    unread = cluster.run("backup", "ls", "tuesday", "--disk", "orders")
+    assert b"single files are read from ext2, ext3 and ext4 only" in unread.stderr
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["backups", "data"]
     cluster.ok("backup", "label", "tuesday", "keep=yes")
     cluster.ok("backup", "set", "tuesday", "--keep", "5d")
     cluster.ok("vm", "delete", "shop", "--yes")
@@ -72,3 +87,41 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     cluster.ok("backup", "delete", "monday", "tuesday", "--yes")
     cluster.ok("backuprepository", "delete", "safe", "--yes")
     assert cluster.json("snapshot", "list")["items"] == []
+
+
+def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    place = tmp_path / "geo"
+    place.mkdir(mode=0o700)
+    cluster.ok("backuprepository", "create", "geo-backup", "--url", f"dir://{place}")
+    cluster.ok("vm", "create", "app", "--image", "tiny")
+    node = cluster.vm("app")["status"]["node"]
+    pools = cluster.json("pool", "list")["items"]
+    pool = next(one["name"] for one in pools if one["spec"]["pool"] == "local" and node in one["status"]["node_names"])
+    line = ("storage", "backup", "--pool", pool, "--destination", "geo-backup")
+    run(cluster, "app", "echo one > /root/note; sync")
+    cluster.ok(*line, "--schedule", "* * * * *", "--retention", "30d")
+
+    def backups() -> list[dict[str, Any]]:
+        made = cluster.json("backup", "list")["items"]
+        return [one for one in made if one["spec"]["of"] == "vm/app" and one["status"]["phase"] == "Ready"]
+
+    until(backups, 120)
+    cluster.ok("backuppolicy", "set", pool, "--paused")
+    run(cluster, "app", "echo two > /root/note; sync")
+    asked = datetime.now(UTC)
+    time.sleep(1.1)  # the command takes whole seconds
+    cluster.ok("backup", "create", "vm/app", "--to", "geo-backup", "--name", "later")
+
+    told = cluster.ok("storage", "restore", pool, "--point-in-time", f"{asked:%Y-%m-%dT%H:%M:%SZ}")
+    name = next(line for line in told.splitlines() if "restored to" in line).split()[0].removeprefix("vm/")
+    assert run(cluster, name, "hostname; cat /root/note") == [name, "one"] and name.startswith("app-2")
+    told = cluster.ok("storage", "restore", "vm/app", "--new-name", "fresh")
+    assert run(cluster, "fresh", "cat /root/note") == ["two"]
+    refused = cluster.run("storage", "restore", pool, "--point-in-time", "2001-01-01 00:00:00")
+    assert refused.returncode != 0 and b"vm/app has no backup at or before 2001-01-01" in refused.stderr
+    cluster.ok("backuppolicy", "delete", pool, "--yes")
+    cluster.ok("vm", "delete", "app", name, "fresh", "--yes")
+    cluster.ok("backup", "delete", *(one["name"] for one in cluster.json("backup", "list")["items"]), "--yes")
+    cluster.ok("backuprepository", "delete", "geo-backup", "--yes")

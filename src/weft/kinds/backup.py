@@ -27,6 +27,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
+from weft.kinds.parts.stream_verbs import FILES
 from weft.kinds.record import (
     Access,
     Admission,
@@ -118,7 +119,7 @@ class RestoreBackupInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the new VM", name=True)]
 
 
-def _require_ready(obj: Object, verb: str) -> None:
+def require_ready(obj: Object, verb: str) -> None:
     what, phase = f"backup/{obj['name']}", dig(obj, "status.phase", "Pending")
     if phase == "Ready":
         return
@@ -132,7 +133,7 @@ def _require_ready(obj: Object, verb: str) -> None:
 
 
 def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
-    _require_ready(obj, "verified")
+    require_ready(obj, "verified")
     check_request(given.check, given.within, given.boot, "")
     spec: dict[str, Any] = dict(obj["spec"])
     return {
@@ -150,7 +151,7 @@ def _name_snapshot(obj: Object, new_name: str) -> str:
 
 
 def _make_vm(obj: Object, given: RestoreBackupInput, _: str) -> dict[str, Any]:
-    _require_ready(obj, "restored")
+    require_ready(obj, "restored")
     disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
     snapshot = _name_snapshot(obj, given.new_name)
     return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, snapshot, disks, memory=False)
@@ -231,6 +232,7 @@ BACKUP = Kind(
             make_before=_make_parts,
             needs="write",
         ),
+        FILES.verb("List or read single files in it"),
         Verb(
             "verify",
             "Read all of it, and find damage; or boot it, too",

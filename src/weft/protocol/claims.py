@@ -10,6 +10,15 @@ import msgspec
 from weft.contracts.driver.runtime import SessionMark
 
 
+class ClaimedRepository(msgspec.Struct, frozen=True):
+    """Where the backup lies that a stream is about."""
+
+    name: str
+    url: str
+    id: str  # its own
+    ticket: str  # with which the node reads its key
+
+
 class Claims(msgspec.Struct, frozen=True):
     node_uid: str  # "" where the gateway itself answers
     verb: str
@@ -20,5 +29,6 @@ class Claims(msgspec.Struct, frozen=True):
     allocation: str = ""
     guest_id: str = ""
     input: dict[str, Any] = {}  # of the verb
+    repository: ClaimedRepository | None = None  # files: where the backup ``guest_id`` is
     session: SessionMark | None = None  # exec: of a gateway that can continue it elsewhere
     printed: int | None = None  # logs, console: bytes that a gateway has, which can continue elsewhere; -1: it begins

@@ -136,11 +136,11 @@ class ReportAnswer(msgspec.Struct):
 
 
 class SecretsInput(msgspec.Struct, frozen=True):
-    """``POST /v1/nodes/{name}:secrets``: one of the three."""
+    """``POST /v1/nodes/{name}:secrets``: allocation, ticket or repository; the last also with a ticket."""
 
     allocation: str = ""  # the name of one of the node's own
-    ticket: str = ""  # from a function's recipe
-    repository: str = ""  # the name of a BackupRepository that an order of the node is about
+    ticket: str = ""  # from a function's recipe, or from a stream's claims
+    repository: str = ""  # the name of a BackupRepository that an order of the node is about, or the ticket
 
 
 class OpenedSecrets(msgspec.Struct, frozen=True):

@@ -89,6 +89,19 @@ def check_secret_ticket(key: bytes, ticket: str, node_uid: str, now: float) -> t
     return str(claims["project"]), str(claims["secret"])
 
 
+def sign_repository_ticket(key: bytes, name: str, node_uid: str, now: float) -> str:
+    """A ticket with which only the node with that uid can read a backup repository's key and credentials, for a minute."""
+    claims = {"verb": "repository", "repository": name, "node_uid": node_uid, "expires": now + LIFETIME_SECONDS}
+    return sign_ticket(key, claims)
+
+
+def check_repository_ticket(key: bytes, ticket: str, name: str, node_uid: str, now: float) -> None:
+    """Raises NotAuthenticated for an invalid ticket, Forbidden for one of another node or repository."""
+    claims = verify_ticket(key, ticket, now)
+    if (claims.get("verb"), claims.get("repository"), claims.get("node_uid")) != ("repository", name, node_uid):
+        raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
+
+
 def _keep(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeVar, cast
 
 import msgspec
 
+from weft.agent.backup.files import BackupFiles
 from weft.agent.flow.flows import Flows
 from weft.agent.function.invocations import Functions
 from weft.agent.logs.collector import LogCollector
@@ -45,7 +47,15 @@ from weft.contracts.driver.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.parts.stream_verbs import ExecInput, FlowsInput, ForwardInput, LogsInput, SamplesInput, refuse_early
+from weft.kinds.parts.stream_verbs import (
+    ExecInput,
+    FilesInput,
+    FlowsInput,
+    ForwardInput,
+    LogsInput,
+    SamplesInput,
+    refuse_early,
+)
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
@@ -81,8 +91,10 @@ class Streams:
         flows: Flows | None = None,
         samples: Sampler | None = None,
         logs: LogCollector | None = None,
+        backup_files: BackupFiles | None = None,
     ) -> None:
         self._functions, self._flows, self._samples, self._collected = functions, flows, samples, logs
+        self._backup_files = backup_files
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
@@ -119,6 +131,9 @@ class Streams:
             return
         if claims.verb == "logs" and claims.node_uid == self._node_uid and not claims.allocation:
             await self._show_own_log(stream, claims)
+            return
+        if claims.verb == "files" and claims.node_uid == self._node_uid and claims.repository is not None:
+            await self._show_files(stream, claims)
             return
         local = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or local is None or local.id != claims.guest_id:
@@ -270,6 +285,12 @@ class Streams:
         answers = self._flows.watch(local, _read_input(claims, FlowsInput))
         await run_until_first_ends(_send_lines(stream, answers), _until_gone(stream))
 
+    async def _show_files(self, stream: Stream, claims: Claims) -> None:
+        if self._backup_files is None:
+            raise Unavailable("this node reads no backups", reason="unsupported")
+        async with aclosing(self._backup_files.read(claims, _read_input(claims, FilesInput))) as pieces:
+            await run_until_first_ends(_send_output(stream, pieces), _until_gone(stream))
+
     def _watch(self, local: LocalAllocation) -> GuestLocator:
         return GuestLocator(local, self._runtimes, self._find_guest, self._clock)
 
@@ -311,6 +332,12 @@ async def _pump_in(stream: Stream, session: ExecSession) -> None:
 async def _send_lines(stream: Stream, answers: AsyncIterator[msgspec.Struct]) -> None:
     async for answer in answers:
         await stream.send_data(FrameType.DATA_OUT, msgspec.json.encode(answer) + b"\n")
+    await stream.send(encode_exit(0))
+
+
+async def _send_output(stream: Stream, pieces: AsyncIterator[tuple[str, bytes]]) -> None:
+    async for channel, piece in pieces:
+        await stream.send_output(channel, piece)
     await stream.send(encode_exit(0))
 
 

@@ -17,7 +17,7 @@ from weft.objects.identity import object_key
 from weft.protocol.report import OpenedRepository, OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
 from weft.trust.seal import unseal
-from weft.trust.tickets import check_secret_ticket
+from weft.trust.tickets import check_repository_ticket, check_secret_ticket
 
 _OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
 
@@ -31,10 +31,10 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give allocation (a name), ticket or repository") from None
+    if asked.repository:
+        return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked.repository, asked.ticket)))
     if asked.ticket:
         return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
-    if asked.repository:
-        return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked.repository)))
     found = await context.store.get(object_key("allocation", None, asked.allocation))
     if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
         raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
@@ -57,9 +57,11 @@ async def _open_registry(context: ApiContext, call: Call, ticket: str) -> Opened
     return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
 
 
-async def _open_repository(context: ApiContext, call: Call, name: str) -> OpenedRepository:
-    """The key and the credentials of a backup repository, only while the node has an order about it."""
-    if all(order.repository != name for order in context.orders.find_backup_orders(call.actor.id)):
+async def _open_repository(context: ApiContext, call: Call, name: str, ticket: str) -> OpenedRepository:
+    """The key and the credentials of a backup repository, only while the node has an order about it, or with a ticket."""
+    if ticket:
+        check_repository_ticket(context.settings.ticket_key, ticket, name, call.actor.id, context.clock.now())
+    elif all(order.repository != name for order in context.orders.find_backup_orders(call.actor.id)):
         raise NotFound(f"node {call.actor.name} has nothing to do with backup repository {name[:80]}")
     entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, name))
     if entry is None:

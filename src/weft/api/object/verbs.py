@@ -17,12 +17,14 @@ from weft.api.admission.commit import read_again, record_change, settle, was_don
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
+from weft.api.object.backup_files import claim_backup
 from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Put
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.backup import BACKUP
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.stream_verbs import refuse_early
@@ -217,12 +219,14 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         envelope = await read_again(context, target.key)
     if envelope is None:
         raise not_found(kind, name, target.project)
-    place = {"node_uid": "", "allocation": "", "guest_id": ""}
+    place: dict[str, Any] = {"node_uid": "", "allocation": "", "guest_id": ""}
     if is_workload(kind.name):
         allocation, spec = await _find_place(context, kind, envelope, verb)
         place = {"node_uid": spec.node_uid, "allocation": allocation.name, "guest_id": short_id(allocation.uid)}
     elif kind is NODE:
         place["node_uid"] = envelope.uid
+    elif kind is BACKUP:
+        place |= await claim_backup(context, envelope)
     claims = {
         **place,
         "verb": verb.name,

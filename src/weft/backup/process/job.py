@@ -31,6 +31,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     manifest: dict[str, Any] = {}
     disks: list[JobDisk] = []
     keep_until: float = 0.0
+    immutable: bool = False  # check: that the place can lock what is stored there
 
     def __repr__(self) -> str:
         return f"Job({self.act})"
@@ -52,3 +53,26 @@ class Line(msgspec.Struct, omit_defaults=True):
     damaged: list[str] = []
     reason: str = ""
     message: str = ""
+
+
+class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Of ``backup.process.files``."""
+
+    act: Literal["list", "read"]
+    url: str
+    key: str  # hexadecimal digits
+    cache: str  # a folder for catalogues
+    credentials: tuple[str, str] | None = None
+    repository_id: str = ""
+    backup: str  # uid
+    disk: str
+    partition: int = -1  # -1: the largest that can be read
+    path: str
+
+    def __repr__(self) -> str:
+        return f"FilesJob({self.act})"
+
+
+class FilesEnd(msgspec.Struct, frozen=True, omit_defaults=True):
+    note: str = ""  # what people should know of the answer
+    error: dict[str, Any] = {}  # the WeftError, as it goes over the wire

@@ -21,10 +21,11 @@ from weft.backup.key import RepositoryKey
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.process.nbd import NbdClient
 from weft.backup.repository import Repository
+from weft.backup.storage.place import open_place
 from weft.backup.usage import Usage
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import AlreadyExists, BackupAltered, InUse, NotFound, WeftError
+from weft.objects.errors import AlreadyExists, BackupAltered, InUse, InvalidInput, NotFound, WeftError
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
@@ -78,6 +79,12 @@ class Worker:
         job, key = self._job, RepositoryKey(bytes.fromhex(self._job.key))
         cache = Path(job.cache)
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if job.act == "check" and job.immutable and not open_place(job.url, job.credentials).locks:
+            raise InvalidInput(
+                f"{job.url} can't be immutable: its bucket has no Object Lock",
+                field="spec.immutable",
+                hint="create a bucket with Object Lock, which can't be switched on later; or leave --immutable out",
+            )
         expected = job.repository_id or None
         try:
             return Repository.open(
@@ -136,7 +143,7 @@ class Worker:
         return data.ljust(length, b"\0")
 
     def _fetch(self, repository: Repository) -> Line:
-        there = _require(repository, self._job.backup)
+        there = require_backup(repository, self._job.backup)
         self._total = max(1, sum(disk.size for disk in self._job.disks))
         with repository.read(there.id) as reader:
             for disk in self._job.disks:
@@ -153,7 +160,7 @@ class Worker:
         return Line(disks={disk.name: disk.size for disk in there.disks})
 
     def _verify(self, repository: Repository) -> Line:
-        there = _require(repository, self._job.backup)
+        there = require_backup(repository, self._job.backup)
         found = repository.verify([there.id])
         line = Line(unique_bytes=repository.usage()[there.id].unique_bytes if not found.damages else 0)
         if there.id in found.damaged:
@@ -198,7 +205,7 @@ def _find(repository: Repository, uid: str) -> Manifest | None:
     return next((one for one in repository.backups().backups if one.labels.get(UID) == uid), None)
 
 
-def _require(repository: Repository, uid: str) -> Manifest:
+def require_backup(repository: Repository, uid: str) -> Manifest:
     there = _find(repository, uid)
     if there is None:
         raise NotFound(

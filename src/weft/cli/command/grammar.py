@@ -95,6 +95,7 @@ STREAMS = {
 }
 # Verbs only after their noun: alone, the word is another kind's name.
 AFTER = {
+    "backup": {"ls": Entry("backup_files.ls", "List files in a backup", ("backup",))},
     "backuprepository": {
         "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",))
     },
@@ -111,6 +112,7 @@ SPECIAL = {
     ("create", "backup"): "backup",
     ("create", "backuprepository"): "backup.repository",
     ("restore", "backup"): "backup.restore",
+    ("get", "backup"): "backup_files.get",
     ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",
     ("drain", "node"): "node.drain",

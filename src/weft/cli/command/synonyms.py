@@ -125,12 +125,12 @@ ELSEWHERE: dict[str, str] = {
     "cancel-lease": "lease cancel NAME",
     "extend-lease": "lease extend NAME --by 1h",
     "flows": "network flows --vm NAME",
+    "files": "backup ls NAME",
 }
 
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table
 # with the change that builds it.
 NOT_YET: dict[str, str] = {
-    "backup": "",
     "canary": "set NAME",
     "cluster": "node list",
     "dashboard": "top",

@@ -26,10 +26,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.table(),
         options.output(MANIFEST),
     ]
-    return options.build(verb, summary, _run, kind, params)
+    return options.build(verb, summary, show_objects, kind, params)
 
 
-def _run(
+def show_objects(
     session: Session,
     kind: Kind | None,
     words: tuple[str, ...],

@@ -76,6 +76,17 @@ class SamplesInput(msgspec.Struct):
     watch: bool = False  # until the client goes; ``until`` is ignored
 
 
+class FilesInput(msgspec.Struct):
+    """The answer to ``list`` is a line of JSON for each entry, to ``read`` the content."""
+
+    act: Literal["list", "read"]
+    path: Annotated[str, msgspec.Meta(max_length=4096)] = "/"
+    disk: Annotated[str, msgspec.Meta(max_length=253)] = "root"  # or a volume's name
+    partition: Annotated[
+        int, msgspec.Meta(ge=-1, le=1000)
+    ] = -1  # number; 0: the whole disk, -1: the largest that is read
+
+
 class StreamVerb(msgspec.Struct, frozen=True):
     name: str
     input: type[msgspec.Struct]
@@ -97,7 +108,8 @@ LOGS = StreamVerb("logs", LogsInput, "read", follows="output")
 NODE_LOGS = Verb("logs", "Show what the node's agent logs", input=LogsInput, stream=True, needs="fabric")
 FLOWS = StreamVerb("flows", FlowsInput, "read")
 METRICS = StreamVerb("metrics", SamplesInput, "read")
-STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, METRICS)}
+FILES = StreamVerb("files", FilesInput, "operate")
+STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, METRICS, FILES)}
 
 
 def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from weft.agent.agent import Agent
+from weft.agent.backup.files import BackupFiles
 from weft.agent.node.enrolment import (
     Enrolment,
     has_ended,
@@ -136,7 +137,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
     agent.count_devices = samples.count_devices
     streams = Streams(
-        runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs
+        *(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs),
+        BackupFiles(host.state_dir, host.node, server),
     )
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)

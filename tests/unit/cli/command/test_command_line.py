@@ -301,6 +301,7 @@ def test_every_command_that_is_suggested_is_one() -> None:
 
 def test_synonyms_are_no_words_of_their_own_and_lead_to_real_verbs() -> None:
     own = {*verbs_of(None), *TOOLS, *(verb for kind in KINDS for verb in verbs_of(kind.name))}
+    own.remove("ls")  # weft backup ls BACKUP lists files; without a name it is list, as everywhere
     assert not own & set(synonyms.SYNONYMS)
     assert set(synonyms.SYNONYMS.values()) <= own
 

@@ -1,0 +1,144 @@
+"""What is asked of a disk: a list of a folder, or the content of a file. Pure, but for what ``read`` and ``send`` do."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from weft.backup.files.ext4 import ROOT_INODE, FileSystem, Inode, damaged
+from weft.backup.files.partitions import Part, Read, find_parts
+from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.quantity import format_bytes
+
+MOST_LINKS = 20
+MOST_PATH_BYTES = 4096
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    act: Literal["list", "read"]
+    path: str = "/"  # in UTF-8; bytes that are none as surrogates, as Python's os.fsdecode has them
+    partition: int = -1  # number of the one; -1: the only one, or the largest
+    size: int  # of the disk
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a list."""
+
+    name: str
+    kind: str  # folder, file, link or other
+    size: int = 0
+    mode: int = 0
+    modified: int = 0  # seconds since 1970
+    target: str = ""  # of a link
+
+
+def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str:
+    """Send the answer: a line of JSON for each entry, or the content. Returns what people should know of it. Raises WeftError."""
+    parts = find_parts(read, question.size)
+    part = _choose(parts, question.partition)
+
+    def read_part(offset: int, length: int) -> bytes:
+        return read(part.start + offset, length)
+
+    files = FileSystem(read_part, part.size)
+    inode = _walk(files, question.path)
+    if question.act == "list":
+        for entry in _list(files, inode, question.path):
+            send(msgspec.json.encode(entry) + b"\n")
+    else:
+        _send_content(files, inode, question.path, part.size, send)
+    others = [str(one.number) for one in parts if one.holds == "ext4" and one is not part]
+    return f"of partition {part.number}; others: {', '.join(others)}" if others else ""
+
+
+def _choose(parts: list[Part], number: int) -> Part:
+    """Raises NotFound, InvalidInput."""
+    held = "; ".join(f"{one.number}: {one.holds or 'unknown'}, {format_bytes(one.size)}" for one in parts)
+    if number >= 0:
+        found = next((one for one in parts if one.number == number), None)
+        if found is None:
+            raise NotFound(f"the disk has no partition {number}", field="partition", hint=f"it has {held}")
+        if found.holds != "ext4":
+            raise _unread(f"partition {number} has {found.holds or 'no file system that is known'}")
+        return found
+    readable = [one for one in parts if one.holds == "ext4"]
+    if not readable:
+        raise _unread(f"the disk has {held}")
+    return max(readable, key=lambda one: one.size)
+
+
+def _unread(what: str) -> InvalidInput:
+    return InvalidInput(
+        f"{what}; single files are read from ext2, ext3 and ext4 only",
+        reason="fileSystemUnknown",
+        hint="restore the backup under a new name, and copy the files from there: weft backup restore B --new-name NAME",
+    )
+
+
+def _walk(files: FileSystem, path: str) -> Inode:
+    """The inode at ``path``; links are followed, and never lead out of this file system."""
+    wanted = path.encode(errors="surrogateescape")
+    if len(wanted) > MOST_PATH_BYTES:
+        raise InvalidInput(f"the path is longer than {MOST_PATH_BYTES} bytes", field="path")
+    stack, names, links = [files.inode(ROOT_INODE)], wanted.split(b"/")[::-1], 0
+    while names:
+        name = names.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            stack = stack[:-1] or stack
+            continue
+        if not stack[-1].is_directory:
+            raise NotFound(f"{_show(path)} is not there: a file stands where a folder would be", field="path")
+        inode = files.find(stack[-1], name)
+        if inode is None:
+            raise NotFound(f"{_show(path)} is not there: no {_show(name.decode(errors='replace'))}", field="path")
+        if inode.is_link:
+            links += 1
+            target = files.read_link(inode)
+            if links > MOST_LINKS or len(target) + sum(map(len, names)) > 2 * MOST_PATH_BYTES:
+                raise NotFound(f"{_show(path)} leads through more than {MOST_LINKS} links", field="path")
+            stack = stack[:1] if target.startswith(b"/") else stack
+            names += target.split(b"/")[::-1]
+            continue
+        stack.append(inode)
+    return stack[-1]
+
+
+def _list(files: FileSystem, inode: Inode, path: str) -> Iterator[Entry]:
+    if not inode.is_directory:
+        yield _describe(files, path.rpartition("/")[2], inode)
+        return
+    for name, number in sorted(files.list_directory(inode)):
+        yield _describe(files, name.decode(errors="surrogateescape"), files.inode(number))
+
+
+def _describe(files: FileSystem, name: str, inode: Inode) -> Entry:
+    target = files.read_link(inode).decode(errors="replace") if inode.is_link else ""
+    shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    kind = _KINDS.get(stat.S_IFMT(inode.mode), "other")
+    return Entry(shown, kind, inode.size if kind == "file" else 0, stat.S_IMODE(inode.mode), inode.modified, target)
+
+
+def _send_content(files: FileSystem, inode: Inode, path: str, most: int, send: Callable[[bytes], None]) -> None:
+    if inode.is_directory:
+        raise InvalidInput(f"{_show(path)} is a folder", field="path", hint="name one file: weft backup ls B PATH")
+    if not stat.S_ISREG(inode.mode):
+        raise InvalidInput(f"{_show(path)} is neither a file nor a folder", field="path")
+    if inode.size > most:
+        raise damaged(f"{_show(path)} says that it has {format_bytes(inode.size)}, more than its disk")
+    left = inode.size
+    for piece in files.read_file(inode):
+        send(piece[:left])
+        left -= len(piece[:left])
+    if left:
+        raise damaged(f"{_show(path)} ends early")
+
+
+def _show(text: str) -> str:
+    """For an error: without what a terminal would act on, and not too long."""
+    return "".join(char if char.isprintable() else "?" for char in text[:200])

@@ -1,0 +1,80 @@
+"""A process that reads single files out of a backup: ``python -m weft.backup.process.files``, for a node's agent.
+
+Reads a FilesJob from its standard input, as JSON. Writes the answer to its standard output, in frames of five bytes of head (what
+it is, its length) and a body: ``D`` a piece, ``E`` the end as a FilesEnd. What the disk holds is read by a process without rights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from pathlib import Path
+
+import msgspec
+
+from weft.backup.files.browse import Question
+from weft.backup.files.confined import Confined
+from weft.backup.key import RepositoryKey
+from weft.backup.process.job import FilesEnd, FilesJob
+from weft.backup.process.worker import require_backup
+from weft.backup.repository import Repository
+from weft.contracts.clock import SystemClock
+from weft.objects.errors import NotFound, WeftError
+
+HEAD = struct.Struct(">cI")
+DATA, END = b"D", b"E"
+
+
+def main() -> int:
+    confined = Confined()
+    try:
+        job = msgspec.json.decode(sys.stdin.buffer.read(), type=FilesJob)
+        with contextlib.suppress(OSError):
+            os.nice(10)
+        end = FilesEnd(note=run(job, confined))
+    except WeftError as problem:
+        end = FilesEnd(error=problem.to_dict())
+    except OSError as problem:
+        end = FilesEnd(error={"reason": "unavailable", "message": f"{problem.strerror or problem}"})
+    finally:
+        confined.end()
+    _write(END, msgspec.json.encode(end))
+    return 0
+
+
+def run(job: FilesJob, confined: Confined) -> str:
+    """What people should know of the answer, which is written. Raises WeftError, OSError."""
+    cache = Path(job.cache)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = RepositoryKey(bytes.fromhex(job.key))
+    with Repository.open(
+        job.url,
+        key,
+        clock=SystemClock(),
+        cache=cache,
+        expected=job.repository_id or None,
+        credentials=job.credentials,
+    ) as repository:
+        there = require_backup(repository, job.backup)
+        disk = there.disk(job.disk)
+        if disk is None:
+            names = ", ".join(one.name for one in there.disks)
+            raise NotFound(f"the backup has no disk {job.disk[:80]}", field="disk", hint=f"its disks: {names}")
+        question = Question(act=job.act, path=job.path, partition=job.partition, size=disk.size)
+        with repository.read(there.id) as reader:
+            return confined.run(
+                question,
+                lambda offset, length: reader.read(job.disk, offset, length),
+                lambda piece: _write(DATA, piece),
+            )
+
+
+def _write(kind: bytes, body: bytes) -> None:
+    sys.stdout.buffer.write(HEAD.pack(kind, len(body)) + body)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

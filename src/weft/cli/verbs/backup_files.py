@@ -1,0 +1,158 @@
+"""`weft backup ls monday /etc`: files in a backup. `weft backup get monday /etc/hostname -o FILE`: one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli.command import options
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import usage
+from weft.cli.output.form import read_form
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.local_time import render_time
+from weft.cli.output.table import make_columns
+from weft.cli.output.terminal import clean
+from weft.cli.session import Session
+from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.cli.verbs.get import show_objects
+from weft.cli.verbs.list import list_kind
+from weft.kinds.record import Kind
+from weft.objects.quantity import format_bytes
+
+_COLUMNS = make_columns("NAME!", "KIND", "SIZE>", "MODE", "CHANGED", "TARGET~")
+
+
+def _place() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--disk"],
+            metavar="NAME",
+            default="root",
+            help="The disk: root, or a volume's name as in the backup. [root]",
+        ),
+        click.Option(
+            ["--partition"],
+            type=click.IntRange(0, 1000),
+            metavar="N",
+            help="The partition; 0: the whole disk. [the largest with ext4]",
+        ),
+    ]
+
+
+def ls_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="BACKUP [PATH]"),
+        *_place(),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(verb, "List files in a backup; without a name, the backups.", _ls, kind, params)
+
+
+def _ls(session: Session, kind: Kind, words: tuple[str, ...], disk: str, partition: int | None) -> int:
+    if not words:
+        list_kind(session, kind, (), (), every=False, watch=False)
+        return OK
+    if len(words) > 2:
+        raise usage("give one backup and one path", "weft backup ls BACKUP /etc")
+    found = bytearray()
+
+    def take(descriptor: int, data: bytes) -> None:
+        if descriptor == 1:
+            found.extend(data)
+        else:
+            session.notify(data.decode(errors="replace"))
+
+    _run(session, words[0], _ask("list", words[1] if len(words) == 2 else "/", disk, partition), take)
+    entries = [msgspec.json.decode(line) for line in found.splitlines()]
+    if session.is_document:
+        print_data(session, {"items": entries})
+    else:
+        print_rows(session, _COLUMNS, [_draw(one) for one in entries])
+    return OK
+
+
+def _draw(entry: dict[str, Any]) -> list[str]:
+    size = format_bytes(entry.get("size", 0)) if entry["kind"] == "file" else "–"
+    changed = render_time(entry.get("modified", 0))
+    return [
+        *(clean(entry["name"]), entry["kind"], size, f"{entry.get('mode', 0):04o}", changed),
+        clean(entry.get("target", "")) or "–",
+    ]
+
+
+def get_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="BACKUP [/PATH]"),
+        click.Option(["-o", "--output", "out"], metavar="FILE|FORM", help="The file to write; of a backup: its form."),
+        *_place(),
+        *options.selectors(kind),
+        options.all_projects(),
+        *options.listing(),
+        *options.table(),
+    ]
+    summary = "Copy one file out of a backup; without a path, show backups."
+    return options.build(verb, summary, _get, kind, params)
+
+
+def _get(
+    session: Session,
+    kind: Kind,
+    words: tuple[str, ...],
+    out: str | None,
+    disk: str,
+    partition: int | None,
+    **selection: Any,
+) -> int | None:
+    paths = [word for word in words if word.startswith("/")]
+    if not paths:
+        session.given_form = read_form(out, ()) if out is not None else None
+        return show_objects(session, kind, words, **selection)
+    if len(paths) > 1 or len(words) != 2 or words[1] != paths[0]:
+        raise usage("give one backup and one path in it", "weft backup get BACKUP /etc/hostname -o FILE")
+    asked = _ask("read", paths[0], disk, partition)
+    if out in (None, "-"):
+        _run(session, words[0], asked, write_bytes)
+        return OK
+    with _written(Path(str(out))) as descriptor:
+
+        def write(to: int, data: bytes) -> None:
+            write_bytes(descriptor if to == 1 else 2, data)
+
+        _run(session, words[0], asked, write)
+    return OK
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[int]:
+    """A descriptor to write to; what is at ``path`` is replaced only once all is written."""
+    work = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        yield descriptor
+        os.close(descriptor)
+        work.rename(path)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+
+
+def _ask(act: str, path: str, disk: str, partition: int | None) -> dict[str, Any]:
+    return {"act": act, "path": path, "disk": disk, "partition": -1 if partition is None else partition}
+
+
+def _run(session: Session, backup: str, asked: dict[str, Any], write: Any) -> None:
+    """Raises the error that the node sent."""
+    ticket = session.client.verb("backup", backup.removeprefix("backup/"), "files", asked)
+    sys.stdout.flush()
+    with dial(session.client.context, ticket) as sock:
+        Stream(sock, write=write).run(None)

@@ -1,0 +1,207 @@
+"""Files come out of real ext2 and ext4 file systems as they went in, and nothing that such a disk says does harm."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.backup.files.browse import Question, answer
+from weft.backup.files.confined import Confined
+from weft.backup.files.partitions import find_parts
+from weft.objects.errors import InvalidInput, NotFound, WeftError
+
+MIB = 1 << 20
+pytestmark = pytest.mark.skipif(not shutil.which("mke2fs"), reason="needs mke2fs of e2fsprogs")
+FORMS = {
+    "ext2": ("-t", "ext2", "-b", "1024"),
+    "ext3": ("-t", "ext3", "-b", "1024"),
+    "ext4": ("-t", "ext4", "-b", "4096"),
+    "ext4-inline": ("-t", "ext4", "-O", "inline_data,64bit,metadata_csum,^resize_inode"),
+    "ext4-meta": ("-t", "ext4", "-b", "1024", "-g", "1024", "-O", "meta_bg,^resize_inode"),
+}
+
+
+def make_tree(folder: Path) -> Path:
+    tree = folder / "tree"
+    (tree / "etc" / "many").mkdir(parents=True)
+    (tree / "etc" / "hostname").write_text("shop\n")
+    (tree / "etc" / "empty").write_bytes(b"")
+    (tree / "etc" / "inline").write_bytes(b"x" * 100)
+    (tree / "big").write_bytes(random.Random(1).randbytes(5 * MIB + 123))
+    with (tree / "sparse").open("wb") as sparse:
+        sparse.write(b"begin")
+        sparse.seek(3 * MIB)
+        sparse.write(b"end")
+    for number in range(500):
+        (tree / "etc" / "many" / f"file-{number:04}").write_text(str(number))
+    (tree / "name").symlink_to("etc/hostname")
+    (tree / "deep").symlink_to("/etc/../../name")
+    (tree / "loop").symlink_to("loop")
+    (tree / ("l" * 80)).symlink_to("/etc/" + "./" * 60 + "hostname")
+    return tree
+
+
+def make_disk(folder: Path, form: str = "ext4", size: int = 24 * MIB) -> Path:
+    path = folder / f"{form}.img"
+    tree = folder / "tree" if (folder / "tree").exists() else make_tree(folder)
+    with path.open("wb") as out:
+        out.truncate(size)
+    subprocess.run(["mke2fs", "-q", "-F", *FORMS[form], "-d", tree, path], check=True)
+    return path
+
+
+def reader(data: bytes) -> Callable[[int, int], bytes]:
+    def read(offset: int, length: int) -> bytes:
+        assert 0 <= offset and offset + length <= len(data)
+        return data[offset : offset + length]
+
+    return read
+
+
+def ask(data: bytes, act: Any, path: str, partition: int = -1) -> tuple[bytes, str]:
+    pieces = list[bytes]()
+    question = Question(act=act, path=path, partition=partition, size=len(data))
+    note = answer(question, reader(data), pieces.append)
+    return b"".join(pieces), note
+
+
+def names(data: bytes, path: str = "/") -> dict[str, dict[str, Any]]:
+    lines = ask(data, "list", path)[0].splitlines()
+    return {one["name"]: one for one in map(msgspec.json.decode, lines)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_went_in_comes_out(tmp_path: Path, form: str) -> None:
+    data = make_disk(tmp_path, form).read_bytes()
+    tree = tmp_path / "tree"
+    listed = names(data)
+    assert listed.keys() - {"lost+found"} == {path.name for path in tree.iterdir()}
+    assert (listed["big"]["kind"], listed["big"]["size"]) == ("file", 5 * MIB + 123)
+    assert (listed["name"]["kind"], listed["name"]["target"]) == ("link", "etc/hostname")
+    assert listed["etc"]["kind"] == "folder" and abs(listed["big"]["modified"] - os.stat(tree / "big").st_mtime) < 2
+    assert list(names(data, "etc/many")) == [f"file-{number:04}" for number in range(500)]
+    for path in ("big", "sparse", "etc/empty", "etc/hostname", "etc/inline", "etc/many/file-0499"):
+        assert ask(data, "read", path)[0] == (tree / path).read_bytes(), path
+    for link in ("/name", "deep", "l" * 80, "etc/./../name"):
+        assert ask(data, "read", link)[0] == b"shop\n", link
+    assert names(data, "/etc/hostname")["hostname"]["size"] == 5
+
+
+def test_what_is_not_there_is_told_and_a_link_leads_nowhere_else(tmp_path: Path) -> None:
+    data = make_disk(tmp_path).read_bytes()
+    with pytest.raises(NotFound, match=r"etc/nobody is not there: no nobody"):
+        ask(data, "read", "etc/nobody")
+    with pytest.raises(NotFound, match="more than 20 links"):
+        ask(data, "read", "/loop")
+    with pytest.raises(NotFound, match="a file stands where a folder"):
+        ask(data, "list", "/big/x")
+    with pytest.raises(InvalidInput, match="is a folder"):
+        ask(data, "read", "/etc")
+    with pytest.raises(InvalidInput, match="longer than 4096"):
+        ask(data, "read", "x" * 5000)
+    with pytest.raises(InvalidInput, match="single files are read from ext2, ext3 and ext4 only"):
+        ask(b"XFSB" + bytes(MIB), "list", "/")
+    with pytest.raises(InvalidInput, match="unknown"):
+        ask(bytes(MIB), "list", "/")
+
+
+def test_what_only_the_journal_has_yet_is_there(tmp_path: Path) -> None:
+    path = make_disk(tmp_path)
+    new = tmp_path / "new"
+    block = int(_debugfs(path, "blocks /etc/hostname").split()[0])
+    new.write_bytes(b"news!" + bytes(4091))
+    magic = tmp_path / "magic"
+    magic.write_bytes(bytes.fromhex("c03b3998") + bytes(4092))
+    inline = int(_debugfs(path, "blocks /etc/inline").split()[0])
+    script = tmp_path / "script"
+    script.write_text(f"jo\njw -b {block} {new}\njw -b {inline} {magic}\njc\n")
+    subprocess.run(["debugfs", "-w", "-f", script, path], check=True, capture_output=True)
+    assert path.read_bytes()[block * 4096 :][:5] == b"shop\n"  # it isn't in its place yet
+    data = path.read_bytes()
+    assert ask(data, "read", "/etc/hostname")[0] == b"news!"
+    assert ask(data, "read", "/etc/inline")[0] == bytes.fromhex("c03b3998") + bytes(96)
+    # As e2fsck has it.
+    subprocess.run(["e2fsck", "-fy", path], check=False, capture_output=True)
+    assert path.read_bytes()[block * 4096 :][:5] == b"news!"
+
+
+def test_a_partition_is_found_and_chosen(tmp_path: Path) -> None:
+    if not shutil.which("sfdisk"):
+        pytest.skip("needs sfdisk of util-linux")
+    small = make_disk(tmp_path, "ext2", 12 * MIB).read_bytes()
+    large = make_disk(tmp_path, "ext4", 24 * MIB).read_bytes()
+    for label in ("gpt", "dos"):
+        disk = tmp_path / label
+        with disk.open("wb") as out:
+            out.truncate(48 * MIB)
+        table = f"label: {label}\n2048,{len(small) // 512}\n{2048 + len(small) // 512},{len(large) // 512}\n"
+        subprocess.run(["sfdisk", "-q", disk], input=table.encode(), check=True)
+        data = bytearray(disk.read_bytes())
+        data[MIB : MIB + len(small)] = small
+        data[MIB + len(small) : MIB + len(small) + len(large)] = large
+        found = find_parts(reader(bytes(data)), len(data))
+        assert [(one.number, one.holds) for one in found] == [(1, "ext4"), (2, "ext4")], label
+        content, note = ask(bytes(data), "read", "/etc/hostname")
+        assert (content, note) == (b"shop\n", "of partition 2; others: 1")
+        assert ask(bytes(data), "read", "/etc/hostname", 1)[0] == b"shop\n"
+        with pytest.raises(NotFound, match="no partition 7"):
+            ask(bytes(data), "list", "/", 7)
+
+
+@pytest.mark.parametrize("form", ["ext2", "ext4", "ext4-inline"])
+def test_a_disk_with_nonsense_in_it_ends_in_an_error_or_an_answer(tmp_path: Path, form: str) -> None:
+    good = make_disk(tmp_path, form).read_bytes()
+    chance = random.Random(7)
+    used = [at for at in range(0, len(good), 1024) if any(good[at : at + 1024])][:400]
+    for _ in range(60):
+        data = bytearray(good)
+        for _ in range(chance.choice((1, 3, 30))):
+            at = chance.choice(used) + chance.randrange(1024)
+            data[at : at + 4] = chance.choice((b"\xff" * 4, bytes(4), chance.randbytes(4)))
+        for act, path in (("list", "/"), ("list", "/etc/many"), ("read", "/deep")):
+            try:
+                ask(bytes(data), act, path)
+            except (WeftError, ValueError, LookupError, struct.error, OverflowError):
+                continue  # the confined process makes one error of all of them
+
+
+def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
+    data, pieces, confined = make_disk(tmp_path).read_bytes(), list[bytes](), Confined()
+    process = Path(f"/proc/{confined.pid}")
+
+    def read(offset: int, length: int) -> bytes:
+        said = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        assert said["NoNewPrivs"].strip() == "1"
+        assert said["Uid"].split()[0] == ("65534" if os.geteuid() == 0 else str(os.geteuid()))
+        assert [one.name for one in (process / "fd").iterdir()] == ["0"]
+        return data[offset : offset + length]
+
+    try:
+        question = Question(act="read", path="/etc/hostname", size=len(data))
+        assert confined.run(question, read, pieces.append) == "" and pieces == [b"shop\n"]
+    finally:
+        confined.end()
+
+
+def test_its_error_is_told_as_it_is(tmp_path: Path) -> None:
+    data, confined = make_disk(tmp_path).read_bytes(), Confined()
+    try:
+        with pytest.raises(NotFound, match="nobody is not there"):
+            confined.run(Question(act="read", path="/nobody", size=len(data)), reader(data), print)
+    finally:
+        confined.end()
+
+
+def _debugfs(path: Path, command: str) -> str:
+    return subprocess.run(
+        ["debugfs", "-R", command, path], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ).stdout
