@@ -172,3 +172,22 @@ async def test_a_backup_whose_time_is_over_is_deleted_but_the_newest_good_one_st
         third = await lab.put("backup", "third", {**spec, "policy": "gone"}, status=done)
         await lab.until_gone(second.key)
         assert await lab.get(third.key) is not None
+
+
+async def test_volumes_of_a_restore_that_never_began_go_with_its_vm(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[NodePool("local", "p", 100 * GIB, 90 * GIB)])
+        gone = SnapshotStatus(phase="Failed", reason="backupGone", message="backup/monday is gone")
+        made = {"of": "vm/web", "automatic": "backup", "backup": "monday"}
+        back = await lab.put("snapshot", "back", made, status=gone, finalizers=("snapshot",))
+        volume = {"size": GIB, "origin": {"snapshot": "back", "disk": "data"}}
+        waiting = await lab.put_vm("new", volumes=["new-data"], origin={"snapshot": "back"})
+        data = await lab.put("volume", "new-data", volume, finalizers=("volume",))
+        own = await lab.put("volume", "own", {"size": GIB}, finalizers=("volume",))
+        await lab.pass_time(30.0)
+        assert await lab.get(data.key) is not None
+        await lab.delete(waiting.key)
+        await lab.until_gone(data.key)
+        await lab.until_gone(back.key)
+        assert await lab.get(own.key) is not None

@@ -28,6 +28,7 @@ from weft.controllers.snapshot.restore import Restores
 from weft.controllers.snapshot.schedule import ScheduledSnapshots
 from weft.controllers.snapshot.unexplained import UnexplainedSnapshots
 from weft.controllers.volume.controller import Volumes
+from weft.controllers.volume.unbegun import UnbegunVolumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent
@@ -40,6 +41,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda lease: Nodes(lease.store, lease.clock),
     lambda lease: Volumes(partial(find_silent, lease.cache)),
     lambda lease: Snapshots(partial(find_silent, lease.cache)),
+    lambda _: UnbegunVolumes(),
     lambda _: Restores(),
     lambda _: ScheduledSnapshots(),
     lambda _: Backups(),

@@ -11,7 +11,10 @@ from tests.unit.backup.bucket import Bucket
 from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
 from weft.backup.format import CHUNK, Manifest
+from weft.backup.process.job import Job
+from weft.backup.process.worker import Worker
 from weft.backup.repository import Repository
+from weft.contracts.clock import SystemClock
 from weft.objects.errors import AlreadyExists, InvalidInput
 
 
@@ -82,3 +85,22 @@ def test_an_older_pack_is_extended_or_its_chunks_are_stored_again(bucket: Bucket
     third = lock(repo, data, 500)
     assert third.stored_bytes > 20 * CHUNK > second.stored_bytes
     assert load(connect(bucket, tmp_path / "b"), third) == data
+
+
+def test_a_repository_that_shall_be_immutable_is_refused_where_nothing_is_locked(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    job = Job(
+        act="check",
+        url=bucket.url,
+        key="0f" * 32,
+        cache=str(tmp_path),
+        credentials=("key", "secret"),
+        immutable=True,
+    )
+    if bucket.locks:
+        assert Worker(job, SystemClock(), print).run().repository_id
+        return
+    with pytest.raises(InvalidInput, match="can't be immutable: its bucket has no Object Lock") as refused:
+        Worker(job, SystemClock(), print).run()
+    assert refused.value.field == "spec.immutable" and not bucket.keys

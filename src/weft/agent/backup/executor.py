@@ -152,6 +152,7 @@ class BackupWork:
             kind=str(order.manifest.get("of", "")).partition("/")[0],
             manifest=order.manifest,
             keep_until=order.expires_at,
+            immutable=order.immutable,
         )
         if order.act == "copy":
             line = await self._copy(order, job)

@@ -34,7 +34,8 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
         nodes=nodes,
         asked=find_asked(nodes, status.order),
         busy=next((item.envelope.name for item in others if _is_made_first(item, backup)), ""),
-        earlier=_find_earlier(view, backup, others),
+        earlier=(earlier := _find_earlier(view, backup, others)),
+        lost=_find_lost(backup, others) if earlier is None else "",
         image=subject.spec(VmSpec).image if subject is not None else "",
         tested_first=find_tested_first(view, backup),
         test=find_test(view, backup),
@@ -98,3 +99,16 @@ def _find_earlier(view: View, backup: Item, others: list[Item]) -> Earlier | Non
         if best is None or status.taken_at > best[0]:
             best = (status.taken_at, Earlier(item.envelope.name, item.uid, snapshot.uid))
     return best[1] if best is not None else None
+
+
+def _find_lost(backup: Item, others: list[Item]) -> str:
+    """The name of the newest backup in the same repository; "": there is none yet."""
+    to = backup.spec(BackupSpec).to
+    there = [
+        (status.taken_at or 0.0, item.envelope.name)
+        for item in others
+        if not item.deleting and item.spec(BackupSpec).to == to
+        for status in [item.status(BackupStatus)]
+        if status.phase == "Ready"
+    ]
+    return max(there)[1] if there else ""

@@ -68,6 +68,7 @@ class BackupFacts(msgspec.Struct, frozen=True):
     asked: Node | None = None  # the one that its order is for, if it is Ready
     busy: str = ""  # name of another backup of the same that is being made
     earlier: Earlier | None = None
+    lost: str = ""  # name of the newest backup that could be continued, if its snapshot were still there
     image: str = ""
     tested_first: str = ""  # PROJECT/NAME of another backup that is booted first, wherever
     test: Test | None = None  # what was made to boot it

@@ -67,6 +67,7 @@ def _await_snapshot(facts: BackupFacts) -> BackupPlan:
         disks=taken.disks,
         image_sha256=taken.image_sha256,
         base=facts.earlier.name if facts.earlier is not None else "",
+        full_because=f"the snapshot of backup/{facts.lost} was deleted" if facts.lost else "",
         reason="",
         message="",
     )
@@ -146,7 +147,7 @@ def _finish(facts: BackupFacts, report: BackupReport, now: float) -> BackupPlan:
         stored_bytes=report.stored_bytes,
         unique_bytes=report.unique_bytes,
         repository_id=report.repository_id,
-        full_because=report.full_because,
+        full_because=report.full_because or facts.status.full_because,
         base="" if report.full_because else facts.status.base,
         finished_at=report.finished_at or now,
         order=None,

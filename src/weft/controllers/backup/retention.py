@@ -11,6 +11,7 @@ from datetime import date, datetime, tzinfo
 
 import msgspec
 
+from weft.controllers.backup.verification import FAILED
 from weft.informer.view import Item
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BackupPolicySpec, read_keep
@@ -34,7 +35,7 @@ class Made(msgspec.Struct, frozen=True):
 
 def read_made(item: Item) -> Made:
     spec, status = item.spec(BackupSpec), item.status(BackupStatus)
-    is_good = status.phase == "Ready" and status.state != DAMAGED and not item.deleting
+    is_good = status.phase == "Ready" and status.state not in (DAMAGED, FAILED) and not item.deleting
     return Made(item, spec.to, spec.keep, status.phase, is_good, status.taken_at or item.envelope.created_at)
 
 

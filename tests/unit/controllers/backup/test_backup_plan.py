@@ -351,3 +351,10 @@ def test_the_check_of_a_node_that_is_gone_goes_to_another() -> None:
     ordered = look(BackupRepositoryStatus(), make_node())[0]
     again = look(ordered, make_node("n2"))[0].order
     assert again is not None and again.node_uid == "u-n2"
+
+
+def test_one_that_is_full_since_a_snapshot_was_deleted_says_so() -> None:
+    plan = plan_backup(make_facts("Snapshotting", snapshot=make_snapshot(), lost="monday"), NOW)
+    assert plan.status.full_because == "the snapshot of backup/monday was deleted"
+    done = copying(make_report("done", make_order()), status=plan.status)
+    assert plan_backup(done, NOW).status.full_because == "the snapshot of backup/monday was deleted"
