@@ -31,7 +31,9 @@ class BackupFiles:
     async def read(self, claims: Claims, given: FilesInput) -> AsyncGenerator[tuple[str, bytes], None]:
         """Pieces of the answer, each with its channel: ``stdout``, or ``stderr`` for what people should know. Raises WeftError."""
         if self._under_way >= MOST_AT_ONCE:
-            raise Unavailable("this node reads files of other backups now", reason="isBusy", retry_after_seconds=5.0)
+            raise Unavailable(
+                "this node reads files of other backups now", reason="tooManyStreams", retry_after_seconds=5.0
+            )
         self._under_way += 1
         try:
             async with aclosing(self._run(await self._make_job(claims, given))) as pieces:

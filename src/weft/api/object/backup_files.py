@@ -46,5 +46,7 @@ async def _find_node(context: ApiContext, first: str) -> str:
         if decode_part(node.status, NodeStatus).phase == "Ready" and decode_part(node.report, NodeReport).pools
     ]
     if not ready:
-        raise Unavailable("no node is ready to read the backup", reason="nodeNotReady", hint="weft node list")
+        raise Unavailable(
+            "no node is ready to read the backup", reason="agentServiceUnavailable", hint="weft node list"
+        )
     return min(ready, key=lambda node: (node.name != first, node.name)).uid
