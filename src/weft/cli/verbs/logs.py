@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from weft.cli.command import options
+from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import PLACED, Entry, able
 from weft.cli.command.lookup import find_one, resolve
 from weft.cli.command.target import Target
 from weft.cli.job.logs import follow_tasks, read_tries
+from weft.cli.logs.aggregate import show_aggregate
 from weft.cli.session import Session
 from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.kinds.fields.cells import dig
@@ -47,6 +49,7 @@ def job_logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
             ["--prefix/--no-prefix"], default=None, help="With -f: begin each line with the task. [if several]"
         ),
         click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
+        *_choosing(),
     ]
     return options.build(verb, "Show the logs of a job's tasks.", _job_logs, kind, params)
 
@@ -61,8 +64,17 @@ def _job_logs(
     tail: int,
     prefix: bool | None,
     since: float | None,
+    **choosing: Any,
 ) -> int:
     target = find_one(session, kind, words, ("job",), "give one job")
+    if _aggregates(session, choosing):
+        job = session.client.get("job", target.name)
+        containers = list_newest(job)
+        if task is not None:
+            tries = attempt or read_tries(job).get(task, 1)
+            containers = [Target(BY_NAME["container"], task_name(target.name, task, tries))]
+        asked = _ask_aggregate(follow, tail, since, choosing)
+        return show_aggregate(session, containers, asked, prefix=prefix is not False)
     return show_job_logs(session, target, ask_log(follow, tail, since), task, attempt, prefix)
 
 
@@ -146,6 +158,8 @@ def logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(["--prefix/--no-prefix"], default=None, help="Begin each line with its guest. [if several]"),
         click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
+        *_choosing(),
+        *(_workloads() if kind is None else ()),
         *options.selectors(kind),
     ]
     whose = "a function's invocations" if kind is not None and kind.workload is None else "guests"
@@ -162,7 +176,16 @@ def _logs(
     labels: tuple[str, ...],
     fields: tuple[str, ...],
     since: float | None = None,
+    vm: tuple[str, ...] = (),
+    container: tuple[str, ...] = (),
+    **choosing: Any,
 ) -> int:
+    words = (*words, *(f"vm/{name}" for name in vm), *(f"container/{name}" for name in container))
+    if _aggregates(session, choosing) or (kind is not None and kind.name == "node"):
+        targets = _find(session, kind, words, ",".join(labels), ",".join(fields), all_of_none=True)
+        targets = [one for target in targets for one in _open_job(session, target, follow)]
+        asked = _ask_aggregate(follow, tail, since, choosing)
+        return show_aggregate(session, targets, asked, prefix=len(targets) > 1 if prefix is None else prefix)
     targets = _find(session, kind, words, ",".join(labels), ",".join(fields))
     if len(targets) == 1 and targets[0].kind.verb("logs") is None:
         return show_job_logs(session, targets[0], ask_log(follow, tail, since), prefix=prefix)
@@ -184,8 +207,51 @@ def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
     return list_newest(session.client.get("job", target.name))
 
 
-def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str) -> Sequence[Target]:
-    if not labels and not fields:
+def _choosing() -> list[click.Parameter]:
+    """Which lines, from the stores of logs that the nodes keep."""
+    return [
+        click.Option(
+            ["--aggregate"],
+            is_flag=True,
+            help="Show lines with their times, of several workloads by time, from all that the nodes keep.",
+        ),
+        click.Option(["--until"], type=options.Duration(), default=None, help="Show lines older than this, like 1m."),
+        click.Option(["--filter"], metavar="TEXT", default=None, help="Show only lines with this text."),
+        click.Option(
+            ["--regex"], metavar="PATTERN", default=None, help="Show only lines that this regular expression matches."
+        ),
+        options.output(),
+    ]
+
+
+def _workloads() -> list[click.Parameter]:
+    return [
+        click.Option(
+            [f"--{name}"], multiple=True, metavar="NAME", help=f"This {title}.", shell_complete=complete_name(name)
+        )
+        for name, title in (("vm", "VM"), ("container", "container"))
+    ]
+
+
+def _aggregates(session: Session, choosing: Mapping[str, Any]) -> bool:
+    """The other flags have no meaning without that one."""
+    return (
+        session.given_form is not None
+        or session.jq is not None
+        or any(value is not None and value is not False for value in choosing.values())
+    )
+
+
+def _ask_aggregate(follow: bool, tail: int, since: float | None, choosing: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: choosing[name] for name in ("until", "filter", "regex") if choosing[name] is not None}
+    return {**ask_log(follow, tail, since), **given}
+
+
+def _find(
+    session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str, *, all_of_none: bool = False
+) -> Sequence[Target]:
+    """``all_of_none``: without names and selectors, all in the project."""
+    if not labels and not fields and (words or not all_of_none):
         return resolve(session, kind, words, (*able("logs"), "job") if kind is None else (kind.name,))
     if words:
         raise click.UsageError("give either names or a selector, not both")

@@ -1,0 +1,152 @@
+"""Lines of several workloads, from their nodes' stores of logs, merged by time."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import queue
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
+from weft.cli.command.target import Target, usage
+from weft.cli.output.formats import print_line
+from weft.cli.output.terminal import clean
+from weft.cli.session import NotSent, Session
+from weft.cli.stream.client import Stream, dial
+from weft.objects.errors import Unavailable, WeftError
+from weft.objects.quantity import parse_moment
+
+MOST_TARGETS = 100
+MOST_WAITING = 5_000  # lines of one workload that were read ahead
+MOST_SORTED = 50_000  # lines of a followed log that are sorted at once
+SETTLE_SECONDS = 0.3  # lines of several nodes come a little apart
+OVERLAP_SECONDS, OVERLAP_LINES = 2.0, 5_000  # read again after a lost connection, and left out
+PAUSE_SECONDS, TRIES = 1.0, 60
+_UNSEEN = re.compile(
+    "[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)  # what a terminal may act on, and JSON leaves as it is
+Line = dict[str, str]
+
+
+def show_aggregate(session: Session, targets: Sequence[Target], asked: dict[str, Any], *, prefix: bool) -> int:
+    """Print the lines that are ``asked`` for as the verb takes it; with its ``follow``, until Ctrl-C or until all have ended. The
+    exit code; a failure of one workload is reported and doesn't end the others. Raises UsageError."""
+    if len(targets) > MOST_TARGETS:
+        raise usage(f"{len(targets)} workloads are too many to show at once", f"name at most {MOST_TARGETS}, or use -l")
+    readers = [_Reader(session, target, {**asked, "aggregate": True}) for target in targets]
+    for reader in readers:
+        threading.Thread(target=reader.run, daemon=True).start()
+    try:
+        if asked["follow"]:
+            _show_as_they_come(session, readers, prefix=prefix)
+        else:
+            for line in heapq.merge(*readers, key=lambda line: line["time"]):
+                _print(session, line, prefix=prefix)
+    except KeyboardInterrupt:
+        return INTERRUPTED  # enough was seen
+    finally:
+        sys.stdout.flush()
+    return partial_code([reader.code for reader in readers if reader.code is not None])
+
+
+class _Reader:
+    """One workload's lines, read by a thread of its own; iterated by the one that prints. ``code``: how it ended."""
+
+    def __init__(self, session: Session, target: Target, asked: dict[str, Any]) -> None:
+        self._session, self._target, self._asked = session, target, asked
+        self.lines: queue.Queue[Line | None] = queue.Queue(MOST_WAITING)
+        self.code: int | None = None
+        self.ended = False
+        self._rest = b""
+        self._latest: deque[tuple[str, str]] = deque(maxlen=OVERLAP_LINES)
+        self._left_out: set[tuple[str, str]] = set()
+
+    def __iter__(self) -> Iterator[Line]:
+        while (line := self.lines.get()) is not None:
+            yield line
+
+    def run(self) -> None:
+        try:
+            self.code = self._read()
+        except NotSent:
+            pass  # it is printed with the rest of the explanation
+        except WeftError as problem:
+            self.code = exit_code(problem)
+            self._session.notify(f"{self._target.what}: {problem.message}")
+            if problem.hint:
+                self._session.notify(f"  {problem.hint}")
+        finally:
+            self.lines.put(None)
+
+    def _read(self) -> int:
+        """Raises WeftError."""
+        for _ in range(TRIES):
+            asked = self._asked
+            if self._latest:  # the connection was lost
+                asked = {**asked, "tail": -1, "since": self._find_overlap()}
+                self._left_out = set(self._latest)
+            self._rest = b""
+            client = self._session.make_client()
+            try:
+                ticket = client.verb(self._target.kind.name, self._target.name, "logs", asked)
+                with dial(client.context, ticket) as sock:
+                    return Stream(sock, forward_end=False, write=self._take).run(None) or 0
+            except Unavailable as problem:
+                if not self._asked["follow"] or not self._latest:
+                    raise
+                lost = problem
+                self._session.client.http.closed.wait(PAUSE_SECONDS)
+        raise lost
+
+    def _take(self, descriptor: int, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for text in lines:
+            line: Line = json.loads(text)
+            key = (line["time"], line["message"])
+            if key in self._left_out:
+                continue
+            if self._asked["follow"]:
+                self._latest.append(key)
+            self.lines.put(line)
+
+    def _find_overlap(self) -> float:
+        """How many seconds ago the last line was printed, and a little more."""
+        return max(0.0, self._session.clock.now() - parse_moment(self._latest[-1][0])) + OVERLAP_SECONDS
+
+
+def _show_as_they_come(session: Session, readers: Sequence[_Reader], *, prefix: bool) -> None:
+    going = list(readers)
+    while going:
+        found: list[Line] = []
+        for reader in list(going):
+            while len(found) < MOST_SORTED:
+                try:
+                    line = reader.lines.get_nowait()
+                except queue.Empty:
+                    break
+                if line is None:
+                    going.remove(reader)
+                    break
+                found.append(line)
+        for line in sorted(found, key=lambda line: line["time"]):
+            _print(session, line, prefix=prefix)
+        sys.stdout.flush()
+        if going and len(found) < MOST_SORTED:
+            session.client.http.closed.wait(SETTLE_SECONDS)
+
+
+def _print(session: Session, line: Line, *, prefix: bool) -> None:
+    """Guests must not move the cursor, nor change what the terminal shows, in any form."""
+    if session.output == "json" and session.jq is None and not session.json_fields:
+        document = json.dumps(line, ensure_ascii=False)
+        sys.stdout.write(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document) + "\n")
+    elif session.is_document:
+        print_line(session, line)
+    else:
+        source = f"{line['source']}  " if prefix else ""
+        sys.stdout.write(f"{line['time'][:23]}Z  {source}{clean(line['message'])}\n")
