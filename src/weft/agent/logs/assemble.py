@@ -62,7 +62,7 @@ def end_rests(cursor: Cursor, at: int) -> Assembled:
 
 
 def clean_block(block: bytes) -> bytes:
-    """Whole lines: long ones are cut, and bytes that are no UTF-8 written as \\xNN."""
+    """Whole lines: long ones are cut, and bytes that are not UTF-8 written as \\xNN."""
     block = block.replace(b"\r\n", b"\n")
     if len(block) > LONGEST_LINE:
         lines = block.split(b"\n")

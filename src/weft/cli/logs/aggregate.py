@@ -23,7 +23,7 @@ from weft.objects.quantity import parse_moment
 
 MOST_TARGETS = 100
 MOST_WAITING = 5_000  # lines of one workload that were read ahead
-MOST_SORTED = 50_000  # lines of a followed log that are sorted at once
+MOST_SORTED = 50_000  # lines of a followed log that are sorted together
 SETTLE_SECONDS = 0.3  # lines of several nodes come a little apart
 OVERLAP_SECONDS, OVERLAP_LINES = 2.0, 5_000  # read again after a lost connection, and left out
 PAUSE_SECONDS, TRIES = 1.0, 60
@@ -37,7 +37,9 @@ def show_aggregate(session: Session, targets: Sequence[Target], asked: dict[str,
     """Print the lines that are ``asked`` for as the verb takes it; with its ``follow``, until Ctrl-C or until all have ended. The
     exit code; a failure of one workload is reported and doesn't end the others. Raises UsageError."""
     if len(targets) > MOST_TARGETS:
-        raise usage(f"{len(targets)} workloads are too many to show at once", f"name at most {MOST_TARGETS}, or use -l")
+        raise usage(
+            f"{len(targets)} workloads are too many to show together", f"name at most {MOST_TARGETS}, or use -l"
+        )
     readers = [_Reader(session, target, {**asked, "aggregate": True}) for target in targets]
     for reader in readers:
         threading.Thread(target=reader.run, daemon=True).start()
@@ -141,7 +143,7 @@ def _show_as_they_come(session: Session, readers: Sequence[_Reader], *, prefix: 
 
 
 def _print(session: Session, line: Line, *, prefix: bool) -> None:
-    """Guests must not move the cursor, nor change what the terminal shows, in any form."""
+    """Guests must not change what the terminal shows, in any form."""
     if session.output == "json" and session.jq is None and not session.json_fields:
         document = json.dumps(line, ensure_ascii=False)
         sys.stdout.write(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document) + "\n")

@@ -18,6 +18,7 @@ from weft.cli.session import Session
 from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.kinds.fields.cells import dig
 from weft.kinds.job import task_name
+from weft.kinds.parts.stream_verbs import NODE_LOGS
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import NotFound
@@ -181,12 +182,12 @@ def _logs(
     **choosing: Any,
 ) -> int:
     words = (*words, *(f"vm/{name}" for name in vm), *(f"container/{name}" for name in container))
-    if _aggregates(session, choosing) or (kind is not None and kind.name == "node"):
-        targets = _find(session, kind, words, ",".join(labels), ",".join(fields), all_of_none=True)
+    aggregates = _aggregates(session, choosing)
+    targets = _find(session, kind, words, ",".join(labels), ",".join(fields), all_of_none=aggregates)
+    if aggregates or any(target.kind.verb("logs") is NODE_LOGS for target in targets):  # which has no other form
         targets = [one for target in targets for one in _open_job(session, target, follow)]
         asked = _ask_aggregate(follow, tail, since, choosing)
         return show_aggregate(session, targets, asked, prefix=len(targets) > 1 if prefix is None else prefix)
-    targets = _find(session, kind, words, ",".join(labels), ",".join(fields))
     if len(targets) == 1 and targets[0].kind.verb("logs") is None:
         return show_job_logs(session, targets[0], ask_log(follow, tail, since), prefix=prefix)
     targets = [one for target in targets for one in _open_job(session, target, follow)]

@@ -3,6 +3,8 @@ which is ended when it takes too long: no pattern of a stranger may keep the age
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import select
 import struct
 import subprocess
@@ -17,6 +19,7 @@ from weft.objects.errors import InvalidInput
 from weft.telemetry.logs.pattern_worker import ERROR
 
 PATTERN_SECONDS = 5.0  # for all blocks of one question; a follower has them for each look
+PIPE_BYTES = 1 << 20
 MOST_PATTERN = 1000  # characters
 _WORKER = Path(__file__).with_name("pattern_worker.py")
 
@@ -69,6 +72,8 @@ class Pattern:
             bufsize=0,
         )
         try:
+            with contextlib.suppress(OSError):  # with many pipes, their user may have no larger ones
+                fcntl.fcntl(self._worker.stdin or -1, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             self._ask(pattern.encode())
         except BaseException:
             self.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -32,16 +34,24 @@ class Range(msgspec.Struct, frozen=True):
 
 def read_lines(store: LogStore, asked: Range, matcher: Matcher | None) -> Iterator[list[Line]]:
     """Block by block. Raises InvalidInput for a pattern that takes too long, OSError."""
-    for block in _list_blocks(store, asked):
-        for lines in block.load():
-            if found := _select(lines, block.range, matcher):
-                yield found
+    blocks = _list_blocks(store, asked)
+    with ThreadPoolExecutor(1, "weft-logs") as ahead:  # the next block is read while one is searched
+        loading = [ahead.submit(block.load) for block in blocks[:1]]
+        for block, following in zip_longest(blocks, blocks[1:]):
+            loaded = loading.pop().result()
+            if following is not None:
+                loading.append(ahead.submit(following.load))
+            for lines in loaded:
+                if found := _select(lines, block.range, matcher):
+                    yield found
 
 
 def read_last(store: LogStore, asked: Range, matcher: Matcher | None, most: int) -> list[Line]:
     """The last ``most`` of them. Raises as ``read_lines``."""
     found: list[Line] = []
     for block in reversed(_list_blocks(store, asked)):
+        if len(found) >= most:
+            break
         for lines in reversed(block.load()):
             if len(found) < most:
                 found = _select(lines, block.range, matcher)[-(most - len(found)) :] + found
