@@ -12,6 +12,7 @@ from tests.scenario.api_lab import DoorsLab, make_allocation, make_image, make_v
 
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
@@ -270,6 +271,8 @@ def test_a_node_hears_which_of_its_snapshots_go_once_none_of_its_guests_needs_th
     assert not removed(node)
     desire(snapshots=[], origin=AllocatedOrigin(snapshot=uid, generation=2))
     assert not removed(node)
-    desire(origin=None)
+    desire(origin=None, migration=AllocatedMigration(key="m/1", peer="n2", peer_uid="u2", peer_allocation="u2.a"))
+    assert not removed(node)  # a copy may be on its way
+    desire(migration=None)
     assert removed(node) == [uid]
     assert other.report(node={"snapshots": []})["remove_snapshots"] == []

@@ -515,6 +515,38 @@ async def test_a_migration_waits_for_the_snapshot_of_its_vm_and_a_snapshot_for_t
         assert (waits.phase, waits.reason) == ("Pending", "isMigrating") and "migration/m" in waits.message
 
 
+async def test_a_snapshot_that_is_deleted_on_the_way_goes_only_once_its_vm_has_arrived(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await take(lab, "a")
+        await until(lab, "a", "Ready")
+        target = await join(lab, "n2")
+        lab.begin = [World(stops_at="migrating")]
+        await lab.migrate("web")
+
+        async def begun() -> bool:
+            return len(await lab.allocations()) == 2
+
+        await lab.until(begun)
+        uid = node.report.snapshots[0].uid
+        await lab.delete("/snapshot/default/a")
+        await node.write_report(snapshots=[])
+        await lab.pass_time(5.0)
+        assert "once its disks have arrived" in (await snapshot(lab, "a")).message
+        await target.write_report(snapshots=[NodeSnapshot(uid=uid, size=5 << 20)])
+        for world in lab.worlds.values():
+            world.stops_at = ""
+        for allocation in await lab.every("allocation"):
+            await node.act(allocation.key)
+        await lab.until_migration("Succeeded")
+        await lab.pass_time(2.0)
+        assert "n2 still has" in (await snapshot(lab, "a")).message
+        await target.write_report(snapshots=[])
+        await lab.until_gone("/snapshot/default/a")
+
+
 async def test_a_restored_vm_that_migrates_takes_neither_its_origin_nor_its_orders_along(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await join(lab)

@@ -34,9 +34,14 @@ class _VolumeStatus(msgspec.Struct):
     order: VolumeOrder | None = None
 
 
+class DoomedSnapshot(msgspec.Struct, frozen=True):
+    uid: str
+    goes_with: frozenset[str]  # uids of its workload and of its volumes: it goes where these go
+
+
 class NodeOrders:
     """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node.
-    ``doomed_snapshots``: uid of each snapshot that is being deleted, or whose group failed. ``warm_images``: nodes keep a booted
+    ``doomed_snapshots``: each snapshot that is being deleted, or whose group failed. ``warm_images``: nodes keep a booted
     machine of each. ``never_often``: uid of each image of which nodes keep none by themselves."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -81,11 +86,11 @@ def find_doomed(envelope: Envelope) -> tuple[str, str] | None:
     return envelope.uid, status.node_uid
 
 
-def find_doomed_snapshot(envelope: Envelope) -> str | None:
-    if envelope.deleting_since is not None:
-        return envelope.uid
+def find_doomed_snapshot(envelope: Envelope) -> DoomedSnapshot | None:
     spec, status = decode_part(envelope.spec, SnapshotSpec), decode_part(envelope.status, SnapshotStatus)
-    return envelope.uid if is_dropped(spec, status) else None
+    if envelope.deleting_since is None and not is_dropped(spec, status):
+        return None
+    return DoomedSnapshot(envelope.uid, frozenset({status.workload_uid, *(one.key for one in status.disks.values())}))
 
 
 def find_never_often(envelope: Envelope) -> str | None:

@@ -309,17 +309,20 @@ async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> l
 
 async def _find_removable_snapshots(context: ApiContext, node: Envelope) -> list[str]:
     """Snapshots that this node keeps and must remove: each is being deleted, and none of its allocations needs it to begin, or to
-    go back to it."""
-    every = set(context.orders.doomed_snapshots.found.values())
+    go back to it, or is on the way with a copy of it, which would stay."""
+    every = {one.uid: one for one in context.orders.doomed_snapshots.found.values()}
     if not every:
         return []
-    doomed = every & {one.uid for one in decode_part(node.report, NodeReport).snapshots}
+    doomed = every.keys() & {one.uid for one in decode_part(node.report, NodeReport).snapshots}
     for envelope in await _own(context, node.uid) if doomed else ():
         spec, report = decode_part(envelope.spec, AllocationSpec), decode_part(envelope.report, AllocationReport)
         doomed -= {one.uid for one in list_snapshots_to_take(spec, report)}
         begins = report.to_begin or report.state in ("pending", "preparing")
         if spec.origin is not None and (is_restoring(spec, report) or begins):
             doomed.discard(spec.origin.snapshot)
+        if spec.migration is not None or spec.storage is not None:
+            on_the_way = {spec.workload.uid, *(volume.uid for volume in spec.volumes)}
+            doomed = {uid for uid in doomed if every[uid].goes_with.isdisjoint(on_the_way)}
     return sorted(doomed)
 
 

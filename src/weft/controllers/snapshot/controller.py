@@ -14,7 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
-from weft.controllers.snapshot.facts import SnapshotFacts, list_disks, read_facts
+from weft.controllers.snapshot.facts import SnapshotFacts, is_on_the_way, list_disks, read_facts
 from weft.controllers.snapshot.fetch import is_fetched, plan_fetch
 from weft.controllers.snapshot.group import plan_group
 from weft.controllers.snapshot.lineage import find_parent, list_children
@@ -95,7 +95,8 @@ class Snapshots:
             commit = plan_together(view, item, members, silent, now) if members else plan_one(view, item, silent, now)
             if commit is not None:
                 plan.commits.append(commit)
-            if members or (commit is None and silent and _asks_nodes(item)):  # a group's turns end by time, too
+            waits = (silent and _asks_nodes(item)) or (item.deleting and is_on_the_way(view, item))
+            if members or (commit is None and waits):  # a group's turns end by time, too
                 plan.later[item.key] = CHECK_EVERY_SECONDS
         return plan
 

@@ -9,6 +9,7 @@ import msgspec
 from weft.controllers.allocation.active import active_allocation
 from weft.informer.view import Item, View
 from weft.kinds.allocation import (
+    ALLOCATIONS_BY_VOLUME,
     ALLOCATIONS_BY_WORKLOAD,
     ROOT,
     AllocationReport,
@@ -46,6 +47,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
     home_exists: bool = False  # the node where it lies is in the fabric
     home_reports: bool = False  # and Ready
+    on_the_way: bool = False  # a copy of it may be on its way to another node or pool
 
 
 def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
@@ -84,7 +86,19 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         unknown=silent,
         home_exists=bool(homes),
         home_reports=bool(homes) and homes[0].status(NodeStatus).phase == "Ready",
+        on_the_way=is_on_the_way(view, snapshot),
     )
+
+
+def is_on_the_way(view: View, snapshot: Item) -> bool:
+    """Whether its workload or one of its volumes migrates or changes pools, with its snapshots."""
+    status = snapshot.status(SnapshotStatus)
+    places = [
+        *view.find(ALLOCATIONS_BY_WORKLOAD, status.workload_uid),
+        *(place for disk in status.disks.values() for place in view.find(ALLOCATIONS_BY_VOLUME, disk.key)),
+    ]
+    specs = (place.spec(AllocationSpec) for place in places)
+    return any(spec.migration is not None or spec.storage is not None for spec in specs)
 
 
 def list_orders(allocation: Item) -> list[AllocatedSnapshot]:

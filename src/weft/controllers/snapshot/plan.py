@@ -207,6 +207,9 @@ def _plan_removal(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
         waits = facts.ordered is not None or (not status.listed and not facts.kept)
         if waits:
             return SnapshotPlan(msgspec.structs.replace(status, message=f"waits for node {status.node}"))
+    if facts.on_the_way:
+        message = f"{facts.what} migrates, or its disks change pools: it is removed once its disks have arrived"
+        return SnapshotPlan(msgspec.structs.replace(status, message=message))
     if facts.kept:
         where = ", ".join(one.node for one in facts.kept)
         held = format_bytes(sum(one.snapshot.size for one in facts.kept))
