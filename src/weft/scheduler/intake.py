@@ -74,8 +74,9 @@ LONGEST_SLEEP_SECONDS = 30.0  # the clock may be set meanwhile
 MOST_LEASES = 200  # that wait for capacity and are tried again at once
 RETRY_ADDRESSES_EVERY_SECONDS = 5.0
 # Whose objects a new scheduler must read first.
-KINDS = ("node", "allocation", "endpoint", *WORKLOADS, "placementpolicy", "migration", "reservation", *QUESTIONS)
-WATCHED = (*KINDS, "image", "network", "constraint", "project", "volume", "snapshot", "pool", DISRUPTION_BUDGET.name)
+_COUNTED = ("node", "allocation", "volume", "endpoint")
+KINDS = (*_COUNTED, *WORKLOADS, "placementpolicy", "migration", "reservation", *QUESTIONS)
+WATCHED = (*KINDS, "image", "network", "constraint", "project", "snapshot", "pool", DISRUPTION_BUDGET.name)
 
 
 class Intake:
