@@ -17,7 +17,7 @@ from weft.cli.command.target import Target, usage
 from weft.cli.output.formats import print_line
 from weft.cli.output.terminal import clean
 from weft.cli.session import NotSent, Session
-from weft.cli.stream.client import Stream, dial
+from weft.cli.stream.logs import run_stream
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.quantity import parse_moment
 
@@ -93,11 +93,8 @@ class _Reader:
                 asked = {**asked, "tail": -1, "since": self._find_overlap()}
                 self._left_out = set(self._latest)
             self._rest = b""
-            client = self._session.make_client()
             try:
-                ticket = client.verb(self._target.kind.name, self._target.name, "logs", asked)
-                with dial(client.context, ticket) as sock:
-                    return Stream(sock, forward_end=False, write=self._take).run(None) or 0
+                return run_stream(self._session, self._target, asked, self._take)
             except Unavailable as problem:
                 if not self._asked["follow"] or not self._latest:
                     raise

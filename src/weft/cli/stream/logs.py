@@ -157,8 +157,8 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
     for _ in range(_TRIES):
         try:
             if not seen:
-                return _run_stream(session, target, asked, note)
-            return _run_stream(
+                return run_stream(session, target, asked, note)
+            return run_stream(
                 session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note)
             )
         except Unavailable as problem:
@@ -169,7 +169,8 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
     raise lost
 
 
-def _run_stream(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+def run_stream(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    """One stream of what is ``asked`` for, to its end; the exit code that it brings. Raises WeftError."""
     client = session.make_client()
     ticket = client.verb(target.kind.name, target.name, "logs", asked)
     with dial(client.context, ticket) as sock:
@@ -179,7 +180,7 @@ def _run_stream(session: Session, target: Target, asked: dict[str, Any], write: 
 def _measure(session: Session, target: Target, seen: bytes | bytearray) -> int:
     """How many bytes of the whole log have come already; 0 if it lacks the latest output."""
     whole = bytearray()
-    _run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
+    run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
     at = whole.rfind(seen)
     if at < 0:
         session.notify(f"{target.what}: its log was restarted or truncated: showing it from the start")

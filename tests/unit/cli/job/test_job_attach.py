@@ -50,7 +50,7 @@ def test_each_try_of_the_task_is_printed_as_it_was_printed_one_after_the_other(
         write(2, b"\x00err")
         return 0
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     put_out(session, job(), job(x1="0"), job(x1="0"), job(x2="0"))
     assert capfdbinary.readouterr() == (b"out of sums-0\nout of sums-0-r2\n", b"\x00err\x00err")
 
@@ -65,7 +65,7 @@ def test_what_is_drawn_gives_way_before_the_first_byte_is_put_out(
         written.set()
         return 0
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     output = TaskOutput(session)
     progress = Attached(output, session.clock.elapsed)
     progress.show(SUMS, job(x1="0"))
@@ -84,7 +84,7 @@ def test_a_task_that_never_had_a_place_printed_nothing_and_is_not_waited_for(
     def run(_: Session, target: Target, *__: object) -> int:
         raise IllegalTransition(f"{target.what} has no place yet")
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     states = iter([{"status": {"phase": "Pending"}}, {"spec": {"once": True}, "status": {"phase": "Stopped"}}])
     monkeypatch.setattr(session.client, "get", lambda kind, name: next(states))
     output = put_out(session, job(x1="0"))
@@ -98,7 +98,7 @@ def test_output_that_somebody_may_not_read_is_told_once_and_the_job_is_waited_fo
     def run(_: Session, target: Target, *__: object) -> int:
         raise Forbidden("this token may not read logs")
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     output = put_out(session, job(x1="0"))
     assert output.is_missing
     assert capfd.readouterr().err == "container/sums-0: its output can't be shown: this token may not read logs\n"
@@ -108,7 +108,7 @@ def test_a_reader_that_has_seen_enough_ends_the_watching(session: Session, monke
     def run(_: Session, target: Target, *__: object) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     output = TaskOutput(session)
     progress = Attached(output, session.clock.elapsed)
     progress.show(SUMS, job(x1="0"))
@@ -129,7 +129,7 @@ def test_who_reads_no_more_is_told_that_the_job_goes_on_and_how_to_end_it(
         while not session.client.http.closed.wait(0.01):
             progress.tick()
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     monkeypatch.setattr(job_run, "follow", follow)
     with pytest.raises(BrokenPipeError):
         job_run.watch_job(session, SUMS, {**job(), "uid": "u"})
@@ -147,7 +147,7 @@ def test_a_node_that_never_ends_an_ended_task_s_log_is_not_waited_for(
         over.wait(60)
         return 0
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     monkeypatch.setattr(attach, "PATIENCE_SECONDS", 0.5)
     output = put_out(session, job(x1="0"))
     over.set()

@@ -56,7 +56,7 @@ def test_lines_of_several_stay_whole_and_say_whose_they_are(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guests = Guests({"a": b"one\ntwo\nno end", "b": b"x" * 50 + b"\nlast\n"})
-    monkeypatch.setattr(logs, "_run_stream", guests.run)
+    monkeypatch.setattr(logs, "run_stream", guests.run)
     targets = [vm("a"), vm("b"), vm("gone")]
     assert show_logs(session, targets, follow=True, tail=-1, since=None, prefix=True) == 8
     out, err = capsys.readouterr()
@@ -71,7 +71,7 @@ def test_what_was_lost_is_taken_up_without_gaps_or_repeats(
 ) -> None:
     text = b"".join(b"line %d of %d\n" % (n, random.Random(n).randrange(10**6)) for n in range(2000))
     guests = Guests({"a": text}, breaks=[5000, 20_000, 20_001])
-    monkeypatch.setattr(logs, "_run_stream", guests.run)
+    monkeypatch.setattr(logs, "run_stream", guests.run)
     kept = bytearray()
     monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: kept.extend(data))
     assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
@@ -84,7 +84,7 @@ def test_a_log_that_was_never_reached_or_is_not_followed_is_not_tried_again(
 ) -> None:
     for follow, breaks in ((True, [0]), (False, [])):
         guests = Guests({"a": b"text\n"}, breaks)
-        monkeypatch.setattr(logs, "_run_stream", guests.run)
+        monkeypatch.setattr(logs, "run_stream", guests.run)
         monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: None)
         if follow:
             with pytest.raises(Unavailable):
@@ -104,7 +104,7 @@ def test_a_log_that_begins_anew_is_shown_from_its_start(
         kept.extend(data)
         guests.texts["a"] = b"second\n"
 
-    monkeypatch.setattr(logs, "_run_stream", guests.run)
+    monkeypatch.setattr(logs, "run_stream", guests.run)
     monkeypatch.setattr(logs, "write_bytes", write)
     assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
     assert bytes(kept).endswith(b"second\n") and "restarted or truncated" in capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(
         ended.wait(20)
         return 0
 
-    monkeypatch.setattr(logs, "_run_stream", run)
+    monkeypatch.setattr(logs, "run_stream", run)
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "w") as out:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
+from weft.contracts.driver.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, LogPiece, User
 from weft.contracts.driver.host import Capacity, Host
 from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.container.end import ContainerEnd, read_signal
@@ -21,7 +21,7 @@ from weft.drivers.linux.mounts import parse_mounts
 from weft.drivers.linux.processes import ProcessId
 from weft.drivers.linux.seccomp import Profile, Rule, translate_seccomp
 from weft.drivers.runtime.oci.conmon import logs
-from weft.drivers.runtime.oci.conmon.logs import TURN_BYTES, parse_line, read_lines, turn_over, turned
+from weft.drivers.runtime.oci.conmon.logs import TURN_BYTES, parse_line, read_after, read_lines, turn_over, turned
 from weft.drivers.runtime.oci.conmon.shim import plan_shim, run_shim, shorten_complaints
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.driver import OciDriver
@@ -544,3 +544,35 @@ def test_who_runs_is_read_beside_the_record_and_only_if_it_is_of_that_run(tmp_pa
     assert known is not None and known.started and (known.process, known.shim) == (RECORD.process, RECORD.shim)
     paths.begun.write_bytes(b"\0\0")
     assert read_record(paths) == began
+
+
+def test_a_log_is_read_on_from_a_position_also_after_it_was_turned_over(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert read_after(log, "") == LogPiece([], "")
+
+    def say(*words: str) -> None:
+        with open(log, "a") as file:
+            file.writelines(
+                f"2026-01-31T12:00:00.{number:09d}+00:00 stdout F {word}\n" for number, word in enumerate(words)
+            )
+
+    def read(position: str) -> tuple[list[bytes], str, bool]:
+        found = []
+        while (piece := read_after(log, position)).lines:
+            position = piece.position
+            found += [line.data for line in piece.lines]
+        return found, piece.position, piece.missed
+
+    say("one", "two")
+    lines, position, _ = read("")
+    assert lines == [b"one\n", b"two\n"]
+    say("three")
+    log.rename(turned(log))
+    log.write_text("2026-01-31T12:00:01.000000009+00:00 stderr F four\n2026-01-31T12:00:01.1+00:00 std")
+    lines, after, missed = read(position)
+    assert (lines, missed) == ([b"three\n", b"four\n"], False)
+    log.rename(turned(log))
+    log.write_text("2026-01-31T12:00:02.000000009+00:00 stderr F five\n")
+    assert read(after)[0] == [b"five\n"]
+    first = read_after(log, position)  # what it stands for is gone
+    assert first.missed and first.lines[0].data == b"four\n"

@@ -9,7 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.driver.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, LogLine, User
+from weft.contracts.driver.container import (
+    ContainerMount,
+    ContainerNic,
+    ContainerPlan,
+    ContainerProcess,
+    LogLine,
+    LogPiece,
+    User,
+)
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestFacts, GuestState
 from weft.drivers.runtime.qemu.image_disk import name_root
@@ -19,6 +27,7 @@ from weft.drivers.runtime.qemu.microvm.exchange_disk import (
     Ring,
     make_exchange_disk,
     parse_line,
+    read_after,
     read_head,
     write_config,
 )
@@ -217,6 +226,28 @@ def test_lines_are_read_as_they_come_and_across_the_ends_of_the_ring(tmp_path: P
     write_head(path, gone, gone + 31)
     assert ring.read() == [LogLine(4.0, "stdout", b"four\n")]
     ring.close()
+
+
+def test_a_machine_s_lines_are_read_on_from_a_position_and_what_was_written_over_is_missed(tmp_path: Path) -> None:
+    path = tmp_path / "exchange-disk"
+    make_exchange_disk(path)
+    assert read_after(path, "7") == LogPiece([], "7")
+    first, half = b"1.5 stdout F one\n", b"2 stderr F tw"
+    write_ring(path, 0, first + half)
+    write_head(path, 0, len(first + half))
+    piece = read_after(path, "")
+    assert piece == LogPiece([LogLine(1.5, "stdout", b"one\n")], str(len(first)))
+    write_ring(path, len(first + half), b"o\n")
+    write_head(path, 0, len(first + half) + 2, run="another")
+    piece = read_after(path, piece.position)
+    assert piece.lines == [LogLine(2.0, "stderr", b"two\n")] and not piece.missed
+    gone = 5 * exchange_disk.RING_BYTES
+    write_ring(path, gone, b"rest of a line\n4 stdout F four\n")
+    write_head(path, gone, gone + 31)
+    piece = read_after(path, piece.position)
+    assert piece == LogPiece([LogLine(4.0, "stdout", b"four\n")], str(gone + 31), missed=True)
+    write_head(path, 0, 0)  # another disk
+    assert read_after(path, piece.position) == LogPiece([], "0")
 
 
 class Endless:
