@@ -71,6 +71,8 @@ WRONG = (
     ("image delete tiny --snapshots", 2, "no such option: --snapshots", ""),
     ("volume snapshot nope", 3, 'volume "nope" not found', "weft volume list"),
     ("volume snapshot fresh", 5, "volume/fresh has no data yet: nothing has used it", "mount it in a container first"),
+    ("volume snapshot fresh --keep 3", 2, "--keep is about snapshots that are taken regularly", "add --every 1h"),
+    ("volume snapshot fresh --every 5s", 2, "--every: 5s is out of range", "give 1m to 366d"),
     ("volume snapshot fresh --memory", 2, "no such option: --memory", ""),
     ("volume restore fresh", 2, "--snapshot is missing", "weft volume snapshot fresh takes one"),
     ("volume restore fresh --snapshot one", 5, "volume/fresh has no data yet", ""),

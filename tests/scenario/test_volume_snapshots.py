@@ -15,6 +15,7 @@ from tests.scenario.test_snapshots import snapshot, take, until
 
 from weft.kinds.node import NodeRuntime, NodeSnapshot
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
+from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder, VolumeReport
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
@@ -294,3 +295,33 @@ async def test_a_volume_from_a_snapshot_that_is_gone_says_so_and_one_that_is_del
         node.rests = True
         await node.write_report(volumes=[uid for uid in node.report.volumes if uid != made.uid])
         await lab.until_gone("/volume/default/copy")
+
+
+async def test_a_schedule_takes_snapshots_of_a_volume_and_keeps_the_newest_but_none_of_a_vms(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await put_volume(lab, node, snapshots=SnapshotSchedule(every=600.0, keep=2))
+        await take(lab, "mine", "volume/data")
+        for _ in range(4):
+            await lab.pass_time(650.0)
+        names = [one.name for one in await lab.every("snapshot") if one.deleting_since is None]
+        assert "mine" in names and len(names) in (3, 4) and len(node.done) > 4
+        await lab.put_vm("web", volumes=["data"])
+        await lab.until_phase("web", "Running")
+        await lab.pass_time(5.0)
+        done = len(node.done)
+        await lab.pass_time(1300.0)
+        assert len(node.done) == done  # the VM has it
+
+
+async def test_a_restore_whose_quota_has_no_room_for_what_stands_there_leaves_all_as_it_is(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await put_volume(lab, node)
+        await take(lab, "a", "volume/data")
+        await until(lab, "a", "Ready")
+        await lab.put("quota", "project", {"disk": SIZE})
+        await lab.pass_time(2.0)
+        await go_back(lab, "a")
+        told = await until_back(lab)
+        assert told.reason == "quotaExceeded" and "--yes" in told.message and node.list_done() == ["take"]

@@ -11,6 +11,7 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
+from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
 from weft.kinds.parts.snapshot.volume_verbs import VOLUME_VERBS, is_going_back, is_made_alone
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.record import (
@@ -43,6 +44,9 @@ class VolumeSpec(msgspec.Struct, kw_only=True):
     origin: Annotated[
         VolumeOrigin | None, field("Disk of a snapshot that its data comes from; set by the server", change="never")
     ] = None
+    snapshots: Annotated[
+        SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
+    ] = None
     restore: Annotated[VolumeRestore | None, field("Last restore in place; the verb restore sets it")] = None
 
 
@@ -67,6 +71,13 @@ def check_volume(spec: VolumeSpec) -> None:
         raise InvalidInput(f"spec.size: {spec.size} bytes is too small", field="spec.size", hint="give at least 1M")
     if spec.size > MOST_BYTES:
         raise InvalidInput("spec.size: a disk can't be that large", field="spec.size", hint="at most 1P")
+    check_schedule(spec.snapshots)
+    if spec.snapshots is not None and spec.snapshots.memory:
+        raise InvalidInput(
+            "spec.snapshots.memory: a volume has no memory",
+            field="spec.snapshots.memory",
+            hint="leave spec.snapshots.memory out",
+        )
 
 
 def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
@@ -156,7 +167,7 @@ VOLUME = Kind(
     ),
     verbs=VOLUME_VERBS,
     snapshots="volume",
-    access=Access(readers="project", status_writer="volumes"),
+    access=Access(readers="project", status_writer="volumes", condition_writers={"Snapshots": "snapshots"}),
     admission=Admission(
         check=check_volume,
         check_new=check_new,

@@ -3,6 +3,7 @@ until it can be restored. Ctrl-C ends the watching only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -34,8 +35,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     name = click.Option(
         ["--name"], metavar="NAME", help=f"The snapshot's name. [the {what}'s, with date and time in UTC]"
     )
+    every = [
+        click.Option(["--every"], type=options.Duration(), help="Take one now and then again, so often; 0 ends that."),
+        click.Option(["--keep"], type=int, metavar="N", help="How many of those to keep. [7]"),
+    ]
     if of_others:
-        few = [options.targets(kind, many=False, able=ABLE), name, *options.waits(), options.output()]
+        regular = every if kind is not None and kind.snapshots == "volume" else []
+        few = [options.targets(kind, many=False, able=ABLE), name, *regular, *options.waits(), options.output()]
         return options.build(verb, f"{entry.summary}.", _run_plain, kind, few)
     params: list[click.Parameter] = [
         options.targets(kind, required=False, able=ABLE),
@@ -43,22 +49,41 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--group"], metavar="NAME", help="Take all of these VMs at one instant, each as NAME-VM."),
         *options.selectors(kind),
         click.Option(["--memory"], is_flag=True, help="Keep the memory of the running VM, too."),
-        click.Option(["--every"], type=options.Duration(), help="Take one now and then again, so often; 0 ends that."),
-        click.Option(["--keep"], type=int, metavar="N", help="How many of those to keep. [7]"),
+        *every,
         *options.waits(),
         options.output(),
     ]
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
-def _run_plain(session: Session, kind: Kind | None, words: tuple[str, ...], name: str | None) -> int:
+def _run_plain(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    name: str | None,
+    every: float | None = None,
+    keep: int | None = None,
+) -> int:
     hint = f"to name the snapshot: --name {words[1]}" if len(words) == 2 and "/" not in words[1] else ""
-    return _take(session, find_one(session, kind, words, ABLE, "give one name", hint), name, {})
+    target = find_one(session, kind, words, ABLE, "give one name", hint)
+    _check_schedule(name, every, keep)
+    if every is not None:
+        return _schedule(session, target, every, keep)
+    return _take(session, target, name, {})
+
+
+def _check_schedule(name: str | None, every: float | None, keep: int | None) -> None:
+    if name == "":
+        raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
+    if keep is not None and every is None:
+        raise usage("--keep is about snapshots that are taken regularly", "add --every 1h")
+    if keep is not None and not 1 <= keep <= MOST_KEPT:
+        raise usage(f"--keep: {keep} is out of range", f"give 1 to {MOST_KEPT}, or leave it out for {DEFAULT_KEPT}")
+    if every is not None and name is not None:
+        raise usage("--every: such snapshots are named by the time at which they are taken", "leave --name out")
 
 
 def _take(session: Session, target: Target, name: str | None, more: dict[str, Any]) -> int:
-    if name == "":
-        raise usage("--name: a snapshot's name can't be empty", "leave --name out for a name with date and time")
     body = {"name": name or name_snapshot(target.name, session.clock.now()), **more}
     return _finish(session, target, session.client.verb(target.kind.name, target.name, "snapshot", body))
 
@@ -77,14 +102,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     vm = find_one(
         session, kind, words, ABLE, "give one VM, or a group's name for several", several or "add --group NAME"
     )
-    if keep is not None and every is None:
-        raise usage("--keep is about snapshots that are taken regularly", "add --every 1h")
-    if keep is not None and not 1 <= keep <= MOST_KEPT:
-        raise usage(f"--keep: {keep} is out of range", f"give 1 to {MOST_KEPT}, or leave it out for {DEFAULT_KEPT}")
+    _check_schedule(name, every, keep)
     if every is not None:
-        if name is not None:
-            raise usage("--every: such snapshots are named by the time at which they are taken", "leave --name out")
-        return _schedule(session, vm, every, keep, memory=memory)
+        return _schedule(session, vm, every, keep, {"memory": memory})
     return _take(session, vm, name, {"memory": memory})
 
 
@@ -118,9 +138,11 @@ def _take_group(session: Session, vms: list[Target], group: str, *, memory: bool
     return finish(session, done, waits)
 
 
-def _schedule(session: Session, vm: Target, every: float, keep: int | None, *, memory: bool) -> int:
+def _schedule(
+    session: Session, vm: Target, every: float, keep: int | None, more: Mapping[str, Any] | None = None
+) -> int:
     """Set how often snapshots are taken; 0: no more."""
-    schedule = {"every": every, "memory": memory} | ({} if keep is None else {"keep": keep})
+    schedule = {"every": every, **(more or {})} | ({} if keep is None else {"keep": keep})
     changed = session.client.patch(vm.kind.name, vm.name, {"spec": {"snapshots": schedule if every else None}})
     kept = dig(changed, "spec.snapshots.keep", DEFAULT_KEPT)
     line = f"{vm.what}  a snapshot every {format_duration(every)}, of which the newest {kept} are kept"

@@ -1,6 +1,6 @@
-"""Takes the snapshots that a workload's schedule asks for, and deletes the oldest ones that are too many.
+"""Takes the snapshots that a schedule asks for of a VM or a volume, and deletes the oldest ones that are too many.
 
-Reads workloads, snapshots and quotas; makes Snapshots, deletes those that a schedule made, and writes a workload's condition
+Reads VMs, volumes, snapshots and quotas; makes Snapshots, deletes those that a schedule made, and writes the condition
 Snapshots where its quota refuses one. Woken by any of those, and by the time. People's own snapshots are left alone.
 """
 
@@ -17,8 +17,10 @@ from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
 from weft.kinds.parts.snapshot.verbs import has_disks, has_memory
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_WORKLOAD, SnapshotSpec, SnapshotStatus, workload_key
 from weft.kinds.vm import VmSpec
+from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming
 from weft.objects.envelope import Condition, Envelope, set_condition
 from weft.objects.identity import MAX_NAME, object_key
 
@@ -28,11 +30,11 @@ RETRY_SECONDS = 60.0  # while the quota is full
 
 class ScheduledSnapshots:
     name = "scheduled snapshots"
-    kinds = ("vm", "snapshot", "quota")
+    kinds = ("vm", "volume", "snapshot", "quota")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
-            case "vm":
+            case "vm" | "volume":
                 if has_changed(change, _stand_of):
                     return (change.key,)
             case "snapshot":
@@ -45,7 +47,7 @@ class ScheduledSnapshots:
         plan = Plan()
         for key in keys:
             workload = view.get(key)
-            schedule = workload.spec(VmSpec).snapshots if workload is not None else None
+            schedule = _read_schedule(workload) if workload is not None else None
             if workload is None or schedule is None or workload.deleting:
                 continue
             commit, wait = plan_schedule(view, workload, schedule, now)
@@ -65,9 +67,8 @@ def plan_schedule(view: View, workload: Item, schedule: SnapshotSchedule, now: f
         return draft.commit(workload.key), 1.0
     last = own[0].envelope.created_at if own else None
     wait = 0.0 if last is None or last > now else last + schedule.every - now
-    status = workload.status(WorkloadStatus)
     busy = any(item.status(SnapshotStatus).phase in ("Pending", "Taking") and not item.deleting for item in own)
-    if wait > 0 or busy or not has_disks(status.phase, status.node):
+    if wait > 0 or busy or not _is_able(workload):
         return None, wait if wait > 0 else RETRY_SECONDS
     made = _make(view, workload, schedule, now)
     quota = read_quota(view, workload.envelope.project)
@@ -118,19 +119,13 @@ def find_surplus(newest_first: Sequence[Item], keep: int) -> list[Item]:
 
 
 def _make(view: View, workload: Item, schedule: SnapshotSchedule, now: float) -> Envelope:
-    of, spec, status = workload.envelope, workload.spec(VmSpec), workload.status(WorkloadStatus)
-    return SNAPSHOT.make(
-        _name(view, workload, now),
-        SnapshotSpec(
-            of=f"{of.kind}/{of.name}",
-            memory=schedule.memory and has_memory(status.phase, spec.gpus),
-            automatic="schedule",
-            image=spec.image,
-        ),
-        now,
-        project=of.project,
-        creator=of.creator,
-    )
+    of = workload.envelope
+    made = SnapshotSpec(of=f"{of.kind}/{of.name}", automatic="schedule")
+    if _is_machine(workload):
+        spec, status = workload.spec(VmSpec), workload.status(WorkloadStatus)
+        made.memory = schedule.memory and has_memory(status.phase, spec.gpus)
+        made.image = spec.image
+    return SNAPSHOT.make(_name(view, workload, now), made, now, project=of.project, creator=of.creator)
 
 
 def _name(view: View, workload: Item, now: float) -> str:
@@ -144,11 +139,24 @@ def _name(view: View, workload: Item, now: float) -> str:
     return name
 
 
+def _is_machine(workload: Item) -> bool:
+    return BY_NAME[workload.envelope.kind].snapshots == "machine"
+
+
+def _read_schedule(workload: Item) -> SnapshotSchedule | None:
+    return workload.spec(VmSpec).snapshots if _is_machine(workload) else workload.spec(VolumeSpec).snapshots
+
+
+def _is_able(workload: Item) -> bool:
+    """Whether a snapshot can be taken of it now; what a machine has open is part of snapshots of that machine."""
+    if _is_machine(workload):
+        status = workload.status(WorkloadStatus)
+        return has_disks(status.phase, status.node)
+    spec, volume = workload.spec(VolumeSpec), workload.status(VolumeStatus)
+    holder = volume.attached_to
+    bars = holder is not None and BY_NAME[holder.kind].snapshots == "machine"
+    return volume.node_uid is not None and not is_coming(spec, volume) and not bars
+
+
 def _stand_of(workload: Item) -> object:
-    status = workload.status(WorkloadStatus)
-    return (
-        workload.uid,
-        workload.deleting,
-        workload.spec(VmSpec).snapshots,
-        has_disks(status.phase, status.node),
-    )
+    return workload.uid, workload.deleting, _read_schedule(workload), _is_able(workload)

@@ -15,6 +15,7 @@ from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.volume.restore import plan_data
 from weft.informer.commit import Commit, Draft, delete, edit, put, unchanged
+from weft.informer.quotas import read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.volume_locations import find_copies, find_data, find_strays
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
@@ -142,6 +143,8 @@ def plan_volume(view: View, volume: Item, silent: bool, now: float) -> Commit | 
         draft.preconditions += [unchanged(item) for item in step.needs]
     if step.make is not None:
         draft.make(step.make)
+        if (quota := read_quota(view, volume.envelope.project)) is not None:
+            quota.guard(draft)
     return draft.commit(volume.key, _make_events(volume, former, status, undecided))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport
@@ -174,9 +175,13 @@ def _keep(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, 
     name = name_kept(volume, asked)
     kept = view.get(object_key(SNAPSHOT.name, volume.envelope.project, name))
     if kept is None:
-        status.reason, status.message = "", f"what stands there is being kept as snapshot/{name}"
         spec = SnapshotSpec(of=f"volume/{volume.envelope.name}", automatic="restore")
         project, creator = volume.envelope.project, volume.envelope.creator
+        quota = read_quota(view, project)
+        if quota is not None and (excess := quota.describe_excess(SNAPSHOT.name, spec, creator)):
+            message = f"what stands there could not be kept: {excess}; restore it without keeping that: --yes"
+            return _give_up(status, asked, "quotaExceeded", message)
+        status.reason, status.message = "", f"what stands there is being kept as snapshot/{name}"
         return Step(make=SNAPSHOT.make(name, spec, now, project=project, creator=creator))
     stand = kept.status(SnapshotStatus)
     if kept.deleting or stand.phase == "Failed":

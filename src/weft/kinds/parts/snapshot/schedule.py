@@ -1,4 +1,4 @@
-"""Snapshots that a VM gets regularly: how often, and how many are kept. Pure."""
+"""Snapshots that a VM or a volume gets regularly: how often, and how many are kept. Pure."""
 
 from __future__ import annotations
 
