@@ -213,21 +213,26 @@ class BackupWork:
             return Line(ended="done")
         sizes = {name: int(disk["size"]) for name, disk in order.manifest["disks"].items()}
         layers = {name: short_id(f"{order.snapshot}/{key}") for name, key in order.disks.items()}
-        async with contextlib.AsyncExitStack() as stack:
-            disks = [
-                JobDisk(
-                    name, await stack.enter_async_context(driver.copies.write(layers[name], sizes[name])), sizes[name]
-                )
-                for name in order.disks
-            ]
-            line = await self._run(order, msgspec.structs.replace(job, disks=disks))
-        if line.ended != "done":
-            return line
-        kept = {
-            key: KeptDisk((layers[name],), sizes[name], "" if key == ROOT else name)
-            for name, key in order.disks.items()
-        }
-        await driver.copies.take_in(KeptSnapshot(short_id(order.snapshot), order.snapshot, kept))
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                disks = [
+                    JobDisk(
+                        name,
+                        await stack.enter_async_context(driver.copies.write(layers[name], sizes[name])),
+                        sizes[name],
+                    )
+                    for name in order.disks
+                ]
+                line = await self._run(order, msgspec.structs.replace(job, disks=disks))
+            if line.ended != "done":
+                return line
+            kept = {
+                key: KeptDisk((layers[name],), sizes[name], "" if key == ROOT else name)
+                for name, key in order.disks.items()
+            }
+            await driver.copies.take_in(KeptSnapshot(short_id(order.snapshot), order.snapshot, kept))
+        finally:
+            await driver.copies.discard(layers.values())
         self._taken_in()
         return line
 

@@ -14,6 +14,7 @@ NBD, by a process that need not know the pool.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, runtime_checkable
 
@@ -214,6 +215,9 @@ class DiskCopies(Protocol):
     async def take_in(self, snapshot: KeptSnapshot) -> None:
         """Keep a snapshot of disks that were written, each its only layer. Repeated is fine. Raises NotFound for one that is
         missing, DriverFailed."""
+
+    async def discard(self, layer_ids: Iterable[str]) -> None:
+        """Remove what was written of these and not taken in. Repeated is fine. Raises OSError."""
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,32 @@ async def test_what_the_server_refuses_and_a_snapshot_that_is_gone_are_failures_
     await lab.await_phases("failed")
     [report] = lab.work.report()
     assert (report.uid, report.reason) == ("b", "snapshotGone")
+
+
+@pytest.mark.parametrize("ends", ["failed", "cancelled"])
+async def test_what_came_of_a_backup_that_could_not_be_fetched_is_removed(lab: Lab, ends: str) -> None:
+    left: list[str] = []
+    written: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def write(layer: str, _: int) -> AsyncIterator[str]:
+        written.append(layer)
+        left.append(layer)
+        if ends == "cancelled":
+            lab.work.put_orders([])
+            await asyncio.Event().wait()
+        yield lab.pool.socket
+
+    async def discard(layers: Iterable[str]) -> None:
+        left[:] = set(left) - {*layers}
+
+    lab.pool.write, lab.pool.discard = write, discard  # type: ignore[attr-defined]
+    manifest = {"disks": {"root": {"size": 65536}}}
+    order = lab.order("fetch", uid="s2", snapshot="s2", pool="local", disks={"root": "root"}, manifest=manifest)
+    lab.work.put_orders([order])
+    async with asyncio.timeout(30):
+        while not written or left or (ends == "failed" and lab.work.report()[0].phase != "failed"):
+            await asyncio.sleep(0.01)
 
 
 async def test_the_key_is_in_no_state_file_and_no_report(lab: Lab) -> None:

@@ -175,6 +175,15 @@ async def test_a_disk_that_was_written_is_kept_and_cloned_and_its_zeroes_hide_an
     assert (await copy_out(driver, "s1", None))[0][: 2 * BLOCK] == b"x" * BLOCK + bytes(BLOCK)
 
 
+async def test_what_was_written_and_is_not_wanted_goes(driver: DirectoryVolumes, tmp_path: Path) -> None:
+    async with driver.copies.write("in", SIZE):
+        pass
+    assert any("import" in path.name for path in tmp_path.rglob("*"))
+    for _ in range(2):
+        await driver.copies.discard(["in", "other"])
+    assert not any("import" in path.name for path in tmp_path.rglob("*"))
+
+
 async def test_a_snapshot_whose_disk_did_not_come_is_not_kept(driver: DirectoryVolumes) -> None:
     async with driver.copies.write("one", SIZE):
         pass

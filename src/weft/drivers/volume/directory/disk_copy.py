@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
@@ -78,6 +78,10 @@ class DirectoryDiskCopies:
             elif not layer.exists():
                 raise NotFound(f"disk {layer_id} of snapshot {snapshot.id} has not come to {self._locked.where}")
         self._records.keep(snapshot)
+
+    async def discard(self, layer_ids: Iterable[str]) -> None:
+        for layer_id in layer_ids:
+            await asyncio.to_thread(self._arriving(layer_id).unlink, missing_ok=True)
 
     def _arriving(self, layer_id: str) -> Path:
         return self._work(f"{layer_id}.import")
