@@ -30,6 +30,7 @@ from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
 from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
+from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.snapshot.absorption import Absorption
@@ -115,6 +116,7 @@ class Agent:
             host, runtimes, self._network, self.pools, self.samples, wire, clock, self.logs
         )
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
+        keys = VolumeKeys(server, host.node)
         memory = BootMemory(host.capacity.memory_bytes, self.table, clock, self._reporter.deliver, self._reporter.wake)
         self._templates = TemplateLibrary(
             host.state_dir,
@@ -140,6 +142,7 @@ class Agent:
             self.images,
             self._container_images,
             secrets,
+            keys,
             self.pools,
             self._volumes,
             self._templates,

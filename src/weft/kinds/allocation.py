@@ -60,6 +60,7 @@ class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
     size: int  # bytes
     pool: str = LOCAL  # the pool with its data
     pool_id: str = ""  # id of that pool's storage
+    encrypted: bool = False
 
 
 class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):

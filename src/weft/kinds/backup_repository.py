@@ -145,7 +145,7 @@ BACKUP_REPOSITORY = Kind(
         server_fields=("sealed",),
         seals=True,
         check_values=_check_given,
-        makes_values=lambda: {KEY: secrets.token_hex(32)},
+        makes_values=lambda _: {KEY: secrets.token_hex(32)},
     ),
     display=Display(
         topic="Storage and networks",

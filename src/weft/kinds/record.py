@@ -282,8 +282,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     seals: bool = False  # its spec has ``values`` that are stored sealed only
     # Raises InvalidInput, without any value, for new values that won't do: ``check`` sees none, as they are sealed by then.
     check_values: Callable[[Mapping[str, str]], None] = lambda values: None
-    # Values that a new object gets by itself, by key, unless it has them; called for each.
-    makes_values: Callable[[], Mapping[str, str]] = lambda: {}
+    # Values that a new object gets by itself, by key, unless it has them; called with the manifest's spec of each.
+    makes_values: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {}
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing

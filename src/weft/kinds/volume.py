@@ -3,6 +3,9 @@ nodes share can be used there too."""
 
 from __future__ import annotations
 
+import re
+import secrets
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -30,17 +33,23 @@ from weft.kinds.record import (
     keys_of,
     uid_of,
 )
+from weft.kinds.secret import SealedSpec, check_values
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
 MOST_BYTES = 2**50
+KEY = "key"  # 32 bytes in hexadecimal digits
+_KEY_TEXT = re.compile(r"[0-9a-f]{64}")
 
 
-class VolumeSpec(msgspec.Struct, kw_only=True):
+class VolumeSpec(SealedSpec, kw_only=True):
     size: Annotated[int, field("Size; it may grow, also while a VM uses it", change="live", quantity="bytes")]
     pool: Annotated[str, field("Storage pool of the disk; local is the node's own", change="never", name=True)] = LOCAL
+    encrypted: Annotated[
+        bool, field("Encrypt what lies in the pool, with a key that only the server keeps; for VMs", change="never")
+    ] = False
     origin: Annotated[
         VolumeOrigin | None, field("Disk of a snapshot that its data comes from; set by the server", change="never")
     ] = None
@@ -67,6 +76,19 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
 
 
 def check_volume(spec: VolumeSpec) -> None:
+    check_values(spec)
+    if given := sorted({*spec.values, *spec.sealed} - ({KEY} if spec.encrypted else set())):
+        raise InvalidInput(
+            f"spec.values.{given[0][:60]} means nothing to a volume that is{'' if spec.encrypted else ' not'} encrypted",
+            field=f"spec.values.{given[0][:60]}",
+            hint=f"an encrypted volume has one value, {KEY}, which the server draws",
+        )
+    if spec.encrypted and spec.origin is not None:
+        raise InvalidInput(
+            "spec.encrypted: the data of a snapshot can't become an encrypted volume",
+            field="spec.encrypted",
+            hint="create an empty encrypted volume, and copy the data inside a VM",
+        )
     if spec.size < 1024 * 1024:
         raise InvalidInput(f"spec.size: {spec.size} bytes is too small", field="spec.size", hint="give at least 1M")
     if spec.size > MOST_BYTES:
@@ -77,6 +99,15 @@ def check_volume(spec: VolumeSpec) -> None:
             "spec.snapshots.memory: a volume has no memory",
             field="spec.snapshots.memory",
             hint="leave spec.snapshots.memory out",
+        )
+
+
+def _check_given(values: Mapping[str, str]) -> None:
+    if not _KEY_TEXT.fullmatch(values.get(KEY, "0" * 64)):
+        raise InvalidInput(
+            f"spec.values.{KEY} must be 64 hexadecimal digits",
+            field=f"spec.values.{KEY}",
+            hint="leave it out: the server draws one",
         )
 
 
@@ -109,6 +140,16 @@ def check_new(spec: VolumeSpec) -> None:
 def count(spec: VolumeSpec, _: VolumeStatus) -> Counted:
     """What tests a backup is weft's own."""
     return Counted({} if spec.origin is not None and spec.origin.test else {"disk": spec.size})
+
+
+def _check_change(old: VolumeSpec, new: VolumeSpec) -> None:
+    check_growth(old, new)
+    if new.values or new.sealed != old.sealed:
+        raise InvalidInput(
+            "spec.values: what lies on a volume is encrypted with the key that it was created with",
+            field="spec.values",
+            hint="create another volume and copy what is needed",
+        )
 
 
 def pool_of(spec: VolumeSpec, status: VolumeStatus) -> str:
@@ -170,9 +211,12 @@ VOLUME = Kind(
     access=Access(readers="project", status_writer="volumes", condition_writers={"Snapshots": "snapshots"}),
     admission=Admission(
         check=check_volume,
+        server_fields=("origin", "restore", "sealed"),
         check_new=check_new,
-        server_fields=("origin", "restore"),
-        check_change=check_growth,
+        check_change=_check_change,
+        check_values=_check_given,
+        seals=True,
+        makes_values=lambda spec: {KEY: secrets.token_hex(32)} if spec.get("encrypted") is True else {},
         counts=count,
     ),
     display=Display(
@@ -182,6 +226,7 @@ VOLUME = Kind(
             Column("PHASE", text("status.phase", "Available"), keep=True),
             Column("SIZE", size("spec.size"), align="right"),
             Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
+            Column("ENCRYPTED", lambda obj: "yes" if dig(obj, "spec.encrypted") else "no", wide=True),
             Column("NODE", text("status.node")),
             Column("ATTACHED", text("status.attached_to.name")),
             Column("COPIES", lambda obj: ",".join(dig(obj, "status.copies") or []) or "–", wide=True),

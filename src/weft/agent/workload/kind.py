@@ -13,6 +13,7 @@ import msgspec
 from weft.agent.image.cache import CachedImage, ImageCache
 from weft.agent.image.oci import ContainerImages, PulledImage
 from weft.agent.secret.cache import Secrets
+from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.template.fit import Template
 from weft.agent.template.library import TemplateLibrary
@@ -39,6 +40,7 @@ class Prepared(msgspec.Struct):
     env: dict[str, str] = {}  # a container's variables from secrets
     root: VolumeFacts | None = None
     volumes: list[VolumeFacts] = []  # in the order of the spec's
+    keys: dict[str, str] = {}  # of encrypted volumes, by uid: paths of their passphrases
     layers: dict[str, list[DiskLayer]] = {}  # under the files of ROOT and of volumes by uid, bottom first
     links: list[str] = []  # interface names in the order of the NICs, or for each the namespace that they lie in
     in_namespace: bool = True
@@ -58,6 +60,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     images: ImageCache
     container_images: ContainerImages
     secrets: Secrets
+    volume_keys: VolumeKeys
     pools: Pools
     volumes: Volumes
     templates: TemplateLibrary

@@ -12,6 +12,7 @@ from weft.agent.state.allocation import LocalAllocation
 from weft.agent.template.copied import note_copy, write_wait
 from weft.agent.template.fit import Template, shrink
 from weft.agent.template.setup import write_setup
+from weft.agent.volume.encrypted import ensure_volume, grow_volume
 from weft.agent.volume.origin import begins_from_memory, clone_missing
 from weft.agent.workload.kind import NodeParts, Prepared, Show, shared_with_source
 from weft.agent.workload.seed import build_nocloud, build_tar
@@ -50,14 +51,16 @@ class Vm:
 
     async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
         prepared.volumes = []
+        prepared.keys = await node.volume_keys.open(local)
         for volume in local.spec.volumes:
             disks, shared = await node.pools.of(local.spec, volume.uid), volume.uid in shared_with_source(local)
             async with node.heavy:
                 whose = f"{local.what}: its volume {volume.name}"
                 await node.pools.refuse_elsewhere(local.spec, volume.uid, volume.uid, whose)
                 facts = await clone_missing(node.pools, local, prepared.origin, volume.uid)
+                key = prepared.keys.get(volume.uid, "")
                 if facts is None:
-                    make = disks.inspect(volume.uid) if shared else disks.ensure(volume.uid, size_bytes=volume.size)
+                    make = disks.inspect(volume.uid) if shared else ensure_volume(disks, volume, key, whose)
                     facts = await make
                 if facts is None:
                     raise DriverFailed(
@@ -66,7 +69,7 @@ class Vm:
                     )
                 stays = shared or name_serial(volume.name) in prepared.attached or begins_from_memory(prepared.origin)
                 if facts.size_bytes < volume.size and not stays:
-                    facts = await disks.grow(volume.uid, volume.size)
+                    facts = await grow_volume(disks, volume, key, whose)
             node.volumes.uids.add(volume.uid)
             prepared.volumes.append(facts)
             prepared.layers[volume.uid] = await node.pools.list_layers(local.spec, volume.uid, volume.uid)
@@ -152,8 +155,9 @@ def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
     for volume, facts in zip(spec.volumes, prepared.volumes, strict=True):
         size = max(facts.size_bytes, volume.size)
         layers = prepared.layers.get(volume.uid, [])
-        serial = name_serial(volume.name)
-        disks.append(GuestDisk(facts.path, facts.format, serial, size_bytes=size, layers=layers, rbd=facts.rbd))
+        serial, key = name_serial(volume.name), prepared.keys.get(volume.uid, "")
+        disk = GuestDisk(facts.path, facts.format, serial, size_bytes=size, layers=layers, rbd=facts.rbd, key=key)
+        disks.append(disk)
     if prepared.seed is not None:
         disks.append(GuestDisk(prepared.seed, "raw", SEED_SERIAL, read_only=True))
     if prepared.iso is not None:

@@ -35,7 +35,7 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
     check_values(SealedSpec(values=values))  # before a key becomes part of what is sealed
     kind.admission.check_values(values)
     sealed = dict(kept)
-    made = kind.admission.makes_values() if current is None else {}
+    made = kind.admission.makes_values(manifest.spec) if current is None else {}
     for key, value in {**made, **values}.items():
         place = place_of(manifest.project, manifest.name, key, kind.name)
         if key not in kept or _open(context, kept[key], place) != value:

@@ -8,11 +8,13 @@ from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
-from weft.kinds.allocation import AllocationSpec, list_secrets, registry_secret_of
+from weft.kinds.allocation import AllocatedVolume, AllocationSpec, list_secrets, registry_secret_of
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
+from weft.kinds.volume import KEY as VOLUME_KEY
+from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.envelope import decode_envelope, decode_part
-from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 from weft.protocol.report import OpenedRepository, OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
@@ -46,6 +48,9 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
             answer.registries[secret] = kept.registry
             keys |= _OF_REGISTRIES & kept.sealed.keys()
         answer.secrets[secret] = _pick(context, spec.workload.project, secret, kept, keys)
+    for volume in spec.volumes:
+        if volume.encrypted:
+            answer.volumes[volume.uid] = await _open_volume(context, spec.workload.project, volume)
     return json_answer(msgspec.to_builtins(answer))
 
 
@@ -70,6 +75,28 @@ async def _open_repository(context: ApiContext, call: Call, name: str, ticket: s
     key, kind = context.settings.seal_key, BACKUP_REPOSITORY.name
     opened = {word: unseal(key, value, place_of(None, name, word, kind)).decode() for word, value in sealed.items()}
     return OpenedRepository(opened)
+
+
+async def _open_volume(context: ApiContext, project: str | None, volume: AllocatedVolume) -> str:
+    """The key of an encrypted volume."""
+    entry = await context.store.get(object_key(VOLUME.name, project, volume.name))
+    envelope = decode_envelope(entry.value) if entry is not None else None
+    if envelope is None or envelope.uid != volume.uid:
+        raise NotFound(f"volume {volume.name} not found")
+    sealed = decode_part(envelope.spec, VolumeSpec).sealed.get(VOLUME_KEY)
+    try:
+        if sealed is None:
+            raise Unavailable("it has none")
+        return unseal(
+            context.settings.seal_key, sealed, place_of(project, volume.name, VOLUME_KEY, VOLUME.name)
+        ).decode()
+    except Unavailable as problem:
+        raise NotFound(
+            f"the key of volume {volume.name} is lost: {problem.message}",
+            reason="keyLost",
+            hint="start the server with the seal key that it had when the volume was created; without it, nobody can read "
+            "the volume's data",
+        ) from None
 
 
 async def _read(context: ApiContext, project: str | None, name: str) -> SecretSpec:

@@ -54,6 +54,7 @@ class GuestDisk(msgspec.Struct, frozen=True):
     cdrom: bool = False
     layers: list[DiskLayer] = []  # the bottom first, between the image and its file
     rbd: RbdImage | None = None  # it is one; ``path`` is its name for people
+    key: str = ""  # path of the passphrase of an encrypted one, which is in memory only
 
 
 class GuestNic(msgspec.Struct, frozen=True):

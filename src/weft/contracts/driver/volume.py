@@ -23,6 +23,7 @@ class VolumeFacts(msgspec.Struct, frozen=True):
     size_bytes: int
     used_bytes: int
     rbd: RbdImage | None = None  # it is one, and no file
+    encrypted: bool = False
 
 
 class PoolFacts(msgspec.Struct, frozen=True):

@@ -78,6 +78,11 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
         disk = next((volume.uid for volume in at.volumes if volume.name == spec.volume), "")
         if not disk:
             return "volumeNotReady", f"volume {spec.volume} is not attached to {spec.workload}"
+    if any(volume.uid == disk and volume.encrypted for volume in at.volumes):
+        return (
+            "unsupported",
+            f"volume {spec.volume} is encrypted, and can't be relocated; copy its data to another volume",
+        )
     nodes = view.find(NODES_BY_UID, at.node_uid)
     storage = pool_id(nodes[0].report(NodeReport), pool) if nodes else ""
     if not storage:

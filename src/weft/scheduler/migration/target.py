@@ -80,6 +80,9 @@ def read_migration_candidate(
         return Waiting(
             "notBegun", f"{what} has not begun from {from_} yet, which is on {spec.node}: start it once first"
         )
+    if encrypted := [volume.name for volume in spec.volumes if volume.encrypted]:
+        which = f"volume{'s' * (len(encrypted) > 1)} {', '.join(encrypted)}"
+        return Waiting("encryptedStays", f"{what} has encrypted {which}, which can't migrate; detach it first")
     if spec.once:
         return Waiting("runsOnce", f"{what} runs only once, so it ends on the node where it started")
     cold, here = stands_still(workload_spec), _read_report(view, spec.node_uid)

@@ -373,6 +373,9 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
         if is_coming(spec, status):
             message = status.message or "its data comes from a snapshot"
             return Waiting("volumeNotReady", f"volume {name} is not ready: {message}")
+        if spec.encrypted and not record_of(placed_workload).needs(spec_of(placed_workload)).machine:
+            what = f"volume {name} is encrypted, and {placed_workload.envelope.kind}s can't read encrypted volumes"
+            return Waiting("volumeNotReady", f"{what}; give it to a VM")
         origin = spec.origin
         if origin is not None and item.status(VolumeStatus).node_uid is None and not find_data(view, item.uid):
             begins = record_of(placed_workload).origin(spec_of(placed_workload))
@@ -396,7 +399,7 @@ def allocate_volume(item: Item) -> AllocatedVolume:
     """A volume as its allocation has it; which storage its pool is depends on the node."""
     spec = item.spec(VolumeSpec)
     pool = pool_of(spec, item.status(VolumeStatus))
-    return AllocatedVolume(name=item.envelope.name, uid=item.uid, size=spec.size, pool=pool)
+    return AllocatedVolume(name=item.envelope.name, uid=item.uid, size=spec.size, pool=pool, encrypted=spec.encrypted)
 
 
 def locate_volume(item: Item, report: NodeReport) -> AllocatedVolume:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.conformance.encryption import EncryptionPromises, key
 from tests.conformance.layers import LayerPromises
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
@@ -28,7 +29,10 @@ def driver(tmp_path: Path) -> DirectoryVolumes:
     return DirectoryVolumes(make_host(tmp_path))
 
 
-class TestDirectory(VolumePromises, LayerPromises):
+__all__ = ["key"]
+
+
+class TestDirectory(VolumePromises, LayerPromises, EncryptionPromises):
     @pytest.fixture
     def reborn(self, tmp_path: Path) -> Callable[[], VolumeDriver]:
         return lambda: DirectoryVolumes(make_host(tmp_path))

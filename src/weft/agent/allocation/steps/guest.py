@@ -106,6 +106,7 @@ def take_down(checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
 
 async def _forget(parts: StepParts, work: Work, show: Show) -> None:
     parts.node.container_images.drop(work.local.uid)
+    parts.node.volume_keys.drop(work.local.uid)
     parts.node.secrets.drop(work.local.uid)  # the worker does the rest
 
 

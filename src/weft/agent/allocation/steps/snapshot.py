@@ -93,6 +93,13 @@ class SnapshotTaker:
     async def _find_parts(self) -> None:
         """The drivers of its disks. A volume that isn't there yet holds nothing. Raises InvalidInput."""
         local, pools = self._local, self._parts.node.pools
+        for volume in local.spec.volumes:
+            if volume.encrypted and volume.uid in self._taking.disks:
+                raise InvalidInput(
+                    f"{local.what}: its volume {volume.name} is encrypted, and snapshots of encrypted volumes can't be taken",
+                    reason="unsupported",
+                    hint="detach the volume first",
+                )
         for disk, place in self._taking.disks.items():
             driver = await pools.find(place.pool, place.pool_id)
             if await driver.inspect(self._id(disk)) is not None:

@@ -23,6 +23,8 @@ from weft.drivers.runtime.qemu.devices.ids import (
     fdset,
     file_names,
     given_name,
+    key_id,
+    key_name,
     nic_id,
     nic_name,
     nic_properties,
@@ -296,7 +298,8 @@ def _size(plan: GuestPlan, frame: Frame, fds: Mapping[str, int], *, incoming: bo
 
 def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, fds: Mapping[str, int]) -> list[str]:
     files = {name: fds[name] for name in file_names(disk)}
-    words = [word for descriptor in files.values() for word in file_words(descriptor)] if disk.rbd is None else []
+    words = ["-object", f"secret,id={key_id(disk)},file=/proc/self/fd/{fds[key_name(disk)]}"] if disk.key else []
+    words += [word for descriptor in files.values() for word in file_words(descriptor)] if disk.rbd is None else []
     given = {name: given_name(disk, descriptor, descriptor) for name, descriptor in files.items()}
     words += node_words(describe_disk(disk, given))
     # A disk put into the drive is there to be booted.

@@ -21,6 +21,7 @@ from weft.contracts.driver.volume import PoolFacts, VolumeFacts
 from weft.contracts.durable_file import keep_file, name_file, sync_folder, write_durably
 from weft.drivers.linux.ext4 import check_files, has_files, is_blank, make_files, refuse_others
 from weft.drivers.volume.directory.disk_copy import DirectoryDiskCopies
+from weft.drivers.volume.directory.encryption import DirectoryEncryption
 from weft.drivers.volume.directory.file_copies import FROZEN, thaw_left
 from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords, Pending, find_file, list_kept_layers
@@ -63,6 +64,7 @@ class DirectoryVolumes:
         self.transfer = DirectoryLayerTransfer(self._records, self._changes, self._work, locked)
         thaw_left(self._work(FROZEN))
         self.copies = DirectoryDiskCopies(self._records, self._work, locked)
+        self.encryption = DirectoryEncryption(self._lock, self._inspect, self._work, self._name)
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
                 left.unlink(missing_ok=True)
@@ -128,10 +130,13 @@ class DirectoryVolumes:
     ) -> VolumeFacts:
         """Make the volume if it isn't there. Raises InvalidInput for one without a size or smaller than its base,
         DriverFailed (``noSpace``, ``driverFailed``)."""
-        async with self._making.setdefault(volume_id, asyncio.Lock()):
+        async with self._lock(volume_id):
             if self._inspect(volume_id) is not None:
                 await self._part(volume_id)
             return self._inspect(volume_id) or await self._make(volume_id, size_bytes, base, base_format)
+
+    def _lock(self, volume_id: str) -> asyncio.Lock:
+        return self._making.setdefault(volume_id, asyncio.Lock())
 
     async def _part(self, volume_id: str) -> None:
         """Give a volume whose present file a snapshot keeps another one above that. A restore in place that keeps it replaces it
@@ -193,7 +198,7 @@ class DirectoryVolumes:
             self._changes.sweep()
 
     async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
-        async with self._making.setdefault(volume_id, asyncio.Lock()):
+        async with self._lock(volume_id):
             try:
                 await self._give_files(volume_id, size_bytes, owner)
             except OSError as problem:
@@ -344,7 +349,7 @@ class DirectoryVolumes:
             return None
         if header is None:
             raise DriverFailed(f"{path} is not a qcow2 file", hint="move it away", details={"step": "disk"})
-        return VolumeFacts(volume_id, str(path), "qcow2", header.virtual_size, used)
+        return VolumeFacts(volume_id, str(path), "qcow2", header.virtual_size, used, encrypted=header.is_encrypted)
 
     def _path(self, volume_id: str) -> Path:
         if not volume_id or volume_id.startswith(".") or "/" in volume_id:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from weft.drivers.runtime.qemu.devices.ids import (
     find_serial,
     given_name,
     is_movable,
+    key_id,
     layer_name,
     nic_backend,
     nic_id,
@@ -128,6 +130,7 @@ async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
             given = await qmp.execute("add-fd", descriptor=descriptor)
             sets[name], names[name] = given["fdset-id"], given_name(disk, given["fdset-id"], given["fd"])
     try:
+        await give_key(qmp, disk)
         node = describe_disk(disk, names)
         await qmp.execute("blockdev-add", **node)
         if disk.size_bytes > (await list_nodes(qmp))[disk_node(disk.serial)]["image"]["virtual-size"]:
@@ -139,6 +142,16 @@ async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
         layer_name(disk, number) for number in range(len(disk.layers))
     }  # by them QEMU says later which of its nodes is which
     await _forget_files(qmp, [number for name, number in sets.items() if name not in kept])
+
+
+async def give_key(qmp: Qmp, disk: GuestDisk) -> None:
+    """Let QEMU read what is on an encrypted disk: it keeps the passphrase in its memory, as long as it knows the disk."""
+    if disk.key:
+        with contextlib.suppress(QmpError):  # left by a driver that died, or by a disk that has gone
+            await qmp.execute("object-del", id=key_id(disk))
+        passphrase = await asyncio.to_thread(Path(disk.key).read_text)
+        secret: dict[str, Any] = {"qom-type": "secret", "id": key_id(disk), "data": passphrase}
+        await qmp.execute("object-add", **secret)
 
 
 async def _forget_files(qmp: Qmp, sets: Iterable[int]) -> None:

@@ -31,8 +31,18 @@ def layer_name(disk: GuestDisk, number: int) -> str:
     return f"layer {number} of {disk.serial}"
 
 
+def key_name(disk: GuestDisk) -> str:
+    """The same for the passphrase of an encrypted one."""
+    return f"key of {disk.serial}"
+
+
+def key_id(disk: GuestDisk) -> str:
+    """QEMU's name for the passphrase."""
+    return f"key-{disk.serial}"
+
+
 def file_names(disk: GuestDisk) -> list[str]:
-    """Those of all its files."""
+    """Those of all its files but its key."""
     base = [base_name(disk)] if disk.base is not None else []
     return [disk_name(disk), *base, *(layer_name(disk, number) for number in range(len(disk.layers)))]
 
@@ -101,7 +111,8 @@ def describe_disk(disk: GuestDisk, files: Mapping[str, str]) -> dict[str, Any]:
     backing: dict[str, Any] | None = None
     for name, format_ in below:
         backing = _stand(format_, files[name], backing) | {"read-only": True}
-    return _stand(disk.format, files[disk_name(disk)], backing) | more
+    encrypt = {"encrypt": {"format": "luks", "key-secret": key_id(disk)}} if disk.key else {}
+    return _stand(disk.format, files[disk_name(disk)], backing) | encrypt | more
 
 
 def _stand(format_: str, file: str, backing: dict[str, Any] | None) -> dict[str, Any]:

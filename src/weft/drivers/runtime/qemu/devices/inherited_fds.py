@@ -21,7 +21,7 @@ import msgspec
 
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.linux.ceph.conf import write_client_conf
-from weft.drivers.runtime.qemu.devices.ids import file_names, nic_name
+from weft.drivers.runtime.qemu.devices.ids import file_names, key_name, nic_name
 from weft.drivers.runtime.qemu.translate import RAM, GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed
 
@@ -61,6 +61,7 @@ def plan_inherited_fds(plan: GuestPlan, paths: GuestPaths) -> list[InheritedFd]:
         planned.append(InheritedFd(RAM, "public" if plan.memory else "read", plan.ram))
     for disk in plan.disks:
         planned += plan_disk(disk)
+        planned += [InheritedFd(key_name(disk), "public", disk.key)] if disk.key else []
     return planned + [plan_nic(nic) for nic in plan.nics]
 
 

@@ -1,0 +1,45 @@
+"""The keys of encrypted volumes on this node: in memory only. Drivers and qemu-img read each by a path that lasts as long as the
+agent does, and that nobody but root may follow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from weft.agent.server.client import Server
+from weft.agent.state.allocation import LocalAllocation
+from weft.objects.errors import Unavailable
+
+
+class VolumeKeys:
+    def __init__(self, server: Server, node: str) -> None:
+        self._server, self._node = server, node
+        self._files: dict[str, tuple[str, int]] = {}  # by the volume's uid: whose allocation's (uid), and a descriptor
+
+    async def open(self, local: LocalAllocation) -> dict[str, str]:
+        """The paths of the keys of its encrypted volumes, by uid. While the server can't be reached, those that were fetched last.
+        Raises NotFound (``keyLost``), Unavailable."""
+        wanted = [volume.uid for volume in local.spec.volumes if volume.encrypted]
+        if not wanted:
+            return {}
+        try:
+            opened = await asyncio.to_thread(self._server.read_secrets, self._node, local.name)
+        except Unavailable:
+            if any(uid not in self._files for uid in wanted):
+                raise
+        else:
+            for uid in wanted:
+                self._put(uid, local.uid, opened.volumes[uid])
+        return {uid: f"/proc/{os.getpid()}/fd/{self._files[uid][1]}" for uid in wanted}
+
+    def drop(self, allocation: str) -> None:
+        """The allocation is gone from this node."""
+        for uid in [uid for uid, (whose, _) in self._files.items() if whose == allocation]:
+            os.close(self._files.pop(uid)[1])
+
+    def _put(self, uid: str, allocation: str, key: str) -> None:
+        if (old := self._files.pop(uid, None)) is not None:
+            os.close(old[1])
+        descriptor = os.memfd_create("weft-volume-key", os.MFD_CLOEXEC)
+        os.write(descriptor, key.encode())
+        self._files[uid] = (allocation, descriptor)
