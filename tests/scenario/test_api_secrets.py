@@ -141,6 +141,7 @@ def test_a_node_is_told_what_its_own_allocations_name_and_no_more(lab: DoorsLab)
     assert told == {
         "secrets": {"db": {"password": WORDS[0]}, "reg": {"username": "puller", "password": WORDS[1]}},
         "registries": {"reg": "r.example.org"},
+        "volumes": {},
     }
     lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[1]}}})
     assert ask(node, name)["secrets"]["db"] == {"password": WORDS[1]}
@@ -205,6 +206,7 @@ def test_a_node_with_a_ticket_is_told_who_pulls_a_function_s_image_and_nothing_e
     assert ask_with(node, ticket) == {
         "secrets": {"reg": {"username": "puller", "password": WORDS[1]}},
         "registries": {"reg": "r.example.org"},
+        "volumes": {},
     }
     assert ask_with(node, sign_secret_ticket(key, "default", "db", node.uid, now))["secrets"] == {"db": {}}
     blob = sign_blob_ticket(key, "0" * 64, node.uid, now)
@@ -232,3 +234,47 @@ def test_a_secret_that_opens_a_function_s_registry_cannot_be_deleted(lab: DoorsL
     lab.client.patch("function", "own", {"spec": {"image": f"r.example.org/own:1@sha256:{'1' * 64}"}})
     with pytest.raises(IllegalTransition, match="pinned"):
         lab.client.verb("function", "own", "pull", {})
+
+
+def use(lab: DoorsLab, node: JoinedNode, volume: dict[str, Any]) -> str:
+    """A VM that uses the volume, with an allocation on ``node``; its allocation's name."""
+    lab.client.create({"kind": "image", "name": "tiny", "spec": {"url": "file:///srv/tiny.tar"}})
+    vm = lab.client.create({"kind": "vm", "name": "vault", "spec": {"image": "tiny", "volumes": [volume["name"]]}})
+    allocation = make_allocation(node, vm, volume_uid=volume["uid"])
+    spec = decode_part(allocation.spec, AllocationSpec)
+    spec.volumes = [msgspec.structs.replace(one, name=volume["name"], encrypted=True) for one in spec.volumes]
+    allocation.spec = merge_part(allocation.spec, spec)
+    lab.put(allocation)
+    return allocation.name
+
+
+def test_the_server_draws_a_volume_s_key_and_tells_it_to_its_node_alone(lab: DoorsLab) -> None:
+    node, other = lab.join("n1"), lab.join("n2")
+    made = lab.client.create({"kind": "volume", "name": "vault", "spec": {"size": 1 << 24, "encrypted": True}})
+    assert made["spec"]["values"] == {} and set(made["spec"]["sealed"]) == {"key"}
+    plain = lab.client.create({"kind": "volume", "name": "plain", "spec": {"size": 1 << 24}})
+    assert plain["spec"]["sealed"] == {}
+    name = use(lab, node, made)
+    key = ask(node, name)["volumes"][made["uid"]]
+    assert len(bytes.fromhex(key)) == 32
+    assert key not in json.dumps(lab.client.get("volume", "vault")) + str(lab.stored("/volume/default/vault"))
+    for who, called, error in ((other, "", NotFound), (other, "n1", Forbidden)):
+        with pytest.raises(error):
+            ask(who, name, called)
+    again = lab.client.create({"kind": "volume", "name": "other", "spec": {"size": 1 << 24, "encrypted": True}})
+    assert again["spec"]["sealed"] != made["spec"]["sealed"]
+    for change in ({"encrypted": False}, {"values": {"key": "00" * 32}}, {"sealed": {"key": None}}):
+        with pytest.raises((InvalidInput, IllegalTransition)):
+            lab.client.patch("volume", "vault", {"spec": change})
+    with pytest.raises(InvalidInput):
+        lab.client.create({"kind": "volume", "name": "odd", "spec": {"size": 1 << 24, "values": {"key": "00" * 32}}})
+
+
+def test_a_volume_whose_key_is_lost_says_so(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    made = lab.client.create({"kind": "volume", "name": "vault", "spec": {"size": 1 << 24, "encrypted": True}})
+    name = use(lab, node, made)
+    lab.doors.settings = dataclasses.replace(lab.doors.settings, seal_key=b"t" * 32)
+    with pytest.raises(NotFound, match="the key of volume vault is lost") as caught:
+        ask(node, name)
+    assert caught.value.token == "keyLost"

@@ -49,6 +49,8 @@ _NO_FLAG = {
     "conversion": ("spec.confirm", "spec.undo"),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (
+        "spec.values",
+        "spec.sealed",
         *(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
         *(f"spec.restore.{name}" for name in VolumeRestore.__struct_fields__),
     ),
