@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.volume import ID, MIB
 
-from weft.contracts.driver.encryption import CanEncrypt
+from weft.contracts.driver.volume import CanEncrypt
 from weft.objects.errors import DriverFailed, InvalidInput
 
 KEY, OTHER = "ab" * 32, "cd" * 32

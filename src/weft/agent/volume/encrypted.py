@@ -1,9 +1,8 @@
-"""Makes and grows a workload's volume, encrypted if it is to be."""
+"""Makes and grows a workload's volume, encrypted where its spec says so."""
 
 from __future__ import annotations
 
-from weft.contracts.driver.encryption import CanEncrypt, Encryption
-from weft.contracts.driver.volume import VolumeDriver, VolumeFacts
+from weft.contracts.driver.volume import CanEncrypt, Encryption, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import AllocatedVolume
 from weft.objects.errors import InvalidInput
 

@@ -66,6 +66,24 @@ class CanReceive(Protocol):
         DriverFailed."""
 
 
+class Encryption(Protocol):
+    """Each key is a path of the passphrase, which is read while a call lasts, and never kept."""
+
+    async def ensure(self, volume_id: str, *, size_bytes: int, key: str) -> VolumeFacts:
+        """As the driver's ``ensure``, of an empty volume. Raises DriverFailed (``notEncrypted``) for a plain one."""
+
+    async def grow(self, volume_id: str, size_bytes: int, *, key: str) -> VolumeFacts:
+        """As the driver's ``grow``. Raises DriverFailed (``wrongKey``)."""
+
+
+@runtime_checkable
+class CanEncrypt(Protocol):
+    """A volume's file may be encrypted."""
+
+    @property
+    def encryption(self) -> Encryption: ...
+
+
 @runtime_checkable
 class HasFiles(Protocol):
     """A volume may have a file system on it, which containers mount."""
