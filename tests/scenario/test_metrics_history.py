@@ -15,6 +15,8 @@ import pytest
 from tests.scenario.api_lab import DoorsLab
 from tests.scenario.metrics_lab import OwnDatabase, run_prometheus
 
+from weft.cli.metrics.pool_history import fetch_pools
+from weft.cli.metrics.samples import draw_rows
 from weft.client import Client
 from weft.telemetry.metrics.sample import Sample
 
@@ -34,6 +36,12 @@ class History:
             for at in (now - 20_000, now - 10_000, now)
         ]
         samples += [Sample("weft_node_cpu_cores", (("node", "n1"),), at, 8.0) for at in (now - 10_000, now)]
+        samples += [
+            Sample(f"weft_pool_{part}_bytes", (("pool", pool),), at, float(size))
+            for pool, sizes in (("fast", (100, 10, 20)), ("slow", (7, 7, 7)))
+            for part, size in zip(("capacity", "used", "given"), sizes, strict=True)
+            for at in (now - 10_000, now)
+        ]
         samples += [
             Sample("other_cores", (("project", "a"), ("name", "foreign")), at, 1.0) for at in (now - 10_000, now)
         ]
@@ -106,6 +114,13 @@ QUERIES = [  # each an attempt to see more than project a
     'weft_guest_cpu_cores{project="a",}#"} or weft_guest_cpu_cores{project="b"}',
     "other_cores",
 ]
+
+
+def test_pools_are_seen_over_time(history: History) -> None:
+    series, step = fetch_pools(history.lab.client, ["fast"], 600)
+    assert step == 10 and [one["name"] for one in series] == ["fast.used", "fast.given", "fast.capacity"]
+    assert [{value for _, value in one["points"]} for one in series] == [{10.0}, {20.0}, {100.0}]
+    assert draw_rows(series, step, 80)[0][2:4] == ["10 B", "10 B"]
 
 
 @pytest.mark.parametrize("query", QUERIES)

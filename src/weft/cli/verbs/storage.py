@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,8 +14,11 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import usage
+from weft.cli.metrics.pool_history import fetch_pools
+from weft.cli.metrics.samples import COLUMNS, Answer, draw_rows
 from weft.cli.output.formats import print_data, print_list, print_rows
 from weft.cli.output.table import make_columns
+from weft.cli.output.terminal import find_width
 from weft.cli.session import Session
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
@@ -23,6 +27,7 @@ from weft.kinds.record import Kind, Object
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes
 
+WIDTH = 80  # where the terminal says none
 LARGEST = 5  # volumes and snapshots of a pool that are shown
 _NODES = make_columns("POOL!", "NODE!", "CAPACITY>", "USED>", "FREE>", "PROBLEM~")
 _DISKS = make_columns("POOL!", "OBJECT!", "PROJECT", "SIZE>", "NODE")
@@ -34,6 +39,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Argument(["words"], nargs=-1, metavar="[NAME]"),
         click.Option(["--pool"], metavar="POOL", help="Only this pool.", shell_complete=complete_name(POOL.name)),
         click.Option(["--show-osd-breakdown"], is_flag=True, help="Of Ceph pools: also the metrics of each OSD."),
+        click.Option(
+            ["--time-range"],
+            type=options.Duration(),
+            metavar="TIME",
+            help="With metrics: also what the pools held over so long, like 7d, if the server keeps a history.",
+        ),
         *storage.backup_options(),
         *storage.restore_options(),
         *options.waits(),
@@ -50,9 +61,14 @@ def _run(
     words: tuple[str, ...],
     pool: str | None,
     show_osd_breakdown: bool,
+    time_range: float | None,
     **given: Any,
 ) -> int | None:
     storage.refuse_strange(act, given)
+    if time_range is not None and (act != "metrics" or not time_range):
+        raise usage(
+            "--time-range goes with weft storage metrics, and is longer than 0s", "weft storage metrics --time-range 7d"
+        )
     if act == "restore":
         return storage.restore(session, words, pool, given)
     if words:
@@ -66,8 +82,11 @@ def _run(
         print_list(session, pools, [POOL])
         return None
     found = describe(pools, *(session.client.list(name, all_projects=name != "node").items for name in _READ))
+    series, step = (
+        fetch_pools(session.client, [one["name"] for one in found], time_range) if time_range else (list[Answer](), 0.0)
+    )
     if session.is_document:
-        print_data(session, {"items": found})
+        print_data(session, {"items": found, **({"series": series} if time_range else {})})
         return None
     print_list(session, pools, [POOL])
     if session.is_data:
@@ -76,6 +95,10 @@ def _run(
     disks = [[one["name"], *_draw_disk(disk)] for one in found for disk in one["largest"]]
     if disks:
         print_rows(session, _DISKS, disks)
+    if series:
+        print_rows(session, COLUMNS, draw_rows(series, step, find_width(sys.stdout) or WIDTH))
+    elif time_range:
+        session.notify("nothing was recorded in that time")
     return None
 
 

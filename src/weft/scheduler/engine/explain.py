@@ -247,7 +247,7 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
         if name != FREE_CAPACITY.name and count
     ]
     if excess := _describe_excess(engine, request) if refused_by.get(POOL_BOUND.name) else "":
-        others.append(excess)
+        others[-1] += f"; {excess}"
     rows = np.flatnonzero(wanting)
     if not rows.size and not others:
         return f"there is no node other than {request.leaves}"
