@@ -117,7 +117,7 @@ QUERIES = [  # each an attempt to see more than project a
 
 
 def test_pools_are_seen_over_time(history: History) -> None:
-    series, step = fetch_pools(history.lab.client, ["fast"], 600)
+    series, step = fetch_pools(history.lab.client, ["fast"], 600, history.now)
     assert step == 10 and [one["name"] for one in series] == ["fast.used", "fast.given", "fast.capacity"]
     assert [{value for _, value in one["points"]} for one in series] == [{10.0}, {20.0}, {100.0}]
     assert draw_rows(series, step, 80)[0][2:4] == ["10 B", "10 B"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from urllib.parse import urlencode
 
@@ -15,10 +14,10 @@ LEAST_STEP_SECONDS = 10.0  # how often the server records them
 _PARTS = ("used", "given", "capacity")
 
 
-def fetch_pools(client: Client, pools: Collection[str], seconds: float) -> tuple[list[Answer], float]:
-    """The series of these pools, ``fast.used`` and so on, over the last so many seconds, and the seconds from point to point.
+def fetch_pools(client: Client, pools: Collection[str], seconds: float, now: float) -> tuple[list[Answer], float]:
+    """The series of these pools, ``fast.used`` and so on, over so many seconds until ``now``, and the seconds from point to point.
     Raises Unavailable where the server keeps no history."""
-    step, now = max(LEAST_STEP_SECONDS, seconds / POINTS), time.time()
+    step = max(LEAST_STEP_SECONDS, seconds / POINTS)
     found: dict[str, Answer] = {}
     for part in _PARTS:
         asked = {"query": f"weft_pool_{part}_bytes", "start": now - seconds, "end": now, "step": f"{step:.3f}"}

@@ -83,7 +83,9 @@ def _run(
         return None
     found = describe(pools, *(session.client.list(name, all_projects=name != "node").items for name in _READ))
     series, step = (
-        fetch_pools(session.client, [one["name"] for one in found], time_range) if time_range else (list[Answer](), 0.0)
+        fetch_pools(session.client, [one["name"] for one in found], time_range, session.clock.now())
+        if time_range
+        else (list[Answer](), 0.0)
     )
     if session.is_document:
         print_data(session, {"items": found, **({"series": series} if time_range else {})})
