@@ -409,3 +409,30 @@ async def test_a_node_whose_pool_is_beyond_its_alarm_is_chosen_last(tmp_path: Pa
             await lab.put_vm(name, node=None, pool="san", cpu=1.0)
             await lab.until_phase(name, "Running")
         assert [place.node for place in await lab.allocations()].count("n2") == 2
+
+
+async def test_an_encrypted_volume_goes_to_vms_alone_and_stays_where_it_is(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name, pools=[FAST])
+        await lab.pass_time(2)
+        await lab.put("volume", "vault", {"size": GIB, "encrypted": True}, finalizers=("volume",))
+        await lab.put_vm("web", node=None, volumes=["vault"])
+        await lab.until_phase("web", "Running")
+        [place] = await lab.allocations()
+        assert place.volumes[0].encrypted
+        await lab.migrate("web")
+        status = await lab.until_migration("Failed")
+        assert (status.reason, status.message) == (
+            "encryptedStays",
+            "vm/web has encrypted volume vault, which can't migrate; detach it first",
+        )
+        await lab.migrate("web", "elsewhere", mode="storage", pool="fast", volume="vault")
+        assert (await lab.until_migration("Failed", "elsewhere")).reason == "unsupported"
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        await lab.put_container("box", mounts=["vault:/data"])
+        await lab.pass_time(5)
+        box = await lab.get("/container/default/box")
+        placed = box.condition("Placed") if box is not None else None
+        assert placed is not None and placed.message.endswith("can't read encrypted volumes; give it to a VM")

@@ -52,6 +52,7 @@ _BY_REASON: dict[str, int] = {
     "illegalTransition": CONFLICT,
     "pinned": CONFLICT,
     "gpusStay": CONFLICT,
+    "encryptedStays": CONFLICT,
     "inReservation": CONFLICT,
     "noAvailableAgents": UNPLACEABLE,
     "insufficientResources": UNPLACEABLE,

@@ -96,7 +96,7 @@ def begin_migration(facts: Facts) -> Outcome:
         return Outcome(status=end_migration(status, "Failed", reason, message, now))
     if placed is not None and placed.reason == "notSuspended":
         return Outcome(status=end_migration(status, "Cancelled", placed.reason, placed.message, now))
-    if placed is not None and placed.reason == "notSaved":  # waiting would not help
+    if placed is not None and placed.reason in ("notSaved", "encryptedStays"):  # waiting would not help
         return Outcome(status=end_migration(status, "Failed", placed.reason, placed.message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
