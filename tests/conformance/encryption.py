@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conformance.volume import ID, MIB
 
+from weft.contracts.driver.layers import HasLayers
 from weft.contracts.driver.volume import CanEncrypt
 from weft.objects.errors import DriverFailed, InvalidInput
 
@@ -50,3 +51,14 @@ class EncryptionPromises:
         with pytest.raises(DriverFailed):
             await driver.encryption.ensure(ID, size_bytes=8 * MIB, key=str(tmp_path / "none"))
         assert await driver.list() == []  # type: ignore[attr-defined]
+
+    async def test_a_snapshot_of_an_encrypted_volume_is_refused_before_anything_is_begun(
+        self, driver: CanEncrypt, key: str
+    ) -> None:
+        facts = await driver.encryption.ensure(ID, size_bytes=8 * MIB, key=key)
+        if isinstance(driver, HasLayers):
+            with pytest.raises(InvalidInput) as refused:
+                await driver.layers.begin_layer(ID, "layer")
+            assert refused.value.token == "unsupported"
+            assert await driver.list() == [facts]  # type: ignore[attr-defined]
+            assert await driver.layers.list_layers(ID) == []

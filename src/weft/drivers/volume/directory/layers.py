@@ -62,6 +62,7 @@ class DirectoryLayers:
         """The overlay, if there is one, and the size of one to make."""
         facts, chain = self._find(volume_id), self._records.read(volume_id)
         self._refuse_raw(facts)
+        refuse_encrypted(facts)
         if layer_id in chain.layers:
             return Path(facts.path), 0
         if chain.pending is not None:
@@ -289,3 +290,13 @@ def _inspect_file(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return 0, 0
     return status.st_size, status.st_blocks * _SECTOR
+
+
+def refuse_encrypted(facts: VolumeFacts) -> None:
+    """Raises InvalidInput (``unsupported``): what is written above a layer would be plain."""
+    if facts.encrypted:
+        raise InvalidInput(
+            f"volume {facts.id} is encrypted, and snapshots of encrypted volumes can't be taken",
+            reason="unsupported",
+            hint="copy its data inside a VM",
+        )

@@ -13,7 +13,7 @@ from weft.contracts.driver.volume import VolumeFacts
 from weft.contracts.durable_file import keep_file
 from weft.drivers.volume.directory.file_copies import FileCopies, refuse_open
 from weft.drivers.volume.directory.layer_records import LayerRecords
-from weft.drivers.volume.directory.layers import DirectoryLayers
+from weft.drivers.volume.directory.layers import DirectoryLayers, refuse_encrypted
 from weft.drivers.volume.directory.locking import Locking
 from weft.objects.errors import IllegalTransition, NotFound
 
@@ -39,6 +39,7 @@ class DirectoryTaking:
         raw: dict[str, Path] = {}
         for volume_id in layers:
             facts = self._find(volume_id)
+            refuse_encrypted(facts)
             if facts.format == "raw":
                 raw[volume_id] = Path(facts.path)
             else:
