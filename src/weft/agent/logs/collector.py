@@ -27,6 +27,7 @@ from weft.telemetry.logs.store import LogStore
 
 log = logging.getLogger("weft.agent")
 STEP_SECONDS = 0.2
+MOST_REST_SECONDS = 1.0  # between two looks at one that prints nothing
 KEEP_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 REST_SECONDS = 2.0  # then a line that was begun counts as one
@@ -56,12 +57,16 @@ class LogCollector:
         self._expected: dict[str, float] = {}  # by uid: lines of another node may come until then (elapsed seconds)
         self._begun: dict[str, float] = {}  # by uid, since when a line has waited for its end (elapsed seconds)
         self._failed: dict[str, float] = {}  # by uid, when it couldn't be read (elapsed seconds)
+        self._rests: dict[
+            str, tuple[float, float]
+        ] = {}  # by uid: when it is looked at again (elapsed seconds), and after how long
         self._reading = threading.Lock()
         self._is_open = False
         self._problem = ""
 
     async def keep(self) -> None:
         """Gather for ever."""
+        self.own.begin()
         kept_at = swept_at = self._clock.elapsed()
         try:
             while True:
@@ -99,6 +104,8 @@ class LogCollector:
             if state.guest is None or role == "target" or (uid in found and role != "active"):
                 continue
             if self._expected.get(uid, now) > now or now - self._failed.get(uid, -AGAIN_SECONDS) < AGAIN_SECONDS:
+                continue
+            if self._rests.get(uid, (now, 0.0))[0] > now:
                 continue
             driver = self._runtimes.find(local)
             if driver is not None:
@@ -158,7 +165,11 @@ class LogCollector:
         if piece.chunks or piece.position != before.position:
             self._put(uid, assemble(before, piece.chunks, piece.position))
             self._begun.pop(uid, None)
-        elif before.rests:
+            self._rests.pop(uid, None)
+            return
+        seconds = min(MOST_REST_SECONDS, 2 * self._rests.get(uid, (0.0, STEP_SECONDS / 2))[1])
+        self._rests[uid] = (self._clock.elapsed() + seconds, seconds)
+        if before.rests:
             since = self._begun.setdefault(uid, self._clock.elapsed())
             if self._clock.elapsed() - since >= REST_SECONDS:
                 self._put(uid, end_rests(before, int(now * 1e6)))
@@ -174,7 +185,7 @@ class LogCollector:
 
     def _forget_all_but(self, here: set[str] | None) -> None:
         if here is not None:
-            for known in (self._expected, self._begun, self._failed):
+            for known in (self._expected, self._begun, self._failed, self._rests):
                 for uid in [uid for uid in known if uid not in here]:
                     del known[uid]
 

@@ -13,14 +13,16 @@ FORMAT = "%(levelname)s %(message)s"
 
 
 class OwnLog(logging.Handler):
-    """Listens to all of weft's loggers until it is closed. What it takes is in the store a moment later, if the agent lives that
-    long; the agent's standard error has it at once."""
+    """Listens to all of weft's loggers from ``begin`` until it is closed. What it takes is in the store a moment later, if the agent
+    lives that long; the agent's standard error has it at once."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(logging.INFO)
         self._clock = clock
         self._waiting: deque[tuple[int, bytes]] = deque(maxlen=MOST_WAITING)
         self.setFormatter(logging.Formatter(FORMAT))
+
+    def begin(self) -> None:
         logging.getLogger("weft").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
