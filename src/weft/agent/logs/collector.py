@@ -17,12 +17,14 @@ import msgspec
 from weft.agent.logs.assemble import Assembled, assemble, end_rests
 from weft.agent.logs.own import OwnLog
 from weft.agent.logs.source import read_source
+from weft.agent.logs.syslog import LineSender
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.objects.errors import WeftError
 from weft.telemetry.logs.journal import Cursor
+from weft.telemetry.logs.segment import Lines
 from weft.telemetry.logs.store import LogStore
 
 log = logging.getLogger("weft.agent")
@@ -54,6 +56,7 @@ class LogCollector:
         self.store, self._runtimes, self._table = store, runtimes, table
         self._node_uid, self._clock = node_uid, clock
         self.own = OwnLog(clock)
+        self.syslog: LineSender | None = None
         self._expected: dict[str, float] = {}  # by uid: lines of another node may come until then (elapsed seconds)
         self._begun: dict[str, float] = {}  # by uid, since when a line has waited for its end (elapsed seconds)
         self._failed: dict[str, float] = {}  # by uid, when it couldn't be read (elapsed seconds)
@@ -78,6 +81,8 @@ class LogCollector:
                 await self._clock.sleep(STEP_SECONDS)
         finally:
             self.own.close()
+            if self.syslog is not None:
+                await asyncio.to_thread(self.syslog.close)
             with self._reading:
                 self.store.close()
                 self._is_open = False
@@ -118,9 +123,8 @@ class LogCollector:
             try:
                 self._open()
                 if lines := self.own.take():
-                    self.store.append(
-                        self._node_uid, array("q", [at for at, _ in lines]), b"".join(t for _, t in lines)
-                    )
+                    times, text = array("q", [at for at, _ in lines]), b"".join(line for _, line in lines)
+                    self._append(self._node_uid, f"node/{self.node}", times, text)
                 if keeps:
                     self.store.keep(None if here is None else here | {self._node_uid})
                     self._forget_all_but(here)
@@ -161,9 +165,9 @@ class LogCollector:
         piece = read_source(workload.driver, workload.guest_id, before.position, now)
         if piece.missed:
             mark = f"[weft: {piece.missed} are missing here: they were gone before they could be read]\n".encode()
-            self.store.append(uid, array("q", [int(now * 1e6)]), mark)
+            self._append(uid, workload.what, array("q", [int(now * 1e6)]), mark)
         if piece.chunks or piece.position != before.position:
-            self._put(uid, assemble(before, piece.chunks, piece.position))
+            self._put(workload, assemble(before, piece.chunks, piece.position))
             self._begun.pop(uid, None)
             self._rests.pop(uid, None)
             return
@@ -172,11 +176,17 @@ class LogCollector:
         if before.rests:
             since = self._begun.setdefault(uid, self._clock.elapsed())
             if self._clock.elapsed() - since >= REST_SECONDS:
-                self._put(uid, end_rests(before, int(now * 1e6)))
+                self._put(workload, end_rests(before, int(now * 1e6)))
                 del self._begun[uid]
 
-    def _put(self, uid: str, lines: Assembled) -> None:
-        self.store.append(uid, lines.times, lines.text, lines.cursor)
+    def _put(self, workload: Workload, lines: Assembled) -> None:
+        self._append(workload.uid, workload.what, lines.times, lines.text, lines.cursor)
+
+    def _append(self, uid: str, what: str, times: array[int], text: bytes, cursor: Cursor | None = None) -> None:
+        """Raises OSError."""
+        self.store.append(uid, times, text, cursor)
+        if self.syslog is not None and times:
+            self.syslog.send(what, Lines(uid, 0, times, text))
 
     def _open(self) -> None:
         if not self._is_open:

@@ -13,8 +13,8 @@ FORMAT = "%(levelname)s %(message)s"
 
 
 class OwnLog(logging.Handler):
-    """Listens to all of weft's loggers from ``begin`` until it is closed. What it takes is in the store a moment later, if the agent
-    lives that long; the agent's standard error has it at once."""
+    """Listens to all of weft's loggers from ``begin`` until it is closed. What it takes is in the store a moment later, if the
+    agent lives that long; the agent's standard error has it immediately."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(logging.INFO)

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from weft.agent.agent import Agent
 from weft.agent.backup.files import BackupFiles
+from weft.agent.logs.syslog import LineSender
 from weft.agent.node.enrolment import (
     Enrolment,
     has_ended,
@@ -51,6 +52,7 @@ from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.options import parse_agent, parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME, short_id
+from weft.telemetry.audit.syslog import read_target
 
 RENEWAL_SECONDS = 6 * 3600.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -130,6 +132,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         log_bytes=options.log_size,
         log_seconds=options.log_age,
     )
+    if options.log_syslog:
+        agent.logs.syslog = LineSender(read_target(options.log_syslog), host.node, clock)
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)

@@ -135,6 +135,11 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         metavar="TIME",
         help="how long such lines are kept (default 14d)",
     )
+    parser.add_argument(
+        "--log-syslog",
+        metavar="PATH|HOST:PORT",
+        help="also send these lines to a syslog: a unix socket like /dev/log, or by UDP",
+    )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
     return _with_state(parser.parse_args(argv))
