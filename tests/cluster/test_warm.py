@@ -40,11 +40,16 @@ def test_a_vm_starts_from_a_booted_machine_of_its_image_and_is_like_any_other(
     gone("quick")
     words = ("--image", image, "--memory", "192M", "--user-data", "#!/bin/sh\necho began >/root/began\n")
     cluster.ok("vm", "create", "quick", *words, "--boot", "warm")
-    said = cluster.ok("vm", "exec", "quick", "--", "sh", "-c", "hostname; cat /root/began; grep MemTotal /proc/meminfo")
-    assert said.startswith("quick\nbegan\n"), said
-    assert cluster.vm("quick")["status"]["address"] in cluster.ok(
-        "vm", "exec", "quick", "--", "sh", "-c", "until ip a | grep 'inet 10'; do sleep 0.1; done"
+    look = "ip -o addr; ip route; hostname; cat /root/began; grep MemTotal /proc/meminfo"  # as soon as it is Running
+    said = cluster.ok("vm", "exec", "quick", "--", "sh", "-c", look)
+    network, itself = said.split("quick\n")
+    assert f" {cluster.vm('quick')['status']['address']}/" in network and "default via" in network, said
+    assert itself.startswith("began\n"), said
+    log = cluster.ok("vm", "logs", "quick").splitlines()
+    assert log[0].startswith(
+        f"weft: vm/quick did not boot, it goes on from the booted machine of image {image}, made at "
     )
+    assert "weft: up to here, what that machine printed as it booted" in log
     digest = cluster.object("image", image)["status"]["sha256"]
     node = cluster.object("node", cluster.vm("quick")["status"]["node"])
     assert node["report"]["warm"][digest] == "ready"

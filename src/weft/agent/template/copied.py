@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from weft.contracts.driver.runtime import GuestPlan
 from weft.kinds.allocation import AllocatedNic
+from weft.objects.identity import Ref
 from weft.objects.quantity import format_time
 
 _TRIES = 50  # of a tenth of a second, and what looking takes
@@ -31,7 +32,7 @@ def write_wait(nics: Sequence[AllocatedNic], plan: GuestPlan) -> str:
     return _WAIT.format(has_all=" && ".join([*tests, "ip route | grep -q ^default"]), tries=_TRIES)
 
 
-def note_copy(what: str, of: str, made_at: float) -> str:
+def note_copy(workload: Ref, of: str, made_at: float) -> str:
     """A line for the console's log, which has no boot of this machine."""
     at = f", made at {format_time(made_at)}" if made_at else ""
-    return f"weft: {what} did not boot, it goes on from {of}{at}"
+    return f"weft: {workload.kind}/{workload.name} did not boot, it goes on from {of}{at}"

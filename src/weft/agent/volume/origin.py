@@ -93,5 +93,5 @@ async def begin_from(
         plan = replace(plan, setup=write_wait(local.spec.nics, plan))
     sizes = {facts.path: facts.size_bytes for facts in (made.root, *made.volumes) if facts is not None}
     disks = [replace(disk, size_bytes=sizes.get(disk.path, disk.size_bytes)) for disk in plan.disks]
-    note = note_copy(local.what, f"the memory of snapshot/{origin.name}", 0.0)
+    note = note_copy(local.spec.workload, f"the memory of snapshot/{origin.name}", 0.0)
     return replace(plan, memory=await find_memory(pools, local, origin), disks=disks, console_note=note)

@@ -91,7 +91,7 @@ class Vm:
         plan = shrink(plan, template)
         setup = write_wait(local.spec.nics, plan) + write_setup(local.spec, has_cloud_init=seeded)
         image = local.spec.image.name if local.spec.image is not None else ""
-        note = note_copy(local.what, f"the booted machine of image {image}", template.made_at)
+        note = note_copy(ref, f"the booted machine of image {image}", template.made_at)
         return replace(plan, identity=identity, setup=setup, console_note=note)
 
     def is_shaped(self, spec: AllocationSpec, shape: GuestShape) -> bool:

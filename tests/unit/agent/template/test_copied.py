@@ -45,8 +45,8 @@ def test_a_machine_whose_network_is_plugged_in_later_does_not_wait_for_it() -> N
 
 
 def test_the_log_says_what_it_goes_on_from() -> None:
-    said = note_copy("vm/web", "the booted machine of image tiny", 1_790_000_000.0)
+    said = note_copy(SPEC.workload, "the booted machine of image tiny", 1_790_000_000.0)
     assert said.startswith(
         "weft: vm/web did not boot, it goes on from the booted machine of image tiny, made at 2026-09-"
     )
-    assert note_copy("vm/web", "the memory of snapshot/s1", 0.0).endswith("snapshot/s1")
+    assert note_copy(SPEC.workload, "the memory of snapshot/s1", 0.0).endswith("snapshot/s1")
