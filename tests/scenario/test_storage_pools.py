@@ -337,6 +337,34 @@ async def test_a_shared_pool_holds_more_than_its_nodes_and_promises_no_more_than
         await lab.until_phase("next", "Running")
 
 
+async def test_a_lease_that_finds_no_pool_says_which_has_promised_how_much(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1", pools=[SMALL])
+        await lab.pass_time(2)
+        await lab.put_vm("web", node=None, pool="san", disk=21 * GIB, lease={"duration": 600.0})
+        await lab.pass_time(5)
+        placed = await lab.placed("web")
+        assert placed is not None and placed.message.endswith(
+            "; pool/san may promise 20.0 GiB and has promised 0 B: 21.0 GiB more are too much"
+        )
+
+
+async def test_a_new_scheduler_counts_what_was_promised_before_it(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1", pools=[SMALL])
+        await lab.pass_time(2)
+        await lab.put("volume", "data", {"size": 12 * GIB, "pool": "san"}, finalizers=("volume",))
+        await lab.put_vm("db", node=None, disk=GIB, volumes=["data"])
+        await lab.until_phase("db", "Running")
+        await lab.delete("/vm/default/db")
+        await lab.until_gone("/vm/default/db")
+        await lab.kill_deciders()
+        await lab.pass_time(20)
+        lab.start_deciders("again")
+        await lab.put_vm("web", node=None, pool="san", disk=9 * GIB)
+        await lab.until_refused("web", "insufficientResources")
+
+
 async def test_volumes_count_as_disk_of_their_node_attached_or_not(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await lab.add_node("n1", disk=10 * GIB)

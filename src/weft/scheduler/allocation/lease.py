@@ -23,6 +23,7 @@ from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cores, format_duration, format_time
 from weft.scheduler.allocation.count import count_allocation
+from weft.scheduler.constraint.filters import describe_pools
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.snapshot import amounts_of
 
@@ -275,7 +276,7 @@ def describe_most_free(engine: Engine, request: Request, start: float, seconds: 
     snapshot = engine.snapshot
     fits = engine.fits(msgspec.structs.replace(request, amounts=(0, 0, 0)))
     if not fits.any():
-        return "; no node may take it, whatever is free"
+        return f"; {describe_pools(snapshot, request) or 'no node may take it, whatever is free'}"
     free = np.maximum(snapshot.left_for_leases() - snapshot.leases.find_taken(snapshot.uids, start, seconds), 0)
     wanted = np.maximum(np.array(request.amounts[:2]), 1)[:, np.newaxis]
     row = int(np.argmax(np.where(fits, (free / wanted).min(axis=0), -1.0)))

@@ -386,3 +386,12 @@ FACTS: tuple[Filter, ...] = (
     AtHand(),
 )
 FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreading(FACTS), POOL_BOUND, FREE_CAPACITY)
+
+
+def describe_pools(table: Table, request: Request) -> str:
+    """Of the pools that may not promise what the request asks of them, the one that lacks least; empty if all may."""
+    rows = np.flatnonzero(~POOL_BOUND.fits(table, request))
+    if not rows.size:
+        return ""
+    left = np.sum([table.pool(pool).left for pool in dict.fromkeys(ask.pool for ask in request.asks)], axis=0)
+    return POOL_BOUND.explain(table, request, int(rows[np.argmax(left[rows])]))[0]

@@ -11,7 +11,7 @@ from weft.contracts.policy import RESOURCES, Column, Filter, Flags, GpuAsk, Lack
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.constraint.expressions import find_warnings
-from weft.scheduler.constraint.filters import FREE_CAPACITY, POOL_BOUND, describe_runtime
+from weft.scheduler.constraint.filters import FREE_CAPACITY, POOL_BOUND, describe_pools, describe_runtime
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.devices import WHOLE, find_fitting
 from weft.scheduler.table.facts import name_runtime
@@ -246,7 +246,7 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
         for name, count in refused_by.items()
         if name != FREE_CAPACITY.name and count
     ]
-    if excess := _describe_excess(engine, request) if refused_by.get(POOL_BOUND.name) else "":
+    if excess := describe_pools(snapshot, request) if refused_by.get(POOL_BOUND.name) else "":
         others[-1] += f"; {excess}"
     rows = np.flatnonzero(wanting)
     if not rows.size and not others:
@@ -278,15 +278,6 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
         asked += f", {describe_gpus(request.gpus)}" if request.gpus is not None else ""
         parts.append(f"no node has {asked} free at the same time")
     return "; ".join(parts) + (f"; {', '.join(others)}" if others else "")
-
-
-def _describe_excess(engine: Engine, request: Request) -> str:
-    """The pool that lacks least of those that may not promise what the request asks of them."""
-    snapshot = engine.snapshot
-    lacking = ~POOL_BOUND.fits(snapshot, request)
-    left = np.sum([snapshot.pool(pool).left for pool in dict.fromkeys(ask.pool for ask in request.asks)], axis=0)
-    rows = np.flatnonzero(lacking)
-    return POOL_BOUND.explain(snapshot, request, int(rows[np.argmax(left[rows])]))[0] if rows.size else ""
 
 
 def describe_gpus(ask: GpuAsk) -> str:
