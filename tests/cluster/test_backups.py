@@ -73,7 +73,16 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     cluster.ok("backup", "label", "tuesday", "keep=yes")
     cluster.ok("backup", "set", "tuesday", "--keep", "5d")
     cluster.ok("vm", "delete", "shop", "--yes")
+    for name in ("orders-1", "orders-2"):
+        cluster.ok("backup", "create", "volume/orders", "--to", "safe", "--name", name, "--wait")
+    of_volume = cluster.json("backup", "describe", "orders-2")["status"]
+    assert (of_volume["base"], list(of_volume["disks"])) == ("orders-1", ["orders"])
     cluster.ok("volume", "delete", "orders", "--yes")
+    cluster.ok("backup", "restore", "orders-2", "--new-name", "again", "--wait")
+    cluster.ok("vm", "create", "reader", "--image", "tiny", "--volume", "again")
+    assert run(cluster, "reader", "head -n 1 /dev/vdb") == ["two"]
+    cluster.ok("vm", "delete", "reader", "--yes")
+    cluster.ok("volume", "delete", "again", "--yes")
     for backup, name, note in (("tuesday", "shop", "two"), ("monday", "old", "one")):
         cluster.ok("backup", "restore", backup, "--new-name", name, "--wait")
         assert run(cluster, name, "hostname; cat /root/note; head -n 1 /dev/vdb; sha256sum < /root/data") == [
@@ -84,7 +93,7 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
         ]
     cluster.ok("vm", "delete", "shop", "old", "--yes")
     cluster.ok("volume", "delete", "shop-orders", "old-orders", "--yes")
-    cluster.ok("backup", "delete", "monday", "tuesday", "--yes")
+    cluster.ok("backup", "delete", "monday", "tuesday", "orders-1", "orders-2", "--yes")
     cluster.ok("backuprepository", "delete", "safe", "--yes")
     assert cluster.json("snapshot", "list")["items"] == []
 

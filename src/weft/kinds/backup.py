@@ -1,4 +1,4 @@
-"""Backup: the disks of a VM at one instant, copied into a repository, where they outlive the fabric.
+"""Backup: the disks of a VM, a volume or a container's volumes at one instant, copied into a repository: they outlive the fabric.
 
 It begins with a snapshot, which stays until the next backup into that repository is made: only what changed since is copied then.
 """
@@ -6,6 +6,7 @@ It begins with a snapshot, which stays until the next backup into that repositor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -25,8 +26,8 @@ from weft.kinds.fields.backup_verification import (
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
+from weft.kinds.parts.backup_restore import RestoreBackupInput, make_parts, make_restored, require_ready
 from weft.kinds.parts.goal import reaches
-from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.parts.stream_verbs import FILES
 from weft.kinds.record import (
     Access,
@@ -45,16 +46,16 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.snapshot import SnapshotDisk
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
-from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+from weft.objects.identity import object_key
 from weft.objects.schema import field, words
 
-OF = ("vm",)
+OF = ("vm", "volume", "container")
 MADE_OF = "backups are made of"
 
 
 class BackupSpec(msgspec.Struct, kw_only=True):
-    of: Annotated[str, field("What it is of: vm/NAME, in this project", change="never")]
+    of: Annotated[str, field("What it is of: vm/NAME, volume/NAME or container/NAME, in this project", change="never")]
     to: Annotated[str, field("Backup repository that it goes to", change="never", name=True)]
     keep: Annotated[
         float, field("How long it is kept; 0: until people delete it", quantity="duration", change="live")
@@ -115,25 +116,14 @@ def policy_key(backup: Stored) -> str:
     return object_key("backuppolicy", backup.envelope.project, backup.spec(BackupSpec).policy)
 
 
-class RestoreBackupInput(msgspec.Struct, kw_only=True):
-    new_name: Annotated[str, field("Name of the new VM", name=True)]
-
-
-def require_ready(obj: Object, verb: str) -> None:
-    what, phase = f"backup/{obj['name']}", dig(obj, "status.phase", "Pending")
-    if phase == "Ready":
-        return
-    why = f"; {dig(obj, 'status.message')}" if dig(obj, "status.message") else ""
-    waits = phase in ("Pending", "Snapshotting", "Copying")
-    raise IllegalTransition(
-        f"{what} is {phase}, so it can't be {verb} yet{why}" if waits else f"{what} is {phase}{why}",
-        hint=f"weft wait {what}" if waits else "choose another backup: weft backup list",
-        details={"phase": phase},
-    )
-
-
 def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
     require_ready(obj, "verified")
+    if given.boot and split_subject(str(dig(obj, "spec.of")))[0] != "vm":
+        raise InvalidInput(
+            f"boot: backup/{obj['name']} is of {dig(obj, 'spec.of')}, which doesn't boot",
+            field="boot",
+            hint="leave boot out: all of it is read",
+        )
     check_request(given.check, given.within, given.boot, "")
     spec: dict[str, Any] = dict(obj["spec"])
     return {
@@ -143,30 +133,6 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
         "verify_check": given.check,
         "verify_within": given.within,
     }
-
-
-def _name_snapshot(obj: Object, new_name: str) -> str:
-    """Of the snapshot that a VM begins from; it goes once the VM has begun."""
-    return f"{new_name[: MAX_NAME - 14]}-{obj['uid'][:8]}-back"
-
-
-def _make_vm(obj: Object, given: RestoreBackupInput, _: str) -> dict[str, Any]:
-    require_ready(obj, "restored")
-    disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
-    snapshot = _name_snapshot(obj, given.new_name)
-    return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, snapshot, disks, memory=False)
-
-
-def _make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str, Any]]:
-    """The snapshot that is fetched, and the volumes that begin from it."""
-    name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
-    image = dig(obj, "status.image", "")
-    spec = {"of": dig(obj, "spec.of"), "automatic": "backup", "backup": obj["name"], "image": image}
-    volumes = {disk: (one.get("size", 0), "local") for disk, one in disks.items()}
-    return [
-        {"kind": "snapshot", "name": name, "spec": spec},
-        *make_restored_volumes(volumes, given.new_name, name),
-    ]
 
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
@@ -182,6 +148,10 @@ BACKUPS_BY_SUBJECT = Index("backups by key of what they are of")
 BACKUPS_BY_POLICY = Index("backups by key of their policy")
 BACKUPS_BY_REPOSITORY = Index("backups by name of their repository")
 BACKUPS_BY_SNAPSHOT = Index("backups by uid of their snapshot", reads_status=True)
+
+
+def _list_subjects(kind: str, spec: BackupSpec) -> list[str]:
+    return list_named(kind, [spec.of])
 
 
 def _snapshot_uid(backup: Stored) -> Sequence[str]:
@@ -209,7 +179,7 @@ BACKUP = Kind(
     upgrades=(_gather_verification,),
     plural="backups",
     title="backup",
-    summary="The disks of a VM, copied into a backup repository",
+    summary="The disks of a VM, a volume or a container's volumes, copied into a backup repository",
     spec=BackupSpec,
     status=BackupStatus,
     indexes={
@@ -220,16 +190,16 @@ BACKUP = Kind(
         BACKUPS_BY_SNAPSHOT: _snapshot_uid,
     },
     references=(
-        Reference("vm", "spec.of", lambda spec: list_named("vm", [spec.of]), blocks=False),
+        *(Reference(kind, "spec.of", partial(_list_subjects, kind), blocks=False) for kind in OF),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     verbs=(
         Verb(
             "restore",
-            "Create a VM from it",
+            "Create a VM or volumes from it",
             input=RestoreBackupInput,
-            make=_make_vm,
-            make_before=_make_parts,
+            make=make_restored,
+            make_before=make_parts,
             needs="write",
         ),
         FILES.verb("List or read single files in it"),

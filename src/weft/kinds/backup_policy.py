@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -25,7 +26,7 @@ USUAL_EVERY, USUAL_KEEP = 86400.0, 30 * 86400.0
 
 
 class BackupPolicySpec(msgspec.Struct, kw_only=True):
-    of: Annotated[list[str], field("What is backed up: vm/NAME")] = []
+    of: Annotated[list[str], field("What is backed up: vm/NAME, volume/NAME or container/NAME")] = []
     pool: Annotated[
         str, field("Storage pool of which all is backed up that this project has there, now or later", name=True)
     ] = ""
@@ -133,6 +134,10 @@ POLICIES_BY_SUBJECT = Index("backup policies by key of what they name")
 POLICIES_BY_REPOSITORY = Index("backup policies by name of their repository")
 
 
+def _list_subjects(kind: str, spec: BackupPolicySpec) -> list[str]:
+    return list_named(kind, spec.of)
+
+
 def _what(obj: Object) -> str:
     pool = dig(obj, "spec.pool", "")
     return ", ".join([*([f"all in pool/{pool}"] if pool else []), *(dig(obj, "spec.of") or [])]) or "–"
@@ -167,7 +172,7 @@ BACKUP_POLICY = Kind(
         POLICIES_BY_REPOSITORY: lambda item: (item.spec(BackupPolicySpec).to,),
     },
     references=(
-        Reference("vm", "spec.of", lambda spec: list_named("vm", spec.of), blocks=False),
+        *(Reference(kind, "spec.of", partial(_list_subjects, kind), blocks=False) for kind in OF),
         Reference("pool", "spec.pool", lambda spec: [spec.pool] if spec.pool else [], blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),

@@ -42,7 +42,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    words = "Back up a VM with all its disks. What an earlier backup has is not copied again."
+    words = "Back up a VM with all its disks, a volume, or a container's volumes. What an earlier backup has is not copied again."
     return options.build(verb, words, _create, kind, params)
 
 
@@ -52,7 +52,7 @@ def _create(session: Session, kind: Kind | None, words: tuple[str, ...], **given
         raise usage("give what to back up, once", "weft backup create vm/web --to REPOSITORY")
     of, _, subject = named[0].partition("/")
     if of not in OF or not subject:
-        raise usage(f"{named[0]!r} is nothing that backups are made of", "write vm/NAME")
+        raise usage(f"{named[0]!r} is nothing that backups are made of", "write vm/NAME, volume/NAME or container/NAME")
     name = given["name"] if given["name"] is not None else name_snapshot(subject, session.clock.now())
     if not name:
         raise usage("--name: a backup's name can't be empty", "leave --name out for a name with date and time")
@@ -67,22 +67,26 @@ def _create(session: Session, kind: Kind | None, words: tuple[str, ...], **given
 def restore_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=RESTORED_FROM),
-        click.Option(["--new-name"], metavar="NAME", help="The name of the VM that is created from it."),
+        click.Option(
+            ["--new-name"],
+            metavar="NAME",
+            help="The name of the VM or volume that is created; of a container's volumes what their names begin with.",
+        ),
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Create a VM from a backup, and wait until it runs.", _restore, kind, params)
+    return options.build(verb, "Create a VM from a backup and wait until it runs, or a volume.", _restore, kind, params)
 
 
 def _restore(session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None) -> int:
     target = find_one(session, kind, words, RESTORED_FROM, "give one backup")
     if not new_name:
         raise usage(
-            "--new-name is missing: a backup is never restored over a VM that is there",
-            "give --new-name NAME; the old name will do once that VM is deleted",
+            "--new-name is missing: a backup is never restored over what is there",
+            "give --new-name NAME; the old name will do once what has it is deleted",
         )
     made = session.client.verb("backup", target.name, "restore", {"new_name": new_name})
-    return finish_one(session, Target(BY_NAME["vm"], made["name"]), made, "create")
+    return finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
 
 
 def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

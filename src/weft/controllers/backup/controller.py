@@ -58,7 +58,7 @@ class Backups:
                     return [item.key for item in view.find(BACKUPS_BY_REPOSITORY, change.item.envelope.name)]
             case "snapshot":
                 return [item.key for item in view.find(BACKUPS_BY_SNAPSHOT, change.item.uid)]
-            case "vm" | "volume":
+            case "vm" | "volume" | "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
                     return [item.key for item in view.find(BACKUPS_BY_SUBJECT, change.item.key)]
             case "node":

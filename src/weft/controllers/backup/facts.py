@@ -36,7 +36,7 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
         busy=next((item.envelope.name for item in others if _is_made_first(item, backup)), ""),
         earlier=(earlier := _find_earlier(view, backup, others)),
         lost=_find_lost(backup, others) if earlier is None else "",
-        image=subject.spec(VmSpec).image if subject is not None else "",
+        image=subject.spec(VmSpec).image if subject is not None and subject.envelope.kind == "vm" else "",
         tested_first=find_tested_first(view, backup),
         test=find_test(view, backup),
     )

@@ -1,7 +1,7 @@
 """Makes the backups that policies ask for, when they are due, and deletes those that are kept long enough.
 
-Reads policies, backups, VMs, their allocations, pools; makes Backups, has the newest booted in quiet hours, deletes old ones that a
-policy made, writes backuppolicy.status. Woken by any of those, and by the time. Which are kept says ``retention.py``.
+Reads policies, backups, VMs, volumes, containers, allocations, pools; makes Backups, has the newest booted in quiet hours, deletes
+old ones that a policy made, writes backuppolicy.status. Woken by any of those, and by time. Which are kept: ``retention.py``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
 
 class BackupPolicies:
     name = "backup policies"
-    kinds = ("backuppolicy", "backup", "vm", "allocation", "pool")
+    kinds = ("backuppolicy", "backup", "vm", "volume", "container", "allocation", "pool")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -45,7 +45,7 @@ class BackupPolicies:
             case "backup":
                 if has_changed(change, lambda item: (item.uid, item.deleting, item.status(BackupStatus).phase)):
                     return [policy_key(change.item)] if change.item.spec(BackupSpec).policy else ()
-            case "vm":
+            case "vm" | "volume" | "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
                     return [item.key for item in view.find(POLICIES_BY_SUBJECT, change.key)]
             case "allocation":
@@ -85,7 +85,7 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
         subject = view.get(object_key(kind, policy.envelope.project, name)) if of in subjects else None
         if spec.paused or subject is None or subject.deleting:
             continue
-        if spec.verify == "boot" and is_quiet(spec, now):
+        if spec.verify == "boot" and kind == "vm" and is_quiet(spec, now):
             _ask_boot(draft, made, spec)
         if of not in last and spec.schedule:
             last[of] = now  # it waits for its time

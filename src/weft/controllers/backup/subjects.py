@@ -6,6 +6,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, list_disks
 from weft.kinds.backup_policy import BackupPolicySpec
 from weft.kinds.pool import POOL, PoolSpec
+from weft.kinds.volume import VolumeStatus
 from weft.objects.identity import object_key
 
 
@@ -17,12 +18,17 @@ def list_subjects(view: View, policy: Item) -> list[str]:
     if pool is not None:
         storage = pool.spec(PoolSpec).id
         project = policy.envelope.project
-        own = [item for item in view.of_kind("vm").values() if item.envelope.project == project and not item.deleting]
-        found |= {f"vm/{item.envelope.name}": None for item in own if _lies_in(view, item, storage)}
+        for kind in ("vm", "volume"):
+            own = [item for item in view.of_kind(kind).values() if item.envelope.project == project]
+            lying = [item for item in own if not item.deleting and _lies_in(view, item, storage)]
+            found |= {f"{kind}/{item.envelope.name}": None for item in lying}
     return list(found)
 
 
-def _lies_in(view: View, workload: Item, storage: str) -> bool:
-    """Whether a disk of its lies in this storage."""
-    disks = [list_disks(item.spec(AllocationSpec)) for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)]
+def _lies_in(view: View, item: Item, storage: str) -> bool:
+    """Whether it has a disk in this storage; of volumes only those that come with the disks of nothing else."""
+    if item.envelope.kind == "volume":
+        status = item.status(VolumeStatus)
+        return status.pool_id == storage and (status.attached_to is None or status.attached_to.kind != "vm")
+    disks = [list_disks(one.spec(AllocationSpec)) for one in view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)]
     return any(id_ == storage for one in disks for _, id_ in one.values())

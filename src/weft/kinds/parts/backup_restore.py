@@ -1,0 +1,86 @@
+"""What a restore of a backup makes: a VM, or new volumes, which begin from a snapshot that is fetched from the repository. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.fields.subject import split_subject
+from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes, name_volume
+from weft.kinds.record import Object
+from weft.objects.errors import IllegalTransition
+from weft.objects.identity import MAX_NAME
+from weft.objects.schema import field
+
+
+class RestoreBackupInput(msgspec.Struct, kw_only=True):
+    new_name: Annotated[
+        str, field("Name of the new VM or volume; of a container's volumes what their names begin with", name=True)
+    ]
+
+
+def require_ready(obj: Object, verb: str) -> None:
+    """Raises IllegalTransition."""
+    what, phase = f"backup/{obj['name']}", dig(obj, "status.phase", "Pending")
+    if phase == "Ready":
+        return
+    why = f"; {dig(obj, 'status.message')}" if dig(obj, "status.message") else ""
+    waits = phase in ("Pending", "Snapshotting", "Copying")
+    raise IllegalTransition(
+        f"{what} is {phase}, so it can't be {verb} yet{why}" if waits else f"{what} is {phase}{why}",
+        hint=f"weft wait {what}" if waits else "choose another backup: weft backup list",
+        details={"phase": phase},
+    )
+
+
+def make_restored(obj: Object, given: RestoreBackupInput, _: str) -> dict[str, Any]:
+    """The manifest of what is requested: the VM, the volume, or the first of a container's volumes."""
+    require_ready(obj, "restored")
+    if not _is_of_vm(obj):
+        return _make_volumes(obj, given.new_name)[0]
+    disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
+    snapshot = _name_snapshot(obj, given.new_name)
+    return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, snapshot, disks, memory=False)
+
+
+def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str, Any]]:
+    """The manifests of the snapshot that is fetched, and of the other volumes that begin from it."""
+    name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
+    image = dig(obj, "status.image", "")
+    spec = {"of": dig(obj, "spec.of"), "automatic": "backup", "backup": obj["name"], "image": image}
+    volumes = {disk: (one.get("size", 0), "local") for disk, one in disks.items()}
+    return [
+        {"kind": "snapshot", "name": name, "spec": spec},
+        *(
+            make_restored_volumes(volumes, given.new_name, name)
+            if _is_of_vm(obj)
+            else _make_volumes(obj, given.new_name)[1:]
+        ),
+    ]
+
+
+def _is_of_vm(obj: Object) -> bool:
+    return split_subject(str(dig(obj, "spec.of", "")))[0] == "vm"
+
+
+def _make_volumes(obj: Object, new_name: str) -> list[dict[str, Any]]:
+    """Volumes whose data comes without a VM."""
+    snapshot, is_one = _name_snapshot(obj, new_name), str(dig(obj, "spec.of", "")).startswith("volume/")
+    return [
+        {
+            "kind": "volume",
+            "name": new_name if is_one else name_volume(new_name, name),
+            "spec": {
+                "size": disk.get("size", 0),
+                "origin": {"snapshot": snapshot, "disk": name, "alone": True},
+            },
+        }
+        for name, disk in sorted(dig(obj, "status.disks", {}).items())
+    ]
+
+
+def _name_snapshot(obj: Object, new_name: str) -> str:
+    """Of the snapshot that what is made begins from; it goes once that has begun."""
+    return f"{new_name[: MAX_NAME - 14]}-{obj['uid'][:8]}-back"
