@@ -17,6 +17,7 @@ from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.node import NodePool, NodeSnapshot
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
 
@@ -191,3 +192,34 @@ async def test_volumes_of_a_restore_that_never_began_go_with_its_vm(tmp_path: Pa
         await lab.until_gone(data.key)
         await lab.until_gone(back.key)
         assert await lab.get(own.key) is not None
+
+
+async def test_a_policy_of_a_whole_project_backs_up_what_has_data_and_what_comes_later(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[NodePool("local", "p", 100 * GIB, 90 * GIB)])
+        await lab.put_vm("web")
+        await lab.put_container("plain")
+        there = VolumeStatus(node=node.name, node_uid=node.uid, pool="local", pool_id="p")
+        await lab.put("volume", "lone", {"size": GIB}, status=there, finalizers=("volume",))
+        await lab.put("volume", "empty", {"size": GIB}, finalizers=("volume",))
+        policy = await lab.put("backuppolicy", "all", {"whole_project": True, "to": "safe", "every": 86400.0})
+
+        async def subjects() -> set[str]:
+            now = await lab.get(policy.key)
+            assert now is not None
+            return {one.of for one in decode_part(now.status, BackupPolicyStatus).subjects}
+
+        async def has_both() -> bool:
+            return await subjects() == {"vm/web", "volume/lone"}
+
+        await lab.until(has_both)
+        await lab.put_vm("late")
+
+        async def has_three() -> bool:
+            return await subjects() == {"vm/web", "volume/lone", "vm/late"}
+
+        await lab.until(has_three)
+        made = [decode_part(one.spec, BackupSpec) for one in await lab.every("backup")]
+        assert sorted(one.of for one in made) == ["vm/late", "vm/web", "volume/lone"]
+        assert {one.keep for one in made} == {30 * 86400.0}

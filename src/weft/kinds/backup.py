@@ -26,8 +26,8 @@ from weft.kinds.fields.backup_verification import (
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
-from weft.kinds.parts.backup_restore import RestoreBackupInput, make_parts, make_restored, require_ready
 from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.snapshot.from_backup import RestoreBackupInput, make_parts, make_restored, require_ready
 from weft.kinds.parts.stream_verbs import FILES
 from weft.kinds.record import (
     Access,

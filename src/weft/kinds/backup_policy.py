@@ -31,6 +31,9 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
         str, field("Storage pool of which all is backed up that this project has there, now or later", name=True)
     ] = ""
     to: Annotated[str, field("Backup repository", name=True)]
+    whole_project: Annotated[
+        bool, field("Back up all that has data in this project, now or later: VMs, volumes, containers' volumes")
+    ] = False
     every: Annotated[
         float,
         field("Time between two backups, which is how much may be lost; 24h without a schedule", quantity="duration"),
@@ -72,11 +75,11 @@ class BackupPolicyStatus(msgspec.Struct, kw_only=True):
 
 def check_policy(spec: BackupPolicySpec) -> None:
     """Raises InvalidInput."""
-    if not (spec.of or spec.pool) or len(spec.of) > MOST_SUBJECTS:
+    if not (spec.of or spec.pool or spec.whole_project) or len(spec.of) > MOST_SUBJECTS:
         raise InvalidInput(
             f"spec.of: {len(spec.of)} entries",
             field="spec.of",
-            hint=f"name 1 to {MOST_SUBJECTS}, like vm/web, or a pool",
+            hint=f"name 1 to {MOST_SUBJECTS}, like vm/web, or a pool, or set whole_project",
         )
     for place, one in enumerate(spec.of):
         check_subject(one, f"spec.of[{place}]", OF, MADE_OF)
@@ -140,7 +143,8 @@ def _list_subjects(kind: str, spec: BackupPolicySpec) -> list[str]:
 
 def _what(obj: Object) -> str:
     pool = dig(obj, "spec.pool", "")
-    return ", ".join([*([f"all in pool/{pool}"] if pool else []), *(dig(obj, "spec.of") or [])]) or "–"
+    whole = ["the whole project"] if dig(obj, "spec.whole_project", False) else []
+    return ", ".join([*whole, *([f"all in pool/{pool}"] if pool else []), *(dig(obj, "spec.of") or [])]) or "–"
 
 
 def _when(obj: Object) -> str:

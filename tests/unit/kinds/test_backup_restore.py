@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.parts.backup_restore import RestoreBackupInput, make_parts, make_restored
+from weft.kinds.parts.snapshot.from_backup import RestoreBackupInput, make_parts, make_restored
 from weft.objects.errors import IllegalTransition
 
 GIVEN = RestoreBackupInput(new_name="new")

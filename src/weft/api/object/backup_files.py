@@ -10,7 +10,7 @@ from weft.api.context import ApiContext
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.parts.backup_restore import require_ready
+from weft.kinds.parts.snapshot.from_backup import require_ready
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import kind_prefix, object_key

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from weft.cli.backup.project import SET
 from weft.cli.output.local_time import render_time
 from weft.cli.snapshot.description import name_snapshot
 from weft.kinds.fields.backup_verification import DAMAGED
@@ -32,8 +33,8 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 def choose(backups: Iterable[Object], name: str, policies: Collection[str], at: float | None) -> Chosen:
-    """What to restore ``name`` from: a thing as KIND/NAME, or all that one of the ``policies`` backs up, or a thing by its name
-    alone. ``at`` None: the newest. Raises NotFound if there is nothing for any of it."""
+    """What to restore ``name`` from: a thing as KIND/NAME, or all that one of the ``policies`` or a backup of a project has
+    made, or a thing by its name alone. ``at`` None: the newest. Raises NotFound if there is nothing for any of it."""
     of: dict[str, list[Object]] = {}
     for backup in _find(list(backups), name, policies):
         of.setdefault(str(dig(backup, "spec.of")), []).append(backup)
@@ -59,7 +60,7 @@ def _find(backups: Sequence[Object], name: str, policies: Collection[str]) -> li
     there = [one for one in backups if not one.get("deleting_since")]
     if "/" in name:
         return [one for one in there if dig(one, "spec.of") == name]
-    made = [one for one in there if dig(one, "spec.policy") in policies]
+    made = [one for one in there if dig(one, "spec.policy") in policies or (one.get("labels") or {}).get(SET) == name]
     return made or [one for one in there if str(dig(one, "spec.of")).partition("/")[2] == name]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from weft.cli.backup.project import back_up_project
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import OK
@@ -42,7 +43,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    words = "Back up a VM with all its disks, a volume, or a container's volumes. What an earlier backup has is not copied again."
+    words = (
+        "Back up a VM with all its disks, a volume, a container's volumes, or all of these in a project. "
+        "What an earlier backup has is not copied again."
+    )
     return options.build(verb, words, _create, kind, params)
 
 
@@ -51,11 +55,16 @@ def _create(session: Session, kind: Kind | None, words: tuple[str, ...], **given
     if len(named) != 1:
         raise usage("give what to back up, once", "weft backup create vm/web --to REPOSITORY")
     of, _, subject = named[0].partition("/")
-    if of not in OF or not subject:
-        raise usage(f"{named[0]!r} is nothing that backups are made of", "write vm/NAME, volume/NAME or container/NAME")
+    if of not in (*OF, "project") or not subject:
+        raise usage(
+            f"{named[0]!r} is nothing that backups are made of",
+            "write vm/NAME, volume/NAME, container/NAME or project/NAME",
+        )
     name = given["name"] if given["name"] is not None else name_snapshot(subject, session.clock.now())
     if not name:
         raise usage("--name: a backup's name can't be empty", "leave --name out for a name with date and time")
+    if of == "project":
+        return back_up_project(session, subject, name, given)
     spec = {"of": named[0], "to": given["to"]} | ({"keep": given["keep"]} if given["keep"] else {})
     manifest: dict[str, Any] = {"kind": "backup", "name": name, "spec": spec}
     if session.project:

@@ -9,6 +9,7 @@ from weft.kinds.backup import BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subj
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupOrder, find_report
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SNAPSHOTS_BY_UID, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import object_key
@@ -36,7 +37,9 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
         busy=next((item.envelope.name for item in others if _is_made_first(item, backup)), ""),
         earlier=(earlier := _find_earlier(view, backup, others)),
         lost=_find_lost(backup, others) if earlier is None else "",
-        image=subject.spec(VmSpec).image if subject is not None and subject.envelope.kind == "vm" else "",
+        image=subject.spec(VmSpec).image
+        if subject is not None and BY_NAME[subject.envelope.kind].snapshots == "machine"
+        else "",
         tested_first=find_tested_first(view, backup),
         test=find_test(view, backup),
     )

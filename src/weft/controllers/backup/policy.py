@@ -28,6 +28,7 @@ from weft.kinds.backup_policy import (
 )
 from weft.kinds.fields.backup_verification import DAMAGED
 from weft.kinds.fields.subject import split_subject
+from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope
 from weft.objects.identity import MAX_NAME, new_uid, object_key
 
@@ -47,9 +48,11 @@ class BackupPolicies:
                     return [policy_key(change.item)] if change.item.spec(BackupSpec).policy else ()
             case "vm" | "volume" | "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
-                    return [item.key for item in view.find(POLICIES_BY_SUBJECT, change.key)]
+                    policies = view.of_kind("backuppolicy").values()
+                    of_project = [one for one in policies if one.envelope.project == change.item.envelope.project]
+                    whole = [one.key for one in of_project if one.spec(BackupPolicySpec).whole_project]
+                    return [*(item.key for item in view.find(POLICIES_BY_SUBJECT, change.key)), *whole]
             case "allocation":
-                # What a VM has in pools; what it is called in them doesn't change.
                 if has_changed(change, lambda item: (item.uid, list_disks(item.spec(AllocationSpec)))):
                     policies = view.of_kind("backuppolicy").values()
                     return [item.key for item in policies if item.spec(BackupPolicySpec).pool]
@@ -85,7 +88,7 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
         subject = view.get(object_key(kind, policy.envelope.project, name)) if of in subjects else None
         if spec.paused or subject is None or subject.deleting:
             continue
-        if spec.verify == "boot" and kind == "vm" and is_quiet(spec, now):
+        if spec.verify == "boot" and BY_NAME[kind].snapshots == "machine" and is_quiet(spec, now):
             _ask_boot(draft, made, spec)
         if of not in last and spec.schedule:
             last[of] = now  # it waits for its time

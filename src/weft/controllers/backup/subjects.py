@@ -1,34 +1,54 @@
-"""What a backup policy is for now: what it names, and all that has a disk in the pool that it names. Reads the view."""
+"""What a backup policy is for now: what it names, all that has a disk in its pool, all of its project. Reads the view."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, list_disks
 from weft.kinds.backup_policy import BackupPolicySpec
+from weft.kinds.container import ContainerSpec
 from weft.kinds.pool import POOL, PoolSpec
+from weft.kinds.registry import BY_NAME
 from weft.kinds.volume import VolumeStatus
 from weft.objects.identity import object_key
 
 
 def list_subjects(view: View, policy: Item) -> list[str]:
     """As KIND/NAME, each once."""
-    spec = policy.spec(BackupPolicySpec)
+    spec, project = policy.spec(BackupPolicySpec), policy.envelope.project
     found = dict.fromkeys(spec.of)
     pool = view.get(object_key(POOL.name, None, spec.pool)) if spec.pool else None
-    if pool is not None:
-        storage = pool.spec(PoolSpec).id
-        project = policy.envelope.project
-        for kind in ("vm", "volume"):
-            own = [item for item in view.of_kind(kind).values() if item.envelope.project == project]
-            lying = [item for item in own if not item.deleting and _lies_in(view, item, storage)]
-            found |= {f"{kind}/{item.envelope.name}": None for item in lying}
+    for item in _list_all(view, project) if spec.whole_project or pool is not None else ():
+        if spec.whole_project or (pool is not None and _lies_in(view, item, pool.spec(PoolSpec).id)):
+            found[f"{item.envelope.kind}/{item.envelope.name}"] = None
     return list(found)
 
 
+def _list_all(view: View, project: str | None) -> Iterator[Item]:
+    """What has data in a project: VMs, containers with volumes, and volumes with data that neither has."""
+    for kind in ("vm", "container", "volume"):
+        for item in view.of_kind(kind).values():
+            if item.envelope.project == project and not item.deleting and _has_data(item):
+                yield item
+
+
+def _has_data(item: Item) -> bool:
+    match BY_NAME[item.envelope.kind].snapshots:
+        case "mounts":
+            return bool(item.spec(ContainerSpec).mounts)
+        case "volume":
+            status = item.status(VolumeStatus)
+            return status.node_uid is not None and status.attached_to is None
+    return True
+
+
 def _lies_in(view: View, item: Item, storage: str) -> bool:
-    """Whether it has a disk in this storage; of volumes only those that come with the disks of nothing else."""
-    if item.envelope.kind == "volume":
-        status = item.status(VolumeStatus)
-        return status.pool_id == storage and (status.attached_to is None or status.attached_to.kind != "vm")
-    disks = [list_disks(one.spec(AllocationSpec)) for one in view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)]
-    return any(id_ == storage for one in disks for _, id_ in one.values())
+    """Whether it has a disk in this storage."""
+    snapshots = BY_NAME[item.envelope.kind].snapshots
+    if snapshots == "volume":
+        return item.status(VolumeStatus).pool_id == storage
+    specs = [one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)]
+    if snapshots == "mounts":
+        return any(volume.pool_id == storage for spec in specs for volume in spec.volumes)
+    return any(id_ == storage for spec in specs for _, id_ in list_disks(spec).values())

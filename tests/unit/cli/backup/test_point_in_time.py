@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from weft.cli.backup.moment import choose, describe_grain, name_restored
+from weft.cli.backup.project import SET, choose_subjects, name_part
 from weft.cli.output.local_time import read_past
 from weft.objects.errors import NotFound
 
@@ -84,3 +85,28 @@ def test_a_local_time_is_read_by_the_clock_of_that_day(monkeypatch: pytest.Monke
     time.tzset()
     summer = 1751328000.0
     assert read_past("2024-12-09 16:30:00", summer) == AT == read_past("2024-12-09T15:30:00Z", summer)
+
+
+def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_together() -> None:
+    items = [
+        {"kind": "vm", "name": "shop"},
+        {"kind": "vm", "name": "old", "deleting_since": AT},
+        {"kind": "container", "name": "db", "spec": {"mounts": ["data:/data"]}},
+        {"kind": "container", "name": "web", "spec": {}},
+        {"kind": "volume", "name": "data", "status": {"node_uid": "n", "attached_to": {"kind": "container"}}},
+        {"kind": "volume", "name": "lone", "status": {"node_uid": "n"}},
+        {"kind": "volume", "name": "new", "status": {}},
+    ]
+    subjects, left_out = choose_subjects(items)
+    assert subjects == [("vm", "shop"), ("container", "db"), ("volume", "lone")]
+    assert [line.partition(":")[0] for line in left_out] == ["container/web", "volume/new"]
+    assert [name_part("monday", *one) for one in subjects] == [
+        "monday-shop",
+        "monday-container-db",
+        "monday-volume-lone",
+    ]
+    made = [backup(-9, "vm/shop", labels={SET: "monday"}), backup(-8, "volume/lone", labels={SET: "monday"})]
+    assert {one.of for one in choose([*made, backup(-1)], "monday", {"monday"}, None).choices} == {
+        "vm/shop",
+        "volume/lone",
+    }

@@ -1,0 +1,70 @@
+"""`weft backup create project/shop --to safe`: a backup of each thing in the project that has data, begun together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from weft.cli.command.target import Target, usage
+from weft.cli.session import Session
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.kinds.backup import BACKUP
+from weft.kinds.fields.cells import dig
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
+from weft.objects.identity import MAX_NAME
+
+SET = "project-backup"  # the label with the name of the whole
+_OF = ("vm", "container", "volume")
+
+
+def back_up_project(session: Session, project: str, name: str, given: Mapping[str, Any]) -> int:
+    """Create the backups, and wait for all of them. Raises NotFound if nothing in the project has data."""
+    if session.given_project not in (None, project):
+        raise usage(f"project/{project} and -p {session.given_project} are two projects", "leave -p out")
+    session.given_project = project
+    items = [item for kind in _OF for item in session.client.list(kind).items]
+    subjects, left_out = choose_subjects(items)
+    if not subjects:
+        raise NotFound(f"nothing in project/{project} has data that is backed up", hint="weft ps; weft volume list")
+    for sentence in left_out:
+        session.notify(f"left out  {sentence}")
+    done, waits = [], []
+    for kind, subject in subjects:
+        spec = {"of": f"{kind}/{subject}", "to": given["to"]} | ({"keep": given["keep"]} if given["keep"] else {})
+        made = session.client.create(
+            {
+                "kind": BACKUP.name,
+                "project": project,
+                "name": name_part(name, kind, subject),
+                "labels": {SET: name},
+                "spec": spec,
+            }
+        )
+        target = Target(BACKUP, made["name"])
+        done.append(Done(target, made, "create"))
+        waits += [wait] if (wait := plan_wait(made, target, "create")) else []
+    return finish(session, done, waits)
+
+
+def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Kind and name of what has data of its own, and what has none, each as a sentence. Pure."""
+    subjects, left_out = list[tuple[str, str]](), list[str]()
+    for item in items:
+        kind, name = str(item["kind"]), str(item["name"])
+        if item.get("deleting_since"):
+            continue
+        snapshots = BY_NAME[kind].snapshots
+        if snapshots == "mounts" and not dig(item, "spec.mounts", []):
+            left_out.append(f"{kind}/{name}: it has no volumes, and the rest comes from its image")
+        elif snapshots == "volume" and not dig(item, "status.node_uid"):
+            left_out.append(f"{kind}/{name}: it has no data yet")
+        elif snapshots != "volume" or not dig(item, "status.attached_to"):  # else it comes with what has it
+            subjects.append((kind, name))
+    return subjects, left_out
+
+
+def name_part(whole: str, kind: str, subject: str) -> str:
+    """The name of one of its backups."""
+    part = subject if BY_NAME[kind].snapshots == "machine" else f"{kind}-{subject}"
+    return f"{whole}-{part}"[:MAX_NAME].rstrip("-")
