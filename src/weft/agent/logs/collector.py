@@ -29,7 +29,7 @@ from weft.telemetry.logs.store import LogStore
 
 log = logging.getLogger("weft.agent")
 STEP_SECONDS = 0.2
-MOST_REST_SECONDS = 1.0  # between two looks at one that prints nothing
+MOST_REST_SECONDS = 0.5  # between two looks at one that prints nothing
 KEEP_SECONDS = 1.0
 SWEEP_SECONDS = 60.0
 REST_SECONDS = 2.0  # then a line that was begun counts as one
