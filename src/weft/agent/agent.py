@@ -217,6 +217,7 @@ class Agent:
             volumes=sorted(self._volumes.uids),
             snapshots=self._snapshots.snapshots,
             warm=self._templates.report(),
+            warm_orders=self._templates.report_orders(),
             booted=self._templates.explain(),
             booting_memory=self.table.booting_bytes,
             backups=self._backups.report(),

@@ -110,6 +110,11 @@ def read_cores(text_: str) -> tuple[int, int]:
     return least, most
 
 
+def name_order(memory: int, least_cpu: int, most_cpu: int) -> str:
+    """An order for a booted machine, as a node's word about it names it."""
+    return f"{memory}/{least_cpu}-{most_cpu}"
+
+
 def find_obstacle(status: Mapping[str, Any]) -> str | None:
     """Why no node can ever have a booted machine of the image with this status, as what follows its name; None: nothing known."""
     if status.get("phase") != "Available" or status.get("agent"):

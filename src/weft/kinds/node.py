@@ -155,6 +155,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     epoch: str = ""  # of the allocation list behind ``orphans``: the part of a cursor before the colon
     images: list[str] = []  # sha256 of cached images
     warm: dict[str, str] = {}  # images with a booted machine, by sha256: ready, making, or why there is none
+    warm_orders: dict[str, str] = {}  # by sha256, the order that this word is about: ``name_order``
     booted: dict[str, str] = {}  # images with a booted machine, by uid: for what it is kept, or why there is none
     booting_memory: int = 0  # bytes that an image which boots for this takes now, beside allocations
     backups: list[BackupReport] = []  # the work on backups that it was asked to do
@@ -407,6 +408,7 @@ NODE = Kind(
         fabric_fields=(
             "report.images",
             "report.warm",
+            "report.warm_orders",
             "report.booted",
             "report.snapshots",
             "report.orphans",

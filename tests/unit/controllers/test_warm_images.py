@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from weft.controllers.image.warm import describe_image, describe_nodes, describe_reasons
-from weft.kinds.image import IMAGE, ImageStatus, WarmInput, is_warm, is_warmed, read_cores
+from weft.contracts.store import Put
+from weft.controllers.image.warm import WarmImages, describe_image, describe_nodes, describe_reasons
+from weft.informer.view import Item, make_view
+from weft.kinds.image import IMAGE, ImageSpec, ImageStatus, Warm, WarmInput, is_warm, is_warmed, read_cores
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
+
+
+def raw(part: msgspec.Struct) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(part))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +32,23 @@ def test_the_condition_counts_nodes_and_says_why_one_has_none(
     words: dict[str, str], told: tuple[bool, str, str]
 ) -> None:
     assert describe_nodes(words) == told
+
+
+@pytest.mark.parametrize(("order", "status"), [("512/1-4", "False"), ("1024/1-4", "True"), (None, "True")])
+def test_what_a_node_says_of_an_earlier_order_does_not_count(order: str | None, status: str) -> None:
+    view = make_view()
+    spec = ImageSpec(url="https://example.org/i.tar", warm=Warm(memory=1024))
+    image = IMAGE.make(
+        "i", spec, 1.0, uid="i", project="default", status=ImageStatus(phase="Available", sha256="ab", agent=True)
+    )
+    report = NodeReport(machines=["q35"], warm={"ab": "ready"}, warm_orders={"ab": order} if order is not None else {})
+    node = Envelope(kind="node", name="n1", uid="u1", report=raw(report), status=raw(NodeStatus(phase="Ready")))
+    for envelope in (image, node):
+        view.put_item(envelope.key, Item(envelope))
+    [commit] = WarmImages().plan(view, [image.key], 2.0).commits
+    [written] = [decode_envelope(write.value) for write in commit.writes if isinstance(write, Put)]
+    told = written.condition("Warm")
+    assert told is not None and told.status == status
 
 
 def test_of_an_image_that_failed_the_condition_says_why_and_nobody_waits_for_nodes() -> None:

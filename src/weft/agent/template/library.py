@@ -27,7 +27,7 @@ from weft.contracts.driver.template import CanTemplate
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
-from weft.kinds.image import MOST_WARM_IMAGES
+from weft.kinds.image import MOST_WARM_IMAGES, name_order
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
 from weft.protocol.report import WarmImage
@@ -74,6 +74,7 @@ class TemplateLibrary:
         ] = {}  # by sha256: the CPU model of the first VM, or of the newest that must start warm
         self._ready: dict[str, Template] = {}  # by sha256
         self._states: dict[str, str] = {}
+        self._orders: dict[str, str] = {}  # by sha256: the order that its state is about
         self._reasons: dict[str, str] = {}  # by uid of the image
         self._failed: dict[str, tuple[float, WeftError]] = {}
         self._waiting: dict[str, list[int]] = {}  # by sha256: the memory of each VM that waits for one
@@ -88,6 +89,10 @@ class TemplateLibrary:
 
     def report(self) -> dict[str, str]:
         return dict(sorted(self._states.items()))
+
+    def report_orders(self) -> dict[str, str]:
+        """The order that each word of the report is about: an image's order may have changed since."""
+        return {digest: self._orders[digest] for digest in sorted(self._states) if digest in self._orders}
 
     def explain(self) -> dict[str, str]:
         """For what each is kept, or why it isn't there, by the image's uid."""
@@ -111,6 +116,8 @@ class TemplateLibrary:
         if ordered != self._ordered or self._refused != frozenset(refused):
             for digest in self._ordered.keys() - ordered.keys():  # nobody wants it any more, whichever VM asked first
                 self._needed.pop(digest, None)
+            for digest in [digest for digest, order in ordered.items() if order != self._ordered.get(digest)]:
+                self._failed.pop(digest, None)  # what could not be made as ordered before
             self._ordered, self._refused = ordered, frozenset(refused)
             self._put_off()
             self._woken.set()
@@ -253,7 +260,7 @@ class TemplateLibrary:
             if template is None:
                 if want.often and not self._is_good_moment(store, plan.memory_bytes):
                     return
-                self._note(digest, MAKING)
+                self._note(want.order, MAKING)
                 self._explain_one(want)
                 template = await store.make(want, plan, image, partial(self._boot, digest))
             self._ready[digest] = template
@@ -263,14 +270,14 @@ class TemplateLibrary:
                 lambda id_, template: template.image == digest and id_ != plan.id
             )
             self._failed.pop(digest, None)
-            self._note(digest, READY)
+            self._note(want.order, READY)
         except (WeftError, OSError) as problem:
             error = problem if isinstance(problem, WeftError) else DriverFailed(str(problem))
             if failed is None or str(failed[1]) != str(error):
                 log.warning("image %s has no booted machine: %s", want.order.image.name, error.message)
             self._failed[digest] = (self._clock.elapsed(), error)
             self._ready.pop(digest, None)
-            self._note(digest, error.message)
+            self._note(want.order, error.message)
         async with self._settled:
             self._settled.notify_all()
 
@@ -297,9 +304,10 @@ class TemplateLibrary:
             and free - memory >= 2 * LEAST_FREE_SHARE * total
         )
 
-    def _note(self, digest: str, state: str) -> None:
-        if self._states.get(digest) != state:
-            self._states[digest] = state
+    def _note(self, order: WarmImage, state: str) -> None:
+        digest, name = order.image.sha256, name_order(order.memory, order.least_cpu, order.most_cpu)
+        if (self._states.get(digest), self._orders.get(digest)) != (state, name):
+            self._states[digest], self._orders[digest] = state, name
             self._changed()
 
     def _forget(self, digest: str) -> None:
@@ -363,4 +371,4 @@ class TemplateLibrary:
             want.order.image.uid: want for want in wanted if want.order.image.uid in self._kept and want.often
         }
         for digest in self._ordered.keys() - digests:
-            self._note(digest, f"people ordered {MOST_WARM_IMAGES} already, the most that a node keeps")
+            self._note(self._ordered[digest], f"people ordered {MOST_WARM_IMAGES} already, the most that a node keeps")

@@ -7,14 +7,25 @@ reports, and report what became of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.image import BOOTED, FITS, NO_NODE, NOT_WARM, WARM, ImageSpec, ImageStatus, find_obstacle
+from weft.kinds.image import (
+    BOOTED,
+    FITS,
+    NO_NODE,
+    NOT_WARM,
+    WARM,
+    ImageSpec,
+    ImageStatus,
+    find_obstacle,
+    name_order,
+    read_cores,
+)
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 
@@ -29,7 +40,7 @@ class WarmImages:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "image":
             return (change.key,)
-        if not has_changed(change, lambda node: (node.report(NodeReport).warm, _list_booted(node), _counts(node))):
+        if not has_changed(change, lambda node: _read_report(node)):
             return ()
         reasons = {
             uid for node in (change.old, change.new) if node is not None for uid in node.report(NodeReport).booted
@@ -40,7 +51,30 @@ class WarmImages:
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         images = [item for key in keys if (item := view.get(key)) is not None]
         nodes = [node for node in view.of_kind("node").values() if _counts(node)] if images else []
-        return Plan([commit for item in images if (commit := plan_image(item, nodes, now)) is not None])
+        orders = _list_orders(view) if images else {}
+        return Plan([commit for item in images if (commit := plan_image(item, nodes, orders, now)) is not None])
+
+
+def _list_orders(view: View) -> dict[str, set[str]]:
+    """By sha256: images of the same content may be ordered differently, and a node keeps one machine for all."""
+    orders = dict[str, set[str]]()
+    for item in view.of_kind("image").values():
+        if (warm := item.spec(ImageSpec).warm) is not None and not item.deleting:
+            digest = item.status(ImageStatus).sha256
+            orders.setdefault(digest, set()).add(name_order(warm.memory, *read_cores(warm.cpu)))
+    return orders
+
+
+def _read_word(node: Item, digest: str, orders: Mapping[str, set[str]]) -> str:
+    """What the node says of its machine; "" if that is about an earlier order. (An older agent doesn't name it.)"""
+    report = node.report(NodeReport)
+    order = report.warm_orders.get(digest)
+    return report.warm.get(digest, "") if order is None or order in orders.get(digest, ()) else ""
+
+
+def _read_report(node: Item) -> object:
+    report = node.report(NodeReport)
+    return report.warm, report.warm_orders, _list_booted(node), _counts(node)
 
 
 def _counts(node: Item) -> bool:
@@ -51,13 +85,13 @@ def _list_booted(node: Item) -> dict[str, str]:
     return node.report(NodeReport).booted
 
 
-def plan_image(item: Item, nodes: Sequence[Item], now: float) -> Commit | None:
+def plan_image(item: Item, nodes: Sequence[Item], orders: Mapping[str, set[str]], now: float) -> Commit | None:
     """Write the conditions that change."""
     envelope, digest = edit(item), item.status(ImageStatus).sha256
     conditions = list[Condition]()
     generation = item.envelope.generation
     if item.spec(ImageSpec).warm is not None and not item.deleting:
-        words = {node.envelope.name: node.report(NodeReport).warm.get(digest, "") for node in nodes}
+        words = {node.envelope.name: _read_word(node, digest, orders) for node in nodes}
         is_warm, reason, message = describe_image(item.status(ImageStatus)) or describe_nodes(words)
         conditions.append(
             Condition("Warm", "True" if is_warm else "False", reason, message, since=now, generation=generation)

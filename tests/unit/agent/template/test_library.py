@@ -22,6 +22,7 @@ from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.template import RAM, STATE
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
+from weft.kinds.image import name_order
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.image.bundle import BundleManifest
@@ -122,6 +123,25 @@ async def until(holds: Callable[[], object]) -> None:
 
 def replaced(**fields: Any) -> AllocationSpec:
     return msgspec.structs.replace(SPEC, **fields)
+
+
+def test_a_report_names_the_order_that_it_is_about(tmp_path: Path) -> None:
+    async def go() -> None:
+        node = make_node(tmp_path)
+        keeping = asyncio.create_task(node.library.keep())
+        node.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        small, large = ({IMAGE.sha256: name_order(size * MIB, 1, 4)} for size in (256, 512))
+        assert node.library.report_orders() == small
+        node.library.put_orders([WarmImage(IMAGE, 512 * MIB, 1, 4)])
+        assert (node.library.report(), node.library.report_orders()) == ({IMAGE.sha256: READY}, small)
+        await until(lambda: node.library.report() == {IMAGE.sha256: READY} and node.library.report_orders() == large)
+        assert len(node.machines.made) == 2
+        node.library.put_orders([])
+        await until(lambda: node.library.report_orders() == {})
+        keeping.cancel()
+
+    asyncio.run(go())
 
 
 def test_an_ordered_image_is_made_once_and_found_by_the_next_agent(tmp_path: Path) -> None:
