@@ -26,14 +26,13 @@ VOLUME = "8f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11"
 
 @pytest.fixture
 def keys() -> Iterator[list[str]]:
-    """Paths of a key and of another one, in memory as an agent has them."""
+    """Paths of a key, which the test closes, and of another one, in memory as an agent has them."""
     files = []
     for text in (KEY, OTHER):
         files.append(os.memfd_create("key"))
         os.write(files[-1], text.encode())
     yield [f"/proc/{os.getpid()}/fd/{file}" for file in files]
-    for file in files:
-        os.close(file)
+    os.close(files[1])
 
 
 async def shell(driver: QemuDriver, plan: GuestPlan, script: str) -> bytes:
@@ -72,6 +71,15 @@ async def test_an_encrypted_volume_is_plain_in_its_guest_alone(
     await driver.adjust(bare)  # and it is plugged in again while the guest runs
     await driver.adjust(plan)
     assert MARK in await shell(driver, plan, f"sleep 1; {find}; dd if=$d bs=512 skip=2048 count=1")
+
+    await driver.suspend(plan.id)
+    moved = os.memfd_create("key")  # as after a restart of the agent: the former path leads nowhere
+    os.write(moved, KEY.encode())
+    again = msgspec.structs.replace(disk, key=f"/proc/{os.getpid()}/fd/{moved}")
+    os.close(int(Path(right).name))
+    await driver.start(msgspec.structs.replace(plan, disks=[*bare.disks, again]))
+    assert MARK in await shell(driver, plan, f"{find}; dd if=$d bs=512 skip=2048 count=1")
+    os.close(moved)
 
     await driver.stop(plan.id, grace_seconds=0)
     mistaken = msgspec.structs.replace(plan, disks=[*bare.disks, msgspec.structs.replace(disk, key=wrong)])

@@ -39,6 +39,9 @@ class VolumeKeys:
 
     def _put(self, uid: str, allocation: str, key: str) -> None:
         if (old := self._files.pop(uid, None)) is not None:
+            if os.pread(old[1], len(key) + 1, 0) == key.encode():  # a start that is under way may be about to read it
+                self._files[uid] = (allocation, old[1])
+                return
             os.close(old[1])
         descriptor = os.memfd_create("weft-volume-key", os.MFD_CLOEXEC)
         os.write(descriptor, key.encode())

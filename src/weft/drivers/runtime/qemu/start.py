@@ -195,7 +195,9 @@ def _find_files(disks: list[GuestDisk], now: list[GuestDisk]) -> list[GuestDisk]
     """The disks as they were, in the files that have their content by now."""
     files = {disk.serial: disk for disk in now}
     return [
-        msgspec.structs.replace(disk, path=file.path, format=file.format, layers=file.layers, rbd=file.rbd)
+        msgspec.structs.replace(
+            disk, path=file.path, format=file.format, layers=file.layers, rbd=file.rbd, key=file.key
+        )
         if (file := files.get(disk.serial)) is not None
         else disk
         for disk in disks
