@@ -83,14 +83,17 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     assert run(cluster, "reader", "head -n 1 /dev/vdb") == ["two"]
     cluster.ok("vm", "delete", "reader", "--yes")
     cluster.ok("volume", "delete", "again", "--yes")
-    for backup, name, note in (("tuesday", "shop", "two"), ("monday", "old", "one")):
-        cluster.ok("backup", "restore", backup, "--new-name", name, "--wait")
+    for backup, name, note, how in (("tuesday", "shop", "two", ()), ("monday", "old", "one", ("--instant",))):
+        cluster.ok("backup", "restore", backup, "--new-name", name, "--wait", *how)
         assert run(cluster, name, "hostname; cat /root/note; head -n 1 /dev/vdb; sha256sum < /root/data") == [
             name,
             note,
             note,
             *sums,
         ]
+    until(lambda: not any(one["spec"].get("instant") for one in cluster.json("snapshot", "list")["items"]))
+    cluster.ok("vm", "restart", "old")  # it stands alone
+    assert run(cluster, "old", "cat /root/note; head -n 1 /dev/vdb; sha256sum < /root/data") == ["one", "one", *sums]
     cluster.ok("vm", "delete", "shop", "old", "--yes")
     cluster.ok("volume", "delete", "shop-orders", "old-orders", "--yes")
     cluster.ok("backup", "delete", "monday", "tuesday", "orders-1", "orders-2", "--yes")

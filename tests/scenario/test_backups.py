@@ -115,6 +115,42 @@ async def test_what_boots_a_backup_is_weft_s_own_and_goes_even_if_people_delete_
             await lab.until_gone(f"/{kind}/default/{test.name}")
 
 
+async def test_a_vm_begins_from_a_backup_that_is_served_and_the_snapshot_lasts_until_it_stands_alone(
+    tmp_path: Path,
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await make_monday(lab, node)
+        spec = {"of": "vm/web", "automatic": "backup", "backup": "monday", "instant": True}
+        served = await lab.put("snapshot", "quick-back", spec, finalizers=("snapshot",))
+        await lab.put_vm("quick", origin={"snapshot": "quick-back"})
+
+        async def read() -> SnapshotStatus:
+            envelope = await lab.get(served.key)
+            assert envelope is not None
+            return decode_part(envelope.status, SnapshotStatus)
+
+        async def is_ordered() -> bool:
+            order = (await read()).order
+            return order is not None and order.act == "serve"
+
+        await lab.until(is_ordered)
+        order = (await read()).order
+        assert order is not None
+        said = BackupReport(
+            uid=order.uid, act="serve", phase="working", serves=True, message="the VM waits: it is away"
+        )
+        await node.write_report(backups=[said])
+        await lab.until_phase("quick", "Running")
+        status = await read()
+        assert (status.phase, status.serves) == ("Taking", True)
+        assert status.message == "served from backup/monday until its disks are copied; the VM waits: it is away"
+
+        await node.write_report(backups=[BackupReport(uid=order.uid, act="serve", phase="done")])
+        await lab.until_gone(served.key)
+        await lab.until_phase("quick", "Running")
+
+
 async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)

@@ -130,7 +130,7 @@ class Agent:
             after=warm_after,
         )
         self._backups = BackupWork(
-            *(host.state_dir, host.node, server, self.pools, self.images, clock),
+            *(host.state_dir, host.node, server, self.pools, self.images, self.table, runtimes, clock),
             changed=self._reporter.wake,
             taken_in=self._snapshots.wake,
         )

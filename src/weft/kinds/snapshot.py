@@ -63,6 +63,9 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     ] = ""
     members: Annotated[list[str], field("VMs of the group; set by the server", change="never", name=True)] = []
     backup: Annotated[str, field("Backup that it is fetched from; set by the server", change="never", name=True)] = ""
+    instant: Annotated[
+        bool, field("A VM may begin from it before it is fetched; set by the server", change="never")
+    ] = False
 
 
 class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -90,6 +93,7 @@ class SnapshotStatus(msgspec.Struct, kw_only=True):
     parent: str = ""  # name of the VM's snapshot that it stands on
     restored: int = 0  # generation of the VM's last restore in place before it; 0: none
     order: BackupOrder | None = None  # to fetch it from a backup
+    serves: bool = False  # a VM may begin from it, though it isn't Ready
     volume_order: VolumeOrder | None = None  # to take it of volumes without a VM
     workload_uid: str = ""  # of what it is of
     workload_spec: dict[str, Any] = {}  # the VM's spec at that time, without its user data
@@ -297,8 +301,8 @@ SNAPSHOT = Kind(
     access=Access(readers="project", status_writer="snapshots", node_reads="kept"),
     admission=Admission(
         check=check_snapshot,
-        server_fields=("automatic", "image", "group", "members", "backup"),
-        made_fields=("automatic", "group", "members", "backup"),
+        server_fields=("automatic", "image", "group", "members", "backup", "instant"),
+        made_fields=("automatic", "group", "members", "backup", "instant"),
         derived=Derived(_list_sources, _put_image),
         counts=_count,
     ),

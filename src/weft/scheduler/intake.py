@@ -142,7 +142,7 @@ class Intake:
                     if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                         self._budgets_changed = True
                 case "snapshot":
-                    if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
+                    if has_changed(change, _readiness_of):
                         self._offer_all(self._view.find(VMS_BY_ORIGIN, change.key))
                 case "volume":
                     count_disks(self._snapshot, change)
@@ -493,3 +493,9 @@ def _spec_state(workload: Item) -> object:
         addressed and (addressed.status, addressed.generation),
         is_observed(workload),
     )
+
+
+def _readiness_of(snapshot: Item) -> object:
+    """What a VM that begins from it waits for."""
+    status = snapshot.status(SnapshotStatus)
+    return snapshot.uid, snapshot.deleting, status.phase, status.serves

@@ -11,14 +11,17 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from weft.agent.backup.serving import Serving
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
+from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
+from weft.agent.workload.runtimes import Runtimes
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
@@ -44,6 +47,8 @@ class BackupWork:
         server: Server,
         pools: Pools,
         images: ImageCache,
+        table: AllocationTable,
+        runtimes: Runtimes,
         clock: Clock,
         changed: Callable[[], None],
         taken_in: Callable[[], None],
@@ -54,6 +59,8 @@ class BackupWork:
         self._orders: list[BackupOrder] = []
         self._reports = self._load()
         self._current: tuple[BackupOrder, asyncio.Task[None]] | None = None
+        self._serving = Serving(pools, table, runtimes, clock, self._open, self._read_lines, taken_in)
+        self._served: dict[str, tuple[BackupOrder, asyncio.Task[None]]] = {}  # by uid: those that VMs stand on
         self._woken = asyncio.Event()
 
     @property
@@ -74,13 +81,31 @@ class BackupWork:
             self._save()
         if self._current is not None and self._current[0] not in self._orders:
             self._current[1].cancel()
+        self._put_served()
         self._woken.set()
 
+    def _put_served(self) -> None:
+        """What VMs stand on is served beside all else, for as long as it is asked for."""
+        for uid, (order, task) in list(self._served.items()):
+            if order not in self._orders:
+                task.cancel()
+                del self._served[uid]
+        for order in self._orders:
+            if order.act == "serve" and order.uid not in self._served and not self._is_finished(order):
+                self._served[order.uid] = order, asyncio.ensure_future(self._do(order))
+
     async def keep(self) -> None:
-        """Do one order after the other, for ever."""
+        """Do one order after the other, for ever, and serve others beside."""
+        try:
+            await self._keep()
+        finally:
+            for _, task in self._served.values():
+                task.cancel()
+
+    async def _keep(self) -> None:
         while True:
             self._woken.clear()
-            order = next((one for one in self._orders if not self._is_finished(one)), None)
+            order = next((one for one in self._orders if one.act != "serve" and not self._is_finished(one)), None)
             if order is None:
                 await self._woken.wait()
                 continue
@@ -109,13 +134,14 @@ class BackupWork:
             log.warning("%s of backup %s: %s", order.act, order.name or order.repository, line.message)
         self._note(order, line)
 
-    def _note(self, order: BackupOrder, line: Line) -> None:
+    def _note(self, order: BackupOrder, line: Line, *, serves: bool = False) -> None:
         report = BackupReport(
             uid=order.uid,
             act=order.act,
             generation=order.generation,
             phase=line.ended or "working",
             progress=line.progress,
+            serves=serves,
             repository_id=line.repository_id,
             backups=line.backups,
             bytes=line.bytes,
@@ -137,9 +163,26 @@ class BackupWork:
 
     async def _work(self, order: BackupOrder) -> Line:
         """Raises WeftError, OSError."""
+        if order.act == "serve":
+            return await self._serving.serve(order, lambda line: self._note(order, line, serves=True))
+        job = await self._open(order)
+        if order.act == "copy":
+            line = await self._copy(order, job)
+            if line.reason != BASE_GONE:
+                return line
+            whole = msgspec.structs.replace(order, base="", base_snapshot="")
+            line = await self._copy(whole, msgspec.structs.replace(job, base=""))
+            line.full_because = "the backup before it is gone from the repository, or damaged"
+            return line
+        if order.act == "fetch":
+            return await self._fetch(order, job)
+        return await self._run(order, job)
+
+    async def _open(self, order: BackupOrder) -> Job:
+        """Raises WeftError."""
         opened = (await asyncio.to_thread(self._server.read_repository, self._node, order.repository)).values
         credentials = (opened["access_key"], opened["secret_key"]) if "access_key" in opened else None
-        job = Job(
+        return Job(
             act=order.act,
             url=order.url,
             key=opened["key"],
@@ -154,17 +197,6 @@ class BackupWork:
             keep_until=order.expires_at,
             immutable=order.immutable,
         )
-        if order.act == "copy":
-            line = await self._copy(order, job)
-            if line.reason != BASE_GONE:
-                return line
-            whole = msgspec.structs.replace(order, base="", base_snapshot="")
-            line = await self._copy(whole, msgspec.structs.replace(job, base=""))
-            line.full_because = "the backup before it is gone from the repository, or damaged"
-            return line
-        if order.act == "fetch":
-            return await self._fetch(order, job)
-        return await self._run(order, job)
 
     async def _copy(self, order: BackupOrder, job: Job) -> Line:
         async with self._read_disks(order) as disks:
@@ -238,6 +270,15 @@ class BackupWork:
 
     async def _run(self, order: BackupOrder, job: Job) -> Line:
         """Have a process do it. Raises DriverFailed if that dies."""
+        async with contextlib.aclosing(self._read_lines(job)) as lines:
+            async for line in lines:
+                if line.ended:
+                    return line
+                self._note(order, line)
+        raise AssertionError
+
+    async def _read_lines(self, job: Job) -> AsyncGenerator[Line, None]:
+        """What a process says that does it, which is killed at the end. Raises DriverFailed if it dies before."""
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL"),  # it goes with the agent, however that ends
             *(sys.executable, "-m", "weft.backup.process.worker"),
@@ -251,10 +292,7 @@ class BackupWork:
             process.stdin.write(msgspec.json.encode(job))
             process.stdin.close()
             async for text in process.stdout:
-                line = msgspec.json.decode(text, type=Line)
-                if line.ended:
-                    return line
-                self._note(order, line)
+                yield msgspec.json.decode(text, type=Line)
         finally:
             if process.returncode is None:
                 process.kill()

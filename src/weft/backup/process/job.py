@@ -18,7 +18,7 @@ class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    act: Literal["copy", "fetch", "verify", "forget", "check"]
+    act: Literal["copy", "fetch", "verify", "forget", "check", "serve"]
     url: str
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues
@@ -32,6 +32,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     disks: list[JobDisk] = []
     keep_until: float = 0.0
     immutable: bool = False  # check: that the place can lock what is stored there
+    serve_at: str = ""  # name of a socket in no folder
+    serve_to: list[int] = []  # the users that may connect
 
     def __repr__(self) -> str:
         return f"Job({self.act})"

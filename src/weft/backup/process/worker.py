@@ -20,6 +20,7 @@ from weft.backup.format import CHUNK, ZEROS, Manifest
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.process.nbd import NbdClient
+from weft.backup.process.nbd_server import NbdServer
 from weft.backup.repository import Repository
 from weft.backup.storage.place import open_place
 from weft.backup.usage import Usage
@@ -72,6 +73,8 @@ class Worker:
                     line = self._forget(repository)
                 case "check":
                     line = self._check(repository)
+                case "serve":
+                    line = self._serve(repository)
             line.ended, line.repository_id = line.ended or "done", repository.id
             return line
 
@@ -158,6 +161,21 @@ class Worker:
                         self._advance(length)
                     target.flush()
         return Line(disks={disk.name: disk.size for disk in there.disks})
+
+    def _serve(self, repository: Repository) -> Line:
+        """Until it is killed."""
+        there, job = require_backup(repository, self._job.backup), self._job
+        with repository.read(there.id) as reader:
+            disks = {disk.name: disk.size for disk in there.disks}
+            for disk in disks:
+                reader.tree(disk)
+            server = NbdServer(job.serve_at, disks, job.serve_to, reader.read, self._note_waiting)
+            self._send(Line(message=""))
+            server.serve()
+        return Line()
+
+    def _note_waiting(self, why: str) -> None:
+        self._send(Line(reason="repositoryWaits" if why else "", message=why))
 
     def _verify(self, repository: Repository) -> Line:
         there = require_backup(repository, self._job.backup)

@@ -27,12 +27,14 @@ MEMORY = ".memory"  # after a snapshot's id: the name of its memory's file
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A file that is never written to again, but to take up a layer below it."""
+    """A file that is never written to again, but to take up a layer below it. nbd: a file that stands for a disk which is served
+    elsewhere, always the lowest; nobody can read it."""
 
     id: str
     path: str
-    format: Literal["qcow2", "raw"]
+    format: Literal["qcow2", "raw", "nbd"]
     used_bytes: int
+    server: str = ""  # nbd: NAME/EXPORT, a Unix socket's name that is in no folder
 
 
 class KeptDisk(msgspec.Struct, frozen=True):
@@ -211,6 +213,9 @@ class DiskCopies(Protocol):
     def write(self, layer_id: str, size_bytes: int) -> AbstractAsyncContextManager[str]:
         """The socket of an empty disk to write to, for ``take_in``; what an earlier call left of it is gone. Raises
         DriverFailed."""
+
+    async def stand_in(self, layer_id: str, server: str) -> None:
+        """A file that stands for a disk which is served there (``Layer.server``), for ``take_in``. Raises DriverFailed."""
 
     async def take_in(self, snapshot: KeptSnapshot) -> None:
         """Keep a snapshot of disks that were written, each its only layer. Repeated is fine. Raises NotFound for one that is

@@ -34,10 +34,11 @@ class BootDisk(msgspec.Struct, frozen=True, tag="disk"):
 
 
 class DiskLayer(msgspec.Struct, frozen=True):
-    """A file under a disk's own one, with what was written before it was frozen."""
+    """A file under a disk's own one, with what was written before it was frozen; nbd: one that stands for a served disk."""
 
     path: str
-    format: Literal["qcow2", "raw"]
+    format: Literal["qcow2", "raw", "nbd"]
+    server: str = ""  # nbd: NAME/EXPORT, a Unix socket's name that is in no folder
 
 
 class GuestDisk(msgspec.Struct, frozen=True):

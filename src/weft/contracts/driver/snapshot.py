@@ -61,6 +61,9 @@ class Snapshots(Protocol):
     async def forget(self, guest_id: str, key: str) -> None:
         """Drop the remembered facts of this key, once it is done or failed."""
 
+    async def find_user(self, guest_id: str) -> int:
+        """The number of the user as which the guest's machine runs."""
+
     async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
         """Copy what the layer at this path holds into the file above it while the guest runs, and close it; returns once that is
         done. Repeated is fine. Raises IllegalTransition for a guest that doesn't run, DriverFailed."""

@@ -125,7 +125,7 @@ def _route_node(view: View, change: Changed) -> Iterable[str]:
         uids = {one.uid for item in items for one in item.report(NodeReport).volume_work if one.act == "take"}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
     if has_changed(change, lambda item: item.report(NodeReport).backups):
-        uids = {one.uid for item in items for one in item.report(NodeReport).backups if one.act == "fetch"}
+        uids = {one.uid for item in items for one in item.report(NodeReport).backups if one.act in ("fetch", "serve")}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
     if has_changed(change, _home_of):
         homes = sorted({item.uid for item in items})
@@ -221,7 +221,7 @@ def _plan_alone(view: View, snapshot: Item, silent: bool) -> tuple[SnapshotFacts
 def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | None:
     """Write a snapshot's status if it changes, with the order to its node; remove a deleted one whose data is gone."""
     if is_fetched(snapshot):
-        return _plan_fetched(view, snapshot)
+        return _plan_fetched(view, snapshot, now)
     if is_taken_of_volumes(snapshot):
         return _plan_of_volumes(view, snapshot)
     facts, plan = _plan_alone(view, snapshot, silent)
@@ -245,11 +245,13 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
     return draft.commit(snapshot.key, [event] if event is not None else [])
 
 
-def _plan_fetched(view: View, snapshot: Item) -> Commit | None:
+def _plan_fetched(view: View, snapshot: Item, now: float) -> Commit | None:
     status, draft = plan_fetch(view, snapshot), Draft()
-    if status == snapshot.status(SnapshotStatus):
+    # A VM stands on it until it is copied.
+    ends = snapshot.spec(SnapshotSpec).instant and not view.find(VMS_BY_ORIGIN, snapshot.key)
+    if status == snapshot.status(SnapshotStatus) and not ends:
         return None
-    draft.change(snapshot, status=status)
+    draft.change(snapshot, status=status, deleting_since=now if ends else None)
     about = snapshot.envelope.ref
     failed = [Event("Warning", "Failed", status.message, about, SOURCE)] if status.phase == "Failed" else []
     return draft.commit(snapshot.key, failed)

@@ -12,7 +12,7 @@ from weft.controllers.backup.model import Node, Repository
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BackupSpec, BackupStatus
-from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from weft.objects.identity import object_key
@@ -35,6 +35,8 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
     made = backup.status(BackupStatus)
     nodes = list_nodes(view, status.order, first=made.node)
     asked = find_asked(nodes, status.order)
+    if status.order is not None and status.order.act == "serve" and (status.serves or asked is not None):
+        return _follow_serving(status, made, name, asked.report if asked is not None else None)
     if asked is not None and asked.report is not None and asked.report.phase == "failed":
         return _fail(status, asked.report.reason, f"backup/{name} could not be fetched: {asked.report.message}")
     keeps = any(node.uid == status.node_uid for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid))
@@ -50,11 +52,34 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
     return _give(status, snapshot, backup, repository, nodes[0])
 
 
+def _follow_serving(
+    status: SnapshotStatus, made: BackupStatus, name: str, report: BackupReport | None
+) -> SnapshotStatus:
+    """A VM may stand on it from its first report on, so it stays on that node, whatever happens there."""
+    if report is None:
+        waits = f"waits for node {status.node}" if status.serves else f"is about to be served from backup/{name}"
+        return msgspec.structs.replace(status, message=waits)
+    if report.phase == "done":
+        return _keep(status, made, name)
+    if report.phase == "failed":
+        return _fail(status, report.reason, f"backup/{name} could not be served: {report.message}")
+    said = f"; {report.message}" if report.message else ""
+    message = f"served from backup/{name} until its disks are copied{said}"
+    return msgspec.structs.replace(
+        status,
+        serves=report.serves or status.serves,
+        taken_at=made.taken_at,
+        consistency=made.consistency,
+        reason=report.reason,
+        message=message,
+    )
+
+
 def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repository, node: Node) -> SnapshotStatus:
     made, name = backup.status(BackupStatus), backup.envelope.name
     order = BackupOrder(
         uid=snapshot.uid,
-        act="fetch",
+        act="serve" if snapshot.spec(SnapshotSpec).instant else "fetch",
         node_uid=node.uid,
         repository=repository.name,
         repository_uid=repository.uid,
@@ -88,6 +113,7 @@ def _keep(status: SnapshotStatus, made: BackupStatus, name: str) -> SnapshotStat
         status,
         phase="Ready",
         order=None,
+        serves=False,
         listed=True,
         taken_at=made.taken_at,
         consistency=made.consistency,

@@ -12,7 +12,8 @@ import msgspec
 
 # copy: a snapshot into a repository; fetch: a backup into a pool, as a snapshot; verify: read all of it; forget: remove it from its
 # repository; check: whether the repository is there, made if it is empty, and rid of what no backup needs.
-BackupAct = Literal["copy", "fetch", "verify", "forget", "check"]
+# serve: have a VM begin from it at once, and copy it behind.
+BackupAct = Literal["copy", "fetch", "verify", "forget", "check", "serve"]
 
 
 class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,6 +43,7 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     generation: int = 0
     phase: Literal["waiting", "working", "done", "failed"] = "waiting"
     progress: float = 0.0  # 0 to 1, in steps of a hundredth
+    serves: bool = False  # a VM may begin from it
     repository_id: str = ""
     backups: int = 0  # of a check: in the repository
     bytes: int = 0  # of the disks, without holes; of a check: that the repository takes up

@@ -314,7 +314,7 @@ def read_beginning(
     status = snapshot.status(SnapshotStatus)
     if status.phase == "Failed":
         return Waiting("snapshotFailed", f"{what}, from which it begins, failed: {status.message or status.reason}")
-    if status.phase != "Ready":
+    if status.phase != "Ready" and not status.serves:
         why = f": {status.message}" if status.message else ""
         return Waiting("snapshotNotReady", f"waits until {what} is taken{why}")
     if image is not None and status.image_sha256 not in ("", image.sha256):

@@ -16,6 +16,7 @@ from weft.agent.backup.executor import BackupWork
 from weft.agent.image.cache import ImageCache
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
+from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder
@@ -80,7 +81,10 @@ class Lab:
         clock, state = SystemClock(), str(self.folder / "state")
         pools = Pools(self.pool, {}, clock, asyncio.Event())  # type: ignore[arg-type]
         images = ImageCache(state, self.server, AllocationTable())
-        return BackupWork(state, "n1", self.server, pools, images, clock, self.changed.set, lambda: None)
+        table, runtimes = AllocationTable(), Runtimes({}, {})
+        return BackupWork(
+            state, "n1", self.server, pools, images, table, runtimes, clock, self.changed.set, lambda: None
+        )
 
     def order(self, act: BackupAct = "check", uid: str = "r", generation: int = 1, **more: Any) -> BackupOrder:
         return BackupOrder(

@@ -15,7 +15,7 @@ from tests.unit.drivers.volume.test_volume_layers import SIZE, kept, make_driver
 from weft.backup.process.nbd import NbdClient
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.drivers.volume.directory.driver import DirectoryVolumes
-from weft.objects.errors import DriverFailed, NotFound
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound
 
 ID, BLOCK = "web", 65536
 
@@ -195,6 +195,22 @@ async def test_a_snapshot_whose_disk_did_not_come_is_not_kept(driver: DirectoryV
         pass
     await driver.copies.take_in(KeptSnapshot("s1", "uid-s1", disks))
     assert [one.id for one in await driver.layers.list_kept()] == ["s1"]
+
+
+async def test_what_stands_for_a_served_disk_is_known_by_its_server_and_read_by_nobody(
+    driver: DirectoryVolumes,
+) -> None:
+    await driver.copies.stand_in("in", "weft-backup-s1/root")
+    await driver.copies.take_in(KeptSnapshot("s1", "uid-s1", {"root": KeptDisk(("in",), SIZE)}))
+    made = await driver.layers.clone("copy", "s1", "root")
+    (layer,) = await driver.layers.list_layers("copy")
+    assert (layer.format, layer.server, made.size_bytes) == ("nbd", "weft-backup-s1/root", SIZE)
+    with pytest.raises(DriverFailed):
+        await copy_out(driver, "s1", None)
+    with pytest.raises(IllegalTransition, match="still stands on the backup"):
+        await driver.transfer.pack("copy", "root", "w", "k", memory=False)
+    await driver.layers.forget_layer("copy", "in")  # the file above has all of it
+    assert await driver.layers.list_layers("copy") == []
 
 
 KILLED = """

@@ -102,6 +102,9 @@ class FakeSnapshots:
             guest.snapshot = None
             self._write(guest)
 
+    async def find_user(self, guest_id: str) -> int:
+        return 0
+
     async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
         self._running(guest_id)
         self.absorbed.append((guest_id, serial, layer))

@@ -20,7 +20,7 @@ from weft.drivers.runtime.qemu.devices.ids import describe_disk, free_node, give
 from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, plan_disk
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.migration.commands import check_stays, run_on
+from weft.drivers.runtime.qemu.migration.commands import check_alone, check_stays, run_on
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.record import RelocationRecord
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
@@ -45,6 +45,7 @@ class QemuRelocations:
             if not guest.running or record.stopping:
                 raise IllegalTransition(f"vm/{name} is not running, so its disk can't be relocated live")
             check_stays(guest)
+            check_alone(guest, "they can't be relocated")
             former = record.relocation
             qmp = guest.monitor()
             if former is not None and former.key == key and await _find_job(qmp, former) is not None:

@@ -13,6 +13,7 @@ from weft.drivers.volume.directory.disk_server import map_disk, serve_disk
 from weft.drivers.volume.directory.layer_records import LayerRecords, list_kept_layers
 from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import check_own, describe_chain, round_up, run_qemu_img
+from weft.drivers.volume.directory.stand_in import write_stand_in
 from weft.objects.errors import NotFound
 
 
@@ -64,6 +65,9 @@ class DirectoryDiskCopies:
         await run_qemu_img("create", "-q", "-f", "qcow2", str(work), str(round_up(size_bytes)))
         async with serve_disk(describe_chain([(str(work), "qcow2")]), read_only=False) as socket:
             yield socket
+
+    async def stand_in(self, layer_id: str, server: str) -> None:
+        await asyncio.to_thread(write_stand_in, self._arriving(layer_id), server)
 
     async def take_in(self, snapshot: KeptSnapshot) -> None:
         await self._locked(lambda: self._take_in(snapshot))

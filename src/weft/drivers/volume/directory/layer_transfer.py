@@ -19,6 +19,7 @@ from weft.drivers.volume.directory.layer_changes import LayerChanges
 from weft.drivers.volume.directory.layer_records import Chain, LayerRecords
 from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import check_own
+from weft.drivers.volume.directory.stand_in import read_stand_in
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import short_id
 
@@ -50,8 +51,14 @@ class DirectoryLayerTransfer:
             )
 
         def name(layer_id: str) -> str:
-            there = short_id(f"{key}/{layer_id}")
-            files[there] = str(self._records.layer(layer_id))
+            there, path = short_id(f"{key}/{layer_id}"), self._records.layer(layer_id)
+            if path.exists() and read_stand_in(path):
+                raise IllegalTransition(
+                    f"it still stands on the backup that it was restored from (volume {volume_id})",
+                    reason="standsOnBackup",
+                    hint="wait until it is copied: weft snapshot list",
+                )
+            files[there] = str(path)
             return there
 
         snapshots: list[KeptSnapshot] = []

@@ -24,6 +24,7 @@ from weft.drivers.volume.directory.layer_records import (
 )
 from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import COPY_SECONDS, check_own, describe_chain, round_up, run_qemu_img
+from weft.drivers.volume.directory.stand_in import read_stand_in
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
 
 _SECTOR = 512
@@ -275,7 +276,8 @@ class DirectoryLayers:
                 hint="restore the file, or the volume from a backup",
                 details={"step": "disk"},
             ) from None
-        return Layer(layer_id, str(path), "qcow2", used)
+        server = read_stand_in(path)
+        return Layer(layer_id, str(path), "nbd" if server else "qcow2", used, server)
 
     def _unfinished(self, volume_id: str, pending: Pending) -> IllegalTransition:
         return IllegalTransition(

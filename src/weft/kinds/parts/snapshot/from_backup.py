@@ -10,7 +10,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes, name_volume
 from weft.kinds.record import Object
-from weft.objects.errors import IllegalTransition
+from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME
 from weft.objects.schema import field
 
@@ -19,6 +19,7 @@ class RestoreBackupInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[
         str, field("Name of the new VM or volume; of a container's volumes what their names begin with", name=True)
     ]
+    instant: Annotated[bool, field("Start the VM before its disks are copied from the repository")] = False
 
 
 def require_ready(obj: Object, verb: str) -> None:
@@ -50,6 +51,14 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
     name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
     image = dig(obj, "status.image", "")
     spec = {"of": dig(obj, "spec.of"), "automatic": "backup", "backup": obj["name"], "image": image}
+    if given.instant and not _is_of_vm(obj):
+        raise InvalidInput(
+            f"instant: backup/{obj['name']} is of {dig(obj, 'spec.of')}, and only a VM runs before its disks are copied",
+            field="instant",
+            hint="leave instant out",
+        )
+    if given.instant:
+        spec["instant"] = True
     volumes = {disk: (one.get("size", 0), "local") for disk, one in disks.items()}
     return [
         {"kind": "snapshot", "name": name, "spec": spec},

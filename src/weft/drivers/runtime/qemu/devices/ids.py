@@ -10,9 +10,10 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any
 
-from weft.contracts.driver.runtime import GuestDisk, GuestNic, GuestPlan
+from weft.contracts.driver.runtime import DiskLayer, GuestDisk, GuestNic, GuestPlan
 
 DISK_ID, NIC_ID = "blk-", "nic-"
+PATIENCE_SECONDS, OPEN_SECONDS = 366 * 86400, 300  # for the server of a disk
 _NODE = re.compile(r"(?:disk|alt|top[0-9]+)-(.+)")
 
 
@@ -44,7 +45,17 @@ def key_id(disk: GuestDisk) -> str:
 def file_names(disk: GuestDisk) -> list[str]:
     """Those of all its files but its key."""
     base = [base_name(disk)] if disk.base is not None else []
-    return [disk_name(disk), *base, *(layer_name(disk, number) for number in range(len(disk.layers)))]
+    return [disk_name(disk), *base, *(layer_name(disk, number) for number, _ in list_layer_files(disk))]
+
+
+def list_layer_files(disk: GuestDisk) -> list[tuple[int, DiskLayer]]:
+    """Its layers that are files of its own, with their numbers."""
+    return [(number, layer) for number, layer in enumerate(disk.layers) if layer.format != "nbd"]
+
+
+def find_served(disk: GuestDisk) -> DiskLayer | None:
+    """The layer that is served elsewhere; None: it has none."""
+    return next((layer for layer in disk.layers if layer.format == "nbd"), None)
 
 
 def nic_name(nic: GuestNic) -> str:
@@ -62,6 +73,11 @@ def free_node(serial: str, taken: Container[str]) -> str:
     that is free."""
     more = (f"top{number}-{serial}" for number in itertools.count(1))
     return next(name for name in itertools.chain((disk_node(serial), f"alt-{serial}"), more) if name not in taken)
+
+
+def served_node(serial: str) -> str:
+    """Of the server that a disk stands on."""
+    return f"served-{serial}"
 
 
 def find_serial(node: str) -> str | None:
@@ -106,13 +122,30 @@ def describe_disk(disk: GuestDisk, files: Mapping[str, str]) -> dict[str, Any]:
     if disk.rbd is not None:
         there = {"pool": disk.rbd.pool, "image": disk.rbd.image, "user": disk.rbd.user}
         return {"driver": "rbd", **there, "conf": files[disk_name(disk)], **more}
-    below = [(base_name(disk), disk.base_format)] if disk.base is not None else []
-    below += [(layer_name(disk, number), layer.format) for number, layer in enumerate(disk.layers)]
+    below: list[tuple[str, str]] = [(base_name(disk), disk.base_format)] if disk.base is not None else []
     backing: dict[str, Any] | None = None
+    served = find_served(disk)
+    if served is not None:  # that is the whole disk, so nothing below it is seen
+        below, backing = [], _connect(served_node(disk.serial), served.server)
+    below += [(layer_name(disk, number), layer.format) for number, layer in list_layer_files(disk)]
     for name, format_ in below:
         backing = _stand(format_, files[name], backing) | {"read-only": True}
     encrypt = {"encrypt": {"format": "luks", "key-secret": key_id(disk)}} if disk.key else {}
     return _stand(disk.format, files[disk_name(disk)], backing) | encrypt | more
+
+
+def _connect(node: str, server: str) -> dict[str, Any]:
+    """Reads wait for as long as the server is away."""
+    name, _, export = server.partition("/")
+    return {
+        "driver": "nbd",
+        "node-name": node,
+        "server": {"type": "unix", "path": name, "abstract": True, "tight": True},
+        "export": export,
+        "reconnect-delay": PATIENCE_SECONDS,
+        "open-timeout": OPEN_SECONDS,
+        "read-only": True,
+    }
 
 
 def _stand(format_: str, file: str, backing: dict[str, Any] | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import msgspec
 
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.linux.ceph.conf import write_client_conf
-from weft.drivers.runtime.qemu.devices.ids import file_names, key_name, nic_name
+from weft.drivers.runtime.qemu.devices.ids import file_names, key_name, list_layer_files, nic_name
 from weft.drivers.runtime.qemu.translate import RAM, GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed
 
@@ -69,7 +69,7 @@ def plan_disk(disk: GuestDisk) -> list[InheritedFd]:
     own, *below = file_names(disk)
     if disk.rbd is not None:
         return [InheritedFd(own, "ceph", disk.rbd.conf, disk.rbd.user)]
-    paths = [*([] if disk.base is None else [disk.base]), *(layer.path for layer in disk.layers)]
+    paths = [*([] if disk.base is None else [disk.base]), *(layer.path for _, layer in list_layer_files(disk))]
     planned = [InheritedFd(own, "read" if disk.read_only else "write", disk.path)]
     return planned + [InheritedFd(name, "read", path) for name, path in zip(below, paths, strict=True)]
 

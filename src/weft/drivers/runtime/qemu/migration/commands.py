@@ -16,7 +16,7 @@ import msgspec
 
 from weft.contracts.driver.migration import MigrationFacts, MigrationSettings, MigrationStage
 from weft.contracts.driver.runtime import GuestPlan
-from weft.drivers.runtime.qemu.devices.ids import disk_name
+from weft.drivers.runtime.qemu.devices.ids import disk_name, find_served
 from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
 from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.qmp import Qmp
@@ -277,6 +277,16 @@ def check_stays(guest: Guest) -> None:
         raise IllegalTransition(f"vm/{name}: a snapshot of it is being taken", hint="wait until that is done")
     if record.renewal is not None and record.renewal.identity is not None:
         raise IllegalTransition(f"vm/{name} is about to get its own identity", hint="wait until it is ready")
+
+
+def check_alone(guest: Guest, so: str) -> None:
+    """Raises IllegalTransition for a guest whose disks are still read from a backup; ``so``: what can't be done to it."""
+    if any(find_served(disk) is not None for disk in guest.record.plan.disks):
+        raise IllegalTransition(
+            f"vm/{guest.record.plan.name} still reads its disks from a backup, so {so}",
+            reason="standsOnBackup",
+            hint="wait until they are copied: weft snapshot list",
+        )
 
 
 def check_movable(plan: GuestPlan, what: str) -> None:

@@ -32,6 +32,7 @@ from weft.drivers.runtime.qemu.migration.arrival import check_machine
 from weft.drivers.runtime.qemu.migration.commands import (
     begin_sending,
     begin_waiting,
+    check_alone,
     check_mode,
     check_movable,
     check_same,
@@ -165,6 +166,7 @@ class QemuMigrations:
                     return
             else:
                 check_stays(guest)
+                check_alone(guest, "it can't migrate")
             assert record.frame is not None
             check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
             record.migration = MigrationRecord(key, "source", settings, sending=not settings.copied_disks)

@@ -23,6 +23,7 @@ from weft.drivers.runtime.qemu.devices.block_nodes import (
     list_nodes,
     stat_given,
 )
+from weft.drivers.runtime.qemu.devices.ids import find_served, list_layer_files, served_node
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.migration.commands import check_stays
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
@@ -53,6 +54,16 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
         raise IllegalTransition(f"vm/{name}: one of its disks is being relocated")
     qmp, job = guest.monitor(), name_job(serial)
     chain = await _find_chain(qmp, serial)
+    if _is_served(guest, serial, layer):
+        if served_node(serial) not in await list_nodes(qmp):
+            return ""
+        if len(chain.nodes) > 1:
+            await _allow_writing(guest, qmp, chain.fdsets[0])
+        try:
+            await qmp.execute("block-stream", **_stream(job, chain.nodes[0]))
+        finally:
+            await _close_writing(qmp)
+        return job
     at = await _find_layer(guest, qmp, chain, layer)
     if at is None:
         await close_unused(qmp, guest.record.pid, layer)
@@ -60,7 +71,7 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
     above, below = chain.nodes[at + 1], chain.nodes[at - 1] if at else None
     if at + 2 < len(chain.nodes):  # the disk's own file is open to write anyway
         await _allow_writing(guest, qmp, chain.fdsets[at + 1])
-    how: dict[str, Any] = {"job-id": job, "device": above, "auto-dismiss": False, "speed": BYTES_PER_SECOND}
+    how = _stream(job, above)
     if below is not None:
         # No name gets into the header, which nobody reads.
         how |= {"base-node": below, "backing-file": ""}
@@ -69,6 +80,16 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
     finally:
         await _close_writing(qmp)
     return job
+
+
+def _stream(job: str, node: str) -> dict[str, Any]:
+    return {"job-id": job, "device": node, "auto-dismiss": False, "speed": BYTES_PER_SECOND}
+
+
+def _is_served(guest: Guest, serial: str, layer: str) -> bool:
+    """Whether the layer at this path stands for a disk that is served elsewhere."""
+    served = [find_served(disk) for disk in guest.record.plan.disks if disk.serial == serial]
+    return any(one is not None and one.path == layer for one in served)
 
 
 async def follow_absorbing(guest: Guest, job: str, clock: Clock) -> None:
@@ -95,6 +116,9 @@ async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
     DriverFailed if the disk still stands on the layer: a job that was dismissed didn't say how it ended."""
     qmp = guest.monitor()
     chain = await _find_chain(qmp, serial)
+    if _is_served(guest, serial, layer):
+        await _note_alone(guest, qmp, chain, serial)
+        return
     if await _find_layer(guest, qmp, chain, layer) is not None:
         raise DriverFailed(f"vm/{guest.record.plan.name}: a layer of its disk was not absorbed to the end")
     for node in chain.nodes:
@@ -106,6 +130,27 @@ async def note_absorbed(guest: Guest, serial: str, layer: str) -> None:
     if disks != plan.disks:
         guest.record.plan = msgspec.structs.replace(plan, disks=disks)
         await guest.save_record()
+
+
+async def _note_alone(guest: Guest, qmp: Qmp, chain: _Chain, serial: str) -> None:
+    """The disk stands on no server any more: its files have all of it, so nothing of the image below is seen."""
+    if served_node(serial) in await list_nodes(qmp):
+        with contextlib.suppress(QmpError):
+            gone: dict[str, Any] = {"node-name": served_node(serial)}
+            await qmp.execute("blockdev-del", **gone)
+    if served_node(serial) in await list_nodes(qmp):
+        raise DriverFailed(f"vm/{guest.record.plan.name}: its disk was not copied to the end")
+    for node in chain.nodes:
+        await _flush(qmp, node)
+    plan = guest.record.plan
+    disks = [
+        msgspec.structs.replace(disk, base=None, layers=[layer for _, layer in list_layer_files(disk)])
+        if disk.serial == serial
+        else disk
+        for disk in plan.disks
+    ]
+    guest.record.plan = msgspec.structs.replace(plan, disks=disks)
+    await guest.save_record()
 
 
 async def _flush(qmp: Qmp, node: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from weft.contracts.driver.snapshot import SnapshotFacts, SnapshotPlan
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.migration.commands import check_movable, check_stays
+from weft.drivers.runtime.qemu.migration.commands import check_alone, check_movable, check_stays
 from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.snapshot.absorb import (
     begin_absorbing,
@@ -100,6 +100,9 @@ class QemuSnapshots:
             elif facts.phase != "none":
                 raise IllegalTransition(f"guest {guest_id}: that snapshot is still being taken", hint="cancel it first")
 
+    async def find_user(self, guest_id: str) -> int:
+        return choose_user(guest_id, (await self._working()).users)
+
     async def absorb(self, guest_id: str, serial: str, layer: str) -> None:
         await self._working()
         guest = await self._guests.get(guest_id)
@@ -127,6 +130,7 @@ def _check(guest: Guest, plan: SnapshotPlan) -> None:
     if not guest.running or record.stopping:
         raise IllegalTransition(f"vm/{name} is not running, so no snapshot of it can be taken while it runs")
     check_stays(guest)
+    check_alone(guest, "no snapshot of it can be taken")
     if guest.status not in ("running", "paused"):
         raise IllegalTransition(
             f"vm/{name} stands still ({guest.status})", hint="a snapshot is taken once it runs again"
