@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from test_api_process import DoorsProcess
 
+from weft.backup.key import RepositoryKey
+from weft.backup.repository import Repository
 from weft.client import Client
+from weft.contracts.clock import SystemClock
 from weft.gateway.function_events.file import EventFile
 from weft.gateway.function_events.queue import Event, EventQueue, select
 from weft.gateway.function_events.schedule_state import ScheduleState
@@ -193,3 +196,31 @@ def test_a_server_does_not_start_on_another_store_than_it_had(tmp_path: Path) ->
     refused = server("--state", tmp_path / "state", "--store", "etcd://127.0.0.1:1")
     assert refused.returncode == 1 and "keeps its objects in sqlite" in refused.stderr
     assert "weft server backup" in refused.stderr
+
+
+def test_a_backup_goes_into_a_repository_and_comes_back(doors: DoorsProcess, tmp_path: Path) -> None:
+    place, key = tmp_path / "safe", tmp_path / "safe.key"
+    place.mkdir()
+    key.write_text("0f" * 32 + "\n")
+    url = f"dir://{place}"
+    Repository.create(
+        url, RepositoryKey(bytes.fromhex("0f" * 32)), clock=SystemClock(), cache=tmp_path / "cache"
+    ).close()
+    doors.start()
+    client = doors.connect()
+    client.create(volume("first"))
+    assert "stored as server-" in ok("backup", url, "--key-file", key, "--state", doors.state)
+    client.create(volume("second"))
+    said = ok("backup", url, "--key-file", key, "--state", doors.state, "--keep", "30d")
+    newest = said.split("stored as ")[1].split(",")[0]
+    assert b"first" not in b"".join(one.read_bytes() for one in place.rglob("*") if one.is_file())
+    end(doors)
+
+    refused = server("restore", url, "--state", tmp_path / "new")
+    assert refused.returncode == 2 and "whose key is needed" in refused.stderr
+    refused = server("restore", url, "--key-file", key, "--name", "nothing", "--state", tmp_path / "new")
+    assert refused.returncode != 0 and "it has: server-" in refused.stderr
+    said = ok("restore", url, "--key-file", key, "--state", doors.state)
+    assert f"found {newest}" in said
+    doors.start()
+    assert {one["name"] for one in client.list("volume").items} == {"first", "second"}

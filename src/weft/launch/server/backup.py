@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -23,10 +24,11 @@ from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Store
 from weft.gateway.function_events.backup import put_rows, read_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
 from weft.launch.store.engine import SQLITE, make_store, recall_store, refill_store, remember_store, running
 from weft.objects.errors import InvalidInput, NotFound, WeftError
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_bytes, parse_duration
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
 
@@ -42,7 +44,7 @@ def main(verb: str, argv: Sequence[str]) -> int:
     try:
         options.state = options.state or find_state(Path.cwd())
         options.store = recall_store(options.state) if options.store is None else options.store
-        return asyncio.run((_backup if verb == "backup" else _restore)(options, SystemClock()))
+        return (_back_up if verb == "backup" else _bring_back)(options, SystemClock())
     except WeftError as problem:
         print(f"error: {problem.message}", file=sys.stderr)
         if problem.hint:
@@ -55,13 +57,23 @@ def main(verb: str, argv: Sequence[str]) -> int:
 
 def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
     summary = {
-        "backup": "Back up a running server to FILE: all objects at one revision, and the keys of its authority. "
+        "backup": "Back up a running server to FILE, or to a backup repository like dir:///srv/backups: all objects at one "
+        "revision, and the keys of its authority. "
         "Anyone who has FILE can act as this server: keep it safe.",
-        "restore": "Replace the data of a stopped server with the backup in FILE. Guests keep running: weft doctor lists those "
-        "created after the backup as orphans.",
+        "restore": "Replace the data of a stopped server with the backup in FILE, or in a backup repository. Guests keep "
+        "running: weft doctor lists those created after the backup as orphans.",
     }
     parser = argparse.ArgumentParser(prog=f"weft server {verb}", description=summary[verb])
-    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("file", metavar="FILE|REPOSITORY")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="of a repository: its key")
+    if verb == "backup":
+        parser.add_argument(
+            "--keep",
+            metavar="DURATION",
+            help="in a repository: remove the server's backups there that are older, like 30d",
+        )
+    else:
+        parser.add_argument("--name", default="", help="in a repository: the backup's name (default: the newest)")
     parser.add_argument("--state", type=Path, help="the server's state folder (default: that of this clone)")
     parser.add_argument(
         "--store", metavar="URL", help="where objects are kept, as for weft server (default: as before)"
@@ -75,6 +87,37 @@ def find_state(folder: Path) -> Path:
         if (place / FOLDER / "server").is_dir():
             return place / FOLDER / "server"
     raise NotFound("no server given", reason="noContext", hint="give --state DIR, the server's folder")
+
+
+def _back_up(options: argparse.Namespace, clock: Clock) -> int:
+    """To a file; or to one that goes into a repository, and is removed."""
+    options.shown = options.file
+    if not is_repository(options.file):
+        options.file = Path(options.file)
+        code = asyncio.run(_backup(options, clock))
+        print("The file holds the authority's key: anyone who reads it can act as this server.", file=sys.stderr)
+        return code
+    place = ServerBackups(options.file, options.key_file, clock)
+    keep = parse_duration(options.keep, "--keep") if options.keep else 0.0
+    name = f"server-{datetime.datetime.fromtimestamp(clock.now(), datetime.UTC):%Y%m%d-%H%M%S}"
+    with tempfile.TemporaryDirectory() as folder:  # readable by this user only
+        options.file = Path(folder) / name
+        asyncio.run(_backup(options, clock))
+        made = place.put(options.file, name, keep)
+    print(f"stored as {name}, {format_bytes(made.stored_bytes)} more in the repository")
+    return 0
+
+
+def _bring_back(options: argparse.Namespace, clock: Clock) -> int:
+    options.shown = options.file
+    if not is_repository(options.file):
+        options.file = Path(options.file)
+        return asyncio.run(_restore(options, clock))
+    place = ServerBackups(options.file, options.key_file, clock)
+    with tempfile.TemporaryDirectory() as folder:
+        options.file = Path(folder) / "server"
+        print(f"found {place.get(options.name, options.file).name}")
+        return asyncio.run(_restore(options, clock))
 
 
 async def _backup(options: argparse.Namespace, clock: Clock) -> int:
@@ -94,8 +137,7 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
             uploads=options.state / BLOBS / CODE_FOLDER,
             rows=lambda: read_rows(options.state / EVENTS),
         )
-    print(f"{_describe(backup)} → {options.file} ({format_bytes(options.file.stat().st_size)})")
-    print("The file holds the authority's key: anyone who reads it can act as this server.", file=sys.stderr)
+    print(f"{_describe(backup)} → {options.shown} ({format_bytes(options.file.stat().st_size)})")
     return 0
 
 
@@ -142,7 +184,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
             if not (state / name).exists() or (state / name).read_text() != text:
                 write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)
         remember_store(state, options.store)
-    print(f"{_describe(backup)} ← {options.file}")
+    print(f"{_describe(backup)} ← {options.shown}")
     print(
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
