@@ -23,7 +23,7 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     is_restoring,
 )
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
@@ -110,7 +110,10 @@ def _follow(view: View, snapshot: Item, status: SnapshotStatus, order: VolumeOrd
         message = f"node {status.node} left before the snapshot was taken"
         return replace(status, phase="Failed", volume_order=None, reason=PLACE_LOST, message=message)
     if report is None or not report.is_over:
-        return replace(status, phase="Taking", message=report.message if report is not None else "")
+        waits = (
+            "" if nodes[0].status(NodeStatus).phase == "Ready" else f"waits for node {status.node}, which isn't ready"
+        )
+        return replace(status, phase="Taking", message=waits or (report.message if report is not None else ""))
     if report.phase == "failed":
         reason, message = report.reason or "driverFailed", report.message or "the node could not take it"
         return replace(status, phase="Failed", volume_order=None, reason=reason, message=message)

@@ -15,7 +15,7 @@ import msgspec
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, AllocationReport, AllocationSpec, has_ended_for_good
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
@@ -75,7 +75,9 @@ def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) 
         status.reason = report.reason if report.is_over else ""
         status.message = report.message or f"is being made from {source}"
         return Step()
-    if status.order is not None and view.find(NODES_BY_UID, status.order.node_uid):
+    if status.order is not None and (nodes := view.find(NODES_BY_UID, status.order.node_uid)):
+        if nodes[0].status(NodeStatus).phase != "Ready":
+            status.message = f"waits for node {nodes[0].envelope.name}, which isn't ready"
         return Step()
     status.order = None
     snapshot = view.get(object_key(SNAPSHOT.name, volume.envelope.project, origin.snapshot))
@@ -135,7 +137,10 @@ def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestor
         elif not view.find(NODES_BY_UID, status.order.node_uid):
             _give_up(status, asked, "nodeGone", f"node {status.node} is gone")
         else:
-            status.reason, status.message = "", (report.message if report else "") or f"goes back to {source}"
+            is_ready = view.find(NODES_BY_UID, status.order.node_uid)[0].status(NodeStatus).phase == "Ready"
+            waits = "" if is_ready else f"waits for node {status.node}, which isn't ready"
+            told = report.message if report is not None else ""
+            status.reason, status.message = "", waits or told or f"goes back to {source}"
         return Step()
     snapshot = view.get(object_key(SNAPSHOT.name, volume.envelope.project, asked.snapshot))
     if snapshot is None or snapshot.deleting:
