@@ -110,10 +110,10 @@ def _follow(view: View, snapshot: Item, status: SnapshotStatus, order: VolumeOrd
         message = f"node {status.node} left before the snapshot was taken"
         return replace(status, phase="Failed", volume_order=None, reason=PLACE_LOST, message=message)
     if report is None or not report.is_over:
-        waits = (
-            "" if nodes[0].status(NodeStatus).phase == "Ready" else f"waits for node {status.node}, which isn't ready"
-        )
-        return replace(status, phase="Taking", message=waits or (report.message if report is not None else ""))
+        told = report.message if report is not None else ""
+        if nodes[0].status(NodeStatus).phase != "Ready":
+            told = f"waits for node {status.node}, which isn't ready"
+        return replace(status, phase="Taking", message=told)
     if report.phase == "failed":
         reason, message = report.reason or "driverFailed", report.message or "the node could not take it"
         return replace(status, phase="Failed", volume_order=None, reason=reason, message=message)
