@@ -22,6 +22,7 @@ from weft.agent.problem import describe_problem
 from weft.agent.snapshot.inventory import KeptSnapshots
 from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.snapshots import name_layer
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.inventory import Volumes
@@ -202,14 +203,14 @@ class VolumeWork:
         """Raises WeftError, OSError; IllegalTransition for what is tried again soon."""
         ids = [volume.uid for volume in order.volumes]
         holders = [one for one in self._table if {volume.uid for volume in one.local.spec.volumes} & set(ids)]
-        if order.act != "take" and any(one.checkpoint.made for one in holders):
+        if order.act != "take" and any(_holds(one) for one in holders):
             raise IllegalTransition("its volume is attached to a workload on this node: it waits until that is gone")
         machine = next((one.local for one in holders if _has_machine(one.local)), None)
         if order.act == "take" and machine is not None:
             of = machine.spec.workload
             hint = f"take a snapshot of that: weft {of.kind} snapshot {of.name}"
             raise IllegalTransition(f"{machine.what} has it; {hint}", reason="inUse", hint=hint)
-        runs = any(one.guest is not None and one.guest.state in _ALIVE for one in holders)
+        runs = any(_runs(one) for one in holders)
         async with AsyncExitStack() as stack:
             apart = [] if runs and order.act == "take" else ids  # the driver sees to those that a container has mounted
             if not await stack.enter_async_context(self._turns.exclusive(apart)):
@@ -313,6 +314,15 @@ class VolumeWork:
             write_durably(self._file, msgspec.json.encode(self._over))
         except OSError as problem:
             log.warning("can't write %s: %s", self._file, problem)
+
+
+def _runs(state: AllocationState) -> bool:
+    return state.guest is not None and state.guest.state in _ALIVE
+
+
+def _holds(state: AllocationState) -> bool:
+    """Whether the workload has its volumes, or may start again: what runs once and has ended rests until it is deleted."""
+    return state.checkpoint.made and (_runs(state) or not state.local.spec.once)
 
 
 def _has_machine(local: LocalAllocation) -> bool:
