@@ -19,7 +19,7 @@ _CONSISTENCY = {
     "filesystem": "with frozen file systems",
     "crash": "as after a power failure",
     "stopped": "of a stopped VM",
-    "unused": "of what nothing used",
+    "unused": "nothing used it",
 }
 # What only one VM can have, by the name of its field.
 _OF_ONE = {
