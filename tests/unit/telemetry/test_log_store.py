@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import InvalidInput
-from weft.telemetry.logs import journal, segment, store
+from weft.objects.errors import InvalidInput, Unavailable
+from weft.telemetry.logs import journal, match, segment, store
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.match import Pattern, make_matcher
 from weft.telemetry.logs.query import Line, Range, read_last, read_lines
@@ -252,3 +252,19 @@ def test_a_damaged_segment_is_removed_and_the_rest_is_read(tmp_path: Path, small
     left = first.head.lines + second.head.lines
     assert read(open_store(tmp_path), "a") == [f"line {number}" for number in range(left, 80)]
     assert not first.path.exists()
+
+
+def test_a_whole_block_fits_and_patterns_have_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match, "WAIT_SECONDS", 0.1)
+    block = b"a line of some length that holds nothing in particular\n" * (store.SEGMENT_BYTES // 55)
+    patterns = [Pattern("a line.*particular$", SystemClock()) for _ in range(match.MOST_PATTERNS)]
+    try:
+        assert len(patterns[0].find(block)) == len(patterns[1].find(block)) == store.SEGMENT_BYTES // 55
+        with pytest.raises(Unavailable, match="searches for patterns"):
+            Pattern("x", SystemClock())
+        with pytest.raises(InvalidInput, match="too much memory"):
+            patterns[2].find(b"(" * (80 << 20) + b"\n")
+    finally:
+        for pattern in (*patterns, patterns[0]):
+            pattern.close()
+    Pattern("x", SystemClock()).close()

@@ -9,17 +9,19 @@ import select
 import struct
 import subprocess
 import sys
+import threading
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from weft.contracts.clock import Clock
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, Unavailable
 from weft.telemetry.logs.pattern_worker import ERROR
 
 PATTERN_SECONDS = 5.0  # for all blocks of one question; a follower has them for each look
 PIPE_BYTES = 1 << 20
+MOST_PATTERNS, WAIT_SECONDS = 8, 10.0  # of one process at the same time
 MOST_PATTERN = 1000  # characters
 _WORKER = Path(__file__).with_name("pattern_worker.py")
 
@@ -55,25 +57,41 @@ class Literal:
 
 
 class Pattern:
-    """``close`` it."""
+    """``close`` it: there are only so many."""
+
+    _places = threading.BoundedSemaphore(MOST_PATTERNS)
 
     def __init__(self, pattern: str, clock: Clock, seconds: float = PATTERN_SECONDS) -> None:
-        """Raises InvalidInput for what is not a pattern, OSError."""
+        """May block for WAIT_SECONDS. Raises InvalidInput for what is not a pattern, Unavailable, OSError."""
         if "\n" in pattern or len(pattern) > MOST_PATTERN:
             raise InvalidInput(f"regex must be a pattern of one line, at most {MOST_PATTERN} characters", field="regex")
+        if not self._places.acquire(timeout=WAIT_SECONDS):
+            raise Unavailable(
+                f"{MOST_PATTERNS} searches for patterns are under way here",
+                reason="tooManyPatterns",
+                hint="try again, or use --filter TEXT, which needs no search of its own",
+                retry_after_seconds=5.0,
+            )
         self._clock, self._seconds = clock, seconds
         self._left = seconds
-        self._worker = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            bufsize=0,
-        )
+        self._closed = False
+        try:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={},
+                bufsize=0,
+            )
+        except OSError:
+            self._places.release()
+            raise
+        assert self._worker.stdin is not None and self._worker.stdout is not None
+        self._stdin, self._stdout = self._worker.stdin, self._worker.stdout
         try:
             with contextlib.suppress(OSError):  # with many pipes, their user may have no larger ones
-                fcntl.fcntl(self._worker.stdin or -1, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             self._ask(pattern.encode())
         except BaseException:
             self.close()
@@ -86,21 +104,21 @@ class Pattern:
         return self._ask(text)
 
     def close(self) -> None:
-        self._worker.kill()
-        self._worker.wait()
-        for pipe in (self._worker.stdin, self._worker.stdout):
-            if pipe is not None:
-                pipe.close()
+        if not self._closed:
+            self._closed = True
+            self._places.release()
+            self._worker.kill()
+            self._worker.wait()
+            self._stdin.close()
+            self._stdout.close()
 
     def _ask(self, data: bytes) -> Sequence[int]:
-        stdin = self._worker.stdin
-        assert stdin is not None
         began = self._clock.elapsed()
         try:
-            stdin.write(struct.pack("<I", len(data)))
+            self._stdin.write(struct.pack("<I", len(data)))
             left = memoryview(data)
             while left:
-                left = left[stdin.write(left) :]
+                left = left[self._stdin.write(left) :]
         except BrokenPipeError:
             raise _too_much() from None
         (count,) = struct.unpack("<I", self._read(4))
@@ -117,17 +135,16 @@ class Pattern:
         return found
 
     def _read(self, size: int) -> bytes:
-        stdout, data = self._worker.stdout, bytearray()
-        assert stdout is not None
+        data = bytearray()
         until = self._clock.elapsed() + self._left
         while len(data) < size:
-            if not select.select([stdout], [], [], max(0.0, until - self._clock.elapsed()))[0]:
+            if not select.select([self._stdout], [], [], max(0.0, until - self._clock.elapsed()))[0]:
                 raise InvalidInput(
                     f"regex takes more than {self._seconds:g} s on these lines",
                     field="regex",
                     hint="narrow the time with --since and --until, avoid nested repetitions like (a+)+, or use --filter TEXT",
                 )
-            piece = stdout.read(size - len(data))
+            piece = self._stdout.read(size - len(data))
             if not piece:
                 raise _too_much()
             data += piece
