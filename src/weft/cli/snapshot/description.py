@@ -32,7 +32,10 @@ _OF_ONE = {
 }
 
 # Of its status: what programs go by, and of the VM's spec then what people know a VM by.
-_IDS = ("node_uid", "pool_id", "workload_uid", "image_sha256", "listed")
+_IDS = (
+    *("node_uid", "pool_id", "workload_uid", "image_sha256", "listed"),
+    *("repository_id", "snapshot_uid", "order", "read_generation"),  # of a backup
+)
 _KNOWN_BY = ("cpu", "memory", "image", "disk", "networks", "volumes", "gpus")
 
 
@@ -60,7 +63,7 @@ def describe_taken(snapshot: Object) -> str:
 
 
 def shorten_snapshot(snapshot: Object) -> dict[str, Any]:
-    """The object without ids, and with the few fields of the VM's spec then that people know it by."""
+    """A snapshot or a backup without ids, and with the few fields of the VM's spec then that people know it by."""
     status = {key: value for key, value in (snapshot.get("status") or {}).items() if key not in _IDS and value != ""}
     former = {
         key: value for key, value in (status.pop("workload_spec", None) or {}).items() if key in _KNOWN_BY and value

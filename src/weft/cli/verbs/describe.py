@@ -169,5 +169,6 @@ _SHOWN: dict[str, _Shown] = {
     "node": (_leave_out_shown, (_describe_place, _describe_guests)),
     "migration": (_leave_out_progress, (lambda session, obj: describe_migration(obj, session.paint),)),
     "snapshot": (lambda _, obj: shorten_snapshot(obj), (lambda _, obj: describe_use(obj),)),
+    "backup": (lambda _, obj: shorten_snapshot(obj), ()),
     "job": (lambda _, obj: leave_out_defaults(obj), ()),
 }

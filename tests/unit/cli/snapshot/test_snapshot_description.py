@@ -75,3 +75,10 @@ def test_a_description_has_what_people_know_a_vm_by_and_how_to_go_back() -> None
     assert shorten_snapshot(taken)["status"] == {"phase": "Ready", "vm_then": {"cpu": 2, "image": "tiny"}}
     assert "weft restore vm/web --snapshot s1 --new-name NAME" in describe_use(taken)
     assert describe_use(snapshot(phase="Failed")) == ""
+
+
+def test_a_backup_is_described_without_ids_and_with_what_people_know_of_its_vm() -> None:
+    status = {"phase": "Ready", "repository_id": "r", "snapshot_uid": "s", "order": None, "read_generation": 1}
+    vm = {"cpu": 1, "image": "tiny", "force_publish": False, "gang": None, "gpus": 0}
+    told = shorten_snapshot({"kind": "backup", "name": "b", "status": {**status, "workload_spec": vm}})
+    assert told["status"] == {"phase": "Ready", "vm_then": {"cpu": 1, "image": "tiny"}}
