@@ -17,7 +17,7 @@ from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnaps
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.objects.envelope import Condition, decode_part, set_condition
-from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, WeftError
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput, NotFound, WeftError
 
 ROOT = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
 
@@ -223,6 +223,21 @@ def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> No
     events = list(lab.client.events())
     created = {event["object"]["name"] for event in events if event["reason"] == "Created"}
     assert {"twin", "twin-data", source["name"]} <= created
+
+
+@pytest.mark.parametrize("new_name", ["web", "twin"])
+def test_a_twin_whose_name_is_taken_is_refused_by_that_name_and_nothing_is_to_be_deleted(
+    lab: DoorsLab, new_name: str
+) -> None:
+    act(lab, "vm/web", "clone", new_name="twin")
+    with pytest.raises(AlreadyExists, match=f'VM "{new_name}" exists already') as refused:
+        act(lab, "vm/web", "clone", new_name=new_name)
+    assert refused.value.hint == "use another name"
+    lab.client.create({"kind": "volume", "name": "other-data", "spec": {"size": 5 << 20}})
+    with pytest.raises(AlreadyExists, match='volume "other-data" exists already') as refused:
+        act(lab, "vm/web", "clone", new_name="other")
+    assert refused.value.hint == "use another name; the names of its volumes follow from it"
+    assert len(lab.client.list("snapshot").items) == 1
 
 
 def test_a_repeated_clone_is_answered_with_the_twin_that_it_made(lab: DoorsLab) -> None:

@@ -30,8 +30,10 @@ from weft.kinds.node import NODE
 from weft.kinds.parts.stream_verbs import refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
+from weft.kinds.snapshot import SNAPSHOT
+from weft.kinds.volume import VOLUME
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
-from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
+from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
 from weft.objects.schema import read_strict, suggest
@@ -122,17 +124,19 @@ async def _make(
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected)
-        done = None if key is None else await view.get(manifest.kind, manifest.project, manifest.name)
+        there = await view.get(manifest.kind, manifest.project, manifest.name)
         # A name with the mark is of this request; one that people chose may be another's.
-        if key is not None and done is not None and (done.name.endswith(mark) or await was_done(context, key)):
-            return Draft(manifest.kind, done, "unchanged")
+        if key is not None and there is not None and (there.name.endswith(mark) or await was_done(context, key)):
+            return Draft(manifest.kind, there, "unchanged")
+        if there is not None:  # said before what it needs, whose names follow from this one
+            raise _taken(context, manifest.kind, there)
         before = verb.make_before(whole, given, mark) if verb.make_before is not None else ()
-        needed[:] = [
-            await admit.plan_create(
-                context, view, read_manifest(each, project=target.project), call.actor, by_verb=True
-            )
-            for each in before
-        ]
+        needed.clear()
+        for made in before:
+            part = read_manifest(made, project=target.project)
+            if (other := await view.get(part.kind, part.project, part.name)) is not None:
+                raise _taken(context, part.kind, other)
+            needed.append(await admit.plan_create(context, view, part, call.actor, by_verb=True))
         draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
         for each in needed:
             draft.writes += each.writes
@@ -152,6 +156,14 @@ async def _make(
         for each in (*needed, draft):
             record_change(context, call, each)
     return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+def _taken(context: ApiContext, kind: Kind, other: Envelope) -> AlreadyExists:
+    """The error for a name that is taken. Of a copy it doesn't propose to delete what has that name: it may be the original."""
+    error = admit.taken(context, kind, other)
+    if other.deleting_since is None and kind is not SNAPSHOT:
+        error.hint = "use another name" + ("; the names of its volumes follow from it" if kind is VOLUME else "")
+    return error
 
 
 async def _read_others(view: View, target: Target, verb: Verb, whole: dict[str, Any], given: Any) -> dict[str, Any]:
