@@ -75,6 +75,12 @@ def test_a_snapshot_that_can_not_be_taken_is_refused_with_what_to_do(lab: DoorsL
         with pytest.raises(IllegalTransition) as refused:
             act(lab, what, "snapshot")
         assert refused.value.token == token and hint in (refused.value.hint or "")
+    lab.client.create({"kind": "volume", "name": "safe", "spec": {"size": SIZE, "encrypted": True}})
+    with pytest.raises(IllegalTransition, match="is encrypted"):
+        act(lab, "volume/safe", "snapshot")
+    with pytest.raises(InvalidInput, match="snapshots of encrypted volumes") as regular:
+        lab.client.patch("volume", "safe", {"spec": {"snapshots": {"every": 3600}}})
+    assert regular.value.field == "spec.snapshots"
     attach(lab, "vm", "web")
     with pytest.raises(InUse, match="attached to vm/web") as refused:
         act(lab, "volume/data", "snapshot")

@@ -94,6 +94,12 @@ def check_volume(spec: VolumeSpec) -> None:
     if spec.size > MOST_BYTES:
         raise InvalidInput("spec.size: a disk can't be that large", field="spec.size", hint="at most 1P")
     check_schedule(spec.snapshots)
+    if spec.snapshots is not None and spec.encrypted:
+        raise InvalidInput(
+            "spec.snapshots: snapshots of encrypted volumes can't be taken",
+            field="spec.snapshots",
+            hint="leave spec.snapshots out",
+        )
     if spec.snapshots is not None and spec.snapshots.memory:
         raise InvalidInput(
             "spec.snapshots.memory: a volume has no memory",

@@ -79,6 +79,11 @@ def _make(obj: Object, given: TakeInput, mark: str) -> dict[str, Any]:
 
 
 def _take_of_volume(obj: Object, given: TakeInput, mark: str) -> dict[str, Any]:
+    if dig(obj, "spec.encrypted", False):
+        raise IllegalTransition(
+            f"volume/{obj['name']} is encrypted, and snapshots of encrypted volumes can't be taken",
+            hint="copy its data inside the VM to a volume that isn't encrypted, or back it up from there",
+        )
     refuse_vms_volume(obj)
     _refuse_without_data(obj)
     _refuse_going_back(obj)
