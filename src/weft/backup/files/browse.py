@@ -67,7 +67,8 @@ def _choose(parts: list[Part], number: int) -> Part:
         return found
     readable = [one for one in parts if one.holds == "ext4"]
     if not readable:
-        raise _unread(f"the disk has {held}")
+        whole = parts[0].holds or "no file system that is known" if parts[0].number == 0 else f"partitions {held}"
+        raise _unread(f"the disk has {whole}")
     return max(readable, key=lambda one: one.size)
 
 
@@ -95,7 +96,8 @@ def _walk(files: FileSystem, path: str) -> Inode:
             raise NotFound(f"{_show(path)} is not there: a file stands where a folder would be", field="path")
         inode = files.find(stack[-1], name)
         if inode is None:
-            raise NotFound(f"{_show(path)} is not there: no {_show(name.decode(errors='replace'))}", field="path")
+            missing = f": there is no {_show(name.decode(errors='replace'))}" if names else ""
+            raise NotFound(f"{_show(path)} is not there{missing}", field="path")
         if inode.is_link:
             links += 1
             target = files.read_link(inode)
