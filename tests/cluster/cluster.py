@@ -116,18 +116,20 @@ class Cluster:
         underlay = json.loads((self.state / "cluster.json").read_text())["underlay"]
         return underlay.rpartition(".")[0] + ".1"
 
-    def local(self, verb: str, timeout: float = 300, store: str = "") -> subprocess.CompletedProcess[str]:
+    def local(
+        self, verb: str, timeout: float = 300, store: str = "", ceph: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "weft.launch.local", verb],
             cwd=self.folder,
-            env={**os.environ, "STORE": store, "SERVER_OPTIONS": SERVER_OPTIONS},
+            env={**os.environ, "STORE": store, "CEPH": ceph, "SERVER_OPTIONS": SERVER_OPTIONS},
             capture_output=True,
             text=True,
             timeout=timeout,
         )
 
-    def up(self, store: str = "") -> None:
-        done = self.local("up", store=store)
+    def up(self, store: str = "", ceph: str = "") -> None:
+        done = self.local("up", store=store, ceph=ceph)
         assert done.returncode == 0, done.stdout + done.stderr + self.logs()
 
     def down(self) -> None:

@@ -19,6 +19,7 @@ from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 from weft.launch.local.ceph.make import ask
 from weft.objects.errors import DriverFailed
+from weft.objects.identity import short_id
 
 pytestmark = [needs_ceph, pytest.mark.host]
 
@@ -110,6 +111,18 @@ async def test_a_disk_with_two_names_goes_with_the_last_one(ceph: CephPlan, driv
     assert await driver.list() == [] and rbd(ceph, "trash", "ls", ceph.pool) == ""
     with pytest.raises(DriverFailed):
         await driver.share("source", "target")
+
+
+async def test_an_image_without_its_volume_and_a_half_made_base_image_go(ceph: CephPlan, driver: RbdVolumes) -> None:
+    await driver.ensure(ID, size_bytes=8 * MIB)
+    rbd(ceph, "create", f"{ceph.pool}/weft-making-{short_id('uid-n1')}-weft-image-0", "--size", "1M")
+    rbd(ceph, "rm", "--no-progress", f"{ceph.pool}/weft-disk-{ID}")  # as where a removal was cut off
+    assert await driver.inspect(ID) is None and await driver.list() == []
+    await driver.remove(ID)
+    await driver.ensure("other", size_bytes=8 * MIB)
+    await driver.remove("other")
+    await asyncio.gather(*driver._purging)
+    assert not [name for name in rbd(ceph, "ls", ceph.pool).split() if not name.startswith("weft-image-")]
 
 
 async def test_what_was_begun_and_never_named_is_not_there_and_is_made_anew(ceph: CephPlan, driver: RbdVolumes) -> None:

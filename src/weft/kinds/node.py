@@ -104,6 +104,16 @@ class Gpu(msgspec.Struct, frozen=True):
     kept: str = ""  # why guests can't use it, and what to do about it
 
 
+class NodeOsd(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An OSD of a Ceph pool, on the node's machine."""
+
+    name: str
+    total: int = 0
+    used: int = 0  # rounded
+    latency_ms: dict[str, float] = {}  # of what it did in the last half minute: write, read, replica, commit
+    problem: str = ""  # why it tells nothing
+
+
 class NodePool(msgspec.Struct, frozen=True):
     """A place for disks that the node offers."""
 
@@ -113,6 +123,7 @@ class NodePool(msgspec.Struct, frozen=True):
     free: int = 0  # rounded, so that it changes rarely
     problem: str = ""  # why it can't be used
     driver: str = "directory"  # what it is
+    osds: list[NodeOsd] = []
 
 
 class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):

@@ -196,6 +196,12 @@ class ColdSource(Role):
         facts = await self._node.pools.inspect(self._local.spec, id_of(self._local, disk), disk)
         if facts is None:
             raise DriverFailed(f"{self._local.what}: its disk {disk} is not on this node", details={"step": "disk"})
+        if facts.rbd is not None:
+            raise InvalidInput(
+                f"{self._local.what}: its disk {facts.path} is an RBD image, and not copied while the guest is stopped",
+                reason="unsupported",
+                hint="migrate it to a node that shares its storage pool, or while it runs",
+            )
         return facts
 
     async def _show(self, connection: Connection) -> None:

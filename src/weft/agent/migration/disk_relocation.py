@@ -130,9 +130,10 @@ class DiskRelocator:
             fresh.format,
             self._serial,
             size_bytes=facts.size_bytes,
-            base=base,
+            base=base if fresh.rbd is None else None,  # an RBD image stands on its own in its pool
             base_format=form,
             layers=await adopt_layers(there, self._id),
+            rbd=fresh.rbd,
         )
         order = self._order
         limit = order.bytes_per_second if order is not None else 0
@@ -171,8 +172,12 @@ class DiskRelocator:
         if facts is None:  # never made
             await self._keep(state="there")
             return
-        if not isinstance(there, CanReceive):
-            raise InvalidInput(f"volume driver {there.name} of this node can't receive a copy", reason="unsupported")
+        if facts.rbd is not None or not isinstance(there, CanReceive):
+            raise InvalidInput(
+                f"{self._local.what}: its disk goes from pool driver {here.name} to {there.name} only while the guest runs",
+                reason="unsupported",
+                hint="start it, and relocate the disk then",
+            )
         work = Path(there.begin(self._id))
         plan = PlannedMigration(mode="copy", reason="the guest is not running")
         self._report(phase="migrating", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)

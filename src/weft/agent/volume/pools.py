@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers
 from weft.contracts.driver.runtime import DiskLayer
-from weft.contracts.driver.volume import HasPool, VolumeDriver, VolumeFacts
+from weft.contracts.driver.volume import HasOsds, HasPool, VolumeDriver, VolumeFacts
 from weft.contracts.wakeup import Wake
 from weft.kinds.allocation import LOCAL, ROOT, AllocationSpec, list_disks
-from weft.kinds.node import NodePool
+from weft.kinds.node import NodeOsd, NodePool
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 CHECK_SECONDS = 15.0
@@ -165,4 +165,15 @@ class Pools:
             return NodePool(name, problem=str(problem) or "it doesn't answer", driver=driver.name)
         grain = max(1, found.total_bytes // _GRAINS)
         free = found.free_bytes // grain * grain
-        return NodePool(name, found.id, found.total_bytes, free, driver=driver.name)
+        return NodePool(name, found.id, found.total_bytes, free, driver=driver.name, osds=await _look_at_osds(driver))
+
+
+async def _look_at_osds(driver: VolumeDriver) -> list[NodeOsd]:
+    if not isinstance(driver, HasOsds):
+        return []
+    try:
+        osds = await asyncio.to_thread(driver.osds)
+    except (WeftError, OSError) as problem:
+        log.debug("can't look at OSDs: %s", problem)
+        return []
+    return [NodeOsd(one.name, one.total_bytes, one.used_bytes, one.latency_ms, one.problem) for one in osds]

@@ -20,6 +20,7 @@ from weft.cli.verbs.apply import file_option, read_files
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
+from weft.kinds.allocation import LOCAL
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.errors import NotFound
@@ -185,19 +186,24 @@ def _warn_of_loss(session: Session, target: Target) -> None:
     """List what is lost when this node is given up."""
     node = session.client.get(target.kind.name, target.name)
     places = [item["spec"] for item in session.client.list("allocation", query={"node": node["uid"]}).items]
-    volumes = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
+    listed = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
+    volumes = [one for one in listed if (one["status"].get("pool") or LOCAL) == LOCAL]  # others are on other nodes, too
     for title, names in (
         (
             "workloads placed again, without their root disks",
-            [_name(p) for p in places if not p["volumes"]],
+            [_name(p) for p in places if not _waits(p)],
         ),
         (
             "workloads that wait for the node, because their volumes are there",
-            [_name(p) for p in places if p["volumes"]],
+            [_name(p) for p in places if _waits(p)],
         ),
         ("volumes unavailable until the node is back", [volume["name"] for volume in volumes]),
     ):
         session.notify(f"{title}: {', '.join(sorted(names)) or 'none'}")
+
+
+def _waits(place: dict[str, Any]) -> bool:
+    return any(volume.get("pool", LOCAL) == LOCAL for volume in place["volumes"])
 
 
 def _name(place: dict[str, Any]) -> str:

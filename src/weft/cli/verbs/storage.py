@@ -30,6 +30,9 @@ from weft.objects.quantity import format_bytes
 WIDTH = 80  # where the terminal says none
 LARGEST = 5  # volumes and snapshots of a pool that are shown
 _NODES = make_columns("POOL!", "NODE!", "CAPACITY>", "USED>", "FREE>", "PROBLEM~")
+_OSDS = make_columns(
+    "POOL!", "OSD!", "NODE", "CAPACITY>", "USED>", "WRITE>", "READ>", "REPLICA>", "COMMIT>", "PROBLEM~"
+)
 _DISKS = make_columns("POOL!", "OBJECT!", "PROJECT", "SIZE>", "NODE")
 
 
@@ -77,7 +80,7 @@ def _run(
         return storage.back_up(session, pool, given)
     pools = [session.client.get(POOL.name, pool)] if pool is not None else session.client.list(POOL.name).items
     if show_osd_breakdown:
-        _refuse_breakdown(pools)
+        pools, act = _choose_ceph(pools, named=pool is not None), "metrics"
     if act == "list":
         print_list(session, pools, [POOL])
         return None
@@ -95,12 +98,14 @@ def _run(
         return None
     print_rows(session, _NODES, [[one["name"], *_draw_node(node)] for one in found for node in one["nodes"]])
     disks = [[one["name"], *_draw_disk(disk)] for one in found for disk in one["largest"]]
-    if disks:
+    if disks and not show_osd_breakdown:
         print_rows(session, _DISKS, disks)
     if series:
         print_rows(session, COLUMNS, draw_rows(series, step, find_width(sys.stdout) or WIDTH))
     elif time_range:
         session.notify("nothing was recorded in that time")
+    if show_osd_breakdown:
+        print_rows(session, _OSDS, [[one["name"], *_draw_osd(osd)] for one in found for osd in one["osds"]])
     return None
 
 
@@ -108,10 +113,13 @@ _ACTS = ("list", "metrics", "backup", "restore")
 _READ = ("node", "volume", "snapshot")
 
 
-def _refuse_breakdown(pools: Iterable[Object]) -> None:
-    for pool in pools:
-        what = f"pool/{pool['name']} is a {dig(pool, 'spec.driver')}"
+def _choose_ceph(pools: list[dict[str, Any]], *, named: bool) -> list[dict[str, Any]]:
+    """Raises InvalidInput where there is none."""
+    found = [pool for pool in pools if dig(pool, "spec.driver") == "rbd"]
+    if not found:
+        what = f"pool/{pools[0]['name']} is a {dig(pools[0], 'spec.driver')}" if named else "there is no Ceph pool"
         raise InvalidInput(f"--show-osd-breakdown: {what}; OSDs exist only in Ceph pools", hint="leave the flag out")
+    return found
 
 
 def describe(
@@ -119,6 +127,7 @@ def describe(
 ) -> list[dict[str, Any]]:
     """Of each pool: what it holds now, as each of its nodes reports it, and its largest disks."""
     offers: dict[str, list[dict[str, Any]]] = {}
+    osds: dict[str, dict[str, dict[str, Any]]] = {}
     by_id: dict[tuple[str, str], str] = {}  # ids by a node's name and what it calls the pool
     for node in nodes:
         for pool in dig(node, "report.pools") or []:
@@ -126,6 +135,8 @@ def describe(
             used = pool["total"] - pool["free"]
             offer = {"node": node["name"], "capacity": pool["total"], "used": used, "free": pool["free"]}
             offers.setdefault(pool["id"], []).append({**offer, "problem": pool.get("problem", "")})
+            for osd in pool.get("osds", []):  # nodes on one machine see the same ones
+                osds.setdefault(pool["id"], {}).setdefault(osd["name"], {"node": node["name"], **osd})
     disks: dict[str, list[dict[str, Any]]] = {}
     for item, path in (*((item, "spec.size") for item in volumes), *((item, "status.size") for item in snapshots)):
         where = str(dig(item, "status.node", ""))
@@ -140,6 +151,7 @@ def describe(
             "spec": pool["spec"],
             "status": pool["status"],
             "nodes": sorted(offers.get(pool["spec"]["id"], []), key=lambda one: str(one["node"])),
+            "osds": [one for _, one in sorted(osds.get(pool["spec"]["id"], {}).items())],
             "largest": sorted(disks.get(pool["spec"]["id"], []), key=lambda one: -one["size"])[:LARGEST],
         }
         for pool in pools
@@ -148,6 +160,13 @@ def describe(
 
 def _draw_node(node: dict[str, Any]) -> list[str]:
     return [node["node"], *(format_bytes(node[part]) for part in ("capacity", "used", "free")), node["problem"] or "–"]
+
+
+def _draw_osd(osd: dict[str, Any]) -> list[str]:
+    sizes = [format_bytes(osd["total"]), format_bytes(osd.get("used", 0))] if osd.get("total") else ["–", "–"]
+    latency = osd.get("latency_ms", {})
+    shown = [f"{latency[what]:g} ms" if what in latency else "–" for what in ("write", "read", "replica", "commit")]
+    return [osd["name"], osd["node"], *sizes, *shown, osd.get("problem", "") or "–"]
 
 
 def _draw_disk(disk: dict[str, Any]) -> list[str]:

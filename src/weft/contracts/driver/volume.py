@@ -32,6 +32,17 @@ class PoolFacts(msgspec.Struct, frozen=True):
     free_bytes: int
 
 
+class OsdFacts(msgspec.Struct, frozen=True):
+    """One of the daemons that a Ceph pool's data lies with."""
+
+    name: str
+    total_bytes: int = 0
+    used_bytes: int = 0
+    # Milliseconds of what it did lately: write, read, replica (a write for another OSD), commit (its store's log).
+    latency_ms: dict[str, float] = {}
+    problem: str = ""  # why it tells nothing
+
+
 class VolumeDriver(Protocol):
     name: str
 
@@ -102,6 +113,14 @@ class CanFence(Protocol):
     async def fence(self, volume_id: str) -> list[str]:
         """Cut off for good every client that has the volume open, on any node: nothing of theirs is written from now on.
         Returns their addresses. Called before a guest begins with it. Raises DriverFailed: then it must not begin."""
+
+
+@runtime_checkable
+class HasOsds(Protocol):
+    """Volumes lie with daemons, some of which may run on this node's machine."""
+
+    def osds(self) -> list[OsdFacts]:
+        """Those that do; blocks."""
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ QEMU runs as a user that can open neither ceph.conf nor the keyring, so it is gi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from weft.objects.errors import DriverFailed
@@ -24,10 +25,20 @@ _QUIET = {"log_file": "", "log_to_stderr": "false", "err_to_stderr": "true", "ad
 _PLACES = ("/etc/ceph/ceph.{name}.keyring", "/etc/ceph/ceph.keyring", "/etc/ceph/keyring")
 
 
+def read_parts(path: str) -> dict[str, dict[str, str]]:
+    """A ceph.conf's settings by section. Raises DriverFailed."""
+    return _parse(_read(path))
+
+
+def find_setting(parts: dict[str, dict[str, str]], sections: Sequence[str], name: str) -> str:
+    """Of the first of ``sections`` that has it; ""."""
+    return next((parts[section][name] for section in sections if name in parts.get(section, {})), "")
+
+
 def read_settings(path: str, user: str) -> dict[str, str]:
     """What a client of this user takes from ceph.conf. Raises DriverFailed."""
     settings: dict[str, str] = {}
-    parts = _parse(_read(path))
+    parts = read_parts(path)
     for part in ("global", "client", f"client.{user}"):
         settings.update(parts.get(part, {}))
     return settings

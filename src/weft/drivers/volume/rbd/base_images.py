@@ -22,6 +22,7 @@ from weft.objects.identity import short_id
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 
 PREFIX, SNAPSHOT = "weft-image-", "base"
+_MAKING = "weft-making-"
 KEPT_UNUSED = 4
 COPY_SECONDS = 3600.0
 _SECTOR = 512
@@ -49,6 +50,7 @@ class BaseImages:
         """Remove those beyond the number that no disk stands on. One that a disk has come to meanwhile stays: it can't be
         unprotected. Raises DriverFailed."""
         pool = self._place.pool
+        await self._drop_unfinished()
         found = [
             one for one in await self._client.ask("rbd", "ls", "-l", "-p", pool) if one.get("snapshot") == SNAPSHOT
         ]
@@ -68,6 +70,15 @@ class BaseImages:
             except NotFound:
                 continue
 
+    async def _drop_unfinished(self) -> None:
+        """What an earlier agent of this node was making, and this one isn't."""
+        begin = f"{_MAKING}{self._mark}-"
+        for one in await self._client.ask("rbd", "ls", "-p", self._place.pool):
+            name = str(one).removeprefix(begin)
+            if name != one and not (name in self._making and self._making[name].locked()):
+                with contextlib.suppress(NotFound):
+                    await self._client.run("rbd", "rm", f"{self._place.pool}/{one}", "--no-progress")
+
     async def _is_there(self, name: str) -> bool:
         try:
             await self._client.ask("rbd", "info", f"{self._place.pool}/{name}")
@@ -76,7 +87,7 @@ class BaseImages:
         return True
 
     async def _copy(self, path: str, form: str, size: int, name: str) -> None:
-        pool, work = self._place.pool, f"weft-making-{self._mark}-{name}"
+        pool, work = self._place.pool, f"{_MAKING}{self._mark}-{name}"
         with contextlib.suppress(NotFound):
             await self._client.run("rbd", "rm", f"{pool}/{work}", "--no-progress")
         await self._client.run("rbd", "create", f"{pool}/{work}", "--size", f"{size}B", "--no-progress")

@@ -14,12 +14,13 @@ import uuid
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.volume import PoolFacts, RbdImage, VolumeFacts
-from weft.drivers.linux.ceph.conf import write_client_conf
+from weft.contracts.driver.volume import OsdFacts, PoolFacts, RbdImage, VolumeFacts
+from weft.drivers.linux.ceph.conf import find_setting, read_parts, write_client_conf
 from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.base_images import SNAPSHOT, BaseImages, find_size
 from weft.drivers.volume.rbd.fence import cut_off
 from weft.drivers.volume.rbd.names import Names, check_id
+from weft.drivers.volume.rbd.osds import SOCKET, LocalOsds
 from weft.drivers.volume.rbd.place import read_place
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes
@@ -42,6 +43,7 @@ class RbdVolumes:
         self._client = CephClient(self._place.conf, self._place.user, self._where)
         self._names = Names(self._client, self._place.pool)
         self._bases = BaseImages(self._client, self._place, host.node_uid)
+        self._osds = LocalOsds(clock)
         self._making: dict[str, asyncio.Lock] = {}
         self._purging: set[asyncio.Task[None]] = set()
         self._asking = threading.Lock()
@@ -155,12 +157,15 @@ class RbdVolumes:
         """Its data goes to the pool's trash at once, and from there in the background."""
         self._making.pop(volume_id, None)
         names = await self._names.read()
-        image = names.get(check_id(volume_id))
-        if image is not None:
-            await self._names.take(volume_id, image)
-            names = await self._names.read()  # of two nodes that take the last two names, at least one sees no other
-        image = image or DISK + volume_id
-        if image not in names.values():
+        image = names.pop(check_id(volume_id), None)
+        is_last = (image or DISK + volume_id) not in names.values()
+        if is_last:  # before its name, by which it is found when this is cut off
+            await self._drop_image(image or DISK + volume_id)
+        if image is None:
+            return
+        await self._names.take(volume_id, image)
+        # Of two nodes that take the last two names at once, at least one sees no other now.
+        if not is_last and image not in (await self._names.read()).values():
             await self._drop_image(image)
 
     async def _drop_image(self, image: str) -> None:
@@ -182,6 +187,10 @@ class RbdVolumes:
             await self._bases.tidy()
         except WeftError as problem:
             log.debug("%s: its trash stays for now: %s", self._where, problem.message)
+
+    def osds(self) -> list[OsdFacts]:
+        parts = read_parts(self._place.conf)
+        return self._osds.look(find_setting(parts, ("osd", "global"), "admin_socket") or SOCKET)
 
     async def fence(self, volume_id: str) -> list[str]:
         image = (await self._names.read()).get(check_id(volume_id))

@@ -10,6 +10,7 @@ import pytest
 
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.contracts.driver.volume import RbdImage
 from weft.drivers.runtime.qemu.devices.inherited_fds import plan_inherited_fds
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
 from weft.drivers.runtime.qemu.start import choose_limits
@@ -96,6 +97,18 @@ def test_a_volume_without_a_base_has_none_whatever_its_header_says() -> None:
     words = translate(changed(disks=[GuestDisk("/d/v.qcow2", "qcow2", "v")]))
     (volume,) = (json.loads(value) for value in values(words, "-blockdev"))
     assert volume["backing"] is None
+
+
+def test_an_image_in_ceph_is_opened_with_a_configuration_that_is_handed_over() -> None:
+    image = RbdImage("weft", "weft-disk-a", "/etc/ceph/ceph.conf", "weft")
+    plan = changed(disks=[GuestDisk("rbd:weft/weft-disk-a", "raw", "root", rbd=image)])
+    [thing] = [one for one in plan_inherited_fds(plan, PATHS) if one.kind == "ceph"]
+    assert (thing.where, thing.user) == ("/etc/ceph/ceph.conf", "weft")
+    words, descriptor = translate(plan), number(plan)[thing.name]
+    [node] = [json.loads(value) for value in values(words, "-blockdev")]
+    assert (node["driver"], node["pool"], node["image"], node["user"]) == ("rbd", "weft", "weft-disk-a", "weft")
+    assert node["conf"] == f"/proc/self/fd/{descriptor}"
+    assert not [value for value in values(words, "-add-fd") if f"fd={descriptor}," in value], "QEMU would close it"
 
 
 def test_nics_keep_tap_mac_and_mtu() -> None:

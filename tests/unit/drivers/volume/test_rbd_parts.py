@@ -1,0 +1,78 @@
+"""What a node reads of a Ceph pool, its configuration and its OSDs: no cluster is needed for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weft.drivers.linux.ceph.conf import write_client_conf
+from weft.drivers.volume.rbd.names import check_id
+from weft.drivers.volume.rbd.osds import mean_latencies, read_sums
+from weft.drivers.volume.rbd.place import CONF, RbdPlace, read_place
+from weft.objects.errors import DriverFailed, InvalidInput
+
+CEPH_CONF = """
+# of the storage team
+[global]
+    fsid = 1b
+    mon host = 10.0.0.1, 10.0.0.2
+    log-file = /var/log/ceph/$name.log
+[client]
+    rbd cache = false ; as they advise
+[client.weft]
+    keyring = {keyring}
+[osd]
+    osd_memory_target = 1
+"""
+
+
+def test_a_pool_is_named_with_what_differs_from_the_usual() -> None:
+    assert read_place("weft") == RbdPlace("weft", CONF, "weft")
+    assert read_place("vms?conf=/a/b.conf&user=other") == RbdPlace("vms", "/a/b.conf", "other")
+
+
+@pytest.mark.parametrize("text", ["", "a/b", "weft?conf=relative", "weft?keyring=/x", "-weft", "weft?user="])
+def test_what_is_not_a_pool_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_place(text)
+    assert caught.value.field == "pool" and "--pool ceph=rbd:" in str(caught.value.hint)
+
+
+def test_a_guests_qemu_gets_one_text_with_the_monitors_and_the_key(tmp_path: Path) -> None:
+    conf, keyring = tmp_path / "ceph.conf", tmp_path / "k"
+    conf.write_text(CEPH_CONF.format(keyring=keyring))
+    keyring.write_text('[client.weft]\n\tkey = AQsecret==\n\tcaps mon = "profile rbd"\n')
+    lines = write_client_conf(str(conf), "weft").splitlines()
+    assert lines[0] == "[global]" and "key = AQsecret==" in lines
+    assert "mon_host = 10.0.0.1, 10.0.0.2" in lines and "rbd_cache = false" in lines
+    assert not [line for line in lines if "keyring" in line or "/var/log" in line or "osd_memory" in line]
+
+
+def test_a_missing_key_or_monitor_is_named(tmp_path: Path) -> None:
+    conf = tmp_path / "ceph.conf"
+    conf.write_text(CEPH_CONF.format(keyring=tmp_path / "k"))
+    with pytest.raises(DriverFailed) as caught:
+        write_client_conf(str(conf), "weft")
+    assert "client.weft" in caught.value.message and "ceph auth get client.weft" in str(caught.value.hint)
+    conf.write_text("[global]\nfsid = 1b\n")
+    with pytest.raises(DriverFailed) as caught:
+        write_client_conf(str(conf), "weft")
+    assert "mon_host" in caught.value.message
+
+
+def test_ids_that_would_be_read_as_something_else_are_refused() -> None:
+    assert check_id("6f1f3c9e-1c2d") == "6f1f3c9e-1c2d"
+    for id_ in ("", ".x", "-x", "a/b", "a=b", "a@b", "a\nb"):
+        with pytest.raises(InvalidInput):
+            check_id(id_)
+
+
+def test_latencies_are_of_what_happened_between_two_looks() -> None:
+    def tell(writes: int, seconds: float) -> dict[str, dict[str, dict[str, float]]]:
+        return {"osd": {"op_w_latency": {"avgcount": writes, "sum": seconds}}}
+
+    before, now = read_sums(tell(10, 1.0)), read_sums(tell(30, 1.5))
+    assert mean_latencies(before, now) == {"write": 25.0}
+    assert mean_latencies(now, now) == {}, "it did nothing"
+    assert mean_latencies(now, read_sums(tell(2, 0.0246))) == {"write": 12.0}, "it started anew"
