@@ -111,7 +111,7 @@ class NodeOsd(msgspec.Struct, frozen=True, omit_defaults=True):
     total: int = 0
     used: int = 0  # rounded
     latency_ms: dict[str, float] = {}  # of what it did in the last half minute: write, read, replica, commit
-    problem: str = ""  # why it tells nothing
+    problem: str = ""  # why nothing is known of it
 
 
 class NodePool(msgspec.Struct, frozen=True):

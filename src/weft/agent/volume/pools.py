@@ -165,15 +165,15 @@ class Pools:
             return NodePool(name, problem=str(problem) or "it doesn't answer", driver=driver.name)
         grain = max(1, found.total_bytes // _GRAINS)
         free = found.free_bytes // grain * grain
-        return NodePool(name, found.id, found.total_bytes, free, driver=driver.name, osds=await _look_at_osds(driver))
+        return NodePool(name, found.id, found.total_bytes, free, driver=driver.name, osds=await _inspect_osds(driver))
 
 
-async def _look_at_osds(driver: VolumeDriver) -> list[NodeOsd]:
+async def _inspect_osds(driver: VolumeDriver) -> list[NodeOsd]:
     if not isinstance(driver, HasOsds):
         return []
     try:
         osds = await asyncio.to_thread(driver.osds)
     except (WeftError, OSError) as problem:
-        log.debug("can't look at OSDs: %s", problem)
+        log.debug("OSDs can't be inspected: %s", problem)
         return []
     return [NodeOsd(one.name, one.total_bytes, one.used_bytes, one.latency_ms, one.problem) for one in osds]

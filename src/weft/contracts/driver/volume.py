@@ -40,7 +40,7 @@ class OsdFacts(msgspec.Struct, frozen=True):
     used_bytes: int = 0
     # Milliseconds of what it did lately: write, read, replica (a write for another OSD), commit (its store's log).
     latency_ms: dict[str, float] = {}
-    problem: str = ""  # why it tells nothing
+    problem: str = ""  # why nothing is known of it
 
 
 class VolumeDriver(Protocol):

@@ -190,7 +190,7 @@ class RbdVolumes:
 
     def osds(self) -> list[OsdFacts]:
         parts = read_parts(self._place.conf)
-        return self._osds.look(find_setting(parts, ("osd", "global"), "admin_socket") or SOCKET)
+        return self._osds.inspect(find_setting(parts, ("osd", "global"), "admin_socket") or SOCKET)
 
     async def fence(self, volume_id: str) -> list[str]:
         image = (await self._names.read()).get(check_id(volume_id))

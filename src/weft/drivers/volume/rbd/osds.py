@@ -15,16 +15,19 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.volume import OsdFacts
 from weft.drivers.linux.ceph.admin_socket import ask_daemon
 
-LOOK_SECONDS = 30.0
+REFRESH_SECONDS = 30.0
 SOCKET = "/var/run/ceph/$cluster-$name.asok"
 _DIGITS = 2
 Sums = dict[str, tuple[int, float]]  # of each latency: operations, seconds
 
 LATENCIES = {
-    "write": ("osd", "op_w_latency"),
-    "read": ("osd", "op_r_latency"),
-    "replica": ("osd", "subop_w_latency"),
-    "commit": ("bluestore", "kv_commit_lat"),
+    "write": (
+        "osd",
+        ("op_w_latency", "op_rw_latency"),
+    ),  # librbd's writes also read: whether the image's lock is theirs
+    "read": ("osd", ("op_r_latency",)),
+    "replica": ("osd", ("subop_w_latency",)),
+    "commit": ("bluestore", ("kv_commit_lat",)),
 }
 
 
@@ -33,24 +36,24 @@ class LocalOsds:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._looked: float | None = None
+        self._inspected_at: float | None = None
         self._sums: dict[str, Sums] = {}
         self._facts: list[OsdFacts] = []
 
-    def look(self, socket: str = SOCKET) -> list[OsdFacts]:
-        """Blocks. What an OSD did since the look before; for a while the same answer."""
+    def inspect(self, socket: str = SOCKET) -> list[OsdFacts]:
+        """Blocks. What an OSD did since the time before; for a while the same answer."""
         now = self._clock.elapsed()
-        if self._looked is None or now - self._looked >= LOOK_SECONDS:
-            self._looked = now
+        if self._inspected_at is None or now - self._inspected_at >= REFRESH_SECONDS:
+            self._inspected_at = now
             found = {find_name(path): path for path in glob.glob(_pattern(socket))}
             self._facts = [self._ask(name, found[name]) for name in sorted(found, key=_number) if name]
         return self._facts
 
     def _ask(self, name: str, path: str) -> OsdFacts:
         try:
-            told = ask_daemon(path, "perf dump")
-            sums = read_sums(told)
-            held = told["osd"]
+            dump = ask_daemon(path, "perf dump")
+            sums = read_sums(dump)
+            held = dump["osd"]
             total, used = int(held["stat_bytes"]), int(held["stat_bytes_used"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
             self._sums.pop(name, None)
@@ -60,10 +63,13 @@ class LocalOsds:
         return OsdFacts(name, total, used // grain * grain, mean_latencies(before, sums) if before else {})
 
 
-def read_sums(told: Mapping[str, Any]) -> Sums:
+def read_sums(dump: Mapping[str, Any]) -> Sums:
     """Pure. An OSD on another store than bluestore has no commits."""
-    found = {what: told.get(part, {}).get(counter) for what, (part, counter) in LATENCIES.items()}
-    return {what: (int(one["avgcount"]), float(one["sum"])) for what, one in found.items() if one}
+    sums = {}
+    for what, (part, counters) in LATENCIES.items():
+        if found := [dump[part][counter] for counter in counters if counter in dump.get(part, {})]:
+            sums[what] = (sum(int(one["avgcount"]) for one in found), sum(float(one["sum"]) for one in found))
+    return sums
 
 
 def mean_latencies(before: Sums, now: Sums) -> dict[str, float]:
