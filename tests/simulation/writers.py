@@ -63,6 +63,7 @@ MARKERS = {
     "allocation": {"workload", "migrations", "scheduler"},  # the scheduler of leases that begin elsewhere
     "migration": {"API server", "garbage"},
     "snapshot": {"API server", "snapshots"},  # one that was made for a clone goes once that has begun
+    "volume": {"API server", "unbegun volumes"},  # one that was made for a clone that never began goes with it
 }
 
 
