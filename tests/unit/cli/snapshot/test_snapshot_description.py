@@ -77,6 +77,20 @@ def test_a_description_has_what_people_know_a_vm_by_and_how_to_go_back() -> None
     assert describe_use(snapshot(phase="Failed")) == ""
 
 
+def test_a_snapshot_of_volumes_says_who_stood_still_and_how_each_volume_goes_back() -> None:
+    taken = snapshot(phase="Ready", size=MIB, consistency="filesystem", pause_ms=7.6, disks={"logs": {}, "data": {}})
+    taken["spec"]["of"] = "container/box"
+    assert describe_taken(taken) == "with frozen file systems, writers paused for 8 ms; 1 MiB of its own"
+    lines = describe_use(taken).splitlines()
+    assert [line.partition("weft ")[2] for line in lines] == [
+        *("volume restore data --snapshot s1", "volume restore data --snapshot s1 --new-name NAME"),
+        *("volume restore logs --snapshot s1", "volume restore logs --snapshot s1 --new-name NAME"),
+    ]
+    still = snapshot(size=MIB, consistency="stopped")
+    still["spec"]["of"] = "volume/data"
+    assert describe_taken(still) == "nothing used it; 1 MiB of its own"
+
+
 def test_a_backup_is_described_without_ids_and_with_what_people_know_of_its_vm() -> None:
     status = {"phase": "Ready", "repository_id": "r", "snapshot_uid": "s", "order": None, "read_generation": 1}
     vm = {"cpu": 1, "image": "tiny", "force_publish": False, "gang": None, "gpus": 0}
