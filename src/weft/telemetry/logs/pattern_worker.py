@@ -4,7 +4,6 @@ Reads a length and a pattern, then blocks of lines (a length and the bytes); ans
 that match. A count of ERROR has a message instead. It imports nothing of weft.
 """
 
-import os
 import re
 import resource
 import struct
@@ -13,7 +12,6 @@ from array import array
 
 ERROR = 0xFFFFFFFF
 MOST_BYTES = 64 << 20  # a block is 4 MiB
-NICE = 10
 MOST_CPU_SECONDS = 3600
 # What means something else in a block than in one line: then every line is searched alone.
 _LOOKS_BEYOND = re.compile(rb"\\[AZsSDWbB]|\(\?[=!<(s]|\(\?[aiLmsux-]*s|\[\^")
@@ -45,7 +43,6 @@ def find_lines(pattern: re.Pattern[bytes], text: bytes, *, alone: bool) -> "arra
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_SECONDS, MOST_CPU_SECONDS))
-    os.nice(NICE)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
 
     def read() -> bytes:
