@@ -44,6 +44,20 @@ class BackupReader:
             parts += [plain.get(id_) or bytes(CHUNK) for id_ in batch]
         return b"".join(parts)[offset - first * CHUNK :][:length]
 
+    def read_data(self, disk: str, first: int, count: int) -> list[tuple[int, bytes]]:
+        """Of these chunks what holds data, as runs: their offsets, and bytes up to the disk's end. Raises BackupAltered."""
+        size, runs = self._find(disk).size, list[tuple[int, list[bytes]]]()
+        ids = list(self.tree(disk).ids(first, count))
+        plain = self._chunks.read_many([id_ for id_ in ids if id_ != HOLE])
+        follows = False
+        for number, id_ in enumerate(ids, first):
+            if id_ != HOLE:
+                if not follows:
+                    runs.append((number * CHUNK, []))
+                runs[-1][1].append(plain[id_])
+            follows = id_ != HOLE
+        return [(offset, b"".join(parts)[: size - offset]) for offset, parts in runs]
+
     def export(self, disk: str, path: Path) -> None:
         """The whole disk as a sparse raw file at ``path``, which is there once it is complete and durable."""
         size = self._find(disk).size

@@ -1,6 +1,7 @@
 """A client of the Network Block Device protocol over a Unix socket: reads and writes a disk that qemu-nbd has open.
 
-Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; one request at a time.
+Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; writes are sent ahead of their
+answers.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ _REP_ACK, _REP_INFO = 1, 3
 _READ, _WRITE, _DISCONNECT, _FLUSH, _ZEROES = 0, 1, 2, 3, 6
 _NO_HOLE = 2  # NBD_CMD_FLAG_NO_HOLE
 MOST_BYTES = 32 << 20  # of one request; the protocol promises this much
+_WRITES_AHEAD = 15  # without an answer; qemu-nbd works on 16 requests
 
 
 class NbdClient:
     """Of the export ``""`` at the socket ``path``. Raises DriverFailed, and OSError where the server is gone."""
 
     def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket, self._unanswered = socket.socket(socket.AF_UNIX), 0
         try:
             self._socket.settimeout(60.0)
             self._socket.connect(path)
@@ -44,8 +46,10 @@ class NbdClient:
         return b"".join(parts)
 
     def write(self, offset: int, data: bytes) -> None:
+        """It may fail in a later call. Nothing is written twice before a flush, so the order doesn't matter."""
         for at in range(0, len(data), MOST_BYTES):
-            self._ask(_WRITE, offset + at, len(data[at : at + MOST_BYTES]), data[at : at + MOST_BYTES])
+            part = data[at : at + MOST_BYTES]
+            self._ask(_WRITE, offset + at, len(part), part, ahead=_WRITES_AHEAD)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """What was there before, or is below, shows no more."""
@@ -88,11 +92,20 @@ class NbdClient:
             elif kind == _REP_ACK:
                 return size
 
-    def _ask(self, command: int, offset: int, length: int, data: bytes = b"") -> None:
+    def _ask(self, command: int, offset: int, length: int, data: bytes = b"", ahead: int = 0) -> None:
+        """Returns once at most ``ahead`` requests have no answer yet. One that must not overtake others waits for theirs first."""
+        if not ahead:
+            self._await_answers(0)
         self._socket.sendall(struct.pack(">IHHQQI", _REQUEST, 0, command, 1, offset, length) + data)
-        magic, error, _ = struct.unpack(">IIQ", self._receive(16))
-        if magic != _SIMPLE or error:
-            raise DriverFailed(f"the disk could not be read or written (error {error})", details={"step": "disk"})
+        self._unanswered += 1
+        self._await_answers(ahead)
+
+    def _await_answers(self, most: int) -> None:
+        while self._unanswered > most:
+            self._unanswered -= 1
+            magic, error, _ = struct.unpack(">IIQ", self._receive(16))
+            if magic != _SIMPLE or error:
+                raise DriverFailed(f"the disk could not be read or written (error {error})", details={"step": "disk"})
 
     def _receive(self, length: int) -> bytes:
         received = bytearray(length)

@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from weft.backup.format import CHUNK, ZEROS, Manifest
+from weft.backup.format import CHUNK, Manifest
+from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.process.nbd import NbdClient
 from weft.backup.process.nbd_server import NbdServer
+from weft.backup.reader import BackupReader
 from weft.backup.repository import Repository
 from weft.backup.storage.place import open_place
 from weft.backup.usage import Usage
@@ -30,7 +34,8 @@ from weft.objects.errors import AlreadyExists, BackupAltered, InUse, InvalidInpu
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
-_STEP = 4 << 20
+_STEP = 64  # chunks
+_READERS, _AHEAD = 2, 4  # steps that are read while one is written
 _MOST_DAMAGED = 20
 
 
@@ -151,13 +156,10 @@ class Worker:
         with repository.read(there.id) as reader:
             for disk in self._job.disks:
                 with NbdClient(disk.socket) as target:
-                    for offset in range(0, disk.size, _STEP):
-                        length = min(_STEP, disk.size - offset)
-                        for at, run, data in _split(reader.read(disk.name, offset, length)):
-                            if data is not None:
-                                target.write(offset + at, data)
-                            else:  # an image below would show through
-                                target.write_zeroes(offset + at, run)
+                    target.write_zeroes(0, disk.size)  # an image below would show through
+                    for length, runs in _read_ahead(reader, disk):
+                        for offset, data in runs:
+                            target.write(offset, data)
                         self._advance(length)
                     target.flush()
         return Line(disks={disk.name: disk.size for disk in there.disks})
@@ -219,6 +221,22 @@ class Worker:
             self._send(Line(progress=round(min(1.0, self._done / self._total), 2)))
 
 
+def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
+    """The disk in steps: the length of each, and its runs of data by offset. The next ones are read and decrypted while one is
+    written."""
+    under_way: deque[tuple[int, Future[list[tuple[int, bytes]]]]] = deque()
+    chunks = count_chunks(disk.size)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="fetch") as pool:
+        for first in range(0, chunks, _STEP):
+            count = min(_STEP, chunks - first)
+            under_way.append((count * CHUNK, pool.submit(reader.read_data, disk.name, first, count)))
+            if len(under_way) > _AHEAD:
+                length, read = under_way.popleft()
+                yield length, read.result()
+        for length, read in under_way:
+            yield length, read.result()
+
+
 def _find(repository: Repository, uid: str) -> Manifest | None:
     return next((one for one in repository.backups().backups if one.labels.get(UID) == uid), None)
 
@@ -230,20 +248,6 @@ def require_backup(repository: Repository, uid: str) -> Manifest:
             f"the backup is not in {repository.url} any more", reason="backupGone", hint="choose another one"
         )
     return there
-
-
-def _split(data: bytes) -> Iterator[tuple[int, int, bytes | None]]:
-    """Offset and length of runs of chunks, each with its data, or None if it is zero."""
-    runs: list[tuple[int, int, bool]] = []
-    for at in range(0, len(data), CHUNK):
-        chunk = data[at : at + CHUNK]
-        is_zero = chunk == ZEROS[: len(chunk)]
-        if runs and runs[-1][2] == is_zero:
-            runs[-1] = (runs[-1][0], at + len(chunk) - runs[-1][0], is_zero)
-        else:
-            runs.append((at, len(chunk), is_zero))
-    for at, length, is_zero in runs:
-        yield at, length, None if is_zero else data[at : at + length]
 
 
 def _find_free(url: str) -> int:
