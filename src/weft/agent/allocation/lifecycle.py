@@ -15,6 +15,7 @@ from weft.agent.state.snapshots import note_beginning
 from weft.agent.workload.health import HealthWatch
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Runtimes
+from weft.agent.workload.shape import lacks_devices
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
 from weft.protocol.report import EventType
@@ -34,7 +35,8 @@ class Lifecycle:
         state = self._state
         guest = state.guest = await self._runtimes.inspect(state.local)
         before = state.checkpoint
-        state.checkpoint = plans.observe(before, guest, once=state.local.spec.once)
+        spec = state.local.spec
+        state.checkpoint = plans.observe(before, guest, once=spec.once, lacks=lacks_devices(spec, guest.shape))
         state.checkpoint = note_beginning(state.checkpoint, state.local.spec, guest)
         now, alive = self._clock.elapsed(), is_alive(guest)
         if alive and state.up_since is None:

@@ -16,6 +16,7 @@ from weft.agent.state.allocation import Checkpoint, MigrationState, Run, StepFai
 from weft.agent.state.departure import is_back
 from weft.agent.state.snapshots import find_restore
 from weft.agent.workload.kinds import kind_of
+from weft.agent.workload.shape import lacks_devices
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
@@ -40,14 +41,14 @@ TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
 _ROOT_DISK = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)
 
 
-def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False) -> Checkpoint:
-    """``checkpoint`` updated with the facts of ``guest``: a run has begun, it has ended by itself, a first answer. A workload that
-    runs ``once`` may have ended before its start was saved: that counts as its run."""
+def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False, lacks: bool = False) -> Checkpoint:
+    """``checkpoint`` updated with the facts of ``guest``: a run has begun, it has ended by itself, a first answer, once it doesn't
+    lack devices any more. A workload that runs ``once`` may have ended before its start was saved: that counts as its run."""
     if checkpoint.migration is not None and checkpoint.migration.role == "target" and not checkpoint.migration.taken:
         return checkpoint  # it hasn't begun to run here
     if is_alive(guest):
         run: Run = "up" if checkpoint.run in ("new", "starting", "ended") else checkpoint.run
-        answered = checkpoint.answered or guest.ready is True or guest.boot_id is not None
+        answered = checkpoint.answered or (not lacks and (guest.ready is True or guest.boot_id is not None))
         return msgspec.structs.replace(checkpoint, run=run, ended="", answered=answered, made=True)
     if guest.state == "suspended":
         return msgspec.structs.replace(checkpoint, run="up", ended="", made=True)
@@ -374,7 +375,8 @@ def _state(facts: PlanInput) -> AllocationPhase:
     if guest.state == "starting":
         return "starting"
     if is_alive(guest):
-        return "starting" if guest.ready is False and not facts.checkpoint.answered else "running"
+        lacks = bool(guest.ready) and lacks_devices(facts.local.spec, guest.shape)
+        return "starting" if (guest.ready is False or lacks) and not facts.checkpoint.answered else "running"
     if facts.checkpoint.run == "ended":
         return "stopped" if facts.checkpoint.ended in GOOD_ENDS else "failed"
     return "pending" if facts.checkpoint.run == "new" else "stopped"

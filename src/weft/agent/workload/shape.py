@@ -27,6 +27,14 @@ def has_resources(spec: AllocationSpec, shape: GuestShape) -> bool:
     return (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
 
 
+def lacks_devices(spec: AllocationSpec, shape: GuestShape | None) -> bool:
+    """Whether a volume or a NIC of the spec is yet to be plugged in, as of one that began from a template."""
+    if shape is None or not shape.has_slots:
+        return False
+    serials, macs = {name_serial(volume.name) for volume in spec.volumes}, {nic.mac for nic in spec.nics}
+    return bool(serials - shape.disks.keys() or macs - set(shape.nics))
+
+
 def has_devices(spec: AllocationSpec, shape: GuestShape) -> bool:
     """Whether it has the disks and NICs of the spec, and no others."""
     wanted = {name_serial(volume.name): volume.size for volume in spec.volumes} | {ROOT_SERIAL: spec.resources.disk}

@@ -23,10 +23,11 @@ from weft.agent.allocation.plan import (
 )
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
 from weft.agent.state.lease import find_stage
-from weft.contracts.driver.runtime import GuestFacts
+from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import (
     AllocatedContainer,
     AllocatedImage,
+    AllocatedVolume,
     AllocationPhase,
     AllocationReport,
     AllocationSpec,
@@ -79,6 +80,25 @@ def test_a_new_allocation_is_brought_up_in_order() -> None:
 def test_a_running_guest_that_is_wished_so_is_left_alone() -> None:
     plan = plan_for(known(UP), guest("running", ready=True), 0)
     assert plan == Plan((), "running")
+
+
+def test_a_guest_that_began_without_its_volume_is_starting_until_that_is_plugged_in_and_running_whatever_comes_later() -> (
+    None
+):
+    volumes = [AllocatedVolume(name="data", uid="v", size=1)]
+
+    def shaped(*serials: str) -> GuestFacts:
+        shape = GuestShape(1.0, 1, dict.fromkeys(("root", *serials), 1), [], 1.0, 1, has_slots=True)
+        return guest("running", ready=True, boot_id="b", shape=shape)
+
+    def state_of(checkpoint: Checkpoint, now: GuestFacts) -> str:
+        return plan_for(known(checkpoint, volumes=volumes), now, 0).state
+
+    bare = observe(UP, shaped(), lacks=True)
+    assert not bare.answered and state_of(bare, shaped()) == "starting"
+    whole = observe(bare, shaped("data"))
+    assert whole.answered and state_of(whole, shaped("data")) == "running"
+    assert state_of(observe(whole, shaped(), lacks=True), shaped()) == "running", "a volume that people add"
 
 
 def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_running() -> None:
