@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 
 from weft.agent.server.client import Server
-from weft.backup.process.files import DATA, HEAD
-from weft.backup.process.job import FilesEnd, FilesJob
+from weft.backup.process.job import DATA, HEAD, FilesEnd, FilesJob
 from weft.kinds.parts.stream_verbs import FilesInput
 from weft.objects.errors import DriverFailed, Unavailable, error_from_dict
 from weft.protocol.claims import Claims

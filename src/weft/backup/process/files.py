@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import sys
 from pathlib import Path
 
@@ -17,14 +16,11 @@ import msgspec
 from weft.backup.files.browse import Question
 from weft.backup.files.confined import Confined
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import FilesEnd, FilesJob
+from weft.backup.process.job import DATA, END, HEAD, FilesEnd, FilesJob
 from weft.backup.process.worker import require_backup
 from weft.backup.repository import Repository
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import NotFound, WeftError
-
-HEAD = struct.Struct(">cI")
-DATA, END = b"D", b"E"
 
 
 def main() -> int:

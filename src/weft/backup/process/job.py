@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Literal
 
 import msgspec
 
+HEAD = struct.Struct(">cI")  # of a frame with a piece of a file, or with the end: which of these it is, and its length
+DATA, END = b"D", b"E"
 BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
 
 
