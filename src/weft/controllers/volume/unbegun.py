@@ -16,6 +16,7 @@ from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeSpec, VolumeStatus
 from weft.objects.identity import object_key
 
 SOURCE = "unbegun volumes"
+GRACE_SECONDS = 60.0  # a volume may be created before what begins from it
 
 
 class UnbegunVolumes:
@@ -37,6 +38,9 @@ class UnbegunVolumes:
         for key in keys:
             volume = view.get(key)
             if volume is None or volume.deleting or not is_unbegun(view, volume):
+                continue
+            if (wait := volume.envelope.created_at + GRACE_SECONDS - now) > 0:
+                plan.later[key] = min(wait, GRACE_SECONDS)  # a clock may have been set back
                 continue
             draft = Draft()
             draft.change(volume, deleting_since=now)
