@@ -35,6 +35,7 @@ from tests.scenario import (
     test_storage_pools,
     test_suspended_migrations,
     test_vm_life,
+    test_volume_snapshots,
 )
 from tests.scenario.between import Between, find_calls, is_commit
 from tests.scenario.controllers_lab import Lab
@@ -107,6 +108,7 @@ RELIES_ON = {
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
     "controllers/snapshot/controller.py _plan_fetched": "snapshot at",
+    "controllers/snapshot/controller.py _plan_of_volumes": "snapshot at, workload at, allocation at, volume at",
     "controllers/snapshot/controller.py plan_one 1": "snapshot at and goes, snapshot at",
     "controllers/snapshot/controller.py plan_one 2": "snapshot at, allocation at, workload at, quota at",
     "controllers/snapshot/controller.py plan_together": "snapshot at, allocation at, workload at",
@@ -119,6 +121,7 @@ RELIES_ON = {
     "controllers/volume/controller.py plan_volume 1": "volume at",
     "controllers/volume/controller.py plan_volume 2": "volume at and goes",
     "controllers/volume/controller.py plan_volume 3": "volume at",
+    "controllers/volume/unbegun.py plan": "volume at",
     "controllers/workload/controller.py plan_removal 1": "workload at | publishedport",
     "controllers/workload/controller.py plan_removal 2": "workload at | publishedport",
     "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publishedport",
@@ -420,8 +423,11 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_snapshots.test_a_snapshot_that_goes_leaves_its_parent_to_those_that_stand_on_it,
     test_snapshots.test_a_snapshot_outlives_its_vm_and_goes_once_its_node_lists_it_no_more,
     test_snapshots.test_snapshots_that_no_object_explains_stay_and_are_told,
+    test_volume_snapshots.test_a_volume_that_nothing_uses_is_taken_by_its_node_and_the_next_one_stands_on_it,
+    test_volume_snapshots.test_all_volumes_of_a_container_are_taken_with_one_order,
     test_backups.test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next,
     test_backups.test_a_backup_whose_time_is_over_is_deleted_but_the_newest_good_one_stays,
+    test_backups.test_volumes_of_a_restore_that_never_began_go_with_its_vm,
     test_storage_pools.test_a_pool_comes_with_its_nodes_counts_what_is_promised_and_goes_with_them,
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,
