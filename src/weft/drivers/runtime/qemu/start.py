@@ -58,6 +58,7 @@ LAUNCH_SECONDS = 60.0
 KILL_SECONDS = 5.0
 CPU_HEADROOM = 1.1  # QEMU's own threads (disk, network, monitor) run besides the guest's CPUs
 MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and its page cache
+RBD_HEADROOM_BYTES = 96 << 20  # for each image in Ceph: a client of its own with its threads, and 32 MiB of cache
 
 
 class GuestStarter:
@@ -260,7 +261,8 @@ def _make_run_folder(run: Path, user: int) -> None:
 def choose_limits(plan: GuestPlan, facts: Facts, migration: MigrationSettings | None = None) -> Limits:
     """Pure. What the guest was promised, and headroom for the process around it; while it migrates by differences, also for the
     pages that they are to."""
-    memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
+    images = sum(disk.rbd is not None for disk in plan.disks)
+    memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES + images * RBD_HEADROOM_BYTES
     if migration is not None and migration.mode == "xbzrle":
         memory += migration.cache_bytes
     if facts.accelerator == "tcg":

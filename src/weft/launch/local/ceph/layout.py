@@ -82,6 +82,8 @@ def write_conf(plan: CephPlan, fsid: str) -> str:
         "admin_socket": f"{plan.sockets}/$name.asok",
         "log_file": f"{plan.log}/$name.log",
         "log_max_recent": "100",
+        **dict.fromkeys(("debug_mon", "debug_paxos", "debug_bluestore", "debug_bdev", "debug_rocksdb"), "0/1"),
+        "mon_cluster_log_file_level": "warn",
         "crash_dir": f"{plan.folder}/crash",
         "auth_cluster_required": "cephx",
         "auth_service_required": "cephx",

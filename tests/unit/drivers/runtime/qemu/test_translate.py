@@ -13,7 +13,7 @@ from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, Guest
 from weft.contracts.driver.volume import RbdImage
 from weft.drivers.runtime.qemu.devices.inherited_fds import plan_inherited_fds
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
-from weft.drivers.runtime.qemu.start import choose_limits
+from weft.drivers.runtime.qemu.start import RBD_HEADROOM_BYTES, choose_limits
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
 from weft.objects.errors import InvalidInput
 
@@ -109,6 +109,13 @@ def test_an_image_in_ceph_is_opened_with_a_configuration_that_is_handed_over() -
     assert (node["driver"], node["pool"], node["image"], node["user"]) == ("rbd", "weft", "weft-disk-a", "weft")
     assert node["conf"] == f"/proc/self/fd/{descriptor}"
     assert not [value for value in values(words, "-add-fd") if f"fd={descriptor}," in value], "QEMU would close it"
+
+
+def test_a_guest_on_images_in_ceph_may_hold_their_clients_memory() -> None:
+    image = RbdImage("weft", "a", "/etc/ceph/ceph.conf", "weft")
+    disks = [*PLAN.disks, GuestDisk("rbd:weft/a", "raw", "more", rbd=image)]
+    more, plain = choose_limits(changed(disks=disks), KVM).memory_bytes, choose_limits(PLAN, KVM).memory_bytes
+    assert more is not None and plain is not None and more - plain == RBD_HEADROOM_BYTES
 
 
 def test_nics_keep_tap_mac_and_mtu() -> None:
