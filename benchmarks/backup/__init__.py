@@ -185,7 +185,7 @@ def measure() -> Measurement:
         "backup",
         f"A disk of 1 GiB with {USED * PIECE / MB:.0f} MB used, page cache warm, into a folder, encrypted and synced to the disk; "
         "the peer is qemu-img with zstd, without encryption and without syncing. An increment is 1 % of what is used, "
-        "scattered; the peer has no increments and converts everything.",
+        f"scattered; the peer has no increments and converts everything. Medians of {ROUNDS} rounds, in turn.",
         [
             _row("full backup", median("full"), median("peer_full")),
             _row("increment of 1 %", median("less"), median("peer_less")),
