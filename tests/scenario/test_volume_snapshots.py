@@ -192,6 +192,7 @@ async def test_a_volume_goes_back_once_what_stands_there_is_kept_and_nothing_get
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await put_volume(lab, node)
+        await lab.put("quota", "project", {"disk": 1 << 40})
         await take(lab, "a", "volume/data")
         await until(lab, "a", "Ready")
         node.rests = True
