@@ -137,3 +137,25 @@ def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time
     cluster.ok("vm", "delete", "app", name, "fresh", "--yes")
     cluster.ok("backup", "delete", *(one["name"] for one in cluster.json("backup", "list")["items"]), "--yes")
     cluster.ok("backuprepository", "delete", "geo-backup", "--yes")
+
+
+def test_volumes_of_a_container_are_backed_up_while_it_writes_and_come_back_as_new_ones(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    place = tmp_path / "kept"
+    place.mkdir(mode=0o700)
+    cluster.ok("backuprepository", "create", "kept", "--url", f"dir://{place}")
+    cluster.ok("image", "build", "busybox")
+    cluster.ok("volume", "create", "data", "--size", "64M")
+    run_db = ("--image", "busybox", "--command", "sleep 1000", "--mount")
+    cluster.ok("container", "create", "db", *run_db, "data:/data")
+    cluster.ok("container", "exec", "db", "--", "sh", "-c", "echo kept > /data/note; sync")
+    cluster.ok("backup", "create", "container/db", "--to", "kept", "--name", "db-1")
+    assert cluster.ok("backup", "get", "db-1", "/note", "--disk", "data") == "kept\n"
+    cluster.ok("backup", "restore", "db-1", "--new-name", "db2")
+    cluster.ok("container", "create", "again", *run_db, "db2-data:/data")
+    assert cluster.ok("container", "exec", "again", "--", "cat", "/data/note") == "kept\n"
+    cluster.ok("container", "delete", "db", "again", "--yes")
+    cluster.ok("volume", "delete", "data", "db2-data", "--yes")
+    cluster.ok("backup", "delete", "db-1", "--yes")
+    cluster.ok("backuprepository", "delete", "kept", "--yes")
