@@ -22,12 +22,14 @@ from weft.agent.logs import collector
 from weft.agent.logs.carry import Arriving, Carried, pack_log
 from weft.agent.logs.collector import LogCollector
 from weft.agent.state.allocation import LocalAllocation, read_allocation
+from weft.agent.stream.collected_log import Collected, follow_collected
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import SystemClock
 from weft.drivers.runtime.qemu.console.log import shorten
+from weft.kinds.parts.stream_verbs import LogsInput
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
-from weft.protocol.frames import FrameType
+from weft.protocol.frames import FrameType, encode_frame, encode_json
 from weft.telemetry.logs.query import Range, read_lines
 from weft.telemetry.logs.segment import Lines, encode_segment
 from weft.telemetry.logs.store import LogStore
@@ -171,6 +173,37 @@ async def test_a_log_is_followed_and_a_prompt_without_an_end_shows(
         node.say(b"nothing\nafter\nname: ")
         assert await follow(client, "name: ") == ["after", "name: "]
         client.close()
+
+
+class Sent:
+    """The side of a stream that the agent writes to, of a client that stays."""
+
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def send(self, frame: bytes) -> None:
+        await self.frames.put(frame)
+
+    async def send_data(self, type_: int, data: bytes) -> None:
+        await self.frames.put(encode_frame(type_, data))
+
+    async def receive(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_log_that_was_followed_before_anything_was_printed_is_taken_up_again(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as (_, node, logs):
+        node.say(b"printed while the agent was away\n")
+        await until_gathered(logs, "printed while the agent was away")
+        sent, of = Sent(), Collected(logs, UID, "vm/web")
+        following = asyncio.ensure_future(
+            follow_collected(sent, of, LogsInput(follow=True), 0, SystemClock())  # type: ignore[arg-type]
+        )
+        assert await sent.frames.get() == encode_json(
+            FrameType.SESSION, {"printed": 0}
+        )  # the gateway waits for this first
+        assert b"printed while the agent was away" in await sent.frames.get()
+        following.cancel()
 
 
 async def test_a_followed_log_goes_on_at_the_next_node_with_all_that_was_before(tmp_path: Path) -> None:

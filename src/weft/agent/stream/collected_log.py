@@ -67,7 +67,7 @@ class _Sender:
         self._store = of.logs.store
 
     async def run(self) -> None:
-        resumes = self._came_to is not None and self._came_to > 0
+        resumes = self._came_to is not None and self._came_to >= 0
         position = self._came_to if resumes and self._came_to is not None else 0
         if not resumes:
             position = self._store.next_number(self._of.uid)
