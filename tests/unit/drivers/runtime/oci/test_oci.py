@@ -549,6 +549,8 @@ def test_who_runs_is_read_beside_the_record_and_only_if_it_is_of_that_run(tmp_pa
 def test_a_log_is_read_on_from_a_position_also_after_it_was_turned_over(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert read_after(log, "") == LogPiece([], "")
+    log.touch()  # a container that has printed nothing yet
+    assert read_after(log, "") == LogPiece([], "")
 
     def say(*words: str) -> None:
         with open(log, "a") as file:

@@ -102,7 +102,7 @@ def read_after(log: Path, position: str) -> LogPiece:
     try:
         marks = [_mark(file) for file in files]
         mark, _, at = position.partition(":")
-        known = mark in marks
+        known = bool(mark) and mark in marks  # an empty file has no mark
         first = marks.index(mark) if known else 0
         if known:
             files[first].seek(int(at))
