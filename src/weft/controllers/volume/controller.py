@@ -56,7 +56,8 @@ class Volumes:
             case "snapshot":
                 if has_changed(change, _stand_of_snapshot):
                     found = view.find(VOLUMES_BY_SOURCE, change.key)
-                    return [*(item.key for item in found), workload_key(change.item)]
+                    of = view.of_kind("volume").get(workload_key(change.item))  # None: it is of a VM or a container
+                    return [item.key for item in (*found, of) if item is not None]
             case "node":
                 items = [item for item in (change.old, change.new) if item is not None]
                 keys: dict[str, None] = {}

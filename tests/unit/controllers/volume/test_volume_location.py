@@ -10,10 +10,11 @@ import pytest
 from weft.contracts.store import Put
 from weft.controllers.volume.controller import Volumes, is_astray, plan_volume
 from weft.informer.commit import Commit
-from weft.informer.view import Item, View, make_view
+from weft.informer.view import Changed, Item, View, make_view
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.snapshot import SnapshotSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import Ref
@@ -162,3 +163,17 @@ def test_a_home_that_is_back_without_the_data_has_its_volume_looked_at() -> None
     assert change is not None
     assert list(Volumes(lambda: []).route(view, change)) == [volume.key]
     assert told(plan_volume(view, volume, silent=False, now=1.0), volume).node == "n2"
+
+
+@pytest.mark.parametrize("of", ["vm/web", "container/web", "volume/data"])
+def test_a_snapshot_s_news_are_for_volumes_only(of: str) -> None:
+    view, volume = make("n1")
+    kind, name = of.split("/")
+    if kind != "volume":
+        workload = msgspec.Raw(b'{"image": "tiny"}')
+        put(view, Envelope(kind=kind, name=name, uid="w", project="default", spec=workload))
+    spec = SnapshotSpec(of=of)
+    snapshot = Item(Envelope(kind="snapshot", name="s", uid="s", project="default", spec=raw(spec)))
+    keys = list(Volumes(list).route(view, Changed(snapshot.key, None, snapshot)))
+    assert keys == ([volume.key] if kind == "volume" else [])
+    Volumes(list).plan(view, keys, 0.0)
