@@ -44,7 +44,7 @@ def assemble(cursor: Cursor, chunks: Iterable[Chunk], position: str) -> Assemble
         whole = data.rfind(b"\n") + 1
         block, rest = data[:whole], data[whole:]
         if len(rest) > LONGEST_LINE:
-            block += _cut(rest, f"longer than {LONGEST_LINE}")
+            block += _cut(rest, f"more than {LONGEST_LINE}")
             rest = b""
             cut.add(channel)
         if block:

@@ -43,7 +43,11 @@ def test_ten_megabytes_without_an_end_are_cut_and_marked_and_the_next_line_is_wh
         found.append(one)
     cut, following = lines(*found)
     assert following == "next"
-    assert cut.startswith("xxx") and "… [cut: this line has " in cut
+    assert cut.startswith("xxx")
+    assert cut.partition("… ")[2] in (
+        "[cut: this line has more than 16384 bytes]",
+        "[cut: this line has 10000000 bytes]",
+    )
     assert len(cut) <= LONGEST_LINE
 
 
