@@ -19,7 +19,7 @@ from weft.cli.output.terminal import clean
 from weft.cli.session import NotSent, Session
 from weft.cli.stream.logs import run_stream
 from weft.objects.errors import Unavailable, WeftError
-from weft.objects.quantity import parse_moment
+from weft.objects.quantity import format_duration, parse_moment
 
 MOST_TARGETS = 100
 MOST_WAITING = 5_000  # lines of one workload that were read ahead
@@ -36,6 +36,7 @@ Line = dict[str, str]
 def show_aggregate(session: Session, targets: Sequence[Target], asked: dict[str, Any], *, prefix: bool) -> int:
     """Print the lines that are ``asked`` for as the verb takes it; with its ``follow``, until Ctrl-C or until all have ended. The
     exit code; a failure of one workload is reported and doesn't end the others. Raises UsageError."""
+    refuse_what_does_not_go_together(session, asked)
     if len(targets) > MOST_TARGETS:
         raise usage(
             f"{len(targets)} workloads are too many to show together", f"name at most {MOST_TARGETS}, or use -l"
@@ -54,6 +55,20 @@ def show_aggregate(session: Session, targets: Sequence[Target], asked: dict[str,
     finally:
         sys.stdout.flush()
     return partial_code([reader.code for reader in readers if reader.code is not None])
+
+
+def refuse_what_does_not_go_together(session: Session, asked: dict[str, Any]) -> None:
+    """Said before anything is asked, in the words of the command line. Raises UsageError."""
+    if session.given_form is not None and not session.is_document and session.output not in ("table", "wide"):
+        raise usage(f"lines have no form {session.output}", "give -o json, -o yaml, or no -o for plain lines")
+    if asked["follow"] and asked.get("until"):
+        raise usage("--until can't be given with -f: what follows is later", "leave one of them out")
+    if asked.get("filter") and asked.get("regex"):
+        raise usage("--filter can't be given with --regex", "leave one of them out")
+    since, until = asked.get("since") or 0.0, asked.get("until") or 0.0
+    if 0 < since <= until:
+        shown = format_duration(since), format_duration(until)
+        raise usage(f"no line is newer than {shown[0]} and older than {shown[1]}", "give --since the longer time")
 
 
 class _Reader:

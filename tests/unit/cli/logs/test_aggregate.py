@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
 import pytest
 
 from weft.cli.command.target import Target
@@ -104,3 +105,32 @@ def test_a_guest_that_is_not_there_keeps_the_others_from_nothing(
     assert show(session, Guests(a=[(1, "one")]), monkeypatch, "a", "b") == 8
     said = capsys.readouterr()
     assert said.out.endswith("vm/a  one\n") and "vm/b: vm/b is not there" in said.err
+
+
+@pytest.mark.parametrize(
+    ("follow", "form", "given", "said"),
+    [
+        (False, "csv", {}, "lines have no form csv"),
+        (False, "name", {}, "lines have no form name"),
+        (True, "table", {"until": 60.0}, "--until can't be given with -f"),
+        (False, "table", {"filter": "a", "regex": "b"}, "--filter can't be given with --regex"),
+        (False, "table", {"since": 60.0, "until": 600.0}, "no line is newer than 1m and older than 10m"),
+        (False, "table", {"since": 60.0, "until": 60.0}, "no line is newer than 1m and older than 1m"),
+    ],
+)
+def test_flags_that_mean_nothing_together_are_refused_before_a_node_is_asked(
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    follow: bool,
+    form: str,
+    given: dict[str, Any],
+    said: str,
+) -> None:
+    session.given_form = Form(form)
+    guests = Guests(a=[(1, "one")])
+    with pytest.raises(click.UsageError, match=said):
+        show(session, guests, monkeypatch, "a", follow=follow, **given)
+    assert guests.asked == []
+    for fits in ({"since": 600.0, "until": 60.0}, {"until": 60.0}, {"since": 60.0}):
+        session.given_form = Form("json")
+        assert show(session, guests, monkeypatch, "a", **fits) == 0
