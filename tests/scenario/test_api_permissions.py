@@ -215,3 +215,10 @@ def test_a_project_opens_the_server_s_services_to_its_networks_and_only_the_fabr
     assert ann.patch("network", "blue", {"spec": {"open": []}}, project="lab")["spec"]["open"] == []
     with pytest.raises(Forbidden):
         ann.put(opening("tcp:22"))
+
+
+def test_a_refusal_says_what_was_asked_for_in_words(lab: DoorsLab) -> None:
+    stranger = lab.with_token(use="access", role="editor", project="lab")
+    with pytest.raises(Forbidden, match="it can't read the logs of a VM in other") as refused:
+        stranger.verb("vm", "web", "logs", {}, project="other")
+    assert "vm:logs (role viewer)" in (refused.value.hint or "")

@@ -137,8 +137,9 @@ def test_a_snapshot_makes_a_volume_also_when_the_first_one_is_gone(lab: DoorsLab
         act(lab, "snapshot/one", "restore", new_name="less", memory=True)
     with pytest.raises(IllegalTransition, match="is being made from a snapshot"):
         act(lab, "volume/copy", "snapshot")
-    with pytest.raises(WeftError, match="exists already"):
+    with pytest.raises(WeftError, match="exists already") as taken:
         act(lab, "snapshot/one", "restore", new_name="copy")
+    assert taken.value.hint == "use another name"
 
 
 def test_a_node_hears_of_the_orders_for_it_until_they_are_over(lab: DoorsLab) -> None:

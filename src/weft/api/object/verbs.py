@@ -31,7 +31,6 @@ from weft.kinds.parts.stream_verbs import refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.snapshot import SNAPSHOT
-from weft.kinds.volume import VOLUME
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
@@ -45,12 +44,25 @@ _MOST_INPUT_BYTES = 40_000  # the ticket that contains it must fit into one fram
 PLACE_SECONDS = 10.0  # exec waits so long for a workload that is about to be placed; then the node waits for the guest
 _POLL_SECONDS = 0.1
 _STARTABLE = ("Stopped", "Suspended", "Failed")
+_NOT_VERBS = {  # verbs of the API that are no English ones, as an error says them
+    "console": "open the console of",
+    "extend-lease": "extend the lease of",
+    "cancel-lease": "cancel the lease of",
+    "files": "see the files of",
+    "flows": "see the flows of",
+    "forward": "forward a port of",
+    "logs": "read the logs of",
+    "maintenance": "change the maintenance of",
+    "metrics": "see the metrics of",
+    "screen": "see the screen of",
+}
 
 
 async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
-    require_permission(call.actor, f"{kind.name}:{verb.name}", target.project, f"{verb.name} {kind.a_title}")
+    doing = _NOT_VERBS.get(verb.name, verb.name)
+    require_permission(call.actor, f"{kind.name}:{verb.name}", target.project, f"{doing} {kind.a_title}")
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     given = _read_input(verb, await call.read_object())
     expected = Match(call)
@@ -135,7 +147,7 @@ async def _make(
         for made in before:
             part = read_manifest(made, project=target.project)
             if (other := await view.get(part.kind, part.project, part.name)) is not None:
-                raise _taken(context, part.kind, other)
+                raise _taken(context, part.kind, other, "; the names of its volumes follow from it")
             needed.append(await admit.plan_create(context, view, part, call.actor, by_verb=True))
         draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
         for each in needed:
@@ -158,11 +170,12 @@ async def _make(
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
-def _taken(context: ApiContext, kind: Kind, other: Envelope) -> AlreadyExists:
-    """The error for a name that is taken. Of a copy it doesn't propose to delete what has that name: it may be the original."""
+def _taken(context: ApiContext, kind: Kind, other: Envelope, why: str = "") -> AlreadyExists:
+    """The error for a name that is taken; ``why``: what another one follows from. Of a copy it doesn't propose to delete what has
+    that name: it may be the original."""
     error = admit.taken(context, kind, other)
     if other.deleting_since is None and kind is not SNAPSHOT:
-        error.hint = "use another name" + ("; the names of its volumes follow from it" if kind is VOLUME else "")
+        error.hint = f"use another name{why}"
     return error
 
 
