@@ -55,9 +55,10 @@ def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str,
         if item.get("deleting_since"):
             continue
         snapshots = BY_NAME[kind].snapshots
+        has_run = snapshots == "volume" or dig(item, "status.incarnation", 0) > 0
         if snapshots == "mounts" and not dig(item, "spec.mounts", []):
             left_out.append(f"{kind}/{name}: it has no volumes, and the rest comes from its image")
-        elif snapshots == "volume" and not dig(item, "status.node_uid"):
+        elif not has_run or (snapshots == "volume" and not dig(item, "status.node_uid")):
             left_out.append(f"{kind}/{name}: it has no data yet")
         elif snapshots != "volume" or not dig(item, "status.attached_to"):  # else it comes with what has it
             subjects.append((kind, name))

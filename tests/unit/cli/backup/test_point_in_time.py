@@ -89,9 +89,11 @@ def test_a_local_time_is_read_by_the_clock_of_that_day(monkeypatch: pytest.Monke
 
 def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_together() -> None:
     items = [
-        {"kind": "vm", "name": "shop"},
+        {"kind": "vm", "name": "shop", "status": {"incarnation": 1}},
+        {"kind": "vm", "name": "never-placed", "status": {"phase": "Pending", "incarnation": 0}},
         {"kind": "vm", "name": "old", "deleting_since": AT},
-        {"kind": "container", "name": "db", "spec": {"mounts": ["data:/data"]}},
+        {"kind": "container", "name": "db", "spec": {"mounts": ["data:/data"]}, "status": {"incarnation": 2}},
+        {"kind": "container", "name": "waits", "spec": {"mounts": ["lone:/data"]}, "status": {"phase": "Pending"}},
         {"kind": "container", "name": "web", "spec": {}},
         {"kind": "volume", "name": "data", "status": {"node_uid": "n", "attached_to": {"kind": "container"}}},
         {"kind": "volume", "name": "lone", "status": {"node_uid": "n"}},
@@ -99,7 +101,12 @@ def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_toget
     ]
     subjects, left_out = choose_subjects(items)
     assert subjects == [("vm", "shop"), ("container", "db"), ("volume", "lone")]
-    assert [line.partition(":")[0] for line in left_out] == ["container/web", "volume/new"]
+    assert [line.partition(":")[0] for line in left_out] == [
+        "vm/never-placed",
+        "container/waits",
+        "container/web",
+        "volume/new",
+    ]
     assert [name_part("monday", *one) for one in subjects] == [
         "monday-shop",
         "monday-container-db",
