@@ -125,6 +125,10 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
             hint="leave boot out: all of it is read",
         )
     check_request(given.check, given.within, given.boot, "")
+    if given.within != WITHIN_SECONDS and not given.boot:
+        raise InvalidInput(
+            "within: it is the time of a VM that is booted, and none is", field="within", hint="give boot, too"
+        )
     spec: dict[str, Any] = dict(obj["spec"])
     return {
         **spec,

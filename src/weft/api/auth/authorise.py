@@ -31,6 +31,7 @@ _VERBS = {"change": "update", "apply": "update"}  # of permissions, where people
 _ACTS = {
     "console": "open the console of",
     "exec": "run a command in",
+    "files": "read files of",
     "flows": "see network flows of",
     "forward": "forward a port of",
     "logs": "see the log of",

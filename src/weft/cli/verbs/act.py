@@ -21,6 +21,7 @@ from weft.kinds.parts.sharing import EVERY_PROJECT, SHARE
 from weft.kinds.record import Kind, Object, Verb
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Forbidden, NotFound
+from weft.objects.schema import describe_fields
 
 _HELP = {
     "by": "How much longer, like 1h.",
@@ -57,19 +58,19 @@ def _note_unknown(session: Session, projects: Iterable[str]) -> None:
 def _input_options(verb: Verb) -> list[click.Parameter]:
     """An option for every field of the verb's input."""
     info = mi.type_info(verb.input) if verb.input else None
+    docs = {doc.path.removeprefix("input."): doc for doc in describe_fields(verb.input, "input")} if verb.input else {}
     made: list[click.Parameter] = []
     for field in info.fields if isinstance(info, mi.StructType) else ():
         flag = "--" + field.encode_name.replace("_", "-")
+        said = docs[field.encode_name].description
+        help_ = _HELP.get(field.encode_name) or (f"{said}." if said else None)
         inner = field.type.type if isinstance(field.type, mi.Metadata) else field.type
         if isinstance(inner, mi.BoolType):
-            made.append(click.Option([flag, field.encode_name], is_flag=True))
+            made.append(click.Option([flag, field.encode_name], is_flag=True, help=help_))
         elif isinstance(inner, mi.ListType):  # of projects
-            help_ = _HELP.get(field.encode_name)
             made.append(click.Option([flag, field.encode_name], metavar="PROJECT", multiple=True, help=help_))
         else:
-            made.append(
-                click.Option([flag, field.encode_name], metavar="TEXT", default=None, help=_HELP.get(field.encode_name))
-            )
+            made.append(click.Option([flag, field.encode_name], metavar="TEXT", default=None, help=help_))
     return made
 
 

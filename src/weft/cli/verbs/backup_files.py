@@ -135,8 +135,13 @@ def _get(
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[int]:
     """A descriptor to write to; what is at ``path`` is replaced only once all is written."""
+    if path.is_dir():
+        raise usage(f"-o: {path} is a folder", "give the file to write")
     work = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, str(path)) from None  # not the name of our own file
     try:
         yield descriptor
         os.close(descriptor)
@@ -147,6 +152,11 @@ def _written(path: Path) -> Iterator[int]:
 
 
 def _ask(act: str, path: str, disk: str, partition: int | None) -> dict[str, Any]:
+    if any(0xD800 <= ord(one) < 0xE000 for one in path):  # what Python makes of other bytes
+        raise usage(
+            f"the path {os.fsencode(path)!r} is not UTF-8",
+            "restore the backup under a new name, and copy the file from there",
+        )
     return {"act": act, "path": path, "disk": disk, "partition": -1 if partition is None else partition}
 
 

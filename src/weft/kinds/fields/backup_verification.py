@@ -57,7 +57,9 @@ def check_request(check: str, within: float, boots: bool, at: str) -> None:
     """Raises InvalidInput. ``at``: before the names of the fields."""
     if check and not boots:
         raise InvalidInput(
-            f"{at}check: a command runs only in a VM that is booted", field=f"{at}check", hint="verify by a boot"
+            f"{at}check: a command runs only in a VM that is booted",
+            field=f"{at}check",
+            hint="set verify to boot, too" if at else "give boot, too",
         )
     if not LEAST_WITHIN <= within <= MOST_WITHIN:
         raise InvalidInput(f"{at}within: {within:g} s is out of range", field=f"{at}within", hint="give 1s to 1h")

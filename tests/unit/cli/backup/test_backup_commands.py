@@ -1,0 +1,55 @@
+"""What people meet at the command line of backups: options that say what they do, and refusals that name what was given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from weft.api.auth.authorise import authorise_write
+from weft.cli.verbs.act import _input_options
+from weft.cli.verbs.backup_files import _ask, _written
+from weft.kinds.backup import BACKUP
+from weft.kinds.fields.backup_verification import VerifyBackupInput
+from weft.objects.errors import Forbidden, InvalidInput
+from weft.trust.credentials import Actor
+
+
+def test_each_option_of_a_verification_says_what_it_does() -> None:
+    verb = BACKUP.verb("verify")
+    assert verb is not None
+    said = {one.name: one.help for one in _input_options(verb) if isinstance(one, click.Option)}
+    assert set(said) == {"boot", "check", "within"} and all(said.values())
+
+
+def test_what_only_a_boot_obeys_is_refused_without_one() -> None:
+    backup = {"name": "monday", "spec": {"of": "vm/shop"}, "status": {"phase": "Ready"}}
+    verb = BACKUP.verb("verify")
+    assert verb is not None and verb.change is not None
+    for given in (VerifyBackupInput(check="true"), VerifyBackupInput(within=5)):
+        with pytest.raises(InvalidInput) as refused:
+            verb.change(backup, given)
+        assert refused.value.hint == "give boot, too"
+    assert verb.change(backup, VerifyBackupInput(boot=True, within=5))["verify_within"] == 5
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent/note'") as failed, _written(tmp_path / "absent" / "note"):
+        pass
+    assert failed.value.filename == str(tmp_path / "absent" / "note")
+    with pytest.raises(click.UsageError, match="is a folder"), _written(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(click.UsageError, match="is not UTF-8"):
+        _ask("read", os.fsdecode(b"/h/\xff\xfe"), "root", None)
+    assert _ask("read", "/h/ü", "root", None)["path"] == "/h/ü"
+
+
+def test_who_may_not_read_files_of_a_backup_is_told_so_in_a_sentence() -> None:
+    with pytest.raises(Forbidden, match="can't read files of a backup"):
+        authorise_write(Actor("person", "eve", "t1"), BACKUP, "default", "files")
