@@ -127,7 +127,7 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
     check_request(given.check, given.within, given.boot, "")
     if given.within != WITHIN_SECONDS and not given.boot:
         raise InvalidInput(
-            "within: it is the time of a VM that is booted, and none is", field="within", hint="give boot, too"
+            "within: only a VM that is booted has a time to be good in", field="within", hint="give boot, too"
         )
     spec: dict[str, Any] = dict(obj["spec"])
     return {
