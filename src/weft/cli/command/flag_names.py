@@ -58,6 +58,10 @@ def _find_flag(flags: dict[str, str], path: str) -> str | None:
     """``--memory`` for ``spec.memory``, ``--env A`` for ``spec.env.A``, ``--by`` for ``input.by``."""
     way = path.partition("[")[0].removeprefix("input.").split(".")
     for length in range(len(way), 0, -1):
-        if flag := flags.get(flag_parameter(".".join(way[:length]))):
+        field = ".".join(way[:length])
+        own = field.removeprefix("spec.").replace(
+            ".", "_"
+        )  # of a command whose options are its own: weft storage backup
+        if flag := flags.get(flag_parameter(field)) or flags.get(own):
             return " ".join([flag, *way[length:]])
     return None

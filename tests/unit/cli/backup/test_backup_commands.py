@@ -9,6 +9,7 @@ import click
 import pytest
 
 from weft.api.auth.authorise import authorise_write
+from weft.cli.command.flag_names import name_flags
 from weft.cli.verbs.act import _input_options
 from weft.cli.verbs.backup_files import _ask, _written
 from weft.kinds.backup import BACKUP
@@ -53,3 +54,20 @@ def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_sent() -> None:
 def test_who_may_not_read_files_of_a_backup_is_told_so_in_a_sentence() -> None:
     with pytest.raises(Forbidden, match="can't read files of a backup"):
         authorise_write(Actor("person", "eve", "t1"), BACKUP, "default", "files")
+
+
+def test_an_error_about_a_field_of_a_policy_names_the_option_of_storage_backup() -> None:
+    options = [
+        click.Option(["--schedule"]),
+        click.Option(["--destination", "--to", "to"]),
+        click.Option(["--keep-daily"]),
+    ]
+    command = click.Context(click.Command("storage", params=list(options)))
+    for field, flag in (("schedule", "--schedule"), ("to", "--destination"), ("keep_daily", "--keep-daily")):
+        problem = InvalidInput(f"spec.{field}: 'x' is wrong", field=f"spec.{field}", hint=f"look at spec.{field}")
+        told = name_flags(command, problem)
+        assert (told.message, told.hint, told.field) == (
+            f"{flag}: 'x' is wrong",
+            f"look at {flag}",
+            f"spec.{field}",
+        )
