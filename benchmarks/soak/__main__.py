@@ -6,13 +6,14 @@ import sys
 
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import department, functions, migrations, placement, simulation, storm, workloads
+from benchmarks.soak import copies, department, functions, migrations, placement, simulation, storm, workloads
 
 PROOFS = {
     "simulation": simulation.measure,
     "placement": placement.measure,
     "storm": storm.measure,
     "kills": soak.measure,
+    "copies": copies.measure,
     "migrations": migrations.measure,
     "workloads": workloads.measure,
     "functions": functions.measure,

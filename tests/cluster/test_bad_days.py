@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.soak import Progress, Soak
+from benchmarks.soak.copies import Copies, Standing
 
 from tests.cluster.cluster import Cluster, until
 
@@ -164,6 +165,12 @@ def test_creates_that_are_cut_off_anywhere_by_a_kill_are_finished(cluster: Clust
         soak.kill_half_way(random.Random(f"7/{soak.round}"))
     soak.settle()
     assert soak.half_way >= 3, soak.killed
+
+
+def test_snapshots_and_backups_hold_what_they_must_whoever_is_killed_meanwhile(cluster: Cluster) -> None:
+    copies = Copies(cluster, Standing(seed=3), cluster.make_folder("repository"))
+    copies.run(rounds=3)
+    assert copies.right == 1
 
 
 def test_a_vm_deleted_while_it_boots_leaves_nothing(cluster: Cluster) -> None:
