@@ -62,8 +62,10 @@ def is_over(made: Made, others: Iterable[Made], now: float) -> bool:
 
 
 def find_newest(made: Iterable[Made], now: float) -> Made | None:
-    """The newest good one, of those that were not made later than now if there are any."""
-    good = [one for one in made if one.is_good]
+    """The newest good one, of those that were not made later than now if there are any. Without a good one, the newest that is
+    Ready: a boot may have failed for another reason than the backup."""
+    ready = [one for one in made if one.phase == "Ready" and not one.item.deleting]
+    good = [one for one in ready if one.is_good] or ready
     return max(good, key=lambda one: (one.at <= now, one.at), default=None)
 
 

@@ -41,6 +41,11 @@ def names(own: list[Item], spec: BackupPolicySpec, now: float = NOW) -> list[str
         ([made(40)], []),  # the only good one
         ([made(40), made(50), made(1, "Failed")], ["ready-50"]),
         ([made(40), made(50), made(1, state="damaged")], ["ready-50"]),
+        (
+            [made(40, state="failed"), made(50, state="failed")],
+            ["ready-50"],
+        ),  # no boot was right: better that than none
+        ([made(40, state="failed"), made(50)], ["ready-40"]),
         ([made(40, "Failed"), made(1)], ["failed-40"]),
         ([made(40, "Copying"), made(45, "Snapshotting"), made(1)], []),  # they are being made
         ([], []),
