@@ -33,7 +33,7 @@ def test_a_browser_reaches_a_guest(cluster: Cluster) -> None:
             expect(page.get_by_role("heading", name="Networks")).to_be_visible()
             expect(page.locator("svg.topology text").filter(has_text="hello").first).to_be_visible()
             page.get_by_role("navigation", name="Pages").get_by_role("link", name="Storage").click()
-            expect(page.get_by_text(re.compile(r"[0-9.]+ GiB of [0-9.]+ GiB free")).first).to_be_visible()
+            expect(page.get_by_text(re.compile(r"^[0-9.]+ GiB / [0-9.]+ GiB, [0-9.]+ GiB used$")).first).to_be_visible()
             page.goto(f"{link.partition('/?')[0]}/#/o/vm/default/hello/exec")
             rows = page.locator(".xterm-rows")
             expect(rows).to_contain_text("#")

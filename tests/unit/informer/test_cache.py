@@ -272,7 +272,8 @@ async def test_a_list_of_many_pages_holds_what_the_last_of_them_calls_for(monkey
 
 def test_a_volume_is_found_by_the_home_that_its_status_comes_to_name() -> None:
     view = make_view()
-    volume = Envelope(kind="volume", name="data", uid="v1", project="default")
+    spec = msgspec.Raw(msgspec.json.encode({"size": 1}))
+    volume = Envelope(kind="volume", name="data", uid="v1", project="default", spec=spec)
     view.put(volume.key, encode_envelope(volume), 1)
     for revision, home in ((2, "n1"), (3, "n2")):
         volume.status = msgspec.Raw(msgspec.json.encode({"node_uid": home}))
