@@ -148,7 +148,7 @@ def score(table, request, occasion):
 
 SHOUTS = """
     import os
-    for descriptor in range(3, 32):
+    for descriptor in range(3, 4096):
         try:
             os.write(descriptor, b"\\xff" * 64)
         except OSError:
