@@ -23,7 +23,7 @@ from tests.long import mark_long
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(scope="module", params=mark_long(sorted(NEEDED), "kata"))
+@pytest.fixture(scope="module", params=mark_long(sorted(NEEDED), "kata", "runc"))
 def node(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
     with open_lab(request.param) as lab:
         yield lab
