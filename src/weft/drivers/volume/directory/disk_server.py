@@ -16,6 +16,7 @@ from weft.objects.errors import DriverFailed
 
 _CLOCK = SystemClock()
 BEGIN_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 0.5
 MAP_SECONDS = 600.0
 
 
@@ -50,14 +51,16 @@ async def _begin(name: str, socket: str, read_only: bool) -> asyncio.subprocess.
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-    try:
-        async with asyncio.timeout(BEGIN_SECONDS):
-            await process.wait()  # it writes what it has in memory
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    """It writes what it has in memory first. It doesn't hear a signal that comes before its main loop runs, so it is told again."""
+    for _ in range(round(BEGIN_SECONDS / ASK_AGAIN_SECONDS)):
+        if process.returncode is None:
+            process.terminate()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                await process.wait()
+                return
+    process.kill()
+    await process.wait()
 
 
 async def _await_socket(process: asyncio.subprocess.Process, socket: Path) -> None:
