@@ -84,7 +84,8 @@ def test_a_snapshot_that_can_not_be_taken_is_refused_with_what_to_do(lab: DoorsL
     attach(lab, "vm", "web")
     with pytest.raises(InUse, match="attached to vm/web") as refused:
         act(lab, "volume/data", "snapshot")
-    assert "weft vm snapshot web" in (refused.value.hint or "")
+    for command in ("weft vm snapshot web", "weft volume detach data web"):
+        assert command in (refused.value.hint or "")
     for spec, field in (({"memory": True}, "spec.memory"), ({"group": "g", "members": ["data"]}, "spec.")):
         with pytest.raises(InvalidInput) as wrong:
             lab.client.create({"kind": "snapshot", "name": "a", "spec": {"of": "volume/data", **spec}})
@@ -99,6 +100,10 @@ def test_a_snapshot_that_can_not_be_taken_is_refused_with_what_to_do(lab: DoorsL
 def test_a_volume_goes_back_only_while_nothing_uses_it_and_once_at_a_time(lab: DoorsLab) -> None:
     make_ready(lab, "one")
     make_ready(lab, "both", "container/box")
+    attach(lab, "vm", "web")
+    with pytest.raises(InUse, match="in use by vm/web") as refused:
+        act(lab, "volume/data", "restore", snapshot="one")
+    assert "weft volume detach data web" in (refused.value.hint or "")
     attach(lab, "container", "box")
     with pytest.raises(InUse, match="in use by container/box") as refused:
         act(lab, "volume/data", "restore", snapshot="one")

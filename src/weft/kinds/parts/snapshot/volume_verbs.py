@@ -46,8 +46,8 @@ def refuse_vms_volume(volume: Object) -> None:
         raise IllegalTransition(
             f"volume/{volume['name']} is attached to vm/{name}, whose machine has it open",
             reason="inUse",
-            hint=f"take a snapshot of the VM with all its disks: weft vm snapshot {name}; or detach it: weft vm detach "
-            f"{name} {volume['name']}",
+            hint=f"take a snapshot of the VM with all its disks: weft vm snapshot {name}; or detach it: "
+            f"weft volume detach {volume['name']} {name}",
         )
 
 
@@ -123,7 +123,7 @@ def _restore(obj: Object, given: RestoreVolumeInput) -> dict[str, Any]:
     if holder:
         user = f"{holder['kind']}/{holder['name']}"
         apart = (
-            f"detach it first: weft vm detach {holder['name']} {obj['name']}; or restore all of the VM: "
+            f"detach it first: weft volume detach {obj['name']} {holder['name']}; or restore all of the VM: "
             f"weft vm restore {holder['name']} --snapshot NAME"
             if holder["kind"] == "vm"
             else f"delete the container first, its volumes stay: weft container delete {holder['name']}"
