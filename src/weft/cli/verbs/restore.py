@@ -3,7 +3,6 @@ one. `weft vm clone web web-2`: a twin of a VM. All wait for the VM. Volumes: `r
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +14,10 @@ from weft.cli.command.exit_codes import ERROR, OK
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
-from weft.cli.output.local_time import render_time
-from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_left_out
 from weft.cli.snapshot.listing import list_snapshots
-from weft.cli.verbs.restore_volume import name_kept, refuse_container, restore_volume
+from weft.cli.verbs.restore_volume import confirm_going_back, name_kept, refuse_container, restore_volume
 from weft.cli.wait.finish import finish_one
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
@@ -132,7 +129,9 @@ def _restore(session: Session, vm: Target, source: Object, body: dict[str, Any])
     except NotFound as gone:
         gone.hint = f"weft vm restore {vm.name} --snapshot {source['name']} --new-name {vm.name} creates it again"
         raise
-    if body["keep"] and not _confirm(session, before, source):
+    node = dig(before, "status.node")
+    where = str(dig(before, "status.phase", "")) + (f" on {node}" if node else "")
+    if body["keep"] and not confirm_going_back(session, vm.what, where, source):
         session.notify("nothing was changed")
         return ERROR
     known = {one["uid"] for one in list_snapshots(session, vm.what)} if body["keep"] else set()
@@ -141,22 +140,6 @@ def _restore(session: Session, vm: Target, source: Object, body: dict[str, Any])
     if code == OK and body["keep"] and not session.detach and not session.is_data:
         name_kept(session, vm, known)
     return code
-
-
-def _confirm(session: Session, vm: Object, source: Object) -> bool:
-    """Ask a person. A program is not asked: nothing is lost, as what stands there is kept."""
-    if session.recorder is not None or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        return True
-    taken, node = dig(source, "status.taken_at"), dig(vm, "status.node")
-    phase = str(dig(vm, "status.phase", "")) + (f" on {node}" if node else "")
-    of = f" of {render_time(taken)}" if taken else ""
-    session.notify(f"  vm/{vm['name']}  {phase}; goes back to snapshot/{source['name']}{of}")
-    session.notify("  What stands there now is kept as a snapshot.")
-    try:
-        return click.confirm("Go back now?", err=True)
-    except click.Abort:
-        session.notify("")  # the cursor is behind the question
-        raise
 
 
 def clone_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

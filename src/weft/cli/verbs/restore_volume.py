@@ -35,7 +35,8 @@ def restore_volume(session: Session, volume: Target, source: Object, new_name: s
             f"weft volume restore {volume.name} --snapshot {source['name']} --new-name {volume.name} creates it again"
         )
         raise
-    if not yes and not _confirm(session, before, source):
+    where = f"on {dig(before, 'status.node')}"
+    if not yes and not confirm_going_back(session, volume.what, where, source):
         session.notify("nothing was changed")
         return ERROR
     known = {one["uid"] for one in list_snapshots(session, volume.what)} if not yes else set()
@@ -72,13 +73,13 @@ def name_kept(session: Session, target: Target, known: set[str]) -> None:
         )
 
 
-def _confirm(session: Session, volume: Object, source: Object) -> bool:
+def confirm_going_back(session: Session, what: str, where: str, source: Object) -> bool:
     """Ask a person. A program is not asked: nothing is lost, as what stands there is kept."""
     if session.recorder is not None or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return True
-    taken, node = dig(source, "status.taken_at"), dig(volume, "status.node")
+    taken = dig(source, "status.taken_at")
     of = f" of {render_time(taken)}" if taken else ""
-    session.notify(f"  volume/{volume['name']}  on {node}; goes back to snapshot/{source['name']}{of}")
+    session.notify(f"  {what}  {where}; goes back to snapshot/{source['name']}{of}")
     session.notify("  What stands there now is kept as a snapshot.")
     try:
         return click.confirm("Go back now?", err=True)
