@@ -19,6 +19,7 @@ from weft.kinds.registry import KINDS
 WRITERS = {
     "api": "api",
     "controllers/accounting": "accounting",
+    "controllers/alert": "alerts",
     "controllers/conversion": "conversions",
     "controllers/function/egress_endpoints": "addresses",
     "controllers/image": "images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.kinds.accounting_record import ACCOUNTING_RECORD
+from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.allocation import ALLOCATION
 from weft.kinds.backup import BACKUP
 from weft.kinds.backup_policy import BACKUP_POLICY
@@ -36,6 +37,7 @@ from weft.kinds.role import ROLE
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
+from weft.kinds.silence import SILENCE
 from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.token import TOKEN
 from weft.kinds.user import USER
@@ -66,6 +68,8 @@ KINDS: tuple[Kind, ...] = (
     RESERVATION,
     DISRUPTION_BUDGET,
     PLACEMENT_POLICY,
+    ALERT_RULE,
+    SILENCE,
     SECRET,
     TOKEN,
     USER,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.api.metrics.bounds import MOST_POINTS, check_parameters, check_query, read_seconds, read_time
+from weft.api.metrics.bounds import MOST_POINTS, check_parameters, read_seconds, read_time
+from weft.kinds.fields.alert.promql import check_query
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 NOW = 1_795_471_245.0

@@ -11,7 +11,19 @@ import re
 import time
 from collections.abc import Sequence
 
-_NAMES = ("at", "since", "start", "end", "last_run", "next_run", "retry_at", "through", "until", "expected_start")
+_NAMES = (
+    "at",
+    "since",
+    "start",
+    "end",
+    "last_run",
+    "next_run",
+    "retry_at",
+    "through",
+    "until",
+    "expected_start",
+    "time",
+)
 _ENDINGS = ("_at", "_since", "not_before", "not_after")
 _REST = rb"\d?\d?(?:\.\d+)?(?=[,}])"
 _IN_MAP = re.compile(rb'(?<=":)[1-9]\d{8}' + _REST)

@@ -7,7 +7,7 @@ from typing import Literal
 
 Health = Literal["running", "changing", "waiting", "degraded", "failed", "unknown", "ended"]
 _PHASES: Mapping[Health, tuple[str, ...]] = {
-    "running": ("Running", "Ready", "Available", "Attached", "Active"),
+    "running": ("Running", "Ready", "Available", "Attached", "Active", "inactive"),
     "changing": (
         *(
             "Prolog",
@@ -26,9 +26,9 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         ),
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),
-    "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation"),
+    "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation", "pending"),
     "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh", "NearlyFull", "Closed"),
-    "failed": ("Failed", "Rejected", "NotReady", "TimedOut", "Full"),
+    "failed": ("Failed", "Rejected", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
 }

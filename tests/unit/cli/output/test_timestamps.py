@@ -29,13 +29,13 @@ MOMENTS = {
     *("created_at", "deleting_since", "since", "at", "first_at", "started_at", "ended_at", "stopped_at", "running_at"),
     *("began_at", "returned_at", "handed_over_at", "troubled_at", "used_at", "expires_at", "last_run", "next_run"),
     *("not_before", "not_after", "prepare_at", "deadline_at", "drain_not_before", "drain_not_after", "start", "end"),
-    *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at"),
+    *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "until", "time"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
     *("coordinate", "cost", "cpu", "job_timeout", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
     *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
-    "latency_ms",
+    *("latency_ms", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
     *("within", "verify_within"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
