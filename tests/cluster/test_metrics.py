@@ -101,7 +101,8 @@ def test_a_working_guest_shows_a_core_also_after_its_agent_was_killed(
     documents = [json.loads(watch.stdout.readline()) for _ in range(8)]
     watch.terminate()
     watch.communicate()
-    assert len(documents[0]["series"][0]["points"]) == 10 and documents[-1]["until"] > documents[0]["until"]
+    # Of the newest step nothing may have been measured yet, as of the newest second above.
+    assert 9 <= len(documents[0]["series"][0]["points"]) <= 10 and documents[-1]["until"] > documents[0]["until"]
     assert all(len(one["series"][0]["points"]) < 10 for one in documents[1:])
     shown = cluster.ok("vm", "metrics", "works", "--time-range", "1m")
     assert "vm/works" in shown and "memory.resident" in shown and any(sign in shown for sign in "▂▃▄▅▆▇█")

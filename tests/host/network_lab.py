@@ -215,7 +215,7 @@ class Node:
             look() {
                 ip -j -d addr show | sed -E 's/"(gc|hello|tcn|topology_change)_timer":[0-9.]+,?//g; s/"tentative":true,//g'
                 ip -j route show; bridge -j fdb show; cat /proc/sys/net/ipv4/ip_forward
-                nft -s -a list ruleset | sed -zE 's/elements = \{[^}]*(limit rate|ct count)[^}]*\}//g'
+                nft -s -a list ruleset | sed -zE 's/\n\s*elements = \{[^}]*(limit rate|ct count)[^}]*\}//g'
             }
             look
             for name in $(ls /run/netns); do

@@ -41,6 +41,14 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
             door.shutdown(socket.SHUT_RDWR)
 
 
+def read_whole(link: socket.socket) -> bytes:
+    """A request with the body that ``ask`` gives it, which may come apart; b"" at the end of the connection."""
+    data = b""
+    while not data.endswith(b"\r\n\r\nq") and (piece := link.recv(9999)):
+        data += piece
+    return data
+
+
 def ask(database: Database, times: int = 1) -> Reply:
     asker = Asker(SystemClock(), 1)
 
@@ -98,7 +106,7 @@ def test_another_certificate_of_the_same_ca_is_not_the_databases(tmp_path: Path)
 
 
 def test_a_database_that_ends_before_its_answer_is_told_from_one_that_is_away() -> None:
-    with listening(lambda link: link.recv(9999) and None) as port, pytest.raises(DatabaseEnded):
+    with listening(lambda link: read_whole(link) and None) as port, pytest.raises(DatabaseEnded):
         ask(Database("victoriametrics", f"http://127.0.0.1:{port}"))
     with pytest.raises(Unavailable) as away:
         ask(Database("victoriametrics", f"http://127.0.0.1:{port}"))
@@ -106,5 +114,36 @@ def test_a_database_that_ends_before_its_answer_is_told_from_one_that_is_away() 
 
 
 def test_a_connection_that_was_hung_up_while_idle_is_not_used_again() -> None:
-    with listening(lambda link: link.recv(9999) and link.sendall(ANSWER)) as port:
+    with listening(lambda link: read_whole(link) and link.sendall(ANSWER)) as port:
         assert ask(Database("victoriametrics", f"http://127.0.0.1:{port}"), times=3).body == b"ok"
+
+
+def test_a_request_is_sent_again_when_its_kept_connection_was_hung_up_as_it_was_sent() -> None:
+    got = list[bytes]()
+
+    def serve(link: socket.socket) -> None:
+        got.append(read_whole(link))
+        link.sendall(ANSWER)
+        got.append(read_whole(link))
+
+    with listening(serve) as port:
+        assert ask(Database("victoriametrics", f"http://127.0.0.1:{port}"), times=3).body == b"ok"
+    assert len(got) >= 5 and set(got[:5]) == {got[0]}, "the second and the third were sent twice"
+
+
+def test_a_database_that_ends_during_a_request_on_a_kept_connection_is_not_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            link, _ = door.accept()
+            with link:
+                read_whole(link)
+                link.sendall(ANSWER)
+                read_whole(link)
+                door.close()
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with pytest.raises(DatabaseEnded):
+            ask(Database("victoriametrics", f"http://127.0.0.1:{door.getsockname()[1]}"), times=2)
+        server.join()

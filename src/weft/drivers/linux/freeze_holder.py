@@ -20,8 +20,11 @@ FREEZE, THAW = 0xC0045877, 0xC0045878
 
 def main(seconds: float, folders: list[int]) -> int:
     done, wake = os.pipe()
+    os.set_blocking(wake, False)
+    # Not by the handler: Python calls it only between two steps of its own, and one that came just before select would wait for it.
+    signal.set_wakeup_fd(wake)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.write(wake, b"."))
+        signal.signal(number, lambda *_: None)
     for folder in folders:
         ctypes.CDLL(None).syncfs(folder)  # what waits to be written is written before anybody has to stand still
     frozen, problem = list[int](), ""

@@ -141,7 +141,8 @@ class Asker:
         seconds: float,
         most_bytes: int,
     ) -> Reply:
-        """POST ``body`` to ``path``. Raises Unavailable, DatabaseEnded, TimedOut after ``seconds``, TooLarge."""
+        """POST ``body`` to ``path``, twice if a connection that was kept ends before anything is answered: queries and samples may
+        be repeated. Raises Unavailable, DatabaseEnded, TimedOut after ``seconds``, TooLarge."""
         given = dict(headers)
         if database.authorization:
             given["Authorization"] = database.authorization
@@ -178,8 +179,21 @@ class Asker:
         self, database: Database, path: str, body: bytes, headers: dict[str, str], ends: float, most_bytes: int
     ) -> Reply:
         connection = self._take(database)
+        kept = connection.sock is not None
         try:
-            response = self._send(connection, database.url, path, body, headers, ends)
+            try:
+                response = self._send(connection, database.url, path, body, headers, ends)
+            except _HANG_UPS as hung_up:
+                if not kept:
+                    raise
+                # The other end may have closed it as the request was sent, with nothing done; to do it twice changes nothing.
+                connection.close()
+                connection = connect(database)
+                try:
+                    self._open(connection, ends)
+                except (OSError, http.client.HTTPException):
+                    raise hung_up from None  # the database has ended
+                response = self._send(connection, database.url, path, body, headers, ends)
             data = bytearray()
             while piece := response.read1(_PIECE_BYTES):
                 data += piece
@@ -206,11 +220,14 @@ class Asker:
         ends: float,
     ) -> http.client.HTTPResponse:
         if connection.sock is None:
-            connection.timeout = max(0.1, ends - self._clock.elapsed())
-            connection.connect()
+            self._open(connection, ends)
         self._bound(connection, ends)
         connection.request("POST", urlsplit(url).path + path, body, headers)
         return connection.getresponse()
+
+    def _open(self, connection: http.client.HTTPConnection, ends: float) -> None:
+        connection.timeout = max(0.1, ends - self._clock.elapsed())
+        connection.connect()
 
     def _bound(self, connection: http.client.HTTPConnection, ends: float) -> None:
         left = ends - self._clock.elapsed()

@@ -188,8 +188,10 @@ def test_one_that_was_cut_off_is_made_again_and_leaves_nothing(tmp_path: Path) -
         keeping = asyncio.create_task(node.library.keep())
         node.library.put_orders([WarmImage(IMAGE)])
         await until(lambda: node.library.report() == {IMAGE.sha256: MAKING} and node.machines.made)
-        keeping.cancel()
-        again = make_node(tmp_path)
+        cut_off, again = (
+            keeping,
+            make_node(tmp_path),
+        )  # as if it had been killed: it does nothing any more, and tidies nothing up
         await again.library.begin()
         assert list((tmp_path / "templates").iterdir()) == []
         keeping = asyncio.create_task(again.library.keep())
@@ -197,6 +199,7 @@ def test_one_that_was_cut_off_is_made_again_and_leaves_nothing(tmp_path: Path) -
         await until(lambda: again.library.report() == {IMAGE.sha256: READY})
         assert await again.disks.list() == []
         keeping.cancel()
+        cut_off.cancel()
 
     asyncio.run(go())
 
