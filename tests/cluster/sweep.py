@@ -66,7 +66,10 @@ def find_new(client: Client, since: float) -> list[Object]:
 
 
 def is_servers(one: Object) -> bool:
-    """A token that the server made for itself, or that a node has joined with."""
+    """A token that the server made for itself, or that a node has joined with; a pool that a node has, which can't be deleted and
+    is another object after its node was deleted, or the store lost."""
+    if one["kind"] == "pool":
+        return bool(one["status"].get("nodes"))
     return one["kind"] == "token" and (LABEL in one["labels"] or one["spec"]["use"] == "join")
 
 

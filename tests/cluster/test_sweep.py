@@ -31,6 +31,7 @@ def test_what_a_failed_test_made_goes_and_what_it_changed_or_killed_comes_back(c
     with ask(cluster) as client:
         made = {f"{one['kind']}/{one['name']}" for one in find_new(client, since)}
         assert made >= {"securitygroup/narrow", "volume/case", "vm/large", "token/ci", "quota/project", "project/shop"}
+        assert "pool" not in {one["kind"] for one in find_new(client, 0)}, "it would be waited for in vain"
     for pid in cluster.pids("weft agent n1 "):
         os.kill(pid, signal.SIGKILL)
 

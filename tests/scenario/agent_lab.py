@@ -194,6 +194,13 @@ class StubServer:
             for _, _, lines in self._watches:
                 lines.put(WatchEvent("synced", f"{epoch}:1"))
 
+    def await_report(self) -> None:
+        """Say in the watches of allocations that the node has other orders than before."""
+        with self._lock:
+            for kind, _, lines in self._watches:
+                if kind == "allocation":
+                    lines.put(WatchEvent("bookmark", f"{self.epoch}:1", report=True))
+
     def get(self, envelope: Envelope) -> Envelope:
         return self._objects[envelope.kind, envelope.name]
 

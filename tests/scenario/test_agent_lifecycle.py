@@ -279,6 +279,20 @@ async def test_guests_are_kept_out_of_the_fabrics_networks_and_nodes_and_a_kille
         assert lab.wire.refused_hosts == []
 
 
+async def test_a_node_whose_report_is_awaited_does_not_wait_for_its_heartbeat(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.agent.agent.HEARTBEAT_SECONDS", 3600.0)
+    async with lab.agent():
+        web = make_allocation()
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        for network in ("10.31.0.0/24", "10.32.0.0/24", "10.33.0.0/24"):
+            lab.server.ranges = (network, [network], [])
+            lab.server.await_report()
+            await lab.until(lambda: network in lab.wire.refused, "what the newest answer refuses")  # noqa: B023
+
+
 async def test_a_guest_is_kept_out_of_the_server_s_machine_but_for_what_its_network_opens_there(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from weft.contracts.store import Delete, Precondition, Write, epoch_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport
+from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Condition, decode_part, merge_part
@@ -177,6 +178,40 @@ def test_a_node_watches_its_own_allocations(lab: DoorsLab) -> None:
     start_vm(lab, two, "theirs")
     _, name = start_vm(lab, one, "ours")
     assert next(events).object["name"] == name
+
+
+def test_a_node_hears_in_its_watch_that_its_next_report_is_answered_with_other_orders(lab: DoorsLab) -> None:
+    one, two = lab.join("n1"), lab.join("n2")
+    volume = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    told, follow = [], {one.uid: one, two.uid: two}
+    for uid, node in follow.items():
+        events = node.client.watch_forever("allocation", query={"node": uid})
+        assert next(events).type == "synced"
+        follower = threading.Thread(target=lambda events=events, uid=uid: told.extend((uid, event) for event in events))
+        follower.start()
+    wait_until(lambda: len(lab.doors.orders.bells) == 2)
+
+    def write(status: VolumeStatus) -> None:
+        envelope = lab.stored("/volume/default/data")
+        assert envelope is not None
+        envelope.status = msgspec.Raw(msgspec.json.encode(status))
+        lab.put(envelope)
+
+    order = VolumeOrder(uid="u", act="take", node_uid=one.uid, snapshot="s", volumes=[])
+    write(VolumeStatus(node="n1", node_uid=one.uid, order=order))
+    wait_until(lambda: len(told) == 1)
+    assert one.report()["volume_work"] == [msgspec.to_builtins(order)]
+    write(VolumeStatus(node="n1", node_uid=one.uid, order=order, phase="Restoring"))  # the same order
+    write(VolumeStatus(node="n1", node_uid=one.uid))
+    wait_until(lambda: len(told) == 2)
+    assert one.report()["volume_work"] == []
+    lab.client.delete("volume", "data")
+    wait_until(lambda: len(told) == 3)
+    assert one.report()["remove_volumes"] == [volume["uid"]]
+    assert {uid for uid, _ in told} == {one.uid} and all(event.report for _, event in told)
+    one.client.close()
+    two.client.close()
+    wait_until(lambda: len(lab.doors.orders.bells) == 0)
 
 
 def test_a_node_watches_the_snapshots_that_lie_on_it_and_sees_no_other(lab: DoorsLab) -> None:

@@ -173,7 +173,8 @@ class Agent:
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())
         self._tasks.spawn(self.allocations.listen())
-        self._watches.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
+        own = {"node": self.host.node_uid}
+        self._watches.follow("allocations", "allocation", own, self._on_allocation, self._reporter.wake)
         self._watches.follow("snapshots", "snapshot", {}, self._on_snapshot)
         self._watches.follow_published_ports()
         self._watches.follow_networks()

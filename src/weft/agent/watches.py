@@ -52,7 +52,7 @@ Change = Put | Deleted | Listed
 
 
 class Feed:
-    """One watch; ``deliver`` is called in the event loop, in order."""
+    """One watch; ``deliver`` is called in the event loop, in order, and ``awaited`` when the server awaits this node's report."""
 
     def __init__(
         self,
@@ -61,8 +61,10 @@ class Feed:
         query: dict[str, str],
         deliver: Callable[[Change], None],
         loop: asyncio.AbstractEventLoop,
+        awaited: Callable[[], None] = lambda: None,
     ) -> None:
         self._server, self._kind, self._query, self._deliver, self._loop = server, kind, query, deliver, loop
+        self._awaited = awaited
         self.cursor = ""  # up to which all is delivered; "" before the first list
         self._ended = threading.Event()
         self._last_problem = ""
@@ -104,6 +106,8 @@ class Feed:
             self._present.discard(event.object["name"])
             if "spec" in event.object:  # without it, the object was merely missing from a later list
                 self._deliver_soon(Deleted(event.envelope), event.cursor)
+        elif event.report and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._awaited)
 
     def _deliver_soon(self, change: Change, cursor: str) -> None:
         if not self._loop.is_closed():
@@ -130,8 +134,15 @@ class ServerWatches:
         self._feeds: dict[str, Feed] = {}
         self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints has arrived
 
-    def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Change], None]) -> None:
-        feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
+    def follow(
+        self,
+        key: str,
+        kind: str,
+        query: dict[str, str],
+        deliver: Callable[[Change], None],
+        awaited: Callable[[], None] = lambda: None,
+    ) -> None:
+        feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop(), awaited)
         self._feeds[key] = feed
         feed.start()
 

@@ -36,12 +36,14 @@ _NOTHING = msgspec.Raw(b"{}")
 
 class WatchEvent(msgspec.Struct):
     """One line of a watch. ``cursor`` resumes right after it, empty in the middle of a list. ``synced``: all existing objects
-    have been delivered; it and ``bookmark`` have no object."""
+    have been delivered; it and ``bookmark`` have no object. ``report``: a bookmark by which a node hears that its report is
+    awaited."""
 
     type: Literal["put", "delete", "bookmark", "synced", "error"]
     cursor: str = ""
     raw: msgspec.Raw = msgspec.field(name="object", default=_NOTHING)
     error: dict[str, Any] = {}
+    report: bool = False
 
     @property
     def object(self) -> Object:
@@ -89,6 +91,8 @@ def follow_forever(
                     cursor, pause = event.cursor, _FIRST_PAUSE_SECONDS
                     if event.type != "bookmark":
                         _remember(known, event)
+                        yield event
+                    elif event.report:
                         yield event
         except CursorGone:
             cursor = None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
+from weft.api.node.bells import NodeBells
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
@@ -18,6 +21,8 @@ from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
 from weft.protocol.report import WarmImage
+
+T = TypeVar("T")
 
 WITH_BACKUP_ORDERS = ("backuprepository", "backup", "snapshot")
 
@@ -42,19 +47,32 @@ class DoomedSnapshot(msgspec.Struct, frozen=True):
 class NodeOrders:
     """``doomed_volumes``: uid and node uid of each volume that is being deleted and whose data lies on a node.
     ``doomed_snapshots``: each snapshot that is being deleted, or whose group failed. ``warm_images``: nodes keep a booted
-    machine of each. ``never_often``: uid of each image of which nodes keep none by themselves."""
+    machine of each. ``never_often``: uid of each image of which nodes keep none by themselves. ``bells``: whom to tell that a
+    node has other orders than before."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self.doomed_volumes = PrefixCache(store, kind_prefix("volume"), of_envelope(find_doomed), clock)
+        self.bells = NodeBells()
+
+        def ringing(kind: str, pick: Callable[[Envelope], T | None], whose: Callable[[T], str]) -> PrefixCache[T]:
+            cache = PrefixCache(
+                store,
+                kind_prefix(kind),
+                of_envelope(pick),
+                clock,
+                self.bells.follow(lambda key: cache.found.get(key), whose),
+            )
+            return cache
+
+        self.doomed_volumes = ringing("volume", find_doomed, lambda doomed: doomed[1])
         self.doomed_snapshots = PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_doomed_snapshot), clock)
         self.warm_images = PrefixCache(store, kind_prefix("image"), of_envelope(find_warm), clock)
         self.never_often = PrefixCache(store, kind_prefix("image"), of_envelope(find_never_often), clock)
         self._backup_work = [
-            PrefixCache(store, kind_prefix(kind), of_envelope(find_backup_order), clock) for kind in WITH_BACKUP_ORDERS
+            ringing(kind, find_backup_order, lambda order: order.node_uid) for kind in WITH_BACKUP_ORDERS
         ]
         self._volume_work = [
-            PrefixCache(store, kind_prefix("volume"), of_envelope(find_volume_order), clock),
-            PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_taking_order), clock),
+            ringing("volume", find_volume_order, lambda order: order.node_uid),
+            ringing("snapshot", find_taking_order, lambda order: order.node_uid),
         ]
 
     async def run(self) -> None:

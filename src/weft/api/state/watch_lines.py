@@ -18,6 +18,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     object: Envelope | None = None
     cursor: str = ""
     error: dict[str, Any] | None = None
+    report: bool = False  # to a node: its report is awaited, whose answer has orders for it
 
 
 class WatchLines:

@@ -42,6 +42,8 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
             await feed.woken.wait()
     if feed.refusal is not None:
         raise feed.refusal
+    if call.actor.kind == "node" and target.kind.name == "allocation":
+        feed.leave = context.orders.bells.listen(call.actor.id, feed.ring)
     return Answer(200, headers=NDJSON, pieces=Watching(context, call, feed))
 
 

@@ -26,7 +26,7 @@ _AHEAD_BYTES = 65_536  # of lines that wait for their reader; beyond it nothing 
 
 
 class Feed:
-    """Makes lines of a watch's batches. ``woken`` is set when there is news: lines, or the end."""
+    """Makes lines of a watch's batches. ``woken`` is set when there is news: lines, or the end. ``leave`` is called at the end."""
 
     def __init__(
         self, context: ApiContext, batches: AsyncGenerator[Batch, None], cursor: str, encode: Callable[[Batch], bytes]
@@ -35,6 +35,8 @@ class Feed:
         self.cursor = cursor
         self.changed_at = context.clock.elapsed()  # time of the store's last batch
         self.problem: Exception | None = None
+        self.leave: Callable[[], None] = lambda: None
+        self._rung = False
         self._clock, self._batches, self._encode = context.clock, batches, encode
         self._lines: list[bytes] = []
         self._bytes = 0
@@ -53,12 +55,21 @@ class Feed:
     def take(self) -> bytes:
         """The lines that wait."""
         lines = b"".join(self._lines)
+        if self._rung:
+            self._rung = False
+            lines += encode_line(Line("bookmark", cursor=self.cursor, report=True))
         self._lines.clear()
         self._bytes = 0
         self._taken.set()
         return lines
 
+    def ring(self) -> None:
+        """Tell the reader, a node, that its report is awaited."""
+        self._rung = True
+        self.woken.set()
+
     async def close(self) -> None:
+        self.leave()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
