@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,10 @@ def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time
     until(backups, 120)
     cluster.ok("backuppolicy", "set", pool, "--paused")
     run(cluster, "app", "echo two > /root/note; sync")
-    asked = datetime.now(UTC)
-    time.sleep(1.1)  # the command takes whole seconds
+    asked = datetime.now(UTC) + timedelta(
+        seconds=1
+    )  # the command takes whole seconds: this one is after the first backup
+    time.sleep(1.1)
     cluster.ok("backup", "create", "vm/app", "--to", "geo-backup", "--name", "later")
 
     told = cluster.ok("storage", "restore", pool, "--point-in-time", f"{asked:%Y-%m-%dT%H:%M:%SZ}")
