@@ -1,4 +1,4 @@
-"""Tells a node immediately that its report would be answered with other orders than before, by a line in the watch of its allocations.
+"""Tells a node at once that its next report would be answered with other orders than the last: a line in its watch of allocations.
 
 Woken by the caches of orders, in this process: a node's watch and its report reach the same one. A ring that is lost costs the time
 until the next heartbeat.
