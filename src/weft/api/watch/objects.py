@@ -42,7 +42,7 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
             await feed.woken.wait()
     if feed.refusal is not None:
         raise feed.refusal
-    if call.actor.kind == "node" and target.kind.name == "allocation":
+    if call.actor.kind == "node" and query.get("node") == call.actor.id:  # it follows what is placed on it
         feed.leave = context.orders.bells.listen(call.actor.id, feed.ring)
     return Answer(200, headers=NDJSON, pieces=Watching(context, call, feed))
 
