@@ -122,7 +122,7 @@ def test_memory_that_a_vm_does_not_have_is_refused_however_the_snapshot_is_made(
 @pytest.mark.parametrize(
     ("status", "given", "why"),
     [
-        (WorkloadStatus(), {}, "it has no disks yet"),
+        (WorkloadStatus(), {}, "its disks are not made yet"),
         (
             WorkloadStatus(phase="Stopped", node="n1"),
             {"memory": True},

@@ -74,6 +74,7 @@ WRONG = (
     ("volume snapshot fresh --keep 3", 2, "--keep is about snapshots that are taken regularly", "add --every 1h"),
     ("volume snapshot fresh --every 5s", 2, "--every: 5s is out of range", "give 1m to 366d"),
     ("volume snapshot fresh --memory", 2, "no such option: --memory", ""),
+    ("volume set fresh --encrypted", 2, "can never change", "a new volume with encrypted: true; this one keeps false"),
     ("volume restore fresh", 2, "--snapshot is missing", "weft volume snapshot fresh takes one"),
     ("volume restore fresh --snapshot one", 5, "volume/fresh has no data yet", ""),
     ("container snapshot nope", 3, 'container "nope" not found', "weft container list"),
@@ -137,6 +138,12 @@ def test_snapshots_are_taken_regularly_until_people_end_that(fabric: Fabric) -> 
     assert done.code == 0 and "a snapshot every 1h, of which the newest 24 are kept" in done.out + done.err
     ended = fabric.weft("vm", "snapshot", "web", "--every", "0")
     assert ended.code == 0 and "those that it has stay" in ended.out + ended.err
+
+
+def test_a_pool_that_no_node_offers_is_named(fabric: Fabric) -> None:
+    made = fabric.weft("volume", "create", "odd", "--size", "64M", "--pool", "nope")
+    assert made.code == 0 and "no node offers pool nope now" in made.err, made.err
+    assert "no node offers" not in fabric.weft("volume", "create", "even", "--size", "64M").err
 
 
 def test_an_image_that_can_not_be_fetched_is_not_waited_for(fabric: Fabric) -> None:

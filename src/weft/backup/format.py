@@ -114,7 +114,8 @@ def frame_altered(pack: str, frame: Frame) -> BackupAltered:
     return BackupAltered(
         f"pack {pack} is damaged at byte {frame.offset}: {len(frame.ids)} chunks can't be read",
         details={"pack": pack, "offset": frame.offset},
-        hint="verify the repository to see which backups need them; a full backup stores them again",
+        hint="verify the others to see which of them need these: weft backup verify NAME; the next backup stores them again, "
+        "if the data is still the same",
     )
 
 

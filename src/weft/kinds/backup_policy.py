@@ -46,14 +46,19 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
     ] = "UTC"
     keep: Annotated[
         float,
-        field("How long each backup is kept; 30d without keep_daily, keep_weekly, keep_monthly", quantity="duration"),
+        field(
+            "How long each backup is kept; 30d if unset, unless days, weeks or months to keep are set",
+            quantity="duration",
+        ),
     ] = 0.0
     keep_daily: Annotated[int, field("Days whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
     keep_weekly: Annotated[int, field("Weeks whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
     keep_monthly: Annotated[int, field("Months whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0
     verify: Annotated[
         Literal["", "read", "boot"],
-        field("read: each backup is read once it is made; boot: and the newest of each VM is booted in verify_hours"),
+        field(
+            "read: each backup is read once it is made; boot: and the newest of each VM is booted in the quiet hours"
+        ),
     ] = "boot"
     verify_check: Check = ""
     verify_within: Within = WITHIN_SECONDS

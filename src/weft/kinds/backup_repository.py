@@ -42,6 +42,7 @@ class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
     backups: int = 0
     node: str = ""  # that checked it last
     checked_at: float | None = None
+    counted_at: float = 0.0  # when a node last said how many backups there are, by its clock
     order: BackupOrder | None = None  # what that node is asked to do now
     reason: str = ""
     message: str = ""

@@ -14,7 +14,8 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Stored
-from weft.objects.errors import InvalidInput
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import InUse, InvalidInput
 from weft.objects.schema import field, words
 
 DEFAULT_OVERCOMMIT = 2.0  # disks are thin: most of them never fill
@@ -85,6 +86,18 @@ def refuse_made(_: PoolSpec) -> None:
     )
 
 
+def refuse_offered(pool: Envelope) -> None:
+    """Raises InUse for a pool that nodes offer: it would be made again at once, without what people have set."""
+    status = decode_part(pool.status, PoolStatus)
+    if status.nodes:
+        more = f" and {status.nodes - 2} more" if status.nodes > 2 else ""
+        raise InUse(
+            f"pool/{pool.name} is offered by {', '.join(status.node_names[:2])}{more}",
+            hint="start the agents of these nodes without it first; to place no new disks there: "
+            f"weft pool set {pool.name} --closed",
+        )
+
+
 POOLS_BY_ID = Index("pools by id of their storage")
 
 
@@ -134,7 +147,9 @@ POOL = Kind(
         status_writer="pools",
         condition_writers=dict.fromkeys(("NearlyFull", "Full"), "pools"),
     ),
-    admission=Admission(check=check_pool, check_new=refuse_made, server_fields=("id", "pool", "driver")),
+    admission=Admission(
+        check=check_pool, check_new=refuse_made, server_fields=("id", "pool", "driver"), delete_guard=refuse_offered
+    ),
     display=Display(
         topic="Storage and networks",
         columns=(

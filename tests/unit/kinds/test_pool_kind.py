@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weft.kinds.pool import PoolSpec, check_pool
-from weft.objects.errors import InvalidInput
+from weft.kinds.pool import POOL, PoolSpec, PoolStatus, check_pool, refuse_offered
+from weft.objects.envelope import Envelope
+from weft.objects.errors import InUse, InvalidInput
 from weft.objects.schema import read_strict
 
 
@@ -27,3 +28,14 @@ def test_a_share_that_is_none_is_refused(field: str, value: object) -> None:
     with pytest.raises(InvalidInput) as refused:
         read(**{field: value})
     assert refused.value.field == f"spec.{field}"
+
+
+def test_a_pool_that_nodes_offer_is_not_deleted() -> None:
+    def made(*nodes: str) -> Envelope:
+        status = PoolStatus(nodes=len(nodes), node_names=list(nodes))
+        return POOL.make("fast", PoolSpec(id="u", pool="fast"), 0.0, status=status)
+
+    with pytest.raises(InUse, match="pool/fast is offered by n1, n2 and 1 more") as refused:
+        refuse_offered(made("n1", "n2", "n3"))
+    assert "weft pool set fast --closed" in str(refused.value.hint)
+    refuse_offered(made())  # whose nodes are gone

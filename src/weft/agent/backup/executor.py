@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft.agent.backup.last_words import LastWords
 from weft.agent.backup.serving import Serving
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
@@ -148,6 +149,7 @@ class BackupWork:
             stored_bytes=line.stored_bytes,
             unique_bytes=line.unique_bytes,
             free=line.free,
+            kept_bytes=line.kept_bytes,
             full_because=line.full_because,
             disks=line.disks,
             damaged=line.damaged,
@@ -284,21 +286,25 @@ class BackupWork:
             *(sys.executable, "-m", "weft.backup.process.worker"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
             limit=_LINE_BYTES,
         )
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        words = LastWords(process.stderr, job.secrets)
         try:
             process.stdin.write(msgspec.json.encode(job))
             process.stdin.close()
             async for text in process.stdout:
                 yield msgspec.json.decode(text, type=Line)
+            await process.wait()
+            said = await words.end()
         finally:
+            words.stop()
             if process.returncode is None:
                 process.kill()
             await process.wait()
         raise DriverFailed(
-            f"the process that worked on it ended with {process.returncode}",
+            f"the process that worked on it ended with {process.returncode}{said}",
             reason="workerDied",
             hint="it may be tried again",
         )

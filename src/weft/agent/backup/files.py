@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft.agent.backup.last_words import LastWords
 from weft.agent.server.client import Server
 from weft.backup.process.job import DATA, HEAD, FilesEnd, FilesJob
 from weft.kinds.parts.stream_verbs import FilesInput
@@ -65,9 +66,10 @@ class BackupFiles:
             *(sys.executable, "-m", "weft.backup.process.files"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        words = LastWords(process.stderr, job.secrets)
         try:
             process.stdin.write(msgspec.json.encode(job))
             process.stdin.close()
@@ -84,10 +86,12 @@ class BackupFiles:
                     yield "stderr", end.note.encode()
                 return
         except asyncio.IncompleteReadError:
+            said = await words.end()
             raise DriverFailed(
-                "the process that reads the backup ended", reason="workerDied", hint="try again"
+                f"the process that reads the backup ended{said}", reason="workerDied", hint="try again"
             ) from None
         finally:
+            words.stop()
             if process.returncode is None:
                 process.kill()
             await process.wait()

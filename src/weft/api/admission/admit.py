@@ -400,7 +400,7 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
             raise InvalidInput(
                 f'{change.path} of {kind.title} "{current.name}" can never change',
                 field=change.path,
-                hint=f"create a new {kind.title}; this one keeps {_shown(change.old)}",
+                hint=_describe_other(kind, change),
                 details={"change": change.mode, "old": change.old},
             )
         if change.mode == "replace" and is_live(current):
@@ -410,6 +410,13 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
                 hint=f"weft delete {kind.name}/{current.name} --yes, then create it again",
                 details={"change": change.mode, "old": change.old},
             )
+
+
+def _describe_other(kind: Kind, change: FieldChange) -> str:
+    keeps = f"this one keeps {_shown(change.old)}"
+    if isinstance(change.new, bool):
+        return f"create a new {kind.title} with {change.path.removeprefix('spec.')}: {str(change.new).lower()}; {keeps.lower()}"
+    return f"create a new {kind.title}; {keeps}"
 
 
 def _takes_more(kind: Kind, spec: Any) -> bool:

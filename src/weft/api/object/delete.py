@@ -47,6 +47,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     if envelope.deleting_since is not None and envelope.finalizers:
         return object_answer(envelope, 202)
     guard(kind, envelope)
+    if kind.admission.delete_guard is not None:
+        kind.admission.delete_guard(envelope)
     if references.is_referred_to(kind):
         await _refuse_used(context, kind, envelope)
         envelope = await _mark(context, target, envelope.uid, expected)

@@ -75,7 +75,7 @@ def _choose(parts: list[Part], number: int) -> Part:
 def _unread(what: str) -> InvalidInput:
     return InvalidInput(
         f"{what}; single files are read from ext2, ext3 and ext4 only",
-        hint="restore the backup under a new name, and copy the files from there: weft backup restore B --new-name NAME",
+        hint="restore the backup under a new name, and copy the files from there: weft backup restore BACKUP --new-name NAME",
     )
 
 

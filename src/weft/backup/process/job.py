@@ -38,6 +38,11 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     serve_at: str = ""  # name of a socket in no folder
     serve_to: list[int] = []  # the users that may connect
 
+    @property
+    def secrets(self) -> list[str]:
+        """What nobody else may read."""
+        return [self.key, *(self.credentials or ())]
+
     def __repr__(self) -> str:
         return f"Job({self.act})"
 
@@ -53,6 +58,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     stored_bytes: int = 0
     unique_bytes: int = 0
     free: int = -1
+    kept_bytes: int = -1
     full_because: str = ""
     disks: dict[str, int] = {}
     damaged: list[str] = []
@@ -73,6 +79,11 @@ class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     disk: str
     partition: int = -1  # -1: the largest that can be read
     path: str
+
+    @property
+    def secrets(self) -> list[str]:
+        """What nobody else may read."""
+        return [self.key, *(self.credentials or ())]
 
     def __repr__(self) -> str:
         return f"FilesJob({self.act})"

@@ -80,6 +80,8 @@ class Worker:
                     line = self._check(repository)
                 case "serve":
                     line = self._serve(repository)
+            if self._job.act in ("copy", "forget"):
+                self._count(repository, line)
             line.ended, line.repository_id = line.ended or "done", repository.id
             return line
 
@@ -129,6 +131,12 @@ class Worker:
             full_because="" if continued else "the backup before it could not be continued",
             disks={disk.name: disk.size for disk in there.disks},
         )
+
+    def _count(self, repository: Repository, line: Line) -> None:
+        """What is in the repository now."""
+        backups = repository.backups().backups
+        line.backups, line.kept_bytes = len(backups), sum(one.stored_bytes for one in backups)
+        line.free = _find_free(self._job.url)
 
     def _copy_disk(self, writer: BackupWriter, disk: JobDisk, base: Manifest | None) -> None:
         """Whole, or what changed since the backup ``base``."""

@@ -10,7 +10,7 @@ import msgspec
 from weft.cli.backup.project import SET
 from weft.cli.output.local_time import render_time
 from weft.cli.snapshot.description import name_snapshot
-from weft.kinds.fields.backup_verification import DAMAGED
+from weft.kinds.fields.backup_verification import DAMAGED, FAILED
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import NotFound
 from weft.objects.identity import MAX_NAME
@@ -50,7 +50,7 @@ def choose(backups: Iterable[Object], name: str, policies: Collection[str], at: 
             asked, first = (render_time(moment, seconds=True) for moment in (at, _taken(good[0])))
             left_out.append(f"{subject} has no backup at or before {asked}: its first is of {first}")
         else:
-            left_out.append(f"{subject} has no backup that is Ready and undamaged")
+            left_out.append(f"{subject} has no backup that is Ready, undamaged, and not known to fail to boot")
     if not choices:
         raise NotFound("; ".join(left_out), hint="weft backup list")
     return Chosen(choices, left_out)
@@ -85,7 +85,7 @@ def name_restored(choice: Choice, given: str, existing: Collection[str], *, is_a
 
 
 def _is_good(backup: Object) -> bool:
-    return bool(dig(backup, "status.phase") == "Ready" and dig(backup, "status.state") != DAMAGED)
+    return bool(dig(backup, "status.phase") == "Ready" and dig(backup, "status.state") not in (DAMAGED, FAILED))
 
 
 def _taken(backup: Object) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from weft.cli.command.target import Target, usage
@@ -50,6 +50,8 @@ def back_up_project(session: Session, project: str, name: str, given: Mapping[st
 def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], list[str]]:
     """Kind and name of what has data of its own, and what has none, each as a sentence. Pure."""
     subjects, left_out = list[tuple[str, str]](), list[str]()
+    items = list(items)
+    encrypted = {str(one["name"]) for one in items if one["kind"] == "volume" and dig(one, "spec.encrypted", False)}
     for item in items:
         kind, name = str(item["kind"]), str(item["name"])
         if item.get("deleting_since"):
@@ -60,9 +62,18 @@ def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str,
             left_out.append(f"{kind}/{name}: it has no volumes, and the rest comes from its image")
         elif not has_run or (snapshots == "volume" and not dig(item, "status.node_uid")):
             left_out.append(f"{kind}/{name}: it has no data yet")
+        elif sealed := _find_encrypted(item, encrypted):
+            left_out.append(f"{kind}/{name}: {sealed} is encrypted, and encrypted volumes can't be backed up")
         elif snapshots != "volume" or not dig(item, "status.attached_to"):  # else it comes with what has it
             subjects.append((kind, name))
     return subjects, left_out
+
+
+def _find_encrypted(item: Mapping[str, Any], encrypted: Collection[str]) -> str:
+    """The first encrypted volume of it; "": it has none."""
+    if item["kind"] == "volume":
+        return f"volume/{item['name']}" if item["name"] in encrypted else ""
+    return next((f"its volume {one}" for one in dig(item, "spec.volumes", None) or [] if one in encrypted), "")
 
 
 def name_part(whole: str, kind: str, subject: str) -> str:

@@ -18,6 +18,7 @@ from weft.cli.command.synonyms import (
     NOT_YET,
     OTHERWISE,
     PROGRAMS,
+    RENAMES,
     SYNONYMS,
     find_command_meant,
     find_kind_meant,
@@ -352,6 +353,11 @@ def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str 
     if word.lower() in NOT_YET:
         nearest = find_missing(word, noun, verbs_of(noun))
         return usage(f"{ctx.command_path} {word}: not there yet", f"nearest: {nearest}" if nearest else "weft help all")
+    if word.lower() in RENAMES and noun in BY_NAME:
+        other = f"weft {noun} clone NAME NEW_NAME makes a copy; " if "clone" in verbs_of(noun) else ""
+        return usage(
+            f"{ctx.command_path} {word}: an object keeps its name", f"{other}weft {noun} label NAME KEY=VALUE marks it"
+        )
     meant = find_command_meant(word, noun, verbs_of(noun), BY_NAME)
     if meant is None and noun is None and (kind := find_kind_meant(word)):
         meant = f"{ctx.command_path} {kind}"

@@ -143,6 +143,9 @@ NOT_YET: dict[str, str] = {
     "update": "set NAME",
 }
 
+# Words for what no object can have: another name.
+RENAMES = frozenset({"rename", "mv", "domrename"})
+
 # Words that are commands of weft's elsewhere: what they are after these nouns.
 AFTER: dict[tuple[str, str], str] = {
     ("vm", "run"): "create NAME --image IMAGE",

@@ -114,6 +114,8 @@ def _get(
     **selection: Any,
 ) -> int | None:
     paths = [word for word in words if word.startswith("/")]
+    if not paths and len(words) == 2 and "/" not in words[0] and (out is None or "/" in out or "." in out):
+        _explain_path(session, words)
     if not paths:
         session.given_form = read_form(out, ()) if out is not None else None
         return show_objects(session, kind, words, **selection)
@@ -130,6 +132,16 @@ def _get(
 
         _run(session, words[0], asked, write)
     return OK
+
+
+def _explain_path(session: Session, words: tuple[str, ...]) -> None:
+    """Raises UsageError for a path without its slash: the second of two names isn't a backup, and the first one is."""
+    names = {str(one["name"]) for one in session.client.list("backup").items}
+    if words[0] in names and words[1].removeprefix("backup/") not in names:
+        raise usage(
+            f"{words[1]!r} is neither a backup nor a path",
+            f"a path begins with /: weft backup get {words[0]} /{words[1]}",
+        )
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
 from weft.kinds.allocation import LOCAL
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS
 from weft.objects.errors import NotFound
@@ -89,10 +90,12 @@ def _run(
         return ERROR
     users = [target for target in targets if target.kind.name in _USERS] if files or snapshots else []
     rest = [target for target in targets if target not in users]
-    code = _delete(session, users, uids, force) if users else OK
-    code = join_codes([code, _delete(session, rest, uids, force)]) if rest else code
+    gone: list[Done] = []
+    code = _delete(session, users, uids, force, gone) if users else OK
+    code = join_codes([code, _delete(session, rest, uids, force, gone)]) if rest else code
     if code == OK and not session.is_data:
         _name_left(session, targets, of_vms, "earlier " if snapshots else "")
+        _name_volumes_left(session, gone)
     return code
 
 
@@ -134,8 +137,21 @@ def _name_left(session: Session, targets: list[Target], of_vms: Mapping[str, lis
             session.notify(describe_stay(vm, stay, session.in_project, which))
 
 
-def _delete(session: Session, targets: list[Target], uids: dict[str, str], force: bool) -> int:
-    done: list[Done] = []
+def _name_volumes_left(session: Session, gone: list[Done]) -> None:
+    """Say which volumes of a copy stay: the copy made them, so nobody else has named them."""
+    deleted = {one.target.what for one in gone}
+    for one in gone:
+        names = (dig(one.obj, "spec.volumes") or []) if dig(one.obj, "spec.origin") else []
+        if stay := [name for name in names if f"volume/{name}" not in deleted]:
+            count = "1 volume" if len(stay) == 1 else f"{len(stay)} volumes"
+            verb = "stays" if len(stay) == 1 else "stay"
+            delete = f"weft volume delete {' '.join(stay)}{session.in_project}"
+            session.notify(f"{count} of {one.target.what}, a copy, {verb}: {delete}")
+
+
+def _delete(session: Session, targets: list[Target], uids: dict[str, str], force: bool, done: list[Done]) -> int:
+    """``done`` gets what was deleted."""
+    begun = len(done)
     waits: list[Wait] = []
 
     def delete(target: Target) -> None:
@@ -144,7 +160,7 @@ def _delete(session: Session, targets: list[Target], uids: dict[str, str], force
         waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait and obj["uid"])
 
     codes = each(session, targets, delete)
-    return finish_each(session, codes, done, waits)
+    return finish_each(session, codes, done[begun:], waits)
 
 
 def _read_targets(session: Session, files: tuple[str, ...]) -> list[Target]:

@@ -124,6 +124,8 @@ def _ends_operation(done: Done) -> bool:
 def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
     if obj is None:
         return "deleted" if verb == "delete" else "gone"
+    if verb == "verify":
+        return "booted" if dig(obj, "status.verify.how") == "boot" else "read"
     phase = dig(obj, "status.phase") if not goal.asked.startswith("condition=") else None
     node = dig(obj, "status.node") if is_workload(obj["kind"]) else None
     where = [*(["on", node] if node else [])]

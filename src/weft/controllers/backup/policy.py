@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.controllers.backup.retention import MAKING, list_old, read_made
-from weft.controllers.backup.subjects import list_subjects
+from weft.controllers.backup.subjects import has_data, list_subjects
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
@@ -47,7 +47,7 @@ class BackupPolicies:
                 if has_changed(change, lambda item: (item.uid, item.deleting, item.status(BackupStatus).phase)):
                     return [policy_key(change.item)] if change.item.spec(BackupSpec).policy else ()
             case "vm" | "volume" | "container":
-                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                if has_changed(change, lambda item: (item.uid, item.deleting, has_data(item))):
                     policies = view.of_kind("backuppolicy").values()
                     of_project = [one for one in policies if one.envelope.project == change.item.envelope.project]
                     whole = [one.key for one in of_project if one.spec(BackupPolicySpec).whole_project]

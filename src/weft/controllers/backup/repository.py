@@ -35,8 +35,12 @@ class BackupRepositories:
         if not has_changed(change, lambda node: node.report(NodeReport).backups):
             return ()
         items = [item for item in (change.old, change.new) if item is not None]
-        uids = {one.uid for item in items for one in item.report(NodeReport).backups if one.act == "check"}
-        return [item.key for uid in sorted(uids) for item in view.find(REPOSITORIES_BY_UID, uid)]
+        reports = [one for item in items for one in item.report(NodeReport).backups]
+        uids = {one.uid for one in reports if one.act == "check"}
+        checked = [item.key for uid in sorted(uids) for item in view.find(REPOSITORIES_BY_UID, uid)]
+        ids = {one.repository_id for one in reports if _counts(one)}
+        all_ = view.of_kind("backuprepository").values() if ids else ()
+        return [*checked, *(item.key for item in all_ if item.status(BackupRepositoryStatus).id in ids)]
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
@@ -47,6 +51,7 @@ class BackupRepositories:
                 continue
             nodes = list_nodes(view, repository.status.order, first=repository.status.node)
             status, wait = plan_repository(repository, nodes, now)
+            status = count(status, _list_reports(view))
             plan.later[key] = wait
             if status == repository.status:
                 continue
@@ -58,6 +63,30 @@ class BackupRepositories:
             if commit is not None:
                 plan.commits.append(commit)
         return plan
+
+
+def _list_reports(view: View) -> Iterable[BackupReport]:
+    return (one for node in view.of_kind("node").values() for one in node.report(NodeReport).backups)
+
+
+def _counts(report: BackupReport) -> bool:
+    """Whether it says how many backups there were after it."""
+    return report.act in ("copy", "forget") and report.phase == "done" and report.kept_bytes >= 0
+
+
+def count(status: BackupRepositoryStatus, reports: Iterable[BackupReport]) -> BackupRepositoryStatus:
+    """``status`` with what the last copy or removal has left in it, so that nobody waits for the next check to see it. Pure."""
+    own = [one for one in reports if status.id and one.repository_id == status.id and _counts(one)]
+    newest = max(own, key=lambda one: one.finished_at, default=None)
+    if newest is None or newest.finished_at <= status.counted_at:
+        return status
+    return msgspec.structs.replace(
+        status,
+        bytes=newest.kept_bytes,
+        backups=newest.backups,
+        free=newest.free if newest.free >= 0 else status.free,
+        counted_at=newest.finished_at,
+    )
 
 
 def plan_repository(repository: Repository, nodes: list[Node], now: float) -> tuple[BackupRepositoryStatus, float]:
@@ -110,6 +139,7 @@ def _note(status: BackupRepositoryStatus, report: BackupReport, node: Node, now:
         bytes=report.bytes,
         free=report.free,
         backups=report.backups,
+        counted_at=max(status.counted_at, report.finished_at),
         node=node.name,
         checked_at=now,
         order=None,

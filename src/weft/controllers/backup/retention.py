@@ -11,11 +11,10 @@ from datetime import date, datetime, tzinfo
 
 import msgspec
 
-from weft.controllers.backup.verification import FAILED
 from weft.informer.view import Item
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BackupPolicySpec, read_keep
-from weft.kinds.fields.backup_verification import DAMAGED
+from weft.kinds.fields.backup_verification import DAMAGED, FAILED
 from weft.objects.schedule import read_zone
 
 MAKING = ("Pending", "Snapshotting", "Copying")

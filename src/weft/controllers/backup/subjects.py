@@ -8,6 +8,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, list_disks
 from weft.kinds.backup_policy import BackupPolicySpec
 from weft.kinds.container import ContainerSpec
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.pool import POOL, PoolSpec
 from weft.kinds.registry import BY_NAME
 from weft.kinds.volume import VolumeStatus
@@ -29,18 +30,18 @@ def _list_all(view: View, project: str | None) -> Iterator[Item]:
     """What has data in a project: VMs, containers with volumes, and volumes with data that neither has."""
     for kind in ("vm", "container", "volume"):
         for item in view.of_kind(kind).values():
-            if item.envelope.project == project and not item.deleting and _has_data(item):
+            if item.envelope.project == project and not item.deleting and has_data(item):
                 yield item
 
 
-def _has_data(item: Item) -> bool:
+def has_data(item: Item) -> bool:
     match BY_NAME[item.envelope.kind].snapshots:
-        case "mounts":
-            return bool(item.spec(ContainerSpec).mounts)
         case "volume":
             status = item.status(VolumeStatus)
             return status.node_uid is not None and status.attached_to is None
-    return True
+        case "mounts" if not item.spec(ContainerSpec).mounts:
+            return False
+    return item.status(WorkloadStatus).incarnation > 0  # it has had a place
 
 
 def _lies_in(view: View, item: Item, storage: str) -> bool:

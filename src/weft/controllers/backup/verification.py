@@ -15,6 +15,7 @@ from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.backup_verification import (
     DAMAGED,
+    FAILED,
     VERIFY_FAILED,
     BackupTest,
     BackupVerification,
@@ -25,7 +26,7 @@ from weft.objects.identity import MAX_NAME
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_duration
 
-READ, BOOTED, FAILED = "read", "booted", "failed"
+READ, BOOTED = "read", "booted"
 TEST_SECONDS = 5.0  # a boot that is under way is looked at as often
 PLACE_SECONDS = 900.0  # a VM that has no place after so long isn't booted
 LATE_SECONDS = 30.0  # what a node's verdict may take to arrive

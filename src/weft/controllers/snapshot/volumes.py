@@ -165,7 +165,8 @@ def _find_volume(view: View, volume: Item, automatic: str) -> Place | Waits:
             continue
         of = place.workload
         if BY_NAME[of.kind].snapshots == "machine":
-            hint = f"take one of that with all its disks: weft {of.kind} snapshot {of.name}"
+            what = f"backup create {of.kind}/{of.name}" if automatic == "backup" else f"{of.kind} snapshot {of.name}"
+            hint = f"take one of that with all its disks: weft {what}"
             return Waits(IN_USE, f"volume/{name} is attached to {of.kind}/{of.name}; {hint}", fails=True)
         if waits := _find_obstacle(allocation, f"{of.kind}/{of.name}"):
             return waits

@@ -13,6 +13,7 @@ from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.schema import field
 
 DAMAGED, VERIFY_FAILED = "damaged", "verifyFailed"
+FAILED = "failed"  # the state of a backup that was booted, and failed
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 How = Literal["read", "boot"]
 WITHIN_SECONDS, LEAST_WITHIN, MOST_WITHIN = 300.0, 1.0, 3600.0

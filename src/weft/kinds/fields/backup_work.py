@@ -45,11 +45,12 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     progress: float = 0.0  # 0 to 1, in steps of a hundredth
     serves: bool = False  # a VM may begin from it
     repository_id: str = ""
-    backups: int = 0  # of a check: in the repository
+    backups: int = 0  # in the repository, after a check, a copy or a removal
     bytes: int = 0  # of the disks, without holes; of a check: that the repository takes up
     stored_bytes: int = 0  # that a copy added to the repository
     unique_bytes: int = 0  # that no other backup there needs
     free: int = -1  # bytes left on the repository's storage; -1: unknown
+    kept_bytes: int = -1  # of a copy, a removal: that the repository's backups take up now; -1: unknown
     full_because: str = ""  # why a copy doesn't continue the backup before it
     disks: dict[str, int] = {}  # sizes by name, as guests see them
     damaged: list[str] = []  # what of it is damaged, at most 20

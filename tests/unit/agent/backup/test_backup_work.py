@@ -191,6 +191,22 @@ async def test_an_agent_that_stops_ends_the_process_and_begins_again_later(lab: 
         assert [one.uid for one in lab.work.report()] == ["first"]
 
 
+@pytest.mark.parametrize("before", [0, 4000])
+async def test_a_process_that_dies_leaves_its_last_lines_without_what_is_secret(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    dies = lab.folder / "dies"
+    dies.write_text(f"#!/bin/sh\nprintf '{'x' * before}opening with {KEY}\\nout of memory\\n' >&2\nexit 3\n")
+    dies.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dies))
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("failed")
+    [report] = lab.work.report()
+    assert report.reason == "workerDied" and KEY[:8] not in report.message
+    assert "ended with 3: " in report.message and report.message.endswith("opening with … | out of memory")
+    assert len(report.message) < 700
+
+
 KILLED = """
 import asyncio, contextlib, os, sys
 from pathlib import Path

@@ -51,11 +51,12 @@ def test_one_that_is_damaged_failed_or_deleted_is_not_chosen() -> None:
         backup(-1, status={"state": "damaged"}),
         backup(-2, status={"phase": "Failed"}),
         backup(-3, deleting_since=AT),
+        backup(-1, status={"state": "failed"}),  # it does not boot
         backup(-4, status={"phase": "Copying", "taken_at": None}),
     ]
     (choice,) = choose([*bad, backup(-5)], "vm/shop", (), AT).choices
     assert choice.backup["name"] == "shop-5"
-    with pytest.raises(NotFound, match="vm/shop has no backup that is Ready and undamaged"):
+    with pytest.raises(NotFound, match="vm/shop has no backup that is Ready, undamaged"):
         choose(bad[:2], "vm/shop", (), AT)
 
 
@@ -98,6 +99,8 @@ def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_toget
         {"kind": "volume", "name": "data", "status": {"node_uid": "n", "attached_to": {"kind": "container"}}},
         {"kind": "volume", "name": "lone", "status": {"node_uid": "n"}},
         {"kind": "volume", "name": "new", "status": {}},
+        {"kind": "volume", "name": "sealed", "spec": {"encrypted": True}, "status": {"node_uid": "u"}},
+        {"kind": "vm", "name": "safe", "spec": {"volumes": ["lone", "sealed"]}, "status": {"incarnation": 1}},
     ]
     subjects, left_out = choose_subjects(items)
     assert subjects == [("vm", "shop"), ("container", "db"), ("volume", "lone")]
@@ -106,7 +109,10 @@ def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_toget
         "container/waits",
         "container/web",
         "volume/new",
+        "volume/sealed",
+        "vm/safe",
     ]
+    assert left_out[-1] == "vm/safe: its volume sealed is encrypted, and encrypted volumes can't be backed up"
     assert [name_part("monday", *one) for one in subjects] == [
         "monday-shop",
         "monday-container-db",

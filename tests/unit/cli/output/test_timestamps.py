@@ -29,7 +29,8 @@ MOMENTS = {
     *("created_at", "deleting_since", "since", "at", "first_at", "started_at", "ended_at", "stopped_at", "running_at"),
     *("began_at", "returned_at", "handed_over_at", "troubled_at", "used_at", "expires_at", "last_run", "next_run"),
     *("not_before", "not_after", "prepare_at", "deadline_at", "drain_not_before", "drain_not_after", "start", "end"),
-    *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "until", "time"),
+    *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "counted_at"),
+    *("until", "time"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
