@@ -133,7 +133,7 @@ def test_no_word_means_two_things() -> None:
         ("audit delete", "'delete' is not one of", "weft audit --help"),
         ("snapshot rename a b", "weft snapshot rename: an object keeps its name", "weft snapshot label NAME KEY=VALUE"),
         ("vm rename a b", "weft vm rename: an object keeps its name", "weft vm clone NAME NEW_NAME makes a copy"),
-        ("backup create vm/web --to safe --keep 0s", "--keep: 0 is no time", "leave --keep out"),
+        ("backup create vm/web --to safe --keep 0s", "--keep must be longer than 0", "leave --keep out"),
         ("schema", "KIND[.FIELD] is missing", "weft schema"),
         ("volume create --config none.yaml x", "none.yaml: no such file", ""),
     ],

@@ -80,7 +80,7 @@ def _require_disks(verb: str, obj: Object) -> None:
     refuse_converting(obj)
     if not has_disks(phase, dig(obj, "status.node")):
         raise IllegalTransition(
-            f"{what} is {phase}: its disks {_say_state(phase, obj)}, so {verb} is not possible now",
+            f"{what} is {phase}: its disks {_describe_disks(phase, obj)}, so {verb} is not possible now",
             hint=f"wait until it runs: weft wait {what}",
             details={"phase": str(phase), "verb": verb},
         )
@@ -92,7 +92,7 @@ def _require_disks(verb: str, obj: Object) -> None:
         )
 
 
-def _say_state(phase: str, obj: Object) -> str:
+def _describe_disks(phase: str, obj: Object) -> str:
     """What keeps a VM's disks from being snapshotted: they aren't made yet, or are being made ready for its next start."""
     ran = bool(dig(obj, "status.started_at")) or dig(obj, "status.incarnation", 0) > 1
     return "are being made ready for its start" if ran and phase == Phase.PROLOG else "are not made yet"
