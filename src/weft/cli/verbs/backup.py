@@ -61,7 +61,9 @@ def _create(session: Session, kind: Kind | None, words: tuple[str, ...], **given
             "write vm/NAME, volume/NAME, container/NAME or project/NAME",
         )
     if given["keep"] == 0:
-        raise usage("--keep must be longer than 0", "leave --keep out to keep it until it is deleted, or give a time like 30d")
+        raise usage(
+            "--keep must be longer than 0", "leave --keep out to keep it until it is deleted, or give a time like 30d"
+        )
     name = given["name"] if given["name"] is not None else name_snapshot(subject, session.clock.now())
     if not name:
         raise usage("--name: a backup's name can't be empty", "leave --name out for a name with date and time")
