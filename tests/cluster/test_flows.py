@@ -1,12 +1,14 @@
-"""Who exchanges how much with a workload, on the real thing."""
+"""Who exchanges how much with a workload, and its packets, on the real thing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.cluster.cluster import Cluster
+from weft.cli.network.packets import Splitter, describe
 
 pytestmark = pytest.mark.host
 
@@ -36,3 +38,30 @@ def test_flows_of_a_vm_are_counted_as_its_nic_counts_and_what_its_groups_refuse_
     assert "1 to 65535" in cluster.fails(2, "network", "flows", "--vm", "shown", "--ports", "0")
     cluster.ok("vm", "delete", "shown", "--yes")
     cluster.ok("securitygroup", "delete", "narrow", "--yes")
+
+
+def test_packets_of_a_vm_are_captured_as_a_file_and_as_lines(cluster: Cluster) -> None:
+    address = cluster.vm("hello")["status"]["address"]
+    words = ("network", "capture", "vm/hello", "--filter", "icmp", "--seconds", "5")
+    with ThreadPoolExecutor() as pool:
+        file = pool.submit(cluster.run, *words)
+        shown = pool.submit(cluster.run, *words, "--print")
+        while not file.done():
+            cluster.run("vm", "exec", "hello", "--", "ping", "-c", "1", "-W", "1", address.rpartition(".")[0] + ".1")
+    done = file.result()
+    splitter = Splitter()
+    whole, packets = splitter.feed(done.stdout)
+    lines = [describe(packet).split(" ", 1)[1] for packet in packets]
+    assert done.returncode == 0 and whole == done.stdout
+    assert f"IP {address} > {address.rpartition('.')[0]}.1: ICMP echo request, 98 bytes" in lines
+    assert {line.split(": ")[1] for line in lines} == {"ICMP echo request, 98 bytes", "ICMP echo reply, 98 bytes"}
+    assert f"{len(packets)} packets; ended after the time" in done.stderr.decode()
+    assert "ICMP echo reply" in shown.result().stdout.decode()
+    assert "is not a word of a filter" in cluster.fails(2, "network", "capture", "vm/hello", "--filter", "htp")
+    (record, *_) = [
+        one
+        for one in cluster.json("api", "get", "/v1/audit")["items"]
+        if one.get("path", "").endswith("vm/hello:capture") and one["outcome"] == "allowed"
+    ]
+    changes = {change["field"]: change["new"] for change in record["objects"][0]["changes"]}
+    assert changes["input.filter"] == "icmp" and changes["input.seconds"] == 5

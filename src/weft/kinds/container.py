@@ -20,7 +20,7 @@ from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB
 from weft.kinds.parts.snapshot.volume_verbs import CONTAINER_SNAPSHOT
-from weft.kinds.parts.stream_verbs import EXEC, FLOWS, FORWARD, LOGS, METRICS
+from weft.kinds.parts.stream_verbs import CAPTURE, EXEC, FLOWS, FORWARD, LOGS, METRICS
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
@@ -259,6 +259,7 @@ VERBS = (
     FORWARD.verb("Forward a TCP port of the container"),
     LOGS.verb("Show the container's log"),
     FLOWS.verb("Show network flows of the container"),
+    CAPTURE.verb("Capture packets of the container"),
     METRICS.verb("Show what the container used, over time"),
 )
 

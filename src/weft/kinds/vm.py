@@ -19,7 +19,7 @@ from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
 from weft.kinds.parts.snapshot.verbs import KEEPS_TOO_MUCH, RESTORED, SNAPSHOT_VERBS, is_restoring
-from weft.kinds.parts.stream_verbs import CONSOLE, EXEC, FLOWS, FORWARD, LOGS, METRICS, SCREEN
+from weft.kinds.parts.stream_verbs import CAPTURE, CONSOLE, EXEC, FLOWS, FORWARD, LOGS, METRICS, SCREEN
 from weft.kinds.parts.workload import (
     CONDITIONS,
     HOLD,
@@ -239,6 +239,7 @@ VERBS = (
     SCREEN.verb("Open the guest's screen, as RFB (VNC)"),
     LOGS.verb("Show the log of the guest's console"),
     FLOWS.verb("Show network flows of the VM"),
+    CAPTURE.verb("Capture packets of the VM"),
     METRICS.verb("Show what the VM used, over time"),
 )
 

@@ -1,4 +1,4 @@
-"""Serves exec, console, logs, ports, screens and flows of this node's guests, each on a connection of its own.
+"""Serves exec, console, logs, ports, screens, flows and packets of this node's guests, each on a connection of its own.
 
 Reads the ticket's claims from the gateway; acts through the runtime's optional protocols. Woken by the control connection, once
 per stream.
@@ -20,6 +20,7 @@ from weft.agent.function.invocations import Functions
 from weft.agent.logs.collector import LogCollector
 from weft.agent.samples.sampler import Sampler
 from weft.agent.state.allocation import LocalAllocation
+from weft.agent.stream.capture import Captures
 from weft.agent.stream.collected_log import Collected, follow_collected
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
@@ -48,6 +49,7 @@ from weft.contracts.driver.runtime import (
     SessionStanding,
 )
 from weft.kinds.parts.stream_verbs import (
+    CaptureInput,
     ExecInput,
     FilesInput,
     FlowsInput,
@@ -97,7 +99,7 @@ class Streams:
         self._backup_files = backup_files
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
-        self._consoles = Consoles()
+        self._consoles, self._captures = Consoles(), Captures(network, clock)
 
     async def serve(self, stream: Stream, claims: Claims) -> None:
         """Serve one stream to its end; an error is sent to the client as a frame."""
@@ -145,6 +147,7 @@ class Streams:
             "metrics": self._metrics,
             "forward": self._forward,
             "screen": self._screen,
+            "capture": self._capture,
             **({"flows": self._show_flows} if self._flows is not None else {}),
         }
         verb = verbs.get(claims.verb)
@@ -284,6 +287,10 @@ class Streams:
         assert self._flows is not None
         answers = self._flows.watch(local, _read_input(claims, FlowsInput))
         await run_until_first_ends(_send_lines(stream, answers), _until_gone(stream))
+
+    async def _capture(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
+        given = _read_input(claims, CaptureInput)
+        await self._captures.serve(stream, claims.subject, local, given, self._watch(local))
 
     async def _show_files(self, stream: Stream, claims: Claims) -> None:
         if self._backup_files is None:

@@ -29,6 +29,7 @@ _VERBS = {"change": "update", "apply": "update"}  # of permissions, where people
 
 # Verbs whose names are nouns, as sentences have them.
 _ACTS = {
+    "capture": "capture packets of",
     "console": "open the console of",
     "exec": "run a command in",
     "files": "read files of",

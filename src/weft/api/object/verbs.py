@@ -27,7 +27,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.backup import BACKUP
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
-from weft.kinds.parts.stream_verbs import refuse_early
+from weft.kinds.parts.stream_verbs import STREAM_VERBS, refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.snapshot import SNAPSHOT
@@ -36,7 +36,7 @@ from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, 
 from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
 from weft.objects.schema import read_strict, suggest
-from weft.objects.spec_change import plan_spec_change
+from weft.objects.spec_change import FieldChange, plan_spec_change
 from weft.serving.answer import Answer
 from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
 
@@ -45,6 +45,7 @@ PLACE_SECONDS = 10.0  # exec waits so long for a workload that is about to be pl
 _POLL_SECONDS = 0.1
 _STARTABLE = ("Stopped", "Suspended", "Failed")
 _NOT_VERBS = {  # verbs of the API that are no English ones, as an error says them
+    "capture": "capture packets of",
     "console": "open the console of",
     "extend-lease": "extend the lease of",
     "cancel-lease": "cancel the lease of",
@@ -262,7 +263,9 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         "token": call.actor.id,
         "right": f"{kind.name}:{verb.name}",
     }
-    call.changed.append(Change(envelope, ""))
+    told = STREAM_VERBS.get(verb.name)
+    shown = [FieldChange(f"input.{field}", None, value, "live") for field, value in plain.items()]
+    call.changed.append(Change(envelope, "", shown if told is not None and told.audited else ()))
     context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
     return json_answer(
         {

@@ -100,7 +100,10 @@ AFTER = {
     "backuprepository": {
         "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",))
     },
-    "network": {"flows": Entry("network.flows", "Show network flows of a workload", ("network",))},
+    "network": {
+        "flows": Entry("network.flows", "Show network flows of a workload", ("network",)),
+        "capture": Entry("capture.capture", "Capture packets of a workload", ("network",)),
+    },
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
     },

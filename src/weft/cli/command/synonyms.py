@@ -125,6 +125,7 @@ ELSEWHERE: dict[str, str] = {
     "cancel-lease": "lease cancel NAME",
     "extend-lease": "lease extend NAME --by 1h",
     "flows": "network flows --vm NAME",
+    "capture": "network capture vm/NAME > NAME.pcap",
     "files": "backup ls NAME",
 }
 

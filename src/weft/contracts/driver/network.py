@@ -296,3 +296,16 @@ class NicCounters(Protocol):
 @runtime_checkable
 class CountsNics(Protocol):
     nic_counters: NicCounters
+
+
+class PacketTaps(Protocol):
+    def open(self, port_id: str, filter: str, most_bytes: int) -> socket.socket:
+        """A raw packet socket, not blocking, with the Ethernet frames that pass the port both ways from here on and that
+        ``filter``, in tcpdump's language, describes: with the first ``most_bytes`` of each. It has kernel times and auxiliary
+        data (PACKET_AUXDATA), and puts nothing into another mode; closed, nothing is left. Raises InvalidInput for a filter
+        that can't be used, NotFound, DriverFailed."""
+
+
+@runtime_checkable
+class CapturesPackets(Protocol):
+    taps: PacketTaps

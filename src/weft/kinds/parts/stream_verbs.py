@@ -87,6 +87,18 @@ class FilesInput(msgspec.Struct):
     ] = -1  # number; 0: the whole disk, -1: the largest that is read
 
 
+class CaptureInput(msgspec.Struct):
+    """The answer is a file as tcpdump writes it, with times in nanoseconds; behind it, as standard error, a JSON document
+    ``{packets, bytes, dropped, ended}``: how many packets were too many for the node, and why no more come (asked, seconds, size,
+    migrated, gone). The end of the client's input asks for the end."""
+
+    nic: Annotated[int, msgspec.Meta(ge=0, le=31)] = 0  # by its number in the spec
+    filter: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # in tcpdump's language; "": every packet
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=600)] = 60.0
+    size: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 10 << 20  # bytes of the file
+    snaplen: Annotated[int, msgspec.Meta(ge=64, le=262_144)] = 262_144  # the first bytes of each packet
+
+
 class StreamVerb(msgspec.Struct, frozen=True):
     name: str
     input: type[msgspec.Struct]
@@ -94,6 +106,7 @@ class StreamVerb(msgspec.Struct, frozen=True):
     reaches: bool = False  # into the guest, not only what is recorded of it
     # What the gateway goes on with at the guest's next node after a migration: a command, or what the guest prints.
     follows: Literal["", "session", "output"] = ""
+    audited: bool = False  # the audit log has its input, too
 
     def verb(self, summary: str) -> Verb:
         """The verb of a kind; ``summary`` says what it does there."""
@@ -107,9 +120,10 @@ SCREEN = StreamVerb("screen", ScreenInput, "operate", reaches=True)
 LOGS = StreamVerb("logs", LogsInput, "read", follows="output")
 NODE_LOGS = Verb("logs", "Show what the node's agent logs", input=LogsInput, stream=True, needs="fabric")
 FLOWS = StreamVerb("flows", FlowsInput, "read")
+CAPTURE = StreamVerb("capture", CaptureInput, "operate", audited=True)
 METRICS = StreamVerb("metrics", SamplesInput, "read")
 FILES = StreamVerb("files", FilesInput, "operate")
-STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, METRICS, FILES)}
+STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, CAPTURE, METRICS, FILES)}
 
 
 def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:

@@ -24,6 +24,7 @@ from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, N
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.addresses import read_own_addresses
 from weft.drivers.network.bridge import kernel, migration, netlink, plan
+from weft.drivers.network.bridge.capture.tap import Taps
 from weft.drivers.network.bridge.connection_table import ConnectionTable
 from weft.drivers.network.bridge.conntrack import BridgeFlows
 from weft.drivers.network.bridge.dial import dial_inside
@@ -65,6 +66,7 @@ class BridgeNetwork:
         self.connections = ConnectionTable(host, self._names, self._tables, most_connections)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self.seen = SeenFlows(self._names, self._guards)
+        self.taps = Taps(self._names)
         self.nic_counters = LinkCounters(self._names.tap)
         self._published = PublishedPorts(host, self._names, self._tables, self._segment)
 
