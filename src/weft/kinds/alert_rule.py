@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.alert.notification import Alert, Notification
-from weft.kinds.fields.alert.promql import check_query
+from weft.kinds.fields.alert.promql import check_balanced, check_query
 from weft.kinds.fields.alert.summary import MOST_SUMMARY, check_summary
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
@@ -57,6 +57,7 @@ class AlertRuleStatus(msgspec.Struct, kw_only=True):
     alerts: list[Alert] = []  # the oldest of them, firing ones first
     more: int = 0  # those that aren't in ``alerts``
     error: str = ""  # why the expression has no result
+    gained: bool = False  # alerts have begun to fire that are in no notification yet
     episode: int = 0  # grows whenever the rule begins to fire
     step: int = 0  # grows with each notification of the episode
     notices: list[Notification] = []  # the newest ones, oldest first
@@ -65,7 +66,7 @@ class AlertRuleStatus(msgspec.Struct, kw_only=True):
 
 def check_rule(spec: AlertRuleSpec) -> None:
     """Raises InvalidInput."""
-    check_query(spec.expr, "spec.expr", "spec.expr")
+    check_balanced(check_query(spec.expr, "spec.expr", "spec.expr"), "spec.expr")
     check_summary(spec.summary, "spec.summary")
     if not 0 <= spec.for_ <= MOST_FOR_SECONDS:
         raise InvalidInput(
@@ -125,6 +126,7 @@ ALERT_RULE = Kind(
     access=Access(
         readers="project",
         status_writer="alerts",
+        condition_writers={EVALUATED: "alerts"},
         further_rights=find_rule_rights,
     ),
     admission=Admission(check=check_rule),

@@ -31,10 +31,17 @@ class Command(NamedTuple):
 
 class Supervisor:
     """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log; ``plan`` gives the
-    command of each start."""
+    command of each start, which waits until ``is_ready``."""
 
-    def __init__(self, name: str, plan: Sequence[str] | Callable[[], Command], clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        plan: Sequence[str] | Callable[[], Command],
+        clock: Clock,
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._name = name
+        self._is_ready = is_ready
         self._plan = plan if callable(plan) else partial(Command, plan)
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
@@ -42,6 +49,8 @@ class Supervisor:
     async def keep(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS
         while True:
+            while not self._is_ready():
+                await self._clock.sleep(FIRST_BACKOFF_SECONDS)
             began = self._clock.elapsed()
             try:
                 command = self._plan()
@@ -60,6 +69,11 @@ class Supervisor:
             )
             await self._clock.sleep(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+
+    def restart(self) -> None:
+        """End it, if it runs, so that it starts again by a new plan."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
 
     async def end(self) -> None:
         process = self._process

@@ -24,6 +24,7 @@ import uvloop
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
+from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
@@ -37,6 +38,7 @@ from weft.informer.view import make_view
 from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
+from weft.launch.server.alerts import find_unfit
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler
@@ -44,6 +46,7 @@ from weft.scheduler.workload.strategy import default_strategy
 from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
 from weft.telemetry.metrics.database import OFF, Database, find_database
+from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
 from weft.trust.seal import read_seal_key, unseal
@@ -56,8 +59,8 @@ _log = logging.getLogger(__name__)
 class Options(Protocol):
     """``state`` is the server's state folder; ``microvm_dir`` what machines made of container images boot; ``plain_registry`` which
     registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``metrics`` and
-    ``database`` where the history of metrics is kept; ``resume_elsewhere_after`` for how many seconds a suspended VM waits for its
-    own node."""
+    ``database`` where the history of metrics is kept; ``alert_interval`` how often alert rules are evaluated, in seconds;
+    ``resume_elsewhere_after`` for how many seconds a suspended VM waits for its own node."""
 
     state: Path
     microvm_dir: Path
@@ -65,6 +68,7 @@ class Options(Protocol):
     allow_fetch: list[str]
     metrics: str
     database: Database | None
+    alert_interval: float
     resume_elsewhere_after: float
 
 
@@ -82,9 +86,10 @@ async def decide(
     allow_fetch: Sequence[str] = (),
     put_samples: Callable[[Sequence[Sample]], None] | None = None,
     elsewhere_seconds: float = ELSEWHERE_SECONDS,
+    evaluator: Evaluates | Unevaluated | None = None,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
-    takes the samples of metrics; without it none are made."""
+    takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
     async with asyncio.TaskGroup() as group:
@@ -102,6 +107,7 @@ async def decide(
                             seed,
                             put_samples,
                             elsewhere_seconds,
+                            evaluator,
                         )
                     )
                 except* LeadershipLost as lost:
@@ -130,6 +136,7 @@ async def _serve(
     seed: int,
     put_samples: Callable[[Sequence[Sample]], None] | None,
     elsewhere_seconds: float,
+    evaluator: Evaluates | Unevaluated | None,
 ) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
@@ -144,6 +151,8 @@ async def _serve(
         group.create_task(Code(code, lease).run())
         if put_samples is not None:
             group.create_task(Recorder(lease, put_samples).run())
+        if evaluator is not None:
+            group.create_task(Alerts(lease, evaluator).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -178,6 +187,8 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
                 put_samples=sender.put if sender is not None else None,
                 elsewhere_seconds=options.resume_elsewhere_after,
+                evaluator=find_unfit(options.metrics, options.database)
+                or Evaluator(options.state, clock, options.alert_interval),
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

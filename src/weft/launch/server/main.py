@@ -18,7 +18,8 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.address import take_address, take_origin, take_source
 from weft.launch.process.amounts import count, duration, size
-from weft.launch.process.supervisor import Supervisor, supervising
+from weft.launch.process.supervisor import Command, Supervisor, supervising
+from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.lock import hold_server
 from weft.launch.server.metrics import PROGRAM, plan_database, require_program
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
@@ -168,6 +169,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="file with USER:PASSWORD, or a bearer token, for the database at the URL of --metrics",
     )
     parser.add_argument(
+        "--alert-interval",
+        metavar="DURATION",
+        type=duration(1.0),
+        default="10s",
+        help="how often alert rules are evaluated (default 10s)",
+    )
+    parser.add_argument(
         "--resume-elsewhere-after",
         metavar="DURATION",
         type=duration(),
@@ -247,10 +255,13 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     last databases of our own. Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
     supervisors = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    evaluators = []
+    if find_unfit(options.metrics, options.database) is None:
+        evaluators = [supervise_evaluator(options.state, options.database, options.alert_interval, clock)]
     if options.metrics == OWN:
         # Its plan is made before the API server starts, which finds the CA there.
-        plan = partial(plan_database, options.state, options.metrics_keep, clock)
-        supervisors.append(Supervisor("metrics", plan, clock))
+        supervisors.append(Supervisor("metrics", partial(_plan_metrics, options, evaluators, clock), clock))
+    supervisors += evaluators
     supervisors += [
         Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
         for name in ("api", "gateway", "controllers")
@@ -261,6 +272,14 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
         loop.add_signal_handler(number, asked.set)
     async with supervising(supervisors):
         await asked.wait()
+
+
+def _plan_metrics(options: argparse.Namespace, evaluators: Sequence[Supervisor], clock: Clock) -> Command:
+    """The command of the database; who asks it must learn its new address."""
+    command = plan_database(options.state, options.metrics_keep, clock)
+    for evaluator in evaluators:
+        evaluator.restart()
+    return command
 
 
 def main(argv: Sequence[str]) -> int:

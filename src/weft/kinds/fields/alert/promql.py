@@ -18,6 +18,7 @@ _STRING = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`
 _WITH = re.compile(r"\bwith\s*\(", re.IGNORECASE)
 _LABEL_CALL = re.compile(r"\blabel_\w+\s*\(", re.IGNORECASE)
 _CALL = re.compile(r"""([^\s()\[\]{},=!<>~+\-*/%^@"'`]+)\s*\(""")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 # What may stand before a parenthesis: Prometheus' functions and aggregations, without count_values, which makes a series of each
 # value, and the words of its operators.
 _CALLABLE = frozenset(
@@ -66,3 +67,19 @@ def check_query(text: str, field: str, what: str = "") -> str:
             hint="rename the labels where the answer is shown",
         )
     return text
+
+
+def check_balanced(text: str, field: str) -> None:
+    """Raises InvalidInput unless ``text`` can stand between parentheses: it closes none that it hasn't opened, and each string."""
+    bare, open_ = _STRING.sub(" ", text), list[str]()
+    for char in bare:
+        if char in "([{":
+            open_.append(_CLOSING[char])
+        elif (char in ")]}" and (not open_ or open_.pop() != char)) or char in "\"'`":
+            break
+    else:
+        if not open_:
+            return
+    raise InvalidInput(
+        f"{field}: a parenthesis, bracket or quote has no counterpart", field=field, hint="add it, or remove this one"
+    )
