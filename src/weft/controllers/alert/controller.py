@@ -83,7 +83,7 @@ class Alerts:
         chosen = choose_rules(rules)
         evaluated = await self._read(chosen)
         now = self._leadership.clock.now()
-        commits = list(list_commits(view, chosen, evaluated, now))
+        commits = list(list_commits(view, chosen, evaluated, now, self._unwritten))
         for start in range(0, len(commits), _BATCH):
             await self._leadership.perform(commits[start : start + _BATCH])
 
@@ -107,13 +107,17 @@ class Alerts:
             if clock.elapsed() - self._read_at < AWAY_SECONDS:
                 return None
             return Unevaluated("evaluatorAway", f"{problem.message}; alerts stay as they were")
-        return found if self._unwritten is None else self._unwritten
+        return found
 
 
 def list_commits(
-    view: View, chosen: Mapping[str, Item], evaluated: Mapping[str, Evaluated] | Unevaluated | None, now: float
+    view: View,
+    chosen: Mapping[str, Item],
+    evaluated: Mapping[str, Evaluated] | Unevaluated | None,
+    now: float,
+    unwritten: Unevaluated | None = None,
 ) -> Iterator[Commit]:
-    """What changes by it. Pure."""
+    """What changes by it; ``unwritten``: why the evaluator has no rules newer than those that it speaks of. Pure."""
     silences: dict[str, list[SilenceSpec]] = {}
     for silence in view.of_kind("silence").values():
         silences.setdefault(silence.envelope.project or "", []).append(spec := silence.spec(SilenceSpec))
@@ -121,7 +125,8 @@ def list_commits(
             yield Commit(silence.key, [delete(silence)], [unchanged(silence)])
     for rule in view.of_kind("alertrule").values():
         if not rule.deleting and evaluated is not None:
-            commit = plan_rule(rule, rule.uid in chosen, evaluated, silences.get(rule.envelope.project or "", []), now)
+            own = silences.get(rule.envelope.project or "", [])
+            commit = plan_rule(rule, rule.uid in chosen, evaluated, own, now, unwritten)
             if commit is not None:
                 yield commit
 
@@ -132,6 +137,7 @@ def plan_rule(
     evaluated: Mapping[str, Evaluated] | Unevaluated,
     silences: Sequence[SilenceSpec],
     now: float,
+    unwritten: Unevaluated | None = None,
 ) -> Commit | None:
     """The commit of a rule's next status, its condition and its events; None: nothing changes."""
     spec, old = rule.spec(AlertRuleSpec), rule.status(AlertRuleStatus)
@@ -142,7 +148,8 @@ def plan_rule(
         return _change(rule, next_status(rule, None, silences, now), why, now)
     found = evaluated.get(rule.uid)
     if found is None or (found.expr, found.for_) != (bound_expr(spec), spec.for_):
-        return None  # not yet, or as it was before its last change
+        # Not yet, or as it was before its last change.
+        return None if unwritten is None else _change(rule, old, unwritten, now)
     return _change(rule, next_status(rule, found, silences, now), None, now)
 
 

@@ -47,7 +47,7 @@ def find_unfit(metrics: str, database: Database | None) -> Unevaluated | None:
 
 
 def supervise_evaluator(state: Path, named: Database | None, interval: float, clock: Clock) -> Supervisor:
-    """Starts it once the database takes connections. One that moves needs a restart of the evaluator."""
+    """Starts it once the database takes connections. With a new address of the database it must be restarted."""
     return Supervisor("alerts", lambda: plan_evaluator(state, named, interval, clock), clock, _await(state, named))
 
 

@@ -33,13 +33,16 @@ def test_nothing_that_people_write_but_the_expression_reaches_the_evaluators_tem
         check_rule(AlertRuleSpec(expr="weft_x > 0", summary=evil))
     written = write_rules([rule(labels={"team": evil})], 10.0)
     assert b"{{" not in written
-    ((only,),) = [group["rules"] for group in read(rule())]  # type: ignore[misc]
-    assert only == {
-        "alert": "uid-full-a",
-        "expr": "limitk(1000, (\nweft_x > 0\n))",
-        "for": "0s",
-        "labels": {"project": "a"},
-    }
+    assert [group["rules"] for group in read(rule())] == [
+        [
+            {
+                "alert": "uid-full-a",
+                "expr": "limitk(1000, (\nweft_x > 0\n))",
+                "for": "0s",
+                "labels": {"project": "a"},
+            }
+        ]
+    ]
 
 
 def test_rules_beyond_the_bound_of_a_project_are_left_out() -> None:

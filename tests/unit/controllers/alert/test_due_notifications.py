@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tests.unit.controllers.alert.alert_lab import NOW, Played, found, rule
 
 from weft.controllers.alert.due import Addressee, list_due, note_sent
-from weft.kinds.fields.alert.notification import to_document
+from weft.kinds.fields.alert.notification import Notification, to_document
 from weft.kinds.silence import SilenceSpec
 
 
-def types(notices: list[object]) -> list[str]:
-    return [str(getattr(notice, "type", "")).removeprefix("alert.") for notice in notices]
+def types(notices: Sequence[Notification]) -> list[str]:
+    return [notice.type.removeprefix("alert.") for notice in notices]
 
 
 def test_a_firing_alert_is_due_until_it_was_sent_and_is_the_same_each_time() -> None:
