@@ -24,8 +24,8 @@ from weft.backup.process.job import Job, JobDisk
 from weft.backup.process.worker import UID, Worker
 from weft.backup.repository import Repository
 from weft.contracts.clock import SystemClock
-from weft.drivers.volume.directory.disk_server import serve_disk
 from weft.drivers.volume.directory.qemu_img import describe_chain
+from weft.drivers.volume.disk_server import serve_disk
 
 SIZE = 1 << 30
 PIECE = 64 << 10

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ceph_lab import needs_ceph, place_of, run_ceph
+from tests.conformance.layers import SIZE, LayerPromises
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
-from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.contracts.driver.volume import VolumeDriver, VolumeFacts
+from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 from weft.launch.local.ceph.make import ask
-from weft.objects.errors import DriverFailed
+from weft.objects.errors import DriverFailed, NotFound
 from weft.objects.identity import short_id
 
 pytestmark = [needs_ceph, pytest.mark.host]
@@ -39,9 +44,12 @@ def ceph() -> Iterator[CephPlan]:
 async def driver(ceph: CephPlan) -> AsyncIterator[RbdVolumes]:
     driver = make_driver(ceph)
     yield driver
+    for kept in await driver.layers.list_kept():
+        await driver.layers.drop(kept.id)
     for facts in await driver.list():
         await driver.remove(facts.id)
-    await asyncio.gather(*driver._purging)
+    while driver._images.purging:
+        await asyncio.gather(*driver._images.purging)
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def base(tmp_path: Path) -> str:
     return str(path)
 
 
-class TestRbd(VolumePromises):
+class TestRbd(VolumePromises, LayerPromises):
     @pytest.fixture
     def reborn(self, ceph: CephPlan) -> Callable[[], VolumeDriver]:
         return lambda: make_driver(ceph)
@@ -107,7 +115,7 @@ async def test_a_disk_with_two_names_goes_with_the_last_one(ceph: CephPlan, driv
     await driver.remove("source")
     assert await driver.inspect("source") is None and (await driver.inspect("target")) == shared
     await driver.remove("target")
-    await asyncio.gather(*driver._purging)
+    await asyncio.gather(*driver._images.purging)
     assert await driver.list() == [] and rbd(ceph, "trash", "ls", ceph.pool) == ""
     with pytest.raises(DriverFailed):
         await driver.share("source", "target")
@@ -121,7 +129,7 @@ async def test_an_image_without_its_volume_and_a_half_made_base_image_go(ceph: C
     await driver.remove(ID)
     await driver.ensure("other", size_bytes=8 * MIB)
     await driver.remove("other")
-    await asyncio.gather(*driver._purging)
+    await asyncio.gather(*driver._images.purging)
     assert not [name for name in rbd(ceph, "ls", ceph.pool).split() if not name.startswith("weft-image-")]
 
 
@@ -187,3 +195,171 @@ async def test_a_full_pool_says_so_and_takes_volumes_again_once_there_is_space(
     finally:
         ask(ceph, "osd", "pool", "set-quota", ceph.pool, "max_bytes", "0")
     assert (await make_driver(ceph).ensure("more", size_bytes=8 * MIB)).size_bytes == 8 * MIB
+
+
+def stamp(ceph: CephPlan, facts: VolumeFacts, pattern: int) -> None:
+    assert "1 ops" in io(ceph, name(facts), f"write -P {pattern} 0 64k").stdout
+
+
+def holds(ceph: CephPlan, facts: VolumeFacts, pattern: int) -> bool:
+    return "verification failed" not in io(ceph, name(facts), f"read -P {pattern} 0 64k").stdout
+
+
+def name(facts: VolumeFacts) -> str:
+    assert facts.rbd is not None
+    return facts.rbd.image
+
+
+def snapshot_of(id_: str, *layers: str, size: int = SIZE) -> KeptSnapshot:
+    return KeptSnapshot(id_, f"uid-{id_}", {"root": KeptDisk(layers, size)})
+
+
+async def take(driver: RbdVolumes, *layers: str) -> None:
+    """A snapshot with the last layer's id, of the disk as it is."""
+    await driver.layers.begin_layer(ID, layers[-1])
+    await driver.layers.finish_layer(ID, layers[-1])
+    await driver.layers.keep(snapshot_of(layers[-1], *layers))
+
+
+async def list_images(ceph: CephPlan, driver: RbdVolumes) -> list[str]:
+    while driver._images.purging:
+        await asyncio.gather(*driver._images.purging)
+    trashed = [one["name"] for one in json.loads(rbd(ceph, "trash", "ls", ceph.pool, "--format", "json"))]
+    return sorted([one for one in rbd(ceph, "ls", ceph.pool).split() if not one.startswith("weft-image-")] + trashed)
+
+
+async def test_a_disk_goes_back_and_forth_and_its_snapshots_are_deleted_anywhere(
+    ceph: CephPlan, driver: RbdVolumes, base: str
+) -> None:
+    facts = await driver.ensure(ID, size_bytes=SIZE, base=base)
+    layers: list[str] = []
+    for number in (1, 2, 3):
+        stamp(ceph, facts, number)
+        layers.append(f"s{number}")
+        await take(driver, *layers)
+    stamp(ceph, facts, 4)
+    await driver.layers.keep_present(snapshot_of("s4", *layers, "present"), {ID: "present"})
+    back = await driver.layers.replace(ID, "s2", "root", "present")
+    assert holds(ceph, back, 2) and name(back) != name(facts)
+    twin = await make_driver(ceph, "n2").layers.clone("twin", "s1", "root", size_bytes=2 * SIZE)
+    stamp(ceph, back, 5)
+    assert holds(ceph, twin, 1) and twin.size_bytes == 2 * SIZE
+    for one in ("s2", "s1", "s3"):
+        await make_driver(ceph, "n2").layers.drop(one)
+    assert holds(ceph, back, 5) and holds(ceph, twin, 1), "what stands on a snapshot outlives it"
+    again = await driver.layers.replace(ID, "s4", "root", "again")
+    assert holds(ceph, again, 4)
+    [kept] = await driver.layers.list_kept()
+    assert kept.id == "s4" and 0 < kept.used_bytes <= SIZE
+    await driver.layers.drop("s4")
+    await driver.remove(ID)
+    assert holds(ceph, twin, 1)
+    await driver.remove("twin")
+    assert await list_images(ceph, driver) == [], "nothing is left of any of it"
+
+
+class Cut(BaseException):
+    """The agent's process ends here."""
+
+
+@pytest.mark.parametrize("act", ["take", "replace", "clone", "drop", "remove"])
+async def test_an_agent_killed_at_any_command_leaves_a_disk_that_holds_what_it_held_and_goes_on_when_repeated(
+    ceph: CephPlan, driver: RbdVolumes, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    acts: dict[str, Callable[[RbdVolumes], Awaitable[object]]] = {
+        "take": lambda one: take(one, "s1", "s2"),
+        "replace": lambda one: one.layers.replace(ID, "s1", "root", "present"),
+        "clone": lambda one: one.layers.clone("twin", "s1", "root"),
+        "drop": lambda one: one.layers.drop("s1"),
+        "remove": lambda one: one.remove(ID),
+    }
+    run, left = CephClient.run, 0
+
+    async def count(client: CephClient, program: str, *words: str, **more: Any) -> str:
+        nonlocal left
+        left -= 1
+        if left == 0 and odd:
+            raise Cut
+        said = await run(client, program, *words, **more)
+        if left == 0:
+            raise Cut  # its effect is there, and nobody has heard of it
+        return said
+
+    for step in range(1, 60):
+        odd, left = step % 2 == 1, 0
+        stamp(ceph, await driver.ensure(ID, size_bytes=SIZE), 1)
+        await take(driver, "s1")
+        facts = await driver.inspect(ID)
+        assert facts is not None
+        stamp(ceph, facts, 2)
+        left, killed = (step + 1) // 2, False
+        with monkeypatch.context() as patch:
+            patch.setattr(CephClient, "run", count)
+            try:
+                await acts[act](make_driver(ceph))
+            except Cut:
+                killed = True
+        now = await make_driver(ceph, "n2").inspect(ID)
+        if act != "remove":
+            assert now is not None and (holds(ceph, now, 2) or (act == "replace" and holds(ceph, now, 1))), step
+        await acts[act](driver)
+        now = await driver.inspect(ID)
+        kept = [one.id for one in await driver.layers.list_kept()]
+        assert (now is None) == (act == "remove")
+        assert now is None or holds(ceph, now, 1 if act == "replace" else 2), step
+        assert kept == {"take": ["s1", "s2"], "drop": []}.get(act, ["s1"]), step
+        if "s1" in kept:
+            assert holds(ceph, await driver.layers.clone("other", "s1", "root"), 1), step
+        for one in kept:
+            await driver.layers.drop(one)
+        for volume in ("other", "twin", ID):
+            await driver.remove(volume)
+        assert await list_images(ceph, driver) == [], step
+        if not killed:
+            break
+    assert not killed
+
+
+async def test_a_snapshot_is_copied_out_whole_or_what_changed_and_comes_back_as_a_snapshot(
+    ceph: CephPlan, driver: RbdVolumes
+) -> None:
+    facts = await driver.ensure(ID, size_bytes=8 * SIZE)
+    io(ceph, name(facts), "write -P 1 0 1M", f"write -P 1 {4 * SIZE} 1M")
+    await take(driver, "s1")
+    io(ceph, name(facts), "write -P 2 64k 64k", f"discard {4 * SIZE} 4M")
+    await take(driver, "s1", "s2")
+    io(ceph, name(facts), "write -P 9 0 1M")
+    whole = driver.copies.read("s1", "root", base=None, base_format="raw")
+    async with whole as served:
+        assert served.is_whole and sum(length for _, length, zero in served.extents if not zero) == 2 * MIB
+    async with driver.copies.read("s2", "root", base=None, base_format="raw", since="s1") as served:
+        assert not served.is_whole
+        assert (64 << 10, 64 << 10, False) in served.extents, served.extents
+        assert any(at == 4 * SIZE and zero for at, _, zero in served.extents), served.extents
+        assert sum(length for _, length, zero in served.extents if not zero) < MIB
+        assert "verification failed" not in nbd(served.socket, "read -P 1 0 64k", "read -P 2 64k 64k")
+    async with driver.copies.read("s2", "root", base=None, base_format="raw", since="gone") as served:
+        assert served.is_whole
+    for _ in range(2):
+        async with driver.copies.write("came", SIZE) as socket:
+            nbd(socket, "write -P 7 0 64k")
+    with pytest.raises(NotFound):
+        await driver.copies.take_in(snapshot_of("s3", "none"))
+    for _ in range(2):
+        await driver.copies.take_in(snapshot_of("s3", "came"))
+        await driver.copies.discard(["came", "none"])
+    assert holds(ceph, await driver.layers.clone("new", "s3", "root"), 7)
+    async with driver.copies.write("left", SIZE):
+        pass
+    await driver.copies.discard(["left"])
+    for one in ("s1", "s2", "s3"):
+        await driver.layers.drop(one)
+    await driver.remove("new")
+    await driver.remove(ID)
+    assert await list_images(ceph, driver) == []
+
+
+def nbd(socket: str, *commands: str) -> str:
+    words = [word for command in commands for word in ("-c", command)]
+    argv = ["qemu-io", "-f", "raw", *words, f"nbd+unix:///?socket={socket}"]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout

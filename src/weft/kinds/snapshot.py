@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, split_subject
@@ -66,6 +67,9 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     instant: Annotated[
         bool, field("A VM may begin from it before it is fetched; set by the server", change="never")
     ] = False
+    pool: Annotated[
+        str, field("Storage pool that it is fetched into; set by the server", change="never", name=True)
+    ] = LOCAL
 
 
 class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -301,8 +305,8 @@ SNAPSHOT = Kind(
     access=Access(readers="project", status_writer="snapshots", node_reads="kept"),
     admission=Admission(
         check=check_snapshot,
-        server_fields=("automatic", "image", "group", "members", "backup", "instant"),
-        made_fields=("automatic", "group", "members", "backup", "instant"),
+        server_fields=("automatic", "image", "group", "members", "backup", "instant", "pool"),
+        made_fields=("automatic", "group", "members", "backup", "instant", "pool"),
         derived=Derived(_list_sources, _put_image),
         counts=_count,
     ),

@@ -16,8 +16,8 @@ from weft.backup.format import CHUNK
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.process.worker import Worker
 from weft.contracts.clock import SystemClock
-from weft.drivers.volume.directory.disk_server import serve_disk
 from weft.drivers.volume.directory.qemu_img import describe_chain
+from weft.drivers.volume.disk_server import serve_disk
 from weft.objects.errors import Forbidden, NotFound, WeftError
 
 KEY = "0f" * 32

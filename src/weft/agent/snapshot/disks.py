@@ -88,6 +88,9 @@ class AllocatedDisk:
 
     async def take(self, layers: Layers, layer: str) -> None:
         local = self._state.local
+        if any(one.format == "rbd" for one in await layers.list_layers(self.id)):  # inside of the image: no copy
+            await layers.forget_layer(self.id, layer)
+            return
         if self._runs():
             runtime = self._runtimes.of(local)
             path = next((one.path for one in await layers.list_layers(self.id) if one.id == layer), None)

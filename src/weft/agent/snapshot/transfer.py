@@ -86,7 +86,8 @@ async def adopt_layers(driver: VolumeDriver, volume_id: str) -> list[DiskLayer]:
         await driver.transfer.adopt(volume_id)
     if not isinstance(driver, HasLayers):
         return []
-    return [DiskLayer(layer.path, layer.format, layer.server) for layer in await driver.layers.list_layers(volume_id)]
+    layers = await driver.layers.list_layers(volume_id)
+    return [DiskLayer(one.path, one.format, one.server) for one in layers if one.format != "rbd"]
 
 
 async def _find(pools: Pools, local: LocalAllocation, disk: str) -> LayerTransfer | None:

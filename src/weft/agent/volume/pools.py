@@ -77,7 +77,8 @@ class Pools:
         driver = await self.of(spec, disk)
         if not isinstance(driver, HasLayers):
             return []
-        return [DiskLayer(layer.path, layer.format, layer.server) for layer in await driver.layers.list_layers(id_)]
+        layers = await driver.layers.list_layers(id_)
+        return [DiskLayer(one.path, one.format, one.server) for one in layers if one.format != "rbd"]
 
     async def refuse_layers(self, spec: AllocationSpec, id_: str, disk: str, what: str) -> None:
         """Raise InvalidInput (``unsupported``) for a disk that can't go to other storage, since what it stands on would stay."""

@@ -86,20 +86,25 @@ def restore_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
             help="The name of the VM or volume that is created; of a container's volumes what their names begin with.",
         ),
         click.Option(["--instant"], is_flag=True, help="Start it before its disks are copied from the repository."),
+        click.Option(["--pool"], metavar="POOL", help="The storage pool of its disks. [local]"),
         *options.waits(),
         options.output(),
     ]
     return options.build(verb, "Create a VM from a backup and wait until it runs, or a volume.", _restore, kind, params)
 
 
-def _restore(session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None, instant: bool) -> int:
+def _restore(
+    session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None, instant: bool, pool: str | None
+) -> int:
     target = find_one(session, kind, words, RESTORED_FROM, "give one backup")
     if not new_name:
         raise usage(
             "--new-name is missing: a backup is never restored over what is there",
             "give --new-name NAME; the old name will do once what has it is deleted",
         )
-    given: dict[str, Any] = {"new_name": new_name} | ({"instant": True} if instant else {})
+    given: dict[str, Any] = (
+        {"new_name": new_name} | ({"instant": True} if instant else {}) | ({"pool": pool} if pool else {})
+    )
     made = session.client.verb("backup", target.name, "restore", given)
     return finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
 

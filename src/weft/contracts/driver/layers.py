@@ -4,6 +4,9 @@ A snapshot keeps the layers of several disks as they were at one instant. The dr
 snapshot stand on; a disk's header, which its guest's machine can write, is never trusted for that. What nothing refers to any more
 is removed. Every step may be repeated, also by a driver made anew after a crash.
 
+Storage may keep layers inside of the volumes' images, as Ceph does: then there is no overlay. A running guest's machine has the
+image itself take a snapshot, in place of the switch, and whatever needs no layer goes without a copy.
+
 Layers and snapshots may go with a disk to other storage, each as a file (``LayerTransfer``). The other storage gives layers ids of
 its own. It holds what has come until the disk stands on it, and keeps the snapshots once the disk is there for good; ``remove`` of
 the volume drops what is held.
@@ -28,11 +31,11 @@ MEMORY = ".memory"  # after a snapshot's id: the name of its memory's file
 
 class Layer(msgspec.Struct, frozen=True):
     """A file that is never written to again, but to take up a layer below it. nbd: a file that stands for a disk which is served
-    elsewhere, always the lowest; nobody can read it."""
+    elsewhere, always the lowest; nobody can read it. rbd: no file, but a snapshot inside of an RBD image."""
 
     id: str
-    path: str
-    format: Literal["qcow2", "raw", "nbd"]
+    path: str  # rbd: rbd:POOL/IMAGE@LAYER
+    format: Literal["qcow2", "raw", "nbd", "rbd"]
     used_bytes: int
     server: str = ""  # nbd: NAME/EXPORT, a Unix socket's name that is in no folder
 
@@ -72,7 +75,9 @@ class Layers(Protocol):
 
     async def begin_layer(self, volume_id: str, layer_id: str) -> str:
         """Note that the volume's present file becomes this layer, and return the path of an empty overlay that is as large. A guest
-        may write to the overlay from now on. For a layer that is finished it is the volume's own path. Raises NotFound,
+        may write to the overlay from now on. For a layer that is finished it is the volume's own path. A layer inside of an image
+        has no overlay: its own path is returned, rbd:POOL/IMAGE@LAYER, and the guest's machine or ``finish_layer`` makes it. Raises
+        NotFound,
         InvalidInput (``tooManyLayers``, ``unsupported``), IllegalTransition while another layer is unfinished, DriverFailed
         (``noSpace``)."""
 
@@ -92,10 +97,11 @@ class Layers(Protocol):
     async def list_kept(self) -> list[KeptSnapshot]: ...
 
     async def drop(self, snapshot_id: str) -> None:
-        """Forget a snapshot and its memory. Absent is fine."""
+        """Forget a snapshot and its memory. Absent is fine. Layers that are unneeded then may go at once."""
 
     def memory_path(self, snapshot_id: str) -> str:
-        """Where the snapshot's memory is, once it is whole; half of it may be beside, under this name with more behind it."""
+        """Where the snapshot's memory is, once it is whole; half of it may be beside, under this name with more behind it. "": this
+        storage has no place for memory."""
 
     async def clone(self, volume_id: str, snapshot_id: str, disk: str, *, size_bytes: int = 0) -> VolumeFacts:
         """Make the volume as the snapshot's disk was, if it isn't there; it is at least ``size_bytes`` large. Raises NotFound
@@ -215,7 +221,8 @@ class DiskCopies(Protocol):
         DriverFailed."""
 
     async def stand_in(self, layer_id: str, server: str) -> None:
-        """A file that stands for a disk which is served there (``Layer.server``), for ``take_in``. Raises DriverFailed."""
+        """A file that stands for a disk which is served there (``Layer.server``), for ``take_in``. Raises DriverFailed,
+        InvalidInput (``unsupported``)."""
 
     async def take_in(self, snapshot: KeptSnapshot) -> None:
         """Keep a snapshot of disks that were written, each its only layer. Repeated is fine. Raises NotFound for one that is

@@ -21,7 +21,8 @@ class SnapshotPlan(msgspec.Struct, frozen=True):
     key: str
     overlays: dict[
         str, str
-    ]  # serial → path of an empty qcow2 as large as the disk, without a backing file in its header
+    ]  # serial → path of an empty qcow2 as large as the disk, without a backing file in its header; of an RBD image
+    # rbd:POOL/IMAGE@NAME: it takes a snapshot of itself with that name, and stays what the disk writes to
     memory: str = ""  # path where the memory appears once it is whole; "": disks only
     freeze: bool = (
         True  # have the guest's agent freeze file systems, if it has one; never with memory, which needs none

@@ -5,6 +5,7 @@ from __future__ import annotations
 from weft.controllers.backup.boot import find_test, find_tested_first
 from weft.controllers.backup.model import BackupFacts, Earlier, Node, Repository, Snapshot
 from weft.informer.view import Item, View
+from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupOrder, find_report
@@ -52,10 +53,10 @@ def read_repository(view: View, name: str) -> Repository | None:
     return Repository(name, item.uid, item.spec(BackupRepositorySpec), item.status(BackupRepositoryStatus))
 
 
-def list_nodes(view: View, order: BackupOrder | None, *, first: str = "") -> list[Node]:
-    """The nodes that are Ready and have storage, ``first`` before the others, each with its report on ``order``."""
+def list_nodes(view: View, order: BackupOrder | None, *, first: str = "", pool: str = LOCAL) -> list[Node]:
+    """The nodes that are Ready and have the pool, ``first`` before the others, each with its report on ``order``."""
     ready = [node for node in view.of_kind("node").values() if node.status(NodeStatus).phase == "Ready"]
-    ready = [node for node in ready if node.report(NodeReport).pools]
+    ready = [node for node in ready if any(one.name == pool for one in node.report(NodeReport).pools)]
     ready.sort(key=lambda node: (node.envelope.name != first, node.envelope.name))
     return [
         Node(

@@ -10,7 +10,6 @@ import msgspec
 from weft.controllers.backup.facts import find_asked, list_nodes, read_repository
 from weft.controllers.backup.model import Node, Repository
 from weft.informer.view import Item, View
-from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.node import NODES_BY_SNAPSHOT
@@ -33,7 +32,8 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
     if repository is None:
         return _fail(status, "repositoryGone", f"the repository of backup/{name} is gone")
     made = backup.status(BackupStatus)
-    nodes = list_nodes(view, status.order, first=made.node)
+    pool = snapshot.spec(SnapshotSpec).pool
+    nodes = list_nodes(view, status.order, first=made.node, pool=pool)
     asked = find_asked(nodes, status.order)
     if status.order is not None and status.order.act == "serve" and (status.serves or asked is not None):
         return _follow_serving(status, made, name, asked.report if asked is not None else None)
@@ -47,7 +47,7 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
         return msgspec.structs.replace(status, message=f"fetched from backup/{name}: {percent} %")
     if not nodes:
         return msgspec.structs.replace(
-            status, order=None, reason="nodeNotReady", message="waits for a node that is ready"
+            status, order=None, reason="nodeNotReady", message=f"waits for a ready node with storage pool {pool}"
         )
     return _give(status, snapshot, backup, repository, nodes[0])
 
@@ -77,6 +77,7 @@ def _follow_serving(
 
 def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repository, node: Node) -> SnapshotStatus:
     made, name = backup.status(BackupStatus), backup.envelope.name
+    pool = snapshot.spec(SnapshotSpec).pool
     order = BackupOrder(
         uid=snapshot.uid,
         act="serve" if snapshot.spec(SnapshotSpec).instant else "fetch",
@@ -90,7 +91,7 @@ def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repo
         snapshot=snapshot.uid,
         disks={disk: one.key for disk, one in made.disks.items()},
         manifest={"disks": msgspec.to_builtins(made.disks)},
-        pool=LOCAL,
+        pool=pool,
     )
     return msgspec.structs.replace(
         status,
@@ -98,8 +99,8 @@ def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repo
         order=order,
         node=node.name,
         node_uid=node.uid,
-        pool=LOCAL,
-        disks={disk: msgspec.structs.replace(one, pool=LOCAL) for disk, one in made.disks.items()},
+        pool=pool,
+        disks={disk: msgspec.structs.replace(one, pool=pool) for disk, one in made.disks.items()},
         workload_uid=made.workload_uid,
         workload_spec=made.workload_spec,
         image_sha256=made.image_sha256,

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from weft.drivers.linux.ceph.conf import write_client_conf
+from weft.drivers.volume.rbd.images import choose_generation, is_disk_of, name_disk, read_generation, read_layer
 from weft.drivers.volume.rbd.names import check_id
 from weft.drivers.volume.rbd.osds import mean_latencies, read_sums
 from weft.drivers.volume.rbd.place import CONF, RbdPlace, read_place
+from weft.drivers.volume.rbd.records import Chain, Records, StoredDisk, StoredSnapshot, read_values
 from weft.objects.errors import DriverFailed, InvalidInput
 
 CEPH_CONF = """
@@ -76,3 +78,49 @@ def test_latencies_are_of_what_happened_between_two_looks() -> None:
     assert mean_latencies(before, now) == {"write": 25.0}
     assert mean_latencies(now, now) == {}, "it did nothing"
     assert mean_latencies(now, read_sums(tell(2, 0.0246))) == {"write": 12.0}, "it started anew"
+
+
+LISTED = """chain/weft-disk-a
+value (14 bytes) :
+00000000  7b 22 62 65 67 75 6e 22  3a 22 73 31 22 7d        |{"begun":"s1"}|
+0000000e
+
+kept/s
+value (52 bytes) :
+00000000  61 61 61 61 61 61 61 61  61 61 61 61 61 61 61 61  |aaaaaaaaaaaaaaaa|
+*
+00000030  7c 0a 2a 62                                       ||.*b|
+00000034
+
+none
+value (0 bytes) :
+
+"""
+
+
+def test_what_rados_prints_of_an_object_is_read_also_where_it_leaves_lines_out() -> None:
+    assert read_values(LISTED) == {
+        "chain/weft-disk-a": b'{"begun":"s1"}',
+        "kept/s": b"a" * 48 + b"|\n*b",
+        "none": b"",
+    }
+    assert read_values("") == {}
+
+
+def test_an_image_that_takes_anothers_place_is_of_a_higher_generation_and_says_why() -> None:
+    images = [name_disk("v"), name_disk("v", 9, "one"), name_disk("v", 10, "two")]
+    assert [read_generation(image) for image in images] == [0, 9, 10]
+    assert [read_layer(image) for image in images] == ["", "one", "two"]
+    assert all(is_disk_of(image, "v") for image in images) and not any(is_disk_of(image, "") for image in images)
+    assert not is_disk_of(name_disk("v2"), "v")
+    assert (choose_generation("v", images), choose_generation("w", images)) == (11, 0)
+
+
+def test_a_layer_is_needed_by_a_snapshot_that_ends_with_it_and_by_another_volume() -> None:
+    chains = {"a": Chain(("a@1", "a@2", "a@3")), "b": Chain(("a@1",))}
+    kept = {"s": StoredSnapshot("u", {"root": StoredDisk(("a@1", "a@2"), 1)})}
+    records = Records(chains, kept)
+    assert records.list_unneeded("a", ["a"]) == ["a@1", "a@3"]
+    assert records.list_unneeded("a", ["a", "b"]) == ["a@3"]
+    assert records.list_kept_layers() == {"a@1", "a@2"}
+    assert Records({"a": Chain(("a@1",), "2")}, {}).list_unneeded("a", ["a"]) == []

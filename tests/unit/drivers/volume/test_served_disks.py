@@ -215,7 +215,7 @@ async def test_what_stands_for_a_served_disk_is_known_by_its_server_and_read_by_
 
 KILLED = """
 import asyncio, os, sys
-from weft.drivers.volume.directory.disk_server import serve_disk
+from weft.drivers.volume.disk_server import serve_disk
 
 async def main():
     async with serve_disk(sys.argv[1], read_only=True) as socket:

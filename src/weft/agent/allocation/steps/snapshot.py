@@ -112,6 +112,12 @@ class SnapshotTaker:
                     reason="unsupported",
                     hint="relocate the disk to another pool",
                 )
+            if disk == ROOT and self._snapshot.memory and not driver.layers.memory_path(short_id(self._snapshot.uid)):
+                raise InvalidInput(
+                    f"{local.what}: its root disk is in storage pool {place.pool}, which can't keep a VM's memory",
+                    reason="unsupported",
+                    hint="take the snapshot without memory, or relocate the root disk to a pool that is a folder",
+                )
         runtime = self._parts.runtimes.of(local)
         if not self._taking.live:
             return

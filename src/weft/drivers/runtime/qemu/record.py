@@ -23,6 +23,7 @@ from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 POWERED_OFF = "guestPoweredOff"
+INSIDE = "rbd:"  # before what a snapshot lies in that has no file
 MARK_BYTES = 512  # a sector, written whole or not at all: longer than any migration's key
 
 
@@ -68,6 +69,20 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     nodes: dict[str, str] = {}  # serial → the node of its overlay
     machine: MigratingGuest | None = None  # that the memory is of
     held: bool = False  # the guest stood still before it
+
+    @property
+    def overlays(self) -> dict[str, str]:
+        """serial → the path of a file, of disks that get one."""
+        return {serial: path for serial, path in self.plan.overlays.items() if not path.startswith(INSIDE)}
+
+    @property
+    def inside(self) -> dict[str, str]:
+        """serial → the name of the snapshot inside of the disk's image, of disks that get one."""
+        return {
+            serial: path.rpartition("@")[2]
+            for serial, path in self.plan.overlays.items()
+            if path.startswith(INSIDE) and "@" in path
+        }
 
     @property
     def is_over(self) -> bool:
@@ -195,7 +210,7 @@ def find_own_file(disk: GuestDisk) -> str:
 def note_switched(record: GuestRecord) -> None:
     """The disks of its snapshot have their overlays over them."""
     assert record.snapshot is not None
-    overlays = record.snapshot.plan.overlays
+    overlays = record.snapshot.overlays
     record.plan = _lay_over(record.plan, overlays)
     record.next = record.next and _lay_over(record.next, overlays)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.contracts.durable_file import keep_file
-from weft.drivers.volume.directory.disk_server import map_disk, serve_disk
 from weft.drivers.volume.directory.layer_records import LayerRecords, list_kept_layers
 from weft.drivers.volume.directory.locking import Locking
 from weft.drivers.volume.directory.qemu_img import check_own, describe_chain, round_up, run_qemu_img
 from weft.drivers.volume.directory.stand_in import write_stand_in
+from weft.drivers.volume.disk_server import map_disk, serve_disk
 from weft.objects.errors import NotFound
 
 

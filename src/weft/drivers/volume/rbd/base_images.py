@@ -57,7 +57,9 @@ class BaseImages:
         unused = []
         for one in found:
             name = str(one["image"])
-            if name.startswith(PREFIX) and not await self._client.ask("rbd", "children", f"{pool}/{name}@{SNAPSHOT}"):
+            if name.startswith(PREFIX) and not await self._client.ask(
+                "rbd", "children", "--all", f"{pool}/{name}@{SNAPSHOT}"
+            ):
                 unused.append(
                     (str((await self._client.ask("rbd", "info", f"{pool}/{name}"))["create_timestamp"]), name)
                 )

@@ -1,5 +1,5 @@
 """Volumes as RBD images in a Ceph pool, which every node of the pool sees: ``names`` says which image each is. Root disks are
-clones of ``base_images``, by layers.
+clones of ``base_images``, by layers; snapshots lie inside of the images (``layers``).
 
 Works with Ceph's own programs, each within a time; nothing is kept in this process but what may be lost. Called by the agent.
 """
@@ -7,28 +7,29 @@ Works with Ceph's own programs, each within a time; nothing is kept in this proc
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import threading
 import uuid
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.volume import OsdFacts, PoolFacts, RbdImage, VolumeFacts
+from weft.contracts.driver.volume import OsdFacts, PoolFacts, VolumeFacts
 from weft.drivers.linux.ceph.conf import find_setting, read_parts, write_client_conf
 from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.base_images import SNAPSHOT, BaseImages, find_size
+from weft.drivers.volume.rbd.disk_copies import RbdDiskCopies
 from weft.drivers.volume.rbd.fence import cut_off
+from weft.drivers.volume.rbd.images import Images, choose_generation, name_disk
+from weft.drivers.volume.rbd.layers import RbdLayers, describe_volume, find_needed
 from weft.drivers.volume.rbd.names import Names, check_id
 from weft.drivers.volume.rbd.osds import SOCKET, LocalOsds
 from weft.drivers.volume.rbd.place import read_place
+from weft.drivers.volume.rbd.records import RecordStore
+from weft.drivers.volume.rbd.taking import RbdTaking
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes
 
-DISK = "weft-disk-"
 POOL_SECONDS = 5.0  # for so long what the cluster said of the pool counts as now
 _SECTOR = 512
-log = logging.getLogger("weft.agent")
 
 
 class RbdVolumes:
@@ -43,9 +44,13 @@ class RbdVolumes:
         self._client = CephClient(self._place.conf, self._place.user, self._where)
         self._names = Names(self._client, self._place.pool)
         self._bases = BaseImages(self._client, self._place, host.node_uid)
+        self._images = Images(self._client, self._place, self._bases, self._where)
+        self._records = RecordStore(self._client, self._place.pool)
+        self.layers = RbdLayers(self._records, self._images, self._names, self._where, self._refuse_full)
+        self.taking = RbdTaking(self.layers, self._images, self._names, self._where)
+        self.copies = RbdDiskCopies(self.layers, self._images, self._client, self._refuse_full)
         self._osds = LocalOsds(clock)
         self._making: dict[str, asyncio.Lock] = {}
-        self._purging: set[asyncio.Task[None]] = set()
         self._asking = threading.Lock()
         self._found: tuple[float, PoolFacts] | None = None
 
@@ -101,23 +106,24 @@ class RbdVolumes:
         if size <= 0:
             raise InvalidInput(f"volume {volume_id} has no size", field="spec.size")
         await self._refuse_full()
-        image = DISK + volume_id
-        await self._drop_image(image)  # what was begun and has no name
+        image = name_disk(volume_id, choose_generation(volume_id, find_needed(await self._records.read())))
+        await self._images.drop(image)  # what was begun and has no name
         if base is None:
-            await self._rbd("create", self._at(image), "--size", f"{size}B", "--no-progress")
+            await self._images.create(image, size)
         else:
             await self._clone(await self._bases.ensure(base, base_format, smallest), image, base, base_format, smallest)
             if size > smallest:
-                await self._rbd("resize", self._at(image), "--size", f"{size}B", "--no-progress")
+                await self._images.resize(image, size)
         await self._names.put(volume_id, image)
         return await self._describe(volume_id, image)
 
     async def _clone(self, parent: str, image: str, base: str, base_format: str, size: int) -> None:
+        at = self._images.at
         try:
-            await self._rbd("clone", f"{self._at(parent)}@{SNAPSHOT}", self._at(image))
+            await self._images.run("clone", f"{at(parent)}@{SNAPSHOT}", at(image))
         except WeftError:  # another node has removed the parent, which no disk stood on
             parent = await self._bases.ensure(base, base_format, size)
-            await self._rbd("clone", f"{self._at(parent)}@{SNAPSHOT}", self._at(image))
+            await self._images.run("clone", f"{at(parent)}@{SNAPSHOT}", at(image))
 
     async def _refuse_full(self) -> None:
         """A full cluster doesn't refuse: it lets who writes wait."""
@@ -149,44 +155,13 @@ class RbdVolumes:
                 field="size",
             )
         if size_bytes > facts.size_bytes:
-            image = self._at(facts.rbd.image)
-            await self._rbd("resize", image, "--size", f"{_round_up(size_bytes)}B", "--no-progress")
+            await self._images.resize(facts.rbd.image, _round_up(size_bytes))
         return await self.inspect(volume_id) or facts
 
     async def remove(self, volume_id: str) -> None:
-        """Its data goes to the pool's trash at once, and from there in the background."""
-        self._making.pop(volume_id, None)
-        names = await self._names.read()
-        image = names.pop(check_id(volume_id), None)
-        is_last = (image or DISK + volume_id) not in names.values()
-        if is_last:  # before its name, by which it is found when this is cut off
-            await self._drop_image(image or DISK + volume_id)
-        if image is None:
-            return
-        await self._names.take(volume_id, image)
-        # Of two nodes that take the last two names at once, at least one sees no other now.
-        if not is_last and image not in (await self._names.read()).values():
-            await self._drop_image(image)
-
-    async def _drop_image(self, image: str) -> None:
-        try:
-            await self._rbd("trash", "mv", self._at(image))
-        except NotFound:
-            return
-        task = asyncio.ensure_future(self._purge())
-        self._purging.add(task)
-        task.add_done_callback(self._purging.discard)
-
-    async def _purge(self) -> None:
-        """Remove what is weft's in the trash; what fails is tried again with the next."""
-        try:
-            for one in await self._client.ask("rbd", "trash", "ls", self._place.pool):
-                if str(one["name"]).startswith(DISK):
-                    with contextlib.suppress(NotFound):  # another node does the same
-                        await self._rbd("trash", "rm", f"{self._place.pool}/{one['id']}", "--no-progress")
-            await self._bases.tidy()
-        except WeftError as problem:
-            log.debug("%s: its trash stays for now: %s", self._where, problem.message)
+        """Its data goes to the pool's trash at once, and from there in the background; what snapshots need of it stays."""
+        self._making.pop(check_id(volume_id), None)
+        await self.layers.release(volume_id)
 
     def osds(self) -> list[OsdFacts]:
         parts = read_parts(self._place.conf)
@@ -194,30 +169,21 @@ class RbdVolumes:
 
     async def fence(self, volume_id: str) -> list[str]:
         image = (await self._names.read()).get(check_id(volume_id))
-        return [] if image is None else await cut_off(self._client, self._at(image))
+        return [] if image is None else await cut_off(self._client, self._images.at(image))
 
     async def _describe(self, volume_id: str, image: str) -> VolumeFacts:
-        [found, *_] = (await self._client.ask("rbd", "du", self._at(image)))["images"]
-        return self._read(volume_id, image, found)
-
-    def _read(self, volume_id: str, image: str, found: dict[str, object]) -> VolumeFacts:
-        size, used = int(str(found["provisioned_size"])), int(str(found["used_size"]))
-        there = RbdImage(self._place.pool, image, self._place.conf, self._place.user)
-        return VolumeFacts(volume_id, f"rbd:{self._at(image)}", "raw", size, used, there)
-
-    def _at(self, image: str) -> str:
-        return f"{self._place.pool}/{image}"
-
-    async def _rbd(self, *words: str) -> None:
-        await self._client.run("rbd", *words)
+        return describe_volume(self._images, volume_id, image, *await self._images.measure(image))
 
     async def list(self) -> list[VolumeFacts]:
         names = await self._names.read()
         if not names:
             return []
-        used = await self._client.ask("rbd", "du", "-p", self._place.pool)
-        found = {one["name"]: one for one in used["images"] if "snapshot" not in one}
-        return [self._read(id_, image, found[image]) for id_, image in sorted(names.items()) if image in found]
+        found = await self._images.measure_all()
+        return [
+            describe_volume(self._images, id_, image, *found[image])
+            for id_, image in sorted(names.items())
+            if image in found
+        ]
 
 
 def _round_up(size: int) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes, name_volume
@@ -20,6 +21,7 @@ class RestoreBackupInput(msgspec.Struct, kw_only=True):
         str, field("Name of the new VM or volume; of a container's volumes what their names begin with", name=True)
     ]
     instant: Annotated[bool, field("Start the VM before its disks are copied from the repository")] = False
+    pool: Annotated[str, field("Storage pool of its disks; local is a node's own", name=True)] = LOCAL
 
 
 def require_ready(obj: Object, verb: str) -> None:
@@ -40,10 +42,11 @@ def make_restored(obj: Object, given: RestoreBackupInput, _: str) -> dict[str, A
     """The manifest of what is requested: the VM, the volume, or the first of a container's volumes."""
     require_ready(obj, "restored")
     if not _is_of_vm(obj):
-        return _make_volumes(obj, given.new_name)[0]
+        return _make_volumes(obj, given)[0]
     disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
     snapshot = _name_snapshot(obj, given.new_name)
-    return make_restored_vm(dig(obj, "status.workload_spec", {}), given.new_name, snapshot, disks, memory=False)
+    former = {**dig(obj, "status.workload_spec", {}), "pool": given.pool}
+    return make_restored_vm(former, given.new_name, snapshot, disks, memory=False)
 
 
 def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str, Any]]:
@@ -59,14 +62,12 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
         )
     if given.instant:
         spec["instant"] = True
-    volumes = {disk: (one.get("size", 0), "local") for disk, one in disks.items()}
+    if given.pool != LOCAL:
+        spec["pool"] = given.pool
+    volumes = {disk: (one.get("size", 0), given.pool) for disk, one in disks.items()}
     return [
         {"kind": "snapshot", "name": name, "spec": spec},
-        *(
-            make_restored_volumes(volumes, given.new_name, name)
-            if _is_of_vm(obj)
-            else _make_volumes(obj, given.new_name)[1:]
-        ),
+        *(make_restored_volumes(volumes, given.new_name, name) if _is_of_vm(obj) else _make_volumes(obj, given)[1:]),
     ]
 
 
@@ -74,8 +75,9 @@ def _is_of_vm(obj: Object) -> bool:
     return split_subject(str(dig(obj, "spec.of", "")))[0] == "vm"
 
 
-def _make_volumes(obj: Object, new_name: str) -> list[dict[str, Any]]:
+def _make_volumes(obj: Object, given: RestoreBackupInput) -> list[dict[str, Any]]:
     """Volumes whose data comes without a VM."""
+    new_name = given.new_name
     snapshot, is_one = _name_snapshot(obj, new_name), str(dig(obj, "spec.of", "")).startswith("volume/")
     return [
         {
@@ -83,6 +85,7 @@ def _make_volumes(obj: Object, new_name: str) -> list[dict[str, Any]]:
             "name": new_name if is_one else name_volume(new_name, name),
             "spec": {
                 "size": disk.get("size", 0),
+                **({"pool": given.pool} if given.pool != LOCAL else {}),
                 "origin": {"snapshot": snapshot, "disk": name, "alone": True},
             },
         }

@@ -28,7 +28,7 @@ async def open_overlays(qmp: Qmp, snapshot: SnapshotRecord, files: Mapping[str, 
     """Open them, each over nothing yet. ``files``: the present ones, by serial. Raises OSError, QmpError."""
     present, nodes = await find_nodes(qmp), await list_nodes(qmp)
     for serial, node in snapshot.nodes.items():
-        async with qmp.lend(snapshot.plan.overlays[serial], os.O_RDWR) as name:
+        async with qmp.lend(snapshot.overlays[serial], os.O_RDWR) as name:
             file = {"driver": "file", "filename": name}
             how: dict[str, Any] = {
                 "driver": "qcow2",
@@ -39,7 +39,7 @@ async def open_overlays(qmp: Qmp, snapshot: SnapshotRecord, files: Mapping[str, 
             }
             await qmp.execute("blockdev-add", **how)
         # For the next snapshot: by then it has another name.
-        await _allow_reading(qmp, (await list_nodes(qmp))[node], snapshot.plan.overlays[serial])
+        await _allow_reading(qmp, (await list_nodes(qmp))[node], snapshot.overlays[serial])
         now = nodes[present[serial]]
         size = now["image"]["virtual-size"]
         if (await list_nodes(qmp))[node]["image"]["virtual-size"] < size:
@@ -79,13 +79,25 @@ async def switch(qmp: Qmp, snapshot: SnapshotRecord, present: Mapping[str, str])
         {"type": "blockdev-snapshot", "data": {"node": present[serial], "overlay": node}}
         for serial, node in snapshot.nodes.items()
     ]
+    # Nothing that the guest writes is done any more on a disk that has had its turn: so what comes later depends on none of it.
+    actions += [
+        {"type": "blockdev-snapshot-internal-sync", "data": {"device": present[serial], "name": name}}
+        for serial, name in snapshot.inside.items()
+    ]
     if actions:
         await qmp.execute("transaction", actions=actions)
 
 
 async def have_switched(qmp: Qmp, snapshot: SnapshotRecord) -> bool:
     present = await find_nodes(qmp)
-    return any(present.get(serial) == node for serial, node in snapshot.nodes.items())
+    if snapshot.nodes or not snapshot.inside:
+        return any(present.get(serial) == node for serial, node in snapshot.nodes.items())
+    nodes = await list_nodes(qmp)
+    return any(name in _list_inside(nodes.get(present.get(serial, ""))) for serial, name in snapshot.inside.items())
+
+
+def _list_inside(node: dict[str, Any] | None) -> list[str]:
+    return [str(one["name"]) for one in node["image"].get("snapshots", [])] if node is not None else []
 
 
 async def drop_overlays(qmp: Qmp, pid: int, snapshot: SnapshotRecord) -> None:
@@ -93,5 +105,5 @@ async def drop_overlays(qmp: Qmp, pid: int, snapshot: SnapshotRecord) -> None:
     present = await find_nodes(qmp)
     for serial in {serial for node in snapshot.nodes.values() if (serial := find_serial(node)) is not None}:
         await drop_nodes(qmp, serial, keep=present.get(serial, ""))
-    for path in snapshot.plan.overlays.values():  # one that a driver gave before it died
+    for path in snapshot.overlays.values():  # one that a driver gave before it died
         await close_unused(qmp, pid, path)

@@ -55,10 +55,11 @@ async def take_snapshot(guest: Guest, plan: SnapshotPlan, user: int) -> None:
     snapshot = SnapshotRecord(
         plan,
         SnapshotFacts(plan.key, "switching", consistency="memory" if plan.memory else "crash"),
-        nodes={serial: free_node(serial, taken) for serial in plan.overlays},
         machine=await describe_machine(guest) if plan.memory else None,
         held=guest.status == "paused",
     )
+    nodes = {serial: free_node(serial, taken) for serial in snapshot.overlays}
+    snapshot = msgspec.structs.replace(snapshot, nodes=nodes)
     if plan.memory:
         await asyncio.to_thread(_clear, snapshot)
     record.snapshot = snapshot

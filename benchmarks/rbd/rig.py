@@ -1,0 +1,206 @@
+"""A Ceph cluster, one image in it, and guests that run fio on that: of weft's driver, and of a plain QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from tests.conformance.runtime_contract import ready, run
+
+from benchmarks.measurement import ROOT
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.contracts.driver.runtime import GuestDisk, GuestPlan
+from weft.contracts.driver.snapshot import SnapshotPlan
+from weft.contracts.driver.volume import VolumeFacts
+from weft.drivers.volume.rbd.driver import RbdVolumes
+from weft.launch.local.ceph.layout import CephPlan
+
+sys.path.insert(0, str(ROOT / "tests" / "host"))
+
+from ceph_lab import place_of, run_ceph
+from guest_lab import GuestLab, unpack_tiny
+
+MIB = 1 << 20
+SIZE = 256 * MIB
+SECONDS = 6
+VOLUME = "bench"
+JOBS = {
+    "randread": ("read 4 KiB at random, 16 at once", "op/s"),
+    "randwrite": ("write 4 KiB at random, 16 at once", "op/s"),
+    "read": ("read 1 MiB in order", "MiB/s"),
+    "write": ("write 1 MiB in order", "MiB/s"),
+}
+MOUNT = "mkdir -p /tools; mount -t ext4 -o ro /dev/vdc /tools"
+END = "end-of-fio"
+
+
+def command(job: str) -> str:
+    shape = "--bs=4k --iodepth=16" if job.startswith("rand") else "--bs=1M --iodepth=4"
+    words = f"--name={job} --rw={job} {shape} --filename=/dev/vdb --direct=1 --ioengine=libaio --thread=1 --time_based"
+    loader = "LD_LIBRARY_PATH=/tools/lib /tools/lib/ld-linux-x86-64.so.2 /tools/fio"
+    return f"{loader} {words} --runtime={SECONDS} --output-format=json 2>/dev/null"
+
+
+def read_rate(job: str, said: str) -> float:
+    """Operations or MiB in a second."""
+    found = json.loads(said[said.index("{") : said.rindex("}") + 1])["jobs"][0]["read" if "read" in job else "write"]
+    return float(found["iops"]) if job.startswith("rand") else float(found["bw_bytes"]) / MIB
+
+
+class Rig:
+    def __init__(self, folder: Path, ceph: CephPlan) -> None:
+        self.folder, self.lab = folder, GuestLab(unpack_tiny(folder))
+        self.volumes = RbdVolumes(self.lab.host, SystemClock(), "ceph", place_of(ceph))
+        self.ceph, self.driver, self._runs = ceph, self.lab.driver(), 0
+        self.tools = _make_tools(folder)
+
+    @classmethod
+    @contextlib.contextmanager
+    def begin(cls) -> Iterator[Rig]:
+        if shutil.which("fio") is None:
+            sys.exit("the benchmark rbd needs fio: apt-get install fio")
+        with tempfile.TemporaryDirectory(prefix="weft-bench-") as folder, run_ceph() as ceph:
+            rig = cls(Path(folder), ceph)
+            try:
+                yield rig
+            finally:
+                rig.lab.close()
+
+    async def fill(self) -> VolumeFacts:
+        """All of the image is there before anything is measured."""
+        facts = await self.volumes.ensure(VOLUME, size_bytes=SIZE)
+        node = f"driver=rbd,pool={self.ceph.pool},image={_image(facts)},conf={self.ceph.conf},user=weft"
+        argv = ["qemu-io", "-c", f"write -P 1 0 {SIZE}", "--image-opts", node]
+        subprocess.run(argv, check=True, capture_output=True)
+        return facts
+
+    def plan(self, name: str, facts: VolumeFacts) -> GuestPlan:
+        plan = self.lab.plan(name, memory_bytes=256 * MIB)
+        data = GuestDisk(facts.path, "raw", "data", rbd=facts.rbd)
+        tools = GuestDisk(str(self.tools), "raw", "tools", read_only=True)
+        return msgspec.structs.replace(plan, disks=[*plan.disks, data, tools])
+
+    async def run_weft(self) -> dict[str, float]:
+        self._runs += 1
+        facts = await self.volumes.inspect(VOLUME)
+        assert facts is not None
+        plan = self.plan(f"fio-{self._runs}", facts)
+        await ready(self.driver, plan)
+        await run(self.driver, plan.id, "sh", "-c", MOUNT)
+        rates = {}
+        for job in JOBS:
+            said = (await run(self.driver, plan.id, "sh", "-c", command(job)))[0].decode()
+            rates[job] = read_rate(job, said)
+        await self.driver.stop(plan.id, grace_seconds=0)
+        await self.driver.remove(plan.id)
+        return rates
+
+    async def run_qemu(self) -> dict[str, float]:
+        """As people start one; what is typed goes to a shell on its console."""
+        self._runs += 1
+        facts = await self.volumes.inspect(VOLUME)
+        assert facts is not None
+        plan = self.plan(f"fio-{self._runs}", facts)
+        console = self.folder / f"console-{self._runs}"
+        process = subprocess.Popen(self._words(plan, facts, console), stdout=subprocess.DEVNULL)
+        try:
+            return await asyncio.to_thread(_talk, console)
+        finally:
+            process.kill()
+            process.wait()
+
+    def _words(self, plan: GuestPlan, facts: VolumeFacts, console: Path) -> list[str]:
+        boot = self.lab.manifest
+        assert boot.kernel and boot.initrd
+        there = {"pool": self.ceph.pool, "image": _image(facts), "conf": str(self.ceph.conf), "user": "weft"}
+        data = json.dumps({"driver": "rbd", "node-name": "data", "discard": "unmap", **there})
+        root, tools = plan.disks[0].path, str(self.tools)
+        accelerator = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+        words = ["qemu-system-x86_64", "-M", "q35", "-accel", accelerator, "-m", "256", "-smp", "1", "-nodefaults"]
+        words += ["-display", "none", "-serial", f"unix:{console},server=on,wait=off"]
+        words += ["-kernel", str(self.lab.tiny / boot.kernel), "-initrd", str(self.lab.tiny / boot.initrd)]
+        words += ["-append", boot.cmdline, "-drive", f"file={root},format=qcow2,if=virtio"]
+        words += ["-blockdev", data, "-device", "virtio-blk-pci,drive=data"]
+        return [*words, "-drive", f"file={tools},format=raw,if=virtio,read-only=on"]
+
+    async def take_snapshots(self, count: int) -> tuple[list[float], list[float]]:
+        """Seconds: how long a guest that runs stood still for each, and how long a clone took."""
+        facts = await self.volumes.inspect(VOLUME)
+        assert facts is not None
+        plan, pauses, clones = self.plan("snapshots", facts), [], []
+        await ready(self.driver, plan)
+        for number in range(count):
+            layer = f"s{number}"
+            inside = await self.volumes.layers.begin_layer(VOLUME, layer)
+            taken = await self.driver.snapshots.take(plan.id, SnapshotPlan(layer, {"data": inside}, freeze=False))
+            pauses.append(taken.pause_ms / 1000)
+            await self.driver.snapshots.forget(plan.id, layer)
+            await self.volumes.layers.finish_layer(VOLUME, layer)
+            await self.volumes.layers.keep(KeptSnapshot(layer, layer, {"data": KeptDisk((layer,), SIZE)}))
+            began = time.perf_counter()
+            await self.volumes.layers.clone(f"new-{number}", layer, "data")
+            clones.append(time.perf_counter() - began)
+        await self.driver.stop(plan.id, grace_seconds=0)
+        await self.lab.close_drivers()
+        return pauses, clones
+
+
+def _image(facts: VolumeFacts) -> str:
+    assert facts.rbd is not None
+    return facts.rbd.image
+
+
+def _make_tools(folder: Path) -> Path:
+    """A disk with fio and the libraries that it needs."""
+    root, disk = folder / "tools", folder / "tools.ext4"
+    (root / "lib").mkdir(parents=True)
+    fio = str(shutil.which("fio"))
+    shutil.copy(fio, root / "fio")
+    listed = subprocess.run(["ldd", fio], check=True, capture_output=True, text=True).stdout
+    for word in listed.split():
+        if word.startswith("/"):
+            shutil.copy(word, root / "lib")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), "160M"], check=True)
+    return disk
+
+
+def _talk(console: Path) -> dict[str, float]:
+    deadline = time.monotonic() + 120
+    line = socket.socket(socket.AF_UNIX)
+    while True:
+        with contextlib.suppress(OSError):
+            line.connect(str(console))
+            break
+        time.sleep(0.1)
+        assert time.monotonic() < deadline
+    with line:
+        line.settimeout(60)
+        _ask(line, "echo ready")
+        _ask(line, f"stty -echo; {MOUNT}")
+        return {job: read_rate(job, _ask(line, command(job))) for job in JOBS}
+
+
+def _ask(line: socket.socket, script: str) -> str:
+    """Type until somebody answers: the shell begins some time after the kernel."""
+    said = b""
+    typed = f"{script}; echo {END[:3]}''{END[3:]}\n".encode()
+    line.sendall(typed)
+    line.settimeout(3 if script == "echo ready" else 60)
+    while END.encode() not in said:
+        try:
+            said += line.recv(65536)
+        except TimeoutError:
+            line.sendall(typed)
+    return said.decode(errors="replace")

@@ -1,0 +1,79 @@
+"""Copies of snapshots' disks out of a Ceph pool, and of disks into it; see the contract ``DiskCopies``. What changed between two
+snapshots, Ceph knows (``rbd diff``)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+from weft.contracts.driver.layers import KeptSnapshot, ServedDisk
+from weft.drivers.linux.ceph.programs import CephClient
+from weft.drivers.volume.disk_server import MAP_SECONDS, serve_disk
+from weft.drivers.volume.rbd.images import KEPT, Images
+from weft.drivers.volume.rbd.layers import RbdLayers
+from weft.drivers.volume.rbd.records import name_image, name_layer
+from weft.objects.errors import InvalidInput, NotFound
+
+_SECTOR = 512
+
+
+class RbdDiskCopies:
+    def __init__(
+        self, layers: RbdLayers, images: Images, client: CephClient, check_space: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._layers, self._images, self._client, self._check_space = layers, images, client, check_space
+
+    @contextlib.asynccontextmanager
+    async def read(
+        self, snapshot_id: str, disk: str, *, base: str | None, base_format: str, since: str = ""
+    ) -> AsyncIterator[ServedDisk]:
+        """The image knows what it stands on: ``base`` isn't asked for."""
+        kept = await self._layers.find_kept(snapshot_id, disk)
+        tip, former = kept.layers[-1], ""
+        if since:
+            with contextlib.suppress(NotFound):
+                former = (await self._layers.find_kept(since, disk)).layers[-1]
+        present = await self._images.list_snapshots(name_image(tip))
+        if former not in [f"{name_image(tip)}@{name}" for name in present[: present.index(name_layer(tip))]]:
+            former = ""
+        words = ["diff", self._images.at(tip), *(["--from-snap", name_layer(former)] if former else [])]
+        found = json.loads(await self._client.run("rbd", *words, "--format", "json", seconds=MAP_SECONDS))
+        extents = [(int(one["offset"]), int(one["length"]), str(one["exists"]) != "true") for one in found]
+        async with serve_disk(self._name(*tip.split("@")), read_only=True) as socket:
+            yield ServedDisk(socket, kept.size_bytes, extents, not former)
+
+    def _name(self, image: str, snapshot: str = "") -> str:
+        there = self._images.describe(image)
+        node = {"driver": "rbd", "pool": there.pool, "image": image, "conf": there.conf, "user": there.user}
+        return f"json:{json.dumps({**node, 'snapshot': snapshot} if snapshot else node)}"
+
+    @contextlib.asynccontextmanager
+    async def write(self, layer_id: str, size_bytes: int) -> AsyncIterator[str]:
+        await self._check_space()
+        image = f"{KEPT}{layer_id}"
+        await self._images.drop(image)
+        await self._images.create(image, -(-size_bytes // _SECTOR) * _SECTOR)
+        async with serve_disk(self._name(image), read_only=False) as socket:
+            yield socket
+
+    async def stand_in(self, layer_id: str, server: str) -> None:
+        """No image can stand on what is served elsewhere."""
+        raise InvalidInput(
+            "a VM can't run from a backup while its disks are copied to a Ceph pool",
+            reason="unsupported",
+            hint="restore it without --instant, or into a pool that is a folder",
+        )
+
+    async def take_in(self, snapshot: KeptSnapshot) -> None:
+        if any(kept.id == snapshot.id for kept in await self._layers.list_kept()):
+            return
+        own = {id_: f"{KEPT}{id_}@{id_}" for disk in snapshot.disks.values() for id_ in disk.layers}
+        for layer in own.values():
+            await self._images.take_snapshot(layer)
+        await self._layers.keep_own(snapshot, own)
+
+    async def discard(self, layer_ids: Iterable[str]) -> None:
+        kept = {id_ for one in await self._layers.list_kept() for disk in one.disks.values() for id_ in disk.layers}
+        for layer_id in set(layer_ids) - kept:
+            await self._images.drop(f"{KEPT}{layer_id}")
