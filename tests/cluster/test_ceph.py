@@ -1,4 +1,5 @@
-"""`make up CEPH=1`: VMs on disks in Ceph, which move between nodes, outlive an OSD, and are written by one node only."""
+"""`make up CEPH=1`: VMs on disks in Ceph, which move between nodes, outlive an OSD, go back to snapshots, and are written by one
+node only."""
 
 from __future__ import annotations
 
@@ -83,10 +84,88 @@ def test_the_guest_writes_on_after_an_osd_is_killed(on_ceph: Cluster) -> None:
     until(lambda: on_ceph.pids("ceph-osd", " -i 0 ") not in ([], [osd]))  # its supervisor starts it again
 
 
-def test_what_it_cannot_do_is_refused_with_a_reason(on_ceph: Cluster) -> None:
-    refused = on_ceph.run("vm", "snapshot", "web", "--name", "s1")
-    assert refused.returncode and b"storage pool ceph can't keep snapshots" in refused.stdout + refused.stderr
-    on_ceph.run("delete", "snapshot/s1")
+def test_snapshots_go_back_in_place_and_to_a_new_name_and_are_deleted_anywhere(on_ceph: Cluster) -> None:
+    refused = on_ceph.run("vm", "snapshot", "web", "--name", "s0", "--memory")
+    assert refused.returncode and b"can't keep a VM's memory" in refused.stdout + refused.stderr
+    on_ceph.run("delete", "snapshot/s0", "--yes")
+    for note in ("one", "two", "three"):
+        sh(on_ceph, f"echo {note} > /root/note; sync")
+        on_ceph.ok("vm", "snapshot", "web", "--name", note, "--wait")
+    taken = on_ceph.json("snapshot", "describe", "two")["status"]
+    assert (taken["consistency"], sorted(taken["disks"]), taken["pool"]) == ("filesystem", ["data", "root"], "ceph")
+    on_ceph.ok("vm", "restore", "web", "--snapshot", "one", "--new-name", "twin", "--wait")
+    assert on_ceph.ok("vm", "exec", "twin", "--", "cat", "/root/note") == "one\n"
+    assert on_ceph.vm("twin")["spec"]["pool"] == "ceph"
+    on_ceph.ok("vm", "restore", "web", "--snapshot", "two", "--wait")
+    assert sh(on_ceph, "cat /root/note") == "two\n"
+    [kept] = [one for one in on_ceph.json("snapshot", "list")["items"] if one["spec"].get("automatic") == "restore"]
+    on_ceph.ok("snapshot", "delete", "two", "one", "--yes")
+    on_ceph.ok("vm", "restore", "web", "--snapshot", kept["name"], "--yes", "--wait")
+    assert sh(on_ceph, "cat /root/note") == "three\n"
+    on_ceph.ok("vm", "restart", "twin")
+    assert on_ceph.ok("vm", "exec", "twin", "--", "cat", "/root/note") == "one\n", "it outlives what it came from"
+    on_ceph.ok("vm", "delete", "twin", "--yes")
+    on_ceph.ok("volume", "delete", "twin-data", "--yes")
+    on_ceph.ok("snapshot", "delete", kept["name"], "three", "--yes")
+    until(lambda: on_ceph.json("snapshot", "list")["items"] == [])
+    until(lambda: len([one for one in images(on_ceph) if one.startswith("weft-disk-")]) == 2)
+
+
+def images(cluster: Cluster) -> list[str]:
+    words = ["rbd", "-c", str(cluster.state / "ceph" / "ceph.conf"), "--id", "weft", "ls", "weft"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_a_snapshot_is_taken_or_fails_though_the_agent_is_killed_and_the_guest_runs_on(on_ceph: Cluster) -> None:
+    sh(on_ceph, COUNT)
+    for name in ("k1", "k2"):
+        on_ceph.ok("vm", "snapshot", "web", "--name", name, "--no-wait")
+        if name == "k2":
+            until(lambda: on_ceph.json("snapshot", "describe", "k2")["status"]["phase"] != "Pending")
+        [agent] = on_ceph.pids(f"weft agent {on_ceph.vm('web')['status']['node']} ")
+        os.kill(agent, signal.SIGKILL)
+        until(
+            lambda name=name: on_ceph.json("snapshot", "describe", name)["status"]["phase"] in ("Ready", "Failed"), 90
+        )
+        now = count(on_ceph)
+        until(lambda now=now: count(on_ceph) > now)
+    on_ceph.ok("snapshot", "delete", "k1", "k2", "--yes")
+    until(lambda: on_ceph.json("snapshot", "list")["items"] == [])
+
+
+def test_backups_copy_what_changed_and_come_back_into_pools_of_both_kinds(
+    on_ceph: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("safe")
+    place.chmod(0o700)
+    on_ceph.ok("backuprepository", "create", "safe", "--url", f"dir://{place}")
+    sums = sh(on_ceph, "dd if=/dev/urandom of=/root/data bs=64k count=96 2>/dev/null; sync; sha256sum < /root/data")
+    on_ceph.ok("backup", "create", "vm/web", "--to", "safe", "--name", "monday", "--wait")
+    sh(on_ceph, "echo tuesday > /root/note; sync")
+    on_ceph.ok("backup", "create", "vm/web", "--to", "safe", "--name", "tuesday", "--wait")
+    first, second = (on_ceph.json("backup", "describe", name)["status"] for name in ("monday", "tuesday"))
+    assert (first["base"], second["base"], second["full_because"]) == ("", "monday", "")
+    assert second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
+    for name, pool in (("here", "local"), ("there", "ceph")):
+        on_ceph.ok("backup", "restore", "tuesday", "--new-name", name, "--pool", pool, "--wait")
+        said = on_ceph.ok("vm", "exec", name, "--", "sh", "-c", "cat /root/note; sha256sum < /root/data")
+        assert (said, on_ceph.vm(name)["spec"]["pool"]) == (f"tuesday\n{sums}", pool)
+    on_ceph.ok("backup", "create", "vm/here", "--to", "safe", "--name", "moved", "--wait")
+    on_ceph.ok("backup", "restore", "moved", "--new-name", "back", "--pool", "ceph", "--wait")
+    assert on_ceph.ok("vm", "exec", "back", "--", "cat", "/root/note") == "tuesday\n", "from a folder into Ceph"
+    refused = on_ceph.run("backup", "restore", "tuesday", "--new-name", "now", "--pool", "ceph", "--instant")
+    assert refused.returncode and b"can't run from a backup" in refused.stdout + refused.stderr
+    on_ceph.ok("vm", "delete", "here", "there", "back", "now", "--yes")
+
+
+def test_a_disk_goes_from_ceph_to_a_folder_and_back_while_its_guest_runs(on_ceph: Cluster) -> None:
+    boot = sh(on_ceph, "cat /proc/sys/kernel/random/boot_id")
+    for pool in ("local", "ceph"):
+        on_ceph.ok("vm", "migrate", "web", "--storage", "--pool", pool, "--volume", "data")
+        assert on_ceph.object("volume", "data")["status"]["pool"] == pool
+        now = count(on_ceph)
+        until(lambda now=now: count(on_ceph) > now)
+    assert sh(on_ceph, "cat /proc/sys/kernel/random/boot_id") == boot
 
 
 def test_a_node_that_was_given_up_writes_no_more_before_the_guest_begins_elsewhere(on_ceph: Cluster) -> None:

@@ -11,8 +11,8 @@ from weft.contracts.driver.layers import KeptSnapshot, ServedDisk
 from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.disk_server import MAP_SECONDS, serve_disk
 from weft.drivers.volume.rbd.images import KEPT, Images
-from weft.drivers.volume.rbd.layers import RbdLayers
-from weft.drivers.volume.rbd.records import name_image, name_layer
+from weft.drivers.volume.rbd.layer_changes import LayerChanges, find_needed
+from weft.drivers.volume.rbd.records import RecordStore, name_image, name_layer
 from weft.objects.errors import InvalidInput, NotFound
 
 _SECTOR = 512
@@ -20,20 +20,27 @@ _SECTOR = 512
 
 class RbdDiskCopies:
     def __init__(
-        self, layers: RbdLayers, images: Images, client: CephClient, check_space: Callable[[], Awaitable[None]]
+        self,
+        records: RecordStore,
+        changes: LayerChanges,
+        images: Images,
+        client: CephClient,
+        check_space: Callable[[], Awaitable[None]],
     ) -> None:
-        self._layers, self._images, self._client, self._check_space = layers, images, client, check_space
+        self._records, self._changes, self._images, self._client = records, changes, images, client
+        self._check_space = check_space
 
     @contextlib.asynccontextmanager
     async def read(
         self, snapshot_id: str, disk: str, *, base: str | None, base_format: str, since: str = ""
     ) -> AsyncIterator[ServedDisk]:
         """The image knows what it stands on: ``base`` isn't asked for."""
-        kept = await self._layers.find_kept(snapshot_id, disk)
+        records = await self._records.read()
+        kept = self._changes.find_disk(records, snapshot_id, disk)
         tip, former = kept.layers[-1], ""
         if since:
             with contextlib.suppress(NotFound):
-                former = (await self._layers.find_kept(since, disk)).layers[-1]
+                former = self._changes.find_disk(records, since, disk).layers[-1]
         present = await self._images.list_snapshots(name_image(tip))
         if former not in [f"{name_image(tip)}@{name}" for name in present[: present.index(name_layer(tip))]]:
             former = ""
@@ -66,14 +73,16 @@ class RbdDiskCopies:
         )
 
     async def take_in(self, snapshot: KeptSnapshot) -> None:
-        if any(kept.id == snapshot.id for kept in await self._layers.list_kept()):
-            return
         own = {id_: f"{KEPT}{id_}@{id_}" for disk in snapshot.disks.values() for id_ in disk.layers}
-        for layer in own.values():
-            await self._images.take_snapshot(layer)
-        await self._layers.keep_own(snapshot, own)
+        async with self._changes.changing:
+            records = await self._records.read()
+            if snapshot.id in records.kept:
+                return
+            for layer in own.values():
+                await self._images.take_snapshot(layer)
+            await self._changes.keep(snapshot, records, own)
 
     async def discard(self, layer_ids: Iterable[str]) -> None:
-        kept = {id_ for one in await self._layers.list_kept() for disk in one.disks.values() for id_ in disk.layers}
-        for layer_id in set(layer_ids) - kept:
-            await self._images.drop(f"{KEPT}{layer_id}")
+        needed = find_needed(await self._records.read())
+        for image in {f"{KEPT}{layer_id}" for layer_id in layer_ids} - needed:
+            await self._images.drop(image)

@@ -19,7 +19,8 @@ from weft.drivers.volume.rbd.base_images import SNAPSHOT, BaseImages, find_size
 from weft.drivers.volume.rbd.disk_copies import RbdDiskCopies
 from weft.drivers.volume.rbd.fence import cut_off
 from weft.drivers.volume.rbd.images import Images, choose_generation, name_disk
-from weft.drivers.volume.rbd.layers import RbdLayers, describe_volume, find_needed
+from weft.drivers.volume.rbd.layer_changes import LayerChanges, find_needed
+from weft.drivers.volume.rbd.layers import RbdLayers, describe_volume
 from weft.drivers.volume.rbd.names import Names, check_id
 from weft.drivers.volume.rbd.osds import SOCKET, LocalOsds
 from weft.drivers.volume.rbd.place import read_place
@@ -46,9 +47,10 @@ class RbdVolumes:
         self._bases = BaseImages(self._client, self._place, host.node_uid)
         self._images = Images(self._client, self._place, self._bases, self._where)
         self._records = RecordStore(self._client, self._place.pool)
-        self.layers = RbdLayers(self._records, self._images, self._names, self._where, self._refuse_full)
+        self._changes = LayerChanges(self._records, self._images, self._names, self._where)
+        self.layers = RbdLayers(self._records, self._changes, self._images, self._names, self._where, self._refuse_full)
         self.taking = RbdTaking(self.layers, self._images, self._names, self._where)
-        self.copies = RbdDiskCopies(self.layers, self._images, self._client, self._refuse_full)
+        self.copies = RbdDiskCopies(self._records, self._changes, self._images, self._client, self._refuse_full)
         self._osds = LocalOsds(clock)
         self._making: dict[str, asyncio.Lock] = {}
         self._asking = threading.Lock()
@@ -161,7 +163,8 @@ class RbdVolumes:
     async def remove(self, volume_id: str) -> None:
         """Its data goes to the pool's trash at once, and from there in the background; what snapshots need of it stays."""
         self._making.pop(check_id(volume_id), None)
-        await self.layers.release(volume_id)
+        async with self._changes.changing:
+            await self._changes.release(volume_id)
 
     def osds(self) -> list[OsdFacts]:
         parts = read_parts(self._place.conf)

@@ -1,13 +1,13 @@
 """Layers of RBD volumes: snapshots inside of their images, which need no files of their own. See the contract ``Layers``.
 
 A running guest's machine takes the snapshot itself, at the instant at which its other disks switch; else ``finish_layer`` does. A
-volume that is made from a snapshot is a clone of it. A layer that nothing needs goes at once, whoever has the image open.
+volume that is made from a snapshot is a clone of it. A layer that nothing needs goes at once, also while a guest has the image
+open.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -16,19 +16,16 @@ from weft.contracts.driver.volume import VolumeFacts
 from weft.drivers.volume.rbd.images import (
     Images,
     choose_generation,
-    is_disk_of,
     name_disk,
     read_generation,
     read_layer,
 )
+from weft.drivers.volume.rbd.layer_changes import LayerChanges, find_needed
 from weft.drivers.volume.rbd.names import Names, check_id
 from weft.drivers.volume.rbd.records import (
     Chain,
-    Records,
     RecordStore,
     StoredDisk,
-    StoredSnapshot,
-    name_image,
     name_layer,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
@@ -38,11 +35,16 @@ class RbdLayers:
     """``check_space`` raises DriverFailed (``noSpace``) for a pool that can take no more."""
 
     def __init__(
-        self, records: RecordStore, images: Images, names: Names, where: str, check_space: Callable[[], Awaitable[None]]
+        self,
+        records: RecordStore,
+        changes: LayerChanges,
+        images: Images,
+        names: Names,
+        where: str,
+        check_space: Callable[[], Awaitable[None]],
     ) -> None:
-        self._records, self._images, self._names, self._where = records, images, names, where
+        self._records, self._changes, self._images, self._names, self._where = records, changes, images, names, where
         self._check_space = check_space
-        self._changing = asyncio.Lock()  # of records: read, then written
 
     async def list_layers(self, volume_id: str) -> list[Layer]:
         image = (await self._names.read()).get(volume_id)
@@ -57,7 +59,7 @@ class RbdLayers:
 
     async def begin_layer(self, volume_id: str, layer_id: str) -> str:
         image = await self._find(volume_id)
-        async with self._changing:
+        async with self._changes.changing:
             chain = (await self._records.read()).chains.get(image, Chain())
             if layer_id in map(name_layer, chain.layers):
                 return self._path(image)
@@ -76,7 +78,7 @@ class RbdLayers:
     async def finish_layer(self, volume_id: str, layer_id: str) -> Layer:
         image = await self._find(volume_id)
         layer = f"{image}@{layer_id}"
-        async with self._changing:
+        async with self._changes.changing:
             chain = (await self._records.read()).chains.get(image, Chain())
             if chain.begun == layer_id:
                 await self._images.take_snapshot(layer)
@@ -89,7 +91,7 @@ class RbdLayers:
         image = (await self._names.read()).get(volume_id)
         if image is None:
             return
-        async with self._changing:
+        async with self._changes.changing:
             chain = (await self._records.read()).chains.get(image, Chain())
             if chain.begun == layer_id:
                 await self._images.drop_snapshot(f"{image}@{layer_id}")
@@ -100,30 +102,8 @@ class RbdLayers:
         return (await self._records.read()).chains.get(image or "", Chain()).begun
 
     async def keep(self, snapshot: KeptSnapshot) -> None:
-        async with self._changing:
-            await self._keep(snapshot, await self._records.read(), {})
-
-    async def _keep(self, snapshot: KeptSnapshot, records: Records, own: dict[str, str]) -> None:
-        """``own``: layers by id that no record has yet."""
-        known = {name_layer(layer): layer for layer in records.list_kept_layers()}
-        for image, chain in records.chains.items():
-            known.update((name_layer(layer), layer) for layer in chain.layers)
-            if chain.begun:
-                known[chain.begun] = f"{image}@{chain.begun}"
-        known.update(own)
-        disks = {}
-        for name, disk in snapshot.disks.items():
-            for layer in disk.layers:
-                if layer not in known:
-                    raise NotFound(f"layer {layer} of snapshot {snapshot.id} is not in {self._where}")
-            disks[name] = StoredDisk(tuple(known[layer] for layer in disk.layers), disk.size_bytes, disk.name)
-        stored = StoredSnapshot(snapshot.uid, disks, snapshot.workload, snapshot.taken_at)
-        await self._records.keep(check_id(snapshot.id), stored)
-
-    async def keep_own(self, snapshot: KeptSnapshot, own: dict[str, str]) -> None:
-        """Keep it with layers that no volume has: ``IMAGE@LAYER`` by id."""
-        async with self._changing:
-            await self._keep(snapshot, await self._records.read(), own)
+        async with self._changes.changing:
+            await self._changes.keep(snapshot, await self._records.read(), {})
 
     async def list_kept(self) -> list[KeptSnapshot]:
         kept = (await self._records.read()).kept
@@ -136,62 +116,23 @@ class RbdLayers:
             found.append(stored.describe(id_, sum(sizes.get(layer, (0, 0))[1] for layer in own)))
         return sorted(found, key=lambda one: one.id)
 
-    async def find_kept(self, snapshot_id: str, disk: str) -> StoredDisk:
-        """Raises NotFound (``snapshotGone``)."""
-        return self._find_disk(await self._records.read(), snapshot_id, disk)
-
-    def _find_disk(self, records: Records, snapshot_id: str, disk: str) -> StoredDisk:
-        kept = records.kept.get(snapshot_id)
-        found = kept.disks.get(disk) if kept is not None else None
-        if found is None:
-            raise NotFound(
-                f"snapshot {snapshot_id} with disk {disk} is not in {self._where}",
-                reason="snapshotGone",
-                hint="restore another snapshot",
-            )
-        return found
-
     async def drop(self, snapshot_id: str) -> None:
         """Its layers first, so that a snapshot that is still listed is dropped again."""
-        async with self._changing:
+        async with self._changes.changing:
             records, names = await self._records.read(), await self._names.read()
             stored = records.kept.get(snapshot_id)
             if stored is None:
                 return
             kept = {id_: one for id_, one in records.kept.items() if id_ != snapshot_id}
-            await self._drop_unneeded(stored.list_layers(), replace(records, kept=kept), set(names.values()))
+            await self._changes.drop_unneeded(stored.list_layers(), replace(records, kept=kept), set(names.values()))
             await self._records.drop(snapshot_id)
-
-    async def _drop_unneeded(self, layers: Iterable[str], records: Records, volumes: set[str]) -> None:
-        """Those of ``layers`` that nothing in ``records`` needs, and images of no volume of which nothing is needed."""
-        unneeded = set(layers) - records.list_kept_layers()
-        for image in {name_image(layer) for layer in unneeded} - volumes - find_needed(records):
-            await self._images.drop(image)
-            await self._records.write_chain(image, Chain())
-        for volume in volumes & records.chains.keys():
-            free = records.list_unneeded(volume, volumes)
-            unneeded -= {layer for layer in records.chains[volume].layers if layer not in free}
-        for layer in sorted(unneeded):
-            await self._drop_layer(layer, records)
-
-    async def _drop_layer(self, layer: str, records: Records) -> None:
-        await self._images.drop_snapshot(layer)
-        for id_, kept in records.kept.items():
-            if layer in kept.list_layers():
-                disks = {name: replace(disk, layers=_drop(disk.layers, layer)) for name, disk in kept.disks.items()}
-                await self._records.keep(id_, replace(kept, disks=disks))
-                records.kept[id_] = replace(kept, disks=disks)
-        for image, chain in records.chains.items():
-            if layer in chain.layers:
-                records.chains[image] = replace(chain, layers=_drop(chain.layers, layer))
-                await self._records.write_chain(image, records.chains[image])
 
     def memory_path(self, snapshot_id: str) -> str:
         return ""
 
     async def clone(self, volume_id: str, snapshot_id: str, disk: str, *, size_bytes: int = 0) -> VolumeFacts:
         check_id(volume_id)
-        async with self._changing:
+        async with self._changes.changing:
             if volume_id not in await self._names.read():
                 await self._check_space()
                 await self._clone(volume_id, snapshot_id, disk, size_bytes)
@@ -199,7 +140,7 @@ class RbdLayers:
 
     async def _clone(self, volume_id: str, snapshot_id: str, disk: str, size_bytes: int) -> None:
         records = await self._records.read()
-        kept = self._find_disk(records, snapshot_id, disk)
+        kept = self._changes.find_disk(records, snapshot_id, disk)
         image = name_disk(volume_id, choose_generation(volume_id, find_needed(records)))
         await self._make(volume_id, image, kept, max(size_bytes, kept.size_bytes))
 
@@ -219,11 +160,11 @@ class RbdLayers:
 
     async def replace(self, volume_id: str, snapshot_id: str, disk: str, layer_id: str) -> VolumeFacts:
         image = await self._find(volume_id)
-        async with self._changing:
+        async with self._changes.changing:
             if read_layer(image) != layer_id:
                 records = await self._records.read()
                 self._refuse_begun(volume_id, records.chains.get(image, Chain()))
-                kept = self._find_disk(records, snapshot_id, disk)
+                kept = self._changes.find_disk(records, snapshot_id, disk)
                 await self._check_space()
                 new = name_disk(volume_id, read_generation(image) + 1, check_id(layer_id))
                 await self._make(volume_id, new, kept, kept.size_bytes)
@@ -235,10 +176,10 @@ class RbdLayers:
         now = (await self._names.read()).get(volume_id)
         for id_, image in await self._names.list():
             if id_ == volume_id and image != now:
-                await self._release(volume_id, image)
+                await self._changes.release_image(volume_id, image)
 
     async def keep_present(self, snapshot: KeptSnapshot, layers: dict[str, str]) -> None:
-        async with self._changing:
+        async with self._changes.changing:
             records = await self._records.read()
             if snapshot.id in records.kept:
                 return
@@ -250,7 +191,7 @@ class RbdLayers:
             for layer in own.values():
                 await self._images.drop_snapshot(layer)  # of an earlier time, when it was cut off here
                 await self._images.take_snapshot(layer)
-            await self._keep(snapshot, records, own)
+            await self._changes.keep(snapshot, records, own)
 
     async def list_unneeded(self, volume_id: str) -> list[str]:
         names = await self._names.read()
@@ -260,51 +201,15 @@ class RbdLayers:
         return list(map(name_layer, unneeded))
 
     async def forget_layer(self, volume_id: str, layer_id: str) -> None:
-        async with self._changing:
+        async with self._changes.changing:
             names, records = await self._names.read(), await self._records.read()
             unneeded = records.list_unneeded(names.get(volume_id, ""), names.values())
             for layer in [one for one in unneeded if name_layer(one) == layer_id]:
-                await self._drop_layer(layer, records)
+                await self._changes.drop_layer(layer, records)
 
     async def absorb_layer(self, volume_id: str, layer_id: str, *, base: str | None, base_format: str) -> None:
         """A snapshot inside of an image has no content that another lacks."""
         await self.forget_layer(volume_id, layer_id)
-
-    async def release(self, volume_id: str) -> None:
-        """Take the volume's names. Images that no volume has any more go, but for those that snapshots need."""
-        async with self._changing:
-            for id_, image in await self._names.list():
-                if id_ == volume_id:
-                    await self._release(volume_id, image)
-            records, named = await self._records.read(), (await self._names.read()).values()
-            begun = [one for one in records.chains if is_disk_of(one, volume_id)]
-            for image in {name_disk(volume_id), *begun} - {*named, *find_needed(records)}:
-                await self._images.drop(image)  # its making was cut off, or its removal
-                await self._records.write_chain(image, Chain())
-
-    async def _release(self, volume_id: str, image: str) -> None:
-        """Its data before its name, by which it is found when this is cut off."""
-        if not await self._is_shared(volume_id, image):
-            await self._drop_image(image)
-        await self._names.take(volume_id, image)
-        # Of two nodes that take the last two names at once, at least one sees no other now.
-        if not await self._is_shared(volume_id, image):
-            await self._drop_image(image)
-
-    async def _is_shared(self, volume_id: str, image: str) -> bool:
-        return any(one == image and id_ != volume_id for id_, one in await self._names.list())
-
-    async def _drop_image(self, image: str) -> None:
-        """All of it that no snapshot needs."""
-        records = await self._records.read()
-        needed = records.list_kept_layers()
-        if image not in find_needed(records):
-            await self._images.drop(image)
-        else:
-            for name in await self._images.list_snapshots(image):
-                if f"{image}@{name}" not in needed:
-                    await self._images.drop_snapshot(f"{image}@{name}")
-        await self._records.write_chain(image, Chain())
 
     async def _find(self, volume_id: str) -> str:
         image = (await self._names.read()).get(volume_id)
@@ -323,14 +228,5 @@ class RbdLayers:
             )
 
 
-def find_needed(records: Records) -> set[str]:
-    """Images with layers that snapshots need."""
-    return {name_image(layer) for layer in records.list_kept_layers()}
-
-
 def describe_volume(images: Images, volume_id: str, image: str, size: int, used: int) -> VolumeFacts:
     return VolumeFacts(volume_id, f"rbd:{images.at(image)}", "raw", size, used, images.describe(image))
-
-
-def _drop(layers: tuple[str, ...], layer: str) -> tuple[str, ...]:
-    return tuple(one for one in layers if one != layer)
