@@ -335,7 +335,7 @@ async def test_a_snapshot_is_copied_out_whole_or_what_changed_and_comes_back_as_
         assert (64 << 10, 64 << 10, False) in served.extents, served.extents
         assert any(at == 4 * SIZE and zero for at, _, zero in served.extents), served.extents
         assert sum(length for _, length, zero in served.extents if not zero) < MIB
-        assert "verification failed" not in nbd(served.socket, "read -P 1 0 64k", "read -P 2 64k 64k")
+        assert "verification failed" not in nbd(served.socket, "-r", "read -P 1 0 64k", "read -P 2 64k 64k")
     async with driver.copies.read("s2", "root", base=None, base_format="raw", since="gone") as served:
         assert served.is_whole
     for _ in range(2):
@@ -358,6 +358,6 @@ async def test_a_snapshot_is_copied_out_whole_or_what_changed_and_comes_back_as_
 
 
 def nbd(socket: str, *commands: str) -> str:
-    words = [word for command in commands for word in ("-c", command)]
+    words = [word for command in commands for word in (["-c", command] if " " in command else [command])]
     argv = ["qemu-io", "-f", "raw", *words, f"nbd+unix:///?socket={socket}"]
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
