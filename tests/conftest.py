@@ -25,7 +25,7 @@ CLUSTER = "tests/cluster"
 # Files that use the second of the two clusters: each has half of the time that all take.
 APART = (
     *("bad_days", "batch_jobs", "container_migration", "conversion", "debian", "department", "function"),
-    *("on_etcd", "three_tier"),
+    *("on_etcd", "preemption", "three_tier"),
 )
 DEBIAN = f"{CLUSTER}/test_debian"
 BUILD = """

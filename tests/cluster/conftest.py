@@ -1,4 +1,5 @@
-"""A real three-node cluster for a whole test run: its own state folder, so it stands beside a running one without touching it."""
+"""A real three-node cluster for all tests here: its own state folder, so it stands beside a running one without touching it. It ends
+with the last of them at its worker: three agents and a server take a sixth of a processor also when nobody asks them for anything."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ BEGAN = pytest.StashKey[float]()  # when a test did, after the fixtures that it 
 FAILED = pytest.StashKey[bool]()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and QEMU")
@@ -84,7 +85,7 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The ADDRESS:PORT of a registry that nodes reach, with an image in it that tests of containers run."""
     folder = tmp_path_factory.mktemp("registry")
