@@ -22,11 +22,14 @@ from weft.images.parts import AGENT, compile_program
 
 ARCHITECTURE = "tests/architecture"  # its files read the same source: at one worker each module is parsed once
 CLUSTER = "tests/cluster"
-# Files that use the second of the two clusters: each has half of the time that all take.
-APART = (
-    *("bad_days", "batch_jobs", "container_migration", "conversion", "debian", "department", "function"),
-    *("on_etcd", "preemption", "three_tier"),
-)
+# Files of tests/cluster by the cluster that they use, those of the first are left out: each has a third of the time that all take.
+CLUSTERS = {
+    "second": (
+        *("bad_days", "batch_jobs", "container_migration", "conversion", "debian", "department"),
+        *("on_etcd", "three_tier"),
+    ),
+    "third": ("backups", "function", "microvm", "preemption", "snapshot_groups", "volume_snapshots", "warm"),
+}
 DEBIAN = f"{CLUSTER}/test_debian"
 BUILD = """
 import pathlib, sys
@@ -42,14 +45,15 @@ settings.load_profile("fixed")
 
 
 class LongestFirst(LoadFileScheduling):
-    """The files that use a cluster go to two workers, each of which makes one: one alone would be the last at work."""
+    """The files that use a cluster go to three workers, each of which makes one: one alone would be the last at work."""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(ARCHITECTURE):
             return ARCHITECTURE
         if not nodeid.startswith(CLUSTER):
             return str(super()._split_scope(nodeid))
-        return f"{CLUSTER} apart" if nodeid.startswith(tuple(f"{CLUSTER}/test_{name}" for name in APART)) else CLUSTER
+        file = nodeid.removeprefix(f"{CLUSTER}/test_")
+        return next((f"{CLUSTER} {name}" for name, files in CLUSTERS.items() if file.startswith(files)), CLUSTER)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,5 +1,5 @@
-"""A real three-node cluster for all tests here: its own state folder, so it stands beside a running one without touching it. It ends
-with the last of them at its worker: three agents and a server take a sixth of a processor also when nobody asks them for anything."""
+"""A real three-node cluster for all tests here at a worker, gone after the last of them: its own state folder, so it stands beside a
+running one without touching it."""
 
 from __future__ import annotations
 
