@@ -1,4 +1,4 @@
-"""A real three-node cluster for all tests here at a worker, gone after the last of them: its own state folder, so it stands beside a
+"""A real three-node cluster for all tests here at a worker, gone after the last: its own state folder, so it stands beside a
 running one without touching it."""
 
 from __future__ import annotations
