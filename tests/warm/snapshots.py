@@ -119,7 +119,10 @@ class Keeper:
                 time.sleep(0.02)
             ask("quit")
         state = (place / "state").read_bytes()
-        places = [[found.start() for found in re.finditer(re.escape(old), state)] for old in changes(wanted["words"])]
+        places = [
+            [found.start() for found in re.finditer(re.escape(old), state)]
+            for old in changes(wanted["words"], wanted["line"])
+        ]
         saved.with_name(f"{saved.name}.places").write_text(json.dumps(places))
         (place / "state").chmod(0o644)
         os.replace(place / "state", saved)

@@ -20,6 +20,8 @@ LEFT_OUT = {"-add-fd", "-name", "-uuid", "-sandbox", "-pidfile", "-msg", "-vnc",
 MAC = "52:54:00:fe:d1:%02x"  # of the machine that is saved; each guest's own is put in their place
 NAMED = "weft.hostname="
 NAME = "z" * 63  # the same for its name, which is no longer than this
+IDENTIFIED = "weft.identity="  # of one that was made of a snapshot
+IDENTITY = "0123456789abcdef" * 2  # the same for that, which is as long
 SAMPLE = 1 << 16
 
 
@@ -83,11 +85,16 @@ def describe(options: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return words, macs
 
 
-def split_cmdline(line: str) -> tuple[str, str]:
-    """The command line of the machine that is saved, and the name of the one asked for."""
-    words = line.split()
-    names = [word.removeprefix(NAMED) for word in words if word.startswith(NAMED)]
-    return " ".join(NAMED + NAME if word.startswith(NAMED) else word for word in words), names[-1] if names else ""
+def split_cmdline(line: str) -> tuple[str, str, str]:
+    """The command line of the machine that is saved, and name and identity of the one asked for; "": it has none."""
+    words, name, identity = [], "", ""
+    for word in line.split():
+        if word.startswith(NAMED):
+            name, word = word.removeprefix(NAMED), NAMED + NAME
+        elif word.startswith(IDENTIFIED) and len(word) == len(IDENTIFIED + IDENTITY):
+            identity, word = word.removeprefix(IDENTIFIED), IDENTIFIED + IDENTITY
+        words.append(word)
+    return " ".join(words), name, identity
 
 
 def digest(words: list[str], line: str, files: list[str]) -> str:
@@ -114,21 +121,24 @@ def ask(folder: str, key: str, words: list[str], line: str, files: list[str]) ->
         json.dump({"words": words, "line": line, "files": paths, "root": f"/proc/{os.getppid()}/root"}, file)
 
 
-def changes(machine: list[str]) -> list[bytes]:
-    """What is in the saved state that isn't the guest's: its name, then each NIC's MAC."""
+def changes(machine: list[str], line: str) -> list[bytes]:
+    """What is in the saved state that isn't the guest's: its name, its identity if it has one, then each NIC's MAC."""
     nics = sum("mac=" in word for word in machine)
-    return [NAME.encode(), *(raw(MAC % number) for number in range(nics))]
+    identity = [IDENTITY.encode()] if IDENTIFIED + IDENTITY in line else []
+    return [NAME.encode(), *identity, *(raw(MAC % number) for number in range(nics))]
 
 
-def copy_state(state: str, macs: list[str], name: str) -> int:
-    """A descriptor with the saved machine's state, in which its NICs have these MACs, and its command line that name."""
+def copy_state(state: str, macs: list[str], name: str, identity: str) -> int:
+    """A descriptor with the saved machine's state, in which its NICs have these MACs, and its command line that name and that
+    identity."""
     with open(state + ".places") as file:
         places = json.load(file)
     copy = os.memfd_create("state", 0)  # QEMU inherits it
     with open(state, "rb") as file:
         while os.sendfile(copy, file.fileno(), None, 1 << 30):
             pass
-    for new, found in zip([name.ljust(len(NAME)).encode(), *map(raw, macs)], places, strict=True):
+    identities = [identity.encode()] if identity else []
+    for new, found in zip([name.ljust(len(NAME)).encode(), *identities, *map(raw, macs)], places, strict=True):
         for at in found:
             os.pwrite(copy, new, at)
     os.lseek(copy, 0, os.SEEK_SET)
@@ -146,14 +156,14 @@ def plan(words: list[str]) -> list[str]:
         return words
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     machine, macs = describe(options)
-    line, name = split_cmdline(value_of(options, "-append") or "")
+    line, name, identity = split_cmdline(value_of(options, "-append") or "")
     files = [value_of(options, "-kernel") or "", value_of(options, "-initrd") or ""]
     key = digest(machine, line, files)
     state = os.path.join(folder, "saved", key)
     if not os.path.exists(state):
         ask(folder, key, machine, line, files)
         return words
-    return [*words, "-fw_cfg", f"name={FILE},string=go", "-incoming", f"fd:{copy_state(state, macs, name)}"]
+    return [*words, "-fw_cfg", f"name={FILE},string=go", "-incoming", f"fd:{copy_state(state, macs, name, identity)}"]
 
 
 if __name__ == "__main__":
