@@ -15,6 +15,7 @@ from typing import Any
 
 from weft.contracts.clock import SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, parse_strategy, read_plain_strategy
+from weft.launch.insight import anomalies, forecast
 from weft.launch.placement import leases
 from weft.launch.placement.arguments import Parser, complain
 from weft.objects.errors import InvalidInput, WeftError
@@ -48,6 +49,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="weft simulate", description="Show what weft would do, on files: no server, no root.")
     commands = parser.add_subparsers(dest="what", title="what can be simulated", required=True)
     leases.add_command(commands)
+    forecast.add_command(commands)
+    anomalies.add_command(commands)
     command = commands.add_parser(
         "placement",
         help="place workloads from a file on nodes from a file",
@@ -85,8 +88,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.what == "leases":
-        answer, table = leases.run(options, _make_reporter("jobs"))
+    if options.what != "placement":
+        answer, table = _run_on_trace(options)
         print(_write(answer, table, options.output), flush=True)
         return
     strategy = _choose_strategy(options)
@@ -119,6 +122,14 @@ def _run(options: argparse.Namespace) -> None:
         least = "no fewer nodes suffice" if repacking.proven else f"fewer than {repacking.least} is impossible"
         notes.append(f"{repacking.nodes_used} nodes after repacking; {least}")
     print(_write(answer, write_table(answer, notes), options.output), flush=True)
+
+
+def _run_on_trace(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    if options.what == "forecast":
+        return forecast.run(options, _make_reporter("samples"))
+    if options.what == "anomalies":
+        return anomalies.run(options)
+    return leases.run(options, _make_reporter("jobs"))
 
 
 def _write(answer: dict[str, Any], table: str, output: str) -> str:

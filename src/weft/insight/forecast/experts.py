@@ -1,0 +1,168 @@
+"""Many simple forecasts of each series, weighted by how they did: the past decides which of them a series follows.
+
+The mean of experts with exponential weights (Cesa-Bianchi and Lugosi, Prediction, Learning, and Games, 2006, chapter 2), the loss
+being the absolute error, forgotten slowly. One set of experts serves each series and horizon; nothing is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from weft.insight.forecast.markov import Indexes, Steps
+from weft.insight.forecast.past import Floats, Past
+
+FORGET = 0.002  # of the losses at each sample; less far ahead, where errors overlap and each says less
+SHARPNESS = 40.0
+SMOOTHING = (0.6, 0.3, 0.1)
+MEDIANS = (3, 6, 12, 24, 72)
+DAY_SECONDS = 86400.0
+REBUILD_SECONDS = 6 * 3600.0
+_NEAR = 0.3  # of a standard deviation: about the same
+
+
+class Experts:
+    """Forecasts of ``count`` series, ``horizon`` samples ahead, a sample every ``step_seconds``."""
+
+    def __init__(self, count: int, step_seconds: float, horizon: int) -> None:
+        self._count, self._horizon = count, horizon
+        self._day = max(1, round(DAY_SECONDS / step_seconds))
+        self._hour = max(2, round(3600 / step_seconds))
+        self._rebuild = max(1, round(REBUILD_SECONDS / step_seconds))
+        self._past = Past(count, max(7 * self._day + horizon + 3, 16))
+        self._smooth = np.zeros((len(SMOOTHING), count))
+        self._seen = 0
+        self._contexts = _Contexts(count, self._hour, self._day, self._past.length)
+        self._steps: list[list[list[Steps]]] = []  # by memory, context and series
+        self._open: deque[Floats] = deque(
+            maxlen=horizon
+        )  # forecasts whose time hasn't come, shape (experts, count) each
+        self._keep = 1 - FORGET / math.sqrt(horizon)
+        self._loss: Floats | None = None
+        self._rounds = np.zeros(count)
+
+    def put(self, values: Floats) -> None:
+        """The next sample of each series, shape (count,); NaN: none was measured, and the last one stands for it."""
+        missing = np.isnan(values)
+        before = self._past.ago(0)
+        filled = np.where(missing, 0.0 if before is None else before, values)
+        if len(self._open) == self._horizon:
+            self._judge(self._open[0], filled, ~missing)
+        self._past.put(filled)
+        for smooth, share in zip(self._smooth, SMOOTHING, strict=True):
+            smooth += (1.0 if self._seen == 0 else share) * (filled - smooth)
+        self._contexts.put(self._past)
+        self._seen += 1
+        if self._seen >= self._day + self._horizon and (self._seen - self._day - self._horizon) % self._rebuild == 0:
+            self._learn_steps()
+        self._open.append(self._ask_all())
+
+    def forecast(self) -> Floats:
+        """Of each series, ``horizon`` samples after the newest, shape (count,)."""
+        asked = self._open[-1]
+        if self._loss is None:
+            return np.asarray(asked[self._usual])
+        quality = self._loss / np.maximum(self._rounds, 1e-9)
+        best = quality.min(axis=0)
+        worse = np.where(best > 0, quality / np.where(best > 0, best, 1.0) - 1.0, np.where(quality > 0, np.inf, 0.0))
+        weights = np.exp(-SHARPNESS * worse)
+        return np.asarray((weights * asked).sum(axis=0) / weights.sum(axis=0))
+
+    def _judge(self, asked: Floats, values: Floats, measured: np.ndarray) -> None:
+        if self._loss is None:
+            self._loss = np.zeros_like(asked)
+        keep = np.where(measured, self._keep, 1.0)
+        self._loss = self._loss * keep + np.where(measured, np.abs(asked - values), 0.0)
+        self._rounds = self._rounds * keep + measured
+
+    _usual = 1 + len(SMOOTHING) + MEDIANS.index(12)  # before anything was judged
+
+    def _ask_all(self) -> Floats:
+        past, day, ahead = self._past, self._day, self._horizon
+        last = past.last(1)[:, 0].copy()
+        medians = [np.median(past.last(samples), axis=1) for samples in (*MEDIANS, day)]
+        asked = [last, *self._smooth, *medians]
+        hour_median, day_median = medians[MEDIANS.index(12)], medians[-1]
+        asked += [0.7 * last + 0.3 * day_median, 0.5 * last + 0.5 * hour_median]
+        asked += self._ask_days(last, day, ahead)
+        asked += self._ask_steps(last)
+        return np.array(asked)
+
+    def _ask_days(self, last: Floats, day: int, ahead: int) -> list[Floats]:
+        """By the time of the day and the week; without a day to look back on, the last value."""
+        back = -(-ahead // day)  # days until the same time lies in the past
+        then = [value for days in range(back, back + 7) if (value := self._past.ago(days * day - ahead)) is not None]
+        now = [value for days in range(1, 8) if (value := self._past.ago(days * day)) is not None]
+        if not then:
+            return [last] * 6
+        usual_then = np.median(np.array(then), axis=0)
+        usual_now = np.median(np.array(now), axis=0) if now else last
+        around = [v for k in range(-2, 3) if (v := self._past.ago(back * day - ahead - k)) is not None]
+        week = self._past.ago(7 * back * day - ahead)
+        return [
+            np.median(np.array(around), axis=0),
+            usual_then,
+            week if week is not None else last,
+            last + usual_then - usual_now,
+            self._smooth[1] + usual_then - usual_now,
+            0.7 * last + 0.3 * usual_then,
+        ]
+
+    def _ask_steps(self, last: Floats) -> list[Floats]:
+        if not self._steps:
+            return [last] * (2 * _Contexts.MANY)
+        asked = []
+        for memory in self._steps:
+            for number, context in enumerate(memory):
+                now = self._contexts.now[number]
+                asked.append(
+                    np.array([v + steps.find(v, int(s)) for v, s, steps in zip(last, now, context, strict=True)])
+                )
+        return asked
+
+    def _learn_steps(self) -> None:
+        week, everything = self._past.last(7 * self._day), self._past.last(self._past.length)
+        self._steps = [
+            [
+                [Steps(values[one], contexts[one], self._horizon) for one in range(self._count)]
+                for contexts in (self._contexts.last(number, values.shape[1]) for number in range(_Contexts.MANY))
+            ]
+            for values in (week, everything)
+        ]
+
+
+class _Contexts:
+    """What tells situations of the same value apart: nothing; the value against the mean of the hour; this mean against that of six
+    hours; the quarter of the day."""
+
+    MANY = 4
+
+    def __init__(self, count: int, hour: int, day: int, length: int) -> None:
+        self._hour, self._day = hour, day
+        self._kept = [Past(count, length) for _ in range(self.MANY)]
+        self._seen = 0
+        self.now: list[Indexes] = [np.zeros(count, np.int64)] * self.MANY
+
+    def put(self, past: Past) -> None:
+        last, hour, six = past.last(1)[:, 0], past.last(self._hour), past.last(6 * self._hour)
+        spread = _NEAR * past.last(self._day).std(axis=1)
+        mean = hour.mean(axis=1)
+        self.now = [
+            np.zeros(len(last), np.int64),
+            _compare(last - mean, spread),
+            _compare(mean - six.mean(axis=1), spread),
+            np.full(len(last), 4 * (self._seen % self._day) // self._day, np.int64),
+        ]
+        self._seen += 1
+        for kept, context in zip(self._kept, self.now, strict=True):
+            kept.put(context.astype(np.float64))
+
+    def last(self, number: int, samples: int) -> Indexes:
+        return self._kept[number].last(samples).astype(np.int64)
+
+
+def _compare(difference: Floats, spread: Floats) -> Indexes:
+    """0: below, 1: about the same, 2: above."""
+    return np.asarray((difference > spread).astype(np.int64) - (difference < -spread) + 1)
