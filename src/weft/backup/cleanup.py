@@ -97,10 +97,10 @@ class Cleanup:
             except ObjectMissing:
                 continue
             manifest = decode_manifest(self._keys, name, sealed)
-            if (
-                manifest.keep_until is not None
-                and manifest.keep_until > self._clock.now() + self._storage.clock_offset()
-            ):
+            until = manifest.keep_until or 0.0
+            if self._storage.locks:  # it may be locked for longer than it was at first
+                until = max(until, self._storage.retain(f"backups/{name}", "", 0))
+            if until and until > self._clock.now() + self._storage.clock_offset():
                 self.report.locked_backups.append(name)
                 continue
             self._lock.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.objects.errors import AlreadyExists, Forbidden, InUse, NotFound, Unavailable
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InUse, InvalidInput, NotFound, Unavailable
 
 
 class ObjectMissing(Exception):
@@ -14,6 +14,14 @@ def repository_full(url: str, cause: object) -> Unavailable:
         f"the backup repository {url} is full: {cause}",
         reason="repositoryFull",
         hint="free space there or delete old backups; what was written stays and the next backup uses it",
+    )
+
+
+def spool_full(folder: str, cause: object) -> Unavailable:
+    return Unavailable(
+        f"{folder} of this node has no space for 64 MiB on their way into a bucket: {cause}",
+        reason="spoolFull",
+        hint="free space there",
     )
 
 
@@ -30,6 +38,95 @@ def unreachable(url: str, cause: object) -> Unavailable:
         f"the backup repository {url} can't be reached: {cause}",
         reason="repositoryUnavailable",
         hint="check that it is mounted or that its server answers, then try again",
+    )
+
+
+def no_bucket(url: str) -> NotFound:
+    return NotFound(
+        f"{url} names a bucket that does not exist",
+        reason="bucketNotFound",
+        field="spec.url",
+        hint="create the bucket, or delete this repository and create it again with the right URL",
+    )
+
+
+def wrong_region(url: str, cause: object) -> InvalidInput:
+    return InvalidInput(
+        f"the bucket of {url} is in another region: {cause}",
+        reason="bucketRegion",
+        field="spec.url",
+        hint="give the bucket's region: s3://BUCKET?endpoint=URL&region=REGION",
+    )
+
+
+def bad_access_key(url: str, cause: object) -> Forbidden:
+    return Forbidden(
+        f"the server of {url} does not know the access key ({cause})",
+        reason="bucketAccessKey",
+        field="access_key",
+        hint="give the bucket's own key: weft secret set SECRET, or create the repository again with the right one",
+    )
+
+
+def bad_secret_key(url: str, cause: object) -> Forbidden:
+    return Forbidden(
+        f"the secret key of {url} does not belong to its access key ({cause})",
+        reason="bucketSecretKey",
+        field="secret_key",
+        hint="give the bucket's own key: weft secret set SECRET, or create the repository again with the right one",
+    )
+
+
+def denied(url: str, cause: object) -> Forbidden:
+    return Forbidden(
+        f"the access key may not read {url} ({cause})",
+        reason="bucketDenied",
+        field="spec.url",
+        hint="check the bucket's name, and allow the key to list, read, write and delete in it, and to read its Object Lock",
+    )
+
+
+def untrusted(url: str, cause: object) -> Unavailable:
+    return Unavailable(
+        f"the certificate of {url} is not trusted: {cause}",
+        reason="bucketCertificate",
+        field="spec.ca",
+        hint="give the certificate of the CA that signed it: --ca FILE",
+    )
+
+
+def no_tls(url: str) -> Unavailable:
+    return Unavailable(
+        f"the server of {url} does not speak TLS",
+        reason="bucketCertificate",
+        field="spec.url",
+        hint="correct the endpoint's port; or write endpoint=http://… for a server without TLS",
+    )
+
+
+def clocks_differ(url: str, seconds: float | None) -> Unavailable:
+    by = f" by {abs(seconds):.0f} s" if seconds is not None else " by more than the server accepts"
+    return Unavailable(
+        f"the clocks of {url} and of this machine differ{by}",
+        reason="clockSkew",
+        field="spec.url",
+        hint="set both clocks by NTP: requests and locks hold by the server's clock",
+    )
+
+
+def refused(url: str, cause: object) -> Unavailable:
+    return Unavailable(
+        f"the server of {url} refuses: {cause}",
+        reason="bucketRefused",
+        hint="check that it is an S3 server and that the bucket is as it should be",
+    )
+
+
+def locked_until(what: str, date: str) -> IllegalTransition:
+    return IllegalTransition(
+        f"{what} is locked until {date}: nobody can delete it before",
+        reason="backupLocked",
+        hint="delete it after that; its repository is immutable",
     )
 
 

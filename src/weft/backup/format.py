@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from weft.backup.key import SEALED_EXTRA, Keys
 from weft.objects.errors import BackupAltered
 
+HEADER = "weft-backup"  # the object that is not encrypted
 VERSION = 1
 CHUNK = 64 << 10
 ID_BYTES = 32

@@ -13,8 +13,9 @@ import msgspec
 from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
 from weft.backup.condemned import avoided_packs, mark_damaged
 from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
-from weft.backup.format import CHUNK, VERSION, Manifest, decode_manifest
+from weft.backup.format import CHUNK, HEADER, VERSION, Manifest, decode_manifest
 from weft.backup.index.catalogue import Catalogue
+from weft.backup.index.tree import Tree
 from weft.backup.key import Keys, RepositoryKey
 from weft.backup.lease import CleanupLock, Lease, list_leases
 from weft.backup.packs import ChunkReader
@@ -26,9 +27,8 @@ from weft.backup.usage import Usage, measure
 from weft.backup.verify import Damage, Verification, Verifier, unreadable
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock
-from weft.objects.errors import BackupAltered, Forbidden, NotFound
+from weft.objects.errors import BackupAltered, Forbidden, NotFound, Unavailable
 
-_HEADER = "weft-backup"
 _HEADER_LIMIT = 64 << 10
 
 
@@ -77,10 +77,10 @@ class Repository:
     def create_in(cls, storage: Storage, key: RepositoryKey, *, clock: Clock, cache: Path) -> Repository:
         identity = secrets.token_hex(16)
         keys = key.keys_of(identity)
-        header = Header(format=_HEADER, version=VERSION, id=identity, created=clock.now(), fingerprint=keys.fingerprint)
+        header = Header(format=HEADER, version=VERSION, id=identity, created=clock.now(), fingerprint=keys.fingerprint)
         header.mac = _sign(keys, header)
         try:
-            storage.put(_HEADER, msgspec.json.encode(header), exclusive=True)
+            storage.put(HEADER, msgspec.json.encode(header), exclusive=True)
         except FileExistsError:
             raise repository_exists(storage.url) from None
         return cls.open_in(storage, key, clock=clock, cache=cache, expected=identity)
@@ -113,7 +113,7 @@ class Repository:
         if header.mac != _sign(keys, header):
             raise BackupAltered(
                 f"the header of the backup repository {storage.url} is damaged",
-                hint=f"put back its object {_HEADER} from a copy; weft writes it once, when it creates the repository",
+                hint=f"put back its object {HEADER} from a copy; weft writes it once, when it creates the repository",
             )
         return cls(storage, header, keys, clock, cache)
 
@@ -225,6 +225,23 @@ class Repository:
         finally:
             lock.release()
 
+    def locked_until(self, backup: str) -> float:
+        """Until when nobody can delete it, in Unix seconds; 0: it isn't locked."""
+        return self._storage.retain(f"backups/{backup}", "", 0) if self.immutable else 0.0
+
+    def retain(self, backup: str, until: float) -> float:
+        """Lock a backup, and before it all that it needs, until ``until`` or longer; gives until when it is locked. Raises
+        NotFound, InvalidInput (the place can't lock), Unavailable."""
+        with Lease(self._storage, self._clock, "backup", (backup,)):
+            manifest = self.backup(backup)
+            self._refresh()
+            retention = Retention(self._storage, self._catalogue, until)
+            retention.extend(Tree(self._keys, self._chunks.read, disk) for disk in manifest.disks)
+            locked = self._storage.retain(f"backups/{backup}", "", until)
+        if locked < until:
+            raise Unavailable(f"the server of {self.url} did not lock the backup for as long as it was asked to")
+        return locked
+
     def __enter__(self) -> Repository:
         return self
 
@@ -248,15 +265,15 @@ class Repository:
 
 def _read_header(storage: Storage) -> Header:
     try:
-        header = msgspec.json.decode(storage.get(_HEADER, 0, _HEADER_LIMIT), type=Header)
+        header = msgspec.json.decode(storage.get(HEADER, 0, _HEADER_LIMIT), type=Header)
     except ObjectMissing:
         raise no_repository(storage.url) from None
     except msgspec.MsgspecError as error:
         raise BackupAltered(
             f"the header of the backup repository {storage.url} is damaged",
-            hint=f"put back its object {_HEADER} from a copy",
+            hint=f"put back its object {HEADER} from a copy",
         ) from error
-    if header.format != _HEADER or header.version > VERSION or header.chunk_bytes != CHUNK:
+    if header.format != HEADER or header.version > VERSION or header.chunk_bytes != CHUNK:
         raise too_new(storage.url, header.version)
     return header
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from weft.backup.format import CHUNK, DiskIndex
+from weft.backup.errors import clocks_differ
+from weft.backup.format import CHUNK, HEADER, DiskIndex
 from weft.backup.index.catalogue import Catalogue
 from weft.backup.index.tree import Tree, count_chunks
 from weft.backup.storage.contract import Storage
@@ -13,6 +14,13 @@ from weft.objects.errors import DriverFailed, InvalidInput, Unavailable, WeftErr
 _STEP = 7 * 86400.0  # locks end on multiples of it, so that daily backups don't extend every pack each day
 _CLOCK_LIMIT = 300.0
 _LOOKUP = 256
+
+
+def check_clock(storage: Storage) -> None:
+    """Raises Unavailable if the place's clock and this machine's are too far apart."""
+    offset = storage.clock_offset()
+    if abs(offset) > _CLOCK_LIMIT:
+        raise clocks_differ(storage.url, offset)
 
 
 class Retention:
@@ -31,11 +39,7 @@ class Retention:
                 field="keep_until",
                 hint="use a bucket that was created with Object Lock, or keep backups there without a lock",
             )
-        if abs(storage.clock_offset()) > _CLOCK_LIMIT:
-            raise Unavailable(
-                f"the clocks of {storage.url} and of this machine differ by {abs(storage.clock_offset()):.0f} s",
-                hint="set both clocks by NTP: locks end by the server's clock",
-            )
+        check_clock(storage)
 
     def covers(self, pack: str) -> bool:
         """Whether the pack is locked for long enough, now that it was extended and read back. False: store the chunk again."""
@@ -66,9 +70,11 @@ class Retention:
         return sorted([*ranges, *lost]) if lost else ranges
 
     def extend(self, trees: Iterable[Tree]) -> None:
-        """Lock every pack that these disks refer to. Raises Unavailable, and the backup is not published then."""
+        """Lock every pack that these disks refer to, and the header, without which nobody can read them. Raises Unavailable, and
+        the backup is not published then."""
         if self.until is None:
             return
+        self._lock_header(self.until)
         for tree in trees:
             seen: set[bytes] = set()
 
@@ -85,6 +91,16 @@ class Retention:
                     self._need(part)
                     part = []
             self._need(part)
+
+    def _lock_header(self, until: float) -> None:
+        if self._storage.retain(HEADER, "", 0) >= until:
+            return
+        try:
+            locked = self._storage.retain(HEADER, "", until)
+        except (WeftError, DriverFailed):
+            locked = 0.0
+        if locked < until:  # a version of its own: it becomes the first if somebody deletes the one before
+            self._storage.put(HEADER, self._storage.get(HEADER), retain_until=until)
 
     def _need(self, ids: list[bytes]) -> None:
         spots = self._catalogue.find(list(set(ids)))

@@ -120,7 +120,7 @@ class BackupWriter:
         )
         sealed = encode_manifest(self._keys, manifest)
         self._lease.check()
-        self._storage.put(f"backups/{self.id}", sealed, retain_until=self._retention.until)
+        self._storage.put(f"backups/{self.id}", sealed, retain_until=self._retention.keep_until)
         try:
             self._lease.check()  # a machine that slept between the two finds out now
         except BackupLeaseLost:

@@ -46,8 +46,10 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.snapshot import SnapshotDisk
-from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import object_key
+from weft.objects.quantity import format_time
 from weft.objects.schema import field, words
 
 OF = ("vm", "volume", "container")
@@ -73,6 +75,7 @@ class BackupStatus(msgspec.Struct, kw_only=True):
     progress: float = 0.0  # of the copy, 0 to 1
     bytes: int = 0  # of the disks, without holes
     stored_bytes: int = 0  # that it added to the repository
+    locked_until: float = 0.0  # nobody can delete it before, in seconds since 1970; 0: it is not locked
     unique_bytes: int = 0  # that no other backup there needs
     taken_at: float | None = None  # the instant of its disks, in seconds since 1970
     finished_at: float | None = None
@@ -103,6 +106,17 @@ def check_backup(spec: BackupSpec) -> None:
     if not 0 <= spec.keep <= 100 * 366 * 86400:
         raise InvalidInput("spec.keep: out of range", field="spec.keep", hint="give 0 to 36600d")
     check_request(spec.verify_check, spec.verify_within, spec.verify_how == "boot", "spec.verify_")
+
+
+def refuse_locked(envelope: Envelope, now: float) -> None:
+    """Raises IllegalTransition while it is locked: an immutable repository would refuse, too."""
+    until = decode_part(envelope.status, BackupStatus).locked_until
+    if until > now:
+        raise IllegalTransition(
+            f"backup/{envelope.name} is locked until {format_time(until)}: nobody can delete it before",
+            reason="backupLocked",
+            hint="delete it after that; its repository is immutable",
+        )
 
 
 def subject_key(backup: Stored) -> str:
@@ -217,7 +231,9 @@ BACKUP = Kind(
     ),
     access=Access(readers="project", status_writer="backups"),
     admission=Admission(
-        check=check_backup, server_fields=("policy", "verify_generation", "verify_how", "verify_check", "verify_within")
+        check=check_backup,
+        delete_guard=refuse_locked,
+        server_fields=("policy", "verify_generation", "verify_how", "verify_check", "verify_within"),
     ),
     display=Display(
         topic="Storage and networks",

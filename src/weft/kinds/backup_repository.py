@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,6 +16,7 @@ from weft.kinds.parts.goal import reaches
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of
 from weft.kinds.secret import SealedSpec, check_values
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import is_name
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
@@ -23,6 +24,7 @@ KEY = "key"  # 32 bytes in hexadecimal digits
 ACCESS_KEY, SECRET_KEY = "access_key", "secret_key"
 _KEY_TEXT = re.compile(r"[0-9a-f]{64}")
 _OPTIONS = {"dir": frozenset[str](), "s3": frozenset({"endpoint", "region", "prefix"})}
+_MOST_CA = 64 << 10
 _SHAPES = "dir:///PATH, a folder that every node has, or s3://BUCKET?endpoint=URL"
 
 
@@ -32,6 +34,18 @@ class BackupRepositorySpec(SealedSpec, kw_only=True):
         bool,
         field("Lock what is stored until the backup's time is over; takes a bucket with Object Lock", change="never"),
     ] = False
+    credentials: Annotated[
+        str,
+        field("Secret with the bucket's access_key and secret_key, as PROJECT/NAME; instead of values", change="live"),
+    ] = ""
+    ca: Annotated[
+        str,
+        field(
+            "Certificates, in PEM, of the CA that signed the endpoint's; unset: those that the nodes trust",
+            change="live",
+            max_length=_MOST_CA,
+        ),
+    ] = ""
 
 
 class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
@@ -72,6 +86,12 @@ def check_repository(spec: BackupRepositorySpec) -> None:
         _check_folder(url.netloc, url.path)
     elif not url.netloc or url.path.strip("/"):
         raise _refuse("spec.url: name one bucket", "write s3://BUCKET?endpoint=URL&prefix=FOLDER")
+    elif "endpoint" in options and (endpoint.scheme not in ("http", "https") or not endpoint.hostname):
+        raise _refuse(
+            "spec.url: the endpoint is not a URL",
+            "write endpoint=https://HOST:PORT, or http://HOST:PORT if it has no TLS",
+        )
+    _check_access(spec, url.scheme, endpoint.scheme)
     if spec.immutable and url.scheme != "s3":
         raise InvalidInput(
             "spec.immutable: a folder can't be made immutable, since root can delete any file in it",
@@ -79,6 +99,33 @@ def check_repository(spec: BackupRepositorySpec) -> None:
             hint="use a bucket with Object Lock: s3://BUCKET?endpoint=URL",
         )
     _check_values(spec, url.scheme)
+
+
+def _check_access(spec: BackupRepositorySpec, scheme: str, endpoint: str) -> None:
+    """The secret and the CA, which only a bucket has."""
+    for name, value in (("credentials", spec.credentials), ("ca", spec.ca)):
+        if value and scheme != "s3":
+            raise InvalidInput(f"spec.{name}: only a bucket takes it", field=f"spec.{name}", hint="leave it out")
+    project, slash, name = spec.credentials.partition("/")
+    if spec.credentials and (not slash or "/" in name or not is_name(project) or not is_name(name)):
+        raise InvalidInput(
+            f"spec.credentials: {spec.credentials[:80]!r} is not a secret",
+            field="spec.credentials",
+            hint="write PROJECT/NAME of a secret with the values access_key and secret_key",
+        )
+    if spec.credentials and {ACCESS_KEY, SECRET_KEY} & {*spec.values, *spec.sealed}:
+        raise InvalidInput(
+            "spec.credentials: the bucket's keys are in spec.values, too",
+            field="spec.credentials",
+            hint="give them in one place: in the secret, or as values",
+        )
+    if spec.ca and (endpoint == "http" or "-----BEGIN CERTIFICATE-----" not in spec.ca):
+        why = "the endpoint has no TLS" if endpoint == "http" else "it is not a certificate in PEM"
+        raise InvalidInput(
+            f"spec.ca: {why}",
+            field="spec.ca",
+            hint="give the CA's certificate: weft backuprepository create … --ca FILE",
+        )
 
 
 def _check_folder(host: str, path: str) -> None:
@@ -112,16 +159,22 @@ def _check_values(spec: BackupRepositorySpec, scheme: str) -> None:
             field=f"spec.values.{unknown[0][:60]}",
             hint=f"values: {KEY}, {ACCESS_KEY}, {SECRET_KEY}",
         )
-    if scheme == "s3" and not {ACCESS_KEY, SECRET_KEY} <= given:
+    if scheme == "s3" and not spec.credentials and not {ACCESS_KEY, SECRET_KEY} <= given:
         raise InvalidInput(
             "spec.values: a bucket needs access_key and secret_key",
             field="spec.values",
-            hint="weft backuprepository create NAME --url s3://… --access-key KEY --secret-key-stdin",
+            hint="put both into a secret, and name it: weft backuprepository create NAME --url s3://… --credentials SECRET",
         )
 
 
 def _refuse(message: str, hint: str) -> InvalidInput:
     return InvalidInput(message, field="spec.url", hint=hint)
+
+
+def _find_rights(old: BackupRepositorySpec | None, new: BackupRepositorySpec) -> Iterable[tuple[str, str]]:
+    """Who names a secret has its values used at an address of their choice."""
+    if new.credentials and (old is None or old.credentials != new.credentials):
+        yield "secret:update", "use a secret for a backup repository"
 
 
 def _free(obj: Object) -> str:
@@ -140,7 +193,7 @@ BACKUP_REPOSITORY = Kind(
     spec=BackupRepositorySpec,
     status=BackupRepositoryStatus,
     indexes={REPOSITORIES_BY_UID: uid_of},
-    access=Access(readers="shared", status_writer="backup repositories"),
+    access=Access(readers="shared", status_writer="backup repositories", further_rights=_find_rights),
     admission=Admission(
         check=check_repository,
         server_fields=("sealed",),

@@ -86,7 +86,7 @@ def refuse_made(_: PoolSpec) -> None:
     )
 
 
-def refuse_offered(pool: Envelope) -> None:
+def refuse_offered(pool: Envelope, now: float) -> None:
     """Raises InUse for a pool that nodes offer: it would be made again at once, without what people have set."""
     status = decode_part(pool.status, PoolStatus)
     if status.nodes:

@@ -274,8 +274,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
     # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None
-    # Raises it for one that people may change, but not delete now.
-    delete_guard: Callable[[Envelope], None] | None = None
+    # Of now, too; raises it for one that people may change, but not delete now.
+    delete_guard: Callable[[Envelope, float], None] | None = None
     # How far a running object can be resized, by field, from its status; for ``plan_change``.
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them

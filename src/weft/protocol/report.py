@@ -158,6 +158,12 @@ class OpenedRepository(msgspec.Struct, frozen=True):
     """The answer about a BackupRepository: its key and credentials in clear, which its repr hides."""
 
     values: dict[str, str] = {}
+    ca: str = ""  # PEM, of a bucket
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """A bucket's access key and secret key."""
+        return (self.values["access_key"], self.values["secret_key"]) if "access_key" in self.values else None
 
     def __repr__(self) -> str:
         return "OpenedRepository(…)"

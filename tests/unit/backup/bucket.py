@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 import threading
+import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -19,16 +22,27 @@ class Bucket(ThreadingHTTPServer):
     """Keys are listed three at a time, so that listings have pages."""
 
     daemon_threads = True
+    scheme = "http"
 
     def __init__(self, locks: bool) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.locks, self.keys, self.guard = locks, dict[str, list[Version]](), threading.Lock()
         self.numbers, self.refuse_retention = itertools.count(1), False
+        self.refusal, self.refusals = "", 0  # a code, and how many of the next requests get it
+        self.clock_ahead = 0.0
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that go, or don't trust it."""
+
+    def serve_tls(self, certificate: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        self.socket, self.scheme = context.wrap_socket(self.socket, server_side=True), "https"
 
     @property
     def url(self) -> str:
-        return f"s3://bucket?endpoint=http://127.0.0.1:{self.server_address[1]}&region=us-east-1&prefix=a/b"
+        return f"s3://bucket?endpoint={self.scheme}://127.0.0.1:{self.server_address[1]}&region=us-east-1&prefix=a/b"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,6 +51,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.server.clock_ahead)
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -56,6 +73,9 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         key = unquote(parts.path).removeprefix("/bucket").removeprefix("/")
         with self.server.guard:
+            if self.server.refusals:
+                self.server.refusals -= 1
+                return self.fail(503 if self.server.refusal == "ServiceUnavailable" else 403, self.server.refusal)
             if key:
                 self.serve_object(key, query, body)
             else:

@@ -148,6 +148,7 @@ class BackupWork:
             bytes=line.bytes,
             stored_bytes=line.stored_bytes,
             unique_bytes=line.unique_bytes,
+            locked_until=line.locked_until,
             free=line.free,
             kept_bytes=line.kept_bytes,
             full_because=line.full_because,
@@ -182,14 +183,14 @@ class BackupWork:
 
     async def _open(self, order: BackupOrder) -> Job:
         """Raises WeftError."""
-        opened = (await asyncio.to_thread(self._server.read_repository, self._node, order.repository)).values
-        credentials = (opened["access_key"], opened["secret_key"]) if "access_key" in opened else None
+        opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository)
         return Job(
             act=order.act,
             url=order.url,
-            key=opened["key"],
+            key=opened.values["key"],
             cache=str(self._cache),
-            credentials=credentials,
+            credentials=opened.credentials,
+            ca=opened.ca,
             repository_id=order.repository_id,
             backup=order.backup,
             base=order.base,

@@ -46,13 +46,13 @@ class BackupFiles:
         place = claims.repository
         assert place is not None
         opened = await asyncio.to_thread(self._server.read_repository, self._node, place.name, place.ticket)
-        values = opened.values
         return FilesJob(
             act=given.act,
             url=place.url,
-            key=values["key"],
+            key=opened.values["key"],
             cache=str(self._cache),
-            credentials=(values["access_key"], values["secret_key"]) if "access_key" in values else None,
+            credentials=opened.credentials,
+            ca=opened.ca,
             repository_id=place.id,
             backup=claims.guest_id,
             disk=given.disk,

@@ -9,7 +9,7 @@ from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec, list_secrets, registry_secret_of
-from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec
+from weft.kinds.backup_repository import ACCESS_KEY, BACKUP_REPOSITORY, SECRET_KEY, BackupRepositorySpec
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.kinds.volume import KEY as VOLUME_KEY
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -71,10 +71,16 @@ async def _open_repository(context: ApiContext, call: Call, name: str, ticket: s
     entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, name))
     if entry is None:
         raise NotFound(f"backup repository {name[:80]} not found")
-    sealed = decode_part(decode_envelope(entry.value).spec, BackupRepositorySpec).sealed
+    spec = decode_part(decode_envelope(entry.value).spec, BackupRepositorySpec)
     key, kind = context.settings.seal_key, BACKUP_REPOSITORY.name
-    opened = {word: unseal(key, value, place_of(None, name, word, kind)).decode() for word, value in sealed.items()}
-    return OpenedRepository(opened)
+    opened = {
+        word: unseal(key, value, place_of(None, name, word, kind)).decode() for word, value in spec.sealed.items()
+    }
+    if spec.credentials:
+        project, _, secret = spec.credentials.partition("/")
+        kept = await _read(context, project, secret)
+        opened |= _pick(context, project, secret, kept, frozenset((ACCESS_KEY, SECRET_KEY)))
+    return OpenedRepository(opened, spec.ca)
 
 
 async def _open_volume(context: ApiContext, project: str | None, volume: AllocatedVolume) -> str:

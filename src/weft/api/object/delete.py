@@ -48,7 +48,7 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         return object_answer(envelope, 202)
     guard(kind, envelope)
     if kind.admission.delete_guard is not None:
-        kind.admission.delete_guard(envelope)
+        kind.admission.delete_guard(envelope, context.clock.now())
     if references.is_referred_to(kind):
         await _refuse_used(context, kind, envelope)
         envelope = await _mark(context, target, envelope.uid, expected)

@@ -19,6 +19,7 @@ from weft.backup.key import RepositoryKey
 from weft.backup.process.job import DATA, END, HEAD, FilesEnd, FilesJob
 from weft.backup.process.worker import require_backup
 from weft.backup.repository import Repository
+from weft.backup.storage.place import open_place
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import NotFound, WeftError
 
@@ -45,14 +46,9 @@ def run(job: FilesJob, confined: Confined) -> str:
     cache = Path(job.cache)
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = RepositoryKey(bytes.fromhex(job.key))
-    with Repository.open(
-        job.url,
-        key,
-        clock=SystemClock(),
-        cache=cache,
-        expected=job.repository_id or None,
-        credentials=job.credentials,
-    ) as repository:
+    place = open_place(job.url, job.credentials, ca=job.ca)
+    expected = job.repository_id or None
+    with Repository.open_in(place, key, clock=SystemClock(), cache=cache, expected=expected) as repository:
         there = require_backup(repository, job.backup)
         disk = there.disk(job.disk)
         if disk is None:

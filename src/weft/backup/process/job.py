@@ -21,11 +21,12 @@ class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    act: Literal["copy", "fetch", "verify", "forget", "check", "serve"]
+    act: Literal["copy", "fetch", "verify", "forget", "check", "serve", "retain"]
     url: str
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues
     credentials: tuple[str, str] | None = None
+    ca: str = ""  # PEM
     repository_id: str = ""  # that it must have; "": a place without a repository gets one
     backup: str = ""  # uid
     base: str = ""  # uid
@@ -57,6 +58,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     bytes: int = 0
     stored_bytes: int = 0
     unique_bytes: int = 0
+    locked_until: float = 0.0
     free: int = -1
     kept_bytes: int = -1
     full_because: str = ""
@@ -74,6 +76,7 @@ class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues
     credentials: tuple[str, str] | None = None
+    ca: str = ""  # PEM
     repository_id: str = ""
     backup: str  # uid
     disk: str

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft.backup.errors import locked_until
 from weft.backup.format import CHUNK, Manifest
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
@@ -26,11 +27,13 @@ from weft.backup.process.nbd import NbdClient
 from weft.backup.process.nbd_server import NbdServer
 from weft.backup.reader import BackupReader
 from weft.backup.repository import Repository
+from weft.backup.retention import check_clock
 from weft.backup.storage.place import open_place
 from weft.backup.usage import Usage
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import AlreadyExists, BackupAltered, InUse, InvalidInput, NotFound, WeftError
+from weft.objects.quantity import format_time
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
@@ -46,7 +49,8 @@ def main() -> int:
     try:
         result = Worker(job, SystemClock(), _send).run()
     except WeftError as problem:
-        said = f"{problem}; {problem.hint}" if problem.hint else str(problem)
+        said = f"{problem.field}: {problem}" if problem.field and problem.field not in str(problem) else str(problem)
+        said = f"{said}; {problem.hint}" if problem.hint else said
         result = Line(ended="failed", reason=problem.token, message=said)
     except OSError as problem:
         result = Line(ended="failed", reason="unavailable", message=f"{problem.strerror or problem}")
@@ -80,6 +84,8 @@ class Worker:
                     line = self._check(repository)
                 case "serve":
                     line = self._serve(repository)
+                case "retain":
+                    line = self._retain(repository)
             if self._job.act in ("copy", "forget"):
                 self._count(repository, line)
             line.ended, line.repository_id = line.ended or "done", repository.id
@@ -89,7 +95,11 @@ class Worker:
         job, key = self._job, RepositoryKey(bytes.fromhex(self._job.key))
         cache = Path(job.cache)
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if job.act == "check" and job.immutable and not open_place(job.url, job.credentials).locks:
+        report = None if job.act in ("check", "serve") else self._report_waiting  # those are tried again anyway
+        place = open_place(job.url, job.credentials, ca=job.ca, report=report)
+        if job.act == "check":
+            check_clock(place)
+        if job.act == "check" and job.immutable and not place.locks:
             raise InvalidInput(
                 f"{job.url} can't be immutable: its bucket has no Object Lock",
                 field="spec.immutable",
@@ -97,15 +107,13 @@ class Worker:
             )
         expected = job.repository_id or None
         try:
-            return Repository.open(
-                job.url, key, clock=self._clock, cache=cache, expected=expected, credentials=job.credentials
-            )
+            return Repository.open_in(place, key, clock=self._clock, cache=cache, expected=expected)
         except NotFound:
             if expected is not None or job.act != "check":
                 raise
         with contextlib.suppress(AlreadyExists):  # another node was faster
-            return Repository.create(job.url, key, clock=self._clock, cache=cache, credentials=job.credentials)
-        return Repository.open(job.url, key, clock=self._clock, cache=cache, credentials=job.credentials)
+            return Repository.create_in(place, key, clock=self._clock, cache=cache)
+        return Repository.open_in(place, key, clock=self._clock, cache=cache)
 
     def _copy(self, repository: Repository) -> Line:
         job = self._job
@@ -128,6 +136,7 @@ class Worker:
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
             unique_bytes=usage.unique_bytes,
+            locked_until=there.keep_until or 0.0,
             full_because="" if continued else "the backup before it could not be continued",
             disks={disk.name: disk.size for disk in there.disks},
         )
@@ -200,11 +209,23 @@ class Worker:
         there = _find(repository, self._job.backup)
         if there is not None:
             try:
-                repository.prune([there.id])
+                report = repository.prune([there.id])
+                if there.id in report.locked_backups:
+                    until = repository.locked_until(there.id)
+                    raise locked_until("it", format_time(until))
             except BackupAltered:  # another backup is damaged: then no space is freed, but this one may be gone
                 if _find(repository, self._job.backup) is not None:
                     raise
         return Line()
+
+    def _retain(self, repository: Repository) -> Line:
+        return Line(
+            locked_until=repository.retain(require_backup(repository, self._job.backup).id, self._job.keep_until)
+        )
+
+    def _report_waiting(self, why: str) -> None:
+        done = round(min(1.0, self._done / self._total), 2)
+        self._send(Line(progress=done, reason="repositoryWaits" if why else "", message=f"waits: {why}" if why else ""))
 
     def _check(self, repository: Repository) -> Line:
         """A repository in which a backup is damaged still takes others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,8 +15,15 @@ from weft.objects.errors import InvalidInput, Unavailable
 _S3_SETTINGS = {"endpoint", "region", "prefix"}
 
 
-def open_place(url: str, credentials: tuple[str, str] | None = None) -> Storage:
-    """The storage at ``url``; ``credentials`` are a bucket's access key and secret. Raises InvalidInput, Unavailable."""
+def open_place(
+    url: str,
+    credentials: tuple[str, str] | None = None,
+    *,
+    ca: str = "",
+    report: Callable[[str], None] | None = None,
+) -> Storage:
+    """The storage at ``url``; ``credentials`` are a bucket's access key and secret, ``ca`` the PEM that its certificate is checked
+    with. With ``report`` every call waits while a bucket is away, and says why. Raises InvalidInput, Unavailable, Forbidden."""
     parts = urlsplit(url)
     if parts.scheme == "dir":
         path = Path(parts.netloc + parts.path)
@@ -37,7 +45,7 @@ def open_place(url: str, credentials: tuple[str, str] | None = None) -> Storage:
                 f"buckets need the Python package boto3, which is missing ({error})",
                 hint="install it here: pip install 'weft[s3]'",
             ) from error
-        storage: Storage = s3.S3Storage(url, parts.netloc, settings, credentials)
+        storage: Storage = s3.S3Storage(url, parts.netloc, settings, credentials, ca=ca, report=report)
         return storage
     raise _bad(url, "it begins with dir:// or s3://")
 

@@ -5,29 +5,32 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from weft.backup.errors import ObjectMissing, no_repository, read_only, repository_full, unreachable
+from weft.backup.errors import ObjectMissing, spool_full
 from weft.backup.storage.contract import Storage, Stored, Upload
+from weft.backup.storage.patience import Patience
+from weft.backup.storage.s3_problems import EXISTS, code_of, explain_answer, explain_silence
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import WeftError
 
 _ONCE = ("packs/", "index/", "backups/", "trash/", "weft-backup")
-_MISSING = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
-_DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_FULL = {"QuotaExceeded", "EntityTooLarge", "InsufficientCapacity"}
-_EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
+_LOCK_UNKNOWN = {"ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed", "InvalidRequest"}
+_NOT_LOCKED = {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError"}  # S3's word, and radosgw's
+T = TypeVar("T")
 
 
 class S3Storage(Storage):
-    """Objects are keys below ``prefix``. Credentials that aren't given are looked for where boto3 looks."""
+    """Objects are keys below ``prefix``. Credentials that aren't given are looked for where boto3 looks. ``ca``: certificates in
+    PEM that the endpoint's may be signed by, instead of the machine's."""
 
     def __init__(
         self,
@@ -35,9 +38,13 @@ class S3Storage(Storage):
         bucket: str,
         settings: dict[str, str],
         credentials: tuple[str, str] | None,
+        *,
+        ca: str = "",
+        report: Callable[[str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.url, self._bucket, self._clock = url, bucket, clock or SystemClock()
+        self._patience = Patience(self._clock, report)
         prefix = settings.get("prefix", "").strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
         access, secret = credentials or (None, None)
@@ -47,10 +54,11 @@ class S3Storage(Storage):
             region_name=settings.get("region", "us-east-1"),
             aws_access_key_id=access,
             aws_secret_access_key=secret,
+            verify=self._keep_ca(ca) if ca else None,
             config=Config(
                 s3={"addressing_style": "path"},
-                retries={"max_attempts": 4, "mode": "standard"},
-                connect_timeout=10,
+                retries={"total_max_attempts": 3, "mode": "standard"},
+                connect_timeout=4,
                 read_timeout=60,
                 request_checksum_calculation="when_required",  # older servers know no checksums
                 response_checksum_validation="when_required",
@@ -58,13 +66,19 @@ class S3Storage(Storage):
         )
         self.locks = self._find_lock()
 
+    def _keep_ca(self, ca: str) -> str:
+        """A path to it, as boto3 wants one: of a file in memory, which goes with this process."""
+        self._ca = os.memfd_create("ca")
+        os.write(self._ca, ca.encode())
+        return f"/proc/self/fd/{self._ca}"
+
     def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
         extra: dict[str, Any] = {"IfNoneMatch": "*"} if exclusive else {}
         if exclusive:
             with contextlib.suppress(ObjectMissing):  # for servers that don't know the condition
                 self.get(key, 0, 1)
                 raise FileExistsError(key)
-        return self._put(key, data, retain_until, extra)
+        return self._put(key, lambda: data, retain_until, extra)
 
     def begin(self, key: str, owner: str) -> Upload:
         return _SpooledUpload(self, key)
@@ -76,15 +90,17 @@ class S3Storage(Storage):
         words: dict[str, Any] = {"VersionId": version} if version else {}
         if offset or length is not None:
             words["Range"] = f"bytes={offset}-" + (str(offset + length - 1) if length is not None else "")
-        try:
-            answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, **words)
-            return bytes(answer["Body"].read())
-        except ClientError as error:
-            if _code(error) == "InvalidRange":
-                return b""
-            raise self._explain(error, key) from error
-        except BotoCoreError as error:
-            raise unreachable(self.url, error) from error
+
+        def read() -> bytes:
+            try:
+                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, **words)
+                return bytes(answer["Body"].read())
+            except ClientError as error:
+                if code_of(error) == "InvalidRange":
+                    return b""
+                raise
+
+        return self._ask(read, key)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         if self.locks and prefix.startswith(_ONCE):
@@ -96,72 +112,80 @@ class S3Storage(Storage):
 
     def delete(self, key: str, version: str = "") -> None:
         """Where versions are kept all of them go, and marks of deletion."""
-        try:
-            if not self.locks:
-                self._s3.delete_object(Bucket=self._bucket, Key=self._prefix + key)
-                return
-            for page in self._pages("list_object_versions", key):
-                for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
-                    if found["Key"] == self._prefix + key and version in ("", found["VersionId"]):
-                        self._s3.delete_object(Bucket=self._bucket, Key=found["Key"], VersionId=found["VersionId"])
-        except ClientError as error:
-            raise self._explain(error, key) from error
-        except BotoCoreError as error:
-            raise unreachable(self.url, error) from error
+        name = self._prefix + key
+        if not self.locks:
+            self._ask(lambda: self._s3.delete_object(Bucket=self._bucket, Key=name), key, writes=True)
+            return
+        for page in self._pages("list_object_versions", key):
+            for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                if found["Key"] == name and version in ("", found["VersionId"]):
+                    self._delete_version(key, found["VersionId"])
+
+    def _delete_version(self, key: str, version: str) -> None:
+        words = {"Bucket": self._bucket, "Key": self._prefix + key, "VersionId": version}
+        self._ask(lambda: self._s3.delete_object(**words), key, writes=True)
 
     def drop_uploads(self, owners: set[str], seen: set[str]) -> set[str]:
         return set()  # they lie on the writer's machine, without a name
 
     def retain(self, key: str, version: str, until: float) -> float:
         words = {"Bucket": self._bucket, "Key": self._prefix + key, "VersionId": version or self._first_version(key)}
-        try:
-            if until:
-                rule = {"Mode": "COMPLIANCE", "RetainUntilDate": datetime.fromtimestamp(until, UTC)}
-                self._s3.put_object_retention(**words, Retention=rule)
-            rule = self._s3.get_object_retention(**words)["Retention"]
-        except ClientError as error:
-            if _code(error) == "NoSuchObjectLockConfiguration":
-                return 0.0
-            raise self._explain(error, key) from error
-        except BotoCoreError as error:
-            raise unreachable(self.url, error) from error
-        ends: datetime = rule["RetainUntilDate"]
-        return ends.timestamp() if rule["Mode"] == "COMPLIANCE" else 0.0
+
+        def ask() -> Any:
+            try:
+                return self._s3.get_object_retention(**words)["Retention"]
+            except ClientError as error:
+                if code_of(error) in _NOT_LOCKED:
+                    return None
+                raise
+
+        if until:
+            rule = {"Mode": "COMPLIANCE", "RetainUntilDate": datetime.fromtimestamp(until, UTC)}
+            self._ask(lambda: self._s3.put_object_retention(**words, Retention=rule), key, writes=True)
+        found = self._ask(ask, key)
+        if found is None or found["Mode"] != "COMPLIANCE":
+            return 0.0
+        ends: datetime = found["RetainUntilDate"]
+        return ends.timestamp()
 
     def clock_offset(self) -> float:
-        try:
+        def ask() -> float:
             headers = self._s3.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
-            return email.utils.parsedate_to_datetime(headers["date"]).timestamp() - self._clock.now()
-        except ClientError as error:
-            raise self._explain(error, "") from error
-        except (BotoCoreError, KeyError, ValueError) as error:
-            raise unreachable(self.url, error) from error
+            try:
+                return email.utils.parsedate_to_datetime(headers["date"]).timestamp() - self._clock.now()
+            except (KeyError, ValueError, TypeError):
+                return 0.0  # a server that tells no time
 
-    def _put(self, key: str, body: object, retain_until: float | None, extra: dict[str, Any]) -> str:
+        return self._ask(ask)
+
+    def _put(self, key: str, body: Callable[[], object], retain_until: float | None, extra: dict[str, Any]) -> str:
         if retain_until is not None:
             ends = datetime.fromtimestamp(retain_until, UTC)
             extra |= {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": ends}
             extra["ChecksumAlgorithm"] = "SHA256"  # Object Lock asks for a checksum
-        try:
-            answer = self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, **extra)
-        except ClientError as error:
-            if _code(error) in _EXISTS:
-                raise FileExistsError(key) from error
-            raise self._explain(error, key) from error
-        except BotoCoreError as error:
-            raise unreachable(self.url, error) from error
+
+        def put() -> Any:
+            try:
+                return self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body(), **extra)
+            except ClientError as error:
+                if code_of(error) in EXISTS:
+                    raise FileExistsError(key) from error
+                raise
+
+        answer = self._ask(put, key, writes=True)
         return str(answer.get("VersionId", "")) if self.locks else ""
 
     def _find_lock(self) -> bool:
-        try:
-            rule = self._s3.get_object_lock_configuration(Bucket=self._bucket)["ObjectLockConfiguration"]
+        def ask() -> bool:
+            try:
+                rule = self._s3.get_object_lock_configuration(Bucket=self._bucket)["ObjectLockConfiguration"]
+            except ClientError as error:
+                if code_of(error) in _LOCK_UNKNOWN:
+                    return False
+                raise
             return bool(rule.get("ObjectLockEnabled") == "Enabled")
-        except ClientError as error:
-            if _code(error) in {"NoSuchBucket"} | _DENIED:
-                raise self._explain(error, "") from error
-            return False  # it has none, or its server doesn't know what that is
-        except BotoCoreError as error:
-            raise unreachable(self.url, error) from error
+
+        return self._ask(ask)
 
     def _first_version(self, key: str) -> str:
         if not self.locks or not key.startswith(_ONCE):
@@ -180,27 +204,28 @@ class S3Storage(Storage):
         return found
 
     def _pages(self, call: str, prefix: str) -> Iterator[dict[str, Any]]:
-        try:
-            yield from self._s3.get_paginator(call).paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
-        except ClientError as error:
-            raise self._explain(error, prefix) from error
-        except BotoCoreError as error:
-            raise unreachable(self.url, error) from error
+        pages = iter(self._s3.get_paginator(call).paginate(Bucket=self._bucket, Prefix=self._prefix + prefix))
+        while (page := self._ask(lambda: next(pages, None), prefix)) is not None:
+            yield page
 
-    def _explain(self, error: ClientError, key: str) -> Exception:
-        code = _code(error)
-        if code in _MISSING and key:
-            return ObjectMissing(key)
-        known: WeftError
-        if code == "NoSuchBucket":
-            known = no_repository(self.url)
-        elif code in _FULL:
-            known = repository_full(self.url, code)
-        elif code in _DENIED:
-            known = read_only(self.url, code)
-        else:
-            known = unreachable(self.url, error)
-        return known
+    def _ask(self, question: Callable[[], T], key: str = "", *, writes: bool = False) -> T:
+        """The server's answer, waited for while it is away. Raises WeftError, ObjectMissing."""
+        tries = 0
+        while True:
+            problem: WeftError | ObjectMissing
+            try:
+                answer = question()
+            except ClientError as error:
+                problem = explain_answer(self.url, error, key, writes=writes)
+                cause: Exception = error
+            except BotoCoreError as error:
+                problem, cause = explain_silence(self.url, error), error
+            else:
+                self._patience.end()
+                return answer
+            tries += 1
+            if not self._patience.wait(problem, tries):
+                raise problem from cause
 
 
 class _SpooledUpload(Upload):
@@ -214,16 +239,15 @@ class _SpooledUpload(Upload):
         try:
             self._file.write(data)
         except OSError as error:
-            raise repository_full(tempfile.gettempdir(), error.strerror) from error
+            raise spool_full(tempfile.gettempdir(), error.strerror) from error
 
     def commit(self, retain_until: float | None = None) -> str:
-        self._file.seek(0)
         with self._file:
-            return self._storage._put(self._key, self._file, retain_until, {})
+            return self._storage._put(self._key, self._begin, retain_until, {})
+
+    def _begin(self) -> object:
+        self._file.seek(0)
+        return self._file
 
     def abandon(self) -> None:
         self._file.close()
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

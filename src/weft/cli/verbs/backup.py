@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -118,8 +119,17 @@ def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comm
             required=True,
             help="dir:///PATH, a folder that every node has, or s3://BUCKET?endpoint=URL.",
         ),
-        click.Option(["--access-key"], metavar="KEY", help="The bucket's access key."),
+        click.Option(
+            ["--credentials"],
+            metavar="SECRET",
+            shell_complete=complete_name("secret"),
+            help="The secret with the bucket's keys, as access_key and secret_key.",
+        ),
+        click.Option(["--access-key"], metavar="KEY", help="The bucket's access key, without a secret."),
         click.Option(["--secret-key-stdin"], is_flag=True, help="Read the bucket's secret key from stdin."),
+        click.Option(
+            ["--ca"], metavar="FILE", help="The certificate of the CA that signed the bucket's endpoint, in PEM."
+        ),
         click.Option(["--key-stdin"], is_flag=True, help="Read the key of an existing repository from stdin."),
         click.Option(
             ["--immutable"], is_flag=True, help="Nobody can delete a backup before its time; takes Object Lock."
@@ -141,8 +151,19 @@ def _create_repository(session: Session, kind: Kind, words: tuple[str, ...], **g
         if given[option]:
             values[key] = sys.stdin.readline().strip()
     spec = {"url": given["url"], "values": values} | ({"immutable": True} if given["immutable"] else {})
+    if secret := given["credentials"]:
+        spec["credentials"] = secret if "/" in secret else f"{session.client.project}/{secret}"
+    if given["ca"]:
+        spec["ca"] = _read_ca(given["ca"])
     made = session.client.create({"kind": kind.name, "name": target.name, "spec": spec})
     return finish_one(session, target, made, "create")
+
+
+def _read_ca(name: str) -> str:
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise usage(f"--ca: {name} can't be read: {problem}", "give a file with the CA's certificate in PEM") from None
 
 
 def key_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -16,6 +16,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.backup.boot import drop_test, make_test
 from weft.controllers.backup.facts import read_facts
+from weft.controllers.backup.lock import is_locked_too_short
 from weft.controllers.backup.model import BackupFacts, BackupPlan
 from weft.controllers.backup.plan import RETRY_SECONDS, plan_backup
 from weft.controllers.backup.verification import TEST_SECONDS, is_booted_next
@@ -98,7 +99,8 @@ def is_active(backup: Item) -> bool:
     """Whether it needs anything done."""
     status = backup.status(BackupStatus)
     asked = backup.spec(BackupSpec).verify_generation > status.verify.generation or status.test is not None
-    return backup.deleting or status.phase in ("Pending", "Snapshotting", "Copying") or asked
+    short = is_locked_too_short(backup.spec(BackupSpec), status, backup.envelope.created_at)
+    return backup.deleting or status.phase in ("Pending", "Snapshotting", "Copying") or asked or short
 
 
 def plan_one(view: View, backup: Item, now: float) -> Commit | None:

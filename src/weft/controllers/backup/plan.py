@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from weft.controllers.backup.lock import find_lock, plan_lock
 from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
 from weft.controllers.backup.verification import end_test, plan_verification
 from weft.kinds.backup import BackupStatus
@@ -27,7 +28,7 @@ def plan_backup(facts: BackupFacts, now: float) -> BackupPlan:
         case "Copying":
             return _await_copy(facts, now)
         case "Ready":
-            return plan_verification(facts, now)
+            return plan_lock(facts, now) or plan_verification(facts, now)
         case _:
             return BackupPlan(status, "drop" if facts.snapshot is not None else "")
 
@@ -40,6 +41,9 @@ def _begin(facts: BackupFacts) -> BackupPlan:
         why = facts.repository.status.message if facts.repository is not None else ""
         message = f"backuprepository/{facts.spec.to} is not ready{': ' if why else ''}{why}"
         return BackupPlan(msgspec.structs.replace(status, reason="repositoryNotReady", message=message))
+    if facts.repository.spec.immutable and not facts.spec.keep:
+        message = f"backuprepository/{facts.spec.to} is immutable, so it takes a time to keep each backup: --keep 30d"
+        return _fail(facts, "keepMissing", message)
     if facts.busy:
         message = f"backup/{facts.busy} of {facts.spec.of} is being made first"
         return BackupPlan(msgspec.structs.replace(status, reason="isBusy", message=message))
@@ -89,15 +93,9 @@ def _order_copy(facts: BackupFacts, status: BackupStatus) -> BackupStatus:
         base_snapshot=earlier.snapshot_uid if earlier is not None else "",
         manifest=_describe(facts, status),
         disks={name: disk.key for name, disk in status.disks.items()},
-        expires_at=_find_lock(facts),
+        expires_at=find_lock(facts),
     )
     return msgspec.structs.replace(status, node=node.name, order=order, reason="", message="")
-
-
-def _find_lock(facts: BackupFacts) -> float:
-    """Until when nobody can delete it; 0: only a repository that was made immutable locks."""
-    locks = facts.repository is not None and facts.repository.spec.immutable
-    return facts.created_at + facts.spec.keep if locks and facts.spec.keep else 0.0
 
 
 def _describe(facts: BackupFacts, status: BackupStatus) -> dict[str, Any]:
@@ -146,6 +144,7 @@ def _finish(facts: BackupFacts, report: BackupReport, now: float) -> BackupPlan:
         bytes=report.bytes,
         stored_bytes=report.stored_bytes,
         unique_bytes=report.unique_bytes,
+        locked_until=report.locked_until,
         repository_id=report.repository_id,
         full_because=report.full_because or facts.status.full_because,
         base="" if report.full_because else facts.status.base,

@@ -30,12 +30,21 @@ class Made(msgspec.Struct, frozen=True):
     phase: str
     is_good: bool
     at: float  # the instant of its disks, or when it was created
+    locked_until: float
 
 
 def read_made(item: Item) -> Made:
     spec, status = item.spec(BackupSpec), item.status(BackupStatus)
     is_good = status.phase == "Ready" and status.state not in (DAMAGED, FAILED) and not item.deleting
-    return Made(item, spec.to, spec.keep, status.phase, is_good, status.taken_at or item.envelope.created_at)
+    return Made(
+        item,
+        spec.to,
+        spec.keep,
+        status.phase,
+        is_good,
+        status.taken_at or item.envelope.created_at,
+        status.locked_until,
+    )
 
 
 def list_old(made: Iterable[Made], spec: BackupPolicySpec, now: float) -> list[Item]:
@@ -49,6 +58,7 @@ def list_old(made: Iterable[Made], spec: BackupPolicySpec, now: float) -> list[I
         for one in ended
         if one is not newest
         and one.item.uid not in kept
+        and now > one.locked_until
         and now - one.at > (keep if one.is_good else keep or BAD_SECONDS)
     ]
 
@@ -56,6 +66,8 @@ def list_old(made: Iterable[Made], spec: BackupPolicySpec, now: float) -> list[I
 def is_over(made: Made, others: Iterable[Made], now: float) -> bool:
     """Whether its own time is over, and it isn't the newest good one in its repository; ``others`` are of the same thing."""
     if not made.keep or made.phase in MAKING or now - made.item.envelope.created_at <= made.keep:
+        return False
+    if now <= made.locked_until:  # it was to be kept for longer once
         return False
     return made is not find_newest([made, *(one for one in others if one.to == made.to)], now)
 

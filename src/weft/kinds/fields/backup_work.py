@@ -12,8 +12,8 @@ import msgspec
 
 # copy: a snapshot into a repository; fetch: a backup into a pool, as a snapshot; verify: read all of it; forget: remove it from its
 # repository; check: whether the repository is there, made if it is empty, and rid of what no backup needs.
-# serve: have a VM begin from it at once, and copy it behind.
-BackupAct = Literal["copy", "fetch", "verify", "forget", "check", "serve"]
+# retain: lock it for longer; serve: have a VM begin from it at once, and copy it behind.
+BackupAct = Literal["copy", "fetch", "verify", "forget", "check", "serve", "retain"]
 
 
 class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,7 +34,7 @@ class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     manifest: dict[str, Any] = {}  # what the repository keeps of the Backup beside its disks
     disks: dict[str, str] = {}  # by name, root or a volume's: what the pool's records call it
     pool: str = ""  # to fetch to
-    expires_at: float = 0.0  # unix seconds; 0: not locked
+    expires_at: float = 0.0  # unix seconds, to copy and to retain; 0: not locked
 
 
 class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +49,7 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     bytes: int = 0  # of the disks, without holes; of a check: that the repository takes up
     stored_bytes: int = 0  # that a copy added to the repository
     unique_bytes: int = 0  # that no other backup there needs
+    locked_until: float = 0.0  # unix seconds: nobody can delete it before; 0: not locked
     free: int = -1  # bytes left on the repository's storage; -1: unknown
     kept_bytes: int = -1  # of a copy, a removal: that the repository's backups take up now; -1: unknown
     full_because: str = ""  # why a copy doesn't continue the backup before it

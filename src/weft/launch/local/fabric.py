@@ -23,7 +23,8 @@ from weft.client.context import read_context
 from weft.contracts.clock import Clock
 from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
-from weft.launch.local.ceph.layout import USER, CephPlan
+from weft.launch.local.ceph.bucket import KEYS, ensure_bucket
+from weft.launch.local.ceph.layout import BUCKET, USER, CephPlan
 from weft.launch.local.ceph.make import wait_ready
 from weft.launch.local.ceph.supervisor import supervisor_command
 from weft.launch.local.daemon import Daemon
@@ -54,6 +55,7 @@ def weft_fabric(server_options: Sequence[str] = ()) -> Fabric:
         steps=(("image tiny", ensure_image), ("vm hello", ensure_hello)),
         plan_closing=plan_closing,
         plan_storage=lambda topology: (("ceph", wait_ceph),) if topology.ceph else (),
+        plan_last=lambda topology: (("s3", wait_s3),) if topology.ceph else (),
     )
 
 
@@ -91,6 +93,13 @@ async def wait_ceph(topology: Topology, clock: Clock) -> str:
     plan = plan_ceph(topology)
     await wait_ready(plan, clock)
     return f"{plan.osds} OSDs at {plan.address}, pool {plan.pool} in .weft/ceph/"
+
+
+async def wait_s3(topology: Topology, clock: Clock) -> str:
+    """Until its S3 has a bucket for backups."""
+    plan = plan_ceph(topology)
+    await ensure_bucket(plan, clock)
+    return f"bucket {BUCKET} with Object Lock at {plan.endpoint}, its keys in .weft/ceph/s3/"
 
 
 async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
@@ -270,11 +279,21 @@ async def ensure_hello(topology: Topology, clock: Clock) -> str:
 
 def plan_closing(topology: Topology) -> str:
     """What to type next."""
+    plan = plan_ceph(topology)
+    files = " ".join(f"--from-file {name}=.weft/ceph/s3/{name}" for name in KEYS)
+    bucket = (
+        "Backups into its bucket, which nobody deletes before their time:\n"
+        f"      .venv/bin/weft secret create bucket {files}\n"
+        f"      .venv/bin/weft backuprepository create safe --url 's3://{BUCKET}?endpoint={plan.endpoint}' "
+        "--credentials bucket --immutable\n"
+        if topology.ceph
+        else ""
+    )
     return (
         "\nTry:  .venv/bin/weft vm list        .venv/bin/weft vm exec hello -- uname -a\n"
         "      .venv/bin/weft explain vm hello    .venv/bin/weft vm migrate hello\n"
         "      make down (removes everything)\n"
-        f"Dashboard:  .venv/bin/weft dashboard    or, with a user's password, https://127.0.0.1:{topology.api_port}/\n"
+        f"Dashboard:  .venv/bin/weft dashboard    or, with a user's password, https://127.0.0.1:{topology.api_port}/\n{bucket}"
     )
 
 

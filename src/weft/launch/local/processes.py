@@ -19,7 +19,7 @@ from weft.drivers.linux.processes import inspect_process as inspect_id
 from weft.drivers.linux.processes import read_arguments
 
 WEFT_ROLES = ("server", "agent", "init", "gateway", "guard", "ceph")
-ENGINES = ("qemu-", "dnsmasq", "etcd", "victoria-metrics", "ceph-")
+ENGINES = ("qemu-", "dnsmasq", "etcd", "victoria-metrics", "ceph-", "radosgw")
 
 
 class Process(msgspec.Struct, frozen=True):

@@ -34,7 +34,8 @@ class Fabric:
     ``plan_daemons`` gives the host's long-running commands; ``wait_server`` returns once they answer;
     ``prepare_agent`` gives a node's agent command (it may ask the server for a join token, and must give the same
     command again for a node that has joined); ``plan_storage`` gives the steps before the nodes; ``wait_nodes`` returns
-    once every node is Ready; ``steps`` follow in order (an image, a first VM); ``plan_closing`` is what to print last.
+    once every node is Ready; ``steps`` follow in order (an image, a first VM), then those of ``plan_last``; ``plan_closing`` is
+    what to print last.
     """
 
     plan_daemons: Callable[[Topology], list[Daemon]]
@@ -44,6 +45,7 @@ class Fabric:
     steps: tuple[tuple[str, Work], ...]
     plan_closing: Callable[[Topology], str]
     plan_storage: Callable[[Topology], tuple[tuple[str, Work], ...]] = lambda _: ()
+    plan_last: Callable[[Topology], tuple[tuple[str, Work], ...]] = lambda _: ()
 
 
 async def up(
@@ -76,7 +78,7 @@ async def up(
         for name, work in fabric.plan_storage(topology):
             await progress.show(name, _while_alive(fabric.plan_daemons(topology), work(topology, clock)))
         await progress.show("nodes", start_agents(topology, fabric, clock))
-        for name, work in fabric.steps:
+        for name, work in (*fabric.steps, *fabric.plan_last(topology)):
             await progress.show(name, work(topology, clock))
     stream.write(fabric.plan_closing(topology))
     return topology

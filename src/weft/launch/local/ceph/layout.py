@@ -12,6 +12,8 @@ import msgspec
 
 USER = "weft"  # of the agents: may use RBD images in the pool, and look at the cluster
 MON_PORT = 6789
+GATEWAY = "rgw.s3"  # the daemon that offers the cluster as S3
+BUCKET = "weft-backups"
 _MIB = 1 << 20
 _OSD_MEMORY_BYTES = 900 * _MIB  # the least that Ceph accepts
 
@@ -25,6 +27,7 @@ class CephPlan(msgspec.Struct, frozen=True):
     osds: int = 2
     osd_bytes: int = 8 << 30  # of each OSD's file, which is sparse
     pool: str = "weft"
+    s3_port: int = 7480
 
     @property
     def conf(self) -> Path:
@@ -59,13 +62,32 @@ class CephPlan(msgspec.Struct, frozen=True):
         return self.data(daemon) / "weft-made"
 
     @property
+    def endpoint(self) -> str:
+        """Of its S3."""
+        return f"http://{self.address}:{self.s3_port}"
+
+    def s3_key(self, name: str) -> Path:
+        """The file with ``access_key`` or ``secret_key`` of the bucket's user."""
+        return Path(self.folder) / "s3" / name
+
+    @property
     def daemons(self) -> list[str]:
         """Their names, in the order in which they start."""
-        return ["mon.a", "mgr.x", *(f"osd.{number}" for number in range(self.osds))]
+        return ["mon.a", "mgr.x", *(f"osd.{number}" for number in range(self.osds)), GATEWAY]
 
     def command(self, daemon: str) -> list[str]:
         """Runs it in the foreground."""
         kind, _, number = daemon.partition(".")
+        if daemon == GATEWAY:
+            words = ["radosgw", "-f", "-c", str(self.conf), "-n", f"client.{GATEWAY}"]
+            words += ["--keyring", str(self.data(daemon) / "keyring"), "--rgw-data", str(self.data(daemon))]
+            return [
+                *words,
+                "--rgw-frontends",
+                f"beast endpoint={self.address}:{self.s3_port}",
+                "--rgw-thread-pool-size",
+                "32",
+            ]
         keyring = self.keyring if kind == "mon" else self.data(daemon) / "keyring"
         return [f"ceph-{kind}", "-f", "-c", str(self.conf), "-i", number, "--keyring", str(keyring)]
 

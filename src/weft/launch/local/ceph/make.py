@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.launch.local.ceph.layout import USER, CephPlan, write_conf
+from weft.launch.local.ceph.layout import GATEWAY, USER, CephPlan, write_conf
 from weft.launch.local.commands import run
 from weft.launch.local.daemon import write_whole
 from weft.objects.errors import DriverFailed, TimedOut
 
-PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "rbd")
+PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "rbd", "radosgw", "radosgw-admin")
 HINT = "make install CEPH=1"
 READY_SECONDS = 90.0
 _POLL_SECONDS = 0.2
@@ -66,7 +66,7 @@ def make_monitor(plan: CephPlan) -> None:
 
 async def make_others(plan: CephPlan, clock: Clock) -> None:
     """Once the monitor answers: keys of the others, the OSDs' stores, and the pool. Raises DriverFailed, TimedOut."""
-    await _wait(clock, "its monitor answers", lambda: ask(plan, "mon", "stat", seconds=5) is not None)
+    await wait_answers(clock, "its monitor answers", lambda: ask(plan, "mon", "stat", seconds=5) is not None)
     await asyncio.to_thread(_make_others, plan)
 
 
@@ -75,6 +75,10 @@ def _make_others(plan: CephPlan) -> None:
         plan.data("mgr.x").mkdir(mode=0o700, parents=True, exist_ok=True)
         _give_key(plan, "mgr.x", plan.data("mgr.x") / "keyring", mon="allow profile mgr", osd="allow *", mds="allow *")
         plan.made("mgr.x").touch()
+    if not plan.made(GATEWAY).exists():
+        plan.data(GATEWAY).mkdir(mode=0o700, parents=True, exist_ok=True)
+        _give_key(plan, f"client.{GATEWAY}", plan.data(GATEWAY) / "keyring", mon="allow rw", osd="allow rwx")
+        plan.made(GATEWAY).touch()
     with ThreadPoolExecutor() as several:  # making the stores is what takes long
         for made in [several.submit(_make_osd, plan, number) for number in range(plan.osds)]:
             made.result()
@@ -93,7 +97,7 @@ async def wait_ready(plan: CephPlan, clock: Clock) -> None:
         states = [one["state_name"] for one in found.get("pgmap", {}).get("pgs_by_state", [])]
         return found.get("osdmap", {}).get("num_up_osds") == plan.osds and states == ["active+clean"]
 
-    await _wait(clock, "its OSDs are up and its placement groups are clean", is_ready)
+    await wait_answers(clock, "its OSDs are up and its placement groups are clean", is_ready)
 
 
 def ask(plan: CephPlan, *words: str, seconds: float = 60) -> str | None:
@@ -133,7 +137,7 @@ def _make_osd(plan: CephPlan, number: int) -> None:
     plan.made(name).touch()
 
 
-async def _wait(clock: Clock, goal: str, question: Callable[[], bool]) -> None:
+async def wait_answers(clock: Clock, goal: str, question: Callable[[], bool]) -> None:
     deadline = clock.elapsed() + READY_SECONDS
     while not await asyncio.to_thread(question):
         if clock.elapsed() > deadline:
