@@ -120,7 +120,10 @@ class BackupWriter:
         )
         sealed = encode_manifest(self._keys, manifest)
         self._lease.check()
-        self._storage.put(f"backups/{self.id}", sealed, retain_until=self._retention.keep_until)
+        until = self._retention.keep_until
+        if until is not None and until <= self._clock.now():  # it took longer than it is kept
+            until = None
+        self._storage.put(f"backups/{self.id}", sealed, retain_until=until)
         try:
             self._lease.check()  # a machine that slept between the two finds out now
         except BackupLeaseLost:

@@ -35,9 +35,9 @@ class Bucket(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
         """Clients that go, or don't trust it."""
 
-    def serve_tls(self, certificate: Path) -> None:
+    def serve_tls(self, certificate: Path, key: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context.load_cert_chain(certificate, key)
         self.socket, self.scheme = context.wrap_socket(self.socket, server_side=True), "https"
 
     @property

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.backup.bucket import Bucket
 from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
 from weft.backup.format import CHUNK, Manifest
-from weft.backup.process.job import Job
-from weft.backup.process.worker import Worker
+from weft.backup.process.job import Job, Line
+from weft.backup.process.worker import UID, Worker
 from weft.backup.repository import Repository
+from weft.backup.storage.place import open_place
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import AlreadyExists, InvalidInput
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput, Unavailable, WeftError
+from weft.trust.ca import Authority
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "locked"])
@@ -87,20 +90,122 @@ def test_an_older_pack_is_extended_or_its_chunks_are_stored_again(bucket: Bucket
     assert load(connect(bucket, tmp_path / "b"), third) == data
 
 
+def check(bucket: Bucket, cache: Path, url: str = "", **more: Any) -> Line:
+    job = Job(
+        act="check", url=url or bucket.url, key="0f" * 32, cache=str(cache), credentials=("key", "s3cr3t"), **more
+    )
+    return Worker(job, SystemClock(), print).run()
+
+
+REFUSALS = {
+    "InvalidAccessKeyId": ("bucketAccessKey", "access_key", "does not know the access key"),
+    "SignatureDoesNotMatch": ("bucketSecretKey", "secret_key", "does not belong to its access key"),
+    "NoSuchBucket": ("bucketNotFound", "spec.url", "names a bucket that does not exist"),
+    "RequestTimeTooSkewed": ("clockSkew", "spec.url", "clocks"),
+    "AuthorizationHeaderMalformed": ("bucketRegion", "spec.url", "in another region"),
+    "AccessDenied": ("bucketDenied", "spec.url", "may not read"),
+    "QuotaExceeded": ("repositoryFull", None, "is full"),
+    "SomethingNew": ("bucketRefused", None, "refuses: SomethingNew"),
+    "ServiceUnavailable": ("repositoryUnavailable", None, "can't be reached"),
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_what_a_bucket_refuses_is_named_with_its_remedy_and_without_a_key(code: str, tmp_path: Path) -> None:
+    bucket = Bucket(locks=False)
+    bucket.refusal, bucket.refusals = code, 99
+    token, field, words = REFUSALS[code]
+    with pytest.raises(WeftError, match=words) as refused:
+        check(bucket, tmp_path)
+    assert (refused.value.token, refused.value.field) == (token, field) and refused.value.hint
+    assert "s3cr3t" not in f"{refused.value}{refused.value.hint}{refused.value.details}"
+    bucket.server_close()
+
+
+def test_an_endpoint_that_is_not_there_or_not_trusted_is_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, SystemClock())
+    bucket = Bucket(locks=False)
+    plain = bucket.url
+    with pytest.raises(Unavailable, match="does not speak TLS") as refused:
+        check(bucket, tmp_path, plain.replace("http://", "https://"))
+    assert refused.value.field == "spec.url"
+    bucket.serve_tls(*authority.renew_server(["127.0.0.1"]))
+    with pytest.raises(Unavailable, match=r"is not trusted: .*certificate") as refused:
+        check(bucket, tmp_path)
+    assert refused.value.field == "spec.ca" and "--ca FILE" in str(refused.value.hint)
+    assert check(bucket, tmp_path, ca=authority.ca).repository_id
+    bucket.shutdown()
+    bucket.server_close()
+    with pytest.raises(Unavailable, match=r"can't be reached: .*Connection refused"):
+        check(bucket, tmp_path, plain)
+    with pytest.raises(Unavailable, match=r"Failed to resolve 'no\.such\.example'"):
+        check(bucket, tmp_path, "s3://bucket?endpoint=http://no.such.example")
+    with pytest.raises(InvalidInput, match="no bucket that could exist"):
+        check(bucket, tmp_path, plain.replace("//bucket", "//Not_A_Bucket!"))
+
+
+def test_a_bucket_whose_clock_is_far_off_is_refused_at_once(tmp_path: Path) -> None:
+    bucket = Bucket(locks=False)
+    bucket.clock_ahead = 3600
+    with pytest.raises(Unavailable, match=r"differ by 3\d{3} s") as refused:
+        check(bucket, tmp_path)
+    assert refused.value.token == "clockSkew" and not bucket.keys
+    bucket.server_close()
+
+
+def test_work_waits_while_the_bucket_is_away_and_says_so(bucket: Bucket, tmp_path: Path) -> None:
+    repo, data, said = connect(bucket, tmp_path / "a", create=True), random_chunks(20, 1), list[str]()
+    made = store(repo, data)
+    place = open_place(bucket.url, ("key", "secret"), report=said.append)
+    patient = Repository.open_in(place, KEY, clock=SystemClock(), cache=tmp_path / "b")
+    bucket.refusal, bucket.refusals = "ServiceUnavailable", 1
+    assert load(patient, made) == data
+    assert len(said) == 2 and "can't be reached: ServiceUnavailable" in said[0] and said[1] == ""
+    bucket.refusal, bucket.refusals = "AccessDenied", 1
+    with pytest.raises(Forbidden):  # waiting doesn't help
+        patient.backups()
+    assert len(said) == 2
+
+
+def test_a_lock_is_extended_with_all_that_the_backup_needs(bucket: Bucket, tmp_path: Path) -> None:
+    if not bucket.locks:
+        return
+    repo = connect(bucket, tmp_path / "a", create=True)
+    first = lock(repo, random_chunks(20, 1), 1)
+    other = lock(repo, random_chunks(3, 5), 1)
+    until = float(int(time.time() + 60 * DAY))
+    assert repo.retain(first.id, until) == repo.locked_until(first.id) == until
+    needed = {
+        key.split("/")[2] for key, (one, *_) in bucket.keys.items() if one.until and one.until.timestamp() >= until
+    }
+    assert needed == {"backups", "packs", "index", "weft-backup"}
+    assert repo.locked_until(other.id) < until
+    assert repo.prune({first.id}, grace=0).locked_backups == [first.id]
+    bucket.refuse_retention = True
+    with pytest.raises(Unavailable, match="can't be locked"):
+        repo.retain(first.id, until + 90 * DAY)
+
+
+def test_a_backup_that_is_locked_is_not_forgotten_before_its_time(bucket: Bucket, tmp_path: Path) -> None:
+    if not bucket.locks:
+        return
+    repo = connect(bucket, tmp_path / "a", create=True)
+    with repo.write(keep_until=time.time() + DAY) as writer:
+        writer.publish(kind="vm", name="web", labels={UID: "u1"})
+    job = Job(
+        act="forget", url=bucket.url, key=KEY._secret.hex(), cache=str(tmp_path), credentials=("k", "s"), backup="u1"
+    )
+    with pytest.raises(IllegalTransition, match=r"locked until 20\d\d-\d\d-\d\d .* UTC"):
+        Worker(job, SystemClock(), print).run()
+    assert len(repo.backups().backups) == 1
+
+
 def test_a_repository_that_shall_be_immutable_is_refused_where_nothing_is_locked(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    job = Job(
-        act="check",
-        url=bucket.url,
-        key="0f" * 32,
-        cache=str(tmp_path),
-        credentials=("key", "secret"),
-        immutable=True,
-    )
     if bucket.locks:
-        assert Worker(job, SystemClock(), print).run().repository_id
+        assert check(bucket, tmp_path, immutable=True).repository_id
         return
     with pytest.raises(InvalidInput, match="can't be immutable: its bucket has no Object Lock") as refused:
-        Worker(job, SystemClock(), print).run()
+        check(bucket, tmp_path, immutable=True)
     assert refused.value.field == "spec.immutable" and not bucket.keys

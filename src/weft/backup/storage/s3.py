@@ -57,9 +57,9 @@ class S3Storage(Storage):
             verify=self._keep_ca(ca) if ca else None,
             config=Config(
                 s3={"addressing_style": "path"},
-                retries={"total_max_attempts": 3, "mode": "standard"},
+                retries={"total_max_attempts": 1 if report else 2, "mode": "standard"},
                 connect_timeout=4,
-                read_timeout=60,
+                read_timeout=60 if report else 20,
                 request_checksum_calculation="when_required",  # older servers know no checksums
                 response_checksum_validation="when_required",
             ),

@@ -72,6 +72,11 @@ def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
             metavar="DURATION",
             help="in a repository: remove the server's backups there that are older, like 30d",
         )
+        parser.add_argument(
+            "--immutable",
+            action="store_true",
+            help="in a bucket with Object Lock: nobody can delete it before it has been kept for that time",
+        )
     else:
         parser.add_argument("--name", default="", help="in a repository: the backup's name (default: the newest)")
     parser.add_argument("--state", type=Path, help="the server's state folder (default: that of this clone)")
@@ -103,7 +108,7 @@ def _back_up(options: argparse.Namespace, clock: Clock) -> int:
     with tempfile.TemporaryDirectory() as folder:  # readable by this user only
         options.file = Path(folder) / name
         asyncio.run(_backup(options, clock))
-        made = place.put(options.file, name, keep)
+        made = place.put(options.file, name, keep, immutable=options.immutable)
     print(f"stored as {name}, {format_bytes(made.stored_bytes)} more in the repository")
     return 0
 

@@ -5,6 +5,7 @@ For ``weft server backup dir:///srv/backups --key-file KEY``. It needs no server
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -38,12 +39,18 @@ class ServerBackups:
         self.url, self._clock = url, clock
         self._key = RepositoryKey(_read_key(key_file))
 
-    def put(self, file: Path, name: str, keep: float) -> Manifest:
-        """Store ``file``, and remove those that are older than ``keep`` seconds (0: none), but not this one."""
+    def put(self, file: Path, name: str, keep: float, *, immutable: bool = False) -> Manifest:
+        """Store ``file``, and remove those that are older than ``keep`` seconds (0: none), but not this one. ``immutable``: nobody
+        can delete it before that."""
+        if immutable and not keep:
+            raise InvalidInput(
+                "--immutable takes the time that the backup is kept", field="--immutable", hint="give --keep 30d, too"
+            )
+        until = float(math.ceil(self._clock.now() + keep)) if immutable else None
         with tempfile.TemporaryDirectory() as cache, self._open(Path(cache)) as repository:
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                with repository.write(None, None) as writer:
+                with repository.write(None, until) as writer:
                     size = os.fstat(descriptor).st_size
                     writer.disk(DISK, size, lambda at, length: os.pread(descriptor, length, at).ljust(length, b"\0"))
                     made = writer.publish(kind=KIND, name=name, labels={"taken": name})
