@@ -36,6 +36,6 @@ def test_a_pool_that_nodes_offer_is_not_deleted() -> None:
         return POOL.make("fast", PoolSpec(id="u", pool="fast"), 0.0, status=status)
 
     with pytest.raises(InUse, match="pool/fast is offered by n1, n2 and 1 more") as refused:
-        refuse_offered(made("n1", "n2", "n3"))
+        refuse_offered(made("n1", "n2", "n3"), 0)
     assert "weft pool set fast --closed" in str(refused.value.hint)
-    refuse_offered(made())  # whose nodes are gone
+    refuse_offered(made(), 0)  # whose nodes are gone

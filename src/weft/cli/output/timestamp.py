@@ -23,6 +23,7 @@ _NAMES = (
     "until",
     "expected_start",
     "time",
+    "locked_until",
 )
 _ENDINGS = ("_at", "_since", "not_before", "not_after")
 _REST = rb"\d?\d?(?:\.\d+)?(?=[,}])"
@@ -40,7 +41,12 @@ def _follows(names: Sequence[str], endings: Sequence[str], length: int) -> bytes
 # their end.
 _MOMENT = re.compile(
     rb":([1-9]\d{8}(?:%b)%b|0(?:%b)(?:\.0)?(?=[,}])|{(?:%b)[^}]*})"
-    % (_follows(_NAMES, _ENDINGS, 9), _REST, _follows(("since", "at"), (), 1), _follows(("retry_at",), (), 1))
+    % (
+        _follows(_NAMES, _ENDINGS, 9),
+        _REST,
+        _follows(("since", "at", "locked_until"), (), 1),
+        _follows(("retry_at",), (), 1),
+    )
 )
 
 
