@@ -34,6 +34,18 @@ def test_flows_of_a_vm_are_counted_as_its_nic_counts_and_what_its_groups_refuse_
         assert flow["bytes"] > 3_000_000 and flow["packets"] > 10
     assert flow["security_group"] == "narrow"
     refused = [f for f in cluster.json("network", "flows", "--vm", "shown")["flows"] if f["verdict"] == "refused"]
+    for vm, way in (("hello", "received_bytes"), ("shown", "sent_bytes")):
+        (sums,) = [
+            f
+            for f in cluster.json("network", "flows", "--vm", vm, "--since", "10m", "--ports", "80")["flows"]
+            if f["verdict"] == "allowed" and f["destination"] == address
+        ]
+        assert (sums["source_name"], sums["destination_name"], sums["source_port"]) == ("hello", "shown", 0)
+        assert sums[way] > 3_000_000 and abs(sums["bytes"] - flow["bytes"]) < 0.01 * flow["bytes"]
+    matrix = cluster.json("network", "matrix", "--network", "default", "--since", "10m")
+    (cell,) = [one for one in matrix["traffic"] if (one["source"], one["destination"]) == ("shown", "hello")]
+    assert cell["bytes"] > 3_000_000 and {"hello", "shown"} <= set(matrix["workloads"])
+    assert "██" in cluster.ok("network", "matrix", "--plot") and "shown" in cluster.ok("network", "matrix")
     assert {(f["source"], f["destination_port"], f["security_group"]) for f in refused} == {(other, 81, "narrow")}
     assert "1 to 65535" in cluster.fails(2, "network", "flows", "--vm", "shown", "--ports", "0")
     cluster.ok("vm", "delete", "shown", "--yes")

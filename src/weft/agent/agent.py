@@ -17,6 +17,7 @@ from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.backup.executor import BackupWork
 from weft.agent.flow.flows import Flows
+from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
@@ -105,7 +106,10 @@ class Agent:
         self._network = NetworkExecutor(
             network, host, store, clock, self.table, runtimes, self._reporter, server_places
         )
-        self.flows = Flows(network, self.table.find, self._network.neighbours, clock)
+        self.recorded_flows = FlowRecorder(
+            Path(host.state_dir), host.node_uid, network, self.table, self._network.neighbours, clock
+        )
+        self.flows = Flows(network, self.table.find, self._network.neighbours, clock, self.recorded_flows)
         self._watches = ServerWatches(server, self._network, self.table)
         self.egress_endpoints = EgressEndpoints(host, server, self._network, self._watches, self.table, self._reporter)
         wire = wire or TlsTransport(Credentials(host.state_dir), clock)
@@ -113,7 +117,7 @@ class Agent:
         lines = LogStore(Path(host.state_dir) / "logs", clock, log_bytes, log_seconds)
         self.logs = LogCollector(lines, runtimes, self.table, host.node, host.node_uid, clock)
         self._migrations = MigrationExecutor(
-            host, runtimes, self._network, self.pools, self.samples, wire, clock, self.logs
+            host, runtimes, self._network, self.pools, self.samples, wire, clock, self.logs, self.recorded_flows
         )
         secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
         keys = VolumeKeys(server, host.node)
@@ -168,7 +172,7 @@ class Agent:
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
         disks = (self._snapshots, self._absorption, self._volume_work)
-        for part in (*parts, *disks, self.logs, self._templates, self._backups):
+        for part in (*parts, *disks, self.logs, self.recorded_flows, self._templates, self._backups):
             self._tasks.spawn(part.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())

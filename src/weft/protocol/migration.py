@@ -38,10 +38,11 @@ class Hello(msgspec.Struct, frozen=True):
 class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: get ready for ``guest``. ``flows``: its open connections have changed. ``stopped``, ``resumed``: it is paused at
     the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``samples``: what was
-    measured of it there, a piece at a time, and an empty one last. ``logs``: what it printed there, a piece at a time.
-    ``layers``: what its disks stand on comes next, as files. ``status``: report how it is."""
+    measured of it there, a piece at a time, and an empty one last. ``traffic``: its flows there, folded, a piece at a time.
+    ``logs``: what it printed there, a piece at a time. ``layers``: what its disks stand on comes next, as files. ``status``:
+    report how it is."""
 
-    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "samples", "logs", "layers", "status"]
+    do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "samples", "traffic", "logs", "layers", "status"]
     guest: MigratingGuest | None = None
     settings: MigrationSettings | None = None
     flows: list[list[str]] = []  # its open connections
@@ -52,6 +53,7 @@ class MigrationRequest(msgspec.Struct, frozen=True):
     printed: Printed | None = None  # with ``expect`` and ``takeOver``: the part of its console log that migrates
     samples: bytes = b""
     logs: bytes = b""
+    traffic: bytes = b""
     layers: dict[str, CarriedDisk] = {}  # by disk: ROOT, or a volume's uid
     padding: str = ""  # ignored; the time that it takes measures the path
 

@@ -41,12 +41,16 @@ class Flow(msgspec.Struct, frozen=True):
     security_group: (
         str  # the one that decided; of a refused flow all that didn't allow it, with commas; "": none has a say
     )
+    # Folded ones only: these have no ``bytes_per_second``, ``source_port`` and ``security_group``.
+    last_at: float | None = None
+    sent_packets: int | None = None
 
 
 class FlowsAnswer(msgspec.Struct, frozen=True):
     at: float  # unix seconds
     flows: list[Flow]
     left_out: int = 0  # flows beyond MOST_FLOWS
+    lacking: bool = False  # the kernel forgot some before they could be counted
 
 
 def match(flow: SeenFlow, asked: FlowsInput) -> bool:

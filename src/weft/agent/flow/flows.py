@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from weft.agent.flow.describe import MOST_FLOWS, FlowsAnswer, Neighbours, describe, match
+from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import FlowReader, NetworkDriver, SeenFlow, SeesFlows
 from weft.kinds.parts.stream_verbs import FlowsInput
-from weft.objects.errors import Unavailable
+from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.identity import short_id
 
 REST = 40  # after a look, times as long as it took: a watch of a full table takes no more than this part of a core
@@ -25,14 +26,23 @@ class Flows:
         find_guest: Callable[[str], LocalAllocation | None],
         neighbours: Neighbours,
         clock: Clock,
+        recorder: FlowRecorder | None = None,
     ) -> None:
         self._network, self._find_guest, self._neighbours = network, find_guest, neighbours
-        self._clock = clock
+        self._clock, self._recorder = clock, recorder
 
     async def watch(self, local: LocalAllocation, asked: FlowsInput) -> AsyncIterator[FlowsAnswer]:
-        """The workload's flows, once, or with ``asked.watch`` again and again while it is on this node. Raises Unavailable."""
+        """The workload's flows, once, or with ``asked.watch`` again and again while it is on this node; with ``asked.since`` what
+        was recorded of them. Raises WeftError."""
         if not isinstance(self._network, SeesFlows):
             raise Unavailable(f"network driver {self._network.name} can't see flows", reason="unsupported")
+        if asked.since:
+            if asked.watch:
+                raise InvalidInput("since can't be given together with watch", field="since")
+            if self._recorder is None:
+                raise Unavailable("this node records no flows", reason="unsupported")
+            yield await self._recorder.answer(local, asked)
+            return
         before: tuple[float, Totals] | None = None
         while (current := self._find_guest(local.uid)) is not None:
             began = self._clock.elapsed()

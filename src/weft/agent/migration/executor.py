@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 
+from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.logs.collector import LogCollector
 from weft.agent.migration.cold import ColdSource, ColdTarget, list_disks
 from weft.agent.migration.disk_relocation import DiskRelocator, report_relocation
@@ -43,9 +44,10 @@ class MigrationExecutor:
         wire: Transport,
         clock: Clock,
         logs: LogCollector | None = None,
+        flows: FlowRecorder | None = None,
     ) -> None:
         self._runtimes, self._network = runtimes, network
-        self._node = NodeContext(host, runtimes, network, pools, samples, wire, Limit(0, clock), clock, logs)
+        self._node = NodeContext(host, runtimes, network, pools, samples, wire, Limit(0, clock), clock, logs, flows)
         self._led: dict[str, Role] = {}  # by allocation uid
         self._relocating: dict[str, DiskRelocator] = {}  # by allocation uid
 

@@ -1,12 +1,14 @@
-"""The history of a workload that migrates, its samples and its log, follows it once it runs at the target: neither its pause nor
-its migration waits for that. The ends of the migration stay open a little longer, and the target's agent waits for the log before
-it reads on in the workload's console."""
+"""The history of a workload that migrates, its samples, its flows and its log, follows it once it runs at the target: neither its
+pause nor its migration waits for that. The ends of the migration stay open a little longer, and the target's agent waits for the
+log before it reads on in the workload's console."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from weft.agent.flow.files import MOST_PIECES as MOST_FLOW_PIECES
+from weft.agent.flow.files import ArrivingFlows
 from weft.agent.logs.carry import MOST_PIECES as MOST_LOG_PIECES
 from weft.agent.logs.carry import Arriving, pack_log
 from weft.agent.migration.role import NodeContext
@@ -23,8 +25,9 @@ LOG_SECONDS = 10.0  # it comes after the samples
 
 
 async def send_history(connection: Connection, node: NodeContext, local: LocalAllocation) -> None:
-    """Send what was measured of it here, and what it printed; a failure only goes to the log."""
+    """Send what was measured of it here, its flows, and what it printed; a failure only goes to the log."""
     await _send_samples(connection, node, local)
+    await _send_flows(connection, node, local)
     if node.logs is None:
         return
     try:
@@ -43,6 +46,16 @@ async def _send_samples(connection: Connection, node: NodeContext, local: LocalA
         await connection.order(MigrationRequest("samples"))
     except (WeftError, OSError) as problem:
         log.info("%s: its samples stay on this node: %s", local.what, problem)
+
+
+async def _send_flows(connection: Connection, node: NodeContext, local: LocalAllocation) -> None:
+    if node.flows is None:
+        return
+    try:
+        for piece in await asyncio.to_thread(node.flows.pack, local.spec.workload.uid):
+            await connection.order(MigrationRequest("traffic", traffic=piece))
+    except (WeftError, OSError) as problem:
+        log.info("%s: its flows stay on this node: %s", local.what, problem)
 
 
 async def finish_carrying(carrying: asyncio.Task[None] | None, clock: Clock) -> None:
@@ -82,6 +95,32 @@ class SamplesTaker:
         clock = self._node.clock
         while self._until is not None and not self._done.is_set() and clock.elapsed() < self._until:
             await clock.sleep(0.05)
+
+
+class FlowsTaker:
+    """The target's end for the folded flows. They come between the samples and the log, so that nothing waits for them."""
+
+    def __init__(self, node: NodeContext, local: LocalAllocation) -> None:
+        self._flows, self._clock = node.flows, node.clock
+        self._uid = local.spec.workload.uid
+        self._arriving: ArrivingFlows | None = None
+        self._pieces = 0
+
+    def begin(self) -> None:
+        """The guest was taken over."""
+        if self._pieces == 0:
+            self._arriving = ArrivingFlows()
+
+    async def take(self, piece: bytes) -> None:
+        """Raises InvalidInput, OSError."""
+        if self._arriving is None or self._flows is None or self._pieces > MOST_FLOW_PIECES:
+            raise InvalidInput("no flows are expected")
+        self._pieces += 1
+        now = self._clock.now()
+        intervals = await asyncio.to_thread(self._arriving.take, piece, now)
+        if intervals is not None:
+            self._arriving = None
+            await asyncio.to_thread(self._flows.files.take, self._uid, intervals, now)
 
 
 class LogTaker:

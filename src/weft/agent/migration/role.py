@@ -7,6 +7,7 @@ import logging
 
 import msgspec
 
+from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.logs.collector import LogCollector
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.transport import Transport
@@ -35,6 +36,7 @@ class NodeContext(msgspec.Struct, frozen=True):
     limit: Limit  # for all migrations of this node together
     clock: Clock
     logs: LogCollector | None = None  # None: this node keeps none
+    flows: FlowRecorder | None = None  # None: this node records none
 
 
 class MigrationContext(msgspec.Struct, frozen=True):

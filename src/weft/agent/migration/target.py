@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from weft.agent.migration.history import LogTaker, SamplesTaker
+from weft.agent.migration.history import FlowsTaker, LogTaker, SamplesTaker
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.snapshot.transfer import ArrivingLayers
 from weft.agent.workload.console_log import take_printed
@@ -26,6 +26,7 @@ class Waiter(Role, ABC):
             self.migration.key, self._migration.peer_uid, self._answer, [node.limit]
         )
         self._samples, self._logs = SamplesTaker(node, self._local), LogTaker(node, self._local)
+        self._traffic = FlowsTaker(node, self._local)
 
     async def open(self) -> None:
         """Open the listener for the source. Raises DriverFailed, InvalidInput."""
@@ -44,12 +45,16 @@ class Waiter(Role, ABC):
         if ask.do == "samples":
             await self._samples.take(ask.samples)
             return MigrationAnswer(message=self.report.phase)
+        if ask.do == "traffic":
+            await self._traffic.take(ask.traffic)
+            return MigrationAnswer(message=self.report.phase)
         if ask.do == "logs":
             await self._logs.take(ask.logs)
             return MigrationAnswer(message=self.report.phase)
         answer = await self._respond(ask)
         if ask.do == "takeOver":
             self._samples.begin()
+            self._traffic.begin()
             self._logs.begin()
         return answer
 

@@ -1,4 +1,4 @@
-"""Verbs of networks: the traffic of the workloads in them."""
+"""Verbs of networks: the traffic of the workloads in them, of now and of the last day."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
@@ -21,6 +22,7 @@ from weft.cli.network.flows import (
     read_ports,
     read_protocol,
 )
+from weft.cli.network.matrix import MATRIX_COLUMNS, draw_plot, draw_rows, fetch_matrix
 from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
@@ -41,12 +43,57 @@ def flows_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(["--each"], is_flag=True, help="Show each flow in a row of its own, with both ports."),
         click.Option(
+            ["--since"],
+            type=options.Duration(),
+            default=0.0,
+            metavar="TIME",
+            help="Show sums of all flows since then, ended ones too: 10m, 24h (at most 25h).",
+        ),
+        click.Option(
             ["-w", "--watch"], is_flag=True, help="Show the flows repeatedly, with their rates, until Ctrl-C."
         ),
         *options.table(),
         options.output(),
     ]
     return options.build(verb, "Show network flows of a workload.", _flows, kind, params)
+
+
+def matrix_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft network matrix --since 1h --plot`."""
+    params = [
+        click.Option(
+            ["--network"],
+            default="",
+            metavar="NAME",
+            help="Only this network.",
+            shell_complete=complete_name("network"),
+        ),
+        click.Option(
+            ["--since"],
+            type=options.Duration(),
+            default="1h",
+            show_default=True,
+            metavar="TIME",
+            help="Sums since then, at most 25h.",
+        ),
+        click.Option(["--plot"], is_flag=True, help="Draw a heat map."),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(verb, "Show the traffic between the workloads of a project.", _matrix, kind, params)
+
+
+def _matrix(session: Session, kind: Kind | None, network: str, since: float, plot: bool) -> int | None:
+    matrix = fetch_matrix(session, since, network)
+    if session.is_document:
+        print_data(session, msgspec.to_builtins(matrix))
+    elif plot:
+        print("\n".join(draw_plot(matrix, session.paint)))
+    elif not matrix.traffic and not session.is_data:
+        session.notify("no traffic")
+    else:
+        print_rows(session, MATRIX_COLUMNS, draw_rows(matrix))
+    return 1 if matrix.unanswered else 0
 
 
 def _workload() -> list[click.Parameter]:
@@ -70,12 +117,17 @@ def _flows(
     protocol: str,
     ports: str,
     each: bool,
+    since: float,
     watch: bool,
     vm: str | None,
     container: str | None,
 ) -> int | None:
     target = _read(vm, container)
-    asked = {"protocol": read_protocol(protocol), "ports": read_ports(ports)}
+    asked: dict[str, Any] = {"protocol": read_protocol(protocol), "ports": read_ports(ports)}
+    if since:
+        if watch:
+            raise click.UsageError("--since can't be given with --watch: what was recorded is shown once")
+        asked["since"] = since
     if not watch:
         _show(session, fetch_flows(session, target, asked), each=each)
         return 0
@@ -105,3 +157,5 @@ def _show(session: Session, answer: dict[str, Any], *, each: bool) -> None:
     print_rows(session, FLOW_COLUMNS, draw_flows(flows if each else group_flows(flows)))
     if answer["left_out"]:
         session.notify(f"{answer['left_out']} smaller flows are left out")
+    if answer.get("lacking"):
+        session.notify("some flows ended before they were counted, so sums can be too low")

@@ -61,6 +61,9 @@ class FlowsInput(msgspec.Struct):
     ports: Annotated[list[PortRange], msgspec.Meta(max_length=MOST_RANGES)] = []  # of either end; none: any
     watch: bool = False  # an answer every ``interval`` seconds, until the client goes
     interval: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 2.0
+    # Folded over the last seconds: sums for each peer, protocol, port and verdict, of the last day; 0: the flows of now. Intervals
+    # count whole: minutes of the last two hours, hours of the day.
+    since: Annotated[float, msgspec.Meta(ge=0, le=90_000)] = 0.0
 
 
 class SamplesInput(msgspec.Struct):
