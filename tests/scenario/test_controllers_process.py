@@ -25,7 +25,8 @@ from typing import Any
 from types import SimpleNamespace
 from weft.launch.server.controllers import run_controllers
 places = {"microvm_dir": Path("none"), "plain_registry": [], "allow_fetch": [], "metrics": "off", "database": None}
-sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), resume_elsewhere_after=60.0, **places)))
+places |= {"resume_elsewhere_after": 60.0, "receivers_allow": []}
+sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), **places)))
 """
 
 

@@ -55,7 +55,7 @@ def guard_connections(allowed: Sequence[str]) -> None:
 
 def describe_near(address: Address) -> str:
     """What is at an address that belongs to this machine or its links, as a person calls it; "" for any other."""
-    inner = _embedded(address)
+    inner = find_embedded(address)
     if inner is not None:
         return describe_near(inner)
     if address.is_loopback or address.is_unspecified or address in _THIS_HOST:
@@ -67,7 +67,7 @@ def describe_near(address: Address) -> str:
     return "an address of this machine" if _is_own(address) else ""
 
 
-def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+def find_embedded(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 one leads to."""
     if isinstance(address, ipaddress.IPv4Address):
         return None

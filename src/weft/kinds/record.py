@@ -75,6 +75,7 @@ class Goal(msgspec.Struct, frozen=True):
     wants_gone: bool = False
     asked: str = ""  # as ``weft wait --for`` takes it; "": what ``weft wait`` waits for by itself
     changes: Callable[[Object], Any] | None = None  # what must differ from what it was before
+    answer: Callable[[Object], str] | None = None  # of an object that got there, what people wanted to know
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

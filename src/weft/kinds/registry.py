@@ -29,6 +29,7 @@ from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
 from weft.kinds.quota import QUOTA
+from weft.kinds.receiver import RECEIVER
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
@@ -70,6 +71,7 @@ KINDS: tuple[Kind, ...] = (
     PLACEMENT_POLICY,
     ALERT_RULE,
     SILENCE,
+    RECEIVER,
     SECRET,
     TOKEN,
     USER,

@@ -19,7 +19,7 @@ import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Event
-from weft.objects.identity import Ref
+from weft.objects.identity import Ref, new_uid
 
 FOLD_SECONDS = 600.0
 GATHER_SECONDS = 0.2  # events are gathered for this long before they are written
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS event(
     uid TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS event_by_object ON event(uid, reason);
 CREATE INDEX IF NOT EXISTS event_by_name ON event(kind, name);
+CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL);
 """
 _log = logging.getLogger("weft.journal")
 
@@ -131,6 +132,26 @@ class SqliteJournal:
     ) -> list[Record]:
         """``read``, off the loop."""
         return await asyncio.to_thread(self.read, since=since, about=about, projects=projects, limit=limit)
+
+    def read_id(self) -> str:
+        """The journal's own: another file, also one that replaces a damaged one, has another."""
+        with self._lock:
+            row = self._reading.execute("SELECT id FROM journal").fetchone()
+            if row is None:
+                self._reading.execute("BEGIN IMMEDIATE")  # two processes may have opened a new file
+                self._reading.execute(
+                    "INSERT INTO journal SELECT ? WHERE NOT EXISTS (SELECT 1 FROM journal)", (new_uid(),)
+                )
+                self._reading.execute("COMMIT")
+                row = self._reading.execute("SELECT id FROM journal").fetchone()
+        return str(row[0])
+
+    def find_newest(self, before: float | None = None) -> int:
+        """The id of the newest event, or of the newest that was ``before`` this time (unix seconds); 0: there is none."""
+        where, values = ("", ()) if before is None else (" WHERE at < ?", (before,))
+        with self._lock:
+            row = self._reading.execute(f"SELECT max(id) FROM event{where}", values).fetchone()  # noqa: S608 (ours)
+        return int(row[0] or 0)
 
     def flush(self) -> None:
         """Return once all appended events are written (or given up)."""

@@ -47,6 +47,7 @@ _NO_FLAG = {
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
+    "receiver": ("spec.test_generation",),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (
         "spec.values",
@@ -112,6 +113,7 @@ FORMS = {
     "aliases": "NAME=VERSION",
     "handler": "MODULE.FUNCTION",
     "url": "URL",
+    "on": "alerts|KIND.REASON",
     "sha256": "HEX",
     "cidr": "CIDR",
     "domain": "DOMAIN",

@@ -126,6 +126,8 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
         return "deleted" if verb == "delete" else "gone"
     if verb == "verify":
         return "booted" if dig(obj, "status.verify.how") == "boot" else "read"
+    if goal.answer is not None:
+        return goal.answer(obj)
     phase = dig(obj, "status.phase") if not goal.asked.startswith("condition=") else None
     node = dig(obj, "status.node") if is_workload(obj["kind"]) else None
     where = [*(["on", node] if node else [])]

@@ -73,6 +73,7 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
         *("--plain-registry", topology.gateway_address),  # as its nodes
         # What a person serves on this machine to try things, what lies in the clone, and what was built there.
         *(f"--allow-fetch={place}" for place in ("127.0.0.0/8", topology.gateway_address)),
+        "--receivers-allow=127.0.0.0/8",
         *(f"--allow-fetch={place}" for place in (state.absolute().parent, (state / "cache").resolve())),
         *("--microvm-dir", str(find_microvm(state / "cache"))),
         *server_options,

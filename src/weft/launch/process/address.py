@@ -54,3 +54,13 @@ def take_source(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text[:60]!r} is not an address, network or folder; write it like 127.0.0.0/8 or /srv/images"
         ) from None
+
+
+def take_networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Networks in CIDR form or addresses, with commas between them, from a command line. Raises ArgumentTypeError."""
+    try:
+        return [ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is not a list of networks; write it like 10.0.0.0/8,127.0.0.1"
+        ) from None

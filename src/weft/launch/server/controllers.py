@@ -30,6 +30,9 @@ from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.loop import run_controller
 from weft.controllers.metrics.recorder import Recorder
+from weft.controllers.receiver.controller import Receivers
+from weft.controllers.receiver.destination import Network
+from weft.controllers.receiver.sender import Courier
 from weft.controllers.registry import CONTROLLERS
 from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
@@ -58,14 +61,16 @@ _log = logging.getLogger(__name__)
 
 class Options(Protocol):
     """``state`` is the server's state folder; ``microvm_dir`` what machines made of container images boot; ``plain_registry`` which
-    registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``metrics`` and
-    ``database`` where the history of metrics is kept; ``alert_interval`` how often alert rules are evaluated, in seconds;
-    ``resume_elsewhere_after`` for how many seconds a suspended VM waits for its own node."""
+    registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``receivers_allow``
+    in which networks of the machine, its links or private ones receivers may be; ``metrics`` and ``database`` where the history of
+    metrics is kept; ``alert_interval`` how often alert rules are evaluated, in seconds; ``resume_elsewhere_after`` for how many
+    seconds a suspended VM waits for its own node."""
 
     state: Path
     microvm_dir: Path
     plain_registry: list[str]
     allow_fetch: list[str]
+    receivers_allow: list[Network]
     metrics: str
     database: Database | None
     alert_interval: float
@@ -87,9 +92,11 @@ async def decide(
     put_samples: Callable[[Sequence[Sample]], None] | None = None,
     elsewhere_seconds: float = ELSEWHERE_SECONDS,
     evaluator: Evaluates | Unevaluated | None = None,
+    make_receivers: Callable[[LeaderLease], Receivers] | None = None,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
-    takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules."""
+    takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, and without
+    ``make_receivers`` nobody is notified."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
     async with asyncio.TaskGroup() as group:
@@ -108,6 +115,7 @@ async def decide(
                             put_samples,
                             elsewhere_seconds,
                             evaluator,
+                            make_receivers,
                         )
                     )
                 except* LeadershipLost as lost:
@@ -137,6 +145,7 @@ async def _serve(
     put_samples: Callable[[Sequence[Sample]], None] | None,
     elsewhere_seconds: float,
     evaluator: Evaluates | Unevaluated | None,
+    make_receivers: Callable[[LeaderLease], Receivers] | None,
 ) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
@@ -153,6 +162,8 @@ async def _serve(
             group.create_task(Recorder(lease, put_samples).run())
         if evaluator is not None:
             group.create_task(Alerts(lease, evaluator).run())
+        if make_receivers is not None:
+            group.create_task(make_receivers(lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -171,6 +182,11 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             sender = Sender(partial(find_database, options.state, options.database), clock)
             sending = asyncio.create_task(sender.run())
             stack.callback(sending.cancel)
+
+        def unseal_own(sealed: str, place: str) -> bytes:
+            return unseal(read_seal_key(options.state), sealed, place)
+
+        send = Courier(options.receivers_allow, clock.now)
         holder = f"{socket.gethostname()}:{options.state.resolve()}"
         deciding = asyncio.ensure_future(
             decide(
@@ -184,11 +200,12 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                     (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
                 ),
                 allow_fetch=options.allow_fetch,
-                unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
+                unseal=unseal_own,
                 put_samples=sender.put if sender is not None else None,
                 elsewhere_seconds=options.resume_elsewhere_after,
                 evaluator=find_unfit(options.metrics, options.database)
                 or Evaluator(options.state, clock, options.alert_interval),
+                make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

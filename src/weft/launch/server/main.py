@@ -16,7 +16,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
-from weft.launch.process.address import take_address, take_origin, take_source
+from weft.launch.process.address import take_address, take_networks, take_origin, take_source
 from weft.launch.process.amounts import count, duration, size
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
@@ -96,6 +96,15 @@ def make_parser() -> argparse.ArgumentParser:
         type=take_source,
         help="addresses of this machine, or link-local ones, to allow fetching images from, like 127.0.0.0/8,"
         " or a folder that not every user can read (repeatable; default none)",
+    )
+    parser.add_argument(
+        "--receivers-allow",
+        action="extend",
+        default=[],
+        metavar="CIDR,…",
+        type=take_networks,
+        help="private networks, or addresses of this machine, that receivers of alerts and events may be in, like 10.0.0.0/8"
+        " (repeatable; default none)",
     )
     parser.add_argument(
         "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"

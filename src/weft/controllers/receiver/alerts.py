@@ -1,0 +1,83 @@
+"""What receivers are due of rules' alerts, from the rules' statuses. Reads rules and silences; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from weft.controllers.alert.due import Addressee, list_due
+from weft.controllers.receiver.message import Message, list_postable, tell_alerts
+from weft.controllers.receiver.outbox import Waiting
+from weft.informer.view import Item, View
+from weft.kinds.alert_rule import ALERT_RULE, AlertRuleSpec, AlertRuleStatus
+from weft.kinds.receiver import ALERTS, ReceiverSpec
+from weft.kinds.silence import SILENCE, SilenceSpec, is_silenced
+
+REPEAT_SECONDS = 60.0  # after which an Alertmanager is told again of what still fires
+_MOST_REPEATED = 1000  # alerts
+
+
+def is_told(receiver: Item, rule: Item) -> bool:
+    """Whether this rule's alerts concern it at all."""
+    spec = receiver.spec(ReceiverSpec)
+    wanted = rule.spec(AlertRuleSpec).receivers
+    if ALERTS not in spec.on:
+        return False
+    if rule.envelope.project != receiver.envelope.project:
+        return spec.all_projects
+    return not wanted or receiver.envelope.name in wanted
+
+
+def address(receiver: Item, rule: Item) -> Addressee:
+    """As the rule's status calls it."""
+    of = receiver.envelope
+    own = of.project == rule.envelope.project
+    return Addressee(of.name if own else f"{of.project}/{of.name}", of.created_at)
+
+
+def list_notices(view: View, receiver: Item, now: float) -> list[Waiting]:
+    """Oldest first."""
+    found = []
+    for rule in _rules(view, receiver):
+        for _, notice in list_due(rule, [address(receiver, rule)], _silences(view, rule), now):
+            found.append(Waiting(tell_alerts(notice, now), rule=rule.key))
+    return sorted(found, key=lambda one: one.message.at)
+
+
+def make_repeat(view: View, receiver: Item, now: float) -> Message | None:
+    """All that fires now and isn't silenced, for an Alertmanager; None: nothing does."""
+    postable = []
+    for rule in _rules(view, receiver):
+        status, silences = rule.status(AlertRuleStatus), _silences(view, rule)
+        if status.state != "firing" or rule.spec(AlertRuleSpec).paused or not status.notices:
+            continue
+        said = status.notices[-1]
+        loud = [
+            alert
+            for alert in status.alerts
+            if alert.state == "firing" and not any(is_silenced(one, said.rule, alert.labels, now) for one in silences)
+        ]
+        postable += list_postable(said.rule, said.project, said.severity, said.summary, loud, now, is_over=False)
+    if not postable:
+        return None
+    return Message("repeat", "alert.firing", now, {}, "", "", postable[:_MOST_REPEATED])
+
+
+def find_silence_end(view: View, receiver: Item, now: float) -> float | None:
+    """Seconds until the next silence ends: what it held back may be due then. None: there is none."""
+    ends = [silence.until - now for rule in _rules(view, receiver) for silence in _silences(view, rule)]
+    return min((left for left in ends if left > 0), default=None)
+
+
+def _rules(view: View, receiver: Item) -> Iterator[Item]:
+    for rule in view.of_kind(ALERT_RULE.name).values():
+        if rule.status(AlertRuleStatus).notices and not rule.deleting and is_told(receiver, rule):
+            yield rule
+
+
+def _silences(view: View, rule: Item) -> Sequence[SilenceSpec]:
+    project = rule.envelope.project
+    return [
+        item.spec(SilenceSpec)
+        for item in view.of_kind(SILENCE.name).values()
+        if item.envelope.project == project and not item.deleting
+    ]

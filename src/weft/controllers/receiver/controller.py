@@ -1,0 +1,260 @@
+"""Tells receivers of alerts and events: one task for each, so that one which hangs delays no other.
+
+Reads receivers, their Secrets, rules, silences, nodes, and this server's journal; writes receiver.status and, of a rule, which
+notifications were told. Woken by receivers, Secrets, rules and silences, and by the journal, which is looked at twice a second.
+What was told is noted after it was told: whoever is killed in between tells it again, with the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from weft.contracts.journal import Event
+from weft.contracts.wakeup import Wake
+from weft.controllers.alert.due import note_sent
+from weft.controllers.image.credentials import Unseal
+from weft.controllers.receiver.alerts import (
+    REPEAT_SECONDS,
+    address,
+    find_silence_end,
+    is_told,
+    list_notices,
+    make_repeat,
+)
+from weft.controllers.receiver.credentials import open_secret
+from weft.controllers.receiver.message import Message, tell_test
+from weft.controllers.receiver.outbox import EventReader, Waiting, read_events
+from weft.controllers.receiver.outcome import Outcome
+from weft.controllers.receiver.plan import find_wait, list_lost, note_attempt, note_position, note_test
+from weft.controllers.receiver.sender import Send
+from weft.informer.cache import whole
+from weft.informer.commit import Commit, Draft
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import Changed, Item
+from weft.kinds.alert_rule import ALERT_RULE
+from weft.kinds.node import NodeReport
+from weft.kinds.receiver import RECEIVER, JournalPosition, ReceiverSpec, ReceiverStatus
+from weft.kinds.silence import SILENCE
+from weft.objects.errors import WeftError
+
+POLL_SECONDS = 0.5
+NOTE_SECONDS = 1.0  # so often it is noted what was told
+KEEP_SECONDS = 600.0
+TRY_AGAIN_SECONDS = 10.0  # after a defect
+_MOST_TRIES = 5
+_SOURCE = "receivers"
+_log = logging.getLogger(__name__)
+
+
+class Receivers:
+    """``run`` tells the receivers while ``leadership`` is held."""
+
+    def __init__(self, leadership: LeaderLease, journal: EventReader, send: Send, unseal: Unseal | None = None) -> None:
+        self._leadership, self._journal, self._send, self._unseal = leadership, journal, send, unseal
+        self._clock = leadership.clock
+        self._wakes: dict[str, Wake] = {}  # by uid
+        self._reached: dict[str, JournalPosition] = {}  # by uid: nothing that it is told of is before this
+        self._kept_at: dict[str, float] = {}  # by uid, when that was last noted without anything to tell
+        self._repeated_at: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Raises LeadershipLost when the lease ends."""
+        async with asyncio.TaskGroup() as group:
+
+            def notice(changes: Sequence[Changed]) -> None:
+                for change in changes:
+                    if change.kind == RECEIVER.name and change.new is not None and change.new.uid not in self._wakes:
+                        self._wakes[change.new.uid] = Wake(self._clock)
+                        group.create_task(self._serve(change.new.key, change.new.uid))
+                    self._ring(change)
+
+            unsubscribe = self._leadership.cache.subscribe(
+                notice, (RECEIVER.name, "secret", ALERT_RULE.name, SILENCE.name)
+            )
+            try:
+                notice(whole(self._leadership.cache.view, (RECEIVER.name,)))
+                await self._watch_journal()
+            finally:
+                unsubscribe()
+
+    def _ring(self, change: Changed) -> None:
+        """Wake the receivers that it concerns."""
+        if change.kind == RECEIVER.name:
+            for item in (change.old, change.new):
+                if item is not None and item.uid in self._wakes:
+                    self._wakes[item.uid].ring()
+            return
+        for receiver in self._leadership.cache.view.of_kind(RECEIVER.name).values():
+            if receiver.uid not in self._wakes:
+                continue
+            if change.kind == ALERT_RULE.name:
+                concerns = is_told(receiver, change.item)
+            else:
+                concerns = receiver.spec(ReceiverSpec).all_projects or (
+                    receiver.envelope.project == change.item.envelope.project
+                )
+            if concerns:
+                self._wakes[receiver.uid].ring()
+
+    async def _watch_journal(self) -> None:
+        newest = -1
+        while True:
+            try:
+                found = await asyncio.to_thread(self._journal.find_newest) if self._wakes else newest
+            except Exception:  # a full or damaged disk: what is due is told once it can be read
+                _log.exception("the journal can't be read")
+                await self._clock.sleep(TRY_AGAIN_SECONDS)
+                continue
+            if found != newest:
+                newest = found
+                for wake in self._wakes.values():
+                    wake.ring()
+            await self._clock.sleep(POLL_SECONDS)
+
+    def _find(self, key: str, uid: str) -> Item | None:
+        item = self._leadership.cache.view.get(key)
+        return item if item is not None and item.uid == uid and not item.deleting else None
+
+    async def _serve(self, key: str, uid: str) -> None:
+        """Tell this one receiver until it is deleted."""
+        wake = self._wakes[uid]
+        try:
+            while (receiver := self._find(key, uid)) is not None:
+                try:
+                    wait = await self._look(receiver)
+                except (LeadershipLost, asyncio.CancelledError):
+                    raise
+                except Exception:  # a defect here must neither end the controllers nor keep other receivers waiting
+                    _log.exception("receiver %s can't be told", key)
+                    wait = TRY_AGAIN_SECONDS
+                if wait != 0.0:
+                    await wake.wait(wait)
+        finally:
+            self._wakes.pop(uid, None)
+            self._reached.pop(uid, None)
+            self._kept_at.pop(uid, None)
+            self._repeated_at.pop(uid, None)
+
+    async def _look(self, receiver: Item) -> float | None:
+        """Do what is due; returns the seconds until it must be looked at again, None: when it is woken."""
+        spec, status = receiver.spec(ReceiverSpec), receiver.status(ReceiverStatus)
+        if spec.test_generation > status.test.generation:
+            await self._test(receiver)
+            return 0.0
+        now = self._clock.now()
+        if spec.paused:
+            return None
+        if (left := find_wait(status, now)) > 0:
+            return left
+        read = await read_events(self._journal, receiver, self._reached.get(receiver.uid) or status.position)
+        if not read.waiting:
+            await self._skip(receiver, read.reached)
+        # Events in the journal's order, whatever their clock said: its position tells what was told.
+        if waiting := [*list_notices(self._leadership.cache.view, receiver, now), *read.waiting]:
+            await self._tell(receiver, waiting)
+            return 0.0
+        if read.more:
+            return 0.0
+        waits = [find_silence_end(self._leadership.cache.view, receiver, now)]
+        if spec.type == "alertmanager":
+            waits.append(await self._repeat(receiver, now))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    async def _skip(self, receiver: Item, reached: JournalPosition) -> None:
+        """Nothing up to ``reached`` concerns it: that is noted seldom, since nothing is lost by reading it again."""
+        self._reached[receiver.uid] = reached
+        position, elapsed = receiver.status(ReceiverStatus).position, self._clock.elapsed()
+        kept_at = self._kept_at.setdefault(receiver.uid, elapsed)
+        if position.journal != reached.journal or (position != reached and elapsed - kept_at >= KEEP_SECONDS):
+            self._kept_at[receiver.uid] = elapsed
+            await self._note(receiver, [], note_position(receiver.status(ReceiverStatus), reached))
+
+    async def _tell(self, receiver: Item, waiting: Sequence[Waiting]) -> None:
+        """In order, until one fails or a second is over; then note how it went."""
+        began, status = self._clock.elapsed(), receiver.status(ReceiverStatus)
+        over: list[Waiting] = []
+        for place, one in enumerate(waiting):
+            outcome = await self._attempt(receiver, one.message)
+            now = self._clock.now()
+            status = note_attempt(status, one.message, outcome, now)
+            if not outcome.ok:
+                lost = list_lost(waiting[place:], status, outcome, now)
+                over += lost
+                status.given_up += len(lost)
+                break
+            over.append(one)
+            if self._clock.elapsed() - began >= NOTE_SECONDS:
+                break
+        await self._note(receiver, over, status)
+
+    async def _attempt(self, receiver: Item, message: Message) -> Outcome:
+        spec = receiver.spec(ReceiverSpec)
+        view = self._leadership.cache.view
+        try:
+            secrets = open_secret(view, receiver, self._unseal)
+        except WeftError as problem:
+            return Outcome(False, 0, str(problem))
+        reports = [node.report(NodeReport) for node in view.of_kind("node").values()]
+        nodes = {address for report in reports for address in (report.address, *report.addresses) if address}
+        return await self._send(receiver.envelope.project or "", spec, secrets, message, nodes)
+
+    async def _test(self, receiver: Item) -> None:
+        asked, now = receiver.spec(ReceiverSpec).test_generation, self._clock.now()
+        message = tell_test(receiver.envelope.ref, asked, now)
+        outcome = await self._attempt(receiver, message)
+        current = self._find(receiver.key, receiver.uid)
+        if current is not None:
+            status = note_test(current.status(ReceiverStatus), asked, message, outcome, self._clock.now())
+            await self._note(receiver, [], status)
+
+    async def _repeat(self, receiver: Item, now: float) -> float | None:
+        """Tell an Alertmanager again of what fires."""
+        message = make_repeat(self._leadership.cache.view, receiver, now)
+        if message is None:
+            return None
+        left = self._repeated_at.get(receiver.uid, -REPEAT_SECONDS) + REPEAT_SECONDS - self._clock.elapsed()
+        if left > 0:
+            return left
+        outcome = await self._attempt(receiver, message)
+        self._repeated_at[receiver.uid] = self._clock.elapsed()
+        if not outcome.ok:
+            status = note_attempt(receiver.status(ReceiverStatus), message, outcome, self._clock.now())
+            await self._note(receiver, [], status)
+        return REPEAT_SECONDS
+
+    async def _note(self, receiver: Item, over: Sequence[Waiting], status: ReceiverStatus) -> None:
+        """Write what was told or given up, and ``status``, which nobody else writes. Raises LeadershipLost."""
+        positions = [one.position for one in over if one.position is not None]
+        if positions:
+            status = note_position(status, max(positions, key=lambda one: one.id))
+            self._reached[receiver.uid] = status.position
+        events = _list_events(receiver, status)
+        told: dict[str, str] = {one.rule: one.message.id for one in over if one.rule}
+        for _ in range(_MOST_TRIES):
+            commits: list[Commit] = []
+            for key, id_ in told.items():
+                rule = self._leadership.cache.view.get(key)
+                if rule is not None and (commit := note_sent(rule, {address(receiver, rule).name: id_})) is not None:
+                    commits.append(commit)
+            current = self._find(receiver.key, receiver.uid)
+            if current is not None and current.status(ReceiverStatus) != status:
+                draft = Draft()
+                draft.change(current, status=status)
+                commits += filter(None, [draft.commit(receiver.key, events)])
+            if not commits or not await self._leadership.perform(commits):
+                return
+
+
+def _list_events(receiver: Item, status: ReceiverStatus) -> list[Event]:
+    before, ref = receiver.status(ReceiverStatus), receiver.envelope.ref
+    events = []
+    if status.phase == "Failing" and before.phase != "Failing":
+        events.append(Event("Warning", "Failing", f"it can't be told: {status.message}", ref, _SOURCE))
+    if status.phase == "Ready" and before.phase == "Failing":
+        events.append(Event("Normal", "Recovered", "it is told again", ref, _SOURCE))
+    if lost := status.given_up - before.given_up:
+        what = "a notification was" if lost == 1 else f"{lost} notifications were"
+        events.append(Event("Warning", "GivenUp", f"{what} given up: {status.message}", ref, _SOURCE))
+    return events

@@ -1,0 +1,95 @@
+"""One connection to a receiver: judged, encrypted, cut off when its time is up, and read up to a bound. Everything here blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import ssl
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from weft.controllers.receiver.destination import Network, find_places
+
+SECONDS = 10.0  # that one attempt may take
+MOST_READ = 64 * 1024  # bytes of an answer
+
+
+class Way(msgspec.Struct, frozen=True):
+    """``allowed``: networks of this machine, of links and private ones that receivers may be in; ``nodes``: addresses of nodes."""
+
+    allowed: Sequence[Network] = ()
+    nodes: Collection[str] = frozenset()
+
+
+class Line:
+    """At most one connection. ``cut`` ends it from another thread."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._hold: socket.socket | None = None  # the same connection, whatever wraps the first one
+        self._over = False
+        self.is_open_place = True  # a stranger's: what it says is nobody's secret
+
+    def connect(self, host: str, port: int) -> socket.socket:
+        """Raises OSError."""
+        problem: OSError | None = None
+        for (family, place), was_allowed in find_places(host, port, self._way.allowed, self._way.nodes):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.settimeout(SECONDS)
+            try:
+                self._hold_on(sock)
+                sock.connect(place)
+            except OSError as refused:
+                sock.close()
+                problem = refused
+                continue
+            self.is_open_place = not was_allowed
+            return sock
+        raise problem or OSError(f"{host} has no address")
+
+    def _hold_on(self, sock: socket.socket) -> None:
+        self.release()
+        self._hold = sock.dup()
+        if self._over:
+            raise TimeoutError("no time is left")
+
+    def cut(self) -> None:
+        self._over = True
+        if self._hold is not None:
+            with contextlib.suppress(OSError):
+                self._hold.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.close()
+
+
+def make_context(ca: str) -> ssl.SSLContext:
+    """Trusts the system's certificates, and those of ``ca`` (PEM). Raises OSError."""
+    context = ssl.create_default_context()
+    if ca:
+        context.load_verify_locations(cadata=ca)
+    return context
+
+
+class Bounded(io.RawIOBase):
+    """What a socket receives, ending after MOST_READ bytes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._left = sock, MOST_READ
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        size = min(len(buffer), self._left)
+        got = self._sock.recv_into(memoryview(buffer)[:size]) if size else 0
+        self._left -= got
+        return got
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        """As a socket has it: the reader that an HTTP answer is parsed from."""
+        return io.BufferedReader(self)
