@@ -32,6 +32,7 @@ WRITERS = {
     "controllers/node/drain_controller": "drain",
     "controllers/pool": "pools",
     "controllers/quota": "quotas",
+    "controllers/receiver": "receivers",
     "controllers/backup/controller": "backups",
     "controllers/backup/policy": "backup policies",
     "controllers/backup/repository": "backup repositories",

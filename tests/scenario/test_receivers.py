@@ -156,11 +156,11 @@ async def test_a_webhook_gets_the_events_that_it_names_of_its_own_project(tmp_pa
         assert lab.told.types() == ["vm.created", "backup.ready", "volume.failed"]
         sent = {message.document["object"]["name"] for url, message in lab.told.messages if url == "http://a/"}
         assert sent == {"web"}
-        status = await lab.until_status(lambda status: status.told == 3)
+        status = await lab.until_status(lambda status: status.sent == 3)
         assert status.phase == "Ready" and status.last is not None and status.last.answer == "HTTP 200"
 
 
-async def test_killed_between_sending_and_noting_it_is_told_again_with_the_same_id(tmp_path: Path) -> None:
+async def test_killed_between_sending_and_noting_it_is_addressed_again_with_the_same_id(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver(on=["vm.created", "alerts"])
         lab.told.hangs.add("http://a/")  # it has the request; nobody hears its answer
@@ -172,14 +172,14 @@ async def test_killed_between_sending_and_noting_it_is_told_again_with_the_same_
         lab.start("another")
         await lab.until_told(3)
         assert lab.told.ids()[0] == lab.told.ids()[1] != lab.told.ids()[2]
-        await lab.until_status(lambda status: status.told == 2)
+        await lab.until_status(lambda status: status.sent == 2)
         await lab.kill_deciders()
         lab.start("here")
         await lab.pass_time(30.0)
         assert len(lab.told.messages) == 3  # what is noted isn't told again
 
 
-async def test_after_an_hour_of_500_it_is_given_up_and_what_comes_later_is_told(tmp_path: Path) -> None:
+async def test_after_an_hour_of_500_it_is_abandoned_and_what_comes_later_is_sent(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         lab.told.answers["http://a/"] = DOWN
         await lab.put_receiver(on=["vm.created", "alerts"])
@@ -191,29 +191,29 @@ async def test_after_an_hour_of_500_it_is_given_up_and_what_comes_later_is_told(
         lab.happen(name="second")
         await lab.pass_time(5.0)
         lab.clock.advance(1801.0)
-        given_up = await lab.until_status(lambda status: status.given_up == 1, 700.0)
-        assert given_up.told == 0 and given_up.position.id > 0
+        abandoned = await lab.until_status(lambda status: status.abandoned == 1, 700.0)
+        assert abandoned.sent == 0 and abandoned.position.id > 0
         lab.told.answers.clear()
-        done = await lab.until_status(lambda status: status.told == 1, 700.0)
-        assert (done.phase, done.failing_since, done.attempts, done.given_up) == ("Ready", None, 0, 1)
+        done = await lab.until_status(lambda status: status.sent == 1, 700.0)
+        assert (done.phase, done.failing_since, done.attempts, done.abandoned) == ("Ready", None, 0, 1)
         assert lab.told.messages[-1][1].document["object"]["name"] == "second"
         lab.events.flush()
         reasons = [record.reason for record in lab.events.read(about="receiver/default/hook")]
-        assert reasons == ["Failing", "GivenUp", "Recovered"]
+        assert reasons == ["Failing", "Abandoned", "Recovered"]
         assert len(lab.told.messages) < 20  # the pauses grow
 
 
-async def test_what_a_receiver_refuses_for_its_content_is_given_up_at_once(tmp_path: Path) -> None:
+async def test_what_a_receiver_refuses_for_its_content_is_abandoned_at_once(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         lab.told.answers["http://a/"] = Outcome(False, 422, "HTTP 422", again=False)
         await lab.put_receiver(on=["vm.created"])
         lab.happen(name="one")
         lab.happen(name="two")
-        status = await lab.until_status(lambda status: status.given_up == 2)
-        assert len(lab.told.messages) == 2 and status.told == 0
+        status = await lab.until_status(lambda status: status.abandoned == 2)
+        assert len(lab.told.messages) == 2 and status.sent == 0
 
 
-async def test_a_receiver_that_is_deleted_while_it_waits_is_told_nothing_more(tmp_path: Path) -> None:
+async def test_a_receiver_that_is_deleted_while_it_waits_is_addressed_nothing_more(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         lab.told.answers["http://a/"] = DOWN
         old = await lab.put_receiver(on=["vm.created"])
@@ -231,7 +231,7 @@ async def test_a_receiver_that_is_deleted_while_it_waits_is_told_nothing_more(tm
         assert len(lab.told.types()) == 1
 
 
-async def test_a_paused_receiver_is_told_later_and_one_that_hangs_delays_no_other(tmp_path: Path) -> None:
+async def test_a_paused_receiver_is_notified_later_and_one_that_hangs_delays_no_other(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         lab.told.hangs.add("http://hangs/")
         await lab.put_receiver("hangs", "http://hangs/", on=["vm.created"])
@@ -240,7 +240,8 @@ async def test_a_paused_receiver_is_told_later_and_one_that_hangs_delays_no_othe
         lab.happen()
         lab.happen(name="two")
         await lab.until_told(2, "http://quick/")
-        assert lab.told.types() == [] and len(lab.told.types("http://hangs/")) == 1
+        await lab.until_told(1, "http://hangs/")
+        assert lab.told.types() == []
         await lab.wish("hook", "receiver", paused=False)
         await lab.until_told(2)
 
@@ -249,7 +250,7 @@ async def test_another_server_s_journal_is_read_from_the_time_that_was_reached(t
     async with telling(tmp_path) as lab:
         await lab.put_receiver(on=["vm.created"])
         lab.happen(name="first")
-        await lab.until_status(lambda status: status.told == 1)
+        await lab.until_status(lambda status: status.sent == 1)
         await lab.kill_deciders()
         lab.events.close()
         (tmp_path / "journal.db").rename(tmp_path / "lost.db")
@@ -257,7 +258,7 @@ async def test_another_server_s_journal_is_read_from_the_time_that_was_reached(t
         lab.clock.advance(5.0)
         lab.happen(name="second")
         lab.start()
-        await lab.until_status(lambda status: status.told == 2)
+        await lab.until_status(lambda status: status.sent == 2)
         assert [message.document["object"]["name"] for _, message in lab.told.messages] == ["first", "second"]
         assert len(set(lab.told.ids())) == 2  # though both are event 1 of their journal
 
@@ -274,7 +275,7 @@ async def test_events_that_are_named_later_are_told_from_then_on(tmp_path: Path)
         assert lab.told.messages[0][1].document["object"]["name"] == "after"
 
 
-async def test_an_alert_is_told_once_when_it_fires_and_once_when_it_is_over(tmp_path: Path) -> None:
+async def test_an_alert_is_addressed_once_when_it_fires_and_once_when_it_is_over(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver()
         await lab.put_receiver("named", "http://named/")
@@ -293,7 +294,7 @@ async def test_an_alert_is_told_once_when_it_fires_and_once_when_it_is_over(tmp_
         assert rules == ["theirs"]  # the other names those whom it tells
 
 
-async def test_what_a_silence_holds_back_is_told_once_it_ends(tmp_path: Path) -> None:
+async def test_what_a_silence_holds_back_is_addressed_once_it_ends(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver()
         await lab.put("silence", "quiet", {"rule": "busy", "until": lab.clock.now() + 600.0})
@@ -304,7 +305,7 @@ async def test_what_a_silence_holds_back_is_told_once_it_ends(tmp_path: Path) ->
         await lab.until_told(1, seconds=700.0)
 
 
-async def test_an_alertmanager_is_told_again_while_an_alert_fires(tmp_path: Path) -> None:
+async def test_an_alertmanager_is_addressed_again_while_an_alert_fires(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put("receiver", "am", {"type": "alertmanager", "url": "http://am/"})
         await lab.put_firing()
@@ -330,7 +331,7 @@ async def test_a_test_shows_the_answer_and_a_good_one_ends_the_pause(tmp_path: P
         status = await lab.until_status(lambda status: status.test.generation == 1)
         assert status.test.delivery is not None and status.test.delivery.ok is good
         if good:
-            await lab.until_status(lambda status: status.told == 1, 5.0)
+            await lab.until_status(lambda status: status.sent == 1, 5.0)
         else:
             assert status.attempts == 4 and status.next_attempt_at is not None
 

@@ -1,4 +1,4 @@
-"""Receiver: who is told of alerts and events: a webhook, people by e-mail, or an Alertmanager."""
+"""Receiver: who is notified of alerts and events: a webhook, people by e-mail, or an Alertmanager."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIELDS = {"webhook": {"url"}, "alertmanager": {"url"}, "email": {"smtp", "sende
 class ReceiverSpec(msgspec.Struct, kw_only=True):
     type: Annotated[
         Literal["webhook", "email", "alertmanager"],
-        field("How it is told: webhook, email or alertmanager", change="never"),
+        field("How it is notified: webhook, email or alertmanager", change="never"),
     ]
     url: Annotated[str, field("Of a webhook, where to POST; of an Alertmanager, where it is", max_length=1000)] = ""
     smtp: Annotated[str, field("Mail server: HOST[:PORT]", max_length=262)] = ""
@@ -45,28 +45,28 @@ class ReceiverSpec(msgspec.Struct, kw_only=True):
     ] = ""
     ca: Annotated[str, field("Certificates (PEM) that are trusted beside the system's", max_length=65536)] = ""
     on: Annotated[
-        list[str], field("What it is told of: alerts, or events as KIND.REASON, like vm.created, backup.* or *.failed")
+        list[str], field("What it gets: alerts, or events as KIND.REASON, like vm.created, backup.* or *.failed")
     ] = msgspec.field(default_factory=lambda: [ALERTS])
     all_projects: Annotated[
-        bool, field("Tell it of all projects and of the fabric's own; takes rights in all projects")
+        bool, field("Notify it of all projects and of the fabric's own; takes rights in all projects")
     ] = False
-    paused: Annotated[bool, field("Tell it nothing for now; what happens meanwhile is told later")] = False
+    paused: Annotated[bool, field("Send it nothing for now; what happens until then is sent later")] = False
     test_generation: Annotated[int, field("Number of tests that were asked for; set by the server")] = 0
 
 
 class Delivery(msgspec.Struct, kw_only=True, frozen=True):
-    """One attempt to tell it."""
+    """One attempt to notify it."""
 
-    id: str  # of what was told
+    id: str  # of what was sent
     type: str
     at: float  # unix seconds
     ok: bool = False
     code: int = 0  # that the receiver answered with; 0: no answer
-    answer: str = ""  # what it said, or what went wrong
+    answer: str = ""  # its answer, or what went wrong
 
 
 class JournalPosition(msgspec.Struct, kw_only=True, frozen=True):
-    """Up to where the events of one server's journal are told."""
+    """Up to where the events of one server's journal were sent."""
 
     journal: str = ""  # its id
     id: int = 0  # of the last event
@@ -80,8 +80,8 @@ class ReceiverTest(msgspec.Struct, kw_only=True, frozen=True):
 
 class ReceiverStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Pending", "Ready", "Failing")] = "Pending"
-    told: int = 0  # notifications that it took
-    given_up: int = 0  # that it never took
+    sent: int = 0  # notifications that it took
+    abandoned: int = 0  # that it never took
     last: Delivery | None = None
     failing_since: float | None = None  # no attempt has succeeded since
     attempts: int = 0  # since then
@@ -165,9 +165,7 @@ def _check_on(spec: ReceiverSpec) -> None:
                 "on", f"spec.on: {one[:60]!r} is neither alerts nor an event", "write KIND.REASON: vm.created"
             )
         if spec.type != "webhook":
-            raise _refuse(
-                "on", f"spec.on: a receiver of type {spec.type} is only told of alerts", "use a webhook for events"
-            )
+            raise _refuse("on", f"spec.on: a receiver of type {spec.type} only gets alerts", "use a webhook for events")
 
 
 def _is_plain(value: str) -> bool:
@@ -180,12 +178,12 @@ def _refuse(name: str, message: str, hint: str) -> InvalidInput:
 
 
 def find_receiver_rights(old: ReceiverSpec | None, new: ReceiverSpec) -> Iterable[tuple[str, str]]:
-    """What it takes in all projects: who tells a receiver of all projects must be allowed to see them all."""
-    return [("event:list", "tell a receiver of all projects")] if new.all_projects else []
+    """What it takes in all projects: who notifies a receiver of all projects must be allowed to see them all."""
+    return [("event:list", "notify a receiver of all projects")] if new.all_projects else []
 
 
 def wants_event(spec: ReceiverSpec, kind: str, reason: str) -> bool:
-    """Whether it is told of this event of an object of ``kind``."""
+    """Whether it gets this event of an object of ``kind``."""
     names = {f"{a}.{b}" for a in (kind, "*") for b in (reason.lower(), "*")}
     return any(one.lower() in names for one in spec.on)
 
@@ -205,12 +203,12 @@ def _is_tested(obj: Object | None) -> bool:
 
 
 def _find_test_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    if goal is not TESTED or dig(obj, "status.test.generation", 0) < dig(obj, "spec.test_generation", 0):
+    if goal.words != TESTED.words or dig(obj, "status.test.generation", 0) < dig(obj, "spec.test_generation", 0):
         return None
     if dig(obj, "status.test.delivery.ok", False):
         return None
     answer = dig(obj, "status.test.delivery.answer", "no answer")
-    return DriverFailed(f"{what} did not take the test: {answer}", reason="notTold", hint=f"weft describe {what}")
+    return DriverFailed(f"{what} did not take the test: {answer}", reason="notDelivered", hint=f"weft describe {what}")
 
 
 TESTED = Goal(_is_tested, "tested", answer=lambda obj: f"took the test: {dig(obj, 'status.test.delivery.answer', '')}")
@@ -228,7 +226,7 @@ RECEIVER = Kind(
     name="receiver",
     plural="receivers",
     title="receiver",
-    summary="Who is told of alerts and events: a webhook, e-mail, an Alertmanager",
+    summary="Who is notified of alerts and events: a webhook, e-mail, an Alertmanager",
     spec=ReceiverSpec,
     status=ReceiverStatus,
     references=(Reference("secret", "spec.secret", lambda spec: [spec.secret] if spec.secret else [], blocks=False),),
@@ -243,9 +241,9 @@ RECEIVER = Kind(
             Column("PHASE", text("status.phase", "Pending"), keep=True),
             Column("WHERE", _where, flexible=True),
             Column("ON", joined("spec.on"), flexible=True),
-            Column("TOLD", text("status.told", "0"), align="right"),
+            Column("SENT", text("status.sent", "0"), align="right"),
             Column("LAST", _last, flexible=True),
-            Column("GIVEN UP", text("status.given_up", "0"), align="right", wide=True),
+            Column("ABANDONED", text("status.abandoned", "0"), align="right", wide=True),
             AGE,
             Column("NOTE", note, flexible=True),
         ),

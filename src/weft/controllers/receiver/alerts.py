@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from weft.controllers.alert.due import Addressee, list_due
-from weft.controllers.receiver.message import Message, list_postable, tell_alerts
+from weft.controllers.receiver.message import Message, list_postable, render_alerts
 from weft.controllers.receiver.outbox import Waiting
 from weft.informer.view import Item, View
 from weft.kinds.alert_rule import ALERT_RULE, AlertRuleSpec, AlertRuleStatus
 from weft.kinds.receiver import ALERTS, ReceiverSpec
 from weft.kinds.silence import SILENCE, SilenceSpec, is_silenced
 
-REPEAT_SECONDS = 60.0  # after which an Alertmanager is told again of what still fires
+REPEAT_SECONDS = 60.0  # after which an Alertmanager gets again what still fires
 _MOST_REPEATED = 1000  # alerts
 
 
-def is_told(receiver: Item, rule: Item) -> bool:
+def is_addressed(receiver: Item, rule: Item) -> bool:
     """Whether this rule's alerts concern it at all."""
     spec = receiver.spec(ReceiverSpec)
     wanted = rule.spec(AlertRuleSpec).receivers
@@ -39,7 +39,7 @@ def list_notices(view: View, receiver: Item, now: float) -> list[Waiting]:
     found = []
     for rule in _rules(view, receiver):
         for _, notice in list_due(rule, [address(receiver, rule)], _silences(view, rule), now):
-            found.append(Waiting(tell_alerts(notice, now), rule=rule.key))
+            found.append(Waiting(render_alerts(notice, now), rule=rule.key))
     return sorted(found, key=lambda one: one.message.at)
 
 
@@ -50,13 +50,15 @@ def make_repeat(view: View, receiver: Item, now: float) -> Message | None:
         status, silences = rule.status(AlertRuleStatus), _silences(view, rule)
         if status.state != "firing" or rule.spec(AlertRuleSpec).paused or not status.notices:
             continue
-        said = status.notices[-1]
+        notice = status.notices[-1]
         loud = [
             alert
             for alert in status.alerts
-            if alert.state == "firing" and not any(is_silenced(one, said.rule, alert.labels, now) for one in silences)
+            if alert.state == "firing" and not any(is_silenced(one, notice.rule, alert.labels, now) for one in silences)
         ]
-        postable += list_postable(said.rule, said.project, said.severity, said.summary, loud, now, is_over=False)
+        postable += list_postable(
+            notice.rule, notice.project, notice.severity, notice.summary, loud, now, is_over=False
+        )
     if not postable:
         return None
     return Message("repeat", "alert.firing", now, {}, "", "", postable[:_MOST_REPEATED])
@@ -70,7 +72,7 @@ def find_silence_end(view: View, receiver: Item, now: float) -> float | None:
 
 def _rules(view: View, receiver: Item) -> Iterator[Item]:
     for rule in view.of_kind(ALERT_RULE.name).values():
-        if rule.status(AlertRuleStatus).notices and not rule.deleting and is_told(receiver, rule):
+        if rule.status(AlertRuleStatus).notices and not rule.deleting and is_addressed(receiver, rule):
             yield rule
 
 

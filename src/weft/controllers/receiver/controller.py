@@ -1,8 +1,8 @@
-"""Tells receivers of alerts and events: one task for each, so that one which hangs delays no other.
+"""Notifies receivers of alerts and events: one task for each, so that one which hangs delays no other.
 
 Reads receivers, their Secrets, rules, silences, nodes, and this server's journal; writes receiver.status and, of a rule, which
-notifications were told. Woken by receivers, Secrets, rules and silences, and by the journal, which is looked at twice a second.
-What was told is noted after it was told: whoever is killed in between tells it again, with the same id.
+notifications were sent. Woken by receivers, Secrets, rules and silences, and by the journal, which is read twice a second.
+What was sent is noted afterwards: a process that is killed in between sends it again, with the same id.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from weft.controllers.receiver.alerts import (
     REPEAT_SECONDS,
     address,
     find_silence_end,
-    is_told,
+    is_addressed,
     list_notices,
     make_repeat,
 )
 from weft.controllers.receiver.credentials import open_secret
-from weft.controllers.receiver.message import Message, tell_test
+from weft.controllers.receiver.message import Message, render_test
 from weft.controllers.receiver.outbox import EventReader, Waiting, read_events
 from weft.controllers.receiver.outcome import Outcome
 from weft.controllers.receiver.plan import find_wait, list_lost, note_attempt, note_position, note_test
@@ -40,7 +40,7 @@ from weft.kinds.silence import SILENCE
 from weft.objects.errors import WeftError
 
 POLL_SECONDS = 0.5
-NOTE_SECONDS = 1.0  # so often it is noted what was told
+NOTE_SECONDS = 1.0  # so often it is noted what was sent
 KEEP_SECONDS = 600.0
 TRY_AGAIN_SECONDS = 10.0  # after a defect
 _MOST_TRIES = 5
@@ -49,14 +49,14 @@ _log = logging.getLogger(__name__)
 
 
 class Receivers:
-    """``run`` tells the receivers while ``leadership`` is held."""
+    """``run`` notifies the receivers while ``leadership`` is held."""
 
     def __init__(self, leadership: LeaderLease, journal: EventReader, send: Send, unseal: Unseal | None = None) -> None:
         self._leadership, self._journal, self._send, self._unseal = leadership, journal, send, unseal
         self._clock = leadership.clock
         self._wakes: dict[str, Wake] = {}  # by uid
-        self._reached: dict[str, JournalPosition] = {}  # by uid: nothing that it is told of is before this
-        self._kept_at: dict[str, float] = {}  # by uid, when that was last noted without anything to tell
+        self._reached: dict[str, JournalPosition] = {}  # by uid: nothing that it gets is before this
+        self._kept_at: dict[str, float] = {}  # by uid, when that was last noted without anything to send
         self._repeated_at: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -90,7 +90,7 @@ class Receivers:
             if receiver.uid not in self._wakes:
                 continue
             if change.kind == ALERT_RULE.name:
-                concerns = is_told(receiver, change.item)
+                concerns = is_addressed(receiver, change.item)
             else:
                 concerns = receiver.spec(ReceiverSpec).all_projects or (
                     receiver.envelope.project == change.item.envelope.project
@@ -103,7 +103,7 @@ class Receivers:
         while True:
             try:
                 found = await asyncio.to_thread(self._journal.find_newest) if self._wakes else newest
-            except Exception:  # a full or damaged disk: what is due is told once it can be read
+            except Exception:  # a full or damaged disk: what is due is sent once it can be read
                 _log.exception("the journal can't be read")
                 await self._clock.sleep(TRY_AGAIN_SECONDS)
                 continue
@@ -118,16 +118,16 @@ class Receivers:
         return item if item is not None and item.uid == uid and not item.deleting else None
 
     async def _serve(self, key: str, uid: str) -> None:
-        """Tell this one receiver until it is deleted."""
+        """Notify this one receiver until it is deleted."""
         wake = self._wakes[uid]
         try:
             while (receiver := self._find(key, uid)) is not None:
                 try:
-                    wait = await self._look(receiver)
+                    wait = await self._inspect(receiver)
                 except (LeadershipLost, asyncio.CancelledError):
                     raise
                 except Exception:  # a defect here must neither end the controllers nor keep other receivers waiting
-                    _log.exception("receiver %s can't be told", key)
+                    _log.exception("receiver %s can't be notified", key)
                     wait = TRY_AGAIN_SECONDS
                 if wait != 0.0:
                     await wake.wait(wait)
@@ -137,7 +137,7 @@ class Receivers:
             self._kept_at.pop(uid, None)
             self._repeated_at.pop(uid, None)
 
-    async def _look(self, receiver: Item) -> float | None:
+    async def _inspect(self, receiver: Item) -> float | None:
         """Do what is due; returns the seconds until it must be looked at again, None: when it is woken."""
         spec, status = receiver.spec(ReceiverSpec), receiver.status(ReceiverStatus)
         if spec.test_generation > status.test.generation:
@@ -151,9 +151,9 @@ class Receivers:
         read = await read_events(self._journal, receiver, self._reached.get(receiver.uid) or status.position)
         if not read.waiting:
             await self._skip(receiver, read.reached)
-        # Events in the journal's order, whatever their clock said: its position tells what was told.
+        # Events in the journal's order, whatever the clock was: the position in it shows what was sent.
         if waiting := [*list_notices(self._leadership.cache.view, receiver, now), *read.waiting]:
-            await self._tell(receiver, waiting)
+            await self._deliver(receiver, waiting)
             return 0.0
         if read.more:
             return 0.0
@@ -171,7 +171,7 @@ class Receivers:
             self._kept_at[receiver.uid] = elapsed
             await self._note(receiver, [], note_position(receiver.status(ReceiverStatus), reached))
 
-    async def _tell(self, receiver: Item, waiting: Sequence[Waiting]) -> None:
+    async def _deliver(self, receiver: Item, waiting: Sequence[Waiting]) -> None:
         """In order, until one fails or a second is over; then note how it went."""
         began, status = self._clock.elapsed(), receiver.status(ReceiverStatus)
         over: list[Waiting] = []
@@ -182,7 +182,7 @@ class Receivers:
             if not outcome.ok:
                 lost = list_lost(waiting[place:], status, outcome, now)
                 over += lost
-                status.given_up += len(lost)
+                status.abandoned += len(lost)
                 break
             over.append(one)
             if self._clock.elapsed() - began >= NOTE_SECONDS:
@@ -202,7 +202,7 @@ class Receivers:
 
     async def _test(self, receiver: Item) -> None:
         asked, now = receiver.spec(ReceiverSpec).test_generation, self._clock.now()
-        message = tell_test(receiver.envelope.ref, asked, now)
+        message = render_test(receiver.envelope.ref, asked, now)
         outcome = await self._attempt(receiver, message)
         current = self._find(receiver.key, receiver.uid)
         if current is not None:
@@ -210,7 +210,7 @@ class Receivers:
             await self._note(receiver, [], status)
 
     async def _repeat(self, receiver: Item, now: float) -> float | None:
-        """Tell an Alertmanager again of what fires."""
+        """Send an Alertmanager again what fires."""
         message = make_repeat(self._leadership.cache.view, receiver, now)
         if message is None:
             return None
@@ -225,16 +225,16 @@ class Receivers:
         return REPEAT_SECONDS
 
     async def _note(self, receiver: Item, over: Sequence[Waiting], status: ReceiverStatus) -> None:
-        """Write what was told or given up, and ``status``, which nobody else writes. Raises LeadershipLost."""
+        """Write what was sent or abandoned, and ``status``, which nobody else writes. Raises LeadershipLost."""
         positions = [one.position for one in over if one.position is not None]
         if positions:
             status = note_position(status, max(positions, key=lambda one: one.id))
             self._reached[receiver.uid] = status.position
         events = _list_events(receiver, status)
-        told: dict[str, str] = {one.rule: one.message.id for one in over if one.rule}
+        sent: dict[str, str] = {one.rule: one.message.id for one in over if one.rule}
         for _ in range(_MOST_TRIES):
             commits: list[Commit] = []
-            for key, id_ in told.items():
+            for key, id_ in sent.items():
                 rule = self._leadership.cache.view.get(key)
                 if rule is not None and (commit := note_sent(rule, {address(receiver, rule).name: id_})) is not None:
                     commits.append(commit)
@@ -251,10 +251,10 @@ def _list_events(receiver: Item, status: ReceiverStatus) -> list[Event]:
     before, ref = receiver.status(ReceiverStatus), receiver.envelope.ref
     events = []
     if status.phase == "Failing" and before.phase != "Failing":
-        events.append(Event("Warning", "Failing", f"it can't be told: {status.message}", ref, _SOURCE))
+        events.append(Event("Warning", "Failing", f"notifications can't be delivered: {status.message}", ref, _SOURCE))
     if status.phase == "Ready" and before.phase == "Failing":
-        events.append(Event("Normal", "Recovered", "it is told again", ref, _SOURCE))
-    if lost := status.given_up - before.given_up:
+        events.append(Event("Normal", "Recovered", "notifications are delivered again", ref, _SOURCE))
+    if lost := status.abandoned - before.abandoned:
         what = "a notification was" if lost == 1 else f"{lost} notifications were"
-        events.append(Event("Warning", "GivenUp", f"{what} given up: {status.message}", ref, _SOURCE))
+        events.append(Event("Warning", "Abandoned", f"{what} abandoned: {status.message}", ref, _SOURCE))
     return events

@@ -29,7 +29,9 @@ def open_secret(view: View, receiver: Item, unseal: Unseal | None) -> dict[str, 
     if not wanted:
         names = ", ".join(_KEYS[spec.type])
         raise InvalidInput(f"secret {spec.secret} has none of {names}", field="spec.secret")
-    found = {key: unseal(secret.sealed[key], place_of(project, spec.secret, key)).decode() for key in wanted}
+    found = {
+        key: unseal(secret.sealed[key], place_of(project, spec.secret, key)).decode().rstrip("\r\n") for key in wanted
+    }
     for key, value in found.items():
         if not value.isprintable():
             raise InvalidInput(f"{key} in secret {spec.secret} is not one line of text", field="spec.secret")

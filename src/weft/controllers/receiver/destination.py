@@ -39,7 +39,7 @@ def find_places(
         if not what or any(address in network for network in allowed):
             good.append(((family, place), bool(what)))
         else:
-            refused = f"{address} is {what}: to tell receivers there, start the server with --receivers-allow {address}"
+            refused = f"{address} is {what}: for receivers there, start the server with --receivers-allow {address}"
     if not good:
         raise NotAllowed(refused or f"{host} has no address")
     return good

@@ -30,7 +30,7 @@ class Line:
         self._way = way
         self._hold: socket.socket | None = None  # the same connection, whatever wraps the first one
         self._over = False
-        self.is_open_place = True  # a stranger's: what it says is nobody's secret
+        self.is_open_place = True  # a stranger's: its answers are nobody's secret
 
     def connect(self, host: str, port: int) -> socket.socket:
         """Raises OSError."""

@@ -62,17 +62,19 @@ def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: 
         if spec.tls == "tls":
             sock = make_context(spec.ca).wrap_socket(sock, server_hostname=host)
         client = _Client(sock, host)
-        code, said = client.connect(host, port)
+        code, reply = client.connect(host, port)
         if code != 220:
-            return _refused(code, said)
+            return _refused(code, reply)
         if spec.tls == "starttls":
             client.starttls(context=make_context(spec.ca))  # refuses to go on without
         if secrets.get(USERNAME):
             client.login(secrets[USERNAME], secrets.get(PASSWORD, ""))
         refused = client.send_message(mail, spec.sender, spec.to)
         if refused:
-            address, (code, said) = next(iter(refused.items()))
-            return Outcome(True, 250, f"accepted, but not for {address}: {code} {clean(said.decode(errors='replace'))}")
+            address, (code, reply) = next(iter(refused.items()))
+            return Outcome(
+                True, 250, f"accepted, but not for {address}: {code} {clean(reply.decode(errors='replace'))}"
+            )
         return Outcome(True, 250, "accepted by the mail server")
     except smtplib.SMTPRecipientsRefused as problem:
         return _refused(*next(iter(problem.recipients.values())))
@@ -82,6 +84,6 @@ def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: 
         sock.close()
 
 
-def _refused(code: int, said: bytes | str) -> Outcome:
-    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+def _refused(code: int, reply: bytes | str) -> Outcome:
+    text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
     return Outcome(False, max(code, 0), f"the mail server refused: {code} {clean(text)}")

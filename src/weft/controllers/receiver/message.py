@@ -1,4 +1,4 @@
-"""What is told: a notification of a rule's alerts, an event, or a test, in the forms that receivers take. Pure.
+"""What receivers get: a notification of a rule's alerts, an event, or a test, in the forms that they take. Pure.
 
 Everything in it may come from strangers (labels, messages of guests): as JSON it is data, and in plain text one line each."""
 
@@ -17,7 +17,7 @@ from weft.objects.quantity import format_moment, format_time
 from weft.telemetry.journal import Record
 
 TEST = "test"
-ENDS_SECONDS = 300.0  # so long an Alertmanager takes an alert for firing that it isn't told of again
+ENDS_SECONDS = 300.0  # so long an Alertmanager takes an alert for firing unless it gets it again
 MOST_LISTED = 20  # alerts in an e-mail
 
 
@@ -31,38 +31,40 @@ class Message(msgspec.Struct, frozen=True):
     alerts: Sequence[dict[str, Any]] = ()  # as an Alertmanager takes them
 
 
-def tell_alerts(said: Notification, now: float) -> Message:
-    word = "RESOLVED" if said.type == RESOLVED else said.severity.upper()
-    alerts = said.alerts or [Alert(labels=said.labels, value=said.value, since=said.since)]
+def render_alerts(notice: Notification, now: float) -> Message:
+    word = "RESOLVED" if notice.type == RESOLVED else notice.severity.upper()
+    alerts = notice.alerts or [Alert(labels=notice.labels, value=notice.value, since=notice.since)]
     lines = [
-        clean(said.summary, 400),
+        clean(notice.summary, 400),
         "",
         *_table(
-            ("Rule", said.rule),
-            ("Project", said.project or "–"),
-            ("Severity", said.severity),
-            ("State", said.type.removeprefix("alert.")),
-            ("Since", format_time(said.since)),
-            ("Alerts", str(said.count)),
+            ("Rule", notice.rule),
+            ("Project", notice.project or "–"),
+            ("Severity", notice.severity),
+            ("State", notice.type.removeprefix("alert.")),
+            ("Since", format_time(notice.since)),
+            ("Alerts", str(notice.count)),
         ),
         "",
-        *_list_alerts(alerts[:MOST_LISTED], said.count),
+        *_list_alerts(alerts[:MOST_LISTED], notice.count),
     ]
     return Message(
-        said.id,
-        said.type,
-        said.time,
-        to_document(said),
-        f"[{word}] {said.rule}: {said.summary}" + (f" (and {said.count - 1} more)" if said.count > 1 else ""),
+        notice.id,
+        notice.type,
+        notice.time,
+        to_document(notice),
+        f"[{word}] {notice.rule}: {notice.summary}" + (f" (and {notice.count - 1} more)" if notice.count > 1 else ""),
         "\n".join(lines) + "\n",
-        list_postable(said.rule, said.project, said.severity, said.summary, alerts, now, is_over=said.type == RESOLVED),
+        list_postable(
+            notice.rule, notice.project, notice.severity, notice.summary, alerts, now, is_over=notice.type == RESOLVED
+        ),
     )
 
 
 def list_postable(
     rule: str, project: str, severity: str, summary: str, alerts: Iterable[Alert], now: float, *, is_over: bool
 ) -> list[dict[str, Any]]:
-    """Alerts as ``POST /api/v2/alerts`` takes them: over now, or firing for ENDS_SECONDS unless it is told again."""
+    """Alerts as ``POST /api/v2/alerts`` takes them: over now, or firing for ENDS_SECONDS unless it is sent again."""
     ends = format_moment(now if is_over else now + ENDS_SECONDS)
     return [
         {
@@ -75,7 +77,7 @@ def list_postable(
     ]
 
 
-def tell_event(receiver_uid: str, journal: str, record: Record) -> Message:
+def render_event(receiver_uid: str, journal: str, record: Record) -> Message:
     """An event that was read from a journal; its id is that event's alone."""
     about, name = record.object, f"{record.object.kind}.{record.reason.lower()}"
     id_ = hashlib.sha256(f"{receiver_uid} {journal} {record.id}".encode()).hexdigest()[:32]
@@ -94,20 +96,20 @@ def tell_event(receiver_uid: str, journal: str, record: Record) -> Message:
     return Message(id_, name, record.at, document, f"{name}: {about.name}", clean(record.message, 1000) + "\n")
 
 
-def tell_test(receiver: Ref, asked: int, now: float) -> Message:
+def render_test(receiver: Ref, asked: int, now: float) -> Message:
     """The test of this number that somebody asked for."""
-    id_, said = f"test-{receiver.uid}-{asked}", f"This is a test of receiver {receiver.name}."
+    id_, words = f"test-{receiver.uid}-{asked}", f"This is a test of receiver {receiver.name}."
     document = {
         "id": id_,
         "time": format_moment(now),
         "type": TEST,
         "project": receiver.project or "",
         "severity": "info",
-        "summary": said,
+        "summary": words,
     }
     alert = Alert(labels={"receiver": receiver.name}, value=0.0, since=now)
-    postable = list_postable("WeftTest", receiver.project or "", "info", said, [alert], now, is_over=True)
-    return Message(id_, TEST, now, document, f"[TEST] weft tells {receiver.name}", said + "\n", postable)
+    postable = list_postable("WeftTest", receiver.project or "", "info", words, [alert], now, is_over=True)
+    return Message(id_, TEST, now, document, f"[TEST] weft notifies {receiver.name}", words + "\n", postable)
 
 
 def _describe(about: Ref) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What waits to be told to a receiver, oldest first: the notifications of its rules, and the events of its project. Reads only."""
+"""What waits to be sent to a receiver, oldest first: the notifications of its rules, and the events of its project. Reads only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Protocol
 
 import msgspec
 
-from weft.controllers.receiver.message import Message, tell_event
+from weft.controllers.receiver.message import Message, render_event
 from weft.informer.view import Item
 from weft.kinds.receiver import JournalPosition, ReceiverSpec, has_events, wants_event
 from weft.telemetry.journal import Record
 
 MOST_READ = 500  # events at once
-NOT_READING = JournalPosition(
-    journal="-"
-)  # of a receiver that is told of no events: if it is later, of those from then on
+NOT_READING = JournalPosition(journal="-")  # of a receiver without events: if it gets some later, those from then on
 
 
 class EventReader(Protocol):
@@ -32,7 +30,7 @@ class EventReader(Protocol):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """One thing to tell, and what to note once that is over: a position in the journal, or the rule's key."""
+    """One thing to send, and what to note once that is over: a position in the journal, or the rule's key."""
 
     message: Message
     position: JournalPosition | None = None
@@ -40,7 +38,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class EventsRead(msgspec.Struct, frozen=True):
-    """``reached``: where to read on, once all that is in ``waiting`` is told."""
+    """``reached``: where to read on, once all that is in ``waiting`` is sent."""
 
     reached: JournalPosition
     waiting: Sequence[Waiting] = ()
@@ -48,7 +46,7 @@ class EventsRead(msgspec.Struct, frozen=True):
 
 
 async def read_events(journal: EventReader, receiver: Item, reached: JournalPosition) -> EventsRead:
-    """The events after ``reached`` that it is told of. In another server's journal it begins at the time that was reached."""
+    """The events after ``reached`` that it gets. In another server's journal it begins at the time that was reached."""
     return await asyncio.to_thread(_read, journal, receiver, reached)
 
 
@@ -68,7 +66,7 @@ def _read(journal: EventReader, receiver: Item, reached: JournalPosition) -> Eve
     records = journal.read(since=reached.id, projects=projects, limit=MOST_READ)
     more = len(records) == MOST_READ
     waiting = [
-        Waiting(tell_event(receiver.uid, own, record), JournalPosition(journal=own, id=record.id, at=record.at))
+        Waiting(render_event(receiver.uid, own, record), JournalPosition(journal=own, id=record.id, at=record.at))
         for record in records
         if wants_event(spec, record.object.kind, record.reason) and record.object.uid != receiver.uid
     ]

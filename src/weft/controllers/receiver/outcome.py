@@ -1,4 +1,4 @@
-"""How one attempt to tell a receiver ended, in words that hold no secret. Pure."""
+"""How one attempt to notify a receiver ended, in words that hold no secret. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-MOST_ANSWER = 200  # characters that are kept of what a receiver says
+MOST_ANSWER = 200  # characters that are kept of a receiver's answer
 _NEVER = (400, 410, 413, 422)  # answers that another attempt with the same body won't change
 _UNSEEN = re.compile(r"[^\x20-\x7e\u00a0-\u024f\u2010-\u2027]+")
 
@@ -20,9 +20,9 @@ class Outcome(msgspec.Struct, frozen=True):
     again: bool = True  # whether another attempt may succeed
 
 
-def judge(code: int, said: str) -> Outcome:
+def judge(code: int, body: str) -> Outcome:
     """The outcome of an answer with an HTTP status."""
-    words = f"HTTP {code}" + (f": {said}" if said else "")
+    words = f"HTTP {code}" + (f": {body}" if body else "")
     if 300 <= code < 400:
         words = f"HTTP {code}: it redirects, which is not followed; give the URL that it redirects to"
     return Outcome(200 <= code < 300, code, words, code not in _NEVER)

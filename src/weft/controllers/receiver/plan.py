@@ -1,7 +1,7 @@
-"""When a receiver is told again, when that is given up, and what its status says of it. Pure.
+"""When a receiver is notified again, when that is abandoned, and how its status shows it. Pure.
 
-A receiver is told in order, one thing at a time. While it fails, everything waits, and each is given up an hour after it happened,
-or after the receiver began to fail if that was later."""
+A receiver is notified in order, one thing at a time. While it fails, everything waits, and each is abandoned an hour after it
+happened, or after the receiver began to fail if that was later."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def plan_pause(attempts: int) -> float:
 
 
 def find_wait(status: ReceiverStatus, now: float) -> float:
-    """Seconds until it may be told again, however the clock was set meanwhile."""
+    """Seconds until it may be notified again, however the clock was set since."""
     return 0.0 if status.next_attempt_at is None else min(status.next_attempt_at - now, LONGEST_PAUSE_SECONDS)
 
 
 def is_over(status: ReceiverStatus, at: float, now: float) -> bool:
-    """Whether what happened ``at`` is given up once an attempt has failed."""
+    """Whether what happened ``at`` is abandoned once an attempt has failed."""
     began = min(now, status.failing_since if status.failing_since is not None else now)
     return now - max(min(at, now), began) >= GIVE_UP_SECONDS
 
 
 def list_lost(waiting: Sequence[Waiting], status: ReceiverStatus, outcome: Outcome, now: float) -> list[Waiting]:
-    """Of all that waits, whose first one was just not taken, what is given up. Of events only the first ones: the position in the
-    journal tells which are over."""
+    """Of all that waits, whose first one was just not taken, what is abandoned. Of events only the first ones: the position in the
+    journal shows which are over."""
     lost: list[Waiting] = []
     events_wait = False
     for place, one in enumerate(waiting):
@@ -54,10 +54,10 @@ def note_attempt(status: ReceiverStatus, message: Message, outcome: Outcome, now
     new = msgspec.structs.replace(status, last=last)
     if outcome.ok:
         new.phase, new.reason, new.message = "Ready", "", ""
-        new.told += 1
+        new.sent += 1
         new.failing_since, new.attempts, new.next_attempt_at = None, 0, None
         return new
-    new.phase, new.reason, new.message = "Failing", "notTold", outcome.answer
+    new.phase, new.reason, new.message = "Failing", "notDelivered", outcome.answer
     new.failing_since = now if status.failing_since is None else min(status.failing_since, now)
     new.attempts += 1
     new.next_attempt_at = now + plan_pause(new.attempts) if outcome.again else None
@@ -71,7 +71,7 @@ def note_position(status: ReceiverStatus, position: JournalPosition) -> Receiver
 def note_test(
     status: ReceiverStatus, generation: int, message: Message, outcome: Outcome, now: float
 ) -> ReceiverStatus:
-    """A test that was taken lets everything that waits be told at once."""
+    """After a test that was taken, everything that waits is sent at once."""
     delivery = Delivery(
         id=message.id, type=message.type, at=now, ok=outcome.ok, code=outcome.code, answer=outcome.answer
     )
@@ -80,5 +80,5 @@ def note_test(
     if outcome.ok:
         new.phase, new.reason, new.message, new.next_attempt_at = "Ready", "", "", None
     elif status.phase == "Pending":
-        new.phase, new.reason, new.message = "Failing", "notTold", outcome.answer
+        new.phase, new.reason, new.message = "Failing", "notDelivered", outcome.answer
     return new

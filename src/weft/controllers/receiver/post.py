@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from weft.controllers.receiver.line import Bounded, Line, make_context
 from weft.controllers.receiver.outcome import MOST_ANSWER, Outcome, clean, judge
 
-_SAID_SECONDS = 1.0  # that are waited for what an answer says beside its status
+_BODY_SECONDS = 1.0  # that are waited for an answer's body
 
 
 def post(line: Line, url: str, body: bytes, headers: Mapping[str, str], ca: str) -> Outcome:
@@ -32,15 +32,15 @@ def post(line: Line, url: str, body: bytes, headers: Mapping[str, str], ca: str)
         connection.request("POST", path, body, {**fixed, **headers})
         answer = http.client.HTTPResponse(cast(Any, Bounded(sock)), method="POST")
         answer.begin()
-        return judge(answer.status, _read_said(answer, sock) if line.is_open_place else "")
+        return judge(answer.status, _read_answer(answer, sock) if line.is_open_place else "")
     finally:
         sock.close()
 
 
-def _read_said(answer: http.client.HTTPResponse, sock: socket.socket) -> str:
-    """The beginning of its body, if that comes at once: the status has told what counts."""
-    sock.settimeout(_SAID_SECONDS)
-    said = b""
+def _read_answer(answer: http.client.HTTPResponse, sock: socket.socket) -> str:
+    """The beginning of its body, if that comes at once: the status is what counts."""
+    sock.settimeout(_BODY_SECONDS)
+    body = b""
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-        said = answer.read1(4 * MOST_ANSWER)
-    return clean(said.decode(errors="replace"))
+        body = answer.read1(4 * MOST_ANSWER)
+    return clean(body.decode(errors="replace"))

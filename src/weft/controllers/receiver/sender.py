@@ -1,4 +1,4 @@
-"""Makes one attempt to tell a receiver, in a thread of its own that is cut off after ten seconds: whatever a receiver does,
+"""Makes one attempt to notify a receiver, in a thread of its own that is cut off after ten seconds: whatever a receiver does,
 it delays no other, and no project delays another's for long."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Send(Protocol):
     async def __call__(
         self, project: str, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, nodes: Collection[str]
     ) -> Outcome:
-        """Tell a receiver of ``project`` once. ``nodes`` are the addresses of the fabric's nodes. Never raises but to end."""
+        """Notify a receiver of ``project`` once. ``nodes`` are the addresses of the fabric's nodes. Never raises but to end."""
 
 
 class Courier:
@@ -78,7 +78,7 @@ def _in_thread(call: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
 
 def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> Outcome:
     try:
-        return _tell(line, spec, secrets, message, now)
+        return _deliver(line, spec, secrets, message, now)
     except ssl.SSLCertVerificationError as problem:
         return Outcome(False, 0, f"its certificate is not trusted: {clean(problem.verify_message)}")
     except ssl.SSLError as problem:
@@ -92,12 +92,12 @@ def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Me
     except http.client.HTTPException as problem:
         return Outcome(False, 0, f"it answers with something else than HTTP ({type(problem).__name__})")
     except Exception as problem:  # its text may have a secret in it
-        return Outcome(False, 0, f"it can't be told ({type(problem).__name__})")
+        return Outcome(False, 0, f"it can't be notified ({type(problem).__name__})")
     finally:
         line.release()
 
 
-def _tell(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> Outcome:
+def _deliver(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> Outcome:
     match spec.type:
         case "webhook":
             body = msgspec.json.encode(message.document)

@@ -1,4 +1,4 @@
-"""Signs webhooks as the Standard Webhooks specification says: HMAC-SHA256 over id, timestamp and body. Pure."""
+"""Signs webhooks as the Standard Webhooks specification describes: HMAC-SHA256 over id, timestamp and body. Pure."""
 
 from __future__ import annotations
 

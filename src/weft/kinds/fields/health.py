@@ -27,7 +27,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),
     "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation", "pending"),
-    "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh", "NearlyFull", "Closed"),
+    "degraded": ("Cordoned", "Drained", "Maintenance", "Ready,ConnectionsHigh", "NearlyFull", "Closed", "Failing"),
     "failed": ("Failed", "Rejected", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),

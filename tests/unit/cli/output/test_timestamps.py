@@ -30,7 +30,7 @@ MOMENTS = {
     *("began_at", "returned_at", "handed_over_at", "troubled_at", "used_at", "expires_at", "last_run", "next_run"),
     *("not_before", "not_after", "prepare_at", "deadline_at", "drain_not_before", "drain_not_after", "start", "end"),
     *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "counted_at"),
-    *("until", "time", "locked_until"),
+    *("until", "time", "locked_until", "failing_since", "next_attempt_at"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),

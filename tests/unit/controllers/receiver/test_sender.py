@@ -21,7 +21,7 @@ from tests.unit.controllers.receiver.far_ends import MailServer, WebServer, says
 
 from weft.contracts.clock import SystemClock
 from weft.controllers.receiver.line import MOST_READ
-from weft.controllers.receiver.message import Message, tell_alerts
+from weft.controllers.receiver.message import Message, render_alerts
 from weft.controllers.receiver.outcome import Outcome
 from weft.controllers.receiver.sender import Courier
 from weft.kinds.fields.alert.notification import Alert, Notification
@@ -45,7 +45,7 @@ def notification(**changes: Any) -> Notification:
     )
 
 
-MESSAGE = tell_alerts(notification(), 1_700_000_061.0)
+MESSAGE = render_alerts(notification(), 1_700_000_061.0)
 
 
 def send(
@@ -139,7 +139,7 @@ def test_this_machine_links_and_private_addresses_are_refused_unless_allowed() -
     with serving(WebServer(OK)) as server:
         for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"):
             outcome = send(hook(f"http://{host}:{server.port}/"), allowed=[])
-            assert "this machine itself: to tell receivers there" in outcome.answer, host
+            assert "this machine itself: for receivers there" in outcome.answer, host
         for host, what in (
             ("169.254.169.254", "link-local"),
             ("10.0.0.7", "a private address"),
@@ -149,7 +149,7 @@ def test_this_machine_links_and_private_addresses_are_refused_unless_allowed() -
             ("8.8.8.8", "a node of this fabric"),
         ):
             outcome = send(hook(f"http://{host}/"), allowed=[], nodes=frozenset({"8.8.8.8"}))
-            assert f"is {what}: to tell receivers there, start the server with --receivers-allow" in outcome.answer
+            assert f"is {what}: for receivers there, start the server with --receivers-allow" in outcome.answer
     assert not server.requests
 
 
@@ -192,7 +192,7 @@ def test_an_alertmanager_gets_labels_summary_and_times() -> None:
     with serving(WebServer(OK)) as server:
         spec = ReceiverSpec(type="alertmanager", url=f"http://127.0.0.1:{server.port}/am/")
         assert send(spec, secrets={"username": "weft", "password": "pass"}).ok
-        send(spec, message=tell_alerts(notification(type="alert.resolved"), 1_700_000_061.0))
+        send(spec, message=render_alerts(notification(type="alert.resolved"), 1_700_000_061.0))
     (line, headers, firing), (_, _, resolved) = server.requests
     assert line == "POST /am/api/v2/alerts HTTP/1.1" and headers["authorization"] == "Basic d2VmdDpwYXNz"
     assert json.loads(firing) == [
@@ -217,7 +217,7 @@ def mail_to(server: MailServer, **more: Any) -> ReceiverSpec:
 
 def test_an_e_mail_is_plain_text_that_people_read() -> None:
     many = [Alert(labels={"vm": f"vm{n}"}, value=float(n), since=1_700_000_000.0) for n in range(50)]
-    said = tell_alerts(notification(count=10_000, alerts=many, more=9_950), 1_700_000_061.0)
+    said = render_alerts(notification(count=10_000, alerts=many, more=9_950), 1_700_000_061.0)
     with serving(MailServer()) as server:
         assert send(mail_to(server), message=said) == Outcome(True, 250, "accepted by the mail server")
     mail = email.message_from_bytes(server.mails[0], policy=email.policy.default)
@@ -234,7 +234,7 @@ def test_an_e_mail_is_plain_text_that_people_read() -> None:
 
 def test_labels_and_summaries_add_neither_headers_nor_recipients() -> None:
     evil = "x\r\nBcc: all@example.org\r\n\r\n.\r\nMAIL FROM:<evil@example.org>"
-    said = tell_alerts(notification(summary=evil, rule=evil, labels={"vm": evil}, alerts=[]), 1_700_000_061.0)
+    said = render_alerts(notification(summary=evil, rule=evil, labels={"vm": evil}, alerts=[]), 1_700_000_061.0)
     with serving(MailServer()) as server:
         assert send(mail_to(server), message=said).ok
     mail = email.message_from_bytes(server.mails[0], policy=email.policy.default)
