@@ -46,6 +46,7 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     conditions: list[Condition] = []
     deleting_since: float | None = None  # unix seconds; None: it isn't being deleted
     finalizers: list[str] = []  # each holds the object until its controller removes it
+    trace: str | msgspec.UnsetType = msgspec.UNSET  # of the newest write by people: TRACE-SPAN-TIME in hex digits
     unknown: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET  # fields of a newer weft
 
     @property
