@@ -1,0 +1,199 @@
+"""The server's store of traces: the spans of all its processes and nodes, in the files of a ``LogStore``, bounded by size and
+age.
+
+Spans of a trace lie in one of 16 sources, by the first digit of its id, so that a search reads a sixteenth of what there is. A
+span may come twice, and one that isn't over comes again when it is: the newest counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.trace.span import Span
+from weft.objects.errors import InvalidInput
+from weft.telemetry.logs.journal import Cursor
+from weft.telemetry.logs.segment import Lines, read_segment
+from weft.telemetry.logs.store import LogStore
+from weft.telemetry.traces.spool import forget_read, read_spool
+
+MOST_BYTES = 256 << 20
+MOST_AGE_SECONDS = 7 * 86400.0
+MOST_SPANS = 10_000  # of one trace, that are read
+MOST_SEARCHED = 300_000  # spans, for one list
+LINES_AT_ONCE = 1 << 20
+_SOURCES = tuple(f"spans-{digit:x}" for digit in range(16))
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Span)
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One trace in a list. ``about``: what its first span is about; ``seconds``: from its first begin to its last end."""
+
+    trace: str
+    name: str
+    about: str
+    began_at: float  # unix seconds
+    seconds: float
+    spans: int
+    over: bool
+    error: str = ""
+
+
+class TraceStore:
+    """In ``folder``; what the server's processes record lies under ``spools``, a folder each. Thread-safe; nothing here may run
+    in an event loop's thread. ``on_new`` gets what is new."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spools: Path,
+        clock: Clock,
+        most_bytes: int = MOST_BYTES,
+        most_age: float = MOST_AGE_SECONDS,
+        on_new: Callable[[list[Span]], None] | None = None,
+    ) -> None:
+        self._lines = LogStore(folder, clock, most_bytes, most_age)
+        self._spools, self._clock, self._on_new = spools, clock, on_new
+        self._lock = threading.Lock()
+        self._is_open = False
+
+    def gather(self) -> None:
+        """Take in what this server's processes have recorded since. Raises OSError."""
+        with self._lock:
+            self._open()
+            for folder in sorted(self._spools.glob("*/")):
+                source = f"spool-{folder.name}"
+                while True:
+                    cursor = self._lines.cursor(source)
+                    before = cursor.position if cursor is not None else ""
+                    data, after = read_spool(folder, before, LINES_AT_ONCE)
+                    if data:
+                        self._put(_decode_lines(data.split(b"\n")))
+                    if after == before:
+                        break
+                    self._lines.set_next(source, 0, Cursor(after))
+                    forget_read(folder, after)
+                    if not data:
+                        break
+
+    def put(self, spans: list[Span]) -> None:
+        """Raises OSError."""
+        with self._lock:
+            self._open()
+            self._put(spans)
+
+    def keep(self) -> None:
+        """Drop what is too old or too much. Raises OSError."""
+        with self._lock:
+            self._open()
+            self._lines.keep()
+
+    def close(self) -> None:
+        with self._lock:
+            self._lines.close()
+            self._is_open = False
+
+    def find(self, trace: str) -> list[Span]:
+        """All spans of a trace that are still there, in the order of their begin. Raises OSError."""
+        begins = b'["%s"' % trace.encode()
+        found: dict[str, Span] = {}
+        for lines in self._read(_SOURCES[int(trace[0], 16)], 0):
+            text = lines.text
+            at = text.find(begins)
+            while at >= 0 and len(found) < MOST_SPANS:
+                end = text.index(b"\n", at)
+                for one in _decode_lines([text[at:end]]):
+                    _take(found, one)
+                at = text.find(begins, end)
+        return sorted(found.values(), key=lambda one: one.begin)
+
+    def search(self, since: float, sees: Callable[[Span], bool], about: str = "") -> list[Summary]:
+        """The traces of which something began after ``since`` (unix seconds) and can be seen, newest first. ``about``: only
+        those with a span about that. Raises OSError."""
+        traces: dict[str, dict[str, Span]] = {}
+        count = 0
+        oldest = int(since * 1e9)
+        for source in _SOURCES:
+            for lines in self._read(source, int(since * 1e6)):
+                for one in _decode_lines(lines.text.split(b"\n")):
+                    count += 1
+                    if one.begin >= oldest and sees(one):
+                        _take(traces.setdefault(one.trace, {}), one)
+                if count >= MOST_SEARCHED * (int(source[-1], 16) + 1) / 16:
+                    break
+        wanted = (spans.values() for spans in traces.values())
+        summaries = [summarize(spans) for spans in wanted if not about or any(one.about == about for one in spans)]
+        return sorted(summaries, key=lambda one: -one.began_at)
+
+    def _open(self) -> None:
+        if not self._is_open:
+            self._lines.open()
+            self._is_open = True
+
+    def _put(self, spans: list[Span]) -> None:
+        by_source: dict[str, tuple[array[int], list[bytes]]] = {}
+        for one in spans:
+            times, texts = by_source.setdefault(_SOURCES[int(one.trace[0], 16)], (array("q"), []))
+            times.append(one.begin // 1000)
+            texts.append(_encoder.encode(one) + b"\n")
+        for source, (times, texts) in by_source.items():
+            self._lines.append(source, times, b"".join(texts))
+        if spans and self._on_new is not None:
+            self._on_new(spans)
+
+    def _read(self, source: str, since: int) -> Iterator[Lines]:
+        """Newest first; ``since`` in unix microseconds."""
+        with self._lock:
+            self._open()
+            _, segments, newest = self._lines.find(source)
+        yield from reversed(newest)
+        for segment in reversed(segments):
+            if segment.head.until < since:
+                continue
+            try:
+                yield from list(read_segment(segment.path, source))
+            except (InvalidInput, FileNotFoundError):  # it was just dropped, or is damaged
+                continue
+
+
+def summarize(spans: Iterable[Span]) -> Summary:
+    """Of one trace's spans, at least one."""
+    ordered = sorted(spans, key=lambda one: (one.begin, -one.end))
+    known = {one.id for one in ordered}
+    first = next((one for one in ordered if one.parent not in known), ordered[0])
+    last = max(max(one.end, one.begin) for one in ordered)
+    return Summary(
+        first.trace,
+        first.name,
+        first.about,
+        ordered[0].begin / 1e9,
+        (last - ordered[0].begin) / 1e9,
+        len(ordered),
+        all(one.end for one in ordered),
+        next((one.error for one in ordered if one.error), ""),
+    )
+
+
+def _take(found: dict[str, Span], one: Span) -> None:
+    """One that is over replaces one that isn't."""
+    before = found.get(one.id)
+    if before is None or not before.end:
+        found[one.id] = one
+
+
+def _decode_lines(lines: Iterable[bytes]) -> list[Span]:
+    """A torn line counts as none."""
+    spans = []
+    for line in lines:
+        if line:
+            try:
+                spans.append(_decoder.decode(line))
+            except msgspec.MsgspecError:
+                continue
+    return [one for one in spans if len(one.trace) == 32 and one.trace[0] in "0123456789abcdef"]
