@@ -39,6 +39,8 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
         found = find_route(call.method, call.path)
         topic = found.topic
         began = call.began_at = context.clock.elapsed()
+        traces = context.traces
+        traced = traces.begin(call, writes=found.writes) if traces is not None else None
         made = await _answer(context, call, found)
         topic = call.topic or topic
         is_of_interest = topic.when != "refused" or made.status in REFUSED  # few reads are
@@ -48,6 +50,8 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
             except (Unavailable, asyncio.CancelledError) as error:
                 made = await _replace(made, error, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
+        if traces is not None and traced is not None:
+            traces.end(traced, call, topic, made.status)
         took = context.clock.elapsed() - began
         context.requests.add(call.method, made.status, took)
         _log_request(context, log_line, call, made.status, took)
@@ -121,7 +125,7 @@ def _failed(call: Call) -> WeftError:
 
 def _log_request(context: ApiContext, log_line: LogLine, call: Call, status: int, seconds: float) -> None:
     """Log one line; of reads and heartbeats only at level debug."""
-    quiet = status < 400 and (call.method == "GET" or call.path.endswith(":report"))
+    quiet = status < 400 and (call.method == "GET" or call.path.endswith((":report", ":traces")))
     if quiet and not _log.isEnabledFor(logging.DEBUG):
         return
     actor: Actor | None = call.known_actor

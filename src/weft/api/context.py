@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from weft.api.dashboard.boards import Boards
 from weft.api.node.orders import NodeOrders
+from weft.api.request.trace import RequestTraces
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
@@ -27,6 +28,7 @@ from weft.api.state.request_rates import RequestRates, WriteRates
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
+from weft.api.trace.node_spans import NodeSpans
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
@@ -41,6 +43,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.traces.store import TraceStore
 from weft.trust.ca import Authority
 from weft.trust.credentials import Actor, StoredToken
 
@@ -109,6 +112,8 @@ class ApiContext:
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
     provider: Provider | None = None  # of OIDC
+    traces: RequestTraces | None = None  # of requests; None: none are traced
+    spans: TraceStore | None = None  # of all processes and nodes, likewise
     history: History | None = None  # of metrics; None: the server keeps none
     logins: LoginLimits = field(default_factory=LoginLimits)
     requests: RequestCounts = field(default_factory=RequestCounts)
@@ -118,10 +123,12 @@ class ApiContext:
     objects: ObjectCounts = field(default_factory=ObjectCounts)
     writes: WriteRates = field(default_factory=WriteRates)
     boards: Boards = field(init=False)  # of dashboards
+    node_spans: NodeSpans = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.boards = Boards(self.store, self.clock)
+        self.node_spans = NodeSpans(self.clock)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:

@@ -113,6 +113,7 @@ def _object_schema(kind: Kind) -> dict[str, Any]:
             "conditions": {"type": "array", "items": refer_to("Condition")},
             "deleting_since": {"type": ["number", "null"]},
             "finalizers": {"type": "array", "items": {"type": "string"}},
+            "trace": {"type": "string"},
         },
     }
     _describe(Envelope, schema)

@@ -23,6 +23,7 @@ from weft.api.object import bulk, delete, read, repository_key, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
 from weft.api.route import Handler, Route, Topic, list_names
+from weft.api.trace import pages as trace
 from weft.api.watch import events, objects
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.serving.answer import Answer
@@ -162,6 +163,7 @@ ROUTES: tuple[Route, ...] = (
     *stream.ROUTES,
     *summary.ROUTES,
     *table.ROUTES,
+    *trace.ROUTES,
     *site.ROUTES,
     Route("GET", "/v1/openapi.json", _describe_api, "This document"),
 )

@@ -20,6 +20,7 @@ from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.contracts.trace.context import mark
 from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
 from weft.kinds.quota import quota_key
@@ -174,6 +175,7 @@ async def plan_create(
     )
     await references.refuse_reserved(view.store, kind, envelope)
     limit_warm_images(context, envelope, None, spec)
+    mark(envelope)
     key, old = envelope.key, None
     absent: Precondition = Absent(key)
     if former is not None:  # as a change of it, which nothing that exists of it bars
@@ -277,6 +279,7 @@ async def plan_spec(
         envelope.generation = current.generation + 1
         envelope.spec = merge_part(current.spec, new, old)
         envelope.schema = kind.schema
+    mark(envelope)
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if envelope.labels != current.labels:
         draft.labels = current.labels

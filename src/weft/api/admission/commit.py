@@ -13,6 +13,7 @@ from weft.api.admission.quota import note_commit
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
+from weft.api.request.trace import note_phase
 from weft.contracts.store import Absent, PreconditionFailed, Present
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import InvalidInput, Unavailable
@@ -57,7 +58,9 @@ async def settle(
             draft = await plan(view)
             if draft.writes and not dry_run:
                 writes = [*draft.writes, *draft.guards]
+                admitted = note_phase("admission", 0.0, context.clock)
                 revision = await context.store.commit(writes, draft.preconditions, idempotency_key=key)
+                note_phase("commit", admitted, context.clock)
                 if draft.guards:
                     note_commit(context, view, draft.guards, revision)
                 draft.envelope.revision = revision

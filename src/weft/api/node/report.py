@@ -231,19 +231,26 @@ async def _write_chunk(
     found = await _read_allocations(context, uid, names)
     writes: list[Write] = []
     preconditions: list[Precondition] = []
+    news: list[tuple[Envelope, str]] = []  # of which a trace may tell
     for name in names:
         envelope = found.get(name)
         if not name.startswith(f"{uid}."):
             answer.refused[name] = "notYours"
         elif envelope is None:
             answer.refused[name] = "unknown"
-        elif decode_part(parts[name], AllocationReport).incarnation < _incarnation(envelope):
+        elif (report := decode_part(parts[name], AllocationReport)).incarnation < _incarnation(envelope):
             answer.refused[name] = "staleIncarnation"
-        elif _merge(envelope, parts[name]):
+        elif (before := envelope.report) and _merge(envelope, parts[name]):
+            if envelope.trace is not msgspec.UNSET and decode_part(before, AllocationReport).state != report.state:
+                news.append((envelope, report.state))
             writes.append(Put(envelope.key, encode_envelope(envelope)))
             preconditions.append(AtRevision(envelope.key, envelope.revision))
     if writes:
+        began = context.clock.now()
         await context.store.commit(writes, preconditions)
+        if context.traces is not None:
+            for envelope, state in news:
+                context.traces.note_report(envelope, state, began)
     return list(found.values())
 
 

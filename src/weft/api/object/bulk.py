@@ -23,6 +23,7 @@ from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.problem import status_of
 from weft.api.request.target import Target
+from weft.api.request.trace import note_phase
 from weft.api.route import Route, Topic
 from weft.contracts.store import (
     MAX_COMMIT_BYTES,
@@ -207,7 +208,9 @@ async def _commit(
             preconditions[AtRevision(name, written[name])] = None
         if all(write.key != name for write in writes):
             writes.append(guard)
+    began = context.clock.now()
     revision = await context.store.commit(writes, list(preconditions), idempotency_key=key)
+    note_phase("commit", began, context.clock)
     note_commit(context, view, guards.values(), revision)
     written.update({write.key: revision for write in writes})
     return revision

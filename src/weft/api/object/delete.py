@@ -17,6 +17,7 @@ from weft.api.request.call import Call, Change, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
+from weft.contracts.trace.context import mark
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.serving.answer import Answer
@@ -109,6 +110,7 @@ async def _unmark(context: ApiContext, target: Target, uid: str) -> None:
 
 async def _write(context: ApiContext, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
     envelope.deleting_since = deleting_since
+    mark(envelope)
     envelope.revision = await context.store.commit(
         [Put(envelope.key, encode_envelope(envelope))],
         [AtRevision(envelope.key, envelope.revision)],

@@ -22,7 +22,9 @@ from weft.api.request.call import Call, Change, json_answer, object_answer, read
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.target import Target
+from weft.api.request.trace import traced
 from weft.contracts.store import AtRevision, Put
+from weft.contracts.trace.context import write_traceparent
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.backup import BACKUP
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
@@ -263,6 +265,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         "token": call.actor.id,
         "right": f"{kind.name}:{verb.name}",
     }
+    if (request := traced.get()) is not None:
+        claims["traceparent"] = write_traceparent(request.context)
     told = STREAM_VERBS.get(verb.name)
     shown = [FieldChange(f"input.{field}", None, value, "live") for field, value in plain.items()]
     call.changed.append(Change(envelope, "", shown if told is not None and told.audited else ()))

@@ -32,6 +32,7 @@ PASSED_OVER = frozenset(
         "conditions",
         "deleting_since",
         "finalizers",
+        "trace",
     )
 )
 

@@ -1,0 +1,115 @@
+"""The spans of one request: itself, its admission, its commit. A write by people is always traced, what only reads now and
+then, or if its caller asked for it."""
+
+from __future__ import annotations
+
+import random
+from contextvars import ContextVar
+
+from weft.api.request.call import Call
+from weft.api.route import Topic
+from weft.contracts.clock import Clock
+from weft.contracts.trace.context import (
+    Context,
+    Marks,
+    make_mark,
+    marks,
+    new_span,
+    new_trace,
+    read_mark,
+    read_traceparent,
+)
+from weft.contracts.trace.span import Tracer, Value
+from weft.objects.envelope import Envelope
+
+MOST_MARKED = 100  # objects of one request whose way is followed
+SERVER = 2  # the kind of a request's span
+TRACEPARENT = b"traceparent"
+Phase = tuple[str, float, float]
+
+
+class RequestTrace:
+    """One traced request; ``phases`` are its parts: name, begin, end (unix seconds)."""
+
+    def __init__(self, context: Context, parent: str, began: float) -> None:
+        self.context, self.parent, self.began = context, parent, began
+        self.phases: list[Phase] = []
+
+
+traced: ContextVar[RequestTrace | None] = ContextVar("weft-traced-request", default=None)
+
+
+class RequestTraces:
+    """Of the API server. ``sample``: which part of what only reads is traced (0 to 1)."""
+
+    def __init__(self, tracer: Tracer, sample: float) -> None:
+        self._tracer, self._clock, self._sample = tracer, tracer.clock, sample
+
+    def begin(self, call: Call, *, writes: bool) -> RequestTrace | None:
+        """None: it isn't traced. A caller's ids that can't be read count as none."""
+        given = call.request.header(TRACEPARENT)
+        parent = read_traceparent(given) if given else None
+        if not writes and (parent is None or not parent.sampled):
+            if self._sample <= 0 or random.random() >= self._sample:  # noqa: S311 (a sample, no secret)
+                return None
+        now = self._clock.now()
+        context = Context(parent.trace if parent is not None else new_trace(), new_span())
+        request = RequestTrace(context, parent.span if parent is not None else "", now)
+        traced.set(request)
+        if writes:
+            marks.set(Marks(make_mark(context, now), MOST_MARKED))
+        return request
+
+    def note_report(self, allocation: Envelope, state: str, began: float) -> None:
+        """A node has reported that a traced workload's place is in another ``state`` now: that took from ``began`` (unix
+        seconds)."""
+        now = self._clock.now()
+        context, of = read_mark(allocation.trace, now), allocation.owner
+        if context is not None and of is not None:
+            about = f"{of.kind}/{of.project or '-'}/{of.name}"
+            self._tracer.record(context, f"report: {state}", began, now, about=about)
+
+    def end(self, request: RequestTrace, call: Call, topic: Topic, status: int) -> None:
+        """Record it, unless no person made it: a stranger fills nothing here."""
+        actor = call.known_actor
+        if actor is None or actor.kind != "person" or call.is_dry_run:
+            return
+        about = f"{topic.kind or 'request'}/{topic.project or '-'}/{topic.name or '-'}"
+        if call.changed:
+            first = call.changed[0].envelope
+            about = f"{first.kind}/{first.project or '-'}/{first.name}"
+        attributes: dict[str, Value] = {
+            "http.request.method": call.method,
+            "http.response.status_code": status,
+            "weft.actor": actor.name,
+            "weft.request": call.request_id,
+        }
+        if len(call.changed) > 1:
+            attributes["weft.objects"] = len(call.changed)
+        error = call.problem.message.split("\n", 1)[0] if call.problem is not None else ""
+        record, context = self._tracer.record, request.context
+        name = f"{call.method} {call.shown_path}"
+        for phase, begin, end in request.phases:
+            record(context, phase, begin, end, about=about)
+        above = Context(context.trace, request.parent)
+        record(
+            above,
+            name,
+            request.began,
+            self._clock.now(),
+            id=context.span,
+            about=about,
+            error=error,
+            attributes=attributes,
+            kind=SERVER,
+        )
+
+
+def note_phase(name: str, began: float, clock: Clock) -> float:
+    """A part of the present request is over, if that is traced. Returns the time now (unix seconds)."""
+    request = traced.get()
+    if request is None:
+        return 0.0
+    now = clock.now()
+    request.phases.append((name, began or request.began, now))
+    return now
