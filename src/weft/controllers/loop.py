@@ -19,6 +19,7 @@ from weft.contracts.wakeup import Wake
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.trace.commits import Work, work
 from weft.informer.view import Changed, View
 
 BATCH = 200
@@ -121,6 +122,7 @@ async def run_controller(controller: Controller, lease: LeaderLease) -> None:
         notice(whole(view, controller.kinds))
         while True:
             keys = await queue.take(BATCH)
+            work.set(Work(f"controller: {controller.name}", lease.clock.now()))
             if observer is not None:
                 await observer.observe()
             plan, failed = _plan(controller, view, keys, lease.clock.now(), queue)

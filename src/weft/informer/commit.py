@@ -22,6 +22,7 @@ class Commit(msgspec.Struct, frozen=True):
     preconditions: Sequence[Precondition] = ()
     events: Sequence[Event] = ()
     made: Sequence[Item] = ()
+    planned_at: float = 0.0  # since when it was planned (unix seconds); 0: with others of its batch
 
 
 class Draft:

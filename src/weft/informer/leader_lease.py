@@ -23,9 +23,11 @@ from weft.contracts.store import (
     StoreFull,
     Write,
 )
+from weft.contracts.trace.span import Tracer
 from weft.informer.cache import Cache
 from weft.informer.commit import Commit
 from weft.informer.commit_batch import CommitBatch, batch_commits, batch_of_one
+from weft.informer.trace.commits import CommitTraces
 from weft.informer.view import Item
 from weft.objects.errors import InvalidInput, StoreUnavailable, Unavailable, WeftError
 
@@ -41,11 +43,21 @@ class LeadershipLost(Unavailable):
 class LeaderLease:
     """The lease ``name``, held under ``fence`` from ``begin`` on until a LeadershipLost."""
 
-    def __init__(self, store: Store, cache: Cache, journal: Journal, clock: Clock, name: str, holder: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        journal: Journal,
+        clock: Clock,
+        name: str,
+        holder: str,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.store = store
         self.cache = cache
         self.clock = clock
         self.fence = 0
+        self._traces = CommitTraces(tracer, cache.view) if tracer is not None else None
         self._epoch = ""
         self._journal = journal
         self._name = name
@@ -57,10 +69,15 @@ class LeaderLease:
         Returns after the cache has all writes, and the changes that made others fail. Raises LeadershipLost."""
         self._check_history()
         made = self._expect(commits)
+        began = self.clock.now() if self._traces is not None else 0.0
         try:
-            return await self._perform(commits)
+            failed = await self._perform(commits)
         finally:
             self.cache.expect_no_more(made)
+        if self._traces is not None:
+            stored = [commit for commit in commits if commit not in failed] if failed else commits
+            self._traces.note(stored, began, self.clock.now() - began)
+        return failed
 
     def _expect(self, commits: Sequence[Commit]) -> list[Item]:
         """Announce the written objects to the cache."""

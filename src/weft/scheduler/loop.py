@@ -11,6 +11,7 @@ from weft.contracts.store import MAX_WRITES
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.trace.commits import Work, work
 from weft.informer.view import View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationSpec
@@ -79,6 +80,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
+        work.set(Work("scheduler"))
         unsubscribe = self._leadership.cache.subscribe(self.intake.notice, WATCHED)
         try:
             self.intake.notice(whole(self._view, KINDS))

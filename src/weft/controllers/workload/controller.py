@@ -14,6 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
+from weft.contracts.trace.context import pass_on
 from weft.controllers.allocation.active import find_active
 from weft.controllers.loop import Plan
 from weft.controllers.workload.adoption import plan_adoption
@@ -180,6 +181,7 @@ def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write
     if spec.migration is not None:
         return None  # the migrations controller has it, and aborts the migration for a spec that can't wait
     envelope = edit(item)
+    pass_on(workload.envelope, envelope)
     if workload.deleting:
         envelope.deleting_since = now
     else:

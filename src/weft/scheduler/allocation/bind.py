@@ -14,6 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Present, Put
+from weft.contracts.trace.context import pass_on
 from weft.informer.addresses import make_addressed, make_endpoint
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
@@ -106,6 +107,7 @@ def plan_placement(
         ],
         events=[_event(workload, "Normal", "Placed", log_line), *_notes(candidate, explanation), *events],
         made=made,
+        planned_at=timing.at,
     )
 
 
@@ -121,6 +123,7 @@ def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, tim
         writes=[write for write in writes if write is not None],
         preconditions=[unchanged(workload)],
         events=[_event(workload, "Warning", explanation.error, explanation.message), *_notes(candidate, explanation)],
+        planned_at=timing.at,
     )
 
 
@@ -226,6 +229,7 @@ def make_allocation(workload: Item, spec: AllocationSpec, uid: str, now: float) 
     of, report = workload.envelope, AllocationReport()
     name = allocation_name(spec.node_uid, uid)
     envelope = ALLOCATION.make(name, spec, now, uid=uid, labels=of.labels, owner=of, report=report)
+    pass_on(of, envelope)
     return Item(envelope, spec=spec, report=report)
 
 

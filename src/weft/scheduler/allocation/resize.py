@@ -11,6 +11,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
+from weft.contracts.trace.context import pass_on
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.pool.claims import Claim
 from weft.informer.view import Item, View
@@ -84,6 +85,7 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     writes = []
     if fresh or not isinstance(parts, Waiting):
         place = edit(allocation)
+        pass_on(workload.envelope, place)
         place.spec = merge_part(place.spec, new)
         place.generation += 1
         writes.append(put(place))
