@@ -15,6 +15,7 @@ import msgspec
 from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
+from weft.agent.allocation.trace import StepTraces
 from weft.agent.backup.executor import BackupWork
 from weft.agent.flow.flows import Flows
 from weft.agent.flow.recorder import FlowRecorder
@@ -44,6 +45,7 @@ from weft.agent.tasks import Tasks
 from weft.agent.template.claim import BootMemory
 from weft.agent.template.library import TemplateLibrary
 from weft.agent.template.often import AFTER
+from weft.agent.trace.sender import SpanSender
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.watches import Change, Listed, Put, ServerWatches
@@ -70,7 +72,8 @@ HEAVY_AT_ONCE = 4  # concurrent disks and starts of one node
 class Agent:
     """The agent of the node ``host``. ``wire`` connects it to other nodes; ``pools`` are the storage pools beside ``volumes``, by
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
-    ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long."""
+    ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long.
+    ``traced``: what people's writes lead to here is recorded, and brought to the server."""
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Agent:
         warm_after: int = AFTER,
         log_bytes: int = MOST_BYTES,
         log_seconds: float = MOST_AGE_SECONDS,
+        traced: bool = False,
     ) -> None:
         self.host, self.runtimes = host, runtimes
         self._server, self._clock, self._network_driver = server, clock, network
@@ -154,7 +158,10 @@ class Agent:
             self.logs,
             clock,
         )
-        executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns)
+        self.spans = SpanSender(Path(host.state_dir) / "traces", host.node, server, clock) if traced else None
+        self.tracer = self.spans.tracer if self.spans is not None else None
+        steps = StepTraces(self.tracer)
+        executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns, steps)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
         self._meter = Meter(host, runtimes, self.pools, clock, self.table, news)
@@ -174,6 +181,8 @@ class Agent:
         disks = (self._snapshots, self._absorption, self._volume_work)
         for part in (*parts, *disks, self.logs, self.recorded_flows, self._templates, self._backups):
             self._tasks.spawn(part.keep())
+        if self.spans is not None:
+            self._tasks.spawn(self.spans.keep())
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())
         self._tasks.spawn(self.allocations.listen())

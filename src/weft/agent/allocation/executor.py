@@ -7,6 +7,7 @@ from pathlib import Path
 from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import StepParts, Work
 from weft.agent.allocation.steps.registry import STEPS
+from weft.agent.allocation.trace import StepTraces
 from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.snapshot.inventory import KeptSnapshots
@@ -26,7 +27,9 @@ class StepExecutor:
         node: NodeParts,
         snapshots: KeptSnapshots,
         turns: DiskTurns,
+        traces: StepTraces | None = None,
     ) -> None:
+        self.traces = traces or StepTraces(None)
         self.runtimes, self.migrations, self.turns = runtimes, migrations, turns
         self._network = network
         self._parts = StepParts(runtimes, network, migrations, node, snapshots, Path(host.state_dir) / "seeds")
@@ -34,7 +37,8 @@ class StepExecutor:
     async def perform(self, step: Step, work: Work, show: Show) -> str:
         """Do ``step``, and return a detail for people, if any; results for later steps are put into ``work``. Raises WeftError or
         OSError."""
-        return await STEPS[step].perform(self._parts, work, show) or ""
+        with self.traces.step(step, work.state):
+            return await STEPS[step].perform(self._parts, work, show) or ""
 
     def wake_network(self) -> None:
         """Open or close ports soon, as leases say."""

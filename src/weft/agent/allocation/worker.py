@@ -174,6 +174,7 @@ class Worker:
             self._show(plan)
             if plan.review_at is None and not facts.migrating and not facts.relocating:  # those report their progress
                 self._settled = facts
+                self._executor.traces.settle(state, plan.state)
             await state.note(state.checkpoint)
             return plan.review_at
         await self._carry_out(plan, state.guest)
@@ -316,6 +317,7 @@ class Worker:
 
     def release(self) -> None:
         self.state.release()
+        self._executor.traces.forget(self.state.local.name)
         self._reporter.put(self.state.local.name, self._report(Plan((), "released"), is_gone=True))
         self._relations.relate()
 
@@ -339,6 +341,7 @@ class Worker:
         assert guest is not None  # nothing is shown before the first inspection
         if phase == "running" or (guest.state == "running" and guest.ready):  # it may wait for its lease
             self._progress.arrive()
+            self._executor.traces.arrive(state)
         facts = self._read(replace(guest, state="absent", exit_code=None) if is_gone else guest)
         report = migrations.report(state.local, state.checkpoint)
         if is_gone:

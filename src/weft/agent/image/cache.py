@@ -22,6 +22,7 @@ from weft.agent.problem import refuse_file
 from weft.agent.server.client import Server
 from weft.agent.state.table import AllocationTable
 from weft.contracts.durable_file import sync_folder, write_durably
+from weft.contracts.trace.span import span
 from weft.kinds.allocation import AllocatedImage
 from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import (
@@ -179,7 +180,8 @@ class ImageCache:
         def on_progress(length: int) -> None:
             loop.call_soon_threadsafe(show, length)
 
-        return await loop.run_in_executor(self._threads, self._fetch_now, image, on_progress)
+        with span("fetch", image=image.name):
+            return await loop.run_in_executor(self._threads, self._fetch_now, image, on_progress)
 
     def _done(self, sha256: str, task: asyncio.Task[CachedImage]) -> None:
         self._fetching.pop(sha256, None)

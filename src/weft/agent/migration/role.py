@@ -19,6 +19,7 @@ from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
+from weft.contracts.trace.span import Phases
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 
 log = logging.getLogger("weft.agent")
@@ -56,6 +57,8 @@ class Role:
         self._state, self._local, self._node = context.state, context.local, context.node
         self._migration = context.local.spec.migration
         self._runtime = context.node.runtimes.of(context.local)
+        self._phases = Phases()
+        self._phases.enter(self.report.phase)
 
     def put(self, migration: AllocatedMigration) -> None:
         """The server has changed the migration's spec."""
@@ -67,6 +70,8 @@ class Role:
     def _keep(self, **fields: object) -> asyncio.Future[None]:
         """Save the changed fields; saved once awaited."""
         self.migration = msgspec.structs.replace(self.migration, **fields)
+        if self.migration.taken:
+            self._phases.enter("")
         saving = asyncio.ensure_future(self._state.keep_migration(self.migration))
         saving.add_done_callback(_log_failure)
         return saving
@@ -74,6 +79,9 @@ class Role:
     def _report(self, **fields: object) -> None:
         report = msgspec.structs.replace(self.report, **fields)
         if report != self.report:
+            if report.phase != self.report.phase and not self.migration.taken:
+                failed = report.phase == "failed"
+                self._phases.enter("" if failed else report.phase, report.message if failed else "")
             self.report = report
             self._state.wake()
 

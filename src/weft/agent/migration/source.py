@@ -210,7 +210,9 @@ class Source(Role):
             self._carrying = asyncio.ensure_future(send_history(self._connect(), self._node, self._local))
             elapsed = round((now - began) * 1000)
             self._report(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
-            self._report(pause_ms=await self._find_pause(now))
+            pause_ms = await self._find_pause(now)
+            self._report(pause_ms=pause_ms)
+            self._phases.note("guest paused", pause_ms / 1000)
 
     async def _find_pause(self, taken_at: float) -> int:
         """Milliseconds of the guest's pause until ``taken_at``. Its beginning may become known only after the handover; the guest

@@ -26,6 +26,7 @@ from weft.protocol.report import (
     ReportBody,
     SecretsInput,
 )
+from weft.protocol.traces import SpansAnswer, SpansInput
 
 T = TypeVar("T")
 
@@ -59,6 +60,9 @@ class Server(Protocol):
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         """Write the blob to ``out``; ``on_progress`` gets the number of bytes so far. ``ticket`` permits a blob that no allocation
         here names. Raises DriverFailed (``sha256Mismatch``) for other content, NotFound, Unavailable."""
+
+    def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
+        """Bring the node's spans. Raises Unavailable, NotFound (an older server)."""
 
     def close(self) -> None: ...
 
@@ -101,6 +105,12 @@ class RemoteServer:
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:egress", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=AllocatedNic)
+
+    def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
+        body = msgspec.json.encode(given)
+        answer = self._client.http.request("POST", f"/v1/nodes/{node}:traces", body, timeout_seconds=10.0)
+        raise_problem(answer)
+        return msgspec.json.decode(answer.body, type=SpansAnswer)
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         digest, length = hashlib.sha256(), 0

@@ -29,6 +29,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootDisk, GuestDisk, GuestPlan
 from weft.contracts.driver.template import CONSOLE
+from weft.contracts.trace.span import span
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import host_boot_id, kill_process, wait_for_end
@@ -164,7 +165,8 @@ class GuestStarter:
             record.disk_times = disk_times(record.plan)
         try:
             await launch_guest(guest, facts, self._cgroups, incoming=True)
-            await load_memory(guest)
+            with span("load memory"):
+                await load_memory(guest)
             if record.renewal is not None:
                 guest.keep(renew(guest))
         except BaseException as error:
@@ -230,9 +232,11 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, in
             locked_bytes=locked,
         )
         log_bytes = paths.qemu_log.stat().st_size if paths.qemu_log.exists() else 0
-        await _spawn(words, fds.values(), paths.qemu_log)
+        with span("spawn qemu", accelerator=facts.accelerator):
+            await _spawn(words, fds.values(), paths.qemu_log)
     try:
-        await guest.connect(timeout_seconds=LAUNCH_SECONDS)
+        with span("qemu answers"):
+            await guest.connect(timeout_seconds=LAUNCH_SECONDS)
     except Unavailable as error:
         raise launch_failed(plan, f"didn't start: {_last_words(paths.qemu_log, log_bytes) or error.message}") from None
     guest.record.process = find_guest_process(paths.pid, guest.record.uuid)
