@@ -50,6 +50,7 @@ class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
     arn: str = ""  # for the code, as ``client_context``
     client_context: str = ""
     tail: bool = False  # the answer includes the end of its output
+    traceparent: str = ""  # whose children the agent's spans are, for the code in its place; "": it isn't traced
 
 
 class Keep(msgspec.Struct, frozen=True, tag="keep"):

@@ -85,7 +85,8 @@ class RunningInstance:
         self.call, self._given_at = call, self._clock.elapsed()
         self._printing.begin()
         self._set_alarm(call.seconds, self._on_alarm)
-        given = Given(call.id, call.payload, self._clock.now() + call.seconds, call.arn, call.client_context)
+        deadline = self._clock.now() + call.seconds
+        given = Given(call.id, call.payload, deadline, call.arn, call.client_context, call.traceparent)
         self._api.give(given)
 
     @property

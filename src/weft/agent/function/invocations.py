@@ -14,6 +14,7 @@ from weft.agent.function.instances import Instances
 from weft.agent.function.pending_output import PendingOutput
 from weft.agent.function.pool import FreeCapacity
 from weft.agent.function.prewarm import Send
+from weft.agent.trace.invocations import ServedTraces
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
 from weft.protocol.heartbeat import Instances as InstancesCounted
@@ -53,6 +54,7 @@ class Functions:
         self._digest_of: dict[str, str] = {}  # by pending invocation
         self._answers: dict[str, Answer] = {}
         self._unwritten = PendingOutput(clock)
+        self.traces: ServedTraces | None = None
         self._send: Send | None = None
         self._sent: InstanceState | None = None  # on this connection
         self._state_due: asyncio.TimerHandle | None = None
@@ -137,6 +139,8 @@ class Functions:
             self._send_message(problem)
         else:
             self._digest_of[call.id] = call.digest
+            if call.traceparent and self.traces is not None:
+                call = self.traces.begin(call)
             self.instances.serve(call, self.instances.recipes[call.digest])
 
     def _refuse(self, message: Invoke | Prepare) -> Refused | None:
@@ -152,6 +156,8 @@ class Functions:
 
     def _on_message(self, message: FromAgent) -> None:
         """Pass on a message of the instances; answers and output are kept, and a refused invocation is no longer pending."""
+        if self.traces is not None and isinstance(message, (Answer, Refused)):
+            self.traces.end(message)
         if isinstance(message, Answer):
             self._answers[message.id] = message
         elif isinstance(message, Refused):

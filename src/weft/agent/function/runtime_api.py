@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import httptools
 import msgspec
 
+from weft.contracts.trace.context import read_traceparent, write_traceparent, write_xray
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES
 
 PREFIX = b"/2018-06-01/runtime/"
@@ -31,6 +32,7 @@ class Given(msgspec.Struct, frozen=True):
     deadline: float  # unix seconds
     arn: str = ""
     client_context: str = ""
+    traceparent: str = ""  # of the span that is the code's parent; "": it has none
 
 
 class Listener(Protocol):
@@ -116,8 +118,12 @@ class RuntimeApi:
 
 
 def encode_given(given: Given) -> bytes:
-    """The answer to ``next``. Pure except for the trace's random id."""
-    trace = f"Root=1-{int(given.deadline):08x}-{os.urandom(12).hex()};Parent={os.urandom(8).hex()};Sampled=0"
+    """The answer to ``next``. Pure except for the trace's random id, where it has none."""
+    parent = read_traceparent(given.traceparent) if given.traceparent else None
+    if parent is not None:
+        trace = f"{write_xray(parent)}\r\nTraceparent: {write_traceparent(parent)}"
+    else:
+        trace = f"Root=1-{int(given.deadline):08x}-{os.urandom(12).hex()};Parent={os.urandom(8).hex()};Sampled=0"
     head = (
         f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nLambda-Runtime-Aws-Request-Id: {given.id}\r\n"
         f"Lambda-Runtime-Deadline-Ms: {int(given.deadline * 1000)}\r\nLambda-Runtime-Trace-Id: {trace}\r\n"

@@ -28,6 +28,7 @@ from weft.gateway.function.invocation.outcome import (
     too_large_error,
     unplaceable_error,
 )
+from weft.gateway.function.invocation.traces import InvocationTrace, InvocationTraces
 from weft.gateway.function.invocation.tracker import (
     GRACE_SECONDS,
     Done,
@@ -60,6 +61,7 @@ log = logging.getLogger("weft.gateway.functions")
 CHECK_SECONDS = 0.25  # between two checks for overdue invocations
 BEGIN_SECONDS = 5.0  # for the functions, and from then on for one node
 ALL_SECONDS = 15.0  # for all nodes: agents try to reach a gateway every 5 s, and connecting takes a moment
+MOST_TRACEPARENT = 512  # characters
 MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
 
@@ -88,6 +90,7 @@ class _Caller(msgspec.Struct, frozen=True):
     function: Function
     began: float
     future: asyncio.Future[Outcome]
+    trace: InvocationTrace | None = None
 
 
 class Dispatcher:
@@ -112,6 +115,7 @@ class Dispatcher:
         self._read_at: float | None = None
         self._written: dict[str, int] = {}  # the last number of what was printed, by node
         self._begun = False
+        self.traces: InvocationTraces | None = None
 
     async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
         """See ``Dispatches``."""
@@ -132,9 +136,13 @@ class Dispatcher:
             self._observer.refused(function, ranked.ranking.reason, version.recipe.digest)
             raise unplaceable_error(function.what, ranked.ranking)
         began = self._clock.elapsed()
-        pending = _make_pending(version, call, ranked.places, began)
+        trace = None
+        if self.traces is not None:
+            trace = self.traces.begin(call.traceparent, f"function/{call.project}/{call.name}")
+        carried = trace.carried if trace is not None else call.traceparent[:MOST_TRACEPARENT]
+        pending = _make_pending(version, call, ranked.places, began, carried)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting[call.id] = _Caller(function, began, future)
+        self._waiting[call.id] = _Caller(function, began, future, trace)
         self._held.take(call.project, len(call.payload))
         self._perform(self._tracker.begin(pending))
         return await future  # if the caller goes, the invocation goes on, and counts
@@ -257,6 +265,8 @@ class Dispatcher:
                         queue += self._tracker.receive(node, refused, self._clock.elapsed())
                     elif pending.cold:
                         self._agents.use(node)
+                    if pending.invoke.traceparent and (caller := self._waiting.get(pending.id)) and caller.trace:
+                        caller.trace.note_sent(self._agents.name_of(node))
                 case SendAck(node=node, id=id, bytes=weight):
                     channel = self._agents.channels.get(node)
                     if channel is not None:
@@ -272,6 +282,11 @@ class Dispatcher:
             return
         self._held.give_back(ended.pending.recipe.project, len(ended.pending.invoke.payload))
         result = self._conclude(caller.function, ended, self._clock.elapsed() - caller.began)
+        if caller.trace is not None:
+            if isinstance(result, Outcome):
+                caller.trace.end(result.error_type, result.start)
+            else:
+                caller.trace.end(result.message)
         if caller.future.done():
             return
         if isinstance(result, Outcome):
@@ -296,7 +311,9 @@ class Dispatcher:
                 return lost_error(function.what, pending.id, f"lost on {name_of(pending.node)}: {why}")
 
 
-def _make_pending(version: Version, call: Call, places: Mapping[str, int], now: float) -> PendingInvocation:
+def _make_pending(
+    version: Version, call: Call, places: Mapping[str, int], now: float, traceparent: str
+) -> PendingInvocation:
     recipe = version.recipe
     seconds = recipe.timeout if call.seconds is None else min(recipe.timeout, call.seconds)
     qualified = f":{call.qualifier}" if call.qualifier else ""
@@ -308,5 +325,6 @@ def _make_pending(version: Version, call: Call, places: Mapping[str, int], now: 
         arn=f"arn:weft:lambda:weft:{recipe.project}:function:{recipe.name}{qualified}",
         client_context=call.client_context,
         tail=call.tail,
+        traceparent=traceparent,
     )
     return PendingInvocation(recipe, invoke, places, now + seconds + GRACE_SECONDS)

@@ -51,17 +51,22 @@ class FunctionStreams:
     async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
         """Serve one stream to its end; the client always gets a last frame."""
         carried = Carried()
-        verbs = {"invoke": self._invoke, "logs": self._logs, "metrics": self._metrics}
+        verbs = {"logs": self._logs, "metrics": self._metrics}
         try:
             target = _read(claims.get("workload"), Target)
-            await verbs[str(claims["verb"])](client, target, claims.get("input") or {}, carried)
+            if claims["verb"] == "invoke":
+                await self._invoke(
+                    client, target, claims.get("input") or {}, carried, str(claims.get("traceparent", ""))
+                )
+            else:
+                await verbs[str(claims["verb"])](client, target, claims.get("input") or {}, carried)
             carried.result = "done"
         except WeftError as problem:
             carried.result = problem.token
             await client.send(encode_error(problem))
         return carried
 
-    async def _invoke(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+    async def _invoke(self, client: Connection, target: Target, given: Any, carried: Carried, traceparent: str) -> None:
         asked = _read(given, InvokeInput)
         payload = await _receive_all(client)
         carried.bytes_in = len(payload)
@@ -74,6 +79,7 @@ class FunctionStreams:
             seconds=asked.timeout or None,
             tail=asked.tail,
             client_context=asked.client_context,
+            traceparent=traceparent,
         )
         if asked.later:
             await self._events.accept(call)

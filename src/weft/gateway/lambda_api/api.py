@@ -176,6 +176,7 @@ def _read_call(request: Request, project: str, named: Named, request_id: str) ->
         payload=payload or b"{}",
         tail=log_type == "Tail",
         client_context=context,
+        traceparent=request.header("traceparent"),
         again=bool(request.header("amz-sdk-invocation-id")) and not _FIRST.match(request.header("amz-sdk-request")),
     )
 

@@ -95,7 +95,14 @@ class FunctionRouter:
             now=self._clock.now(),
             drop_authorization=spec.http == "token",
         )
-        call = Call(id=request_id, project=project, name=named.name, qualifier=named.qualifier, payload=event)
+        call = Call(
+            id=request_id,
+            project=project,
+            name=named.name,
+            qualifier=named.qualifier,
+            payload=event,
+            traceparent=request.header("traceparent"),
+        )
         try:
             return function_url.read_answer(await self._dispatcher.invoke(call, function))
         except function_url.BadAnswer as problem:

@@ -10,6 +10,7 @@ from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
 from weft.agent.function.pool import FreeCapacity, measure_capacity
 from weft.agent.server.client import Server
+from weft.agent.trace.invocations import ServedTraces
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
 from weft.contracts.driver.host import Host
@@ -36,6 +37,8 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
         host.state_dir, host.node, server, images, lambda: functions.used(), agent.egress_endpoints, agent.images
     )
     functions = Functions(drivers, parts, measure, clock)
+    if agent.tracer is not None:
+        functions.traces = ServedTraces(agent.tracer)
     agent.serve_functions(functions)
     return functions
 

@@ -26,6 +26,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     tail: bool = False  # the answer includes the end of the output
     client_context: str = ""  # base64, for the code as it came
     again: bool = False
+    traceparent: str = ""  # the caller's, as it came
 
 
 class Outcome(Answer, frozen=True, kw_only=True):
