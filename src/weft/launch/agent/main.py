@@ -131,6 +131,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         warm_after=options.warm_after,
         log_bytes=options.log_size,
         log_seconds=options.log_age,
+        traced=True,
     )
     if options.log_syslog:
         agent.logs.syslog = LineSender(read_target(options.log_syslog), host.node, clock)

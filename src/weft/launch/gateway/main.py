@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from weft.contracts.clock import Clock, SystemClock
+from weft.gateway.function.invocation.traces import InvocationTraces
 from weft.gateway.gateway import Gateway
 from weft.gateway.published_port.listeners import PortListeners
 from weft.gateway.stream.origins import Origins
@@ -26,6 +27,7 @@ from weft.launch.gateway.functions import make_functions
 from weft.launch.process.address import split_address, take_address, take_origin, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
+from weft.launch.server.traces import make_tracer
 from weft.objects.errors import Unavailable
 from weft.store.remote import RemoteStore
 from weft.trust.tickets import read_ticket_key
@@ -91,6 +93,8 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     store = RemoteStore(state / "store.sock", clock)
     enrolments = Enrolments(store, clock, lambda uid: gateway.check_again(uid))
     functions = make_functions(state, store, clock, ticket_key)
+    if (tracer := make_tracer(options, "gateway", clock)) is not None:
+        functions.service.dispatcher.traces = InvocationTraces(tracer, getattr(options, "traces_sample", 0.01))
     clients = OpenStreams(clock, make_check(functions.service.cache, functions.directory, clock))
     gateway = Gateway(
         tls,

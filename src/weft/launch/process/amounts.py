@@ -27,6 +27,14 @@ def count(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def percent(text: str) -> float:
+    """``0.5%`` as 0.005."""
+    number = text.removesuffix("%")
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", number) or float(number) > 100:
+        raise argparse.ArgumentTypeError(f"give a percentage from 0% to 100%, like 1%, not {text[:_SHOWN]!r}")
+    return float(number) / 100
+
+
 def port() -> Callable[[str], int]:
     return count(1, 65_535)
 

@@ -19,6 +19,7 @@ import uvloop
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.context import ApiContext, Settings
+from weft.api.request.trace import RequestTraces
 from weft.api.server import make_api_server, parse_address
 from weft.api.state.history import History
 from weft.api.state.oidc_provider import Provider, ProviderSettings
@@ -30,6 +31,7 @@ from weft.launch.process.address import ANY, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
+from weft.launch.server.traces import make_tracer, open_traces
 from weft.launch.store.engine import make_store
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
@@ -49,7 +51,7 @@ ADDRESSES_EVERY_SECONDS = 5.0
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
-    writes_per_second, context."""
+    writes_per_second, traces, traces_sample, context."""
     logs = gather_logs()
     raise_descriptor_limit()
     try:
@@ -142,6 +144,9 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         history=history,
         writes=WriteRates(options.writes_per_second),
     )
+    traces = open_traces(options, clock)
+    if traces is not None and (tracer := make_tracer(options, "api", clock)) is not None:
+        context.traces, context.spans = RequestTraces(tracer, options.traces_sample), traces.store
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
@@ -153,10 +158,13 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         keeping = asyncio.create_task(keep_place(context, clock))
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
+        tracing = asyncio.create_task(traces.keep()) if traces is not None else None
         await stop.wait()
         keeping.cancel()
         renewing.cancel()
         flushing.cancel()
+        if tracing is not None:
+            tracing.cancel()
     finally:
         await context.stop()
         await server.close()
@@ -166,6 +174,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         await asyncio.to_thread(audit.close)
         if syslog is not None:
             await asyncio.to_thread(syslog.close)
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
         await asyncio.to_thread(journal.close)
         await store.close()
 

@@ -24,6 +24,7 @@ import uvloop
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
+from weft.contracts.trace.span import Tracer
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
@@ -42,6 +43,7 @@ from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.server.alerts import find_unfit
+from weft.launch.server.traces import make_tracer
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler
@@ -64,7 +66,7 @@ class Options(Protocol):
     registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``receivers_allow``
     in which networks of the machine, its links or private ones receivers may be; ``metrics`` and ``database`` where the history of
     metrics is kept; ``alert_interval`` how often alert rules are evaluated, in seconds; ``resume_elsewhere_after`` for how many
-    seconds a suspended VM waits for its own node."""
+    seconds a suspended VM waits for its own node; ``traces`` whether what is done is recorded."""
 
     state: Path
     microvm_dir: Path
@@ -75,6 +77,7 @@ class Options(Protocol):
     database: Database | None
     alert_interval: float
     resume_elsewhere_after: float
+    traces: str
 
 
 async def decide(
@@ -93,12 +96,13 @@ async def decide(
     elsewhere_seconds: float = ELSEWHERE_SECONDS,
     evaluator: Evaluates | Unevaluated | None = None,
     make_receivers: Callable[[LeaderLease], Receivers] | None = None,
+    tracer: Tracer | None = None,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, and without
     ``make_receivers`` nobody is notified."""
     cache = Cache(store, make_view(), clock)
-    lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder)
+    lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         try:
@@ -206,6 +210,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 evaluator=find_unfit(options.metrics, options.database)
                 or Evaluator(options.state, clock, options.alert_interval),
                 make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
+                tracer=make_tracer(options, "controllers", clock),
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

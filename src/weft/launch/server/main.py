@@ -17,17 +17,19 @@ from pathlib import Path
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.address import take_address, take_networks, take_origin, take_source
-from weft.launch.process.amounts import count, duration, size
+from weft.launch.process.amounts import count, duration, percent, size
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.lock import hold_server
 from weft.launch.server.metrics import PROGRAM, plan_database, require_program
+from weft.launch.server.traces import LOCAL, NO_TRACES
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.launch.store.etcd import plan_etcd
 from weft.objects.errors import InvalidInput, WeftError
 from weft.telemetry.audit.log import FILE_BYTES
 from weft.telemetry.audit.syslog import read_target
 from weft.telemetry.metrics.database import OFF, OWN, Database, read_option
+from weft.telemetry.traces.export import read_collector
 
 # What runs each of the server's processes: imported by the one that needs it.
 PROCESSES = {
@@ -185,6 +187,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="how often alert rules are evaluated (default 10s)",
     )
     parser.add_argument(
+        "--traces",
+        metavar="WHERE",
+        default=LOCAL,
+        help="where traces are kept: local (in the state folder), off, or otlp=URL: local, and sent to the OTLP collector at URL,"
+        " like otlp=http://127.0.0.1:4318 (default local)",
+    )
+    parser.add_argument(
+        "--traces-sample",
+        metavar="PERCENT",
+        type=percent,
+        default="1%",
+        help="how many requests that only read, and invocations of functions, are traced; people's writes always are (default 1%%)",
+    )
+    parser.add_argument(
         "--resume-elsewhere-after",
         metavar="DURATION",
         type=duration(),
@@ -234,6 +250,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     try:
         options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
         options.metrics, options.database = _read_metrics(options)
+        if options.traces not in (LOCAL, NO_TRACES):
+            read_collector(options.traces)
     except WeftError as problem:
         parser.error(f"{problem.message}; {problem.hint}")
     options.listen = options.listen or ["127.0.0.1:8443"]
