@@ -156,6 +156,7 @@ TOOLS: dict[str, Entry] = {
     "dashboard": Entry("dashboard", "Show the dashboard in this machine's browser"),
     "doctor": Entry("doctor", "Check this machine and the server"),
     "audit": Entry("audit", "List, verify or export the audit log"),
+    "trace": Entry("trace", "Show what a request took its time for, or list traces"),
     "support": Entry("support", "Collect a support bundle: support bundle"),
     "completion": Entry("completion", "Set up completion for bash, zsh or fish"),
     "version": Entry("version", "Show the versions of weft here and at the server"),
