@@ -181,7 +181,7 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/v1/traces/{id}",
+        "/v1/traces/{name}",
         get,
         "The spans of a trace, as OTLP has them in JSON",
         permission="trace:get",
