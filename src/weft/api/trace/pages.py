@@ -181,7 +181,7 @@ ROUTES = (
     ),
     Route(
         "GET",
-        "/v1/traces/{name}",
+        "/v1/traces/{trace}",
         get,
         "The spans of a trace, as OTLP has them in JSON",
         permission="trace:get",
