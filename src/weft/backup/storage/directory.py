@@ -29,6 +29,7 @@ class DirectoryStorage(Storage):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = f"dir://{root}"
+        self._identity = _identify(root)
 
     def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
         upload = _FileUpload(self, key, _NOBODY)
@@ -47,7 +48,7 @@ class DirectoryStorage(Storage):
                     return file.read()
                 return os.pread(file.fileno(), length, offset)
         except (FileNotFoundError, NotADirectoryError) as error:
-            self._be_there()
+            self.be_there()
             raise ObjectMissing(key) from error
         except OSError as error:
             raise self.explain(error) from error
@@ -59,7 +60,7 @@ class DirectoryStorage(Storage):
                     with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
                         yield Stored(prefix + entry.name, entry.stat().st_size)
         except FileNotFoundError:
-            self._be_there()
+            self.be_there()
         except OSError as error:
             raise self.explain(error) from error
 
@@ -69,7 +70,7 @@ class DirectoryStorage(Storage):
             path.unlink()
             sync_folder(path.parent)
         except FileNotFoundError:
-            self._be_there()
+            self.be_there()
         except OSError as error:
             raise self.explain(error) from error
 
@@ -94,12 +95,29 @@ class DirectoryStorage(Storage):
             return repository_full(self.url, error.strerror)
         if error.errno in _READ_ONLY:
             return read_only(self.url, error.strerror)
-        return unreachable(self.url, error.strerror)
+        return self._find_gone() or unreachable(self.url, error.strerror)
 
-    def _be_there(self) -> None:
-        """Tell a missing object from a repository that is not mounted."""
+    def be_there(self) -> None:
+        """Raises Unavailable if the folder is gone, or is another one since its file system was unmounted: what is written there
+        would lie beneath the mount."""
+        if (gone := self._find_gone()) is not None:
+            raise gone
+
+    def _find_gone(self) -> WeftError | None:
         if not self.root.is_dir():
-            raise unreachable(self.url, "the folder is gone")
+            return unreachable(self.url, "the folder is gone")
+        if _identify(self.root) != self._identity:
+            return unreachable(self.url, "the folder is another one than before: its file system was unmounted")
+        return None
+
+
+def _identify(folder: Path) -> tuple[int, int] | None:
+    """Which folder of which mounted file system; None: there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _FileUpload(Upload):
@@ -108,6 +126,7 @@ class _FileUpload(Upload):
     def __init__(self, storage: DirectoryStorage, key: str, owner: str) -> None:
         self._storage, self._path = storage, storage.root / key
         self._work = storage.root / _UPLOADS / f"{owner}.{secrets.token_hex(8)}"
+        storage.be_there()
         try:
             for folder in (self._work.parent, self._path.parent):
                 self._make(folder)
