@@ -8,15 +8,22 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.cluster.cluster import Cluster, lay_out, until
+from tests.commands import WEFT
 
 pytestmark = [
     pytest.mark.host,
     pytest.mark.skipif(not os.environ.get("CEPH"), reason="CEPH=1 is not set: this test starts a Ceph cluster"),
 ]
+BUCKET = "weft-backups"
 COUNT = (
     "(i=0; while true; do i=$((i+1)); echo count $i | dd of=/dev/vdb bs=512 seek=8 conv=sync,fsync,notrunc; "
     "echo $i > /tmp/count; sleep 0.1; done) >/dev/null 2>&1 &"
@@ -166,6 +173,100 @@ def test_a_disk_goes_from_ceph_to_a_folder_and_back_while_its_guest_runs(on_ceph
         now = count(on_ceph)
         until(lambda now=now: count(on_ceph) > now)
     assert sh(on_ceph, "cat /proc/sys/kernel/random/boot_id") == boot
+
+
+def read_bucket(cluster: Cluster) -> Any:
+    access, secret = ((cluster.state / "ceph" / "s3" / name).read_text() for name in ("access_key", "secret_key"))
+    endpoint = f"http://{cluster.host_address}:7480"
+    words = {"endpoint_url": endpoint, "aws_access_key_id": access, "aws_secret_access_key": secret}
+    return boto3.session.Session().client("s3", region_name="us-east-1", **words)
+
+
+def list_versions(s3: Any) -> list[dict[str, str]]:
+    pages = s3.get_paginator("list_object_versions").paginate(Bucket=BUCKET)
+    return [version for page in pages for version in page.get("Versions", [])]
+
+
+def test_backups_in_a_bucket_are_locked_and_come_back(on_ceph: Cluster) -> None:
+    url = f"s3://{BUCKET}?endpoint=http://{on_ceph.host_address}:7480"
+    files = [f"--from-file={name}=.weft/ceph/s3/{name}" for name in ("access_key", "secret_key")]
+    on_ceph.ok("secret", "create", "bucket", *files)
+    on_ceph.ok("secret", "create", "wrong", files[0], "--value", "secret_key=hunter2")
+    for secret, place, words in (
+        ("wrong", url, "secret_key: the secret key of"),
+        ("bucket", url.replace(BUCKET, "another"), "spec.url: s3://another"),
+        ("bucket", url.replace(":7480", ":7481"), "Connection refused"),
+        ("bucket", url.replace("http:", "https:"), "does not speak TLS"),
+    ):
+        told = on_ceph.fails(1, "backuprepository", "create", "bad", "--url", place, "--credentials", secret)
+        assert words in told and "hunter2" not in told
+        on_ceph.ok("backuprepository", "delete", "bad", "--yes")
+    on_ceph.ok("backuprepository", "create", "safe", "--url", url, "--credentials", "bucket", "--immutable")
+
+    on_ceph.ok("vm", "create", "app", "--image", "tiny", "--memory", "128M")
+    data = "dd if=/dev/urandom of=/root/data bs=64k count=96; sync; sha256sum < /root/data"
+    digest = on_ceph.ok("vm", "exec", "app", "--", "sh", "-c", data)
+    assert "--keep" in on_ceph.fails(1, "backup", "create", "vm/app", "--to", "safe", "--name", "b0")
+    on_ceph.ok("backup", "create", "vm/app", "--to", "safe", "--name", "b1", "--keep", "1d")
+    s3 = read_bucket(on_ceph)
+    for version in list_versions(s3):
+        words = {"Bucket": BUCKET, "Key": version["Key"], "VersionId": version["VersionId"]}
+        if version["Key"].split("/")[0] in ("packs", "index", "backups", "weft-backup"):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                s3.delete_object(**words, BypassGovernanceRetention=True)
+        s3.delete_object(Bucket=BUCKET, Key=version["Key"])  # only a mark of deletion, which changes nothing
+    assert "is locked until 20" in on_ceph.fails(5, "backup", "delete", "b1", "--yes")
+    on_ceph.ok("backup", "set", "b1", "--keep", "40d")
+    soon = datetime.now(UTC) + timedelta(days=39)
+    until(lambda: (on_ceph.object("backup", "b1")["status"]["locked_until"] or 0) > soon.timestamp())
+    for version in list_versions(s3):
+        if version["Key"].split("/")[0] in ("packs", "index", "backups", "weft-backup"):
+            words = {"Bucket": BUCKET, "Key": version["Key"], "VersionId": version["VersionId"]}
+            rule = s3.get_object_retention(**words)["Retention"]
+            assert rule["Mode"] == "COMPLIANCE" and rule["RetainUntilDate"] > soon, version["Key"]
+
+    on_ceph.ok("backup", "verify", "b1")
+    assert on_ceph.ok("backup", "get", "b1", "/etc/hostname").strip() == "app"
+    on_ceph.ok("vm", "delete", "app", "--yes")
+    for name, how in (("app", ()), ("fast", ("--instant",))):
+        on_ceph.ok("backup", "restore", "b1", "--new-name", name, *how)
+        assert on_ceph.ok("vm", "exec", name, "--", "sh", "-c", "sha256sum < /root/data") == digest
+
+
+def test_a_backup_waits_for_a_bucket_that_is_away_also_when_its_agent_is_killed(on_ceph: Cluster) -> None:
+    [keeper], [gateway] = on_ceph.pids("weft ceph"), on_ceph.pids("radosgw")
+    os.kill(keeper, signal.SIGSTOP)  # or it starts the gateway again
+    try:
+        os.kill(gateway, signal.SIGKILL)
+        on_ceph.ok("backup", "create", "vm/app", "--to", "safe", "--name", "b2", "--keep", "20s", "--detach")
+        until(lambda: "can't be reached" in on_ceph.object("backup", "b2")["status"]["message"])
+        node = on_ceph.vm("app")["status"]["node"]
+        [agent] = on_ceph.pids(f"weft agent {node} ")
+        os.kill(agent, signal.SIGKILL)
+        until(lambda: on_ceph.pids(f"weft agent {node} ") not in ([], [agent]))
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    until(lambda: on_ceph.object("backup", "b2")["status"]["phase"] == "Ready", 120)
+    until(lambda: on_ceph.run("backup", "delete", "b2", "--yes").returncode == 0)  # once its time is over
+    assert "b2" not in on_ceph.ok("backup", "list")
+
+
+def test_the_server_is_backed_up_into_the_bucket_and_restored(on_ceph: Cluster, tmp_path: Path) -> None:
+    url = f"s3://{BUCKET}?endpoint=http://{on_ceph.host_address}:7480"
+    key, s3 = tmp_path / "key", on_ceph.state / "ceph" / "s3"
+    key.write_text(on_ceph.ok("backuprepository", "key", "safe"))
+    keys = {"AWS_ACCESS_KEY_ID": s3 / "access_key", "AWS_SECRET_ACCESS_KEY": s3 / "secret_key"}
+    env = {**os.environ, **{name: file.read_text() for name, file in keys.items()}}
+
+    def weft(*words: str) -> str:
+        argv = [WEFT, "server", *words, "--key-file", str(key)]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    weft("backup", url, "--state", str(on_ceph.state / "server"), "--keep", "1d", "--immutable")
+    assert "found server-" in weft("restore", url, "--state", str(tmp_path / "restored"))
+    assert (tmp_path / "restored" / "store.db").exists()
 
 
 def test_a_node_that_was_given_up_writes_no_more_before_the_guest_begins_elsewhere(on_ceph: Cluster) -> None:
