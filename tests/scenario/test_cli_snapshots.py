@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.scenario.cli_lab import Fabric, start_fabric
+
+from weft.trust.seal import unseal
 
 # Typed wrongly: exit code, what is said, and what to do in its place.
 WRONG = (
@@ -144,6 +148,57 @@ def test_a_pool_that_no_node_offers_is_named(fabric: Fabric) -> None:
     made = fabric.weft("volume", "create", "odd", "--size", "64M", "--pool", "nope")
     assert made.code == 0 and "no node offers pool nope now" in made.err, made.err
     assert "no node offers" not in fabric.weft("volume", "create", "even", "--size", "64M").err
+
+
+def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_by_its_key(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    weft, key = fabric.weft, tmp_path / "safe.key"
+    for line in (
+        "project create shop",
+        "network create blue --cidr 10.77.0.0/24 -p shop",
+        "securitygroup create web --ingress tcp:80 -p shop",
+        "secret create login --value password=only-once -p shop",
+        "volume create fresh --size 64M -p shop",
+        f"backuprepository create safe --url dir://{tmp_path}",
+        "backup create project/shop --to safe --name all",
+    ):
+        said = weft(*line.split())
+        assert said.code == 0, said.err
+    refused = weft("backup", "create", "project/nope", "--to", "safe", "--name", "x")
+    assert refused.code == 3 and 'project "nope" not found' in refused.err
+    assert b"only-once" not in b"".join(one.read_bytes() for one in tmp_path.rglob("*") if one.is_file())
+
+    there = weft("backup", "restore", "all", "-p", "shop", "--dry-run")
+    assert (
+        there.code == 5 and "there already: secret/login, volume/fresh" in there.err and "--into PROJECT" in there.err
+    )
+    planned = weft("backup", "restore", "all", "-p", "shop", "--dry-run", "--into", "new")
+    assert planned.code == 0 and "secret/login  would be created" in planned.out, planned.err
+    assert weft("project", "get", "new").code == 3
+    restored = weft("backup", "restore", "all", "-p", "shop", "--into", "new")
+    assert restored.code == 0 and "network/blue  Ready" in restored.out, restored.err
+    sealed = json.loads(weft("secret", "get", "login", "-p", "new", "-o", "json").out)["spec"]["sealed"]["password"]
+    seal_key = bytes.fromhex((fabric.folder / "server" / "seal.key").read_text())
+    assert unseal(seal_key, sealed, "secret/new/login/password") == b"only-once"
+    again = weft("backup", "restore", "all", "-p", "shop", "--into", "new", "--keep-existing")
+    assert again.code == 0 and "volume/fresh  kept" in again.err
+
+    key.write_text(weft("backuprepository", "key", "safe").out)
+    taken_in = weft("backuprepository", "create", "found", "--url", f"dir://{tmp_path}", "--key-file", str(key))
+    assert taken_in.code == 0 and "backup/all-" in taken_in.out, taken_in.err
+    listed = weft("backuprepository", "import", "found", "--dry-run", "-o", "json")
+    assert [(one["project"], one["name"], one["of"]) for one in json.loads(listed.out)["items"]] == [
+        ("shop", "all", "project/shop")
+    ]
+    assert "1 of 1 backups are known already" in weft("backuprepository", "import", "found").err
+    other = weft("backuprepository", "import", "found", "--into", "third")
+    assert other.code == 0 and weft("backup", "get", "all", "-p", "third").code == 0
+    assert weft("backup", "delete", "all", "-p", "third", "--yes").code == 0
+    verified = weft("backup", "verify", "all", "-p", "shop")  # what another one stands for stays
+    assert verified.code == 0 and "backup/all  read" in verified.out, verified.err
+    boots = weft("backup", "verify", "all", "-p", "shop", "--boot")
+    assert boots.code != 0 and "is of project/shop, which doesn't boot" in boots.err
 
 
 def test_an_image_that_can_not_be_fetched_is_not_waited_for(fabric: Fabric) -> None:

@@ -123,6 +123,7 @@ ALERT_RULE = Kind(
     summary="A condition over metrics, and who is notified when it holds",
     spec=AlertRuleSpec,
     status=AlertRuleStatus,
+    in_backups="kept",
     access=Access(
         readers="project",
         status_writer="alerts",

@@ -5,7 +5,8 @@ It begins with a snapshot, which stays until the next backup into that repositor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -43,7 +44,6 @@ from weft.kinds.record import (
     Reference,
     Stored,
     Verb,
-    uid_of,
 )
 from weft.kinds.snapshot import SnapshotDisk
 from weft.objects.envelope import Envelope, decode_part
@@ -53,15 +53,32 @@ from weft.objects.quantity import format_time
 from weft.objects.schema import field, words
 
 OF = ("vm", "volume", "container")
+UNPROVEN = "unproven"  # the state of a backup that nobody has verified
+PROJECT = "project"  # of its objects, without data
+SET = "project-backup"  # the label with the name of the backup of a whole project that one is a part of
 MADE_OF = "backups are made of"
+_ID = re.compile(r"[0-9a-f-]{8,64}")
 
 
 class BackupSpec(msgspec.Struct, kw_only=True):
-    of: Annotated[str, field("What it is of: vm/NAME, volume/NAME or container/NAME, in this project", change="never")]
+    of: Annotated[
+        str,
+        field(
+            "What it is of: vm/NAME, volume/NAME or container/NAME, in this project; project/NAME: the objects of the project",
+            change="never",
+        ),
+    ]
     to: Annotated[str, field("Backup repository that it goes to", change="never", name=True)]
     keep: Annotated[
         float, field("How long it is kept; 0: until people delete it", quantity="duration", change="live")
     ] = 0.0
+    adopts: Annotated[
+        str,
+        field(
+            "Id of a backup that the repository has already, which this one stands for; takes an administrator of the fabric",
+            change="never",
+        ),
+    ] = ""
     policy: Annotated[str, field("Backup policy that had it made; set by the server", change="never", name=True)] = ""
     verify_generation: Annotated[int, field("Number of verifications that were asked for; set by the server")] = 0
     verify_how: Annotated[How, field("What the last of them does; set by the server")] = "read"
@@ -102,7 +119,13 @@ class BackupStatus(msgspec.Struct, kw_only=True):
 
 def check_backup(spec: BackupSpec) -> None:
     """Raises InvalidInput."""
-    check_subject(spec.of, "spec.of", OF, MADE_OF)
+    check_subject(spec.of, "spec.of", (*OF, PROJECT), MADE_OF)
+    if spec.adopts and not _ID.fullmatch(spec.adopts):
+        raise InvalidInput(
+            f"spec.adopts: {spec.adopts[:60]!r} is not the id of a backup",
+            field="spec.adopts",
+            hint="weft backuprepository import REPOSITORY adopts all that a repository has",
+        )
     if not 0 <= spec.keep <= 100 * 366 * 86400:
         raise InvalidInput("spec.keep: out of range", field="spec.keep", hint="give 0 to 36600d")
     check_request(spec.verify_check, spec.verify_within, spec.verify_how == "boot", "spec.verify_")
@@ -122,7 +145,21 @@ def refuse_locked(envelope: Envelope, now: float) -> None:
 def subject_key(backup: Stored) -> str:
     """The key of what it is of."""
     kind, name = split_subject(backup.spec(BackupSpec).of)
-    return object_key(kind, backup.envelope.project, name)
+    return object_key(kind, backup.envelope.project if kind != PROJECT else None, name)
+
+
+def id_in_repository(uid: str, spec: BackupSpec) -> str:
+    """What the repository calls the backup with this uid."""
+    return spec.adopts or uid
+
+
+def is_of_project(spec: BackupSpec) -> bool:
+    return split_subject(spec.of)[0] == PROJECT
+
+
+def _find_rights(_: BackupSpec | None, new: BackupSpec) -> Iterable[tuple[str, str]]:
+    """A repository has backups of other projects, too: who adopts one must be allowed to see what is there."""
+    return [("backuprepository:contents", "adopt a backup")] if new.adopts else []
 
 
 def policy_key(backup: Stored) -> str:
@@ -161,7 +198,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     return find_verify_failure(obj, what) if goal.words == VERIFIED.words else None
 
 
-BACKUPS_BY_UID = Index("backups by uid")
+BACKUPS_BY_UID = Index("backups by uid, and by id in their repository")
 BACKUPS_BY_SUBJECT = Index("backups by key of what they are of")
 BACKUPS_BY_POLICY = Index("backups by key of their policy")
 BACKUPS_BY_REPOSITORY = Index("backups by name of their repository")
@@ -169,7 +206,14 @@ BACKUPS_BY_SNAPSHOT = Index("backups by uid of their snapshot", reads_status=Tru
 
 
 def _list_subjects(kind: str, spec: BackupSpec) -> list[str]:
-    return list_named(kind, [spec.of])
+    """What one stands for that is adopted need not be there."""
+    return [] if spec.adopts else list_named(kind, [spec.of])
+
+
+def _ids(backup: Stored) -> tuple[str, ...]:
+    """Its uid, and its id in the repository if that is another one."""
+    adopts = backup.spec(BackupSpec).adopts
+    return (backup.uid, adopts) if adopts else (backup.uid,)
 
 
 def _snapshot_uid(backup: Stored) -> Sequence[str]:
@@ -201,7 +245,7 @@ BACKUP = Kind(
     spec=BackupSpec,
     status=BackupStatus,
     indexes={
-        BACKUPS_BY_UID: uid_of,
+        BACKUPS_BY_UID: _ids,
         BACKUPS_BY_SUBJECT: lambda item: (subject_key(item),),
         BACKUPS_BY_POLICY: lambda item: (policy_key(item),) if item.spec(BackupSpec).policy else (),
         BACKUPS_BY_REPOSITORY: lambda item: (item.spec(BackupSpec).to,),
@@ -229,7 +273,7 @@ BACKUP = Kind(
             needs="operate",
         ),
     ),
-    access=Access(readers="project", status_writer="backups"),
+    access=Access(readers="project", status_writer="backups", further_rights=_find_rights),
     admission=Admission(
         check=check_backup,
         delete_guard=refuse_locked,

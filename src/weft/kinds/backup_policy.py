@@ -185,6 +185,7 @@ BACKUP_POLICY = Kind(
         Reference("pool", "spec.pool", lambda spec: [spec.pool] if spec.pool else [], blocks=False),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
+    in_backups="kept",
     access=Access(readers="project", status_writer="backup policies"),
     admission=Admission(check=check_policy),
     display=Display(

@@ -13,6 +13,7 @@ import msgspec
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.stream_verbs import CONTENTS
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of
 from weft.kinds.secret import SealedSpec, check_values
 from weft.objects.errors import InvalidInput
@@ -193,6 +194,7 @@ BACKUP_REPOSITORY = Kind(
     spec=BackupRepositorySpec,
     status=BackupRepositoryStatus,
     indexes={REPOSITORIES_BY_UID: uid_of},
+    verbs=(CONTENTS,),
     access=Access(readers="shared", status_writer="backup repositories", further_rights=_find_rights),
     admission=Admission(
         check=check_repository,

@@ -246,6 +246,7 @@ CONSTRAINT = Kind(
     status=ConstraintStatus,
     references=(share_reference(),),
     verbs=(SHARE,),
+    in_backups="kept",
     access=Access(
         readers="project",
         status_writer="standing",

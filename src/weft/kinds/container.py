@@ -360,6 +360,7 @@ CONTAINER = Kind(
     verbs=VERBS,
     snapshots="mounts",
     workload=WORKLOAD,
+    in_backups="renamed",
     access=Access(
         readers="project",
         status_writer="workload",

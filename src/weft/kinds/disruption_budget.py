@@ -71,6 +71,7 @@ DISRUPTION_BUDGET = Kind(
     spec=DisruptionBudgetSpec,
     status=DisruptionBudgetStatus,
     indexes={BUDGETS_BY_LABEL: _words},
+    in_backups="kept",
     access=Access(readers="project"),
     admission=Admission(check=check_budget),
     display=Display(

@@ -328,6 +328,7 @@ FUNCTION = Kind(
             needs="read",
         ),
     ),
+    in_backups="renamed",
     access=Access(readers="project", status_writer="gateway"),
     admission=Admission(
         check=check_function,

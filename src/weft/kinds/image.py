@@ -271,6 +271,7 @@ IMAGE = Kind(
             needs="write",
         ),
     ),
+    in_backups="named",
     access=Access(
         readers="project",
         status_writer="images",

@@ -365,6 +365,7 @@ JOB = Kind(
         Verb("release", "Let a held job go on", change=_set("release", ENDED, hold=False), needs="operate"),
     ),
     template=("container", "spec.task"),
+    in_backups="unended",
     access=Access(readers="project", status_writer="jobs"),
     admission=Admission(
         check=check_job,

@@ -159,6 +159,7 @@ NETWORK = Kind(
     indexes={NETWORKS_BY_UID: uid_of},
     references=(share_reference(),),
     verbs=(SHARE,),
+    in_backups="kept",
     access=Access(
         readers="project",
         further_rights=find_rights,

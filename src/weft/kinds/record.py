@@ -354,6 +354,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     # What a snapshot of it is of: its machine's disks and memory, itself as a volume, or the volumes that it mounts; "": there are
     # none.
     snapshots: Literal["", "machine", "volume", "mounts"] = ""
+    # How a backup of its project has it. renamed: it runs or has data, and a restore may give it another name; unended: so, unless
+    # it has ended, since it would run again; kept: a restore leaves what is there and the same; named: only its name counts, and no
+    # backup has its content; "": not at all.
+    in_backups: Literal["", "renamed", "unended", "kept", "named"] = ""
     access: Access
     admission: Admission = Admission()
     display: Display = Display()

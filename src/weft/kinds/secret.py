@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.parts.snapshot.backed_up import SealedElsewhere
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
 from weft.objects.errors import InvalidInput
 from weft.objects.image.reference import parse_reference
@@ -28,6 +29,9 @@ class SealedSpec(msgspec.Struct, kw_only=True):
 
 
 class SecretSpec(SealedSpec, kw_only=True):
+    from_backup: Annotated[
+        SealedElsewhere | None, field("Values from a backup of a project; accepted, and never shown again")
+    ] = None
     registry: Annotated[
         str,
         field(
@@ -99,6 +103,7 @@ SECRET = Kind(
     summary="Confidential values for workloads and image registries",
     spec=SecretSpec,
     status=SecretStatus,
+    in_backups="kept",
     access=Access(readers="project", status_writer="api"),
     admission=Admission(check=check_secret, server_fields=("sealed",), seals=True),
     display=Display(

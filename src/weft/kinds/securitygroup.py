@@ -118,6 +118,7 @@ SECURITY_GROUP = Kind(
         Reference("securitygroup", "spec.ingress", lambda spec: _groups_named(read_rules(spec)[0])),
         Reference("securitygroup", "spec.egress", lambda spec: _groups_named(read_rules(spec)[1])),
     ),
+    in_backups="kept",
     access=Access(readers="project", status_writer="securitygroups"),
     admission=Admission(check=check_security_group),
     display=Display(

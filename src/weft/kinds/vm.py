@@ -434,6 +434,7 @@ VM = Kind(
     verbs=VERBS,
     snapshots="machine",
     workload=WORKLOAD,
+    in_backups="renamed",
     access=Access(
         readers="project",
         status_writer="workload",

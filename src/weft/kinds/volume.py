@@ -214,6 +214,7 @@ VOLUME = Kind(
     ),
     verbs=VOLUME_VERBS,
     snapshots="volume",
+    in_backups="renamed",
     access=Access(readers="project", status_writer="volumes", condition_writers={"Snapshots": "snapshots"}),
     admission=Admission(
         check=check_volume,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -141,6 +141,7 @@ class SecretsInput(msgspec.Struct, frozen=True):
     allocation: str = ""  # the name of one of the node's own
     ticket: str = ""  # from a function's recipe, or from a stream's claims
     repository: str = ""  # the name of a BackupRepository that an order of the node is about, or the ticket
+    backup: str = ""  # the uid of a Backup of a project that the node is to copy there: its objects, too
 
 
 class OpenedSecrets(msgspec.Struct, frozen=True):
@@ -159,6 +160,7 @@ class OpenedRepository(msgspec.Struct, frozen=True):
 
     values: dict[str, str] = {}
     ca: str = ""  # PEM, of a bucket
+    objects: dict[str, Any] = {}  # of a project: ``BackedUpProject``
 
     @property
     def credentials(self) -> tuple[str, str] | None:

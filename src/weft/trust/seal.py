@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import secrets
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def read_seal_key(state: Path) -> bytes:
             f"{path} holds no key", hint="restore it from a backup: the secrets that it sealed can't be read without it"
         ) from None
     return key
+
+
+def derive_key(key: bytes, use: str) -> bytes:
+    """A key for one use only, which follows from ``key``."""
+    return hmac.digest(key, f"weft {use}".encode(), "sha256")
 
 
 def seal(key: bytes, plain: bytes, place: str) -> str:

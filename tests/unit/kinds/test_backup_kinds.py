@@ -72,11 +72,14 @@ def test_a_wrong_repository_is_refused_without_a_word_of_its_secrets(spec: dict[
     assert not [value for value in values if value in said], said
 
 
-@pytest.mark.parametrize("of", ["", "vm", "vm/", "/web", "vm/web/x", "job/web", "project/web", "VM/web"])
+@pytest.mark.parametrize("of", ["", "vm", "vm/", "/web", "vm/web/x", "job/web", "project/", "VM/web"])
 def test_a_backup_of_something_else_is_refused(of: str) -> None:
     with pytest.raises(InvalidInput, match="nothing that backups are made of") as refused:
         check_backup(BackupSpec(of=of, to="safe"))
-    assert (refused.value.field, refused.value.hint) == ("spec.of", "write vm/web or volume/data or container/db")
+    assert (refused.value.field, refused.value.hint) == (
+        "spec.of",
+        "write vm/web or volume/data or container/db or project/shop",
+    )
 
 
 @pytest.mark.parametrize("keep", [-1.0, 36601 * 86400.0, float("nan"), float("inf")])

@@ -153,6 +153,7 @@ class BackupWork:
             kept_bytes=line.kept_bytes,
             full_because=line.full_because,
             disks=line.disks,
+            manifest=line.manifest,
             damaged=line.damaged,
             finished_at=self._clock.now() if line.ended else 0.0,
             reason=line.reason,
@@ -202,8 +203,14 @@ class BackupWork:
         )
 
     async def _copy(self, order: BackupOrder, job: Job) -> Line:
+        if not order.disks:  # of a project
+            return await self._run(order, await self._add_objects(order, job))
         async with self._read_disks(order) as disks:
             return await self._run(order, msgspec.structs.replace(job, disks=disks))
+
+    async def _add_objects(self, order: BackupOrder, job: Job) -> Job:
+        opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository, backup=order.uid)
+        return msgspec.structs.replace(job, objects=msgspec.json.encode(opened.objects).decode())
 
     @contextlib.asynccontextmanager
     async def _read_disks(self, order: BackupOrder) -> AsyncIterator[list[JobDisk]]:

@@ -28,8 +28,9 @@ class BackupFiles:
         self._cache, self._node, self._server = Path(state_dir) / "backup-catalogues", node, server
         self._under_way = 0
 
-    async def read(self, claims: Claims, given: FilesInput) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Pieces of the answer, each with its channel: ``stdout``, or ``stderr`` for what people should know. Raises WeftError."""
+    async def read(self, claims: Claims, given: FilesInput | None) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Pieces of the answer, each with its channel: ``stdout``, or ``stderr`` for what people should know.
+        ``given`` None: what is in the repository. Raises WeftError."""
         if self._under_way >= MOST_AT_ONCE:
             raise Unavailable(
                 "this node reads files of other backups now", reason="tooManyStreams", retry_after_seconds=5.0
@@ -42,18 +43,24 @@ class BackupFiles:
         finally:
             self._under_way -= 1
 
-    async def _make_job(self, claims: Claims, given: FilesInput) -> FilesJob:
+    async def _make_job(self, claims: Claims, given: FilesInput | None) -> FilesJob:
         place = claims.repository
         assert place is not None
         opened = await asyncio.to_thread(self._server.read_repository, self._node, place.name, place.ticket)
-        return FilesJob(
-            act=given.act,
+        job = FilesJob(
+            act="contents",
             url=place.url,
             key=opened.values["key"],
             cache=str(self._cache),
             credentials=opened.credentials,
             ca=opened.ca,
             repository_id=place.id,
+        )
+        if given is None:
+            return job
+        return msgspec.structs.replace(
+            job,
+            act=given.act,
             backup=claims.guest_id,
             disk=given.disk,
             partition=given.partition,

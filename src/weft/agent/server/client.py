@@ -49,9 +49,9 @@ class Server(Protocol):
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         """The registry credentials in the secret of ``ticket``. Raises NotFound (``secretNotFound``), Unavailable."""
 
-    def read_repository(self, node: str, repository: str, ticket: str = "") -> OpenedRepository:
-        """Key and credentials of a backup repository that an order of the node, or ``ticket``, is about. Raises NotFound,
-        Forbidden, Unavailable."""
+    def read_repository(self, node: str, repository: str, ticket: str = "", backup: str = "") -> OpenedRepository:
+        """Key and credentials of a backup repository that an order of the node, or ``ticket``, is about; with the uid of a
+        ``backup`` of a project, also its objects. Raises NotFound, Forbidden, Unavailable."""
 
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         """The node's own address in a network that a function names; the same one each time. Raises NotFound, Forbidden,
@@ -88,8 +88,9 @@ class RemoteServer:
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         return self._read_secrets(node, SecretsInput(ticket=ticket))
 
-    def read_repository(self, node: str, repository: str, ticket: str = "") -> OpenedRepository:
-        return self._ask_secrets(node, SecretsInput(repository=repository, ticket=ticket), OpenedRepository)
+    def read_repository(self, node: str, repository: str, ticket: str = "", backup: str = "") -> OpenedRepository:
+        asked = SecretsInput(repository=repository, ticket=ticket, backup=backup)
+        return self._ask_secrets(node, asked, OpenedRepository)
 
     def _read_secrets(self, node: str, asked: SecretsInput) -> OpenedSecrets:
         return self._ask_secrets(node, asked, OpenedSecrets)

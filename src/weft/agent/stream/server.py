@@ -134,7 +134,7 @@ class Streams:
         if claims.verb == "logs" and claims.node_uid == self._node_uid and not claims.allocation:
             await self._show_own_log(stream, claims)
             return
-        if claims.verb == "files" and claims.node_uid == self._node_uid and claims.repository is not None:
+        if claims.verb in ("files", "contents") and claims.node_uid == self._node_uid and claims.repository is not None:
             await self._show_files(stream, claims)
             return
         local = self._find_guest(claims.allocation)
@@ -295,7 +295,8 @@ class Streams:
     async def _show_files(self, stream: Stream, claims: Claims) -> None:
         if self._backup_files is None:
             raise Unavailable("this node reads no backups", reason="unsupported")
-        async with aclosing(self._backup_files.read(claims, _read_input(claims, FilesInput))) as pieces:
+        given = _read_input(claims, FilesInput) if claims.verb == "files" else None
+        async with aclosing(self._backup_files.read(claims, given)) as pieces:
             await run_until_first_ends(_send_output(stream, pieces), _until_gone(stream))
 
     def _watch(self, local: LocalAllocation) -> GuestLocator:

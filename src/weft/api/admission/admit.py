@@ -149,6 +149,7 @@ async def plan_create(
             field="name",
             hint="choose a shorter one",
         )
+    manifest = await sealing.open_backed_up(context, manifest)
     given = sealing.take_in(context, manifest, None)
     if actor is not None and not by_verb:
         _refuse_made_fields(kind, given)
@@ -225,6 +226,7 @@ async def plan_update(
             details={"generation": current.generation},
         )
     old = decode_part(current.spec, kind.spec)
+    manifest = await sealing.open_backed_up(context, manifest)
     spec = read_spec(kind, sealing.take_in(context, manifest, current), old)
     ceiling = []
     if find_lease(kind, spec) is not None:

@@ -9,12 +9,16 @@ import msgspec
 
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
+from weft.kinds.backup_repository import BACKUP_REPOSITORY, KEY
+from weft.kinds.parts.snapshot.backed_up import USE, SealedElsewhere
 from weft.kinds.record import Kind
-from weft.kinds.secret import SealedSpec, check_values, place_of
-from weft.objects.envelope import Envelope, decode_part
-from weft.objects.errors import InvalidInput, Unavailable
+from weft.kinds.secret import SECRET, SealedSpec, check_values, place_of
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import InvalidInput, NotFound, Unavailable
+from weft.objects.identity import object_key
+from weft.objects.schema import read_strict
 from weft.objects.spec_change import FieldChange
-from weft.trust.seal import seal, unseal
+from weft.trust.seal import derive_key, seal, unseal
 
 
 def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -> dict[str, Any]:
@@ -41,6 +45,31 @@ def take_in(context: ApiContext, manifest: Manifest, current: Envelope | None) -
         if key not in kept or _open(context, kept[key], place) != value:
             sealed[key] = seal(context.settings.seal_key, value.encode(), place)
     return {**manifest.spec, "values": {}, "sealed": sealed}
+
+
+async def open_backed_up(context: ApiContext, manifest: Manifest) -> Manifest:
+    """``manifest``, of a secret from a backup with the values that are sealed there. Raises NotFound, InvalidInput."""
+    if manifest.kind is not SECRET or not manifest.spec.get("from_backup"):
+        return manifest
+    given = read_strict(manifest.spec["from_backup"], SealedElsewhere, "spec.from_backup")
+    entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, given.repository))
+    if entry is None:
+        raise NotFound(f'backup repository "{given.repository[:80]}" not found', field="spec.from_backup.repository")
+    own = decode_part(decode_envelope(entry.value).spec, SealedSpec).sealed[KEY]
+    place = place_of(None, given.repository, KEY, BACKUP_REPOSITORY.name)
+    key = derive_key(bytes.fromhex(unseal(context.settings.seal_key, own, place).decode()), USE)
+    values = dict(manifest.spec.get("values") or {})
+    for word, sealed in given.values.items():
+        try:
+            values[word] = unseal(key, sealed, place_of(given.project, given.name, word)).decode()
+        except Unavailable:
+            raise InvalidInput(
+                f"spec.from_backup.values.{word[:60]} can't be opened with the key of repository {given.repository}",
+                field="spec.from_backup",
+                hint="restore the backup from the repository that it is in",
+            ) from None
+    spec = {**manifest.spec, "values": values, "from_backup": None}
+    return msgspec.structs.replace(manifest, spec=spec)
 
 
 def hide_changes(kind: Kind, changes: list[FieldChange]) -> list[FieldChange]:

@@ -30,6 +30,7 @@ _VERBS = {"change": "update", "apply": "update"}  # of permissions, where people
 # Verbs whose names are nouns, as sentences have them.
 _ACTS = {
     "capture": "capture packets of",
+    "contents": "list the backups in",
     "console": "open the console of",
     "exec": "run a command in",
     "files": "read files of",

@@ -6,10 +6,12 @@ import msgspec
 
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
+from weft.api.node.project_objects import read_project
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec, list_secrets, registry_secret_of
 from weft.kinds.backup_repository import ACCESS_KEY, BACKUP_REPOSITORY, SECRET_KEY, BackupRepositorySpec
+from weft.kinds.backup_repository import KEY as REPOSITORY_KEY
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.kinds.volume import KEY as VOLUME_KEY
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -34,7 +36,7 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give allocation (a name), ticket or repository") from None
     if asked.repository:
-        return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked.repository, asked.ticket)))
+        return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked)))
     if asked.ticket:
         return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
     found = await context.store.get(object_key("allocation", None, asked.allocation))
@@ -62,11 +64,13 @@ async def _open_registry(context: ApiContext, call: Call, ticket: str) -> Opened
     return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
 
 
-async def _open_repository(context: ApiContext, call: Call, name: str, ticket: str) -> OpenedRepository:
-    """The key and the credentials of a backup repository, only while the node has an order about it, or with a ticket."""
-    if ticket:
-        check_repository_ticket(context.settings.ticket_key, ticket, name, call.actor.id, context.clock.now())
-    elif all(order.repository != name for order in context.orders.find_backup_orders(call.actor.id)):
+async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput) -> OpenedRepository:
+    """The key and the credentials of a backup repository, only while the node has an order about it, or with a ticket. With a
+    backup of a project that the node is to copy: its objects, too."""
+    name, orders = asked.repository, context.orders.find_backup_orders(call.actor.id)
+    if asked.ticket:
+        check_repository_ticket(context.settings.ticket_key, asked.ticket, name, call.actor.id, context.clock.now())
+    elif all(order.repository != name for order in orders):
         raise NotFound(f"node {call.actor.name} has nothing to do with backup repository {name[:80]}")
     entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, name))
     if entry is None:
@@ -80,7 +84,13 @@ async def _open_repository(context: ApiContext, call: Call, name: str, ticket: s
         project, _, secret = spec.credentials.partition("/")
         kept = await _read(context, project, secret)
         opened |= _pick(context, project, secret, kept, frozenset((ACCESS_KEY, SECRET_KEY)))
-    return OpenedRepository(opened, spec.ca)
+    if not asked.backup:
+        return OpenedRepository(opened, spec.ca)
+    copied = [one for one in orders if (one.repository, one.act, one.uid) == (name, "copy", asked.backup)]
+    if not copied or copied[0].disks:
+        raise NotFound(f"node {call.actor.name} has no project to back up to {name[:80]}")
+    found = await read_project(context, copied[0].name.partition("/")[0], opened[REPOSITORY_KEY])
+    return OpenedRepository(opened, spec.ca, msgspec.to_builtins(found))
 
 
 async def _open_volume(context: ApiContext, project: str | None, volume: AllocatedVolume) -> str:

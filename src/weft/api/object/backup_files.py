@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from weft.api.context import ApiContext
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.from_backup import require_ready
@@ -21,12 +21,19 @@ from weft.trust.tickets import sign_repository_ticket
 async def claim_backup(context: ApiContext, backup: Envelope) -> dict[str, Any]:
     """The claims of a stream on it. Raises IllegalTransition, NotFound, Unavailable."""
     require_ready(msgspec.json.decode(msgspec.json.encode(backup)), "read")
-    name = decode_part(backup.spec, BackupSpec).to
-    entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, name))
+    spec = decode_part(backup.spec, BackupSpec)
+    entry = await context.store.get(object_key(BACKUP_REPOSITORY.name, None, spec.to))
     if entry is None:
-        raise NotFound(f"backup repository {name} not found", hint="weft backuprepository list")
-    repository = decode_envelope(entry.value)
-    node_uid = await _find_node(context, decode_part(backup.status, BackupStatus).node)
+        raise NotFound(f"backup repository {spec.to} not found", hint="weft backuprepository list")
+    claims = await claim_repository(
+        context, decode_envelope(entry.value), decode_part(backup.status, BackupStatus).node
+    )
+    return {**claims, "guest_id": id_in_repository(backup.uid, spec)}
+
+
+async def claim_repository(context: ApiContext, repository: Envelope, first: str = "") -> dict[str, Any]:
+    """The claims of a stream on what is in it, by the node ``first`` if that is Ready. Raises Unavailable."""
+    name, node_uid = repository.name, await _find_node(context, first)
     ticket = sign_repository_ticket(context.settings.ticket_key, name, node_uid, context.clock.now())
     claimed = ClaimedRepository(
         name=name,
@@ -34,7 +41,7 @@ async def claim_backup(context: ApiContext, backup: Envelope) -> dict[str, Any]:
         id=decode_part(repository.status, BackupRepositoryStatus).id,
         ticket=ticket,
     )
-    return {"node_uid": node_uid, "guest_id": backup.uid, "repository": msgspec.to_builtins(claimed)}
+    return {"node_uid": node_uid, "repository": msgspec.to_builtins(claimed)}
 
 
 async def _find_node(context: ApiContext, first: str) -> str:

@@ -17,7 +17,7 @@ from weft.api.admission.commit import read_again, record_change, settle, was_don
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
-from weft.api.object.backup_files import claim_backup
+from weft.api.object.backup_files import claim_backup, claim_repository
 from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
@@ -27,6 +27,7 @@ from weft.contracts.store import AtRevision, Put
 from weft.contracts.trace.context import write_traceparent
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.backup import BACKUP
+from weft.kinds.backup_repository import BACKUP_REPOSITORY
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.stream_verbs import STREAM_VERBS, refuse_early
@@ -255,6 +256,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         place["node_uid"] = envelope.uid
     elif kind is BACKUP:
         place |= await claim_backup(context, envelope)
+    elif kind is BACKUP_REPOSITORY:
+        place |= await claim_repository(context, envelope)
     claims = {
         **place,
         "verb": verb.name,

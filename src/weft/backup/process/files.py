@@ -1,4 +1,5 @@
-"""A process that reads single files out of a backup: ``python -m weft.backup.process.files``, for a node's agent.
+"""A process that reads single files or a project's objects out of a backup, or lists what a repository has, for a node's agent:
+``python -m weft.backup.process.files``.
 
 Reads a FilesJob from its standard input, as JSON. Writes the answer to its standard output, in frames of five bytes of head (what
 it is, its length) and a body: ``D`` a piece, ``E`` the end as a FilesEnd. What the disk holds is read by a process without rights.
@@ -10,18 +11,22 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from weft.backup.files.browse import Question
 from weft.backup.files.confined import Confined
+from weft.backup.format import Manifest
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import DATA, END, HEAD, FilesEnd, FilesJob
-from weft.backup.process.worker import require_backup
+from weft.backup.process.job import DATA, END, HEAD, OBJECTS, FilesEnd, FilesJob
+from weft.backup.process.worker import UID, require_backup
 from weft.backup.repository import Repository
 from weft.backup.storage.place import open_place
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import NotFound, WeftError
+
+_PIECE = 1 << 20
 
 
 def main() -> int:
@@ -49,7 +54,13 @@ def run(job: FilesJob, confined: Confined) -> str:
     place = open_place(job.url, job.credentials, ca=job.ca)
     expected = job.repository_id or None
     with Repository.open_in(place, key, clock=SystemClock(), cache=cache, expected=expected) as repository:
+        if job.act == "contents":
+            for one in sorted(repository.backups().backups, key=lambda one: one.created):
+                _write(DATA, msgspec.json.encode(_describe(one)) + b"\n")
+            return ""
         there = require_backup(repository, job.backup)
+        if job.act == "objects":
+            return _write_objects(repository, there)
         disk = there.disk(job.disk)
         if disk is None:
             names = ", ".join(one.name for one in there.disks)
@@ -61,6 +72,31 @@ def run(job: FilesJob, confined: Confined) -> str:
                 lambda offset, length: reader.read(job.disk, offset, length),
                 lambda piece: _write(DATA, piece),
             )
+
+
+def _describe(there: Manifest) -> dict[str, Any]:
+    """What people see of a backup before they adopt it."""
+    said = there.spec if isinstance(there.spec, dict) else {}
+    project, _, name = there.name.partition("/")
+    return {
+        "uid": there.labels.get(UID, ""),
+        "project": project,
+        "name": name,
+        "of": str(said.get("of", "")),
+        "set": str(said.get("set", "")),
+        "taken_at": said.get("taken_at") or there.created,
+        "bytes": there.bytes,
+    }
+
+
+def _write_objects(repository: Repository, there: Manifest) -> str:
+    disk = there.disk(OBJECTS)
+    if disk is None:
+        raise NotFound("the backup has no objects of a project", hint="weft backup list shows what each is of")
+    with repository.read(there.id) as reader:
+        for offset in range(0, disk.size, _PIECE):
+            _write(DATA, reader.read(OBJECTS, offset, min(_PIECE, disk.size - offset)))
+    return ""
 
 
 def _write(kind: bytes, body: bytes) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 HEAD = struct.Struct(">cI")  # of a frame with a piece of a file, or with the end: which of these it is, and its length
 DATA, END = b"D", b"E"
+OBJECTS = "objects"
 BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
 
 
@@ -21,7 +22,7 @@ class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    act: Literal["copy", "fetch", "verify", "forget", "check", "serve", "retain"]
+    act: Literal["copy", "fetch", "verify", "forget", "check", "serve", "retain", "adopt"]
     url: str
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues
@@ -34,6 +35,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str = ""
     manifest: dict[str, Any] = {}
     disks: list[JobDisk] = []
+    objects: str = ""  # of a project, as JSON: stored like a disk, named OBJECTS
     keep_until: float = 0.0
     immutable: bool = False  # check: that the place can lock what is stored there
     serve_at: str = ""  # name of a socket in no folder
@@ -63,6 +65,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     kept_bytes: int = -1
     full_because: str = ""
     disks: dict[str, int] = {}
+    manifest: dict[str, Any] = {}
     damaged: list[str] = []
     reason: str = ""
     message: str = ""
@@ -71,17 +74,17 @@ class Line(msgspec.Struct, omit_defaults=True):
 class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Of ``backup.process.files``."""
 
-    act: Literal["list", "read"]
+    act: Literal["list", "read", "objects", "contents"]
     url: str
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues
     credentials: tuple[str, str] | None = None
     ca: str = ""  # PEM
     repository_id: str = ""
-    backup: str  # uid
-    disk: str
+    backup: str = ""  # uid
+    disk: str = ""
     partition: int = -1  # -1: the largest that can be read
-    path: str
+    path: str = ""
 
     @property
     def secrets(self) -> list[str]:

@@ -22,7 +22,7 @@ from weft.backup.errors import locked_until
 from weft.backup.format import CHUNK, Manifest
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, Line
 from weft.backup.process.nbd import NbdClient
 from weft.backup.process.nbd_server import NbdServer
 from weft.backup.reader import BackupReader
@@ -40,6 +40,7 @@ BASE = "base"  # the label with the uid of the Backup that it continues; "": it 
 _STEP = 64  # chunks
 _READERS, _AHEAD = 2, 4  # steps that are read while one is written
 _MOST_DAMAGED = 20
+_MOST_MANIFEST = 512 << 10  # bytes, as JSON
 
 
 def main() -> int:
@@ -86,6 +87,8 @@ class Worker:
                     line = self._serve(repository)
                 case "retain":
                     line = self._retain(repository)
+                case "adopt":
+                    line = self._adopt(repository)
             if self._job.act in ("copy", "forget"):
                 self._count(repository, line)
             line.ended, line.repository_id = line.ended or "done", repository.id
@@ -125,6 +128,11 @@ class Worker:
             with repository.write(base.id if base else None, job.keep_until or None) as writer:
                 for disk in job.disks:
                     self._copy_disk(writer, disk, base)
+                if job.objects:
+                    data = job.objects.encode()
+                    writer.disk(
+                        OBJECTS, len(data), lambda offset, length: data[offset : offset + length].ljust(length, b"\0")
+                    )
                 labels = {UID: job.backup, BASE: job.base if changed else ""}
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
         continued = not job.base or there.labels.get(BASE) == job.base
@@ -204,6 +212,20 @@ class Worker:
             named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
             line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
         return line
+
+    def _adopt(self, repository: Repository) -> Line:
+        there = require_backup(repository, self._job.backup)
+        manifest = there.spec if isinstance(there.spec, dict) else {}
+        if len(msgspec.json.encode(manifest)) > _MOST_MANIFEST:
+            raise InvalidInput("what the repository says of the backup is too large", hint="restore another one")
+        usage = repository.usage()[there.id]
+        return Line(
+            bytes=usage.used_bytes,
+            stored_bytes=usage.stored_bytes,
+            unique_bytes=usage.unique_bytes,
+            disks={disk.name: disk.size for disk in there.disks},
+            manifest=manifest,
+        )
 
     def _forget(self, repository: Repository) -> Line:
         there = _find(repository, self._job.backup)

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from weft.cli.backup.project import SET
 from weft.cli.output.local_time import render_time
 from weft.cli.snapshot.description import name_snapshot
+from weft.kinds.backup import SET
 from weft.kinds.fields.backup_verification import DAMAGED, FAILED
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import NotFound

@@ -1,4 +1,5 @@
-"""`weft backup create project/shop --to safe`: a backup of each thing in the project that has data, begun together."""
+"""`weft backup create project/shop --to safe`: a backup of each thing in the project that has data, and of all objects, begun
+together."""
 
 from __future__ import annotations
 
@@ -8,35 +9,31 @@ from typing import Any
 from weft.cli.command.target import Target, usage
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
-from weft.kinds.backup import BACKUP
+from weft.kinds.backup import BACKUP, PROJECT, SET
 from weft.kinds.fields.cells import dig
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import NotFound
 from weft.objects.identity import MAX_NAME
 
-SET = "project-backup"  # the label with the name of the whole
 _OF = ("vm", "container", "volume")
 
 
 def back_up_project(session: Session, project: str, name: str, given: Mapping[str, Any]) -> int:
-    """Create the backups, and wait for all of them. Raises NotFound if nothing in the project has data."""
+    """Create the backups, and wait for them: of each thing with data, and of all objects, which has the name of the whole."""
     if session.given_project not in (None, project):
         raise usage(f"project/{project} and -p {session.given_project} are two projects", "leave -p out")
     session.given_project = project
     items = [item for kind in _OF for item in session.client.list(kind).items]
     subjects, left_out = choose_subjects(items)
-    if not subjects:
-        raise NotFound(f"nothing in project/{project} has data that is backed up", hint="weft ps; weft volume list")
     for sentence in left_out:
         session.notify(f"left out  {sentence}")
     done, waits = [], []
-    for kind, subject in subjects:
+    for kind, subject in [*subjects, (PROJECT, project)]:
         spec = {"of": f"{kind}/{subject}", "to": given["to"]} | ({"keep": given["keep"]} if given["keep"] else {})
         made = session.client.create(
             {
                 "kind": BACKUP.name,
                 "project": project,
-                "name": name_part(name, kind, subject),
+                "name": name_part(name, kind, subject) if kind != PROJECT else name,
                 "labels": {SET: name},
                 "spec": spec,
             }

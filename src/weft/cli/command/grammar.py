@@ -98,7 +98,8 @@ STREAMS = {
 AFTER = {
     "backup": {"ls": Entry("backup_files.ls", "List files in a backup", ("backup",))},
     "backuprepository": {
-        "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",))
+        "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",)),
+        "import": Entry("backup.import", "Take in the backups that it has already", ("backuprepository",)),
     },
     "network": {
         "flows": Entry("network.flows", "Show network flows of a workload", ("network",)),

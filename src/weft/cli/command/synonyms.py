@@ -127,6 +127,7 @@ ELSEWHERE: dict[str, str] = {
     "flows": "network flows --vm NAME",
     "capture": "network capture vm/NAME > NAME.pcap",
     "files": "backup ls NAME",
+    "contents": "backuprepository import NAME --dry-run",
 }
 
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from weft.cli.backup.adoption import import_all
 from weft.cli.backup.project import back_up_project
+from weft.cli.backup.project_restore import restore_project
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import OK
@@ -20,8 +23,9 @@ from weft.cli.session import Session
 from weft.cli.snapshot.description import name_snapshot
 from weft.cli.wait.finish import finish_one
 from weft.client.answer import raise_problem
-from weft.kinds.backup import OF
+from weft.kinds.backup import BACKUP, OF, BackupSpec, is_of_project
 from weft.kinds.backup_repository import ACCESS_KEY, KEY, SECRET_KEY
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 
@@ -88,16 +92,43 @@ def restore_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         ),
         click.Option(["--instant"], is_flag=True, help="Start it before its disks are copied from the repository."),
         click.Option(["--pool"], metavar="POOL", help="The storage pool of its disks. [local]"),
+        click.Option(
+            ["--into"], metavar="PROJECT", help="Of a project: the project that it is restored into. [the same]"
+        ),
+        click.Option(["--keep-existing"], is_flag=True, help="Of a project: leave what is there as it is."),
+        click.Option(["--dry-run"], is_flag=True, help="Of a project: show what would be done."),
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Create a VM from a backup and wait until it runs, or a volume.", _restore, kind, params)
+    words = "Create a VM from a backup and wait until it runs, or a volume, or all objects of a project."
+    return options.build(verb, words, _restore, kind, params)
 
 
 def _restore(
-    session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None, instant: bool, pool: str | None
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    new_name: str | None,
+    instant: bool,
+    pool: str | None,
+    into: str | None,
+    keep_existing: bool,
+    dry_run: bool,
 ) -> int:
     target = find_one(session, kind, words, RESTORED_FROM, "give one backup")
+    found = session.client.get(BACKUP.name, target.name)
+    if is_of_project(msgspec.convert({"of": dig(found, "spec.of"), "to": ""}, BackupSpec)):
+        if instant:
+            raise usage("--instant goes with a backup of a VM", "leave it out")
+        return restore_project(
+            session, found, into=into or "", prefix=new_name or "", keep=keep_existing, dry_run=dry_run
+        )
+    for given_option, flag in ((into, "--into"), (keep_existing, "--keep-existing"), (dry_run, "--dry-run")):
+        if given_option:
+            raise usage(
+                f"{flag} goes with a backup of a project",
+                f"leave it out: backup/{target.name} is of {dig(found, 'spec.of')}",
+            )
     if not new_name:
         raise usage(
             "--new-name is missing: a backup is never restored over what is there",
@@ -132,6 +163,12 @@ def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comm
         ),
         click.Option(["--key-stdin"], is_flag=True, help="Read the key of an existing repository from stdin."),
         click.Option(
+            ["--key-file"],
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Read the key of an existing repository from a file, and import the backups that it has.",
+        ),
+        click.Option(
             ["--immutable"], is_flag=True, help="Nobody can delete a backup before its time; takes Object Lock."
         ),
         *options.waits(),
@@ -144,19 +181,45 @@ def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comm
 
 def _create_repository(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
     target = one_target(read_targets(kind, words), "give one name: weft backuprepository create NAME")
+    if given["key_file"] and given["key_stdin"]:
+        raise usage("give either --key-file or --key-stdin", "a key in a file has its backups imported, too")
     if given["secret_key_stdin"] and given["key_stdin"]:
         raise usage("only one value can come from stdin", "apply a file with spec.values for both")
     values = {ACCESS_KEY: given["access_key"]} if given["access_key"] else {}
     for option, key in (("secret_key_stdin", SECRET_KEY), ("key_stdin", KEY)):
         if given[option]:
             values[key] = sys.stdin.readline().strip()
+    if given["key_file"]:
+        values[KEY] = Path(given["key_file"]).read_text().strip()
     spec = {"url": given["url"], "values": values} | ({"immutable": True} if given["immutable"] else {})
     if secret := given["credentials"]:
         spec["credentials"] = secret if "/" in secret else f"{session.client.project}/{secret}"
     if given["ca"]:
         spec["ca"] = _read_ca(given["ca"])
     made = session.client.create({"kind": kind.name, "name": target.name, "spec": spec})
-    return finish_one(session, target, made, "create")
+    code = finish_one(session, target, made, "create")
+    if code != OK or not given["key_file"] or session.detach:
+        return code
+    return import_all(session, target.name, of="", into="", dry_run=False)
+
+
+def import_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False),
+        click.Option(["--of"], metavar="PROJECT", help="Only backups of this project. [all]"),
+        click.Option(["--into"], metavar="PROJECT", help="The project that gets them. [that of the same name]"),
+        click.Option(["--dry-run"], is_flag=True, help="Show what the repository has, and what of it is known here."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Take in the backups that a repository has already.", _import, kind, params)
+
+
+def _import(
+    session: Session, kind: Kind, words: tuple[str, ...], of: str | None, into: str | None, dry_run: bool
+) -> int:
+    target = one_target(read_targets(kind, words), "give one backup repository")
+    return import_all(session, target.name, of=of or "", into=into or "", dry_run=dry_run)
 
 
 def _read_ca(name: str) -> str:

@@ -6,7 +6,15 @@ from weft.controllers.backup.boot import find_test, find_tested_first
 from weft.controllers.backup.model import BackupFacts, Earlier, Node, Repository, Snapshot
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
-from weft.kinds.backup import BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, subject_key
+from weft.kinds.backup import (
+    BACKUPS_BY_SUBJECT,
+    BACKUPS_BY_UID,
+    SET,
+    BackupSpec,
+    BackupStatus,
+    id_in_repository,
+    subject_key,
+)
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupOrder, find_report
 from weft.kinds.node import NodeReport, NodeStatus
@@ -30,6 +38,8 @@ def read_facts(view: View, backup: Item) -> BackupFacts:
         spec=spec,
         status=status,
         created_at=envelope.created_at,
+        set=envelope.labels.get(SET, ""),
+        shared=_is_shared(view, backup),
         repository=read_repository(view, spec.to),
         subject=subject.uid if subject is not None and not subject.deleting else "",
         snapshot=_read_snapshot(view, status.snapshot_uid),
@@ -105,13 +115,22 @@ def _find_earlier(view: View, backup: Item, others: list[Item]) -> Earlier | Non
     return best[1] if best is not None else None
 
 
+def _is_shared(view: View, backup: Item) -> bool:
+    spec = backup.spec(BackupSpec)
+    place = backup.status(BackupStatus).repository_id
+    return any(
+        item.uid != backup.uid and not item.deleting and item.status(BackupStatus).repository_id == place
+        for item in view.find(BACKUPS_BY_UID, id_in_repository(backup.uid, spec))
+    )
+
+
 def _find_lost(backup: Item, others: list[Item]) -> str:
     """The name of the newest backup in the same repository; "": there is none yet."""
     to = backup.spec(BackupSpec).to
     there = [
         (status.taken_at or 0.0, item.envelope.name)
         for item in others
-        if not item.deleting and item.spec(BackupSpec).to == to
+        if not item.deleting and item.spec(BackupSpec).to == to and not item.spec(BackupSpec).adopts
         for status in [item.status(BackupStatus)]
         if status.phase == "Ready"
     ]

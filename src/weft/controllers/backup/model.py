@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.parts.workload import WorkloadStatus
@@ -61,6 +61,8 @@ class BackupFacts(msgspec.Struct, frozen=True):
     spec: BackupSpec
     status: BackupStatus
     created_at: float
+    set: str = ""  # name of the backup of a whole project that it is a part of
+    shared: bool = False  # another Backup stands for the same one in the repository
     repository: Repository | None = None
     subject: str = ""  # uid of what it is of; "": it is gone
     snapshot: Snapshot | None = None
@@ -95,6 +97,6 @@ def make_order(facts: BackupFacts, node: Node, act: BackupAct, generation: int =
         repository_id=repository.status.id,
         url=repository.spec.url,
         immutable=repository.spec.immutable,
-        backup=facts.uid,
+        backup=id_in_repository(facts.uid, facts.spec),
         name=facts.name,
     )

@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from weft.controllers.backup.lock import find_lock, plan_lock
 from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
 from weft.controllers.backup.verification import end_test, plan_verification
-from weft.kinds.backup import BackupStatus
+from weft.controllers.backup.without_snapshot import needs_no_snapshot, plan_without_snapshot
+from weft.kinds.backup import UNPROVEN, BackupStatus
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 
 RETRY_SECONDS = 60.0  # after a node could not do what it was asked
-UNPROVEN = "unproven"
 
 
 def plan_backup(facts: BackupFacts, now: float) -> BackupPlan:
     status = facts.status
     if facts.deleting:
         return _plan_removal(facts, now)
+    if status.phase in ("Pending", "Copying") and needs_no_snapshot(facts):
+        return plan_without_snapshot(facts, _describe(facts, replace(status, taken_at=status.taken_at or now)), now)
     match status.phase:
         case "Pending":
             return _begin(facts)
@@ -113,6 +116,7 @@ def _describe(facts: BackupFacts, status: BackupStatus) -> dict[str, Any]:
         "image_sha256": status.image_sha256,
         "created_at": facts.created_at,
         "keep": facts.spec.keep,
+        "set": facts.set,
     }
 
 
@@ -168,7 +172,7 @@ def _plan_removal(facts: BackupFacts, now: float) -> BackupPlan:
         return end_test(facts, status)
     drop: Literal["", "drop"] = "drop" if facts.snapshot is not None and not facts.snapshot.deleting else ""
     was_begun = facts.status.disks or facts.status.repository_id
-    if not was_begun or facts.repository is None:
+    if not was_begun or facts.repository is None or facts.shared:
         return BackupPlan(status, drop, release=not drop)
     report = facts.asked.report if facts.asked is not None else None
     if status.order is not None and status.order.act == "forget" and report is not None:

@@ -16,7 +16,7 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationSpec, list_disks
-from weft.kinds.backup import BACKUP, BACKUPS_BY_POLICY, BackupSpec, BackupStatus, policy_key
+from weft.kinds.backup import BACKUP, BACKUPS_BY_POLICY, PROJECT, BackupSpec, BackupStatus, policy_key
 from weft.kinds.backup_policy import (
     POLICIES_BY_SUBJECT,
     BackupPolicySpec,
@@ -44,7 +44,7 @@ class BackupPolicies:
             case "backuppolicy":
                 return (change.key,)
             case "backup":
-                if has_changed(change, lambda item: (item.uid, item.deleting, item.status(BackupStatus).phase)):
+                if has_changed(change, _stand_of):
                     return [policy_key(change.item)] if change.item.spec(BackupSpec).policy else ()
             case "vm" | "volume" | "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting, has_data(item))):
@@ -71,6 +71,11 @@ class BackupPolicies:
         return plan
 
 
+def _stand_of(backup: Item) -> object:
+    status = backup.status(BackupStatus)
+    return backup.uid, backup.deleting, status.phase, status.verify.generation
+
+
 def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, float]:
     """What is due, and in how many seconds to look again."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
@@ -85,7 +90,8 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
         for item in list_old(map(read_made, made), spec, now):
             draft.change(item, deleting_since=now)
         kind, name = split_subject(of)
-        subject = view.get(object_key(kind, policy.envelope.project, name)) if of in subjects else None
+        place = policy.envelope.project if kind != PROJECT else None
+        subject = view.get(object_key(kind, place, name)) if of in subjects else None
         if spec.paused or subject is None or subject.deleting:
             continue
         if spec.verify == "boot" and BY_NAME[kind].snapshots == "machine" and is_quiet(spec, now):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, list_disks
+from weft.kinds.backup import PROJECT
 from weft.kinds.backup_policy import BackupPolicySpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.parts.workload import WorkloadStatus
@@ -23,6 +24,8 @@ def list_subjects(view: View, policy: Item) -> list[str]:
     for item in _list_all(view, project) if spec.whole_project or pool is not None else ():
         if spec.whole_project or (pool is not None and _lies_in(view, item, pool.spec(PoolSpec).id)):
             found[f"{item.envelope.kind}/{item.envelope.name}"] = None
+    if spec.whole_project and found:
+        found[f"{PROJECT}/{project}"] = None  # its objects
     return list(found)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from weft.controllers.backup.facts import find_asked, list_nodes, read_repository
 from weft.controllers.backup.model import Node, Repository
 from weft.informer.view import Item, View
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
@@ -86,7 +86,7 @@ def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repo
         repository_uid=repository.uid,
         repository_id=repository.status.id,
         url=repository.spec.url,
-        backup=backup.uid,
+        backup=id_in_repository(backup.uid, backup.spec(BackupSpec)),
         name=f"{backup.envelope.project}/{name}",
         snapshot=snapshot.uid,
         disks={disk: one.key for disk, one in made.disks.items()},

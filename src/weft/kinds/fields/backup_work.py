@@ -12,8 +12,9 @@ import msgspec
 
 # copy: a snapshot into a repository; fetch: a backup into a pool, as a snapshot; verify: read all of it; forget: remove it from its
 # repository; check: whether the repository is there, made if it is empty, and rid of what no backup needs.
-# retain: lock it for longer; serve: have a VM begin from it at once, and copy it behind.
-BackupAct = Literal["copy", "fetch", "verify", "forget", "check", "serve", "retain"]
+# retain: lock it for longer; serve: have a VM begin from it at once, and copy it behind; adopt: read what the repository says of a
+# backup that it has.
+BackupAct = Literal["copy", "fetch", "verify", "forget", "check", "serve", "retain", "adopt"]
 
 
 class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,6 +55,7 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     kept_bytes: int = -1  # of a copy, a removal: that the repository's backups take up now; -1: unknown
     full_because: str = ""  # why a copy doesn't continue the backup before it
     disks: dict[str, int] = {}  # sizes by name, as guests see them
+    manifest: dict[str, Any] = {}  # of what is adopted: as in the order that it was made with
     damaged: list[str] = []  # what of it is damaged, at most 20
     finished_at: float = 0.0  # unix seconds
     reason: str = ""

@@ -79,10 +79,15 @@ class SamplesInput(msgspec.Struct):
     watch: bool = False  # until the client goes; ``until`` is ignored
 
 
-class FilesInput(msgspec.Struct):
-    """The answer to ``list`` is a line of JSON for each entry, to ``read`` the content."""
+class ContentsInput(msgspec.Struct):
+    """The answer is a line of JSON for each backup in the repository."""
 
-    act: Literal["list", "read"]
+
+class FilesInput(msgspec.Struct):
+    """The answer to ``list`` is a line of JSON for each entry, to ``read`` the content; to ``objects``, of a backup of a project,
+    its objects as JSON, with secrets that only the server opens again."""
+
+    act: Literal["list", "read", "objects"]
     path: Annotated[str, msgspec.Meta(max_length=4096)] = "/"
     disk: Annotated[str, msgspec.Meta(max_length=253)] = "root"  # or a volume's name
     partition: Annotated[
@@ -125,6 +130,7 @@ NODE_LOGS = Verb("logs", "Show what the node's agent logs", input=LogsInput, str
 FLOWS = StreamVerb("flows", FlowsInput, "read")
 CAPTURE = StreamVerb("capture", CaptureInput, "operate", audited=True)
 METRICS = StreamVerb("metrics", SamplesInput, "read")
+CONTENTS = Verb("contents", "List the backups in it", input=ContentsInput, stream=True, needs="fabric")
 FILES = StreamVerb("files", FilesInput, "operate")
 STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, CAPTURE, METRICS, FILES)}
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from weft.cli.backup.moment import choose, describe_grain, name_restored
-from weft.cli.backup.project import SET, choose_subjects, name_part
+from weft.cli.backup.project import choose_subjects, name_part
 from weft.cli.output.local_time import read_past
+from weft.kinds.backup import SET
 from weft.objects.errors import NotFound
 
 AT = 1733758200.0  # 2024-12-09 15:30:00 UTC

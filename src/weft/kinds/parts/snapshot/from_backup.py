@@ -9,17 +9,25 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.subject import split_subject
-from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes, name_volume
+from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes, name_volume
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME
 from weft.objects.schema import field
+
+# What nobody says of a VM that is restored: where its disks come from, and its volumes, which have a field of their own.
+_RESTORE_SETS = ("origin", "restore", "restart_generation", "volumes", "disk", "image")
 
 
 class RestoreBackupInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[
         str, field("Name of the new VM or volume; of a container's volumes what their names begin with", name=True)
     ]
+    volumes: Annotated[
+        dict[str, str], field("Names of the new volumes, by those that they had; NEW_NAME-VOLUME where unset")
+    ] = {}
+    labels: Annotated[dict[str, str], field("Labels of the new VM or volume")] = {}
+    spec: Annotated[dict[str, Any], field("Fields of the new VM's spec that differ from those that it had")] = {}
     instant: Annotated[bool, field("Start the VM before its disks are copied from the repository")] = False
     pool: Annotated[str, field("Storage pool of its disks; local is a node's own", name=True)] = LOCAL
 
@@ -41,12 +49,41 @@ def require_ready(obj: Object, verb: str) -> None:
 def make_restored(obj: Object, given: RestoreBackupInput, _: str) -> dict[str, Any]:
     """The manifest of what is requested: the VM, the volume, or the first of a container's volumes."""
     require_ready(obj, "restored")
+    _refuse_strange(obj, given)
     if not _is_of_vm(obj):
         return _make_volumes(obj, given)[0]
     disks = {name: disk.get("size", 0) for name, disk in dig(obj, "status.disks", {}).items()}
     snapshot = _name_snapshot(obj, given.new_name)
     former = {**dig(obj, "status.workload_spec", {}), "pool": given.pool}
-    return make_restored_vm(former, given.new_name, snapshot, disks, memory=False)
+    made = make_restored_vm(former, given.new_name, snapshot, disks, memory=False)
+    volumes = [_name_volume(given, disk) for disk in disks if disk != ROOT]
+    labels = {"labels": given.labels} if given.labels else {}
+    return {**made, **labels, "spec": {**made["spec"], **given.spec, "volumes": volumes}}
+
+
+def _refuse_strange(obj: Object, given: RestoreBackupInput) -> None:
+    """Raises InvalidInput."""
+    what = f"backup/{obj['name']}"
+    if split_subject(str(dig(obj, "spec.of", "")))[0] == "project":
+        raise InvalidInput(
+            f"{what} is of a project, whose objects are created one by one",
+            field="new_name",
+            hint=f"weft backup restore {obj['name']} does that",
+        )
+    if given.spec and not _is_of_vm(obj):
+        raise InvalidInput(f"spec: {what} is not of a VM", field="spec", hint="leave spec out")
+    if own := sorted(given.spec.keys() & set(_RESTORE_SETS)):
+        raise InvalidInput(f"spec.{own[0]}: the restore itself sets it", field=f"spec.{own[0]}", hint="leave it out")
+    if unknown := sorted(given.volumes.keys() - (dig(obj, "status.disks") or {}).keys()):
+        raise InvalidInput(
+            f"volumes.{unknown[0][:80]}: {what} has no such disk",
+            field="volumes",
+            hint=f"weft backup describe {obj['name']}",
+        )
+
+
+def _name_volume(given: RestoreBackupInput, disk: str) -> str:
+    return given.volumes.get(disk) or name_volume(given.new_name, disk)
 
 
 def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str, Any]]:
@@ -64,11 +101,12 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
         spec["instant"] = True
     if given.pool != LOCAL:
         spec["pool"] = given.pool
+    snapshot = {"kind": "snapshot", "name": name, "spec": spec}
+    if not _is_of_vm(obj):
+        return [snapshot, *_make_volumes(obj, given)[1:]]
     volumes = {disk: (one.get("size", 0), given.pool) for disk, one in disks.items()}
-    return [
-        {"kind": "snapshot", "name": name, "spec": spec},
-        *(make_restored_volumes(volumes, given.new_name, name) if _is_of_vm(obj) else _make_volumes(obj, given)[1:]),
-    ]
+    made = make_restored_volumes(volumes, given.new_name, name)
+    return [snapshot, *({**one, "name": _name_volume(given, one["spec"]["origin"]["disk"])} for one in made)]
 
 
 def _is_of_vm(obj: Object) -> bool:
@@ -77,12 +115,12 @@ def _is_of_vm(obj: Object) -> bool:
 
 def _make_volumes(obj: Object, given: RestoreBackupInput) -> list[dict[str, Any]]:
     """Volumes whose data comes without a VM."""
-    new_name = given.new_name
-    snapshot, is_one = _name_snapshot(obj, new_name), str(dig(obj, "spec.of", "")).startswith("volume/")
+    snapshot, is_one = _name_snapshot(obj, given.new_name), str(dig(obj, "spec.of", "")).startswith("volume/")
     return [
         {
             "kind": "volume",
-            "name": new_name if is_one else name_volume(new_name, name),
+            "name": given.new_name if is_one else _name_volume(given, name),
+            **({"labels": given.labels} if given.labels else {}),
             "spec": {
                 "size": disk.get("size", 0),
                 **({"pool": given.pool} if given.pool != LOCAL else {}),

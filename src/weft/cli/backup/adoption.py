@@ -1,0 +1,116 @@
+"""Backups that a repository has already become Backups of this fabric: `weft backuprepository import safe`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.target import Target
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.local_time import render_time
+from weft.cli.output.table import make_columns
+from weft.cli.output.terminal import clean
+from weft.cli.session import Session
+from weft.cli.stream.client import Stream, dial
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.kinds.backup import BACKUP, SET
+from weft.kinds.fields.cells import dig
+from weft.objects.errors import NotFound
+from weft.objects.identity import MAX_NAME
+from weft.objects.quantity import format_bytes
+
+Entry = Mapping[str, Any]
+_COLUMNS = make_columns("PROJECT", "NAME!", "OF", "TAKEN", "SIZE>", "HERE~")
+
+
+def read_stream(session: Session, kind: str, name: str, verb: str, asked: Mapping[str, Any]) -> bytes:
+    """All that a node answers. Raises the error that it sent."""
+    found = bytearray()
+
+    def take(descriptor: int, data: bytes) -> None:
+        found.extend(data) if descriptor == 1 else session.notify(data.decode(errors="replace"))
+
+    ticket = session.client.verb(kind, name, verb, dict(asked))
+    with dial(session.client.context, ticket) as sock:
+        Stream(sock, write=take).run(None)
+    return bytes(found)
+
+
+def list_contents(session: Session, repository: str) -> list[Entry]:
+    lines = read_stream(session, "backuprepository", repository, "contents", {}).splitlines()
+    return [one for one in map(msgspec.json.decode, lines) if one.get("uid") and one.get("of") and one.get("project")]
+
+
+def import_all(session: Session, repository: str, *, of: str, into: str, dry_run: bool) -> int:
+    """Adopt what is there: all, or that ``of`` one project; each in the project of its name, or ``into`` another."""
+    entries = [one for one in list_contents(session, repository) if not of or one["project"] == of]
+    if of and not entries:
+        raise NotFound(f"backuprepository/{repository} has no backups of project {of}", hint="leave --of out")
+    known = {_id_of(one): one for one in _list_known(session, repository)}
+    if dry_run:
+        _show(session, entries, known)
+        return OK
+    here = {(_id_of(one), str(one["project"])) for one in known.values()}
+    new = [one for one in entries if (one["uid"], into or one["project"]) not in here]
+    projects = {str(one["name"]) for one in session.client.list("project").items}
+    for project in sorted({into or str(one["project"]) for one in new} - projects):
+        session.client.create({"kind": "project", "name": project, "spec": {}})
+        session.notify(f"project/{project}  created")
+    if len(new) < len(entries):
+        session.notify(f"{len(entries) - len(new)} of {len(entries)} backups are known already")
+    taken = {(str(one["project"]), str(one["name"])) for one in session.client.list("backup", all_projects=True).items}
+    return adopt(session, repository, new, lambda one: into or str(one["project"]), taken)[0]
+
+
+def adopt(
+    session: Session,
+    repository: str,
+    entries: Iterable[Entry],
+    project_of: Callable[[Entry], str],
+    taken: set[tuple[str, str]],
+) -> tuple[int, list[Mapping[str, Any]]]:
+    """Make a Backup for each, and wait for them: the exit code, and the Backups. ``taken``: projects and names that are in use."""
+    done, waits = [], []
+    for one in entries:
+        project, name = project_of(one), str(one["name"])
+        if (project, name) in taken:
+            name = f"{name[: MAX_NAME - 9]}-{str(one['uid'])[:8]}"
+        taken.add((project, name))
+        made = session.client.create(
+            {
+                "kind": BACKUP.name,
+                "project": project,
+                "name": name,
+                "labels": {SET: one["set"]} if one.get("set") else {},
+                "spec": {"of": one["of"], "to": repository, "adopts": one["uid"]},
+            }
+        )
+        target = Target(BACKUP, name)
+        done.append(Done(target, made, "create"))
+        waits += [wait] if (wait := plan_wait(made, target, "create")) else []
+    return (finish(session, done, waits) if done else OK), [one.obj for one in done]
+
+
+def _list_known(session: Session, repository: str) -> list[Mapping[str, Any]]:
+    found = session.client.list("backup", all_projects=True).items
+    return [one for one in found if dig(one, "spec.to") == repository and not one.get("deleting_since")]
+
+
+def _id_of(backup: Mapping[str, Any]) -> str:
+    return str(dig(backup, "spec.adopts", "") or backup["uid"])
+
+
+def _show(session: Session, entries: list[Entry], known: Mapping[str, Mapping[str, Any]]) -> None:
+    if session.is_document:
+        print_data(session, {"items": [dict(one) for one in entries]})
+        return
+    rows = []
+    for one in entries:
+        own = known.get(one["uid"])
+        here = f"backup/{own['name']} in {own['project']}" if own is not None else "–"
+        words = [clean(str(one[word])) for word in ("project", "name", "of")]
+        rows.append([*words, render_time(one["taken_at"]), format_bytes(one["bytes"]), here])
+    print_rows(session, _COLUMNS, rows)

@@ -1,0 +1,147 @@
+"""`weft backup restore before-upgrade`: the objects of a backed-up project are created again, and their data is restored.
+
+What was done stays when a step fails: the same command with --keep-existing goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from weft.cli.backup.adoption import adopt, read_stream
+from weft.cli.backup.objects import Step, choose_data, plan_restore
+from weft.cli.command.errors import complain
+from weft.cli.command.exit_codes import ERROR, OK, partial_code
+from weft.cli.command.target import Target
+from weft.cli.output.local_time import render_time
+from weft.cli.session import Session
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.watch import Wait
+from weft.kinds.fields.cells import dig
+from weft.kinds.parts.snapshot.backed_up import BackedUpProject
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import InUse, WeftError
+
+Object = Mapping[str, Any]
+SHARED = "default"  # the project whose images all projects have
+
+
+def restore_project(session: Session, backup: Object, *, into: str, prefix: str, keep: bool, dry_run: bool) -> int:
+    """Into the project ``into``, "" is that of the backup. Raises AlreadyExists before anything is created."""
+    raw = read_stream(session, "backup", str(backup["name"]), "files", {"act": "objects"})
+    held = msgspec.json.decode(raw, type=BackedUpProject)
+    source = str(backup["project"])
+    project = into or source
+    data = choose_data(session.client.list("backup").items, backup)
+    is_there = any(one["name"] == project for one in session.client.list("project").items)
+    existing = _list_existing(session, held, project, is_there=is_there)
+    steps = plan_restore(held, data, existing, prefix=prefix, keep=keep)
+    if dry_run:
+        for step in steps:
+            print(describe(step, "would be "), flush=True)
+        return OK
+    if not is_there:
+        session.client.create({"kind": "project", "name": project, "spec": {}})
+        session.notify(f"project/{project}  created")
+    if project != source:
+        steps = _bring(session, steps, project)
+    return _carry_out(session, steps, held, str(dig(backup, "spec.to")), project)
+
+
+def describe(step: Step, would: str = "") -> str:
+    """One line for people."""
+    note = f": {step.note}" if step.note else ""
+    if step.how == "restore" and step.backup is not None:
+        what = (
+            step.what
+            if BY_NAME[step.kind].snapshots != "volume" or not step.volumes
+            else f"volumes {', '.join(sorted(step.volumes.values()))}"
+        )
+        at = render_time(float(dig(step.backup, "status.taken_at") or 0.0), seconds=True)
+        return f"{what}  {would}restored from backup/{step.backup['name']} of {at}{note}"
+    done = {"create": "created", "comes": "restored", "keep": "kept", "leave": "left out"}[step.how]
+    return f"{step.what}  {would}{done}{note}"
+
+
+def _list_existing(
+    session: Session, held: BackedUpProject, project: str, *, is_there: bool
+) -> dict[tuple[str, str], Object]:
+    found = dict[tuple[str, str], Object]()
+    for kind in sorted({one.kind for one in held.objects}) if is_there else ():
+        for item in session.client.list(kind, project=project).items:
+            if item.get("project") == project:
+                found[kind, str(item["name"])] = item["spec"]
+    shared = session.client.list("image", project=SHARED).items if project != SHARED else []
+    found |= {("image", str(item["name"])): item["spec"] for item in shared}
+    return found
+
+
+def _bring(session: Session, steps: list[Step], project: str) -> list[Step]:
+    """The steps with backups of the project ``project``: adopted there, as what they restore begins from one of its own."""
+    named = {str(one.backup["uid"]): one.backup for one in steps if one.backup is not None}
+    own = session.client.list("backup", project=project).items
+    there: dict[str, Object] = {str(dig(one, "spec.adopts", "")): one for one in own if not one.get("deleting_since")}
+    entries = {
+        uid: {"uid": dig(one, "spec.adopts", "") or uid, "name": one["name"], "of": dig(one, "spec.of"), "set": ""}
+        for uid, one in named.items()
+    }
+    missing = {uid: one for uid, one in entries.items() if one["uid"] not in there}
+    to = {str(dig(one, "spec.to")) for one in named.values()}
+    made: list[Object] = []
+    for repository in to:
+        part = [one for uid, one in missing.items() if dig(named[uid], "spec.to") == repository]
+        _, adopted = adopt(session, repository, part, lambda _: project, {(project, str(one["name"])) for one in own})
+        made += adopted
+    there |= {str(dig(one, "spec.adopts")): one for one in made}
+    return [
+        msgspec.structs.replace(one, backup=there[entries[str(one.backup["uid"])]["uid"]])
+        if one.backup is not None
+        else one
+        for one in steps
+    ]
+
+
+def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, repository: str, project: str) -> int:
+    done, waits, codes = list[Done](), list[Wait](), list[int]()
+    for step in steps:
+        try:
+            made = _do(session, step, held, repository, project)
+        except WeftError as problem:
+            problem.message = f"{step.what}: {problem.message}"
+            codes.append(complain(problem, session.output, session.color, session.debug))
+            continue
+        if made is None:
+            session.notify(describe(step))
+            codes += [ERROR] if step.how == "leave" and BY_NAME[step.kind].in_backups != "named" else []
+            continue
+        target = Target(BY_NAME[made["kind"]], made["name"])
+        done.append(Done(target, made, "create"))
+        waits += [wait] if (wait := plan_wait(made, target, "create")) else []
+    return partial_code([*codes, *([finish(session, done, waits)] if done else [])])
+
+
+def _do(session: Session, step: Step, held: BackedUpProject, repository: str, project: str) -> Object | None:
+    """What was created; None: nothing. Raises WeftError."""
+    if step.how == "create":
+        return session.client.create({**_add_secrets(step, held, repository), "project": project})
+    if step.how != "restore" or step.backup is None:
+        return None
+    given = dict(step.manifest) or {"new_name": step.old, "volumes": step.volumes}
+    name = str(step.backup["name"])
+    try:
+        return session.client.verb("backup", name, "restore", given, project=project)
+    except InUse as problem:
+        if not (dig(given, "spec.publish") and "publish" in str(problem.field)):
+            raise
+        session.notify(f"{step.what}  is restored without its published ports: {problem.message}")
+        given["spec"] = {**given["spec"], "publish": []}
+        return session.client.verb("backup", name, "restore", given, project=project)
+
+
+def _add_secrets(step: Step, held: BackedUpProject, repository: str) -> dict[str, Any]:
+    own = next(one for one in held.objects if (one.kind, one.name) == (step.kind, step.old))
+    if not own.sealed:
+        return step.manifest
+    sealed = {"repository": repository, "project": held.project, "name": own.name, "values": own.sealed}
+    return {**step.manifest, "spec": {**step.manifest["spec"], "from_backup": sealed}}

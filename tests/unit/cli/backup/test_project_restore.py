@@ -1,0 +1,93 @@
+"""How a backed-up project comes back: what others refer to first, data from the backups of then; what is there stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.cli.backup.objects import Step, choose_data, plan_restore
+from weft.kinds.backup import SET
+from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
+from weft.objects.errors import AlreadyExists
+
+NETWORK: dict[str, Any] = {"cidr": "10.7.0.0/24"}
+
+
+def one(kind: str, name: str, has_data: bool = False, **spec: Any) -> BackedUpObject:
+    return BackedUpObject(kind=kind, name=name, spec=spec, has_data=has_data)
+
+
+SHOP = BackedUpProject(
+    project="shop",
+    taken_at=9.0,
+    objects=[
+        one("vm", "web", True, image="tiny", networks=["blue"], volumes=["orders"], lease={"mode": "immediate"}),
+        one("vm", "new", image="tiny", networks=["blue"]),
+        one("vm", "lost", True, image="tiny"),
+        one("container", "db", image="busybox", mounts=["data:/data"]),
+        one("volume", "orders", True, size=1 << 26),
+        one("volume", "data", True, size=1 << 26),
+        one("volume", "empty", size=1 << 26),
+        one("network", "blue", **NETWORK),
+        one("secret", "login"),
+        one("backuppolicy", "nightly", of=["vm/web", "volume/data"], to="safe"),
+        one("image", "own", url="file:///srv/own.tar"),
+    ],
+)
+
+
+def backup(of: str, *disks: str, whole: str = "all", at: float = 9.0, state: str = "read") -> dict[str, Any]:
+    status = {"phase": "Ready", "state": state, "taken_at": at, "disks": {disk: {"size": 1} for disk in disks}}
+    labels = {SET: whole} if whole else {}
+    return {
+        "name": f"{of.partition('/')[2]}-{at:g}", "labels": labels, "spec": {"of": of, "to": "safe"}, "status": status
+    }  # fmt: skip
+
+
+BACKUPS = [
+    backup("vm/web", "root", "orders"),
+    backup("vm/web", "root", "orders", whole="", at=9.5),
+    backup("container/db", "data"),
+    backup("vm/lost", "root", state="damaged"),
+]
+
+
+def plan(existing: dict[tuple[str, str], Any] | None = None, prefix: str = "", keep: bool = False) -> dict[str, Step]:
+    data = choose_data(BACKUPS, backup("project/shop"))
+    steps = plan_restore(SHOP, data, existing or {}, prefix=prefix, keep=keep)
+    return {f"{step.kind}/{step.old}:{step.how}": step for step in steps}
+
+
+def test_what_is_referred_to_comes_first_and_data_from_the_backups_of_the_same_whole() -> None:
+    steps = plan()
+    order = list(steps)
+    web = steps["vm/web:restore"]
+    assert (
+        order.index("network/blue:create") < order.index("vm/web:restore") < order.index("backuppolicy/nightly:create")
+    )
+    assert web.backup is not None and web.backup["name"] == "web-9"
+    assert web.manifest["volumes"] == {"orders": "orders"} and web.manifest["spec"]["networks"] == ["blue"]
+    assert not {"volumes", "image", "lease"} & web.manifest["spec"].keys() and web.note == "without lease"
+    assert order.index("volume/db:restore") < order.index("container/db:create")
+    assert {"volume/orders:comes", "volume/data:comes", "volume/empty:create", "vm/new:create"} <= set(order)
+    assert steps["vm/lost:leave"].note == "no good backup has its data"
+    assert steps["image/own:leave"].note == "its content is in no backup: weft image add own FILE"
+
+
+def test_what_is_there_is_refused_by_name_kept_or_gets_another_name() -> None:
+    existing = {("vm", "web"): {}, ("network", "blue"): NETWORK, ("secret", "login"): {}}
+    with pytest.raises(AlreadyExists, match=r"there already: secret/login, vm/web$") as refused:
+        plan(existing)
+    assert all(flag in str(refused.value.hint) for flag in ("--keep-existing", "--new-name PREFIX", "--into PROJECT"))
+    kept = plan(existing, keep=True)
+    assert kept["vm/web:keep"].note == "it is there, and stays as it is"
+    assert kept["network/blue:keep"].note == "it is there, and the same"
+    assert "volume/orders:leave" in kept  # its data came with the VM
+
+    renamed = plan(existing, prefix="old")
+    assert renamed["vm/web:restore"].what == "vm/old-web" and renamed["secret/login:keep"].name == "login"
+    assert renamed["vm/web:restore"].manifest["volumes"] == {"orders": "old-orders"}
+    assert renamed["container/db:create"].manifest["spec"]["mounts"] == ["old-data:/data"]
+    assert renamed["backuppolicy/nightly:create"].manifest["spec"]["of"] == ["vm/old-web", "volume/old-data"]
+    assert renamed["vm/new:create"].manifest["spec"]["networks"] == ["blue"]
