@@ -21,15 +21,15 @@ Object = Mapping[str, Any]
 Key = tuple[str, str]  # kind and name
 # What only the object of then could have, as of any copy, and what a restore sets by itself.
 _OF_ONE = ("lease", "gang", "reservation", "node", "user_data", "aliases")
-_OF_DISKS = ("volumes", "disk", "image", "boot")
+_OF_DISKS = ("volumes", "disk", "boot")
 _SHOWN = 5
 
 
 class Step(msgspec.Struct, frozen=True):
-    """``create`` it; ``restore`` it from ``backup``, with its volumes; it ``comes`` with another; ``keep`` what is there; ``leave``
-    it out."""
+    """``create`` it; ``restore`` it from ``backup``, with its volumes; it ``comes`` with another; ``share`` that of the project
+    which was backed up; ``keep`` what is there; ``leave`` it out."""
 
-    how: Literal["create", "restore", "comes", "keep", "leave"]
+    how: Literal["create", "restore", "comes", "share", "keep", "leave"]
     kind: str
     old: str
     name: str
@@ -63,11 +63,20 @@ def _taken(backup: Object) -> float:
 
 
 def plan_restore(
-    held: BackedUpProject, data: Mapping[str, Object], existing: Mapping[Key, Object], *, prefix: str, keep: bool
+    held: BackedUpProject,
+    data: Mapping[str, Object],
+    existing: Mapping[Key, Object],
+    *,
+    prefix: str,
+    keep: bool,
+    lent: Collection[Key] = (),
 ) -> list[Step]:
     """The steps in order. ``existing``: the specs of what the project has, by kind and name. ``prefix``: of new names. ``keep``:
-    leave what is there as it is. Raises AlreadyExists for what is there and is another."""
+    leave what is there as it is. ``lent``: what the project that was backed up still has, and may share with another. Raises
+    AlreadyExists for what is there and is another."""
     names = {(one.kind, one.name): _name(one, prefix) for one in held.objects}
+    shared = {key for key in names if key in lent and key not in existing}
+    names |= {key: f"{held.project}/{key[1]}" for key in shared}
     objects = [_rename_within(one, names) for one in _sort(held.objects)]
     there = {(one.kind, one.name) for one in objects if (one.kind, names[one.kind, one.name]) in existing}
     same = {key for key in there if _is_same(key[0], existing[key[0], names[key]], _find(objects, key))}
@@ -88,6 +97,8 @@ def plan_restore(
         if key in there:
             note = "it is there, and the same" if key in same else "it is there, and stays as it is"
             steps.append(Step("keep", *key, names[key], note))
+        elif key in shared:
+            steps.append(Step("share", *key, names[key]))
         else:
             steps += _plan_one(one, names, data, comes)
     return steps

@@ -24,7 +24,6 @@ from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InUse, WeftError
 
 Object = Mapping[str, Any]
-SHARED = "default"  # the project whose images all projects have
 
 
 def restore_project(session: Session, backup: Object, *, into: str, prefix: str, keep: bool, dry_run: bool) -> int:
@@ -36,7 +35,8 @@ def restore_project(session: Session, backup: Object, *, into: str, prefix: str,
     data = choose_data(session.client.list("backup").items, backup)
     is_there = any(one["name"] == project for one in session.client.list("project").items)
     existing = _list_existing(session, held, project, is_there=is_there)
-    steps = plan_restore(held, data, existing, prefix=prefix, keep=keep)
+    lent = _list_lent(session, held, source) if project != source else []
+    steps = plan_restore(held, data, existing, prefix=prefix, keep=keep, lent=lent)
     if dry_run:
         for step in steps:
             print(describe(step, "would be "), flush=True)
@@ -60,7 +60,13 @@ def describe(step: Step, would: str = "") -> str:
         )
         at = render_time(float(dig(step.backup, "status.taken_at") or 0.0), seconds=True)
         return f"{what}  {would}restored from backup/{step.backup['name']} of {at}{note}"
-    done = {"create": "created", "comes": "restored", "keep": "kept", "leave": "left out"}[step.how]
+    done = {
+        "create": "created",
+        "comes": "restored",
+        "share": "shared with the project",
+        "keep": "kept",
+        "leave": "left out",
+    }[step.how]
     return f"{step.what}  {would}{done}{note}"
 
 
@@ -72,9 +78,17 @@ def _list_existing(
         for item in session.client.list(kind, project=project).items:
             if item.get("project") == project:
                 found[kind, str(item["name"])] = item["spec"]
-    shared = session.client.list("image", project=SHARED).items if project != SHARED else []
-    found |= {("image", str(item["name"])): item["spec"] for item in shared}
     return found
+
+
+def _list_lent(session: Session, held: BackedUpProject, source: str) -> list[tuple[str, str]]:
+    """What no backup has the content of, and the project that was backed up still has."""
+    kinds = {one.kind for one in held.objects if BY_NAME[one.kind].in_backups == "named"}
+    if held.project != source:  # the backups of another project were taken in here
+        return []
+    return [
+        (kind, str(item["name"])) for kind in sorted(kinds) for item in session.client.list(kind, project=source).items
+    ]
 
 
 def _bring(session: Session, steps: list[Step], project: str) -> list[Step]:
@@ -123,6 +137,8 @@ def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, repos
 
 def _do(session: Session, step: Step, held: BackedUpProject, repository: str, project: str) -> Object | None:
     """What was created; None: nothing. Raises WeftError."""
+    if step.how == "share":
+        session.client.verb(step.kind, step.old, "share", {"with": [project]}, project=held.project)
     if step.how == "create":
         return session.client.create({**_add_secrets(step, held, repository), "project": project})
     if step.how != "restore" or step.backup is None:

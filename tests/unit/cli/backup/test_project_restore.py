@@ -68,7 +68,7 @@ def test_what_is_referred_to_comes_first_and_data_from_the_backups_of_the_same_w
     )
     assert web.backup is not None and web.backup["name"] == "web-9"
     assert web.manifest["volumes"] == {"orders": "orders"} and web.manifest["spec"]["networks"] == ["blue"]
-    assert not {"volumes", "image", "lease"} & web.manifest["spec"].keys() and web.note == "without lease"
+    assert not {"volumes", "lease"} & web.manifest["spec"].keys() and web.note == "without lease"
     assert order.index("volume/db:restore") < order.index("container/db:create")
     assert {"volume/orders:comes", "volume/data:comes", "volume/empty:create", "vm/new:create"} <= set(order)
     assert steps["vm/lost:leave"].note == "no good backup has its data"

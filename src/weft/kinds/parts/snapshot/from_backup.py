@@ -16,7 +16,7 @@ from weft.objects.identity import MAX_NAME
 from weft.objects.schema import field
 
 # What nobody says of a VM that is restored: where its disks come from, and its volumes, which have a field of their own.
-_RESTORE_SETS = ("origin", "restore", "restart_generation", "volumes", "disk", "image")
+_RESTORE_SETS = ("origin", "restore", "restart_generation", "volumes", "disk")
 
 
 class RestoreBackupInput(msgspec.Struct, kw_only=True):
@@ -89,7 +89,7 @@ def _name_volume(given: RestoreBackupInput, disk: str) -> str:
 def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str, Any]]:
     """The manifests of the snapshot that is fetched, and of the other volumes that begin from it."""
     name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
-    image = dig(obj, "status.image", "")
+    image = given.spec.get("image") or dig(obj, "status.image", "")
     spec = {"of": dig(obj, "spec.of"), "automatic": "backup", "backup": obj["name"], "image": image}
     if given.instant and not _is_of_vm(obj):
         raise InvalidInput(
