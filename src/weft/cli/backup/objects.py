@@ -21,7 +21,7 @@ Object = Mapping[str, Any]
 Key = tuple[str, str]  # kind and name
 # What only the object of then could have, as of any copy, and what a restore sets by itself.
 _OF_ONE = ("lease", "gang", "reservation", "node", "user_data", "aliases")
-_OF_DISKS = ("volumes", "disk", "boot")
+_OF_DISKS = ("volumes", "disk", "boot", "pool")
 _SHOWN = 5
 
 
@@ -132,6 +132,7 @@ def _plan_one(
     if one.has_data and backup is not None:
         fields = {field: value for field, value in spec.items() if field not in _OF_DISKS}
         given = {"new_name": name, "volumes": volumes if snapshots == "machine" else {}, "labels": one.labels}
+        given |= {"pool": one.spec["pool"]} if one.spec.get("pool") else {}
         return [
             Step(
                 *("restore", *key, name, left),

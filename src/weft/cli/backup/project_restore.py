@@ -26,8 +26,11 @@ from weft.objects.errors import InUse, WeftError
 Object = Mapping[str, Any]
 
 
-def restore_project(session: Session, backup: Object, *, into: str, prefix: str, keep: bool, dry_run: bool) -> int:
-    """Into the project ``into``, "" is that of the backup. Raises AlreadyExists before anything is created."""
+def restore_project(
+    session: Session, backup: Object, *, into: str, prefix: str, pool: str, keep: bool, dry_run: bool
+) -> int:
+    """Into the project ``into``, "" is that of the backup; disks into ``pool``, "" is where they were. Raises AlreadyExists before
+    anything is created."""
     raw = read_stream(session, "backup", str(backup["name"]), "files", {"act": "objects"})
     held = msgspec.json.decode(raw, type=BackedUpProject)
     source = str(backup["project"])
@@ -37,6 +40,11 @@ def restore_project(session: Session, backup: Object, *, into: str, prefix: str,
     existing = _list_existing(session, held, project, is_there=is_there)
     lent = _list_lent(session, held, source) if project != source else []
     steps = plan_restore(held, data, existing, prefix=prefix, keep=keep, lent=lent)
+    if pool:
+        steps = [
+            msgspec.structs.replace(one, manifest={**one.manifest, "pool": pool}) if one.how == "restore" else one
+            for one in steps
+        ]
     if dry_run:
         for step in steps:
             print(describe(step, "would be "), flush=True)
@@ -143,7 +151,7 @@ def _do(session: Session, step: Step, held: BackedUpProject, repository: str, pr
         return session.client.create({**_add_secrets(step, held, repository), "project": project})
     if step.how != "restore" or step.backup is None:
         return None
-    given = dict(step.manifest) or {"new_name": step.old, "volumes": step.volumes}
+    given = {"new_name": step.old, "volumes": step.volumes, **step.manifest}
     name = str(step.backup["name"])
     try:
         return session.client.verb("backup", name, "restore", given, project=project)

@@ -121,7 +121,13 @@ def _restore(
         if instant:
             raise usage("--instant goes with a backup of a VM", "leave it out")
         return restore_project(
-            session, found, into=into or "", prefix=new_name or "", keep=keep_existing, dry_run=dry_run
+            session,
+            found,
+            into=into or "",
+            prefix=new_name or "",
+            pool=pool or "",
+            keep=keep_existing,
+            dry_run=dry_run,
         )
     for given_option, flag in ((into, "--into"), (keep_existing, "--keep-existing"), (dry_run, "--dry-run")):
         if given_option:
