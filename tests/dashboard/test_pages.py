@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.cluster.cluster import ROOT, until
 from tests.scenario.cli_lab import Fabric
@@ -166,6 +166,45 @@ def test_the_backups_page_says_which_vms_have_none(open_page: Open, fabric: Fabr
     finally:
         fabric.weft("backuppolicy", "delete", "nightly", "--yes")
         fabric.weft("backuprepository", "delete", "safe", "--yes")
+
+
+def test_the_alerts_page_shows_what_fires_and_silences_it_by_a_click(open_page: Open, fabric: Fabric) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    alert = {"labels": {"vm": evil, "node": "n1"}, "value": 0.97, "since": 1_700_000_000.0, "state": "firing"}
+
+    def fire(route: Route) -> None:
+        """As a rule is whose condition holds: this fabric has no database that evaluates it."""
+        answer = route.fetch()
+        page = answer.json()
+        for rule in page["items"]:
+            rule["status"] |= {"state": "firing", "firing": 1, "alerts": [alert]}
+        route.fulfill(response=answer, json=page)
+
+    rule = ("alertrule", "create", "busy", "--expr", "weft_node_up == 0", "--severity", "critical")
+    assert fabric.weft(*rule).code == 0
+    assert fabric.weft("receiver", "create", "hook", "--type", "webhook", "--url", "http://127.0.0.1:1/").code == 0
+    assert "this machine itself" in fabric.weft("receiver", "test", "hook").err
+    page = open_page("alerts")
+    try:
+        expect(page.get_by_text("No alert fires.")).to_be_visible()
+        page.route(re.compile("/v1/(projects/[a-z]+/)?alertrules\\?"), fire)
+        page.reload()
+        row = page.get_by_label("Firing and pending alerts").get_by_role("row").filter(has_text="busy")
+        expect(row).to_contain_text(f"vm={evil} node=n1")
+        expect(row).to_contain_text("critical")
+        expect(page.get_by_role("heading", name="Receivers").locator("..")).to_contain_text("this machine itself")
+        row.get_by_role("button", name="Silence").click()
+        expect(row).to_contain_text("silenced")
+        (silence,) = json.loads(fabric.weft("silence", "list", "-o", "json").out)["items"]
+        assert silence["spec"]["rule"] == "busy" and silence["spec"]["labels"] == alert["labels"]
+        row.get_by_role("button", name="Unsilence").click()
+        expect(row).to_contain_text("firing")
+        page.get_by_role("button", name="receivers").click()
+        expect(page.get_by_label("Table").get_by_role("row").filter(has_text="hook")).to_contain_text("webhook")
+    finally:
+        page.unroute_all(behavior="ignoreErrors")
+        for what in ("alertrule/busy", "receiver/hook"):
+            fabric.weft("delete", what, "--yes")
 
 
 def test_a_search_finds_anything(open_page: Open) -> None:

@@ -83,9 +83,11 @@ function Count({ name }) {
   const facts = summary.value;
   if (!facts) return null;
   const problems = facts.problems_total ?? facts.problems?.length ?? 0;
-  const count = { '': problems, operations: facts.operations?.length, queue: facts.queue?.waiting }[name];
+  const firing = facts.phases?.alertrule?.firing;
+  const count = { '': problems, alerts: firing, operations: facts.operations?.length, queue: facts.queue?.waiting }[name];
   if (!count) return null;
-  return html`<span class=${`count ${name === '' ? 'state failed' : 'soft'}`} title=${name === '' ? 'problems' : undefined}>${count}</span>`;
+  const title = { '': 'problems', alerts: 'rules firing' }[name];
+  return html`<span class=${`count ${title ? 'state failed' : 'soft'}`} title=${title}>${count}</span>`;
 }
 
 function Lost() {

@@ -1,9 +1,9 @@
 // Backups: which VMs could be restored, and to when; the repositories; the tables of backups and policies.
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { get } from '../api.js';
 import { size } from '../format.js';
-import { health, kinds, link, may, placesOf, route, setQuery } from '../state.js';
+import { MOST, readAll } from '../read.js';
+import { health, kinds, link, placesOf, route, setQuery } from '../state.js';
 import { summary } from '../stream.js';
 import { CreateButton } from '../ui/create.js';
 import { Age, Name, State } from '../ui/parts.js';
@@ -15,7 +15,6 @@ const EMPTY = {
   backuppolicy: ['No policy makes backups yet.', 'weft backuppolicy create nightly --of vm/NAME --to REPOSITORY --schedule daily'],
   backuprepository: ['There is no place for backups yet.', 'weft backuprepository create safe --url dir:///srv/backups'],
 };
-const MOST = 500; // objects of a kind that are read for the overview
 const SHOWN = 12; // VMs in it
 
 export function Backups() {
@@ -26,14 +25,6 @@ export function Backups() {
     <div class="row" role="group" aria-label="Kinds">${known.map((each) => html`<button key=${each} type="button" class="chip" aria-pressed=${name === each}
       onClick=${() => setQuery({ kind: each, phase: '', sort: '' })}>${kinds.value.get(each).plural}</button>`)}</div>
     <${Table} key=${name} names=${[name]} empty=${EMPTY[name][0]} command=${EMPTY[name][1]} />`;
-}
-
-// All objects of a kind that the person may list, up to MOST of each place; and whether there were more.
-async function readAll(name) {
-  const kind = kinds.value.get(name);
-  const places = kind.scope === 'project' ? placesOf(`${name}:list`) : may(`${name}:list`, '') ? [''] : [];
-  const pages = await Promise.all(places.map((place) => get(`/v1/${place && `projects/${encodeURIComponent(place)}/`}${kind.plural}?limit=${MOST}`).catch(() => ({ items: [] }))));
-  return { items: pages.flatMap((page) => page.items), isCut: pages.some((page) => page.continue) };
 }
 
 function Overview() {
