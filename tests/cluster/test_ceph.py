@@ -161,8 +161,29 @@ def test_backups_copy_what_changed_and_come_back_into_pools_of_both_kinds(
     on_ceph.ok("backup", "restore", "moved", "--new-name", "back", "--pool", "ceph", "--wait")
     assert on_ceph.ok("vm", "exec", "back", "--", "cat", "/root/note") == "tuesday\n", "from a folder into Ceph"
     refused = on_ceph.run("backup", "restore", "tuesday", "--new-name", "now", "--pool", "ceph", "--instant")
-    assert refused.returncode and b"can't run from a backup" in refused.stdout + refused.stderr
-    on_ceph.ok("vm", "delete", "here", "there", "back", "now", "--yes")
+    assert refused.returncode and b"a VM runs from a backup only while" in refused.stderr
+    on_ceph.ok("vm", "delete", "here", "there", "back", "--yes")
+
+
+def test_a_full_pool_refuses_snapshots_and_lets_the_guest_wait_until_there_is_space(on_ceph: Cluster) -> None:
+    pool = ("ceph", "-c", str(on_ceph.state / "ceph" / "ceph.conf"), "osd", "pool", "set-quota", "weft", "max_bytes")
+
+    def is_full() -> bool:
+        return on_ceph.object("pool", "ceph")["status"]["phase"] == "Full"
+
+    sh(on_ceph, COUNT)
+    subprocess.run([*pool, str(4 << 20)], check=True, capture_output=True)
+    try:
+        until(is_full, 90)
+        on_ceph.ok("vm", "snapshot", "web", "--name", "full", "--no-wait")
+        until(lambda: on_ceph.json("snapshot", "describe", "full")["status"]["phase"] == "Failed", 60)
+        assert "is full" in on_ceph.json("snapshot", "describe", "full")["status"]["message"]
+    finally:
+        subprocess.run([*pool, "0"], check=True, capture_output=True)
+    until(lambda: not is_full(), 90)
+    now = count(on_ceph)
+    until(lambda: count(on_ceph) > now + 5)  # what waited was written
+    on_ceph.ok("snapshot", "delete", "full", "--yes")
 
 
 def test_a_disk_goes_from_ceph_to_a_folder_and_back_while_its_guest_runs(on_ceph: Cluster) -> None:

@@ -23,7 +23,7 @@ from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 from weft.launch.local.ceph.make import ask
-from weft.objects.errors import DriverFailed, NotFound
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound
 from weft.objects.identity import short_id
 
 pytestmark = [needs_ceph, pytest.mark.host, pytest.mark.timeout(300)]
@@ -151,6 +151,9 @@ async def test_who_is_fenced_off_can_write_no_more_and_the_next_one_can(ceph: Ce
     lost.stdin.write(b"write -P 1 0 64k\n")
     while b"ops" not in await asyncio.wait_for(lost.stdout.readline(), 30):
         pass
+    with pytest.raises(IllegalTransition) as caught:
+        await driver.taking.take(KeptSnapshot("s1", "u", {ID: KeptDisk((), 0)}), {ID: "one"})
+    assert caught.value.token == "inUse" and await driver.layers.list_kept() == []
     [address] = await make_driver(ceph, "n2").fence(ID)
     assert address in (ask(ceph, "osd", "blocklist", "ls") or "")
     assert "1 ops" in io(ceph, facts.rbd.image, "write -P 2 0 64k").stdout

@@ -69,9 +69,11 @@ class Images:
         """Names, in the order in which they were taken. Raises NotFound."""
         return [str(one["name"]) for one in await self._client.ask("rbd", "snap", "ls", self.at(image))]
 
-    async def find_clients(self, image: str) -> list[str]:
-        """The addresses of those who have it open. Raises NotFound."""
-        return [str(one["address"]) for one in (await self._client.ask("rbd", "status", self.at(image)))["watchers"]]
+    async def is_written(self, image: str) -> bool:
+        """Whether somebody has it open and has written to it, who may write more. Raises NotFound."""
+        watchers = (await self._client.ask("rbd", "status", self.at(image)))["watchers"]
+        locks = await self._client.ask("rbd", "lock", "ls", self.at(image))
+        return bool({str(one["address"]) for one in watchers} & {str(one["address"]) for one in locks})
 
     async def take_snapshot(self, layer: str) -> None:
         """It may be there. Raises NotFound for an image that isn't there."""

@@ -22,7 +22,7 @@ class RbdTaking:
         for volume_id in layers:
             if volume_id not in names:
                 raise NotFound(f"volume {volume_id} is not in {self._where}")
-            if await self._images.find_clients(names[volume_id]):
+            if await self._images.is_written(names[volume_id]):
                 raise IllegalTransition(
                     f"volume {volume_id} is in use by a machine",
                     reason="inUse",

@@ -97,6 +97,12 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
             field="instant",
             hint="leave instant out",
         )
+    if given.instant and given.pool != LOCAL:
+        raise InvalidInput(
+            "instant: a VM runs from a backup only while its disks are copied to its node's own pool, local",
+            field="instant",
+            hint="leave instant out, or the pool",
+        )
     if given.instant:
         spec["instant"] = True
     if given.pool != LOCAL:
