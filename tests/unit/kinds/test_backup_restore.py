@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from weft.kinds.parts.snapshot.from_backup import RestoreBackupInput, make_parts, make_restored
-from weft.objects.errors import IllegalTransition
+from weft.objects.errors import IllegalTransition, InvalidInput
 
 GIVEN = RestoreBackupInput(new_name="new")
 
@@ -44,3 +44,19 @@ def test_of_a_container_it_is_each_of_its_volumes() -> None:
 def test_one_that_is_not_ready_is_not_restored() -> None:
     with pytest.raises(IllegalTransition, match="backup/monday is Copying, so it can't be restored yet"):
         make_restored(backup("volume/data", "data", phase="Copying"), GIVEN, "")
+
+
+def test_all_of_it_goes_to_the_pool_that_is_named_and_to_the_nodes_own_if_none_is_wherever_it_was() -> None:
+    obj = backup("vm/shop", "root", "data")
+    obj["status"]["workload_spec"]["pool"] = "san"
+    for pool in ("local", "ceph"):
+        given = RestoreBackupInput(new_name="new", pool=pool)
+        made, (snapshot, volume) = make_restored(obj, given, ""), make_parts(obj, given, "")
+        assert (made["spec"]["pool"], volume["spec"]["pool"], snapshot["spec"].get("pool", "local")) == (pool,) * 3
+    (alone,) = make_parts(backup("volume/data", "data"), given, "")
+    assert (make_restored(backup("volume/data", "data"), given, "")["spec"]["pool"], alone["spec"]["pool"]) == (
+        "ceph",
+        "ceph",
+    )
+    with pytest.raises(InvalidInput, match="a VM runs from a backup only while its disks are copied"):
+        make_parts(obj, RestoreBackupInput(new_name="new", pool="ceph", instant=True), "")
