@@ -50,11 +50,13 @@ def command(job: str) -> str:
     shape = "--bs=4k --iodepth=16" if job.startswith("rand") else "--bs=1M --iodepth=4"
     words = f"--name={job} --rw={job} {shape} --filename=/dev/vdb --direct=1 --ioengine=libaio --thread=1 --time_based"
     loader = "LD_LIBRARY_PATH=/tools/lib /tools/lib/ld-linux-x86-64.so.2 /tools/fio"
-    return f"{loader} {words} --runtime={SECONDS} --output-format=json 2>/dev/null"
+    return f"{loader} {words} --runtime={SECONDS} --output-format=json 2>&1"
 
 
 def read_rate(job: str, said: str) -> float:
-    """Operations or MiB in a second."""
+    """Operations or MiB in a second. Raises RuntimeError with what fio said instead."""
+    if "{" not in said:
+        raise RuntimeError(f"fio: {said.strip()[-500:]}")
     found = json.loads(said[said.index("{") : said.rindex("}") + 1])["jobs"][0]["read" if "read" in job else "write"]
     return float(found["iops"]) if job.startswith("rand") else float(found["bw_bytes"]) / MIB
 
@@ -98,7 +100,9 @@ class Rig:
         assert facts is not None
         plan = self.plan(f"fio-{self._runs}", facts)
         await ready(self.driver, plan)
-        await run(self.driver, plan.id, "sh", "-c", MOUNT)
+        out, err, code = await run(self.driver, plan.id, "sh", "-c", MOUNT)
+        if code:
+            raise RuntimeError(f"the tools can't be mounted: {(out + err).decode(errors='replace')}")
         rates = {}
         for job in JOBS:
             said = (await run(self.driver, plan.id, "sh", "-c", command(job)))[0].decode()
@@ -131,9 +135,11 @@ class Rig:
         words = ["qemu-system-x86_64", "-M", "q35", "-accel", accelerator, "-m", "256", "-smp", "1", "-nodefaults"]
         words += ["-display", "none", "-serial", f"unix:{console},server=on,wait=off"]
         words += ["-kernel", str(self.lab.tiny / boot.kernel), "-initrd", str(self.lab.tiny / boot.initrd)]
-        words += ["-append", boot.cmdline, "-drive", f"file={root},format=qcow2,if=virtio"]
-        words += ["-blockdev", data, "-device", "virtio-blk-pci,drive=data"]
-        return [*words, "-drive", f"file={tools},format=raw,if=virtio,read-only=on"]
+        words += ["-append", boot.cmdline, "-drive", f"file={root},format=qcow2,if=none,id=root", "-blockdev", data]
+        words += ["-drive", f"file={tools},format=raw,if=none,id=tools,read-only=on"]
+        for number, disk in enumerate(("root", "data", "tools")):
+            words += ["-device", f"virtio-blk-pci,drive={disk},addr={number + 4:#x}"]
+        return words
 
     async def take_snapshots(self, count: int) -> tuple[list[float], list[float]]:
         """Seconds: how long a guest that runs stood still for each, and how long a clone took."""

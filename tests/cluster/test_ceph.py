@@ -126,7 +126,7 @@ def images(cluster: Cluster) -> list[str]:
 def test_a_snapshot_is_taken_or_fails_though_the_agent_is_killed_and_the_guest_runs_on(on_ceph: Cluster) -> None:
     sh(on_ceph, COUNT)
     for name in ("k1", "k2"):
-        on_ceph.ok("vm", "snapshot", "web", "--name", name, "--no-wait")
+        on_ceph.ok("vm", "snapshot", "web", "--name", name, "--detach")
         if name == "k2":
             until(lambda: on_ceph.json("snapshot", "describe", "k2")["status"]["phase"] != "Pending")
         [agent] = on_ceph.pids(f"weft agent {on_ceph.vm('web')['status']['node']} ")
@@ -175,7 +175,7 @@ def test_a_full_pool_refuses_snapshots_and_lets_the_guest_wait_until_there_is_sp
     subprocess.run([*pool, str(4 << 20)], check=True, capture_output=True)
     try:
         until(is_full, 90)
-        on_ceph.ok("vm", "snapshot", "web", "--name", "full", "--no-wait")
+        on_ceph.ok("vm", "snapshot", "web", "--name", "full", "--detach")
         until(lambda: on_ceph.json("snapshot", "describe", "full")["status"]["phase"] == "Failed", 60)
         assert "is full" in on_ceph.json("snapshot", "describe", "full")["status"]["message"]
     finally:

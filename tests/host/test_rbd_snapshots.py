@@ -73,20 +73,23 @@ class CountingLab:
         overlays = dict(self.lab.plan_snapshot(files, key).overlays)
         for disk in plan.disks:
             if disk.rbd is not None:
-                overlays[disk.serial] = await self.volumes.layers.begin_layer(self.id_of(disk), f"{disk.serial}-{key}")
+                overlays[disk.serial] = await self.volumes.layers.begin_layer(self.id_of(disk), self.layer(disk, key))
         return SnapshotPlan(key, overlays)
 
     def id_of(self, disk: GuestDisk) -> str:
         return f"{self.name}-{disk.serial[-1]}"
 
+    def layer(self, disk: GuestDisk, key: str) -> str:
+        return f"{self.id_of(disk)}-{key}"
+
     async def finish(self, plan: GuestPlan, key: str) -> GuestPlan:
         """The plan of a guest on what the snapshot kept; nobody has that open."""
         disks = []
         for disk in plan.disks:
-            layer, new = f"{disk.serial}-{key}", f"copy-{key}-{disk.serial}"
+            layer, new = self.layer(disk, key), f"copy-{self.name}-{key}-{disk.serial}"
             if disk.rbd is None:
                 files = msgspec.structs.replace(plan, disks=[disk])
-                [copy] = self.lab.copy_disks(files, f"copy-{key}")
+                [copy] = self.lab.copy_disks(files, f"copy-{self.name}-{key}")
                 disks.append(copy)
                 continue
             await self.volumes.layers.finish_layer(self.id_of(disk), layer)
@@ -158,7 +161,7 @@ async def test_a_driver_killed_at_any_step_leaves_a_snapshot_or_none_and_a_guest
         if facts.phase == "none":
             for disk in plan.disks:
                 if disk.rbd is not None:
-                    await counting.volumes.layers.undo_layer(counting.id_of(disk), f"{disk.serial}-{key}")
+                    await counting.volumes.layers.undo_layer(counting.id_of(disk), counting.layer(disk, key))
         else:
             await counting.finish(now, key)
             now = lay_over(now, snapshot)
