@@ -73,7 +73,7 @@ def test_packets_of_a_vm_are_captured_as_a_file_and_as_lines(cluster: Cluster) -
     (record, *_) = [
         one
         for one in cluster.json("api", "get", "/v1/audit")["items"]
-        if one.get("path", "").endswith("vm/hello:capture") and one["outcome"] == "allowed"
+        if one.get("path", "").endswith("/vms/hello:capture") and one["outcome"] == "allowed"
     ]
     changes = {change["field"]: change["new"] for change in record["objects"][0]["changes"]}
     assert changes["input.filter"] == "icmp" and changes["input.seconds"] == 5

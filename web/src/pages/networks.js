@@ -7,8 +7,10 @@ import { size } from '../format.js';
 import { project, toObject } from '../state.js';
 import { summary } from '../stream.js';
 import { CreateButton } from '../ui/create.js';
+import { lazy } from '../ui/lazy.js';
 import { Table } from '../ui/table.js';
 
+const Traffic = lazy(() => import('../ui/traffic.js').then((part) => part.Traffic));
 const MOST = 60; // guests in the drawing: more say nothing
 const COLOURS = ['--accent', '--changing', '--degraded', '--unknown', '--running', '--failed'];
 
@@ -68,7 +70,7 @@ function Topology() {
             <text x=${x + 8} y=${y + 20}>${guest.name.length > 18 ? `${guest.name.slice(0, 17)}…` : guest.name}</text>
             <text x=${x + 8} y=${y + 40} style=${{ fill: 'var(--soft)' }}>${guest.status?.address ?? guest.status?.phase ?? ''}${rate ? `  ${size(rate)}/s` : ''}</text></a></g>`;
       })}
-    </svg></section>`;
+    </svg></section><${Traffic} guests=${facts.guests} />`;
 }
 
 // From a guest's box up to its network's line; boxes of lower rows are reached beside those above them.

@@ -18,6 +18,7 @@ const TABS = {
   console: ['Console', lazy(() => import('../tabs/terminal.js').then((part) => part.Terminal))],
   screen: ['Screen', lazy(() => import('../tabs/screen.js').then((part) => part.Screen))],
   flows: ['Flows', lazy(() => import('../tabs/flows.js').then((part) => part.Flows))],
+  capture: ['Packets', lazy(() => import('../tabs/capture.js').then((part) => part.Capture))],
   spec: ['Spec', lazy(() => import('../tabs/spec.js').then((part) => part.Spec))],
 };
 

@@ -87,6 +87,7 @@ class WebSocket(Connection):
         super().__init__(connection.reader, connection.writer)
         self._left, self._opcode, self._mask = 0, 0, b""  # of the frame that is being read
         self._decoder = FrameDecoder()
+        self._is_closed = False  # by us: browsers take a second close for a broken connection, and lose the words of the first
 
     async def receive(self) -> Frame | None:
         try:
@@ -111,6 +112,7 @@ class WebSocket(Connection):
                 message = _pack_close(_FAILED, _describe(sent.error()))
             else:
                 continue
+            self._is_closed |= sent.type in (FrameType.EXIT, FrameType.ERROR)
             if not await super().send(message):
                 return False
         return True
@@ -124,7 +126,9 @@ class WebSocket(Connection):
                 length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8), "big")
             mask = await self.reader.readexactly(4) if second & 0x80 else b""
             if opcode == _CLOSE or not mask or (opcode >= _CLOSE and length > 125):  # a client must mask what it sends
-                await super().send(_pack_close(_NORMAL, ""))
+                if not self._is_closed:
+                    self._is_closed = True
+                    await super().send(_pack_close(_NORMAL, ""))
                 return False
             if length:
                 self._left, self._opcode, self._mask = length, opcode, mask
