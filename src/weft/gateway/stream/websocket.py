@@ -87,7 +87,9 @@ class WebSocket(Connection):
         super().__init__(connection.reader, connection.writer)
         self._left, self._opcode, self._mask = 0, 0, b""  # of the frame that is being read
         self._decoder = FrameDecoder()
-        self._is_closed = False  # by us: browsers take a second close for a broken connection, and lose the words of the first
+        self._is_closed = (
+            False  # by us: browsers take a second close for a broken connection, and lose the words of the first
+        )
 
     async def receive(self) -> Frame | None:
         try:
