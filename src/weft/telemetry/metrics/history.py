@@ -1,0 +1,92 @@
+"""The history of metrics as arrays: a PromQL range query to the database for metrics, or a list of samples in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlencode
+
+import msgspec
+import numpy as np
+
+from weft.contracts.history import MOST_MOMENTS, MOST_SAMPLES, Floats, Labels, Span
+from weft.objects.errors import InvalidInput, TooLarge, Unavailable
+from weft.telemetry.metrics.database import Asker, Database
+from weft.telemetry.metrics.sample import Sample
+
+SECONDS = 30.0
+MOST_BYTES = 64 << 20
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+class _Series(msgspec.Struct):
+    metric: dict[str, str] = {}
+    values: list[tuple[float, str]] = []
+
+
+class _Result(msgspec.Struct):
+    result: list[_Series] = []
+
+
+class _Answer(msgspec.Struct):
+    status: str = ""
+    data: _Result = msgspec.field(default_factory=_Result)
+    error: str = ""
+
+
+class DatabaseHistory:
+    """Of the database that ``find`` names now."""
+
+    def __init__(self, asker: Asker, find: Callable[[], Database]) -> None:
+        """``find`` raises Unavailable while there is none."""
+        self._asker, self._find = asker, find
+
+    async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
+        """See ``contracts.history.History``."""
+        if span.count > MOST_MOMENTS:
+            raise TooLarge(f"{span.count} moments are too many at once: the most are {MOST_MOMENTS}")
+        body = urlencode({"query": query, "start": repr(span.start), "end": repr(span.end), "step": repr(span.step)})
+        reply = await self._asker.ask(
+            self._find(), "/api/v1/query_range", body.encode(), _FORM, seconds=SECONDS, most_bytes=MOST_BYTES
+        )
+        answer = _read_answer(reply.body)
+        if reply.status in (400, 422):
+            raise InvalidInput(f"the database for metrics refuses the query: {answer.error[:200]}", field="query")
+        if reply.status != 200 or answer.status != "success":
+            raise Unavailable(f"the database for metrics answers {reply.status}: {answer.error[:200]}")
+        if len(answer.data.result) * span.count > MOST_SAMPLES:
+            raise TooLarge(f"{len(answer.data.result)} series of {span.count} samples are too many at once")
+        return {Labels.of(series.metric): _place(series.values, span) for series in answer.data.result}
+
+
+class SampleHistory:
+    """Of samples in memory, by the name of their metric: a query is a name, and nothing else."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = list(samples)
+
+    async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
+        """See ``contracts.history.History``."""
+        found: dict[Labels, Floats] = {}
+        for sample in self._samples:
+            at = span.index(sample.at / 1000)
+            if sample.name == query and at is not None:
+                row = found.setdefault(Labels.of(dict(sample.labels)), np.full(span.count, math.nan))
+                row[at] = sample.value
+        return found
+
+
+def _read_answer(body: bytes) -> _Answer:
+    try:
+        return msgspec.json.decode(body, type=_Answer)
+    except msgspec.DecodeError:
+        return _Answer(error="its answer isn't one of Prometheus'")
+
+
+def _place(values: list[tuple[float, str]], span: Span) -> Floats:
+    row = np.full(span.count, math.nan)
+    for when, value in values:
+        at = span.index(when)
+        if at is not None:
+            row[at] = float(value)
+    return row
