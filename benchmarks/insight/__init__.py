@@ -60,7 +60,7 @@ def _measure_forecasts(name: str, days: list[Floats], goals: tuple[float, float]
                 f"last value: {last:.3f}",
                 f"{error / last:.3f}×",
                 f"≤ {goal:.2f}",
-                round(error, 2) <= goal,
+                error <= goal,
             )
         )
     return found

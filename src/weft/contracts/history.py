@@ -1,4 +1,4 @@
-"""What the history of metrics answers to whoever computes with it: arrays, evenly spaced, gaps as NaN."""
+"""What the history of metrics answers to code that computes with it: arrays, evenly spaced, gaps as NaN."""
 
 from __future__ import annotations
 

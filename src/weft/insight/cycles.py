@@ -14,6 +14,8 @@ import numpy as np
 
 from weft.insight.forecast.past import Floats
 
+# Of 1, and of what _judge measures; a logistic regression on drawn weeks (benchmarks/insight/drawn.py, another seed).
+WEIGHTS = (-5.433, 0.855, 2.731, -1.667, 0.523, 0.119, -0.343, 2.004)
 REPORT = 0.7  # least confidence with which a cycle is shown
 ACT = 0.9  # and with which anything is done about it
 LEAST_CYCLES = 2.5
@@ -115,9 +117,11 @@ def _find_hill(acf: Floats, low: float, high: float) -> float | None:
     first, last = max(2, math.floor(low)), math.ceil(high)
     if last + 1 >= len(acf) or last - first < 1:
         return None
-    at = first + int(np.argmax(acf[first : last + 1]))
-    if not (acf[at] >= acf[at - 1] and acf[at] >= acf[at + 1]) or acf[at] <= 0:
+    inner = acf[first : last + 1]
+    tops = np.flatnonzero((inner >= acf[first - 1 : last]) & (inner >= acf[first + 1 : last + 2]) & (inner > 0))
+    if not len(tops):
         return None
+    at = first + int(tops[np.argmax(inner[tops])])
     bend = acf[at - 1] - 2 * acf[at] + acf[at + 1]
     return at + (0.5 * (acf[at - 1] - acf[at + 1]) / bend if bend < 0 else 0.0)
 
@@ -139,16 +143,8 @@ def _judge(x: Floats, acf: Floats, period: float, ratio: float) -> Cycle | None:
     left = float(((table - others) ** 2).sum() / max((table**2).sum(), 1e-12))
     hill = float(np.interp(period, np.arange(len(acf)), acf))
     valley = float(np.interp(period / 2, np.arange(len(acf)), acf))
-    size = (
-        -7.726
-        + 0.74 * ratio
-        + 3.749 * hill
-        + 2.422 * r
-        + 0.031 * min(t, 30.0)
-        + 2.479 * max(1 - left, -1.0)
-        + 0.366 * math.log(cycles)
-        + 0.602 * (hill - valley)
-    )
+    measures = (1.0, ratio, hill, r, min(t, 30.0), max(1 - left, -1.0), math.log(cycles), hill - valley)
+    size = sum(weight * measure for weight, measure in zip(WEIGHTS, measures, strict=True))
     return Cycle(period, 1 / (1 + math.exp(-size)), tuple(table.mean(axis=0).tolist()))
 
 

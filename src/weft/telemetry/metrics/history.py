@@ -44,7 +44,7 @@ class DatabaseHistory:
     async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
         """See ``contracts.history.History``."""
         if span.count > MOST_MOMENTS:
-            raise TooLarge(f"{span.count} moments are too many at once: the most are {MOST_MOMENTS}")
+            raise TooLarge(f"{span.count} moments are too many for one answer: the most are {MOST_MOMENTS}")
         body = urlencode({"query": query, "start": repr(span.start), "end": repr(span.end), "step": repr(span.step)})
         reply = await self._asker.ask(
             self._find(), "/api/v1/query_range", body.encode(), _FORM, seconds=SECONDS, most_bytes=MOST_BYTES
@@ -55,7 +55,7 @@ class DatabaseHistory:
         if reply.status != 200 or answer.status != "success":
             raise Unavailable(f"the database for metrics answers {reply.status}: {answer.error[:200]}")
         if len(answer.data.result) * span.count > MOST_SAMPLES:
-            raise TooLarge(f"{len(answer.data.result)} series of {span.count} samples are too many at once")
+            raise TooLarge(f"{len(answer.data.result)} series of {span.count} samples are too many for one answer")
         return {Labels.of(series.metric): _place(series.values, span) for series in answer.data.result}
 
 
