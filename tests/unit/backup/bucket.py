@@ -104,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
             for one in versions:
                 tag = "DeleteMarker" if one.body is None else "Version"
                 size = "" if one.body is None else f"<Size>{len(one.body)}</Size>"
-                rows.append(f"<{tag}><Key>{escape(key)}</Key><VersionId>{one.name}</VersionId>{size}</{tag}>")
+                latest = f"<IsLatest>{str(one is versions[0]).lower()}</IsLatest>"
+                rows.append(f"<{tag}><Key>{escape(key)}</Key><VersionId>{one.name}</VersionId>{latest}{size}</{tag}>")
         cut = f"<IsTruncated>{str(bool(rest)).lower()}</IsTruncated>"
         if rest:
             cut += f"<NextKeyMarker>{keys[-1]}</NextKeyMarker><NextVersionIdMarker>x</NextVersionIdMarker>"

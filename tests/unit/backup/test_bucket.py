@@ -66,6 +66,9 @@ def test_a_lock_holds_against_a_clean_up_and_a_thief(bucket: Bucket, tmp_path: P
         return
     made = lock(repo, data, 10)
     assert repo.prune({made.id}, grace=0).locked_backups == [made.id]
+    assert repo.prune(grace=0).locked_backups == []
+    again = [key for key, versions in bucket.keys.items() if len(versions) > 1]
+    assert again == [], "what is written again leaves no older versions"
     thief = connect(bucket, tmp_path / "b")._storage
     for key in (f"backups/{made.id}", *(found.key for found in list(thief.list("packs/")))):
         thief._s3.put_object(Bucket="bucket", Key=f"a/b/{key}", Body=b"mine")  # type: ignore[attr-defined]

@@ -78,7 +78,10 @@ class S3Storage(Storage):
             with contextlib.suppress(ObjectMissing):  # for servers that don't know the condition
                 self.get(key, 0, 1)
                 raise FileExistsError(key)
-        return self._put(key, lambda: data, retain_until, extra)
+        version = self._put(key, lambda: data, retain_until, extra)
+        if self.locks and not key.startswith(_ONCE):
+            self._drop_older(key, version)
+        return version
 
     def begin(self, key: str, owner: str) -> Upload:
         return _SpooledUpload(self, key)
@@ -124,6 +127,14 @@ class S3Storage(Storage):
     def _delete_version(self, key: str, version: str) -> None:
         words = {"Bucket": self._bucket, "Key": self._prefix + key, "VersionId": version}
         self._ask(lambda: self._s3.delete_object(**words), key, writes=True)
+
+    def _drop_older(self, key: str, version: str) -> None:
+        """Versions of what is written again and again, like a lease, that its newest one replaced."""
+        for page in self._pages("list_object_versions", key):
+            for found in page.get("Versions", []):
+                is_older = not found["IsLatest"] and found["VersionId"] != version
+                if found["Key"] == self._prefix + key and is_older:
+                    self._delete_version(key, found["VersionId"])
 
     def drop_uploads(self, owners: set[str], seen: set[str]) -> set[str]:
         return set()  # they lie on the writer's machine, without a name
