@@ -24,7 +24,7 @@ from weft.contracts.clock import Clock
 from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
 from weft.launch.local.ceph.bucket import KEYS, ensure_bucket
-from weft.launch.local.ceph.layout import BUCKET, USER, CephPlan
+from weft.launch.local.ceph.layout import BUCKET, S3_PORT, USER, CephPlan
 from weft.launch.local.ceph.make import wait_ready
 from weft.launch.local.ceph.supervisor import supervisor_command
 from weft.launch.local.daemon import Daemon
@@ -86,7 +86,7 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
 
 def plan_ceph(topology: Topology) -> CephPlan:
     """At the host's address on the underlay, where each node reaches it."""
-    return CephPlan(f"{topology.state_dir}/ceph", topology.gateway_address)
+    return CephPlan(f"{topology.state_dir}/ceph", topology.gateway_address, s3_port=S3_PORT)
 
 
 async def wait_ceph(topology: Topology, clock: Clock) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+S3_PORT = 7480
 USER = "weft"  # of the agents: may use RBD images in the pool, and look at the cluster
 MON_PORT = 6789
 GATEWAY = "rgw.s3"  # the daemon that offers the cluster as S3
@@ -27,7 +28,7 @@ class CephPlan(msgspec.Struct, frozen=True):
     osds: int = 2
     osd_bytes: int = 8 << 30  # of each OSD's file, which is sparse
     pool: str = "weft"
-    s3_port: int = 7480
+    s3_port: int = 0  # 0: it has no S3
 
     @property
     def conf(self) -> Path:
@@ -71,9 +72,13 @@ class CephPlan(msgspec.Struct, frozen=True):
         return Path(self.folder) / "s3" / name
 
     @property
+    def gateways(self) -> list[str]:
+        return [GATEWAY] if self.s3_port else []
+
+    @property
     def daemons(self) -> list[str]:
         """Their names, in the order in which they start."""
-        return ["mon.a", "mgr.x", *(f"osd.{number}" for number in range(self.osds)), GATEWAY]
+        return ["mon.a", "mgr.x", *(f"osd.{number}" for number in range(self.osds)), *self.gateways]
 
     def command(self, daemon: str) -> list[str]:
         """Runs it in the foreground."""

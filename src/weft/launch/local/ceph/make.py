@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from weft.contracts.clock import Clock
-from weft.launch.local.ceph.layout import GATEWAY, USER, CephPlan, write_conf
+from weft.launch.local.ceph.layout import USER, CephPlan, write_conf
 from weft.launch.local.commands import run
 from weft.launch.local.daemon import write_whole
 from weft.objects.errors import DriverFailed, TimedOut
@@ -75,10 +75,11 @@ def _make_others(plan: CephPlan) -> None:
         plan.data("mgr.x").mkdir(mode=0o700, parents=True, exist_ok=True)
         _give_key(plan, "mgr.x", plan.data("mgr.x") / "keyring", mon="allow profile mgr", osd="allow *", mds="allow *")
         plan.made("mgr.x").touch()
-    if not plan.made(GATEWAY).exists():
-        plan.data(GATEWAY).mkdir(mode=0o700, parents=True, exist_ok=True)
-        _give_key(plan, f"client.{GATEWAY}", plan.data(GATEWAY) / "keyring", mon="allow rw", osd="allow rwx")
-        plan.made(GATEWAY).touch()
+    for gateway in plan.gateways:
+        if not plan.made(gateway).exists():
+            plan.data(gateway).mkdir(mode=0o700, parents=True, exist_ok=True)
+            _give_key(plan, f"client.{gateway}", plan.data(gateway) / "keyring", mon="allow rw", osd="allow rwx")
+            plan.made(gateway).touch()
     with ThreadPoolExecutor() as several:  # making the stores is what takes long
         for made in [several.submit(_make_osd, plan, number) for number in range(plan.osds)]:
             made.result()

@@ -1,5 +1,5 @@
 """Keeps the daemons of a local Ceph cluster running: `python -m weft.launch.local.ceph.supervisor weft ceph FOLDER ADDRESS PORT
-OSDS BYTES`, the parts of a CephPlan.
+OSDS BYTES S3_PORT`, the parts of a CephPlan.
 
 Makes what is missing, starts each daemon, and starts it again when it ends. The daemons end with this process, in whatever way that
 ends: so they never outlive what started it.
@@ -73,7 +73,7 @@ class Supervisor:
 
 def supervisor_command(plan: CephPlan, *, with_parent: bool = False) -> tuple[str, ...]:
     """``with_parent``: it ends with the process that starts it."""
-    numbers = (str(number) for number in (plan.port, plan.osds, plan.osd_bytes))
+    numbers = (str(number) for number in (plan.port, plan.osds, plan.osd_bytes, plan.s3_port))
     words = ("weft", "ceph", *(("--with-parent",) if with_parent else ()), plan.folder, plan.address, *numbers)
     return (sys.executable, "-m", "weft.launch.local.ceph.supervisor", *words)
 
@@ -87,10 +87,11 @@ async def _serve(supervisor: Supervisor) -> None:
 
 
 def main() -> int:
-    folder, address, port, osds, osd_bytes = sys.argv[-5:]
+    folder, address, *numbers = sys.argv[-6:]
     if "--with-parent" in sys.argv:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    supervisor = Supervisor(CephPlan(folder, address, int(port), int(osds), int(osd_bytes)), SystemClock())
+    port, osds, osd_bytes, s3_port = (int(number) for number in numbers)
+    supervisor = Supervisor(CephPlan(folder, address, port, osds, osd_bytes, s3_port=s3_port), SystemClock())
     try:
         asyncio.run(_serve(supervisor))
     except WeftError as error:
