@@ -339,6 +339,8 @@ def test_an_image_that_is_started_often_is_kept_for_its_project_and_says_why(
         assert await node.library.choose(start(4), node.image, lambda _: None) is not None
         theirs = replaced(workload=Ref("vm", "w", "w", "other"))
         assert await node.library.choose(theirs, node.image, lambda _: None) is None, "it is another project's"
+        saved = tmp_path / "vm-starts.json"  # it is written after the machine was made
+        await until(lambda: saved.exists() and len(msgspec.json.decode(saved.read_bytes())) >= 4)
         keeping.cancel()
         again = make_node(tmp_path, node.machines)
         await again.library.begin()
