@@ -1,6 +1,6 @@
-"""The first start: a project, a network, and an admin's token in a context file. Later starts restore a missing token.
+"""The first start: a project, a network, alert rules, and an admin's token in a context file. Later starts restore a missing token.
 
-A network that people deleted is not created again: only a store without project ``default`` counts as new.
+What people deleted of it is not created again: only a store without project ``default`` counts as new.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.client.context import Context, read_context, write_context
 from weft.contracts.store import Delete
+from weft.kinds.alert_rule import ALERT_RULE
+from weft.kinds.fields.alert import defaults
 from weft.kinds.network import NETWORK
 from weft.kinds.project import PROJECT
 from weft.kinds.token import TOKEN
@@ -28,7 +30,8 @@ _LABEL = "weft/bootstrap"
 
 
 async def bootstrap(context: ApiContext, context_path: Path, server: str) -> None:
-    """Create the first project and network if the store is new, and an admin's context for ``server`` in ``context_path``."""
+    """Create the first project, network and alert rules if the store is new, and an admin's context for ``server`` in
+    ``context_path``."""
     await retry(context, lambda: _make_default(context))
     await _write_admin_context(context, context_path, server)
 
@@ -41,7 +44,15 @@ async def _make_default(context: ApiContext) -> None:
         kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
     )
     network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
-    drafts = [await admit.plan_create(context, view, manifest, None) for manifest in (project, network)]
+    fabric = Manifest(
+        kind=PROJECT, name=defaults.PROJECT, project=None, labels=None, spec={"description": defaults.DESCRIPTION}
+    )
+    rules = [
+        Manifest(kind=ALERT_RULE, name=name, project=defaults.PROJECT, labels=None, spec=spec)
+        for name, spec in defaults.list_default_rules().items()
+    ]
+    manifests = (project, network, fabric, *rules)
+    drafts = [await admit.plan_create(context, view, manifest, None) for manifest in manifests]
     await context.store.commit(
         [write for draft in drafts for write in draft.writes],
         [precondition for draft in drafts for precondition in draft.preconditions],

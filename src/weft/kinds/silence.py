@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_time
 from weft.objects.schema import field
@@ -73,6 +73,7 @@ SILENCE = Kind(
     summary="Until a given time, nobody is notified of some alerts",
     spec=SilenceSpec,
     status=SilenceStatus,
+    references=(Reference("alertrule", "spec.rule", lambda spec: [spec.rule] if spec.rule else [], blocks=False),),
     access=Access(readers="project"),
     admission=Admission(check=check_silence, check_times=check_until),
     display=Display(

@@ -17,6 +17,8 @@ MOST_GUESTS = 800  # listed one by one in a digest
 MOST_COUNTED = 250  # workloads whose disks and NICs are in a digest
 MOST_DISKS, MOST_NICS = 18, 8  # of a workload
 _SPARE_BYTES = 1000  # of a digest
+# In ``Digest.node``, in unix seconds: the node's clock when it was sent, and the end of its certificate.
+CLOCK, CERTIFICATE_END = "clock", "certificate.end"
 MOST_PORTS = 500  # of each protocol, the lowest: well-known ports are low, a busy machine's short-lived ones are high
 
 

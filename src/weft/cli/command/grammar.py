@@ -156,6 +156,7 @@ TOOLS: dict[str, Entry] = {
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),
     "dashboard": Entry("dashboard", "Show the dashboard in this machine's browser"),
     "doctor": Entry("doctor", "Check this machine and the server"),
+    "alert": Entry("alert", "List alerts; silence them, list silences, or remove one"),
     "audit": Entry("audit", "List, verify or export the audit log"),
     "trace": Entry("trace", "Show what a request took its time for, or list traces"),
     "support": Entry("support", "Collect a support bundle: support bundle"),

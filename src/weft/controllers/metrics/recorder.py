@@ -5,9 +5,10 @@ Reads the nodes' leases and the view; stores nothing itself. Only the leader run
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from weft.controllers.metrics.samples import list_samples
+from weft.controllers.metrics.troubles import Kills, list_certificates, list_troubles
 from weft.informer.leader_lease import LeaderLease
 from weft.objects.errors import StoreUnavailable
 from weft.protocol.heartbeat import LEASE_PREFIX
@@ -19,18 +20,37 @@ _log = logging.getLogger("weft.metrics")
 
 
 class Recorder:
-    def __init__(self, leadership: LeaderLease, put: Callable[[Sequence[Sample]], None]) -> None:
-        self._leadership, self._put = leadership, put
+    """``read_ends`` gives when the server's certificates end, in unix seconds by name."""
+
+    def __init__(
+        self,
+        leadership: LeaderLease,
+        put: Callable[[Sequence[Sample]], None],
+        read_ends: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        self._leadership, self._put, self._read_ends = leadership, put, read_ends
+        self._kills = Kills()
         self._sent: dict[str, int] = {}
 
     async def run(self) -> None:
         """Record for ever."""
+        unsubscribe = self._leadership.cache.subscribe(self._kills.notice, ["allocation"])
+        try:
+            await self._record()
+        finally:
+            unsubscribe()
+
+    async def _record(self) -> None:
         clock, seconds = self._leadership.clock, FIRST_SECONDS
         while True:
             await clock.sleep(seconds)
             try:
                 leases = await self._leadership.store.leases(LEASE_PREFIX, digests=True)
-                samples = list(list_samples(self._leadership.cache.view, leases, self._sent, clock.now()))
+                view, now = self._leadership.cache.view, clock.now()
+                samples = list(list_samples(view, leases, self._sent, now))
+                at = int(now * 1000)
+                samples += (*list_troubles(view, at), *self._kills.list_samples(view, at))
+                samples += list_certificates(self._read_ends(), at)
             except StoreUnavailable:
                 continue
             except Exception:  # a defect here must not end the controllers

@@ -12,8 +12,8 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.pool import POOL, PoolStatus
-from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, MOST_COUNTED, Digest, read_digest, total
-from weft.telemetry.metrics.devices import list_devices, list_node, list_pools
+from weft.protocol.heartbeat import CLOCK, LEASE_PREFIX, LEASE_SECONDS, MOST_COUNTED, Digest, read_digest, total
+from weft.telemetry.metrics.devices import MOST, list_devices, list_node, list_pools
 from weft.telemetry.metrics.sample import Sample
 
 Labels = tuple[tuple[str, str], ...]
@@ -67,6 +67,8 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
         yield Sample("weft_node_function_instances", (*labels, ("state", state)), at, value)
     for metric, named, value in list_node(labels, digest.node):
         yield Sample(metric, named, at, value)
+    if CLOCK in digest.node and -MOST < digest.node[CLOCK] < MOST:
+        yield Sample("weft_node_clock_offset_seconds", labels, at, digest.node[CLOCK] - at / 1000)
     for metric, named, value in list_pools(labels, report.pools):
         yield Sample(metric, named, at, value)
     yield from _list_devices(view, node, digest, at)

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from weft.agent.agent import Agent
 from weft.agent.backup.files import BackupFiles
 from weft.agent.logs.syslog import LineSender
+from weft.agent.metrics.own import add_own
 from weft.agent.node.enrolment import (
     Enrolment,
     has_ended,
@@ -140,7 +141,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
     samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
-    agent.count_devices = samples.count_devices
+    agent.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
     streams = Streams(
         *(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs),
         BackupFiles(host.state_dir, host.node, server),

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -54,9 +54,11 @@ from weft.telemetry.metrics.database import OFF, Database, find_database
 from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
+from weft.trust.certificate_end import read_ends
 from weft.trust.seal import read_seal_key, unseal
 
 LOCK_PATIENCE_SECONDS = 10.0
+CERTIFICATES = {"ca": "ca.crt", "server": "server.crt", "metrics": "metrics/server.crt"}  # of the server itself
 
 _log = logging.getLogger(__name__)
 
@@ -97,10 +99,11 @@ async def decide(
     evaluator: Evaluates | Unevaluated | None = None,
     make_receivers: Callable[[LeaderLease], Receivers] | None = None,
     tracer: Tracer | None = None,
+    read_ends: Callable[[], Mapping[str, float]] = dict,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, and without
-    ``make_receivers`` nobody is notified."""
+    ``make_receivers`` nobody is notified. ``read_ends`` gives when the server's certificates end, in unix seconds by name."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -120,6 +123,7 @@ async def decide(
                             elsewhere_seconds,
                             evaluator,
                             make_receivers,
+                            read_ends,
                         )
                     )
                 except* LeadershipLost as lost:
@@ -150,6 +154,7 @@ async def _serve(
     elsewhere_seconds: float,
     evaluator: Evaluates | Unevaluated | None,
     make_receivers: Callable[[LeaderLease], Receivers] | None,
+    read_ends: Callable[[], Mapping[str, float]],
 ) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
@@ -163,7 +168,7 @@ async def _serve(
         group.create_task(make_images().run())
         group.create_task(Code(code, lease).run())
         if put_samples is not None:
-            group.create_task(Recorder(lease, put_samples).run())
+            group.create_task(Recorder(lease, put_samples, read_ends).run())
         if evaluator is not None:
             group.create_task(Alerts(lease, evaluator).run())
         if make_receivers is not None:
@@ -207,6 +212,10 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 unseal=unseal_own,
                 put_samples=sender.put if sender is not None else None,
                 elsewhere_seconds=options.resume_elsewhere_after,
+                read_ends=partial(
+                    read_ends,
+                    {name: options.state / file for name, file in CERTIFICATES.items()},
+                ),
                 evaluator=find_unfit(options.metrics, options.database)
                 or Evaluator(options.state, clock, options.alert_interval),
                 make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from weft.kinds.node import NodePool
-from weft.protocol.heartbeat import MOST_DISKS, MOST_NICS, DeviceCounts
+from weft.protocol.heartbeat import CERTIFICATE_END, MOST_DISKS, MOST_NICS, DeviceCounts
 
 Labels = tuple[tuple[str, str], ...]
 Found = tuple[str, Labels, float]
@@ -28,10 +28,12 @@ NIC_METRICS = (
     ("weft_guest_network_sent_packets_total", "Packets that a guest sent by a NIC"),
     ("weft_guest_network_sent_dropped_packets_total", "Packets of a guest that its node dropped"),
 )
+CERTIFICATE_METRIC = "weft_certificate_expiry_timestamp_seconds"
 # What a node counts, by its name in samples: metric, further labels, help.
 NODE_METRICS: Mapping[str, tuple[str, Labels, str]] = {
     "cpu": ("weft_node_worked_cpu_seconds_total", (), "CPU time of all that ran on the node"),
     "memory.available": ("weft_node_memory_available_bytes", (), "Memory of the node that programs could get"),
+    CERTIFICATE_END: (CERTIFICATE_METRIC, (("certificate", "node"),), "Time when a certificate ends, in unix seconds"),
     "temperature": ("weft_node_temperature_celsius", (), "Temperature of the hottest sensor"),
     **{
         f"pressure.{resource}{'.full' if full else ''}": (
