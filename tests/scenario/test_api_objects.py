@@ -548,7 +548,7 @@ def test_deleting_and_referring_at_once_never_leaves_a_dangling_name(vms: DoorsL
 def test_an_empty_project_can_be_deleted(vms: DoorsLab) -> None:
     vms.client.create({"kind": "project", "name": "shop"})
     vms.client.delete("project", "shop")
-    assert [p["name"] for p in vms.client.list("project").items] == ["default"]
+    assert [p["name"] for p in vms.client.list("project").items] == ["default", "fabric"]
 
 
 def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: DoorsLab) -> None:

@@ -129,7 +129,11 @@ def find_listed(browser: Browser, kind: Kind) -> set[str] | None:
         paths = [f"/v1/{kind.plural}"]
     else:
         shared = ("", "?shared=1") if kind.is_shareable else ("",)
-        paths = [f"/v1/projects/{p}/{kind.plural}{more}" for p in ("red", "blue", MARK, "default") for more in shared]
+        paths = [
+            f"/v1/projects/{p}/{kind.plural}{more}"
+            for p in ("red", "blue", MARK, "default", "fabric")
+            for more in shared
+        ]
     replies = [browser.send("GET", path) for path in paths]
     if all(reply.status == 403 for reply in replies):
         return None

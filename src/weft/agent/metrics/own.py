@@ -7,7 +7,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.protocol.heartbeat import CERTIFICATE_END, CLOCK, DeviceCounts
-from weft.trust.certificate_end import read_ends
+from weft.telemetry.metrics.certificate_end import read_ends
 
 Count = Callable[[], tuple[dict[str, DeviceCounts], dict[str, float]]]
 

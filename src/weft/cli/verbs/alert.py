@@ -70,7 +70,7 @@ def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...], 
 def _read_labels(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise usage(f"--label: {pair!r} is no label", "write it like --label node=n1")
+            raise usage(f"--label: {pair!r} has no =", "write it like --label node=n1")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

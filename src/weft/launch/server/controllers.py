@@ -50,11 +50,11 @@ from weft.scheduler.loop import Scheduler
 from weft.scheduler.workload.strategy import default_strategy
 from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.metrics.certificate_end import read_ends
 from weft.telemetry.metrics.database import OFF, Database, find_database
 from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
-from weft.trust.certificate_end import read_ends
 from weft.trust.seal import read_seal_key, unseal
 
 LOCK_PATIENCE_SECONDS = 10.0

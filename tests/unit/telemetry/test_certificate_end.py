@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.contracts.clock import SystemClock
+from weft.telemetry.metrics.certificate_end import read_end, read_ends
 from weft.trust.ca import Authority
-from weft.trust.certificate_end import read_end, read_ends
 
 
 def test_the_ends_of_the_fabrics_own_certificates_are_read(tmp_path: Path) -> None:
