@@ -115,7 +115,7 @@ def _silence(session: Session, words: list[str], labels: dict[str, str], given: 
     manifest = {"kind": SILENCE.name, "name": name, "spec": spec} | ({"project": project} if project else {})
     made = session.client.create(manifest)
     what = " ".join([rule or "all rules", *(f"{key}={value}" for key, value in labels.items())])
-    line = f"silence/{name}  nobody is notified of {what} until {format_time(until)}"
+    line = f"nobody is notified of {what} until {format_time(until)}"
     return finish_one(session, Target(SILENCE, name), made, "create", line)
 
 
