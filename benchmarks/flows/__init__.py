@@ -64,7 +64,15 @@ def _measure(lab: Lab) -> list[Figure]:
     lab.start([*enter, ECHO])
     recorder = lab.start(
         [
-            *("nsenter", f"--net=/run/netns/{node.namespace}", sys.executable, "-m", "benchmarks.flows.recorder"),
+            *(
+                "nsenter",
+                f"--net=/run/netns/{node.namespace}",
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "benchmarks.flows.recorder",
+            ),
             msgspec.json.encode(node.host).decode(),
             msgspec.json.encode(plain).decode(),
             make_port(segment, "one").id,

@@ -40,7 +40,7 @@ async def main() -> None:
     )
     port = sys.argv[3]
     driver = BridgeNetwork(host, None)
-    await driver._guards.follow(frozenset([segment.id]))
+    await driver.ensure_filters([])  # connections are followed from here on
     local = make_local(segment, NETWORK)
     Path(host.state_dir).mkdir(parents=True, exist_ok=True)
     table: Any = [SimpleNamespace(local=local)]
