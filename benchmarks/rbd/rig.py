@@ -34,7 +34,7 @@ from guest_lab import GuestLab, unpack_tiny
 
 MIB = 1 << 20
 SIZE = 256 * MIB
-SECONDS = 6
+SECONDS = 3
 VOLUME = "bench"
 JOBS = {
     "randread": ("read 4 KiB at random, 16 at once", "op/s"),
@@ -42,13 +42,15 @@ JOBS = {
     "read": ("read 1 MiB in order", "MiB/s"),
     "write": ("write 1 MiB in order", "MiB/s"),
 }
-MOUNT = "mkdir -p /tools; mount -t ext4 -o ro /dev/vdc /tools"
+# The kernel's names follow from the order in which it finds the disks.
+NAMES = "for one in /sys/block/vd*; do ln -sf /dev/${one##*/} /dev/disk-$(cat $one/serial); done"
+MOUNT = f"{NAMES}; mkdir -p /tools; mount -t ext4 -o ro /dev/disk-tools /tools"
 END = "end-of-fio"
 
 
 def command(job: str) -> str:
     shape = "--bs=4k --iodepth=16" if job.startswith("rand") else "--bs=1M --iodepth=4"
-    words = f"--name={job} --rw={job} {shape} --filename=/dev/vdb --direct=1 --ioengine=libaio --thread=1 --time_based"
+    words = f"--name={job} --rw={job} {shape} --filename=/dev/disk-data --direct=1 --ioengine=libaio --thread=1 --time_based"
     loader = "LD_LIBRARY_PATH=/tools/lib /tools/lib/ld-linux-x86-64.so.2 /tools/fio"
     return f"{loader} {words} --runtime={SECONDS} --output-format=json 2>&1"
 
@@ -138,7 +140,7 @@ class Rig:
         words += ["-append", boot.cmdline, "-drive", f"file={root},format=qcow2,if=none,id=root", "-blockdev", data]
         words += ["-drive", f"file={tools},format=raw,if=none,id=tools,read-only=on"]
         for number, disk in enumerate(("root", "data", "tools")):
-            words += ["-device", f"virtio-blk-pci,drive={disk},addr={number + 4:#x}"]
+            words += ["-device", f"virtio-blk-pci,drive={disk},serial={disk},addr={number + 4:#x}"]
         return words
 
     async def take_snapshots(self, count: int) -> tuple[list[float], list[float]]:
