@@ -40,6 +40,7 @@ from weft.objects.errors import NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref, short_id
 from weft.objects.image.bundle import BundleManifest
 from weft.protocol.report import NetworkRules, NodeEvent, OpenedSecrets, ReportAnswer, ReportBody, ServerPlace
+from weft.protocol.traces import SpansAnswer, SpansInput
 
 NODE, NODE_UID, ADDRESS = "n1", "node-uid-1", "10.99.0.1"
 
@@ -254,6 +255,9 @@ class StubServer:
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
             superseded=self.superseded,
         )
+
+    def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
+        raise Unavailable("this server keeps no traces", reason="noTraces")
 
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         return self.read_secrets(node, ticket)

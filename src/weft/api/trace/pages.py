@@ -16,10 +16,10 @@ from weft.api.route import Route, Topic
 from weft.api.trace.node_spans import read_spans
 from weft.contracts.trace.context import is_trace_id
 from weft.contracts.trace.span import Span
-from weft.kinds.allocation import ALLOCATION
+from weft.kinds.allocation import ALLOCATION, AllocationSpec
 from weft.kinds.function import FUNCTION
 from weft.kinds.permissions import PERMISSIONS
-from weft.objects.envelope import decode_envelope
+from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound, StoreUnavailable, Unavailable
 from weft.objects.identity import object_key
 from weft.protocol.traces import SpansAnswer, SpansInput
@@ -119,8 +119,8 @@ def _is_function(one: Span) -> bool:
 async def _list_workloads(context: ApiContext, uid: str) -> set[str]:
     """Those with an allocation on this node: a hostile one would otherwise tell of others'."""
     page = await context.store.list(object_key(ALLOCATION.name, None, f"{uid}."))
-    owners = [decode_envelope(entry.value).owner for entry in page.entries]
-    return {f"{of.kind}/{of.project or '-'}/{of.name}" for of in owners if of is not None}
+    refs = [decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload for entry in page.entries]
+    return {f"{of.kind}/{of.project or '-'}/{of.name}" for of in refs}
 
 
 def _require_store(context: ApiContext) -> TraceStore:
