@@ -85,11 +85,11 @@ class Rig:
             more["audit"].open()
         self._more = more
         logs = gather_logs()
-        self._context = ApiContext(store, self._journal, clock, Authority(folder, clock), settings, **more)
-        server = make_api_server(build_app(self._context, logs.write_line), [], None, clock)
+        self.context = ApiContext(store, self._journal, clock, Authority(folder, clock), settings, **more)
+        server = make_api_server(build_app(self.context, logs.write_line), [], None, clock)
         server.date = "date: Mon, 01 Jan 2024 00:00:00 GMT\r\n"
-        await bootstrap(self._context, folder / "context.json", "https://127.0.0.1:9")
-        self._context.start()
+        await bootstrap(self.context, folder / "context.json", "https://127.0.0.1:9")
+        self.context.start()
         self._flushing = asyncio.create_task(logs.keep_flushing(clock))
         token = read_context(folder / "context.json").token
         head = f" HTTP/1.1\r\nHost: 127.0.0.1:9\r\nAuthorization: Bearer {token}\r\n".encode()
@@ -103,7 +103,7 @@ class Rig:
 
     async def close(self) -> None:
         self._flushing.cancel()
-        await self._context.stop()
+        await self.context.stop()
         self._journal.close()
         for audit in self._more.values():
             audit.close()

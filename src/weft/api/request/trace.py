@@ -87,22 +87,25 @@ class RequestTraces:
         if len(call.changed) > 1:
             attributes["weft.objects"] = len(call.changed)
         error = call.problem.message.split("\n", 1)[0] if call.problem is not None else ""
-        record, context = self._tracer.record, request.context
+        make, context = self._tracer.make, request.context
         name = f"{call.method} {call.shown_path}"
-        for phase, begin, end in request.phases:
-            record(context, phase, begin, end, about=about)
+        spans = [make(context, phase, begin, end, about=about) for phase, begin, end in request.phases]
         above = Context(context.trace, request.parent)
-        record(
-            above,
-            name,
-            request.began,
-            self._clock.now(),
-            id=context.span,
-            about=about,
-            error=error,
-            attributes=attributes,
-            kind=SERVER,
+        now = self._clock.now()
+        spans.append(
+            make(
+                above,
+                name,
+                request.began,
+                now,
+                id=context.span,
+                about=about,
+                error=error,
+                attributes=attributes,
+                kind=SERVER,
+            )
         )
+        self._tracer.put(*spans)
 
 
 def note_phase(name: str, began: float, clock: Clock) -> float:

@@ -28,14 +28,14 @@ class Spool:
         self._torn = False
         self.dropped = 0
 
-    def put(self, span: Span) -> None:
+    def put(self, *spans: Span) -> None:
         """Never raises: work goes on where its traces can't be written."""
-        line = _encoder.encode(span) + b"\n"
+        lines = _encoder.encode_lines(spans)
         with self._lock:
             try:
-                self._write(line)
+                self._write(lines)
             except OSError:
-                self.dropped += 1
+                self.dropped += len(spans)
 
     def close(self) -> None:
         with self._lock:
@@ -43,11 +43,11 @@ class Spool:
                 os.close(self._file)
                 self._file = -1
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, lines: bytes) -> None:
         """Raises OSError."""
         if self._file < 0 or self._size >= FILE_BYTES:
             self._begin_file()
-        data = b"\n" + line if self._torn else line
+        data = b"\n" + lines if self._torn else lines
         self._torn = True  # until all of it is there
         self._torn = os.write(self._file, data) < len(data)
         self._size += len(data)
