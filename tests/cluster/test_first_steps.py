@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, until
 from tests.unit.controllers.image.hostile_site import hostile_site
 
 pytestmark = pytest.mark.host
@@ -261,3 +262,25 @@ def test_a_deleted_hello_stays_deleted(cluster: Cluster) -> None:
         assert cluster.run("get", "vm/hello").returncode == 3
     finally:
         cluster.ok("vm", "create", "hello", "--image", "tiny", "--memory", "128M")
+
+
+def test_a_trace_says_what_a_create_and_a_migration_took_their_time_for(cluster: Cluster, gone: Gone) -> None:
+    def read() -> dict[str, str]:
+        """The process of each span, by name, of the newest trace."""
+        done = cluster.run("trace", "vm/traced", "-o", "json")
+        found = json.loads(done.stdout)["resourceSpans"] if done.returncode == 0 else []
+        return {
+            span["name"]: each["resource"]["attributes"][0]["value"]["stringValue"].removeprefix("weft/")
+            for each in found
+            for span in each["scopeSpans"][0]["spans"]
+        }
+
+    cluster.ok("vm", "create", gone("traced"), "--image", "tiny", "--memory", "128M", "--node", "n1")
+    until(lambda: {"spawn qemu", "qemu answers", "boot", "ready: Answers", "scheduler", "commit"} <= read().keys())
+    assert read()["spawn qemu"] == "node/n1"
+    assert "Longest: " in cluster.ok("trace", "vm/traced")
+    cluster.ok("vm", "set", "traced", "--node", "")
+    cluster.ok("vm", "migrate", "traced", "--to", "n2", "--timeout", "90s")
+    until(lambda: {"send", "migrating", "guest paused", "waiting", "open"} <= read().keys())
+    places = read()
+    assert (places["guest paused"], places["waiting"]) == ("node/n1", "node/n2")
