@@ -55,8 +55,8 @@ class StepTraces:
             self._tracer.record(context, "boot", began, self._tracer.clock.now(), about=state.local.what)
 
     def settle(self, state: AllocationState, phase: AllocationPhase) -> None:
-        """Nothing is left to do for it now: later steps have another cause."""
-        if phase in _RESTS and isinstance(mark := state.envelope.trace, str):
+        """Nothing is left to do for it now: later steps have another cause. One that is to migrate waits for the other node."""
+        if phase in _RESTS and state.local.spec.migration is None and isinstance(mark := state.envelope.trace, str):
             self._settled[state.local.name] = mark
 
     def forget(self, name: str) -> None:
