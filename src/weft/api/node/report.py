@@ -17,6 +17,7 @@ from weft.api.context import ApiContext
 from weft.api.node.join import make_node, require_own
 from weft.api.node.orphans import find_superseded
 from weft.api.request.call import Call, json_answer
+from weft.api.request.trace import name_owner
 from weft.api.route import Route, Topic
 from weft.contracts.journal import Event
 from weft.contracts.store import (
@@ -251,6 +252,7 @@ async def _write_chunk(
         if context.traces is not None:
             for envelope, state in news:
                 context.traces.note_report(envelope, state, began)
+                context.node_spans.known(uid).add(name_owner(envelope))
     return list(found.values())
 
 

@@ -64,10 +64,9 @@ class RequestTraces:
         """A node has reported that a traced workload's place is in another ``state`` now: that took from ``began`` (unix
         seconds)."""
         now = self._clock.now()
-        context, of = read_mark(allocation.trace, now), allocation.owner
-        if context is not None and of is not None:
-            about = f"{of.kind}/{of.project or '-'}/{of.name}"
-            self._tracer.record(context, f"report: {state}", began, now, about=about)
+        context = read_mark(allocation.trace, now)
+        if context is not None:
+            self._tracer.record(context, f"report: {state}", began, now, about=name_owner(allocation))
 
     def end(self, request: RequestTrace, call: Call, topic: Topic, status: int) -> None:
         """Record it, unless no person made it: a stranger fills nothing here."""
@@ -106,6 +105,12 @@ class RequestTraces:
             )
         )
         self._tracer.put(*spans)
+
+
+def name_owner(allocation: Envelope) -> str:
+    """The workload that an allocation belongs to, as spans name it."""
+    of = allocation.owner
+    return f"{of.kind}/{of.project or '-'}/{of.name}" if of is not None else ""
 
 
 def note_phase(name: str, began: float, clock: Clock) -> float:
