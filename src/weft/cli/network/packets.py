@@ -161,7 +161,9 @@ def _describe_dns(body: bytes) -> str:
     if not flags & 0x8000:
         return f"{what}?"
     code = flags & 15
-    return f"{what}: " + ("no such name" if code == 3 else f"error {code}" if code else f"{answers} answers")
+    if code:
+        return f"{what}: no such name" if code == 3 else f"{what}: error {code}"
+    return f"{what}: {answers} answer{'s' * (answers != 1)}"
 
 
 def _read_name(body: bytes, at: int) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from weft.agent.flow.folded import (
     condense,
 )
 from weft.agent.flow.recorder import FlowRecorder, name_peer
+from weft.agent.migration.history import FlowsTaker
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.driver.network import Endpoint, SeenFlow
 from weft.kinds.allocation import AllocatedNic
@@ -355,3 +357,22 @@ def test_files_of_workloads_that_left_are_removed(tmp_path: Path) -> None:
         files.append(uid, Interval(int(NOW) // 60 * 60, MINUTE, "n", []), NOW)
     files.sweep(["b"])
     assert not files.read("a") and files.read("b")
+
+
+async def test_the_target_of_a_migration_takes_flows_once_and_only_after_it_took_over(lab: Lab, tmp_path: Path) -> None:
+    lab.kernel.open = [flow(1, 4000, 0)]
+    await lab.recorder.refresh()
+    pieces = lab.recorder.pack("u-web")
+    (tmp_path / "there").mkdir()
+    there = Lab(tmp_path / "there")
+    node: Any = SimpleNamespace(flows=there.recorder, clock=there.clock)
+    taker = FlowsTaker(node, WEB)
+    with pytest.raises(InvalidInput):
+        await taker.take(pieces[0])
+    taker.begin()
+    for piece in pieces:
+        await taker.take(piece)
+    with pytest.raises(InvalidInput):
+        await taker.take(pieces[0])
+    found = await there.recorder.answer(WEB, FlowsInput(since=600.0))
+    assert [(one.destination_name, one.sent_bytes) for one in found.flows] == [("db", 4000)]
