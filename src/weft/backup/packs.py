@@ -21,7 +21,7 @@ from weft.backup.format import (
 from weft.backup.index.catalogue import Catalogue, Spot
 from weft.backup.key import Keys
 from weft.backup.storage.contract import Storage, Upload
-from weft.objects.errors import DriverFailed
+from weft.objects.errors import BackupAltered, DriverFailed
 
 _CACHED_FRAMES = 32  # up to 1 MiB each
 
@@ -162,11 +162,10 @@ class ChunkReader:
         return plain
 
 
-def missing_chunk(id_: bytes, spots: list[Spot]) -> DriverFailed:
+def missing_chunk(id_: bytes, spots: list[Spot]) -> BackupAltered:
     where = f"pack {spots[0].pack} is missing" if spots else "no pack has it"
-    return DriverFailed(
+    return BackupAltered(
         f"chunk {id_.hex()[:16]} of the backup can't be read: {where}",
-        reason="backupAltered",
         details={"pack": spots[0].pack if spots else None, "chunk": id_.hex()},
         hint="bring the pack back, or restore another backup; a full backup stores the chunk again",
     )

@@ -13,7 +13,7 @@ import msgspec
 from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
 from weft.backup.condemned import avoided_packs, mark_damaged
 from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
-from weft.backup.format import CHUNK, HEADER, VERSION, Manifest, decode_manifest
+from weft.backup.format import CHUNK, HEADER, VERSION, Manifest, decode_index, decode_manifest
 from weft.backup.index.catalogue import Catalogue
 from weft.backup.index.tree import Tree
 from weft.backup.key import Keys, RepositoryKey
@@ -185,7 +185,7 @@ class Repository:
 
     def verify(self, backups: Iterable[str] | None = None) -> Verification:
         """Read and decrypt all that these backups need, or all backups. The next backup stores again what a damaged pack has."""
-        verifier = Verifier(self._keys, self._catalogue, self._chunks)
+        verifier = Verifier(self._keys, self._catalogue, self._chunks, self._read_index)
         try:
             if backups is None:
                 listing = self.backups()
@@ -206,6 +206,10 @@ class Repository:
         with contextlib.suppress(Forbidden):  # mounted read-only
             mark_damaged(self._storage, (one.name for one in report.damages if one.what == "pack"))
         return report
+
+    def _read_index(self, pack: str) -> None:
+        """Raises DriverFailed if what the repository has of it is missing or damaged."""
+        decode_index(self._keys, pack, self._storage.get(f"index/{pack}"))
 
     def usage(self) -> dict[str, Usage]:
         """By backup."""

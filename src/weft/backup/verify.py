@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
@@ -43,8 +43,13 @@ class Verification(msgspec.Struct, kw_only=True):
 class Verifier:
     """Each frame is read once, however many of the backups need it. Another copy of a chunk counts where one is damaged."""
 
-    def __init__(self, keys: Keys, catalogue: Catalogue, chunks: ChunkReader) -> None:
+    def __init__(
+        self, keys: Keys, catalogue: Catalogue, chunks: ChunkReader, read_index: Callable[[str], None]
+    ) -> None:
+        """``read_index`` raises DriverFailed for a pack whose index can't be read."""
         self._keys, self._catalogue, self._chunks = keys, catalogue, chunks
+        self._read_index = read_index
+        self._needed: dict[str, set[str]] = {}  # packs, and the backups that need them
         self.report = Verification()
         self._read_before = IdTable()  # frames
         self._broken: dict[tuple[str, int], str] = {}  # frames, and why
@@ -73,11 +78,25 @@ class Verifier:
     def finish(self) -> Verification:
         self._pool.shutdown()
         self._read_before.close()
+        self._check_indexes()
         self.report.damages = [
             Damage(what=what, name=name, offset=offset, message=why, backups=tuple(sorted(backups - {""})))
             for (what, name, offset), (why, backups) in sorted(self._bad.items(), key=str)
         ]
         return self.report
+
+    def _check_indexes(self) -> None:
+        """A pack says itself what it holds, so a damaged index harms nothing: but that it is damaged is told."""
+        missing = {name for what, name, _ in self._bad if what == "pack"}
+        for pack, backups in self._needed.items():
+            if pack in missing:
+                continue
+            try:
+                self._read_index(pack)
+            except DriverFailed as error:
+                for backup in backups:
+                    why = f"{error.message}, but its pack is whole: the next check of the repository writes it again"
+                    self._note("index", pack, None, why, backup)
 
     def _walk(self, tree: Tree) -> Iterator[bytes]:
         nodes: list[bytes] = []
@@ -99,6 +118,7 @@ class Verifier:
             if not copies:
                 self._note("chunk", id_.hex(), None, "no pack has this chunk", backup)
             for copy in copies:
+                self._needed.setdefault(copy.pack, set()).add(backup)
                 if why := self._broken.get((copy.pack, copy.frame.offset)):
                     self._note("pack", copy.pack, copy.frame.offset, why, backup)
             harmed |= all((copy.pack, copy.frame.offset) in self._broken for copy in copies)

@@ -106,3 +106,29 @@ def test_a_listing_without_a_backup_stops_the_clean_up(lab: Lab) -> None:
     (lab.place / "aside").rename(manifest)
     lab.repo.prune(grace=0)
     assert load(lab.repo, first) == random_chunks(4, 1)
+
+
+def test_of_twenty_backups_each_damage_is_named_and_the_others_come_back(lab: Lab) -> None:
+    """A flipped bit, a pack that is gone with chunks, and a cut index."""
+    data = [random_chunks(3, number) for number in range(20)]
+    made, packs, before = [], list[Path](), set[Path]()
+    for one in data:
+        made.append(store(lab.repo, one))
+        packs.append(max(set(lab.packs()) - before, key=lambda path: path.stat().st_size))
+        before = set(lab.packs())
+    flip(packs[3], packs[3].stat().st_size // 2)
+    packs[8].unlink()
+    index = lab.place / "index" / packs[12].name
+    index.write_bytes(index.read_bytes()[:-40])
+    other = lab.open()
+    report = other.verify()
+    assert set(report.damaged) == {made[3].id, made[8].id} and len(report.sound) == 18
+    named = {one.backups: one for one in report.damages}
+    assert named.keys() == {(made[number].id,) for number in (3, 8, 12)}
+    assert (named[(made[3].id,)].what, named[(made[3].id,)].name) == ("pack", packs[3].name)
+    assert (named[(made[12].id,)].what, named[(made[12].id,)].name) == ("index", packs[12].name)
+    for number, one in enumerate(made):
+        if number not in (3, 8):
+            assert load(other, one) == data[number]
+    with pytest.raises(BackupAltered):  # while chunks are missing, nothing is deleted
+        other.prune()

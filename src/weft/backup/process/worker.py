@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft.backup.cleanup import CleanupReport
 from weft.backup.errors import locked_until
 from weft.backup.format import CHUNK, Manifest
 from weft.backup.index.tree import count_chunks
@@ -39,7 +41,8 @@ UID = "uid"  # the label with the uid of the Backup that a backup in the reposit
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
 _STEP = 64  # chunks
 _READERS, _AHEAD = 2, 4  # steps that are read while one is written
-_MOST_DAMAGED = 20
+_MOST_DAMAGED, _MOST_NAMED = 20, 3
+_BUSY_TRIES, _BUSY_SECONDS = 40, 0.5
 _MOST_MANIFEST = 512 << 10  # bytes, as JSON
 
 
@@ -208,7 +211,7 @@ class Worker:
         there = require_backup(repository, self._job.backup)
         found = repository.verify([there.id])
         line = Line(unique_bytes=repository.usage()[there.id].unique_bytes if not found.damages else 0)
-        if there.id in found.damaged:
+        if there.id in found.damaged or any(one.what == "index" for one in found.damages):
             named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
             line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
         return line
@@ -231,7 +234,7 @@ class Worker:
         there = _find(repository, self._job.backup)
         if there is not None:
             try:
-                report = repository.prune([there.id])
+                report = self._prune(repository, there.id)
                 if there.id in report.locked_backups:
                     until = repository.locked_until(there.id)
                     raise locked_until("it", format_time(until))
@@ -248,6 +251,15 @@ class Worker:
     def _report_waiting(self, why: str) -> None:
         done = round(min(1.0, self._done / self._total), 2)
         self._send(Line(progress=done, reason="repositoryWaits" if why else "", message=f"waits: {why}" if why else ""))
+
+    def _prune(self, repository: Repository, backup: str) -> CleanupReport:
+        """Another node may be cleaning up, as when several backups are deleted together: that takes moments."""
+        for _ in range(_BUSY_TRIES):
+            try:
+                return repository.prune([backup])
+            except InUse:
+                time.sleep(_BUSY_SECONDS)
+        return repository.prune([backup])
 
     def _check(self, repository: Repository) -> Line:
         """A repository in which a backup is damaged still takes others."""
@@ -293,10 +305,15 @@ def _find(repository: Repository, uid: str) -> Manifest | None:
 
 
 def require_backup(repository: Repository, uid: str) -> Manifest:
-    there = _find(repository, uid)
+    listing = repository.backups()
+    there = next((one for one in listing.backups if one.labels.get(UID) == uid), None)
     if there is None:
+        damaged = ", ".join(one.name for one in listing.damages[:_MOST_NAMED])
+        or_damaged = f", or it is one of those whose manifest is damaged: {damaged}" if damaged else ""
         raise NotFound(
-            f"the backup is not in {repository.url} any more", reason="backupGone", hint="choose another one"
+            f"the backup is not in {repository.url} any more{or_damaged}",
+            reason="backupGone",
+            hint="choose another one",
         )
     return there
 
