@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.backup.peers import PEERS, Rival, find_peers, measure_size
 from benchmarks.measurement import Figure, Measurement
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import Job, JobDisk
@@ -170,6 +171,48 @@ def run_once() -> Round:
     )
 
 
+def compare_bytes() -> list[Figure]:
+    """What the whole disk, a clone of it and 1 % changed take up in all, beside each peer that is installed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        disk = folder / "disk.raw"
+        with disk.open("wb") as file:
+            file.truncate(SIZE)
+        changes = write(disk, list(range(USED)), 1)
+        (folder / "repository").mkdir()
+        place, key = f"dir://{folder}/repository", RepositoryKey(os.urandom(32))
+        rivals = [Rival(peer, folder) for peer in find_peers()]
+        with Repository.create(place, key, clock=SystemClock(), cache=folder / "cache") as repo:
+            full, _, _ = back_up(repo, disk, changes, None)
+            back_up(repo, disk, changes, None)  # a clone: another VM with the same disk
+            for rival in rivals:
+                rival.store("full")
+                rival.store("clone")
+            changed = write(disk, random.Random(3).sample(range(USED), CHANGED), 2)
+            _, seconds, _ = back_up(repo, disk, changed, full)
+            for rival in rivals:
+                rival.store("changed")
+        ours = measure_size(folder / "repository")
+        return [_compare_stored(rival, ours, seconds) for rival in rivals] + [
+            Figure(f"bytes stored beside {peer}", f"{ours / MB:.1f} MB", goal=f"skipped: {peer} is not installed")
+            for peer in PEERS
+            if peer not in find_peers()
+        ]
+
+
+def _compare_stored(rival: Rival, ours: int, seconds: float) -> Figure:
+    stored = rival.stored()
+    ratio = ours / stored.bytes
+    return Figure(
+        f"a disk, a clone and 1 % changed: bytes stored, and seconds of the last, beside {rival.name}",
+        f"{ours / MB:.1f} MB, {seconds:.2f} s",
+        f"{stored.bytes / MB:.1f} MB, {stored.seconds:.2f} s",
+        f"{ratio:.2f} bytes",
+        "<= 1.0",
+        ratio <= 1.0,
+    )
+
+
 def measure() -> Measurement:
     rounds = [run_once() for _ in range(ROUNDS)]
 
@@ -198,6 +241,7 @@ def measure() -> Measurement:
                 goal="<= 2 s",
                 kept=bool(median("answer") <= 2),
             ),
+            *compare_bytes(),
         ],
     )
 
