@@ -7,10 +7,10 @@ contains the key or credentials.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -258,7 +258,7 @@ class Worker:
             try:
                 return repository.prune([backup])
             except InUse:
-                time.sleep(_BUSY_SECONDS)
+                asyncio.run(self._clock.sleep(_BUSY_SECONDS))
         return repository.prune([backup])
 
     def _check(self, repository: Repository) -> Line:
