@@ -267,7 +267,13 @@ def test_a_backup_waits_for_a_bucket_that_is_away_also_when_its_agent_is_killed(
         until(lambda: on_ceph.pids(f"weft agent {node} ") not in ([], [agent]))
     finally:
         os.kill(keeper, signal.SIGCONT)
-    until(lambda: on_ceph.object("backup", "b2")["status"]["phase"] == "Ready", 120)
+
+    def is_stored() -> bool:
+        status = on_ceph.object("backup", "b2")["status"]
+        assert status["phase"] != "Failed", status["message"]
+        return bool(status["phase"] == "Ready")
+
+    until(is_stored, 240)
     until(lambda: on_ceph.run("backup", "delete", "b2", "--yes").returncode == 0)  # once its time is over
     assert "b2" not in on_ceph.ok("backup", "list")
 
