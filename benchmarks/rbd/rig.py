@@ -134,7 +134,20 @@ class Rig:
         data = json.dumps({"driver": "rbd", "node-name": "data", "discard": "unmap", **there})
         root, tools = plan.disks[0].path, str(self.tools)
         accelerator = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
-        words = ["qemu-system-x86_64", "-M", "q35", "-accel", accelerator, "-m", "256", "-smp", "1", "-nodefaults"]
+        words = [
+            "qemu-system-x86_64",
+            "-M",
+            "q35",
+            "-accel",
+            accelerator,
+            "-cpu",
+            "max",
+            "-m",
+            "256",
+            "-smp",
+            "1",
+            "-nodefaults",
+        ]
         words += ["-display", "none", "-serial", f"unix:{console},server=on,wait=off"]
         words += ["-kernel", str(self.lab.tiny / boot.kernel), "-initrd", str(self.lab.tiny / boot.initrd)]
         words += ["-append", boot.cmdline, "-drive", f"file={root},format=qcow2,if=none,id=root", "-blockdev", data]
@@ -208,7 +221,10 @@ def _ask(line: socket.socket, script: str) -> str:
     line.settimeout(3 if script == "echo ready" else 60)
     while END.encode() not in said:
         try:
-            said += line.recv(65536)
+            data = line.recv(65536)
+            if not data:
+                raise RuntimeError(f"QEMU has ended: {said[-500:].decode(errors='replace')}")
+            said += data
         except TimeoutError:
             line.sendall(typed)
     return said.decode(errors="replace")
