@@ -21,7 +21,9 @@ def write_series(path: Path, series: dict[str, list[float]], step: float = 300.0
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
     assert main([*map(str, argv), "-o", "json"]) == 0
-    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    assert "1 samples" not in shown.err.splitlines()
+    answer: dict[str, Any] = json.loads(shown.out)
     return answer
 
 
@@ -64,6 +66,7 @@ def test_times_are_seconds_of_any_step(tmp_path: Path, capsys: pytest.CaptureFix
         ("name,time,value\na,0,1\n", [], "missing column series"),
         ("series,time,value\na,0,x\n", [], ":2: column value: 'x' is not a number"),
         ("series,time,value\na,inf,1\n", [], "column time"),
+        ("series,time,value\na,0,1e308\n", [], ":2: column value: '1e308' is beyond 1e+15"),
         ("series,time,value\na,0,1\na,0,2\n", [], "no series has two samples at different times"),
         ("series,time,value\na,0,1\na,0.001,2\n", [], "0.001 s apart"),
         ("series,time,value\na,0,1\na,1,1\na,1e14,1\na,1.00000000000001e14,1\n", [], "too many samples"),
@@ -107,3 +110,26 @@ def test_an_empty_cell_is_no_sample(tmp_path: Path, capsys: pytest.CaptureFixtur
     trace = tmp_path / "a.csv"
     trace.write_text("timestamp,value\n1,5\n2,\n3,nan\n4,5\n")
     assert run(capsys, "anomalies", "--trace", trace)["scores"] == [["1", 0.0], ["2", 0.0], ["3", 0.0], ["4", 0.0]]
+
+
+def test_a_timestamp_of_any_text_doesn_t_reach_the_terminal_as_an_escape_sequence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = (30 + np.random.default_rng(2).standard_normal(400)).tolist()
+    values[350] = 90.0
+    trace = tmp_path / "a.csv"
+    trace.write_text("timestamp,value\n" + "".join(f"\x1b[31m{at},{value}\n" for at, value in enumerate(values)))
+    assert main(["anomalies", "--trace", str(trace)]) == 0
+    shown = capsys.readouterr().out
+    assert "\N{REPLACEMENT CHARACTER}[31m350" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(("number", "judged"), [(288, False), (289, True)])
+def test_a_file_that_only_teaches_is_not_reported_as_usual(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, judged: bool
+) -> None:
+    trace = tmp_path / "a.csv"
+    trace.write_text("timestamp,value\n" + "".join(f"{at},{at % 7}\n" for at in range(number)))
+    assert main(["anomalies", "--trace", str(trace)]) == 0
+    assert ("No sample was judged" in capsys.readouterr().out) is not judged

@@ -14,6 +14,7 @@ from weft.scheduler.simulate.csv_file import Sheet
 
 MOST_CELLS = 40_000_000
 LEAST_STEP_SECONDS = 1.0
+MOST = 1e15  # of a time or a value, either side of 0
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -66,9 +67,11 @@ def _read_number(text: str, column: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = math.inf
-    if not math.isfinite(number) or abs(number) > 1e15:
+        number = math.nan
+    if math.isnan(number):
         raise InvalidInput(f"{column}: {text[:60]!r} is not a number")
+    if abs(number) > MOST:
+        raise InvalidInput(f"{column}: {text[:60]!r} is beyond {MOST:.0e}, which is the most")
     return number
 
 

@@ -251,7 +251,7 @@ def _make_reporter(what: str) -> Any:
 
     def report(count: int, arrived: float = 0.0) -> None:
         nonlocal reported
-        words = f"{count} {what}" + (f", {arrived:.0f} % arrived" if arrived else "")
+        words = f"{count} {what if count != 1 else what[:-1]}" + (f", {arrived:.0f} % arrived" if arrived else "")
         if terminal:
             print(f"\r{words}", end="", file=sys.stderr, flush=True)
         elif count >= 2 * reported:
