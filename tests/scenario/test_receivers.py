@@ -160,7 +160,7 @@ async def test_a_webhook_gets_the_events_that_it_names_of_its_own_project(tmp_pa
         assert status.phase == "Ready" and status.last is not None and status.last.answer == "HTTP 200"
 
 
-async def test_killed_between_sending_and_noting_it_is_addressed_again_with_the_same_id(tmp_path: Path) -> None:
+async def test_killed_between_sending_and_noting_it_is_sent_again_with_the_same_id(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver(on=["vm.created", "alerts"])
         lab.told.hangs.add("http://a/")  # it has the request; nobody hears its answer
@@ -213,7 +213,7 @@ async def test_what_a_receiver_refuses_for_its_content_is_abandoned_at_once(tmp_
         assert len(lab.told.messages) == 2 and status.sent == 0
 
 
-async def test_a_receiver_that_is_deleted_while_it_waits_is_addressed_nothing_more(tmp_path: Path) -> None:
+async def test_a_receiver_that_is_deleted_while_it_waits_gets_nothing_more(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         lab.told.answers["http://a/"] = DOWN
         old = await lab.put_receiver(on=["vm.created"])
@@ -263,7 +263,7 @@ async def test_another_server_s_journal_is_read_from_the_time_that_was_reached(t
         assert len(set(lab.told.ids())) == 2  # though both are event 1 of their journal
 
 
-async def test_events_that_are_named_later_are_told_from_then_on(tmp_path: Path) -> None:
+async def test_events_that_are_named_later_are_sent_from_then_on(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver()
         await lab.until_status(lambda status: status.position.journal == "-")
@@ -275,7 +275,7 @@ async def test_events_that_are_named_later_are_told_from_then_on(tmp_path: Path)
         assert lab.told.messages[0][1].document["object"]["name"] == "after"
 
 
-async def test_an_alert_is_addressed_once_when_it_fires_and_once_when_it_is_over(tmp_path: Path) -> None:
+async def test_an_alert_is_sent_once_when_it_fires_and_once_when_it_is_over(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver()
         await lab.put_receiver("named", "http://named/")
@@ -294,7 +294,7 @@ async def test_an_alert_is_addressed_once_when_it_fires_and_once_when_it_is_over
         assert rules == ["theirs"]  # the other names those whom it tells
 
 
-async def test_what_a_silence_holds_back_is_addressed_once_it_ends(tmp_path: Path) -> None:
+async def test_what_a_silence_holds_back_is_sent_once_it_ends(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put_receiver()
         await lab.put("silence", "quiet", {"rule": "busy", "until": lab.clock.now() + 600.0})
@@ -305,7 +305,7 @@ async def test_what_a_silence_holds_back_is_addressed_once_it_ends(tmp_path: Pat
         await lab.until_told(1, seconds=700.0)
 
 
-async def test_an_alertmanager_is_addressed_again_while_an_alert_fires(tmp_path: Path) -> None:
+async def test_an_alertmanager_is_notified_again_while_an_alert_fires(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
         await lab.put("receiver", "am", {"type": "alertmanager", "url": "http://am/"})
         await lab.put_firing()
