@@ -19,26 +19,25 @@ _MOST_REPEATED = 1000  # alerts
 def is_addressed(receiver: Item, rule: Item) -> bool:
     """Whether this rule's alerts concern it at all."""
     spec = receiver.spec(ReceiverSpec)
+    if ALERTS not in spec.on or spec.all_projects:
+        return ALERTS in spec.on
     wanted = rule.spec(AlertRuleSpec).receivers
-    if ALERTS not in spec.on:
-        return False
-    if rule.envelope.project != receiver.envelope.project:
-        return spec.all_projects
-    return not wanted or receiver.envelope.name in wanted
+    is_own = rule.envelope.project == receiver.envelope.project
+    return is_own and (not wanted or receiver.envelope.name in wanted)
 
 
-def address(receiver: Item, rule: Item) -> Addressee:
-    """As the rule's status calls it."""
+def address(receiver: Item) -> Addressee:
+    """As rules' statuses call it: one of all projects by its project, too."""
     of = receiver.envelope
-    own = of.project == rule.envelope.project
-    return Addressee(of.name if own else f"{of.project}/{of.name}", of.created_at)
+    name = f"{of.project}/{of.name}" if receiver.spec(ReceiverSpec).all_projects else of.name
+    return Addressee(name, of.created_at)
 
 
 def list_notices(view: View, receiver: Item, now: float) -> list[Waiting]:
     """Oldest first."""
     found = []
     for rule in _rules(view, receiver):
-        for _, notice in list_due(rule, [address(receiver, rule)], _silences(view, rule), now):
+        for _, notice in list_due(rule, [address(receiver)], _silences(view, rule), now):
             found.append(Waiting(render_alerts(notice, now), rule=rule.key))
     return sorted(found, key=lambda one: one.message.at)
 

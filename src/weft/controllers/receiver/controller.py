@@ -236,7 +236,7 @@ class Receivers:
             commits: list[Commit] = []
             for key, id_ in sent.items():
                 rule = self._leadership.cache.view.get(key)
-                if rule is not None and (commit := note_sent(rule, {address(receiver, rule).name: id_})) is not None:
+                if rule is not None and (commit := note_sent(rule, {address(receiver).name: id_})) is not None:
                     commits.append(commit)
             current = self._find(receiver.key, receiver.uid)
             if current is not None and current.status(ReceiverStatus) != status:
