@@ -40,6 +40,11 @@ class Bucket(ThreadingHTTPServer):
         context.load_cert_chain(certificate, key)
         self.socket, self.scheme = context.wrap_socket(self.socket, server_side=True), "https"
 
+    def close(self) -> None:
+        """A thread that goes on with a closed socket never rests."""
+        self.shutdown()
+        self.server_close()
+
     @property
     def url(self) -> str:
         return f"s3://bucket?endpoint={self.scheme}://127.0.0.1:{self.server_address[1]}&region=us-east-1&prefix=a/b"

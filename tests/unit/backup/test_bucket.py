@@ -25,8 +25,7 @@ from weft.trust.ca import Authority
 def bucket(request: pytest.FixtureRequest) -> Iterator[Bucket]:
     server = Bucket(locks=request.param)
     yield server
-    server.shutdown()
-    server.server_close()
+    server.close()
 
 
 def connect(bucket: Bucket, cache: Path, create: bool = False) -> Repository:
@@ -122,7 +121,7 @@ def test_what_a_bucket_refuses_is_named_with_its_remedy_and_without_a_key(code: 
         check(bucket, tmp_path)
     assert (refused.value.token, refused.value.field) == (token, field) and refused.value.hint
     assert "s3cr3t" not in f"{refused.value}{refused.value.hint}{refused.value.details}"
-    bucket.server_close()
+    bucket.close()
 
 
 def test_an_endpoint_that_is_not_there_or_not_trusted_is_named(tmp_path: Path) -> None:
@@ -137,8 +136,7 @@ def test_an_endpoint_that_is_not_there_or_not_trusted_is_named(tmp_path: Path) -
         check(bucket, tmp_path)
     assert refused.value.field == "spec.ca" and "--ca FILE" in str(refused.value.hint)
     assert check(bucket, tmp_path, ca=authority.ca).repository_id
-    bucket.shutdown()
-    bucket.server_close()
+    bucket.close()
     with pytest.raises(Unavailable, match=r"can't be reached: .*Connection refused"):
         check(bucket, tmp_path, plain)
     with pytest.raises(Unavailable, match=r"Failed to resolve 'no\.such\.example'"):
@@ -153,7 +151,7 @@ def test_a_bucket_whose_clock_is_far_off_is_refused_at_once(tmp_path: Path) -> N
     with pytest.raises(Unavailable, match=r"differ by 3\d{3} s") as refused:
         check(bucket, tmp_path)
     assert refused.value.token == "clockSkew" and not bucket.keys
-    bucket.server_close()
+    bucket.close()
 
 
 def test_work_waits_while_the_bucket_is_away_and_says_so(bucket: Bucket, tmp_path: Path) -> None:
