@@ -30,6 +30,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 
 RESTORED_FROM = ("backup",)
+_MOST_FILE_BYTES = 1 << 20
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -170,7 +171,6 @@ def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comm
         click.Option(["--key-stdin"], is_flag=True, help="Read the key of an existing repository from stdin."),
         click.Option(
             ["--key-file"],
-            type=click.Path(exists=True, dir_okay=False),
             metavar="FILE",
             help="Read the key of an existing repository from a file, and import the backups that it has.",
         ),
@@ -196,12 +196,12 @@ def _create_repository(session: Session, kind: Kind, words: tuple[str, ...], **g
         if given[option]:
             values[key] = sys.stdin.readline().strip()
     if given["key_file"]:
-        values[KEY] = Path(given["key_file"]).read_text().strip()
+        values[KEY] = _read_file("--key-file", given["key_file"], "give the file that holds the key").strip()
     spec = {"url": given["url"], "values": values} | ({"immutable": True} if given["immutable"] else {})
     if secret := given["credentials"]:
         spec["credentials"] = secret if "/" in secret else f"{session.client.project}/{secret}"
     if given["ca"]:
-        spec["ca"] = _read_ca(given["ca"])
+        spec["ca"] = _read_file("--ca", given["ca"], "give a file with the CA's certificate in PEM")
     made = session.client.create({"kind": kind.name, "name": target.name, "spec": spec})
     code = finish_one(session, target, made, "create")
     if code != OK or not given["key_file"] or session.detach:
@@ -228,11 +228,13 @@ def _import(
     return import_all(session, target.name, of=of or "", into=into or "", dry_run=dry_run)
 
 
-def _read_ca(name: str) -> str:
+def _read_file(option: str, name: str, hint: str) -> str:
     try:
-        return Path(name).read_text()
+        with Path(name).open() as file:
+            return file.read(_MOST_FILE_BYTES)
     except (OSError, UnicodeDecodeError) as problem:
-        raise usage(f"--ca: {name} can't be read: {problem}", "give a file with the CA's certificate in PEM") from None
+        why = getattr(problem, "strerror", None) or "it isn't text"
+        raise usage(f"{option}: {name} can't be read: {why}", hint) from None
 
 
 def key_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
