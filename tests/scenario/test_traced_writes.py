@@ -95,6 +95,14 @@ def test_only_reads_that_their_caller_traces_are_traced_and_a_stranger_s_are_not
     assert set(read_spans(lab.client, caller.trace)) == {"GET /v1/projects/lab/vms"}
 
 
+def test_what_streams_from_a_guest_doesn_t_hide_the_newest_write(lab: DoorsLab) -> None:
+    own = create(lab.client, "watched", "lab")
+    for verb in ("flows", "logs", "metrics", "exec", "capture"):
+        lab.client.http.request("POST", f"/v1/projects/lab/vms/watched:{verb}", {})
+    found = lab.client.http.request("GET", "/v1/traces?object=vm/lab/watched").json()["items"]
+    assert [one["trace"] for one in found] == [own]
+
+
 def test_a_forged_id_of_another_project_s_trace_shows_nothing_of_it(lab: DoorsLab) -> None:
     theirs = create(lab.client, "secret", "other")
     ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")

@@ -40,7 +40,7 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
         topic = found.topic
         began = call.began_at = context.clock.elapsed()
         traces = context.traces
-        traced = traces.begin(call, writes=found.writes) if traces is not None else None
+        traced = traces.begin(call, writes=found.writes and not found.streams) if traces is not None else None
         made = await _answer(context, call, found)
         topic = call.topic or topic
         is_of_interest = topic.when != "refused" or made.status in REFUSED  # few reads are

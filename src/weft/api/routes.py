@@ -25,6 +25,7 @@ from weft.api.request.target import Target, no_such_path, read_target
 from weft.api.route import Handler, Route, Topic, list_names
 from weft.api.trace import pages as trace
 from weft.api.watch import events, objects
+from weft.kinds.parts.stream_verbs import STREAM_VERBS
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.serving.answer import Answer
 from weft.trust.redaction import hide_in_text
@@ -42,6 +43,7 @@ class Found(NamedTuple):
     topic: Topic  # in the audit log
     project: str | None = None  # that the path names
     writes: bool = False
+    streams: bool = False  # what a workload's node shows or takes, like logs and exec: it changes no object
 
 
 def find_route(method: str, path: str) -> Found:
@@ -74,7 +76,9 @@ def _locate(method: str, path: str) -> Found:
         raise no_such_path()
     target = read_target(segments[1:])
     project = target.name if target.kind.lifetime.holds_objects else target.project
-    return Found(_choose(method, _methods(target)), (target,), topic_of(method, target), project, method != "GET")
+    streams = target.verb in STREAM_VERBS  # an invocation isn't one of them: what it leads to is worth a trace
+    handler, topic = _choose(method, _methods(target)), topic_of(method, target)
+    return Found(handler, (target,), topic, project, method != "GET", streams)
 
 
 def _found(route: Route, path: str, given: list[str]) -> Found:
