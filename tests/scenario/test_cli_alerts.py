@@ -110,7 +110,7 @@ def test_a_rule_is_silenced_in_its_own_project_listed_and_heard_again(lab: Doors
     assert (silence["spec"]["rule"], silence["spec"]["labels"]) == ("node-silent", {"node": "n2"})
     assert "nobody is notified of node-silent node=n2 until" in out + err
     assert "new disk" in weft(lab, "alert", "silences")[1]
-    assert weft(lab, "alert", "unsilence", "node-silent")[0] == 0
+    assert weft(lab, "alert", "unsilence", f"silence/{silence['name']}")[0] == 0  # as it was printed
     assert lab.client.list("silence", project="fabric").items == []
 
 

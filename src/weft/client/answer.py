@@ -80,6 +80,8 @@ def raise_problem(answer: Answer) -> None:
         problem = None
     if not isinstance(problem, dict) or "reason" not in problem:
         raise WeftError(f"the server answered with HTTP status {answer.status}", details={"status": answer.status})
+    if "message" not in problem and isinstance(problem.get("error"), str):
+        problem["message"] = problem["error"]  # at Prometheus' addresses, in Prometheus' form
     error = error_from_dict(problem)
     if problem.get("request_id"):
         error.details = {**error.details, "request_id": problem["request_id"]}

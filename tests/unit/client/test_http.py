@@ -17,7 +17,7 @@ from weft.client.answer import Answer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.serving.server import make_server_tls
 from weft.trust.ca import Authority
@@ -130,3 +130,9 @@ def test_an_error_that_is_none_of_weft_s_is_told_by_its_status(body: bytes) -> N
     with pytest.raises(WeftError, match="HTTP status 502") as caught:
         raise_problem(Answer(502, {}, body))
     assert caught.value.details == {"status": 502}
+
+
+def test_an_error_in_prometheus_form_has_its_message() -> None:
+    body = b'{"status":"error","errorType":"bad_data","error":"query is missing","reason":"invalidInput"}'
+    with pytest.raises(InvalidInput, match="query is missing"):
+        raise_problem(Answer(400, {}, body))

@@ -75,7 +75,7 @@ def draw_plot(matrix: Matrix, paint: Paint) -> list[str]:
         row = clean(row)
         name = row if len(row) <= width else f"{row[: width - 1]}…"
         lines.append(f"{number:>2} {name:<{width}}" + paint.color("".join(f" {cell * 2}" for cell in cells), "green"))
-    lines.append(f"rows send, columns receive; █ is {format_bytes(most)}, each shade less a tenth")
+    lines.append(f"rows send, columns receive; █ is {format_bytes(most)}, each lighter shade a tenth of that")
     return lines
 
 

@@ -136,10 +136,10 @@ def _unsilence(session: Session, words: tuple[str, ...]) -> int:
     if len(words) != 1:
         raise usage("name one silence, or one rule", "weft alert unsilence NAME, see weft alert silences")
     silences = _list(session, SILENCE)
-    found = [one for one in silences if one["name"] == words[0]]
+    found = [one for one in silences if one["name"] == words[0].removeprefix(f"{SILENCE.name}/")]
     found = found or [one for one in silences if one["spec"].get("rule") == words[0]]
     if not found:
-        raise NotFound(f"there is no silence {words[0]}, and none of a rule of that name", hint="weft alert silences")
+        raise NotFound(f"no silence and no silenced rule has the name {words[0]}", hint="weft alert silences")
     for one in found:
         session.client.delete(SILENCE.name, one["name"], project=one["project"], uid=one["uid"])
         session.notify(f"silence/{one['name']}  removed")

@@ -87,10 +87,10 @@ def _matrix(session: Session, kind: Kind | None, network: str, since: float, plo
     matrix = fetch_matrix(session, since, network)
     if session.is_document:
         print_data(session, msgspec.to_builtins(matrix))
-    elif plot:
-        print("\n".join(draw_plot(matrix, session.paint)))
     elif not matrix.traffic and not session.is_data:
         session.notify("no traffic")
+    elif plot:
+        print("\n".join(draw_plot(matrix, session.paint)))
     else:
         print_rows(session, MATRIX_COLUMNS, draw_rows(matrix))
     return 1 if matrix.unanswered else 0
