@@ -7,6 +7,7 @@ import { age } from './format.js';
 import { begin, link, notices, now, project, route, session, signOut, theme } from './state.js';
 import { lostAt, refused, restarted, summary } from './stream.js';
 import { Dialog } from './ui/dialog.js';
+import { lazy } from './ui/lazy.js';
 import { Search } from './ui/search.js';
 import { Alerts } from './pages/alerts.js';
 import { Audit } from './pages/audit.js';
@@ -23,10 +24,11 @@ import { Queue } from './pages/queue.js';
 import { Storage } from './pages/storage.js';
 import { Workloads } from './pages/workloads.js';
 
+const Logs = lazy(() => import('./pages/logs.js').then((part) => part.Logs));
 const PAGES = {
   '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
   networks: ['Networks', Networks], storage: ['Storage', Storage], backups: ['Backups', Backups], queue: ['Queue and calendar', Queue], people: ['People and usage', People],
-  audit: ['Audit', Audit], alerts: ['Alerts', Alerts], kinds: ['All kinds', Kinds],
+  audit: ['Audit', Audit], alerts: ['Alerts', Alerts], logs: ['Logs', Logs], kinds: ['All kinds', Kinds],
 };
 const HIDDEN = { o: ObjectPage, k: Kind };
 

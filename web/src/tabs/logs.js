@@ -1,6 +1,7 @@
 // What a guest prints, as it comes; only the newest part is kept in the page.
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
+import { link } from '../state.js';
 import { connect, lost } from './stream.js';
 
 const MOST = 200_000; // characters
@@ -38,6 +39,7 @@ export function Logs({ row, kind }) {
   const shown = filter ? plain.split('\n').filter((line) => line.toLowerCase().includes(filter.toLowerCase())).join('\n') : plain;
   return html`<div class="row"><input type="search" aria-label="Only lines with" placeholder="Only lines with…" value=${filter} onInput=${(event) => setFilter(event.target.value)} />
     <label class="row"><input type="checkbox" checked=${isFollowing} onChange=${(event) => setFollowing(event.target.checked)} /> follow</label>
+    <a href=${link(['logs'], { of: `${row.kind}/${row.project}/${row.name}` })}>together with others</a>
     <span class="soft" role="status">${state}</span></div>
     <pre class="log" ref=${box} tabindex="0" aria-label="Log">${shown || (state ? '' : 'Nothing was printed yet.')}</pre>`;
 }
