@@ -521,6 +521,11 @@ def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
     with pytest.raises(InvalidInput):
         lab.client.verb("vm", "web", "exec", {"argv": "uname"})
     assert lab.client.verb("vm", "web", "logs", {"follow": True})["ticket"]
+    for field, value in {"until": 5, "filter": "ERROR", "regex": "^GET"}.items():
+        with pytest.raises(InvalidInput, match=f"{field} .* need aggregate") as refused:
+            lab.client.verb("vm", "web", "logs", {field: value})
+        assert refused.value.field == f"input.{field}" and "input.aggregate" in (refused.value.hint or "")
+        assert lab.client.verb("vm", "web", "logs", {field: value, "aggregate": True})["ticket"]
     lab.client.create(make_vm("nowhere"))
     with pytest.raises(IllegalTransition):
         lab.client.verb("vm", "nowhere", "exec", {"argv": ["x"]})

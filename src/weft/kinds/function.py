@@ -19,6 +19,7 @@ from weft.kinds.parts.function_code import (
 )
 from weft.kinds.parts.goal import STUCK, UNPLACEABLE, is_settled, read_phase
 from weft.kinds.parts.placement_spec import placement_references
+from weft.kinds.parts.stream_verbs import refuse_filters_alone
 from weft.kinds.record import Access, Admission, Column, Counted, Display, Goal, Kind, Lifetime, Object, Reference, Verb
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, check_name
@@ -319,7 +320,14 @@ FUNCTION = Kind(
         ),
         Verb("pull", "Use the image that the tag refers to now", change=_pull, needs="operate"),
         Verb("invoke", "Invoke the function once", input=InvokeInput, stream=True, needs="invoke"),
-        Verb("logs", "Show the function's log", input=FunctionLogsInput, stream=True, needs="read"),
+        Verb(
+            "logs",
+            "Show the function's log",
+            input=FunctionLogsInput,
+            check=refuse_filters_alone,
+            stream=True,
+            needs="read",
+        ),
         Verb(
             "metrics",
             "Show the function's invocations, errors and durations",

@@ -128,6 +128,7 @@ class Verb(msgspec.Struct, frozen=True):
     # Of the object and the input: kinds and names of objects in its project that the functions above need to see: under
     # ``others`` of the object, by ``vm/web``, those that exist.
     reads: Callable[[Object, Any], Sequence[tuple[str, str]]] | None = None
+    check: Callable[[Any], None] | None = None  # of the input: raises InvalidInput where its fields don't go together
     stream: bool = False  # the answer is a ticket for the gateway
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
 

@@ -350,4 +350,7 @@ def _read_input(verb: Verb, raw: dict[str, Any]) -> Any:
         if raw:
             raise InvalidInput(f"{verb.name} takes no input", field=f"input.{next(iter(raw))[:60]}")
         return None
-    return read_strict(raw, verb.input, "input")
+    given = read_strict(raw, verb.input, "input")
+    if verb.check is not None:
+        verb.check(given)
+    return given

@@ -5,13 +5,14 @@ One more is a ``StreamVerb`` here, a function in ``agent/stream/`` that serves i
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.record import Verb
-from weft.objects.errors import Unavailable
+from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.quantity import format_duration, format_time
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -40,6 +41,17 @@ class LogsInput(msgspec.Struct):
     until: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # only lines from before so many seconds ago; 0: all
     filter: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines with this text
     regex: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines that this regular expression matches
+
+
+def refuse_filters_alone(given: Any) -> None:
+    """Of a workload's ``given`` input for its log. Raises InvalidInput for a filter that would have no effect."""
+    for field in ("until", "filter", "regex"):
+        if getattr(given, field) and not given.aggregate:
+            raise InvalidInput(
+                f"{field} chooses only from the lines that the nodes keep, which need aggregate",
+                field=f"input.{field}",
+                hint=f"set input.aggregate to true, or leave out {field}",
+            )
 
 
 class ForwardInput(msgspec.Struct):
@@ -115,17 +127,18 @@ class StreamVerb(msgspec.Struct, frozen=True):
     # What the gateway goes on with at the guest's next node after a migration: a command, or what the guest prints.
     follows: Literal["", "session", "output"] = ""
     audited: bool = False  # the audit log has its input, too
+    check: Callable[[Any], None] | None = None  # as Verb.check
 
     def verb(self, summary: str) -> Verb:
         """The verb of a kind; ``summary`` says what it does there."""
-        return Verb(self.name, summary, input=self.input, stream=True, needs=self.needs)
+        return Verb(self.name, summary, input=self.input, check=self.check, stream=True, needs=self.needs)
 
 
 EXEC = StreamVerb("exec", ExecInput, "operate", reaches=True, follows="session")
 CONSOLE = StreamVerb("console", ConsoleInput, "operate", reaches=True, follows="output")
 FORWARD = StreamVerb("forward", ForwardInput, "operate", reaches=True)
 SCREEN = StreamVerb("screen", ScreenInput, "operate", reaches=True)
-LOGS = StreamVerb("logs", LogsInput, "read", follows="output")
+LOGS = StreamVerb("logs", LogsInput, "read", follows="output", check=refuse_filters_alone)
 NODE_LOGS = Verb("logs", "Show what the node's agent logs", input=LogsInput, stream=True, needs="fabric")
 FLOWS = StreamVerb("flows", FlowsInput, "read")
 CAPTURE = StreamVerb("capture", CaptureInput, "operate", audited=True)
