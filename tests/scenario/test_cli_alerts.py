@@ -20,7 +20,7 @@ from weft.kinds.alert_rule import ALERT_RULE, AlertRuleStatus
 from weft.kinds.fields.alert.defaults import list_default_rules
 from weft.kinds.fields.alert.notification import Alert
 from weft.objects.envelope import Condition, decode_envelope, encode_envelope
-from weft.objects.errors import Forbidden, InvalidInput, WeftError
+from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
 from weft.objects.identity import object_key
 
 NOW = 1_795_000_000.0
@@ -80,7 +80,17 @@ def test_alerts_of_all_projects_are_listed_with_rule_state_since_labels_and_valu
     assert "2 rules are not evaluated: no history is kept" in err
     assert "full: 2 more alerts, 3 firing in all" in err
     assert [line.split()[0] for line in weft(lab, "alert", "list", "-p", "red")[1].splitlines()] == ["RULE", "full"]
+    everywhere = [line.split()[:2] for line in weft(lab, "alert", "list")[1].splitlines()]
+    assert everywhere == [["PROJECT", "RULE"], ["blue", "full"], ["red", "full"]]
     assert "no alerts" in weft(lab, "alert", "list", "--state", "pending")[2]
+
+
+def test_a_rule_names_receivers_that_are_there(lab: DoorsLab) -> None:
+    spec = {"expr": "weft_x > 0", "receivers": ["nope"]}
+    with pytest.raises(NotFound, match="nope") as refused:
+        lab.client.create({"kind": "alertrule", "name": "typo", "project": "red", "spec": spec})
+    assert refused.value.field == "spec.receivers"
+    assert weft(lab, "network", "matrix", "--network", "nope", "-p", "red")[0] == 3
 
 
 def test_who_is_limited_to_a_project_sees_its_alerts_only_and_silences_no_others(lab: DoorsLab, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from weft.kinds.fields.alert.notification import Alert, Notification
 from weft.kinds.fields.alert.promql import check_balanced, check_query
 from weft.kinds.fields.alert.summary import MOST_SUMMARY, check_summary
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
@@ -77,13 +77,18 @@ def check_rule(spec: AlertRuleSpec) -> None:
             f"spec.labels: {len(spec.labels)} labels", field="spec.labels", hint=f"give at most {MOST_LABELS}"
         )
     for name, value in spec.labels.items():
-        if not _LABEL.fullmatch(name) or len(value) > 200 or not value.isprintable():
+        if not _LABEL.fullmatch(name):
             raise InvalidInput(
-                f"spec.labels: {name[:40]!r} is not a label of an alert",
+                f"spec.labels: {name[:40]!r} is not a label's name",
                 field="spec.labels",
-                hint="names have letters, digits and _, values at most 200 characters on one line, like team: storage",
+                hint="names have letters, digits and _, like team: storage",
             )
-        if name in _OWN_LABELS:
+        if len(value) > 200 or not value.isprintable():
+            raise InvalidInput(
+                f"spec.labels: the value of {name} must be text of at most 200 characters on one line",
+                field="spec.labels",
+            )
+        if name in _OWN_LABELS or name.startswith("__"):
             raise InvalidInput(
                 f"spec.labels: {name} is set by weft", field="spec.labels", hint="choose another name for the label"
             )
@@ -130,6 +135,7 @@ ALERT_RULE = Kind(
         condition_writers={EVALUATED: "alerts"},
         further_rights=find_rule_rights,
     ),
+    references=(Reference("receiver", "spec.receivers", lambda spec: spec.receivers, blocks=False),),
     admission=Admission(check=check_rule),
     display=Display(
         topic="Metrics, logs and alerts",

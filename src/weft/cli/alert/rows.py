@@ -12,7 +12,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.record import Object
 from weft.objects.quantity import format_age, parse_moment
 
-COLUMNS = make_columns("RULE!", "STATE!", "SEVERITY", "SINCE>", "VALUE>", "LABELS~", "SUMMARY~", "SILENCED~")
+COLUMNS = make_columns("PROJECT", "RULE!", "STATE!", "SEVERITY", "SINCE>", "VALUE>", "LABELS~", "SUMMARY~", "SILENCED~")
 _RANK = {"firing": 0, "pending": 1}
 _URGENT = {"critical": 0, "warning": 1, "info": 2}
 
@@ -58,6 +58,7 @@ def draw_alerts(alerts: Iterable[Mapping[str, Any]], now: float) -> list[list[st
     """As rows of ``COLUMNS``."""
     return [
         [
+            one["project"],
             one["rule"],
             one["state"],
             one["severity"],

@@ -97,7 +97,9 @@ def _show(session: Session, rule: str | None, state: str | None, labels: dict[st
     ]
     names = [f"{one['project']}/{one['rule']}" for one in alerts]
     empty = "no alerts" if rules else "no alerts, for there are no alert rules: weft alertrule create NAME --expr …"
-    print_items(session, alerts, names, (COLUMNS, draw_alerts(alerts, now)), empty)
+    first = 0 if session.all_projects else 1  # of one project, its name says nothing
+    rows = [row[first:] for row in draw_alerts(alerts, now)]
+    print_items(session, alerts, names, (COLUMNS[first:], rows), empty)
     for line in describe_gaps(rules):
         session.notify(line)
 

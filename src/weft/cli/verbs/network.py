@@ -84,6 +84,8 @@ def matrix_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _matrix(session: Session, kind: Kind | None, network: str, since: float, plot: bool) -> int | None:
+    if network and "/" not in network:
+        session.client.get("network", network)  # raises NotFound
     matrix = fetch_matrix(session, since, network)
     if session.is_document:
         print_data(session, msgspec.to_builtins(matrix))
