@@ -20,6 +20,14 @@ export function age(seconds) {
   if (left < 172800) return `${Math.floor(left / 3600)} h`;
   return `${Math.floor(left / 86400)} d`;
 }
+// As `weft trace` writes it: 0.40 ms, 12 ms, 1.84 s, 2m05s.
+export function duration(nanoseconds) {
+  const milliseconds = nanoseconds / 1e6;
+  if (milliseconds < 999.5) return `${milliseconds.toFixed(milliseconds < 1 ? 2 : milliseconds < 10 ? 1 : 0)} ms`;
+  const seconds = milliseconds / 1000;
+  if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
+  return `${Math.floor(seconds / 60)}m${String(Math.floor(seconds % 60)).padStart(2, '0')}s`;
+}
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString('en-GB');
 export const moment = (at) => {
   const when = new Date(at * 1000);

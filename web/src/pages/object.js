@@ -19,6 +19,7 @@ const TABS = {
   screen: ['Screen', lazy(() => import('../tabs/screen.js').then((part) => part.Screen))],
   flows: ['Flows', lazy(() => import('../tabs/flows.js').then((part) => part.Flows))],
   capture: ['Packets', lazy(() => import('../tabs/capture.js').then((part) => part.Capture))],
+  trace: ['Trace', lazy(() => import('../tabs/trace.js').then((part) => part.Trace))],
   spec: ['Spec', lazy(() => import('../tabs/spec.js').then((part) => part.Spec))],
 };
 
@@ -34,7 +35,8 @@ export function ObjectPage() {
   const obj = object.value;
   const row = { kind: kindName, project, name, uid: obj?.uid ?? '', phase: obj ? phaseOf(obj) : '' };
   const streams = new Set((kind.streams ?? []).map((each) => each.name ?? each));
-  const tabs = [['summary', 'Summary'], ...(kind.workload || ['vm', 'container'].includes(kindName) ? [['why', TABS.why[0]]] : []), ['events', 'Events'],
+  const isWorkload = kind.workload || ['vm', 'container'].includes(kindName);
+  const tabs = [['summary', 'Summary'], ...(isWorkload ? [['why', TABS.why[0]]] : []), ['events', 'Events'], ...(isWorkload || kindName === 'function' ? [['trace', TABS.trace[0]]] : []),
     ...Object.entries(TABS).filter(([verb]) => streams.has(verb)).map(([verb, [words]]) => [verb, words]), ['spec', 'Spec']]
     .map(([verb, words]) => [verb, words, toObject(row, verb)]);
   const Part = TABS[tab]?.[1];
