@@ -22,7 +22,13 @@ PROCESSES = {
     "gateway": "weft server gateway",
     **{f"agent {node}": f"weft agent {node} " for node in NODES},
 }
-_KEPT = {"images", "history", "departures"}  # of a node's folder: what outlives its guests, and is bounded
+_KEPT = {
+    "images",
+    "history",
+    "departures",
+    "flows",
+    "traces",
+}  # of a node's folder: what outlives its guests, and is bounded
 
 
 def collect_marks(allocation: dict[str, Any]) -> set[str]:

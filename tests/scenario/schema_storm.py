@@ -23,6 +23,7 @@ from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.api.object import verbs
 from weft.api.openapi import describe_api
+from weft.telemetry.traces.store import TraceStore
 
 SILENCE_SECONDS = 30.0
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
@@ -39,6 +40,7 @@ class Storm:
 
     def __init__(self, lab: DoorsLab) -> None:
         self.lab = lab
+        lab.doors.spans = self.spans = TraceStore(lab.folder / "spans", lab.folder / "traces", lab.clock)
         self._place_seconds = verbs.PLACE_SECONDS
         verbs.PLACE_SECONDS = 0.1  # an exec waits for its VM's place, which nobody gives here
         self.node = lab.join("n1")
@@ -95,6 +97,7 @@ class Storm:
         ask()
 
     def close(self) -> None:
+        self.spans.close()
         verbs.PLACE_SECONDS = self._place_seconds
         for session in self.sessions.values():
             session.close()

@@ -44,19 +44,29 @@ async def _make_default(context: ApiContext) -> None:
         kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
     )
     network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
-    fabric = Manifest(
-        kind=PROJECT, name=defaults.PROJECT, project=None, labels=None, spec={"description": defaults.DESCRIPTION}
-    )
-    rules = [
-        Manifest(kind=ALERT_RULE, name=name, project=defaults.PROJECT, labels=None, spec=spec)
-        for name, spec in defaults.list_default_rules().items()
-    ]
-    manifests = (project, network, fabric, *rules)
+    manifests = [project, network]
+    if await view.get(PROJECT, None, defaults.PROJECT) is None:  # people may have deleted the other one only
+        manifests += _list_default_rules()
     drafts = [await admit.plan_create(context, view, manifest, None) for manifest in manifests]
     await context.store.commit(
         [write for draft in drafts for write in draft.writes],
         [precondition for draft in drafts for precondition in draft.preconditions],
     )
+
+
+def _list_default_rules() -> list[Manifest]:
+    """Their project, and they."""
+    fabric = Manifest(
+        kind=PROJECT, name=defaults.PROJECT, project=None, labels=None, spec={"description": defaults.DESCRIPTION}
+    )
+    rules = defaults.list_default_rules().items()
+    return [
+        fabric,
+        *(
+            Manifest(kind=ALERT_RULE, name=name, project=defaults.PROJECT, labels=None, spec=spec)
+            for name, spec in rules
+        ),
+    ]
 
 
 async def _write_admin_context(context: ApiContext, path: Path, server: str) -> None:
