@@ -39,7 +39,7 @@ def test_a_browser_reaches_a_guest(cluster: Cluster) -> None:
             expect(rows).to_contain_text("#")
             page.keyboard.type("echo $((6 * 7))is\n")
             expect(rows).to_contain_text("42is")
-            page.get_by_role("link", name="Logs", exact=True).click()
+            page.get_by_role("navigation", name="Parts of hello").get_by_role("link", name="Logs").click()
             expect(page.locator("pre.log")).to_contain_text("BusyBox")
             page.get_by_role("link", name="Metrics", exact=True).click()
             for name in ("cpu", "memory.resident", "nic0.received", "disk.root.read"):

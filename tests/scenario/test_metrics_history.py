@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab
-from tests.scenario.metrics_lab import OwnDatabase, run_prometheus
+from tests.scenario.metrics_lab import OwnDatabase, fetch, run_prometheus
 
 from weft.cli.metrics.pool_history import fetch_pools
 from weft.cli.metrics.samples import draw_rows
@@ -46,6 +46,7 @@ class History:
             Sample("other_cores", (("project", "a"), ("name", "foreign")), at, 1.0) for at in (now - 10_000, now)
         ]
         own.send(samples)
+        fetch(own.find(), "/internal/force_flush", b"")  # else they are seen a second later
         self.now = now / 1000
 
 

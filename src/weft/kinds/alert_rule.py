@@ -87,6 +87,7 @@ def check_rule(spec: AlertRuleSpec) -> None:
             raise InvalidInput(
                 f"spec.labels: the value of {name} must be text of at most 200 characters on one line",
                 field="spec.labels",
+                hint=f"shorten it, or remove its control characters: {name}: storage",
             )
         if name in _OWN_LABELS or name.startswith("__"):
             raise InvalidInput(
