@@ -12,9 +12,9 @@ from benchmarks.insight.drawn import draw
 from benchmarks.insight.nab import read_files, score
 from benchmarks.insight.traces import read_bitbrains, read_planetlab
 from benchmarks.measurement import ROOT, Figure, Measurement
+from weft.contracts.history import Floats
 from weft.insight.anomalies import THRESHOLD, Detector
 from weft.insight.cycles import REPORT, find_cycles
-from weft.insight.forecast.past import Floats
 from weft.launch.insight.forecast import measure as measure_forecasts
 from weft.launch.insight.trace import Trace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 WEEK = 2016
 SHORTEST, LONGEST = 8, 504  # samples of a cycle

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 _SAMPLE_MS = 300_000
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 MEMORY = 3  # of the autoregression that is removed
 SURE = 3.3  # standard errors: one false pair in a thousand

@@ -12,7 +12,7 @@ import math
 import msgspec
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 # Of 1, and of what _judge measures; a logistic regression on drawn weeks (benchmarks/insight/drawn.py, another seed).
 WEIGHTS = (-5.433, 0.855, 2.731, -1.667, 0.523, 0.119, -0.343, 2.004)

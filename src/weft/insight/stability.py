@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 _FLOOR = 5.0  # per cent of a core: so little is steady whatever it does
 

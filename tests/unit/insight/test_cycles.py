@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from weft.contracts.history import Floats
 from weft.insight.cycles import ACT, LEAST_SAMPLES, REPORT, Cycle, find_cycles, find_extremes, weigh_cycles
-from weft.insight.forecast.past import Floats
 
 WEEK = 2016
 

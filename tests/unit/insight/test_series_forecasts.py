@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from weft.contracts.history import Floats
 from weft.insight.forecast.experts import Experts
 from weft.insight.forecast.forecaster import LEAST_SAMPLES, Forecast, Forecaster
 from weft.insight.forecast.markov import CONTEXTS, QUANTILES, STILL, Steps
-from weft.insight.forecast.past import Floats, Past
+from weft.insight.forecast.past import Past
 
 STEP = 300.0
 

@@ -11,8 +11,9 @@ from collections import deque
 
 import numpy as np
 
+from weft.contracts.history import Floats
 from weft.insight.forecast.markov import Indexes, Steps
-from weft.insight.forecast.past import Floats, Past
+from weft.insight.forecast.past import Past
 
 FORGET = 0.002  # of the losses at each sample; less far ahead, where errors overlap and each says less
 SHARPNESS = 40.0

@@ -7,9 +7,9 @@ from collections import deque
 import msgspec
 import numpy as np
 
+from weft.contracts.history import Floats
 from weft.insight.forecast.experts import Experts
 from weft.insight.forecast.interval import Intervals
-from weft.insight.forecast.past import Floats
 
 TAIL = 0.10
 LATE_TAIL = 0.08  # of forecasts far ahead, whose errors are known late

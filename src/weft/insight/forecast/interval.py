@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 PACE = 0.18
 _SIZE_SHARE = 0.02

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 
 QUANTILES = 24
 CONTEXTS = 4

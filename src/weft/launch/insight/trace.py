@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from weft.insight.forecast.past import Floats
+from weft.contracts.history import Floats
 from weft.objects.errors import InvalidInput
 from weft.scheduler.simulate.csv_file import Sheet
 
