@@ -35,7 +35,8 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
         sent[uid] = measured
         yield from _list_of_node(view, node, read_digest(lease.digest), measured)
     for node in view.of_kind("node").values():
-        yield Sample("weft_node_up", (("node", node.envelope.name),), at, float(node.uid in ready))
+        if node.uid in ready or node.status(NodeStatus).phase != "Joining":  # one that never came isn't silent
+            yield Sample("weft_node_up", (("node", node.envelope.name),), at, float(node.uid in ready))
     for pool in view.of_kind(POOL.name).values():
         yield from _list_of_pool(pool, at)
     for uid in sent.keys() - ready:

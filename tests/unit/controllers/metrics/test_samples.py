@@ -85,6 +85,15 @@ def test_a_node_that_is_silent_is_down_and_nothing_else_is_told_of_it() -> None:
     assert list(read(samples, "weft_node_cpu_cores")) == [(("node", "n1"),)]
 
 
+def test_a_node_that_never_came_is_not_down_yet() -> None:
+    view = make_fabric()
+    put(view, Envelope(kind="node", name="n3", uid="node3", status=msgspec.Raw(b'{"phase": "Joining"}')))
+    samples = list(list_samples(view, [heartbeat("node1", 0.0, {})], {}, NOW))
+    assert [labels[0][1] for labels in read(samples, "weft_node_up")] == ["n1", "n2"]
+    samples = list(list_samples(view, [heartbeat("node3", 0.0, {})], {}, NOW))
+    assert read(samples, "weft_node_up")[(("node", "n3"),)][1] == 1.0
+
+
 def test_a_hostile_node_counts_for_no_guest_of_another() -> None:
     hostile = [
         heartbeat("node2", 0.0, {"vm1": Use(10**6), "no-such": Use(1)}),
