@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -125,10 +124,9 @@ def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time
     assert (verify["how"], verify["result"]) == ("boot", "passed") and verify["boot_seconds"] > 0
     cluster.ok("backuppolicy", "set", pool, "--paused")
     run(cluster, "app", "echo two > /root/note; sync")
-    asked = datetime.now(UTC) + timedelta(
-        seconds=1
-    )  # the command takes whole seconds: this one is after the first backup
-    time.sleep(1.1)
+    # The command takes whole seconds: this one is after the first backup.
+    asked = datetime.now(UTC) + timedelta(seconds=1)
+    until(lambda: datetime.now(UTC) > asked, 5)
     cluster.ok("backup", "create", "vm/app", "--to", "geo-backup", "--name", "later")
 
     told = cluster.ok("storage", "restore", pool, "--point-in-time", f"{asked:%Y-%m-%dT%H:%M:%SZ}")
