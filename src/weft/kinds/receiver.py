@@ -50,7 +50,7 @@ class ReceiverSpec(msgspec.Struct, kw_only=True):
     all_projects: Annotated[
         bool, field("Notify it of all projects and of the fabric's own; takes rights in all projects")
     ] = False
-    paused: Annotated[bool, field("Send it nothing for now; what happens until then is sent later")] = False
+    paused: Annotated[bool, field("Send it nothing for now; what is held back is sent once this is off again")] = False
     test_generation: Annotated[int, field("Number of tests that were asked for; set by the server")] = 0
 
 
@@ -231,6 +231,7 @@ RECEIVER = Kind(
     status=ReceiverStatus,
     references=(Reference("secret", "spec.secret", lambda spec: [spec.secret] if spec.secret else [], blocks=False),),
     verbs=(Verb("test", "Send it a test, and show the answer", change=_ask_test, needs="write"),),
+    in_backups="kept",
     access=Access(readers="project", status_writer="receivers", further_rights=find_receiver_rights),
     admission=Admission(check=check_receiver, server_fields=("test_generation",)),
     display=Display(

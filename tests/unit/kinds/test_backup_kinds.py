@@ -8,6 +8,7 @@ import pytest
 
 from weft.kinds.backup import BackupSpec, check_backup
 from weft.kinds.backup_repository import BackupRepositorySpec, check_repository
+from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.errors import InvalidInput
 
 SECRET = "hunter2-hunter2"
@@ -88,3 +89,14 @@ def test_a_backup_is_kept_for_a_time_that_exists(keep: float) -> None:
     with pytest.raises(InvalidInput) as refused:
         check_backup(BackupSpec(of="vm/web", to="safe", keep=keep))
     assert refused.value.field == "spec.keep"
+
+
+def test_what_a_backed_up_object_refers_to_is_backed_up_with_its_project() -> None:
+    left = {
+        (kind.name, reference.kind)
+        for kind in KINDS
+        for reference in kind.references
+        if kind.in_backups and BY_NAME[reference.kind].scope == "project" and not BY_NAME[reference.kind].in_backups
+    }
+    # Of the past, of a time that ends, and made by weft itself.
+    assert {to for _, to in left} <= {"snapshot", "reservation", "functionversion"}

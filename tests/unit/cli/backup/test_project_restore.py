@@ -75,6 +75,13 @@ def test_what_is_referred_to_comes_first_and_data_from_the_backups_of_the_same_w
     assert steps["image/own:leave"].note == "its content is in no backup: weft image add own FILE"
 
 
+def test_a_rule_comes_after_its_receivers() -> None:
+    rule = one("alertrule", "full", expr="up == 0", receivers=["hook"])
+    held = BackedUpProject(project="shop", taken_at=9.0, objects=[rule, one("receiver", "hook", type="webhook")])
+    steps = plan_restore(held, {}, {}, prefix="", keep=False)
+    assert [(step.kind, step.how) for step in steps] == [("receiver", "create"), ("alertrule", "create")]
+
+
 def test_what_is_there_is_refused_by_name_kept_or_gets_another_name() -> None:
     existing = {("vm", "web"): {}, ("network", "blue"): NETWORK, ("secret", "login"): {}}
     with pytest.raises(AlreadyExists, match=r"there already: secret/login, vm/web$") as refused:
