@@ -105,7 +105,7 @@ class Images:
                 pass
             await self._bases.tidy()
         except WeftError as problem:
-            log.debug("%s: its trash stays for now: %s", self._where, problem.message)
+            log.debug("%s: removing from its trash failed, and is tried again: %s", self._where, problem.message)
 
     async def _purge_once(self) -> bool:
         """Whether something went."""
