@@ -1,5 +1,5 @@
-"""Removes objects whose owner is gone (a workload's endpoints, published ports and decisions, a function's versions, a user's
-tokens), old recommendations and reports, and, later, Migrations and Conversions that have ended.
+"""Removes objects whose owner is gone (a workload's endpoints, published ports, decision and profile, a function's versions, a
+user's tokens), old recommendations and reports, and, later, Migrations and Conversions that have ended.
 
 Deleting an owner removes what it owns in the same commit; this controller is for leftovers. It never removes allocations: those
 stand for guests, and only a node's report removes one. Woken by owned objects and by workloads that go.
@@ -17,6 +17,7 @@ from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD
 from weft.kinds.function_version import VERSIONS_BY_FUNCTION
 from weft.kinds.migration import KEPT_OF_ONE
 from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
+from weft.kinds.profile import WORKLOAD_PROFILE
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.recommendation import KEPT_SECONDS
 from weft.kinds.record import History
@@ -48,14 +49,16 @@ class Garbage:
             return ()
         if change.kind == "user":
             return [item.key for item in view.find(TOKENS_BY_USER, change.old.uid)]
+        name = f"{change.kind}.{change.old.envelope.name}"
+        profile = object_key(WORKLOAD_PROFILE.name, change.old.envelope.project, name)
         if not is_workload(change.kind):
-            return [item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid)]
+            return [profile, *(item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid))]
         belongings = [
             *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),
             *view.find(PUBLISHED_PORTS_BY_WORKLOAD, change.old.uid),
         ]
-        decision = object_key("decision", change.old.envelope.project, f"{change.kind}.{change.old.envelope.name}")
-        return [*(item.key for item in belongings), decision]
+        decision = object_key("decision", change.old.envelope.project, name)
+        return [*(item.key for item in belongings), decision, profile]
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()

@@ -26,6 +26,7 @@ from weft.kinds.permissions import learn
 from weft.kinds.placement_policy import PLACEMENT_POLICY
 from weft.kinds.pool import POOL
 from weft.kinds.priority_class import PRIORITY_CLASS
+from weft.kinds.profile import NODE_PROFILE, WORKLOAD_PROFILE
 from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
 from weft.kinds.quota import QUOTA
@@ -88,6 +89,8 @@ KINDS: tuple[Kind, ...] = (
     PUBLISHED_PORT,
     RECOMMENDATION,
     REPORT,
+    WORKLOAD_PROFILE,
+    NODE_PROFILE,
 )
 
 learn(KINDS)

@@ -9,7 +9,9 @@ from weft.controllers.garbage_collector import Garbage
 from weft.informer.view import View, make_view
 from weft.kinds.function import FunctionSpec
 from weft.kinds.function_version import FunctionVersionSpec
+from weft.kinds.profile import WORKLOAD_PROFILE, WorkloadProfileSpec, name_profile
 from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.identity import object_key
 
 
 def put(view: View, envelope: Envelope, revision: int = 1) -> None:
@@ -43,8 +45,21 @@ def test_versions_are_removed_once_their_function_is_gone() -> None:
     assert removed(view, keys) == []
     change = view.drop(function.key)
     assert change is not None
-    assert sorted(Garbage().route(view, change)) == keys
+    profile = object_key("workloadprofile", function.project, f"function.{function.name}")
+    assert sorted(Garbage().route(view, change)) == [*keys, profile]
     assert removed(view, keys) == keys
+
+
+def test_a_profile_goes_with_its_workload_and_not_with_one_that_had_the_name_before() -> None:
+    view, before, now = make_view(), make_function("u1"), make_function("u2")
+    spec = WorkloadProfileSpec(workload=before.ref)
+    profile = WORKLOAD_PROFILE.make(name_profile("function", now.name), spec, 0.0, project=now.project, owner=before)
+    put(view, profile)
+    assert removed(view, [profile.key]) == [profile.key]
+    put(view, before)
+    assert removed(view, [profile.key]) == []
+    put(view, now)
+    assert removed(view, [profile.key]) == [profile.key]
 
 
 def test_versions_of_one_that_had_the_name_before_are_no_ones() -> None:

@@ -31,6 +31,7 @@ MOMENTS = {
     *("not_before", "not_after", "prepare_at", "deadline_at", "drain_not_before", "drain_not_after", "start", "end"),
     *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "counted_at"),
     *("until", "time", "locked_until", "failing_since", "next_attempt_at"),
+    *("looked_at", "cycles_looked_at", "sampled_at", "fold_at"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
@@ -39,6 +40,8 @@ QUANTITIES = {
     *("latency_ms", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
     *("within", "verify_within"),
+    *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
+    *("probability", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "seconds", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("disk", "gpu", "memory", "used_cpu", "used_disk", "used_memory"),
