@@ -124,6 +124,8 @@ RELIES_ON = {
     "controllers/snapshot/schedule.py plan_schedule 2": "workload at",
     "controllers/snapshot/schedule.py plan_schedule 3": "workload at, snapshot absent, quota at",
     "controllers/snapshot/unexplained.py plan_node": "node at",
+    "controllers/topology/controller.py plan_topology 1": "networktopology absent",
+    "controllers/topology/controller.py plan_topology 2": "networktopology at",
     "controllers/volume/controller.py plan_volume 1": "volume at",
     "controllers/volume/controller.py plan_volume 2": "volume at and goes",
     "controllers/volume/controller.py plan_volume 3": "volume at, snapshot at, snapshot absent, quota at",

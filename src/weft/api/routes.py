@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from weft.api import about, accounting, description
+from weft.api import about, accounting, description, topology
 from weft.api.audit import pages as audit
 from weft.api.audit.topic import find_topic, topic_of
 from weft.api.auth import login, password, session
@@ -167,6 +167,7 @@ ROUTES: tuple[Route, ...] = (
     *stream.ROUTES,
     *summary.ROUTES,
     *table.ROUTES,
+    *topology.ROUTES,
     *trace.ROUTES,
     *site.ROUTES,
     Route("GET", "/v1/openapi.json", _describe_api, "This document"),

@@ -27,6 +27,7 @@ from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
 from weft.controllers.snapshot.schedule import ScheduledSnapshots
 from weft.controllers.snapshot.unexplained import UnexplainedSnapshots
+from weft.controllers.topology.controller import NetworkTopologies
 from weft.controllers.volume.controller import Volumes
 from weft.controllers.volume.unbegun import UnbegunVolumes
 from weft.controllers.workload.controller import Workloads
@@ -50,6 +51,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: BackupExpiry(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
+    lambda _: NetworkTopologies(),
     lambda _: Migrations(),
     lambda _: Conversions(),
     lambda _: Drain(),

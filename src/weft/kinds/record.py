@@ -295,7 +295,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     most_of_owner: int = 0
     longest_name: int = MAX_NAME
     reserved_names: tuple[str, ...] = ()  # that none of its objects can have: they mean something already
-    only_name: str = ""  # the name that its objects have: there is one in each project
+    only_name: str = ""  # the name that its objects have: there is one in each project, or in the fabric
     # Whether it was refused for good and has nothing: who created it may create another in its place.
     was_refused: Callable[[Envelope], bool] | None = None
 

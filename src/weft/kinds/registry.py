@@ -21,6 +21,7 @@ from weft.kinds.image import IMAGE
 from weft.kinds.job import JOB
 from weft.kinds.migration import MIGRATION
 from weft.kinds.network import NETWORK
+from weft.kinds.network_topology import NETWORK_TOPOLOGY
 from weft.kinds.node import NODE
 from weft.kinds.permissions import learn
 from weft.kinds.placement_policy import PLACEMENT_POLICY
@@ -63,6 +64,7 @@ KINDS: tuple[Kind, ...] = (
     BACKUP_REPOSITORY,
     CONSTRAINT,
     NODE,
+    NETWORK_TOPOLOGY,
     POOL,
     PROJECT,
     PRIORITY_CLASS,

@@ -16,6 +16,7 @@ LEASE_SECONDS = 30.0
 MOST_GUESTS = 800  # listed one by one in a digest
 MOST_COUNTED = 250  # workloads whose disks and NICs are in a digest
 MOST_DISKS, MOST_NICS = 18, 8  # of a workload
+MOST_PATHS = 16
 _SPARE_BYTES = 1000  # of a digest
 # In ``Digest.node``, in unix seconds: the node's clock when it was sent, and the end of its certificate.
 CLOCK, CERTIFICATE_END = "clock", "certificate.end"
@@ -53,6 +54,23 @@ class DeviceCounts(msgspec.Struct, frozen=True, array_like=True):
     nics: list[list[Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]]] = []
 
 
+class PathFigures(msgspec.Struct, frozen=True, array_like=True):
+    """What a node has measured of its path to a peer. Ages in seconds, of when the heartbeat was made; -1: unknown."""
+
+    latency_ms: float = -1.0  # round trip
+    latency_age: float = -1.0
+    bandwidth_mbps: float = -1.0  # to the peer
+    bandwidth_age: float = -1.0
+
+
+class LinkLoad(msgspec.Struct, frozen=True, array_like=True):
+    """What passes the node's own link to the others, in Mbit/s; -1: unknown."""
+
+    received_mbps: float = -1.0
+    sent_mbps: float = -1.0
+    speed_mbps: float = -1.0  # as the driver says
+
+
 class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     guests: dict[str, Use] = {}  # of the node's allocations, by the workload's uid
     other: Use = Use()  # the rest that weft keeps there: cached images, guests that no allocation explains
@@ -61,6 +79,8 @@ class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     measured: bool = True  # False: the usage is unknown
     devices: dict[str, DeviceCounts] = {}  # by the workload's uid, of MOST_COUNTED at most
     node: dict[str, float] = {}  # what the kernel counts of the whole node, by name
+    paths: dict[str, PathFigures] = {}  # by the peer's uid, of MOST_PATHS at most
+    link: LinkLoad = LinkLoad()
 
 
 def add_up(uses: Iterable[Use]) -> Use:

@@ -135,7 +135,8 @@ async def plan_create(
         )
     if kind.admission.only_name and manifest.name != kind.admission.only_name:
         raise InvalidInput(
-            f"name: {kind.a_title} is always called {kind.admission.only_name}: there is one in each project",
+            f"name: {kind.a_title} is always called {kind.admission.only_name}: there is one in "
+            + ("the fabric" if kind.scope == "fabric" else "each project"),
             field="name",
             hint=f"name it {kind.admission.only_name}",
         )

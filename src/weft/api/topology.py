@@ -1,0 +1,92 @@
+"""The network between the nodes, of what they report, what their newest heartbeats measured, and what people declared. It is
+stored nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from weft.api.auth.authorise import require_permission
+from weft.api.context import ApiContext
+from weft.api.request.call import Call, json_answer
+from weft.api.route import Route
+from weft.kinds.network_topology import FABRIC, NETWORK_TOPOLOGY, NetworkTopologySpec
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.identity import check_name, kind_prefix, object_key
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, read_digest
+from weft.protocol.topology import By, NodeFacts, Topology, make_topology
+from weft.serving.answer import Answer
+
+_PAGE = 500
+_BY: dict[str, By | None] = {"": None, "node": "node", "place": "place"}
+_NO_DIGEST = Digest()
+
+
+async def topology(context: ApiContext, call: Call) -> Answer:
+    """``GET /v1/topology``; ``by`` is node or place, ``node`` the name of one whose links alone are wanted."""
+    require_permission(call.actor, f"{NETWORK_TOPOLOGY.name}:get", None, "see the network between the nodes")
+    query = call.query("by", "node")
+    by, node = query.get("by", ""), query.get("node", "")
+    if by not in _BY:
+        raise InvalidInput(f"query parameter by: {by[:20]!r} is unknown", field="by", hint="give node or place")
+    if node:
+        check_name(node, "node")
+    hosts, spec = await _read(context)
+    if node and node not in {host.name for host in hosts}:
+        raise NotFound(f'node "{node}" does not exist', field="node", hint="weft node list shows those that do")
+    made = await asyncio.to_thread(make_topology, hosts, spec, by=_BY[by], of=node)
+    return json_answer(made)
+
+
+async def _read(context: ApiContext) -> tuple[list[NodeFacts], NetworkTopologySpec]:
+    digests: dict[str, tuple[float, Digest]] = {}
+    for lease in await context.store.leases(LEASE_PREFIX, digests=True):
+        digest = read_digest(lease.digest)
+        if digest is not None:
+            age = max(0.0, LEASE_SECONDS - lease.remaining_seconds)
+            digests[lease.name.removeprefix(LEASE_PREFIX)] = age, digest
+    hosts, after = list[NodeFacts](), None
+    while True:
+        page = await context.store.list(kind_prefix("node"), limit=_PAGE, after=after)
+        for entry in page.entries:
+            hosts.append(read_host(decode_envelope(entry.value), digests))
+        if (after := page.next) is None:
+            break
+    entry_ = await context.store.get(object_key(NETWORK_TOPOLOGY.name, None, FABRIC))
+    if entry_ is None:
+        return hosts, NetworkTopologySpec()
+    return hosts, decode_part(decode_envelope(entry_.value).spec, NetworkTopologySpec)
+
+
+def read_host(node: Envelope, digests: Mapping[str, tuple[float, Digest]]) -> NodeFacts:
+    """What a Node object and its newest heartbeat (with its age) say."""
+    report, labels = decode_part(node.report, NodeReport), node.labels
+    age, digest = digests.get(node.uid, (0.0, _NO_DIGEST))
+    return NodeFacts(
+        uid=node.uid,
+        name=node.name,
+        zone=labels.get("zone", ""),
+        rack=labels.get("rack", ""),
+        online=decode_part(node.status, NodeStatus).phase == "Ready",
+        coordinate=report.coordinate,
+        round_trips=report.round_trips,
+        paths=digest.paths,
+        paths_age=age,
+        link=digest.link,
+    )
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/topology",
+        topology,
+        "The network between the nodes: nodes, devices, links",
+        permission=f"{NETWORK_TOPOLOGY.name}:get",
+        where="all",
+        query=("by", "node"),
+        answers=Topology,
+    ),
+)
