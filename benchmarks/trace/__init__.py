@@ -20,7 +20,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.trace.span import Tracer
 from weft.gateway.function.invocation.traces import InvocationTraces
 from weft.protocol.invocations import Answer, Invoke
-from weft.telemetry.traces.spool import Spool
+from weft.telemetry.spool import Spool
 
 ROUNDS, CALLS = 300, 50_000
 SAMPLE = 0.01

@@ -19,7 +19,7 @@ from weft.client.answer import raise_problem
 from weft.contracts.trace.context import Context, new_trace, write_traceparent
 from weft.contracts.trace.span import Span, Tracer
 from weft.objects.errors import Forbidden, NotFound, WeftError
-from weft.telemetry.traces.spool import Spool
+from weft.telemetry.spool import Spool
 from weft.telemetry.traces.store import TraceStore
 
 SMALL = ["--image", "tiny", "--cpu", "0.1", "--memory", "64M"]

@@ -18,10 +18,11 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.trace.context import Context, new_trace
 from weft.contracts.trace.span import Span, Tracer
 from weft.objects.errors import InvalidInput
-from weft.telemetry.traces import spool as spools
-from weft.telemetry.traces.export import SpanExporter, read_collector
+from weft.telemetry import spool as spools
+from weft.telemetry.collector import read_collector
+from weft.telemetry.spool import Spool, forget_read, list_files, read_spool
+from weft.telemetry.traces.export import SpanExporter
 from weft.telemetry.traces.otlp import to_otlp
-from weft.telemetry.traces.spool import Spool, forget_read, list_files, read_spool
 from weft.telemetry.traces.store import TraceStore
 
 NOW = 1_790_000_000
@@ -57,7 +58,7 @@ def test_a_line_that_a_killed_process_tore_costs_only_itself(tmp_path: Path) -> 
     trace = new_trace()
     Spool(tmp_path).put(make_span(trace))
     (only,) = list_files(tmp_path)
-    with (tmp_path / f"{only:010d}.spans").open("ab") as file:
+    with (tmp_path / f"{only:010d}.spool").open("ab") as file:
         file.write(b'["half a span')
     _, position = read_all(tmp_path)
     again = Spool(tmp_path)  # the next process

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from weft.telemetry.logs.clean import LONGEST_LINE, clean_block, cut_line
 from weft.telemetry.logs.journal import Cursor
-
-LONGEST_LINE = 16 << 10
 
 
 class Chunk(NamedTuple):
@@ -44,7 +43,7 @@ def assemble(cursor: Cursor, chunks: Iterable[Chunk], position: str) -> Assemble
         whole = data.rfind(b"\n") + 1
         block, rest = data[:whole], data[whole:]
         if len(rest) > LONGEST_LINE:
-            block += _cut(rest, f"more than {LONGEST_LINE}")
+            block += cut_line(rest, f"more than {LONGEST_LINE}")
             rest = b""
             cut.add(channel)
         if block:
@@ -59,21 +58,3 @@ def end_rests(cursor: Cursor, at: int) -> Assembled:
     """The lines that were begun, as if they had ended: a guest that asks for a name waits in the middle of a line."""
     lines = [clean_block(rest + b"\n") for rest in cursor.rests.values()]
     return Assembled(array("q", [at] * len(lines)), b"".join(lines), msgspec.structs.replace(cursor, rests={}))
-
-
-def clean_block(block: bytes) -> bytes:
-    """Whole lines: long ones are cut, and bytes that are not UTF-8 written as \\xNN."""
-    block = block.replace(b"\r\n", b"\n")
-    if len(block) > LONGEST_LINE:
-        lines = block.split(b"\n")
-        if any(len(line) > LONGEST_LINE for line in lines):
-            block = b"\n".join(line if len(line) <= LONGEST_LINE else _cut(line, str(len(line)))[:-1] for line in lines)
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return block.decode("utf-8", "backslashreplace").encode()
-    return block
-
-
-def _cut(line: bytes, length: str) -> bytes:
-    return line[: LONGEST_LINE - 64] + f" … [cut: this line has {length} bytes]\n".encode()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 
-from weft.agent.logs.assemble import clean_block
 from weft.contracts.clock import Clock
+from weft.telemetry.logs.clean import clean_block
 
 MOST_WAITING = 10_000  # lines; of more the oldest are left out
 FORMAT = "%(levelname)s %(message)s"

@@ -14,7 +14,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.trace.span import Tracer
 from weft.objects.errors import WeftError
 from weft.protocol.traces import MOST_SPANS, SpansAnswer, SpansInput
-from weft.telemetry.traces.spool import Spool, forget_read, read_spool
+from weft.telemetry.spool import Spool, forget_read, read_spool
 
 log = logging.getLogger("weft.agent")
 STEP_SECONDS = 1.0

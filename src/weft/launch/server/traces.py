@@ -6,13 +6,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from weft.contracts.clock import Clock
 from weft.contracts.trace.span import Tracer
-from weft.telemetry.traces.export import SpanExporter, read_collector
-from weft.telemetry.traces.spool import Spool
+from weft.telemetry.collector import read_collector
+from weft.telemetry.spool import Spool
+from weft.telemetry.traces.export import SpanExporter
 from weft.telemetry.traces.store import TraceStore
 
 LOCAL, NO_TRACES = "local", "off"
@@ -35,19 +37,7 @@ class ServerTraces:
 
     async def keep(self) -> None:
         """Gather what the processes record, for ever."""
-        kept_at, troubled = self._clock.elapsed(), False
-        while True:
-            await self._clock.sleep(GATHER_SECONDS)
-            try:
-                await asyncio.to_thread(self.store.gather)
-                if self._clock.elapsed() - kept_at >= KEEP_SECONDS:
-                    kept_at = self._clock.elapsed()
-                    await asyncio.to_thread(self.store.keep)
-                troubled = False
-            except OSError as problem:
-                if not troubled:
-                    _log.warning("traces are not gathered: %s; tried again", problem)
-                troubled = True
+        await keep_gathering("traces", self.store.gather, self.store.keep, self._clock, _log)
 
     def close(self) -> None:
         if self._exporter is not None:
@@ -70,3 +60,22 @@ def make_tracer(options: HasTraces, process: str, clock: Clock) -> Tracer | None
     if getattr(options, "traces", NO_TRACES) == NO_TRACES:
         return None
     return Tracer(process, clock, Spool(options.state / "traces" / "processes" / process).put)
+
+
+async def keep_gathering(
+    what: str, gather: Callable[[], None], keep: Callable[[], None], clock: Clock, log: logging.Logger
+) -> None:
+    """Once a second, and now and then ``keep``, for ever; an OSError of either is logged once."""
+    kept_at, troubled = clock.elapsed(), False
+    while True:
+        await clock.sleep(GATHER_SECONDS)
+        try:
+            await asyncio.to_thread(gather)
+            if clock.elapsed() - kept_at >= KEEP_SECONDS:
+                kept_at = clock.elapsed()
+                await asyncio.to_thread(keep)
+            troubled = False
+        except OSError as problem:
+            if not troubled:
+                log.warning("%s are not gathered: %s; tried again", what, problem)
+            troubled = True

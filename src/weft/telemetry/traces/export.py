@@ -3,49 +3,25 @@ misses spans, and nobody waits for it: the server's own store has all."""
 
 from __future__ import annotations
 
-import http.client
 import logging
-import ssl
 import threading
 from collections import deque
 from collections.abc import Sequence
-from urllib.parse import urlsplit
-
-import msgspec
 
 from weft.contracts.trace.span import Span
-from weft.objects.errors import InvalidInput
+from weft.telemetry.collector import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, SECONDS, Collector
 from weft.telemetry.traces.otlp import to_otlp
 
-PREFIX = "otlp="
-PATH = "/v1/traces"
 MOST_WAITING = 20_000
 MOST_SENT = 500  # in one request
-SECONDS = 5.0
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _log = logging.getLogger("weft.traces")
-
-
-def read_collector(text: str) -> str:
-    """``otlp=http://HOST:4318`` as the URL to send to. Raises InvalidInput."""
-    url = text.removeprefix(PREFIX)
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and (parts.port or 1) > 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise InvalidInput(
-            f"--traces: {url[:80]!r} is not the address of a collector", hint="write it like otlp=http://127.0.0.1:4318"
-        )
-    return url.rstrip("/") if parts.path.rstrip("/") else f"{url.rstrip('/')}{PATH}"
 
 
 class SpanExporter:
     """Sends to ``url`` until it is closed. ``unsent``: spans that were dropped."""
 
     def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
+        self._collector = Collector(url)
         self._waiting: deque[Span] = deque()
         self._woken, self._closed = threading.Event(), threading.Event()
         self.unsent = self.sent = 0
@@ -95,26 +71,8 @@ class SpanExporter:
 
     def _try_send(self, batch: Sequence[Span]) -> str:
         """Why it must be sent again; "": it was sent, or the collector will never take it."""
-        host, port = self._parts.hostname or "", self._parts.port
-        try:
-            connection: http.client.HTTPConnection
-            if self._parts.scheme == "https":
-                tls = ssl.create_default_context()
-                connection = http.client.HTTPSConnection(host, port or 443, timeout=SECONDS, context=tls)
-            else:
-                connection = http.client.HTTPConnection(host, port or 80, timeout=SECONDS)
-            try:
-                body = msgspec.json.encode(to_otlp(batch))
-                connection.request("POST", self._parts.path, body, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                answer.read(65_536)
-            finally:
-                connection.close()
-        except (OSError, http.client.HTTPException) as problem:
-            return str(problem) or type(problem).__name__
-        if answer.status in (429, 502, 503, 504):  # as OTLP says: the others aren't retried
-            return f"HTTP {answer.status}"
-        if answer.status >= 300:
+        problem, refused = self._collector.post(to_otlp(batch))
+        if refused:
             self.unsent += len(batch)
-            _log.warning("the collector of traces refused %d spans: HTTP %d", len(batch), answer.status)
-        return ""
+            _log.warning("the collector of traces refused %d spans", len(batch))
+        return problem

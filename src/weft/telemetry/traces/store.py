@@ -20,7 +20,7 @@ from weft.objects.errors import InvalidInput
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.segment import Lines, read_segment
 from weft.telemetry.logs.store import LogStore
-from weft.telemetry.traces.spool import forget_read, read_spool
+from weft.telemetry.spool import forget_read, read_spool
 
 MOST_BYTES = 256 << 20
 MOST_AGE_SECONDS = 7 * 86400.0

@@ -1,5 +1,5 @@
-"""Spans of a process on their way to the server's store: files to which one JSON line is appended for each span, at once, so
-that a killed process loses none. Another process may read them meanwhile. The oldest file goes where nobody reads."""
+"""Spans, or lines of its log, of a process on their way to the server's store: files to which one JSON line is appended for each,
+at once, so that a killed process loses none. Another process may read them meanwhile. The oldest file goes where nobody reads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.trace.span import Span
-
 FILE_BYTES = 1 << 20
 MOST_FILES = 8
 _encoder = msgspec.json.Encoder()
 
 
 class Spool:
-    """Writes into ``folder``, which is this process's alone. Thread-safe. ``dropped``: spans that the disk had no space for."""
+    """Writes into ``folder``, which is this process's alone. Thread-safe. ``dropped``: what the disk had no space for."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,14 +26,14 @@ class Spool:
         self._torn = False
         self.dropped = 0
 
-    def put(self, *spans: Span) -> None:
+    def put(self, *each: msgspec.Struct) -> None:
         """Never raises: work goes on where its traces can't be written."""
-        lines = _encoder.encode_lines(spans)
+        lines = _encoder.encode_lines(each)
         with self._lock:
             try:
                 self._write(lines)
             except OSError:
-                self.dropped += len(spans)
+                self.dropped += len(each)
 
     def close(self) -> None:
         with self._lock:
@@ -70,7 +68,7 @@ class Spool:
 
 def list_files(folder: Path) -> list[int]:
     """Their numbers, in order."""
-    return sorted(int(path.stem) for path in folder.glob("*.spans") if path.stem.isdecimal())
+    return sorted(int(path.stem) for path in folder.glob("*.spool") if path.stem.isdecimal())
 
 
 def read_spool(folder: Path, position: str, most: int) -> tuple[bytes, str]:
@@ -112,4 +110,4 @@ def _read_position(position: str) -> tuple[int, int]:
 
 
 def _path(folder: Path, number: int) -> Path:
-    return folder / f"{number:010d}.spans"
+    return folder / f"{number:010d}.spool"
