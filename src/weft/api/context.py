@@ -43,6 +43,7 @@ from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.logs.server import ServerLog
 from weft.telemetry.traces.store import TraceStore
 from weft.trust.ca import Authority
 from weft.trust.credentials import Actor, StoredToken
@@ -114,6 +115,7 @@ class ApiContext:
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise
+    server_log: ServerLog | None = None  # of its own processes; None: the server keeps none
     history: History | None = None  # of metrics; None: the server keeps none
     logins: LoginLimits = field(default_factory=LoginLimits)
     requests: RequestCounts = field(default_factory=RequestCounts)

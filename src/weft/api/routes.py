@@ -17,6 +17,7 @@ from weft.api.auth.authorise import authorise_write, require_person
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
+from weft.api.log import pages as log
 from weft.api.metrics import own, query
 from weft.api.node import egress_endpoints, join, report, secrets, usage
 from weft.api.object import bulk, delete, read, repository_key, verbs, write
@@ -168,6 +169,7 @@ ROUTES: tuple[Route, ...] = (
     *summary.ROUTES,
     *table.ROUTES,
     *topology.ROUTES,
+    *log.ROUTES,
     *trace.ROUTES,
     *site.ROUTES,
     Route("GET", "/v1/openapi.json", _describe_api, "This document"),

@@ -8,32 +8,27 @@ import queue
 import re
 import sys
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
-from weft.cli.command.target import Target, usage
+from weft.cli.command.exit_codes import INTERRUPTED, partial_code
+from weft.cli.command.target import usage
+from weft.cli.logs.reader import Line, Named, Reader
+from weft.cli.logs.server import ServerProcess, ServerReader
 from weft.cli.output.formats import print_line
 from weft.cli.output.terminal import clean
-from weft.cli.session import NotSent, Session
-from weft.cli.stream.logs import run_stream
-from weft.objects.errors import Unavailable, WeftError
-from weft.objects.quantity import format_duration, parse_moment
+from weft.cli.session import Session
+from weft.objects.quantity import format_duration
 
 MOST_TARGETS = 100
-MOST_WAITING = 5_000  # lines of one workload that were read ahead
 MOST_SORTED = 50_000  # lines of a followed log that are sorted together
 SETTLE_SECONDS = 0.3  # lines of several nodes come a little apart
-OVERLAP_SECONDS, OVERLAP_LINES = 2.0, 5_000  # read again after a lost connection, and left out
-PAUSE_SECONDS, TRIES = 1.0, 60
 _UNSEEN = re.compile(
     "[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )  # what a terminal may act on, and JSON leaves as it is
-Line = dict[str, str]
 
 
-def show_aggregate(session: Session, targets: Sequence[Target], asked: dict[str, Any], *, prefix: bool) -> int:
+def show_aggregate(session: Session, targets: Sequence[Named], asked: dict[str, Any], *, prefix: bool) -> int:
     """Print the lines that are ``asked`` for as the verb takes it; with its ``follow``, until Ctrl-C or until all have ended. The
     exit code; a failure of one workload is reported and doesn't end the others. Raises UsageError."""
     refuse_what_does_not_go_together(session, asked)
@@ -41,7 +36,10 @@ def show_aggregate(session: Session, targets: Sequence[Target], asked: dict[str,
         raise usage(
             f"{len(targets)} workloads are too many to show together", f"name at most {MOST_TARGETS}, or use -l"
         )
-    readers = [_Reader(session, target, {**asked, "aggregate": True}) for target in targets]
+    readers = [
+        (ServerReader if isinstance(target, ServerProcess) else Reader)(session, target, {**asked, "aggregate": True})
+        for target in targets
+    ]
     for reader in readers:
         threading.Thread(target=reader.run, daemon=True).start()
     try:
@@ -71,69 +69,7 @@ def refuse_what_does_not_go_together(session: Session, asked: dict[str, Any]) ->
         raise usage(f"no line is newer than {shown[0]} and older than {shown[1]}", "give --since the longer time")
 
 
-class _Reader:
-    """One workload's lines, read by a thread of its own; iterated by the one that prints. ``code``: how it ended."""
-
-    def __init__(self, session: Session, target: Target, asked: dict[str, Any]) -> None:
-        self._session, self._target, self._asked = session, target, asked
-        self.lines: queue.Queue[Line | None] = queue.Queue(MOST_WAITING)
-        self.code: int | None = None
-        self.ended = False
-        self._rest = b""
-        self._latest: deque[tuple[str, str]] = deque(maxlen=OVERLAP_LINES)
-        self._left_out: set[tuple[str, str]] = set()
-
-    def __iter__(self) -> Iterator[Line]:
-        while (line := self.lines.get()) is not None:
-            yield line
-
-    def run(self) -> None:
-        try:
-            self.code = self._read()
-        except NotSent:
-            pass  # it is printed with the rest of the explanation
-        except WeftError as problem:
-            self.code = exit_code(problem)
-            self._session.notify(f"{self._target.what}: {problem.message}")
-            if problem.hint:
-                self._session.notify(f"  {problem.hint}")
-        finally:
-            self.lines.put(None)
-
-    def _read(self) -> int:
-        """Raises WeftError."""
-        for _ in range(TRIES):
-            asked = self._asked
-            if self._latest:  # the connection was lost
-                asked = {**asked, "tail": -1, "since": self._find_overlap()}
-                self._left_out = set(self._latest)
-            self._rest = b""
-            try:
-                return run_stream(self._session, self._target, asked, self._take)
-            except Unavailable as problem:
-                if not self._asked["follow"] or not self._latest:
-                    raise
-                lost = problem
-                self._session.client.http.closed.wait(PAUSE_SECONDS)
-        raise lost
-
-    def _take(self, descriptor: int, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for text in lines:
-            line: Line = json.loads(text)
-            key = (line["time"], line["message"])
-            if key in self._left_out:
-                continue
-            if self._asked["follow"]:
-                self._latest.append(key)
-            self.lines.put(line)
-
-    def _find_overlap(self) -> float:
-        """How many seconds ago the last line was printed, and a little more."""
-        return max(0.0, self._session.clock.now() - parse_moment(self._latest[-1][0])) + OVERLAP_SECONDS
-
-
-def _show_as_they_come(session: Session, readers: Sequence[_Reader], *, prefix: bool) -> None:
+def _show_as_they_come(session: Session, readers: Sequence[Reader], *, prefix: bool) -> None:
     going = list(readers)
     while going:
         found: list[Line] = []

@@ -14,6 +14,8 @@ from weft.cli.command.lookup import find_one, resolve
 from weft.cli.command.target import Target
 from weft.cli.job.logs import follow_tasks, read_tries
 from weft.cli.logs.aggregate import show_aggregate
+from weft.cli.logs.reader import Named
+from weft.cli.logs.server import take_processes
 from weft.cli.session import Session
 from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.kinds.fields.cells import dig
@@ -179,9 +181,17 @@ def _logs(
     since: float | None = None,
     vm: tuple[str, ...] = (),
     container: tuple[str, ...] = (),
+    server: bool = False,
     **choosing: Any,
 ) -> int:
     words = (*words, *(f"vm/{name}" for name in vm), *(f"container/{name}" for name in container))
+    if kind is None:
+        words, processes = take_processes(words, all_of_them=server)
+        if processes:
+            found = _find(session, kind, words, ",".join(labels), ",".join(fields)) if words or labels or fields else ()
+            named: list[Named] = [*processes, *(one for target in found for one in _open_job(session, target, follow))]
+            asked = _ask_aggregate(follow, tail, since, choosing)
+            return show_aggregate(session, named, asked, prefix=len(named) > 1 if prefix is None else prefix)
     aggregates = _aggregates(session, choosing)
     targets = _find(session, kind, words, ",".join(labels), ",".join(fields), all_of_none=aggregates)
     if aggregates or any(target.kind.verb("logs") is NODE_LOGS for target in targets):  # which has no other form
@@ -226,12 +236,13 @@ def _choosing() -> list[click.Parameter]:
 
 
 def _workloads() -> list[click.Parameter]:
-    return [
+    named = [
         click.Option(
             [f"--{name}"], multiple=True, metavar="NAME", help=f"This {title}.", shell_complete=complete_name(name)
         )
         for name, title in (("vm", "VM"), ("container", "container"))
     ]
+    return [*named, click.Option(["--server"], is_flag=True, help="What the server's own processes log.")]
 
 
 def _aggregates(session: Session, choosing: Mapping[str, Any]) -> bool:

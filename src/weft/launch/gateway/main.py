@@ -27,6 +27,7 @@ from weft.launch.gateway.functions import make_functions
 from weft.launch.process.address import split_address, take_address, take_origin, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
+from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
 from weft.objects.errors import Unavailable
 from weft.store.remote import RemoteStore
@@ -75,6 +76,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` and ``functions`` (ADDRESS:PORT, several),
     ``publish_on``, ``allow_origin``, and where the API is: ``server``, or the first of ``listen``."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    keep_log(options.state, "gateway", SystemClock())
     raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(options, SystemClock()))

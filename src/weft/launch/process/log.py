@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 from weft.contracts.clock import Clock
 
@@ -17,6 +18,8 @@ class GatheringHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        self.keep: Callable[[Sequence[tuple[float, str]]], None] | None = None  # gets the lines, too, with their times
+        self._kept: list[tuple[float, str]] = []
         self._times = _Formatter("%(asctime)s %(name)s %(levelname)s %(message)s")
         self.setFormatter(self._times)
         self._lines: list[str] = []
@@ -25,11 +28,16 @@ class GatheringHandler(logging.Handler):
         """A line of level INFO, made at ``at`` (unix seconds), without the record that ``logging`` would make of it: each request
         has one, and the record takes longer than the line."""
         self._lines.append(f"{self._times.show(at)} {source} INFO {line}")
+        if self.keep is not None:
+            self._kept.append((at, f"INFO {line}"))
         if len(self._lines) >= _MOST_LINES:
             self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record))
+        text = self.format(record)
+        self._lines.append(text)
+        if self.keep is not None:
+            self._kept.append((record.created, f"{record.levelname} {text.split(f' {record.levelname} ', 1)[-1]}"))
         if record.levelno >= logging.WARNING or len(self._lines) >= _MOST_LINES:
             self.flush()
 
@@ -37,6 +45,9 @@ class GatheringHandler(logging.Handler):
         self.acquire()
         try:
             lines, self._lines = self._lines, []
+            kept, self._kept = self._kept, []
+            if kept and self.keep is not None:
+                self.keep(kept)
             if lines:
                 sys.stderr.write("\n".join([*lines, ""]))
                 sys.stderr.flush()

@@ -31,7 +31,7 @@ class Command(NamedTuple):
 
 class Supervisor:
     """Starts one command again whenever it ends, waiting longer after each quick death. ``name`` is for the log; ``plan`` gives the
-    command of each start, which waits until ``is_ready``."""
+    command of each start, which waits until ``is_ready``; ``note`` gets what it reports on stderr, too."""
 
     def __init__(
         self,
@@ -39,8 +39,9 @@ class Supervisor:
         plan: Sequence[str] | Callable[[], Command],
         clock: Clock,
         is_ready: Callable[[], bool] = lambda: True,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._name = name
+        self._name, self._note = name, note
         self._is_ready = is_ready
         self._plan = plan if callable(plan) else partial(Command, plan)
         self._clock = clock
@@ -62,11 +63,8 @@ class Supervisor:
                 ended = f"can't be started: {problem}"
             if self._clock.elapsed() - began > HEALTHY_AFTER_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
-            print(
-                f"weft server: {self._name} {ended}; restarting in {backoff:g} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"weft server: {self._name} {ended}; restarting in {backoff:g} s", file=sys.stderr, flush=True)
+            self._note(f"WARNING {self._name} {ended}; restarting in {backoff:g} s")
             await self._clock.sleep(backoff)
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 

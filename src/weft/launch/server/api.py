@@ -31,6 +31,7 @@ from weft.launch.process.address import ANY, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
+from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.traces import make_tracer, open_traces
 from weft.launch.store.engine import make_store
 from weft.objects.errors import InvalidInput, WeftError
@@ -51,8 +52,9 @@ ADDRESSES_EVERY_SECONDS = 5.0
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
-    writes_per_second, traces, traces_sample, context."""
+    writes_per_second, log_size, log_age, traces, traces_sample, context."""
     logs = gather_logs()
+    logs.keep = keep_log(options.state, "api", SystemClock(), listens=False).put
     raise_descriptor_limit()
     try:
         uvloop.run(serve_api(options, SystemClock(), logs))
@@ -147,6 +149,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     traces = open_traces(options, clock)
     if traces is not None and (tracer := make_tracer(options, "api", clock)) is not None:
         context.traces, context.spans = RequestTraces(tracer, options.traces_sample), traces.store
+    own_logs = open_logs(options, clock)
+    context.server_log = own_logs.log
     server = make_api_server(build_app(context, logs.write_line), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
@@ -158,11 +162,13 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         keeping = asyncio.create_task(keep_place(context, clock))
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
+        logging = asyncio.create_task(own_logs.keep())
         tracing = asyncio.create_task(traces.keep()) if traces is not None else None
         await stop.wait()
         keeping.cancel()
         renewing.cancel()
         flushing.cancel()
+        logging.cancel()
         if tracing is not None:
             tracing.cancel()
     finally:
@@ -176,6 +182,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
             await asyncio.to_thread(syslog.close)
         if traces is not None:
             await asyncio.to_thread(traces.close)
+        await asyncio.to_thread(own_logs.close)
         await asyncio.to_thread(journal.close)
         await store.close()
 

@@ -43,6 +43,7 @@ from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.server.alerts import find_unfit
+from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError
@@ -111,6 +112,7 @@ async def decide(
         try:
             while True:
                 await lease.begin()
+                _log.info("the leader lease is held under fence %d", lease.fence)
                 try:
                     await _run_alone(
                         _serve(
@@ -236,6 +238,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
 def run_controllers(options: Options) -> int:
     """The process: decides until SIGTERM or SIGINT; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    keep_log(options.state, "controllers", SystemClock())
 
     async def run() -> None:
         stop = asyncio.Event()

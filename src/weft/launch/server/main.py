@@ -21,6 +21,7 @@ from weft.launch.process.amounts import count, duration, percent, size
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.lock import hold_server
+from weft.launch.server.logs import keep_log
 from weft.launch.server.metrics import PROGRAM, plan_database, require_program
 from weft.launch.server.traces import LOCAL, NO_TRACES
 from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
@@ -28,8 +29,10 @@ from weft.launch.store.etcd import plan_etcd
 from weft.objects.errors import InvalidInput, WeftError
 from weft.telemetry.audit.log import FILE_BYTES
 from weft.telemetry.audit.syslog import read_target
+from weft.telemetry.collector import read_collector
+from weft.telemetry.logs.server import MOST_BYTES
+from weft.telemetry.logs.store import LEAST_BYTES, MOST_AGE_SECONDS
 from weft.telemetry.metrics.database import OFF, OWN, Database, read_option
-from weft.telemetry.traces.export import read_collector
 
 # What runs each of the server's processes: imported by the one that needs it.
 PROCESSES = {
@@ -187,6 +190,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="how often alert rules are evaluated (default 10s)",
     )
     parser.add_argument(
+        "--log-size",
+        metavar="SIZE",
+        type=size(LEAST_BYTES),
+        default=MOST_BYTES,
+        help="disk space for what the server's own processes log, compressed; the oldest lines go first (default 256M)",
+    )
+    parser.add_argument(
+        "--log-age",
+        metavar="TIME",
+        type=duration(60.0),
+        default=MOST_AGE_SECONDS,
+        help="how long such lines are kept (default 14d)",
+    )
+    parser.add_argument(
         "--traces",
         metavar="WHERE",
         default=LOCAL,
@@ -281,17 +298,21 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     """Keep the processes until SIGTERM or SIGINT; the controllers end first, then the gateway and the API server, and
     last databases of our own. Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
-    supervisors = [Supervisor("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    kept = keep_log(options.state, "supervisor", clock, listens=False)
+
+    def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
+        return Supervisor(name, plan, clock, note=lambda line: kept.put([(clock.now(), line)]))
+
+    supervisors = [supervise("etcd", plan_etcd(options.state))] if options.store == ETCD else []
     evaluators = []
     if find_unfit(options.metrics, options.database) is None:
         evaluators = [supervise_evaluator(options.state, options.database, options.alert_interval, clock)]
     if options.metrics == OWN:
         # Its plan is made before the API server starts, which finds the CA there.
-        supervisors.append(Supervisor("metrics", partial(_plan_metrics, options, evaluators, clock), clock))
+        supervisors.append(supervise("metrics", partial(_plan_metrics, options, evaluators, clock)))
     supervisors += evaluators
     supervisors += [
-        Supervisor(name, [sys.executable, program, "server", name, *argv], clock)
-        for name in ("api", "gateway", "controllers")
+        supervise(name, [sys.executable, program, "server", name, *argv]) for name in ("api", "gateway", "controllers")
     ]
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -22,11 +22,11 @@ class PrintedLine(msgspec.Struct, frozen=True):
 
 def encode_lines(lines: Iterable[Line], source: str) -> bytes:
     """``PrintedLine`` of each."""
-    return b"".join(
-        _encoder.encode(PrintedLine(format_time(line.at), source, line.text.decode("utf-8", "backslashreplace")))
-        + b"\n"
-        for line in lines
-    )
+    return b"".join(_encoder.encode(show_line(line, source)) + b"\n" for line in lines)
+
+
+def show_line(line: Line, source: str) -> PrintedLine:
+    return PrintedLine(format_time(line.at), source, line.text.decode("utf-8", "backslashreplace"))
 
 
 def format_time(at: int) -> str:

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from weft.cli.command.target import Target
-from weft.cli.logs import aggregate
+from weft.cli.logs import aggregate, reader
 from weft.cli.logs.aggregate import show_aggregate
 from weft.cli.output.form import Form
 from weft.cli.session import Session
@@ -47,7 +47,7 @@ class Guests:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
-    monkeypatch.setattr(aggregate, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(reader, "PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(aggregate, "SETTLE_SECONDS", 0.01)
     return Session(SystemClock, {"WEFT_SERVER": "https://127.0.0.1:1"})
 
@@ -55,7 +55,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Session:
 def show(
     session: Session, guests: Guests, monkeypatch: pytest.MonkeyPatch, *names: str, follow: bool = False, **more: Any
 ) -> int:
-    monkeypatch.setattr(aggregate, "run_stream", guests.run)
+    monkeypatch.setattr(reader, "run_stream", guests.run)
     targets = [Target(BY_NAME["vm"], name) for name in names]
     return show_aggregate(session, targets, {**ask_log(follow, -1, None), **more}, prefix=len(targets) > 1)
 

@@ -1,0 +1,96 @@
+"""Reads the lines of one workload or node from its node, while others' are read."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol, cast
+
+from weft.cli.command.exit_codes import exit_code
+from weft.cli.command.target import Target
+from weft.cli.session import NotSent, Session
+from weft.cli.stream.logs import run_stream
+from weft.objects.errors import Unavailable, WeftError
+from weft.objects.quantity import parse_moment
+
+MOST_WAITING = 5_000  # lines of one workload that were read ahead
+OVERLAP_SECONDS, OVERLAP_LINES = 2.0, 5_000  # read again after a lost connection, and left out
+PAUSE_SECONDS, TRIES = 1.0, 60
+Line = dict[str, str]
+
+
+class Named(Protocol):
+    """``what``: KIND/NAME."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def what(self) -> str: ...
+
+
+class Reader:
+    """One workload's lines, read by a thread of its own; iterated by the one that prints. ``code``: how it ended."""
+
+    def __init__(self, session: Session, target: Named, asked: dict[str, Any]) -> None:
+        self.session, self.target, self.asked = session, target, asked
+        self.lines: queue.Queue[Line | None] = queue.Queue(MOST_WAITING)
+        self.code: int | None = None
+        self.ended = False
+        self._rest = b""
+        self._latest: deque[tuple[str, str]] = deque(maxlen=OVERLAP_LINES)
+        self._left_out: set[tuple[str, str]] = set()
+
+    def __iter__(self) -> Iterator[Line]:
+        while (line := self.lines.get()) is not None:
+            yield line
+
+    def run(self) -> None:
+        try:
+            self.code = self.read()
+        except NotSent:
+            pass  # it is printed with the rest of the explanation
+        except WeftError as problem:
+            self.code = exit_code(problem)
+            self.session.notify(f"{self.target.what}: {problem.message}")
+            if problem.hint:
+                self.session.notify(f"  {problem.hint}")
+        finally:
+            self.lines.put(None)
+
+    def read(self) -> int:
+        """Raises WeftError."""
+        for _ in range(TRIES):
+            asked = self.asked
+            if self._latest:  # the connection was lost
+                asked = {**asked, "tail": -1, "since": self._find_overlap()}
+                self._left_out = set(self._latest)
+            self._rest = b""
+            try:
+                return run_stream(self.session, cast(Target, self.target), asked, self._take)
+            except Unavailable as problem:
+                if not self.asked["follow"] or not self._latest:
+                    raise
+                lost = problem
+                self.session.client.http.closed.wait(PAUSE_SECONDS)
+        raise lost
+
+    def _take(self, descriptor: int, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for text in lines:
+            line: Line = json.loads(text)
+            key = (line["time"], line["message"])
+            if key in self._left_out:
+                continue
+            if self.asked["follow"]:
+                self._latest.append(key)
+            self.put(line)
+
+    def put(self, line: Line) -> None:
+        self.lines.put(line)
+
+    def _find_overlap(self) -> float:
+        """How many seconds ago the last line was printed, and a little more."""
+        return max(0.0, self.session.clock.now() - parse_moment(self._latest[-1][0])) + OVERLAP_SECONDS

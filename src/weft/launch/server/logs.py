@@ -1,0 +1,43 @@
+"""The log of the server itself: each of its processes writes into a folder of its own under ``<state>/logs``, and the API server
+gathers all."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.launch.server.traces import keep_gathering
+from weft.telemetry.logs.server import KeptLog, ServerLog
+
+_log = logging.getLogger("weft.logs")
+
+
+def keep_log(state: Path, process: str, clock: Clock, *, listens: bool = True) -> KeptLog:
+    """Keeps what this process logs, the only one with this name; with ``listens``, by all its loggers."""
+    kept = KeptLog(state / "logs" / "processes" / process, clock)
+    if listens:
+        logging.getLogger().addHandler(kept)
+    return kept
+
+
+class ServerLogs:
+    """``log`` is what all processes logged."""
+
+    def __init__(self, log: ServerLog, clock: Clock) -> None:
+        self.log, self._clock = log, clock
+
+    async def keep(self) -> None:
+        """Gather, for ever."""
+        await keep_gathering("the server's logs", self.log.gather, self.log.keep, self._clock, _log)
+
+    def close(self) -> None:
+        self.log.close()
+
+
+def open_logs(options: argparse.Namespace, clock: Clock) -> ServerLogs:
+    """As --log-size and --log-age say."""
+    folder: Path = options.state / "logs"
+    log = ServerLog(folder / "store", folder / "processes", clock, options.log_size, options.log_age)
+    return ServerLogs(log, clock)

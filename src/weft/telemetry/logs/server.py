@@ -1,0 +1,124 @@
+"""What the server's own processes log: each writes into a spool of its own, and one of them gathers all into a store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.telemetry.logs.clean import clean_block
+from weft.telemetry.logs.journal import Cursor
+from weft.telemetry.logs.store import MOST_AGE_SECONDS, LogStore
+from weft.telemetry.spool import Spool, forget_read, read_spool
+
+PROCESSES = ("api", "controllers", "gateway", "supervisor")
+MOST_BYTES = 256 << 20
+FORMAT = "%(levelname)s %(message)s"
+_PIECE_BYTES = 1 << 20
+
+
+class Logged(msgspec.Struct, frozen=True, array_like=True):
+    """A line; ``at``: unix microseconds."""
+
+    at: int
+    text: str
+
+
+_decoder = msgspec.json.Decoder(Logged)
+
+
+class KeptLog(logging.Handler):
+    """Takes what a process logs, into the spool in ``folder``. Never raises, and never waits but for a write to a file."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        super().__init__(logging.INFO)
+        self._spool, self._clock = Spool(folder), clock
+        self.setFormatter(logging.Formatter(FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.put([(self._clock.now(), self.format(record))])
+
+    def put(self, lines: Iterable[tuple[float, str]]) -> None:
+        """Texts, of one line or several, with their times (unix seconds)."""
+        made = [
+            Logged(int(at * 1e6), line.encode("utf-8", "replace").decode())
+            for at, text in lines
+            for line in text.split("\n")
+        ]
+        self._spool.put(*made)
+
+    def close(self) -> None:
+        self._spool.close()
+        super().close()
+
+
+class ServerLog:
+    """The store in ``folder`` of what lies in ``spools``, a folder for each process. Thread-safe; nothing here may run in an event
+    loop's thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spools: Path,
+        clock: Clock,
+        most_bytes: int = MOST_BYTES,
+        most_age: float = MOST_AGE_SECONDS,
+    ) -> None:
+        self.store = LogStore(folder, clock, most_bytes, most_age)
+        self._spools = spools
+        self._lock = threading.Lock()
+        self._is_open = False
+
+    def gather(self) -> None:
+        """Take in what the processes have logged since. Raises OSError."""
+        with self._lock:
+            self._open()
+            for process in PROCESSES:
+                while self._gather_piece(process):
+                    pass
+
+    def keep(self) -> None:
+        """Drop what is too old or too much. Raises OSError."""
+        with self._lock:
+            self._open()
+            self.store.keep()
+
+    def close(self) -> None:
+        with self._lock:
+            self.store.close()
+            self._is_open = False
+
+    def _gather_piece(self, process: str) -> bool:
+        """Whether there may be more."""
+        source, folder = name_source(process), self._spools / process
+        cursor = self.store.cursor(source)
+        before = cursor.position if cursor is not None else ""
+        data, after = read_spool(folder, before, _PIECE_BYTES)
+        if after == before:
+            return False
+        times, texts = array("q"), []
+        for line in data.split(b"\n"):
+            try:
+                logged = _decoder.decode(line)
+            except msgspec.MsgspecError:  # torn, or the end
+                continue
+            texts.append(clean_block(logged.text.replace("\n", " ").encode() + b"\n"))
+            times.append(logged.at)
+        self.store.append(source, times, b"".join(texts), Cursor(after))
+        forget_read(folder, after)
+        return bool(data)
+
+    def _open(self) -> None:
+        if not self._is_open:
+            self.store.open()
+            self._is_open = True
+
+
+def name_source(process: str) -> str:
+    """As people write it."""
+    return f"server/{process}"
