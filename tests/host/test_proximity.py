@@ -21,7 +21,7 @@ from weft.protocol.report import Peer, Peers
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.node.facts import read_node
 from weft.scheduler.table.snapshot import Snapshot
-from weft.trust.echo import node_key, pair_key
+from weft.trust.probe.echo import node_key, pair_key
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 HERE = Path(__file__).parent

@@ -38,8 +38,8 @@ from weft.objects.errors import (
 )
 from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority, read_csr
-from weft.trust.echo import pair_key
 from weft.trust.enrolment import enrolment_key
+from weft.trust.probe.echo import pair_key
 from weft.trust.tickets import verify_ticket
 
 

@@ -28,6 +28,7 @@ from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.migration.transport import TlsTransport, Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.node.capabilities import Capabilities
+from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
 from weft.agent.samples.files import SampleFiles
@@ -163,7 +164,9 @@ class Agent:
         steps = StepTraces(self.tracer)
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns, steps)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
-        self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, news)
+        self._link = LinkMeter(host.underlay_link)
+        place = host.underlay_address, host.echo_port
+        self._proximity = Proximity(host.node_uid, *place, clock, news, find_load=self._link.find_share)
         self._meter = Meter(host, runtimes, self.pools, clock, self.table, news)
         self.newest_digest = Digest(measured=False)  # the one that was reported last
         # What workloads' disks and NICs, and the node, have done so far: of the one who takes samples.
@@ -284,7 +287,8 @@ class Agent:
         if self.table.functions is not None:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
         devices, node = self.count_devices()
-        digest = msgspec.structs.replace(digest, held=self._network.held, node=node)
+        paths, link = self._proximity.list_paths(), self._link.note(node, self._clock.elapsed())
+        digest = msgspec.structs.replace(digest, held=self._network.held, node=node, paths=paths, link=link)
         self.newest_digest = add_devices(digest, devices)
         return self.newest_digest
 

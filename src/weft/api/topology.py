@@ -10,14 +10,17 @@ from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
+from weft.informer.view import Item
 from weft.kinds.network_topology import FABRIC, NETWORK_TOPOLOGY, NetworkTopologySpec
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import check_name, kind_prefix, object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, read_digest
-from weft.protocol.topology import By, NodeFacts, Topology, make_topology
+from weft.protocol.topology import NOTHING_CARRIED, By, Carried, NodeFacts, Topology, make_topology
 from weft.serving.answer import Answer
+from weft.transfer.forecast import PastMigration, find_path_rate
+from weft.transfer.history import read_past
 
 _PAGE = 500
 _BY: dict[str, By | None] = {"": None, "node": "node", "place": "place"}
@@ -34,9 +37,11 @@ async def topology(context: ApiContext, call: Call) -> Answer:
     if node:
         check_name(node, "node")
     hosts, spec = await _read(context)
+    unsure = any(path.at_least for host in hosts for path in host.paths.values())
+    carried = await _read_carried(context) if unsure else NOTHING_CARRIED
     if node and node not in {host.name for host in hosts}:
         raise NotFound(f'node "{node}" does not exist', field="node", hint="weft node list shows those that do")
-    made = await asyncio.to_thread(make_topology, hosts, spec, by=_BY[by], of=node)
+    made = await asyncio.to_thread(make_topology, hosts, spec, by=_BY[by], of=node, carried=carried)
     return json_answer(made)
 
 
@@ -58,6 +63,21 @@ async def _read(context: ApiContext) -> tuple[list[NodeFacts], NetworkTopologySp
     if entry_ is None:
         return hosts, NetworkTopologySpec()
     return hosts, decode_part(decode_envelope(entry_.value).spec, NetworkTopologySpec)
+
+
+async def _read_carried(context: ApiContext) -> Carried:
+    """What the newest migrations got, in Mbit/s, by the names of their two nodes."""
+    past, after = list[PastMigration](), None
+    while True:
+        page = await context.store.list(kind_prefix("migration"), limit=_PAGE, after=after)
+        found = (read_past(Item(decode_envelope(entry.value))) for entry in page.entries)
+        past += [migration for migration in found if migration is not None]
+        if (after := page.next) is None:
+            break
+    past.sort(key=lambda migration: -migration.ended_at)
+    pairs = {frozenset((migration.source, migration.target)) for migration in past}
+    rates = {pair: find_path_rate(past, pair) for pair in pairs}
+    return {pair: rate * 8e-6 for pair, rate in rates.items() if rate}
 
 
 def read_host(node: Envelope, digests: Mapping[str, tuple[float, Digest]]) -> NodeFacts:

@@ -61,6 +61,7 @@ class PathFigures(msgspec.Struct, frozen=True, array_like=True):
     latency_age: float = -1.0
     bandwidth_mbps: float = -1.0  # to the peer
     bandwidth_age: float = -1.0
+    at_least: bool = False  # the bandwidth may be greater: the node couldn't send faster
 
 
 class LinkLoad(msgspec.Struct, frozen=True, array_like=True):

@@ -84,6 +84,7 @@ class Peers(msgspec.Struct, frozen=True):
     version: str = ""
     key: str = ""  # the node's own (hex), with which it answers probes
     peers: list[Peer] = []
+    probes: int = 0  # of bandwidth, in a minute; 0: it neither makes any nor takes part in others'
 
 
 class NetworkRules(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -25,6 +25,8 @@ MOST_LINKS = 10_000  # in one answer
 OLDEST_SECONDS = 86_400.0
 By = Literal["node", "place"]
 Pair = tuple[str, str]
+Carried = Mapping[frozenset[str], float]  # Mbit/s that migrations got between two nodes, by their names
+NOTHING_CARRIED: Carried = {}
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
@@ -80,16 +82,22 @@ class Topology(msgspec.Struct, frozen=True):
 class _Figures(msgspec.Struct):
     latency: float | None = None
     bandwidth: float | None = None
+    at_least: float = 0.0  # a bandwidth that was too high to measure
     ages: list[float] = []
 
 
 def make_topology(
-    hosts: Sequence[NodeFacts], declared: NetworkTopologySpec, *, by: By | None = None, of: str = ""
+    hosts: Sequence[NodeFacts],
+    declared: NetworkTopologySpec,
+    *,
+    by: By | None = None,
+    of: str = "",
+    carried: Carried = NOTHING_CARRIED,
 ) -> Topology:
     """Of these nodes; with ``of``, the name of one, only its links, to each other node. What a node claims beyond what a network
-    can be is left out."""
+    can be is left out. ``carried`` is what migrations got, where a bandwidth is too high to be measured otherwise."""
     hosts = sorted(hosts, key=lambda host: host.name)
-    found = _collect(hosts)
+    found = _collect(hosts, carried)
     shared = _share(hosts, found)
     if of or by == "node" or (by is None and len(hosts) <= MOST_SINGLE):
         nodes = [_make_host(host) for host in hosts]
@@ -115,9 +123,9 @@ def make_topology(
     return Topology([*nodes, *devices], links[:MOST_LINKS], max(0, len(links) - MOST_LINKS))
 
 
-def _collect(hosts: Sequence[NodeFacts]) -> dict[Pair, _Figures]:
+def _collect(hosts: Sequence[NodeFacts], carried: Carried) -> dict[Pair, _Figures]:
     """What pairs of nodes measured, by both uids in order."""
-    known = {host.uid for host in hosts}
+    known = {host.uid: host for host in hosts}
     found: dict[Pair, _Figures] = defaultdict(_Figures)
     for host in hosts:
         for uid, path in list(host.paths.items())[:MOST_PATHS]:
@@ -129,6 +137,9 @@ def _collect(hosts: Sequence[NodeFacts]) -> dict[Pair, _Figures]:
                 continue
             pair = found[_order(host.uid, uid)]
             pair.latency = _least(pair.latency, latency)
+            if path.at_least:
+                pair.at_least = max(pair.at_least, bandwidth or 0.0)
+                bandwidth = carried.get(frozenset((host.name, known[uid].name)))
             pair.bandwidth = _least(pair.bandwidth, bandwidth)
             ages = ((path.latency_age, latency), (path.bandwidth_age, bandwidth))
             pair.ages += [host.paths_age + age for age, figure in ages if figure is not None and age >= 0.0]
@@ -180,8 +191,12 @@ def _make_link(pair: Pair, found: Mapping[Pair, _Figures], shared: _Shared) -> T
     latency, bandwidth = shared.between(pair)
     measured = figures.latency is not None and (figures.bandwidth is not None or bandwidth is None)
     latency = figures.latency if figures.latency is not None else latency
-    bandwidth = figures.bandwidth if figures.bandwidth is not None else bandwidth
     ends = shared.hosts[pair[0]], shared.hosts[pair[1]]
+    if figures.bandwidth is not None:
+        bandwidth = figures.bandwidth
+    elif figures.at_least:  # as fast as the slower of the two ends, if their drivers know
+        speeds = [end.link.speed_mbps for end in ends if 0.0 < end.link.speed_mbps <= FASTEST_MBPS]
+        measured, bandwidth = False, max(figures.at_least, min(speeds, default=0.0))
     return TopologyLink(
         source=ends[0].name,
         target=ends[1].name,

@@ -7,7 +7,7 @@ migration begins.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import msgspec
 
@@ -53,7 +53,7 @@ def forecast(
     free = [migration for migration in mine if not migration.limited]
     known = (free or mine if bytes_per_second else free)[:MOST_PAST]
     here = [migration for migration in known if {migration.source, migration.target} == nodes]
-    rate, path = _find_rate(past, nodes), f"{source} and {target}"
+    rate, path = find_path_rate(past, nodes), f"{source} and {target}"
     if here:
         forecast = _from_own(here)
         forecast = msgspec.structs.replace(forecast, basis=f"{_count(here)} between {path}")
@@ -109,7 +109,7 @@ def _from_own(migrations: Sequence[PastMigration]) -> MigrationForecast:
     )
 
 
-def _find_rate(past: Sequence[PastMigration], nodes: set[str]) -> float:
+def find_path_rate(past: Sequence[PastMigration], nodes: Set[str]) -> float:
     """The best recent rate of the path between these nodes, in bytes a second; 0: unknown."""
     rates = [
         migration.bytes / migration.duration_seconds

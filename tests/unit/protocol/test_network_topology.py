@@ -54,6 +54,18 @@ def test_what_a_pair_lacks_is_estimated_by_coordinates_and_by_the_racks_other_pa
     assert between.latency_ms == pytest.approx(math.hypot(3, 3) + 0.2, abs=0.001) and between.bandwidth_mbps == 100.0
 
 
+def test_a_path_that_is_too_fast_to_measure_has_what_migrations_got_or_what_drivers_say() -> None:
+    fast = PathFigures(0.1, 5.0, 4200.0, 5.0, at_least=True)
+    pair = (
+        host("a", paths={"u-b": fast}, link=LinkLoad(speed_mbps=25_000.0)),
+        host("b", link=LinkLoad(speed_mbps=10_000.0)),
+    )
+    [link] = make_topology(pair, NOTHING).links
+    assert (link.bandwidth_mbps, link.measured) == (10_000.0, False)
+    [link] = make_topology(pair, NOTHING, carried={frozenset(("a", "b")): 7800.0}).links
+    assert (link.bandwidth_mbps, link.measured) == (7800.0, True)
+
+
 def test_where_nothing_is_known_nothing_is_invented() -> None:
     assert links(host("a"), host("b"))["a", "b"] == TopologyLink("a", "b", None, None, None, None, False)
 

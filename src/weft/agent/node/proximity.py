@@ -1,7 +1,7 @@
-"""Measures this node's round trips to a few peers, which the server names.
+"""Measures this node's round trips and bandwidth to a few peers, which the server names.
 
 Woken by the clock. The report follows only changes that matter, so that a stable network causes no writes. Small UDP packets,
-sealed (``trust/echo.py``); a peer without a key gets no answer.
+sealed (``trust/probe/echo.py``); a peer without a key gets no answer. Trains of large ones (``bandwidth.py``) pass the same port.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import asyncio
 import logging
 import math
 import secrets
+import socket
+import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from weft.agent.node.bandwidth import Address, Trains
 from weft.agent.node.coordinates import Position
 from weft.contracts.clock import Clock
+from weft.protocol.heartbeat import MOST_PATHS, PathFigures
 from weft.protocol.report import Peer, Peers
-from weft.trust.echo import (
+from weft.trust.probe.echo import (
     NONCE_BYTES,
     Place,
     answer_probe,
@@ -29,6 +32,7 @@ from weft.trust.echo import (
     read_nonce,
     seal_probe,
 )
+from weft.trust.probe.train import is_ours
 
 log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
@@ -43,6 +47,10 @@ _MATTERS_MS = 1.0
 _MATTERS_SHARE = 0.3
 _FARTHEST_MS = 60_000.0  # no node is farther; a peer that claims more is wrong, or lies
 _SURE = 0.6  # a coordinate is reported once its error is below
+_AT_ONCE = 64  # packets that are read before others have their turn
+_LARGEST_BYTES = 2048  # of a packet
+_STAMP = struct.Struct("@ll")  # struct timespec
+_SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 
 
 class Nearness(msgspec.Struct, frozen=True):
@@ -53,11 +61,20 @@ class Nearness(msgspec.Struct, frozen=True):
     round_trips: dict[str, float] = {}  # by the peer's uid
 
 
-class Proximity(asyncio.DatagramProtocol):
-    """The probes of node ``uid`` at ``address``. ``news`` is set when there is something new to report."""
+class Proximity:
+    """The probes of node ``uid`` at ``address``. ``news`` is set when there is something new to report; ``find_load`` gives
+    the share of the node's link that is in use, and gets the greatest bandwidth that was measured."""
 
     def __init__(
-        self, uid: str, address: str, port: int, clock: Clock, news: asyncio.Event, *, pace: float = 1.0
+        self,
+        uid: str,
+        address: str,
+        port: int,
+        clock: Clock,
+        news: asyncio.Event,
+        *,
+        pace: float = 1.0,
+        find_load: Callable[[float | None], float | None] = lambda fastest: None,
     ) -> None:
         self._uid, self._address, self._port, self._clock, self._news = uid, address, port, clock, news
         self._pace, self._patience_seconds = pace, _PATIENCE_SECONDS * max(pace, 0.1)
@@ -70,7 +87,9 @@ class Proximity(asyncio.DatagramProtocol):
         self._samples: dict[str, deque[float]] = {}
         self._asked: dict[bytes, tuple[Peer, float]] = {}  # by nonce: whom, when
         self._answered: dict[str, float] = {}  # in the current round
-        self._transport: asyncio.DatagramTransport | None = None
+        self._answered_at: dict[str, float] = {}  # elapsed seconds
+        self._socket: socket.socket | None = None
+        self.trains = Trains(uid, clock, self._send, lambda: find_load(self._find_fastest()), pace=pace)
         self._awaited = asyncio.Event()
 
     @property
@@ -86,24 +105,66 @@ class Proximity(asyncio.DatagramProtocol):
         for uid in self._samples.keys() - self._keys.keys():
             del self._samples[uid]
             self._places.pop(uid, None)
+            self._answered_at.pop(uid, None)
+        self.trains.put_peers(peers)
         self._awaited.set()
+
+    def list_paths(self) -> dict[str, PathFigures]:
+        """What was measured of the peers so far, by uid; for heartbeats."""
+        now, paths = self._clock.elapsed(), dict[str, PathFigures]()
+        for peer in self._peers.peers[:MOST_PATHS]:
+            trip, band = self._samples.get(peer.uid), self.trains.find(peer.uid)
+            if trip or band is not None:
+                paths[peer.uid] = PathFigures(
+                    latency_ms=round(_settle(trip), 3) if trip else -1.0,
+                    latency_age=round(now - self._answered_at[peer.uid], 1) if trip else -1.0,
+                    bandwidth_mbps=float(f"{band.mbps:.4g}") if band is not None else -1.0,
+                    bandwidth_age=round(now - band.at, 1) if band is not None else -1.0,
+                    at_least=band is not None and band.at_least,
+                )
+        return paths
+
+    def _find_fastest(self) -> float | None:
+        return max((band.mbps for peer in self._peers.peers if (band := self.trains.find(peer.uid))), default=None)
 
     async def keep(self) -> None:
         """Answer and ask for ever. If the port is taken, another one is opened and reported; without a free port, nothing is."""
         loop = asyncio.get_running_loop()
         for port in (self._port, 0):
             try:
-                self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(self._address, port))
+                self._socket = _open(self._address, port)
                 break
             except OSError as problem:
                 log.warning("round trips: UDP port %s at %s: %s", port or "any", self._address, problem.strerror)
-        if self._transport is None:
+        if self._socket is None:
             return
+        loop.add_reader(self._socket, self._receive)
         try:
-            self._publish(msgspec.structs.replace(self.nearness, port=self._transport.get_extra_info("sockname")[1]))
-            await self._ask_on()
+            self._publish(msgspec.structs.replace(self.nearness, port=self._socket.getsockname()[1]))
+            await asyncio.gather(self._ask_on(), self.trains.keep())
         finally:
-            self._transport.close()
+            loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, packet: bytes, address: Address) -> bool:
+        """Whether it went out: a full queue, or a peer that isn't there, is no fault."""
+        try:
+            return self._socket is not None and self._socket.sendto(packet, address) == len(packet)
+        except OSError:
+            return False
+
+    def _receive(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                assert self._socket is not None
+                data, about, _, address = self._socket.recvmsg(_LARGEST_BYTES, socket.CMSG_SPACE(_STAMP.size))
+            except OSError:  # no more; or a peer that isn't there, which needs no handling
+                return
+            if is_ours(data):
+                self.trains.take(data, address[:2], _read_stamp(about))
+            else:
+                self.datagram_received(data, address)
 
     async def _ask_on(self) -> None:
         rounds = 0
@@ -128,15 +189,15 @@ class Proximity(asyncio.DatagramProtocol):
             await self._clock.sleep(5 * _GAP_SECONDS)
         for uid, round_trip in self._answered.items():
             self._samples.setdefault(uid, deque(maxlen=_KEPT)).append(round_trip)
-        trips = {uid: sorted(kept)[min(1, len(kept) - 1)] for uid, kept in self._samples.items()}
+            self._answered_at[uid] = self._clock.elapsed()
+        trips = {uid: _settle(kept) for uid, kept in self._samples.items()}
         self._position.learn([(self._places[uid][:3], self._places[uid][3], trips[uid]) for uid in self._answered])
         self._publish(self._weigh(trips))
 
     def _ask(self, peer: Peer) -> None:
         nonce = secrets.token_bytes(NONCE_BYTES)
         self._asked[nonce] = peer, self._clock.elapsed()
-        assert self._transport is not None
-        self._transport.sendto(seal_probe(self._keys[peer.uid], self._uid, nonce), (peer.address, peer.port))
+        self._send(seal_probe(self._keys[peer.uid], self._uid, nonce), (peer.address, peer.port))
 
     def _weigh(self, trips: Mapping[str, float]) -> Nearness:
         """What to report now: the reported values, updated where they have changed enough."""
@@ -159,7 +220,7 @@ class Proximity(asyncio.DatagramProtocol):
             self.nearness = nearness
             self._news.set()
 
-    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+    def datagram_received(self, data: bytes, addr: Address) -> None:
         asker = read_asker(data)
         if asker is not None:
             self._answer(asker, data, addr)
@@ -177,14 +238,38 @@ class Proximity(asyncio.DatagramProtocol):
         took = max((self._clock.elapsed() - sent) * 1000.0, 0.001)
         self._answered[peer.uid] = min(took, self._answered.get(peer.uid, took))
 
-    def _answer(self, asker: str, data: bytes, addr: tuple[str | Any, int]) -> None:
-        if self._key and self._transport is not None:
+    def _answer(self, asker: str, data: bytes, addr: Address) -> None:
+        if self._key:
             echo = answer_probe(pair_key(self._key, asker), data, (*self._position.at, self._position.error))
             if echo is not None:
-                self._transport.sendto(echo, addr)
+                self._send(echo, addr)
 
-    def error_received(self, exc: Exception) -> None:
-        """A peer that isn't there gives no answer, which needs no handling."""
+
+def _open(address: str, port: int) -> socket.socket:
+    """A UDP socket whose packets carry the time at which the kernel received them. Raises OSError."""
+    opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        opened.bind((address, port))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _read_stamp(about: Sequence[tuple[int, int, bytes]]) -> int:
+    """When the kernel received a packet, in ns."""
+    for level, sort, data in about:
+        if level == socket.SOL_SOCKET and sort == _SO_TIMESTAMPNS and len(data) >= _STAMP.size:
+            seconds, ns = _STAMP.unpack_from(data)
+            return int(seconds) * 1_000_000_000 + int(ns)
+    return 0
+
+
+def _settle(kept: Sequence[float]) -> float:
+    """The round trip that counts, of the last rounds'."""
+    return sorted(kept)[min(1, len(kept) - 1)]
 
 
 def _distance(one: Sequence[float], other: Sequence[float]) -> float:

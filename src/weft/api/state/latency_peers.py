@@ -1,11 +1,13 @@
 """Latency peers: the few nodes to which a node measures the distance. They are drawn so that a node that comes or goes changes the
 peers of few others.
 
-Reads nodes. A node's report names the version of the peers it has: the answer contains them only if there is a newer one.
+Reads nodes, and the network topology for how often they measure bandwidth. A node's report names the version of the peers it
+has: the answer contains them only if there is a newer one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import hashlib
 
@@ -14,10 +16,11 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
+from weft.kinds.network_topology import DEFAULT_PROBES, NETWORK_TOPOLOGY, NetworkTopologySpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
 from weft.protocol.report import Peer, Peers
-from weft.trust.echo import node_key, pair_key
+from weft.trust.probe.echo import node_key, pair_key
 
 MOST_PEERS = 16  # with 12, simulated nodes of one site didn't all know each other
 SORT_EVERY_SECONDS = 1.0  # at most: thousands of nodes may come at once
@@ -35,26 +38,29 @@ class LatencyPeers:
 
     def __init__(self, store: Store, secret: bytes, clock: Clock) -> None:
         self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_answering), clock)
+        self._topologies = PrefixCache(store, kind_prefix(NETWORK_TOPOLOGY.name), of_envelope(_probes), clock)
         self._secret, self._clock = secret, clock
+        self._probes = DEFAULT_PROBES
         self._ring: list[tuple[bytes, str, Answering]] = []
         self._versions: dict[str, str] = {}  # by uid, until the ring changes
         self._at, self._again_at = -1, 0.0
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await self._nodes.run()
+        await asyncio.gather(self._nodes.run(), self._topologies.run())
 
     def newer_than(self, version: str, uid: str) -> Peers | None:
         """The peers of node ``uid``; None if ``version`` is theirs, or before the first read of the store."""
         if not self._nodes.live:
             return None
         self._sort()
+        self._read_probes()
         if version and self._versions.get(uid) == version:
             return None
         chosen = self._choose(uid)
         key = node_key(self._secret, uid)
         text = " ".join(f"{other} {at.address} {at.echo_port}" for other, at in chosen)
-        current = hashlib.sha256(key + text.encode()).hexdigest()[:16]
+        current = hashlib.sha256(key + f"{self._probes} {text}".encode()).hexdigest()[:16]
         self._versions[uid] = current
         if current == version:
             return None
@@ -62,7 +68,14 @@ class LatencyPeers:
             Peer(other, at.address, at.echo_port, pair_key(node_key(self._secret, other), uid).hex())
             for other, at in chosen
         ]
-        return Peers(current, key.hex(), peers)
+        return Peers(current, key.hex(), peers, self._probes)
+
+    def _read_probes(self) -> None:
+        if self._topologies.live:
+            probes = next(iter(self._topologies.found.values()), DEFAULT_PROBES)
+            if probes != self._probes:
+                self._probes = probes
+                self._versions.clear()
 
     def _sort(self) -> None:
         now = self._clock.elapsed()
@@ -91,6 +104,10 @@ class LatencyPeers:
 def _place(text: str) -> bytes:
     """The position on the ring."""
     return hashlib.sha256(text.encode()).digest()[:8]
+
+
+def _probes(envelope: Envelope) -> int:
+    return decode_part(envelope.spec, NetworkTopologySpec).bandwidth_probes
 
 
 def _answering(envelope: Envelope) -> tuple[str, Answering] | None:

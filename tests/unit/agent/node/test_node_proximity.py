@@ -13,7 +13,7 @@ import pytest
 from weft.agent.node.proximity import Nearness, Proximity
 from weft.contracts.clock import SystemClock
 from weft.protocol.report import Peer, Peers
-from weft.trust.echo import (
+from weft.trust.probe.echo import (
     PACKET_BYTES,
     answer_probe,
     node_key,
