@@ -13,14 +13,17 @@ from typing import Any
 
 import pytest
 from tests.scenario.cli_lab import Fabric, start_fabric
+from tests.unit.telemetry.test_log_export import Collector
 
 from weft.client.api import Client
 from weft.client.context import read_context
 
+COLLECTOR = Collector()
+
 
 @pytest.fixture(scope="module")
 def fabric() -> Iterator[Fabric]:
-    with start_fabric() as made:
+    with start_fabric(agent_options=("--log-otlp", f"http://127.0.0.1:{COLLECTOR.server_port}")) as made:
         yield made
 
 
@@ -66,6 +69,10 @@ def test_all_of_the_server_s_processes_and_a_node_are_read_together_by_time(fabr
     assert read(fabric, "server/gateway", "--regex", "^INFO listen.*[0-9]$", "--tail", "1") == only[-1:]
     assert read(fabric, "server/gateway", "--until", "1h") == []
     assert fabric.weft("logs", "server/api", "--tail", "2").out.count("\n") == 2
+
+
+def test_a_collector_gets_what_nodes_log(fabric: Fabric) -> None:
+    until(lambda: {"node/n1", "node/n2"} <= {service for service, _ in COLLECTOR.lines})
 
 
 def test_a_killed_process_s_last_words_and_its_end_are_there(fabric: Fabric) -> None:

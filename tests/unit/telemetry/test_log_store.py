@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import time
 from array import array
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import InvalidInput, Unavailable
@@ -16,6 +19,7 @@ from weft.telemetry.logs import journal, match, segment, store
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.match import Pattern, make_matcher
 from weft.telemetry.logs.query import Line, Range, read_last, read_lines
+from weft.telemetry.logs.share import find_excess
 from weft.telemetry.logs.store import LogStore
 
 HOUR = 3600 * 10**6
@@ -192,8 +196,17 @@ def test_lines_carried_from_another_node_stand_before_those_of_this_one_and_once
         assert read(logs, "a") == ["zero", "one", "two", "three"]
         assert texts(read_last(logs, Range("a"), None, 3)) == ["one", "two", "three"]
         assert logs.cursor("a") == Cursor("console 7")
-    target.keep([])
+    target.keep([])  # the workload was deleted: its lines stay as long as others'
+    assert read(target, "a") == ["zero", "one", "two", "three"]
+    old = open_store(tmp_path / "t", most_age=-60.0)
+    old.keep([])
     assert not list((tmp_path / "t" / "carried").iterdir())
+    small = open_store(tmp_path / "s", most_bytes=1)
+    small.put_carried("a", segment.encode_segment(lines)[1])
+    small.keep(["a"])
+    assert read(small, "a") == ["zero", "one", "two"]
+    small.keep([])
+    assert (read(small, "a"), small.take_dropped()) == (["one", "two"], {"a": 3})
 
 
 def test_since_and_until_and_filters_choose_lines(tmp_path: Path, small_segments: None) -> None:
@@ -268,3 +281,88 @@ def test_a_whole_block_fits_and_patterns_have_places(monkeypatch: pytest.MonkeyP
         for pattern in (*patterns, patterns[0]):
             pattern.close()
     Pattern("x", SystemClock()).close()
+
+
+def fill(logs: LogStore, rounds: int) -> None:
+    """One source prints much, three a line now and then."""
+    for number in range(rounds):
+        put(logs, "chatty", *(f"{number} {random.random()} {line}" for line in range(50)))
+        if number % 20 == 0:
+            for quiet in ("a", "b", "c"):
+                put(logs, quiet, f"{quiet} {number}")
+
+
+@pytest.fixture
+def segments_of_some_kib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SEGMENT_BYTES", 8000)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def test_a_source_that_prints_much_pushes_out_none_of_the_others(tmp_path: Path, segments_of_some_kib: None) -> None:
+    logs = open_store(tmp_path, most_bytes=60_000)
+    fill(logs, 160)
+    quiet = [f"{number}" for number in range(0, 160, 20)]
+    for again in (logs, open_store(tmp_path, most_bytes=60_000)):
+        for uid in ("a", "b", "c"):
+            assert read(again, uid) == [f"{uid} {number}" for number in quiet]
+        assert again.used_bytes <= 60_000 + 8000
+    kept = read(logs, "chatty")
+    assert kept and kept[-1].startswith("159 ") and len(logs.segments) < 60
+    assert logs.take_dropped() == {"chatty": 160 * 50 - len(kept)}
+    assert logs.take_dropped() == {}
+
+
+def test_sources_that_print_alike_lose_alike(tmp_path: Path, segments_of_some_kib: None) -> None:
+    logs = open_store(tmp_path, most_bytes=60_000)
+    for number in range(120):
+        for uid in ("a", "b", "c"):
+            put(logs, uid, *(f"{number} {random.random()} {line}" for line in range(20)))
+    counts = [len(read(logs, uid)) for uid in ("a", "b", "c")]
+    assert 0 < max(counts) - min(counts) < 0.4 * max(counts) < 0.4 * 2400
+    assert all(read(logs, uid)[-1].startswith("119 ") for uid in ("a", "b", "c"))
+
+
+def test_a_crash_while_segments_are_written_anew_doubles_no_line(
+    tmp_path: Path, segments_of_some_kib: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = open_store(tmp_path, most_bytes=60_000)
+    crashes = 0
+    for number in range(150):
+        left: list[Path] = []
+        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False, left=left: left.append(path))
+        fill(logs, 1)
+        put(logs, "a", f"a line {number}")
+        monkeypatch.undo()
+        monkeypatch.setattr(store, "SEGMENT_BYTES", 8000)
+        if len([path for path in left if path.suffix == ".segment"]) > 1:
+            crashes += 1
+            for path in left[: number % len(left)]:  # those that had gone before it crashed
+                path.unlink(missing_ok=True)
+            logs = open_store(tmp_path, most_bytes=60_000)
+            lines = read(logs, "a")
+            assert [line for line in lines if "line" in line] == [f"a line {before}" for before in range(number + 1)]
+            assert len(set(read(logs, "chatty"))) == len(read(logs, "chatty"))
+        else:
+            for path in left:
+                path.unlink(missing_ok=True)
+    assert crashes > 2
+
+
+@given(st.dictionaries(st.integers(), st.integers(1, 10**6), min_size=1), st.floats(0.0, 1.0))
+def test_what_goes_is_enough_and_only_from_those_that_have_the_most(used: dict[int, int], part: float) -> None:
+    asked = int(sum(used.values()) * part)
+    named = {f"s{uid}": size for uid, size in used.items()}
+    excess = find_excess(named, asked)
+    left = {uid: size - excess.get(uid, 0) for uid, size in named.items()}
+    assert sum(excess.values()) >= asked and min(left.values()) >= 0
+    assert sum(excess.values()) < asked + len(named)
+    if losing := [left[uid] for uid in excess]:
+        assert max(left.values()) <= min(losing) + 1
+
+
+def test_what_sources_are_called_is_known_also_after_a_crash(tmp_path: Path, segments_of_some_kib: None) -> None:
+    logs = open_store(tmp_path)
+    now = array("q", [int(time.time() * 1e6)])
+    logs.append("a", now, b"one\n", what="vm/lab/web")
+    fill(logs, 40)
+    assert len(logs.segments) > 1 and open_store(tmp_path).sources() == {"a": "vm/lab/web"}

@@ -23,6 +23,7 @@ from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.objects.errors import WeftError
+from weft.telemetry.logs.export import LogExporter
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.segment import Lines
 from weft.telemetry.logs.store import LogStore
@@ -57,6 +58,7 @@ class LogCollector:
         self._node_uid, self._clock = node_uid, clock
         self.own = OwnLog(clock)
         self.syslog: LineSender | None = None
+        self.exporter: LogExporter | None = None  # to a collector
         self._expected: dict[str, float] = {}  # by uid: lines of another node may come until then (elapsed seconds)
         self._begun: dict[str, float] = {}  # by uid, since when a line has waited for its end (elapsed seconds)
         self._failed: dict[str, float] = {}  # by uid, when it couldn't be read (elapsed seconds)
@@ -81,8 +83,9 @@ class LogCollector:
                 await self._clock.sleep(STEP_SECONDS)
         finally:
             self.own.close()
-            if self.syslog is not None:
-                await asyncio.to_thread(self.syslog.close)
+            for sender in (self.syslog, self.exporter):
+                if sender is not None:
+                    await asyncio.to_thread(sender.close)
             with self._reading:
                 self.store.close()
                 self._is_open = False
@@ -128,6 +131,7 @@ class LogCollector:
                 if keeps:
                     self.store.keep(None if here is None else here | {self._node_uid})
                     self._forget_all_but(here)
+                    self._mark_dropped()
             except OSError as problem:
                 problems.add(str(problem))
             problems |= {self._try_read(workload) for workload in workloads} - {""}
@@ -184,14 +188,27 @@ class LogCollector:
 
     def _append(self, uid: str, what: str, times: array[int], text: bytes, cursor: Cursor | None = None) -> None:
         """Raises OSError."""
-        self.store.append(uid, times, text, cursor)
+        self.store.append(uid, times, text, cursor, what)
         if self.syslog is not None and times:
             self.syslog.send(what, Lines(uid, 0, times, text))
+
+    def _mark_dropped(self) -> None:
+        """Say in their logs what the store had no place for. Raises OSError."""
+        names, now = self.store.sources(), int(self._clock.now() * 1e6)
+        for uid, count in self.store.take_dropped().items():
+            if what := names.get(uid):
+                words = (
+                    f"the oldest {count} lines of this log were dropped: it has more than its share of the node's store"
+                )
+                self.store.append(uid, array("q", [now]), f"[weft: {words}]\n".encode())
+                log.warning("logs: the oldest %d lines of %s were dropped: it has more than its share", count, what)
 
     def _open(self) -> None:
         if not self._is_open:
             self.store.open()
             self._is_open = True
+            if self.exporter is not None:
+                self.exporter.begin()
 
     def _forget_all_but(self, here: set[str] | None) -> None:
         if here is not None:

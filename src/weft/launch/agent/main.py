@@ -54,6 +54,8 @@ from weft.launch.agent.options import parse_agent, parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME, short_id
 from weft.telemetry.audit.syslog import read_target
+from weft.telemetry.collector import read_collector
+from weft.telemetry.logs.export import PATH, LogExporter
 
 RENEWAL_SECONDS = 6 * 3600.0
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -136,6 +138,10 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     )
     if options.log_syslog:
         agent.logs.syslog = LineSender(read_target(options.log_syslog), host.node, clock)
+    if options.log_otlp:
+        url = read_collector(options.log_otlp, "--log-otlp", PATH)
+        kept = state / "logs" / "exported.json"
+        agent.logs.exporter = LogExporter(agent.logs.store, url, kept, f"node/{host.node}", clock)
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock)

@@ -140,6 +140,11 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         metavar="PATH|HOST:PORT",
         help="also send these lines to a syslog: a unix socket like /dev/log, or by UDP",
     )
+    parser.add_argument(
+        "--log-otlp",
+        metavar="URL",
+        help="also send these lines to an OpenTelemetry collector, like http://127.0.0.1:4318",
+    )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
     return _with_state(parser.parse_args(argv))

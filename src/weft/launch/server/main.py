@@ -204,6 +204,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="how long such lines are kept (default 14d)",
     )
     parser.add_argument(
+        "--log-otlp",
+        metavar="URL",
+        help="also send such lines to an OpenTelemetry collector, like http://127.0.0.1:4318",
+    )
+    parser.add_argument(
         "--traces",
         metavar="WHERE",
         default=LOCAL,
@@ -269,6 +274,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         options.metrics, options.database = _read_metrics(options)
         if options.traces not in (LOCAL, NO_TRACES):
             read_collector(options.traces)
+        if options.log_otlp:
+            read_collector(options.log_otlp, "--log-otlp")
     except WeftError as problem:
         parser.error(f"{problem.message}; {problem.hint}")
     options.listen = options.listen or ["127.0.0.1:8443"]

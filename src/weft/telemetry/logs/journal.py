@@ -27,13 +27,14 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Without lines, ``first`` is the number of the source's next one."""
+    """Without lines, ``first`` is the number of the source's next one. ``what``: what the source is called; "": as before."""
 
     uid: str
     first: int
     times: bytes
     text: bytes
     cursor: Cursor | None
+    what: str = ""
 
     @property
     def next(self) -> int:

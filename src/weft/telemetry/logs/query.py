@@ -58,6 +58,17 @@ def read_last(store: LogStore, asked: Range, matcher: Matcher | None, most: int)
     return found
 
 
+def read_on(store: LogStore, uid: str, first: int, most: int) -> list[Line]:
+    """The next lines of a source that it printed here, from number ``first`` on; ``most`` of them at most. Raises OSError."""
+    found: list[Line] = []
+    for block in _list_blocks(store, Range(uid, first=first)):
+        for lines in block.load():
+            found += _select(lines, block.range, None)[: most - len(found)]
+        if len(found) >= most:
+            break
+    return found
+
+
 def collect_newest(store: LogStore, uid: str, most_bytes: int) -> list[Lines]:
     """The newest lines of a source, of ``most_bytes`` at most, in their order. Raises OSError."""
     found: list[Lines] = []

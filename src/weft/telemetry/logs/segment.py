@@ -147,6 +147,19 @@ def read_segment(path: Path, uid: str = "") -> Iterator[Lines]:
                 yield _decode_part(part, file.read(part.frame_bytes))
 
 
+def read_parts(path: Path, kept: Iterable[Part]) -> list[Lines]:
+    """The lines of these of its parts. Raises InvalidInput, OSError."""
+    wanted = set(kept)
+    with open(path, "rb") as file:
+        found = []
+        for part in _read_head(file).parts:
+            if part in wanted:
+                found.append(_decode_part(part, file.read(part.frame_bytes)))
+            else:
+                file.seek(part.frame_bytes, os.SEEK_CUR)
+        return found
+
+
 def _decode_part(part: Part, frame: bytes) -> Lines:
     size = 8 * part.count + part.text_bytes
     try:

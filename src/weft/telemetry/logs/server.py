@@ -109,7 +109,7 @@ class ServerLog:
                 continue
             texts.append(clean_block(logged.text.replace("\n", " ").encode() + b"\n"))
             times.append(logged.at)
-        self.store.append(source, times, b"".join(texts), Cursor(after))
+        self.store.append(source, times, b"".join(texts), Cursor(after), source)
         forget_read(folder, after)
         return bool(data)
 

@@ -18,13 +18,15 @@ from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 from weft.telemetry.logs.journal import Cursor, Journal, Record, begin_journal, read_journal
-from weft.telemetry.logs.segment import Head, Lines, encode_segment, read_head, write_file
+from weft.telemetry.logs.segment import Head, Lines, Part, encode_segment, read_head, read_parts, write_file
+from weft.telemetry.logs.share import Kept, find_excess, plan_share
 
 log = logging.getLogger("weft.agent")
 SEGMENT_BYTES = 4 << 20  # of times and text
 MOST_BYTES = 1 << 30
 MOST_AGE_SECONDS = 14 * 86400.0
 LEAST_BYTES = 4 * SEGMENT_BYTES  # with less, a busy node forgets what it has just read
+SLACK = 32  # so large a part of all goes at once, so that few segments are written anew
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
 
 
@@ -35,7 +37,8 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class LogStore:
-    """In ``folder``, at most ``most_bytes`` of lines of the last ``most_age`` seconds. Thread-safe."""
+    """In ``folder``, at most ``most_bytes`` of lines of the last ``most_age`` seconds: when that is too much, sources that have
+    more than the others lose their oldest. Thread-safe."""
 
     def __init__(
         self, folder: Path, clock: Clock, most_bytes: int = MOST_BYTES, most_age: float = MOST_AGE_SECONDS
@@ -52,6 +55,9 @@ class LogStore:
         self._new_bytes = 0
         self._next: dict[str, int] = {}
         self._cursors: dict[str, Cursor] = {}
+        self._names: dict[str, str] = {}
+        self._used: dict[str, int] = {}  # by uid: bytes in segments
+        self._dropped: dict[str, int] = {}  # by uid: lines, since ``take_dropped``
         self._sealed = False  # the journal's lines are in a segment, and the next journal isn't begun yet
         self.dropped = 0  # lines, because the disk was full
 
@@ -63,9 +69,12 @@ class LogStore:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in folder.glob("*.new"):
                 left.unlink(missing_ok=True)
-        self._segments = list(self._find_segments(self._folder))
+        self._segments = self._leave_out_doubled(list(self._find_segments(self._folder)))
         for found in self._find_segments(self._carried_folder):
             self._carried.update({part.uid: found for part in found.head.parts})
+        self._used = {}
+        for segment in self._segments:
+            self._count(segment.head, 1)
         for segment in (*self._segments, *self._carried.values()):
             for part in segment.head.parts:
                 self._next[part.uid] = max(self._next.get(part.uid, 0), part.first + part.count)
@@ -95,25 +104,26 @@ class LogStore:
                 self._journal.sync()
             oldest = int((self._clock.now() - self._most_age) * 1e6)
             while self._segments and self._segments[0].head.until < oldest:
-                self._drop_oldest()
+                self._drop_oldest(too_old=True)
             self._drop_too_much()
             if uids is not None:
                 here = set(uids)
                 self._cursors = {uid: cursor for uid, cursor in self._cursors.items() if uid in here}
-                for uid in [uid for uid in self._carried if uid not in here]:
-                    self._carried.pop(uid).path.unlink(missing_ok=True)
+                self._drop_carried(here, oldest)
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
-    def append(self, uid: str, times: array[int], text: bytes, cursor: Cursor | None = None) -> None:
+    def append(self, uid: str, times: array[int], text: bytes, cursor: Cursor | None = None, what: str = "") -> None:
         """Lines of a source, and how far it is read with them: both or, with an OSError, neither. ``times`` in unix microseconds,
-        one for each newline in ``text``. A full disk costs the oldest lines."""
+        one for each newline in ``text``; ``what``: what the source is called. A full disk costs the oldest lines."""
         with self._lock:
-            record = Record(uid, self._number_next(uid), times.tobytes(), text, cursor)
+            called = what if what != self._names.get(uid) else ""
+            record = Record(uid, self._number_next(uid), times.tobytes(), text, cursor, called)
             self._append(record)
             if self._new_bytes >= SEGMENT_BYTES:
                 self._with_space(self._seal)
                 self._begin_next_journal()
+                self._drop_too_much()
 
     def set_next(self, uid: str, number: int, cursor: Cursor) -> None:
         """A source goes on here that was read elsewhere before. Raises OSError."""
@@ -143,6 +153,17 @@ class LogStore:
             own = [one for one in self._segments if any(part.uid == uid for part in one.head.parts)]
             return self._carried.get(uid), own, [record.lines() for record in self._new if record.uid == uid]
 
+    def sources(self) -> dict[str, str]:
+        """What each source that has a name is called, by uid."""
+        with self._lock:
+            return dict(self._names)
+
+    def take_dropped(self) -> dict[str, int]:
+        """How many lines of which sources went since the last call because there were too many, or because the disk was full."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, {}
+            return dropped
+
     @property
     def used_bytes(self) -> int:
         here = sum(segment.size for segment in (*self._segments, *self._carried.values()))
@@ -170,6 +191,8 @@ class LogStore:
         self._next[record.uid] = max(record.next, self._next.get(record.uid, 0))
         if record.cursor is not None:
             self._cursors[record.uid] = record.cursor
+        if record.what:
+            self._names[record.uid] = record.what
         if record.times:
             self._new.append(record)
             self._new_bytes += len(record.times) + len(record.text)
@@ -180,12 +203,17 @@ class LogStore:
         head, data = encode_segment(record.lines() for record in self._new)
         write_file(path, data)
         self._segments.append(Segment(path, head, len(data)))
+        self._count(head, 1)
         self._new, self._new_bytes, self._sealed = [], 0, True
-        self._drop_too_much()
 
     def _begin_next_journal(self) -> None:
         before, number = self._journal, self._number + 1
-        known = [Record(uid, self._next.get(uid, 0), b"", b"", cursor) for uid, cursor in self._cursors.items()]
+        there = self._used.keys() | self._carried.keys() | self._cursors.keys()
+        self._names = {uid: what for uid, what in self._names.items() if uid in there}
+        known = [
+            Record(uid, self._next.get(uid, 0), b"", b"", self._cursors.get(uid), self._names.get(uid, ""))
+            for uid in self._cursors.keys() | self._names.keys()
+        ]
         self._with_space(lambda: begin_journal(self._journal_path(number), known))
         self._journal, self._number, self._sealed = Journal(self._journal_path(number)), number, False
         if before is not None:
@@ -193,8 +221,83 @@ class LogStore:
             before.close()
 
     def _drop_too_much(self) -> None:
-        while self._segments and self.used_bytes > self._most_bytes:
-            self._drop_oldest()
+        used = self.used_bytes
+        if not self._segments or used <= self._most_bytes:
+            return
+        excess = find_excess(self._used, used - self._most_bytes + self._most_bytes // SLACK)
+        before = self._segments
+        try:
+            for group in plan_share([segment.head for segment in before], excess, SEGMENT_BYTES):
+                if group.changed:
+                    gone = {before[place].path for place in group.places}
+                    written = self._write_anew([before[place] for place in group.places], group)
+                    left = [one for one in self._segments if one.path not in gone]
+                    self._segments = sorted([*left, *written], key=lambda one: one.path)
+        except OSError:  # a full disk: then whole segments go
+            while self._segments and self.used_bytes > self._most_bytes:
+                self._drop_oldest()
+
+    def _drop_carried(self, here: set[str], oldest: int) -> None:
+        """What came here with workloads that aren't here any more stays as long as other lines, in a fourth of the space."""
+        left = sorted((one.head.until, one.size, uid) for uid, one in self._carried.items() if uid not in here)
+        size = sum(size for _, size, _ in left)
+        for until, own, uid in left:
+            if until < oldest or size > self._most_bytes // 4:
+                size -= own
+                gone = self._carried.pop(uid)
+                gone.path.unlink(missing_ok=True)
+                if until >= oldest:
+                    self._note_dropped(gone.head.parts)
+
+    def _write_anew(self, segments: Sequence[Segment], group: Kept) -> list[Segment]:
+        """What is kept of them, under the name of the newest, before the others go: a crash between the two is seen by
+        ``_leave_out_doubled``. Raises OSError."""
+        kept: list[Lines] = []
+        for segment, parts in zip(segments, group.parts, strict=True):
+            try:
+                kept += read_parts(segment.path, parts) if parts else []
+            except InvalidInput:  # damaged: the rest is kept
+                continue
+        written = []
+        if kept:
+            head, data = encode_segment(kept)
+            write_file(segments[-1].path, data)
+            self._count(head, 1)
+            written.append(Segment(segments[-1].path, head, len(data)))
+        for segment, parts in zip(segments, group.parts, strict=True):
+            self._count(segment.head, -1)
+            stays = set(parts)
+            self._note_dropped(part for part in segment.head.parts if part not in stays)
+            if not written or segment.path != written[0].path:
+                segment.path.unlink(missing_ok=True)
+        return written
+
+    def _count(self, head: Head, sign: int) -> None:
+        for part in head.parts:
+            used = self._used.get(part.uid, 0) + sign * part.frame_bytes
+            if used > 0:
+                self._used[part.uid] = used
+            else:
+                self._used.pop(part.uid, None)
+
+    def _note_dropped(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            self._dropped[part.uid] = self._dropped.get(part.uid, 0) + part.count
+
+    def _leave_out_doubled(self, segments: list[Segment]) -> list[Segment]:
+        """Without those whose lines are in a later one, too: they were about to go. A source's numbers only grow."""
+        lowest: dict[str, int] = {}
+        kept = []
+        for segment in reversed(segments):
+            if any(
+                part.first + part.count > lowest.get(part.uid, part.first + part.count) for part in segment.head.parts
+            ):
+                segment.path.unlink(missing_ok=True)
+                continue
+            kept.append(segment)
+            for part in segment.head.parts:
+                lowest[part.uid] = min(part.first, lowest.get(part.uid, part.first))
+        return kept[::-1]
 
     def _with_space(self, write: Callable[[], None]) -> None:
         """Do it; on a full disk, drop the oldest lines until it can be done. Raises OSError if there are none left."""
@@ -213,11 +316,24 @@ class LogStore:
                 self.dropped += dropped
                 log.warning("logs: the disk is full: the oldest %d lines of this node were dropped", dropped)
 
-    def _drop_oldest(self) -> int:
-        """Returns how many lines are gone."""
-        oldest = self._segments.pop(0)
-        oldest.path.unlink(missing_ok=True)
-        return oldest.head.lines
+    def _drop_oldest(self, *, too_old: bool = False) -> int:
+        """Returns how many lines are gone. On a full disk, where nothing can be written anew, the oldest segment goes that is
+        mostly of the source that has the most."""
+        place = 0
+        if not too_old and self._used:
+            largest = max(self._used, key=lambda uid: self._used[uid])
+            mostly = (
+                place
+                for place, segment in enumerate(self._segments)
+                if 2 * sum(part.frame_bytes for part in segment.head.parts if part.uid == largest) > segment.size
+            )
+            place = next(mostly, 0)
+        gone = self._segments.pop(place)
+        gone.path.unlink(missing_ok=True)
+        self._count(gone.head, -1)
+        if not too_old:
+            self._note_dropped(gone.head.parts)
+        return gone.head.lines
 
     def _find_segments(self, folder: Path) -> Iterable[Segment]:
         for path in sorted(folder.glob("*.segment")):
