@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from itertools import combinations
 
 import msgspec
@@ -35,7 +34,7 @@ from weft.objects.envelope import merge_part
 from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import amounts_of, name_for, name_workload
-from weft.scheduler.table.snapshot import without
+from weft.scheduler.table.trial import Trial
 
 MOST_NODES = 64  # tried for one decision
 MOST_VICTIMS = 20
@@ -251,10 +250,12 @@ def _list_choices(victims: Sequence[Victim], tries: Iterator[int]) -> Iterator[l
             yield [one for one in ranked if id(one) in taken]
 
 
-def preempting(engine: Engine, victims: Sequence[Victim]) -> AbstractContextManager[None]:
-    """A context in which they have given way."""
-    gone = [victim.key for victim in victims if not victim.suspends]
-    return without(engine.snapshot, gone, resting=[victim.key for victim in victims if victim.suspends])
+def preempting(engine: Engine, victims: Sequence[Victim]) -> Trial:
+    """A trial in which they have given way."""
+    trial = engine.snapshot.trial()
+    trial.drop(*(victim.key for victim in victims if not victim.suspends))
+    trial.rest(victim.key for victim in victims if victim.suspends)
+    return trial
 
 
 def _fits(engine: Engine, need: Need, uid: str, now: float) -> bool:

@@ -19,7 +19,6 @@ from weft.scheduler.allocation.count import count_allocation
 from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.facts import amounts_on
-from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate
 
 SOURCE = "scheduler"
@@ -40,7 +39,8 @@ def plan_resume(engine: Engine, candidate: Candidate, allocation: Item, now: flo
         gang="",
     )
     waited = max(0.0, now - lease.suspension.at)
-    with without(snapshot, [allocation.key]):
+    with snapshot.trial() as trial:
+        trial.drop(allocation.key)
         if lease.end is None:
             fits = engine.may_fit(request, [place.node_uid])
         else:

@@ -11,7 +11,7 @@ from weft.kinds.fields.lease import LEASE_CONFLICT
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.gang.leases import LeasedMember, LeasedPlace, Refusal
-from weft.scheduler.gang.placement import Joint, Member, Trial
+from weft.scheduler.gang.placement import Joint, Member, Seats
 
 
 def explain_places(
@@ -20,14 +20,15 @@ def explain_places(
     """For each placed member: its verdicts with those before it counted; for the rows ``also`` in any case."""
     assert joint.rows is not None
     explanations: dict[int, Explanation] = {}
-    with Trial(engine, members) as trial:
+    with engine.snapshot.trial() as trial:
+        seats = Seats(engine, members, trial)
         for member in joint.order:
             row = joint.rows[member]
             request = members[member].request
             explanation = explain(engine, request, members[member].uid, row, also=[row, *also])
             message = f"placed together with {len(members) - 1} more of gang {_name(request)}"
             explanations[member] = msgspec.structs.replace(explanation, message=message, gang=_name(request))
-            trial.put(member, row)
+            seats.put(member, row)
     return [explanations[member] for member in range(len(members))]
 
 
@@ -36,10 +37,11 @@ def explain_refusal(
 ) -> list[Explanation]:
     """For each member of a refused gang: which member lacks what; verdicts for the rows ``also`` in any case."""
     lacking = members[joint.lacking]
-    with Trial(engine, members) as trial:
+    with engine.snapshot.trial() as trial:
+        seats = Seats(engine, members, trial)
         for member in joint.order:
             if member in joint.rest:
-                trial.put(member, joint.rest[member])
+                seats.put(member, joint.rest[member])
         refused = explain(engine, lacking.request, lacking.uid, None, also=also)
     name = _name(lacking.request)
     beside = f" when {len(joint.rest)} of the others are placed" if joint.rest else ""

@@ -17,6 +17,7 @@ from weft.scheduler.allocation.lease import Conflict, Opening, describe_amounts,
 from weft.scheduler.allocation.promise import find_again
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import CalendarEntry
+from weft.scheduler.table.trial import Trial
 
 MOST_STARTS = 16  # tried for members with deadlines
 _TRIAL = "gang/"  # begins the names of trial allocations: no key of an object begins so
@@ -72,9 +73,8 @@ def _try(
     engine: Engine, members: Sequence[LeasedMember], start: float | None, now: float
 ) -> dict[int, LeasedPlace] | Refusal:
     """Where members with a deadline begin at ``start``; None: as soon as the first of them can."""
-    snapshot, places = engine.snapshot, dict[int, LeasedPlace]()
-    improved = set(snapshot.improved)
-    try:
+    places = dict[int, LeasedPlace]()
+    with engine.snapshot.trial() as trial:
         for number in sorted(range(len(members)), key=lambda i: (members[i].request.amounts[:2], -i), reverse=True):
             member = members[number]
             found = _find_place(engine, member, start, now)
@@ -83,13 +83,8 @@ def _try(
             if start is None and _has_deadline(member) and found.lease is not None:
                 start = found.lease.start
             places[number] = found
-            _count(engine, f"{_TRIAL}{number}", member, found)
+            _count(engine, trial, f"{_TRIAL}{number}", member, found)
         return places
-    finally:
-        for number in places:
-            snapshot.drop_allocation(f"{_TRIAL}{number}")
-        snapshot.improved.clear()  # a removed trial has freed no capacity
-        snapshot.improved.update(improved)
 
 
 def _find_place(engine: Engine, member: LeasedMember, start: float | None, now: float) -> LeasedPlace | Conflict:
@@ -114,16 +109,16 @@ def _find_place(engine: Engine, member: LeasedMember, start: float | None, now: 
     return found
 
 
-def _count(engine: Engine, key: str, member: LeasedMember, place: LeasedPlace) -> None:
-    snapshot, request, lease = engine.snapshot, member.request, place.lease
-    uid, load = snapshot.uids[place.row], engine.load(request, place.row)
+def _count(engine: Engine, trial: Trial, key: str, member: LeasedMember, place: LeasedPlace) -> None:
+    request, lease = member.request, place.lease
+    uid, load = engine.snapshot.uids[place.row], engine.load(request, place.row)
     if load.groups:
         load = msgspec.structs.replace(load, workload=member.name)
     if lease is None or lease.end is None:
-        snapshot.put_allocation(key, uid, request.amounts, load)
+        trial.put(key, uid, request.amounts, load)
         return
     held = CalendarEntry(uid, lease.prepare_at, lease.end + member.grace_seconds, request.amounts[:2])
-    snapshot.put_leased(key, held, request.amounts[2], load)
+    trial.put_leased(key, held, request.amounts[2], load)
 
 
 def _has_deadline(member: LeasedMember) -> bool:

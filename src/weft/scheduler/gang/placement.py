@@ -20,6 +20,7 @@ from weft.scheduler.constraint.filters import FREE_CAPACITY
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.packing import solver
 from weft.scheduler.packing.local_search import Problem, find_solution
+from weft.scheduler.table.trial import Trial
 
 TURNS, FEWEST_TURNS = 400, 40  # places tried by the backtracking search
 LOOKS = 400_000  # nodes checked by it in all its turns
@@ -45,23 +46,14 @@ class Joint(msgspec.Struct, frozen=True):
     searched: bool = False
 
 
-class Trial:
-    """``with Trial(…) as trial``: members that are counted in the snapshot until it ends."""
+class Seats:
+    """Members that are counted in the snapshot for a trial."""
 
-    def __init__(self, engine: Engine, members: Sequence[Member]) -> None:
+    def __init__(self, engine: Engine, members: Sequence[Member], trial: Trial) -> None:
         self.rows: dict[int, int] = {}
         self._engine = engine
         self._members = members
-        self._improved = set(engine.snapshot.improved)
-
-    def __enter__(self) -> Trial:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.clear()
-        improved = self._engine.snapshot.improved  # a removed trial has freed no capacity
-        improved.clear()
-        improved.update(self._improved)
+        self._trial = trial
 
     def put(self, member: int, row: int) -> None:
         engine, request = self._engine, self._members[member].request
@@ -69,12 +61,12 @@ class Trial:
         load = engine.load(request, row)
         if load.groups:
             load = msgspec.structs.replace(load, workload=self._members[member].name)
-        snapshot.put_allocation(f"{_TRIAL}{member}", snapshot.uids[row], request.amounts, load)
+        self._trial.put(f"{_TRIAL}{member}", snapshot.uids[row], request.amounts, load)
         self.rows[member] = row
 
     def drop(self, member: int) -> None:
         del self.rows[member]
-        self._engine.snapshot.drop_allocation(f"{_TRIAL}{member}")
+        self._trial.revert(f"{_TRIAL}{member}")
 
     def clear(self) -> None:
         for member in list(self.rows):
@@ -87,23 +79,24 @@ def find_places(
     """A place for each member, with the order in which they must be counted. Without ``search`` it takes about as long as the
     members' own decisions."""
     engine.snapshot.settle()
-    with Trial(engine, members) as trial:
-        found = _try_orders(engine, members, trial)
+    with engine.snapshot.trial() as trial:
+        seats = Seats(engine, members, trial)
+        found = _try_orders(engine, members, seats)
         if found.rows is not None or found.proven or not search:
             return found
-        return msgspec.structs.replace(_search(engine, members, trial, found, solver_seconds), searched=True)
+        return msgspec.structs.replace(_search(engine, members, seats, found, solver_seconds), searched=True)
 
 
-def _try_orders(engine: Engine, members: Sequence[Member], trial: Trial) -> Joint:
+def _try_orders(engine: Engine, members: Sequence[Member], seats: Seats) -> Joint:
     fits = [engine.fits(member.request) for member in members]
     best = Joint(None, [], 0)
     for order in _orders(engine, members, fits):
-        stuck = _try_order(engine, members, trial, order)
+        stuck = _try_order(engine, members, seats, order)
         if stuck is None:
-            return _answer(trial, order)
-        if len(trial.rows) >= len(best.rest):
-            best = Joint(None, order, stuck, dict(trial.rows))
-        trial.clear()
+            return _answer(seats, order)
+        if len(seats.rows) >= len(best.rest):
+            best = Joint(None, order, stuck, dict(seats.rows))
+        seats.clear()
     alone = next(
         (i for i, m in enumerate(members) if not fits[i].any() and not _depends_on_others(engine, m.request)), None
     )
@@ -112,32 +105,32 @@ def _try_orders(engine: Engine, members: Sequence[Member], trial: Trial) -> Join
     return best
 
 
-def _search(engine: Engine, members: Sequence[Member], trial: Trial, best: Joint, solver_seconds: float) -> Joint:
+def _search(engine: Engine, members: Sequence[Member], seats: Seats, best: Joint, solver_seconds: float) -> Joint:
     problem, nodes = _relax(engine, members)
     if not problem.allowed.any(axis=1).all() or (problem.wanted.sum(axis=0) > problem.free.sum(axis=0)).any():
         return msgspec.structs.replace(best, proven=True)
     order = sorted(range(len(members)), key=lambda i: int(engine.fits(members[i].request).sum()))
     turns = [max(FEWEST_TURNS, min(TURNS, LOOKS // len(engine.snapshot)))]
-    if _turn_back(engine, members, trial, order, turns):
-        return _answer(trial, order)
-    trial.clear()
+    if _turn_back(engine, members, seats, order, turns):
+        return _answer(seats, order)
+    seats.clear()
     if turns[0] > 0 and all(_is_plain(engine, member.request) for member in members):
         return msgspec.structs.replace(best, proven=True)  # everything was tried
     start = problem.allowed.argmax(axis=1)
     bins = find_solution(problem, start, min(STEPS, 100 * len(members)))
-    if bins is not None and _try_rows(engine, members, trial, nodes[bins]):
-        return _answer(trial, list(trial.rows))
-    trial.clear()
+    if bins is not None and _try_rows(engine, members, seats, nodes[bins]):
+        return _answer(seats, list(seats.rows))
+    seats.clear()
     if bins is None and solver_seconds > 0 and solver.can_solve(problem):
         answer = solver.find_any(problem, [], solver_seconds)
-        if answer.bins is not None and _try_rows(engine, members, trial, nodes[answer.bins]):
-            return _answer(trial, list(trial.rows))
+        if answer.bins is not None and _try_rows(engine, members, seats, nodes[answer.bins]):
+            return _answer(seats, list(seats.rows))
         return msgspec.structs.replace(best, proven=answer.bins is None and answer.proven)
     return best
 
 
-def _answer(trial: Trial, order: Sequence[int]) -> Joint:
-    return Joint([trial.rows[member] for member in range(len(trial.rows))], list(order))
+def _answer(seats: Seats, order: Sequence[int]) -> Joint:
+    return Joint([seats.rows[member] for member in range(len(seats.rows))], list(order))
 
 
 def _depends_on_others(engine: Engine, request: Request) -> bool:
@@ -161,17 +154,17 @@ def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) ->
     yield sorted(order, key=lambda i: -size[i])
 
 
-def _try_order(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int]) -> int | None:
+def _try_order(engine: Engine, members: Sequence[Member], seats: Seats, order: Sequence[int]) -> int | None:
     """Place each where its policy ranks best; the first member without a place, None if all have one."""
     for member in order:
         row = engine.choose(members[member].request, members[member].uid)
         if row is None:
             return member
-        trial.put(member, row)
+        seats.put(member, row)
     return None
 
 
-def _turn_back(engine: Engine, members: Sequence[Member], trial: Trial, order: Sequence[int], turns: list[int]) -> bool:
+def _turn_back(engine: Engine, members: Sequence[Member], seats: Seats, order: Sequence[int], turns: list[int]) -> bool:
     """Search depth first, nodes with least free first, so that large holes stay; ``turns[0]`` places may be tried."""
     if not order:
         return True
@@ -182,21 +175,21 @@ def _turn_back(engine: Engine, members: Sequence[Member], trial: Trial, order: S
         if turns[0] <= 0:
             return False
         turns[0] -= 1
-        trial.put(member, int(row))
-        if _turn_back(engine, members, trial, order[1:], turns):
+        seats.put(member, int(row))
+        if _turn_back(engine, members, seats, order[1:], turns):
             return True
-        trial.drop(member)
+        seats.drop(member)
     return False
 
 
-def _try_rows(engine: Engine, members: Sequence[Member], trial: Trial, rows: Whole) -> bool:
+def _try_rows(engine: Engine, members: Sequence[Member], seats: Seats, rows: Whole) -> bool:
     """Whether the filters accept these places, in some order of the members."""
     waiting = list(range(len(members)))
     while waiting:
         member = next((i for i in waiting if engine.fits(members[i].request)[rows[i]]), None)
         if member is None:
             return False
-        trial.put(member, int(rows[member]))
+        seats.put(member, int(rows[member]))
         waiting.remove(member)
     return True
 

@@ -18,6 +18,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.assembly import INCOMPLETE
 from weft.scheduler.reservation.placing import Within, list_within
 from weft.scheduler.table.facts import name_workload
+from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Candidate, Waiting
 
 TURNS = 400  # slots tried
@@ -46,24 +47,18 @@ class Places:
                 why = f"{name_of(each.workload)} has no reservation, and others have one"
                 return Waiting(INCOMPLETE, f"gang {name}: {why}; give one to all of its members, or to none")
         snapshot.settle()
-        improved = set(snapshot.improved)
         amounts = [each.request.amounts for each in self._members]
         order = sorted(range(len(amounts)), key=lambda i: (amounts[i][:2], -i), reverse=True)
-        try:
-            if self._place(order):
+        with snapshot.trial() as trial:
+            if self._place(order, trial):
                 return dict(self._found)
-        finally:
-            for number in self._found:
-                snapshot.drop_allocation(f"{_TRIAL}{number}")
-            snapshot.improved.clear()  # a removed trial has freed no capacity
-            snapshot.improved.update(improved)
         assert self._lack is not None
         lacking, waiting = self._lack
         what = f"gang {name}: {name_of(self._members[lacking].workload)} has no slot"
         beside = f" when {self._most} of {len(specs)} members have theirs" if self._most else ""
         return Waiting(waiting.reason, f"{what}{beside}: {waiting.message}")
 
-    def _place(self, order: list[int]) -> bool:
+    def _place(self, order: list[int], trial: Trial) -> bool:
         """Give these members places beside those that have one, depth first."""
         if not order:
             return True
@@ -86,10 +81,10 @@ class Places:
             if load.groups:
                 load = msgspec.structs.replace(load, workload=name_workload(candidate.workload.envelope.ref))
             uid = snapshot.uids[place.row]
-            snapshot.put_slotted(f"{_TRIAL}{member}", uid, place.slot, candidate.request.amounts, load)
+            trial.put_slotted(f"{_TRIAL}{member}", uid, place.slot, candidate.request.amounts, load)
             self._found[member] = place
-            if self._place(rest):
+            if self._place(rest, trial):
                 return True
             del self._found[member]
-            snapshot.drop_allocation(f"{_TRIAL}{member}")
+            trial.revert(f"{_TRIAL}{member}")
         return False

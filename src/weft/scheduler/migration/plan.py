@@ -44,7 +44,6 @@ from weft.scheduler.migration.target import (
     read_migration_candidate,
 )
 from weft.scheduler.table.facts import Load, name_workload
-from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.request import Candidate, Waiting, locate_volumes
 
 AGAIN_SECONDS = {"target": 1.0, "reservation": 10.0}
@@ -211,7 +210,8 @@ def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
 
 
 def _load(engine: Engine, migrating: MigrationCandidate, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
-    with without(engine.snapshot, [item.key for item in held]):
+    with engine.snapshot.trial() as trial:
+        trial.drop(*(item.key for item in held))
         load = engine.load(candidate.request, row)
     ref = migrating.candidate.workload.envelope.ref
     return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load

@@ -37,7 +37,6 @@ from weft.scheduler.migration.checkpointing import (
     name_runtime,
 )
 from weft.scheduler.table.facts import amounts_of
-from weft.scheduler.table.snapshot import without
 from weft.scheduler.workload.disks import find_wary, read_carried
 from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, read_candidate
 
@@ -182,7 +181,8 @@ def decide(
         elsewhere = decide(engine, other, held)
         if elsewhere[1] is not None:
             return elsewhere
-    with without(engine.snapshot, [migrating.source.key, *(item.key for item in held)]):
+    with engine.snapshot.trial() as trial:
+        trial.drop(migrating.source.key, *(item.key for item in held))
         request, given_up = relax(migrating.candidate.request, engine.snapshot)
         candidate = msgspec.structs.replace(migrating.candidate, request=request, given_up=given_up)
         row = engine.choose(request, candidate.workload.uid)

@@ -33,7 +33,8 @@ from weft.scheduler.queue.lanes import Queue
 from weft.scheduler.queue.shares import Shares
 from weft.scheduler.queue.turn import find_turn, is_suspended, waits_since
 from weft.scheduler.table.facts import NO_LOAD, amounts_of, amounts_on
-from weft.scheduler.table.snapshot import Snapshot, restored, without
+from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Candidate, read_candidate, wants_place
 
 MOST_SHOWN = 250  # an answer is one object, of limited size
@@ -102,28 +103,28 @@ class _Starts:
         """First by known ends alone, then, for those without a start, by guessed ends as well."""
         snapshot = self._engine.snapshot
         asked = waiting[:MOST_SEARCHED]
-        with restored(snapshot) as beside:
-            self._search(asked, beside, known=True)
+        with snapshot.trial() as trial:
+            self._search(asked, trial, known=True)
             left = [item for item in asked if item.key not in self.found]
             ends = _guess_ends(self._view, self._now) if left else {}
-            with without(snapshot, ends):
-                for key, end in ends.items():
-                    spec = self._view.get(key).spec(AllocationSpec)  # type: ignore[union-attr]
-                    amounts = amounts_on(spec, spec.resources)
-                    held = CalendarEntry(spec.node_uid, self._now, end + spec.grace_seconds, amounts[:2])
-                    snapshot.put_leased(key, held, amounts[2], NO_LOAD)
-                if ends:
-                    self._search(left, beside, known=False)
+            trial.drop(*ends)
+            for key, end in ends.items():
+                spec = self._view.get(key).spec(AllocationSpec)  # type: ignore[union-attr]
+                amounts = amounts_on(spec, spec.resources)
+                held = CalendarEntry(spec.node_uid, self._now, end + spec.grace_seconds, amounts[:2])
+                trial.put_leased(key, held, amounts[2], NO_LOAD)
+            if ends:
+                self._search(left, trial, known=False)
 
-    def _search(self, waiting: list[Item], beside: list[str], *, known: bool) -> None:
+    def _search(self, waiting: list[Item], trial: Trial, *, known: bool) -> None:
         for item in waiting:
-            start = self._find(item, beside)
+            start = self._find(item, trial)
             if start is None:
                 known = False  # it may come before those behind it after all
             else:
                 self.found[item.key] = start, "high" if known else "low"
 
-    def _find(self, item: Item, beside: list[str]) -> float | None:
+    def _find(self, item: Item, trial: Trial) -> float | None:
         """The first time for all of its lease, which is counted from then on; None for what waits for more than a node's
         capacity."""
         spec, snapshot = spec_of(item), self._engine.snapshot
@@ -140,14 +141,14 @@ class _Starts:
             if place.lease is not None and place.lease.end is not None and place.lease.suspension is not None:
                 seconds = max(1.0, place.lease.end - place.lease.suspension.at)
         asked = LeaseRequest(mode="best-effort", duration=seconds or math.inf)
-        with without(snapshot, [allocation.key for allocation in suspended]):
+        with snapshot.trial() as alone:
+            alone.drop(*(allocation.key for allocation in suspended))
             slot = find_slot(self._engine, request, item.uid, asked, spec.grace, self._now, later=True)
         if not isinstance(slot, Opening):
             return None
         end = (slot.lease.end or math.inf) + spec.grace
-        beside.append(f"expected {item.key}")
         held = CalendarEntry(snapshot.uids[slot.row], slot.lease.start, end, request.amounts[:2])
-        snapshot.put_leased(beside[-1], held, request.amounts[2], NO_LOAD)
+        trial.put_leased(f"expected {item.key}", held, request.amounts[2], NO_LOAD)
         return slot.lease.start
 
 

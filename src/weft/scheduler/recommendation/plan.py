@@ -44,7 +44,7 @@ from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.recommendation.advice import advise
 from weft.scheduler.reservation.placing import find_within, without_slot
 from weft.scheduler.table.facts import name_workload
-from weft.scheduler.table.snapshot import Snapshot, without
+from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 from weft.transfer.history import foresee
 
@@ -78,7 +78,12 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
     snapshot, preempts = engine.snapshot, list[str]()
     rows = _read_nodes(engine, spec.nodes)
-    with without(snapshot, [place.key for place in places], keeps_capacity=kept):
+    with snapshot.trial() as trial:
+        keys = [place.key for place in places]
+        if kept:
+            trial.keep_capacity(keys)
+        else:
+            trial.drop(*keys)
         request, given_up = relax(candidate.request, snapshot)
         if spec_of(workload).reservation is not None:
             current = places[0].spec(AllocationSpec).node if places and not kept else ""

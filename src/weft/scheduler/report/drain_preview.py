@@ -15,7 +15,7 @@ from weft.objects.identity import object_key
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.target import decide, describe_refusal, describe_way, read_migration_candidate
-from weft.scheduler.table.snapshot import restored
+from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Waiting
 
 
@@ -30,8 +30,8 @@ def preview_drain(view: View, engine: Engine, name: str, strategy: str, *, force
     ]
     places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
     budgets = None if force else Budgets(view)
-    with restored(engine.snapshot) as beside:
-        leaving = [_find_target(view, engine, place, strategy, beside, budgets) for place in places]
+    with engine.snapshot.trial() as trial:
+        leaving = [_find_target(view, engine, place, strategy, trial, budgets) for place in places]
     return ReportStatus(phase="Done", strategy=strategy, leaving=leaving)
 
 
@@ -40,7 +40,7 @@ def _has_nothing_to_migrate(place: Item) -> bool:
 
 
 def _find_target(
-    view: View, engine: Engine, place: Item, strategy: str, beside: list[str], budgets: Budgets | None
+    view: View, engine: Engine, place: Item, strategy: str, trial: Trial, budgets: Budgets | None
 ) -> Leaving:
     spec = place.spec(AllocationSpec)
     rests, best = (
@@ -69,9 +69,8 @@ def _find_target(
     candidate, row, explanation = decide(engine, migrating)
     if row is None:
         return replace(answer, reason=explanation.error, message=describe_refusal(engine, migrating, explanation, None))
-    snapshot, key = engine.snapshot, f"rehearsed/{place.key}"
-    snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
-    beside.append(key)
+    snapshot, load = engine.snapshot, engine.load(candidate.request, row)
+    trial.put(f"rehearsed/{place.key}", snapshot.uids[row], candidate.request.amounts, load)
     (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
     saved = (migrating.carried or has_choice(spec)) and describe_way(view, migrating, workload_spec, node)[0]
     waits = f"waits: {held[0].text}" if held else ""

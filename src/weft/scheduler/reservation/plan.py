@@ -51,6 +51,7 @@ from weft.scheduler.reservation.extend import extend_slots
 from weft.scheduler.reservation.refusal import describe_refusal
 from weft.scheduler.table.facts import Load
 from weft.scheduler.table.snapshot import amounts_of
+from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import read_gpus as read_gpu_ask
 
 READY_SECONDS = 1.0  # until it is seen again whether nodes are ready
@@ -222,24 +223,30 @@ def place_slots(
     request = _read_request(view, item)
     if isinstance(request, str):
         return Conflict(request)
-    found = _try(engine, item, request, span, count, now)
-    if not isinstance(found, tuple):
-        return found
+    with engine.snapshot.trial() as trial:
+        found = _try(engine, trial, item, request, span, count, now)
+        if not isinstance(found, tuple):
+            trial.keep()
+            return found
     fitting, conflict = found
     spec, seconds = item.spec(ReservationSpec), span[1] - span[0]
     asked = LeaseRequest(mode="reservation", start=span[0], duration=seconds)
     later = find_start_of_all(engine, request, asked, spec.grace, now, count)
     if later < math.inf:  # the times know nothing of GPUs
-        again = _try(engine, item, request, (later, later + seconds), count, now)
-        if isinstance(again, tuple):
-            later = math.inf
-        else:
-            _drop(engine, again)
+        with engine.snapshot.trial() as trial:
+            if isinstance(_try(engine, trial, item, request, (later, later + seconds), count, now), tuple):
+                later = math.inf
     return Conflict(describe_refusal(engine, spec, request, count, fitting, conflict, span, later), later)
 
 
 def _try(
-    engine: Engine, item: Item, request: Request, span: tuple[float, float], count: int, now: float
+    engine: Engine,
+    trial: Trial,
+    item: Item,
+    request: Request,
+    span: tuple[float, float],
+    count: int,
+    now: float,
 ) -> list[NewSlot] | tuple[int, Conflict]:
     """The slots; or how many of them fit, and why no more."""
     spec, snapshot = item.spec(ReservationSpec), engine.snapshot
@@ -249,21 +256,15 @@ def _try(
     while len(new) < count:
         found = find_slot(engine, request, item.uid, asked, spec.grace, now)
         if isinstance(found, Conflict):
-            _drop(engine, new)
             return len(new), found
         one = NewSlot(new_uid(), found.row, found.lease, engine.load(base, found.row))
         assert one.lease.end is not None
         held = CalendarEntry(
             snapshot.uids[one.row], one.lease.prepare_at, one.lease.end + spec.grace, request.amounts[:2]
         )
-        snapshot.put_leased(_key_of(engine, one), held, 0, one.load)
+        trial.put_leased(_key_of(engine, one), held, 0, one.load)
         new.append(one)
     return new
-
-
-def _drop(engine: Engine, slots: list[NewSlot]) -> None:
-    for slot in slots:
-        engine.snapshot.drop_allocation(_key_of(engine, slot))
 
 
 def _key_of(engine: Engine, slot: NewSlot) -> str:

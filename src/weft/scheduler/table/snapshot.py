@@ -8,7 +8,6 @@ kept by row can be renewed; ``risen`` those that gained capacity.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from weft.scheduler.table.columns import Columns
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
 from weft.scheduler.table.pools import Bound
 from weft.scheduler.table.project_usage import ProjectUsage
+from weft.scheduler.table.trial import Standing, Trial
 from weft.scheduler.table.usage import UsageTable
 
 __all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
@@ -240,6 +240,15 @@ class Snapshot(UsageTable):
         self._note(index, True)
         self.improved.add(node_uid)
 
+    def trial(self) -> Trial:
+        """``with snapshot.trial() as trial``: what is changed by ``trial`` is as before at its end."""
+        return Trial(self)
+
+    def recall(self, name: str) -> Standing | None:
+        """How an allocation is counted; None if it isn't."""
+        found = self._allocations.get(name)
+        return None if found is None else Standing(*found, self.leases.get(name), self.slots.recall(name))
+
     def hold(self, claims: Iterable[Claim]) -> None:
         """Count disks in pools: those in a node's own are disk of the node."""
         for key, growth in self.pools.hold(claims).items():
@@ -351,54 +360,6 @@ def _sum(amounts: Iterable[Amounts]) -> Amounts:
     for a in amounts:
         cpu, memory, disk = cpu + a[0], memory + a[1], disk + a[2]
     return cpu, memory, disk
-
-
-@contextmanager
-def without(
-    snapshot: Snapshot, names: Iterable[str], *, keeps_capacity: bool = False, resting: Iterable[str] = ()
-) -> Iterator[None]:
-    """Within this context these allocations don't count; ``keeps_capacity``: they take capacity, but are in no group. Those
-    ``resting`` take their disk and what else is theirs, but neither cores nor memory."""
-    improved, rests = set(snapshot.improved), set(resting)
-    gone = {
-        name: (*found, snapshot.leases.get(name), snapshot.slots.recall(name))
-        for name in dict.fromkeys((*names, *sorted(rests)))
-        if (found := snapshot._allocations.get(name)) is not None
-    }
-    for name, (node_uid, amounts, load, lease, _) in gone.items():
-        snapshot.drop_allocation(name)
-        if name in rests:
-            snapshot.put_allocation(name, node_uid, (0, 0, amounts[2]), load)
-        elif keeps_capacity:
-            _put_back(snapshot, name, node_uid, amounts, msgspec.structs.replace(load, groups=(), workload=""), lease)
-    try:
-        yield
-    finally:
-        for name, (node_uid, amounts, load, lease, slots) in gone.items():
-            _put_back(snapshot, name, node_uid, amounts, load, lease)
-            snapshot.slots.put_back(name, slots)
-        snapshot.improved = improved
-
-
-@contextmanager
-def restored(snapshot: Snapshot) -> Iterator[list[str]]:
-    """Afterwards the allocations that are named in the yielded list are removed from the snapshot."""
-    improved, names = set(snapshot.improved), list[str]()
-    try:
-        yield names
-    finally:
-        for name in names:
-            snapshot.drop_allocation(name)
-        snapshot.improved = improved
-
-
-def _put_back(
-    snapshot: Snapshot, name: str, node_uid: str, amounts: Amounts, load: Load, lease: CalendarEntry | None
-) -> None:
-    if lease is None:
-        snapshot.put_allocation(name, node_uid, amounts, load)
-    else:
-        snapshot.put_leased(name, lease, amounts[2], load)
 
 
 def state_of(snapshot: Snapshot) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from weft.kinds.fields.gang import read_gang
 from weft.objects.errors import InvalidInput
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.explain import explain_places, explain_refusal
-from weft.scheduler.gang.placement import Member, Trial, find_places
+from weft.scheduler.gang.placement import Member, Seats, find_places
 from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.packing import solver
 from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot, state_of
@@ -47,11 +47,12 @@ def engine_of(*nodes: NodeFacts) -> Engine:
 
 
 def can_lie(engine: Engine, members: list[Member], rows: tuple[int, ...], order: list[int]) -> bool:
-    with Trial(engine, members) as trial:
+    with engine.snapshot.trial() as trial:
+        seats = Seats(engine, members, trial)
         for number in order:
             if not engine.fits(members[number].request)[rows[number]]:
                 return False
-            trial.put(number, rows[number])
+            seats.put(number, rows[number])
     return True
 
 

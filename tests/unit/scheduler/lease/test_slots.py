@@ -11,7 +11,7 @@ from tests.long import examples
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.slots import Free, SlotFacts, Slots
 from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts
-from weft.scheduler.table.snapshot import Snapshot, state_of, without
+from weft.scheduler.table.snapshot import Snapshot, state_of
 
 NODES = ("a", "b")
 WHOLE = (100, 100, 100)
@@ -77,8 +77,8 @@ def test_a_node_s_and_a_slot_s_amounts_are_what_a_plain_sum_says(steps: list[tup
             snapshot.drop_allocation(key)
         elif what == "without":
             before = state_of(snapshot)
-            with without(snapshot, [name, key]):
-                pass
+            with snapshot.trial() as trial:
+                trial.drop(name, key)
             assert state_of(snapshot) == before
         for node in NODES:
             row = snapshot.index_of(node)
