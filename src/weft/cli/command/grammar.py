@@ -170,7 +170,9 @@ TOOLS: dict[str, Entry] = {
 PROCESSES: dict[str, Entry] = {
     "server": Entry("", "Run the server; server backup FILE, server restore FILE"),
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
-    "simulate": Entry("", "simulate placement|leases|forecast|anomalies: what weft would do, on files, on any machine"),
+    "simulate": Entry(
+        "", "simulate placement|leases|rebalance|forecast|anomalies: what weft would do, on files, on any machine"
+    ),
     "policykit": Entry("", "policykit init|test: write and test your own placement policies"),
 }
 
@@ -201,7 +203,7 @@ MORE: dict[str, Entry] = {
 PROCESS_WORDS = {
     "server": ("backup", "restore"),
     "agent": ("join",),
-    "simulate": ("placement", "leases", "forecast", "anomalies"),
+    "simulate": ("placement", "leases", "rebalance", "forecast", "anomalies"),
     "policykit": ("init", "test"),
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 from weft.contracts.clock import SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, parse_strategy, read_plain_strategy
 from weft.launch.insight import anomalies, forecast
-from weft.launch.placement import leases
+from weft.launch.placement import leases, rebalance
 from weft.launch.placement.arguments import Parser, complain
 from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.policies import POLICIES, Policies
@@ -49,6 +49,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="weft simulate", description="Show what weft would do, on files: no server, no root.")
     commands = parser.add_subparsers(dest="what", title="what can be simulated", required=True)
     leases.add_command(commands)
+    rebalance.add_command(commands)
     forecast.add_command(commands)
     anomalies.add_command(commands)
     command = commands.add_parser(
@@ -127,6 +128,8 @@ def _run(options: argparse.Namespace) -> None:
 def _run_on_trace(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.what == "forecast":
         return forecast.run(options, _make_reporter("samples"))
+    if options.what == "rebalance":
+        return rebalance.run(options)
     if options.what == "anomalies":
         return anomalies.run(options)
     return leases.run(options, _make_reporter("jobs"))

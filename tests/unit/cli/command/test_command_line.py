@@ -378,7 +378,7 @@ def test_completion_offers_nouns_verbs_and_options() -> None:
     assert {"vm", "network", "apply", "get"} <= offer("weft ", 1)
     assert offer("weft vm st", 2) == {"start", "stop"}
     assert "--memory" in offer("weft vm create --m", 3)
-    assert offer("weft simulate ", 2) == {"placement", "leases", "forecast", "anomalies"} and offer(
+    assert offer("weft simulate ", 2) == {"placement", "leases", "rebalance", "forecast", "anomalies"} and offer(
         "weft polic", 1
     ) == {"policykit"}
     assert offer("weft vm create x --strategy best-fit,co", 5) == {"best-fit,cost"}
