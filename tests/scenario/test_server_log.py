@@ -7,16 +7,23 @@ import os
 import select
 import signal
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenario.api_lab import DoorsLab
 from tests.scenario.cli_lab import Fabric, start_fabric
 from tests.unit.telemetry.test_log_export import Collector
 
 from weft.client.api import Client
 from weft.client.context import read_context
+from weft.contracts.clock import SystemClock
+from weft.contracts.journal import Event
+from weft.objects.identity import Ref
+from weft.telemetry.logs.server import DepartureJournal, KeptLog, ServerLog
+from weft.telemetry.logs.store import LogStore
 
 COLLECTOR = Collector()
 
@@ -61,6 +68,7 @@ def find_process(fabric: Fabric, name: str) -> int:
 def test_all_of_the_server_s_processes_and_a_node_are_read_together_by_time(fabric: Fabric) -> None:
     assert fabric.weft("project", "create", "one").code == 0
     wanted = {"server/api", "server/controllers", "server/gateway", "node/n1"}
+    until(lambda: read(fabric, "server/api", "--filter", "POST /v1/projects 201"))
     lines = until(lambda: find_all(fabric, wanted))
     assert [one["time"] for one in lines] == sorted(one["time"] for one in lines)
     assert any("POST /v1/projects 201" in one["message"] for one in lines)
@@ -151,3 +159,65 @@ def test_a_follower_gets_what_comes_and_pages_leave_nothing_out(fabric: Fabric) 
     finally:
         client.http.close()
     assert rest[: len(whole["items"]) // 2] == whole["items"][-(len(whole["items"]) // 2) :]
+
+
+SMALL = ("--image", "tiny", "--cpu", "0.1", "--memory", "64M")
+
+
+def print_lines(fabric: Fabric, node: str, uid: str, what: str, *lines: str) -> None:
+    """As if its agent had gathered them before it was killed: guests of these fabrics print nothing."""
+    running = [one for one in fabric._processes if isinstance(one.args, list) and one.poll() is None]
+    (agent,) = [one for one in running if one.args[1:3] == ["agent", node]]
+    agent.kill()
+    agent.wait()
+    store = LogStore(fabric.folder / node / "logs", SystemClock())
+    store.open()
+    now = int(time.time() * 1e6)
+    store.append(uid, array("q", [now] * len(lines)), "".join(f"{line}\n" for line in lines).encode(), what=what)
+    store.close()
+    fabric._launch(node, *map(str, agent.args[1:]))  # type: ignore[index]
+
+
+def test_a_deleted_workload_s_lines_are_read_by_its_project_and_not_under_its_name_elsewhere(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "gone", *SMALL, "--node", "n1").code == 0
+    uid = json.loads(fabric.weft("vm", "get", "gone", "-o", "json").out)["uid"]
+    print_lines(fabric, "n1", uid, "vm/default/gone", "its first words", "its last \x1b[2J words")
+    assert fabric.weft("logs", "--vm", "gone", "--deleted").code == 3  # it is there
+    assert fabric.weft("vm", "delete", "gone", "--yes", "--wait").code == 0
+    said = until(lambda: (one := fabric.weft("logs", "--vm", "gone", "--deleted")).code == 0 and one)
+    assert [line.split("  ", 1)[1] for line in said.out.splitlines()] == ["its first words", "its last ?[2J words"]
+    only = fabric.weft("vm", "logs", "gone", "--deleted", "--filter", "first", "-o", "json")
+    assert [json.loads(line)["source"] for line in only.out.splitlines()] == ["vm/gone"]
+    assert fabric.weft("vm", "create", "gone", *SMALL, "--node", "n1").code == 0  # another one
+    again = until(lambda: (one := fabric.weft("logs", "--vm", "gone", "--aggregate")).code == 0 and one)
+    assert "words" not in again.out and "words" in fabric.weft("logs", "--vm", "gone", "--deleted").out
+    fabric.weft("project", "create", "shop")
+    for words in (["-p", "shop", "logs", "--vm", "gone"], ["logs", "--vm", "never"], ["logs", "--container", "gone"]):
+        assert fabric.weft(*words, "--deleted").code == 3, words
+    assert fabric.weft("logs", "--vm", "gone", "--deleted", "-f").code == 2
+
+
+def test_a_project_with_the_name_of_a_deleted_one_reads_nothing_of_that(tmp_path: Path) -> None:
+    lab = DoorsLab(tmp_path)
+    try:
+        kept = KeptLog(tmp_path / "p" / "departed", lab.clock)
+        lab.doors.server_log = ServerLog(tmp_path / "s", tmp_path / "p", lab.clock)
+        journal = DepartureJournal(lab.journal, kept, lab.clock)
+        given = {"aggregate": True, "deleted": True}
+
+        def ask(client: Client) -> int:
+            return client.http.request("POST", "/v1/projects/shop/vms/web:logs", given).status
+
+        for uid in ("1", "2"):
+            lab.client.create({"kind": "project", "name": "shop", "spec": {}})
+            assert ask(lab.client) == 404
+            journal.append(Event("Normal", "Deleted", "", Ref("vm", "web", uid, "shop"), "workload", "some-node"))
+            assert ask(lab.client) == 200
+            assert ask(lab.with_token(use="access", role="viewer", subject="in", project="shop")) == 200
+            assert ask(lab.with_token(use="access", role="admin", subject="out", project="default")) == 403
+            lab.client.delete("project", "shop")
+            until(lambda: lab.client.http.request("GET", "/v1/projects/shop").status == 404)
+        assert lab.client.http.request("POST", "/v1/projects/default/vms/web:logs", {"deleted": True}).status == 400
+        lab.doors.server_log.close()
+    finally:
+        lab.close()

@@ -17,6 +17,7 @@ class Event(msgspec.Struct, frozen=True):
     message: str
     object: Ref
     source: str
+    node_uid: str = ""  # where what it printed is kept, of a workload that is gone
 
 
 class Journal(Protocol):

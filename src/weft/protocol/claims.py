@@ -19,6 +19,13 @@ class ClaimedRepository(msgspec.Struct, frozen=True):
     ticket: str  # with which the node reads its key
 
 
+class ClaimedLog(msgspec.Struct, frozen=True):
+    """Of a workload that was deleted. ``what``: KIND/PROJECT/NAME."""
+
+    uid: str
+    what: str
+
+
 class Claims(msgspec.Struct, frozen=True):
     node_uid: str  # "" where the gateway itself answers
     verb: str
@@ -30,5 +37,6 @@ class Claims(msgspec.Struct, frozen=True):
     guest_id: str = ""
     input: dict[str, Any] = {}  # of the verb
     repository: ClaimedRepository | None = None  # files: where the backup ``guest_id`` is
+    log: ClaimedLog | None = None  # logs: of what isn't there any more
     session: SessionMark | None = None  # exec: of a gateway that can continue it elsewhere
     printed: int | None = None  # logs, console: bytes that a gateway has, which can continue elsewhere; -1: it begins

@@ -132,7 +132,7 @@ class Streams:
             await self._show_metrics(stream, claims, self._node_uid, lambda: True)
             return
         if claims.verb == "logs" and claims.node_uid == self._node_uid and not claims.allocation:
-            await self._show_own_log(stream, claims)
+            await self._show_left_log(stream, claims)
             return
         if claims.verb in ("files", "contents") and claims.node_uid == self._node_uid and claims.repository is not None:
             await self._show_files(stream, claims)
@@ -251,9 +251,15 @@ class Streams:
         log, where = PrintedLog(self._with_console(local), local.id), self._watch(local)
         await follow_log(stream, log, given, claims.printed, where, self._clock)
 
-    async def _show_own_log(self, stream: Stream, claims: Claims) -> None:
-        logs = self._with_collected()
+    async def _show_left_log(self, stream: Stream, claims: Claims) -> None:
+        """Of what has no allocation here: the node itself, or a workload that was deleted."""
+        logs, of_gone = self._with_collected(), claims.log
         of = Collected(logs, self._node_uid, f"node/{logs.node}")
+        if of_gone is not None:
+            if logs.store.sources().get(of_gone.uid) != of_gone.what:
+                raise NotFound("what it printed is no longer kept", hint="weft agent --log-age says how long it is")
+            kind, _, rest = of_gone.what.partition("/")
+            of = Collected(logs, of_gone.uid, f"{kind}/{rest.rpartition('/')[2]}")
         await follow_collected(stream, of, _read_input(claims, LogsInput), claims.printed, self._clock)
 
     def _with_collected(self) -> LogCollector:

@@ -17,6 +17,7 @@ from weft.api.admission.commit import read_again, record_change, settle, was_don
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
+from weft.api.log.departed import claim_departed
 from weft.api.object.backup_files import claim_backup, claim_repository
 from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
@@ -241,6 +242,9 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         raise TooLarge(
             f"the input of {verb.name} is larger than {_MOST_INPUT_BYTES} bytes", hint="send it through stdin instead"
         )
+    if getattr(given, "deleted", False):
+        claims = {**await claim_departed(context, target), **_claim(context, call, target, verb, plain)}
+        return _give_ticket(context, call, claims)
     envelope = await read_again(context, target.key)
     deadline = context.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
     while envelope is not None and _is_coming(envelope) and context.clock.elapsed() < deadline:
@@ -260,13 +264,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         place |= await claim_repository(context, envelope)
     claims = {
         **place,
-        "verb": verb.name,
-        "input": plain,
+        **_claim(context, call, target, verb, plain),
         "workload": {"kind": kind.name, "project": target.project, "name": name, "uid": envelope.uid},
-        "expires": context.clock.now() + LIFETIME_SECONDS,
-        "subject": call.actor.name,
-        "token": call.actor.id,
-        "right": f"{kind.name}:{verb.name}",
     }
     if (request := traced.get()) is not None:
         claims["traceparent"] = write_traceparent(request.context)
@@ -274,6 +273,22 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
     shown = [FieldChange(f"input.{field}", None, value, "live") for field, value in plain.items()]
     call.changed.append(Change(envelope, "", shown if told is not None and told.audited else ()))
     context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
+    return _give_ticket(context, call, claims)
+
+
+def _claim(context: ApiContext, call: Call, target: Target, verb: Verb, plain: Any) -> dict[str, Any]:
+    return {
+        "verb": verb.name,
+        "input": plain,
+        "workload": {"kind": target.kind.name, "project": target.project, "name": target.require_name(), "uid": ""},
+        "expires": context.clock.now() + LIFETIME_SECONDS,
+        "subject": call.actor.name,
+        "token": call.actor.id,
+        "right": f"{target.kind.name}:{verb.name}",
+    }
+
+
+def _give_ticket(context: ApiContext, call: Call, claims: dict[str, Any]) -> Answer:
     return json_answer(
         {
             "ticket": sign_ticket(context.settings.ticket_key, claims),

@@ -11,7 +11,7 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import PLACED, Entry, able
 from weft.cli.command.lookup import find_one, resolve
-from weft.cli.command.target import Target
+from weft.cli.command.target import Target, read_targets, usage
 from weft.cli.job.logs import follow_tasks, read_tries
 from weft.cli.logs.aggregate import show_aggregate
 from weft.cli.logs.reader import Named
@@ -162,6 +162,7 @@ def logs_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--prefix/--no-prefix"], default=None, help="Begin each line with its guest. [if several]"),
         click.Option(["--since"], type=options.Duration(), default=None, help="Show lines newer than this, like 5m."),
         *_choosing(),
+        *([_deleted()] if kind is None or kind.name in PLACED else ()),
         *(_workloads() if kind is None else ()),
         *options.selectors(kind),
     ]
@@ -182,6 +183,7 @@ def _logs(
     vm: tuple[str, ...] = (),
     container: tuple[str, ...] = (),
     server: bool = False,
+    deleted: bool = False,
     **choosing: Any,
 ) -> int:
     words = (*words, *(f"vm/{name}" for name in vm), *(f"container/{name}" for name in container))
@@ -192,6 +194,8 @@ def _logs(
             named: list[Named] = [*processes, *(one for target in found for one in _open_job(session, target, follow))]
             asked = _ask_aggregate(follow, tail, since, choosing)
             return show_aggregate(session, named, asked, prefix=len(named) > 1 if prefix is None else prefix)
+    if deleted:
+        return _show_deleted(session, kind, words, _ask_aggregate(follow, tail, since, choosing), prefix)
     aggregates = _aggregates(session, choosing)
     targets = _find(session, kind, words, ",".join(labels), ",".join(fields), all_of_none=aggregates)
     if aggregates or any(target.kind.verb("logs") is NODE_LOGS for target in targets):  # which has no other form
@@ -205,6 +209,25 @@ def _logs(
         return show_log(session, targets[0], ask_log(follow, tail, since))
     shown = len(targets) > 1 if prefix is None else prefix
     return show_logs(session, targets, follow=follow, tail=tail, since=since, prefix=shown)
+
+
+def _show_deleted(
+    session: Session, kind: Kind | None, words: tuple[str, ...], asked: dict[str, Any], prefix: bool | None
+) -> int:
+    """Of workloads that aren't there to be looked up."""
+    if asked["follow"]:
+        raise usage("--deleted can't be given with -f: nothing follows", "leave one of them out")
+    targets = read_targets(kind, words, PLACED if kind is None else (kind.name,))
+    shown = len(targets) > 1 if prefix is None else prefix
+    return show_aggregate(session, targets, {**asked, "deleted": True}, prefix=shown)
+
+
+def _deleted() -> click.Parameter:
+    return click.Option(
+        ["--deleted"],
+        is_flag=True,
+        help="Show what the newest deleted one with this name printed, as long as it is kept.",
+    )
 
 
 def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:

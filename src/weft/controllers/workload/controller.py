@@ -333,7 +333,9 @@ def plan_removal(view: View, workload: Item) -> Commit:
         envelope = edit(workload)
         envelope.finalizers = others
         return Commit(workload.key, [*writes, put(envelope)], preconditions)
-    event = Event("Normal", "Deleted", f"{workload.envelope.name} was deleted", workload.envelope.ref, SOURCE)
+    node = view.get(object_key("node", None, workload.status(WorkloadStatus).node or ""))
+    last = node.uid if node is not None else ""
+    event = Event("Normal", "Deleted", f"{workload.envelope.name} was deleted", workload.envelope.ref, SOURCE, last)
     return Commit(workload.key, [*writes, delete(workload)], preconditions, [event])
 
 

@@ -41,11 +41,14 @@ class LogsInput(msgspec.Struct):
     until: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # only lines from before so many seconds ago; 0: all
     filter: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines with this text
     regex: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # only lines that this regular expression matches
+    deleted: bool = False  # of the newest workload with this name that was deleted
 
 
 def refuse_filters_alone(given: Any) -> None:
     """Of a workload's ``given`` input for its log. Raises InvalidInput for a filter that would have no effect."""
-    for field in ("until", "filter", "regex"):
+    if given.deleted and given.follow:
+        raise InvalidInput("deleted can't be given together with follow: nothing follows", field="input.deleted")
+    for field in ("until", "filter", "regex", "deleted"):
         if getattr(given, field) and not given.aggregate:
             raise InvalidInput(
                 f"{field} chooses only from the lines that the nodes keep, which need aggregate",

@@ -51,6 +51,7 @@ from weft.scheduler.loop import Scheduler
 from weft.scheduler.workload.strategy import default_strategy
 from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
+from weft.telemetry.logs.server import DEPARTED, DepartureJournal
 from weft.telemetry.metrics.certificate_end import read_ends
 from weft.telemetry.metrics.database import OFF, Database, find_database
 from weft.telemetry.metrics.evaluator import Evaluator
@@ -197,12 +198,13 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         def unseal_own(sealed: str, place: str) -> bytes:
             return unseal(read_seal_key(options.state), sealed, place)
 
+        departed = keep_log(options.state, DEPARTED, clock, listens=False)
         send = Courier(options.receivers_allow, clock.now)
         holder = f"{socket.gethostname()}:{options.state.resolve()}"
         deciding = asyncio.ensure_future(
             decide(
                 store,
-                journal,
+                DepartureJournal(journal, departed, clock),
                 clock,
                 images=options.state / "images",
                 holder=holder,

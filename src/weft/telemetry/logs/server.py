@@ -7,16 +7,21 @@ import threading
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.journal import Event, Journal
 from weft.telemetry.logs.clean import clean_block
 from weft.telemetry.logs.journal import Cursor
+from weft.telemetry.logs.match import make_matcher
+from weft.telemetry.logs.query import Range, read_last
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, LogStore
 from weft.telemetry.spool import Spool, forget_read, read_spool
 
 PROCESSES = ("api", "controllers", "gateway", "supervisor")
+DEPARTED = "departed"  # beside them: workloads that were deleted
 MOST_BYTES = 256 << 20
 FORMAT = "%(levelname)s %(message)s"
 _PIECE_BYTES = 1 << 20
@@ -57,6 +62,29 @@ class KeptLog(logging.Handler):
         super().close()
 
 
+class Departed(NamedTuple):
+    """A workload that was deleted ``at`` (unix seconds), and the node that has what it printed."""
+
+    at: float
+    what: str
+    uid: str
+    node_uid: str
+
+
+class DepartureJournal:
+    """``journal``, which also notes in ``kept`` what is deleted, so that its log is found."""
+
+    def __init__(self, journal: Journal, kept: KeptLog, clock: Clock) -> None:
+        self._journal, self._kept, self._clock = journal, kept, clock
+
+    def append(self, event: Event) -> None:
+        if event.node_uid:
+            of = event.object
+            line = [f"{of.kind}/{of.project or '-'}/{of.name}", of.uid, event.node_uid]
+            self._kept.put([(self._clock.now(), msgspec.json.encode(line).decode())])
+        self._journal.append(event)
+
+
 class ServerLog:
     """The store in ``folder`` of what lies in ``spools``, a folder for each process. Thread-safe; nothing here may run in an event
     loop's thread."""
@@ -70,7 +98,7 @@ class ServerLog:
         most_age: float = MOST_AGE_SECONDS,
     ) -> None:
         self.store = LogStore(folder, clock, most_bytes, most_age)
-        self._spools = spools
+        self._spools, self._clock = spools, clock
         self._lock = threading.Lock()
         self._is_open = False
 
@@ -78,7 +106,7 @@ class ServerLog:
         """Take in what the processes have logged since. Raises OSError."""
         with self._lock:
             self._open()
-            for process in PROCESSES:
+            for process in (*PROCESSES, DEPARTED):
                 while self._gather_piece(process):
                     pass
 
@@ -92,6 +120,13 @@ class ServerLog:
         with self._lock:
             self.store.close()
             self._is_open = False
+
+    def find_departed(self, what: str) -> Departed | None:
+        """The newest workload that was called ``what`` (KIND/PROJECT/NAME) and is deleted. Raises OSError."""
+        self.gather()
+        begins = msgspec.json.encode([what]).decode()[:-1] + ","
+        found = read_last(self.store, Range(name_source(DEPARTED)), make_matcher(begins, "", self._clock), 1)
+        return Departed(found[0].at / 1e6, *msgspec.json.decode(found[0].text, type=list[str])) if found else None
 
     def _gather_piece(self, process: str) -> bool:
         """Whether there may be more."""
