@@ -18,7 +18,7 @@ from weft.contracts.history import Floats
 WEIGHTS = (-5.433, 0.855, 2.731, -1.667, 0.523, 0.119, -0.343, 2.004)
 REPORT = 0.7  # least confidence with which a cycle is shown
 ACT = 0.9  # and with which anything is done about it
-LEAST_CYCLES = 2.5
+LEAST_CYCLES = 3.5  # of fewer, a random walk has some, too
 LEAST_SAMPLES = 48
 MOST_CANDIDATES = 12
 _LEAST_RATIO = 1.5
@@ -133,7 +133,7 @@ def _is_multiple(period: float, known: float) -> bool:
 
 def _judge(x: Floats, acf: Floats, period: float, ratio: float) -> Cycle | None:
     cycles = int(len(x) / period)
-    if cycles < LEAST_CYCLES:
+    if len(x) / period < LEAST_CYCLES:
         return None
     table = _fold(x, period, cycles)
     others = (table.sum(axis=0) - table) / (cycles - 1)
