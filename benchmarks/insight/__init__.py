@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.insight import classes
 from benchmarks.insight.drawn import draw
 from benchmarks.insight.nab import read_files, score
 from benchmarks.insight.traces import read_bitbrains, read_planetlab
@@ -33,10 +34,14 @@ def measure() -> Measurement:
     if files:
         figures.append(_measure_anomalies(files))
     figures += _measure_cycles()
+    figures.append(classes.measure_drawn())
+    months = read_bitbrains(DATA)
+    if months is not None:
+        figures.append(classes.measure_real(months))
     return Measurement(
         "insight",
-        "Forecasts of each sample from those before it; cycles in drawn weeks; anomalies by NAB's standard profile. What has no row"
-        " had no data here (`WEFT_DATA`).",
+        "Forecasts of each sample from those before it; cycles in drawn weeks; anomalies by NAB's standard profile; classes."
+        " What has no row had no data here (`WEFT_DATA`).",
         figures,
     )
 
