@@ -25,10 +25,11 @@ import { Storage } from './pages/storage.js';
 import { Workloads } from './pages/workloads.js';
 
 const Logs = lazy(() => import('./pages/logs.js').then((part) => part.Logs));
+const NetworkMap = lazy(() => import('./pages/map.js').then((part) => part.NetworkMap));
 const Traces = lazy(() => import('./pages/traces.js').then((part) => part.Traces));
 const PAGES = {
   '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
-  networks: ['Networks', Networks], storage: ['Storage', Storage], backups: ['Backups', Backups], queue: ['Queue and calendar', Queue], people: ['People and usage', People],
+  networks: ['Networks', Networks], map: ['Network map', NetworkMap], storage: ['Storage', Storage], backups: ['Backups', Backups], queue: ['Queue and calendar', Queue], people: ['People and usage', People],
   audit: ['Audit', Audit], alerts: ['Alerts', Alerts], logs: ['Logs', Logs], traces: ['Traces', Traces], kinds: ['All kinds', Kinds],
 };
 const HIDDEN = { o: ObjectPage, k: Kind };

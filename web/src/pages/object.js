@@ -19,6 +19,7 @@ const TABS = {
   screen: ['Screen', lazy(() => import('../tabs/screen.js').then((part) => part.Screen))],
   flows: ['Flows', lazy(() => import('../tabs/flows.js').then((part) => part.Flows))],
   capture: ['Packets', lazy(() => import('../tabs/capture.js').then((part) => part.Capture))],
+  insight: ['Insight', lazy(() => import('../tabs/insight.js').then((part) => part.Insight))],
   trace: ['Trace', lazy(() => import('../tabs/trace.js').then((part) => part.Trace))],
   spec: ['Spec', lazy(() => import('../tabs/spec.js').then((part) => part.Spec))],
 };
@@ -36,10 +37,11 @@ export function ObjectPage() {
   const row = { kind: kindName, project, name, uid: obj?.uid ?? '', phase: obj ? phaseOf(obj) : '' };
   const streams = new Set((kind.streams ?? []).map((each) => each.name ?? each));
   const isWorkload = kind.workload || ['vm', 'container'].includes(kindName);
+  const hasInsight = (isWorkload || ['function', 'node'].includes(kindName)) && kinds.value.has(kindName === 'node' ? 'nodeprofile' : 'workloadprofile');
   const tabs = [['summary', 'Summary'], ...(isWorkload ? [['why', TABS.why[0]]] : []), ['events', 'Events'], ...(isWorkload || kindName === 'function' ? [['trace', TABS.trace[0]]] : []),
-    ...Object.entries(TABS).filter(([verb]) => streams.has(verb)).map(([verb, [words]]) => [verb, words]), ['spec', 'Spec']]
+    ...(hasInsight ? [['insight', TABS.insight[0]]] : []), ...Object.entries(TABS).filter(([verb]) => streams.has(verb)).map(([verb, [words]]) => [verb, words]), ['spec', 'Spec']]
     .map(([verb, words]) => [verb, words, toObject(row, verb)]);
-  const Part = TABS[tab]?.[1];
+  const Part = tab === 'insight' && !hasInsight ? undefined : TABS[tab]?.[1];
   const lacks = streams.has(tab) && !may(`${kindName}:${tab}`, project) ? `${kindName}:${tab}` : '';
   return html`
     <div class="row"><h1><span class="soft">${kind.title}</span> ${name}</h1>

@@ -15,8 +15,15 @@ const resolved = (element, name) => {
   return found;
 };
 
-// series: [{name, unit, points: [[seconds, value or null], …]}], all of one unit; events: [{at, words}] are marked by a line.
-export default function Chart({ title, series, marks = [], height = 160 }) {
+const DAY_SECONDS = 86_400;
+const timeOf = (at, isLong) => {
+  const when = new Date(at * 1000);
+  return isLong ? `${when.toLocaleDateString('en-GB', { weekday: 'short' })} ${when.toLocaleTimeString('en-GB').slice(0, 5)}` : when.toLocaleTimeString('en-GB');
+};
+
+// series: [{name, unit, points: [[seconds, value or null], …]}], all of one unit; events: [{at, words}] are marked by a line; band: the
+// names of two series, upper and lower, between which it is shaded.
+export default function Chart({ title, series, marks = [], band = null, height = 160 }) {
   const box = useRef(null);
   const plot = useRef(null);
   const unit = series[0]?.unit ?? '';
@@ -29,9 +36,10 @@ export default function Chart({ title, series, marks = [], height = 160 }) {
       width: element.clientWidth || 400, height, padding: [8, 28, 0, 8],
       cursor: { sync: { key: 'samples' }, drag: { x: false, y: false } }, legend: { show: false },
       scales: { x: { time: true }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 0) > 0 ? most * 1.1 : 1] } },
-      axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => new Date(each * 1000).toLocaleTimeString('en-GB')), space: 80, size: 28 },
+      axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => timeOf(each, at.at(-1) - at[0] > DAY_SECONDS)), space: 80, size: 28 },
         { stroke: soft, grid, size: 84, values: (_, at) => at.map((each) => (/bytes/.test(unit) ? inUnit(each, unit) : number(each, 2))) }],
       series: [{}, ...series.map((each, place) => ({ label: each.name, stroke: resolved(element, LINES[place % LINES.length]), width: 1.5, spanGaps: false, points: { show: false } }))],
+      bands: band ? [{ series: band.map((name) => 1 + series.findIndex((each) => each.name === name)), fill: resolved(element, LINES[1]).replaceAll(', ', ' ').replace(')', ' / 0.2)') }] : [],
       hooks: { draw: [(drawn) => drawMarks(drawn, marks)] },
     };
     plot.current = new uPlot(options, aligned(series), element);

@@ -13,7 +13,8 @@ const MOST_DRAWN = 30;
 const AT_ONCE = 6;
 const CELL = 26;
 
-export function Traffic({ guests }) {
+// `onFound(traffic, nameOf)`: what was found, and how it names a guest.
+export function Traffic({ guests, onFound }) {
   const [found, setFound] = useState(null);
   const [state, setState] = useState('');
   const [since, setSince] = useState(0);
@@ -33,7 +34,9 @@ export function Traffic({ guests }) {
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, ask));
-    setFound(makeMatrix(asked.map(nameOf), answers));
+    const matrix = makeMatrix(asked.map(nameOf), answers);
+    setFound(matrix);
+    onFound?.(matrix.traffic, nameOf);
     setState(silent.length ? `No answer about ${silent.join(', ')}.` : '');
   };
   if (!asked.length) return null;
