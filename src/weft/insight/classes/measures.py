@@ -45,7 +45,7 @@ def measure(values: Floats, cycles: Sequence[Cycle]) -> Floats:
         sum(float(np.var(cycle.profile)) for cycle in sure), float(means.std()),
         float((values < IDLE_PER_CENT).mean()),
     ]  # fmt: skip
-    return np.clip(np.array(found), -_MOST, _MOST)
+    return np.asarray(np.clip(np.array(found), -_MOST, _MOST))
 
 
 def _correlate_with_itself(x: Floats, lag: int) -> float:
