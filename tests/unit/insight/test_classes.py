@@ -84,6 +84,9 @@ def test_nobody_knows_what_is_younger_than_a_day_or_mostly_gaps() -> None:
     steady = 40 + np.random.default_rng(8).standard_normal(WEEK)
     assert judge(steady[: DAY - 1]) == Signature(UNKNOWN, 0.0)
     assert judge(steady[:DAY]).class_ != UNKNOWN
+    young = steady.copy()
+    young[: -2 * DAY] = math.nan  # what was before it is no gap
+    assert judge(young).class_ == "steady"
     steady[np.random.default_rng(9).random(WEEK) < 0.6] = math.nan
     assert judge(steady) == Signature(UNKNOWN, 0.0)
     assert judge(np.array([])) == judge(np.full(WEEK, math.nan)) == Signature(UNKNOWN, 0.0)

@@ -85,9 +85,8 @@ def load() -> Trees:
 def _prepare(values: Floats, step_seconds: float, full: float) -> Floats | None:
     """In per cent, a sample every STEP_SECONDS, gaps filled; None: too little is known."""
     known = np.flatnonzero(~np.isnan(values))
-    if not len(known) or len(known) < LEAST_KNOWN * len(values):
-        return None
-    if (known[-1] - known[0] + 1) * step_seconds < DAY_SECONDS:
+    span = int(known[-1] - known[0]) + 1 if len(known) else 0
+    if span * step_seconds < DAY_SECONDS or len(known) < LEAST_KNOWN * span:
         return None
     x = np.interp(np.arange(known[0], known[-1] + 1), known, values[known])
     samples = max(1, round(len(x) * step_seconds / STEP_SECONDS))
