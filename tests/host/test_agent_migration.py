@@ -42,9 +42,9 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
 
 
 async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(guest: Guest) -> None:
-    boot_id, fill = guest.here.report(guest.web).boot_id, "head -c 5000000 /dev/urandom > /dev/vdb; sync"
-    read = "echo 3 > /proc/sys/vm/drop_caches; head -c 5000000 /dev/vdb | sha256sum"
-    whole, seen = await guest.run("sh", "-c", f"{fill}; {read}"), await guest.look()
+    boot_id, fill = guest.here.report(guest.web).boot_id, "dd if=/dev/urandom of=/dev/vdb bs=64k count=77"
+    read = "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vdb bs=64k count=77 2>/dev/null | sha256sum"
+    whole, seen = await guest.run("sh", "-c", f"{fill} 2>/dev/null; sync; {read}"), await guest.look()
     for _ in ("there", "back"):
         source, target = await guest.begin()
         told = (await guest.here.until(source, lambda r: r.migration is not None and r.migration.pause_ms)).migration
@@ -161,7 +161,7 @@ def small(folder: Path, size: str) -> Iterator[None]:
 @pytest.mark.long
 async def test_a_disk_that_fills_up_there_on_the_way_is_told_and_the_guest_goes_on(guest: Guest) -> None:
     here, there, seen = guest.here, guest.there, await guest.look()
-    await guest.run("sh", "-c", "head -c 12000000 /dev/urandom > /dev/vdb; sync")
+    await guest.run("sh", "-c", "dd if=/dev/urandom of=/dev/vdb bs=64k count=184; sync")
     await there.kill()
     try:
         with small(Path(there.host.state_dir, "volumes"), "8M"):
@@ -227,9 +227,9 @@ async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_th
     guest: Guest,
 ) -> None:
     here, there = guest.here, guest.there
-    write = "head -c 9000000 /dev/urandom > /root/data; head -c 3000000 /dev/urandom > /dev/vdb; sync"
-    read = "cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
-    whole = await guest.run("sh", "-c", f"{write}; {read}")
+    write = "dd if=urandom of=/root/data bs=64k count=137; dd if=urandom of=vdb bs=64k count=46; sync"
+    read = "(cat /root/data; dd if=/dev/vdb bs=64k count=46) 2>/dev/null | sha256sum"
+    whole = await guest.run("sh", "-c", f"(cd /dev; {write}) 2>/dev/null; {read}")
     source, target = await guest.begin(mode="cold", bytes_per_second=2 << 20)
     await here.until_phase(source, "migrating")
     await there.kill()

@@ -20,7 +20,7 @@ from weft.objects.identity import short_id
 pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
 MIB = 1 << 20
 VOLUME = "volume-of-web"
-READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 5000000 | sha256sum"
+READ = "echo 3 > /proc/sys/vm/drop_caches; (cat /root/data; dd if=/dev/vdb bs=64k count=32) 2>/dev/null | sha256sum"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -113,7 +113,7 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     await guest.run(
         "sh",
         "-c",
-        "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom | dd of=/dev/vdb conv=fsync; sync",
+        "cd /dev; dd if=urandom of=/root/data bs=64k count=46; dd if=urandom of=vdb bs=64k count=31 conv=fsync; sync",
     )
     await guest.begin_writing()
     return guest

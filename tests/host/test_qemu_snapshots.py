@@ -113,6 +113,8 @@ async def test_two_copies_of_one_memory_are_three_machines(lab: SnapshotLab, cou
         now = await look(driver, twin)
         await look(driver, twin, after=now + 5)
     await look(driver, plan, after=seen + 1)
+    for name in ("origin", "twin-1", "twin-2"):
+        await driver.stop(lab.plan(name).id, grace_seconds=0)
     assert all(len(set(values)) == 3 for values in zip(*(words[:4] for words in told), strict=True)), told
 
 

@@ -54,12 +54,12 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     return guest
 
 
-READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 5000000 | sha256sum"
+FILL = "for to in /root/data /dev/vdb; do dd if=/dev/urandom of=$to bs=64k count=30 2>/dev/null; done; sync"
+READ = "echo 3 > /proc/sys/vm/drop_caches; (cat /root/data; dd if=/dev/vdb bs=64k count=30) 2>/dev/null | sha256sum"
 
 
 async def test_a_guest_goes_there_and_back_and_its_disks_stay(guest: Guest) -> None:
-    write = "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
-    whole, seen = await guest.run("sh", "-c", f"{write}; {READ}"), await guest.look()
+    whole, seen = await guest.run("sh", "-c", f"{FILL}; {READ}"), await guest.look()
     inode = (guest.files / f"{VOLUME}.qcow2").stat().st_ino
     root = (guest.files / f"{short_id(guest.web.uid)}.qcow2").stat().st_ino
     for _ in ("there", "back"):
@@ -138,8 +138,7 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
 
 @pytest.mark.long
 async def test_a_guest_that_moves_cold_leaves_its_disks_where_they_are(guest: Guest) -> None:
-    write = "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
-    whole = await guest.run("sh", "-c", f"{write}; {READ}")
+    whole = await guest.run("sh", "-c", f"{FILL}; {READ}")
     source, target = await guest.begin(mode="cold")
     await guest.finish(source, target)
     assert await guest.run("sh", "-c", READ) == whole

@@ -21,7 +21,7 @@ from weft.objects.envelope import decode_part
 from weft.objects.identity import short_id
 
 pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
-VOLUME, READ = "volume-of-web", "cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
+VOLUME, READ = "volume-of-web", "(cat /root/data; dd if=/dev/vdb bs=64k count=70) 2>/dev/null | sha256sum"
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -117,17 +117,19 @@ async def test_a_guest_goes_there_stopped_and_back_running_with_its_layers_and_s
     await pair.here.until(web, lambda r: r.state == "running" and r.ready)
     guest = Guest(pair, web)
     await guest.run(
-        "sh", "-c", "head -c 9000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
+        "sh",
+        "-c",
+        "cd /dev; dd if=urandom of=/root/data bs=64k count=137; dd if=urandom of=vdb bs=64k count=32; sync",
     )
     await guest.stop()
     await guest.snapshot("first", b"first" * 1000)
     await guest.start()
-    await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=2000 conv=notrunc; sync")
+    await guest.run("sh", "-c", "dd if=/dev/urandom of=/dev/vdb bs=64k seek=32 count=16; sync")
     await guest.take("second")
     await guest.take("third")
     kept = await guest.find_kept()
     assert sorted(kept) == ["first", "second", "third"]
-    await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=3000 conv=notrunc; sync")
+    await guest.run("sh", "-c", "dd if=/dev/urandom of=/dev/vdb bs=64k seek=48 count=16; sync")
     whole = await guest.run("sh", "-c", READ)
     drop = "echo 3 > /proc/sys/vm/drop_caches; "
     for how in ({"mode": "cold"}, {}):

@@ -80,12 +80,12 @@ async def test_layers_and_snapshots_go_with_a_disk_while_its_guest_runs_and_whil
     await pair.here.until(web, lambda r: r.state == "running" and r.ready)
     guest = Layered(pair, web)
     await guest.run(
-        "sh", "-c", "head -c 3000000 /dev/urandom > /root/data; head -c 1000000 /dev/urandom > /dev/vdb; sync"
+        "sh", "-c", "cd /dev; dd if=urandom of=/root/data bs=64k count=46; dd if=urandom of=vdb bs=64k count=16; sync"
     )
     await guest.turn("stop")
     await guest.snapshot()
     await guest.turn("run")
-    await guest.run("sh", "-c", "head -c 1000000 /dev/urandom | dd of=/dev/vdb bs=1000 seek=1000 conv=notrunc,fsync")
+    await guest.run("sh", "-c", "dd if=/dev/urandom of=/dev/vdb bs=64k seek=16 count=16 conv=fsync")
     whole = await guest.run("sh", "-c", READ)
     for disk in (ROOT, VOLUME):
         guest.begin(disk, "san")
