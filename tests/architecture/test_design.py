@@ -33,6 +33,7 @@ WRITERS = {
     "controllers/node/drain_controller": "drain",
     "controllers/pool": "pools",
     "controllers/quota": "quotas",
+    "controllers/rebalance": "rebalance",
     "controllers/receiver": "receivers",
     "controllers/backup/controller": "backups",
     "controllers/backup/policy": "backup policies",

@@ -1330,3 +1330,21 @@ def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
     assert fabric.weft("quota", "delete", "project", "-p", "lab", "--yes").code == 0
     assert listed(fabric, "quota", "list", "-p", "lab") == []
     assert fabric.weft("delete", "vm/web", "vm/db", "-p", "lab", "--yes").code == 0
+
+
+def test_a_rebalancing_is_planned_and_a_plan_that_is_not_there_is_named(fabric: Fabric) -> None:
+    said = fabric.weft("rebalance", "plan", "-o", "json")
+    assert said.code == 0, said.err
+    answer = json.loads(said.out)
+    assert set(answer) == {"plan", "score_before", "score_after", "moves"}
+    assert answer["score_after"] <= answer["score_before"] and bool(answer["moves"]) is bool(answer["plan"])
+    assert (
+        {"workload", "from", "to", "seconds", "bytes", "reason"} <= {*answer["moves"][0]} if answer["moves"] else True
+    )
+    missing = fabric.weft("rebalance", "apply", "nothing")
+    assert missing.code == 4 and "nothing" in missing.err
+    assert fabric.weft("rebalance", "plan", "--moves", "0").code == 2
+    assert fabric.weft("rebalance", "undo").code == 2
+    if answer["plan"]:
+        assert answer["plan"] in fabric.weft("rebalance", "list").out
+        assert fabric.weft("delete", f"rebalanceplan/{answer['plan']}").code == 0

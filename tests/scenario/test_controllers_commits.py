@@ -30,6 +30,7 @@ from tests.scenario import (
     test_planned_migrations,
     test_promises,
     test_quotas,
+    test_rebalance_plans,
     test_receivers,
     test_reservations,
     test_scheduler_answers,
@@ -85,6 +86,7 @@ RELIES_ON = {
         "publishedport at, quota at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
+    "controllers/rebalance/controller.py plan_commit": "rebalanceplan at, migration absent, workload at",
     "controllers/node/drain_controller.py plan_migration": "migration absent, disruptionbudget at",
     "controllers/node/drain_controller.py plan_return 1": "migration at",
     "controllers/node/drain_controller.py plan_return 2": "node at",
@@ -400,6 +402,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_conversions.test_a_new_one_that_is_taken_away_gives_all_back,
     test_conversions.test_an_image_that_is_not_there_yet_is_made_of_the_very_digest,
     test_conversions.test_one_that_has_ended_is_kept_for_a_while_only,
+    test_rebalance_plans.test_a_plan_is_carried_out_a_few_at_a_time_and_undone,
     test_jobs.test_the_winner_waits_until_the_room_is_really_free,
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,

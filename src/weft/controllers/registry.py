@@ -23,6 +23,7 @@ from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
 from weft.controllers.pool.controller import Pools
 from weft.controllers.quota.controller import Quotas
+from weft.controllers.rebalance.controller import Rebalancing
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
 from weft.controllers.snapshot.schedule import ScheduledSnapshots
@@ -54,6 +55,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: NetworkTopologies(),
     lambda _: Migrations(),
     lambda _: Conversions(),
+    lambda _: Rebalancing(),
     lambda _: Drain(),
     lambda _: Jobs(),
     lambda _: WarmImages(),

@@ -31,6 +31,7 @@ from weft.kinds.profile import NODE_PROFILE, WORKLOAD_PROFILE
 from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
 from weft.kinds.quota import QUOTA
+from weft.kinds.rebalance_plan import REBALANCE_PLAN
 from weft.kinds.receiver import RECEIVER
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
@@ -83,6 +84,7 @@ KINDS: tuple[Kind, ...] = (
     ROLE_BINDING,
     MIGRATION,
     CONVERSION,
+    REBALANCE_PLAN,
     ALLOCATION,
     ACCOUNTING_RECORD,
     DECISION,

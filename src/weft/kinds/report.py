@@ -1,5 +1,6 @@
 """Report: a question to the scheduler about the whole fabric: how full it is and where, what waits and why, and how long
-decisions take; about the drain of a node: where its workloads would go, together; about the queue; or about the shares of projects.
+decisions take; about the drain of a node: where its workloads would go, together; about the queue; about the shares of projects;
+or about a rebalancing.
 People create one; the scheduler answers once, in status, and deletes it some time later."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.rebalance_plan import MOST_MIGRATIONS, PlannedStep
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
@@ -16,12 +18,19 @@ from weft.objects.schema import field
 
 class ReportSpec(msgspec.Struct, kw_only=True):
     subject: Annotated[
-        Literal["capacity", "drain", "queue", "fairness"], field("Subject of the report", change="never")
+        Literal["capacity", "drain", "queue", "fairness", "rebalance"], field("Subject of the report", change="never")
     ] = "capacity"
     node: Annotated[
         Annotated[str, field("", name=True)] | None, field("The node that would be drained", change="never")
     ] = None
     force: Annotated[bool, field("Whether that drain would wait for no disruption budget", change="never")] = False
+    migrations: Annotated[
+        int, field("The most migrations of a rebalancing", change="never", ge=1, le=MOST_MIGRATIONS)
+    ] = 20
+    bytes: Annotated[
+        int,
+        field("The most that they transfer together; 0 means no limit", change="never", quantity="bytes", ge=0),
+    ] = 0
 
 
 class ResourceUse(msgspec.Struct, frozen=True):
@@ -120,6 +129,9 @@ class ReportStatus(msgspec.Struct, kw_only=True):
     queue: list[QueuedWorkload] = []  # the first that wait
     queued: int = 0  # how many wait
     fairness: list[ProjectShare] = []
+    score_before: float = 0.0  # of a rebalancing; lower is better
+    score_after: float = 0.0
+    steps: list[PlannedStep] = []
     message: str = ""
 
 

@@ -45,7 +45,7 @@ def test_verbs_are_kept_once_and_in_order() -> None:
 def test_a_star_stands_for_every_kind_and_every_verb() -> None:
     assert find_permissions({"vm": ["get", "start"]}) == {"vm:get", "vm:start"}
     assert find_permissions({"vm": ["*"]}) == {f"vm:{verb}" for verb in list_verbs("vm")}
-    assert find_permissions({"*": ["start"]}) == {"vm:start", "container:start"}
+    assert find_permissions({"*": ["start"]}) == {"vm:start", "rebalanceplan:start", "container:start"}
     assert find_permissions({"*": ["*"]}) == frozenset(PERMISSIONS) == find_built_in("fabric-admin", True)
     assert find_permissions({"unicorn": ["get"], "vm": ["fly"]}) == frozenset()  # of another version of weft
 

@@ -147,6 +147,7 @@ TOOLS: dict[str, Entry] = {
     "operation": Entry("operation", "List operations in progress; show, attach to or cancel one"),
     "lease": Entry("lease", "List leases; describe, extend or cancel one"),
     "queue": Entry("queue", "Show the scheduling queue with expected start times"),
+    "rebalance": Entry("rebalance", "Plan migrations that make load even; apply, undo or list such plans"),
     "capacity": Entry("explain.capacity", "Show how full the nodes are, what is pending, and why"),
     "fairness": Entry("queue.fairness", "Show each project's share of the cluster, and what it is entitled to"),
     "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),

@@ -26,7 +26,17 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         ),
         *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
     ),
-    "waiting": ("Pending", "Waiting", "Hold", "Scheduled", "Planned", "Requested", "AwaitingConfirmation", "pending"),
+    "waiting": (
+        "Pending",
+        "Waiting",
+        "Hold",
+        "Scheduled",
+        "Planned",
+        "Requested",
+        "AwaitingConfirmation",
+        "Proposed",
+        "pending",
+    ),
     "degraded": (
         "Cordoned",
         "Drained",
@@ -37,7 +47,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Failing",
         "Incomplete",
     ),
-    "failed": ("Failed", "Rejected", "NotReady", "TimedOut", "Full", "firing"),
+    "failed": ("Failed", "Rejected", "Refused", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
 }

@@ -24,6 +24,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.report.drain_preview import preview_drain
 from weft.scheduler.report.fairness import report_fairness
+from weft.scheduler.report.rebalance import preview_rebalance
 from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
@@ -41,6 +42,9 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
     elif spec.subject == "queue":
         queue, count = list_queue(view, engine, strategy, now)
         status = ReportStatus(phase="Done", at=now, queue=queue, queued=count)
+    elif spec.subject == "rebalance":
+        status = preview_rebalance(view, engine, spec, strategy)
+        status.at = now
     elif spec.subject == "fairness":
         status = report_fairness(view, engine.snapshot, now)
     else:

@@ -1,0 +1,168 @@
+"""Carries out RebalancePlans, as Migrations, a few at a time.
+
+Reads plans, workloads, nodes, Migrations; writes the plans' status, and makes Migrations labelled with the plan's name. A
+Migration's name follows from plan, workload and direction, and it is made only if there is none: never twice, whatever is killed.
+Woken by plans, by their Migrations, and by nodes and workloads while a plan is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, Precondition, Write
+from weft.controllers.loop import Plan
+from weft.controllers.rebalance.plan import Situation, plan_rebalance
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.view import Changed, Item, View
+from weft.kinds.migration import (
+    ENDED,
+    MIGRATION,
+    MIGRATION_MODES,
+    MIGRATIONS_BY_WORKLOAD,
+    MigrationSpec,
+    MigrationStatus,
+)
+from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.rebalance_plan import (
+    LABEL,
+    PlannedStep,
+    RebalancePlanSpec,
+    RebalancePlanStatus,
+)
+from weft.objects.envelope import merge_part
+from weft.objects.identity import MAX_NAME, object_key
+
+SOURCE = "rebalance"
+AGAIN_SECONDS = 5.0  # until workloads that migrate for others are read again
+
+
+class Rebalancing:
+    name = "rebalance"
+    kinds = ("rebalanceplan", "migration")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "rebalanceplan":
+            return [change.key] if change.new is not None else ()
+        label = change.item.envelope.labels.get(LABEL)
+        return [object_key("rebalanceplan", None, label)] if label else ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            item = view.get(key)
+            if item is None or item.deleting:
+                continue
+            spec, status = item.spec(RebalancePlanSpec), item.status(RebalancePlanStatus)
+            if not spec.start or status.phase in ("Refused", "Undone") or (status.phase == "Done" and not spec.undo):
+                continue
+            if commit := plan_commit(view, item, now):
+                plan.commits.append(commit)
+            plan.later[key] = AGAIN_SECONDS
+        return plan
+
+
+def plan_commit(view: View, item: Item, now: float) -> Commit | None:
+    """The next status of a plan with the Migrations that it says are under way, all or nothing; None if nothing changes."""
+    spec, former = item.spec(RebalancePlanSpec), item.status(RebalancePlanStatus)
+    seen = [read_situation(view, item, spec, number) for number in range(len(spec.steps))]
+    decision = plan_rebalance(spec, former, seen, find_other(view, item), now)
+    if decision.status == former:
+        return None
+    envelope = edit(item)
+    envelope.status = merge_part(envelope.status, decision.status)
+    writes: list[Write] = [put(envelope)]
+    preconditions: list[Precondition] = [unchanged(item)]
+    for one in decision.begin:
+        step = spec.steps[one.number]
+        workload = view.get(key_of(step))
+        assert workload is not None, "its situation has a node"
+        why = f"{'undo of ' if spec.undo else ''}rebalanceplan {item.envelope.name}" + (
+            f": {step.reason}" if step.reason and not spec.undo else ""
+        )
+        mode = MIGRATION_MODES[workload.envelope.kind][0]
+        made = MIGRATION.make(
+            one.name,
+            MigrationSpec(workload=step.workload, to=one.to, mode=mode, reason=why[:200]),
+            now,
+            project=step.project,
+            creator=workload.envelope.creator,
+            labels={LABEL: item.envelope.name},
+        )
+        writes.append(put(made))
+        preconditions += [Absent(made.key), unchanged(workload)]
+    events = []
+    if decision.status.phase != former.phase:
+        kind: Literal["Warning", "Normal"] = "Warning" if decision.status.phase == "Refused" else "Normal"
+        events.append(Event(kind, decision.status.phase, decision.status.message, item.envelope.ref, SOURCE))
+    return Commit(item.key, writes, preconditions, events)
+
+
+def key_of(step: PlannedStep) -> str:
+    kind, _, name = step.workload.partition("/")
+    return object_key(kind, step.project, name)
+
+
+def name_migration(plan: Item, step: PlannedStep, *, back: bool) -> str:
+    mark = hashlib.sha256(f"{plan.uid}/{step.uid}/{'back' if back else 'there'}".encode()).hexdigest()[:8]
+    name = step.workload.partition("/")[2]
+    return f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+
+
+def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int) -> Situation:
+    """Of one migration of a plan: in the direction that its state is in."""
+    step, states = spec.steps[number], plan.status(RebalancePlanStatus).steps
+    state = states[number].state if number < len(states) else "Waiting"
+    back = state == "Returning" or (spec.undo and state != "Migrating")
+    name = name_migration(plan, step, back=back)
+    migration = view.get(object_key("migration", step.project, name))
+    phase = message = ""
+    if migration is not None:
+        found = migration.status(MigrationStatus)
+        phase, message = found.phase, found.message
+    workload = view.get(key_of(step))
+    node = ""
+    if workload is not None and workload.uid == step.uid and not workload.deleting:
+        node = workload.status(WorkloadStatus).node or ""
+    others = (
+        one.envelope.name
+        for one in view.find(MIGRATIONS_BY_WORKLOAD, key_of(step))
+        if one.envelope.name != name and _is_under_way(one)
+    )
+    return Situation(
+        node=node,
+        busy=next(others, ""),
+        trouble=find_trouble(view, step.from_ if back else step.to),
+        migration=name,
+        phase=phase,
+        message=message,
+    )
+
+
+def _is_under_way(migration: Item) -> bool:
+    status, spec = migration.status(MigrationStatus), migration.spec(MigrationSpec)
+    return status.phase not in ENDED and (spec.not_before is None or status.started_at is not None)
+
+
+def find_trouble(view: View, name: str) -> str:
+    """Why a node takes no workloads; empty if it does."""
+    node = view.get(object_key("node", None, name))
+    if node is None or node.deleting:
+        return f"{name} is gone"
+    if node.status(NodeStatus).phase != "Ready":
+        return f"{name} is {node.status(NodeStatus).phase}"
+    return f"{name} is cordoned" if node.spec(NodeSpec).cordoned else ""
+
+
+def find_other(view: View, plan: Item) -> str:
+    """Another plan that is under way; of two that are started together, the first by name begins."""
+    for item in view.of_kind("rebalanceplan").values():
+        status, spec = item.status(RebalancePlanStatus), item.spec(RebalancePlanSpec)
+        begun = status.phase in ("Running", "Undoing")
+        first = spec.start and status.phase == "Proposed" and item.envelope.name < plan.envelope.name
+        if item.uid != plan.uid and not item.deleting and (begun or first):
+            return item.envelope.name
+    return ""

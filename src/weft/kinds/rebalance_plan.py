@@ -1,0 +1,155 @@
+"""RebalancePlan: migrations that make the load of the nodes even, with their price and a way back. People create one with what
+the scheduler answered (a Report on rebalancing), start it, and may undo it; the controller ``rebalance`` carries it out as
+Migrations, a few at a time. It stays, so it outlives every process."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.parts.goal import find_ended, reaches
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime, Object, Operation, Verb
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.schema import field
+
+# Proposed: nothing has begun; Refused: the world had changed before it began; Undoing: all goes back.
+RebalancePhase = Literal["Proposed", "Running", "Done", "Refused", "Undoing", "Undone"]
+OVER = ("Done", "Refused", "Undone")
+MOST_MIGRATIONS = 500  # of one plan
+MOST_CONCURRENT = 16
+LABEL = "rebalance"  # of the Migrations that a plan has made: its name
+
+
+class PlannedStep(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """The migration of one workload."""
+
+    workload: Annotated[str, field("Workload: KIND/NAME", max_length=300)]
+    project: Annotated[str, field("Its project", name=True)]
+    uid: Annotated[str, field("Its uid: a later workload of that name isn't meant", max_length=64)]
+    from_: Annotated[str, field("Node that it is on", name=True)]
+    to: Annotated[str, field("Target node", name=True)]
+    seconds: Annotated[float, field("How long it is expected to take", ge=0)] = 0.0
+    bytes: Annotated[int, field("How much it transfers", ge=0)] = 0
+    reason: Annotated[str, field("What it is good for", max_length=200)] = ""
+
+
+class RebalancePlanSpec(msgspec.Struct, kw_only=True):
+    steps: Annotated[
+        list[PlannedStep],
+        field("The migrations, in the order in which they begin", change="never", max_length=MOST_MIGRATIONS),
+    ]
+    score_before: Annotated[float, field("Score of the fabric as it was", change="never")] = 0.0
+    score_after: Annotated[float, field("Score that the plan leads to; lower is better", change="never")] = 0.0
+    concurrent: Annotated[int, field("How many migrate at the same time", change="live", ge=1, le=MOST_CONCURRENT)] = 2
+    start: Annotated[bool, field("Carry it out; the verb start sets it")] = False
+    undo: Annotated[bool, field("Bring everything back; the verb undo sets it")] = False
+
+
+class StepState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one migration of the plan is, by its number there."""
+
+    # Skipped: it wasn't begun, because the workload is gone or elsewhere, or its target takes nothing; Back: it was undone.
+    state: Literal["Waiting", "Migrating", "Done", "Failed", "Skipped", "Returning", "Back", "Stayed"] = "Waiting"
+    migration: str = ""  # the newest that was made for it
+    message: str = ""
+
+
+class RebalancePlanStatus(msgspec.Struct, kw_only=True):
+    phase: RebalancePhase = "Proposed"
+    reason: str = ""
+    message: str = ""
+    steps: list[StepState] = []  # as in the spec
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+def check_plan(spec: RebalancePlanSpec) -> None:
+    """Raises InvalidInput."""
+    seen = set[tuple[str, str]]()
+    for number, step in enumerate(spec.steps):
+        kind, _, name = step.workload.partition("/")
+        if kind not in ("vm", "container") or not name or "/" in name:
+            raise InvalidInput(
+                f"spec.steps[{number}].workload: {step.workload[:60]!r} is not a workload that can migrate",
+                field=f"spec.steps[{number}].workload",
+                hint="write vm/web or container/web",
+            )
+        if step.from_ == step.to:
+            raise InvalidInput(
+                f"spec.steps[{number}].to: {step.workload} is on {step.to} already",
+                field=f"spec.steps[{number}].to",
+                hint="name another node",
+            )
+        if (step.project, step.workload) in seen:
+            raise InvalidInput(
+                f"spec.steps[{number}].workload: {step.workload} migrates twice",
+                field=f"spec.steps[{number}].workload",
+                hint="each workload migrates once in a plan",
+            )
+        seen.add((step.project, step.workload))
+
+
+def _start(obj: Object, _: Any) -> dict[str, Any]:
+    phase, what = dig(obj, "status.phase", "Proposed"), f"rebalanceplan/{obj['name']}"
+    if obj["spec"]["undo"] or phase in OVER:
+        raise IllegalTransition(
+            f"{what} is over ({phase}): it can't be applied again", hint="plan again: weft rebalance plan"
+        )
+    return {**obj["spec"], "start": True}
+
+
+def _undo(obj: Object, _: Any) -> dict[str, Any]:
+    if not obj["spec"]["start"] or dig(obj, "status.phase", "Proposed") == "Refused":
+        what = f"rebalanceplan/{obj['name']}"
+        raise IllegalTransition(f"{what} has migrated nothing, so there is nothing to undo", hint="weft rebalance list")
+    return {**obj["spec"], "undo": True}
+
+
+def _count(obj: Object) -> str:
+    states = [one.get("state") for one in dig(obj, "status.steps", [])]
+    done = sum(state in ("Done", "Returning", "Stayed") for state in states)
+    return f"{done}/{len(obj['spec'].get('steps', []))}"
+
+
+def _score(name: str) -> Any:
+    return lambda obj: f"{float(dig(obj, name, 0.0)):.2f}"
+
+
+REBALANCE_PLAN = Kind(
+    name="rebalanceplan",
+    plural="rebalanceplans",
+    title="rebalance plan",
+    summary="Migrations that make the load of the nodes even",
+    scope="fabric",
+    spec=RebalancePlanSpec,
+    status=RebalancePlanStatus,
+    verbs=(
+        Verb("start", "Carry the plan out, if it still holds", change=_start, needs="operate"),
+        Verb("undo", "Bring back all that the plan migrated", change=_undo, needs="operate"),
+    ),
+    access=Access(readers="fabric", status_writer="rebalance"),
+    admission=Admission(check=check_plan, server_fields=("start", "undo"), made_fields=("start", "undo")),
+    display=Display(
+        topic="Work and answers",
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase", "Proposed"), keep=True),
+            Column("MIGRATED", _count, align="right"),
+            Column("SCORE", _score("spec.score_before"), align="right"),
+            Column("AFTER", _score("spec.score_after"), align="right"),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(
+        goals={
+            "create": reaches("Proposed", ends_refused=False),
+            "start": reaches("Done", ends_refused=False),
+            "undo": reaches("Undone", ends_refused=False),
+        },
+        find_failure=find_ended(("Refused", "Undone")),
+        operation=Operation(act="rebalance", cancel="undo", ended=("Proposed", *OVER)),
+    ),
+)

@@ -1,0 +1,92 @@
+"""What a RebalancePlan may say, and when it may be started and undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.controllers.rebalance.plan import Situation, plan_rebalance
+from weft.kinds.rebalance_plan import (
+    MOST_MIGRATIONS,
+    REBALANCE_PLAN,
+    PlannedStep,
+    RebalancePlanSpec,
+    RebalancePlanStatus,
+    StepState,
+    check_plan,
+)
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.schema import read_strict
+
+
+def step(name: str = "vm/web", **more: Any) -> dict[str, Any]:
+    return {"workload": name, "project": "default", "uid": "u", "from": "n1", "to": "n2", **more}
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([step("volume/x")], "not a workload that can migrate"),
+        ([step("vm/")], "not a workload that can migrate"),
+        ([step(to="n1")], "is on n1 already"),
+        ([step(), step()], "migrates twice"),
+        ([step(f"vm/x{number}") for number in range(MOST_MIGRATIONS + 1)], "steps"),
+        ([step(to="../etc")], "steps"),
+        ([step(bytes=-1)], "bytes"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused_by_its_field(steps: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        check_plan(read_strict({"steps": steps}, RebalancePlanSpec))
+
+
+def obj(phase: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "kind": "rebalanceplan",
+        "name": "tidy",
+        "spec": {"steps": [step()], "start": False, "undo": False, **spec},
+        "status": {"phase": phase},
+    }
+
+
+def test_what_is_over_is_not_started_and_what_never_began_is_not_undone() -> None:
+    start, undo = (REBALANCE_PLAN.verb(name) for name in ("start", "undo"))
+    assert start is not None and start.change is not None and undo is not None and undo.change is not None
+    assert start.change(obj("Proposed"), None)["start"] is True
+    assert undo.change(obj("Done", start=True), None)["undo"] is True
+    for phase in ("Done", "Refused", "Undone"):
+        with pytest.raises(IllegalTransition, match="is over"):
+            start.change(obj(phase, start=True), None)
+    for made in (obj("Proposed"), obj("Refused", start=True)):
+        with pytest.raises(IllegalTransition, match="nothing to undo"):
+            undo.change(made, None)
+
+
+def test_an_undo_waits_for_what_migrates_and_then_goes_back_in_the_other_order() -> None:
+    steps = [msgspec.convert(step(f"vm/w{number}", uid=f"u{number}"), PlannedStep) for number in range(3)]
+    spec = RebalancePlanSpec(steps=steps, start=True, undo=True, concurrent=1)
+    states = [StepState(state="Done"), StepState(state="Migrating", migration="m1"), StepState()]
+    status = RebalancePlanStatus(phase="Running", steps=states, started_at=1.0)
+    seen = [
+        Situation(node="n2", migration="back-0"),
+        Situation(node="n1", migration="m1", phase="Migrating"),
+        Situation(node="n1"),
+    ]
+    waits = plan_rebalance(spec, status, seen, "", 2.0)
+    assert [one.state for one in waits.status.steps] == ["Done", "Migrating", "Skipped"] and waits.begin == []
+    seen[1] = Situation(node="n2", migration="m1", phase="Succeeded")
+    came = plan_rebalance(spec, waits.status, seen, "", 3.0)
+    assert [one.state for one in came.status.steps] == ["Done", "Done", "Skipped"] and came.begin == []
+    seen[1] = Situation(node="n2", migration="back-1")  # of the way back from now on
+    now = plan_rebalance(spec, came.status, seen, "", 4.0)
+    assert [one.state for one in now.status.steps] == ["Done", "Returning", "Skipped"]
+    assert [(one.number, one.to) for one in now.begin] == [(1, "n1")] and now.status.phase == "Undoing"
+
+
+def test_what_a_lost_node_was_to_take_is_left_out_and_the_plan_ends() -> None:
+    spec = RebalancePlanSpec(steps=[msgspec.convert(step(), PlannedStep)], start=True)
+    status = RebalancePlanStatus(phase="Running", steps=[StepState()], started_at=1.0)
+    ended = plan_rebalance(spec, status, [Situation(node="n1", trouble="n2 is NotReady")], "", 2.0)
+    assert (ended.status.phase, ended.status.message, ended.begin) == ("Done", "1 left out; n2 is NotReady", [])
