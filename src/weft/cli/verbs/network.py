@@ -1,9 +1,10 @@
-"""Verbs of networks: the traffic of the workloads in them, of now and of the last day."""
+"""Verbs of networks: the traffic of the workloads in them, of now and of the last day; and the network between the nodes."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,13 +23,16 @@ from weft.cli.network.flows import (
     read_ports,
     read_protocol,
 )
+from weft.cli.network.map import draw_map
 from weft.cli.network.matrix import MATRIX_COLUMNS, draw_plot, draw_rows, fetch_matrix
+from weft.cli.network.topology import LINK_COLUMNS, draw_links, fetch_topology
 from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.stream.watch import watch_documents
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import InvalidInput
 
 
 def flows_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -96,6 +100,52 @@ def _matrix(session: Session, kind: Kind | None, network: str, since: float, plo
     else:
         print_rows(session, MATRIX_COLUMNS, draw_rows(matrix))
     return 1 if matrix.unanswered else 0
+
+
+def topology_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft network topology --plot map.svg`."""
+    params = [
+        click.Option(
+            ["--node"],
+            metavar="NAME",
+            default="",
+            help="Only this node's links, to every other node.",
+            shell_complete=complete_name("node"),
+        ),
+        click.Option(
+            ["--by"],
+            type=click.Choice(["node", "place"]),
+            default=None,
+            help="Show nodes or places (zone and rack) [node; place if there are more than 200 nodes].",
+        ),
+        click.Option(["--plot"], metavar="FILE", help="Write a map to this SVG file."),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(
+        verb, "Show the network between the nodes: round trips, bandwidths, use.", _topology, kind, params
+    )
+
+
+def _topology(session: Session, kind: Kind | None, node: str, by: str | None, plot: str | None) -> None:
+    found = fetch_topology(session, by or "", node)
+    if plot is not None:
+        try:
+            Path(plot).write_text(draw_map(found))
+        except OSError as problem:
+            raise InvalidInput(f"--plot: {plot} can't be written: {problem.strerror}", field="--plot") from problem
+        session.notify(f"{plot}  written")
+    if session.is_document:
+        print_data(session, found)
+    elif plot is None:
+        if not found["links"] and not session.is_data:
+            session.notify(
+                "no links: they are known once two nodes have measured each other, a minute after they joined"
+            )
+            return
+        print_rows(session, LINK_COLUMNS, draw_links(found))
+    if found["left_out"]:
+        session.notify(f"{found['left_out']} links are left out; --node NAME shows all of one node")
 
 
 def _workload() -> list[click.Parameter]:
