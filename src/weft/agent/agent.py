@@ -59,7 +59,7 @@ from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
-from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices
+from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_talkers
 from weft.protocol.report import ReportAnswer
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, MOST_BYTES, LogStore
 
@@ -289,7 +289,7 @@ class Agent:
         devices, node = self.count_devices()
         paths, link = self._proximity.list_paths(), self._link.note(node, self._clock.elapsed())
         digest = msgspec.structs.replace(digest, held=self._network.held, node=node, paths=paths, link=link)
-        self.newest_digest = add_devices(digest, devices)
+        self.newest_digest = add_devices(add_talkers(digest, self.recorded_flows.talkers.rates), devices)
         return self.newest_digest
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -77,10 +77,11 @@ class PoolBound(msgspec.Struct, frozen=True):
 
 
 class SoftTerm(msgspec.Struct, frozen=True):
-    """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, or close to data."""
+    """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, close to data, or near
+    those that it talks to."""
 
-    what: Literal["near", "apart", "spread", "data"]
-    name: str  # of the group, or of the data
+    what: Literal["near", "apart", "spread", "data", "talkers"]
+    name: str  # of the group, or of the data; of talkers, the workload's own uid
     key: str = ""  # whose values the group is spread over
 
 
@@ -209,6 +210,9 @@ class Table(Protocol):
 
     def distance(self, uid: str) -> Values:
         """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
+
+    def traffic(self, uid: str) -> Sequence[tuple[str, float]]:
+        """With which nodes' workloads the workload ``uid`` talks: their uids, and bytes a second."""
 
     def pool(self, name: str) -> PoolColumn:
         """What each node's storage of this name may promise."""

@@ -17,6 +17,8 @@ MOST_GUESTS = 800  # listed one by one in a digest
 MOST_COUNTED = 250  # workloads whose disks and NICs are in a digest
 MOST_DISKS, MOST_NICS = 18, 8  # of a workload
 MOST_PATHS = 16
+MOST_TALKERS = 16  # peers of a workload
+MOST_TALKERS_BYTES = 16_000
 _SPARE_BYTES = 1000  # of a digest
 # In ``Digest.node``, in unix seconds: the node's clock when it was sent, and the end of its certificate.
 CLOCK, CERTIFICATE_END = "clock", "certificate.end"
@@ -82,6 +84,8 @@ class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     node: dict[str, float] = {}  # what the kernel counts of the whole node, by name
     paths: dict[str, PathFigures] = {}  # by the peer's uid, of MOST_PATHS at most
     link: LinkLoad = LinkLoad()
+    # By the workload's uid: names of its peers' Endpoints, and what it exchanges with each, in bytes a second, the greatest first.
+    talkers: dict[str, list[tuple[str, float]]] = {}
 
 
 def add_up(uses: Iterable[Use]) -> Use:
@@ -106,6 +110,19 @@ def make_digest(guests: Mapping[str, Use], other: Use) -> Digest:
     ranked = sorted(guests, key=lambda uid: (-guests[uid].cpu, -guests[uid].memory, uid))
     listed, rest = ranked[:MOST_GUESTS], ranked[MOST_GUESTS:]
     return Digest({uid: guests[uid] for uid in listed}, add_up((other, *(guests[uid] for uid in rest))))
+
+
+def add_talkers(digest: Digest, rates: Mapping[str, Mapping[tuple[str, str], float]]) -> Digest:
+    """``digest`` with as many of ``rates`` (by workload uid, and by network uid and address) as fit, the greatest first."""
+    left = min(MOST_TALKERS_BYTES, (MAX_DIGEST_BYTES - _SPARE_BYTES - len(write_digest(digest))) // 2)
+    every = [(rate, uid, f"{peer[0]}.{peer[1]}") for uid, peers in rates.items() for peer, rate in peers.items()]
+    talkers: dict[str, list[tuple[str, float]]] = {}
+    for rate, uid, endpoint in sorted(every, reverse=True):
+        left -= len(endpoint) + 12 + (0 if uid in talkers else len(uid) + 6)
+        if left < 0:
+            break
+        talkers.setdefault(uid, []).append((endpoint, float(f"{rate:.3g}")))
+    return msgspec.structs.replace(digest, talkers=talkers)
 
 
 def add_devices(digest: Digest, devices: Mapping[str, DeviceCounts]) -> Digest:

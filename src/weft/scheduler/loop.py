@@ -7,6 +7,8 @@ can be read again: a new Scheduler over the same cache continues where another w
 
 from __future__ import annotations
 
+from functools import partial
+
 from weft.contracts.store import MAX_WRITES
 from weft.informer.cache import whole
 from weft.informer.commit import Commit
@@ -24,7 +26,7 @@ from weft.scheduler.decisions import Decisions
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.demand import Demand
 from weft.scheduler.intake import KINDS, WATCHED, Intake
-from weft.scheduler.node.usage import NodeUsage, ranks_by_usage
+from weft.scheduler.node.usage import NodeUsage, find_whereabouts, ranks_by_usage
 from weft.scheduler.own_policies.registry import OwnPolicies, find_fallback
 from weft.scheduler.own_policies.status import plan_policy_status
 from weft.scheduler.policies import Policies
@@ -64,6 +66,7 @@ class Scheduler:
         )
         self.intake = Intake(leadership, self._engine, self._own)
         self._usage = NodeUsage(leadership.store, leadership.clock)
+        self.snapshot.talkers.locate = partial(find_whereabouts, self._view)
         self._pending = PendingBatches(leadership)
         self._decisions = Decisions(
             leadership,
@@ -131,7 +134,7 @@ class Scheduler:
 
     async def _refresh_usage(self) -> None:
         """Read the usage of nodes, if a placement policy ranks by it."""
-        if ranks_by_usage(self._view):
+        if ranks_by_usage(self._view, self._strategy):
             await self._usage.refresh(self._view, self.snapshot)
 
     async def _place_migrations(self) -> None:

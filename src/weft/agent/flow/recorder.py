@@ -18,6 +18,7 @@ import msgspec
 from weft.agent.flow.describe import MOST_FLOWS, Flow, FlowsAnswer, Neighbours, judge
 from weft.agent.flow.files import FlowFiles
 from weft.agent.flow.folded import DAY, MINUTE, MOST_OF_MINUTE, OTHERS, Entry, Fold, Interval, Key, choose
+from weft.agent.flow.talkers import Talkers
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
@@ -70,6 +71,7 @@ class FlowRecorder:
         self._network, self._table, self._neighbours, self._clock = network, table, neighbours, clock
         self._node = short_id(node)
         self.files = FlowFiles(state_dir / "flows")
+        self.talkers = Talkers()
         self._path = state_dir / "flows" / "open"
         self._busy = threading.Lock()  # what follows, and the files
         self._folds: dict[str, Fold] = {}
@@ -125,6 +127,14 @@ class FlowRecorder:
             (short_id(nic.network_uid), nic.address): _Nic(workload.uid, workload.project or "", nic)
             for state in self._table
             for workload, nic in ((state.local.spec.workload, nic) for nic in state.local.spec.nics)
+        }
+
+    def _find_networks(self) -> dict[str, dict[str, str]]:
+        """By workload uid, its networks' uids by name."""
+        return {
+            workload.uid: {nic.network: nic.network_uid for nic in state.local.spec.nics}
+            for state in self._table
+            if (workload := state.local.spec.workload) and state.local.spec.nics
         }
 
     def _load(self) -> None:
@@ -185,6 +195,10 @@ class FlowRecorder:
                 self.files.append(uid, interval, now)
         self._folds.clear()
         self.files.sweep(here)
+        self.talkers.turn(here)
+        for uid, networks in self._find_networks().items():
+            if self.talkers.is_stale(uid, now):
+                self.talkers.begin(uid, self.files.read(uid), networks, now)
         opened.start, opened.lacking = minute, False
 
     def _make_interval(self, uid: str) -> Interval | None:
@@ -210,6 +224,8 @@ class FlowRecorder:
                 flow.destination_port,
                 judge(flow, out=out),
             )
+            if name and key.verdict != "refused":
+                self.talkers.count(nic.uid, (nic.facts.network_uid, peer), delta[1] + delta[3])
             fold = self._folds.setdefault(nic.uid, Fold(MOST_OF_MINUTE))
             sent, received = delta[:2], delta[2:]
             fold.count(key, *((sent, received) if out else (received, sent)), now)

@@ -117,6 +117,9 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
         list[str],
         field("Spread the anti-affinity groups' members over zone, rack, host or a label: KEY[:SKEW][:preferred]"),
     ] = []
+    near: Annotated[
+        Literal["talkers"] | None, field("Prefer nodes near the workloads that it talks to most", change="live")
+    ] = None
     storage_locality: Annotated[
         Literal["required", "preferred"] | None,
         field("Require nodes that have the workload's data (volumes, hints), or prefer them (images too)"),

@@ -57,6 +57,9 @@ WORKLOADS_BY_GROUP = Index("workloads by security group")
 WORKLOADS_BY_CONSTRAINT = Index("workloads by constraint")
 WORKLOADS_BY_GANG = Index("workloads by gang")
 WORKLOADS_BY_LABEL = Index("workloads by label")
+WORKLOADS_BY_NEAR = Index("workloads by what they prefer to be near, or are placed near by their strategy")
+TALKERS = "talkers"
+NEAR_STRATEGY = "network_proximity"
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
@@ -335,8 +338,13 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
         WORKLOADS_BY_GROUP: by("securitygroup", lambda spec: spec.security_groups),
         WORKLOADS_BY_CONSTRAINT: by("constraint", _names_of_constraints),
         WORKLOADS_BY_GANG: words_of_gang,
+        WORKLOADS_BY_NEAR: lambda item: _words_of_near(item.spec(type_)),
         WORKLOADS_BY_LABEL: lambda item: words_of_labels(item.envelope.project, item.envelope.labels),
     }
+
+
+def _words_of_near(spec: WorkloadSpec) -> tuple[str, ...]:
+    return (TALKERS,) if spec.near == TALKERS or NEAR_STRATEGY in (spec.strategy or "") else ()
 
 
 def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counted]:

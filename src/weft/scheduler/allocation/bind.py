@@ -272,7 +272,7 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
         nearest=explanation.nearest,
         nearest_node=explanation.nearest_node,
         gang=explanation.gang,
-        notes=[*candidate.preempts, *candidate.given_up, *candidate.skipped, *explanation.warnings],
+        notes=[*candidate.preempts, *candidate.given_up, *candidate.skipped, *explanation.warnings, *explanation.notes],
     )
     name = f"{of.kind}.{of.name}"
     former = view.get(object_key("decision", of.project, name))

@@ -12,6 +12,7 @@ from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.constraint.expressions import find_warnings
 from weft.scheduler.constraint.filters import FREE_CAPACITY, POOL_BOUND, describe_pools, describe_runtime
+from weft.scheduler.constraint.talkers import describe_talkers
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.devices import WHOLE, find_fitting
 from weft.scheduler.table.facts import name_runtime
@@ -38,9 +39,17 @@ class Explanation(msgspec.Struct, frozen=True):
     nearest_node: str = ""
     warnings: list[str] = []
     gang: str = ""
+    notes: list[str] = []  # what was known when it was decided
 
 
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
+    """As ``_explain``, and whom the workload talks to, where that counts."""
+    found = _explain(engine, request, uid, chosen, also=also)
+    notes = describe_talkers(engine.snapshot, request, chosen)
+    return msgspec.structs.replace(found, notes=notes) if notes else found
+
+
+def _explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int]) -> Explanation:
     """The explanation of ``engine.choose``, made before anything changes; the rows ``also`` get a verdict in any case."""
     snapshot = engine.snapshot
     leaders = (

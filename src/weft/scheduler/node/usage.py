@@ -1,4 +1,5 @@
-"""The usage of nodes: reads it from their leases just before it is needed, and puts it into the snapshot.
+"""The usage of nodes, and who talks to whom: reads both from their leases just before they are needed, and puts them into the
+snapshot.
 
 Leases are read only where a placement policy ranks by usage, or somebody asks, and at most every few seconds. A node whose
 heartbeat is old, or has no usage, counts with what is allocated there.
@@ -11,16 +12,22 @@ import math
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.view import View
-from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, ALLOCATIONS_BY_WORKLOAD, AllocationSpec
+from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.node import NODES_BY_UID
+from weft.kinds.parts.workload import NEAR_STRATEGY, TALKERS, WORKLOADS_BY_NEAR, WORKLOADS_BY_UID
 from weft.kinds.placement_policy import PlacementPolicySpec
 from weft.objects.errors import StoreUnavailable
-from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, add_up, read_digest
+from weft.objects.identity import object_key
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, MOST_TALKERS, Digest, add_up, read_digest
 from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.table.talkers import Talkers, Whereabouts
 from weft.scheduler.table.usage import Measured
 
 REFRESH_EVERY_SECONDS = 2.0
 STALE_SECONDS = 25.0  # three heartbeats
+PRUNE_SECONDS = 600.0
+MOST_NAME = 100  # characters of an endpoint's name
 
 
 class NodeUsage:
@@ -28,6 +35,7 @@ class NodeUsage:
         self._store = store
         self._clock = clock
         self._refreshed_at = -math.inf
+        self._prune_at = -math.inf
         self._digests: dict[str, bytes] = {}  # by node uid: those in the snapshot
 
     async def refresh(self, view: View, snapshot: Snapshot) -> None:
@@ -52,14 +60,47 @@ class NodeUsage:
             if self._digests.get(uid) != written and view.find(NODES_BY_UID, uid):
                 self._digests[uid] = written
                 digest = read_digest(written)
+                if digest is not None:
+                    put_talkers(view, snapshot.talkers, uid, digest)
                 measured = digest is not None and digest.measured
                 snapshot.put_use(uid, read_use(view, uid, digest) if digest is not None and measured else None)
 
+        if now >= self._prune_at:
+            self._prune_at = now + PRUNE_SECONDS
+            snapshot.talkers.prune(lambda uid: view.count(WORKLOADS_BY_UID, uid) > 0)
 
-def ranks_by_usage(view: View) -> bool:
-    """Whether any placement policy ranks by usage."""
-    policies = view.of_kind("placementpolicy").values()
-    return any(item.spec(PlacementPolicySpec).basis == "used" for item in policies)
+
+def ranks_by_usage(view: View, strategy: str = "") -> bool:
+    """Whether any placement policy ranks by usage, or anything is placed by what it talks to; ``strategy`` is the default one."""
+    if view.count(WORKLOADS_BY_NEAR, TALKERS) or NEAR_STRATEGY in strategy:
+        return True
+    specs = (item.spec(PlacementPolicySpec) for item in view.of_kind("placementpolicy").values())
+    return any(spec.basis == "used" or NEAR_STRATEGY in spec.strategy + spec.serverless for spec in specs)
+
+
+def put_talkers(view: View, talkers: Talkers, node_uid: str, digest: Digest) -> None:
+    """Note whom the workloads on a node talk to. It is believed of those that are there, and of peers that have the endpoints."""
+    for item in view.find(ALLOCATIONS_BY_NODE, node_uid) if digest.talkers else ():
+        uid, rates = item.spec(AllocationSpec).workload.uid, dict[str, float]()
+        if uid not in digest.talkers:
+            continue
+        for endpoint, rate in digest.talkers[uid][:MOST_TALKERS]:
+            found = view.get(object_key("endpoint", None, endpoint)) if len(endpoint) <= MOST_NAME else None
+            if found is not None and 0.0 < rate < math.inf:
+                peer = found.spec(EndpointSpec).workload.uid
+                rates[peer] = rates.get(peer, 0.0) + rate
+        talkers.put(uid, rates)
+
+
+def find_whereabouts(view: View, uid: str) -> Whereabouts | None:
+    """A workload, and the node on which it is to run; None if it is gone."""
+    found = view.find(WORKLOADS_BY_UID, uid)
+    if not found:
+        return None
+    envelope = found[0].envelope
+    specs = [item.spec(AllocationSpec) for item in view.find(ALLOCATIONS_BY_WORKLOAD, uid)]
+    node = next((spec.node_uid for spec in specs if spec.role == "active" and spec.desired == "run"), None)
+    return Whereabouts(envelope.kind, envelope.project, envelope.name, node)
 
 
 def read_use(view: View, node_uid: str, digest: Digest) -> Measured:

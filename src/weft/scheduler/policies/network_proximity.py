@@ -1,7 +1,7 @@
-"""network_proximity: the node nearest to the workload's caller, its group, and its volumes.
+"""network_proximity: the node nearest to the workload's caller, its group, its volumes, and those that it talks to.
 
-Reads the fabric: round trips between nodes, and where members and data are. A value is 100 at no distance and 50 at
-HALF_MS; where no round trip is known the same zone counts as FAR. Each of the three that the request has counts the same.
+Reads the fabric: round trips between nodes, where members and data are, and who talks to whom. A value is 100 at no distance and 50
+at HALF_MS; where no round trip is known the same zone counts as FAR. Each of the four that the request has counts the same.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ class NetworkProximity:
     reads: Reads = "fabric"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        near = [_near(table, uids, weights) for uids, weights in _find_places(table, request)]
+        near = [_near(table, uids, weights) for uids, weights in _find_places(table, request, occasion.uid)]
         values = np.mean(near, axis=0) if near else np.zeros(len(table.names))
         return with_free("near", values, table, request)
 
 
-def _find_places(table: Table, request: Request) -> list[tuple[list[str], list[float]]]:
-    """The nodes to be near to, by uid, with weights: the caller's, those of each group to be near, and the volumes'."""
+def _find_places(table: Table, request: Request, uid: str) -> list[tuple[list[str], list[float]]]:
+    """The nodes to be near to, by uid, with weights: the caller's, those of each group to be near, the volumes', and those of the
+    workloads that workload ``uid`` talks to."""
     places: list[tuple[list[str], list[float]]] = []
     if request.caller is not None:
         places.append(([request.caller], [1.0]))
@@ -44,6 +45,8 @@ def _find_places(table: Table, request: Request) -> list[tuple[list[str], list[f
             rows = np.flatnonzero(table.holds(datum.name))[:MOST_PLACES]
             if rows.size:
                 places.append(([table.uids[row] for row in rows], [1.0] * rows.size))
+    if talkers := table.traffic(uid):
+        places.append(([node for node, _ in talkers], [rate for _, rate in talkers]))
     return places
 
 

@@ -127,7 +127,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             refused_by=explanation.refused_by,
             advice=[] if chosen is not None else advise(engine, request),
             gang=with_it,
-            notes=[*preempts, *given_up, *explanation.warnings],
+            notes=[*preempts, *given_up, *explanation.warnings, *explanation.notes],
         )
 
 
@@ -144,7 +144,7 @@ def _answer_within(view: View, engine: Engine, candidate: Candidate, current: st
         nodes=explanation.nodes,
         best=engine.snapshot.names[found.row],
         verdicts=_show(chosen),
-        notes=[found.note, *explanation.warnings],
+        notes=[found.note, *explanation.warnings, *explanation.notes],
     )
 
 

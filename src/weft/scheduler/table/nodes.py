@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from weft.scheduler.table.distances import Distances
 from weft.scheduler.table.facts import NodeFacts, name_pool
 from weft.scheduler.table.memberships import Memberships
 from weft.scheduler.table.pools import Pools
+from weft.scheduler.table.talkers import Talkers
 
 
 class NodeTable:
@@ -45,6 +47,7 @@ class NodeTable:
         self._devices = Devices()
         self._columns = Columns()
         self._distances = Distances()
+        self.talkers = Talkers()
         self._holders: dict[str, set[str]] = {}
         self._rank: Whole | None = None
         self._slice()
@@ -115,6 +118,9 @@ class NodeTable:
     def distance(self, uid: str) -> Values:
         """As measured directly, else by the coordinates."""
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
+
+    def traffic(self, uid: str) -> Sequence[tuple[str, float]]:
+        return self.talkers.find_places(uid)
 
     def pool(self, name: str) -> PoolColumn:
         if (ids := self.text(name_pool(name))) is None:

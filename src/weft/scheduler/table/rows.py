@@ -73,6 +73,9 @@ class Rows:
     def holds(self, datum: str) -> Flags:
         return self._table.holds(datum)[self._indexes]
 
+    def traffic(self, uid: str) -> Sequence[tuple[str, float]]:
+        return self._table.traffic(uid)
+
     def distance(self, uid: str) -> Values:
         return self._table.distance(uid)[self._indexes]
 

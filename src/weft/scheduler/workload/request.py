@@ -223,7 +223,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             groups=affinity.groups,
             spread=affinity.spread,
             data=data,
-            leans=affinity.leans + leans,
+            leans=affinity.leans + leans + read_talkers(workload, spec),
             preemptible=record.preemptible(spec),
         ),
         incarnation=max([workload.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)])
@@ -237,6 +237,11 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         groups=groups,
         begins=begins,
     )
+
+
+def read_talkers(workload: Item, spec: WorkloadSpec) -> tuple[SoftTerm, ...]:
+    """Its preference to be near those it talks to, if it has it."""
+    return (SoftTerm("talkers", workload.uid),) if spec.near == "talkers" else ()
 
 
 def read_new_disks(view: View, workload: Item, ask: Needs, volumes: list[Item]) -> tuple[str, ...]:
