@@ -4,12 +4,13 @@ stored nowhere."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
+from weft.contracts.store import Entry
 from weft.informer.view import Item
 from weft.kinds.network_topology import FABRIC, NETWORK_TOPOLOGY, NetworkTopologySpec
 from weft.kinds.node import NodeReport, NodeStatus
@@ -36,13 +37,17 @@ async def topology(context: ApiContext, call: Call) -> Answer:
         raise InvalidInput(f"query parameter by: {by[:20]!r} is unknown", field="by", hint="give node or place")
     if node:
         check_name(node, "node")
+    async with context.lists.take(call.actor):
+        return context.lists.hold(call.actor, await _answer(context, _BY[by], node))
+
+
+async def _answer(context: ApiContext, by: By | None, node: str) -> Answer:
     hosts, spec = await _read(context)
     unsure = any(path.at_least for host in hosts for path in host.paths.values())
     carried = await _read_carried(context) if unsure else NOTHING_CARRIED
     if node and node not in {host.name for host in hosts}:
         raise NotFound(f'node "{node}" does not exist', field="node", hint="weft node list shows those that do")
-    made = await asyncio.to_thread(make_topology, hosts, spec, by=_BY[by], of=node, carried=carried)
-    return json_answer(made)
+    return await asyncio.to_thread(lambda: json_answer(make_topology(hosts, spec, by=by, of=node, carried=carried)))
 
 
 async def _read(context: ApiContext) -> tuple[list[NodeFacts], NetworkTopologySpec]:
@@ -55,8 +60,7 @@ async def _read(context: ApiContext) -> tuple[list[NodeFacts], NetworkTopologySp
     hosts, after = list[NodeFacts](), None
     while True:
         page = await context.store.list(kind_prefix("node"), limit=_PAGE, after=after)
-        for entry in page.entries:
-            hosts.append(read_host(decode_envelope(entry.value), digests))
+        hosts += await asyncio.to_thread(_read_page, page.entries, digests)
         if (after := page.next) is None:
             break
     entry_ = await context.store.get(object_key(NETWORK_TOPOLOGY.name, None, FABRIC))
@@ -78,6 +82,10 @@ async def _read_carried(context: ApiContext) -> Carried:
     pairs = {frozenset((migration.source, migration.target)) for migration in past}
     rates = {pair: find_path_rate(past, pair) for pair in pairs}
     return {pair: rate * 8e-6 for pair, rate in rates.items() if rate}
+
+
+def _read_page(entries: Sequence[Entry], digests: Mapping[str, tuple[float, Digest]]) -> list[NodeFacts]:
+    return [read_host(decode_envelope(entry.value), digests) for entry in entries]
 
 
 def read_host(node: Envelope, digests: Mapping[str, tuple[float, Digest]]) -> NodeFacts:

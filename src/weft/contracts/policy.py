@@ -211,9 +211,6 @@ class Table(Protocol):
     def distance(self, uid: str) -> Values:
         """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
 
-    def traffic(self, uid: str) -> Sequence[tuple[str, float]]:
-        """With which nodes' workloads the workload ``uid`` talks: their uids, and bytes a second."""
-
     def pool(self, name: str) -> PoolColumn:
         """What each node's storage of this name may promise."""
 

@@ -120,7 +120,7 @@ def _fit(names: Sequence[str], spots: Sequence[Point], sizes: Mapping[str, Point
         top = _TOP + down * (0.5 if alone else (spot[1] - low[1]) / span[1])
         boxes.append([left, top, width, height])
     for _ in range(_ROUNDS):
-        moved = False
+        changed = False
         for i, one in enumerate(boxes):
             for other in boxes[i + 1 :]:
                 over = [
@@ -131,11 +131,11 @@ def _fit(names: Sequence[str], spots: Sequence[Point], sizes: Mapping[str, Point
                     sign = 1 if one[axis] <= other[axis] else -1
                     one[axis] -= sign * over[axis] / 2
                     other[axis] += sign * over[axis] / 2
-                    moved = True
+                    changed = True
         for box in boxes:
             box[0] = min(max(box[0], _EDGE), WIDTH - _EDGE - box[2])
             box[1] = min(max(box[1], _TOP), HEIGHT - _BOTTOM - box[3])
-        if not moved:
+        if not changed:
             break
     return {name: (box[0], box[1], box[2], box[3]) for name, box in zip(names, boxes, strict=True)}
 
@@ -175,7 +175,7 @@ def _box(place: str, members: Sequence[Answer], box: Box, seats: Mapping[str, Po
         size = _NODE - 8
         shape = f'width="{size}" height="{size}" rx="{radius}" fill="{fill}"'
         parts.append(
-            f'<rect x="{x - size / 2:.1f}" y="{y - size / 2:.1f}" {shape}><title>{escape(_say(node))}</title></rect>'
+            f'<rect x="{x - size / 2:.1f}" y="{y - size / 2:.1f}" {shape}><title>{escape(_describe(node))}</title></rect>'
         )
         name = node["name"] if len(node["name"]) <= 7 else f"{node['name'][:6]}…"
         parts.append(
@@ -184,7 +184,7 @@ def _box(place: str, members: Sequence[Answer], box: Box, seats: Mapping[str, Po
     return parts
 
 
-def _say(node: Answer) -> str:
+def _describe(node: Answer) -> str:
     rates = [node["received_mbps"], node["sent_mbps"]]
     passes = f", receives {format_bandwidth(rates[0])}, sends {format_bandwidth(rates[1])}" if None not in rates else ""
     return f"{node['name']} ({node['type']}){passes}"
@@ -194,9 +194,9 @@ def _line(start: Point, end: Point, link: Answer) -> str:
     latency, bandwidth = link["latency_ms"], link["bandwidth_mbps"]
     width = 1.0 if not bandwidth else min(5.0, 0.8 + math.log10(1 + bandwidth) / 1.2)
     dash = "" if link["measured"] else ' stroke-dasharray="5 4"'
-    said = f"{link['source']} – {link['target']}: {format_latency(latency)}, {format_bandwidth(bandwidth)}"
+    words = f"{link['source']} – {link['target']}: {format_latency(latency)}, {format_bandwidth(bandwidth)}"
     place = f'x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"'
-    return f'<line {place} stroke="{_color(latency)}" stroke-width="{width:.1f}"{dash}><title>{escape(said)}</title></line>'
+    return f'<line {place} stroke="{_color(latency)}" stroke-width="{width:.1f}"{dash}><title>{escape(words)}</title></line>'
 
 
 def _label(start: Point, end: Point, latency: float | None) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from weft.contracts.policy import Column, Reads, Request, Table, Values
 from weft.objects.quantity import format_bytes
 from weft.scheduler.table.snapshot import Snapshot
-from weft.scheduler.table.talkers import name_talkers
+from weft.scheduler.table.talkers import find_talkers, name_talkers
 
 WEIGHT = 1.0
 UNKNOWN_FACTOR = 1.5  # of the longest known round trip: what an unknown one counts
@@ -32,7 +32,7 @@ class NearTalkers:
 
     def terms(self, table: Table, request: Request) -> list[Column]:
         uid = find_term(request)
-        values = score_nearness(table, table.traffic(uid))
+        values = score_nearness(table, find_talkers(table, uid))
         for term in request.leans:
             if term.what == "apart":
                 values = np.where(table.members(term.name) > 0, 0.0, values)
@@ -75,13 +75,13 @@ def describe_talkers(snapshot: Snapshot, request: Request, row: int | None) -> l
     if own is None or not (found := list(name_talkers(snapshot.talkers, uid, own.project))):
         return ["near talkers: no traffic with other workloads is known, so this preference decides nothing"]
     found.sort(key=lambda one: -one[2])
-    said = [_say(snapshot, row, *one) for one in found[:MOST_NAMED]]
+    told = [_describe(snapshot, row, *one) for one in found[:MOST_NAMED]]
     rest = sum(rate for _, _, rate in found[MOST_NAMED:])
     more = [f"{len(found) - MOST_NAMED} more {_rate(rest)}"] if rest else []
-    return [f"near talkers: {'; '.join([*said, *more])}"]
+    return [f"near talkers: {'; '.join([*told, *more])}"]
 
 
-def _say(snapshot: Snapshot, row: int | None, name: str, node_uid: str | None, rate: float) -> str:
+def _describe(snapshot: Snapshot, row: int | None, name: str, node_uid: str | None, rate: float) -> str:
     index = None if node_uid is None else snapshot.index_of(node_uid)
     if index is None or node_uid is None:
         return f"{name} {_rate(rate)}"

@@ -16,7 +16,7 @@ from weft.scheduler.own_policies.wire import pack, unpack
 
 LISTS = ("names", "uids", "notes")
 ARRAYS = ("capacity", "allocated", "used", "online", "cordoned", "measured", "rank", "gpu_free", "gpu_memory")
-CALLS = ("machine", "text", "number", "extra", "members", "holds", "distance", "traffic")
+CALLS = ("machine", "text", "number", "extra", "members", "holds", "distance")
 _OF_FACTS = (
     *("names", "uids", "notes", "capacity", "online", "cordoned", "rank", "gpu_memory", "gpu_model", "taints"),
     *("machine", "text", "holds", "distance"),
@@ -40,8 +40,6 @@ def answer_need(table: Table, name: str, argument: str) -> Any:
         return None if texts is None else _pack_texts(texts)
     if name == "extra":
         return [pack(column) for column in table.extra(argument)]
-    if name == "traffic":
-        return list(table.traffic(argument))
     found = getattr(table, name)(argument)
     return None if found is None else pack(found)
 
@@ -112,6 +110,5 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "gpu_model": _unpack_texts,
     "text": _unpack_texts,
     "taints": lambda packed: [(name, unpack(flags)) for name, flags in packed],
-    "traffic": lambda packed: [(uid, rate) for uid, rate in packed],
     "extra": lambda packed: (unpack(packed[0]), unpack(packed[1])),
 }

@@ -25,8 +25,7 @@ def score(table, request, occasion):
         text("zone")                      .codes (a number for each node, -1 for none) and .words (what they stand for);
                                           None if no node has it; also name, type, rack, arch, storage, any label
         number("cost")                    None if no node has it, NaN for a node that has none; also any label or resource
-        members("default/web"), holds("pool:raw"), distance(uid of a node, in ms), traffic(uid of a workload),
-        extra("sriov") -> capacity, allocated
+        members("default/web"), holds("pool:raw"), distance(uid of a node, in ms), extra("sriov") -> capacity, allocated
     request: amounts (as capacity's rows), gpus, extras, data, groups, spread, caller, mode, basis, ...
     occasion: seed, uid of the workload, last (the node chosen before)
 

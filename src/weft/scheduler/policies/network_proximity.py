@@ -11,6 +11,7 @@ import numpy as np
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
 from weft.scheduler.constraint.affinity import own_groups
 from weft.scheduler.policies.shares import with_free
+from weft.scheduler.table.talkers import find_talkers
 
 HALF_MS = 5.0
 FAR = 25.0
@@ -45,7 +46,7 @@ def _find_places(table: Table, request: Request, uid: str) -> list[tuple[list[st
             rows = np.flatnonzero(table.holds(datum.name))[:MOST_PLACES]
             if rows.size:
                 places.append(([table.uids[row] for row in rows], [1.0] * rows.size))
-    if talkers := table.traffic(uid):
+    if talkers := find_talkers(table, uid):
         places.append(([node for node, _ in talkers], [rate for _, rate in talkers]))
     return places
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -118,9 +117,6 @@ class NodeTable:
     def distance(self, uid: str) -> Values:
         """As measured directly, else by the coordinates."""
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
-
-    def traffic(self, uid: str) -> Sequence[tuple[str, float]]:
-        return self.talkers.find_places(uid)
 
     def pool(self, name: str) -> PoolColumn:
         if (ids := self.text(name_pool(name))) is None:

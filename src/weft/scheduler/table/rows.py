@@ -30,6 +30,7 @@ class Rows:
         self._table = table
         self._indexes = np.asarray(indexes, dtype=np.int64)
         self.groups = table.groups
+        self.talkers = getattr(table, "talkers", None)
 
     def __getattr__(self, name: str) -> Any:
         """A column that wasn't requested before."""
@@ -72,9 +73,6 @@ class Rows:
 
     def holds(self, datum: str) -> Flags:
         return self._table.holds(datum)[self._indexes]
-
-    def traffic(self, uid: str) -> Sequence[tuple[str, float]]:
-        return self._table.traffic(uid)
 
     def distance(self, uid: str) -> Values:
         return self._table.distance(uid)[self._indexes]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from weft.contracts.policy import Table
 from weft.protocol.heartbeat import MOST_TALKERS
 
 MOST_HEARD = 64  # others that name a workload as their peer, of which the greatest count
@@ -80,6 +81,12 @@ class Talkers:
             if at is not None and at.node_uid is not None:
                 places[at.node_uid] = places.get(at.node_uid, 0.0) + peer.rate
         return sorted((node, float(f"{rate:.2g}")) for node, rate in places.items() if rate >= LEAST_RATE)
+
+
+def find_talkers(table: Table, uid: str) -> list[tuple[str, float]]:
+    """As ``Talkers.find_places``; a user's own policy, which sees the table from a process of its own, isn't told."""
+    talkers = getattr(table, "talkers", None)
+    return talkers.find_places(uid) if isinstance(talkers, Talkers) else []
 
 
 def name_talkers(talkers: Talkers, uid: str, project: str | None) -> Iterable[tuple[str, str | None, float]]:
