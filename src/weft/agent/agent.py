@@ -287,7 +287,7 @@ class Agent:
         if self.table.functions is not None:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
         devices, node = self.count_devices()
-        paths, link = self._proximity.list_paths(), self._link.note(node, self._clock.elapsed())
+        paths, link = self._proximity.list_paths(), self._link.note(self._clock.elapsed())
         digest = msgspec.structs.replace(digest, held=self._network.held, node=node, paths=paths, link=link)
         self.newest_digest = add_devices(add_talkers(digest, self.recorded_flows.talkers.rates), devices)
         return self.newest_digest

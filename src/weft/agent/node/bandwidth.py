@@ -35,7 +35,8 @@ MINUTE_SECONDS = 60.0
 FIRST_SECONDS = 10.0
 BUSY_SHARE = 0.5  # of the own link
 UNSURE_MBPS = 5_000.0  # above this, receivers take packets in batches, and their times say little
-SURE_MBPS = 1_100.0  # every node sends faster than this
+# A link of 1 Gbit/s is told apart even by a node that sends hardly faster.
+GIGABIT_MBPS = (850.0, 1_100.0)
 SOURCE_SHARE = 0.8  # of this node's own rate of sending: a train that arrives that fast was held up by nothing else
 _KEPT = 3  # figures of a peer, whose median counts
 _TRIES, _TRY_SECONDS = 4, 0.5
@@ -127,7 +128,8 @@ class Trains:
         mbps, _ = done.result
         if not 0.0 < mbps <= FASTEST_MBPS:
             return
-        at_least = mbps >= UNSURE_MBPS or (mbps >= SURE_MBPS and mbps >= SOURCE_SHARE * own)
+        is_gigabit = GIGABIT_MBPS[0] <= mbps <= GIGABIT_MBPS[1]
+        at_least = mbps >= UNSURE_MBPS or (mbps >= SOURCE_SHARE * own and not is_gigabit)
         figure = Bandwidth(mbps, self._clock.elapsed(), at_least)
         self._figures.setdefault(peer.uid, deque(maxlen=_KEPT)).append(figure)
 

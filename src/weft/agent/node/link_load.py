@@ -1,8 +1,7 @@
-"""What passes this node's own link to the others: rates, from the counters that heartbeats carry anyway."""
+"""What passes this node's own link to the others: rates, from the kernel's counters of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from weft.protocol.heartbeat import LinkLoad
@@ -19,12 +18,12 @@ class LinkMeter:
         self._last: tuple[float, float, float] | None = None  # elapsed seconds, bytes received, bytes sent
         self.load = LinkLoad()
 
-    def note(self, counters: Mapping[str, float], at: float) -> LinkLoad:
-        """The newest rates, with counters (``drivers/linux/node_counters.py``) of ``at``, in elapsed seconds."""
-        received, sent = (counters.get(f"nic.{self._link}.{word}", -1.0) for word in ("received", "sent"))
+    def note(self, at: float) -> LinkLoad:
+        """The newest rates; ``at`` is now, in elapsed seconds."""
         last = self._last
         if last is not None and at - last[0] < LEAST_SECONDS:
             return self.load
+        received, sent = self._read("statistics/rx_bytes"), self._read("statistics/tx_bytes")
         self._last = (at, received, sent) if received >= 0 and sent >= 0 else None
         if last is None or self._last is None or received < last[1] or sent < last[2]:
             self.load = LinkLoad(speed_mbps=self._read_speed())  # nothing to compare with, or the counters began again
@@ -41,8 +40,11 @@ class LinkMeter:
         return rate / speed if speed and rate >= 0 else None
 
     def _read_speed(self) -> float:
+        return self._read("speed") or -1.0
+
+    def _read(self, name: str) -> float:
+        """-1 for what this link lacks."""
         try:
-            speed = float((self._root / self._link / "speed").read_text())
+            return max(-1.0, float((self._root / self._link / name).read_text()))
         except (OSError, ValueError):
             return -1.0
-        return speed if speed > 0 else -1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from weft.agent.node import bandwidth
 from weft.agent.node.bandwidth import CARS, MOST_TAKEN, SKIPPED, Address, Trains, find_rate
 from weft.agent.node.link_load import LinkMeter
 from weft.contracts.clock import SystemClock
+from weft.protocol.heartbeat import LinkLoad
 from weft.protocol.report import Peer, Peers
 from weft.trust.probe.echo import node_key, pair_key
 from weft.trust.probe.train import BUSY, CAR_BYTES, GO, OFF, WIRE_BYTES, Packet, read_packet, seal
@@ -152,11 +154,20 @@ async def test_a_rate_that_no_network_has_is_not_believed(monkeypatch: pytest.Mo
         assert await Wire().measure() is None
 
 
-def test_rates_of_the_own_link_follow_its_counters_and_begin_again_with_them() -> None:
-    meter = LinkMeter("up0")
-    count = lambda received, sent: {"nic.up0.received": received, "nic.up0.sent": sent}  # noqa: E731 (short)
-    assert meter.note(count(0.0, 0.0), 100.0).received_mbps == -1.0
-    assert meter.note(count(10e6, 1e6), 108.0).sent_mbps == 1.0
-    assert meter.load.received_mbps == 10.0 and meter.find_share(100.0) == pytest.approx(0.1)
-    assert meter.note(count(5.0, 5.0), 116.0).received_mbps == -1.0 and meter.find_share(100.0) is None
-    assert meter.note({}, 130.0).sent_mbps == -1.0
+def test_rates_of_the_own_link_follow_its_counters_and_begin_again_with_them(tmp_path: Path) -> None:
+    meter = LinkMeter("up0", tmp_path)
+    (tmp_path / "up0/statistics").mkdir(parents=True)
+
+    def note(received: float, sent: float, at: float) -> LinkLoad:
+        (tmp_path / "up0/statistics/rx_bytes").write_text(f"{received:.0f}\n")
+        (tmp_path / "up0/statistics/tx_bytes").write_text(f"{sent:.0f}\n")
+        return meter.note(at)
+
+    assert note(0.0, 0.0, 100.0) == LinkLoad()
+    assert note(10e6, 1e6, 108.0) == LinkLoad(10.0, 1.0)
+    assert meter.find_share(100.0) == pytest.approx(0.1) and meter.find_share(None) is None
+    (tmp_path / "up0/speed").write_text("-1\n")
+    assert note(5.0, 5.0, 116.0) == LinkLoad() and meter.find_share(100.0) is None
+    (tmp_path / "up0/speed").write_text("1000\n")
+    assert note(10e6 + 5, 5.0, 124.0) == LinkLoad(10.0, 0.0, 1000.0) and meter.find_share(None) == 0.01
+    assert LinkMeter("gone", tmp_path).note(130.0) == LinkLoad()
