@@ -64,6 +64,7 @@ class PathFigures(msgspec.Struct, frozen=True, array_like=True):
     bandwidth_mbps: float = -1.0  # to the peer
     bandwidth_age: float = -1.0
     at_least: bool = False  # the bandwidth may be greater: the node couldn't send faster
+    loss: float = -1.0  # share of packets that got no answer, 0 to 1
 
 
 class LinkLoad(msgspec.Struct, frozen=True, array_like=True):

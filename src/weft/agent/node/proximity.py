@@ -1,4 +1,4 @@
-"""Measures this node's round trips and bandwidth to a few peers, which the server names.
+"""Measures this node's round trips, losses and bandwidth to a few peers, which the server names.
 
 Woken by the clock. The report follows only changes that matter, so that a stable network causes no writes. Small UDP packets,
 sealed (``trust/probe/echo.py``); a peer without a key gets no answer. Trains of large ones (``bandwidth.py``) pass the same port.
@@ -19,6 +19,7 @@ import msgspec
 
 from weft.agent.node.bandwidth import Address, Trains
 from weft.agent.node.coordinates import Position
+from weft.agent.node.links import BURST, Links
 from weft.contracts.clock import Clock
 from weft.protocol.heartbeat import MOST_PATHS, PathFigures
 from weft.protocol.report import Peer, Peers
@@ -38,9 +39,12 @@ log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
 FIRST_PROBE_SECONDS = 2.0
 FIRST_ROUNDS = 6  # with the shorter pause, so that a new node is soon known
+LINK_SECONDS = 2.0  # between rounds, most of which are only about losses
 _PROBES = 3  # of each peer in a round; the fastest counts, for a busy machine only adds delay
 _GAP_SECONDS = 0.02
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 1.0
+_SUSPECT_SECONDS = 0.5  # without an answer; then more probes follow
+_STOOD_STILL_SECONDS = 0.5  # this agent itself: then silence says nothing of a link
 _KEPT = 4  # rounds; the second fastest of them counts
 _SETTLED = 3  # rounds before anything is reported
 _MATTERS_MS = 1.0
@@ -77,7 +81,7 @@ class Proximity:
         find_load: Callable[[float | None], float | None] = lambda fastest: None,
     ) -> None:
         self._uid, self._address, self._port, self._clock, self._news = uid, address, port, clock, news
-        self._pace, self._patience_seconds = pace, _PATIENCE_SECONDS * max(pace, 0.1)
+        self._pace, self._patience = pace, max(pace, 0.1)
         self.nearness = Nearness()
         self._peers = Peers()
         self._key = b""
@@ -85,6 +89,7 @@ class Proximity:
         self._position = Position(uid)
         self._places: dict[str, Place] = {}
         self._samples: dict[str, deque[float]] = {}
+        self._links = Links()
         self._asked: dict[bytes, tuple[Peer, float]] = {}  # by nonce: whom, when
         self._answered: dict[str, float] = {}  # in the current round
         self._answered_at: dict[str, float] = {}  # elapsed seconds
@@ -107,6 +112,7 @@ class Proximity:
             self._places.pop(uid, None)
             self._answered_at.pop(uid, None)
         self.trains.put_peers(peers)
+        self._links.keep_only(self._keys)
         self._awaited.set()
 
     def list_paths(self) -> dict[str, PathFigures]:
@@ -114,13 +120,14 @@ class Proximity:
         now, paths = self._clock.elapsed(), dict[str, PathFigures]()
         for peer in self._peers.peers[:MOST_PATHS]:
             trip, band = self._samples.get(peer.uid), self.trains.find(peer.uid)
-            if trip or band is not None:
+            if trip or band is not None or self._links.find(peer.uid) is not None:
                 paths[peer.uid] = PathFigures(
                     latency_ms=round(_settle(trip), 3) if trip else -1.0,
                     latency_age=round(now - self._answered_at[peer.uid], 1) if trip else -1.0,
                     bandwidth_mbps=float(f"{band.mbps:.4g}") if band is not None else -1.0,
                     bandwidth_age=round(now - band.at, 1) if band is not None else -1.0,
                     at_least=band is not None and band.at_least,
+                    loss=loss if (loss := self._links.find(peer.uid)) is not None else -1.0,
                 )
         return paths
 
@@ -167,26 +174,72 @@ class Proximity:
                 self.datagram_received(data, address)
 
     async def _ask_on(self) -> None:
-        rounds = 0
+        rounds, next_at = 0, self._clock.elapsed()
         while True:
             await self._awaited.wait()
             if not self._peers.peers:
                 self._awaited.clear()
                 continue
+            is_due = self._clock.elapsed() >= next_at
             await self._ask_round()
-            rounds += 1
-            await self._clock.sleep(self._pace * (FIRST_PROBE_SECONDS if rounds < FIRST_ROUNDS else PROBE_SECONDS))
+            if is_due:
+                self._learn()
+                rounds += 1
+                pause = FIRST_PROBE_SECONDS if rounds < FIRST_ROUNDS else PROBE_SECONDS
+                next_at = self._clock.elapsed() + self._pace * pause
+            if not self._links.are_unsure:
+                await self._clock.sleep(self._pace * LINK_SECONDS)
 
     async def _ask_round(self) -> None:
+        """Ask all peers, and those that don't answer soon again and again: who answers these isn't lost."""
+        peers = self._peers.peers
         self._answered.clear()
         self._asked.clear()
-        for _ in range(_PROBES):
-            for peer in self._peers.peers:
-                self._ask(peer)
+        await self._probe(peers, _PROBES)
+        await self._await_answers(_SUSPECT_SECONDS)
+        silent = {peer.uid for peer, _ in self._asked.values()}
+        suspects = [peer for peer in peers if peer.uid in silent or self._links.is_suspect(peer.uid)]
+        for peer in peers:
+            if peer not in suspects:
+                self._note_link(peer, 0, _PROBES)
+        if not suspects:
+            return
+        before = set(self._asked)
+        await self._probe(suspects, BURST)
+        if not await self._await_answers(_PATIENCE_SECONDS):
+            return
+        lost = [peer.uid for nonce, (peer, _) in self._asked.items() if nonce not in before]
+        for peer in suspects:
+            self._note_link(peer, lost.count(peer.uid), BURST)
+
+    async def _probe(self, peers: Sequence[Peer], times: int) -> None:
+        for _ in range(times):
+            for peer in peers:
+                if peer.uid in self._keys:
+                    self._ask(peer)
             await self._clock.sleep(_GAP_SECONDS)
-        began = self._clock.elapsed()
-        while self._asked and self._clock.elapsed() - began < self._patience_seconds:
-            await self._clock.sleep(5 * _GAP_SECONDS)
+
+    async def _await_answers(self, seconds: float) -> bool:
+        """Wait until all is answered, or for so long; False: this agent itself stood still meanwhile."""
+        began = last = self._clock.elapsed()
+        while self._asked and last - began < seconds * self._patience:
+            await self._clock.sleep(5 * _GAP_SECONDS * self._patience)
+            before, last = last, self._clock.elapsed()
+            if last - before > _STOOD_STILL_SECONDS:
+                return False
+        return True
+
+    def _note_link(self, peer: Peer, lost: int, asked: int) -> None:
+        if peer.uid not in self._keys or not self._links.note(peer.uid, lost, asked):
+            return
+        self._news.set()
+        if self._links.is_lossy(peer.uid):
+            log.warning("%d of %d packets to and from the node at %s get lost", lost, asked, peer.address)
+        else:
+            log.info("packets to and from the node at %s arrive again", peer.address)
+
+    def _learn(self) -> None:
+        """Round trips and the own coordinate, from the round that has just ended."""
         for uid, round_trip in self._answered.items():
             self._samples.setdefault(uid, deque(maxlen=_KEPT)).append(round_trip)
             self._answered_at[uid] = self._clock.elapsed()

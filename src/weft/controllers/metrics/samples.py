@@ -12,11 +12,21 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.pool import POOL, PoolStatus
-from weft.protocol.heartbeat import CLOCK, LEASE_PREFIX, LEASE_SECONDS, MOST_COUNTED, Digest, read_digest, total
+from weft.protocol.heartbeat import (
+    CLOCK,
+    LEASE_PREFIX,
+    LEASE_SECONDS,
+    MOST_COUNTED,
+    MOST_PATHS,
+    Digest,
+    read_digest,
+    total,
+)
 from weft.telemetry.metrics.devices import MOST, list_devices, list_node, list_pools
 from weft.telemetry.metrics.sample import Sample
 
 Labels = tuple[tuple[str, str], ...]
+MOST_TRIP_MS = 60_000.0  # no node is farther away
 
 
 def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now: float) -> Iterator[Sample]:
@@ -72,6 +82,7 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
         yield Sample("weft_node_clock_offset_seconds", labels, at, digest.node[CLOCK] - at / 1000)
     for metric, named, value in list_pools(labels, report.pools):
         yield Sample(metric, named, at, value)
+    yield from _list_paths(view, node, digest, at)
     yield from _list_devices(view, node, digest, at)
     if digest.measured:
         use = total(digest)
@@ -79,6 +90,18 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
         yield Sample("weft_node_memory_used_bytes", labels, at, use.memory)
         yield Sample("weft_node_disk_used_bytes", labels, at, use.disk)
         yield from _list_of_guests(view, node, digest, at)
+
+
+def _list_paths(view: View, node: Item, digest: Digest, at: int) -> Iterator[Sample]:
+    for uid, path in itertools.islice(digest.paths.items(), MOST_PATHS):
+        peer = next(iter(view.find(NODES_BY_UID, uid)), None)
+        if peer is None or uid == node.uid:  # a hostile node may name anything
+            continue
+        labels = (("node", node.envelope.name), ("peer", peer.envelope.name))
+        if 0.0 <= path.loss <= 1.0:
+            yield Sample("weft_link_loss_ratio", labels, at, path.loss)
+        if 0.0 <= path.latency_ms < MOST_TRIP_MS:
+            yield Sample("weft_link_round_trip_seconds", labels, at, path.latency_ms / 1000)
 
 
 def _list_devices(view: View, node: Item, digest: Digest, at: int) -> Iterator[Sample]:

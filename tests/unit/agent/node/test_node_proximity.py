@@ -129,6 +129,44 @@ async def test_a_peer_that_is_not_there_is_not_told_and_one_that_is_no_peer_any_
         await lab.close()
 
 
+async def test_a_peer_that_no_longer_answers_is_a_dead_link_until_it_answers_again() -> None:
+    lab = Lab(ONE, TWO)
+    try:
+        await lab.introduce()
+        await lab.until(lambda: bool(lab.told(ONE).round_trips))
+        link = lab.nodes[ONE].list_paths()[TWO]
+        assert link.loss == 0.0 and 0 < link.latency_ms < 10_000
+        hung = lab.nodes[TWO].datagram_received
+        lab.nodes[TWO].datagram_received = lambda data, addr: None  # type: ignore[method-assign]
+        await lab.until(lambda: lab.nodes[ONE].list_paths()[TWO].loss == 1.0)
+        lab.nodes[TWO].datagram_received = hung  # type: ignore[method-assign]
+        await lab.until(lambda: lab.nodes[ONE].list_paths()[TWO].loss == 0.0)
+    finally:
+        await lab.close()
+
+
+async def test_a_lossy_link_stays_lossy_also_when_some_packets_arrive() -> None:
+    lab = Lab(ONE, TWO)
+    try:
+        await lab.introduce()
+        await lab.until(lambda: bool(lab.told(ONE).round_trips))
+        answer, got = lab.nodes[TWO].datagram_received, [0]
+
+        def lose(data: bytes, addr: tuple[str, int]) -> None:
+            got[0] += 1
+            if got[0] % 5:
+                answer(data, addr)
+
+        lab.nodes[TWO].datagram_received = lose  # type: ignore[method-assign]
+        await lab.until(lambda: 0.1 <= lab.nodes[ONE].list_paths()[TWO].loss <= 0.3)
+        seen = got[0]
+        while got[0] < seen + 200:
+            await asyncio.sleep(0.01)
+            assert lab.nodes[ONE].list_paths()[TWO].loss > 0.05
+    finally:
+        await lab.close()
+
+
 async def test_a_stranger_gets_no_answer_and_changes_nothing() -> None:
     lab = Lab(ONE, TWO)
     try:

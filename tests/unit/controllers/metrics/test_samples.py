@@ -14,11 +14,13 @@ from weft.objects.identity import Ref
 from weft.protocol.heartbeat import (
     MOST_DISKS,
     MOST_NICS,
+    MOST_PATHS,
     MOST_PORTS,
     DeviceCounts,
     Digest,
     HeldPorts,
     Instances,
+    PathFigures,
     Use,
     add_devices,
     write_digest,
@@ -58,7 +60,10 @@ def make_fabric(*, once: bool = False, ended: bool = False) -> View:
 
 
 def heartbeat(uid: str, age: float, guests: dict[str, Use], *, measured: bool = True) -> Lease:
-    digest = Digest(guests, Use(100, 5, 6), Instances(busy=3), measured=measured)
+    return lease(uid, Digest(guests, Use(100, 5, 6), Instances(busy=3), measured=measured), age)
+
+
+def lease(uid: str, digest: Digest, age: float = 0.0) -> Lease:
     return Lease(f"node/{uid}", uid, 1, 30.0 - age, write_digest(digest))
 
 
@@ -92,6 +97,19 @@ def test_a_node_that_never_came_is_not_down_yet() -> None:
     assert [labels[0][1] for labels in read(samples, "weft_node_up")] == ["n1", "n2"]
     samples = list(list_samples(view, [heartbeat("node3", 0.0, {})], {}, NOW))
     assert read(samples, "weft_node_up")[(("node", "n3"),)][1] == 1.0
+
+
+def test_losses_and_round_trips_are_told_of_links_between_nodes_that_there_are() -> None:
+    known = PathFigures(latency_ms=3.0, loss=0.25)
+    paths = {"node2": known, "node1": known, **{f"made-up-{number}": known for number in range(2 * MOST_PATHS)}}
+    samples = list(list_samples(make_fabric(), [lease("node1", Digest(paths=paths))], {}, NOW))
+    labels, at = (("node", "n1"), ("peer", "n2")), int(NOW * 1000)
+    assert read(samples, "weft_link_loss_ratio") == {labels: (at, 0.25)}
+    assert read(samples, "weft_link_round_trip_seconds") == {labels: (at, 0.003)}
+    for loss, trip in ((1.5, 1e9), (-1.0, -1.0)):
+        paths = {"node2": PathFigures(latency_ms=trip, loss=loss)}
+        samples = list(list_samples(make_fabric(), [lease("node1", Digest(paths=paths))], {}, NOW))
+        assert not read(samples, "weft_link_loss_ratio") and not read(samples, "weft_link_round_trip_seconds")
 
 
 def test_a_hostile_node_counts_for_no_guest_of_another() -> None:
