@@ -25,6 +25,7 @@ Desired = Literal["run", "stop", "suspend"]
 Boot = Literal["auto", "warm", "cold"]
 LOCAL = "local"  # the pool that every node has
 ROOT = "root"  # a root disk, where disks are named; volumes are by their uid
+DISK_FAILED = "diskFailed"  # reason of a report: its machine stands still, since a disk of it can't be written
 # pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
 # everything of it is gone from the node.
 MOST_BACK_FROM = 16

@@ -19,7 +19,7 @@ from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import lacks_devices
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocationPhase
+from weft.kinds.allocation import DISK_FAILED, AllocationPhase
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
@@ -335,7 +335,8 @@ def _plan_run(facts: PlanInput) -> Plan:
 def _plan_alive(facts: PlanInput) -> Plan:
     guest, spec = facts.guest, facts.local.spec
     if guest.state == "paused":
-        return Plan((), "running", "paused", guest.message or "the machine is paused")
+        reason = DISK_FAILED if guest.message else "paused"
+        return Plan((), "running", reason, guest.message or "the machine is paused")
     if facts.can_adjust and guest.shape is not None and not kind_of(spec).is_shaped(spec, guest.shape):
         return Plan(ADJUST, _state(facts), "changing", "the running workload is being changed to match its spec")
     if facts.unwell:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from weft.informer.view import Changed, Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import DISK_FAILED, AllocationReport, AllocationSpec
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT
 from weft.kinds.fields.subject import split_subject
@@ -41,12 +41,15 @@ class Kills:
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def list_samples(self, view: View, at: int) -> Iterator[Sample]:
-        """A counter of each workload that has an allocation: from 0, so that the first kill is an increase, too."""
+        """A counter of each workload that has an allocation: from 0, so that the first kill is an increase, too; and a 1 of each
+        whose machine stands still for a disk that can't be written."""
         for item in view.of_kind("allocation").values():
             spec = item.spec(AllocationSpec)
             key = (spec.workload.project or "", spec.workload.kind, spec.workload.name, spec.node)
             labels = tuple(zip(("project", "kind", "name", "node"), key, strict=True))
             yield Sample("weft_guest_memory_kills_total", labels, at, float(self._counts.get(key, 0)))
+            if item.report(AllocationReport).reason == DISK_FAILED:
+                yield Sample("weft_guest_disk_failed", labels, at, 1.0)
 
 
 def _was_killed(report: AllocationReport) -> bool:

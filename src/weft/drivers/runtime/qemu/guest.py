@@ -20,6 +20,7 @@ from weft.contracts.driver.migration import MigrationEvent
 from weft.contracts.driver.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
+from weft.drivers.runtime.qemu.devices.full_disk import IO_ERROR, wait_for_space
 from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.guest_reports import GuestReports
@@ -44,7 +45,7 @@ ADOPT_SECONDS = 5.0
 QUIT_SECONDS = 10.0
 MOST_EVENTS = 1000  # of its machine that nobody has read yet
 HANDED_OVER = "postmigrate"  # QEMU's word for a machine that another one goes on for
-STANDS_STILL = ("io-error", "internal-error", "guest-panicked", HANDED_OVER)
+STANDS_STILL = (IO_ERROR, "internal-error", "guest-panicked", HANDED_OVER)
 
 
 class Guest:
@@ -73,6 +74,8 @@ class Guest:
         self.notify = notify
         self._qmp: Qmp | None = None
         self.status = ""  # as QEMU calls it
+        self.trouble = ""  # of a disk, for which it stands still
+        self.tried: list[str] | None = None  # events since it was let go on to see whether that is over
         self._shutdown: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = threading.Lock()
@@ -101,6 +104,12 @@ class Guest:
         return self.record.migration is not None and not self.record.migration.taken
 
     @property
+    def is_held(self) -> bool:
+        """Whether a migration or a snapshot decides when its machine goes on."""
+        snapshot = self.record.snapshot
+        return self.migrating or self.hold.is_on or (snapshot is not None and not snapshot.is_over)
+
+    @property
     def _becomes_another(self) -> bool:
         """Whether it is a copy that hasn't its own identity yet: its machine stays as it is until then."""
         renewal = self.record.renewal
@@ -121,7 +130,7 @@ class Guest:
         alive = state in ("running", "paused")
         over = record.process_report if end is not None and end.reason == POWERED_OFF and not alive else None
         code = over.code if over is not None and not over.runs else None
-        message = end.message if end is not None and not alive else ""
+        message = end.message if end is not None and not alive else self.trouble if state == "paused" else ""
         return GuestFacts(
             id=plan.id,
             uid=plan.uid,
@@ -230,6 +239,12 @@ class Guest:
         qmp.listen(self._take_event)
         self._qmp = qmp
         self.status = (await qmp.execute("query-status"))["status"]
+        self._mind_disks()
+
+    def _mind_disks(self) -> None:
+        if self.status == IO_ERROR and not any(task.get_name() == IO_ERROR and not task.done() for task in self._tasks):
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self.keep(wait_for_space(self)).set_name(IO_ERROR)
 
     async def _keep_monitor(self) -> None:
         while not self.ended.is_set():
@@ -273,11 +288,14 @@ class Guest:
                 watcher.put_nowait(MigrationEvent(name, self.clock.elapsed()))
 
     def _take_event(self, event: QmpEvent) -> None:
+        if self.tried is not None and event.name in ("STOP", "RESUME", "BLOCK_IO_ERROR"):
+            self.tried.append(event.name)
+            return
         match event.name:
             case "SHUTDOWN":
                 self._shutdown = str(event.data.get("reason", ""))
             case "STOP":
-                self.status = "paused"
+                self.status = "paused" if self.status != IO_ERROR else IO_ERROR
                 self._report_event("stopped")
             case "RESUME":
                 self.status = "running"
@@ -291,7 +309,8 @@ class Guest:
                         self.agents.let_go()
                 self._report_event("migrated")
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
-                self.status = "io-error"
+                self.status = IO_ERROR
+                self._mind_disks()
                 self.notify()
             case "GUEST_PANICKED":
                 self._shutdown = "guest-panic"
