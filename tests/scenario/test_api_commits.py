@@ -44,6 +44,7 @@ from weft.objects.identity import object_key
 from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
 
+FIRST_RULE = "/alertrule/fabric/backup-failed"  # the others stay, so that one commit is enough for all
 VMS = "/v1/projects/default/vms"
 SETTLE = "api/admission/commit.py settle"
 RELIES_ON = {
@@ -109,8 +110,13 @@ RELIES_ON = {
     "stand_in_a_network": {"api/node/egress_endpoints.py _ensure": "endpoint absent, network present, node present"},
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",
-        "api/bootstrap.py _make_default": "network absent, project absent",
+        "api/bootstrap.py _commit": "alertrule absent, defaultrules absent, network absent, project absent",
         "api/bootstrap.py _drop_old": "| token",  # whatever held it is gone
+    },
+    "begin_with_a_newer_rule": {
+        SETTLE: "token absent",
+        "api/bootstrap.py _commit": "alertrule absent, defaultrules at, project at",
+        "api/bootstrap.py _drop_old": "| token",
     },
     "find_objects_of_an_older_weft": {"api/upgrade.py _upgrade_entry": "elder at"},
     "get_a_function_ready": {"gateway/function/readiness.py _write": "function at"},
@@ -407,9 +413,16 @@ def stand_in_a_network(lab: DoorsLab, number: int) -> None:
 
 def begin_anew_with_an_empty_store(lab: DoorsLab, number: int) -> None:
     lab.run(lab.store.commit([Delete("/project/-/default"), Delete("/network/default/default")]))
+    lab.run(lab.store.commit([Delete(key) for key in ("/defaultrules/-/given", "/project/-/fabric", FIRST_RULE)]))
     _keep_token(lab)
     lab.run(bootstrap(lab.doors, lab.folder / f"context{number}.json", lab.context.server))
     assert lab.stored("/network/default/default") is not None
+
+
+def begin_with_a_newer_rule(lab: DoorsLab, number: int) -> None:
+    lab.run(lab.store.commit([Put("/defaultrules/-/given", b"[]"), Delete(FIRST_RULE)]))
+    lab.run(bootstrap(lab.doors, lab.folder / f"context{number}.json", lab.context.server))
+    assert lab.stored(FIRST_RULE) is not None
 
 
 def _keep_token(lab: DoorsLab) -> None:
@@ -463,6 +476,7 @@ REQUESTS: tuple[Request, ...] = (
     come_back_and_have_heard,
     stand_in_a_network,
     begin_anew_with_an_empty_store,
+    begin_with_a_newer_rule,
     find_objects_of_an_older_weft,
 )
 MOST_ROUNDS = 20

@@ -1,6 +1,7 @@
 """The first start: a project, a network, alert rules, and an admin's token in a context file. Later starts restore a missing token.
 
-What people deleted of it is not created again: only a store without project ``default`` counts as new.
+What people deleted of it is not created again: only a store without project ``default`` counts as new. Which alert rules a fabric
+was given stands in the store, so one of an older release gets the newer ones, each once.
 """
 
 from __future__ import annotations
@@ -8,31 +9,35 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from weft.api.admission import admit
 from weft.api.admission.commit import retry, settle
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.client.context import Context, read_context, write_context
-from weft.contracts.store import Delete
+from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put
 from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.fields.alert import defaults
 from weft.kinds.network import NETWORK
-from weft.kinds.project import PROJECT
+from weft.kinds.project import PROJECT, ProjectSpec
 from weft.kinds.token import TOKEN
-from weft.objects.envelope import decode_envelope
+from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import WeftError
-from weft.objects.identity import kind_prefix, object_key
+from weft.objects.identity import FABRIC, kind_prefix, object_key
 from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
 
 DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"
+_GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
 
 
 async def bootstrap(context: ApiContext, context_path: Path, server: str) -> None:
     """Create the first project, network and alert rules if the store is new, and an admin's context for ``server`` in
     ``context_path``."""
     await retry(context, lambda: _make_default(context))
+    await retry(context, lambda: _offer_rules(context))
     await _write_admin_context(context, context_path, server)
 
 
@@ -44,29 +49,42 @@ async def _make_default(context: ApiContext) -> None:
         kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
     )
     network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
-    manifests = [project, network]
-    if await view.get(PROJECT, None, defaults.PROJECT) is None:  # people may have deleted the other one only
-        manifests += _list_default_rules()
+    await _commit(context, view, [project, network])
+
+
+async def _offer_rules(context: ApiContext) -> None:
+    """Create those default rules that this fabric was never given, and their project with the first."""
+    view, rules = View(context.store, context.clock), defaults.list_default_rules()
+    mark, home = await context.store.get(_GIVEN), await view.get(PROJECT, None, defaults.PROJECT)
+    given = set(msgspec.json.decode(mark.value, type=list[str])) if mark is not None else set()
+    if mark is None and home is not None:  # made before there was a mark, or people's own project of that name
+        is_ours = decode_part(home.spec, ProjectSpec).description == defaults.DESCRIPTION
+        given = set(defaults.FIRST_RULES if is_ours else rules)
+    if rules.keys() <= given and mark is not None:
+        return
+    manifests = list[Manifest]()
+    if home is None and mark is None:
+        spec = {"description": defaults.DESCRIPTION}
+        manifests.append(Manifest(kind=PROJECT, name=defaults.PROJECT, project=None, labels=None, spec=spec))
+    if home is not None or mark is None:  # without the project, people want none of them
+        for name, rule in rules.items():
+            if name not in given and await view.get(ALERT_RULE, defaults.PROJECT, name) is None:
+                manifests.append(Manifest(kind=ALERT_RULE, name=name, project=defaults.PROJECT, labels=None, spec=rule))
+    noted = Put(_GIVEN, msgspec.json.encode(sorted(given | rules.keys())))
+    await _commit(
+        context, view, manifests, noted, Absent(_GIVEN) if mark is None else AtRevision(_GIVEN, mark.revision)
+    )
+
+
+async def _commit(context: ApiContext, view: View, manifests: list[Manifest], *more: Put | Precondition) -> None:
     drafts = [await admit.plan_create(context, view, manifest, None) for manifest in manifests]
     await context.store.commit(
-        [write for draft in drafts for write in draft.writes],
-        [precondition for draft in drafts for precondition in draft.preconditions],
+        [*(write for draft in drafts for write in draft.writes), *(one for one in more if isinstance(one, Put))],
+        [
+            *(precondition for draft in drafts for precondition in draft.preconditions),
+            *(one for one in more if not isinstance(one, Put)),
+        ],
     )
-
-
-def _list_default_rules() -> list[Manifest]:
-    """Their project, and they."""
-    fabric = Manifest(
-        kind=PROJECT, name=defaults.PROJECT, project=None, labels=None, spec={"description": defaults.DESCRIPTION}
-    )
-    rules = defaults.list_default_rules().items()
-    return [
-        fabric,
-        *(
-            Manifest(kind=ALERT_RULE, name=name, project=defaults.PROJECT, labels=None, spec=spec)
-            for name, spec in rules
-        ),
-    ]
 
 
 async def _write_admin_context(context: ApiContext, path: Path, server: str) -> None:

@@ -7,6 +7,12 @@ from typing import Any
 
 PROJECT = "fabric"
 DESCRIPTION = "alert rules of the whole fabric"
+# Those of fabrics that have the project, and no note of which rules they were given.
+FIRST_RULES = (
+    *("backup-failed", "certificate-expiring", "clock-off", "guest-killed-for-memory", "lease-at-risk"),
+    *("migration-stuck", "node-disk-full", "node-memory-full", "node-silent", "pool-nearly-full"),
+)
+_LOSS = "weft_link_loss_ratio"
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 
 
@@ -16,6 +22,18 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
         "node-silent": _rule(
             "weft_node_up == 0", _MINUTE, "critical", "node {{ $labels.node }} doesn't report: see weft describe node"
         ),
+        "node-unreachable": _rule(
+            f'min by (node) (label_replace({_LOSS}, "node", "$1", "peer", "(.*)")) > 0.9',
+            0.0,
+            "critical",
+            "node {{ $labels.node }} answers none of its peers: its agent hangs, or its network is cut",
+        ),
+        "link-lossy": _rule(
+            f"{_LOSS} > 0.05 unless on (peer) (min by (peer) ({_LOSS}) > 0.9)",
+            0.0,
+            "warning",
+            "of the packets from node {{ $labels.node }} to {{ $labels.peer }} and back a share of {{ $value }} gets lost",
+        ),
         "node-memory-full": _rule(
             "weft_node_memory_available_bytes / on (node) weft_node_memory_bytes < 0.05",
             5 * _MINUTE,
@@ -24,7 +42,7 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
         ),
         "node-disk-full": _rule(
             "weft_node_pool_free_bytes / weft_node_pool_bytes < 0.05",
-            _MINUTE,
+            0.0,
             "critical",
             "pool {{ $labels.pool }} of node {{ $labels.node }} has less than 5 % free",
         ),
@@ -39,6 +57,12 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
             0.0,
             "warning",
             "{{ $labels.kind }} {{ $labels.project }}/{{ $labels.name }} exceeded its memory on node {{ $labels.node }}",
+        ),
+        "guest-disk-failed": _rule(
+            "weft_guest_disk_failed == 1",
+            0.0,
+            "critical",
+            "{{ $labels.kind }} {{ $labels.project }}/{{ $labels.name }} stands still: a disk of it can't be written",
         ),
         "certificate-expiring": _rule(
             f"weft_certificate_expiry_timestamp_seconds - time() < {7 * _DAY:.0f}",
