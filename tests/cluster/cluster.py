@@ -22,7 +22,8 @@ from weft.client import Client
 from weft.client.context import find_context
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVER_OPTIONS = "--resume-elsewhere-after 12s"  # a minute in which a test waits otherwise
+# A minute in which tests wait otherwise, and intervals of ten seconds.
+SERVER_OPTIONS = "--resume-elsewhere-after 12s --metrics-interval 2s --alert-interval 2s"
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:

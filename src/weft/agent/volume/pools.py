@@ -19,6 +19,7 @@ from weft.kinds.node import NodeOsd, NodePool
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 CHECK_SECONDS = 15.0
+FILL_SECONDS = 5.0  # where a look costs little: a disk that fills has to be seen before it is full
 CHECK_LIMIT_SECONDS = 10.0
 _GRAINS = 100  # free space is reported in such shares of the total
 
@@ -128,14 +129,18 @@ class Pools:
             return False
 
     async def keep(self) -> None:
-        """Refresh the pools' facts again and again."""
+        """Refresh the pools' facts again and again; those of a cluster, which takes programs, less often."""
         while True:
             await self.refresh()
-            await self._clock.sleep(CHECK_SECONDS)
+            for _ in range(round(CHECK_SECONDS / FILL_SECONDS) - 1):
+                await self._clock.sleep(FILL_SECONDS)
+                await self.refresh(all_=False)
+            await self._clock.sleep(FILL_SECONDS)
 
-    async def refresh(self) -> None:
-        """Inspect each pool now."""
-        facts = [await self._describe(name, driver) for name, driver in self._drivers.items()]
+    async def refresh(self, *, all_: bool = True) -> None:
+        """Inspect each pool now; without ``all_`` only those on file systems."""
+        known = {} if all_ else {one.name: one for one in self.facts if isinstance(self._drivers[one.name], HasOsds)}
+        facts = [known.get(name) or await self._describe(name, driver) for name, driver in self._drivers.items()]
         if facts != self.facts:
             self.facts = facts
             self._news.set()

@@ -1,4 +1,5 @@
-"""Records the history of metrics: what nodes' heartbeats bring, every ten seconds, to the database for metrics.
+"""Records the history of metrics: what nodes' heartbeats bring, every ten seconds unless people want otherwise, to the
+database for metrics.
 
 Reads the nodes' leases and the view; stores nothing itself. Only the leader runs it, so each moment is sent once."""
 
@@ -20,15 +21,16 @@ _log = logging.getLogger("weft.metrics")
 
 
 class Recorder:
-    """``read_ends`` gives when the server's certificates end, in unix seconds by name."""
+    """``read_ends`` gives when the server's certificates end, in unix seconds by name; ``interval`` is in seconds."""
 
     def __init__(
         self,
         leadership: LeaderLease,
         put: Callable[[Sequence[Sample]], None],
         read_ends: Callable[[], Mapping[str, float]] = dict,
+        interval: float = INTERVAL_SECONDS,
     ) -> None:
-        self._leadership, self._put, self._read_ends = leadership, put, read_ends
+        self._leadership, self._put, self._read_ends, self._interval = leadership, put, read_ends, interval
         self._kills = Kills()
         self._sent: dict[str, int] = {}
 
@@ -41,7 +43,7 @@ class Recorder:
             unsubscribe()
 
     async def _record(self) -> None:
-        clock, seconds = self._leadership.clock, FIRST_SECONDS
+        clock, seconds = self._leadership.clock, min(FIRST_SECONDS, self._interval)
         while True:
             await clock.sleep(seconds)
             try:
@@ -57,6 +59,6 @@ class Recorder:
                 _log.exception("the nodes' metrics can't be recorded")
                 continue
             finally:
-                seconds = min(2 * seconds, INTERVAL_SECONDS)
+                seconds = min(2 * seconds, self._interval)
             if samples:
                 self._put(samples)

@@ -30,7 +30,7 @@ from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.loop import run_controller
-from weft.controllers.metrics.recorder import Recorder
+from weft.controllers.metrics.recorder import INTERVAL_SECONDS, Recorder
 from weft.controllers.receiver.controller import Receivers
 from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
@@ -69,8 +69,9 @@ class Options(Protocol):
     """``state`` is the server's state folder; ``microvm_dir`` what machines made of container images boot; ``plain_registry`` which
     registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from; ``receivers_allow``
     in which networks of the machine, its links or private ones receivers may be; ``metrics`` and ``database`` where the history of
-    metrics is kept; ``alert_interval`` how often alert rules are evaluated, in seconds; ``resume_elsewhere_after`` for how many
-    seconds a suspended VM waits for its own node; ``traces`` whether what is done is recorded."""
+    metrics is kept; ``metrics_interval`` how often it gets samples, and ``alert_interval`` how often alert rules are evaluated, in
+    seconds; ``resume_elsewhere_after`` for how many seconds a suspended VM waits for its own node; ``traces`` whether what is done
+    is recorded."""
 
     state: Path
     microvm_dir: Path
@@ -79,6 +80,7 @@ class Options(Protocol):
     receivers_allow: list[Network]
     metrics: str
     database: Database | None
+    metrics_interval: float
     alert_interval: float
     resume_elsewhere_after: float
     traces: str
@@ -102,6 +104,7 @@ async def decide(
     make_receivers: Callable[[LeaderLease], Receivers] | None = None,
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
+    metrics_interval: float = INTERVAL_SECONDS,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, and without
@@ -127,6 +130,7 @@ async def decide(
                             evaluator,
                             make_receivers,
                             read_ends,
+                            metrics_interval,
                         )
                     )
                 except* LeadershipLost as lost:
@@ -158,6 +162,7 @@ async def _serve(
     evaluator: Evaluates | Unevaluated | None,
     make_receivers: Callable[[LeaderLease], Receivers] | None,
     read_ends: Callable[[], Mapping[str, float]],
+    metrics_interval: float,
 ) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
@@ -171,7 +176,7 @@ async def _serve(
         group.create_task(make_images().run())
         group.create_task(Code(code, lease).run())
         if put_samples is not None:
-            group.create_task(Recorder(lease, put_samples, read_ends).run())
+            group.create_task(Recorder(lease, put_samples, read_ends, metrics_interval).run())
         if evaluator is not None:
             group.create_task(Alerts(lease, evaluator).run())
         if make_receivers is not None:
@@ -215,6 +220,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 allow_fetch=options.allow_fetch,
                 unseal=unseal_own,
                 put_samples=sender.put if sender is not None else None,
+                metrics_interval=options.metrics_interval,
                 elsewhere_seconds=options.resume_elsewhere_after,
                 read_ends=partial(
                     read_ends,

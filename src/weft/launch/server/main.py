@@ -177,6 +177,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="how long --metrics local keeps it (default 31d)",
     )
     parser.add_argument(
+        "--metrics-interval",
+        metavar="DURATION",
+        type=duration(1.0),
+        default="10s",
+        help="how often it gets samples (default 10s)",
+    )
+    parser.add_argument(
         "--metrics-secret-file",
         metavar="FILE",
         type=Path,
