@@ -103,8 +103,7 @@ class Guest:
         """Whether a migration decides where this guest runs: it is being sent, was sent, or has not arrived yet."""
         return self.record.migration is not None and not self.record.migration.taken
 
-    @property
-    def is_held(self) -> bool:
+    def _is_held(self) -> bool:
         """Whether a migration or a snapshot decides when its machine goes on."""
         snapshot = self.record.snapshot
         return self.migrating or self.hold.is_on or (snapshot is not None and not snapshot.is_over)
@@ -244,7 +243,7 @@ class Guest:
     def _mind_disks(self) -> None:
         if self.status == IO_ERROR and not any(task.get_name() == IO_ERROR and not task.done() for task in self._tasks):
             self._tasks = [task for task in self._tasks if not task.done()]
-            self.keep(wait_for_space(self)).set_name(IO_ERROR)
+            self.keep(wait_for_space(self, self._is_held)).set_name(IO_ERROR)
 
     async def _keep_monitor(self) -> None:
         while not self.ended.is_set():

@@ -34,10 +34,6 @@ class Machine(Protocol):
     def monitor(self) -> Qmp:
         """Raises Unavailable."""
 
-    @property
-    def is_held(self) -> bool:
-        """Whether a migration or a snapshot decides when it goes on."""
-
 
 async def find_trouble(qmp: Qmp) -> str:
     """FULL, FAILED, or "" if QEMU knows no error of a disk."""
@@ -45,8 +41,9 @@ async def find_trouble(qmp: Qmp) -> str:
     return FULL if "nospace" in found else FAILED if "failed" in found else ""
 
 
-async def wait_for_space(guest: Machine) -> None:
-    """Say what is wrong with its disk, and let it go on once that is over."""
+async def wait_for_space(guest: Machine, is_held: Callable[[], bool]) -> None:
+    """Say what is wrong with its disk, and let it go on once that is over; not while it ``is_held``: a migration or a snapshot
+    decides then."""
     while guest.status == IO_ERROR and not guest.ended.is_set():
         try:
             trouble = await find_trouble(guest.monitor())
@@ -55,16 +52,16 @@ async def wait_for_space(guest: Machine) -> None:
                 guest.notify()
             await guest.clock.sleep(AGAIN_SECONDS)
             if trouble == FULL:
-                await _try_again(guest)
+                await _try_again(guest, is_held)
         except (Unavailable, DriverFailed):
             await guest.clock.sleep(AGAIN_SECONDS)
     guest.trouble = ""
 
 
-async def _try_again(guest: Machine) -> None:
+async def _try_again(guest: Machine, is_held: Callable[[], bool]) -> None:
     """What QEMU says during the try is no news: a storage that is still full stops it at once."""
     async with guest.lock:
-        if guest.status != IO_ERROR or guest.is_held:
+        if guest.status != IO_ERROR or is_held():
             return
         guest.tried = []
         try:
