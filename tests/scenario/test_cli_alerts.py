@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,7 +185,7 @@ def test_a_default_rule_says_what_the_reference_says(lab: DoorsLab) -> None:
     metrics = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
     for name, spec in list_default_rules().items():
         assert f"| `{name}` | `{spec['expr']}` |" in page
-        for word in spec["expr"].replace("(", " ").replace("[", " ").replace(")", " ").split():
+        for word in re.findall(r"\w+", spec["expr"]):
             assert not word.startswith("weft_") or word in metrics or word.startswith("weft_pool"), word
 
 
@@ -192,3 +193,11 @@ def test_times_of_a_rule_are_refused_beyond_their_bounds(lab: DoorsLab) -> None:
     for spec in ({"expr": "weft_x", "for": -1}, {"expr": "weft_x", "for": "30d"}):
         with pytest.raises((InvalidInput, WeftError)):
             lab.client.create({"kind": ALERT_RULE.name, "name": "never", "project": "red", "spec": spec})
+
+
+def test_the_help_of_silence_is_about_silence(lab: DoorsLab) -> None:
+    code, out, _ = weft(lab, "alert", "silence", "--help")
+    assert code == 0 and "silence [OPTIONS] [RULE]" in out and "--for" in out
+    assert "--state" not in out and "unsilence" not in out
+    _, every, _ = weft(lab, "alert", "--help")
+    assert "[list|silence|silences|unsilence]" in every and "--state" in every and "--for" in every

@@ -119,7 +119,7 @@ def _since(obj: Object) -> str:
 def _note(obj: Object) -> str:
     found: list[dict[str, Any]] = dig(obj, "conditions") or []
     bad = [str(one.get("message", "")) for one in found if one.get("type") == EVALUATED and one["status"] == "False"]
-    return "; ".join([*filter(None, [dig(obj, "status.error", "")]), *bad])
+    return "; ".join(dict.fromkeys([*filter(None, [dig(obj, "status.error", "")]), *bad]))
 
 
 ALERT_RULE = Kind(

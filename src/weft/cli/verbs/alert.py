@@ -24,6 +24,56 @@ from weft.objects.identity import MAX_NAME, new_uid
 from weft.objects.quantity import format_time
 
 _ACTS = ("list", "silence", "silences", "unsilence")
+_ACT = "weft.alert-act"
+
+
+# What each act takes, for its help, and the words after it.
+_OPTIONS = {
+    "list": ("rule", "state", "labels"),
+    "silence": ("rule", "labels", "seconds", "comment"),
+    "silences": ("rule",),
+    "unsilence": (),
+}
+_WORDS = {"list": "", "silence": "[RULE]", "silences": "", "unsilence": "NAME|RULE"}
+_HELP = {
+    "list": "Show what fires, or is about to.",
+    "silence": "Notify nobody of a rule's alerts, or of those with labels, for a time.",
+    "silences": "Show the silences.",
+    "unsilence": "End a silence, or all of a rule.",
+}
+
+
+class _WithActs(options.Plain):
+    """Shows the help of the one act that was typed, if one was."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ACT] = next((arg for arg in args if arg in _ACTS), "")
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        act = ctx.meta.get(_ACT)
+        if not act:
+            super().format_usage(ctx, formatter)
+            return
+        formatter.write_usage(f"{ctx.command_path} {act}", f"[OPTIONS] {_WORDS[act]}".strip())
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        act = ctx.meta.get(_ACT)
+        if not act:
+            super().format_help_text(ctx, formatter)
+            return
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(_HELP[act])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        act, every = ctx.meta.get(_ACT), self.params
+        others = {name for names in _OPTIONS.values() for name in names} - set(_OPTIONS.get(act or "", ()))
+        try:
+            self.params = [param for param in every if not act or param.name not in others]
+            super().format_options(ctx, formatter)
+        finally:
+            self.params = every
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -40,12 +90,14 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             metavar="NAME=VALUE",
             help="Only alerts with this label; may be repeated.",
         ),
-        click.Option(["--for", "seconds"], type=options.Duration(), help="With silence: how long it holds, like 2h."),
+        click.Option(
+            ["--for", "seconds"], type=options.Duration(least=1.0), help="With silence: how long it holds, like 2h."
+        ),
         click.Option(["--comment"], default="", metavar="TEXT", help="With silence: why."),
         *options.table(),
         options.output(),
     ]
-    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+    return options.build(verb, f"{entry.summary}.", _run, kind, params, command_class=_WithActs)
 
 
 def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...], **given: Any) -> int | None:

@@ -27,6 +27,7 @@ from weft.telemetry.metrics.evaluator import Evaluated
 
 SOURCE = "alerts"
 KEEP_SILENCE_SECONDS = 86_400.0
+NO_RESULT = "noResult"
 AWAY_SECONDS = 30.0  # that it may be away, as when it is started again, before rules say so
 _BATCH = 100
 _MOST_PAUSE_SECONDS = 5.0
@@ -156,6 +157,8 @@ def plan_rule(
 def _change(rule: Item, status: AlertRuleStatus, why: Unevaluated | None, now: float) -> Commit | None:
     old, generation = rule.status(AlertRuleStatus), rule.envelope.generation
     condition = Condition("Evaluated", "True", "Evaluated", "", now, generation)
+    if why is None and status.error:
+        why = Unevaluated(NO_RESULT, status.error)
     if why is not None:
         condition = Condition("Evaluated", "False", why.reason, why.message, now, generation)
     envelope = edit(rule)

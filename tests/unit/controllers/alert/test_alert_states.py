@@ -53,6 +53,18 @@ def test_an_error_of_the_expression_is_shown_and_keeps_the_alerts() -> None:
     assert (one.see(NOW + 30, found("web")).error, one.events) == ("", ["AlertFiring"])
 
 
+def test_describe_says_that_an_expression_has_no_result_and_that_it_has_one_again() -> None:
+    one = Played(rule())
+    one.see(NOW, error="unknown function")
+    condition = one.item.envelope.condition("Evaluated")
+    assert condition is not None
+    assert (condition.status, condition.reason, condition.message) == ("False", "noResult", "unknown function")
+    one.see(NOW + 5)
+    condition = one.item.envelope.condition("Evaluated")
+    assert condition is not None
+    assert condition.status == "True"
+
+
 def test_what_the_evaluator_says_of_an_older_expression_does_not_count() -> None:
     one = Played(rule())
     stale = Played(rule(expr="weft_y > 0"))

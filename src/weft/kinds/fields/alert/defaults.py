@@ -29,10 +29,16 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
             "node {{ $labels.node }} answers none of its peers: its agent hangs, or its network is cut",
         ),
         "link-lossy": _rule(
-            f"{_LOSS} > 0.05 unless on (peer) (min by (peer) ({_LOSS}) > 0.9)",
+            f"{_LOSS} > 0.05 and {_LOSS} <= 0.9",
             0.0,
             "warning",
             "of the packets from node {{ $labels.node }} to {{ $labels.peer }} and back a share of {{ $value }} gets lost",
+        ),
+        "link-cut": _rule(
+            f"{_LOSS} > 0.9 unless on (peer) (min by (peer) ({_LOSS}) > 0.9)",
+            _MINUTE / 2,
+            "warning",
+            "nothing from node {{ $labels.node }} reaches {{ $labels.peer }}, which answers others",
         ),
         "node-memory-full": _rule(
             "weft_node_memory_available_bytes / on (node) weft_node_memory_bytes < 0.05",
