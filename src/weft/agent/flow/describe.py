@@ -44,6 +44,7 @@ class Flow(msgspec.Struct, frozen=True):
     # Folded ones only: these have no ``bytes_per_second``, ``source_port`` and ``security_group``.
     last_at: float | None = None
     sent_packets: int | None = None
+    flows: int | None = None  # that began in the time; one that began before it and went on counts as 1
 
 
 class FlowsAnswer(msgspec.Struct, frozen=True):

@@ -33,6 +33,7 @@ class Entry(msgspec.Struct, array_like=True):
     received_packets: int = 0
     first: float = 0.0  # unix seconds
     last: float = 0.0
+    flows: int = 0  # that began
 
 
 class Interval(msgspec.Struct, array_like=True, frozen=True):
@@ -62,8 +63,8 @@ class Fold:
         for entry in entries:
             self.add(entry)
 
-    def count(self, key: Key, sent: tuple[int, int], received: tuple[int, int], at: float) -> None:
-        """Packets and bytes that the workload sent and received since the last look."""
+    def count(self, key: Key, sent: tuple[int, int], received: tuple[int, int], at: float, flows: int = 0) -> None:
+        """Packets and bytes that the workload sent and received since the last look; ``flows`` began since."""
         found = self._entries.get(key)
         if found is None:
             found = self._entries[key] = Entry(key, first=at)
@@ -72,6 +73,7 @@ class Fold:
         found.received_packets += received[0]
         found.received_bytes += received[1]
         found.last = at
+        found.flows += flows
         if len(self._entries) > 2 * self._most:
             self._trim()
 
@@ -85,6 +87,7 @@ class Fold:
             found.received_packets += other.received_packets
             found.received_bytes += other.received_bytes
             found.first, found.last = min(found.first, other.first), max(found.last, other.last)
+            found.flows += other.flows
         if len(self._entries) > 2 * self._most:
             self._trim()
 

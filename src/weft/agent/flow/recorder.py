@@ -164,18 +164,20 @@ class FlowRecorder:
             opened.lacking |= lost
             for flow in flows:
                 key, counts = (flow.segment_id, flow.id), _count(flow)
+                is_new = key not in opened.counted
                 last = opened.counted.get(key, _FOUR)
-                if before is None and key not in opened.counted and flow.began < self._began_at:
-                    last = counts  # it is older than all that is recorded
+                if before is None and is_new and flow.began < self._began_at:
+                    last, is_new = counts, False  # it is older than all that is recorded
                 opened.counted[key] = counts
-                self._add(nics, flow, _subtract(counts, last), now)
+                self._add(nics, flow, _subtract(counts, last), now, int(is_new))
             opened.counted = {key: opened.counted[key] for key in ((flow.segment_id, flow.id) for flow in open)}
             found = {}
             for flow in refused:
                 ends = (flow.refused_by, flow.source, flow.destination, flow.protocol)
                 named = (*ends, flow.source_port, flow.destination_port)
                 found[named] = counts = _count(flow)
-                self._add(nics, flow, _subtract(counts, opened.refused.get(named, _FOUR)), now)
+                is_new = named not in opened.refused
+                self._add(nics, flow, _subtract(counts, opened.refused.get(named, _FOUR)), now, int(is_new))
             opened.refused = found
             opened.folds = {uid: fold.copy() for uid, fold in self._folds.items()}
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -207,7 +209,7 @@ class FlowRecorder:
             return None
         return Interval(opened.start, MINUTE, self._node, fold.listed(), opened.lacking)
 
-    def _add(self, nics: Mapping[Place, _Nic], flow: SeenFlow, delta: Counts, now: float) -> None:
+    def _add(self, nics: Mapping[Place, _Nic], flow: SeenFlow, delta: Counts, now: float, new: int) -> None:
         if delta == _FOUR:
             return
         for own, peer, out in ((flow.source, flow.destination, True), (flow.destination, flow.source, False)):
@@ -228,7 +230,7 @@ class FlowRecorder:
                 self.talkers.count(nic.uid, (nic.facts.network_uid, peer), delta[1] + delta[3])
             fold = self._folds.setdefault(nic.uid, Fold(MOST_OF_MINUTE))
             sent, received = delta[:2], delta[2:]
-            fold.count(key, *((sent, received) if out else (received, sent)), now)
+            fold.count(key, *((sent, received) if out else (received, sent)), now, new)
 
     def _answer(self, local: LocalAllocation, asked: FlowsInput) -> FlowsAnswer:
         uid, now = local.spec.workload.uid, self._clock.now()
@@ -306,6 +308,7 @@ def _describe(local: LocalAllocation, entry: Entry) -> Flow:
         security_group="",
         last_at=entry.last,
         sent_packets=entry.sent_packets,
+        flows=max(1, entry.flows),
     )
 
 

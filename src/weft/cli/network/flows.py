@@ -64,7 +64,7 @@ def group_flows(flows: Sequence[Answer]) -> list[Answer]:
         group = groups.setdefault(
             key, {**flow, "source_port": 0, "flows": 0, "bytes": 0, "packets": 0, "bytes_per_second": None}
         )
-        group["flows"] += 1
+        group["flows"] += flow.get("flows") or 1
         for name in ("bytes", "packets"):
             group[name] += flow[name]
         if flow["bytes_per_second"] is not None:

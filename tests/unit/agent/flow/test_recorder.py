@@ -173,6 +173,27 @@ def test_flows_to_one_port_are_one_row_with_what_each_added_and_both_ends_have_t
     assert first.began_at == NOW + 5 and first.last_at == NOW + 35 and first.source_port == 0
 
 
+def test_the_flows_of_a_row_are_counted_each_once(lab: Lab) -> None:
+    lab.kernel.open = [flow(1, 1000, 500), flow(2, 2000, 700)]
+    lab.kernel.ended = [flow(3, 400, 100)]
+    lab.look()
+    lab.clock.time += 90  # another minute, for which one of them goes on
+    lab.kernel.open = [flow(1, 1500, 600), flow(4, 100, 100)]
+    lab.look()
+    (row,) = lab.flows()
+    assert row.flows == 4
+    (newest,) = lab.flows(since=30.0)
+    assert newest.flows == 1
+    lab.start()
+    lab.kernel.open = [flow(1, 1600, 600)]
+    lab.clock.time += 90
+    lab.look()
+    (newest,) = lab.flows(since=30.0)
+    assert newest.flows == 1, "what began before, and goes on, is one"
+    (row,) = lab.flows()
+    assert row.flows == 4
+
+
 def test_an_agent_that_is_killed_counts_nothing_twice_and_loses_nothing(lab: Lab) -> None:
     total = 0
     for step in range(30):  # over several minutes, killed after each look

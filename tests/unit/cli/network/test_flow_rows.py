@@ -63,3 +63,8 @@ def test_a_protocol_or_port_that_is_none_is_refused_with_what_was_meant() -> Non
 def test_times_of_flows_are_text_for_programs() -> None:
     document = render_moments(b'{"at":1795553946.06,"flows":[{"began_at":1795553946.06}]}')
     assert document.count(b'"2026-11-24T20:59:06.060Z"') == 2
+
+
+def test_rows_of_folded_flows_add_up_how_many_there_were() -> None:
+    folded = [flow(flows=7), flow(flows=2), flow(flows=1, destination_port=81)]
+    assert [row[3] for row in draw_flows(group_flows(folded))] == ["9", "1"]
