@@ -237,6 +237,15 @@ def test_a_create_is_followed_from_the_request_to_the_running_guest(fabric: Fabr
     said = fabric.weft("trace", "list", "--since", "10m", "-o", "json")
     assert root["traceId"] in [one["trace"] for one in json.loads(said.out)["items"]]
     assert root["traceId"] not in fabric.weft("trace", "list", "--slow", "1h").out
+    assert root["traceId"] in fabric.weft("trace", "list", "-o", "name").out.split()
+    unknown = fabric.weft("trace", "list", "-p", "nope")
+    assert unknown.code == 3 and 'project "nope" not found' in unknown.err
+    assert "0s is too short" in fabric.weft("trace", "list", "--since", "0s").err
+    nameless = fabric.weft("network", "matrix", "-o", "name")
+    assert nameless.code == 2 and "-o name is for what has names" in nameless.err
+    assert "give at most 25h" in fabric.weft("network", "flows", "--vm", "x", "--since", "26h").err
+    assert "give 1 KiB to 1 GiB" in fabric.weft("network", "capture", "vm/x", "--size", "2G").err
+    assert "give at most 10m" in fabric.weft("network", "capture", "vm/x", "--seconds", "11m").err
     trace = json.loads(fabric.weft("vm", "get", "web", "-o", "json").out)["trace"]
     assert trace.startswith(root["traceId"])
     assert fabric.weft("trace", root["traceId"]).out.startswith("vm/web")

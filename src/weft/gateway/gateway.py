@@ -311,7 +311,7 @@ class Gateway:
             return await printed.carry(place)
         stream = await self._open(agent, claims.node_uid, whole)
         try:
-            return await splice(client, stream, claims.node_uid)
+            return await splice(client, stream)
         finally:
             stream.writer.close()
 

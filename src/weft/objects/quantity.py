@@ -168,6 +168,14 @@ def format_duration(seconds: float) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts[:2] if count)
 
 
+def format_limit(seconds: float) -> str:
+    """``25h``, ``10m``: a duration as people write a bound, in its largest whole unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
 def format_cores(cores: float) -> str:
     """``1 core``, ``2.5 cores``"""
     return f"{cores:g} core{'' if cores == 1 else 's'}"

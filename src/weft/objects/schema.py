@@ -18,9 +18,21 @@ from msgspec import inspect as mi
 
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
 from weft.objects.identity import check_name, check_shared_name
-from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_moment, parse_ratio
+from weft.objects.quantity import (
+    format_bytes,
+    format_limit,
+    parse_amount,
+    parse_bytes,
+    parse_cpu,
+    parse_duration,
+    parse_moment,
+    parse_ratio,
+)
 
 T = TypeVar("T")
+_BOUND = re.compile(r"Expected `(?:float|int)(?: \| null)?` ([<>]=?) ([-+.e\d]+)")
+_COMPARED = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
+_WRITERS: Mapping[str, Callable[[float], str]] = {"duration": format_limit, "bytes": format_bytes}
 MOST_PROBLEMS = 20  # in the answer about one object
 LONGEST_PATH = 200
 LONGEST_WORD = 64  # longer ones get no suggestion
@@ -320,12 +332,42 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
             text = str(error)
             what, _, where = text.partition(" - at `$")
             at = (path + where.rstrip("`")).removeprefix(".") if where else path
-            fact = _in_words(what)
+            steps = [step for step in re.sub(r"\[[^]]*\]", "", where.rstrip("`")).split(".") if step]
+            fact = _name_bound(what, type_, steps) or _in_words(what)
             problems = [InvalidInput(f"{at}: {fact[:1].lower()}{fact[1:]}", field=at, hint=_hint_at(type_, path, at))]
     first = problems[0]
     if len(problems) > 1:
         first.details["problems"] = [p.to_dict() for p in problems]
     raise first
+
+
+def unit(name: Quantity) -> msgspec.Meta:
+    """For a number that programs write, like seconds: an error names its bounds as people write them, like 25h."""
+    return msgspec.Meta(extra={"unit": name})
+
+
+def _name_bound(problem: str, type_: Any, steps: Sequence[str]) -> str | None:
+    """``must be at most 25h`` for a number beyond its bounds that is a duration or a size; None for anything else."""
+    found = _BOUND.fullmatch(problem)
+    extra = _extra_at(type_, steps) if found else {}
+    write = _WRITERS.get(extra.get("quantity") or extra.get("unit", ""))
+    if found is None or write is None:
+        return None
+    return f"must be {_COMPARED[found[1]]} {write(float(found[2]))}"
+
+
+def _extra_at(type_: Any, steps: Sequence[str]) -> dict[str, Any]:
+    """What is noted of the value there; of a list or a map of what is in it."""
+    info, extra, _ = _unwrap(_info(type_))
+    for step in steps:
+        fields = {f.encode_name: f.type for f in info.fields} if isinstance(info, mi.StructType) else {}
+        if step not in fields:
+            return {}
+        info, extra, _ = _unwrap(fields[step])
+        while isinstance(info, (mi.ListType, mi.VarTupleType, mi.DictType)):
+            info, more, _ = _unwrap(info.value_type if isinstance(info, mi.DictType) else info.item_type)
+            extra = {**more, **extra}
+    return extra
 
 
 def _in_words(problem: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from weft.cli.output.local_time import read_moment
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
-from weft.objects.quantity import parse_duration
+from weft.objects.quantity import format_limit, parse_duration
 
 Run = Callable[..., int | None]
 _ARGV, _TYPED = "weft.argv", "weft.typed"
@@ -84,17 +85,25 @@ class _Word(str):
 
 
 class Duration(click.ParamType[float]):
-    """Seconds from 30s, 5m, 1h30m."""
+    """Seconds from 30s, 5m, 1h30m; from ``least`` to ``most``, in seconds."""
 
     name = "duration"
+
+    def __init__(self, least: float = 0.0, most: float = math.inf) -> None:
+        self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
         try:
-            return parse_duration(value, name := param.opts[-1] if param else "duration")
+            seconds = parse_duration(value, name := param.opts[-1] if param else "duration")
         except InvalidInput as problem:  # whose value it is comes before all that fails here
             self.fail(f"{problem.message.removeprefix(f'{name}: ')}; {problem.hint}", param, ctx)
+        if seconds > self._most:
+            self.fail(f"{value} is too long; give at most {format_limit(self._most)}", param, ctx)
+        if seconds < self._least:
+            self.fail(f"{value} is too short; give a duration like 30s or 10m", param, ctx)
+        return seconds
 
 
 class Moment(click.ParamType[float | str]):

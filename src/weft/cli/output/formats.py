@@ -161,7 +161,9 @@ def print_names(items: Sequence[Object]) -> None:
 
 
 def print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """A table that is not of objects, with the requested columns and order."""
+    """A table that is not of objects, with the requested columns and order. Raises UsageError for names, which its rows lack."""
+    if session.output == "name":
+        raise click.UsageError("-o name is for what has names; use -o csv -c COLUMN, or -o json")
     titles = [column.title for column in columns]
     if session.sort:
         word, backwards = _read_sort(session)

@@ -38,7 +38,8 @@ _POLL_MS = 1000
 
 class Stream:
     """One stream. ``escape`` is a byte that, typed, ends it here (a console); without ``forward_end`` no end of input is sent,
-    since a console goes on when the keyboard doesn't. What comes back goes to descriptor ``stdout`` or 2, by ``write``."""
+    since a console goes on when the keyboard doesn't. What comes back goes to descriptor ``stdout`` or 2, by ``write``.
+    ``cut_hint`` is for people if the connection is lost."""
 
     def __init__(
         self,
@@ -48,11 +49,12 @@ class Stream:
         forward_end: bool = True,
         stdout: int = 1,
         write: Callable[[int, bytes], None] | None = None,
+        cut_hint: str = "the command may still be running",
     ) -> None:
         self._sock = sock
         self._escape = escape
         self._forward_end = forward_end
-        self._stdout, self._write = stdout, write or write_bytes
+        self._stdout, self._write, self._cut_hint = stdout, write or write_bytes, cut_hint
         self._decoder = FrameDecoder()
         self._out = bytearray()
         self._stdin: int | None = None
@@ -125,7 +127,7 @@ class Stream:
             except OSError as problem:
                 raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable("the connection was lost before the end", hint="the command may still be running")
+                raise Unavailable("the connection was lost before the end", hint=self._cut_hint)
             for frame in self._decoder.feed(data):
                 self._take(frame.type, frame.payload, frame)
 
@@ -184,7 +186,14 @@ def write_bytes(descriptor: int, data: bytes) -> None:
 
 
 def exchange(
-    session: Session, kind: str, name: str, verb: str, asked: dict[str, Any], payload: bytes = b""
+    session: Session,
+    kind: str,
+    name: str,
+    verb: str,
+    asked: dict[str, Any],
+    payload: bytes = b"",
+    *,
+    cut_hint: str = "try again",
 ) -> tuple[bytes, dict[str, Any]]:
     """A request over a stream that shows nothing: the answer, and the content of EXIT. Raises the error that the peer sent,
     Unavailable for a stream that was cut."""
@@ -202,7 +211,7 @@ def exchange(
             except OSError as problem:
                 raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable("the connection was lost before the end", hint="the invocation may have run")
+                raise Unavailable("the connection was lost before the end", hint=cut_hint)
             for frame in decoder.feed(data):
                 if frame.type == FrameType.DATA_OUT:
                     answer += frame.payload

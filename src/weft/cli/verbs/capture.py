@@ -20,9 +20,10 @@ from weft.cli.network.packets import Splitter, describe
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.kinds.parts.stream_verbs import LEAST_CAPTURE_BYTES, MOST_CAPTURE_BYTES, MOST_CAPTURE_SECONDS
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
-from weft.objects.quantity import parse_bytes
+from weft.objects.quantity import format_bytes, parse_bytes
 from weft.protocol.frames import FrameType, encode_frame
 
 _ENDS = {
@@ -41,9 +42,13 @@ class _Size(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            return parse_bytes(value, "size")
+            size = parse_bytes(value, "size")
         except WeftError as problem:
             self.fail(f"{problem.message.removeprefix('size: ')}; {problem.hint}", param, ctx)
+        if not LEAST_CAPTURE_BYTES <= size <= MOST_CAPTURE_BYTES:
+            most = format_bytes(MOST_CAPTURE_BYTES, 0)
+            self.fail(f"{value} is out of range; give {format_bytes(LEAST_CAPTURE_BYTES)} to {most}", param, ctx)
+        return size
 
 
 class _Seconds(click.ParamType[float]):
@@ -54,7 +59,7 @@ class _Seconds(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, str) and value.isdecimal() and len(value) < 9:
             value = float(value)
-        return options.Duration().convert(value, param, ctx)
+        return options.Duration(least=0.001, most=MOST_CAPTURE_SECONDS).convert(value, param, ctx)
 
 
 def capture_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -114,7 +119,7 @@ def _capture(
 
     ticket = session.client.verb(target.kind.name, target.name, "capture", asked)
     with dial(session.client.context, ticket) as sock:
-        stream = Stream(sock, forward_end=False, write=take)
+        stream = Stream(sock, forward_end=False, write=take, cut_hint="what came until then is whole")
         try:
             with _ending_on_interrupt(stream):
                 return stream.run(None) or 0
@@ -147,7 +152,7 @@ def _report_end(session: Session, splitter: Splitter, report: bytes) -> None:
         end = {}
     dropped = int(end.get("dropped", 0))
     lost = f", and {dropped} more were dropped: they came faster than the node could take them" if dropped else ""
-    why = _ENDS.get(end.get("ended", ""), "cut off")
+    why = _ENDS.get(end.get("ended", ""), "cut off: its node or the gateway is away")
     session.notify(f"{splitter.packets} packets{lost}; {why}")
     if dropped:
         session.notify("  a narrower --filter or a smaller --snaplen drops fewer")

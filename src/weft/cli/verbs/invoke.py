@@ -55,7 +55,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
         "timeout": given["patience"],
         "later": given["later"],
     }
-    answer, report = exchange(session, "function", target.name, "invoke", asked, payload)
+    answer, report = exchange(
+        session, "function", target.name, "invoke", asked, payload, cut_hint="the invocation may have run"
+    )
     if given["tail_logs"]:
         _print_tail(base64.b64decode(report.get("tail") or ""))
     if report.get("code"):

@@ -30,6 +30,7 @@ from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.stream.watch import watch_documents
+from weft.kinds.parts.stream_verbs import LONGEST_SINCE_SECONDS
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput
@@ -48,8 +49,7 @@ def flows_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--each"], is_flag=True, help="Show each flow in a row of its own, with both ports."),
         click.Option(
             ["--since"],
-            type=options.Duration(),
-            default=0.0,
+            type=options.Duration(least=1.0, most=LONGEST_SINCE_SECONDS),
             metavar="TIME",
             help="Show sums of all flows since then, ended ones too: 10m, 24h (at most 25h).",
         ),
@@ -74,7 +74,7 @@ def matrix_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(
             ["--since"],
-            type=options.Duration(),
+            type=options.Duration(least=1.0, most=LONGEST_SINCE_SECONDS),
             default="1h",
             show_default=True,
             metavar="TIME",
@@ -169,14 +169,14 @@ def _flows(
     protocol: str,
     ports: str,
     each: bool,
-    since: float,
+    since: float | None,
     watch: bool,
     vm: str | None,
     container: str | None,
 ) -> int | None:
     target = _read(vm, container)
     asked: dict[str, Any] = {"protocol": read_protocol(protocol), "ports": read_ports(ports)}
-    if since:
+    if since is not None:
         if watch:
             raise click.UsageError("--since can't be given with --watch: what was recorded is shown once")
         asked["since"] = since

@@ -11,7 +11,7 @@ from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import usage
-from weft.cli.output.formats import age_of, print_data, print_rows
+from weft.cli.output.formats import age_of, print_data, print_items
 from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import find_width
 from weft.cli.session import Session
@@ -19,6 +19,7 @@ from weft.cli.trace.tree import read_tree
 from weft.cli.trace.waterfall import draw, format_time
 from weft.cli.verbs.events import about
 from weft.client.traces import list_traces, read_trace
+from weft.kinds.project import PROJECT
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 
@@ -28,7 +29,7 @@ _RECENT_SECONDS, _OLD_SECONDS = 3600.0, 7 * 86400.0
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    ago = options.Duration()
+    ago = options.Duration(least=0.001)
     params = [
         click.Argument(["words"], nargs=-1, required=True, metavar="ID|KIND/NAME|list"),
         click.Option(["--slow"], type=ago, metavar="TIME", help="list: only those that took so long, like 1s."),
@@ -87,24 +88,22 @@ def _list(session: Session, slow: float, since: float, tail: int) -> None:
     if session.project:
         query["project"] = session.project
     found = list_traces(session.client.http, query)
-    if session.is_document:
-        print_data(session, {"items": found})
-    elif found:
-        rows = [
-            [
-                one["trace"],
-                age_of(session, one["began_at"]),
-                _show_object(one["about"]),
-                format_time(int(one["seconds"] * 1e9)) + ("" if one["over"] else " …"),
-                str(one["spans"]),
-                one["name"],
-                one["error"],
-            ]
-            for one in found
+    if not found and session.given_project is not None:
+        session.client.get(PROJECT.name, session.given_project)  # raises, if it isn't there
+    rows = [
+        [
+            one["trace"],
+            age_of(session, one["began_at"]),
+            _show_object(one["about"]),
+            format_time(int(one["seconds"] * 1e9)) + ("" if one["over"] else " …"),
+            str(one["spans"]),
+            one["name"],
+            one["error"],
         ]
-        print_rows(session, _COLUMNS, rows)
-    else:
-        session.notify("no traces: give a longer --since, or a shorter --slow")
+        for one in found
+    ]
+    empty = "no traces: give a longer --since, or a shorter --slow"
+    print_items(session, found, [one["trace"] for one in found], (_COLUMNS, rows), empty)
 
 
 def _show_object(name: str) -> str:

@@ -55,9 +55,7 @@ class ExecStream:
             while (end := await self._serve(stream)) is not None:
                 stream.writer.close()
                 if not self._ledger.is_kept and end.hint is None:
-                    raise Unavailable(
-                        f"the connection to node {place.node_uid} was lost; the workload goes on", reason="streamLost"
-                    )
+                    raise Unavailable("the connection to its node was lost; the workload goes on", reason="streamLost")
                 stream, place = await self._take_up(end.hint or place)
         except WeftError as problem:
             self._carried.result = problem.token

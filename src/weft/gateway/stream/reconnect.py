@@ -76,7 +76,7 @@ class Reconnector:
             place = hint or await self._find_place(self._claims) or place
             await self._clock.sleep(AGAIN_SECONDS)
         raise Unavailable(
-            f"the connection to node {place.node_uid} was lost, and {what} could not be reached again within "
+            f"the connection to its node was lost, and {what} could not be reached again within "
             f"{FIND_SECONDS:g} s{f' ({last})' if last else ''}; the workload goes on",
             reason="streamLost",
         )

@@ -25,7 +25,7 @@ class Carried(msgspec.Struct):
     result: str = "cut"
 
 
-async def splice(client: Connection, agent: Connection, node: str) -> Carried:
+async def splice(client: Connection, agent: Connection) -> Carried:
     """Carry until the stream's end; the client always gets a last frame: the agent's EXIT or ERROR, or ours."""
     carried = Carried()
     inward = asyncio.ensure_future(_carry_in(client, agent, carried))
@@ -38,7 +38,7 @@ async def splice(client: Connection, agent: Connection, node: str) -> Carried:
         else:
             ended = outward.result()
             if not ended:
-                lost = Unavailable(f"the connection to node {node} was lost; the workload goes on", reason="streamLost")
+                lost = Unavailable("the connection to its node was lost; the workload goes on", reason="streamLost")
                 await client.send(encode_error(lost))
     except WeftError as problem:
         carried.result = problem.token

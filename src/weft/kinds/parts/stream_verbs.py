@@ -14,9 +14,12 @@ from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.record import Verb
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.quantity import format_duration, format_time
+from weft.objects.schema import unit
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MOST_RANGES = 64
+LONGEST_SINCE_SECONDS = 90_000  # of flows that are kept
+LEAST_CAPTURE_BYTES, MOST_CAPTURE_BYTES, MOST_CAPTURE_SECONDS = 1024, 1 << 30, 600
 
 
 class ExecInput(msgspec.Struct):
@@ -75,10 +78,10 @@ class FlowsInput(msgspec.Struct):
     protocol: Annotated[str, msgspec.Meta(pattern="^(tcp|udp|icmp|[0-9]{1,3}|)$")] = ""  # "": any
     ports: Annotated[list[PortRange], msgspec.Meta(max_length=MOST_RANGES)] = []  # of either end; none: any
     watch: bool = False  # an answer every ``interval`` seconds, until the client goes
-    interval: Annotated[float, msgspec.Meta(ge=0.5, le=60)] = 2.0
+    interval: Annotated[float, msgspec.Meta(ge=0.5, le=60), unit("duration")] = 2.0
     # Folded over the last seconds: sums for each peer, protocol, port and verdict, of the last day; 0: the flows of now. Intervals
     # count whole: minutes of the last two hours, hours of the day.
-    since: Annotated[float, msgspec.Meta(ge=0, le=90_000)] = 0.0
+    since: Annotated[float, msgspec.Meta(ge=0, le=LONGEST_SINCE_SECONDS), unit("duration")] = 0.0
 
 
 class SamplesInput(msgspec.Struct):
@@ -117,8 +120,9 @@ class CaptureInput(msgspec.Struct):
 
     nic: Annotated[int, msgspec.Meta(ge=0, le=31)] = 0  # by its number in the spec
     filter: Annotated[str, msgspec.Meta(max_length=1000)] = ""  # in tcpdump's language; "": every packet
-    seconds: Annotated[float, msgspec.Meta(gt=0, le=600)] = 60.0
-    size: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 10 << 20  # bytes of the file
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_CAPTURE_SECONDS), unit("duration")] = 60.0
+    # bytes of the file
+    size: Annotated[int, msgspec.Meta(ge=LEAST_CAPTURE_BYTES, le=MOST_CAPTURE_BYTES), unit("bytes")] = 10 << 20
     snaplen: Annotated[int, msgspec.Meta(ge=64, le=262_144)] = 262_144  # the first bytes of each packet
 
 

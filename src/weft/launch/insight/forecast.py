@@ -36,6 +36,8 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace, report: Callable[[int], None]) -> tuple[dict[str, Any], str]:
     """The answer for programs, and for people. Raises NotFound, InvalidInput."""
     seconds = parse_duration(options.horizon, "--horizon")
+    if seconds <= 0:
+        raise InvalidInput(f"--horizon {options.horizon} is not ahead", field="--horizon", hint="--horizon 60m")
     trace = read_trace(options.trace)
     horizon = round(seconds / trace.step_seconds)
     step = format_duration(trace.step_seconds)
