@@ -22,6 +22,8 @@ from weft.contracts.trace.context import (
 from weft.contracts.trace.span import Tracer, Value
 from weft.objects.envelope import Envelope
 
+MOST_READS = 120  # of a person in a minute that are recorded; twice as many where they were slow or failed
+SLOW_SECONDS = 1.0
 MOST_MARKED = 100  # objects of one request whose way is followed
 SERVER = 2  # the kind of a request's span
 TRACEPARENT = b"traceparent"
@@ -31,8 +33,8 @@ Phase = tuple[str, float, float]
 class RequestTrace:
     """One traced request; ``phases`` are its parts: name, begin, end (unix seconds)."""
 
-    def __init__(self, context: Context, parent: str, began: float) -> None:
-        self.context, self.parent, self.began = context, parent, began
+    def __init__(self, context: Context, parent: str, began: float, *, writes: bool) -> None:
+        self.context, self.parent, self.began, self.writes = context, parent, began, writes
         self.phases: list[Phase] = []
 
 
@@ -44,6 +46,7 @@ class RequestTraces:
 
     def __init__(self, tracer: Tracer, sample: float) -> None:
         self._tracer, self._clock, self._sample = tracer, tracer.clock, sample
+        self._minute, self._reads = 0, dict[str, int]()  # of each person in this minute, that were recorded
 
     def begin(self, call: Call, *, writes: bool) -> RequestTrace | None:
         """None: it isn't traced. A caller's ids that can't be read count as none."""
@@ -54,11 +57,24 @@ class RequestTraces:
                 return None
         now = self._clock.now()
         context = Context(parent.trace if parent is not None else new_trace(), new_span())
-        request = RequestTrace(context, parent.span if parent is not None else "", now)
+        request = RequestTrace(context, parent.span if parent is not None else "", now, writes=writes)
         traced.set(request)
         if writes:
             marks.set(Marks(make_mark(context, now), MOST_MARKED))
         return request
+
+    def _may_fill(self, person: str, seconds: float, status: int) -> bool:
+        """Whether a read is recorded: whoever has all of theirs traced would push out what others did. Slow and failed ones are."""
+        minute = int(self._clock.elapsed() / 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._reads.clear()
+        count = self._reads.get(person, 0)
+        most = MOST_READS if seconds < SLOW_SECONDS and status < 500 else 2 * MOST_READS
+        if count >= most:
+            return False
+        self._reads[person] = count + 1
+        return True
 
     def note_report(self, allocation: Envelope, state: str, began: float) -> None:
         """A node has reported that a traced workload's place is in another ``state`` now: that took from ``began`` (unix
@@ -72,6 +88,8 @@ class RequestTraces:
         """Record it, unless no person made it: a stranger fills nothing here."""
         actor = call.known_actor
         if actor is None or actor.kind != "person" or call.is_dry_run:
+            return
+        if not request.writes and not self._may_fill(actor.name, self._clock.now() - request.began, status):
             return
         about = f"{topic.kind or 'request'}/{topic.project or '-'}/{topic.name or '-'}"
         if call.changed:
