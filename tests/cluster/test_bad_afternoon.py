@@ -166,4 +166,4 @@ def test_an_agent_that_hangs_is_found(cluster: Cluster) -> None:
     finally:
         os.kill(agent, signal.SIGCONT)
     until(lambda: not list_firing(cluster, "node-unreachable"))
-    assert not list_firing(cluster, "link-lossy"), "the one that hung makes no news of it afterwards"
+    assert not list_firing(cluster, "link-lossy"), "the one that hung makes no news of what it missed"
