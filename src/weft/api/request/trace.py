@@ -64,7 +64,7 @@ class RequestTraces:
         return request
 
     def _may_fill(self, person: str, seconds: float, status: int) -> bool:
-        """Whether a read is recorded: whoever has all of theirs traced would push out what others did. Slow and failed ones are."""
+        """Whether a read is recorded: a person who has every read traced would push out what others did."""
         minute = int(self._clock.elapsed() / 60)
         if minute != self._minute:
             self._minute = minute
