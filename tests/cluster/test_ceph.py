@@ -273,7 +273,11 @@ def test_a_backup_waits_for_a_bucket_that_is_away_also_when_its_agent_is_killed(
         assert status["phase"] != "Failed", status["message"]
         return bool(status["phase"] == "Ready")
 
-    until(is_stored, 240)
+    try:
+        until(is_stored, 240)
+    except AssertionError as problem:
+        status = on_ceph.object("backup", "b2")["status"]
+        raise AssertionError(f"{problem}: {status}") from None
     until(lambda: on_ceph.run("backup", "delete", "b2", "--yes").returncode == 0)  # once its time is over
     assert "b2" not in on_ceph.ok("backup", "list")
 

@@ -168,6 +168,23 @@ def test_work_waits_while_the_bucket_is_away_and_says_so(bucket: Bucket, tmp_pat
     assert len(said) == 2
 
 
+def test_a_listing_that_an_outage_cuts_goes_on_where_it_was(bucket: Bucket, tmp_path: Path) -> None:
+    """A clean-up that saw half of the leases and backups would delete what the others need."""
+    said = list[str]()
+    place = open_place(bucket.url, ("key", "secret"), report=said.append)
+    keys = [f"{folder}/{n}" for folder in ("backups", "leases") for n in range(8)]
+    for key in keys:
+        place.put(key, b"x")
+    found = list[str]()
+    for folder in ("backups/", "leases/"):
+        bucket.refusal, bucket.refusals = "ServiceUnavailable", 1
+        for one in place.list(folder):
+            found.append(one.key)
+            if len(found) % 3 == 0:
+                bucket.refusals = 1
+    assert found == keys and len(said) >= 4
+
+
 def test_a_lock_is_extended_with_all_that_the_backup_needs(bucket: Bucket, tmp_path: Path) -> None:
     if not bucket.locks:
         return

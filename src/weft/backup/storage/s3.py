@@ -15,7 +15,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from weft.backup.errors import ObjectMissing, spool_full
+from weft.backup.errors import ObjectMissing, refused, spool_full
 from weft.backup.storage.contract import Storage, Stored, Upload
 from weft.backup.storage.patience import Patience
 from weft.backup.storage.s3_problems import EXISTS, code_of, explain_answer, explain_silence
@@ -25,6 +25,10 @@ from weft.objects.errors import WeftError
 _ONCE = ("packs/", "index/", "backups/", "trash/", "weft-backup")
 _LOCK_UNKNOWN = {"ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed", "InvalidRequest"}
 _NOT_LOCKED = {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError"}  # S3's word, and radosgw's
+_NEXT = {  # what the next page is asked for with, by what a page says of it
+    "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+    "list_object_versions": {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
+}
 T = TypeVar("T")
 
 
@@ -215,9 +219,20 @@ class S3Storage(Storage):
         return found
 
     def _pages(self, call: str, prefix: str) -> Iterator[dict[str, Any]]:
-        pages = iter(self._s3.get_paginator(call).paginate(Bucket=self._bucket, Prefix=self._prefix + prefix))
-        while (page := self._ask(lambda: next(pages, None), prefix)) is not None:
+        """Asked for one by one: a paginator of the library that met an outage takes its listing for ended."""
+        ask, after = getattr(self._s3, call), dict[str, str]()
+
+        def read() -> dict[str, Any]:
+            return dict(ask(Bucket=self._bucket, Prefix=self._prefix + prefix, **after))
+
+        while True:
+            page = self._ask(read, prefix)
             yield page
+            after = {name: page[given] for name, given in _NEXT[call].items() if given in page}
+            if not page.get("IsTruncated"):
+                return
+            if not after:
+                raise refused(self.url, "a listing that is cut off, without where it goes on")
 
     def _ask(self, question: Callable[[], T], key: str = "", *, writes: bool = False) -> T:
         """The server's answer, waited for while it is away. Raises WeftError, ObjectMissing."""
