@@ -53,6 +53,8 @@ async def begin_absorbing(guest: Guest, serial: str, layer: str) -> str:
     if record.relocation is not None and record.relocation.stage != "there":
         raise IllegalTransition(f"vm/{name}: one of its disks is being relocated")
     qmp, job = guest.monitor(), name_job(serial)
+    if _is_served(guest, serial, layer) and await _find_job(qmp, job) is not None:
+        return job  # that an agent which was killed has begun
     chain = await _find_chain(qmp, serial)
     if _is_served(guest, serial, layer):
         if served_node(serial) not in await list_nodes(qmp):
@@ -162,11 +164,16 @@ async def _flush(qmp: Qmp, node: str) -> None:
 
 
 async def end_left(guest: Guest) -> None:
-    """End what was begun and is not followed any more: nothing else may be done to these disks meanwhile."""
+    """End what was begun and is not followed any more: nothing else may be done to these disks meanwhile.
+
+    A copy from a server runs on, and is followed again: it ends only once the server answers, which may be far away, and which
+    the agent has served again only after this. Such a disk is refused to all else until it is whole.
+    """
+    served = {name_job(disk.serial) for disk in guest.record.plan.disks if find_served(disk) is not None}
     with contextlib.suppress(DriverFailed, IllegalTransition, Unavailable):  # the guest has just ended
         jobs: list[dict[str, Any]] = await guest.monitor().execute("query-jobs")
         for job in jobs:
-            if job["id"].startswith(_JOB):
+            if job["id"].startswith(_JOB) and job["id"] not in served:
                 await _close_writing(guest.monitor())
                 await _cancel(guest, job["id"], guest.clock)
 
