@@ -55,6 +55,7 @@ from weft.objects.schema import field, words
 OF = ("vm", "volume", "container")
 UNPROVEN = "unproven"  # the state of a backup that nobody has verified
 PROJECT = "project"  # of its objects, without data
+REPOSITORY_FAILED, REPOSITORY_MISSING = "repositoryFailed", "repositoryMissing"  # why one can't begin by itself
 SET = "project-backup"  # the label with the name of the backup of a whole project that one is a part of
 MADE_OF = "backups are made of"
 _ID = re.compile(r"[0-9a-f-]{8,64}")
@@ -157,6 +158,12 @@ def is_of_project(spec: BackupSpec) -> bool:
     return split_subject(spec.of)[0] == PROJECT
 
 
+def explain_encrypted(of: str, volume: str) -> str:
+    """Why a backup of a whole project leaves out ``of``, as KIND/NAME."""
+    its = f"it has the encrypted volume {volume}" if of != f"volume/{volume}" else "it is encrypted"
+    return f"{of}: {its}, and encrypted volumes can't be backed up"
+
+
 def _find_rights(_: BackupSpec | None, new: BackupSpec) -> Iterable[tuple[str, str]]:
     """A repository has backups of other projects, too: who adopts one must be allowed to see what is there."""
     return [("backuprepository:contents", "adopt a backup")] if new.adopts else []
@@ -191,8 +198,18 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
 
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """It failed; or it was verified, and isn't good."""
+    """It failed; it can't begin, as its repository has failed; or it was verified, and isn't good."""
     phase, reason, message = dig(obj, "status.phase"), dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    if phase in ("Pending", None) and reason in (REPOSITORY_FAILED, REPOSITORY_MISSING):
+        to = dig(obj, "spec.to", "")
+        remedy = "weft backuprepository " + (
+            f"describe {to}" if reason == REPOSITORY_FAILED else f"create {to} --url URL"
+        )
+        return DriverFailed(
+            f"{what} can't begin: {message}",
+            reason=reason,
+            hint=f"it stays Pending and begins once that is mended: {remedy} | weft delete {what}",
+        )
     if phase == "Failed":
         return DriverFailed(f"{what} failed: {message or reason}", reason=reason or None, hint=f"weft describe {what}")
     return find_verify_failure(obj, what) if goal.words == VERIFIED.words else None

@@ -41,3 +41,16 @@ def judge(obj: dict[str, Any]) -> str:
 )
 def test_a_verification_that_finds_damage_or_could_not_be_made_is_a_failure(obj: dict[str, Any], said: str) -> None:
     assert judge(obj) == said
+
+
+@pytest.mark.parametrize("reason", ["repositoryFailed", "repositoryMissing"])
+def test_nobody_waits_for_a_backup_whose_repository_has_failed(reason: str) -> None:
+    goal = plan_goal("backup", "create")
+    assert goal is not None
+    status = {"phase": "Pending", "reason": reason, "message": "it is full"}
+    obj = {"kind": "backup", "name": "monday", "uid": "u", "spec": {"of": "vm/web", "to": "safe"}, "status": status}
+    failure = find_failure(obj, "backup/monday", goal)
+    assert failure is not None and failure.token == reason and "it is full" in str(failure)
+    assert "weft backuprepository" in str(failure.hint) and "weft delete backup/monday" in str(failure.hint)
+    waits = {**obj, "status": {**status, "reason": "repositoryNotReady"}}
+    assert find_failure(waits, "backup/monday", goal) is None

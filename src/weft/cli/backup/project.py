@@ -9,7 +9,7 @@ from typing import Any
 from weft.cli.command.target import Target, usage
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
-from weft.kinds.backup import BACKUP, PROJECT, SET
+from weft.kinds.backup import BACKUP, PROJECT, SET, explain_encrypted
 from weft.kinds.fields.cells import dig
 from weft.kinds.registry import BY_NAME
 from weft.objects.identity import MAX_NAME
@@ -60,17 +60,17 @@ def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str,
         elif not has_run or (snapshots == "volume" and not dig(item, "status.node_uid")):
             left_out.append(f"{kind}/{name}: it has no data yet")
         elif sealed := _find_encrypted(item, encrypted):
-            left_out.append(f"{kind}/{name}: {sealed} is encrypted, and encrypted volumes can't be backed up")
+            left_out.append(explain_encrypted(f"{kind}/{name}", sealed))
         elif snapshots != "volume" or not dig(item, "status.attached_to"):  # else it comes with what has it
             subjects.append((kind, name))
     return subjects, left_out
 
 
 def _find_encrypted(item: Mapping[str, Any], encrypted: Collection[str]) -> str:
-    """The first encrypted volume of it; "": it has none."""
+    """The name of the first encrypted volume of it; "": it has none."""
     if item["kind"] == "volume":
-        return f"volume/{item['name']}" if item["name"] in encrypted else ""
-    return next((f"its volume {one}" for one in dig(item, "spec.volumes", None) or [] if one in encrypted), "")
+        return str(item["name"]) if item["name"] in encrypted else ""
+    return next((str(one) for one in dig(item, "spec.volumes", None) or [] if one in encrypted), "")
 
 
 def name_part(whole: str, kind: str, subject: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
+from weft.kinds.backup import REPOSITORY_FAILED, REPOSITORY_MISSING, BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.parts.workload import WorkloadStatus
@@ -20,6 +20,19 @@ class Repository(msgspec.Struct, frozen=True):
     uid: str
     spec: BackupRepositorySpec
     status: BackupRepositoryStatus
+
+
+def explain_waiting(to: str, repository: Repository | None) -> tuple[str, str] | None:
+    """Reason and message of a backup that can't begin yet, since its repository isn't ready; None: it can. Pure."""
+    if repository is None:
+        return REPOSITORY_MISSING, f"there is no backuprepository/{to}"
+    status = repository.status
+    if status.phase == "Ready":
+        return None
+    because = f": {status.message}" if status.message else ""
+    if status.phase == "Failed":
+        return REPOSITORY_FAILED, f"backuprepository/{to} is failed{because}"
+    return "repositoryNotReady", f"backuprepository/{to} is not ready{because}"
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.backup.lock import find_lock, plan_lock
-from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
+from weft.controllers.backup.model import BackupFacts, BackupPlan, explain_waiting, make_order
 from weft.controllers.backup.verification import end_test, plan_verification
 from weft.controllers.backup.without_snapshot import needs_no_snapshot, plan_without_snapshot
 from weft.kinds.backup import UNPROVEN, BackupStatus
@@ -40,11 +40,9 @@ def _begin(facts: BackupFacts) -> BackupPlan:
     status = facts.status
     if not facts.subject:
         return _fail(facts, "notFound", f"{facts.spec.of} does not exist")
-    if facts.repository is None or facts.repository.status.phase != "Ready":
-        why = facts.repository.status.message if facts.repository is not None else ""
-        message = f"backuprepository/{facts.spec.to} is not ready{': ' if why else ''}{why}"
-        return BackupPlan(msgspec.structs.replace(status, reason="repositoryNotReady", message=message))
-    if facts.repository.spec.immutable and not facts.spec.keep:
+    if waits := explain_waiting(facts.spec.to, facts.repository):
+        return BackupPlan(msgspec.structs.replace(status, reason=waits[0], message=waits[1]))
+    if facts.repository is not None and facts.repository.spec.immutable and not facts.spec.keep:
         message = f"backuprepository/{facts.spec.to} is immutable, so it takes a time to keep each backup: --keep 30d"
         return _fail(facts, "keepMissing", message)
     if facts.busy:

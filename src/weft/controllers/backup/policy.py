@@ -33,6 +33,7 @@ from weft.objects.envelope import Envelope
 from weft.objects.identity import MAX_NAME, new_uid, object_key
 
 LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
+MOST_NAMED = 3
 
 
 class BackupPolicies:
@@ -80,7 +81,7 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
     """What is due, and in how many seconds to look again."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
     before = {one.of: one.last_run for one in status.subjects}
-    subjects = list_subjects(view, policy)
+    subjects, left_out = list_subjects(view, policy)
     last, next_runs = {of: before[of] for of in subjects if of in before}, list[float]()
     own: dict[str, list[Item]] = {of: [] for of in subjects}
     for item in view.find(BACKUPS_BY_POLICY, policy.key):
@@ -107,10 +108,21 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
             due = find_due(spec, now, now)
         next_runs.append(due)
     noted = [PolicySubject(of=of, last_run=last[of]) for of in subjects if of in last]
-    planned = msgspec.structs.replace(status, subjects=noted, next_run=min(next_runs, default=None))
+    planned = msgspec.structs.replace(
+        status,
+        subjects=noted,
+        next_run=min(next_runs, default=None),
+        reason="encrypted" if left_out else "",
+        message=_list_left_out(left_out),
+    )
     if planned != status:
         draft.change(policy, status=planned)
     return draft.commit(policy.key), min([LONGEST_WAIT_SECONDS, *(due - now for due in next_runs)])
+
+
+def _list_left_out(left_out: Sequence[str]) -> str:
+    more = len(left_out) - MOST_NAMED
+    return f"left out: {'; '.join(left_out[:MOST_NAMED])}{f'; and {more} more' if more > 0 else ''}" if left_out else ""
 
 
 def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec) -> None:

@@ -6,27 +6,45 @@ from collections.abc import Iterator
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, list_disks
-from weft.kinds.backup import PROJECT
+from weft.kinds.backup import PROJECT, explain_encrypted
 from weft.kinds.backup_policy import BackupPolicySpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.pool import POOL, PoolSpec
 from weft.kinds.registry import BY_NAME
-from weft.kinds.volume import VolumeStatus
+from weft.kinds.vm import VmSpec
+from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus
 from weft.objects.identity import object_key
 
 
-def list_subjects(view: View, policy: Item) -> list[str]:
-    """As KIND/NAME, each once."""
+def list_subjects(view: View, policy: Item) -> tuple[list[str], list[str]]:
+    """As KIND/NAME, each once; and of what a policy for a project or a pool leaves out, a sentence each."""
     spec, project = policy.spec(BackupPolicySpec), policy.envelope.project
-    found = dict.fromkeys(spec.of)
+    found, left_out = dict.fromkeys(spec.of), list[str]()
     pool = view.get(object_key(POOL.name, None, spec.pool)) if spec.pool else None
     for item in _list_all(view, project) if spec.whole_project or pool is not None else ():
         if spec.whole_project or (pool is not None and _lies_in(view, item, pool.spec(PoolSpec).id)):
-            found[f"{item.envelope.kind}/{item.envelope.name}"] = None
-    if spec.whole_project and found:
+            of = f"{item.envelope.kind}/{item.envelope.name}"
+            if of not in found and (encrypted := _find_encrypted(view, item)):
+                left_out.append(explain_encrypted(of, encrypted))
+            else:
+                found[of] = None
+    if spec.whole_project and (found or left_out):
         found[f"{PROJECT}/{project}"] = None  # its objects
-    return list(found)
+    return list(found), left_out
+
+
+def _find_encrypted(view: View, item: Item) -> str:
+    """The name of the first encrypted volume of it; "": it has none. Containers can't have any."""
+    match BY_NAME[item.envelope.kind].snapshots:
+        case "volume":
+            return item.envelope.name if item.spec(VolumeSpec).encrypted else ""
+        case "machine":
+            for name in item.spec(VmSpec).volumes:
+                volume = view.get(object_key(VOLUME.name, item.envelope.project, name))
+                if volume is not None and volume.spec(VolumeSpec).encrypted:
+                    return name
+    return ""
 
 
 def _list_all(view: View, project: str | None) -> Iterator[Item]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
+from weft.controllers.backup.model import BackupFacts, BackupPlan, explain_waiting, make_order
 from weft.kinds.backup import UNPROVEN, BackupStatus, is_of_project
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.snapshot import SnapshotDisk
@@ -40,10 +40,8 @@ def plan_without_snapshot(facts: BackupFacts, manifest: dict[str, Any], now: flo
     if act == "copy" and facts.spec.of != own:
         message = f"{facts.spec.of} is backed up in that project, not in {own}"
         return _fail(status, "otherProject", message)
-    if facts.repository is None or facts.repository.status.phase != "Ready":
-        why = facts.repository.status.message if facts.repository is not None else ""
-        message = f"backuprepository/{facts.spec.to} is not ready{': ' if why else ''}{why}"
-        return BackupPlan(replace(status, order=None, reason="repositoryNotReady", message=message))
+    if waits := explain_waiting(facts.spec.to, facts.repository):
+        return BackupPlan(replace(status, order=None, reason=waits[0], message=waits[1]))
     report = facts.asked.report if facts.asked is not None else None
     if report is not None and report.phase == "failed":
         return _fail(status, report.reason or f"{act}Failed", report.message or "its node could not do it")

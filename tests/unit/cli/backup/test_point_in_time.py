@@ -113,7 +113,7 @@ def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_toget
         "volume/sealed",
         "vm/safe",
     ]
-    assert left_out[-1] == "vm/safe: its volume sealed is encrypted, and encrypted volumes can't be backed up"
+    assert left_out[-1] == "vm/safe: it has the encrypted volume sealed, and encrypted volumes can't be backed up"
     assert [name_part("monday", *one) for one in subjects] == [
         "monday-shop",
         "monday-container-db",

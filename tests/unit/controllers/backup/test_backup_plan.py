@@ -80,15 +80,20 @@ def test_one_of_nothing_fails() -> None:
 @pytest.mark.parametrize(
     ("known", "reason", "said"),
     [
-        ({"repository": None}, "repositoryNotReady", "backuprepository/safe is not ready"),
+        ({"repository": None}, "repositoryMissing", "there is no backuprepository/safe"),
+        (
+            {"repository": msgspec.structs.replace(SAFE, status=BackupRepositoryStatus(phase="Pending"))},
+            "repositoryNotReady",
+            "backuprepository/safe is not ready",
+        ),
         (
             {
                 "repository": msgspec.structs.replace(
                     SAFE, status=BackupRepositoryStatus(phase="Failed", message="it is full")
                 )
             },
-            "repositoryNotReady",
-            "backuprepository/safe is not ready: it is full",
+            "repositoryFailed",
+            "backuprepository/safe is failed: it is full",
         ),
         ({"busy": "monday"}, "isBusy", "backup/monday of vm/web is being made first"),
     ],
