@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import copies, department, functions, migrations, placement, simulation, storm, workloads
+from benchmarks.soak import copies, department, functions, migrations, moments, placement, simulation, storm, workloads
 
 PROOFS = {
     "simulation": simulation.measure,
@@ -15,6 +15,7 @@ PROOFS = {
     "kills": soak.measure,
     "copies": copies.measure,
     "migrations": migrations.measure,
+    "moments": moments.measure,
     "workloads": workloads.measure,
     "functions": functions.measure,
     "department": department.measure,

@@ -24,8 +24,10 @@ class Bucket(ThreadingHTTPServer):
     daemon_threads = True
     scheme = "http"
 
-    def __init__(self, locks: bool) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(
+        self, locks: bool, address: str = "127.0.0.1", handler: type[BaseHTTPRequestHandler] | None = None
+    ) -> None:
+        super().__init__((address, 0), handler or Handler)
         self.locks, self.keys, self.guard = locks, dict[str, list[Version]](), threading.Lock()
         self.numbers, self.refuse_retention = itertools.count(1), False
         self.refusal, self.refusals = "", 0  # a code, and how many of the next requests get it
@@ -47,7 +49,7 @@ class Bucket(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"s3://bucket?endpoint={self.scheme}://127.0.0.1:{self.server_address[1]}&region=us-east-1&prefix=a/b"
+        return f"s3://bucket?endpoint={self.scheme}://{self.server_address[0]}:{self.server_address[1]}&region=us-east-1&prefix=a/b"
 
 
 class Handler(BaseHTTPRequestHandler):
