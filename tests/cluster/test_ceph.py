@@ -26,7 +26,7 @@ pytestmark = [
 BUCKET = "weft-backups"
 COUNT = (
     "(i=0; while true; do i=$((i+1)); echo count $i | dd of=/dev/vdb bs=512 seek=8 conv=sync,fsync,notrunc; "
-    "echo $i > /tmp/count; sleep 0.1; done) >/dev/null 2>&1 &"
+    "echo $i > /tmp/count-$i; mv /tmp/count-$i /tmp/count; sleep 0.1; done) >/dev/null 2>&1 &"
 )
 READ = "dd if=/dev/vdb bs=512 skip=8 count=1 iflag=direct 2>/dev/null | head -c 16"
 
