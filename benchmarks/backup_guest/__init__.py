@@ -6,12 +6,14 @@ takes 1 MB in a second. The turn begins before the backup does, so the moment of
 
 from __future__ import annotations
 
+import io
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from tests.cluster.cluster import Cluster, lay_out
@@ -20,17 +22,33 @@ from tests.unit.backup.bucket import Bucket, Handler
 from benchmarks.measurement import Figure, Measurement
 
 TURNS, SECONDS = 3, 20
-BYTES_PER_SECOND = 1e6
+BYTES_PER_SECOND, PIECE = 1e6, 64 << 10
 RANDOM_MIB = 32  # new for each backup: it lasts longer than its turn
 MOST_RATIO, MOST_STALL_SECONDS = 1.5, 1.5
 
 
-class SlowHandler(Handler):
-    def handle_any(self) -> None:
-        time.sleep(int(self.headers.get("Content-Length") or 0) / BYTES_PER_SECOND)
-        super().handle_any()
+class SlowBody(io.RawIOBase):
+    """What a client sends, no faster than the bucket takes it."""
 
-    do_GET = do_PUT = do_DELETE = do_HEAD = handle_any
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._file.readline(size)
+
+    def read(self, size: int = -1, /) -> bytes:
+        pieces = []
+        while size > 0 and (piece := self._file.read(min(size, PIECE))):
+            pieces.append(piece)
+            size -= len(piece)
+            time.sleep(len(piece) / BYTES_PER_SECOND)
+        return b"".join(pieces)
+
+
+class SlowHandler(Handler):
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = SlowBody(self.rfile)  # type: ignore[assignment]
 
 
 class Turn(msgspec.Struct, frozen=True):

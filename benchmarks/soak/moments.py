@@ -59,8 +59,8 @@ class Moments:
             time.sleep(self.draw.random() * APART_SECONDS)
         until_now = time.time()
         written = self._sh("writer", "cat /root/chain").splitlines()
-        made = [one["status"]["taken_at"] for one in self.cluster.json("backup", "list")["items"]]
-        taken = sorted(made)
+        made = self.cluster.json("backup", "list")["items"]
+        taken = sorted(one["status"]["taken_at"] for one in made if one["spec"]["of"] == "vm/writer")
         for number in range(instants):
             at = int(taken[0]) + 1 + self.draw.randrange(max(1, int(until_now - taken[0])))
             self._restore(f"r{number}", at, taken, written)

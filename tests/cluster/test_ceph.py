@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+from benchmarks.soak.moments import Moments
 from botocore.exceptions import ClientError
 
 from tests.cluster.cluster import Cluster, lay_out, until
@@ -298,6 +299,13 @@ def test_the_server_is_backed_up_into_the_bucket_and_restored(on_ceph: Cluster, 
     weft("backup", url, "--state", str(on_ceph.state / "server"), "--keep", "1d", "--immutable")
     assert "found server-" in weft("restore", url, "--state", str(tmp_path / "restored"))
     assert (tmp_path / "restored" / "store.db").exists()
+
+
+def test_a_point_in_time_is_a_state_that_was_there_within_its_grain(on_ceph: Cluster) -> None:
+    moments = Moments(on_ceph, on_ceph.make_folder("moments"), seed=5)
+    moments.run(backups=2, instants=2)
+    assert len(moments.ages) == 2
+    on_ceph.ok("vm", "delete", "writer", "--yes")
 
 
 def test_a_node_that_was_given_up_writes_no_more_before_the_guest_begins_elsewhere(on_ceph: Cluster) -> None:

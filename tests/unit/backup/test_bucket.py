@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.backup.bucket import Bucket
+from tests.unit.backup.bucket import Bucket, Handler
 from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
 from weft.backup.format import CHUNK, Manifest
@@ -183,6 +183,24 @@ def test_a_listing_that_an_outage_cuts_goes_on_where_it_was(bucket: Bucket, tmp_
             if len(found) % 3 == 0:
                 bucket.refusals = 1
     assert found == keys and len(said) >= 4
+
+
+class StallingHandler(Handler):
+    def handle_any(self) -> None:
+        time.sleep(5 if self.command == "PUT" else 0)
+        super().handle_any()
+
+    do_GET = do_PUT = do_HEAD = handle_any
+
+
+@pytest.mark.long
+def test_a_bucket_that_takes_nothing_for_some_seconds_is_slow_and_not_away(tmp_path: Path) -> None:
+    server, said = Bucket(locks=False, handler=StallingHandler), list[str]()
+    place = open_place(server.url, ("key", "secret"), report=said.append)
+    data = random_chunks(200, 1)
+    place.put("packs/large", data)
+    assert place.get("packs/large") == data and said == []
+    server.close()
 
 
 def test_a_lock_is_extended_with_all_that_the_backup_needs(bucket: Bucket, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ class S3Storage(Storage):
             config=Config(
                 s3={"addressing_style": "path"},
                 retries={"total_max_attempts": 1 if report else 2, "mode": "standard"},
-                connect_timeout=4,
+                # urllib3 takes this one for sending, too: a bucket that is slow takes nothing for a while.
+                connect_timeout=30 if report else 4,
                 read_timeout=60 if report else 20,
                 request_checksum_calculation="when_required",  # older servers know no checksums
                 response_checksum_validation="when_required",
