@@ -1,4 +1,4 @@
-/* Runs in a guest: counter FIRST SECOND SAID. Each round it writes its number to the first disk, then to the second, past all
+/* Runs in a guest: counter FIRST SECOND SAID [REST], which is the milliseconds between two rounds, 2 without it. Each round it writes its number to the first disk, then to the second, past all
  * caches, keeps it in 16 MiB of memory, and reads all of it back. SAID then says "rounds=N bad=M". So of what is copied at one
  * instant: the first disk is as far as the second or one ahead, and memory that goes on finds on the disks what it wrote there. */
 #define _GNU_SOURCE
@@ -13,6 +13,7 @@ enum { BLOCK = 4096, PAGES = 4096, AT_ONCE = 64 };
 
 int main(int argc, char **argv) {
     if (argc < 4) return 2;
+    unsigned rest = argc > 4 ? strtoul(argv[4], 0, 10) : 2;
     int disks[2] = {open(argv[1], O_RDWR | O_DIRECT | O_DSYNC), open(argv[2], O_RDWR | O_DIRECT | O_DSYNC)};
     uint64_t *block, (*memory)[BLOCK / 8] = calloc(PAGES, BLOCK), *shadow = calloc(PAGES, 8), bad = 0;
     if (disks[0] < 0 || disks[1] < 0 || !memory || !shadow || posix_memalign((void **)&block, BLOCK, BLOCK)) return 3;
@@ -35,6 +36,6 @@ int main(int argc, char **argv) {
         int length = snprintf(line, sizeof line, "rounds=%llu bad=%llu\n", (unsigned long long)round, (unsigned long long)bad);
         if (write(file, line, length) == length) rename(temporary, argv[3]);
         close(file);
-        usleep(2000);
+        usleep(rest * 1000);
     }
 }

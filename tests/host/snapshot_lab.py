@@ -80,10 +80,13 @@ def _stand(disk: GuestDisk, path: str) -> GuestDisk:
     )
 
 
-async def begin_counting(driver: QemuDriver, plan: GuestPlan, counter: bytes) -> None:
+async def begin_counting(driver: QemuDriver, plan: GuestPlan, counter: bytes, *, rest_ms: int = 2) -> None:
+    """``rest_ms`` between two rounds: short where the instant counts, which takes most of a processor."""
     await ready(driver, plan)
     await run(driver, plan.id, "sh", "-c", "cat > /dev/shm/counter; chmod +x /dev/shm/counter", stdin=counter)
-    await run(driver, plan.id, "sh", "-c", "/dev/shm/counter /dev/vdb /dev/vdc /dev/shm/said >/dev/null 2>&1 &")
+    await run(
+        driver, plan.id, "sh", "-c", f"/dev/shm/counter /dev/vdb /dev/vdc /dev/shm/said {rest_ms} >/dev/null 2>&1 &"
+    )
     await look(driver, plan, after=3)
 
 

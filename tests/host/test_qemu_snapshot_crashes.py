@@ -63,7 +63,7 @@ async def test_a_driver_killed_at_any_step_leaves_a_snapshot_or_none_and_a_guest
     lab: SnapshotLab, counter: bytes, memory: bool, stride: int
 ) -> None:
     plan, driver, phases = lab.plan(f"step-{memory}-{stride}", disks=2), lab.driver(), set()
-    await begin_counting(driver, plan, counter)
+    await begin_counting(driver, plan, counter, rest_ms=20)
     seen = 0
     await driver.close()
     for step in range(stride, MOST_STEPS, stride):
@@ -159,7 +159,7 @@ async def test_a_driver_killed_at_any_step_of_a_copys_start_leaves_no_twin(
     lab: SnapshotLab, counter: bytes, stride: int
 ) -> None:
     plan, driver = lab.plan_with_nic(f"original-{stride}", disks=2), lab.driver()
-    await begin_counting(driver, plan, counter)
+    await begin_counting(driver, plan, counter, rest_ms=20)
     snapshot = lab.plan_snapshot(plan, "m", memory=True)
     await driver.snapshots.take(plan.id, snapshot)
     assert (await until_over(driver, plan, "m")).phase == "done"

@@ -92,7 +92,7 @@ WHO = (
 
 async def test_two_copies_of_one_memory_are_three_machines(lab: SnapshotLab, counter: bytes) -> None:
     plan, driver = lab.plan_with_nic("origin", disks=2), lab.driver()
-    await begin_counting(driver, plan, counter)
+    await begin_counting(driver, plan, counter, rest_ms=20)
     snapshot = lab.plan_snapshot(plan, "m", memory=True)
     await driver.snapshots.take(plan.id, snapshot)
     assert (await until_over(driver, plan, "m")).phase == "done"
