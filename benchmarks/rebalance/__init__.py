@@ -54,7 +54,7 @@ def _measure_ganeti(path: Path, name: str, steps: int) -> Figure:
     known = theirs if theirs is not None else KNOWN.get((name, steps))
     goal, kept = f"≤ {GOAL_SECONDS:g} s", seconds <= GOAL_SECONDS
     if known is not None:
-        goal, kept = f"≤ {known:.5f}", round(outcome.score_after, 5) <= known
+        goal, kept = f"≤ {known:.5f}", round(outcome.score_after, 5) <= round(known, 5)
     return Figure(
         f"{name.replace('-', ' nodes, ')} guests, {steps} migrations: score",
         f"{outcome.score_before:.5f} → {outcome.score_after:.5f} in {seconds:.2f} s of CPU",

@@ -1342,7 +1342,7 @@ def test_a_rebalancing_is_planned_and_a_plan_that_is_not_there_is_named(fabric: 
         {"workload", "from", "to", "seconds", "bytes", "reason"} <= {*answer["moves"][0]} if answer["moves"] else True
     )
     missing = fabric.weft("rebalance", "apply", "nothing")
-    assert missing.code == 4 and "nothing" in missing.err
+    assert missing.code == 3 and "nothing" in missing.err
     assert fabric.weft("rebalance", "plan", "--moves", "0").code == 2
     assert fabric.weft("rebalance", "undo").code == 2
     if answer["plan"]:
