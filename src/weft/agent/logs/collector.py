@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from weft.agent.logs.assemble import Assembled, assemble, end_rests
+from weft.agent.logs.inbox import Inbox
 from weft.agent.logs.own import OwnLog
 from weft.agent.logs.source import read_source
 from weft.agent.logs.syslog import LineSender
@@ -58,6 +59,7 @@ class LogCollector:
         self._node_uid, self._clock = node_uid, clock
         self.own = OwnLog(clock)
         self.syslog: LineSender | None = None
+        self.inbox = Inbox(clock)  # what guests send
         self.exporter: LogExporter | None = None  # to a collector
         self._expected: dict[str, float] = {}  # by uid: lines of another node may come until then (elapsed seconds)
         self._begun: dict[str, float] = {}  # by uid, since when a line has waited for its end (elapsed seconds)
@@ -128,6 +130,11 @@ class LogCollector:
                 if lines := self.own.take():
                     times, text = array("q", [at for at, _ in lines]), b"".join(line for _, line in lines)
                     self._append(self._node_uid, f"node/{self.node}", times, text)
+                now = self._clock.elapsed()
+                for uid, what, sent_at, text in self.inbox.take(
+                    {uid for uid, at in self._expected.items() if at > now}
+                ):
+                    self._append(uid, what, array("q", sent_at), text)
                 if keeps:
                     self.store.keep(None if here is None else here | {self._node_uid})
                     self._forget_all_but(here)
