@@ -254,3 +254,31 @@ def test_a_collector_is_named_by_its_address(text: str, url: str) -> None:
 def test_what_is_no_collector_s_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="not the address of a collector"):
         read_collector(text)
+
+
+def test_a_guest_s_span_joins_only_traces_of_its_own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.telemetry.traces.store.MOST_OF_GUESTS", 20)
+    store = TraceStore(tmp_path / "store", tmp_path / "spools", SystemClock())
+    trace, alone = new_trace(), new_trace()
+
+    def of_guest(of: str, id: str, project: str) -> Span:
+        return make_span(of, id, process="guest/shop", about=f"vm/{project}/web", name=f"{project} {id[0]}")
+
+    store.put([of_guest(trace, "2" * 16, "mallory"), of_guest(alone, "3" * 16, "default")])
+    store.put([make_span(trace, "1" * 16, name="run"), of_guest(trace, "1" * 16, "default")])
+    store.put([of_guest(trace, "4" * 16, "default"), of_guest(alone, "5" * 16, "mallory")])
+    assert [one.name for one in store.find(trace)] == ["run", "default 4"]  # nor does it replace one of weft's
+    assert [one.name for one in store.find(alone)] == ["default 3"]  # whose came first has it
+    store.put([of_guest(trace, f"{number:016x}", "default") for number in range(16, 200)])
+    assert len(store.find(trace)) <= 21 and store.find(trace)[0].name == "run"
+    store.put([of_guest(trace, "e" * 16, "default"), *[of_guest(trace, "f" * 16, "default")] * 500])
+    decoded = list[bytes]()
+
+    def count(lines: list[bytes]) -> list[Span]:
+        decoded.extend(lines)
+        return []
+
+    monkeypatch.setattr("weft.telemetry.traces.store._decode_lines", count)
+    store.find(trace)
+    assert len(decoded) <= 22  # one that comes again and again costs no more
+    store.close()

@@ -18,6 +18,7 @@ _MOST_NODES = 10_000
 _MOST_KNOWN = 50_000
 _ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _ABOUT = re.compile(r"[a-z]{1,40}/[a-z0-9.-]{1,253}/[a-z0-9.-]{1,253}", re.ASCII)
+_GUEST = re.compile(r"guest/[\w.:/ ?-]{0,100}")
 _MOST_NANOSECONDS = 1 << 62
 _decoder = msgspec.json.Decoder(Span)
 
@@ -50,7 +51,8 @@ class NodeSpans:
 
 
 def read_spans(given: Sequence[msgspec.Raw], process: str, offset: float) -> list[Span]:
-    """Those that are valid, as spans of ``process``; ``offset`` (seconds) puts their times on this clock."""
+    """Those that are valid, as spans of ``process``, or of a guest that sent them to the node; ``offset`` (seconds) puts their
+    times on this clock."""
     shift = int(max(-1e9, min(1e9, offset)) * 1e9) if offset == offset else 0
     spans = []
     for raw in given:
@@ -63,8 +65,14 @@ def read_spans(given: Sequence[msgspec.Raw], process: str, offset: float) -> lis
         if _is_valid(one):
             begin = max(0, one.begin + shift)
             end = max(begin, one.end + shift) if one.end else 0
-            spans.append(msgspec.structs.replace(one, process=process, begin=begin, end=end))
+            said_by = one.process if is_guest_s(one) else process
+            spans.append(msgspec.structs.replace(one, process=said_by, begin=begin, end=end))
     return spans
+
+
+def is_guest_s(one: Span) -> bool:
+    """Whether a workload sent it to its node."""
+    return bool(_GUEST.fullmatch(one.process))
 
 
 def _is_valid(one: Span) -> bool:

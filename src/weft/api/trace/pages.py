@@ -13,7 +13,7 @@ from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer, read_count
 from weft.api.route import Route, Topic
-from weft.api.trace.node_spans import read_spans
+from weft.api.trace.node_spans import is_guest_s, read_spans
 from weft.contracts.trace.context import is_trace_id
 from weft.contracts.trace.span import Span
 from weft.kinds.allocation import ALLOCATION, AllocationSpec
@@ -105,7 +105,7 @@ async def take(context: ApiContext, call: Call, name: str) -> Answer:
     known = context.node_spans.known(uid)
     if any(one.about not in known and not _is_function(one) for one in spans):
         known |= await _list_workloads(context, uid)
-    spans = [one for one in spans if one.about in known or _is_function(one)]
+    spans = [one for one in spans if one.about in known or (_is_function(one) and not is_guest_s(one))]
     if spans:
         await _read(lambda: store.put(spans))
     return json_answer(SpansAnswer(now, len(given.spans) - len(spans)))

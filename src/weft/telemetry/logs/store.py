@@ -153,6 +153,11 @@ class LogStore:
             own = [one for one in self._segments if any(part.uid == uid for part in one.head.parts)]
             return self._carried.get(uid), own, [record.lines() for record in self._new if record.uid == uid]
 
+    def list_uids(self) -> list[str]:
+        """All sources that have, or had, lines."""
+        with self._lock:
+            return list(self._next)
+
     def sources(self) -> dict[str, str]:
         """What each source that has a name is called, by uid."""
         with self._lock:

@@ -27,6 +27,8 @@ MOST_AGE_SECONDS = 7 * 86400.0
 MOST_SPANS = 10_000  # of one trace, that are read
 MOST_SEARCHED = 300_000  # spans, for one list
 LINES_AT_ONCE = 1 << 20
+GUESTS = "guests-"  # and a project: spans of its guests, which have a share of the store for themselves
+MOST_OF_GUESTS = 2_000  # of one trace and project, that are read
 _SOURCES = tuple(f"spans-{digit:x}" for digit in range(16))
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Span)
@@ -100,7 +102,8 @@ class TraceStore:
             self._is_open = False
 
     def find(self, trace: str) -> list[Span]:
-        """All spans of a trace that are still there, in the order of their begin. Raises OSError."""
+        """All spans of a trace that are still there, in the order of their begin: weft's own, and those of guests in the projects
+        that these are about. Raises OSError."""
         begins = b'["%s"' % trace.encode()
         found: dict[str, Span] = {}
         for lines in self._read(_SOURCES[int(trace[0], 16)], 0):
@@ -111,7 +114,38 @@ class TraceStore:
                 for one in _decode_lines([text[at:end]]):
                     _take(found, one)
                 at = text.find(begins, end)
+        projects = {one.project for one in found.values()}
+        for one in self._find_guests(begins, projects if found else None):
+            found.setdefault(one.id, one)
         return sorted(found.values(), key=lambda one: one.begin)
+
+    def _find_guests(self, begins: bytes, projects: set[str | None] | None) -> list[Span]:
+        """Guests' spans of a trace. Any guest that knows its id may send some: only those of ``projects`` belong to it, or, of a
+        trace that only guests know (None), those of the project from which they came first. Raises OSError."""
+        with self._lock:
+            self._open()
+            sources = [name for name in self._lines.list_uids() if name.startswith(GUESTS)]
+        found: dict[str, tuple[int, dict[str, Span]]] = {}
+        for source in sources:
+            if projects is not None and source.removeprefix(GUESTS) not in projects:
+                continue
+            came, count, spans = 0, 0, dict[str, Span]()
+            for lines in self._read(source, 0):
+                at = lines.text.find(begins)
+                while at >= 0 and count < MOST_OF_GUESTS:  # also of one that comes again and again
+                    count += 1
+                    end = lines.text.index(b"\n", at)
+                    arrived = lines.times[lines.text.count(b"\n", 0, at)]
+                    came = min(came or arrived, arrived)
+                    for one in _decode_lines([lines.text[at:end]]):
+                        spans.setdefault(one.id, one)
+                    at = lines.text.find(begins, end)
+            if spans:
+                found[source] = came, spans
+        if projects is None and found:
+            first = min(found, key=lambda source: found[source][0])
+            found = {first: found[first]}
+        return [one for _, spans in found.values() for one in spans.values()]
 
     def search(self, since: float, sees: Callable[[Span], bool], about: str = "") -> list[Summary]:
         """The traces of which something began after ``since`` (unix seconds) and can be seen, newest first. ``about``: only
@@ -139,8 +173,10 @@ class TraceStore:
     def _put(self, spans: list[Span]) -> None:
         by_source: dict[str, tuple[array[int], list[bytes]]] = {}
         for one in spans:
-            times, texts = by_source.setdefault(_SOURCES[int(one.trace[0], 16)], (array("q"), []))
-            times.append(one.begin // 1000)
+            is_guest_s = one.process.startswith("guest/")
+            source = f"{GUESTS}{one.project}" if is_guest_s else _SOURCES[int(one.trace[0], 16)]
+            times, texts = by_source.setdefault(source, (array("q"), []))
+            times.append(int(self._clock.now() * 1e6) if is_guest_s else one.begin // 1000)
             texts.append(_encoder.encode(one) + b"\n")
         for source, (times, texts) in by_source.items():
             self._lines.append(source, times, b"".join(texts))
