@@ -81,6 +81,13 @@ def messages(logs: LogCollector) -> list[str]:
     return [line.text.decode() for lines in read_lines(logs.store, Range(UID), None) for line in lines]
 
 
+async def test_lines_that_a_guest_sends_stand_among_those_that_it_prints(tmp_path: Path) -> None:
+    async with one_node(tmp_path) as (_lab, _node, logs):
+        logs.inbox.put(UID, "vm/default/web", b"syslog err app: sent\n")
+        assert (await until_gathered(logs, "syslog err app: sent"))[-1:] == ["syslog err app: sent"]
+        assert logs.store.sources()[UID] == "vm/default/web"
+
+
 async def until_gathered(logs: LogCollector, last: str) -> list[str]:
     for _ in range(1000):
         if (found := messages(logs))[-1:] == [last]:

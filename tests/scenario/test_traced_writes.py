@@ -167,11 +167,14 @@ def test_a_node_brings_spans_of_its_own_workloads_and_of_no_others(lab: DoorsLab
             1,
         )
     ]
+    spans.append([trace, "a" * 16, "1".zfill(16), "checkout", now, now + 9, "guest/shop", "vm/default/here"])
+    spans.append([trace, "b" * 16, "1".zfill(16), "forged", now, now + 9, "guest/shop", "function/lab/any"])
     assert put(node, [], None)["now"] == pytest.approx(time.time(), abs=60)
-    assert put(node, spans, 0.0)["refused"] == 2
+    assert put(node, spans, 0.0)["refused"] == 3
     found = read_spans(lab.client, trace)
-    assert set(found) == {"image", "run"}
-    assert {span["process"] for span in found.values()} == {"weft/node/n7"}
+    assert set(found) == {"image", "run", "checkout"}
+    assert {span["process"] for span in found.values()} == {"weft/node/n7", "weft/guest/shop"}
+    assert found["checkout"]["parentSpanId"] == found["image"]["spanId"]
     with pytest.raises(WeftError):
         put(JoinedNode("n8", node.uid, node.client, node.key, node.context), spans, 0.0)
     with pytest.raises(Forbidden):

@@ -31,8 +31,8 @@ class NetworkSpec(msgspec.Struct, kw_only=True):
     open: Annotated[
         list[Opening],
         field(
-            "Services of nodes and of the server's machine to open to workloads: api, functions,"
-            " or PROTOCOL[:PORT[-PORT]] [to CIDR], like tcp:2049 to 10.0.0.5/32",
+            "Services of nodes and of the server's machine to open to workloads: api, functions, syslog or traces (at the"
+            " gateway's address), or PROTOCOL[:PORT[-PORT]] [to CIDR], like tcp:2049 to 10.0.0.5/32",
             change="live",
         ),
     ] = []
@@ -84,7 +84,9 @@ _COUNTRY = re.compile("[a-z]{2}")  # all of two letters are countries', or may b
 
 # The server's services that a project may open to its own workloads: they let in only who has a token, or signs.
 API, FUNCTIONS = "api", "functions"
-SERVICES = (API, FUNCTIONS)
+# What the gateway's address takes from workloads: their logs (ports 514 of UDP and TCP), and OTLP over HTTP (port 4318).
+SYSLOG, TRACES = "syslog", "traces"
+SERVICES = (API, FUNCTIONS, SYSLOG, TRACES)
 MOST_OPEN = 32
 
 

@@ -25,6 +25,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Endpoint, Filter, Forward, NetworkDriver, Segment
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocatedNic
+from weft.kinds.network import SYSLOG, TRACES
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts
@@ -72,6 +73,8 @@ class NetworkExecutor:
         self.addresses: list[str] = []  # the node's own
         self._idle: dict[str, Idle] | None = None  # by segment id; None until the driver has listed them
         self._applied: dict[str, Segment] = {}
+        # What the gateways of networks here take from their guests, by network uid.
+        self.services: dict[str, tuple[Segment, frozenset[str]]] = {}
         self._applied_forwards: list[Forward] | None = None
         self._listening: frozenset[tuple[str, int]] = frozenset()
         self._published: frozenset[tuple[str, int]] = frozenset()
@@ -244,6 +247,7 @@ class NetworkExecutor:
                     await self._ensure(uid, segment)
                 except WeftError as problem:
                     problems.append(problem)
+            self._follow_services()
         if problems:
             raise problems[0]
 
@@ -347,6 +351,11 @@ class NetworkExecutor:
             self._applied.pop(uid, None)
             await self._driver.ensure_segment(segment)
             self._applied[uid] = segment
+            self._follow_services()
+
+    def _follow_services(self) -> None:
+        taken = {uid: frozenset(rules.open) & {SYSLOG, TRACES} for uid, rules in self._rules.items()}
+        self.services = {uid: (one, taken[uid]) for uid, one in self._applied.items() if taken.get(uid)}
 
     def _fold(self, here: Iterable[LocalAllocation]) -> dict[str, Segment]:
         networks_of_orphans = {nic.network_uid for orphan in self._orphans() for nic in orphan.spec.nics}

@@ -55,7 +55,7 @@ def fold_open(written: Iterable[str], server: ServerPlace) -> tuple[Allowed, ...
         except InvalidInput:
             continue
         if rule is None:
-            found += [Allowed("tcp", port, port, tuple(server.ranges)) for port in ports[entry]]
+            found += [Allowed("tcp", port, port, tuple(server.ranges)) for port in ports.get(entry, ())]
         else:
             ranges = None if rule.cidr is None else (rule.cidr,)
             found.append(Allowed(rule.protocol, rule.first_port, rule.last_port, ranges))

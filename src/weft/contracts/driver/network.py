@@ -211,6 +211,17 @@ class NetworkDriver(Protocol):
     async def close(self) -> None: ...
 
 
+class GatewayListener(Protocol):
+    async def listen(self, segment_id: str, address: str, port: int, protocol: Literal["tcp", "udp"]) -> socket.socket:
+        """A bound socket, not blocking, at the segment's gateway ``address``, which only guests here reach, each from its own
+        address. Raises OSError."""
+
+
+@runtime_checkable
+class CanListen(Protocol):
+    gateways: GatewayListener
+
+
 @runtime_checkable
 class CanDial(Protocol):
     async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:

@@ -1,4 +1,5 @@
-"""A TCP connection from a segment's router to a guest in it: how people's byte streams reach a port that isn't published.
+"""Sockets in a segment's router: a TCP connection to a guest in it, by which people's byte streams reach a port that isn't
+published, and sockets at which the agent listens to its guests.
 
 The socket is made inside the router's network namespace and stays there; a thread of its own enters the namespace for
 that and ends, so no other thread ever sees it.
@@ -11,8 +12,11 @@ import ctypes
 import os
 import socket
 import threading
+from collections.abc import Callable
+from typing import Literal
 
 from weft.drivers.network.bridge.kernel import NAMESPACES
+from weft.drivers.network.bridge.names import Names
 
 CONNECT_SECONDS = 5.0
 _CLONE_NEWNET = 0x4000_0000
@@ -20,6 +24,22 @@ _CLONE_NEWNET = 0x4000_0000
 
 async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
     """A connected socket. Raises OSError."""
+    return await _make_inside(lambda: _dial(namespace, address, port))
+
+
+class GatewaySockets:
+    """At the gateways of a node's segments."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    async def listen(self, segment_id: str, address: str, port: int, protocol: Literal["tcp", "udp"]) -> socket.socket:
+        """See contracts.driver.network. Raises OSError."""
+        namespace = self._names.router(segment_id)
+        return await _make_inside(lambda: _listen(namespace, address, port, protocol))
+
+
+async def _make_inside(make: Callable[[], socket.socket]) -> socket.socket:
     loop = asyncio.get_running_loop()
     made: asyncio.Future[socket.socket] = loop.create_future()
 
@@ -35,7 +55,7 @@ async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
     def work() -> None:
         connection, problem = None, None
         try:
-            connection = _dial(namespace, address, port)
+            connection = make()
         except OSError as error:
             problem = error
         loop.call_soon_threadsafe(settle, connection, problem)
@@ -60,3 +80,16 @@ def _dial(namespace: str, address: str, port: int) -> socket.socket:
     connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
+
+
+def _listen(namespace: str, address: str, port: int, protocol: Literal["tcp", "udp"]) -> socket.socket:
+    enter_namespace(namespace)
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made

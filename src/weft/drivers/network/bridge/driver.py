@@ -27,7 +27,7 @@ from weft.drivers.network.bridge import kernel, migration, netlink, plan
 from weft.drivers.network.bridge.capture.tap import Taps
 from weft.drivers.network.bridge.connection_table import ConnectionTable
 from weft.drivers.network.bridge.conntrack import BridgeFlows
-from weft.drivers.network.bridge.dial import dial_inside
+from weft.drivers.network.bridge.dial import GatewaySockets, dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
 from weft.drivers.network.bridge.flow.reader import SeenFlows
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
@@ -67,6 +67,7 @@ class BridgeNetwork:
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self.seen = SeenFlows(self._names, self._guards)
         self.taps = Taps(self._names)
+        self.gateways = GatewaySockets(self._names)
         self.nic_counters = LinkCounters(self._names.tap)
         self._published = PublishedPorts(host, self._names, self._tables, self._segment)
 
