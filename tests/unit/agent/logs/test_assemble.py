@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.agent.logs.assemble import LONGEST_LINE, Assembled, Chunk, assemble, end_rests
+from weft.agent.logs.assemble import Assembled, Chunk, assemble, end_rests
+from weft.telemetry.logs.clean import LONGEST_LINE
 from weft.telemetry.logs.journal import Cursor
 
 
