@@ -32,6 +32,7 @@ WRITERS = {
     "controllers/node/controller": "nodes",
     "controllers/node/drain_controller": "drain",
     "controllers/pool": "pools",
+    "controllers/profile": "profiles",
     "controllers/quota": "quotas",
     "controllers/rebalance": "rebalance",
     "controllers/receiver": "receivers",

@@ -28,6 +28,7 @@ from tests.scenario import (
     test_migrations,
     test_placement_affinity,
     test_planned_migrations,
+    test_profiles,
     test_promises,
     test_quotas,
     test_rebalance_plans,
@@ -95,7 +96,8 @@ RELIES_ON = {
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
     "controllers/garbage_collector.py plan": "recommendation at and goes",
     "controllers/garbage_collector.py plan_item": (
-        "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes"
+        "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes, "
+        "workloadprofile at and goes"
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
     "controllers/image/controller.py _write_status": "image at",
@@ -112,6 +114,10 @@ RELIES_ON = {
     "controllers/pool/controller.py _plan_one": "pool absent",
     "controllers/pool/controller.py plan_pool 1": "pool at and goes",
     "controllers/pool/controller.py plan_pool 2": "pool at",
+    "controllers/profile/controller.py step": "nodeprofile at and goes",
+    "controllers/profile/plan.py plan_write": (
+        "nodeprofile absent, nodeprofile at, workloadprofile absent, workloadprofile at"
+    ),
     "controllers/quota/controller.py plan_status": "quota at",
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
@@ -422,6 +428,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_migrations.test_of_ended_ones_only_the_newest_are_kept_and_not_for_ever,
     test_migrations.test_a_volume_goes_along_and_is_at_home_where_its_vm_went,
     test_placement_affinity.test_where_a_volume_lies_decides_and_when_it_lies_elsewhere_so_does_the_choice,
+    test_profiles.test_profiles_come_are_kept_through_kills_and_go_with_what_they_are_of,
     test_promises.test_its_owner_is_told_what_was_lost_and_what_is_nearest_and_it_begins_where_capacity_becomes_free,
     test_promises.test_slots_and_what_is_in_them_begin_elsewhere,
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,

@@ -11,6 +11,9 @@ from bisect import bisect_left, insort
 from collections import deque
 
 import msgspec
+import numpy as np
+
+from weft.contracts.history import Floats
 
 THRESHOLD = 4.0
 SILENT_SAMPLES = 288  # after an alarm
@@ -47,6 +50,29 @@ class Detector:
         self._seen = 0
         self._silent = 0
         self._silent_above = 0.0
+
+    def learn(self, values: Floats, silent_samples: int = 0, silent_above: float = 0.0) -> None:
+        """A past before the first sample, of which nothing is judged; then as after an alarm of ``silent_above`` with so many
+        silent samples left. In one step for each channel, a hundredth of the work."""
+        x, known = values, ~np.isnan(values)
+        self._seen = int(known.sum())
+        self._different = set(x[known][:MOST_KEPT].tolist()) if self._seen else set()
+        while len(self._different) > LEAST_DIFFERENT:
+            self._different.pop()
+        steps = np.abs(np.diff(x))
+        self._jump.learn(steps[~np.isnan(steps)])
+        self._levels["high"].learn(x[known])
+        self._levels["low"].learn(-x[known])
+        if len(x) >= HOUR:
+            windows = np.lib.stride_tricks.sliding_window_view(x, HOUR)
+            windows = windows[~np.isnan(windows).any(axis=1)]
+            means = windows.mean(axis=1)
+            self._levels["hour high"].learn(means)
+            self._levels["hour low"].learn(-means)
+            self._spread.learn(windows.std(axis=1))
+        gaps = np.flatnonzero(~known)
+        self._hour.extend(x[max(gaps[-1] + 1 if len(gaps) else 0, len(x) - HOUR) :].tolist())
+        self._silent, self._silent_above = silent_samples, silent_above
 
     def put(self, value: float) -> Finding:
         """Judge the next sample. NaN is no sample: it is never unusual."""
@@ -93,6 +119,10 @@ class _Channel:
 
     def __init__(self) -> None:
         self._sorted: list[float] = []
+
+    def learn(self, values: Floats) -> None:
+        """The newest MOST_KEPT of them are its past."""
+        self._sorted = np.sort(values[-MOST_KEPT:]).tolist()
 
     def usual(self) -> tuple[float, float]:
         if len(self._sorted) < LEAST_SAMPLES:

@@ -22,9 +22,20 @@ def correlate(values: Floats) -> Floats:
     return np.asarray(rest @ rest.T / max(1, rest.shape[1])) if len(rest) else np.zeros((0, 0))
 
 
-def least_related(samples: int) -> float:
-    """From which absolute correlation on a pair of so many samples counts as related."""
-    return SURE / math.sqrt(max(1, samples))
+def correlate_between(values: Floats, others: Floats) -> Floats:
+    """As ``correlate``, of each of ``values`` with each of ``others``, at the same moments: shape (count, count of others)."""
+    if not len(values) or not len(others):
+        return np.zeros((len(values), len(others)))
+    of_others = np.array([_whiten(_rank(row)) for row in others])
+    rest = np.array([_whiten(_rank(row)) for row in values])
+    return np.asarray(rest @ of_others.T / max(1, rest.shape[1]))
+
+
+def least_related(samples: int, pairs: int = 1) -> float:
+    """From which absolute correlation on a pair of so many samples counts as related: of so many ``pairs`` that are unrelated, one
+    in a thousand times any does (the tail of a normal variable is below exp(-z²/2))."""
+    sure = SURE if pairs <= 1 else math.sqrt(2 * math.log(1000 * pairs))
+    return sure / math.sqrt(max(1, samples))
 
 
 def _rank(row: Floats) -> Floats:

@@ -145,7 +145,7 @@ WORKLOAD_PROFILE = Kind(
     summary="What the history of a workload says of it",
     spec=WorkloadProfileSpec,
     status=ProfileStatus,
-    access=Access(readers="project", writer="fabric"),
+    access=Access(readers="project", writer="fabric", status_writer="profiles"),
     display=Display(columns=_COLUMNS),
     lifetime=Lifetime(goes_with_owner=True),
 )
@@ -157,7 +157,7 @@ NODE_PROFILE = Kind(
     scope="fabric",
     spec=NodeProfileSpec,
     status=ProfileStatus,
-    access=Access(readers="fabric", writer="fabric"),
+    access=Access(readers="fabric", writer="fabric", status_writer="profiles"),
     display=Display(columns=_COLUMNS),
     lifetime=Lifetime(goes_with_owner=True),
 )

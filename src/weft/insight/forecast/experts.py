@@ -12,7 +12,7 @@ from collections import deque
 import numpy as np
 
 from weft.contracts.history import Floats
-from weft.insight.forecast.markov import Indexes, Steps
+from weft.insight.forecast.markov import Indexes, ManySteps
 from weft.insight.forecast.past import Past
 
 FORGET = 0.002  # of the losses at each sample; less far ahead, where errors overlap and each says less
@@ -21,6 +21,17 @@ SMOOTHING = (0.6, 0.3, 0.1)
 MEDIANS = (3, 6, 12, 24, 72)
 DAY_SECONDS = 86400.0
 REBUILD_SECONDS = 6 * 3600.0
+_DAYS, _STEPS = "the same time on other days", "what followed similar hours"
+_KINDS = (  # of each expert, in the order of their forecasts
+    "the last value",
+    *["a smoothed mean"] * len(SMOOTHING),
+    *["the median of minutes"] * 2,
+    "the median of an hour",
+    *["the median of hours"] * 3,
+    *["the last value and a median"] * 2,
+    *[_DAYS] * 6,
+    *[_STEPS] * 8,
+)
 _NEAR = 0.3  # of a standard deviation: about the same
 
 
@@ -36,7 +47,7 @@ class Experts:
         self._smooth = np.zeros((len(SMOOTHING), count))
         self._seen = 0
         self._contexts = _Contexts(count, self._hour, self._day, self._past.length)
-        self._steps: list[list[list[Steps]]] = []  # by memory, context and series
+        self._steps: list[list[ManySteps]] = []  # by memory and context
         self._open: deque[Floats] = deque(
             maxlen=horizon
         )  # forecasts whose time hasn't come, shape (experts, count) each
@@ -46,30 +57,54 @@ class Experts:
 
     def put(self, values: Floats) -> None:
         """The next sample of each series, shape (count,); NaN: none was measured, and the last one stands for it."""
-        missing = np.isnan(values)
-        before = self._past.ago(0)
-        filled = np.where(missing, 0.0 if before is None else before, values)
         if len(self._open) == self._horizon:
-            self._judge(self._open[0], filled, ~missing)
+            self._judge(self._open[0], np.nan_to_num(values), ~np.isnan(values))
+        self._remember(values)
+        if self._seen >= self._day + self._horizon and (self._seen - self._day - self._horizon) % self._rebuild == 0:
+            self._learn_steps()
+        self._open.append(self._ask_all())
+
+    def prime(self, values: Floats) -> None:
+        """A past that no expert is judged by, before the first sample: shape (count, n)."""
+        for at in range(values.shape[1]):
+            self._remember(values[:, at])
+        if self._seen >= self._day + self._horizon:
+            self._learn_steps()
+
+    def _remember(self, values: Floats) -> None:
+        before = self._past.ago(0)
+        filled = np.where(np.isnan(values), 0.0 if before is None else before, values)
         self._past.put(filled)
         for smooth, share in zip(self._smooth, SMOOTHING, strict=True):
             smooth += (1.0 if self._seen == 0 else share) * (filled - smooth)
         self._contexts.put(self._past)
         self._seen += 1
-        if self._seen >= self._day + self._horizon and (self._seen - self._day - self._horizon) % self._rebuild == 0:
-            self._learn_steps()
-        self._open.append(self._ask_all())
 
     def forecast(self) -> Floats:
         """Of each series, ``horizon`` samples after the newest, shape (count,)."""
         asked = self._open[-1]
-        if self._loss is None:
+        weights = self._weigh()
+        if weights is None:
             return np.asarray(asked[self._usual])
+        return np.asarray((weights * asked).sum(axis=0) / weights.sum(axis=0))
+
+    def name_leaders(self) -> list[str]:
+        """Of each series, the kind of experts that has most weight now."""
+        weights = self._weigh()
+        if weights is None:
+            return [_KINDS[self._usual]] * self._count
+        kinds = list(dict.fromkeys(_KINDS))
+        sums = np.array([weights[[of == kind for of in _KINDS]].sum(axis=0) for kind in kinds])
+        return [kinds[int(best)] for best in sums.argmax(axis=0)]
+
+    def _weigh(self) -> Floats | None:
+        """Shape (experts, count); None before anything was judged."""
+        if self._loss is None:
+            return None
         quality = self._loss / np.maximum(self._rounds, 1e-9)
         best = quality.min(axis=0)
         worse = np.where(best > 0, quality / np.where(best > 0, best, 1.0) - 1.0, np.where(quality > 0, np.inf, 0.0))
-        weights = np.exp(-SHARPNESS * worse)
-        return np.asarray((weights * asked).sum(axis=0) / weights.sum(axis=0))
+        return np.exp(-SHARPNESS * worse)
 
     def _judge(self, asked: Floats, values: Floats, measured: np.ndarray) -> None:
         if self._loss is None:
@@ -114,24 +149,20 @@ class Experts:
     def _ask_steps(self, last: Floats) -> list[Floats]:
         if not self._steps:
             return [last] * (2 * _Contexts.MANY)
-        asked = []
-        for memory in self._steps:
-            for number, context in enumerate(memory):
-                now = self._contexts.now[number]
-                asked.append(
-                    np.array([v + steps.find(v, int(s)) for v, s, steps in zip(last, now, context, strict=True)])
-                )
-        return asked
+        return [
+            last + steps.find(last, now)
+            for memory in self._steps
+            for steps, now in zip(memory, self._contexts.now, strict=True)
+        ]
 
     def _learn_steps(self) -> None:
         week, everything = self._past.last(7 * self._day), self._past.last(self._past.length)
-        self._steps = [
-            [
-                [Steps(values[one], contexts[one], self._horizon) for one in range(self._count)]
-                for contexts in (self._contexts.last(number, values.shape[1]) for number in range(_Contexts.MANY))
-            ]
-            for values in (week, everything)
-        ]
+        of_week = self._learn(week)
+        self._steps = [of_week, of_week if everything.shape == week.shape else self._learn(everything)]
+
+    def _learn(self, values: Floats) -> list[ManySteps]:
+        many = values.shape[1]
+        return [ManySteps(values, self._contexts.last(of, many), self._horizon) for of in range(_Contexts.MANY)]
 
 
 class _Contexts:

@@ -53,9 +53,22 @@ class Forecaster:
         if self._seen < LEAST_SAMPLES:
             return
         value = self._experts.forecast()
-        if self._seen == LEAST_SAMPLES:
+        if self._seen == LEAST_SAMPLES and not self._open:
             self._intervals.begin(self._walked / (LEAST_SAMPLES - 1))
         self._open.append(value)
+
+    def prime(self, values: Floats) -> None:
+        """A past before the first sample, LEAST_SAMPLES at least: it is remembered, and nothing is judged by it, which is a tenth
+        of the work. Shape (count, n)."""
+        self._experts.prime(values)
+        self._seen = values.shape[1]
+        known = values[:, -LEAST_SAMPLES:]
+        self._least = np.nanmin(np.where(np.isnan(values), np.inf, values), axis=1)
+        self._intervals.begin(np.nan_to_num(np.abs(np.diff(known, axis=1))).mean(axis=1))
+
+    def name_leaders(self) -> list[str]:
+        """What each forecast follows most."""
+        return self._experts.name_leaders()
 
     def forecast(self) -> Forecast | None:
         """``horizon`` samples after the newest; None before there are LEAST_SAMPLES."""

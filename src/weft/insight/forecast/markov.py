@@ -30,6 +30,20 @@ class Steps:
         return float(self.medians[int(np.searchsorted(self.edges, value, side="right")) * CONTEXTS + context])
 
 
+class ManySteps:
+    """The same of many series; ``values`` and ``contexts`` of shape (count, n)."""
+
+    def __init__(self, values: Floats, contexts: Indexes, horizon: int) -> None:
+        each = [Steps(one, context, horizon) for one, context in zip(values, contexts, strict=True)]
+        self._edges = np.array([one.edges for one in each])
+        self._medians = np.array([one.medians for one in each])
+
+    def find(self, values: Floats, contexts: Indexes) -> Floats:
+        """Of each series' value in its context, shapes (count,)."""
+        situation = (self._edges <= values[:, None]).sum(axis=1) * CONTEXTS + contexts
+        return np.asarray(np.take_along_axis(self._medians, situation[:, None], axis=1)[:, 0])
+
+
 def _find_medians(groups: Indexes, steps: Floats) -> Floats:
     """The median of each group's steps and STILL zeros; 0 for a group of less than LEAST. Shape (QUANTILES * CONTEXTS,)."""
     many = QUANTILES * CONTEXTS

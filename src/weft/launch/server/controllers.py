@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import uvloop
 
 from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.history import History
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
@@ -31,6 +32,7 @@ from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.loop import run_controller
 from weft.controllers.metrics.recorder import INTERVAL_SECONDS, Recorder
+from weft.controllers.profile.controller import Profiles
 from weft.controllers.receiver.controller import Receivers
 from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
@@ -42,6 +44,7 @@ from weft.informer.view import make_view
 from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
+from weft.launch.insight.worker import Worker
 from weft.launch.server.alerts import find_unfit
 from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
@@ -53,8 +56,9 @@ from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
 from weft.telemetry.logs.server import DEPARTED, DepartureJournal
 from weft.telemetry.metrics.certificate_end import read_ends
-from weft.telemetry.metrics.database import OFF, Database, find_database
+from weft.telemetry.metrics.database import OFF, Asker, Database, find_database, make_off
 from weft.telemetry.metrics.evaluator import Evaluator
+from weft.telemetry.metrics.history import DatabaseHistory
 from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
 from weft.trust.seal import read_seal_key, unseal
@@ -102,13 +106,15 @@ async def decide(
     elsewhere_seconds: float = ELSEWHERE_SECONDS,
     evaluator: Evaluates | Unevaluated | None = None,
     make_receivers: Callable[[LeaderLease], Receivers] | None = None,
+    make_profiles: Callable[[LeaderLease], Profiles] | None = None,
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
     metrics_interval: float = INTERVAL_SECONDS,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
-    takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, and without
-    ``make_receivers`` nobody is notified. ``read_ends`` gives when the server's certificates end, in unix seconds by name."""
+    takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
+    ``make_receivers`` nobody is notified, and without ``make_profiles`` workloads have no profiles. ``read_ends`` gives when the
+    server's certificates end, in unix seconds by name."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -129,6 +135,7 @@ async def decide(
                             elsewhere_seconds,
                             evaluator,
                             make_receivers,
+                            make_profiles,
                             read_ends,
                             metrics_interval,
                         )
@@ -161,6 +168,7 @@ async def _serve(
     elsewhere_seconds: float,
     evaluator: Evaluates | Unevaluated | None,
     make_receivers: Callable[[LeaderLease], Receivers] | None,
+    make_profiles: Callable[[LeaderLease], Profiles] | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
 ) -> None:
@@ -181,6 +189,8 @@ async def _serve(
             group.create_task(Alerts(lease, evaluator).run())
         if make_receivers is not None:
             group.create_task(make_receivers(lease).run())
+        if make_profiles is not None:
+            group.create_task(make_profiles(lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -194,9 +204,14 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         stack.callback(journal.close)
         store = RemoteStore(options.state / "store.sock", clock)
         stack.push_async_callback(store.close)
-        sender = None
+        sender: Sender | None = None
+        history: History | Unavailable = make_off()
         if options.metrics != OFF:
-            sender = Sender(partial(find_database, options.state, options.database), clock)
+            find = partial(find_database, options.state, options.database)
+            asker = Asker(clock, 2)
+            stack.callback(asker.close)
+            history = DatabaseHistory(asker, find)
+            sender = Sender(find, clock)
             sending = asyncio.create_task(sender.run())
             stack.callback(sending.cancel)
 
@@ -229,6 +244,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 evaluator=find_unfit(options.metrics, options.database)
                 or Evaluator(options.state, clock, options.alert_interval),
                 make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
+                make_profiles=lambda lease: Profiles(lease, history, Worker()),
                 tracer=make_tracer(options, "controllers", clock),
             )
         )

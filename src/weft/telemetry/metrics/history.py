@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlencode
@@ -49,14 +50,14 @@ class DatabaseHistory:
         reply = await self._asker.ask(
             self._find(), "/api/v1/query_range", body.encode(), _FORM, seconds=SECONDS, most_bytes=MOST_BYTES
         )
-        answer = _read_answer(reply.body)
+        answer, found = await asyncio.to_thread(_read_series, reply.body, span)  # megabytes: not in the loop
         if reply.status in (400, 422):
             raise InvalidInput(f"the database for metrics refuses the query: {answer.error[:200]}", field="query")
         if reply.status != 200 or answer.status != "success":
             raise Unavailable(f"the database for metrics answers {reply.status}: {answer.error[:200]}")
         if len(answer.data.result) * span.count > MOST_SAMPLES:
             raise TooLarge(f"{len(answer.data.result)} series of {span.count} samples are too many for one answer")
-        return {Labels.of(series.metric): _place(series.values, span) for series in answer.data.result}
+        return found
 
 
 class SampleHistory:
@@ -81,6 +82,13 @@ def _read_answer(body: bytes) -> _Answer:
         return msgspec.json.decode(body, type=_Answer)
     except msgspec.DecodeError:
         return _Answer(error="its answer isn't one of Prometheus'")
+
+
+def _read_series(body: bytes, span: Span) -> tuple[_Answer, dict[Labels, Floats]]:
+    """The answer, and its series; none where they are too many."""
+    answer = _read_answer(body)
+    fits = len(answer.data.result) * span.count <= MOST_SAMPLES
+    return answer, {Labels.of(one.metric): _place(one.values, span) for one in answer.data.result} if fits else {}
 
 
 def _place(values: list[tuple[float, str]], span: Span) -> Floats:

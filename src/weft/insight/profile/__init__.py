@@ -1,0 +1,1 @@
+"""All that is said of a workload, from its series: what a WorkloadProfile holds."""

@@ -1,0 +1,87 @@
+"""The process that does the arithmetic of profiles: ``python -m weft.launch.insight.worker``, for the controllers.
+
+Takes a length (8 bytes, little-endian) and so many bytes on its standard input, and answers in the same form on its output. Ends
+with the input, so it never outlives who started it; keeps nothing. It runs at a low priority, on one core."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from typing import BinaryIO
+
+from weft.insight.profile.analysis import analyse
+from weft.objects.errors import Unavailable
+
+LENGTH = struct.Struct("<Q")
+MOST_BYTES = 256 << 20
+MOST_SECONDS = 300.0  # of one batch, on a busy machine
+# Threads of a linear-algebra library would each take memory and a core.
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class Worker:
+    """That process, started when there is work and ended at ``rest``."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+
+    async def analyse(self, batch: bytes) -> bytes:
+        """As ``analysis.analyse``. Raises Unavailable where the process ends or takes too long."""
+        process = await self._find()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            async with asyncio.timeout(MOST_SECONDS):
+                process.stdin.write(LENGTH.pack(len(batch)) + batch)
+                await process.stdin.drain()
+                (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+                return await process.stdout.readexactly(min(length, MOST_BYTES))
+        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            await self.rest()
+            raise Unavailable("the process that computes profiles ended early or took too long") from None
+        except asyncio.CancelledError:
+            self._kill()
+            raise
+
+    async def rest(self) -> None:
+        """End it: its memory is the machine's again."""
+        process = self._process
+        self._kill()
+        if process is not None:
+            await process.wait()
+
+    async def _find(self) -> Process:
+        if self._process is None or self._process.returncode is not None:
+            argv = (sys.executable, "-m", "weft.launch.insight.worker")
+            environ = {**os.environ, **_ONE_THREAD}
+            self._process = await asyncio.create_subprocess_exec(
+                *argv, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environ
+            )
+        return self._process
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer until the input ends."""
+    while len(head := source.read(LENGTH.size)) == LENGTH.size:
+        (length,) = LENGTH.unpack(head)
+        batch = source.read(min(length, MOST_BYTES))
+        if len(batch) < length:
+            return
+        answer = analyse(batch)
+        sink.write(LENGTH.pack(len(answer)) + answer)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(OSError):
+        os.nice(10)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
