@@ -151,6 +151,7 @@ TOOLS: dict[str, Entry] = {
     "rebalance": Entry("rebalance", "Plan migrations that make load even; apply, undo or list such plans"),
     "capacity": Entry("explain.capacity", "Show how full the nodes are, what is pending, and why"),
     "fairness": Entry("queue.fairness", "Show each project's share of the cluster, and what it is entitled to"),
+    "insight": Entry("insight", "Show what history says of a workload or a node"),
     "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),
     "calendar": Entry("calendar", "Show the calendar of leases by node"),
     "storage": Entry("storage", "Show storage pools, how full they are, and what is largest in them"),

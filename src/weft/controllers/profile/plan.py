@@ -10,7 +10,6 @@ from weft.contracts.journal import Event
 from weft.controllers.profile.series import CPU, INVOCATIONS
 from weft.controllers.profile.subjects import Subject, profile_key
 from weft.informer.commit import Commit, Draft
-from weft.informer.view import Item
 from weft.insight.profile.analysis import STEP_SECONDS, Finding
 from weft.kinds.profile import (
     MOST_ANOMALIES,
@@ -33,7 +32,7 @@ _CHANGES = ("level", "hour")  # that have the cycles be looked for again
 UNITS = {CPU: "cores", INVOCATIONS: "1/s"}
 
 
-def plan_look(subject: Subject, finding: Finding, searched: bool, now: float) -> Commit | None:
+def plan_finding(subject: Subject, finding: Finding, searched: bool, now: float) -> Commit | None:
     """The commit of what was found; ``searched``: cycles were looked for, too."""
     status = next_status(subject, finding, searched, now)
     events = [write_event(subject, one, status.unit) for one in reversed(finding.anomalies)]
@@ -41,7 +40,7 @@ def plan_look(subject: Subject, finding: Finding, searched: bool, now: float) ->
 
 
 def plan_without_history(subject: Subject, why: str, now: float) -> Commit | None:
-    """That there is no history, once: nothing else changes while it is so."""
+    """That there is no history, once: nothing else changes until there is some."""
     old = subject.status
     missing = dict.fromkeys(("prediction", "patterns", "signature", "anomalies"), why)
     if subject.profile is not None and old.missing == missing:
@@ -56,14 +55,14 @@ def plan_write(subject: Subject, status: ProfileStatus, now: float, events: list
     if subject.profile is not None:
         draft.change(subject.profile, status=status)
     else:
-        draft.make(_make(subject.item, status, now))
+        draft.make(_make(subject, status, now))
     return draft.commit(profile_key(subject.item), events)
 
 
-def _make(item: Item, status: ProfileStatus, now: float) -> Envelope:
-    envelope = item.envelope
+def _make(subject: Subject, status: ProfileStatus, now: float) -> Envelope:
+    envelope = subject.item.envelope
     name = name_profile(envelope.kind, envelope.name)
-    if envelope.kind == "node":
+    if subject.guests is not None:
         return NODE_PROFILE.make(name, NodeProfileSpec(node=envelope.ref), now, owner=envelope, status=status)
     spec = WorkloadProfileSpec(workload=envelope.ref)
     return WORKLOAD_PROFILE.make(name, spec, now, project=envelope.project, owner=envelope, status=status)
@@ -91,8 +90,7 @@ def next_status(subject: Subject, finding: Finding, searched: bool, now: float) 
 
 
 def _describe(subject: Subject) -> dict[str, object]:
-    resource = INVOCATIONS if subject.item.envelope.kind == "function" else CPU
-    return {"resource": resource, "unit": UNITS[resource], "full": subject.full}
+    return {"resource": subject.resource, "unit": UNITS[subject.resource], "full": subject.full}
 
 
 def roll(pattern: Pattern, now: float) -> Pattern:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from weft.controllers.profile.series import Series
+from weft.controllers.profile.series import CPU, INVOCATIONS, Series
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
@@ -27,7 +27,8 @@ class Subject(msgspec.Struct, frozen=True):
     item: Item
     profile: Item | None
     full: float = 0.0
-    guests: tuple[tuple[Series, float], ...] = ()  # of a node, and since when each exists (unix seconds)
+    resource: str = CPU
+    guests: tuple[tuple[Series, float], ...] | None = None  # of a node, and since when each exists (unix seconds)
 
     @property
     def status(self) -> ProfileStatus:
@@ -46,7 +47,7 @@ class Subject(msgspec.Struct, frozen=True):
 def profile_key(item: Item) -> str:
     """Where the profile of a workload or a node is."""
     envelope = item.envelope
-    kind = NODE_PROFILE if envelope.kind == "node" else WORKLOAD_PROFILE
+    kind = WORKLOAD_PROFILE if envelope.project else NODE_PROFILE
     return object_key(kind.name, envelope.project, name_profile(envelope.kind, envelope.name))
 
 
@@ -81,10 +82,11 @@ def list_subjects(view: View, now: float) -> Iterator[Subject]:
                 yield Subject(item, _find_profile(view, item), spec.cpu)
     for item in view.of_kind("function").values():
         if _is_old_enough(item, now):
-            yield Subject(item, _find_profile(view, item))
+            yield Subject(item, _find_profile(view, item), resource=INVOCATIONS)
     for item in view.of_kind("node").values():
         if _is_old_enough(item, now):
-            yield Subject(item, _find_profile(view, item), item.report(NodeReport).cpu, list_guests(view, item))
+            cores = item.report(NodeReport).cpu
+            yield Subject(item, _find_profile(view, item), cores, guests=list_guests(view, item))
 
 
 def list_guests(view: View, node: Item) -> tuple[tuple[Series, float], ...]:

@@ -22,7 +22,7 @@ STEP_SECONDS = 300.0
 LONG_STEP_SECONDS = 1800.0
 DAY_SAMPLES = 288
 STALE_SAMPLES = 3  # without any, the workload doesn't run: nothing is forecast of it
-_LEAST_MOVING = 1e-9
+_LEAST_FULL = 1e-9
 
 
 class Table(msgspec.Struct, array_like=True):
@@ -102,10 +102,10 @@ class Finding(msgspec.Struct):
 
 def analyse(data: bytes) -> bytes:
     """A Batch in, a Finding for each of its subjects out; both as MessagePack."""
-    return msgspec.msgpack.encode(look(msgspec.msgpack.decode(data, type=Batch)))
+    return msgspec.msgpack.encode(inspect(msgspec.msgpack.decode(data, type=Batch)))
 
 
-def look(batch: Batch) -> list[Finding]:
+def inspect(batch: Batch) -> list[Finding]:
     """A finding of each subject, in their order."""
     week = batch.week.read()
     predicted = predict(week, STEP_SECONDS)
@@ -117,28 +117,28 @@ def look(batch: Batch) -> list[Finding]:
         if len(known):
             finding.first_at = batch.start + int(known[0]) * STEP_SECONDS
             finding.last_at = batch.start + int(known[-1]) * STEP_SECONDS
-            _tell_forecasts(finding, week[row], known, predicted[row], subject.full)
+            _add_forecasts(finding, week[row], known, predicted[row], subject.full)
             finding.anomalies = find_anomalies(week[row], subject, batch.start)
-        _tell_missing(finding, week.shape[1], known)
+        _add_missing(finding, week.shape[1], known)
         if row in searches and len(known):
             finding.searched = _search(week[row], searches[row], subject, batch)
         found.append(finding)
     return found
 
 
-def _tell_forecasts(finding: Finding, row: Floats, known: np.ndarray, predicted: Predicted, full: float) -> None:
+def _add_forecasts(finding: Finding, row: Floats, known: np.ndarray, predicted: Predicted, full: float) -> None:
     if len(row) - 1 - int(known[-1]) >= STALE_SAMPLES:
         return
     finding.prediction = predicted.prediction
     if not math.isnan(predicted.error):
         day = row[-DAY_SAMPLES:]
         usual = float(np.nanmedian(day)) if not np.isnan(day).all() else 0.0
-        whole = full or max(float(np.nanmax(row)), _LEAST_MOVING)
+        whole = full or max(float(np.nanmax(row)), _LEAST_FULL)
         stability = measure_stability(np.array([predicted.error]), np.array([max(0.0, usual)]), whole)
         finding.stability = round(float(stability[0]), 3)
 
 
-def _tell_missing(finding: Finding, columns: int, known: np.ndarray) -> None:
+def _add_missing(finding: Finding, columns: int, known: np.ndarray) -> None:
     if not len(known):
         why = "no history: nothing was measured in the last week"
         finding.missing = dict.fromkeys(("prediction", "patterns", "signature", "anomalies"), why)

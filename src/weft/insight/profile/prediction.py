@@ -1,5 +1,5 @@
-"""What a series will be in five minutes, an hour and a day: the last days are forecast sample by sample, so that each forecast and
-its interval rest on how the same forecasts did."""
+"""What a series will be in five minutes, an hour and a day. The last days are forecast sample by sample: how those forecasts did
+says which experts count, and how wide the intervals are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LENGTHS = sorted(
 
 
 class Predicted(NamedTuple):
-    """Of one series. ``error``: the mean absolute error of its forecasts an hour ahead, NaN: none was judged."""
+    """Of one series. ``error``: the mean absolute error of its forecasts an hour ahead, NaN where no forecast was judged."""
 
     prediction: dict[str, Prediction]
     error: float
@@ -115,7 +115,7 @@ def _replay(series: Floats, horizon: Horizon, step_seconds: float) -> tuple[Fore
 
 
 def average(values: Floats, samples: int) -> Floats:
-    """Means over so many samples each, the newest whole ones; NaN where none is known."""
+    """Means over so many samples each, the newest whole ones; NaN where all of them are unknown."""
     if samples == 1:
         return values
     count, length = values.shape
