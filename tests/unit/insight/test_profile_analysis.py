@@ -173,6 +173,15 @@ def test_names_and_folds_of_cycles() -> None:
     assert [one.type for one in patterns] == ["weekly"]
 
 
+def test_a_short_peak_is_told_where_it_is_and_not_where_a_wide_mean_has_it() -> None:
+    hour = np.arange(WEEK) / 12 % 24
+    row = np.where((hour >= 2) & (hour < 3), 3.0, 0.1) + 0.01 * RANDOM.random(WEEK)
+    (pattern,), _ = find_patterns(Series(row, START, STEP_SECONDS), None, START + 3600)
+    (peak,) = pattern.peaks
+    assert peak.at - START == pytest.approx(2.5 * 3600, abs=1200) and peak.end - peak.start < 2 * 3600
+    assert peak.value > 2.9 and 0.09 < pattern.troughs[0].value < 0.12
+
+
 def test_means_of_gaps_are_gaps_and_no_series_is_forecast_of_nothing() -> None:
     assert np.array_equal(average(np.array([[9.0, 1, 2, 3, np.nan, np.nan, np.nan]]), 3), [[2, np.nan]], equal_nan=True)
     assert predict(np.full((2, 50), np.nan), STEP_SECONDS)[1].prediction == {}

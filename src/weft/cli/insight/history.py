@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 
-WEEK_SECONDS, STEP_SECONDS = 604_800.0, 1800.0
+WEEK_SECONDS, STEP_SECONDS = 604_800.0, 600.0
 _OF = "{{project='{project}',kind='{kind}',name='{name}'}}[{step:.0f}s]"
 _GUEST = f"max by (name) (avg_over_time(weft_guest_cpu_cores{_OF}))"
 _QUERIES = {
@@ -20,7 +20,7 @@ _QUERIES = {
 def fetch_week(
     client: Client, project: str, kind: str, name: str, since: float, now: float
 ) -> list[tuple[float, float]]:
-    """(unix seconds, value) in half-hour means, or finer ones where it is younger. Raises Unavailable where no history is kept."""
+    """(unix seconds, value) in ten-minute means, or finer ones where it is younger. Raises Unavailable where no history is kept."""
     start = max(now - WEEK_SECONDS, since)
     step = max(60.0, (now - start) / (WEEK_SECONDS / STEP_SECONDS))
     query = _QUERIES.get(kind, _GUEST).format(project=project, kind=kind, name=name, step=step)

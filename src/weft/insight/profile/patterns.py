@@ -49,25 +49,40 @@ def make_pattern(series: Series, cycle: Cycle, now: float) -> Pattern:
     peaks, troughs = find_extremes(cycle)
     begun = series.start + math.floor((now - series.start) / seconds) * seconds
 
-    def place(extreme: Place) -> Extreme:
-        at = begun + extreme.at * series.step
-        later = seconds if at < now else 0.0
-        return Extreme(
-            at=round(at + later),
-            start=round(begun + extreme.begin * series.step + later),
-            end=round(begun + extreme.end * series.step + later),
-            value=fold[int(extreme.at / cycle.period * len(fold)) % len(fold)],
-        )
+    def place(rough: Place, sign: float) -> Extreme:
+        first, last, value = find_half_height(sign * np.array(fold), rough, cycle.period)
+        part = seconds / len(fold)
+        at = begun + (first + last + 1) / 2 * part
+        turns = math.ceil(max(0.0, now - at) / seconds) - math.floor(max(0.0, at - now) / seconds)
+        at += turns * seconds
+        half = (last + 1 - first) / 2 * part
+        return Extreme(at=round(at), start=round(at - half), end=round(at + half), value=sign * value)
 
     return Pattern(
         type=name_cycle(seconds),
         cycle_seconds=round(seconds),
         confidence=round(cycle.confidence, 3),
-        peaks=[place(one) for one in peaks[:MOST_EXTREMES]],
-        troughs=[place(one) for one in troughs[:MOST_EXTREMES]],
+        peaks=[place(one, 1.0) for one in peaks[:MOST_EXTREMES]],
+        troughs=[place(one, -1.0) for one in troughs[:MOST_EXTREMES]],
         fold=fold,
         fold_at=round(begun),
     )
+
+
+def find_half_height(fold: Floats, rough: Place, period: float) -> tuple[int, int, float]:
+    """The first and the last part of the fold that belong to its top near ``rough``, and the top's value. ``rough`` comes from a
+    mean over a sixth of the cycle, and a peak may be shorter than that. The first may be below 0."""
+    n = len(fold)
+    begin, end = (round(at / period * n) for at in (rough.begin, rough.end))
+    near = range(begin, max(begin + 1, min(end + 1, begin + n)))
+    top = max(near, key=lambda at: fold[at % n])
+    half = fold.min() + (fold[top % n] - fold.min()) / 2
+    first = last = top
+    while fold[(first - 1) % n] >= half and last - first < n - 1:
+        first -= 1
+    while fold[(last + 1) % n] >= half and last - first < n - 1:
+        last += 1
+    return first, last, float(fold[top % n])
 
 
 def name_cycle(seconds: float) -> str:
