@@ -1,7 +1,9 @@
 """Many simple forecasts of each series, weighted by how they did: the past decides which of them a series follows.
 
 The mean of experts with exponential weights (Cesa-Bianchi and Lugosi, Prediction, Learning, and Games, 2006, chapter 2), the loss
-being the absolute error, forgotten slowly. One set of experts serves each series and horizon; nothing is trained.
+being the absolute error. Two memories weigh them, one that forgets slowly and one that forgets within hours, and the mean of both
+counts: some series do what they did for weeks, others what the job does that runs now. One set of experts serves each series and
+horizon; nothing is trained.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from weft.contracts.history import Floats
 from weft.insight.forecast.markov import Indexes, ManySteps
 from weft.insight.forecast.past import Past
 
-FORGET = 0.002  # of the losses at each sample; less far ahead, where errors overlap and each says less
+FORGET = 0.002  # of the losses at each sample, slowly; less far ahead, where errors overlap and each says less
+FORGET_FAST = 0.03
 SHARPNESS = 40.0
 SMOOTHING = (0.6, 0.3, 0.1)
 MEDIANS = (3, 6, 12, 24, 72)
@@ -51,9 +54,7 @@ class Experts:
         self._open: deque[Floats] = deque(
             maxlen=horizon
         )  # forecasts whose time hasn't come, shape (experts, count) each
-        self._keep = 1 - FORGET / math.sqrt(horizon)
-        self._loss: Floats | None = None
-        self._rounds = np.zeros(count)
+        self._memories = (_Memory(count, FORGET / math.sqrt(horizon)), _Memory(count, FORGET_FAST / horizon))
 
     def put(self, values: Floats) -> None:
         """The next sample of each series, shape (count,); NaN: none was measured, and the last one stands for it."""
@@ -98,20 +99,13 @@ class Experts:
         return [kinds[int(best)] for best in sums.argmax(axis=0)]
 
     def _weigh(self) -> Floats | None:
-        """Shape (experts, count); None before anything was judged."""
-        if self._loss is None:
-            return None
-        quality = self._loss / np.maximum(self._rounds, 1e-9)
-        best = quality.min(axis=0)
-        worse = np.where(best > 0, quality / np.where(best > 0, best, 1.0) - 1.0, np.where(quality > 0, np.inf, 0.0))
-        return np.exp(-SHARPNESS * worse)
+        """Shape (experts, count), together 1 for each series; None before anything was judged."""
+        slow, fast = (memory.weigh() for memory in self._memories)
+        return None if slow is None or fast is None else (slow + fast) / 2
 
     def _judge(self, asked: Floats, values: Floats, measured: np.ndarray) -> None:
-        if self._loss is None:
-            self._loss = np.zeros_like(asked)
-        keep = np.where(measured, self._keep, 1.0)
-        self._loss = self._loss * keep + np.where(measured, np.abs(asked - values), 0.0)
-        self._rounds = self._rounds * keep + measured
+        for memory in self._memories:
+            memory.judge(np.abs(asked - values), measured)
 
     _usual = 1 + len(SMOOTHING) + MEDIANS.index(12)  # before anything was judged
 
@@ -163,6 +157,33 @@ class Experts:
     def _learn(self, values: Floats) -> list[ManySteps]:
         many = values.shape[1]
         return [ManySteps(values, self._contexts.last(of, many), self._horizon) for of in range(_Contexts.MANY)]
+
+
+class _Memory:
+    """What each expert has lost so far, the older the less it counts."""
+
+    def __init__(self, count: int, forget: float) -> None:
+        self._keep = 1 - forget
+        self._loss: Floats | None = None
+        self._rounds = np.zeros(count)
+
+    def judge(self, errors: Floats, measured: np.ndarray) -> None:
+        """``errors``: shape (experts, count), of series that were measured."""
+        if self._loss is None:
+            self._loss = np.zeros_like(errors)
+        keep = np.where(measured, self._keep, 1.0)
+        self._loss = self._loss * keep + np.where(measured, errors, 0.0)
+        self._rounds = self._rounds * keep + measured
+
+    def weigh(self) -> Floats | None:
+        """Shape (experts, count), together 1 for each series; None before anything was judged."""
+        if self._loss is None:
+            return None
+        quality = self._loss / np.maximum(self._rounds, 1e-9)
+        best = quality.min(axis=0)
+        worse = np.where(best > 0, quality / np.where(best > 0, best, 1.0) - 1.0, np.where(quality > 0, np.inf, 0.0))
+        weights = np.exp(-SHARPNESS * worse)
+        return np.asarray(weights / weights.sum(axis=0))
 
 
 class _Contexts:
