@@ -25,6 +25,7 @@ from weft.insight.profile.analysis import (
 )
 from weft.insight.profile.patterns import Series, find_patterns, fold_median, name_cycle
 from weft.insight.profile.prediction import average, predict
+from weft.kinds.profile import Signature
 
 DAY, WEEK = 288, 2016
 START = 1_700_006_400.0  # a midnight, UTC
@@ -90,6 +91,12 @@ def test_a_daily_peak_is_named_and_its_next_moment_and_its_half_height_are_told(
     assert len(pattern.fold) == 48 and max(pattern.fold) > 0.8 > 0.2 > min(pattern.fold)
 
 
+def test_the_class_is_told_where_there_is_a_day_of_history(findings: dict[str, Finding]) -> None:
+    found = search_of(findings["days"]).signature
+    assert found.class_ == "cyclic" and 0.6 <= found.probability <= 1
+    assert search_of(findings["40 samples"]).signature == search_of(findings["gaps"]).signature == Signature()
+
+
 def test_forecasts_are_inside_their_intervals_and_follow_the_day(findings: dict[str, Finding]) -> None:
     found = findings["days"]
     assert set(found.prediction) == {"5m", "1h", "24h"} and not found.missing
@@ -119,6 +126,7 @@ def test_how_far_it_is_forecast_depends_on_the_history_and_not_on_the_others(fin
         ("300 samples", "prediction.24h", "less than two days of history"),
         ("stopped", "prediction", "nothing was measured in the last minutes"),
         ("gaps", "patterns", "more gaps than samples"),
+        ("gaps", "signature", "more gaps than samples"),
     ],
 )
 def test_what_is_missing_has_its_reason(findings: dict[str, Finding], row: str, field: str, why: str) -> None:

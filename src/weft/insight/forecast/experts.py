@@ -87,7 +87,8 @@ class Experts:
         weights = self._weigh()
         if weights is None:
             return np.asarray(asked[self._usual])
-        return np.asarray((weights * asked).sum(axis=0) / weights.sum(axis=0))
+        last = asked[0]  # around which the mean is taken, so that a constant stays exact
+        return np.asarray(last + (weights * (asked - last)).sum(axis=0))
 
     def name_leaders(self) -> list[str]:
         """Of each series, the kind of experts that has most weight now."""

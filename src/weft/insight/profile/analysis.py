@@ -10,6 +10,7 @@ import numpy as np
 
 from weft.contracts.history import Floats
 from weft.insight.anomalies import LEARNING_SAMPLES, Detector
+from weft.insight.classes import classify
 from weft.insight.correlation import LEAST_SAMPLES as LEAST_CORRELATED
 from weft.insight.correlation import correlate, correlate_between, least_related
 from weft.insight.cycles import LEAST_SAMPLES as LEAST_CYCLED
@@ -155,7 +156,7 @@ def _add_missing(finding: Finding, columns: int, known: np.ndarray) -> None:
     if samples < LEAST_CYCLED:
         finding.missing["patterns"] = "less than four hours of history"
     elif len(known) < samples / 2:
-        finding.missing["patterns"] = "more gaps than samples"
+        finding.missing["patterns"] = finding.missing["signature"] = "more gaps than samples"
     if samples < DAY_SAMPLES:
         finding.missing["signature"] = "less than a day of history"
     if len(known) <= LEARNING_SAMPLES:
@@ -192,10 +193,12 @@ def find_anomalies(row: Floats, subject: Subject, start: float) -> list[Anomaly]
 def _search(row: Floats, search: Search, subject: Subject, batch: Batch) -> Searched:
     week = Series(row, batch.start, STEP_SECONDS)
     month = Series(search.month.read()[0], batch.month_start, LONG_STEP_SECONDS)
-    patterns, _ = find_patterns(week, month, batch.now)
+    patterns, cycles = find_patterns(week, month, batch.now)
+    told = classify(row, cycles, STEP_SECONDS, subject.full)
+    signature = Signature(class_=told.class_, probability=round(told.probability, 3))
     related = [*_correlate_resources(search), *_correlate_peers(row[-DAY_SAMPLES:], search, subject, batch)]
     related.sort(key=lambda one: -abs(one.correlation))
-    return Searched(patterns, Signature(), related[:MOST_CORRELATIONS])
+    return Searched(patterns, signature, related[:MOST_CORRELATIONS])
 
 
 def _correlate_resources(search: Search) -> list[Correlation]:
