@@ -6,7 +6,9 @@ import math
 import re
 import time
 from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, Route, expect
 
@@ -62,10 +64,11 @@ def make_profile(at: float) -> dict[str, object]:
 
 
 def make_history(route: Route) -> None:
-    end = int(re.search(r"end=(\d+)", route.request.url).group(1))  # type: ignore[union-attr]
-    values = [
-        [at, str(1 + math.sin(at / DAY * 2 * math.pi))] for at in range(end - 7 * DAY, end, 300) if at % 4000 > 400
-    ]
+    asked = {
+        name: float(value[0]) for name, value in parse_qs(urlsplit(route.request.url).query).items() if name != "query"
+    }
+    moments = np.arange(asked["end"] - 7 * DAY, asked["end"] + 1, asked["step"])
+    values = [[at, str(1 + math.sin(at / DAY * 2 * math.pi))] for at in moments.tolist() if at % 40_000 > 4000]
     route.fulfill(json={"status": "success", "data": {"result": [{"metric": {}, "values": values}]}})
 
 

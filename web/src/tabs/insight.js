@@ -10,8 +10,9 @@ import { Fold } from '../ui/fold.js';
 
 const WEEK_SECONDS = 604_800;
 const STEP_SECONDS = 300;
+const LEAST_STEP_SECONDS = 60;
 const AGAIN_MS = 60_000;
-const MOST = { patterns: 6, correlations: 20, anomalies: 40, text: 200 };
+const MOST = { samples: 2016, patterns: 6, correlations: 20, anomalies: 40, text: 200 };
 const CHANNELS = { jump: 'it jumped', level: 'its level', hour: 'the level of the hour', spread: 'its unrest' };
 const CLASSES = {
   idle: 'it does almost nothing', steady: 'it uses about the same all the time', cyclic: 'what it does comes again and again', bursty: 'short peaks over little',
@@ -20,7 +21,7 @@ const CLASSES = {
 
 export const profileKindOf = (kind) => (kind === 'node' ? 'nodeprofile' : 'workloadprofile');
 
-export function Insight({ row }) {
+export function Insight({ row, object }) {
   const kind = kinds.value.get(profileKindOf(row.kind));
   const [profile, setProfile] = useState(undefined); // null: there is none yet
   const [past, setPast] = useState({ points: null, problem: null });
@@ -37,7 +38,7 @@ export function Insight({ row }) {
         if (isOver) return;
         setProfile(found.status ?? {});
         setError(null);
-        const points = await readPast(row, found.status ?? {}).then((points) => ({ points, problem: null }), (problem) => ({ points: null, problem }));
+        const points = await readPast(row, object.created_at ?? 0).then((points) => ({ points, problem: null }), (problem) => ({ points: null, problem }));
         if (!isOver) setPast(points);
       } catch (problem) {
         if (isOver) return;
@@ -52,26 +53,30 @@ export function Insight({ row }) {
   if (!isAllowed) return html`<p role="alert">You lack the permission <code>${permission}</code>.</p>`;
   return html`<${ProblemBox} error=${error} />
     ${profile === undefined && !error && html`<p class="soft">Reading the profile…</p>`}
-    ${profile === null && html`<${Empty} words="Nothing is known of it yet: weft looks at the history about once an hour, and a workload needs an hour of it." />`}
+    ${profile === null && html`<${Empty} words="Nothing is known of it yet: its profile comes when it is five minutes old, and needs a history of metrics. Tasks of jobs have none." />`}
     ${profile && html`<${Profile} of=${profile} row=${row} past=${past} />`}
     <${Command} words=${words} />`;
 }
 
-// The last week, every five minutes, as [seconds, value] with gaps as null.
-async function readPast(row, status) {
-  const end = Math.floor(Date.now() / 1000 / STEP_SECONDS) * STEP_SECONDS;
-  const found = await get(`/api/v1/query_range?${query({ query: queryOf(row, status), start: end - WEEK_SECONDS, end, step: STEP_SECONDS })}`);
-  const known = new Map((found.data?.result ?? []).flatMap((series) => series.values.map(([at, value]) => [at, Number(value)])));
-  const first = Math.min(...known.keys());
+// The last week, as [seconds, value] with gaps as null: every five minutes, or finer where it is younger. What had the same name
+// before it isn't its past.
+async function readPast(row, since) {
+  const now = Date.now() / 1000;
+  const step = Math.max(LEAST_STEP_SECONDS, Math.min(STEP_SECONDS, Math.ceil((now - since) / MOST.samples / 60) * 60));
+  const end = Math.floor(now / step) * step;
+  const start = Math.min(end, Math.max(end - WEEK_SECONDS, Math.ceil(since / step) * step));
+  const found = await get(`/api/v1/query_range?${query({ query: queryOf(row, step), start, end, step })}`);
+  const known = new Map((found.data?.result?.[0]?.values ?? []).map(([at, value]) => [Math.round(at / step) * step, Number(value)]));
   if (!known.size) return [];
-  return Array.from({ length: Math.round((end - first) / STEP_SECONDS) + 1 }, (_, index) => first + index * STEP_SECONDS).map((at) => [at, known.get(at) ?? null]);
+  const first = Math.min(...known.keys());
+  return Array.from({ length: Math.round((end - first) / step) + 1 }, (_, index) => first + index * step).map((at) => [at, known.get(at) ?? null]);
 }
 
-// Names are DNS labels: no quote is in them.
-function queryOf(row, status) {
-  if (row.kind === 'node') return `sum(avg_over_time(weft_guest_cpu_cores{node="${row.name}"}[5m]))`;
-  if (status.resource === 'invocations') return `sum(rate(weft_function_invocations_total{project="${row.project}",name="${row.name}"}[5m]))`;
-  return `max(avg_over_time(weft_guest_cpu_cores{kind="${row.kind}",project="${row.project}",name="${row.name}"}[5m]))`;
+// As `weft insight --plot` asks. Names are DNS labels: no quote is in them.
+function queryOf(row, step) {
+  if (row.kind === 'node') return `max by (node) (avg_over_time(weft_node_cpu_used_cores{node='${row.name}'}[${step}s]))`;
+  const of = `{project='${row.project}',kind='${row.kind}',name='${row.name}'}[${step}s]`;
+  return row.kind === 'function' ? `sum by (name) (rate(weft_function_invocations_total${of}))` : `max by (name) (avg_over_time(weft_guest_cpu_cores${of}))`;
 }
 
 const cut = (text) => String(text).slice(0, MOST.text);
