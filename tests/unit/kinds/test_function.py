@@ -9,6 +9,7 @@ import pytest
 
 from weft.kinds.function import (
     FUNCTION,
+    FunctionLogsInput,
     FunctionSpec,
     PublishInput,
     check_function,
@@ -17,6 +18,7 @@ from weft.kinds.function import (
     weights_of,
 )
 from weft.kinds.function_version import FUNCTION_VERSION
+from weft.kinds.parts.stream_verbs import refuse_filters_alone
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 
@@ -128,3 +130,10 @@ def test_what_does_not_serve_is_not_published(status: dict[str, Any]) -> None:
     assert PUBLISH is not None and PUBLISH.change is not None
     with pytest.raises(IllegalTransition):
         PUBLISH.change(obj(**status), PublishInput())
+
+
+def test_a_function_s_log_is_read_with_and_without_filters() -> None:
+    refuse_filters_alone(FunctionLogsInput())
+    refuse_filters_alone(FunctionLogsInput(filter="ERROR", aggregate=True))
+    with pytest.raises(InvalidInput, match="need aggregate"):
+        refuse_filters_alone(FunctionLogsInput(filter="ERROR"))
