@@ -18,6 +18,7 @@ MAKERS = {
     "endpoint": {"addresses", "scheduler", "workload", "conversions"},
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
+    "networktopology": {"topology"},
     "migration": {"API server", "scheduler"},  # the scheduler's take a suspended VM elsewhere (decision 0145)
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},
