@@ -73,7 +73,7 @@ def test_times_are_seconds_of_any_step(tmp_path: Path, capsys: pytest.CaptureFix
         ("series,time,value\na,0,1\na,300,1\n", [], "the longest series has 2 samples"),
         ("series,time,value\na,0,1\na,300,1\n", ["--horizon", "7m"], "not a whole number of steps of 5m"),
         ("series,time,value\na,0,1\na,300,1\n", ["--horizon", "soon"], "--horizon"),
-        ("series,time,value\na,0,1\na,300,1\n", ["--horizon", "0"], "not a whole number of steps"),
+        ("series,time,value\na,0,1\na,300,1\n", ["--horizon", "0"], "is not ahead"),
         ("series,time,value\n" + "".join(f"a,{at * 300},\n" for at in range(60)), [], "no sample of the file"),
     ],
 )
