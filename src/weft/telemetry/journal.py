@@ -37,6 +37,8 @@ CREATE INDEX IF NOT EXISTS event_by_object ON event(uid, reason);
 CREATE INDEX IF NOT EXISTS event_by_name ON event(kind, name);
 CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL);
 """
+_SINCE_ITS_PROJECT = """id > COALESCE((SELECT MAX(made.id) FROM event AS made
+    WHERE made.kind = 'project' AND made.name = event.project AND made.reason = 'Created'), 0)"""
 _log = logging.getLogger("weft.journal")
 
 
@@ -109,11 +111,12 @@ class SqliteJournal:
         self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
     ) -> list[Record]:
         """Records after id ``since``, oldest first; without it the newest ``limit``, oldest first. ``about`` is kind,
-        kind/name or kind/project/name ("-" for no project). ``projects``: only of their objects."""
+        kind/name or kind/project/name ("-" for no project). ``projects``: only of their objects, and nothing from before such a
+        project was created: an earlier one of its name was others'."""
         conditions, values = _conditions(about)
         if projects is not None:
             named = sorted(projects)
-            conditions = [*conditions, f"project IN ({', '.join('?' * len(named))})"]
+            conditions = [*conditions, f"project IN ({', '.join('?' * len(named))})", _SINCE_ITS_PROJECT]
             values = [*values, *named]
         if since is not None:
             conditions, values = [*conditions, "id > ?"], [*values, since]

@@ -241,3 +241,16 @@ def test_a_journal_that_is_locked_for_a_while_waits(journal: SqliteJournal, tmp_
     other.close()
     journal.flush()
     assert [r.object.name for r in journal.read()] == ["patient"]
+
+
+def test_people_of_a_project_read_nothing_of_an_earlier_one_with_its_name(journal: SqliteJournal) -> None:
+    journal.append(event("default", "Created", kind="project"))
+    journal.append(event("secret"))
+    journal.append(event("default", "Deleted", kind="project"))
+    journal.append(event("default", "Created", kind="project"))
+    journal.flush()
+    assert journal.read(projects=["default"]) == [] == journal.read(about="vm/default/secret", projects=["default"])
+    journal.append(event("web"))
+    journal.flush()
+    assert [record.object.name for record in journal.read(projects=["default", "other"])] == ["web"]
+    assert [record.object.name for record in journal.read(about="vm")] == ["secret", "web"]
