@@ -79,6 +79,8 @@ def _plan(
 ) -> int | None:
     if len(names) > 1:
         raise usage("plan takes one name at most", "weft rebalance plan")
+    if size is not None and not parse_bytes(size, "--bytes"):
+        raise usage("--bytes 0 would leave nothing to migrate", "leave it out for no limit")
     asked: dict[str, Any] = {"subject": "rebalance"}
     asked |= {"migrations": moves} if moves is not None else {}
     asked |= {"bytes": parse_bytes(size, "--bytes")} if size is not None else {}
@@ -105,7 +107,9 @@ def _plan(
         ]
         for one in answer["moves"]
     ]
-    print_items(session, answer["moves"], [name] if name else [], (make_columns(*_TITLES), rows), "load is even enough")
+    limited = moves is not None or size is not None
+    nothing = "within these limits no migration makes load more even" if limited else "load is even enough"
+    print_items(session, answer["moves"], [name] if name else [], (make_columns(*_TITLES), rows), nothing)
     if session.is_data:
         return None
     before, after = answer["score_before"], answer["score_after"]
