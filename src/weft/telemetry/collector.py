@@ -25,9 +25,8 @@ def read_collector(text: str, flag: str = "--traces", path: str = "/v1/traces") 
     except ValueError:
         valid = False
     if not valid:
-        raise InvalidInput(
-            f"{flag}: {url[:80]!r} is not the address of a collector", hint="write it like otlp=http://127.0.0.1:4318"
-        )
+        example = f"{PREFIX if flag == '--traces' else ''}http://127.0.0.1:4318"
+        raise InvalidInput(f"{flag}: {url[:80]!r} is not the address of a collector", hint=f"write it like {example}")
     return url.rstrip("/") if parts.path.rstrip("/") else f"{url.rstrip('/')}{path}"
 
 

@@ -127,3 +127,11 @@ def test_a_file_that_is_wrong_is_refused_by_name(
     file.write_text(text)
     assert main(["rebalance", "--cluster", str(file), "--format", form]) != 0
     assert words in capsys.readouterr().err
+
+
+def test_an_error_is_json_only_where_output_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "empty"
+    file.touch()
+    words = ["rebalance", "--cluster", str(file), "--format", "json"]
+    assert main(words) != 0 and capsys.readouterr().err.startswith("error: ")
+    assert main([*words, "-o", "json"]) != 0 and capsys.readouterr().err.startswith("{")

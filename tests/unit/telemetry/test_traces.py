@@ -252,8 +252,12 @@ def test_a_collector_is_named_by_its_address(text: str, url: str) -> None:
 
 @pytest.mark.parametrize("text", ["otlp=", "otlp=ftp://x", "otlp=127.0.0.1:4318", "here", "otlp=http://x:99999"])
 def test_what_is_no_collector_s_address_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="not the address of a collector"):
+    with pytest.raises(InvalidInput, match="not the address of a collector") as refused:
         read_collector(text)
+    assert "like otlp=http://" in (refused.value.hint or "")
+    with pytest.raises(InvalidInput, match=r"^--log-otlp: ") as refused:
+        read_collector("ftp://x", "--log-otlp", "/v1/logs")
+    assert "like http://" in (refused.value.hint or "")
 
 
 def test_a_guest_s_span_joins_only_traces_of_its_own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

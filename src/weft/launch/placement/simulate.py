@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def main(argv: Sequence[str]) -> int:
         options = _parse(argv)
         _run(options)
     except WeftError as problem:
-        output = "json" if any(word in ("json", "-ojson", "--output=json", "-o=json") for word in argv) else "table"
-        return complain(problem, output)
+        asked = any(word in ("-ojson", "--output=json", "-o=json") for word in argv)
+        asked |= any(flag in ("-o", "--output") and word == "json" for flag, word in pairwise(argv))
+        return complain(problem, "json" if asked else "table")
     except OSError as problem:
         print(f"error: {problem.filename or 'output'}: {problem.strerror or problem}", file=sys.stderr)
         return 1
