@@ -1344,6 +1344,7 @@ def test_a_rebalancing_is_planned_and_a_plan_that_is_not_there_is_named(fabric: 
     missing = fabric.weft("rebalance", "apply", "nothing")
     assert missing.code == 3 and "nothing" in missing.err
     assert fabric.weft("rebalance", "plan", "--moves", "0").code == 2
+    assert fabric.weft("rebalance", "plan", "--bytes", "0").code == 2
     assert fabric.weft("rebalance", "undo").code == 2
     if answer["plan"]:
         assert answer["plan"] in fabric.weft("rebalance", "list").out
