@@ -107,8 +107,7 @@ def _plan(
         ]
         for one in answer["moves"]
     ]
-    limited = moves is not None or size is not None
-    nothing = "within these limits no migration makes load more even" if limited else "load is even enough"
+    nothing = "within these limits no migration evens out load" if len(asked) > 1 else "load is even enough"
     print_items(session, answer["moves"], [name] if name else [], (make_columns(*_TITLES), rows), nothing)
     if session.is_data:
         return None
