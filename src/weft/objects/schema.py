@@ -255,9 +255,11 @@ def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
     words = [word for word in words if word]  # "" is what a field is without one
     if not isinstance(raw, str):
         return InvalidInput(f"{path}: expected one of {', '.join(words)}, got {_kind_of(raw)}", field=path)
+    if len(words) == 1:
+        return InvalidInput(f"{path} takes only {words[0]}", field=path, hint=f"set it to {words[0]}, or leave it out")
     meant = suggest(raw.lower().replace("_", "-"), words)
     return InvalidInput(
-        f"{path}: {raw[:60]!r} is none of {', '.join(words)}" if len(words) > 1 else f"{path} takes only {words[0]}",
+        f"{path}: {raw[:60]!r} is none of {', '.join(words)}",
         field=path,
         hint=f"did you mean {meant}?" if meant else None,
     )

@@ -36,11 +36,11 @@ async def get(context: ApiContext, call: Call, process: str) -> Answer:
     ``tail``: only the last lines; ``from``: only lines from this number on."""
     require_permission(call.actor, "server:logs", None, "read the server's own log")
     query = call.query("since", "until", "filter", "regex", "tail", "from")
+    if process not in PROCESSES:
+        raise NotFound(f"the server has no process {process[:40]!r}", hint=f"it has {', '.join(PROCESSES)}")
     log = context.server_log
     if log is None:
         raise Unavailable("this server keeps no log of its own", reason="noLogs")
-    if process not in PROCESSES:
-        raise NotFound(f"the server has no process {process[:40]!r}", hint=f"it has {', '.join(PROCESSES)}")
     now = context.clock.now()
     since, until = (_read_number(query, name) for name in ("since", "until"))
     tail = int(_read_number(query, "tail", -1))
