@@ -79,7 +79,7 @@ async def test_an_image_that_comes_slowly_is_fetched_before_the_preparation(lab:
         lab.server.put(allocation)
         await lab.until(lambda: lab.server.fetches)
         assert time.time() < start - 1.0
-        report = lab.server.reports[allocation.name]
+        report = await lab.until_state(allocation, "pending")
         assert (report.state, report.reason) == ("pending", "leaseWaits")
         lab.server.fetch_gate.set()
         report = await lab.until_state(allocation, "running")

@@ -133,7 +133,7 @@ def every_route() -> Iterator[tuple[str, str]]:
         for verb in kind.verbs:
             assert any(path.endswith(f"/{kind.plural}/{{name}}:{verb.name}") for path in paths), (kind.name, verb.name)
     for path, methods in paths.items():
-        filled = path.format(project="default", name="web", sha256="ab" * 32, trace="cd" * 16)
+        filled = path.format(project="default", name="web", sha256="ab" * 32, trace="cd" * 16, process="api")
         on_object = path.endswith("/{name}")
         for method in ("get", "post", "put", "patch", "delete"):
             if method in methods or (on_object and method != "post"):
@@ -151,7 +151,10 @@ def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab
         hidden = ("/tokens", "/users", "/groups", "/rolebindings", "/blobs/", "/code/", "/audit")
         reads = method == "GET" and not any(word in path for word in hidden)
         reads |= path.endswith((":logs", ":metrics", ":flows")) or path.startswith("/api/v1/")
-        reads &= path != "/v1/nodes/web:logs"  # what agents say is for operators
+        reads &= path not in (
+            "/v1/nodes/web:logs",
+            "/v1/server/logs/api",
+        )  # what agents and servers say is for operators
         told = {"viewer": reads, "joiner": path in ("/v1/join", "/v1/healthz"), "node": path == "/v1/healthz"}
         told["node"] |= method == "GET" and path.startswith("/v1/publishedports")
         told["node"] |= method == "GET" and path.endswith("/snapshots")  # those that it keeps
