@@ -34,8 +34,8 @@ class Said(NamedTuple):
 class Fabric:
     """``weft`` runs commands in this process, ``spawn`` in one of their own."""
 
-    def __init__(self, folder: Path, agent_options: Sequence[str] = ()) -> None:
-        self.folder, self._agent_options = folder, agent_options
+    def __init__(self, folder: Path, agent_options: Sequence[str] = (), server_options: Sequence[str] = ()) -> None:
+        self.folder, self._agent_options, self._server_options = folder, agent_options, server_options
         self.context = folder / "context.json"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ports = _free_ports(2)
@@ -45,7 +45,7 @@ class Fabric:
         api, gateway = self._ports
         places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
         argv = ["server", "--state", str(self.folder / "server"), *places, "--context", str(self.context)]
-        argv += ["--allow-fetch", str(self.folder)] if source is None else []
+        argv += ["--allow-fetch", str(self.folder), *self._server_options] if source is None else []
         self.server = self._launch("server", *argv, source=source)
         self.weft_until("node", "list")
 
@@ -122,10 +122,11 @@ class Fabric:
 def start_fabric(
     around: Callable[[Path], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     agent_options: Sequence[str] = (),
+    server_options: Sequence[str] = (),
 ) -> Iterator[Fabric]:
     """A fabric in a folder with a short path (sockets live in it), gone at the end; it lives within ``around(folder)``."""
     with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder, around(Path(folder)):
-        fabric = Fabric(Path(folder), agent_options)
+        fabric = Fabric(Path(folder), agent_options, server_options)
         try:
             fabric.start()
             yield fabric

@@ -15,7 +15,9 @@ from tests.scenario.gateway_lab import KEY
 from weft.contracts.store import Page
 from weft.gateway.function.dispatcher import ALL_SECONDS, CHECK_SECONDS
 from weft.gateway.function.instance import snapshots
+from weft.gateway.function.record.counts_file import CountsFile
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
+from weft.protocol.function_counts import LEASE_PREFIX, read_counts
 from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
 from weft.store.memory import MemoryStore
 from weft.trust.tickets import check_blob_ticket
@@ -606,19 +608,40 @@ async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weft.gateway.function.service.WRITE_SECONDS", 0.05)
+    monkeypatch.setattr("weft.gateway.function.service.REPORT_SECONDS", 0.05)
     async with functions_lab(tmp_path) as lab:
+
+        async def recorded(invocations: int, errors: int) -> None:
+            """For the history of metrics, beside the lease of this gateway."""
+            for _ in range(600):
+                found = [read_counts(one.digest) for one in await lab.store.leases(LEASE_PREFIX, digests=True)]
+                if [(one[function.uid].invocations, one[function.uid].errors) for one in found] == [
+                    (invocations, errors)
+                ]:
+                    return
+                await asyncio.sleep(0.05)
+            raise AssertionError(f"it has {found}")
+
         await lab.base()
         agent = await lab.agent("n1")
         function = await lab.function("hello")
+        await recorded(0, 0)
         for _ in range(3):
             await lab.invoke("hello")
-        await lab.until(lambda: (tmp_path / "gw" / "counts" / function.uid).exists())
+        await recorded(3, 0)
+        kept = CountsFile(tmp_path / "gw" / "counts")
+        await lab.until(lambda: (found := kept.read(function.uid)) is not None and found.duration.count == 3)
         before = lab.functions.record.read_metrics(function.uid, "default", "hello")
         await lab.restart()
         await agent.stop()
         await agent.start()
         await lab.until(lambda: lab.serves(agent))
+        await recorded(0, 0)  # a counter begins again: what was lost with the gateway would else be a step back
         await lab.invoke("hello")
+        await recorded(1, 0)
         told = lab.functions.record.read_metrics(function.uid, "default", "hello")
         assert (before.invocations, told.invocations, told.since) == (3, 4, before.since)
         assert told.starts == {"warm": 4} and told.latency.most >= before.latency.most
+        agent.says = lambda agent, invoke: Answer(invoke.id, b"{}", error="Unhandled", error_type="KeyError")
+        await lab.invoke("hello")
+        await recorded(2, 1)

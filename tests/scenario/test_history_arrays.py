@@ -14,6 +14,7 @@ from tests.scenario.metrics_lab import OwnDatabase, fetch
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.history import Floats, History, Labels, Span
+from weft.controllers.profile.series import Series, read_all
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 from weft.telemetry.metrics.database import Asker, Database, make_off
 from weft.telemetry.metrics.history import DatabaseHistory, SampleHistory
@@ -62,6 +63,35 @@ def test_the_database_gives_the_arrays_that_its_samples_are(own: OwnDatabase) ->
             read(database, "weft_guest_cpu_cores", Span(span.start - 3_000_000, 1.0, 3_000_000))
     finally:
         asker.close()
+
+
+def test_a_counter_that_begins_again_on_another_node_neither_jumps_nor_goes_below_zero(own: OwnDatabase) -> None:
+    """1,000 bytes a second all along: to the source's counter belong 20 GB, the target's begins at zero, and later once more."""
+    step, rate = 300.0, 1000.0
+    span = Span.until(time.time() - 60, 24 * step, step)
+
+    def count(node: str, first: float, begin: float, end: float, start: float) -> list[Sample]:
+        labels = (("project", "default"), ("kind", "vm"), ("name", "web"), ("node", node), ("nic", "0"))
+        times = np.arange(begin, end, 10.0)
+        return [
+            Sample("weft_guest_network_sent_bytes_total", labels, int(1000 * at), first + rate * (at - start))
+            for at in times
+        ]
+
+    begin, third = span.start - 2 * step, span.count / 3 * step
+    own.send(count("n1", 2e10, begin, span.start + third, begin))
+    own.send(count("n2", 0.0, span.start + third, span.start + 2 * third, span.start + third))
+    own.send(count("n2", 0.0, span.start + 2 * third, span.end + 1, span.start + 2 * third))  # the guest started again
+    fetch(own.find(), "/internal/force_flush", b"")
+    asker = Asker(SystemClock(), 1)
+    try:
+        of = Series("default", "vm", "web")
+        (found,) = asyncio.run(read_all(DatabaseHistory(asker, own.find), "network", [of], span)).values()
+    finally:
+        asker.close()
+    assert np.isfinite(found).all()
+    assert found.min() >= 0.0 and found.max() <= 1.1 * rate
+    assert np.median(found) == pytest.approx(rate, rel=0.01) and (found > 0.9 * rate).sum() >= span.count - 2
 
 
 def test_a_history_that_isn_t_there_says_so() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from weft.controllers.profile.controller import Profiles
 from weft.controllers.profile.series import write_query
 from weft.insight.profile.analysis import analyse
 from weft.kinds.profile import ProfileStatus
+from weft.launch.insight.worker import Worker
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import Unavailable
 from weft.telemetry.metrics.database import make_off
@@ -40,10 +42,10 @@ class ListHistory:
     def add(self, name: str, values: Sequence[float], last: float, kind: str = "vm", metric: str = "cpu_cores") -> None:
         """A value every five minutes, the newest at ``last``."""
         labels = (("project", "default"), ("kind", kind), ("name", name))
+        metric = f"weft_{'function' if kind == 'function' else 'guest'}_{metric}"
         begin = last // STEP * STEP - (len(values) - 1) * STEP
         self.samples += [
-            Sample(f"weft_guest_{metric}", labels, int((begin + at * STEP) * 1000), value)
-            for at, value in enumerate(values)
+            Sample(metric, labels, int((begin + at * STEP) * 1000), value) for at, value in enumerate(values)
         ]
 
     async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
@@ -78,11 +80,29 @@ class Here:
         pass
 
 
+class KilledOnce(Worker):
+    """The process of its own, killed with its first batch in its hands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = False
+        self.asked = 0
+
+    async def analyse(self, batch: bytes) -> bytes:
+        self.asked += 1
+        process = await self._find()
+        if self.asked == 1:
+            process.send_signal(signal.SIGSTOP)  # so that it can't have answered
+            asyncio.get_running_loop().call_later(0.05, process.kill)
+        return await super().analyse(batch)
+
+
 class ProfilesLab:
     """A fabric whose deciders are started after its objects are old enough for profiles."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab, self.history, self.analyst = lab, ListHistory(), Here()
+        self.lab, self.history = lab, ListHistory()
+        self.analyst: Here | KilledOnce = Here()
         self.past: ListHistory | Unavailable = self.history
 
     async def age(self, seconds: float) -> None:
@@ -230,6 +250,27 @@ async def test_a_database_that_goes_leaves_what_was_known_and_none_is_said_once(
         await lab.pass_time(45)
         again = await made.profile("vm.web")
         assert written is not None and again is not None and again.revision == written.revision
+
+
+async def test_a_process_that_is_killed_in_the_middle_costs_one_look_and_functions_have_profiles(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True  # the process needs real time
+        made = ProfilesLab(lab)
+        made.analyst = killed = KilledOnce()
+        await lab.put("function", "orders", {"code": "c0" * 32, "code_size": 1, "handler": "app.handler"})
+        await made.age(40_000)
+        made.history.add("orders", work(130), lab.clock.now(), kind="function", metric="invocations_total")
+        made.start()
+        status = await made.until_looked("function.orders")
+        assert killed.asked == 2 and caplog.text.count("the process that computes profiles ended early") == 1
+        assert (status.resource, status.unit, [one.type for one in status.patterns]) == (
+            "invocations",
+            "1/s",
+            ["every 3 h"],
+        )
+        assert set(status.prediction) == {"5m", "1h"} and not status.correlations
 
 
 def test_a_query_is_of_one_project_and_resets_of_counters_are_no_traffic() -> None:

@@ -1,17 +1,20 @@
 """Records the history of metrics: what nodes' heartbeats bring, every ten seconds unless people want otherwise, to the
-database for metrics.
+database for metrics; and what gateways count of functions.
 
-Reads the nodes' leases and the view; stores nothing itself. Only the leader runs it, so each moment is sent once."""
+Reads the leases of nodes and gateways, and the view; stores nothing. Only the leader runs it, so each moment is sent once."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from weft.controllers.metrics.endings import Endings
+from weft.controllers.metrics.functions import list_functions
 from weft.controllers.metrics.samples import list_samples
 from weft.controllers.metrics.troubles import Kills, list_certificates, list_troubles
 from weft.informer.leader_lease import LeaderLease
 from weft.objects.errors import StoreUnavailable
+from weft.protocol import function_counts
 from weft.protocol.heartbeat import LEASE_PREFIX
 from weft.telemetry.metrics.sample import Sample
 
@@ -31,8 +34,9 @@ class Recorder:
         interval: float = INTERVAL_SECONDS,
     ) -> None:
         self._leadership, self._put, self._read_ends, self._interval = leadership, put, read_ends, interval
-        self._kills = Kills()
+        self._kills, self._endings = Kills(), Endings()
         self._sent: dict[str, int] = {}
+        self._of_gateways: dict[str, int] = {}
 
     async def run(self) -> None:
         """Record for ever."""
@@ -47,12 +51,16 @@ class Recorder:
         while True:
             await clock.sleep(seconds)
             try:
-                leases = await self._leadership.store.leases(LEASE_PREFIX, digests=True)
+                store = self._leadership.store
+                leases = await store.leases(LEASE_PREFIX, digests=True)
+                gateways = await store.leases(function_counts.LEASE_PREFIX, digests=True)
                 view, now = self._leadership.cache.view, clock.now()
                 samples = list(list_samples(view, leases, self._sent, now))
+                samples += list_functions(view, gateways, self._of_gateways, now)
                 at = int(now * 1000)
                 samples += (*list_troubles(view, at), *self._kills.list_samples(view, at))
                 samples += list_certificates(self._read_ends(), at)
+                samples += list(self._endings.list_samples(samples, at))
             except StoreUnavailable:
                 continue
             except Exception:  # a defect here must not end the controllers

@@ -4,6 +4,7 @@ streams of tickets use ``catalogue``, ``dispatcher`` and ``record``."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,17 +34,19 @@ from weft.kinds.function import FunctionSpec, FunctionStatus, keep_alive_of, rea
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.record import Index
-from weft.objects.errors import NotFound, Unavailable
+from weft.objects.errors import NotFound, StoreUnavailable, Unavailable
+from weft.protocol.function_counts import LEASE_PREFIX, LEASE_SECONDS, write_counts
 from weft.protocol.invocations import Drop
 
 log = logging.getLogger("weft.gateway.functions")
 SWEEP_SECONDS = 10.0
 WRITE_SECONDS = 5.0
+REPORT_SECONDS = 5.0
 
 
 class FunctionService:
     """``cache`` follows ``store`` in a view of the kinds of ``catalogue.KINDS`` and nodes; ``placing`` decides where, and follows
-    the store by itself. ``folder`` is the gateway's own in the server's state folder."""
+    the store by itself. ``folder`` is the gateway's own in the server's state folder. ``name``: no other gateway has it."""
 
     def __init__(
         self,
@@ -54,8 +57,10 @@ class FunctionService:
         *,
         ticket_key: bytes,
         folder: Path,
+        name: str = "gateway",
     ) -> None:
         self.cache, self._clock = cache, clock
+        self._store, self._name = store, name
         self._names: dict[str, str] = {}  # of nodes, by uid
         catalogue = self.catalogue = Catalogue(cache.view)
         self.printed = PrintedLog(folder / "logs")
@@ -93,6 +98,7 @@ class FunctionService:
                 group.create_task(self._keep())
                 group.create_task(self._spread())
                 group.create_task(self._write_counts())
+                group.create_task(self._report_counts())
         finally:
             await self._links.close()
             self.printed.close()
@@ -161,6 +167,16 @@ class FunctionService:
             await self._clock.sleep(WRITE_SECONDS)
             if taken := self.counts.take():
                 await asyncio.to_thread(self.counts.write, taken)
+
+    async def _report_counts(self) -> None:
+        """For the history of metrics, which the controllers record. While the store is away there is no news."""
+        while True:
+            await self._clock.sleep(REPORT_SECONDS)
+            functions = [item.uid for item in self.cache.view.of_kind("function").values()]
+            if functions:
+                digest = write_counts(self.record.list_counts(functions))
+                with contextlib.suppress(StoreUnavailable):
+                    await self._store.grant(LEASE_PREFIX + self._name, self._name, LEASE_SECONDS, digest)
 
     async def _sweep(self) -> None:
         """Have nodes drop recipes that nothing names any more, and delete the output of functions that are gone."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,5 +98,12 @@ def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: by
     cache.subscribe(places.notice, (*KINDS, "function"))
     folder = state / "gateway"
     return GatewayFunctions(
-        FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder), folder, clock
+        FunctionService(store, cache, places, clock, ticket_key=ticket_key, folder=folder, name=_name(folder)),
+        folder,
+        clock,
     )
+
+
+def _name(folder: Path) -> str:
+    """The same after each start; it becomes a label that people see, so it tells them no path."""
+    return hashlib.sha256(f"{socket.gethostname()}:{folder.resolve()}".encode()).hexdigest()[:12]

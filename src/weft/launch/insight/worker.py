@@ -28,6 +28,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process: Process | None = None
+        self._killed: list[Process] = []
 
     async def analyse(self, batch: bytes) -> bytes:
         """As ``analysis.analyse``. Raises Unavailable where the process ends or takes too long."""
@@ -47,11 +48,11 @@ class Worker:
             raise
 
     async def rest(self) -> None:
-        """End it: its memory is the machine's again."""
-        process = self._process
+        """End it: its memory is the machine's again. If this is cancelled, call it again."""
         self._kill()
-        if process is not None:
-            await process.wait()
+        while self._killed:
+            await self._killed[-1].communicate()  # also closes its pipes
+            self._killed.pop()
 
     async def _find(self) -> Process:
         if self._process is None or self._process.returncode is not None:
@@ -64,7 +65,8 @@ class Worker:
 
     def _kill(self) -> None:
         process, self._process = self._process, None
-        if process is not None and process.returncode is None:
+        if process is not None:
+            self._killed.append(process)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
+from collections.abc import Iterable
 
 from weft.contracts.clock import Clock
 from weft.gateway.function.definition.catalogue import Catalogue, Function, Version
@@ -13,6 +15,7 @@ from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.metrics import Counts, FunctionMetrics, find_instances, make_metrics
 from weft.gateway.function.record.output_log import PrintedLog
+from weft.protocol.function_counts import FunctionCounts
 from weft.protocol.invocations import Printed
 
 log = logging.getLogger("weft.gateway.functions")
@@ -34,14 +37,17 @@ class InvocationRecorder:
         self._catalogue, self._agents, self._running = catalogue, agents, tracker.running
         self._keep_alive, self._printed, self._kept, self._clock = keep_alive, printed, kept, clock
         self._counts: dict[str, Counts] = {}  # by uid
+        self._since_start: defaultdict[str, FunctionCounts] = defaultdict(FunctionCounts)  # by uid
         self._troubled = ""
 
     def arrived(self, function: Function, version: Version) -> None:
         self._of(function.uid).arrive(self._running(function.uid) + 1)
+        self._since_start[function.uid].invocations += 1
         self._keep_alive.begin(version.recipe, function.spec)
 
     def throttled(self, function: Function) -> None:
         self._of(function.uid).throttles += 1
+        self._since_start[function.uid].throttles += 1
 
     def refused(self, function: Function, reason: str, digest: str) -> None:
         self._of(function.uid).refuse(reason)
@@ -49,10 +55,14 @@ class InvocationRecorder:
 
     def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None:
         self._of(function.uid).end(outcome, seconds)
+        counts = self._since_start[function.uid]
+        counts.seconds += outcome.seconds
+        counts.errors += bool(outcome.error)
         self._keep_alive.end(digest, cold=outcome.start != "warm")
 
     def lost(self, function: Function, digest: str) -> None:
         self._of(function.uid).lost += 1
+        self._since_start[function.uid].errors += 1
         self._keep_alive.end(digest, cold=False)
 
     def printed(self, node: str, printed: Printed) -> None:
@@ -79,8 +89,13 @@ class InvocationRecorder:
         instances = find_instances(self._agents.fleet, is_its, self._agents.name_of)
         return make_metrics(self._find(uid), name, project, self._running(uid), instances)
 
+    def list_counts(self, uids: Iterable[str]) -> dict[str, FunctionCounts]:
+        """Of these functions, since this gateway's start; of one that wasn't invoked zeros, so that its first is an increase."""
+        return {uid: self._since_start[uid] for uid in uids}
+
     def forget(self, uid: str) -> None:
         self._counts.pop(uid, None)
+        self._since_start.pop(uid, None)
 
     def _of(self, uid: str) -> Counts:
         """Its counts, which are about to change."""

@@ -1,0 +1,36 @@
+"""What each gateway counts of functions since its start: attached to a lease of its own and never stored, like a node's heartbeat.
+Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+
+import msgspec
+
+LEASE_PREFIX = "gateway/"  # before the gateway's name
+LEASE_SECONDS = 30.0
+MOST_FUNCTIONS = 800  # in a digest, which has 64 KB
+
+
+class FunctionCounts(msgspec.Struct, array_like=True):
+    """Counters of one function, all since the gateway's start: so they only grow, and a restart is seen as one."""
+
+    invocations: int = 0  # that came, and were not refused by a limit
+    errors: int = 0  # that the code ended with an error, or that were lost with their node
+    throttles: int = 0
+    seconds: float = 0.0  # that the code took, together
+
+
+def write_counts(counts: Mapping[str, FunctionCounts]) -> bytes:
+    """By the functions' uids: of more than MOST_FUNCTIONS those that were invoked most."""
+    names = heapq.nlargest(MOST_FUNCTIONS, counts, key=lambda uid: counts[uid].invocations)
+    return msgspec.msgpack.encode({uid: counts[uid] for uid in names})
+
+
+def read_counts(written: bytes) -> dict[str, FunctionCounts]:
+    """Nothing if it can't be decoded: the gateway is of another version."""
+    try:
+        return msgspec.msgpack.decode(written, type=dict[str, FunctionCounts])
+    except msgspec.MsgspecError:
+        return {}
