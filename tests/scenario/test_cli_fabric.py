@@ -1346,6 +1346,12 @@ def test_a_rebalancing_is_planned_and_a_plan_that_is_not_there_is_named(fabric: 
     assert fabric.weft("rebalance", "plan", "--moves", "0").code == 2
     assert fabric.weft("rebalance", "plan", "--bytes", "0").code == 2
     assert fabric.weft("rebalance", "undo").code == 2
+    assert json.loads(fabric.weft("rebalance", "auto", "-o", "json").out) == {"on": False}
+    assert fabric.weft("rebalance", "auto", "status", "--moves", "3").code == 2
+    on = json.loads(fabric.weft("rebalance", "auto", "on", "--moves", "0", "--bytes", "5G", "-o", "json").out)
+    assert on["on"] and (on["spec"]["migrations_per_hour"], on["spec"]["bytes_per_hour"]) == (0, 5 * 2**30)
+    assert "0 migrations and 5.0 GiB an hour, 2 at" in fabric.weft("rebalance", "auto", "on", "--concurrent", "2").out
+    assert "off" in fabric.weft("rebalance", "auto", "off").out and fabric.weft("rebalance", "auto", "off").code == 0
     if answer["plan"]:
         assert answer["plan"] in fabric.weft("rebalance", "list").out
         assert fabric.weft("delete", f"rebalanceplan/{answer['plan']}").code == 0

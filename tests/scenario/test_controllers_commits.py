@@ -31,6 +31,7 @@ from tests.scenario import (
     test_profiles,
     test_promises,
     test_quotas,
+    test_rebalance_automatic,
     test_rebalance_plans,
     test_receivers,
     test_reservations,
@@ -87,14 +88,17 @@ RELIES_ON = {
         "publishedport at, quota at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
-    "controllers/rebalance/controller.py plan_commit": "rebalanceplan at, migration absent, workload at",
+    "controllers/rebalance/controller.py plan_commit": "rebalanceplan at, migration absent, migration at, workload at",
+    "controllers/rebalance/policy.py make_commit": (
+        "rebalancepolicy at, report absent, rebalanceplan absent, rebalanceplan at and goes"
+    ),
     "controllers/node/drain_controller.py plan_migration": "migration absent, disruptionbudget at",
     "controllers/node/drain_controller.py plan_return 1": "migration at",
     "controllers/node/drain_controller.py plan_return 2": "node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 2": "endpoint at and goes, node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
-    "controllers/garbage_collector.py plan": "recommendation at and goes",
+    "controllers/garbage_collector.py plan": "recommendation at and goes, report at and goes",
     "controllers/garbage_collector.py plan_item": (
         "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes, "
         "workloadprofile at and goes"
@@ -409,6 +413,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_conversions.test_an_image_that_is_not_there_yet_is_made_of_the_very_digest,
     test_conversions.test_one_that_has_ended_is_kept_for_a_while_only,
     test_rebalance_plans.test_a_plan_is_carried_out_a_few_at_a_time_and_undone,
+    test_rebalance_automatic.test_automatic_plans_need_forecasts_that_agree_and_keep_to_their_budget,
+    test_rebalance_automatic.test_undo_of_a_plan_whose_target_was_filled_since_ends_without_waiting,
     test_jobs.test_the_winner_waits_until_the_room_is_really_free,
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,

@@ -19,7 +19,9 @@ MAKERS = {
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
     "networktopology": {"topology"},
-    "migration": {"API server", "scheduler"},  # the scheduler's take a suspended VM elsewhere (decision 0145)
+    "migration": {"API server", "scheduler", "rebalance"},  # the scheduler's take a suspended VM elsewhere (decision 0145)
+    "report": {"API server", "rebalance policies"},
+    "rebalanceplan": {"API server", "rebalance policies"},
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},
     "recommendation": {"API server", "conversions"},
@@ -31,6 +33,8 @@ REMOVERS = {
     "endpoint": {"addresses", "workload", "garbage"},
     "decision": {"workload", "garbage", "migrations"},
     "migration": {"migrations", "garbage"},
+    "report": {"garbage"},
+    "rebalanceplan": {"API server", "rebalance policies"},
     "conversion": {"conversions"},
     "recommendation": {"conversions", "garbage"},
     "reservation": {"scheduler"},
@@ -46,6 +50,7 @@ SPEC_WRITERS = {
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
+    "migration": {"API server", "rebalance"},
     "container": {"API server", "jobs", "conversions"},
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},

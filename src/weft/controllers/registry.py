@@ -24,6 +24,7 @@ from weft.controllers.node.drain_controller import Drain
 from weft.controllers.pool.controller import Pools
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.rebalance.controller import Rebalancing
+from weft.controllers.rebalance.policy import RebalancePolicies
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
 from weft.controllers.snapshot.schedule import ScheduledSnapshots
@@ -56,6 +57,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Migrations(),
     lambda _: Conversions(),
     lambda _: Rebalancing(),
+    lambda _: RebalancePolicies(),
     lambda _: Drain(),
     lambda _: Jobs(),
     lambda _: WarmImages(),

@@ -10,8 +10,8 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.goal import find_ended, reaches
-from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime, Object, Operation, Verb
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.kinds.record import Access, Admission, Column, Display, Goal, Kind, Lifetime, Object, Operation, Verb
+from weft.objects.errors import IllegalTransition, InvalidInput, WeftError
 from weft.objects.schema import field
 
 # Proposed: nothing has begun; Refused: the world had changed before it began; Undoing: all goes back.
@@ -19,6 +19,7 @@ RebalancePhase = Literal["Proposed", "Running", "Done", "Refused", "Undoing", "U
 OVER = ("Done", "Refused", "Undone")
 MOST_MIGRATIONS = 500  # of one plan
 MOST_CONCURRENT = 16
+OUTDATED = "planOutdated"  # why a plan is refused
 LABEL = "rebalance"  # of the Migrations that a plan has made: its name
 
 
@@ -43,6 +44,9 @@ class RebalancePlanSpec(msgspec.Struct, kw_only=True):
     score_before: Annotated[float, field("Score of the fabric as it was", change="never")] = 0.0
     score_after: Annotated[float, field("Score that the plan leads to; lower is better", change="never")] = 0.0
     concurrent: Annotated[int, field("How many migrate at the same time", change="live", ge=1, le=MOST_CONCURRENT)] = 2
+    per_hour: Annotated[
+        int, field("How many begin within an hour; 0 means no limit", change="live", ge=0, le=MOST_MIGRATIONS)
+    ] = 0
     start: Annotated[bool, field("Carry it out; the verb start sets it")] = False
     undo: Annotated[bool, field("Bring everything back; the verb undo sets it")] = False
 
@@ -53,6 +57,7 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True):
     # Skipped: it wasn't begun, because the workload is gone or elsewhere, or its target takes nothing; Back: it was undone.
     state: Literal["Waiting", "Migrating", "Done", "Failed", "Skipped", "Returning", "Back", "Stayed"] = "Waiting"
     migration: str = ""  # the newest that was made for it
+    begun_at: float | None = None  # when the first was made
     message: str = ""
 
 
@@ -113,6 +118,16 @@ def _count(obj: Object) -> str:
     return f"{done}/{len(obj['spec'].get('steps', []))}"
 
 
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    if dig(obj, "status.phase") == "Refused":
+        return IllegalTransition(
+            f"{what} is refused, and nothing has migrated: {dig(obj, 'status.message', '')}",
+            reason=dig(obj, "status.reason", "") or OUTDATED,
+            hint="weft rebalance plan",
+        )
+    return find_ended(("Undone",))(obj, what, goal)
+
+
 def _score(name: str) -> Any:
     return lambda obj: f"{float(dig(obj, name, 0.0)):.2f}"
 
@@ -149,7 +164,7 @@ REBALANCE_PLAN = Kind(
             "start": reaches("Done", ends_refused=False),
             "undo": reaches("Undone", ends_refused=False),
         },
-        find_failure=find_ended(("Refused", "Undone")),
+        find_failure=_find_failure,
         operation=Operation(act="rebalance", cancel="undo", ended=("Proposed", *OVER)),
     ),
 )

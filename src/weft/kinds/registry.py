@@ -32,6 +32,7 @@ from weft.kinds.project import PROJECT
 from weft.kinds.published_port import PUBLISHED_PORT
 from weft.kinds.quota import QUOTA
 from weft.kinds.rebalance_plan import REBALANCE_PLAN
+from weft.kinds.rebalance_policy import REBALANCE_POLICY
 from weft.kinds.receiver import RECEIVER
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
@@ -85,6 +86,7 @@ KINDS: tuple[Kind, ...] = (
     MIGRATION,
     CONVERSION,
     REBALANCE_PLAN,
+    REBALANCE_POLICY,
     ALLOCATION,
     ACCOUNTING_RECORD,
     DECISION,

@@ -31,6 +31,15 @@ class ReportSpec(msgspec.Struct, kw_only=True):
         int,
         field("The most that they transfer together; 0 means no limit", change="never", quantity="bytes", ge=0),
     ] = 0
+    hours: Annotated[
+        int,
+        field(
+            "Hours of forecasts in which each migration of a rebalancing must gain, too; VMs without a forecast stay",
+            change="never",
+            ge=0,
+            le=24,
+        ),
+    ] = 0
 
 
 class ResourceUse(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ MOST_GUESTS = 800  # listed one by one in a digest
 MOST_COUNTED = 250  # workloads whose disks and NICs are in a digest
 MOST_DISKS, MOST_NICS = 18, 8  # of a workload
 MOST_PATHS = 16
+DEAD_LOSS = 0.9  # share of packets on a path that get lost: with more, the peer doesn't answer
 MOST_TALKERS = 16  # peers of a workload
 MOST_TALKERS_BYTES = 16_000
 _SPARE_BYTES = 1000  # of a digest

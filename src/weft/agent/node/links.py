@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from weft.protocol.heartbeat import DEAD_LOSS
+
 BURST = 20
-LOSSY, DEAD = 0.05, 0.9  # more than this is lossy; more than this: the peer doesn't answer
+LOSSY = 0.05  # more than this is lossy
 
 
 class Links:
@@ -47,4 +49,4 @@ class Links:
 
 
 def _rank(loss: float) -> int:
-    return (loss > LOSSY) + (loss > DEAD)
+    return (loss > LOSSY) + (loss > DEAD_LOSS)

@@ -50,6 +50,7 @@ _BY_REASON: dict[str, int] = {
     "portReserved": CONFLICT,
     "addressInUse": CONFLICT,
     "illegalTransition": CONFLICT,
+    "planOutdated": CONFLICT,
     "pinned": CONFLICT,
     "gpusStay": CONFLICT,
     "encryptedStays": CONFLICT,

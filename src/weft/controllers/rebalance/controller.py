@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import msgspec
+
 from weft.contracts.journal import Event
-from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.loop import Plan
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
-from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.kinds.migration import (
     ENDED,
@@ -33,7 +34,6 @@ from weft.kinds.rebalance_plan import (
     RebalancePlanSpec,
     RebalancePlanStatus,
 )
-from weft.objects.envelope import merge_part
 from weft.objects.identity import MAX_NAME, object_key
 
 SOURCE = "rebalance"
@@ -70,12 +70,11 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
     spec, former = item.spec(RebalancePlanSpec), item.status(RebalancePlanStatus)
     seen = [read_situation(view, item, spec, number) for number in range(len(spec.steps))]
     decision = plan_rebalance(spec, former, seen, find_other(view, item), now)
-    if decision.status == former:
+    if decision.status == former and not decision.cancel:
         return None
-    envelope = edit(item)
-    envelope.status = merge_part(envelope.status, decision.status)
-    writes: list[Write] = [put(envelope)]
-    preconditions: list[Precondition] = [unchanged(item)]
+    draft = Draft(item)
+    if decision.status != former:
+        draft.change(item, status=decision.status)
     for one in decision.begin:
         step = spec.steps[one.number]
         workload = view.get(key_of(step))
@@ -84,21 +83,26 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
             f": {step.reason}" if step.reason and not spec.undo else ""
         )
         mode = MIGRATION_MODES[workload.envelope.kind][0]
-        made = MIGRATION.make(
-            one.name,
-            MigrationSpec(workload=step.workload, to=one.to, mode=mode, reason=why[:200]),
-            now,
-            project=step.project,
-            creator=workload.envelope.creator,
-            labels={LABEL: item.envelope.name},
+        draft.preconditions.append(unchanged(workload))
+        draft.make(
+            MIGRATION.make(
+                one.name,
+                MigrationSpec(workload=step.workload, to=one.to, mode=mode, reason=why[:200]),
+                now,
+                project=step.project,
+                creator=workload.envelope.creator,
+                labels={LABEL: item.envelope.name},
+            )
         )
-        writes.append(put(made))
-        preconditions += [Absent(made.key), unchanged(workload)]
+    for number in decision.cancel:
+        migration = view.get(object_key("migration", spec.steps[number].project, seen[number].migration))
+        assert migration is not None, "its situation has a phase"
+        draft.change(migration, spec=msgspec.structs.replace(migration.spec(MigrationSpec), cancel=True))
     events = []
     if decision.status.phase != former.phase:
         kind: Literal["Warning", "Normal"] = "Warning" if decision.status.phase == "Refused" else "Normal"
         events.append(Event(kind, decision.status.phase, decision.status.message, item.envelope.ref, SOURCE))
-    return Commit(item.key, writes, preconditions, events)
+    return draft.commit(item.key, events)
 
 
 def key_of(step: PlannedStep) -> str:
@@ -119,10 +123,10 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
     back = state == "Returning" or (spec.undo and state != "Migrating")
     name = name_migration(plan, step, back=back)
     migration = view.get(object_key("migration", step.project, name))
-    phase = message = ""
+    phase, message, cancelled = "", "", False
     if migration is not None:
         found = migration.status(MigrationStatus)
-        phase, message = found.phase, found.message
+        phase, message, cancelled = found.phase, found.message, migration.spec(MigrationSpec).cancel
     workload = view.get(key_of(step))
     node = ""
     if workload is not None and workload.uid == step.uid and not workload.deleting:
@@ -138,6 +142,7 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
         trouble=find_trouble(view, step.from_ if back else step.to),
         migration=name,
         phase=phase,
+        cancelled=cancelled,
         message=message,
     )
 

@@ -1,7 +1,8 @@
 """What a RebalancePlan does next. Pure: what was read in, the new status and the migrations to make out.
 
 A plan that isn't started does nothing. At its start it is refused as a whole if one of its workloads or nodes isn't as it was
-planned for; later such a migration is left out, alone. Undo waits for what migrates, and brings back what is still where it went.
+planned for; later such a migration is left out, alone. Undo cancels what waits for capacity, waits for what migrates, and brings
+back what is still where it went.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.migration import ENDED
-from weft.kinds.rebalance_plan import PlannedStep, RebalancePlanSpec, RebalancePlanStatus, StepState
+from weft.kinds.rebalance_plan import OUTDATED, PlannedStep, RebalancePlanSpec, RebalancePlanStatus, StepState
 
+HOUR_SECONDS = 3600.0
 _NAMED = 3
 
 
@@ -25,6 +27,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""  # why its node of destination takes nothing
     migration: str = ""  # the name that a migration for it has, there or back
     phase: str = ""  # of that one; "": there is none
+    cancelled: bool = False  # somebody wants that one to end
     message: str = ""
 
 
@@ -37,8 +40,11 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
+    """``cancel``: numbers of those whose migration is ended, because it hasn't begun."""
+
     status: RebalancePlanStatus
     begin: list[Begin]
+    cancel: list[int] = []
 
 
 def plan_rebalance(
@@ -52,12 +58,16 @@ def plan_rebalance(
         problems = [text for step, one in zip(spec.steps, seen, strict=True) if (text := find_change(step, one))]
         if other or problems:
             message = f"rebalanceplan/{other} is under way" if other else _list(problems)
-            refused = RebalancePlanStatus(phase="Refused", reason="planOutdated", message=message, ended_at=now)
+            refused = RebalancePlanStatus(phase="Refused", reason=OUTDATED, message=message, ended_at=now)
             return Decision(refused, [])
         states = [StepState() for _ in spec.steps]
         status = msgspec.structs.replace(status, started_at=now)
     arriving = any(state.state == "Migrating" for state in states)  # seen on its way there, not back
+    cancel = [number for number, one in enumerate(seen) if spec.undo and is_waiting(states[number], one)]
     states = [follow(state, one) for state, one in zip(states, seen, strict=True)]
+    if spec.undo:
+        states = [_leave_out(state, one) for state, one in zip(states, seen, strict=True)]
+    begun_lately = sum(state.begun_at is not None and now - HOUR_SECONDS < state.begun_at <= now for state in states)
     going = sum(state.state in ("Migrating", "Returning") for state in states)
     begin = list[Begin]()
     returning = spec.undo and not arriving
@@ -75,12 +85,26 @@ def plan_rebalance(
                 states[number] = msgspec.structs.replace(
                     state, state="Stayed" if spec.undo else "Skipped", message=where
                 )
-            elif going < spec.concurrent:
+            elif going < spec.concurrent and (spec.undo or not spec.per_hour or begun_lately < spec.per_hour):
                 going += 1
+                begun_lately += 1
                 begin.append(Begin(number, one.migration, to))
                 word: Literal["Returning", "Migrating"] = "Returning" if spec.undo else "Migrating"
-                states[number] = StepState(state=word, migration=one.migration)
-    return Decision(_conclude(status, states, spec, now), begin)
+                begun_at = now if state.begun_at is None else state.begun_at
+                states[number] = StepState(state=word, migration=one.migration, begun_at=begun_at)
+    return Decision(_conclude(status, states, spec, now), begin, cancel)
+
+
+def is_waiting(state: StepState, one: Situation) -> bool:
+    """Whether its migration is there, has no target yet, and nobody has cancelled it."""
+    return state.state == "Migrating" and one.phase in ("Planned", "Pending") and not one.cancelled
+
+
+def _leave_out(state: StepState, one: Situation) -> StepState:
+    """Of a plan that is undone: what was cancelled before it began is left out, it hasn't failed."""
+    if state.state == "Failed" and one.phase == "Cancelled" and state.migration == one.migration:
+        return msgspec.structs.replace(state, state="Skipped", message="the plan was undone before")
+    return state
 
 
 def follow(state: StepState, one: Situation) -> StepState:

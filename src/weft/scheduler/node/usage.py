@@ -8,6 +8,7 @@ heartbeat is old, or has no usage, counts with what is allocated there.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
@@ -19,7 +20,7 @@ from weft.kinds.parts.workload import NEAR_STRATEGY, TALKERS, WORKLOADS_BY_NEAR,
 from weft.kinds.placement_policy import PlacementPolicySpec
 from weft.objects.errors import StoreUnavailable
 from weft.objects.identity import object_key
-from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, MOST_TALKERS, Digest, add_up, read_digest
+from weft.protocol.heartbeat import DEAD_LOSS, LEASE_PREFIX, LEASE_SECONDS, MOST_TALKERS, Digest, add_up, read_digest
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.table.talkers import Talkers, Whereabouts
 from weft.scheduler.table.usage import Measured
@@ -37,6 +38,7 @@ class NodeUsage:
         self._refreshed_at = -math.inf
         self._prune_at = -math.inf
         self._digests: dict[str, bytes] = {}  # by node uid: those in the snapshot
+        self._losses: dict[str, dict[str, float]] = {}  # by node uid, of its paths to peers by their uids
 
     async def refresh(self, view: View, snapshot: Snapshot) -> None:
         """Bring the snapshot up to date, unless that was done just now."""
@@ -55,16 +57,20 @@ class NodeUsage:
         }
         for uid in self._digests.keys() - digests.keys():
             del self._digests[uid]
+            self._losses.pop(uid, None)
             snapshot.put_use(uid, None)
         for uid, written in digests.items():
             if self._digests.get(uid) != written and view.find(NODES_BY_UID, uid):
                 self._digests[uid] = written
                 digest = read_digest(written)
+                self._losses[uid] = (
+                    {peer: path.loss for peer, path in digest.paths.items()} if digest is not None else {}
+                )
                 if digest is not None:
                     put_talkers(view, snapshot.talkers, uid, digest)
                 measured = digest is not None and digest.measured
                 snapshot.put_use(uid, read_use(view, uid, digest) if digest is not None and measured else None)
-
+        snapshot.unreachable = find_unreachable(self._losses)
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_SECONDS
             snapshot.talkers.prune(lambda uid: view.count(WORKLOADS_BY_UID, uid) > 0)
@@ -76,6 +82,16 @@ def ranks_by_usage(view: View, strategy: str = "") -> bool:
         return True
     specs = (item.spec(PlacementPolicySpec) for item in view.of_kind("placementpolicy").values())
     return any(spec.basis == "used" or NEAR_STRATEGY in spec.strategy + spec.serverless for spec in specs)
+
+
+def find_unreachable(losses: Mapping[str, Mapping[str, float]]) -> frozenset[str]:
+    """The nodes from which none of the peers that probe them gets an answer; ``losses`` by node and peer, below 0: unknown."""
+    heard: dict[str, bool] = {}
+    for peers in losses.values():
+        for peer, loss in peers.items():
+            if loss >= 0.0:
+                heard[peer] = heard.get(peer, False) or loss <= DEAD_LOSS
+    return frozenset(uid for uid, answers in heard.items() if not answers)
 
 
 def put_talkers(view: View, talkers: Talkers, node_uid: str, digest: Digest) -> None:

@@ -43,7 +43,7 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
         queue, count = list_queue(view, engine, strategy, now)
         status = ReportStatus(phase="Done", at=now, queue=queue, queued=count)
     elif spec.subject == "rebalance":
-        status = preview_rebalance(view, engine, spec, strategy)
+        status = preview_rebalance(view, engine, spec, strategy, now)
         status.at = now
     elif spec.subject == "fairness":
         status = report_fairness(view, engine.snapshot, now)

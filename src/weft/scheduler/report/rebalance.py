@@ -3,155 +3,105 @@ snapshot, in which each migration that is found counts for those after it, and w
 
 Only VMs that run without a lease are migrated, live: nothing stops for the sake of balance, so no disruption budget is touched.
 Every target passes the filters of a Migration's own decision: constraints, affinity, spread, pools, devices, taints, leases and
-reservations.
+reservations. Where the gain must last, each migration gains in every hour of the forecasts, too.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from weft.informer.view import Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.migration import MIGRATION_MODES, MigrationSpec
-from weft.kinds.profile import ProfileStatus, name_profile
+from weft.informer.view import View
+from weft.insight.course import Course
+from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
 from weft.kinds.rebalance_plan import MOST_MIGRATIONS, PlannedStep
 from weft.kinds.report import ReportSpec, ReportStatus
-from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.target import read_migration_candidate
+from weft.scheduler.rebalance.lasting import find_lasting
 from weft.scheduler.rebalance.lazy import find_steps
-from weft.scheduler.rebalance.model import Budget, Flags, Problem, Step
-from weft.scheduler.rebalance.objective import Guest, Machine, make_problem
+from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step
 from weft.scheduler.rebalance.plan import conclude
-from weft.scheduler.table.facts import amounts_of
-from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.report.problem import Place, count_local, list_places, read_course, read_problem
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Waiting
-from weft.transfer.forecast import forecast
+from weft.transfer.forecast import PastMigration, forecast
 from weft.transfer.history import read_history
 
 ASSUMED_BYTES_PER_SECOND = 100_000_000  # of a path that nothing has been carried over yet
-KINDS = tuple(kind for kind, modes in MIGRATION_MODES.items() if modes[0] == "live")
+USUAL_HOURS = 24  # whose upper end counts as load
+RESTS_SECONDS = 4 * 3600.0  # after a migration, before automatic ones choose the VM again
 
 
-class _Place(msgspec.Struct, frozen=True):
-    key: str  # of its allocation
-    workload: Item
-    spec: AllocationSpec
-
-
-def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: str) -> ReportStatus:
+def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: str, now: float) -> ReportStatus:
     """The migrations, in the order in which they should begin, and the scores before and after."""
     snapshot = engine.snapshot
     snapshot.settle()
-    places = list_places(view, snapshot)
-    problem = read_problem(view, snapshot, places)
+    places, notes = list_places(view, snapshot), list[str]()
+    courses = [read_course(view, place, now, asked.hours or USUAL_HOURS) for place in places]
+    (problem, names), lasting = read_problem(view, snapshot, places, courses), list[State]()
+    if asked.hours:
+        problem, lasting, notes = _make_lasting(view, problem, places, courses, asked.hours, now)
     budget = Budget(steps=min(asked.migrations, MOST_MIGRATIONS), size=float(asked.bytes) if asked.bytes else math.inf)
     with snapshot.trial() as trial:
 
         def check(guest: int, target: int) -> Flags | None:
-            return _try(view, engine, trial, places[guest], target, strategy)
+            lasts = find_lasting(lasting, guest)
+            if lasts is not None and not lasts[target]:
+                return lasts
+            refused = try_migration(view, engine, trial, places[guest], target, strategy)
+            if refused is not None:
+                return refused if lasts is None else refused & lasts
+            for state in lasting:
+                state.apply(guest, target)
+            return None
 
         outcome = conclude(problem, find_steps(problem, budget, check) if places else [])
-    history, before = read_history(view), outcome.score_before
-    planned = []
-    for step in outcome.steps:
-        place = places[step.guest]
-        source, target, memory = snapshot.names[step.source], snapshot.names[step.target], place.spec.resources.memory
-        expected = forecast(history, place.workload.key, source, target, mode="live", memory=memory)
-        size = expected.bytes or int(problem.size[step.guest])
-        planned.append(
-            PlannedStep(
-                workload=f"{place.spec.workload.kind}/{place.spec.workload.name}",
-                project=place.spec.workload.project or "",
-                uid=place.spec.workload.uid,
-                from_=source,
-                to=target,
-                seconds=round(expected.duration_seconds or size / ASSUMED_BYTES_PER_SECOND, 1),
-                bytes=size,
-                reason=_describe(problem, place, step, before),
-            )
-        )
-        before = step.score
     return ReportStatus(
         phase="Done",
         strategy=strategy,
         score_before=round(outcome.score_before, 6),
         score_after=round(outcome.score_after, 6),
-        steps=planned,
+        steps=_describe_steps(view, problem, places, outcome.steps, names, snapshot.names),
+        message="; ".join(notes),
     )
 
 
-def list_places(view: View, snapshot: Snapshot) -> list[_Place]:
-    """The workloads that may migrate for this, in order of their allocations' keys."""
-    places = []
-    for key, item in sorted(view.of_kind("allocation").items()):
-        spec = item.spec(AllocationSpec)
-        if spec.workload.kind not in KINDS or spec.role != "active" or item.deleting or spec.lease is not None:
-            continue
-        if spec.desired != "run" or item.report(AllocationReport).state != "running" or spec.slot is not None:
-            continue
-        workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
-        known = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
-        if workload is not None and known and snapshot.index_of(spec.node_uid) is not None:
-            places.append(_Place(key, workload, spec))
-    return places
+def _make_lasting(
+    view: View, problem: Problem, places: Sequence[Place], courses: Sequence[Course | None], hours: int, now: float
+) -> tuple[Problem, list[State], list[str]]:
+    """The problem of those VMs whose forecasts are known and that didn't migrate lately, the fabric in each hour, and why others
+    stay."""
+    resting = [_rests(view, place, now) for place in places]
+    unknown = sum(course is None for course in courses)
+    mobile = problem.mobile.copy()
+    for number, course in enumerate(courses):
+        mobile[number] &= course is not None and not resting[number]
+    problem = msgspec.structs.replace(problem, mobile=mobile)
+    states = []
+    for hour in range(hours + 1):
+        load = problem.load.copy()
+        for number, course in enumerate(courses):
+            if course is not None:
+                load[number, 0] = float(course.value[hour]) * 1000
+        states.append(State(msgspec.structs.replace(problem, load=load)))
+    notes = [f"{unknown} of {len(places)} VMs have no forecast, so they stay"] if unknown else []
+    notes += [f"{sum(resting)} have migrated in the last four hours, so they stay"] if any(resting) else []
+    return problem, states, notes
 
 
-def read_problem(view: View, snapshot: Snapshot, places: list[_Place]) -> Problem:
-    """Load is what profiles expect of each VM, else its part of what its node uses, else what it requests."""
-    n, used, allocated = len(snapshot), snapshot.used, snapshot.allocated
-    held, busy = np.zeros((3, n), dtype=np.int64), np.zeros((2, n))
-    guests = []
-    for place in places:
-        row = snapshot.index_of(place.spec.node_uid)
-        assert row is not None
-        standing = snapshot.recall(place.key)
-        amounts = standing.amounts if standing is not None else amounts_of(place.spec.resources)
-        share = used[0, row] / max(1, int(allocated[0, row])) if snapshot.measured[row] else 1.0
-        cpu = _read_profile(view, place)
-        usage = (float(amounts[0]) * share if cpu is None else cpu * 1000, float(amounts[1]))
-        local = sum(volume.size for volume in place.spec.volumes if volume.pool == "local")
-        local += place.spec.resources.disk if place.spec.pool == "local" else 0
-        guests.append(Guest(place.workload.key, row, amounts, usage, float(amounts[1] + local)))
-        held[:, row] += np.array(amounts)
-        busy[:, row] += np.array(usage)
-    machines = []
-    for row, facts in enumerate(snapshot.facts):
-        other = tuple(np.maximum(allocated[:, row] - held[:, row], 0).tolist())
-        there = used[:2, row] - busy[:, row] if snapshot.measured[row] else np.array(other[:2])
-        takes = bool(snapshot.online[row] and not snapshot.cordoned[row])
-        machines.append(
-            Machine(
-                facts.name,
-                facts.capacity,
-                facts.given(),
-                (other[0], other[1], other[2]),
-                (max(0.0, float(there[0])), float(other[1])),
-                counts=takes,
-                takes=takes,
-            )
-        )
-    return make_problem(machines, guests, {}, None)
+def _rests(view: View, place: Place, now: float) -> bool:
+    """Whether it migrates, or did lately."""
+    found = (item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_WORKLOAD, place.workload.key))
+    return any(one.phase not in ENDED or now - (one.ended_at or 0.0) < RESTS_SECONDS for one in found)
 
 
-def _read_profile(view: View, place: _Place) -> float | None:
-    """The cores that a VM will use, at the upper end of what its profile expects; None: it has none."""
-    of = place.spec.workload
-    item = view.get(object_key("workloadprofile", of.project, name_profile(of.kind, of.name)))
-    if item is None:
-        return None
-    status = item.status(ProfileStatus)
-    expected = [one.high for one in status.prediction.values()]
-    return max(expected) if expected and status.unit == "cores" else None
-
-
-def _try(view: View, engine: Engine, trial: Trial, place: _Place, target: int, strategy: str) -> Flags | None:
+def try_migration(view: View, engine: Engine, trial: Trial, place: Place, target: int, strategy: str) -> Flags | None:
     """Count the migration in the snapshot; or the nodes that would take the workload, if the target doesn't."""
     snapshot, what = engine.snapshot, f"{place.spec.workload.kind}/{place.spec.workload.name}"
     found = read_migration_candidate(view, place.workload, MigrationSpec(workload=what), strategy, [])
@@ -167,7 +117,45 @@ def _try(view: View, engine: Engine, trial: Trial, place: _Place, target: int, s
     return None
 
 
-def _describe(problem: Problem, place: _Place, step: Step, before: float) -> str:
-    disks = int(problem.size[step.guest]) - place.spec.resources.memory
-    copies = f"; copies {format_bytes(disks)} of local disk" if disks > 0 else ""
-    return f"load is more even: score {before:.2f} → {step.score:.2f}{copies}"
+def plan_step(
+    history: Sequence[PastMigration], place: Place, source: str, target: str, reason: str, size: int
+) -> PlannedStep:
+    """The step with what it takes: by past migrations, else by ``size`` (bytes) and ASSUMED_BYTES_PER_SECOND."""
+    of, memory = place.spec.workload, place.spec.resources.memory
+    expected = forecast(history, place.workload.key, source, target, mode="live", memory=memory)
+    local = count_local(place.spec)
+    with_disks = f"; up to {format_bytes(local)} of local disk go with it" if local and expected.bytes is None else ""
+    size = expected.bytes or size
+    return PlannedStep(
+        workload=f"{of.kind}/{of.name}",
+        project=of.project or "",
+        uid=of.uid,
+        from_=source,
+        to=target,
+        seconds=round(expected.duration_seconds or size / ASSUMED_BYTES_PER_SECOND, 1),
+        bytes=size,
+        reason=f"{reason}{with_disks}"[:200],
+    )
+
+
+def _describe_steps(
+    view: View,
+    problem: Problem,
+    places: Sequence[Place],
+    steps: Sequence[Step],
+    names: Sequence[str],
+    nodes: Sequence[str],
+) -> list[PlannedStep]:
+    """``names``: of all guests, by their numbers."""
+    history, planned, state = read_history(view), list[PlannedStep](), State(problem)
+    for step in steps:
+        before = state.score(), state.spread(), state.far
+        state.apply(step.guest, step.target)
+        why = ["load is more even"] if state.spread() < before[1] else []
+        if state.far < before[2]:
+            peer, rate = max(state.peers[step.guest], key=lambda one: one[1])
+            why.append(f"nearer to {names[peer]} ({format_bytes(rate)}/s)")
+        reason = f"{' and '.join(why) or 'better'}: score {before[0]:.2f} → {state.score():.2f}"
+        size = int(problem.size[step.guest])
+        planned.append(plan_step(history, places[step.guest], nodes[step.source], nodes[step.target], reason, size))
+    return planned

@@ -47,6 +47,7 @@ class NodeTable:
         self._columns = Columns()
         self._distances = Distances()
         self.talkers = Talkers()
+        self.unreachable: frozenset[str] = frozenset()  # uids of nodes that answer none of their peers
         self._holders: dict[str, set[str]] = {}
         self._rank: Whole | None = None
         self._slice()

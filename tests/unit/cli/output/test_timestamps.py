@@ -31,7 +31,7 @@ MOMENTS = {
     *("not_before", "not_after", "prepare_at", "deadline_at", "drain_not_before", "drain_not_after", "start", "end"),
     *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "counted_at"),
     *("until", "time", "locked_until", "failing_since", "next_attempt_at"),
-    *("looked_at", "cycles_looked_at", "sampled_at", "fold_at"),
+    *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
@@ -39,7 +39,7 @@ QUANTITIES = {
     *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
     *("latency_ms", "bandwidth_mbps", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
-    *("within", "verify_within", "score_after", "score_before"),
+    *("within", "verify_within", "score_after", "score_before", "least_gain"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
