@@ -19,7 +19,7 @@ MAKERS = {
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
     "networktopology": {"topology"},
-    "migration": {"API server", "scheduler", "rebalance"},  # the scheduler's take a suspended VM elsewhere (decision 0145)
+    "migration": {"API server", "scheduler", "rebalance"},  # the scheduler's for suspended VMs (0145)
     "report": {"API server", "rebalance policies"},
     "rebalanceplan": {"API server", "rebalance policies"},
     "vm": {"API server", "conversions"},
