@@ -37,6 +37,7 @@ WRITERS = {
     "controllers/rebalance": "rebalance",
     "controllers/rebalance/policy": "rebalance policies",
     "controllers/receiver": "receivers",
+    "controllers/service": "services",
     "controllers/backup/controller": "backups",
     "controllers/backup/policy": "backup policies",
     "controllers/backup/repository": "backup repositories",
@@ -120,7 +121,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # Those of workloads, snapshots, restores, migrations (roles and moves) and security groups (the rules) and the scheduler write
     # the specs of allocations, which are theirs; drain and rebalancing those of the Migrations that they make, jobs those of their
     # tasks and runs; conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
-    # ports are; backup policies those of the backups that they make, which are to be verified anew at night.
+    # ports are; backup policies those of the backups that they make, to be verified anew at night; services
+    # those of their endpoints.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/backup/policy",
@@ -130,6 +132,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/network/security_groups",
         "controllers/node/drain_controller",
         "controllers/rebalance/controller",
+        "controllers/service/controller",
         "controllers/snapshot/controller",
         "controllers/snapshot/restore",
         "controllers/workload/controller",

@@ -38,6 +38,7 @@ from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.kinds.container import ContainerSpec
 from weft.kinds.registry import WORKLOADS
+from weft.kinds.service import ServiceSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.objects.identity import new_uid
@@ -293,6 +294,7 @@ async def _put_in_the_way(store: Store, precondition: Precondition, writes: Sequ
 def _make_workload(key: str) -> bytes:
     """One under a name that a commit relies on to be nobody's."""
     _, kind, project, name = key.split("/")
-    spec = {"vm": VmSpec(image="tiny"), "container": ContainerSpec(image="tiny")}[kind]
+    specs: dict[str, msgspec.Struct] = {"vm": VmSpec(image="tiny"), "container": ContainerSpec(image="tiny")}
+    spec = {**specs, "service": ServiceSpec(selector={"app": "web"}, ports=["80"])}[kind]
     made = Envelope(kind=kind, name=name, uid=new_uid(), project=project, spec=msgspec.Raw(msgspec.json.encode(spec)))
     return encode_envelope(made)

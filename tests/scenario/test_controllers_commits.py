@@ -36,6 +36,7 @@ from tests.scenario import (
     test_receivers,
     test_reservations,
     test_scheduler_answers,
+    test_services,
     test_snapshots,
     test_storage_pools,
     test_suspended_migrations,
@@ -100,8 +101,8 @@ RELIES_ON = {
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
     "controllers/garbage_collector.py plan": "recommendation at and goes, report at and goes",
     "controllers/garbage_collector.py plan_item": (
-        "workload absent, workload at, decision at and goes, endpoint at and goes, publishedport at and goes, "
-        "workloadprofile at and goes"
+        "workload absent, workload at, service absent, decision at and goes, endpoint at and goes, "
+        "publishedport at and goes, workloadprofile at and goes"
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
     "controllers/image/controller.py _write_status": "image at",
@@ -125,6 +126,9 @@ RELIES_ON = {
     "controllers/quota/controller.py plan_status": "quota at",
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
+    "controllers/service/controller.py plan_status": (
+        "service at, endpoint absent, endpoint at, network present, publishedport at"
+    ),
     "controllers/snapshot/controller.py _plan_fetched": "snapshot at",
     "controllers/snapshot/controller.py _plan_of_volumes": "snapshot at, volume at, workload at, allocation at, quota at",
     "controllers/snapshot/controller.py plan_one 1": "snapshot at and goes, snapshot at",
@@ -440,6 +444,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_reservations.test_its_slots_go_at_its_end_and_when_it_is_deleted,
     test_reservations.test_an_extension_is_for_all_of_its_slots_and_for_what_is_in_them,
     test_scheduler_answers.test_an_answer_is_taken_away_when_it_is_old,
+    test_services.test_a_service_has_an_address_and_its_endpoints_follow_what_is_reported,
     test_snapshots.test_a_snapshot_that_grows_makes_remembered_sums_of_a_quota_old,
     test_snapshots.test_a_schedule_takes_snapshots_and_keeps_the_newest_and_everybodys_own,
     test_snapshots.test_a_schedule_waits_for_a_full_quota_and_says_so,

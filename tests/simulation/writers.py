@@ -15,7 +15,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 MAKERS = {
     "accountingrecord": {"accounting"},
     "allocation": {"scheduler", "workload"},
-    "endpoint": {"addresses", "scheduler", "workload", "conversions"},
+    "endpoint": {"addresses", "scheduler", "workload", "conversions", "services"},
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
     "networktopology": {"topology"},
@@ -49,7 +49,7 @@ SPEC_WRITERS = {
     "accountingrecord": {"accounting"},
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},
-    "endpoint": {"addresses"},
+    "endpoint": {"addresses", "services"},
     "migration": {"API server", "rebalance"},
     "container": {"API server", "jobs", "conversions"},
     "vm": {"API server", "conversions"},
@@ -58,7 +58,7 @@ SPEC_WRITERS = {
 STATUS_WRITERS = {
     "accountingrecord": {"accounting"},
     "endpoint": {"addresses"},
-    "publishedport": {"addresses", "conversions"},
+    "publishedport": {"addresses", "conversions", "services"},
     "recommendation": {"scheduler"},
     "token": {"API server"},
 }

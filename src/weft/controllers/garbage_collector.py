@@ -1,8 +1,9 @@
-"""Removes objects whose owner is gone (a workload's endpoints, published ports, decision and profile, a function's versions, a
-user's tokens), old recommendations and reports, and, later, Migrations and Conversions that have ended.
+"""Removes objects whose owner is gone (a workload's endpoints, published ports, decision and profile, a service's endpoint and
+published ports, a function's versions, a user's tokens), old recommendations and reports, and, later, Migrations and Conversions
+that have ended.
 
 Deleting an owner removes what it owns in the same commit; this controller is for leftovers. It never removes allocations: those
-stand for guests, and only a node's report removes one. Woken by owned objects and by workloads that go.
+stand for guests, and only a node's report removes one. Woken by owned objects and by owners that go.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from weft.kinds.token import TOKENS_BY_USER
 from weft.objects.identity import object_key
 
 OWNED = tuple(kind.name for kind in KINDS if kind.lifetime.goes_with_owner)
-OWNERS = (*WORKLOADS, "function", "user")
+OWNERS = (*WORKLOADS, "function", "user", "service")
 PASSING = tuple(kind.name for kind in KINDS if kind.lifetime.ephemeral)
 HISTORY = {
     kind.name: kind.lifetime.history for kind in KINDS if kind.lifetime.history is not None
@@ -49,14 +50,16 @@ class Garbage:
             return ()
         if change.kind == "user":
             return [item.key for item in view.find(TOKENS_BY_USER, change.old.uid)]
-        name = f"{change.kind}.{change.old.envelope.name}"
-        profile = object_key(WORKLOAD_PROFILE.name, change.old.envelope.project, name)
-        if not is_workload(change.kind):
-            return [profile, *(item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid))]
         belongings = [
             *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),
             *view.find(PUBLISHED_PORTS_BY_WORKLOAD, change.old.uid),
         ]
+        if change.kind == "service":
+            return [item.key for item in belongings]
+        name = f"{change.kind}.{change.old.envelope.name}"
+        profile = object_key(WORKLOAD_PROFILE.name, change.old.envelope.project, name)
+        if not is_workload(change.kind):
+            return [profile, *(item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid))]
         decision = object_key("decision", change.old.envelope.project, name)
         return [*(item.key for item in belongings), decision, profile]
 

@@ -25,6 +25,7 @@ from weft.controllers.pool.controller import Pools
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.rebalance.controller import Rebalancing
 from weft.controllers.rebalance.policy import RebalancePolicies
+from weft.controllers.service.controller import Services
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
 from weft.controllers.snapshot.schedule import ScheduledSnapshots
@@ -40,6 +41,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Addresses(),
     lambda _: Networks(),
     lambda _: SecurityGroups(),
+    lambda _: Services(),
     lambda lease: Workloads(partial(find_silent, lease.cache)),
     lambda lease: Nodes(lease.store, lease.clock),
     lambda lease: Volumes(partial(find_silent, lease.cache)),

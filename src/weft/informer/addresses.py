@@ -140,7 +140,7 @@ class AddressBook:
     def notice_endpoint(self, change: Changed) -> None:
         old = change.old.spec(EndpointSpec) if change.old is not None else None
         new = change.new.spec(EndpointSpec) if change.new is not None else None
-        if old == new:
+        if _place_of(old) == _place_of(new):
             return
         if old is not None and (pool := self._pools.get(old.network_uid)) is not None:
             pool.drop(old)
@@ -197,6 +197,10 @@ class AddressBook:
             key = object_key("endpoint", None, endpoint_name(spec.network_uid, spec.address))
             if pool is not None and view.get(key) is None:
                 pool.drop(spec)
+
+
+def _place_of(spec: EndpointSpec | None) -> object:
+    return (spec.network_uid, spec.address, spec.mac) if spec is not None else None
 
 
 def _number(address: str) -> int:

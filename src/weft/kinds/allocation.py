@@ -16,6 +16,7 @@ from weft.kinds.fields.allocated_migration import (
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import LEASE_ENDED, PREEMPTED, AllocatedLease
+from weft.kinds.fields.service.readiness import ReadinessReport
 from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime, Stored
 from weft.objects.identity import Ref, object_key
 from weft.objects.schema import field
@@ -223,6 +224,9 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     snapshots: list[SnapshotReport] = []  # of the spec's
     restored: int = 0  # generation of the origin that the disks come from
     to_begin: bool = False  # no guest has begun from the snapshot in its origin yet
+    readiness: dict[
+        str, ReadinessReport
+    ] = {}  # of a running one, by the uid of each service that it has been asked for
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):

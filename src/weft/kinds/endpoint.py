@@ -1,12 +1,40 @@
-"""Endpoint: one NIC of one workload in one network. Its key holds network and address, so no address is given twice."""
+"""Endpoint: one NIC of one workload in one network, or the address of a service there. Its key holds network and address, so no
+address is given twice."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.fields.service.readiness import Readiness
 from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime
 from weft.objects.identity import Ref
+
+
+class ServedPort(msgspec.Struct, kw_only=True, frozen=True):
+    """A port of a service's address, and where it leads on each target."""
+
+    port: int
+    target: int
+    protocol: Literal["tcp", "udp"]
+
+
+class ServedTarget(msgspec.Struct, kw_only=True, frozen=True):
+    """A workload's NIC in the network."""
+
+    address: str
+    weight: int  # per mille of new connections; 0: only those that are open
+
+
+class Served(msgspec.Struct, kw_only=True, frozen=True):
+    """Where a service's address leads."""
+
+    ports: list[ServedPort]
+    targets: list[ServedTarget]  # by address
+    sticky: bool = False
+    readiness: Readiness = msgspec.field(default_factory=Readiness)  # type and port are chosen
 
 
 class EndpointSpec(msgspec.Struct, kw_only=True):
@@ -16,6 +44,7 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     index: int  # index of the NIC in the workload
     mac: str
     address: str
+    served: Served | None = None  # of a service's address, which no NIC has
 
 
 class EndpointStatus(msgspec.Struct, kw_only=True):

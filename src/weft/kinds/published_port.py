@@ -1,4 +1,5 @@
-"""Published port: a host port that leads to a workload's port, on every node. Its name is the port, so it is unique."""
+"""Published port: a host port that leads to a port of a workload or a service, on every node. Its name is the port, so it is
+unique."""
 
 from __future__ import annotations
 
@@ -18,13 +19,22 @@ class PublishedPortSpec(msgspec.Struct, kw_only=True):
     workload: Ref
 
 
+class PublishedNode(msgspec.Struct, kw_only=True, frozen=True):
+    """A node with endpoints of a service."""
+
+    address: str
+    weight: int  # per mille of new connections
+
+
 class PublishedPortStatus(msgspec.Struct, kw_only=True):
-    """Where the port leads now; None while the workload has no allocation."""
+    """Where the port leads now; None while the workload has no allocation. Of a service: its address, and the nodes with its
+    endpoints."""
 
     node: str | None = None
     node_address: str | None = None
     network_uid: str | None = None
     address: str | None = None
+    nodes: list[PublishedNode] = []
 
 
 PUBLISHED_PORTS_BY_WORKLOAD = Index("published ports by workload")
@@ -33,7 +43,7 @@ PUBLISHED_PORT = Kind(
     name="publishedport",
     plural="publishedports",
     title="published port",
-    summary="A port of every node that leads to a workload",
+    summary="A port of every node that leads to a workload or a service",
     scope="fabric",
     spec=PublishedPortSpec,
     status=PublishedPortStatus,

@@ -42,6 +42,7 @@ from weft.kinds.role import ROLE
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
+from weft.kinds.service import SERVICE
 from weft.kinds.silence import SILENCE
 from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.token import TOKEN
@@ -59,6 +60,7 @@ KINDS: tuple[Kind, ...] = (
     IMAGE,
     NETWORK,
     SECURITY_GROUP,
+    SERVICE,
     VOLUME,
     SNAPSHOT,
     BACKUP,

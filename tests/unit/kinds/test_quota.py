@@ -105,6 +105,7 @@ def test_sizes_beyond_exact_floats_are_counted_to_the_byte() -> None:
 def test_every_kind_counts_in_fields_of_the_quota(kind: Any) -> None:
     specs: dict[str, dict[str, Any]] = {"volume": {"size": 1}, "function": {"ready": 2}}
     specs |= {"reservation": {"cpu": 1, "memory": 1}, "snapshot": {"of": "vm/x"}}
+    specs["service"] = {"selector": {"app": "web"}, "ports": ["80"]}
     spec = msgspec.convert({"image": "x", **specs.get(kind.name, {})}, kind.spec)
     counted = kind.admission.counts(spec, kind.status())
     assert counted.amounts and counted.amounts.keys() <= set(FIELDS)

@@ -85,6 +85,8 @@ FORMS = {
     "cpu_model": "MODEL",
     "networks": "NAME[:ADDRESS]",
     "publish": "HOST:GUEST[/udp]",
+    "ports": "PORT[:TARGET][/udp]",
+    "weights": "LABEL=VALUE:PER_MILLE",
     "prefer": "EXPRESSION[;weight=W]",
     "strategy": "STRATEGY[:WEIGHT],…",
     "serverless": "STRATEGY[:WEIGHT],…",

@@ -30,7 +30,7 @@ NOUNS: dict[str, str] = {
     **dict.fromkeys(("namespace", "ns", "tenant"), "project"),
     **dict.fromkeys(("pvc", "pv", "persistentvolume", "persistentvolumeclaim", "disk", "pvesm"), "volume"),
     **dict.fromkeys(("host", "hypervisor", "member", "pvecm"), "node"),
-    **dict.fromkeys(("service", "svc", "ingress", "endpointslice"), "publishedport"),
+    **dict.fromkeys(("ingress", "endpointslice", "loadbalancer"), "service"),
     **dict.fromkeys(("netpol", "networkpolicy", "firewall", "acl"), "securitygroup"),
     **dict.fromkeys(("net", "bridge", "vlan", "subnet"), "network"),
     **dict.fromkeys(("template", "iso", "img"), "image"),

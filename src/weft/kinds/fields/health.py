@@ -46,6 +46,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Closed",
         "Failing",
         "Incomplete",
+        "NoEndpoints",
     ),
     "failed": ("Failed", "Rejected", "Refused", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),

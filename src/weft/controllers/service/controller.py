@@ -1,0 +1,244 @@
+"""Gives each service its address, and finds its endpoints: which workloads its selector matches, which of them are ready, and how
+new connections are split among them.
+
+Reads services, workloads, allocations with their reports, networks, nodes; writes service.status, the service's endpoint (its
+spec tells nodes where its address leads) and publishedport.status of its published ports. Woken by what changes of these: a
+workload's change wakes the services that its labels may match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.contracts.store import Absent, Precondition, Present, Write
+from weft.controllers.loop import Plan
+from weft.controllers.service.facts import find_network, read_members
+from weft.controllers.service.plan import Member, plan_endpoints, round_shares
+from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, make_endpoint, which_joins
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.shares import describe_missing
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec
+from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.endpoint import (
+    ENDPOINTS_BY_WORKLOAD,
+    EndpointSpec,
+    EndpointStatus,
+    Served,
+    ServedPort,
+    ServedTarget,
+)
+from weft.kinds.fields.service.readiness import resolve_readiness
+from weft.kinds.network import NetworkStatus
+from weft.kinds.node import NodeReport
+from weft.kinds.parts.nic import Nic
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadStatus
+from weft.kinds.published_port import (
+    PUBLISHED_PORTS_BY_WORKLOAD,
+    PublishedNode,
+    PublishedPortSpec,
+    PublishedPortStatus,
+)
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.service import (
+    SERVICE,
+    SERVICES_BY_LABEL,
+    SERVICES_BY_NETWORK,
+    ServiceEndpoint,
+    ServiceSpec,
+    ServiceStatus,
+    first_tcp_port,
+    read_ports,
+    read_weights,
+)
+from weft.objects.envelope import merge_part
+from weft.objects.identity import Ref, object_key
+from weft.objects.lifecycle import Phase
+
+LACKING_SECONDS = 5.0
+
+
+class Services:
+    name = "services"
+    kinds = ("service", *WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node")
+
+    def __init__(self) -> None:
+        self._book = AddressBook()
+        self._reserved: list[EndpointSpec] = []  # by the plan before
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "service":
+                return (change.key,)
+            case "endpoint":
+                self._book.notice_endpoint(change)
+                return _service_of(view, change.item.spec(EndpointSpec).workload)
+            case "publishedport":
+                return _service_of(view, change.item.spec(PublishedPortSpec).workload)
+            case "network":
+                if has_changed(change, which_joins):
+                    return [item.key for item in view.find(SERVICES_BY_NETWORK, change.key)]
+            case "allocation":
+                if has_changed(change, _decides):
+                    found = view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid)
+                    return [key for workload in found for key in _services(view, workload)]
+            case "node":
+                if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+                    self._book.notice_node(change)
+                if has_changed(change, lambda item: (item.uid, item.report(NodeReport).address)):
+                    return _services_of_node(view, change.item.uid)
+            case kind if is_workload(kind):
+                if has_changed(change, _counts):
+                    items = [item for item in (change.old, change.new) if item is not None]
+                    return [key for item in items for key in _services(view, item)]
+        return ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        self._book.give_back(view, self._reserved)
+        self._reserved.clear()
+        plan = Plan()
+        for key in dict.fromkeys(keys):
+            service = view.get(key)
+            if service is None or service.deleting:
+                continue
+            commit, lacks = self._plan_service(view, service, now)
+            plan.commits += [commit] if commit is not None else []
+            if lacks:  # nothing wakes it when an address becomes free
+                plan.later[key] = LACKING_SECONDS
+        return plan
+
+    def _plan_service(self, view: View, service: Item, now: float) -> tuple[Commit | None, bool]:
+        """The commit for a service, and whether it waits for an address."""
+        network = find_network(view, service)
+        if network is None or not network.status(NetworkStatus).vni:
+            why = f'network "{service.spec(ServiceSpec).network}" '
+            why += "is being created" if network is not None else describe_missing(service, _network_of(service))
+            return plan_status(service, ServiceStatus(reason="networkNotReady", message=why), [], []), False
+        members = read_members(view, service, network)
+        endpoints, more = plan_endpoints(members, read_weights(service.spec(ServiceSpec)), {})
+        served = make_served(service.spec(ServiceSpec), endpoints)
+        writes: list[Write] = []
+        preconditions: list[Precondition] = []
+        endpoint = next(iter(view.find(ENDPOINTS_BY_WORKLOAD, service.uid)), None)
+        if endpoint is None:
+            nic = WorkloadNic(0, Nic(_network_of(service)), network, None)
+            got = self._book.reserve(view, service, nic, set())
+            if isinstance(got, AddressProblem):
+                status = ServiceStatus(reason=got.reason, message=got.message)
+                return plan_status(service, status, [], []), True
+            assert got.reserved is not None
+            self._reserved.append(got.reserved)
+            made = msgspec.structs.replace(got.reserved, served=served)
+            endpoint = make_endpoint(service, made, EndpointStatus(), now)
+            writes.append(put(endpoint.envelope))
+            preconditions += [Absent(endpoint.key), Present(network.key)]
+        elif endpoint.spec(EndpointSpec).served != served:
+            envelope = edit(endpoint)
+            spec = endpoint.spec(EndpointSpec)
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, served=served))
+            envelope.generation += 1
+            writes.append(put(envelope))
+            preconditions.append(unchanged(endpoint))
+        address = endpoint.spec(EndpointSpec).address
+        leads = PublishedPortStatus(network_uid=network.uid, address=address, nodes=share_nodes(members, endpoints))
+        for port in view.find(PUBLISHED_PORTS_BY_WORKLOAD, service.uid):
+            if port.status(PublishedPortStatus) != leads:
+                envelope = edit(port)
+                envelope.status = merge_part(envelope.status, leads)
+                writes.append(put(envelope))
+                preconditions.append(unchanged(port))
+        return plan_status(service, make_status(endpoints, more, address, network.uid), writes, preconditions), False
+
+
+def plan_status(
+    service: Item, status: ServiceStatus, writes: list[Write], preconditions: list[Precondition]
+) -> Commit | None:
+    """The commit of ``writes`` and the service's status; None if nothing changes."""
+    status.observed_generation = service.envelope.generation
+    if status != service.status(ServiceStatus):
+        envelope = edit(service)
+        envelope.status = merge_part(envelope.status, status)
+        writes = [*writes, put(envelope)]
+    return Commit(service.key, writes, [*preconditions, unchanged(service)]) if writes else None
+
+
+def make_status(endpoints: list[ServiceEndpoint], more: int, address: str, network_uid: str) -> ServiceStatus:
+    status = ServiceStatus(address=address, network_uid=network_uid, endpoints=endpoints, more=more)
+    status.phase = "Ready" if any(one.weight for one in endpoints) else "NoEndpoints"
+    if not endpoints:
+        status.reason, status.message = "noWorkloads", "no VM or container has the labels of its selector"
+    elif status.phase == "NoEndpoints":
+        first = endpoints[0]
+        status.reason = "noneReady"
+        status.message = f"{first.workload.kind}/{first.workload.name}: {first.reason}"
+    elif more:
+        status.reason = "tooMany"
+        status.message = f"{more} more workloads match; only the first {len(endpoints)} by name get connections"
+    return status
+
+
+def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint]) -> Served:
+    """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them."""
+    ports = read_ports(spec)
+    return Served(
+        ports=[ServedPort(port=one.port, target=one.target, protocol=one.protocol) for one in ports],
+        targets=sorted(
+            (ServedTarget(address=one.address, weight=one.weight) for one in endpoints if one.address),
+            key=lambda one: one.address,
+        ),
+        sticky=spec.sticky == "client",
+        readiness=resolve_readiness(spec.readiness, first_tcp_port(ports)),
+    )
+
+
+def share_nodes(members: Iterable[Member], endpoints: Iterable[ServiceEndpoint]) -> list[PublishedNode]:
+    """How connections to a published port are split among the nodes with endpoints."""
+    places = {one.workload.uid: one.node_address for one in members}
+    weights: dict[str, int] = {}
+    for one in endpoints:
+        address = places.get(one.workload.uid, "")
+        if one.weight and address:
+            weights[address] = weights.get(address, 0) + one.weight
+    shares = round_shares(list(weights.values()))
+    found = zip(weights, shares, strict=True)
+    return sorted((PublishedNode(address=a, weight=w) for a, w in found), key=lambda one: one.address)
+
+
+def _network_of(service: Item) -> str:
+    return service.spec(ServiceSpec).network
+
+
+def _service_of(view: View, owner: Ref) -> list[str]:
+    """The owner of an endpoint or of a published port, if that is a service."""
+    key = object_key(SERVICE.name, owner.project, owner.name)
+    found = view.get(key)
+    return [key] if found is not None and found.uid == owner.uid else []
+
+
+def _services(view: View, workload: Item) -> list[str]:
+    """The services whose selector's first label the workload has."""
+    words = words_of_labels(workload.envelope.project, workload.envelope.labels)
+    return [item.key for word in words for item in view.find(SERVICES_BY_LABEL, word)]
+
+
+def _services_of_node(view: View, node_uid: str) -> list[str]:
+    uids = {item.spec(AllocationSpec).workload.uid for item in view.find(ALLOCATIONS_BY_NODE, node_uid)}
+    workloads = [item for uid in sorted(uids) for item in view.find(WORKLOADS_BY_UID, uid)]
+    return [key for workload in workloads for key in _services(view, workload)]
+
+
+def _decides(allocation: Item) -> object:
+    """What of an allocation decides whether and where it is an endpoint."""
+    spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
+    where = (allocation.uid, spec.role, spec.node_uid, spec.nics, spec.desired, spec.desired_count, spec.incarnation)
+    how = (report.state, report.incarnation, report.desired_count, report.ready, report.health, report.readiness)
+    return where, how
+
+
+def _counts(workload: Item) -> object:
+    """What of a workload decides the same."""
+    lost = workload.status(WorkloadStatus).phase == Phase.UNKNOWN
+    return workload.uid, workload.deleting, workload.envelope.labels, spec_of(workload).run, lost

@@ -1,0 +1,88 @@
+"""What the view says of a service: its network, and the workloads that its selector matches. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.controllers.allocation.active import active_allocation
+from weft.controllers.service.plan import DRAINING, Member
+from weft.informer.shares import find_named
+from weft.informer.view import Item, View
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current
+from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.node import NODES_BY_UID, NodeReport
+from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
+from weft.kinds.service import ServiceSpec, ServiceStatus, is_matched
+from weft.objects.identity import named_key
+from weft.objects.lifecycle import Phase
+
+DRAINING_LABEL = "weft/draining"
+DEPLOYMENT_LABEL, REVISION_LABEL = "weft/deployment", "weft/revision"
+NOT_CHECKED = "not checked yet"
+
+
+def find_network(view: View, service: Item) -> Item | None:
+    """Its network once that has its number on the wire. One that it has its address in stays its own, shared or not."""
+    name = service.spec(ServiceSpec).network
+    own = view.get(named_key("network", service.envelope.project, name))
+    if own is not None and own.uid == service.status(ServiceStatus).network_uid:
+        return own
+    return find_named(view, service, "network", name)
+
+
+def read_members(view: View, service: Item, network: Item) -> list[Member]:
+    """The workloads that match, in no order."""
+    selector, project = service.spec(ServiceSpec).selector, service.envelope.project
+    before = {one.workload.uid: one.ready for one in service.status(ServiceStatus).endpoints}
+    return [
+        read_member(view, service, network, workload, was_ready=before.get(workload.uid, False))
+        for workload in view.find(WORKLOADS_BY_LABEL, words_of_labels(project, selector)[0])
+        if is_matched(selector, workload.envelope.labels)
+    ]
+
+
+def read_member(view: View, service: Item, network: Item, workload: Item, *, was_ready: bool) -> Member:
+    labels = workload.envelope.labels
+    found = Member(
+        workload=workload.envelope.ref,
+        labels=labels,
+        leaves=DRAINING if workload.deleting or DRAINING_LABEL in labels or spec_of(workload).run != "run" else "",
+        deployment=labels.get(DEPLOYMENT_LABEL, ""),
+        revision=labels.get(REVISION_LABEL, ""),
+    )
+    allocation = active_allocation(view, workload.uid)
+    if allocation is None:
+        return _with(found, trouble="it has no place yet")
+    spec = allocation.spec(AllocationSpec)
+    nodes = view.find(NODES_BY_UID, spec.node_uid)
+    found = _with(found, node=spec.node, node_address=nodes[0].report(NodeReport).address if nodes else "")
+    address = next((nic.address for nic in spec.nics if nic.network_uid == network.uid), "")
+    if not address:
+        return _with(found, trouble=f"it has no NIC in network {service.spec(ServiceSpec).network}")
+    trouble = _find_trouble(workload, spec, allocation.report(AllocationReport), service.uid, was_ready=was_ready)
+    return _with(found, address=address, trouble=trouble)
+
+
+def _find_trouble(
+    workload: Item, spec: AllocationSpec, report: AllocationReport, service_uid: str, *, was_ready: bool
+) -> str:
+    """Why it isn't ready. What its node has not said yet (it migrated, or its agent restarted) is as it was."""
+    if workload.status(WorkloadStatus).phase == Phase.UNKNOWN:
+        return f"node {spec.node} is lost"
+    if spec.desired != "run" or report.state != "running":
+        return f"it is {report.state if spec.desired == 'run' else 'stopping'}"
+    if report.incarnation < spec.incarnation or not is_current(spec, report):
+        return "it starts"
+    if report.ready is False:
+        return "its system is still starting"
+    if report.health in ("starting", "unhealthy"):
+        return f"its health check says {report.health}"
+    said = report.readiness.get(service_uid)
+    if said is None:
+        return "" if was_ready else NOT_CHECKED
+    return "" if said.ready else said.message or "it is not ready"
+
+
+def _with(member: Member, **fields: str) -> Member:
+    return msgspec.structs.replace(member, **fields)

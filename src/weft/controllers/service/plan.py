@@ -1,0 +1,99 @@
+"""Which endpoints a service has, and how new connections are split among them. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from weft.kinds.service import ALL, MOST_ENDPOINTS, ServiceEndpoint, Weight
+from weft.objects.identity import Ref
+
+DRAINING = "draining"
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload that the selector matches."""
+
+    workload: Ref
+    labels: dict[str, str]
+    address: str = ""
+    node: str = ""
+    node_address: str = ""
+    trouble: str = ""  # why it isn't ready
+    leaves: str = ""  # why it gets no new connections, though it may be ready
+    deployment: str = ""  # the name of its deployment
+    revision: str = ""
+
+
+Split = Mapping[str, Mapping[str, int]]  # by deployment: per mille by revision
+
+
+def plan_endpoints(
+    members: Sequence[Member], weights: Sequence[Weight], split: Split
+) -> tuple[list[ServiceEndpoint], int]:
+    """The endpoints by name, with their weights, and how many members there are beyond MOST_ENDPOINTS."""
+    known = sorted(members, key=lambda one: (one.workload.name, one.workload.kind))[:MOST_ENDPOINTS]
+    live = [at for at, one in enumerate(known) if not one.trouble and not one.leaves]
+    shares = _share_by_weights(known, live, weights) if weights else _share_by_revisions(known, live, split)
+    given = dict(zip(live, round_shares([shares.get(at, 0.0) for at in live]), strict=True))
+    endpoints = [
+        ServiceEndpoint(
+            workload=one.workload,
+            revision=one.revision,
+            address=one.address,
+            node=one.node,
+            ready=not one.trouble,
+            weight=given.get(at, 0),
+            reason=one.trouble or one.leaves,
+        )
+        for at, one in enumerate(known)
+    ]
+    return endpoints, len(members) - len(known)
+
+
+def round_shares(shares: Sequence[float]) -> list[int]:
+    """Whole per mille that add up to ALL, in proportion to ``shares`` and each at least 1 where its share is more than nothing;
+    nothing but 0 if all of them are."""
+    total = sum(shares)
+    if total <= 0:
+        return [0] * len(shares)
+    exact = [ALL * share / total for share in shares]
+    whole = [max(1, int(one)) if one > 0 else 0 for one in exact]
+    for _ in range(sum(whole) - ALL):  # of many that got 1 for less: the largest give it
+        whole[max(range(len(whole)), key=whole.__getitem__)] -= 1
+    for at in sorted(range(len(whole)), key=lambda at: whole[at] - exact[at])[: ALL - sum(whole)]:
+        whole[at] += 1
+    return whole
+
+
+def _share_by_weights(known: Sequence[Member], live: Sequence[int], weights: Sequence[Weight]) -> dict[int, float]:
+    """People's own split. The share of a label that no ready endpoint has goes to the others in proportion."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    rest = len(weights)
+    for at in live:
+        labels = known[at].labels
+        first = next((n for n, one in enumerate(weights) if labels.get(one.label) == one.value), rest)
+        groups[first].append(at)
+    each = [one.per_mille for one in weights] + [ALL - sum(one.per_mille for one in weights)]
+    return {at: each[number] / len(group) for number, group in groups.items() for at in group}
+
+
+def _share_by_revisions(known: Sequence[Member], live: Sequence[int], split: Split) -> dict[int, float]:
+    """A deployment has as much as it has ready instances, divided among its revisions by its split; without one all have the
+    same."""
+    shares: dict[int, float] = {}
+    by_deployment: dict[str, list[int]] = defaultdict(list)
+    for at in live:
+        by_deployment[known[at].deployment].append(at)
+    for deployment, group in by_deployment.items():
+        revisions: dict[str, list[int]] = defaultdict(list)
+        for at in group:
+            revisions[known[at].revision].append(at)
+        per_mille = split.get(deployment, {}) if deployment else {}
+        total = sum(per_mille.get(revision, 0) for revision in revisions)
+        for revision, members in revisions.items():
+            part = per_mille.get(revision, 0) / total if total else len(members) / len(group)
+            shares |= {at: len(group) * part / len(members) for at in members}
+    return shares
