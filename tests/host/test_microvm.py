@@ -22,7 +22,7 @@ from weft.drivers.runtime.qemu import guest
 from weft.drivers.runtime.qemu.image_disk import WRITTEN_BYTES, ImageDisks
 from weft.drivers.runtime.qemu.microvm import translate
 from weft.drivers.runtime.qemu.microvm.driver import MicrovmDriver
-from weft.drivers.runtime.qemu.microvm.exchange_disk import RING_AT, RING_BYTES, RUNNING, read_head
+from weft.drivers.runtime.qemu.microvm.exchange_disk import ENDED, RING_AT, RING_BYTES, RUNNING, read_head
 from weft.drivers.runtime.qemu.qmp import Qmp, connect_qmp
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailable
@@ -130,7 +130,7 @@ async def test_it_prints_more_than_is_kept_and_the_end_is_there(lab: MicrovmLab,
 
 
 async def test_one_that_still_boots_is_asked_as_soon_as_it_can_hear(lab: MicrovmLab, driver: MicrovmDriver) -> None:
-    plan = lab.script("early", "trap 'exit 5' TERM; while :; do sleep 0.05; done")
+    plan = lab.script("early", "sleep 1.5; trap 'exit 5' TERM; while :; do sleep 0.05; done")
     await driver.start(plan)
     await driver.stop(plan.id, grace_seconds=WAIT_SECONDS)
     facts = await driver.inspect(plan.id)
@@ -141,13 +141,15 @@ async def test_one_that_still_boots_is_asked_as_soon_as_it_can_hear(lab: Microvm
 async def test_one_that_is_over_before_its_monitor_is_reached_has_ended_and_isnt_begun_again(
     lab: MicrovmLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plan = lab.script("quick", "echo ran; exit 3")
+    disk = Path(lab.host.state_dir, "microvm", "containers", plan.id, "exchange-disk")
+
     async def connect_late(place: str, *, timeout_seconds: float) -> Qmp:
         async with asyncio.timeout(WAIT_SECONDS):
-            while lab.processes():
+            while (head := read_head(disk)) is None or head.state != ENDED or lab.processes():
                 await asyncio.sleep(0.02)
         return await connect_qmp(place, timeout_seconds=timeout_seconds)
 
-    plan = lab.script("quick", "echo ran; exit 3")
     with monkeypatch.context() as patched:
         patched.setattr(guest, "connect_qmp", connect_late)
         facts = await driver.start(plan)

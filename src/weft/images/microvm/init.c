@@ -18,7 +18,7 @@
  */
 #include "inside.h"
 
-enum { DRAIN_MS = 2000, SETTLE_MS = 1000 };
+enum { DRAIN_MS = 2000, READY_MS = 60000 };
 
 /* The machine around it. */
 
@@ -180,18 +180,32 @@ static int drain(struct pollfd *stream, const char *name) {
     return n > 0;
 }
 
+/* Whether this signal reaches the first process of a namespace: the kernel drops one that it neither handles nor holds back. */
+static int takes_signal(pid_t container, int number) {
+    char path[32], text[4096];
+    uint64_t taken = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", container);
+    if (number == SIGKILL || read_file(path, text, sizeof text) <= 0) return 1;
+    for (int i = 0; i < 2; i++) {
+        char *line = strstr(text, i ? "\nSigCgt:" : "\nSigBlk:");
+        if (line) taken |= strtoull(line + 8, NULL, 16);
+    }
+    return taken >> (number - 1) & 1;
+}
+
 static void watch(pid_t container, int out, int err, int signals, int began) {
     struct pollfd polled[3] = {{signals, POLLIN, 0}, {out, POLLIN, 0}, {err, POLLIN, 0}};
     pid_t agent = start_agent();
-    long agent_began = milliseconds(), ended_at = 0, stop_at = 0, may_stop = milliseconds() + SETTLE_MS;
+    long agent_began = milliseconds(), ended_at = 0, stop_by = 0;
     int status = 0;
     while (!ended_at || ((polled[1].fd >= 0 || polled[2].fd >= 0) && milliseconds() < ended_at + DRAIN_MS)) {
-        if (poll(polled, 3, ended_at || stop_at ? 100 : agent ? -1 : 200) < 0 && errno != EINTR) log_failure("poll", "");
+        if (poll(polled, 3, ended_at || stop_by ? 100 : agent ? -1 : 200) < 0 && errno != EINTR) log_failure("poll", "");
         struct signalfd_siginfo signalled;
         while (read(signals, &signalled, sizeof signalled) > 0)
-            if (signalled.ssi_signo == SIGUSR2) stop_at = may_stop;
-        /* The kernel drops what the first process of a namespace doesn't handle yet: it has a moment to get ready. */
-        if (stop_at && milliseconds() >= stop_at) kill(container, config.stop_signal), stop_at = 0;
+            if (signalled.ssi_signo == SIGUSR2) stop_by = milliseconds() + READY_MS;
+        /* One that was stopped early has until then to get ready, however slow its machine is. */
+        if (stop_by && (takes_signal(container, config.stop_signal) || milliseconds() >= stop_by))
+            kill(container, config.stop_signal), stop_by = 0;
         int found;
         for (pid_t pid; (pid = waitpid(-1, &found, WNOHANG)) > 0;) {
             if (pid == agent) agent = 0;
