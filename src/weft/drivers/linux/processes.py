@@ -13,6 +13,7 @@ import msgspec
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_LOOKS = 100  # at a process without a command line, which it has none of while it starts another program
 
 
 class ProcessId(msgspec.Struct, frozen=True):
@@ -90,10 +91,23 @@ def _stat_fields(pid: int) -> list[str] | None:
         return None
 
 
+def _has_memory(pid: int) -> bool:
+    """Whether it is a program's process: those of the kernel, and those that have ended, have no memory of their own."""
+    fields = _stat_fields(pid)
+    return fields is not None and int(fields[20]) > 0
+
+
 def list_arguments() -> Iterator[tuple[int, list[str]]]:
-    """Each process's number and command line, the youngest numbers first, by a search of all."""
+    """Each process's number and command line, the youngest numbers first, by a search of all. One that is about to start another
+    program is not missed."""
     for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
-        if words := read_arguments(pid):
+        words = read_arguments(pid)
+        for _ in range(_LOOKS):
+            if words or not _has_memory(pid):
+                break
+            os.sched_yield()
+            words = read_arguments(pid)
+        if words:
             yield pid, words
 
 
