@@ -20,7 +20,7 @@ from weft.contracts.clock import SystemClock
 from weft.drivers.linux.counters import ProcessCounters, WaitCounters
 from weft.drivers.linux.node_counters import open_node_counters
 from weft.drivers.linux.processes import inspect_process
-from weft.drivers.network.bridge.link_counters import LinkCounters
+from weft.drivers.network.bridge.netlink.link_counters import LinkCounters
 from weft.drivers.runtime.qemu.devices.disk_counters import DiskCounters
 from weft.kinds.parts.stream_verbs import SamplesInput
 from weft.objects.identity import short_id

@@ -291,6 +291,7 @@ class Node:
         if "error" in answer:
             raise error_from_dict(answer["error"])
         self.seconds = answer.get("seconds", 0.0)
+        self.programs = answer.get("programs", [])  # that the driver started for it
         return answer
 
 

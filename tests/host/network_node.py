@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Port, Segment
+from weft.drivers.linux.programs import Finished
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.driver import BridgeNetwork
 from weft.objects.errors import WeftError
@@ -40,6 +42,22 @@ SEVERAL: dict[str, Any] = {
     "read_fill": (),
 }
 PARTS = {"list": "flows", "seed": "flows", "count_older": "flows", "read_refused": "seen", "read_fill": "connections"}
+
+
+def count_programs() -> list[str]:
+    """The list to which the name of each program is added that the driver starts."""
+    started: list[str] = []
+    run = kernel.run_program
+
+    async def run_counted(argv: Sequence[str], *words: str, **more: Any) -> Finished:
+        started.append(argv[0])
+        return await run(argv, *words, **more)
+
+    kernel.run_program = run_counted
+    return started
+
+
+STARTED = count_programs()
 
 
 def meddle(script: str) -> None:
@@ -68,12 +86,13 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
     if method in SEVERAL:
         arguments = [msgspec.convert(one, type) for one, type in zip(argument or (), SEVERAL[method], strict=True)]
     verb = getattr(driver if hasattr(driver, method) else getattr(driver, PARTS[method]), method)
+    STARTED.clear()
     start = time.monotonic()
     try:
         value = verb(*arguments) if method in ("switch", "read_fill") else await verb(*arguments)
     except WeftError as problem:
         return {"error": problem.to_dict()}
-    return {"value": msgspec.to_builtins(value), "seconds": time.monotonic() - start}
+    return {"value": msgspec.to_builtins(value), "seconds": time.monotonic() - start, "programs": STARTED}
 
 
 async def serve(host: Host, most_connections: int | None) -> None:

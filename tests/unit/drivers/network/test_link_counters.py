@@ -1,4 +1,4 @@
-"""Counts of NICs: weft/drivers/network/bridge/link_counters.py."""
+"""Counts of NICs: weft/drivers/network/bridge/netlink/link_counters.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from weft.contracts.driver.network import NicCounts
-from weft.drivers.network.bridge.link_counters import LinkCounters, has_ended, read_counts
+from weft.drivers.network.bridge.netlink.link_counters import LinkCounters, has_ended, read_counts
 
 
 def test_bytes_that_passed_the_loopback_are_counted() -> None:

@@ -13,8 +13,8 @@ import asyncio
 import logging
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.addresses import read_own_addresses
-from weft.drivers.network.bridge import kernel, migration, netlink, plan
+from weft.drivers.network.bridge import kernel, migration, plan
 from weft.drivers.network.bridge.capture.tap import Taps
 from weft.drivers.network.bridge.connection_table import ConnectionTable
 from weft.drivers.network.bridge.conntrack import BridgeFlows
@@ -31,10 +31,13 @@ from weft.drivers.network.bridge.dial import GatewaySockets, dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
 from weft.drivers.network.bridge.flow.reader import SeenFlows
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
-from weft.drivers.network.bridge.link_counters import LinkCounters
 from weft.drivers.network.bridge.names import Names, port_from_alias
+from weft.drivers.network.bridge.netlink import forwarding
+from weft.drivers.network.bridge.netlink.digest import digest_state
+from weft.drivers.network.bridge.netlink.link_counters import LinkCounters
 from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.firewall import Firewall
+from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES, COUNTED
 from weft.drivers.network.bridge.nftables.tables import Tables
 from weft.drivers.network.bridge.probe import probe_kernel
 from weft.drivers.network.bridge.published_ports import PublishedPorts
@@ -48,6 +51,15 @@ from weft.drivers.network.bridge.validation import (
 from weft.objects.errors import DriverFailed, InUse, NotFound, WeftError
 
 log = logging.getLogger("weft.agent")
+LOOKS = 30  # of a node that looks as it did when it was sound, until everything is read again: no digest is everything
+
+
+class Sound(msgspec.Struct):
+    """A node on which nothing had to be mended, and how often it has looked the same since."""
+
+    digest: bytes
+    links: dict[str, Link]
+    looks: int = 0
 
 
 class BridgeNetwork:
@@ -59,6 +71,7 @@ class BridgeNetwork:
         self._folder = Path(host.run_dir) / "network"
         self._cgroups = ControlGroups(host.cgroup)
         self._changing = asyncio.Lock()
+        self._sound: Sound | None = None
         self._applied: dict[str, Segment] = {}
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied
         self._tables = Tables()
@@ -79,7 +92,7 @@ class BridgeNetwork:
     async def ensure_segment(self, segment: Segment) -> None:
         """Make or mend the segment on this node; raises InvalidInput, InUse (its VNI), DriverFailed."""
         check_segment(segment, self._host.link_prefix)
-        async with self._changing:
+        async with self._change():
             if self._applied.get(segment.id) != segment:
                 await self._apply_segment(segment, *await kernel.inspect_node())
 
@@ -89,7 +102,7 @@ class BridgeNetwork:
 
     async def remove_segment(self, segment_id: str) -> None:
         """Take the segment away; raises InUse while a port is plugged in."""
-        async with self._changing:
+        async with self._change():
             links = await kernel.inspect_links()
             ports = self._ports(links, segment_id)
             if ports:
@@ -124,7 +137,7 @@ class BridgeNetwork:
         made here."""
         check_port(port, self._host.link_prefix)
         tap = self._names.tap(port.id)
-        async with self._changing:
+        async with self._change():
             links, fdb = await kernel.inspect_node()
             segment = self._segment(port.segment_id)
             if segment is None or self._names.bridge(port.segment_id) not in links:
@@ -156,7 +169,7 @@ class BridgeNetwork:
     async def unplug(self, port_id: str) -> None:
         """Take the port away; absent is fine."""
         tap = self._names.tap(port_id)
-        async with self._changing:
+        async with self._change():
             links = await kernel.inspect_links()
             if tap not in links:
                 return
@@ -177,7 +190,7 @@ class BridgeNetwork:
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         """Publish exactly these; one whose segment isn't here yet joins when the segment is made."""
         check_forwards(forwards, self._host.link_prefix)
-        async with self._changing:
+        async with self._change():
             before = await self._published.publish(forwards)
             if before is not None:
                 await self._guards.publish(self._published.ports)
@@ -195,7 +208,7 @@ class BridgeNetwork:
     async def ensure_refused(self, cidrs: list[str], hosts: list[str]) -> None:
         """Refuse exactly these ranges to guests' outbound traffic; raises InvalidInput, DriverFailed."""
         check_ranges([*cidrs, *hosts])
-        async with self._changing:
+        async with self._change():
             links = await kernel.inspect_links()
             refused = rules.Refused(tuple(cidrs), tuple(hosts), self._published.ports)
             await self._guards.refuse(refused, self._opened(links), self._routers(links))
@@ -203,7 +216,7 @@ class BridgeNetwork:
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Filter exactly these ports in exactly this way; raises InvalidInput, DriverFailed (without br_netfilter)."""
         check_filters(filters, self._host.link_prefix)
-        async with self._changing:
+        async with self._change():
             if not self._guards.knows_filters:
                 await self._guards.follow(frozenset(self._segment_ids(await kernel.inspect_links())))
             await self._guards.filter(filters)
@@ -214,15 +227,16 @@ class BridgeNetwork:
         overlay, table = names.overlay(port.segment_id), names.migrated_table(port.segment_id)
         segment = self._segment(port.segment_id)
         if here:
-            netlink.place_mac(names.tap(port.id), port.mac)
+            forwarding.place_mac(names.tap(port.id), port.mac)
             if segment is not None and port.mac in migration.find_passed_on(self._host, segment):
-                netlink.drop_element(table, rules.PASSED_ON, port.mac)  # waits for the kernel's readers, some 15 ms
-            netlink.forget_overlay(overlay, port.mac)  # after it: what is passed on to nowhere known would flood
+                forwarding.drop_element(table, rules.PASSED_ON, port.mac)  # waits for the kernel's readers, some 15 ms
+            forwarding.forget_overlay(overlay, port.mac)  # after it: what is passed on to nowhere known would flood
         else:
-            netlink.point_overlay(overlay, port.mac, node_address)
-            netlink.place_mac(overlay, port.mac)
-            netlink.put_element(table, rules.PASSED_ON, port.mac)
+            forwarding.point_overlay(overlay, port.mac, node_address)
+            forwarding.place_mac(overlay, port.mac)
+            forwarding.put_element(table, rules.PASSED_ON, port.mac)
         self._switched.add(port.segment_id)
+        self._sound = None
         self._applied.pop(
             port.segment_id, None
         )  # the rest, such as where broadcasts go, is left to the next ensure_segment
@@ -238,26 +252,68 @@ class BridgeNetwork:
 
     async def heal(self) -> list[str]:
         """Read everything of ours anew and mend it, even what an earlier process made. Failures go to the log, and the rest is
-        still mended."""
+        still mended. What was sound and is as it was then is not read again, but for now and then."""
         async with self._changing:
-            self._tables.forget_all()
-            mended: list[str] = []
-            found = await kernel.inspect_node()
-            for segment_id in sorted({*self._segment_ids(found[0]), *self._applied}):
-                if (segment := self._segment(segment_id)) is None:
-                    continue
-                done = None
-                with _logging_failures(f"network {segment.name}"):
-                    done = await self._apply_segment(segment, *found)
-                    mended += [f"{what} of network {segment.name}" for what in done]
-                if done != []:
-                    found = await kernel.inspect_node()
-            with _logging_failures("published ports"):
-                if await self._published.apply(await kernel.inspect_links()):
-                    mended.append("published ports")
-            with _logging_failures("refused destinations and security groups"):
-                mended += await self._guards.heal()
+            digest, sound = await self._digest(), self._sound
+            if sound is not None and sound.looks < LOOKS and digest == sound.digest:
+                sound.looks += 1
+                return await self._heal_servers(sound.links)
+            self._sound = None
+            mended, failed, links = await self._heal_all()
+            if digest is not None and not mended and not failed:  # nothing has changed since then, and all was right
+                self._sound = Sound(digest, links)
             return mended
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """For each change: ``heal`` reads everything again after it, however it ended."""
+        async with self._changing:
+            self._sound = None
+            yield
+
+    async def _heal_all(self) -> tuple[list[str], bool, dict[str, Link]]:
+        """What was mended, whether something failed, and the links in the end."""
+        self._tables.forget_all()
+        mended: list[str] = []
+        failed: list[str] = []
+        found = await kernel.inspect_node()
+        for segment_id in sorted({*self._segment_ids(found[0]), *self._applied}):
+            if (segment := self._segment(segment_id)) is None:
+                continue
+            done = None
+            with _logging_failures(f"network {segment.name}", failed):
+                done = await self._apply_segment(segment, *found)
+                mended += [f"{what} of network {segment.name}" for what in done]
+            if done != []:
+                found = await kernel.inspect_node()
+        with _logging_failures("published ports", failed):
+            if await self._published.apply(found[0]):
+                mended.append("published ports")
+        with _logging_failures("refused destinations and security groups", failed):
+            mended += await self._guards.heal()
+        return mended, bool(failed), found[0]
+
+    async def _heal_servers(self, links: Mapping[str, Link]) -> list[str]:
+        """Start the servers that have ended: no digest shows them."""
+        mended: list[str] = []
+        for segment in self._segments(links):
+            with _logging_failures(f"network {segment.name}"):
+                done = await self._ensure_server(segment, self._ports(links, segment.id), resend=False)
+                mended += [f"DHCP and DNS of network {segment.name}"] * (done == "started")
+        return mended
+
+    async def _digest(self) -> bytes | None:
+        """Of all that ``_heal_all`` reads; None where it can't be read: then everything is."""
+        routers = [self._names.router(segment_id) for segment_id in sorted(self._applied)]
+        loopbacks = (self._host.underlay_link, *map(self._names.uplink, sorted(self._applied)))
+        settings = ["net/ipv4/ip_forward", CALL_IPTABLES, *COUNTED]
+        settings += [f"net/ipv4/conf/{link}/route_localnet" for link in loopbacks]
+        try:
+            found = await asyncio.to_thread(digest_state, routers, settings)
+        except OSError:
+            return None
+        resolvers = (choose_resolver(), read_resolvers()) if self._host.dns_upstream else ()
+        return found + repr((sorted(self._applied.items()), resolvers)).encode()
 
     async def close(self) -> None:
         """What the driver made stays, and is found again."""
@@ -363,7 +419,7 @@ class BridgeNetwork:
         """Make the set of passed-on MACs match the segment, whatever a switch made of it."""
         table, wanted = self._names.migrated_table(segment.id), migration.find_passed_on(self._host, segment)
         for mac in sorted({found.mac for found in segment.migrated}):
-            change = netlink.put_element if mac in wanted else netlink.drop_element
+            change = forwarding.put_element if mac in wanted else forwarding.drop_element
             change(table, rules.PASSED_ON, mac)
 
     def _keep(self, segment: Segment) -> None:
@@ -397,8 +453,10 @@ class BridgeNetwork:
 
 
 @contextmanager
-def _logging_failures(what: str) -> Iterator[None]:
+def _logging_failures(what: str, failed: list[str] | None = None) -> Iterator[None]:
     try:
         yield
     except WeftError as problem:
+        if failed is not None:
+            failed.append(what)
         log.warning("%s can't be repaired now: %s", what, problem)
