@@ -76,6 +76,7 @@ class Fabric:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        assert "never retrieved" not in self.logs(), self.logs()
 
     def logs(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("*.log")))

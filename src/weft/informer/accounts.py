@@ -67,7 +67,9 @@ class Accounts:
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await asyncio.gather(*(cache.run() for cache in self._caches.values()))
+        async with asyncio.TaskGroup() as group:
+            for cache in self._caches.values():
+                group.create_task(cache.run())
 
     def note(self, envelope: Envelope) -> None:
         """This process has committed ``envelope``: it counts from now on."""

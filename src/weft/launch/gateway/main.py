@@ -113,11 +113,10 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     for place in options.gateway:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
-    renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
-    following = asyncio.gather(enrolments.run(), clients.run())
-    publishing = None
+    works = [keep_certificate(tls, state / "server.crt", state / "server.key", clock), enrolments.run(), clients.run()]
     if options.publish_on:
-        publishing = asyncio.ensure_future(PortListeners(options.publish_on, store, clock).keep())
+        works.append(PortListeners(options.publish_on, store, clock).keep())
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
         stopping = asyncio.ensure_future(asked.wait())
         await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
@@ -125,13 +124,9 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         if serving.done() and not serving.cancelled():
             serving.result()
     finally:
-        renewing.cancel()
-        following.cancel()
-        if publishing is not None:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
-        function_api.cancel()
-        await asyncio.gather(function_api, return_exceptions=True)
+        for task in (*tasks, function_api):
+            task.cancel()
+        await asyncio.gather(*tasks, function_api, return_exceptions=True)
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         await gateway.close()

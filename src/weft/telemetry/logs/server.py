@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,17 +13,17 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event, Journal
 from weft.telemetry.logs.clean import clean_block
+from weft.telemetry.logs.gathering import GatheringStore
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.match import make_matcher
 from weft.telemetry.logs.query import Range, read_last
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, LogStore
-from weft.telemetry.spool import Spool, forget_read, read_spool
+from weft.telemetry.spool import Spool
 
 PROCESSES = ("api", "controllers", "gateway", "supervisor")
 DEPARTED = "departed"  # beside them: workloads that were deleted
 MOST_BYTES = 256 << 20
 FORMAT = "%(levelname)s %(message)s"
-_PIECE_BYTES = 1 << 20
 
 
 class Logged(msgspec.Struct, frozen=True, array_like=True):
@@ -85,9 +84,8 @@ class DepartureJournal:
         self._journal.append(event)
 
 
-class ServerLog:
-    """The store in ``folder`` of what lies in ``spools``, a folder for each process. Thread-safe; nothing here may run in an event
-    loop's thread."""
+class ServerLog(GatheringStore):
+    """Of what the server's processes log, and of what was deleted."""
 
     def __init__(
         self,
@@ -97,29 +95,7 @@ class ServerLog:
         most_bytes: int = MOST_BYTES,
         most_age: float = MOST_AGE_SECONDS,
     ) -> None:
-        self.store = LogStore(folder, clock, most_bytes, most_age)
-        self._spools, self._clock = spools, clock
-        self._lock = threading.Lock()
-        self._is_open = False
-
-    def gather(self) -> None:
-        """Take in what the processes have logged since. Raises OSError."""
-        with self._lock:
-            self._open()
-            for process in (*PROCESSES, DEPARTED):
-                while self._gather_piece(process):
-                    pass
-
-    def keep(self) -> None:
-        """Drop what is too old or too much. Raises OSError."""
-        with self._lock:
-            self._open()
-            self.store.keep()
-
-    def close(self) -> None:
-        with self._lock:
-            self.store.close()
-            self._is_open = False
+        super().__init__(folder, spools, clock, most_bytes, most_age)
 
     def find_departed(self, what: str) -> Departed | None:
         """The newest workload that was called ``what`` (KIND/PROJECT/NAME) and is deleted. Raises OSError."""
@@ -128,30 +104,19 @@ class ServerLog:
         found = read_last(self.store, Range(name_source(DEPARTED)), make_matcher(begins, "", self._clock), 1)
         return Departed(found[0].at / 1e6, *msgspec.json.decode(found[0].text, type=list[str])) if found else None
 
-    def _gather_piece(self, process: str) -> bool:
-        """Whether there may be more."""
-        source, folder = name_source(process), self._spools / process
-        cursor = self.store.cursor(source)
-        before = cursor.position if cursor is not None else ""
-        data, after = read_spool(folder, before, _PIECE_BYTES)
-        if after == before:
-            return False
+    def _list_spools(self) -> Iterable[tuple[str, Path]]:
+        return [(name_source(process), self._spools / process) for process in (*PROCESSES, DEPARTED)]
+
+    def _take(self, store: LogStore, source: str, lines: list[bytes], read: Cursor) -> None:
         times, texts = array("q"), []
-        for line in data.split(b"\n"):
+        for line in lines:
             try:
                 logged = _decoder.decode(line)
             except msgspec.MsgspecError:  # torn, or the end
                 continue
             texts.append(clean_block(logged.text.replace("\n", " ").encode() + b"\n"))
             times.append(logged.at)
-        self.store.append(source, times, b"".join(texts), Cursor(after), source)
-        forget_read(folder, after)
-        return bool(data)
-
-    def _open(self) -> None:
-        if not self._is_open:
-            self.store.open()
-            self._is_open = True
+        store.append(source, times, b"".join(texts), read, source)
 
 
 def name_source(process: str) -> str:

@@ -7,7 +7,6 @@ span may come twice, and one that isn't over comes again when it is: the newest 
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,16 +16,15 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.trace.span import Span
 from weft.objects.errors import InvalidInput
+from weft.telemetry.logs.gathering import GatheringStore
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.segment import Lines, read_segment
 from weft.telemetry.logs.store import LogStore
-from weft.telemetry.spool import forget_read, read_spool
 
 MOST_BYTES = 256 << 20
 MOST_AGE_SECONDS = 7 * 86400.0
 MOST_SPANS = 10_000  # of one trace, that are read
 MOST_SEARCHED = 300_000  # spans, for one list
-LINES_AT_ONCE = 1 << 20
 GUESTS = "guests-"  # and a project: spans of its guests, which have a share of the store for themselves
 MOST_OF_GUESTS = 2_000  # of one trace and project, that are read
 _SOURCES = tuple(f"spans-{digit:x}" for digit in range(16))
@@ -47,9 +45,8 @@ class Summary(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class TraceStore:
-    """In ``folder``; what the server's processes record lies under ``spools``, a folder each. Thread-safe; nothing here may run
-    in an event loop's thread. ``on_new`` gets what is new."""
+class TraceStore(GatheringStore):
+    """Of what the server's processes record, and of what nodes send. ``on_new`` gets what is new."""
 
     def __init__(
         self,
@@ -60,46 +57,13 @@ class TraceStore:
         most_age: float = MOST_AGE_SECONDS,
         on_new: Callable[[list[Span]], None] | None = None,
     ) -> None:
-        self._lines = LogStore(folder, clock, most_bytes, most_age)
-        self._spools, self._clock, self._on_new = spools, clock, on_new
-        self._lock = threading.Lock()
-        self._is_open = False
-
-    def gather(self) -> None:
-        """Take in what this server's processes have recorded since. Raises OSError."""
-        with self._lock:
-            self._open()
-            for folder in sorted(self._spools.glob("*/")):
-                source = f"spool-{folder.name}"
-                while True:
-                    cursor = self._lines.cursor(source)
-                    before = cursor.position if cursor is not None else ""
-                    data, after = read_spool(folder, before, LINES_AT_ONCE)
-                    if data:
-                        self._put(_decode_lines(data.split(b"\n")))
-                    if after == before:
-                        break
-                    self._lines.set_next(source, 0, Cursor(after))
-                    forget_read(folder, after)
-                    if not data:
-                        break
+        super().__init__(folder, spools, clock, most_bytes, most_age)
+        self._on_new = on_new
 
     def put(self, spans: list[Span]) -> None:
         """Raises OSError."""
-        with self._lock:
-            self._open()
-            self._put(spans)
-
-    def keep(self) -> None:
-        """Drop what is too old or too much. Raises OSError."""
-        with self._lock:
-            self._open()
-            self._lines.keep()
-
-    def close(self) -> None:
-        with self._lock:
-            self._lines.close()
-            self._is_open = False
+        with self.opened() as store:
+            self._put(store, spans)
 
     def find(self, trace: str) -> list[Span]:
         """All spans of a trace that are still there, in the order of their begin: weft's own, and those of guests in the projects
@@ -112,7 +76,7 @@ class TraceStore:
             while at >= 0 and len(found) < MOST_SPANS:
                 end = text.index(b"\n", at)
                 for one in _decode_lines([text[at:end]]):
-                    _take(found, one)
+                    _note(found, one)
                 at = text.find(begins, end)
         projects = {one.project for one in found.values()}
         for one in self._find_guests(begins, projects if found else None):
@@ -122,9 +86,8 @@ class TraceStore:
     def _find_guests(self, begins: bytes, projects: set[str | None] | None) -> list[Span]:
         """Guests' spans of a trace. Any guest that knows its id may send some: only those of ``projects`` belong to it, or, of a
         trace that only guests know (None), those of the project from which they came first. Raises OSError."""
-        with self._lock:
-            self._open()
-            sources = [name for name in self._lines.list_uids() if name.startswith(GUESTS)]
+        with self.opened() as store:
+            sources = [name for name in store.list_uids() if name.startswith(GUESTS)]
         found: dict[str, tuple[int, dict[str, Span]]] = {}
         for source in sources:
             if projects is not None and source.removeprefix(GUESTS) not in projects:
@@ -158,19 +121,21 @@ class TraceStore:
                 for one in _decode_lines(lines.text.split(b"\n")):
                     count += 1
                     if one.begin >= oldest and sees(one):
-                        _take(traces.setdefault(one.trace, {}), one)
+                        _note(traces.setdefault(one.trace, {}), one)
                 if count >= MOST_SEARCHED * (int(source[-1], 16) + 1) / 16:
                     break
         wanted = (spans.values() for spans in traces.values())
         summaries = [summarize(spans) for spans in wanted if not about or any(one.about == about for one in spans)]
         return sorted(summaries, key=lambda one: -one.began_at)
 
-    def _open(self) -> None:
-        if not self._is_open:
-            self._lines.open()
-            self._is_open = True
+    def _list_spools(self) -> Iterable[tuple[str, Path]]:
+        return [(f"spool-{folder.name}", folder) for folder in sorted(self._spools.glob("*/"))]
 
-    def _put(self, spans: list[Span]) -> None:
+    def _take(self, store: LogStore, source: str, lines: list[bytes], read: Cursor) -> None:
+        self._put(store, _decode_lines(lines))
+        store.set_next(source, 0, read)
+
+    def _put(self, store: LogStore, spans: list[Span]) -> None:
         by_source: dict[str, tuple[array[int], list[bytes]]] = {}
         for one in spans:
             is_guest_s = one.process.startswith("guest/")
@@ -179,15 +144,14 @@ class TraceStore:
             times.append(int(self._clock.now() * 1e6) if is_guest_s else one.begin // 1000)
             texts.append(_encoder.encode(one) + b"\n")
         for source, (times, texts) in by_source.items():
-            self._lines.append(source, times, b"".join(texts))
+            store.append(source, times, b"".join(texts))
         if spans and self._on_new is not None:
             self._on_new(spans)
 
     def _read(self, source: str, since: int) -> Iterator[Lines]:
         """Newest first; ``since`` in unix microseconds."""
-        with self._lock:
-            self._open()
-            _, segments, newest = self._lines.find(source)
+        with self.opened() as store:
+            _, segments, newest = store.find(source)
         yield from reversed(newest)
         for segment in reversed(segments):
             if segment.head.until < since:
@@ -216,7 +180,7 @@ def summarize(spans: Iterable[Span]) -> Summary:
     )
 
 
-def _take(found: dict[str, Span], one: Span) -> None:
+def _note(found: dict[str, Span], one: Span) -> None:
     """One that is over replaces one that isn't."""
     before = found.get(one.id)
     if before is None or not before.end:
