@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.insight import classes
+from benchmarks.insight import classes, profiles
 from benchmarks.insight.drawn import draw
 from benchmarks.insight.nab import read_files, score
 from benchmarks.insight.traces import read_bitbrains, read_planetlab
@@ -38,10 +38,11 @@ def measure() -> Measurement:
     months = read_bitbrains(DATA)
     if months is not None:
         figures.append(classes.measure_real(months))
+    figures += profiles.measure()
     return Measurement(
         "insight",
-        "Forecasts of each sample from those before it; cycles in drawn weeks; anomalies by NAB's standard profile; classes."
-        " What has no row had no data here (`WEFT_DATA`).",
+        "Forecasts of each sample from those before it; cycles in drawn weeks; anomalies by NAB's standard profile; classes;"
+        " and what profiles cost, with the real controller, process and database. What has no row had no data here (`WEFT_DATA`).",
         figures,
     )
 

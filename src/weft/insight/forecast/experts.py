@@ -195,7 +195,9 @@ class _Contexts:
 
     def __init__(self, count: int, hour: int, day: int, length: int) -> None:
         self._hour, self._day = hour, day
-        self._kept = [Past(count, length) for _ in range(self.MANY)]
+        self._kept = [
+            Past(count, length, np.int8) for _ in range(self.MANY)
+        ]  # as numbers they took as much as the values
         self._seen = 0
         self.now: list[Indexes] = [np.zeros(count, np.int64)] * self.MANY
 
@@ -211,7 +213,7 @@ class _Contexts:
         ]
         self._seen += 1
         for kept, context in zip(self._kept, self.now, strict=True):
-            kept.put(context.astype(np.float64))
+            kept.put(context)
 
     def last(self, number: int, samples: int) -> Indexes:
         return self._kept[number].last(samples).astype(np.int64)

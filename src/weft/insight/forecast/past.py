@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from weft.contracts.history import Floats
 
 
 class Past:
-    """Of ``count`` series, the last ``length`` samples each."""
+    """Of ``count`` series, the last ``length`` samples each, kept as ``dtype``."""
 
-    def __init__(self, count: int, length: int) -> None:
+    def __init__(self, count: int, length: int, dtype: DTypeLike = np.float64) -> None:
         self.length = length
-        self._twice = np.zeros((count, 2 * length))  # each sample stands at two places, so that any window is one slice
+        self._twice = np.zeros(
+            (count, 2 * length), dtype
+        )  # each sample stands at two places, so that any window is one slice
         self.known = 0  # samples that came, at most ``length``
         self._at = 0
 
-    def put(self, values: Floats) -> None:
+    def put(self, values: NDArray[Any]) -> None:
         """One sample of each series, shape (count,)."""
         self._twice[:, self._at] = self._twice[:, self._at + self.length] = values
         self._at = (self._at + 1) % self.length

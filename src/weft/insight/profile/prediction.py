@@ -89,6 +89,7 @@ def _predict_alike(values: Floats, step_seconds: float) -> list[Predicted]:
                 high=_short(forecast.high[at]),
                 method=f"weighted experts, most of all {leaders[at]}",
             )
+        del forecaster  # before the next is made: one has a megabyte for ten series
     return [Predicted(own, float(error)) for own, error in zip(found, errors, strict=True)]
 
 
