@@ -119,7 +119,8 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
     # Those of workloads, snapshots, restores, migrations (roles and moves) and security groups (the rules) and the scheduler write
-    # the specs of allocations, which are theirs; drain and rebalancing those of the Migrations that they make, jobs those of their
+    # the specs of allocations, which are theirs; drain, rebalancing and plans ahead those of the Migrations that they
+    # make, jobs those of their
     # tasks and runs; conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints.
@@ -128,6 +129,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/backup/policy",
         "controllers/conversion/controller",
         "controllers/job/controller",
+        "controllers/migration/ahead",
         "controllers/migration/controller",
         "controllers/network/security_groups",
         "controllers/node/drain_controller",

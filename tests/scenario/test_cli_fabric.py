@@ -1355,3 +1355,41 @@ def test_a_rebalancing_is_planned_and_a_plan_that_is_not_there_is_named(fabric: 
     if answer["plan"]:
         assert answer["plan"] in fabric.weft("rebalance", "list").out
         assert fabric.weft("delete", f"rebalanceplan/{answer['plan']}").code == 0
+
+
+def test_a_migration_is_planned_for_a_time_or_a_window_and_a_better_node_is_recommended(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "traveller", "--image", "tiny", "--cpu", "1", "--memory", "64M").code == 0
+    here = json.loads(fabric.weft("vm", "get", "traveller", "-o", "json").out)["status"]["node"]
+    there = "n2" if here == "n1" else "n1"
+    line = ["migration", "plan", "vm/traveller", "--to", there]
+    for words in ([], ["--at", "2h", "--window", "auto"], ["--window", "auto", "--within", "1h"]):
+        assert fabric.weft(*line, *words).code == 2, words
+    said = fabric.weft(*line, "--at", "2h", "--within", "1h", "--reason", "night shift", "-o", "json")
+    assert said.code == 0, said.err
+    plan = json.loads(said.out)
+    assert plan["status"] == "Reserved" and (plan["from"], plan["to"]) == (here, there)
+    assert {*plan["window"]} == {"start", "end", "quality", "reason"} and plan["window"]["quality"] == 1.0
+    assert plan["window"]["start"] < plan["window"]["end"]
+    assert plan["estimated_cost"]["bytes"] >= 64 * 2**20 and plan["estimated_cost"]["seconds"] > 0
+    assert "night shift" in fabric.weft("migration", "plans").out
+    assert fabric.weft("migration", "accept", plan["name"]).code == 5
+    assert fabric.weft("migration", "cancel", plan["name"]).code == 0
+    said = fabric.weft(*line, "--window", "auto", "-o", "json")
+    assert said.code == 0, said.err
+    auto = json.loads(said.out)
+    assert auto["window"]["quality"] == 0.0 and "no cycle found: any time is as good" in auto["window"]["reason"]
+    [cancelled, planned] = [
+        one["status"]
+        for name in (plan["name"], auto["name"])
+        for one in json.loads(fabric.weft("migration", "plans", "-o", "json").out)["items"]
+        if one["name"] == name
+    ]
+    assert (cancelled, planned) == ("Cancelled", "Reserved")
+    assert fabric.weft("migration", "cancel", auto["name"]).code == 0
+    assert fabric.weft("migration", "plan", "vm/traveller", "--to", "n9", "--window", "auto").code == 3
+    asked = fabric.weft("recommendation", "create", "vm/traveller", "-o", "json")
+    assert asked.code == 0, asked.err
+    name = json.loads(asked.out)["name"]
+    assert name in fabric.weft("recommendation", "list").out
+    assert fabric.weft("recommendation", "delete", name, "--yes").code == 0
+    assert fabric.weft("vm", "delete", "traveller", "--yes").code == 0

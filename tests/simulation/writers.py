@@ -19,8 +19,8 @@ MAKERS = {
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "conversions"},
     "networktopology": {"topology"},
-    "migration": {"API server", "scheduler", "rebalance"},  # the scheduler's for suspended VMs (0145)
-    "report": {"API server", "rebalance policies"},
+    "migration": {"API server", "scheduler", "rebalance", "plans ahead"},  # the scheduler's for suspended VMs (0145)
+    "report": {"API server", "rebalance policies", "plans ahead"},
     "rebalanceplan": {"API server", "rebalance policies"},
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},
@@ -50,7 +50,7 @@ SPEC_WRITERS = {
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses", "services"},
-    "migration": {"API server", "rebalance"},
+    "migration": {"API server", "rebalance", "plans ahead"},
     "container": {"API server", "jobs", "conversions"},
     "vm": {"API server", "conversions"},
     "publishedport": {"API server", "conversions"},

@@ -15,6 +15,7 @@ from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
 from weft.controllers.loop import Controller
+from weft.controllers.migration.ahead import PlansAhead
 from weft.controllers.migration.controller import Migrations
 from weft.controllers.network.addresses import Addresses
 from weft.controllers.network.controller import Networks
@@ -57,6 +58,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Pools(),
     lambda _: NetworkTopologies(),
     lambda _: Migrations(),
+    lambda _: PlansAhead(),
     lambda _: Conversions(),
     lambda _: Rebalancing(),
     lambda _: RebalancePolicies(),

@@ -35,9 +35,19 @@ from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
-# Planned: its time hasn't come; Pending: it has no target yet; Finishing: it runs at the target, the source is cleared.
+# Proposed: it waits to be accepted; Planned: its time hasn't come; Pending: it has no target yet; Finishing: it runs at the target,
+# and the source is cleared.
 MigrationPhase = Literal[
-    "Planned", "Pending", "Preparing", "Migrating", "Switching", "Finishing", "Succeeded", "Failed", "Cancelled"
+    "Proposed",
+    "Planned",
+    "Pending",
+    "Preparing",
+    "Migrating",
+    "Switching",
+    "Finishing",
+    "Succeeded",
+    "Failed",
+    "Cancelled",
 ]
 ENDED = ("Succeeded", "Failed", "Cancelled")
 KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
@@ -87,6 +97,13 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         field("Earliest start; immediately if unset", change="never", quantity="moment"),
     ] = None
     not_after: Annotated[float | None, field("Latest start", change="never", quantity="moment")] = None
+    window: Annotated[
+        Literal["", "auto"],
+        field(
+            "auto: that time was chosen because its workload does least then, which its quality says", change="never"
+        ),
+    ] = ""
+    proposed: Annotated[bool, field("Wait until it is accepted; the verb accept ends that")] = False
     reason: Annotated[str, field("Reason, for people", change="live", max_length=200)] = ""
     cancel: Annotated[bool, field("Abort the migration; the verb cancel sets it")] = False
 
@@ -147,7 +164,9 @@ class MigrationWindow(msgspec.Struct, kw_only=True, frozen=True):
 
     start: float
     end: float | None = None  # None: open end
-    quality: float = 0.0  # 1/n if n migrations are planned for the same nodes then; 0 without a reservation
+    # 1/n if n migrations are planned for the same nodes then; 0 without a reservation. Of a window that weft chose, times how much
+    # less than usual its workload does then.
+    quality: float = 0.0
     reason: str = ""  # reason of the quality
 
 
@@ -181,6 +200,20 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
 def migration_key(uid: str, tries: int) -> str:
     """The key of a Migration's try with this number, so that leftovers of an earlier try are not taken for it."""
     return uid if tries <= 1 else f"{uid}.{tries}"
+
+
+AHEAD_LABEL = "ahead"  # of Migrations, and the questions about them, ahead of a shortage: the node that will be short
+GROUP_LABEL = "group"  # of Migrations that go together: the name of the first
+
+
+def name_plan_phase(obj: Object) -> str:
+    """How far a migration that was planned for later is. Waiting: no capacity is reserved for it yet."""
+    phase = dig(obj, "status.phase", "Pending")
+    if phase == "Planned" or (phase == "Pending" and dig(obj, "status.started_at") is None):
+        return "Reserved" if dig(obj, "status.reason") == "reservationHeld" else "Waiting"
+    return {"Succeeded": "Done", "Failed": "Failed", "Cancelled": "Cancelled", "Proposed": "Proposed"}.get(
+        phase, "Running"
+    )
 
 
 def is_under_way(spec: MigrationSpec, status: MigrationStatus) -> bool:
@@ -234,6 +267,12 @@ def check_migration(spec: MigrationSpec) -> None:
             field="spec.timeout_seconds",
             hint="give 1s to 1d",
         )
+    if (spec.window or spec.proposed) and spec.not_before is None:
+        raise InvalidInput(
+            "spec.not_before: a window, or a proposal, needs its earliest start",
+            field="spec.not_before",
+            hint="weft migration plan vm/web --window auto",
+        )
     if spec.not_after is not None and spec.not_after <= (spec.not_before or 0.0):
         raise InvalidInput(
             "spec.not_after: not later than the earliest start",
@@ -250,6 +289,7 @@ class MigrationInput(msgspec.Struct, kw_only=True):
     bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
     not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
     not_after: Annotated[float | None, field("Latest start", quantity="moment")] = None
+    window: Annotated[Literal["", "auto"], field("auto: the time was chosen because the workload does least then")] = ""
     reason: Annotated[str, field("Reason, for people", max_length=200)] = ""
 
 
@@ -351,6 +391,15 @@ def _cancel(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "cancel": True}
 
 
+def _accept(obj: Object, _: Any) -> dict[str, Any]:
+    if not obj["spec"]["proposed"] or dig(obj, "status.phase", "Proposed") != "Proposed":
+        raise IllegalTransition(
+            f"migration/{obj['name']} is not proposed any more: it is {dig(obj, 'status.phase', 'Pending')}",
+            hint="weft migration plans",
+        )
+    return {**obj["spec"], "proposed": False}
+
+
 def _from_to(obj: Object) -> str:
     source, target = dig(obj, "status.source", ""), dig(obj, "status.target", "") or dig(obj, "spec.to", "")
     return f"{source or '–'} → {target or '?'}"
@@ -373,7 +422,7 @@ def describe_window(window: Mapping[str, Any]) -> str:
 
 def _note(obj: Object) -> str:
     window = dig(obj, "status.window")
-    if window and dig(obj, "status.phase") == "Planned":
+    if window and dig(obj, "status.phase") in ("Planned", "Proposed"):
         return f"{describe_window(window)}: {dig(obj, 'status.message', '')}"
     return note(obj)
 
@@ -405,13 +454,16 @@ MIGRATION = Kind(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
-    verbs=(Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),),
+    verbs=(
+        Verb("accept", "Carry out a migration that was proposed", change=_accept, needs="operate"),
+        Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),
+    ),
     access=Access(
         readers="project",
         status_writer="migrations",
         condition_writers={"Placed": "scheduler"},
     ),
-    admission=Admission(check=check_migration, server_fields=("cancel",)),
+    admission=Admission(check=check_migration, server_fields=("cancel", "proposed"), made_fields=("proposed",)),
     display=Display(
         topic="Work and answers",
         columns=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,6 +21,10 @@ class ProjectSpec(msgspec.Struct, kw_only=True):
     description: Annotated[str, field("Description, for people", max_length=200)] = ""
     strategy: Annotated[str | None, field("Default strategies of workloads, or @POLICY")] = None
     priority_ceiling: Annotated[Ceiling | None, field("Highest priority of leases in the project; unset: any")] = None
+    plans_ahead: Annotated[
+        Literal["off", "propose", "act"],
+        field("Migrations ahead of a shortage of cores: none, proposals that wait to be accepted, or carried out"),
+    ] = "propose"
     weight: Annotated[Weight, field("Weight of its share, where best-effort work of several projects waits")] = 1.0
 
 

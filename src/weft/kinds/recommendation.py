@@ -10,7 +10,7 @@ import msgspec
 
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.migration import MigrationForecast
+from weft.kinds.migration import MigrationForecast, MigrationWindow
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.kinds.report import QueuedWorkload
 from weft.objects.errors import InvalidInput
@@ -25,6 +25,7 @@ class MigrationQuery(msgspec.Struct, frozen=True, kw_only=True):
     to: Annotated[str | None, field("Target node; any other than its own if unset", name=True)] = None
     mode: Annotated[Literal["live", "cold", "best"], field("live, cold or, for a container, best")] = "live"
     bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
+    window: Annotated[bool, field("Choose a time within a day, too, at which the workload does least")] = False
 
 
 class RecommendationSpec(msgspec.Struct, kw_only=True):
@@ -60,6 +61,16 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     loss: float = 0.0  # share of the request that is given up, 0–1
 
 
+class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A node where a running VM would be better than where it is. ``gain``: points of a rebalancing's score."""
+
+    node: str
+    gain: float
+    seconds: float  # that its migration takes
+    bytes: int
+    reasons: list[str]
+
+
 class GangPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Where another member of its gang would go: one that is there (``vm/web-1``), or one like it (``member 3``)."""
 
@@ -84,6 +95,8 @@ class RecommendationStatus(msgspec.Struct, kw_only=True):
     advice: list[Advice] = []  # if no node fits, least change first
     gang: list[GangPlace] = []  # others that would be placed together with it
     notes: list[str] = []
+    suggestions: list[Suggestion] = []  # of a VM that runs: better nodes, the best first
+    window: MigrationWindow | None = None  # when it would migrate
     forecast: MigrationForecast | None = None  # of the migration to ``best``, if it would migrate
     queue: list[QueuedWorkload] = []  # the first of the project that wait
     queued: int = 0  # how many of the project wait

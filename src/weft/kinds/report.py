@@ -1,6 +1,6 @@
 """Report: a question to the scheduler about the whole fabric: how full it is and where, what waits and why, and how long
 decisions take; about the drain of a node: where its workloads would go, together; about the queue; about the shares of projects;
-or about a rebalancing.
+about a rebalancing; or about a node's shortage of cores that is forecast.
 People create one; the scheduler answers once, in status, and deletes it some time later."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
+from weft.kinds.migration import MigrationWindow
 from weft.kinds.rebalance_plan import MOST_MIGRATIONS, PlannedStep
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.objects.errors import InvalidInput
@@ -18,10 +19,12 @@ from weft.objects.schema import field
 
 class ReportSpec(msgspec.Struct, kw_only=True):
     subject: Annotated[
-        Literal["capacity", "drain", "queue", "fairness", "rebalance"], field("Subject of the report", change="never")
+        Literal["capacity", "drain", "queue", "fairness", "rebalance", "shortage"],
+        field("Subject of the report", change="never"),
     ] = "capacity"
     node: Annotated[
-        Annotated[str, field("", name=True)] | None, field("The node that would be drained", change="never")
+        Annotated[str, field("", name=True)] | None,
+        field("The node that would be drained, or will be short", change="never"),
     ] = None
     force: Annotated[bool, field("Whether that drain would wait for no disruption budget", change="never")] = False
     migrations: Annotated[
@@ -141,14 +144,16 @@ class ReportStatus(msgspec.Struct, kw_only=True):
     score_before: float = 0.0  # of a rebalancing; lower is better
     score_after: float = 0.0
     steps: list[PlannedStep] = []
+    windows: list[MigrationWindow] = []  # of each step ahead of a shortage
+    groups: list[int] = []  # of each of these: the number of the first that it goes together with
     message: str = ""
 
 
 def check_report(spec: ReportSpec) -> None:
     """Raises InvalidInput."""
-    if (spec.subject == "drain") != (spec.node is not None):
+    if (spec.subject in ("drain", "shortage")) != (spec.node is not None):
         raise InvalidInput(
-            "spec.node: a report on a drain needs a node; no other report takes one",
+            "spec.node: a report on a drain or a shortage needs a node; no other report takes one",
             field="spec.node",
             hint="weft node drain NODE --dry-run",
         )

@@ -110,6 +110,10 @@ AFTER = {
     "function": {
         "endpoint": Entry("function.endpoint", "Show where functions are invoked, also for AWS SDKs", ("function",))
     },
+    "migration": {
+        "plan": Entry("migration_plan", "Plan a migration for later, with its capacity reserved", ("migration",)),
+        "plans": Entry("migration_plan.plans", "List planned and proposed migrations", ("migration",)),
+    },
     "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
 }
 # Verbs that one kind does in a way of its own.
@@ -126,6 +130,7 @@ SPECIAL = {
     ("logs", "job"): "logs.job_logs",
     ("metrics", "function"): "function.metrics",
     ("create", "secret"): "secret",
+    ("create", "recommendation"): "explain.create_recommendation",
     ("publish", "function"): "function.publish",
     ("set", "secret"): "secret",
     ("describe", "quota"): "quota.describe",

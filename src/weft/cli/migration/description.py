@@ -105,7 +105,7 @@ def describe_migration(migration: Object, paint: Paint) -> str:
 def _list_window(migration: Object) -> dict[str, str]:
     """Of a planned one, until it has begun."""
     window, forecast = dig(migration, "status.window"), dig(migration, "status.forecast")
-    if not window or dig(migration, "status.phase") != "Planned":
+    if not window or dig(migration, "status.phase") not in ("Planned", "Proposed"):
         return {}
     target, stays = dig(migration, "status.target", ""), dig(migration, "spec.mode") == "storage"
     known = {

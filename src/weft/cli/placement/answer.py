@@ -9,7 +9,7 @@ from weft.cli.output.table import Column, draw_table, make_columns
 from weft.cli.output.terminal import Paint
 from weft.cli.placement.decision import describe_shortfalls, describe_weights, draw_verdicts
 from weft.kinds.fields.cells import dig
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_bytes, format_duration
 
 Object = Mapping[str, Any]
 _REMEDIES = {
@@ -30,11 +30,17 @@ def render_recommendation(answered: Object, what: str, width: int | None, paint:
     if status.get("message"):
         lines.append(status["message"])
     lines += [f"note: {note}" for note in status.get("notes") or ()]
+    lines += [_describe_suggestion(one) for one in status.get("suggestions") or ()]
     lines += draw_verdicts(verdicts, status.get("refused_by") or {}, width, paint)
     for place, advice in enumerate(status.get("advice") or ()):
         does = advice.get("command") or _as_flags(advice.get("changes") or {})
         lines.append(("or: " if place else "least change: ") + advice["text"] + (f"     {does}" if does else ""))
     return "\n".join(lines)
+
+
+def _describe_suggestion(one: Object) -> str:
+    cost = f"{format_bytes(one['bytes'])} in about {format_duration(one['seconds'])}"
+    return f"better on {one['node']} by {one['gain']:.2f} points: {'; '.join(one['reasons'])} ({cost})"
 
 
 def _migration_sentence(status: Object, what: str) -> str:

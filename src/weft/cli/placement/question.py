@@ -15,8 +15,9 @@ Object = Mapping[str, Any]
 PATIENCE_SECONDS = 30.0
 
 
-def ask(session: Session, kind: str, spec: Mapping[str, Any]) -> Object:
-    """The object of ``kind`` with its answer. Raises TimedOut if no scheduler answers, NotFound if the object was deleted."""
+def ask(session: Session, kind: str, spec: Mapping[str, Any], *, keep: bool = False) -> Object:
+    """The object of ``kind`` with its answer; unless ``keep``, it is deleted then. Raises TimedOut if no scheduler answers, and
+    NotFound if the object was deleted."""
     name = f"asked-{secrets.token_hex(4)}"
     session.client.create({"kind": kind, "name": name, "spec": dict(spec)})
     try:
@@ -27,8 +28,9 @@ def ask(session: Session, kind: str, spec: Mapping[str, Any]) -> Object:
             timeout_seconds=session.timeout_seconds or PATIENCE_SECONDS,
         )
     finally:
-        with contextlib.suppress(WeftError):
-            session.client.delete(kind, name)
+        if not keep:
+            with contextlib.suppress(WeftError):
+                session.client.delete(kind, name)
     if answered is None:
         raise NotFound(f"{kind}/{name} was deleted before the scheduler answered")
     return answered

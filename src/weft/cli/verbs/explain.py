@@ -22,6 +22,7 @@ from weft.cli.placement.answer import explain_node, render_capacity, render_reco
 from weft.cli.placement.decision import explain_absence, explain_decision
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
+from weft.cli.verbs.create import create_one
 from weft.cli.wait.finish import find_decision
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.lease import PREEMPTED
@@ -58,9 +59,33 @@ def _recommend(session: Session, kind: Kind | None, words: tuple[str, ...], **gi
     return answer_question(session, {"workload": target.what, "changes": spec}, target.what)
 
 
-def answer_question(session: Session, question: dict[str, Any], what: str) -> int:
+def create_recommendation_command(verb: str, entry: Entry, kind: Kind) -> click.Command:
+    """`weft recommendation create vm/web`: where it would be better, and why; the answer stays for ten minutes."""
+    flags = make_flags(kind)
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="KIND/NAME"),
+        *flags,
+        *options.making(),
+        *options.dry_runs(),
+        *options.waits(flags),
+        options.output(),
+    ]
+    return options.build(
+        verb, "Ask where a workload would be better, and why; see also recommend.", _create, kind, params
+    )
+
+
+def _create(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+    if len(words) != 1 or "/" not in words[0] or given["dry_run"]:
+        return create_one(session, kind, words, **given)[0]
+    target = resolve_one(session, None, words, PLACED, "give one workload")
+    session.client.get(target.kind.name, target.name)
+    return answer_question(session, {"workload": target.what}, target.what, keep=True)
+
+
+def answer_question(session: Session, question: dict[str, Any], what: str, *, keep: bool = False) -> int:
     """Ask, and print the answer about ``what``; the exit code says whether a node fits."""
-    answered = ask(session, "recommendation", question)
+    answered = ask(session, "recommendation", question, keep=keep)
     status = answered["status"]
     if session.is_data:
         print_object(session, answered)

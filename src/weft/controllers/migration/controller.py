@@ -88,7 +88,7 @@ class Migrations:
                         plan.later[key] = outcome.requeue_after
                     continue
                 reservation, outcome = find_reservation(view, item), plan_migration(facts)
-                if outcome.status.phase == "Planned":
+                if outcome.status.phase in ("Proposed", "Planned"):
                     outcome.status.window = judge_window(view, item, outcome.status)
                     outcome.status.forecast = forecast_migration(view, item, outcome.status)
                 commit = plan_writes(item, source, target, reservation, outcome, now, find_reason(view, item))

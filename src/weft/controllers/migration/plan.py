@@ -77,6 +77,10 @@ def begin_migration(facts: Facts) -> Outcome:
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"migration/{facts.rival} already migrates {spec.workload}; wait for it to end, or cancel it"
         return Outcome(status=end_migration(status, "Failed", "alreadyMigrating", message, now))
+    if spec.proposed and status.started_at is None:
+        return _propose(facts, status)
+    if status.phase == "Proposed":  # it was accepted
+        status = replace(status, phase="Planned", target="", reason="", message="")
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
         return _hold(facts, replace(status, phase="Planned"))
     if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
@@ -103,6 +107,17 @@ def begin_migration(facts: Facts) -> Outcome:
     if status.tries == 1 and spec.not_after is not None:
         left = min(left, spec.not_after - now)
     return Outcome(status=status, requeue_after=left)
+
+
+def _propose(facts: Facts, status: MigrationStatus) -> Outcome:
+    """Wait until somebody accepts it, while there is time; no capacity is held."""
+    ends = facts.spec.not_after if facts.spec.not_after is not None else facts.spec.not_before
+    if ends is not None and ends <= facts.now:
+        message = "nobody accepted it in time"
+        return Outcome(status=end_migration(status, "Cancelled", "notAccepted", message, facts.now))
+    message = "it waits to be accepted: weft migration accept"
+    status = replace(status, phase="Proposed", target=facts.spec.to or "", reason="proposed", message=message)
+    return Outcome(status=status, requeue_after=None if ends is None else ends - facts.now)
 
 
 def _hold(facts: Facts, status: MigrationStatus) -> Outcome:

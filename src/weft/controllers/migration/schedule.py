@@ -6,8 +6,10 @@ import msgspec
 
 from weft.controllers.allocation.active import active_allocation
 from weft.informer.view import Item, View
+from weft.insight.course import judge
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationStatus, MigrationWindow, read_workload
+from weft.kinds.profile import ProfileStatus, name_profile
 from weft.objects.identity import object_key
 from weft.transfer.history import foresee
 
@@ -65,7 +67,17 @@ def judge_window(view: View, item: Item, status: MigrationStatus) -> MigrationWi
         if others
         else f"nothing else is planned for {nodes} at that time"
     )
-    return msgspec.structs.replace(window, quality=round(1 / (1 + len(others)), 2), reason=reason)
+    quality = 1 / (1 + len(others))
+    if spec.window == "auto":
+        good, why = judge(_read_profile(view, item), window.start, window.end or window.start)
+        quality, reason = quality * good, f"{why}; {reason}"
+    return msgspec.structs.replace(window, quality=round(quality, 2), reason=reason)
+
+
+def _read_profile(view: View, item: Item) -> ProfileStatus | None:
+    kind, name = read_workload(item.spec(MigrationSpec))
+    found = view.get(object_key("workloadprofile", item.envelope.project, name_profile(kind, name)))
+    return found.status(ProfileStatus) if found is not None else None
 
 
 def forecast_migration(view: View, item: Item, status: MigrationStatus) -> MigrationForecast | None:

@@ -15,6 +15,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
+from weft.controllers.node.trouble import find_trouble
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
@@ -26,7 +27,6 @@ from weft.kinds.migration import (
     MigrationSpec,
     MigrationStatus,
 )
-from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.rebalance_plan import (
     LABEL,
@@ -150,16 +150,6 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
 def _is_under_way(migration: Item) -> bool:
     status, spec = migration.status(MigrationStatus), migration.spec(MigrationSpec)
     return status.phase not in ENDED and (spec.not_before is None or status.started_at is not None)
-
-
-def find_trouble(view: View, name: str) -> str:
-    """Why a node takes no workloads; empty if it does."""
-    node = view.get(object_key("node", None, name))
-    if node is None or node.deleting:
-        return f"{name} is gone"
-    if node.status(NodeStatus).phase != "Ready":
-        return f"{name} is {node.status(NodeStatus).phase}"
-    return f"{name} is cordoned" if node.spec(NodeSpec).cordoned else ""
 
 
 def find_other(view: View, plan: Item) -> str:

@@ -11,12 +11,14 @@ from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.disruption.budgets import Allowance, Budgets
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, spec_of
+from weft.insight.course import choose_window
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.gang import read_gang
-from weft.kinds.migration import MigrationSpec
+from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationWindow
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.parts.workload import WORKLOADS_BY_GANG
+from weft.kinds.profile import ProfileStatus, name_profile
 from weft.kinds.recommendation import GangPlace, MigrationQuery, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
@@ -42,11 +44,15 @@ from weft.scheduler.migration.target import (
 )
 from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.recommendation.advice import advise
+from weft.scheduler.recommendation.suggest import suggest
 from weft.scheduler.reservation.placing import find_within, without_slot
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 from weft.transfer.history import foresee
+
+LEAD_SECONDS = 60.0  # until the earliest start of a migration in a window, so that capacity is reserved by then
+DAY_SECONDS = 86_400.0
 
 
 def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
@@ -72,7 +78,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
     workload, places = _read_workload(view, question, spec)
     kept = bool(spec.instead_of)
     if spec.migration is not None:
-        return _answer_migration(view, engine, workload, spec.workload, spec.migration, strategy)
+        return _answer_migration(view, engine, workload, spec.workload, spec.migration, strategy, now)
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
@@ -128,6 +134,9 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             advice=[] if chosen is not None else advise(engine, request),
             gang=with_it,
             notes=[*preempts, *given_up, *explanation.warnings, *explanation.notes],
+            suggestions=suggest(view, snapshot, workload, engine.fits(request), now)
+            if places and not kept and not spec.changes
+            else [],
         )
 
 
@@ -149,7 +158,7 @@ def _answer_within(view: View, engine: Engine, candidate: Candidate, current: st
 
 
 def _answer_migration(
-    view: View, engine: Engine, workload: Item, what: str, query: MigrationQuery, strategy: str
+    view: View, engine: Engine, workload: Item, what: str, query: MigrationQuery, strategy: str, now: float
 ) -> RecommendationStatus:
     """Where it would migrate to. Raises NotFound for a missing node."""
     if query.to is not None and view.get(object_key("node", None, query.to)) is None:
@@ -180,8 +189,19 @@ def _answer_migration(
         verdicts=_show(explanation.verdicts),
         refused_by=explanation.refused_by,
         forecast=forecast if best else None,
+        window=_choose_window(view, workload, forecast, now) if query.window else None,
         notes=_describe_way(view, migrating, spec, row, engine) if migrating.carried or has_choice(at) else [],
     )
+
+
+def _choose_window(view: View, workload: Item, forecast: MigrationForecast, now: float) -> MigrationWindow:
+    """When within a day its guest does least."""
+    envelope = workload.envelope
+    found = view.get(object_key("workloadprofile", envelope.project, name_profile(envelope.kind, envelope.name)))
+    profile = found.status(ProfileStatus) if found is not None else None
+    earliest = now + LEAD_SECONDS
+    chosen = choose_window(profile, earliest, earliest + DAY_SECONDS, forecast.duration_seconds or 0.0)
+    return MigrationWindow(start=chosen.start, end=chosen.end, quality=chosen.quality, reason=chosen.reason)
 
 
 def _describe_way(

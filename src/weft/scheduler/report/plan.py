@@ -25,6 +25,7 @@ from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.report.drain_preview import preview_drain
 from weft.scheduler.report.fairness import report_fairness
 from weft.scheduler.report.rebalance import preview_rebalance
+from weft.scheduler.report.shortage import preview_shortage
 from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
@@ -44,6 +45,9 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
         status = ReportStatus(phase="Done", at=now, queue=queue, queued=count)
     elif spec.subject == "rebalance":
         status = preview_rebalance(view, engine, spec, strategy, now)
+        status.at = now
+    elif spec.subject == "shortage":
+        status = preview_shortage(view, engine, spec, strategy, now)
         status.at = now
     elif spec.subject == "fairness":
         status = report_fairness(view, engine.snapshot, now)

@@ -23,17 +23,15 @@ from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.target import read_migration_candidate
-from weft.scheduler.rebalance.lasting import find_lasting
+from weft.scheduler.rebalance.gains import find_lasting
 from weft.scheduler.rebalance.lazy import find_steps
 from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step
 from weft.scheduler.rebalance.plan import conclude
-from weft.scheduler.report.problem import Place, count_local, list_places, read_course, read_problem
+from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Waiting
-from weft.transfer.forecast import PastMigration, forecast
 from weft.transfer.history import read_history
 
-ASSUMED_BYTES_PER_SECOND = 100_000_000  # of a path that nothing has been carried over yet
 USUAL_HOURS = 24  # whose upper end counts as load
 RESTS_SECONDS = 4 * 3600.0  # after a migration, before automatic ones choose the VM again
 
@@ -115,27 +113,6 @@ def try_migration(view: View, engine: Engine, trial: Trial, place: Place, target
         return fits.copy()
     trial.put(f"rebalanced/{place.key}", snapshot.uids[target], request.amounts, engine.load(request, target))
     return None
-
-
-def plan_step(
-    history: Sequence[PastMigration], place: Place, source: str, target: str, reason: str, size: int
-) -> PlannedStep:
-    """The step with what it takes: by past migrations, else by ``size`` (bytes) and ASSUMED_BYTES_PER_SECOND."""
-    of, memory = place.spec.workload, place.spec.resources.memory
-    expected = forecast(history, place.workload.key, source, target, mode="live", memory=memory)
-    local = count_local(place.spec)
-    with_disks = f"; up to {format_bytes(local)} of local disk go with it" if local and expected.bytes is None else ""
-    size = expected.bytes or size
-    return PlannedStep(
-        workload=f"{of.kind}/{of.name}",
-        project=of.project or "",
-        uid=of.uid,
-        from_=source,
-        to=target,
-        seconds=round(expected.duration_seconds or size / ASSUMED_BYTES_PER_SECOND, 1),
-        bytes=size,
-        reason=f"{reason}{with_disks}"[:200],
-    )
 
 
 def _describe_steps(

@@ -39,7 +39,7 @@ QUANTITIES = {
     *("duration_seconds", "gpu_share", "gpus", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
     *("latency_ms", "bandwidth_mbps", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
-    *("within", "verify_within", "score_after", "score_before", "least_gain", "drain"),
+    *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),

@@ -12,13 +12,17 @@ from weft.insight.course import HOUR_SECONDS, Course, expect
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import MIGRATION_MODES
 from weft.kinds.profile import ProfileStatus, name_profile
+from weft.kinds.rebalance_plan import PlannedStep
 from weft.objects.identity import object_key
+from weft.objects.quantity import format_bytes
 from weft.scheduler.rebalance.model import Problem, Reals
 from weft.scheduler.rebalance.objective import Guest, Machine, make_problem
 from weft.scheduler.table.facts import amounts_of, name_workload
 from weft.scheduler.table.snapshot import Snapshot
+from weft.transfer.forecast import PastMigration, forecast
 
 KINDS = tuple(kind for kind, modes in MIGRATION_MODES.items() if modes[0] == "live")
+ASSUMED_BYTES_PER_SECOND = 100_000_000  # of a path that nothing has been carried over yet
 UNKNOWN_FACTOR = 1.5  # of the longest known round trip: what an unknown one counts
 MOST_NODES = 2_000  # of which all round trips are compared; of more, traffic doesn't count
 
@@ -139,3 +143,24 @@ def read_course(view: View, place: Place, now: float, hours: int) -> Course | No
         return None
     status = item.status(ProfileStatus)
     return expect(status, now, [hour * HOUR_SECONDS for hour in range(hours + 1)]) if status.unit == "cores" else None
+
+
+def plan_step(
+    history: Sequence[PastMigration], place: Place, source: str, target: str, reason: str, size: int
+) -> PlannedStep:
+    """The step with what it takes: by past migrations, else by ``size`` (bytes) and ASSUMED_BYTES_PER_SECOND."""
+    of, memory = place.spec.workload, place.spec.resources.memory
+    expected = forecast(history, place.workload.key, source, target, mode="live", memory=memory)
+    local = count_local(place.spec)
+    with_disks = f"; up to {format_bytes(local)} of local disk go with it" if local and expected.bytes is None else ""
+    size = expected.bytes or size
+    return PlannedStep(
+        workload=f"{of.kind}/{of.name}",
+        project=of.project or "",
+        uid=of.uid,
+        from_=source,
+        to=target,
+        seconds=round(expected.duration_seconds or size / ASSUMED_BYTES_PER_SECOND, 1),
+        bytes=size,
+        reason=f"{reason}{with_disks}"[:200],
+    )

@@ -1,0 +1,193 @@
+"""Plans migrations ahead of shortages: watches the nodes' profiles, asks the scheduler (a Report) what should leave a node that
+will be short of cores, and makes Migrations of the answer, proposed or planned as each project wants it.
+
+Reads profiles of nodes, Reports, Migrations, projects, workloads; makes Reports and Migrations, and cancels those that no shortage
+needs any more. Woken by profiles, its Reports, and time. A Migration's name follows from the Report and its number there, and it is
+made only if there is none: never twice, whatever is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.controllers.loop import Plan
+from weft.controllers.node.trouble import find_trouble
+from weft.informer.commit import Commit, Draft, unchanged
+from weft.informer.view import Changed, Item, View
+from weft.insight.course import find_shortage, is_calm
+from weft.kinds.migration import (
+    AHEAD_LABEL,
+    ENDED,
+    GROUP_LABEL,
+    MIGRATION,
+    MigrationSpec,
+    MigrationStatus,
+)
+from weft.kinds.profile import NodeProfileSpec, ProfileStatus
+from weft.kinds.project import ProjectSpec
+from weft.kinds.rebalance_plan import PlannedStep
+from weft.kinds.report import REPORT, ReportSpec, ReportStatus
+from weft.objects.identity import MAX_NAME, object_key
+
+LOOK_SECONDS = 600.0
+ANSWER_SECONDS = 30.0  # in which the migrations of an answer are made
+RESTS_SECONDS = 4 * 3600.0  # after a plan that failed or that somebody cancelled
+NOT_NEEDED = "cancelled, as "  # begins the reason of one that weft cancelled
+CALM_LOOKS = 2  # of the profile, before a plan is cancelled
+
+
+class PlansAhead:
+    """Its notes are of looks at profiles; without them, as after a start, it asks once more, or cancels a plan a look later."""
+
+    name = "plans ahead"
+    kinds = ("nodeprofile", "report")
+
+    def __init__(self) -> None:
+        self._asked: dict[str, float] = {}  # by profile key, the look that was asked about last
+        self._calm: dict[str, list[float]] = {}  # looks running at which no shortage was in sight
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "nodeprofile":
+            return [change.key]
+        node = change.item.envelope.labels.get(AHEAD_LABEL)
+        return [object_key("nodeprofile", None, node)] if node else ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            profile = view.get(key)
+            if profile is None or profile.deleting:
+                self._asked.pop(key, None)
+                self._calm.pop(key, None)
+                continue
+            commits = self._plan_one(view, profile, now)
+            plan.commits += commits or []
+            plan.later[key] = ANSWER_SECONDS if commits is None else LOOK_SECONDS
+        return plan
+
+    def _plan_one(self, view: View, profile: Item, now: float) -> list[Commit] | None:
+        """None: it waits for the answer about another node, whose migrations count."""
+        node, status = profile.spec(NodeProfileSpec).node.name, profile.status(ProfileStatus)
+        made = [one for one in view.of_kind("migration").values() if one.envelope.labels.get(AHEAD_LABEL) == node]
+        going = [one for one in made if one.status(MigrationStatus).phase not in ENDED]
+        if going:
+            return self._cancel(view, profile.key, status, going, now)
+        self._calm.pop(profile.key, None)
+        report = view.get(object_key("report", None, name_report(profile, status)))
+        if report is not None and report.envelope.labels.get(AHEAD_LABEL) == node:
+            self._asked[profile.key] = status.looked_at
+            return make_migrations(view, report, node, made, now)
+        if self._asked.get(profile.key) == status.looked_at or _rests(made, status, now):
+            return []
+        if find_shortage(status, now) is None:
+            return []
+        reports = view.of_kind("report").values()
+        if any(
+            AHEAD_LABEL in one.envelope.labels and now - one.envelope.created_at < ANSWER_SECONDS for one in reports
+        ):
+            return None
+        asked = ReportSpec(subject="shortage", node=node)
+        draft = Draft(profile)
+        draft.make(REPORT.make(name_report(profile, status), asked, now, labels={AHEAD_LABEL: node}))
+        commit = draft.commit(profile.key)
+        return [commit] if commit is not None else []
+
+    def _cancel(self, view: View, key: str, status: ProfileStatus, going: Sequence[Item], now: float) -> list[Commit]:
+        """Cancel what hasn't begun: once the forecast was calm at several looks running, or is gone; or if its target takes
+        nothing."""
+        looks = self._calm.setdefault(key, [])
+        if status.prediction and not is_calm(status, now):
+            looks.clear()
+        elif status.looked_at not in looks:
+            looks.append(status.looked_at)
+        calm = "no shortage is forecast any more" if status.prediction else "nothing is forecast any more"
+        commits = []
+        for item in going:
+            spec = item.spec(MigrationSpec)
+            if item.status(MigrationStatus).started_at is not None or spec.cancel or item.deleting:
+                continue
+            why = calm if len(looks) >= CALM_LOOKS else find_trouble(view, spec.to or "")
+            if not why:
+                continue
+            draft, reason = Draft(), f"{NOT_NEEDED}{why}: {spec.reason}"[:200]
+            draft.change(item, spec=msgspec.structs.replace(spec, cancel=True, reason=reason))
+            if commit := draft.commit(key):
+                commits.append(commit)
+        return commits
+
+
+def name_report(profile: Item, status: ProfileStatus) -> str:
+    """One for each look at the node."""
+    return f"ahead-{profile.uid[:8]}-{int(status.looked_at)}"
+
+
+def _rests(made: Sequence[Item], status: ProfileStatus, now: float) -> bool:
+    """Whether the profile is older than the last migration, or one failed or was cancelled lately."""
+    for one in made:
+        found, by_us = one.status(MigrationStatus), one.spec(MigrationSpec).reason.startswith(NOT_NEEDED)
+        ended = found.ended_at or 0.0
+        if found.phase == "Succeeded":
+            if ended > status.looked_at:
+                return True
+        elif not by_us and now - ended < RESTS_SECONDS:
+            return True
+    return False
+
+
+def make_migrations(view: View, report: Item, node: str, made: Sequence[Item], now: float) -> list[Commit]:
+    """One commit for each group of the answer that isn't there yet."""
+    answer = report.status(ReportStatus)
+    if answer.phase != "Done":
+        return []
+    known = {one.envelope.name for one in made}
+    drafts: dict[int, Draft] = {}
+    for number, (step, window, group) in enumerate(zip(answer.steps, answer.windows, answer.groups, strict=True)):
+        name = name_migration(report, step, number)
+        workload = view.get(_key_of(step))
+        if name in known or workload is None or workload.uid != step.uid or workload.deleting:
+            continue
+        mode = _find_mode(view, step.project)
+        if mode == "off":
+            continue
+        draft = drafts.setdefault(group, Draft(report))
+        draft.preconditions.append(unchanged(workload))
+        first = name_migration(report, answer.steps[group], group)
+        draft.make(
+            MIGRATION.make(
+                name,
+                MigrationSpec(
+                    workload=step.workload,
+                    to=step.to,
+                    not_before=window.start,
+                    not_after=window.end,
+                    window="auto",
+                    proposed=mode == "propose",
+                    reason=step.reason,
+                ),
+                now,
+                project=step.project,
+                creator=workload.envelope.creator,
+                labels={AHEAD_LABEL: node, GROUP_LABEL: first},
+            )
+        )
+    found = (draft.commit(object_key("nodeprofile", None, node)) for draft in drafts.values())
+    return [commit for commit in found if commit is not None]
+
+
+def name_migration(report: Item, step: PlannedStep, number: int) -> str:
+    mark = hashlib.sha256(f"{report.uid}/{number}".encode()).hexdigest()[:8]
+    name = step.workload.partition("/")[2]
+    return f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+
+
+def _key_of(step: PlannedStep) -> str:
+    kind, _, name = step.workload.partition("/")
+    return object_key(kind, step.project, name)
+
+
+def _find_mode(view: View, project: str) -> str:
+    item = view.get(object_key("project", None, project))
+    return item.spec(ProjectSpec).plans_ahead if item is not None else ProjectSpec().plans_ahead

@@ -1,0 +1,223 @@
+"""Migrations ahead of a shortage, with the controllers over a store in memory and pretend nodes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+from tests.scenario.controllers_lab import GIB
+from tests.scenario.migration_lab import MovingLab
+from tests.scenario.test_drain import mark, places
+from tests.scenario.test_planned_migrations import rooms, until_none
+from tests.scenario.test_rebalance_automatic import expect
+
+from weft.kinds.migration import AHEAD_LABEL, GROUP_LABEL, MigrationSpec, MigrationStatus
+from weft.kinds.profile import NODE_PROFILE, NodeProfileSpec, Pattern, Prediction, ProfileStatus
+from weft.kinds.recommendation import RecommendationStatus
+from weft.objects.envelope import Envelope, decode_part, merge_part
+
+HOUR, DAY = 3600.0, 86_400.0
+
+
+def forecast(now: float, cores: float, peak: float = 0.0, unit: str = "cores") -> ProfileStatus:
+    """``cores`` of 8 now, and ``peak`` more in six hours, each day."""
+    high = {
+        "1h": Prediction(seconds=HOUR, value=cores, low=cores, high=cores, method="told"),
+        "24h": Prediction(seconds=DAY, value=cores, low=cores, high=cores, method="told"),
+    }
+    fold = [cores + peak * max(0.0, math.cos((part - 12) / 48 * 2 * math.pi)) for part in range(48)]
+    cycle = Pattern(type="diurnal", cycle_seconds=DAY, confidence=0.95, fold=fold, fold_at=now)
+    return ProfileStatus(
+        looked_at=now, sampled_at=now, unit=unit, full=8.0, prediction=high, patterns=[cycle] if peak else []
+    )
+
+
+async def tell(lab: MovingLab, node: str, status: ProfileStatus) -> None:
+    """The node's profile says this from now on."""
+    key, told = f"/nodeprofile/-/{node}", msgspec.structs.replace(status, looked_at=lab.clock.now())
+    found = await lab.get(f"/node/-/{node}")
+    assert found is not None
+    if await lab.get(key) is None:
+        spec = NodeProfileSpec(node=found.ref)
+        await lab.put(NODE_PROFILE.name, node, spec, status=told, project=None)
+        return
+
+    def change(envelope: Envelope) -> None:
+        envelope.status = merge_part(envelope.status, told)
+
+    await lab.change(key, change)
+
+
+async def threatened(lab: MovingLab, mode: str = "act", **spec: object) -> None:
+    """Four VMs on n1, which will be short in a few hours; n2 and n3 are calm."""
+    await lab.put("project", "default", {"plans_ahead": mode}, project=None)
+    for name in ("n1", "n2", "n3"):
+        await lab.add_node(name)
+    for number in range(4):
+        await lab.put_vm(f"vm-{number}", **{"memory": GIB * (number + 1), "cpu": 1.0, "node": "n1", **spec})
+        await lab.until_phase(f"vm-{number}", "Running")
+        await lab.wish(f"vm-{number}", node=None)
+        await expect(lab, f"vm-{number}", 1.5, 1.5)
+    for name in ("n2", "n3"):
+        await tell(lab, name, forecast(lab.clock.now(), 1.0))
+    await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+
+
+async def ahead(lab: MovingLab) -> list[tuple[str, str, str]]:
+    """Workload, target and phase of each migration ahead of a shortage."""
+    found = [one for one in await lab.every("migration") if AHEAD_LABEL in one.labels]
+    return sorted(
+        (
+            decode_part(one.spec, MigrationSpec).workload,
+            decode_part(one.spec, MigrationSpec).to or "",
+            decode_part(one.status, MigrationStatus).phase,
+        )
+        for one in found
+    )
+
+
+async def until_phases(lab: MovingLab, *phases: str, seconds: float = 120.0) -> list[tuple[str, str, str]]:
+    async def there() -> bool:
+        return sorted(phase for _, _, phase in await ahead(lab)) == sorted(phases)
+
+    await lab.until(there, seconds)
+    return await ahead(lab)
+
+
+async def test_the_cheapest_guest_leaves_before_the_shortage_and_nothing_else_does(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab)
+        [(workload, to, _)] = await until_phases(lab, "Planned")
+        assert workload == "vm/vm-0" and to in ("n2", "n3")
+        assert [room.node for room in await rooms(lab)] == [to]
+        [one] = await lab.every("migration")
+        spec, status = decode_part(one.spec, MigrationSpec), decode_part(one.status, MigrationStatus)
+        assert "n1 would use up to 7.8 of 8 cores" in spec.reason and spec.window == "auto" and not spec.proposed
+        assert one.labels == {AHEAD_LABEL: "n1", GROUP_LABEL: one.name}
+        assert status.window is not None and "no cycle found" in status.window.reason and status.window.quality == 0.0
+        for turn in range(5):
+            await lab.kill_deciders()
+            lab.start_deciders(f"next-{turn}")
+            await lab.pass_time(25)
+        assert await until_phases(lab, "Succeeded", seconds=600) and (await places(lab))["vm-0"] == to
+        await tell(lab, "n1", forecast(lab.clock.now(), 2.0, 3.0))
+        await lab.pass_time(1300)
+        assert len(await ahead(lab)) == 1 and await rooms(lab) == []
+
+
+async def test_a_proposal_holds_nothing_until_it_is_accepted_and_calm_cancels_it(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab, "propose")
+        await until_phases(lab, "Proposed")
+        [one] = await lab.every("migration")
+        status = decode_part(one.status, MigrationStatus)
+        assert await rooms(lab) == [] and status.window is not None and status.target in ("n2", "n3")
+
+        def accept(envelope: Envelope) -> None:
+            spec = msgspec.structs.replace(
+                decode_part(envelope.spec, MigrationSpec), proposed=False, not_before=lab.clock.now() + 3 * HOUR
+            )
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, not_after=None))
+            envelope.generation += 1
+
+        await lab.change(one.key, accept)
+        await until_phases(lab, "Planned")
+
+        async def is_held() -> bool:
+            return len(await rooms(lab)) == 1
+
+        await lab.until(is_held)
+        await tell(lab, "n1", forecast(lab.clock.now(), 2.0))
+        await lab.pass_time(30)
+        assert len(await rooms(lab)) == 1, "one calm look is not enough"
+        await tell(lab, "n1", forecast(lab.clock.now(), 2.0))
+        await until_phases(lab, "Cancelled")
+        await until_none(lab)
+        [one] = await lab.every("migration")
+        assert "no shortage is forecast any more" in decode_part(one.spec, MigrationSpec).reason
+
+
+async def test_a_proposal_that_nobody_accepts_ends_with_its_window_and_rests(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab, "propose")
+        await until_phases(lab, "Proposed")
+        await until_phases(lab, "Cancelled", seconds=4 * HOUR)
+        [one] = await lab.every("migration")
+        assert "nobody accepted it in time" in decode_part(one.status, MigrationStatus).message
+        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await lab.pass_time(60)
+        assert len(await ahead(lab)) == 1
+        assert set((await places(lab)).values()) == {"n1"}
+
+
+async def test_nothing_is_planned_where_it_is_off_or_nothing_is_forecast(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab, "off")
+        await lab.pass_time(60)
+        assert await ahead(lab) == []
+
+        def wants(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {"plans_ahead": "act"})
+
+        await lab.change("/project/-/default", wants)
+        await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))
+        await lab.pass_time(60)
+        assert await ahead(lab) == []
+        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await until_phases(lab, "Planned")
+        for _ in range(2):  # the forecasts go
+            await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))
+            await lab.pass_time(5)
+        await until_phases(lab, "Cancelled")
+        [one] = await lab.every("migration")
+        assert "nothing is forecast any more" in decode_part(one.spec, MigrationSpec).reason
+        await until_none(lab)
+
+
+async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab)
+        [(_, to, _)] = await until_phases(lab, "Planned")
+        other = "n3" if to == "n2" else "n2"
+        await mark(lab, to, cordoned=True)
+        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await lab.pass_time(35)
+        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        found = await until_phases(lab, "Cancelled", "Planned")
+        assert ("vm/vm-0", other, "Planned") in found
+
+        async def is_held() -> bool:
+            return [room.node for room in await rooms(lab)] == [other]
+
+        await lab.until(is_held)
+        await lab.delete("/vm/default/vm-0")
+        await until_phases(lab, "Cancelled", "Cancelled")
+        await until_none(lab)
+        await mark(lab, to, cordoned=False)
+
+
+async def test_a_window_is_chosen_and_better_nodes_are_recommended(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab, "off")
+
+        async def answer(name: str, spec: dict[str, object]) -> RecommendationStatus:
+            await lab.put("recommendation", name, spec)
+
+            async def is_done() -> bool:
+                envelope = await lab.get(f"/recommendation/default/{name}")
+                return envelope is not None and decode_part(envelope.status, RecommendationStatus).phase != "Pending"
+
+            await lab.until(is_done)
+            envelope = await lab.get(f"/recommendation/default/{name}")
+            assert envelope is not None
+            return decode_part(envelope.status, RecommendationStatus)
+
+        asked = await answer("window", {"workload": "vm/vm-1", "migration": {"to": "n2", "window": True}})
+        assert asked.best == "n2" and asked.window is not None and asked.window.quality == 0.0
+        assert 0 < asked.window.start - lab.clock.now() <= 61 and "any time is as good" in asked.window.reason
+        better = await answer("better", {"workload": "vm/vm-1"})
+        assert {one.node for one in better.suggestions} == {"n2", "n3"}
+        first = better.suggestions[0]
+        assert first.gain > 0 and first.bytes > 0 and any("load is more even" in why for why in first.reasons)
+        assert any("n1 is forecast to be short of cores" in why for why in first.reasons)
