@@ -13,7 +13,7 @@ import numpy as np
 from weft.informer.view import Item, View
 from weft.insight.course import HOUR_SECONDS, Course, Shortage, choose_window, expect_hours, find_shortage
 from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, MigrationWindow
-from weft.kinds.profile import ProfileStatus, name_profile
+from weft.kinds.profile import NODE_PROFILE, WORKLOAD_PROFILE, ProfileStatus, name_profile
 from weft.kinds.project import ProjectSpec
 from weft.kinds.rebalance_plan import PlannedStep
 from weft.kinds.report import ReportSpec, ReportStatus
@@ -38,7 +38,7 @@ def preview_shortage(view: View, engine: Engine, asked: ReportSpec, strategy: st
     snapshot, node = engine.snapshot, asked.node or ""
     snapshot.settle()
     row = snapshot.names.index(node) if node in snapshot.names else None
-    profiles = [_read_profile(view, None, "node", name) for name in snapshot.names]
+    profiles = [_read_profile(view, object_key(NODE_PROFILE.name, None, name)) for name in snapshot.names]
     if row is None or profiles[row] is None:
         return ReportStatus(phase="Done", message=f"nothing is forecast of node {node}")
     profile = profiles[row]
@@ -48,7 +48,10 @@ def preview_shortage(view: View, engine: Engine, asked: ReportSpec, strategy: st
         return ReportStatus(phase="Done", message=f"no shortage of {node} is forecast")
     places = list_places(view, snapshot)
     workloads = [place.spec.workload for place in places]
-    asked_of = [_read_profile(view, one.project, one.kind, one.name) for one in workloads]
+    asked_of = [
+        _read_profile(view, object_key(WORKLOAD_PROFILE.name, one.project, name_profile(one.kind, one.name)))
+        for one in workloads
+    ]
     courses = [expect_hours(one, now, HOURS) if one is not None and one.unit == "cores" else None for one in asked_of]
     pairs, _ = read_pairs(snapshot, places)
     own = {pair: rate for pair, rate in pairs.items() if max(pair) < len(places)}
@@ -173,7 +176,6 @@ def _find_mode(view: View, project: str | None) -> str:
     return item.spec(ProjectSpec).plans_ahead if item is not None else ProjectSpec().plans_ahead
 
 
-def _read_profile(view: View, project: str | None, kind: str, name: str) -> ProfileStatus | None:
-    of = "nodeprofile" if kind == "node" else "workloadprofile"
-    item = view.get(object_key(of, project, name_profile(kind, name)))
+def _read_profile(view: View, key: str) -> ProfileStatus | None:
+    item = view.get(key)
     return item.status(ProfileStatus) if item is not None else None
