@@ -47,7 +47,6 @@ from weft.kinds.record import (
     Admission,
     Column,
     Display,
-    Index,
     Kind,
     Lifetime,
     Needs,
@@ -55,7 +54,6 @@ from weft.kinds.record import (
     Reference,
     Verb,
     Workload,
-    uid_of_owner,
 )
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name, check_shared_name
@@ -339,8 +337,6 @@ WORKLOAD = Workload(
     checkpoint_bar=_bar_checkpoint,
 )
 
-CONTAINERS_BY_JOB = Index("containers by job")
-
 CONTAINER = Kind(
     name="container",
     plural="containers",
@@ -348,7 +344,7 @@ CONTAINER = Kind(
     summary="Processes from an OCI image",
     spec=ContainerSpec,
     status=WorkloadStatus,
-    indexes=index_workload(ContainerSpec, WORKLOAD) | {CONTAINERS_BY_JOB: uid_of_owner},
+    indexes=index_workload(ContainerSpec, WORKLOAD),
     references=(
         Reference(
             "image", "spec.image", _images, else_="write an image in a registry with its registry: REGISTRY/{}:TAG"

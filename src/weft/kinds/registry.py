@@ -12,6 +12,7 @@ from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
 from weft.kinds.conversion import CONVERSION
 from weft.kinds.decision import DECISION
+from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.function import FUNCTION
@@ -55,6 +56,7 @@ from weft.objects.schema import suggest
 KINDS: tuple[Kind, ...] = (
     VM,
     CONTAINER,
+    DEPLOYMENT,
     FUNCTION,
     JOB,
     IMAGE,

@@ -81,6 +81,18 @@ def parse_ratio(text: object, field: str = "ratio") -> float:
     return round(value, 3)
 
 
+def parse_share(text: object, field: str = "share") -> float:
+    """A part of the whole from ``5%`` or ``0.05``. Raises InvalidInput naming ``field``."""
+    hint = "write a share from 0 to 100%, like 5% or 0.05"
+    match = None if isinstance(text, bool) else re.fullmatch(rf"({_NUMBER})\s*(%?)", str(text).strip())
+    if match is None:
+        raise _bad(text, field, "a share", hint)
+    value = float(match[1]) / (100 if match[2] else 1)
+    if not 0 <= value <= 1:
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is out of range", field=field, hint=hint)
+    return round(value, 9)
+
+
 def parse_cpu(text: object, field: str = "cpu") -> float:
     """Cores from ``2``, ``0.5`` or ``500m`` (thousandths). Raises InvalidInput naming ``field``."""
     hint = "write cores like 2, 0.5 or 500m"

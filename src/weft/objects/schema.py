@@ -27,6 +27,7 @@ from weft.objects.quantity import (
     parse_duration,
     parse_moment,
     parse_ratio,
+    parse_share,
 )
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ MOST_PROBLEMS = 20  # in the answer about one object
 LONGEST_PATH = 200
 LONGEST_WORD = 64  # longer ones get no suggestion
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
-Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", "moment", ""]
+Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", "share", "moment", ""]
 _UNCOUNTED = ("text", "true", "auto", "fields", "any", "cores")  # types without an article
 _TYPE_WORDS = {  # by msgspec's names
     "array": "a list",
@@ -54,6 +55,7 @@ _QUANTITY_WORDS = {
     "duration": "duration",
     "amount": "count or size",
     "ratio": "number",
+    "share": "share",
     "moment": "time",
 }
 _PARSERS = {
@@ -62,6 +64,7 @@ _PARSERS = {
     "duration": parse_duration,
     "amount": parse_amount,
     "ratio": parse_ratio,
+    "share": parse_share,
     "moment": parse_moment,
 }
 

@@ -17,7 +17,7 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.container import CONTAINER, CONTAINERS_BY_JOB, ContainerSpec
+from weft.kinds.container import CONTAINER, ContainerSpec
 from weft.kinds.job import (
     ENDED,
     JOB,
@@ -29,7 +29,7 @@ from weft.kinds.job import (
     read_task_name,
     task_name,
 )
-from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadStatus
 from weft.kinds.quota import quota_key
 from weft.objects.envelope import Envelope
 from weft.objects.identity import object_key, short_id
@@ -99,7 +99,7 @@ class Jobs:
         uid, after, book = self._books.get(item.key, ("", b"", None))
         if book is None or (uid, after) != (item.uid, raw):
             book = TaskLedger(spec, status)
-        seen = [one for one in (read_seen(item, c) for c in view.find(CONTAINERS_BY_JOB, item.uid)) if one is not None]
+        seen = [one for one in (read_seen(item, c) for c in view.find(WORKLOADS_BY_OWNER, item.uid)) if one is not None]
         waits_for, hopeless = read_dependencies(view, item)
         fitting, excess = None, ""
         if quota is not None:
@@ -228,7 +228,7 @@ def plan_blocked(job: Item, name: str) -> Commit | None:
 
 def plan_removal(view: View, job: Item, now: float) -> Commit | None:
     """Delete what belongs to a deleted job, then release the job."""
-    own = [*view.find(CONTAINERS_BY_JOB, job.uid), *view.find(JOBS_BY_SCHEDULE, job.uid)]
+    own = [*view.find(WORKLOADS_BY_OWNER, job.uid), *view.find(JOBS_BY_SCHEDULE, job.uid)]
     if not own:
         event = Event("Normal", "Deleted", f"{job.envelope.name} was deleted", job.envelope.ref, SOURCE)
         return Commit(job.key, [let_go(job, FINALIZER)], [unchanged(job)], [event])

@@ -7,7 +7,7 @@ from typing import Literal
 
 Health = Literal["running", "changing", "waiting", "degraded", "failed", "unknown", "ended"]
 _PHASES: Mapping[Health, tuple[str, ...]] = {
-    "running": ("Running", "Ready", "Available", "Attached", "Active", "inactive"),
+    "running": ("Running", "Ready", "Available", "Attached", "Active", "inactive", "Promoted"),
     "changing": (
         *(
             "Prolog",
@@ -24,7 +24,17 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
             "Copying",
             "Restoring",
         ),
-        *("Preparing", "Migrating", "Switching", "Finishing", "Stopping", "HandingOver", "Starting", "Undoing"),
+        *(
+            "Preparing",
+            "Migrating",
+            "Switching",
+            "Finishing",
+            "Stopping",
+            "HandingOver",
+            "Starting",
+            "Undoing",
+            "Progressing",
+        ),
     ),
     "waiting": (
         "Pending",
@@ -36,6 +46,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "AwaitingConfirmation",
         "Proposed",
         "pending",
+        "Paused",
     ),
     "degraded": (
         "Cordoned",
@@ -47,6 +58,8 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Failing",
         "Incomplete",
         "NoEndpoints",
+        "RolledBack",
+        "Undecided",
     ),
     "failed": ("Failed", "Rejected", "Refused", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),

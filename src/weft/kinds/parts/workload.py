@@ -32,6 +32,7 @@ from weft.kinds.record import (
     Workload,
     keys_of,
     uid_of,
+    uid_of_owner,
 )
 from weft.kinds.reservation import count_gpus, refuse_larger, refuse_over
 from weft.objects.envelope import Condition, Envelope, decode_part
@@ -50,6 +51,7 @@ CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workloa
 KEPT = ("run", "hold", "restart_generation")
 
 WORKLOADS_BY_UID = Index("workloads by uid")
+WORKLOADS_BY_OWNER = Index("workloads by owner")
 WORKLOADS_BY_IMAGE = Index("workloads by image")
 WORKLOADS_BY_VOLUME = Index("workloads by volume")
 WORKLOADS_BY_NETWORK = Index("workloads by network")
@@ -332,6 +334,7 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
 
     return {
         WORKLOADS_BY_UID: uid_of,
+        WORKLOADS_BY_OWNER: uid_of_owner,
         WORKLOADS_BY_IMAGE: by("image", lambda spec: workload.needs(spec).images),
         WORKLOADS_BY_VOLUME: by("volume", workload.volumes),
         WORKLOADS_BY_NETWORK: by("network", lambda spec: networks_of(spec.networks)),
