@@ -23,6 +23,7 @@ WRITERS = {
     "controllers/conversion": "conversions",
     "controllers/function/egress_endpoints": "addresses",
     "controllers/image": "images",
+    "controllers/deployment": "deployments",
     "controllers/job": "jobs",
     "controllers/migration": "migrations",
     "controllers/topology": "topology",
@@ -121,13 +122,15 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # Those of workloads, snapshots, restores, migrations (roles and moves) and security groups (the rules) and the scheduler write
     # the specs of allocations, which are theirs; drain, rebalancing and plans ahead those of the Migrations that they
     # make, jobs those of their
-    # tasks and runs; conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
+    # tasks and runs, deployments those of their instances;
+    # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/backup/policy",
         "controllers/conversion/controller",
+        "controllers/deployment/controller",
         "controllers/job/controller",
         "controllers/migration/ahead",
         "controllers/migration/controller",

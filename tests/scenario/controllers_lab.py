@@ -22,6 +22,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, LeaseRequest, LeaseStatus, check_lease
+from weft.kinds.fields.service.readiness import ReadinessReport
 from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
@@ -143,6 +144,7 @@ class PretendNode:
         # What containers that run once do here: for how long, and with which exit code they end (see EndsAs).
         self.program: Callable[[AllocationSpec], EndsAs | None] = lambda spec: None
         self.digest = ""  # of the image that containers run here
+        self.ready_for = ""  # uid of a service whose check all that runs here passes
         self.stuck = ""  # why they can't be begun here
         self.began: list[str] = []  # names of those, each time one began
 
@@ -237,6 +239,8 @@ class PretendNode:
             new.ended, new.exit_code = True, 143 if old.state == "running" else None
         if spec.once and spec.desired == "run" and self.stuck:
             new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
+        if self.ready_for and new.state == "running":
+            new.readiness = {self.ready_for: ReadinessReport(ready=True)}
         new.image = self.digest if spec.container is not None else ""
         self.running[envelope.uid] = new
         self.specs[envelope.uid] = spec

@@ -21,6 +21,7 @@ from tests.scenario import (
     test_backups,
     test_controllers_bad_days,
     test_conversions,
+    test_deployments,
     test_disruption_budgets,
     test_drain,
     test_gangs,
@@ -100,6 +101,12 @@ RELIES_ON = {
     "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 2": "endpoint at and goes, node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
+    "controllers/deployment/controller.py plan_blocked": "deployment at",
+    "controllers/deployment/controller.py plan_removal 1": "deployment at and goes",
+    "controllers/deployment/controller.py plan_removal 2": "deployment at, workload at",
+    "controllers/deployment/controller.py plan_writes": (
+        "deployment at, workload absent, workload at, quota at, disruptionbudget at"
+    ),
     "controllers/garbage_collector.py plan": "recommendation at and goes, report at and goes",
     "controllers/garbage_collector.py plan_item": (
         "workload absent, workload at, service absent, decision at and goes, endpoint at and goes, "
@@ -424,6 +431,9 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_rebalance_automatic.test_automatic_plans_need_forecasts_that_agree_and_keep_to_their_budget,
     test_rebalance_automatic.test_undo_of_a_plan_whose_target_was_filled_since_ends_without_waiting,
     test_jobs.test_the_winner_waits_until_the_room_is_really_free,
+    test_deployments.test_an_update_replaces_the_instances_and_an_undo_brings_the_old_ones_back,
+    test_deployments.test_a_change_that_running_guests_can_take_replaces_none,
+    test_deployments.test_an_instance_that_is_no_deployments_own_is_left_alone,
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,
     test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,

@@ -17,12 +17,12 @@ MAKERS = {
     "allocation": {"scheduler", "workload"},
     "endpoint": {"addresses", "scheduler", "workload", "conversions", "services"},
     "decision": {"scheduler"},
-    "container": {"API server", "jobs", "conversions"},
+    "container": {"API server", "jobs", "deployments", "conversions"},
     "networktopology": {"topology"},
     "migration": {"API server", "scheduler", "rebalance", "plans ahead"},  # the scheduler's for suspended VMs (0145)
     "report": {"API server", "rebalance policies", "plans ahead"},
     "rebalanceplan": {"API server", "rebalance policies"},
-    "vm": {"API server", "conversions"},
+    "vm": {"API server", "deployments", "conversions"},
     "publishedport": {"API server", "conversions"},
     "recommendation": {"API server", "conversions"},
     "snapshot": {"API server", "restores"},  # that controller's keep what a restore in place replaces
@@ -43,6 +43,7 @@ REMOVERS = {
     "vm": {"workload"},
     "container": {"workload"},
     "job": {"jobs"},
+    "deployment": {"deployments"},
     "snapshot": {"snapshots"},
 }
 SPEC_WRITERS = {
@@ -51,8 +52,8 @@ SPEC_WRITERS = {
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses", "services"},
     "migration": {"API server", "rebalance", "plans ahead"},
-    "container": {"API server", "jobs", "conversions"},
-    "vm": {"API server", "conversions"},
+    "container": {"API server", "jobs", "deployments", "conversions"},
+    "vm": {"API server", "deployments", "conversions"},
     "publishedport": {"API server", "conversions"},
 }
 STATUS_WRITERS = {
@@ -63,8 +64,8 @@ STATUS_WRITERS = {
     "token": {"API server"},
 }
 MARKERS = {
-    "container": {"API server", "jobs", "conversions"},
-    "vm": {"API server", "conversions"},
+    "container": {"API server", "jobs", "deployments", "conversions"},
+    "vm": {"API server", "deployments", "conversions"},
     "conversion": {"API server", "garbage"},
     "allocation": {"workload", "migrations", "scheduler"},  # the scheduler of leases that begin elsewhere
     "migration": {"API server", "garbage"},

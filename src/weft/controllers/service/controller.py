@@ -1,9 +1,9 @@
 """Gives each service its address, and finds its endpoints: which workloads its selector matches, which of them are ready, and how
 new connections are split among them.
 
-Reads services, workloads, allocations with their reports, networks, nodes; writes service.status, the service's endpoint (its
-spec tells nodes where its address leads) and publishedport.status of its published ports. Woken by what changes of these: a
-workload's change wakes the services that its labels may match.
+Reads services, workloads, deployments, allocations with their reports, networks, nodes; writes service.status, the service's
+endpoint (its spec tells nodes where its address leads) and publishedport.status of its published ports. Woken by what changes of
+these: a workload's change wakes the services that its labels may match.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.loop import Plan
-from weft.controllers.service.facts import find_network, read_members
+from weft.controllers.service.facts import find_network, read_members, read_split, services_of_deployment
 from weft.controllers.service.plan import Member, plan_endpoints, round_shares
 from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, make_endpoint, which_joins
 from weft.informer.commit import Commit, edit, put, unchanged
@@ -22,6 +22,7 @@ from weft.informer.shares import describe_missing
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec
+from weft.kinds.deployment import DeploymentStatus
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.endpoint import (
     ENDPOINTS_BY_WORKLOAD,
@@ -63,7 +64,7 @@ LACKING_SECONDS = 5.0
 
 class Services:
     name = "services"
-    kinds = ("service", *WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node")
+    kinds = ("service", "deployment", *WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node")
 
     def __init__(self) -> None:
         self._book = AddressBook()
@@ -76,6 +77,9 @@ class Services:
             case "endpoint":
                 self._book.notice_endpoint(change)
                 return _service_of(view, change.item.spec(EndpointSpec).workload)
+            case "deployment":
+                if has_changed(change, lambda item: (item.uid, item.status(DeploymentStatus).split)):
+                    return services_of_deployment(view, change.item)
             case "publishedport":
                 return _service_of(view, change.item.spec(PublishedPortSpec).workload)
             case "network":
@@ -118,7 +122,9 @@ class Services:
             why += "is being created" if network is not None else describe_missing(service, _network_of(service))
             return plan_status(service, ServiceStatus(reason="networkNotReady", message=why), [], []), False
         members = read_members(view, service, network)
-        endpoints, more = plan_endpoints(members, read_weights(service.spec(ServiceSpec)), {})
+        endpoints, more = plan_endpoints(
+            members, read_weights(service.spec(ServiceSpec)), read_split(view, service, members)
+        )
         served = make_served(service.spec(ServiceSpec), endpoints)
         writes: list[Write] = []
         preconditions: list[Precondition] = []

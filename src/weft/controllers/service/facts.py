@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from weft.controllers.allocation.active import active_allocation
-from weft.controllers.service.plan import DRAINING, Member
+from weft.controllers.service.plan import DRAINING, Member, Split
 from weft.informer.shares import find_named
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current
+from weft.kinds.deployment import (
+    DEPLOYMENT,
+    DEPLOYMENT_LABEL,
+    DRAINING_LABEL,
+    REVISION_LABEL,
+    DeploymentSpec,
+    DeploymentStatus,
+)
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
-from weft.kinds.service import ServiceSpec, ServiceStatus, is_matched
-from weft.objects.identity import named_key
+from weft.kinds.service import SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
+from weft.objects.identity import named_key, object_key
 from weft.objects.lifecycle import Phase
 
-DRAINING_LABEL = "weft/draining"
-DEPLOYMENT_LABEL, REVISION_LABEL = "weft/deployment", "weft/revision"
 NOT_CHECKED = "not checked yet"
 
 
@@ -62,6 +70,26 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
         return _with(found, trouble=f"it has no NIC in network {service.spec(ServiceSpec).network}")
     trouble = _find_trouble(workload, spec, allocation.report(AllocationReport), service.uid, was_ready=was_ready)
     return _with(found, address=address, trouble=trouble)
+
+
+def read_split(view: View, service: Item, members: Sequence[Member]) -> Split:
+    """How the deployments of ``members`` split requests among their revisions, those that do."""
+    found: dict[str, dict[str, int]] = {}
+    for name in {one.deployment for one in members if one.deployment}:
+        deployment = view.get(object_key(DEPLOYMENT.name, service.envelope.project, name))
+        shares = deployment.status(DeploymentStatus).split if deployment is not None else []
+        if shares:
+            found[name] = {str(share.revision): share.per_mille for share in shares}
+    return found
+
+
+def services_of_deployment(view: View, deployment: Item) -> list[str]:
+    """The services that may match instances of a deployment."""
+    of, spec = deployment.envelope, deployment.spec(DeploymentSpec)
+    labels = {DEPLOYMENT_LABEL: of.name, **spec.labels}
+    for revision in deployment.status(DeploymentStatus).revisions:
+        labels |= revision.labels
+    return [item.key for word in words_of_labels(of.project, labels) for item in view.find(SERVICES_BY_LABEL, word)]
 
 
 def _find_trouble(

@@ -32,6 +32,7 @@ MOMENTS = {
     *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "counted_at"),
     *("until", "time", "locked_until", "failing_since", "next_attempt_at"),
     *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
+    *("progressed_at", "step_since"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
@@ -40,6 +41,7 @@ QUANTITIES = {
     *("latency_ms", "bandwidth_mbps", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
+    *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),

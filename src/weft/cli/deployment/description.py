@@ -1,0 +1,73 @@
+"""A deployment's revisions, and why a rollout is where it is, as text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weft.cli.output.local_time import render_time
+from weft.kinds.deployment import DRAINING_LABEL, REVISION_LABEL
+from weft.kinds.fields.cells import dig
+from weft.objects.quantity import format_duration
+
+Object = Mapping[str, Any]
+_MOST_FIELDS = 4
+
+
+def describe_revisions(deployment: Object) -> list[dict[str, Any]]:
+    """One row for each kept revision, newest first, with the fields that differ from the one before."""
+    kept = sorted(dig(deployment, "status.revisions", []), key=lambda one: one["number"])
+    rows, before = [], None
+    for one in kept:
+        template = one["template"]
+        changed = sorted(name for name, value in template.items() if before is not None and before.get(name) != value)
+        more = f" and {len(changed) - _MOST_FIELDS} more" if len(changed) > _MOST_FIELDS else ""
+        rows.append(
+            {
+                "revision": one["number"],
+                "outcome": one.get("outcome") or "in progress",
+                "created": render_time(one.get("created_at", 0.0)),
+                "image": template.get("image", ""),
+                "changes": ", ".join(changed[:_MOST_FIELDS]) + more,
+            }
+        )
+        before = template
+    return rows[::-1]
+
+
+def explain_rollout(deployment: Object, instances: Sequence[Object]) -> str:
+    """What it does, what it waits for, and where each instance stands."""
+    status, strategy = deployment.get("status") or {}, dig(deployment, "spec.strategy", {})
+    name, phase = deployment["name"], status.get("phase", "Progressing")
+    doing = "goes back to" if status.get("back") else "is at" if phase == "Promoted" else "goes to"
+    lines = [f"deployment/{name} {doing} revision {status.get('revision', 0)} ({status.get('strategy')}): {phase}"]
+    if status.get("stable") and status["stable"] != status.get("revision"):
+        lines.append(f"  a rollback goes to revision {status['stable']}")
+    lines.append(f"  {_describe_rule(deployment, strategy)}")
+    shares = status.get("split") or ()
+    lines += [f"  revision {one['revision']} gets {one['per_mille'] / 10:g} % of the requests" for one in shares]
+    said = [word for word in ("no_surge", "message", "verdict") if status.get(word)]
+    lines += [f"  {word.replace('_', ' ')}: {status[word]}" for word in said]
+    lines.append("")
+    for one in instances:
+        revision = (one.get("labels") or {}).get(REVISION_LABEL, "?")
+        drains = ", finishes its connections" if DRAINING_LABEL in (one.get("labels") or {}) else ""
+        leaves = ", is being deleted" if one.get("deleting_since") else ""
+        why = dig(one, "status.message") or dig(one, "status.reason") or ""
+        where = f" on {node}" if (node := dig(one, "status.node")) else ""
+        lines.append(
+            f"  {one['name']}  revision {revision}  {dig(one, 'status.phase', 'Pending')}{where}{drains}{leaves}"
+            + (f": {why}" if why else "")
+        )
+    return "\n".join(lines)
+
+
+def _describe_rule(deployment: Object, strategy: Mapping[str, Any]) -> str:
+    replicas, kind = dig(deployment, "spec.replicas", 0), strategy.get("type", "rolling")
+    timeout = format_duration(float(strategy.get("health_check_timeout", 0.0)))
+    least = max(0, replicas - strategy.get("max_unavailable", 1))
+    back = "goes back" if strategy.get("rollback_on_failure") or kind == "canary" else "waits for people"
+    return (
+        f"{replicas} instances, never fewer than {least} healthy, at most {replicas + strategy.get('max_surge', 1)} "
+        f"in a rolling update; a failure, or {timeout} without progress: it {back}"
+    )

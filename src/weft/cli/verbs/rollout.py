@@ -1,0 +1,120 @@
+"""`weft rollout status web`: how an update of a deployment goes; pause, resume or undo it, and explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, usage
+from weft.cli.deployment.description import describe_revisions, explain_rollout
+from weft.cli.deployment.preview import list_instances
+from weft.cli.output.formats import print_data, print_items
+from weft.cli.output.table import make_columns
+from weft.cli.session import Session
+from weft.cli.wait.finish import finish_one, plan_wait
+from weft.cli.wait.follow import follow_to_end
+from weft.cli.wait.progress import Progress
+from weft.kinds.deployment import DEPLOYMENT, describe_progress
+from weft.kinds.fields.cells import dig
+from weft.kinds.record import Kind
+
+_ACTS = ("status", "pause", "resume", "undo", "history", "explain")
+_NOT_PROMOTED = 1
+_FIELDS = ("phase", "strategy", "revision", "ready", "updated", "verdict")
+_TITLES = ("REVISION>", "OUTCOME!", "CREATED", "IMAGE~", "CHANGES~")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["act"], type=click.Choice(_ACTS), metavar="|".join(_ACTS)),
+        click.Argument(["names"], nargs=-1, metavar="NAME", shell_complete=complete_name(DEPLOYMENT.name)),
+        click.Option(
+            ["--watch", "-w"], is_flag=True, help="With status: show the progress until the rollout has ended."
+        ),
+        _to(),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+
+
+def undo_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [options.targets(kind, many=False), _to(), *options.waits(), options.output()]
+    return options.build(verb, "Go back to an earlier revision.", _undo, kind, params)
+
+
+def _to() -> click.Option:
+    return click.Option(
+        ["--to", "--to-revision", "to"],
+        type=click.IntRange(1),
+        metavar="N",
+        help="With undo: the revision to go back to. [the one before]",
+    )
+
+
+def _undo(session: Session, kind: Kind | None, words: tuple[str, ...], to: int | None) -> int | None:
+    target = find_one(session, kind, words, (DEPLOYMENT.name,), "give one NAME")
+    return _run(session, None, "undo", (target.name,), watch=False, to=to)
+
+
+def _run(
+    session: Session, kind: Kind | None, act: str, names: tuple[str, ...], watch: bool, to: int | None
+) -> int | None:
+    if len(names) != 1:
+        raise usage(f"{act} takes the name of one deployment", f"weft rollout {act} NAME   weft deployment list")
+    if to is not None and act != "undo":
+        raise usage("--to goes with undo", f"weft rollout undo {names[0]} --to {to}")
+    target = Target(DEPLOYMENT, names[0].removeprefix(f"{DEPLOYMENT.name}/"))
+    if act in ("pause", "resume", "undo"):
+        body = {"revision": to} if to is not None else {}
+        obj = session.client.verb(DEPLOYMENT.name, target.name, act, body)
+        return finish_one(session, target, obj, act, "paused" if act == "pause" else "")
+    obj = session.client.get(DEPLOYMENT.name, target.name)
+    if act == "status":
+        return _watch(session, target, obj) if watch else show_status(session, target, obj)
+    if act == "history":
+        rows = describe_revisions(obj)
+        cells = [[str(row[field]) for field in ("revision", "outcome", "created", "image", "changes")] for row in rows]
+        print_items(session, rows, [target.name], (make_columns(*_TITLES), cells), "there are no revisions yet")
+        return OK
+    instances = list_instances(session, obj)
+    if session.is_document:
+        print_data(session, {**read_status(obj), "message": dig(obj, "status.message", "")})
+    else:
+        print(explain_rollout(obj, instances))
+    return OK
+
+
+def read_status(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """What programs read of a rollout. Pure."""
+    status = obj.get("status") or {}
+    found = {name: status.get(name, "") for name in _FIELDS}
+    if dig(obj, "status.observed_generation", 0) < obj.get("generation", 1) and not status.get("message"):
+        found |= {"phase": "Progressing", "verdict": ""}  # nothing was done about the newest change yet
+    return found
+
+
+def show_status(session: Session, target: Target, obj: Mapping[str, Any]) -> int:
+    """Print how it is now; OK only if its last update ended promoted."""
+    status = read_status(obj)
+    if session.is_document:
+        print_data(session, status)
+    else:
+        print(f"{target.what}  {status['phase']} ({status['strategy']})   {describe_progress(obj)}".rstrip())
+        if status["verdict"]:
+            print(status["verdict"])
+    return OK if status["phase"] == "Promoted" else _NOT_PROMOTED
+
+
+def _watch(session: Session, target: Target, obj: dict[str, Any]) -> int:
+    wait = plan_wait(obj, target, "wait")
+    assert wait is not None
+    result = follow_to_end(session, wait, Progress, f"the rollout goes on; undo: weft rollout undo {target.name}")
+    return result if isinstance(result, int) else show_status(session, target, result.obj or obj)

@@ -1,0 +1,83 @@
+"""What a deployment's plan is made of, as values: its instances, what budgets and quota allow, and what requests told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.kinds.deployment import DeploymentSpec, DeploymentStatus
+
+# lost: its node sends nothing, so it may still run; failed: it ended, and won't begin again by itself; rests: people stopped it.
+State = Literal["coming", "healthy", "unhealthy", "failed", "lost", "rests"]
+Key = tuple[int, int]  # revision and slot
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One VM or container of the deployment."""
+
+    name: str
+    revision: int
+    slot: int
+    attempt: int = 1
+    state: State = "coming"
+    since: float = 0.0  # it is in this state, or was created: unix seconds
+    deleting: bool = False
+    draining_since: float | None = None
+    restarts: int = 0
+    unplaced: str = ""  # why no node takes it
+    trouble: str = ""  # why it isn't healthy
+    budgets: tuple[str, ...] = ()  # keys of the disruption budgets that count it
+    held: str = ""  # what one of them says, if it may not go down now
+    in_place: bool = False  # it can take the template of the wanted revision while it runs
+
+    @property
+    def key(self) -> Key:
+        return self.revision, self.slot
+
+    @property
+    def serves(self) -> bool:
+        return self.state == "healthy" and self.draining_since is None and not self.deleting
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the requests of a step said so far. ``wait``: nothing yet."""
+
+    word: Literal["wait", "good", "bad"]
+    why: str  # a sentence for people
+    requests: int = 0  # judged ones, of the new revision
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    spec: DeploymentSpec
+    status: DeploymentStatus
+    instances: Sequence[Instance]
+    now: float  # unix seconds
+    generation: int = 1
+    drain_seconds: float = 0.0  # for which an instance goes on with its connections before it is deleted
+    left: Mapping[str, int] = {}  # how many more workloads each disruption budget lets go down, by its key
+    fitting: int | None = None  # how many more instances the project's quota has amounts for; None: any number
+    excess: str = ""  # a sentence on what one more would exceed
+    verdict: Verdict = Verdict("wait", "")
+    judged: bool = False  # requests to the instances are counted
+
+
+class NewInstance(msgspec.Struct, frozen=True):
+    revision: int
+    slot: int
+    attempt: int
+
+
+class Outcome(msgspec.Struct):
+    """What to write. An instance is in one of the lists at most."""
+
+    status: DeploymentStatus
+    make: list[NewInstance] = []
+    change: list[tuple[Instance, int]] = []  # gets the template of this revision in place
+    drain: list[Instance] = []
+    undrain: list[Instance] = []
+    delete: list[Instance] = []
+    requeue_after: float | None = None  # seconds after which to plan again even if nothing changes
+    events: list[tuple[Literal["Normal", "Warning"], str, str]] = []  # kind, reason and sentence

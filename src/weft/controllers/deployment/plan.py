@@ -1,0 +1,633 @@
+"""What a deployment does next with its instances: facts in, what to make, change, drain and delete out. Pure.
+
+Each slot has a revision, and the slots stand in the status: whichever process dies when, an instance that is missing is made again
+in its slot's revision, under a name that follows from both. Three rules hold in every phase: no healthy instance goes if fewer than
+``replicas - max_unavailable`` would be left; a rollback needs nothing of what is broken; and whatever waits has a deadline, after
+which the rollout ends with a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.controllers.deployment.facts import Facts, Instance, Key, NewInstance, Outcome
+from weft.kinds.deployment import (
+    MOST_REVISIONS_BYTES,
+    DeploymentStatus,
+    Revision,
+    TrafficShare,
+    mark_template,
+)
+from weft.kinds.quota import REASON as OVER_QUOTA
+from weft.objects.quantity import format_duration
+
+REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced
+LOST_SECONDS = 60.0  # after which one on a silent node is
+CRASHES = 2  # restarts of a new instance that mean it fails
+LOOK_SECONDS = 5.0  # between two looks at what requests say, or at a quota
+MOST_AT_ONCE = 50  # instances in one commit, beside the deployment
+MOST_BYTES = 600_000
+_ENVELOPE_BYTES = 1500
+_MOST_DELETED, _MOST_CHANGED = 20, 10
+_ORDER = ("healthy", "coming", "unhealthy", "rests", "failed", "lost")
+_NAMED = 4
+
+
+def plan_deployment(facts: Facts) -> Outcome:
+    """What to do now."""
+    return _Planner(facts).plan()
+
+
+class _Planner:
+    def __init__(self, facts: Facts) -> None:
+        self._facts, self._spec, self._now = facts, facts.spec, facts.now
+        old = facts.status
+        self._status = status = replace(old, slots=list(old.slots), revisions=list(old.revisions))
+        status.message = status.reason = ""
+        self._out = Outcome(status)
+        self._live = [one for one in facts.instances if not one.deleting]
+        self._gone: set[str] = set()  # names of those that go in this plan
+        self._taken: set[Key] = set()  # that an instance gets in place
+        self._left = dict(facts.left)
+        self._waits: list[str] = []  # what it waits for, as sentences
+        self._granted = self._retries = self._has_deadline = self._has_begun = False
+        size = len(msgspec.json.encode(facts.spec.template)) + _ENVELOPE_BYTES
+        self._most = max(1, min(MOST_AT_ONCE, MOST_BYTES // size))
+
+    def plan(self) -> Outcome:
+        status = self._status
+        queued = self._take_spec()
+        self._fit_slots()
+        self._set_pause()
+        if self._has_begun:
+            self._requeue(0.1)  # what can be had in place is known by then
+        elif status.stage == "keep":
+            self._keep()
+        elif status.stage == "test" and (status.phase == "Progressing" or status.awaits):
+            self._test()
+        elif status.stage == "roll" and status.phase == "Progressing":
+            self._roll()
+        self._replace()
+        self._remove()
+        self._fill()
+        if self._has_deadline and status.phase == "Progressing":
+            self._check_deadline()
+        self._finish()
+        self._count()
+        self._out.delete, self._out.drain = self._out.delete[:_MOST_DELETED], self._out.drain[:_MOST_DELETED]
+        if queued:
+            self._waits.insert(0, queued)
+        if not status.message:
+            status.message = "; ".join(dict.fromkeys(self._waits))[:400]
+        return self._out
+
+    # What people want.
+
+    def _take_spec(self) -> str:
+        """Begin a rollout if the template asks for one; a sentence if that waits for another rollout to end."""
+        status, spec = self._status, self._spec
+        mark = mark_template(spec.template, spec.labels)
+        if spec.resumes > status.resumes:
+            self._resume()
+        if (mark, spec.rollout) == (status.template, status.rollout):
+            status.observed_generation = self._facts.generation
+            return ""
+        known = next((one for one in status.revisions if mark_template(one.template, one.labels) == mark), None)
+        number = known.number if known is not None else max((one.number for one in status.revisions), default=0) + 1
+        is_busy = status.phase in ("Progressing", "Paused") and status.stage in ("test", "roll")
+        if is_busy and status.stable and number != status.stable:
+            return f"a change of the template waits for the end of the rollout of revision {status.revision}"
+        if known is None:
+            new = Revision(number=number, template=spec.template, labels=spec.labels, created_at=self._now)
+            status.revisions.append(new)
+        status.template, status.rollout, status.observed_generation = mark, spec.rollout, self._facts.generation
+        self._begin(number, back=known is not None and 0 < number <= status.stable)
+        return ""
+
+    def _begin(self, number: int, *, back: bool, why: str = "") -> None:
+        status, spec = self._status, self._spec
+        is_same = number == status.revision == status.stable and status.stage in ("", "keep")
+        leaves, self._retries, self._has_begun = status.revision, True, True
+        status.strategy, status.revision, status.back = spec.strategy.type, number, back and not is_same
+        status.started_at = status.progressed_at = self._now
+        status.step, status.step_since, status.ended_at = 0, None, None
+        status.awaits, status.no_surge, status.verdict, status.phase = False, "", why, "Progressing"
+        if is_same:
+            status.stage, status.split = "", []
+            self._end("Promoted", f"revision {number} is what runs already: nothing changes")
+            return
+        if status.back:
+            self._mark_outcome(leaves, "RolledBack")
+            status.split = _split({number: 1000, leaves: 0}) if status.split else []
+            self._give_up_broken()
+        else:
+            self._mark_outcome(number, "")
+        is_tested = not back and status.stable and spec.strategy.type != "rolling"
+        status.stage = "test" if is_tested else "roll"
+        if is_tested:
+            status.split = _split({status.stable: 1000, number: 0})
+        doing = "rolling back to" if back else "rolling out"
+        self._note(
+            "Normal", "RolloutStarted", f"{doing} revision {number} ({status.strategy})" + (f": {why}" if why else "")
+        )
+
+    def _give_up_broken(self) -> None:
+        """Free the slots of whatever doesn't serve: a rollback waits for none of it."""
+        status = self._status
+        for slot in self._old_slots():
+            if not self._is_served((status.slots[slot], slot)):
+                status.slots[slot] = status.revision
+
+    def _resume(self) -> None:
+        status = self._status
+        status.resumes = self._spec.resumes
+        self._granted, status.awaits = status.awaits, False
+        if status.phase == "Undecided" and status.stage and not self._granted:
+            status.verdict, status.no_surge, self._retries, status.step_since = "", "", True, None
+        if status.phase in ("Undecided", "Paused"):
+            status.phase, status.ended_at, status.progressed_at = "Progressing", None, self._now
+
+    def _set_pause(self) -> None:
+        status = self._status
+        if status.stage not in ("test", "roll") or status.phase == "Undecided":
+            return
+        if self._spec.paused and not status.back:
+            status.phase, status.message = "Paused", "paused; weft rollout resume goes on"
+        elif status.awaits:
+            status.phase = "Paused"
+            status.message = f"{status.verdict}; weft rollout resume promotes, weft rollout undo goes back"
+        elif status.phase == "Paused":
+            status.phase, status.progressed_at = "Progressing", self._now
+            status.step_since = self._now if status.step_since is not None else None
+
+    def _fit_slots(self) -> None:
+        status = self._status
+        proven = status.stable if status.stage and status.stable and not status.back else status.revision
+        status.replicas = self._spec.replicas
+        status.slots = status.slots[: status.replicas] + [proven] * (status.replicas - len(status.slots))
+
+    # What there is.
+
+    def _find(self, key: Key) -> Instance | None:
+        """The best instance of a slot in a revision."""
+        found = [one for one in self._live if one.key == key and one.name not in self._gone]
+        return min(found, key=lambda one: (_ORDER.index(one.state), one.attempt), default=None)
+
+    def _wanted(self) -> list[Key]:
+        status = self._status
+        keys = [(revision, slot) for slot, revision in enumerate(status.slots)]
+        if status.stage == "test":
+            keys += [(status.revision, slot) for slot in range(self._count_tested())]
+        elif status.stage == "roll":
+            beside = {one.key for one in self._live if one.revision == status.revision and one.name not in self._gone}
+            keys += sorted(key for key in beside if key[1] < len(status.slots))
+        elif status.stage == "keep":
+            old = {one.key for one in self._live if one.revision != status.revision}
+            keys += sorted(key for key in old if key[1] < len(status.slots))
+        return list(dict.fromkeys(keys))
+
+    def _count_tested(self) -> int:
+        status, replicas = self._status, len(self._status.slots)
+        if status.strategy == "blue-green":
+            return replicas
+        return min(replicas, max(1, math.ceil(replicas * self._share())))
+
+    def _share(self) -> float:
+        strategy = self._spec.strategy
+        if self._status.strategy == "blue-green":
+            return strategy.traffic_split
+        return strategy.canary_steps[min(self._status.step, len(strategy.canary_steps) - 1)]
+
+    def _serving(self) -> int:
+        slots = len(self._status.slots)
+        return sum(one.serves and one.slot < slots and one.name not in self._gone for one in self._live)
+
+    @property
+    def _floor(self) -> int:
+        return max(0, len(self._status.slots) - self._spec.strategy.max_unavailable)
+
+    # One step of a rollout.
+
+    def _find_broken(self) -> str:
+        """What shows that the new revision fails; "" if nothing does."""
+        status = self._status
+        if status.back or not status.stable:
+            return ""
+        for one in self._live:
+            if one.revision == status.revision and (one.state == "failed" or one.restarts >= CRASHES):
+                if self._retries:  # of an earlier rollout
+                    self._delete(one)
+                    continue
+                why = one.trouble or "it failed"
+                return (
+                    f"{one.name}: {why}"
+                    if one.state == "failed"
+                    else f"{one.name} restarted {one.restarts} times: {why}"
+                )
+        return ""
+
+    def _test(self) -> None:
+        """New instances run beside all old ones until they are judged."""
+        status = self._status
+        if broken := self._find_broken():
+            return self._fail(broken)
+        wanted = [(status.revision, slot) for slot in range(self._count_tested())]
+        found = [self._find(key) for key in wanted]
+        if unplaced := next((one for one in found if one is not None and one.unplaced), None):
+            beside = "the parallel set" if status.strategy == "blue-green" else "a canary"
+            return self._fail(f"no node has capacity for {beside}: {unplaced.name}: {unplaced.unplaced}")
+        if not all(one is not None and one.serves for one in found):
+            self._await(key for key, one in zip(wanted, found, strict=True) if one is None or not one.serves)
+            self._has_deadline = status.phase == "Progressing"
+            return None
+        per_mille = round(self._share() * 1000)
+        if status.step_since is None or status.step_since > self._now:
+            status.step_since = self._now
+            text = f"revision {status.revision} is healthy on {len(found)} instances beside the old ones"
+            self._note("Normal", "StepStarted", f"{text}, and gets {per_mille / 10:g} % of the requests")
+        status.split = _split({status.stable: 1000 - per_mille, status.revision: per_mille})
+        if self._granted:
+            more = status.strategy == "canary" and status.step + 1 < len(self._spec.strategy.canary_steps)
+            why = f"a person promoted revision {status.revision}" + (f" ({status.verdict})" if status.verdict else "")
+            return self._advance(why) if more else self._pass(why)
+        if self._facts.verdict.word == "bad":
+            return self._fail(self._facts.verdict.why)
+        if status.awaits:
+            return None
+        if status.strategy == "blue-green" and not (per_mille and self._spec.strategy.auto_promote):
+            why = f"revision {status.revision} is healthy on all {len(found)} instances beside the old ones"
+            return self._pass(why) if self._spec.strategy.auto_promote else self._hold(why)
+        return self._judge()
+
+    def _judge(self) -> None:
+        status, strategy, verdict = self._status, self._spec.strategy, self._facts.verdict
+        assert status.step_since is not None
+        left = status.step_since + strategy.monitor_duration - self._now
+        if left > 0:
+            part = (
+                f"step {status.step + 1} of {len(strategy.canary_steps)}" if status.strategy == "canary" else "the set"
+            )
+            judged = verdict.why or "no requests yet"
+            self._waits.append(f"{part} is watched for {format_duration(strategy.monitor_duration)}: {judged}")
+            return self._requeue(min(left, LOOK_SECONDS))
+        if verdict.word == "good":
+            return self._advance(verdict.why)
+        if not self._facts.judged:
+            restarts = sum(one.restarts for one in self._live if one.revision == status.revision)
+            if not restarts:
+                healthy = f"revision {status.revision} was healthy for {format_duration(strategy.monitor_duration)}"
+                return self._advance(f"{healthy} without a restart; no requests were judged")
+        why = f"undecided: {verdict.why or 'no requests came'}"
+        if strategy.on_undecided == "promote":
+            return self._advance(f"{why}; promoted, as on_undecided says")
+        if strategy.on_undecided == "revert":
+            return self._fail(f"{why}; reverted, as on_undecided says", reverts=True)
+        self._end("Undecided", why)
+        status.awaits = True
+        return None
+
+    def _advance(self, why: str) -> None:
+        """Go on with the next step, or end the test."""
+        status, steps = self._status, self._spec.strategy.canary_steps
+        if status.strategy == "canary" and status.step + 1 < len(steps):
+            status.step, status.step_since, status.progressed_at = status.step + 1, None, self._now
+            self._note("Normal", "StepPassed", f"step {status.step} of {len(steps)} passed: {why}")
+            return
+        if self._spec.strategy.auto_promote:
+            self._pass(why)
+        else:
+            self._hold(why)
+
+    def _hold(self, why: str) -> None:
+        self._status.awaits, self._status.verdict = True, why
+        self._set_pause()
+        self._note("Normal", "AwaitsPromotion", why)
+
+    def _pass(self, why: str) -> None:
+        """The new revision takes over: blue-green by the split alone, since its whole set is there."""
+        status = self._status
+        status.verdict, status.progressed_at = why, self._now
+        if status.strategy == "blue-green":
+            old, status.slots = status.stable, [status.revision] * len(status.slots)
+            status.stage, status.split = "keep", _split({status.revision: 1000, old: 0})
+            self._end("Promoted", why)
+        else:
+            status.stage, status.split = "roll", []
+
+    def _keep(self) -> None:
+        """The old set stays a while after the switch."""
+        status = self._status
+        left = (status.ended_at or self._now) + self._spec.strategy.keep_old - self._now
+        if left > 0 and any(one.revision != status.revision for one in self._live):
+            return self._requeue(left)
+        status.stage, status.split = "", []
+
+    def _roll(self) -> None:
+        """Replace old instances by new ones."""
+        status, target = self._status, self._status.revision
+        if broken := self._find_broken():
+            return self._fail(broken)
+        if status.back or not status.stable:
+            self._give_up_broken()
+        for slot in self._old_slots():
+            if self._is_served((target, slot)):
+                status.slots[slot], status.progressed_at = target, self._now
+        if old := self._old_slots():
+            self._roll_next(old)
+        if status.revision != target or status.phase != "Progressing":
+            return None
+        unserved = [(target, slot) for slot in range(len(status.slots)) if not self._is_served((target, slot))]
+        left = self._old_slots()
+        self._await(key for key in unserved if key[1] not in left or self._find(key) is not None)
+        self._has_deadline = True
+        return None
+
+    def _roll_next(self, old: Sequence[int]) -> None:
+        status, strategy, target = self._status, self._spec.strategy, self._status.revision
+        fits = [slot for slot in old if (one := self._find((status.slots[slot], slot))) is not None and one.in_place]
+        if fits:
+            return self._change_in_place(fits)
+        beside = [slot for slot in old if self._find((target, slot)) is not None]
+        unplaced = next((one for slot in beside if (one := self._find((target, slot))) and one.unplaced), None)
+        if unplaced is not None and not status.no_surge:
+            status.no_surge = unplaced.unplaced
+            text = f"no node has capacity for a further instance ({unplaced.unplaced}): max_unavailable counts instead"
+            self._note("Warning", "NoSurge", text)
+        if status.no_surge:
+            for slot in beside:
+                one = self._find((target, slot))
+                if one is not None and not one.serves:
+                    self._delete(one)
+        if strategy.max_surge and not status.no_surge:
+            missing = sum(self._find((revision, slot)) is None for slot, revision in enumerate(status.slots))
+            free = len(status.slots) + strategy.max_surge - self._count_there() - missing
+            for slot in [slot for slot in old if slot not in beside][: max(0, free)]:
+                self._make((target, slot))
+            return
+        if not strategy.max_unavailable:
+            return self._fail("no node has capacity for a further instance, and max_unavailable is 0")
+        self._take_down(old)
+
+    def _change_in_place(self, fits: Sequence[int]) -> None:
+        """Let running instances take the new template."""
+        status, target = self._status, self._status.revision
+        most = max(1, self._spec.strategy.max_surge, self._spec.strategy.max_unavailable)
+        busy = sum(
+            not self._is_served((target, slot)) for slot in range(len(status.slots)) if status.slots[slot] == target
+        )
+        for slot in fits[: max(0, min(most - busy, _MOST_CHANGED))]:
+            one = self._find((status.slots[slot], slot))
+            assert one is not None
+            self._out.change.append((one, target))
+            self._taken.add((target, slot))
+            status.slots[slot] = target
+
+    def _take_down(self, old: Sequence[int]) -> None:
+        """Free slots for the new revision: those that serve nobody first, then as many as may be missing."""
+        status, target = self._status, self._status.revision
+        slots = range(len(status.slots))
+        busy = sum(not self._is_served((target, slot)) for slot in slots if status.slots[slot] == target)
+        free = max(1, self._spec.strategy.max_unavailable) - busy
+        spare = self._serving() - self._floor - self._count_leaving()
+        for slot in sorted(old, key=lambda slot: self._is_served((status.slots[slot], slot))):
+            one = self._find((status.slots[slot], slot))
+            if free <= 0:
+                return
+            if one is not None and one.serves:
+                if spare <= 0 or not self._may_go(one):
+                    continue
+                spare -= 1
+            status.slots[slot] = target
+            free -= 1
+
+    def _old_slots(self) -> list[int]:
+        return [slot for slot, revision in enumerate(self._status.slots) if revision != self._status.revision]
+
+    def _is_served(self, key: Key) -> bool:
+        one = self._find(key)
+        return one is not None and one.serves
+
+    def _count_there(self) -> int:
+        return sum(one.name not in self._gone for one in self._live) + len(self._out.make)
+
+    def _count_leaving(self) -> int:
+        """Those that serve still, though nobody wants them any more."""
+        keys = set(self._wanted())
+        return sum(one.serves and one.key not in keys for one in self._live)
+
+    # What follows for single instances.
+
+    def _replace(self) -> None:
+        """Replace what failed or was lost, unless it is what a rollout is judged by."""
+        status, now = self._status, self._now
+        is_judged = status.stage in ("test", "roll") and bool(status.stable) and not status.back
+        for key in self._wanted():
+            one = self._find(key)
+            if one is None or (is_judged and key[0] == status.revision and one.state == "failed"):
+                continue
+            seconds = {"failed": REPLACE_SECONDS, "lost": LOST_SECONDS}.get(one.state)
+            if seconds is None:
+                continue
+            left = one.since + seconds - now
+            if 0 < left <= seconds:
+                self._requeue(left)
+                continue
+            self._delete(one)
+            why = one.trouble or ("its node sends nothing" if one.state == "lost" else "it ended")
+            self._note("Warning", "InstanceReplaced", f"{one.name} is replaced: {why}")
+
+    def _remove(self) -> None:
+        """Delete whom nobody wants: those that serve only as long as enough are left, and after they have drained."""
+        facts, keys = self._facts, set(self._wanted())
+        kept = {one.name for key in keys if (one := self._find(key)) is not None}
+        self._out.undrain += [one for one in self._live if one.name in kept and one.draining_since is not None]
+        changed = {one.name for one, _ in self._out.change}
+        spare = self._serving() - self._floor
+        for one in sorted(self._live, key=lambda one: (one.serves, -one.slot, one.name)):
+            if one.name in kept or one.name in self._gone or one.name in changed:
+                continue
+            if one.draining_since is not None and one.state == "healthy":
+                left = one.draining_since + facts.drain_seconds - self._now
+                if 0 < left <= facts.drain_seconds:
+                    self._waits.append(f"{one.name} finishes its connections")
+                    self._requeue(left)
+                    continue
+                self._status.progressed_at = self._now
+            elif one.serves and one.slot < len(self._status.slots):
+                if spare <= 0 or not self._may_go(one):
+                    continue
+                self._use_budgets(one)
+                spare -= 1
+                self._status.progressed_at = self._now
+                if facts.drain_seconds > 0:
+                    self._out.drain.append(one)
+                    self._requeue(facts.drain_seconds)
+                    continue
+            elif one.serves and facts.drain_seconds > 0:
+                self._out.drain.append(one)
+                self._requeue(facts.drain_seconds)
+                continue
+            self._delete(one)
+
+    def _may_go(self, one: Instance) -> bool:
+        if all(self._left.get(budget, 0) > 0 for budget in one.budgets):
+            return True
+        self._waits.append(f"{one.name} stays: {one.held}" if one.held else f"{one.name} waits for its turn")
+        return False
+
+    def _use_budgets(self, one: Instance) -> None:
+        for budget in one.budgets:
+            self._left[budget] = self._left.get(budget, 0) - 1
+
+    def _fill(self) -> None:
+        """Make what is missing."""
+        status, spec = self._status, self._spec
+        most = self._most
+        if status.stage == "roll" and (status.stable or status.back) and status.phase == "Progressing":
+            surge = 0 if status.no_surge else spec.strategy.max_surge
+            most = min(most, len(status.slots) + surge - self._count_there())
+        made = len(self._out.make)
+        for key in self._wanted():
+            if self._find(key) is None and key not in self._taken and len(self._out.make) - made < most:
+                self._make(key)
+        fitting = self._facts.fitting
+        if fitting is not None and len(self._out.make) > fitting:
+            del self._out.make[fitting:]
+            status.reason = OVER_QUOTA
+            self._waits.append(self._facts.excess)
+            self._requeue(LOOK_SECONDS)
+        elif len(self._out.make) >= self._most:
+            self._requeue(0.1)
+
+    def _make(self, key: Key) -> None:
+        is_planned = key in self._taken or any((one.revision, one.slot) == key for one in self._out.make)
+        if is_planned or len(self._out.make) >= self._most:
+            return
+        attempts = [one.attempt for one in self._facts.instances if one.key == key]
+        self._out.make.append(NewInstance(*key, max(attempts, default=0) + 1))
+
+    def _delete(self, one: Instance) -> None:
+        if one.name not in self._gone:
+            self._gone.add(one.name)
+            self._out.delete.append(one)
+
+    # How it ends.
+
+    def _await(self, keys: Iterable[Key]) -> None:
+        """Note what is waited for."""
+        missing = []
+        for key in keys:
+            one = self._find(key)
+            if one is not None and one.unplaced:
+                missing.append(f"{one.name}: {one.unplaced}")
+            elif one is not None:
+                missing.append(f"{one.name} isn't healthy yet" + (f": {one.trouble}" if one.trouble else ""))
+        if missing:
+            more = f", and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            self._waits.append("; ".join(missing[:_NAMED]) + more)
+
+    def _check_deadline(self) -> None:
+        """Give up what waits too long."""
+        status, timeout = self._status, self._spec.strategy.health_check_timeout
+        updated = sum(one.serves for one in self._live if one.revision == status.revision)
+        if any(one.draining_since is not None for one in self._live) or self._out.drain:
+            return  # which has a deadline of its own
+        if status.progressed_at is None or status.progressed_at > self._now or updated != status.updated:
+            status.progressed_at = self._now
+        left = status.progressed_at + timeout - self._now
+        if left > 0:
+            self._requeue(left)
+            return
+        waits = "; ".join(self._waits) or "nothing became healthy"
+        self._fail(f"no progress for {format_duration(timeout)}: {waits}")
+
+    def _fail(self, why: str, *, reverts: bool = False) -> None:
+        """The rollout failed: go back, or wait for people."""
+        status, strategy = self._status, self._spec.strategy
+        may_go_back = status.stable and not status.back
+        if may_go_back and (reverts or strategy.rollback_on_failure or status.strategy == "canary"):
+            self._note("Warning", "RolloutFailed", f"revision {status.revision}: {why}")
+            self._begin(status.stable, back=True, why=why)
+            self._requeue(0.1)
+            return
+        self._end("Undecided", why)
+
+    def _finish(self) -> None:
+        """Promote what has taken over altogether."""
+        status, target = self._status, self._status.revision
+        if status.phase != "Progressing" or status.stage not in ("roll", "") or not target:
+            return
+        slots = range(len(status.slots))
+        there = [one for one in self._live if one.name not in self._gone and one.state != "lost"]
+        settled = all(status.slots[slot] == target and self._is_served((target, slot)) for slot in slots)
+        rest = [one for one in there if one.revision != target or one.slot not in slots]
+        if not settled or rest or self._out.make or self._out.change or self._out.undrain:
+            return
+        status.stage, status.split = "", []
+        told = "; ".join(filter(None, [status.verdict]))
+        count = f"revision {target} is healthy on all {len(slots)} instances" if slots else "no instances are wanted"
+        if status.back:
+            self._end("RolledBack", f"{told}; {count} again" if told else f"{count} again")
+        else:
+            unjudged = "" if told else "; no requests were judged"
+            self._end("Promoted", f"{told}; {count}" if told else f"{count}{unjudged}")
+        status.stable, status.back = target, False
+
+    def _end(self, phase: Literal["Promoted", "RolledBack", "Undecided"], why: str) -> None:
+        status = self._status
+        status.phase, status.verdict, status.ended_at, status.awaits = phase, why[:1000], self._now, False
+        if phase == "Promoted" and status.stage == "keep":
+            status.stable = status.revision
+        self._mark_outcome(status.revision, "Undecided" if phase == "Undecided" else "Promoted")
+        self._note("Warning" if phase == "Undecided" else "Normal", phase, f"revision {status.revision}: {why}")
+        if phase != "Undecided":
+            self._trim()
+
+    def _mark_outcome(self, number: int, outcome: str) -> None:
+        revisions = self._status.revisions
+        for place, one in enumerate(revisions):
+            if one.number == number and one.outcome != outcome:
+                revisions[place] = replace(one, outcome=outcome)
+
+    def _trim(self) -> None:
+        """Drop the oldest revisions beyond the limit, in number or in bytes."""
+        status = self._status
+        needed = {status.stable, status.revision, *status.slots, *(one.revision for one in self._live)}
+        sizes = {one.number: len(msgspec.json.encode(one)) for one in status.revisions}
+        for one in sorted(status.revisions, key=lambda one: one.number):
+            kept = sum(sizes.values())
+            if len(sizes) > self._spec.revision_limit + 1 or kept > MOST_REVISIONS_BYTES:
+                if one.number not in needed:
+                    del sizes[one.number]
+        status.revisions = [one for one in status.revisions if one.number in sizes]
+
+    def _count(self) -> None:
+        status = self._status
+        serving = [one for one in self._live if one.serves and one.name not in self._gone]
+        wanted = set(self._wanted())
+        status.ready = sum(one.key in wanted for one in serving)
+        status.updated = sum(one.revision == status.revision for one in serving)
+        soon = [one.since + self._spec.min_healthy - self._now for one in self._live if one.state == "coming"]
+        if due := [left for left in soon if 0 < left <= self._spec.min_healthy]:
+            self._requeue(min(due))
+
+    def _note(self, kind: Literal["Normal", "Warning"], reason: str, text: str) -> None:
+        self._out.events.append((kind, reason, text))
+
+    def _requeue(self, seconds: float) -> None:
+        out = self._out
+        out.requeue_after = min(seconds, out.requeue_after) if out.requeue_after is not None else seconds
+
+
+def _split(shares: dict[int, int]) -> list[TrafficShare]:
+    return [TrafficShare(revision, per_mille) for revision, per_mille in sorted(shares.items())]
+
+
+def list_numbers(status: DeploymentStatus) -> list[int]:
+    """The revisions that are kept, newest first."""
+    return sorted((one.number for one in status.revisions), reverse=True)

@@ -1,0 +1,234 @@
+"""Deployments with pretended nodes and time moved by hand: which instances there are, and that no controller that dies makes one
+twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.controllers_lab import Lab
+from tests.scenario.test_jobs import RUNS
+
+from weft.kinds.container import ContainerSpec
+from weft.kinds.deployment import (
+    DEPLOYMENT,
+    REVISION_LABEL,
+    DeploymentSpec,
+    DeploymentStatus,
+    RolloutStrategy,
+    UndoInput,
+    UpdateInput,
+    check_deployment,
+)
+from weft.kinds.disruption_budget import DisruptionBudgetSpec
+from weft.kinds.quota import QuotaSpec
+from weft.kinds.service import ServiceSpec, ServiceStatus
+from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.errors import IllegalTransition
+
+IMAGE = "registry.example.org/shop:1"
+
+
+async def add_nodes(lab: Lab, count: int = 2, **report: Any) -> None:
+    for number in range(count):
+        await lab.add_node(f"n{number}", runtimes=[RUNS], **report)
+
+
+async def put_deployment(lab: Lab, name: str = "web", **fields: Any) -> Envelope:
+    template = {"image": IMAGE, "cpu": 0.1, **fields.pop("template", {})}
+    strategy = RolloutStrategy(**{"health_check_timeout": 60.0, **fields.pop("strategy", {})})
+    spec = DeploymentSpec(**{"template": template, "replicas": 3, "min_healthy": 1.0, "strategy": strategy, **fields})
+    check_deployment(spec)
+    return await lab.put("deployment", name, spec, finalizers=("deployment",))
+
+
+async def act(lab: Lab, verb: str, given: Any = None, name: str = "web") -> None:
+    """As the API server does. Raises what the verb raises."""
+    found = DEPLOYMENT.verb(verb)
+    assert found is not None and found.change is not None
+
+    def change(envelope: Envelope) -> None:
+        obj = msgspec.json.decode(msgspec.json.encode(envelope))
+        assert found is not None and found.change is not None
+        spec = msgspec.convert(found.change(obj, given), DeploymentSpec)
+        check_deployment(spec)
+        envelope.spec = merge_part(envelope.spec, spec)
+        envelope.generation += 1
+
+    await lab.change(f"/deployment/default/{name}", change)
+
+
+async def status_of(lab: Lab, name: str = "web") -> DeploymentStatus:
+    envelope = await lab.get(f"/deployment/default/{name}")
+    assert envelope is not None, name
+    return decode_part(envelope.status, DeploymentStatus)
+
+
+async def until(lab: Lab, phase: str, revision: int, seconds: float = 200.0) -> DeploymentStatus:
+    async def there() -> bool:
+        status = await status_of(lab)
+        return (status.phase, status.revision) == (phase, revision)
+
+    await lab.until(there, seconds)
+    return await status_of(lab)
+
+
+async def instances(lab: Lab, kind: str = "container") -> dict[str, str]:
+    """Names, with their revisions, of those that stay."""
+    every = [one for one in await lab.every(kind) if one.deleting_since is None]
+    return {one.name: one.labels[REVISION_LABEL] for one in every}
+
+
+async def test_an_update_replaces_the_instances_and_an_undo_brings_the_old_ones_back(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await lab.put("quota", "project", QuotaSpec(instances=20))
+        await lab.put("disruptionbudget", "web", DisruptionBudgetSpec(selector={"app": "web"}, max_unavailable=1))
+        await put_deployment(lab, labels={"app": "web"})
+        await until(lab, "Promoted", 1)
+        assert await instances(lab) == {"web-1-0": "1", "web-1-1": "1", "web-1-2": "1"}
+        one = await lab.vm("web-1-0", "container")
+        assert one.labels == {"app": "web", "weft/deployment": "web", "weft/revision": "1"}
+        await act(lab, "update", UpdateInput(template={"image": "registry.example.org/shop:2"}))
+        await until(lab, "Promoted", 2)
+        assert await instances(lab) == {"web-2-0": "2", "web-2-1": "2", "web-2-2": "2"}
+        assert decode_part((await lab.vm("web-2-0", "container")).spec, ContainerSpec).image.endswith(":2")
+        await act(lab, "undo", UndoInput())
+        status = await until(lab, "RolledBack", 1)
+        assert set((await instances(lab)).values()) == {"1"}
+        assert "again" in status.verdict
+        await lab.delete("/deployment/default/web")
+        await lab.until_gone("/deployment/default/web")
+        assert await lab.every("container") == []
+
+
+async def test_a_second_update_is_refused_while_one_goes_on(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await put_deployment(lab)
+        await until(lab, "Promoted", 1)
+        for node in lab.nodes.values():
+            node.slow = True
+        await act(lab, "update", UpdateInput(template={"image": "registry.example.org/shop:2"}))
+        await until(lab, "Progressing", 2)
+        with pytest.raises(IllegalTransition, match="takes one update at a time"):
+            await act(lab, "update", UpdateInput(template={"image": "registry.example.org/shop:3"}))
+
+
+async def test_a_change_that_running_guests_can_take_replaces_none(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await put_deployment(lab)
+        await until(lab, "Promoted", 1)
+        await act(lab, "update", UpdateInput(template={"grace": 5.0}))
+        await until(lab, "Promoted", 2)
+        assert await instances(lab) == {"web-1-0": "2", "web-1-1": "2", "web-1-2": "2"}
+        assert decode_part((await lab.vm("web-1-0", "container")).spec, ContainerSpec).grace == 5.0
+
+
+async def test_virtual_machines_are_instances_too(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await put_deployment(lab, workload="vm", template={"image": "tiny", "cpu": 1.0}, replicas=2)
+        await until(lab, "Promoted", 1)
+        assert await instances(lab, "vm") == {"web-1-0": "1", "web-1-1": "1"}
+
+
+async def test_a_deployment_keeps_within_its_projects_quota_and_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await lab.put("quota", "project", QuotaSpec(instances=2))
+        await put_deployment(lab)
+
+        async def held() -> bool:
+            return (await status_of(lab)).reason == "quotaExceeded"
+
+        await lab.until(held)
+        await lab.pass_time(5)
+        assert len(await instances(lab)) == 2
+
+
+async def test_a_budget_keeps_instances_up_through_an_update(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await lab.put("disruptionbudget", "web", DisruptionBudgetSpec(selector={"app": "web"}, min_available=3))
+        await put_deployment(lab, labels={"app": "web"}, strategy={"max_surge": 0})
+        await until(lab, "Promoted", 1)
+        await act(lab, "update", UpdateInput(template={"image": "registry.example.org/shop:2"}))
+        status = await until(lab, "Undecided", 2)
+        assert "disruptionbudget/web lets 0 of 3 be down" in status.verdict
+        assert set(await instances(lab)) == {"web-1-0", "web-1-1", "web-1-2"}
+
+
+async def test_an_instance_that_is_no_deployments_own_is_left_alone(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await lab.put_container("web-1-1")
+        await put_deployment(lab)
+
+        async def blocked() -> bool:
+            return (await status_of(lab)).reason == "nameTaken"
+
+        await lab.until(blocked)
+        await lab.delete("/container/default/web-1-1")
+        await until(lab, "Promoted", 1)
+
+
+async def test_controllers_that_die_at_any_moment_make_no_instance_twice(tmp_path: Path) -> None:
+    async with Lab(tmp_path, slow=3) as lab:
+        await add_nodes(lab)
+        await put_deployment(lab)
+        most, turns = 0, 0
+
+        async def over() -> bool:
+            nonlocal most, turns
+            turns += 1
+            if turns % 7 == 0:
+                await lab.kill_deciders()
+                lab.start_deciders(f"holder-{turns}")
+            stay = [one for one in await lab.every("container") if one.deleting_since is None]
+            most = max(most, len(stay))
+            status = await status_of(lab)
+            if (status.phase, status.revision) == ("Promoted", 1) and turns < 2000:
+                await act(lab, "update", UpdateInput(template={"image": "registry.example.org/shop:2"}))
+                turns = 2000
+            return (status.phase, status.revision) == ("Promoted", 2)
+
+        await lab.until(over, 3000)
+        assert most == 4
+        assert set(await instances(lab)) == {"web-2-0", "web-2-1", "web-2-2"}
+
+
+async def test_a_service_sends_as_many_requests_to_a_new_revision_as_its_deployment_says(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        spec = ServiceSpec(selector={"app": "web"}, ports=["80:8080"], drain=10.0)
+        service = await lab.put("service", "web", spec)
+        for node in lab.nodes.values():
+            node.ready_for = service.uid
+        await put_deployment(lab, labels={"app": "web"}, replicas=2)
+        await until(lab, "Promoted", 1)
+        split = RolloutStrategy(type="blue-green", traffic_split=0.1, health_check_timeout=60.0, keep_old=20.0)
+        given = UpdateInput(template={"image": "registry.example.org/shop:2"}, strategy=msgspec.to_builtins(split))
+        await act(lab, "update", given)
+        await until(lab, "Paused", 2)
+
+        async def weights() -> dict[str, int]:
+            envelope = await lab.get("/service/default/web")
+            assert envelope is not None
+            return {one.workload.name: one.weight for one in decode_part(envelope.status, ServiceStatus).endpoints}
+
+        async def is_split(*shares: int) -> bool:
+            return list((await weights()).values()) == list(shares)
+
+        await lab.until(lambda: is_split(450, 450, 50, 50), 10)
+        await act(lab, "resume")
+        await lab.until(lambda: is_split(0, 0, 500, 500), 10)
+        await until(lab, "Promoted", 2)
+        await act(lab, "undo", UndoInput())
+        await lab.until(lambda: is_split(500, 500, 0, 0), 10)
+        await until(lab, "RolledBack", 1)
+        assert set((await instances(lab)).values()) == {"1"}
+        await lab.until(lambda: is_split(500, 500), 60)
