@@ -13,6 +13,7 @@ import msgspec
 from tests.cluster.cluster import Cluster
 
 from benchmarks.soak.department.leases import CEILINGS, CLASSES
+from benchmarks.soak.department.oracle import Turn
 from benchmarks.soak.department.rights import Bearer
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -180,12 +181,13 @@ class People:
         spec = {"use": "access", "role": "editor", "project": project, "subject": name}
         made: dict[str, Any] = {}
         while not made:
+            begun = time.monotonic()
             try:
                 made = self.admin.create({"kind": "token", "name": name, "spec": spec})
             except AlreadyExists:  # the first answer was lost, and with it the secret
                 self.admin.delete("token", name)
-        bearer = Bearer(name, self._with_token(made["secret"]), project)
-        bearer.turn(True, lambda: None)
+        given = Turn(begun, time.monotonic(), allowed=True)
+        bearer = Bearer(name, self._with_token(made["secret"]), project, [given])  # which asks immediately
         with self._lock:
             self.tokens.append(bearer)
         return self._note("token given")

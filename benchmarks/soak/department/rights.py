@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from benchmarks.soak.department.oracle import Turn, find_possible
@@ -22,13 +22,14 @@ LATE_STREAM_SECONDS = 5.0
 
 
 class Bearer:
-    """One that has credentials, and in ``project`` now rights, now none. Each request is judged when it is answered."""
+    """One that has credentials, and in ``project`` now rights, now none. Each request is judged when it is answered. ``turns``:
+    what was given to it before."""
 
-    def __init__(self, name: str, context: Context, project: str) -> None:
+    def __init__(self, name: str, context: Context, project: str, turns: Iterable[Turn] = ()) -> None:
         self.name, self.project = name, project
         self.client = Client(context, project=project, timeout_seconds=SILENT_SECONDS)
         self.client.http.on_answer = self._note_answer
-        self.turns: list[Turn] = []
+        self.turns = list(turns)
         self.tally, self.problems = Counter[str](), list[str]()
         self.made, self.refused = set[str](), set[str]()  # names of what it wrote, and of what it was refused
         self.answered: dict[str, bool] = {}  # request id of a write → whether it was allowed
