@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -28,7 +29,10 @@ CLUSTERS = {
         *("bad_days", "batch_jobs", "container_migration", "conversion", "debian", "department"),
         *("on_etcd", "three_tier"),
     ),
-    "third": ("backups", "function", "microvm", "preemption", "snapshot_groups", "volume_snapshots", "warm"),
+    "third": (
+        *("backups", "function", "microvm", "preemption", "resize", "snapshot", "twin"),
+        *("volume_snapshots", "warm"),
+    ),
 }
 DEBIAN = f"{CLUSTER}/test_debian"
 BUILD = """
@@ -50,10 +54,21 @@ class LongestFirst(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(ARCHITECTURE):
             return ARCHITECTURE
-        if not nodeid.startswith(CLUSTER):
-            return str(super()._split_scope(nodeid))
-        file = nodeid.removeprefix(f"{CLUSTER}/test_")
-        return next((f"{CLUSTER} {name}" for name, files in CLUSTERS.items() if file.startswith(files)), CLUSTER)
+        return name_cluster(nodeid) or str(super()._split_scope(nodeid))
+
+
+def name_cluster(nodeid: str) -> str:
+    """The cluster that this test uses; "": none."""
+    if not nodeid.startswith(CLUSTER):
+        return ""
+    file = nodeid.removeprefix(f"{CLUSTER}/test_")
+    return next((f"{CLUSTER} {name}" for name, files in CLUSTERS.items() if file.startswith(files)), CLUSTER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell the worker that it runs whole files only."""
+    node.workerinput["whole_files"] = node.config.getvalue("dist") == "loadfile"
 
 
 @pytest.hookimpl(optionalhook=True)

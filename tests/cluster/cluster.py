@@ -22,8 +22,10 @@ from weft.client import Client
 from weft.client.context import find_context
 
 ROOT = Path(__file__).resolve().parents[2]
-# A minute in which tests wait otherwise, and intervals of ten seconds.
-SERVER_OPTIONS = "--resume-elsewhere-after 12s --metrics-interval 2s --alert-interval 2s"
+SERVER_OPTIONS = "--resume-elsewhere-after 12s"  # a minute in which tests wait otherwise
+OFTEN = (
+    "--metrics-interval 2s --alert-interval 2s"  # where they wait for values and alerts, else ten seconds: it costs CPU
+)
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:
@@ -34,21 +36,22 @@ def until(holds: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.4)  # each look may be a program of its own
 
 
-def lay_out(folder: Path) -> Cluster:
-    """A folder as a clone would be, sharing this clone's cache of built images."""
+def lay_out(folder: Path, *, often: bool = False) -> Cluster:
+    """A folder as a clone would be, sharing this clone's cache of built images. ``often``: its server gathers and judges values
+    every two seconds."""
     cache = ROOT / ".weft" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     (folder / ".weft").mkdir()
     (folder / ".weft" / "cache").symlink_to(cache)
     shutil.copytree(ROOT / "examples", folder / "examples")
-    return Cluster(folder)
+    return Cluster(folder, f"{SERVER_OPTIONS} {OFTEN}" if often else SERVER_OPTIONS)
 
 
 class Cluster:
     """A folder with a cluster in it, driven as a person would: through the command line."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, server_options: str = SERVER_OPTIONS) -> None:
+        self.folder, self.server_options = folder, server_options
         self.state = folder / ".weft"
 
     def run(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
@@ -123,7 +126,7 @@ class Cluster:
         return subprocess.run(
             [sys.executable, "-m", "weft.launch.local", verb],
             cwd=self.folder,
-            env={**os.environ, "STORE": store, "CEPH": ceph, "SERVER_OPTIONS": SERVER_OPTIONS},
+            env={**os.environ, "STORE": store, "CEPH": ceph, "SERVER_OPTIONS": self.server_options},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -15,22 +15,29 @@ import pytest
 from tests.cluster.cluster import Cluster, lay_out
 from tests.cluster.containers import IMAGE, PROGRAM, SERVES
 from tests.cluster.sweep import Object, read_nodes, restore, sweep
+from tests.conftest import CLUSTER, name_cluster
 from tests.files_table import find_undescribed
 from tests.registry import push_busybox, serve
 from weft.objects.errors import WeftError
 
+WAIT_FOR_VALUES = (
+    "bad_afternoon",
+    "measured_usage",
+    "metrics",
+)  # files with tests that wait for gathered values or alerts
 STANDING: list[
     tuple[Cluster, list[Object]]
 ] = []  # the cluster of this run, once a test has asked for it, and its nodes
+RUNNING: list[str] = []  # the test that is being run
 BEGAN = pytest.StashKey[float]()  # when a test did, after the fixtures that it shares with others
 FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="package")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and QEMU")
-    made = lay_out(tmp_path_factory.mktemp("clone"))
+    made = lay_out(tmp_path_factory.mktemp("clone"), often=_waits_for_values(request.session))
     try:
         made.up()
         STANDING.append((made, read_nodes(made)))
@@ -39,6 +46,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         STANDING.clear()
         made.down()
+
+
+def _waits_for_values(session: pytest.Session) -> bool:
+    """Whether a test that may use this process's cluster does. A worker that runs whole files has those of one cluster."""
+    whole = getattr(session.config, "workerinput", {}).get("whole_files", False)
+    mine = name_cluster(RUNNING[0])
+    used = (item.nodeid for item in session.items if not whole or name_cluster(item.nodeid) == mine)
+    return any(nodeid.startswith(tuple(f"{CLUSTER}/test_{name}" for name in WAIT_FOR_VALUES)) for nodeid in used)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    RUNNING[:] = [item.nodeid]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.long import examples
 from tests.scenario.api_lab import DoorsLab
 from tests.scenario.schema_storm import Storm, operations
 
 SEED = 20261120
-EXAMPLES = 5  # requests to each operation; make soak asks far more
+EXAMPLES = examples(9)  # requests to each operation; make soak asks far more
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,8 @@ def is_known(options: list[tuple[str, str]]) -> bool:
     names = {option for option, _ in options}
     if not {"-kernel", "-initrd", "-append"} <= names or names & {"-incoming", "-S", "-loadvm", "-enable-kvm"}:
         return False
+    if any(option == "-object" and value.startswith("secret") for option, value in options):
+        return False  # its disk is encrypted, and a machine with nothing behind its devices has no key for it
     return not any(
         "vfio" in value or "mem-path" in value or "kvm" in value or "pflash" in value for _, value in options
     )
