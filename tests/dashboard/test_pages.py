@@ -18,7 +18,7 @@ AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 FIRST_LOAD_BYTES = 100_000
 ROUTES = [
     "", "workloads", "nodes", "operations", "networks", "storage", "backups", "queue", "people", "audit", "alerts", "logs",
-    "traces", "kinds", "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/why", "o/vm/default/shown/events",
+    "rebalance", "traces", "kinds", "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/why", "o/vm/default/shown/events",
     "o/vm/default/shown/trace", "o/vm/default/shown/spec", "o/node/-/n1", "o/vm/default/nothing", "nowhere",
 ]  # fmt: skip
 TINY = ("--image", "tiny", "--cpu", "1", "--memory", "128M")

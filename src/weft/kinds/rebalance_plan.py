@@ -19,6 +19,7 @@ RebalancePhase = Literal["Proposed", "Running", "Done", "Refused", "Undoing", "U
 OVER = ("Done", "Refused", "Undone")
 MOST_MIGRATIONS = 500  # of one plan
 MOST_CONCURRENT = 16
+MOST_LOADS = 64  # nodes whose load a plan shows
 OUTDATED = "planOutdated"  # why a plan is refused
 LABEL = "rebalance"  # of the Migrations that a plan has made: its name
 
@@ -36,6 +37,16 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "f
     reason: Annotated[str, field("What it is good for", max_length=200)] = ""
 
 
+class NodeLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a node is in use before and after a plan, as shares of its cores and memory."""
+
+    node: Annotated[str, field("Node", name=True)]
+    cpu_before: Annotated[float, field("Share of its cores before", ge=0)] = 0.0
+    cpu_after: Annotated[float, field("Share of its cores after", ge=0)] = 0.0
+    memory_before: Annotated[float, field("Share of its memory before", ge=0)] = 0.0
+    memory_after: Annotated[float, field("Share of its memory after", ge=0)] = 0.0
+
+
 class RebalancePlanSpec(msgspec.Struct, kw_only=True):
     steps: Annotated[
         list[PlannedStep],
@@ -43,6 +54,10 @@ class RebalancePlanSpec(msgspec.Struct, kw_only=True):
     ]
     score_before: Annotated[float, field("Score of the fabric as it was", change="never")] = 0.0
     score_after: Annotated[float, field("Score that the plan leads to; lower is better", change="never")] = 0.0
+    loads: Annotated[
+        list[NodeLoad],
+        field("The nodes' load before and after, of those that change most", change="never", max_length=MOST_LOADS),
+    ] = []
     concurrent: Annotated[int, field("How many migrate at the same time", change="live", ge=1, le=MOST_CONCURRENT)] = 2
     per_hour: Annotated[
         int, field("How many begin within an hour; 0 means no limit", change="live", ge=0, le=MOST_MIGRATIONS)

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.migration import MigrationWindow
-from weft.kinds.rebalance_plan import MOST_MIGRATIONS, PlannedStep
+from weft.kinds.rebalance_plan import MOST_MIGRATIONS, NodeLoad, PlannedStep
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
@@ -144,6 +144,7 @@ class ReportStatus(msgspec.Struct, kw_only=True):
     score_before: float = 0.0  # of a rebalancing; lower is better
     score_after: float = 0.0
     steps: list[PlannedStep] = []
+    loads: list[NodeLoad] = []  # of a rebalancing, of the nodes that change most
     windows: list[MigrationWindow] = []  # of each step ahead of a shortage
     groups: list[int] = []  # of each of these: the number of the first that it goes together with
     message: str = ""

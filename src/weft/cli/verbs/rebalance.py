@@ -160,7 +160,7 @@ def _plan(session: Session, names: tuple[str, ...], given: dict[str, Any]) -> in
     if answer["moves"]:
         name = names[0] if names else f"plan-{secrets.token_hex(3)}"
         limits: dict[str, Any] = {field: given[field] for field in ("concurrent", "per_hour") if field in given}
-        spec = {**scores, "steps": found["steps"], **limits}
+        spec = {**scores, "steps": found["steps"], "loads": found["loads"], **limits}
         session.client.create({"kind": REBALANCE_PLAN.name, "name": name, "spec": spec})
     if session.is_document:
         print_data(session, {"plan": name or None, **answer})

@@ -118,6 +118,7 @@ def _take(
         steps=answer.steps,
         score_before=answer.score_before,
         score_after=answer.score_after,
+        loads=answer.loads,
         concurrent=spec.concurrent,
         start=True,
     )

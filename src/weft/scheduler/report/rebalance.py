@@ -17,7 +17,7 @@ import numpy as np
 from weft.informer.view import View
 from weft.insight.course import Course
 from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
-from weft.kinds.rebalance_plan import MOST_MIGRATIONS, PlannedStep
+from weft.kinds.rebalance_plan import MOST_LOADS, MOST_MIGRATIONS, NodeLoad, PlannedStep
 from weft.kinds.report import ReportSpec, ReportStatus
 from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.relax import relax
@@ -25,7 +25,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.target import read_migration_candidate
 from weft.scheduler.rebalance.gains import find_lasting
 from weft.scheduler.rebalance.lazy import find_steps
-from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step
+from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step, find_terms
 from weft.scheduler.rebalance.plan import conclude
 from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
 from weft.scheduler.table.trial import Trial
@@ -66,8 +66,29 @@ def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: s
         score_before=round(outcome.score_before, 6),
         score_after=round(outcome.score_after, 6),
         steps=_describe_steps(view, problem, places, outcome.steps, names, snapshot.names),
+        loads=_describe_loads(problem, outcome.steps, snapshot.names),
         message="; ".join(notes),
     )
+
+
+def _describe_loads(problem: Problem, steps: Sequence[Step], nodes: Sequence[str]) -> list[NodeLoad]:
+    """Those that change most; by name."""
+    at = problem.at.copy()
+    for step in steps:
+        at[step.guest] = step.target
+    before, after = find_terms(problem, problem.at)[:2], find_terms(problem, at)[:2]
+    most = np.argsort(-np.abs(after - before).sum(axis=0) - 1e-6 * before.sum(axis=0), kind="stable")[:MOST_LOADS]
+    shown = sorted((row for row in most.tolist() if problem.counted[row]), key=lambda row: nodes[row])
+    return [
+        NodeLoad(
+            node=nodes[row],
+            cpu_before=round(float(before[0, row]), 4),
+            cpu_after=round(float(after[0, row]), 4),
+            memory_before=round(float(before[1, row]), 4),
+            memory_after=round(float(after[1, row]), 4),
+        )
+        for row in shown
+    ]
 
 
 def _make_lasting(

@@ -42,6 +42,7 @@ QUANTITIES = {
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
+    *("cpu_before", "cpu_after", "memory_before", "memory_after"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
