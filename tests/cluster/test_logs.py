@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,39 @@ def test_a_job_s_tasks_and_a_container_are_asked_for_like_vms(
     shown = cluster.run("container", "logs", "hostile", "--aggregate").stdout
     assert b"\x1b" not in shown and b"\x07" not in shown and b"?[31mred" in shown and b"\\xff" in shown
     assert b"\x1b" not in cluster.run("container", "logs", "hostile", "-o", "json").stdout
+
+
+def test_a_vm_and_a_container_send_syslog_and_spans_to_their_gateway(
+    cluster: Cluster, registry: str, tmp_path: Path, gone_containers: Callable[[str], str]
+) -> None:
+    image, trace = f"{registry}/tools/lines:1", uuid.uuid4().hex
+    push_busybox(tmp_path, image, ["sh", "-c"], {})
+    size = ("--image", image, "--memory", "32M", "--cpu", "0.05", "--grace", "1s")
+    cluster.ok("container", "create", gone_containers("sends"), *size, "--arg", "sleep 600")
+    network = cluster.object("network", "default")
+    cluster.ok("network", "set", "default", "--open", "syslog,traces")
+    try:
+        gateway, senders = network["status"]["gateway"], (("vm", "hello"), ("container", "sends"))
+        for number, (kind, name) in enumerate(senders):
+            times = {"startTimeUnixNano": "1795660000000000000", "endTimeUnixNano": "1795660000500000000"}
+            span = {"traceId": trace, "spanId": f"00f067aa0ba902b{number}", "name": "pay", **times}
+            service = {"attributes": [{"key": "service.name", "value": {"stringValue": f"shop-{name}"}}]}
+            body = json.dumps({"resourceSpans": [{"resource": service, "scopeSpans": [{"spans": [span]}]}]})
+            send = (
+                f"printf '<27>shop: order 42 of {name}\\n' | nc -w 5 {gateway} 514 && wget -q -O - --post-data '{body}'"
+                f" --header 'Content-Type: application/json' http://{gateway}:4318/v1/traces"
+            )
+            deadline = time.monotonic() + PATIENCE_SECONDS  # nodes open it a moment after it was set
+            while (said := cluster.run(kind, "exec", name, "--", "sh", "-c", send)).returncode:
+                assert time.monotonic() < deadline, said.stderr
+                time.sleep(0.5)
+            line = f"syslog err shop: order 42 of {name}"
+            found = until(cluster, bool, f"--{kind}", name, "--filter", line)
+            assert {(one["source"], one["message"]) for one in found} == {(f"{kind}/{name}", line)}
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (said := cluster.run("trace", trace, "-o", "json")).returncode or said.stdout.count(b'"pay"') < 2:
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+        assert b"guest/shop-hello" in said.stdout and b"guest/shop-sends" in said.stdout
+    finally:
+        cluster.ok("network", "set", "default", "--open", ",".join(network["spec"].get("open", ())))

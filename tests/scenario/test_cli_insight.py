@@ -31,6 +31,7 @@ from weft.kinds.profile import (
     WorkloadProfileSpec,
 )
 from weft.kinds.vm import VM, VmSpec
+from weft.objects.errors import Forbidden
 from weft.objects.identity import Ref
 from weft.telemetry.metrics.sample import Sample
 
@@ -156,3 +157,64 @@ def test_what_is_not_there_and_what_is_of_another_project_are_told_alike(lab: Do
     assert weft(lab, "nodeprofile", "get", "n1", context=mine)[0] != 0
     body = json.dumps({"kind": "workloadprofile", "name": "vm.x", "spec": {}}).encode()
     assert lab.client.http.request("POST", "/v1/projects/red/workloadprofiles", body).status in (403, 405)
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "remedy"),
+    [
+        ("insight vm", "the name is missing", "vm NAME"),
+        ("insight nope/x", "no such kind: 'nope'", ""),
+        ("insight vm/nope -p red", 'VM "nope" not found', "weft vm list"),
+        ("insight vm/web -p nope", 'project "nope" not found', "weft project list"),
+        ("insight vm/web container/x -p red", "give one workload or node", "weft insight list"),
+        ("insight job/x", "not job/x", ""),
+        ("insight /", "'/': give KIND/NAME", "like vm/web"),
+        ("insight vm/a/b", "is not an object's name", "give KIND/NAME"),
+        ("insight vm/web --plot x.svg", "it takes no file", "weft insight vm/web --plot"),
+        ("insight vm/web --plot -o json", "--plot draws, and -o prints data", "leave one of them out"),
+        ("insight vm/web --sort class", "--sort goes with list", "weft insight list --sort"),
+        ("insight vm/web --columns class", "--columns goes with list", "weft insight list --columns"),
+        ("insight vm/web -A", "--all-projects goes with list", "weft insight list --all-projects"),
+        ("insight vm/web --class idle", "--class goes with list", "weft insight list --class idle"),
+        ("insight list vm/web", "list takes no names", "weft insight vm/web shows one"),
+        ("insight list --plot", "--plot draws one workload", "weft insight vm/web --plot"),
+        ("insight list --class nope", "--class", "idle"),
+        ("insight function/orders:1", "of all versions together", "weft insight function/orders"),
+        ("insight node/n1 -p red", "-p red: nodes belong to no project", "leave -p out"),
+        ("node list -p red", "-p red: nodes belong to no project", "leave -p out"),
+        ("get pools -p red", "-p red: pools belong to no project", "leave -p out"),
+        ("describe node/n1 -p red", "-p red: nodes belong to no project", "leave -p out"),
+        ("network topology -p red", "belongs to no project", "leave -p out"),
+        ("network topology --plot x.pdf", "'x.pdf' doesn't end with .svg", "--plot map.svg"),
+        ("network topology --node n1 --by place", "--by place shows places", "leave one of them out"),
+        ("network matrix --plot -o json", "--plot draws, and -o prints data", "leave one of them out"),
+        ("logs --server --deleted", "the server's processes are none", "leave out --deleted"),
+        ("events -p nope", 'project "nope" not found', "weft project list"),
+        ("events node/n1 -p red", "-p red: nodes belong to no project", "leave -p out"),
+    ],
+)
+def test_what_has_no_effect_or_no_sense_is_refused_with_what_to_do(
+    lab: DoorsLab, line: str, said: str, remedy: str
+) -> None:
+    code, out, err = weft(lab, *line.split())
+    assert code in (2, 3) and not out, (code, out, err)
+    assert said in err and remedy in err, err
+
+
+def test_events_of_a_project_are_of_its_objects_only(lab: DoorsLab) -> None:
+    for project in ("red", "blue"):
+        made = {"kind": "network", "name": f"in-{project}", "project": project, "spec": {"cidr": "10.0.0.0/24"}}
+        lab.client.create(made)
+    lab.journal.flush()
+    names = {one["object"]["name"] for one in json.loads(weft(lab, "events", "-p", "red", "-o", "json")[1])["items"]}
+    assert "in-red" in names and "in-blue" not in names
+    both = {one["object"]["name"] for one in json.loads(weft(lab, "events", "-o", "json")[1])["items"]}
+    assert {"in-red", "in-blue"} <= both
+    follower = lab.connect().events(since=0, project="red", follow=True)
+    assert (
+        next(follower)["object"] | {"project": "red"} == next(iter(lab.client.events(since=0, project="red")))["object"]
+    )
+    limited = lab.with_token(use="access", role="viewer", project="blue")
+    with pytest.raises(Forbidden):
+        list(limited.events(project="red"))
+    assert [one["object"]["name"] for one in limited.events(project="blue")] == ["in-blue"]

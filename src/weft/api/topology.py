@@ -37,6 +37,10 @@ async def topology(context: ApiContext, call: Call) -> Answer:
         raise InvalidInput(f"query parameter by: {by[:20]!r} is unknown", field="by", hint="give node or place")
     if node:
         check_name(node, "node")
+        if by == "place":
+            raise InvalidInput(
+                "query parameter node: places have no node's links", field="node", hint="leave by=place out"
+            )
     async with context.lists.take(call.actor):
         return context.lists.hold(call.actor, await _answer(context, _BY[by], node))
 

@@ -130,11 +130,12 @@ class Client:
         return list(answer["results"])
 
     def events(
-        self, *, since: int | None = None, about: str = "", follow: bool = False, limit: int = 0
+        self, *, since: int | None = None, about: str = "", project: str = "", follow: bool = False, limit: int = 0
     ) -> Iterator[Object]:
         """The journal's records after id ``since``, oldest first; ``about`` is like ``vm/default/web`` (or a part of
-        it). Without ``since`` the newest 100 (or ``limit``). ``follow`` goes on for ever, over lost connections."""
-        asked = {"object": about} if about else {}
+        it); ``project``: only of objects there. Without ``since`` the newest 100 (or ``limit``). ``follow`` goes on for ever,
+        over lost connections."""
+        asked = {name: value for name, value in (("object", about), ("project", project)) if value}
         if limit:
             asked["limit"] = str(limit)
         if since is not None:

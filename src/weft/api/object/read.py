@@ -45,7 +45,7 @@ async def get(context: ApiContext, call: Call, target: Target) -> Answer:
     call.query()
     entry = await context.store.get(target.key)
     if entry is None:
-        await refuse_unknown_project(context, target)
+        await refuse_unknown_project(context, target.project)
         raise not_found(target.kind, name, target.project)
     own = None if sees_all else find_own(actor, target.kind, "get")
     if own is not None and not own(entry.value):
@@ -75,7 +75,7 @@ async def _list(context: ApiContext, call: Call, target: Target, query: dict[str
     limit = read_count(query, "limit", 0, _MOST)
     page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:
-        await refuse_unknown_project(context, target)
+        await refuse_unknown_project(context, target.project)
     entries, narrow = page.entries, find_narrowing(target.kind, call.actor, "list")
     if narrow is not None:
         entries = [Entry(entry.key, narrow(entry.value), entry.revision) for entry in entries]
@@ -93,7 +93,7 @@ async def _list_shared(context: ApiContext, target: Target, query: dict[str, str
         raise InvalidInput(
             "shared: it takes a project", field="shared", hint=f"GET /v1/projects/PROJECT/{target.kind.plural}?shared=1"
         )
-    await refuse_unknown_project(context, target)
+    await refuse_unknown_project(context, target.project)
     match, after, cursor = _read_match(target.kind, query), None, ""
     items: list[Envelope] = []
     while True:
@@ -128,12 +128,10 @@ def read_selection(
     return target.prefix + narrowed, match
 
 
-async def refuse_unknown_project(context: ApiContext, target: Target) -> None:
+async def refuse_unknown_project(context: ApiContext, project: str | None) -> None:
     """Raise NotFound if the project of the URL doesn't exist."""
-    if target.project is None:
-        return
-    if await context.store.get(object_key("project", None, target.project)) is None:
-        raise not_found(BY_NAME["project"], target.project, None)
+    if project is not None and await context.store.get(object_key("project", None, project)) is None:
+        raise not_found(BY_NAME["project"], project, None)
 
 
 def _read_match(kind: Kind, query: dict[str, str]) -> Match | None:

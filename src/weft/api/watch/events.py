@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 
 import msgspec
 
 from weft.api.auth.authenticate import identify_again
 from weft.api.auth.authorise import require_person
 from weft.api.context import ApiContext
+from weft.api.object.read import refuse_unknown_project
 from weft.api.request.call import Call, json_answer, read_count, read_flag
 from weft.api.route import Route, refer_to
 from weft.api.watch.stream import BOOKMARK_SECONDS, NDJSON
 from weft.serving.answer import Answer
 from weft.telemetry.journal import Record
+from weft.trust.credentials import Actor
 
-_PARAMETERS = ("since", "follow", "object", "limit")
+_PARAMETERS = ("since", "follow", "object", "project", "limit")
 _PAGE = 100
 _MOST = 1000
 _POLL_SECONDS = 0.3  # other processes write the journal too, and it can't wake anyone
@@ -23,26 +25,31 @@ _encoder = msgspec.json.Encoder()
 
 
 async def events(context: ApiContext, call: Call) -> Answer:
-    """``GET /v1/events``: with ``since`` the events after that id; without it the newest."""
+    """``GET /v1/events``: with ``since`` the events after that id; without it the newest. ``project``: only of objects there."""
     require_person(call.actor, "read the journal")
-    call.actor.require_somewhere("event:list", "read the journal")
-    projects = call.actor.find_projects("event:list")
     query = call.query(*_PARAMETERS)
+    only = query.get("project", "")
+    if only:
+        call.actor.require("event:list", only, "read the journal")
+        await refuse_unknown_project(context, only)
+    else:
+        call.actor.require_somewhere("event:list", "read the journal")
+    projects = _choose(call.actor, only)
     since = read_count(query, "since", 0, 2**53) if query.get("since") else None
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")
     if read_flag(query, "follow"):
-        return Answer(200, headers=NDJSON, pieces=_follow(context, call, since, about, limit))
+        return Answer(200, headers=NDJSON, pieces=_follow(context, call, since, about, only, limit))
     records = await context.journal.read_soon(since=since, about=about, projects=projects, limit=limit)
     return json_answer({"items": records})
 
 
 async def _follow(
-    context: ApiContext, call: Call, since: int | None, about: str, limit: int
+    context: ApiContext, call: Call, since: int | None, about: str, only: str, limit: int
 ) -> AsyncGenerator[bytes, None]:
     spoke = asked = context.clock.elapsed()
     version: object = None  # what it was let in with may have gone since: it is asked for first
-    projects = call.actor.find_projects("event:list")
+    projects = _choose(call.actor, only)
     if since is None:
         newest = await context.journal.read_soon(limit=1)
         reached = newest[-1].id if newest else 0
@@ -64,6 +71,11 @@ async def _follow(
         else:
             await context.clock.sleep(_POLL_SECONDS)
         records = await context.journal.read_soon(since=reached, about=about, projects=projects, limit=_MOST)
+
+
+def _choose(actor: Actor, only: str) -> Collection[str] | None:
+    """The projects whose events are shown; None: all, and those of the fabric's own objects."""
+    return [only] if only else actor.find_projects("event:list")
 
 
 ROUTES = (

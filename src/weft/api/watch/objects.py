@@ -33,7 +33,7 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     if not cursor:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
     prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind, "list"))
-    await refuse_unknown_project(context, target)
+    await refuse_unknown_project(context, target.project)
     narrow = find_narrowing(target.kind, call.actor, "list")
     batches = context.store.watch(prefix, cursor)
     feed = Feed(context, batches, cursor, lambda batch: _lines(context, batch, match, narrow))

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from weft.cli.command.target import Target, find_noun, join_words, one_target, read_targets, usage
+from weft.cli.command.target import Target, find_noun, join_words, one_target, read_targets, refuse_project, usage
 from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
@@ -31,7 +31,9 @@ COURTESY_SECONDS = 2.0  # for a hint beside an error
 def find_targets(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
     """The objects that ``words`` name exactly, with the kinds of bare names. Raises as ``read_targets``, and UsageError for a
     name that several objects have."""
-    return read_targets(kind, words, able, lambda name, kinds: _find(session, name, kinds))
+    found = read_targets(kind, words, able, lambda name, kinds: _find(session, name, kinds))
+    refuse_project(session, [target.kind for target in found])
+    return found
 
 
 def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str]) -> list[Target]:
@@ -53,6 +55,7 @@ def resolve(session: Session, kind: Kind | None, words: Sequence[str], able: Seq
         target.what: target
         for target in read_targets(kind, words, able, lambda *asked: _find(session, *asked, begun=True))
     }
+    refuse_project(session, [target.kind for target in found.values()])
     exact = [target if _exists(session, target) else _complete(session, target) for target in found.values()]
     return list({target.what: target for target in exact}.values())
 

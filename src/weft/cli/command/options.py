@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from weft.cli.command.completion import complete_context, complete_field, complete_name, complete_target
-from weft.cli.command.target import usage
+from weft.cli.command.target import refuse_project, usage
 from weft.cli.output.form import OUTPUTS, WITH_EXPRESSION, Form, read_form
 from weft.cli.output.local_time import read_moment
 from weft.cli.session import Session
@@ -144,6 +144,9 @@ class Output(click.ParamType[Form]):
         return [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
 
 
+_GIVES_RIGHTS = ("token", "rolebinding")  # for them -p says where
+
+
 def build(
     name: str,
     summary: str,
@@ -161,6 +164,8 @@ def build(
         session = context.find_object(Session)
         if session is not None:
             session.command = context
+            if not (name == "create" and kind is not None and kind.name in _GIVES_RIGHTS):
+                refuse_project(session, [kind] if kind is not None else [])
         if session is not None and session.explain:
             module = importlib.import_module("weft.cli.command.explain")
             explained: int = module.explain_run(session, context, lambda: run(session, kind, **given))

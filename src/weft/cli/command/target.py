@@ -3,12 +3,13 @@ finds the object of that name. Pure but for that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import click
 
 from weft.cli.command.synonyms import find_command_meant, find_kind_meant
+from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind, is_workload
 from weft.objects.errors import NotFound
@@ -54,6 +55,15 @@ def usage(message: str, hint: str = "") -> click.UsageError:
     if hint:
         error.hint = hint  # type: ignore[attr-defined]
     return error
+
+
+def refuse_project(session: Session, kinds: Collection[Kind]) -> None:
+    """Raise UsageError if -p was given and all of ``kinds`` belong to no project: it would do nothing."""
+    wide = {kind.plural for kind in kinds if kind.scope == "fabric"}
+    if session.given_project and wide and not any(kind.scope == "project" for kind in kinds):
+        raise usage(
+            f"-p {session.given_project}: {join_words(sorted(wide), 'and')} belong to no project", "leave -p out"
+        )
 
 
 def read_targets(
@@ -130,7 +140,7 @@ def _read_target(kind: Kind | None, word: str) -> Target:
         before, name = "", word
     named = find_noun(before) if before else kind
     if named is None:
-        raise usage(f"{word!r}: give KIND/NAME, like vm/{word}")
+        raise usage(f"{word!r}: give KIND/NAME, like vm/{word.strip('/') or 'web'}")
     if kind is not None and named.name != kind.name:
         raise usage(f"{word} is not {kind.a_title}")
     if not name or "/" in name:

@@ -238,8 +238,11 @@ def show_value(value: Any, type_: str = "") -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(str, value)) + "]"
-    text = str(value).splitlines()[0] if isinstance(value, str) and value else str(value)
+        text = f"[{', '.join(map(show_value, value))}]"
+    elif isinstance(value, dict):
+        text = f"{{{', '.join(f'{name}: {show_value(one)}' for name, one in value.items())}}}"
+    else:
+        text = next(iter(str(value).splitlines()), "")
     if DIGEST.fullmatch(text):
         return f"{text[:12]}…"
     return text if len(text) <= 60 else text[:59] + "…"

@@ -64,7 +64,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
 
 
 def _read(session: Session, abouts: Sequence[str]) -> list[Record]:
-    return sorted((record for about in abouts for record in session.client.events(about=about)), key=lambda r: r["id"])
+    client, only = session.client, session.given_project or ""
+    records = (record for about in abouts for record in client.events(about=about, project=only))
+    return sorted(records, key=lambda r: r["id"])
 
 
 def _find_abouts(session: Session, kind: Kind | None, targets: Sequence[Target]) -> list[str]:
@@ -77,10 +79,11 @@ def about(session: Session, target: Target) -> str:
 
 
 def _follow(session: Session, abouts: list[str], since: int) -> Iterator[Record]:
+    client, only = session.client, session.given_project or ""
     if len(abouts) == 1:
-        yield from session.client.events(since=since, about=abouts[0], follow=True)
+        yield from client.events(since=since, about=abouts[0], project=only, follow=True)
         return
-    for record in session.client.events(since=since, follow=True):
+    for record in client.events(since=since, project=only, follow=True):
         if _name(record) in abouts:
             yield record
 

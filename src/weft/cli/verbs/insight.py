@@ -51,9 +51,19 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: bool
             raise usage("--plot draws one workload", "weft insight vm/web --plot")
         _list(session, class_)
         return
-    if class_ is not None:
-        raise usage("--class goes with list", f"weft insight list --class {class_}")
+    if words[0] == "list":
+        raise usage(
+            "list takes no names", f"weft insight {words[1]} shows one; --class and --sort narrow and order the list"
+        )
+    _refuse_flags_of_list(session, class_)
+    if plot and len(words) > 1 and words[-1].endswith((".svg", ".png", ".pdf")):
+        raise usage("--plot draws on the terminal: it takes no file", f"weft insight {words[0]} --plot")
+    if plot and session.is_data:
+        raise usage("--plot draws, and -o prints data", "leave one of them out")
     target = find_one(session, kind, words, ABLE, "give one workload or node", "weft insight list shows all")
+    if ":" in target.name:
+        whole = target.name.partition(":")[0]
+        raise usage(f"{target.what}: a profile is of all versions together", f"weft insight {target.kind.name}/{whole}")
     obj = session.client.get(target.kind.name, target.name)
     profile = _get(session, target, obj)
     answer = read_profile(profile)
@@ -64,6 +74,19 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: bool
     print("\n".join(describe_profile(target.what, answer, now)))
     if plot:
         _draw(session, target, obj, answer, now)
+
+
+def _refuse_flags_of_list(session: Session, class_: str | None) -> None:
+    if class_ is not None:
+        raise usage("--class goes with list", f"weft insight list --class {class_}")
+    for flag, given in (
+        ("--columns", session.columns),
+        ("--sort", session.sort),
+        ("--no-header", session.no_header),
+        ("--all-projects", session.all_projects),
+    ):
+        if given:
+            raise usage(f"{flag} goes with list", f"weft insight list {flag}")
 
 
 def _get(session: Session, target: Target, obj: Object) -> Object:

@@ -13,7 +13,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.completion import complete_kind
 from weft.cli.command.grammar import PLACED, Entry
-from weft.cli.command.target import find_noun, usage
+from weft.cli.command.target import find_noun, refuse_project, usage
 from weft.cli.output.formats import (
     MANIFEST,
     make_rows,
@@ -93,6 +93,7 @@ def list_kind(
 ) -> None:
     """Print the objects of ``kind`` that match; the server does the matching. Without a selector, tasks that have ended are left
     out unless ``every`` is set."""
+    refuse_project(session, [kind])
     selected = read_selection(session, labels, fields)
     hides = not (every or labels or fields)
     if watch:

@@ -14,7 +14,7 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import INTERRUPTED
 from weft.cli.command.grammar import Entry
-from weft.cli.command.target import Target
+from weft.cli.command.target import Target, usage
 from weft.cli.network.flows import (
     FLOW_COLUMNS,
     draw_flows,
@@ -90,6 +90,8 @@ def matrix_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _matrix(session: Session, kind: Kind | None, network: str, since: float, plot: bool) -> int | None:
     if network and "/" not in network:
         session.client.get("network", network)  # raises NotFound
+    if plot and session.is_document:
+        raise usage("--plot draws, and -o prints data", "leave one of them out")
     matrix = fetch_matrix(session, since, network)
     if session.is_document:
         print_data(session, msgspec.to_builtins(matrix))
@@ -128,6 +130,14 @@ def topology_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
 
 
 def _topology(session: Session, kind: Kind | None, node: str, by: str | None, plot: str | None) -> None:
+    if session.given_project:
+        raise usage(f"-p {session.given_project}: the network between the nodes belongs to no project", "leave -p out")
+    if node and by == "place":
+        raise usage("--by place shows places, and --node the links of one node", "leave one of them out")
+    if plot is not None and not plot.endswith(".svg"):
+        raise usage(
+            f"--plot: a map is written as SVG, and {plot!r} doesn't end with .svg", "for example --plot map.svg"
+        )
     found = fetch_topology(session, by or "", node)
     if plot is not None:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from weft.agent.node.enrolment import default_node_name
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
-from weft.launch.process.amounts import cores, count, duration, port, size
+from weft.launch.process.amounts import Parser, cores, count, duration, port, size
 from weft.telemetry.logs.store import LEAST_BYTES, MOST_AGE_SECONDS, MOST_BYTES
 
 STATE = Path("/var/lib/weft")
@@ -18,7 +18,7 @@ _ISOLATED = re.compile(r"microvm|kata(-[a-z0-9]+)*")
 
 
 def parse_join(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="weft agent join", description="Make this machine a node of a fabric.")
+    parser = Parser(prog="weft agent join", description="Make this machine a node of a fabric.")
     parser.add_argument("server", metavar="URL", help="the server, like https://10.0.0.1:8443")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--token", help="a join token, from weft token create --join")
@@ -33,7 +33,7 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="weft agent", description="Run a node's agent in the foreground.")
+    parser = Parser(prog="weft agent", description="Run a node's agent in the foreground.")
     parser.add_argument("node", metavar="NODE", help="the node's name; or join URL, to make this machine a node")
     parser.add_argument("--state", type=Path, help=f"the node's folder, made by weft agent join (default {STATE}/NODE)")
     parser.add_argument("--server", metavar="URL", help="the server's address (default: where the node joined)")

@@ -25,6 +25,7 @@ from weft.informer.enrolments import Enrolments
 from weft.launch.gateway.function_api import keep_function_api
 from weft.launch.gateway.functions import make_functions
 from weft.launch.process.address import split_address, take_address, take_origin, url_at
+from weft.launch.process.amounts import Parser
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.server.logs import keep_log
@@ -41,7 +42,7 @@ POLL_SECONDS = 0.1
 
 def main(argv: Sequence[str]) -> int:
     """Run the gateway on its own; the exit status."""
-    parser = argparse.ArgumentParser(prog="weft gateway", description="Run the gateway in the foreground.")
+    parser = Parser(prog="weft gateway", description="Run the gateway in the foreground.")
     parser.add_argument("--state", type=Path, required=True, help="the server's state folder")
     parser.add_argument(
         "--gateway",

@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, report: Callable[[int], None]) -> tuple[dic
             f"the longest series has {length} samples, but a forecast {options.horizon} ahead takes"
             f" {LEAST_SAMPLES + horizon} to begin with",
             field="--horizon",
+            hint=f"give longer series, or a shorter horizon, like --horizon {step}",
         )
     answer = measure(trace, horizon, report)
     return answer, _write_table(answer, options.horizon)

@@ -69,9 +69,13 @@ def _read_number(text: str, column: str) -> float:
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise InvalidInput(f"{column}: {text[:60]!r} is not a number")
+        raise InvalidInput(
+            f"{column}: {text[:60]!r} is not a number", hint="write it like 0.25; an empty cell is a gap"
+        )
     if abs(number) > MOST:
-        raise InvalidInput(f"{column}: {text[:60]!r} is beyond {MOST:.0e}, which is the most")
+        raise InvalidInput(
+            f"{column}: {text[:60]!r} is beyond {MOST:.0e}, which is the most", hint="choose a larger unit"
+        )
     return number
 
 
@@ -79,10 +83,18 @@ def _align(path: Path, found: dict[str, list[tuple[float, float]]]) -> Trace:
     steps = np.concatenate([np.diff([at for at, _ in samples]) for samples in found.values()])
     steps = steps[steps > 0]
     if not len(steps):
-        raise InvalidInput(f"{path}: no series has two samples at different times", field="time")
+        raise InvalidInput(
+            f"{path}: no series has two samples at different times",
+            field="time",
+            hint="times are in seconds, one a row",
+        )
     step = float(np.median(steps))
     if step < LEAST_STEP_SECONDS:
-        raise InvalidInput(f"{path}: samples are {step:g} s apart; {LEAST_STEP_SECONDS:g} s is the least", field="time")
+        raise InvalidInput(
+            f"{path}: samples are {step:g} s apart; {LEAST_STEP_SECONDS:g} s is the least",
+            field="time",
+            hint="take the mean of each second, or check the unit of its times (seconds)",
+        )
     length = max(round((samples[-1][0] - samples[0][0]) / step) + 1 for samples in found.values())
     if length * len(found) > MOST_CELLS:
         raise InvalidInput(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from typing import NoReturn
 
+from weft.launch.process import amounts
 from weft.objects.errors import InvalidInput, WeftError
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(amounts.Parser):
     """Raises InvalidInput with the help to read, for arguments that can't be parsed."""
 
     def error(self, message: str) -> NoReturn:

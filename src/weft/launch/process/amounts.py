@@ -7,13 +7,22 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes, format_duration, parse_bytes, parse_cpu, parse_duration
 
 T = TypeVar("T")
 _SHOWN = 60
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes the ``-5m`` of ``--since -5m`` for a value, which its type then refuses in words. argparse takes it for an option, and
+    says that the value is missing."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
 
 def count(least: int, most: int) -> Callable[[str], int]:

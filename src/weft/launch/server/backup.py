@@ -24,6 +24,7 @@ from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Store
 from weft.gateway.function_events.backup import put_rows, read_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.launch.process.amounts import Parser
 from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
 from weft.launch.store.engine import SQLITE, make_store, recall_store, refill_store, remember_store, running
@@ -63,7 +64,7 @@ def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
         "restore": "Replace the data of a stopped server with the backup in FILE, or in a backup repository. Guests keep "
         "running: weft doctor lists those created after the backup as orphans.",
     }
-    parser = argparse.ArgumentParser(prog=f"weft server {verb}", description=summary[verb])
+    parser = Parser(prog=f"weft server {verb}", description=summary[verb])
     parser.add_argument("file", metavar="FILE|REPOSITORY")
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="of a repository: its key")
     if verb == "backup":

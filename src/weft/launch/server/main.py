@@ -17,7 +17,7 @@ from pathlib import Path
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.address import take_address, take_networks, take_origin, take_source
-from weft.launch.process.amounts import count, duration, percent, size
+from weft.launch.process.amounts import Parser, count, duration, percent, size
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.lock import hold_server
@@ -44,7 +44,7 @@ PROCESSES = {
 
 def make_parser() -> argparse.ArgumentParser:
     """What ``weft server`` understands; ``docs/reference/server.md`` says the same."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="weft server",
         description="Run the weft server in the foreground.",
         epilog="weft server backup FILE and weft server restore FILE save and restore its data.",

@@ -31,7 +31,9 @@ class Sheet:
         self.header = [name.strip().lower().lstrip("\ufeff") for name in first]
         twice = next((name for name in self.header if name and self.header.count(name) > 1), None)
         if twice is not None:
-            raise InvalidInput(f"{path}:1: column {twice} appears twice", field=twice)
+            raise InvalidInput(
+                f"{path}:1: column {twice} appears twice", field=twice, hint="rename or remove one of them"
+            )
         self.line = 1
 
     def require(self, *names: str) -> None:
@@ -60,7 +62,10 @@ class Sheet:
                 row += [""] * (width - len(row))
             elif len(row) > width:
                 if any(row[width:]):
-                    raise InvalidInput(f"{self.path}:{self.line}: {len(row)} cells, but {width} columns")
+                    raise InvalidInput(
+                        f"{self.path}:{self.line}: {len(row)} cells, but {width} columns",
+                        hint='quote cells with commas: "a,b"',
+                    )
                 del row[width:]
             yield row
 
@@ -86,7 +91,8 @@ class Sheet:
         try:
             return next(self._rows, None)
         except csv.Error as problem:
-            raise InvalidInput(f"{self.path}:{self._rows.line_num}: {problem}") from None
+            hint = "quotes begin and end a cell; a quote in one is written twice"
+            raise InvalidInput(f"{self.path}:{self._rows.line_num}: {problem}", hint=hint) from None
 
 
 def read_count(text: str, column: str) -> int:
@@ -107,13 +113,13 @@ def read_text(path: Path) -> str:
             raw = gzip.decompress(raw)
         return raw.decode("utf-8")
     except FileNotFoundError:
-        raise NotFound(f"{path}: no such file") from None
+        raise NotFound(f"{path}: no such file", hint="give the path of a .csv or .csv.gz file") from None
     except gzip.BadGzipFile as problem:
-        raise InvalidInput(f"{path}: the compressed file is broken: {problem}") from None
+        raise InvalidInput(f"{path}: the compressed file is broken: {problem}", hint="gzip -t FILE tests it") from None
     except OSError as problem:
-        raise InvalidInput(f"{path}: {problem.strerror or problem}") from None
+        raise InvalidInput(f"{path}: {problem.strerror or problem}", hint="give a file that you may read") from None
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
         raise InvalidInput(f"{path}:{line}: not UTF-8 text", hint="give a .csv or .csv.gz file") from None
     except (EOFError, zlib.error) as problem:
-        raise InvalidInput(f"{path}: the compressed file is broken: {problem}") from None
+        raise InvalidInput(f"{path}: the compressed file is broken: {problem}", hint="gzip -t FILE tests it") from None
