@@ -9,10 +9,12 @@ from tests.scenario.controllers_lab import EndsAs, Lab
 from tests.scenario.test_jobs import RUNS
 from tests.scenario.test_scheduler_answers import answer_to
 
+from weft.kinds.accounting_record import AccountingSpec, AccountingStatus, RunTime
 from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.kinds.report import QueuedWorkload, ReportStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import decode_part
+from weft.objects.quantity import format_time
 
 HOUR = 3600.0
 
@@ -56,20 +58,25 @@ async def test_starts_follow_from_ends_of_leases_and_from_those_before(tmp_path:
         await lab.pass_time(5)
         found = await queue(lab)
         assert [(one.place, one.workload, one.kind, one.project) for one in found] == [
-            (1, "vm/first", "vm", "default"),
-            (2, "vm/second", "vm", "default"),
+            (1, "vm/second", "vm", "default"),  # it is shorter
+            (2, "vm/first", "vm", "default"),
             (3, "vm/last", "vm", "default"),
         ]
         assert {one.confidence for one in found} == {"high"}
         starts = [round((one.expected_start or 0.0) - began) for one in found]
-        assert abs(starts[0] - HOUR) <= 5 and abs(starts[1] - 3 * HOUR) <= 5 and abs(starts[2] - 4 * HOUR) <= 5
-        assert 5 <= found[0].waiting_seconds <= 9
+        assert abs(starts[0] - HOUR) <= 5 and abs(starts[1] - 2 * HOUR) <= 5 and abs(starts[2] - 4 * HOUR) <= 5
+        assert 5 <= found[1].waiting_seconds <= 9
+        assert [one.passed_by for one in found] == [
+            "",
+            "vm/second came later and comes first: it is expected to run 1h, this one 2h",
+            "",
+        ]
         assert {one.held_by.reason for one in found} == {"insufficientResources"}
         assert "1 cpu" not in found[2].held_by.message and "needs 3 cpu" in found[2].held_by.message
         again = await queue(lab)
         assert [(one.place, one.expected_start) for one in again] == [(one.place, one.expected_start) for one in found]
         # And so it comes about.
-        await lab.until_phase("first", "Running", 4000)
+        await lab.until_phase("second", "Running", 4000)
         assert abs(lab.clock.now() - (found[0].expected_start or 0.0)) < 30
 
 
@@ -193,3 +200,60 @@ async def test_places_count_everybody_and_only_one_s_own_project_is_shown(tmp_pa
             (2, "vm/mine", "default"),
         ]
         assert status.queued == 2
+
+
+async def test_a_gap_is_filled_and_the_queue_says_by_what(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0)
+        await lab.put_vm("now", cpu=3.0, grace=0, lease=lease(mode="immediate", duration=600.0))
+        await lab.until_phase("now", "Running")
+        await lab.put_vm("large", cpu=4.0, grace=0, lease=lease(duration=600.0, priority=2))
+        await lab.pass_time(5)
+        await lab.put_vm("long", cpu=1.0, grace=0, lease=lease(duration=1200.0))
+        await lab.pass_time(5)
+        await lab.put_vm("short", cpu=1.0, grace=0, lease=lease(duration=300.0))
+        await lab.until_phase("short", "Running")
+        found = await queue(lab)
+        assert [one.workload for one in found] == ["vm/large", "vm/long"]
+        started = f"vm/short started before it at {format_time(lab.clock.now())}: expected to run 5m"
+        assert found[0].passed_by == f"{started}, it takes nothing of what is held for this one"
+        kept = "the capacity is kept for vm/large, which comes first and starts by "
+        assert found[1].held_by.message.startswith(kept) and found[1].passed_by == ""
+        await lab.until_phase("large", "Running", 700)
+        assert (await lab.status("long")).phase == "Pending"
+
+
+async def test_who_requests_little_and_extends_does_not_delay_the_first(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0)
+        await lab.put_vm("now", cpu=3.0, grace=0, lease=lease(mode="immediate", duration=600.0))
+        await lab.until_phase("now", "Running")
+        await lab.put_vm("large", cpu=4.0, grace=0, lease=lease(duration=600.0, priority=2))
+        await lab.pass_time(5)
+        await lab.put_vm("liar", cpu=1.0, grace=0, lease=lease(duration=60.0))
+        await lab.until_phase("liar", "Running")
+        await lab.wish("liar", lease={"mode": "best-effort", "duration": 1800.0, "preemptible": True})
+        await lab.until_phase("large", "Running", 700)
+
+
+async def test_what_was_promised_is_kept_whatever_is_predicted(tmp_path: Path) -> None:
+    """Predictions of a minute, leases of ten minutes that last them, and a reservation in five."""
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0)
+        run_times = [RunTime(60.0)] * 10
+        spec = AccountingSpec(project="default", period="recent", start=0.0)
+        await lab.put(
+            "accountingrecord", "recent.default", spec, status=AccountingStatus(run_times={"": run_times}), project=None
+        )
+        await lab.kill_deciders()
+        lab.start_deciders("again")
+        start = lab.clock.now() + 300.0
+        await lab.put_vm("promised", cpu=4.0, grace=0, lease=lease(start=start, duration=600.0))
+        await lab.until_lease("promised", "Scheduled")
+        for number in range(6):
+            await lab.put_vm(f"long{number}", cpu=2.0, grace=0, lease=lease(duration=600.0))
+        await lab.put_vm("short", cpu=2.0, grace=0, lease=lease(duration=120.0))
+        await lab.until_phase("short", "Running")
+        await lab.until_lease("promised", "Active", 400)
+        assert start <= lab.clock.now() <= start + 5
+        assert {(await lab.status(f"long{number}")).phase for number in range(6)} == {"Pending"}

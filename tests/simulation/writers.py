@@ -13,7 +13,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
 MAKERS = {
-    "accountingrecord": {"accounting"},
+    "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"scheduler", "workload"},
     "endpoint": {"addresses", "scheduler", "workload", "conversions", "services"},
     "decision": {"scheduler"},
@@ -47,7 +47,7 @@ REMOVERS = {
     "snapshot": {"snapshots"},
 }
 SPEC_WRITERS = {
-    "accountingrecord": {"accounting"},
+    "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses", "services"},
@@ -57,7 +57,7 @@ SPEC_WRITERS = {
     "publishedport": {"API server", "conversions"},
 }
 STATUS_WRITERS = {
-    "accountingrecord": {"accounting"},
+    "accountingrecord": {"accounting", "scheduler"},
     "endpoint": {"addresses"},
     "publishedport": {"addresses", "conversions", "services"},
     "recommendation": {"scheduler"},

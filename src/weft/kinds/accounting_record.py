@@ -1,6 +1,8 @@
-"""AccountingRecord: what the workloads of one project requested and used over one day, hour by hour, or over one month, day by day.
+"""AccountingRecord: what the workloads of one project requested and used over one day, hour by hour, or over one month, day by day;
+and, in one more record, how long the newest leases of its users took.
 
-The controller ``accounting`` writes it; it outlives the workloads and the project. Days and months are in UTC.
+The controller ``accounting`` writes it, and the scheduler the one of newest leases; it outlives the workloads and the project. Days
+and months are in UTC.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ KEPT_HOURLY_DAYS = 35
 KEPT_DAYS = 400
 MOST_USERS = 20  # of one project told apart in a record; the others are counted together, under ""
 
+RECENT: Literal["recent"] = "recent"  # the period of the record of newest leases
+
 
 class AccountingSpec(msgspec.Struct, kw_only=True):
     project: str
-    period: Literal["day", "month"]
-    start: float  # unix seconds
+    period: Literal["day", "month", "recent"]
+    start: float  # unix seconds; of the record of newest leases when it was made
 
 
 class AccountingEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -42,12 +46,20 @@ class AccountingEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
     used_disk: float = 0.0
 
 
+class RunTime(msgspec.Struct, frozen=True, array_like=True):
+    """What an ended lease took; ``extended``: more than was requested when it got its place."""
+
+    seconds: float
+    extended: bool = False
+
+
 AMOUNTS = ("cpu", "memory", "disk", "gpu", "used_cpu", "used_memory", "used_disk")
 
 
 class AccountingStatus(msgspec.Struct, kw_only=True):
     through: float = 0.0  # unix seconds: all before this is counted
     entries: list[AccountingEntry] = []
+    run_times: dict[str, list[RunTime]] = {}  # by user, of leases that ended last: the oldest first
 
 
 def name_day(project: str, moment: float) -> str:
@@ -57,6 +69,10 @@ def name_day(project: str, moment: float) -> str:
 
 def name_month(project: str, moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m}.{project}"
+
+
+def name_recent(project: str) -> str:
+    return f"{RECENT}.{project}"
 
 
 def start_of_day(moment: float) -> float:

@@ -108,6 +108,7 @@ class QueuedWorkload(msgspec.Struct, frozen=True, kw_only=True):
     # high: follows from leases' ends and promises alone; low: some end is guessed, or one before it has no known start
     confidence: Literal["high", "low", "none"]
     held_by: HeldBy
+    passed_by: str = ""  # a sentence: which lease that came later comes first, or has started, and why
 
 
 class ProjectShare(msgspec.Struct, frozen=True, kw_only=True):

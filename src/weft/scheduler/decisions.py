@@ -2,7 +2,8 @@
 
 Reads the view and the snapshot, in which each decision is counted, so that the next sees it; returns commits and writes nothing.
 The loop takes the workloads from the queue, and commits. Where a place is looked for depends on the mode: ``placement/plain.py``
-now and without an end, ``timed.py`` for a lease that ends, ``reserved.py`` in a reservation.
+now and without an end, ``timed.py`` for a lease that ends, ``queued.py`` for one that waits for its turn, ``reserved.py`` in a
+reservation.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from weft.scheduler.placement import plain, reserved, timed
 from weft.scheduler.placement.binder import Binder
 from weft.scheduler.placement.found import Found, Placement, Refusal, Search
 from weft.scheduler.placement.placed import Placed
+from weft.scheduler.placement.queued import QueuedLeases, are_queued
 from weft.scheduler.placement.readiness import Readiness
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 
-Find = Callable[[Search, list[Candidate], float], Found]
+Find = Callable[[Search, list[Candidate], float], Found | None]
 
 
 class Decisions:
@@ -56,6 +58,7 @@ class Decisions:
         self._search = Search(self._view, engine, leadership.clock, intake.queue, own, self.budget, Budgets(self._view))
         self._binder = Binder(self._view, engine, intake, update_status, elsewhere_seconds)
         self._readiness = Readiness(self._view, engine.snapshot, intake, own, pending, lambda: self.batch)
+        self.leases = QueuedLeases(self._view, engine, intake, self._read, strategy)
         self._placed = Placed(self._read, self._readiness, self._binder, intake, strategy)
         self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand
 
@@ -112,7 +115,12 @@ class Decisions:
         """The commits of places for all ``candidates``, or of what each of them is told."""
         candidates = [self._readiness.relax(candidate) for candidate in candidates]
         began = self._clock.elapsed()
-        found = _choose_mode(candidates)(self._search, candidates, now)
+        find = self.leases.find if are_queued(candidates) else _choose_mode(candidates)
+        found = find(self._search, candidates, now)
+        if found is None:
+            for candidate in candidates:
+                self._intake.addresses.give_back(self._view, candidate.reserved)
+            return []
         timing = self._search.time_since(began, now)
         if isinstance(found, Waiting):
             return [self._plan_slotless(candidate, found, now) for candidate in candidates]
@@ -128,6 +136,7 @@ class Decisions:
         return self._plan_waiting(candidate.workload, waiting, now)
 
     def _plan_waiting(self, workload: Item, waiting: Waiting, now: float) -> Commit | None:
+        self.leases.forget(workload)
         if waiting.reason == "policyNotFound":
             self._intake.unruled.add(workload.key)
         if waiting.reason == "policyStarting":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -63,8 +64,9 @@ from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.own_policies.status import prepare_policies
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue.lanes import Queue
+from weft.scheduler.queue.learned import Learned
 from weft.scheduler.queue.shares import Shares
-from weft.scheduler.queue.turn import find_turn, is_suspended, mix
+from weft.scheduler.queue.turn import find_turn, is_queued, is_suspended, mix, name_lease
 from weft.scheduler.reservation.plan import Reservations
 from weft.scheduler.workload.request import is_observed, read_memberships, wants_place
 
@@ -91,7 +93,10 @@ class Intake:
         self.cramped: set[str] = set()  # keys of workloads that wait for capacity to grow where they run
         self.reservations = Reservations()
         self._reserved: dict[str, set[str]] = {}  # keys of workloads that wait for a reservation, by its key
-        self.leases: set[str] = set()  # keys of workloads that wait for capacity for as long as they request
+        self.leases: set[str] = (
+            set()
+        )  # keys of workloads that wait for capacity over time, but not in the queue of leases
+        self.pass_due = False  # of the queue of leases
         self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
         self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
@@ -101,6 +106,8 @@ class Intake:
         self._engine = engine
         self._snapshot = engine.snapshot
         self._own = own
+        self.learned = Learned(engine.leases)
+        self._arrived: dict[str, None] = {}  # keys of workloads that are to enter that queue
         self._suspects: dict[str, Item] = {}  # nodes that may be silent
         self._due: dict[str, Item] = {}  # workloads that the changes in hand concern
         self._counts_due = True  # of nodes that meet each Constraint
@@ -174,7 +181,7 @@ class Intake:
     def _notice_workload(self, change: Changed) -> None:
         workload = change.new
         if workload is None or workload.deleting:
-            self.queue.forget(change.key)
+            self._forget(change.item)
             self._offer_gang(change.item)
         elif has_changed(change, _spec_state):
             self._due[workload.key] = workload
@@ -194,6 +201,8 @@ class Intake:
         self.count(change.key, change.new)
         if change.new is not None:
             self._engine.leads.note(change.new.spec(AllocationSpec), change.new.report(AllocationReport))
+        if self.learned.notice(change, self._clock.now(), self._clock.elapsed()):
+            self.wake.ring()
         self.migrations.notice(self._view, change)
         self._notice_slot(change)
         if self._view.of_kind(DISRUPTION_BUDGET.name) and has_changed(change, is_running):
@@ -258,7 +267,7 @@ class Intake:
             for key in self._snapshot.leases.take_over(now):
                 if (item := self._view.get(key)) is not None:
                     self.count(key, item)
-            self._offer_leases()
+            self._offer_waiting()
             ends = self._snapshot.leases.find_next_end()
         if ends < math.inf:
             patience = min(max(0.0, ends - now), LONGEST_SLEEP_SECONDS if patience is None else patience)
@@ -288,7 +297,12 @@ class Intake:
         self.queue.wake(request, self._clock.now() - PATIENCE_SECONDS)
 
     def _offer_leases(self) -> None:
-        """Queue those that wait for capacity over time, the first ones first: what has become free may be enough."""
+        """Queue those that wait for capacity over time, the first ones first: what has become free may be enough. Of those in the
+        queue of leases a pass says who starts."""
+        self._want_pass()
+        self._offer_waiting()
+
+    def _offer_waiting(self) -> None:
         now, find = self._clock.now(), self._view.find
         found = [workload for key in self.leases if (workload := self._view.get(key)) is not None]
         turns = [(find_turn(item, find(ALLOCATIONS_BY_WORKLOAD, item.uid), now), item.key) for item in found]
@@ -303,6 +317,40 @@ class Intake:
             if may_preempt(request):
                 self._wake_class(request)
         self.wake.ring()
+
+    def enter(self, keys: Iterable[str]) -> None:
+        """Have these workloads enter the queue of leases."""
+        self._arrived.update(dict.fromkeys(keys))
+        self.pass_due = True
+        self.wake.ring()
+
+    def begin_pass(self, most: int) -> list[str]:
+        """The keys of the workloads that enter the queue of leases before a pass; another pass is due for the others."""
+        keys = list(islice(self._arrived, most))
+        for key in keys:
+            del self._arrived[key]
+        self.pass_due = bool(self._arrived)
+        return keys
+
+    def offer_to_lanes(self, keys: Iterable[str]) -> None:
+        """Queue these workloads for a decision, in their turn."""
+        now, find = self._clock.now(), self._view.find
+        for key in keys:
+            if (workload := self._view.get(key)) is not None and not workload.deleting:
+                self.queue.offer(key, find_turn(workload, find(ALLOCATIONS_BY_WORKLOAD, workload.uid), now))
+
+    def _forget(self, workload: Item) -> None:
+        """It wants no place."""
+        self.queue.forget(workload.key)
+        self._arrived.pop(workload.key, None)
+        if name_lease(workload) in self._engine.leases:
+            self._engine.leases.drop(name_lease(workload))
+            self._want_pass()
+
+    def _want_pass(self) -> None:
+        if len(self._engine.leases) or self._engine.leases.kept:
+            self.pass_due = True
+            self.wake.ring()
 
     def offer_keys(self, keys: set[str]) -> set[str]:
         """Queue the workloads of ``keys``; returns an empty set to replace it."""
@@ -405,17 +453,21 @@ class Intake:
             or has_other_end(self._view, item, spec)
             for item in allocations
         )
-        if to_do or has_migrated_from(workload, allocations) or wants_place(self._view, workload):
+        if to_do or has_migrated_from(workload, allocations):
             self.queue.offer(workload.key, find_turn(workload, allocations, now))
+        elif not wants_place(self._view, workload):
+            self._forget(workload)
+        elif is_queued(spec):
+            self.enter([workload.key])
         else:
-            self.queue.forget(workload.key)
+            self.queue.offer(workload.key, find_turn(workload, allocations, now))
 
     def _offer_all(self, workloads: Iterable[Item]) -> None:
         for workload in workloads:
             self._offer(workload)
 
-    def wake_classes(self) -> None:
-        """Wake the classes that wait for what nodes have gained since the last call."""
+    def wake_classes(self, *, leases: bool = True) -> None:
+        """Wake the classes, and with ``leases`` those too, that wait for what nodes have gained since the last call."""
         snapshot = self._snapshot
         if snapshot.improved:
             uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
@@ -423,7 +475,8 @@ class Intake:
             snapshot.improved.clear()
             cramped, self.cramped = self.cramped, set()
             self._offer_all(workload for key in sorted(cramped) if (workload := self._view.get(key)) is not None)
-            self._offer_leases()
+            if leases:
+                self._offer_leases()
             rows = [row for uid in uids if (row := snapshot.index_of(uid)) is not None]
             if rows:
                 most = np.max(snapshot.capacity[:, rows] - snapshot.allocated[:, rows], axis=1)

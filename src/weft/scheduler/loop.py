@@ -1,8 +1,8 @@
 """Places workloads: takes those that want a place in batches, has them decided on (decisions.py), and commits.
 
-Reads workloads, nodes, allocations, images, volumes, networks, endpoints; writes allocations, endpoints, decisions, and the
-conditions Placed and Addressed. Woken by its intake, which sees every change that could let a workload be placed. All its state
-can be read again: a new Scheduler over the same cache continues where another was killed.
+Reads workloads, nodes, allocations, images, volumes, networks, endpoints; writes allocations, endpoints, decisions, the records
+of run times, and the conditions Placed and Addressed. Woken by its intake, which sees every change that could let a workload be
+placed. All its state can be read again: a new Scheduler over the same cache continues where another was killed.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Scheduler:
         unsubscribe = self._leadership.cache.subscribe(self.intake.notice, WATCHED)
         try:
             self.intake.notice(whole(self._view, KINDS))
+            self.intake.learned.load(self._view)
             self._engine.last = self._find_last()
             while True:
                 if self.intake.questions:
@@ -96,10 +97,16 @@ class Scheduler:
                 if self.intake.reservations.wait(self._clock.now()) == 0.0:
                     await self._place_reservations()
                 await self._write_status()
+                if self.intake.learned.wait(self._clock.elapsed()) == 0.0:
+                    failed = await self._leadership.perform(self.intake.learned.plan(self._view, self._clock.now()))
+                    if failed:
+                        self.intake.learned.retry(failed, self._clock.elapsed())
                 if self._decisions.starting and not self._own.starting():
                     self._decisions.starting = self.intake.offer_keys(self._decisions.starting)
                 if self._decisions.budget.wait(self._clock.elapsed()) == 0.0:
                     self._decisions.budget.owed = self.intake.offer_keys(self._decisions.budget.owed)
+                if self.intake.pass_due:
+                    self._decisions.leases.run(self._clock.now())
                 if not self.intake.queue.ready and self._pending:
                     await self._land(0)
                 elif not self.intake.queue.ready:
@@ -200,7 +207,7 @@ class Scheduler:
         """In how many seconds to run again even if nothing changes; None: never."""
         elapsed = self._clock.elapsed()
         waits = [self.intake.refresh(), self._decisions.budget.wait(elapsed), self.intake.migrations.wait(elapsed)]
-        waits.append(self.intake.reservations.wait(self._clock.now()))
+        waits += [self.intake.reservations.wait(self._clock.now()), self.intake.learned.wait(elapsed)]
         if self._rewrite_at < float("inf"):
             waits.append(max(0.0, self._rewrite_at - elapsed))
         if self._own.starting() or self._decisions.starting:

@@ -33,6 +33,8 @@ def _run(session: Session, kind: Kind | None) -> None:
     titles = ("PROJECT", *_TITLES) if session.all_projects else _TITLES
     now = session.clock.now()
     rows = [[*([one["project"]] if session.all_projects else []), *_row(one, now)] for one in items]
+    if any(passed := [one.get("passed_by", "") for one in items]):
+        titles, rows = (*titles, "PASSED BY~!"), [[*row, text] for row, text in zip(rows, passed, strict=True)]
     table = make_columns(*titles), rows
     print_items(session, items, [one["workload"] for one in items], table, "the queue is empty")
     if count > len(items) and not session.is_data:

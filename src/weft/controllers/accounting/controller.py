@@ -24,6 +24,7 @@ from weft.kinds.accounting_record import (
     HOUR,
     KEPT_DAYS,
     KEPT_HOURLY_DAYS,
+    RECENT,
     AccountingSpec,
     AccountingStatus,
     add_entries,
@@ -143,13 +144,14 @@ def plan_folds(view: View, now: float) -> Iterator[Commit]:
     months = set[str]()  # each changes once in a round
     for item in sorted(view.of_kind(_KIND).values(), key=lambda item: item.key):
         spec = item.spec(AccountingSpec)
-        if len(months) >= MOST_FOLDED or spec.start >= (last_hourly if spec.period == "day" else last - 31 * DAY):
+        start = item.status(AccountingStatus).through if spec.period == RECENT else spec.start
+        if len(months) >= MOST_FOLDED or start >= (last_hourly if spec.period == "day" else last - 31 * DAY):
             continue
         key = object_key(_KIND, None, name_month(spec.project, spec.start))
         if key in months:
             continue
         months.add(key)
-        if spec.period == "month":
+        if spec.period != "day":
             draft = Draft()
             draft.delete(item)
             yield Commit(item.key, draft.writes, draft.preconditions)

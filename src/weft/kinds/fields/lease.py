@@ -79,6 +79,7 @@ class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     suspension: Suspension | None = None  # for another workload; the scheduler sets and clears it
     suspensions: int = 0  # how often that happened
     suspended_seconds: float = 0.0  # in former suspensions: its end is later by them
+    requested: float = 0.0  # seconds that were requested when it got its place: an extension is beyond them; 0: unknown
 
 
 def end_suspension(lease: AllocatedLease, now: float) -> AllocatedLease:

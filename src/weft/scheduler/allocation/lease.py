@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from weft.contracts.journal import Event
-from weft.contracts.policy import Flags, Request, Values
+from weft.contracts.policy import Flags, Request, Values, Whole
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
@@ -46,6 +47,21 @@ class Conflict(msgspec.Struct, frozen=True):
     shorter: float = 0.0
 
 
+class _Starts(msgspec.Struct, frozen=True):
+    """When each node has what a lease requests for all of it."""
+
+    base: Request  # without what is counted over time
+    left: Whole
+    start: float
+    ahead: float  # so long before its start it takes its capacity
+    seconds: float  # for so long it takes it
+    found: Values  # by row; infinite: never
+
+    @property
+    def first(self) -> float:
+        return float(self.found.min()) if len(self.found) else math.inf
+
+
 def find_slot(
     engine: Engine,
     request: Request,
@@ -57,44 +73,72 @@ def find_slot(
     later: bool = False,
 ) -> Opening | Conflict:
     """Where and when workload ``uid`` runs; ``asked`` has a duration. ``later``: the first time will do, however late."""
-    mode, duration = asked.mode or "best-effort", asked.duration or 0.0
+    duration = asked.duration or 0.0
+    if asked.mode == "reservation" and (asked.start or 0.0) < now:
+        return Conflict(f"its start, {format_time(asked.start or 0.0)}, has passed")
+    starts = _find_starts(engine, request, asked, grace_seconds, now)
+    snapshot, ahead, first = engine.snapshot, starts.ahead, starts.first
+    earliest = starts.start - ahead
+    latest = sys.float_info.max if later else _find_latest(asked, earliest, duration)
+    if first <= latest:
+        return _open(engine, starts, uid, asked)
+    lengths = snapshot.leases.find_lengths(snapshot.uids, starts.left, request.amounts[:2], earliest)
+    lengths[~engine.fits(starts.base)] = 0.0
+    shorter = float(lengths.max()) - ahead - grace_seconds if len(lengths) else 0.0
+    node = snapshot.names[int(starts.found.argmin())] if first < math.inf else ""
+    text = describe_lack(asked, request, starts.start)
+    text += _describe_nearest(asked, first + ahead, node, shorter) or describe_most_free(
+        engine, request, earliest, starts.seconds
+    )
+    return Conflict(text, first + ahead, node, max(0.0, shorter))
+
+
+def find_opening(
+    engine: Engine,
+    request: Request,
+    uid: str,
+    asked: LeaseRequest,
+    grace_seconds: float,
+    now: float,
+    *,
+    later: bool = False,
+    barred: Sequence[int] = (),
+) -> Opening | None:
+    """As ``find_slot`` for a best-effort lease, but not on the rows ``barred``, and without a word on what is lacking."""
+    starts = _find_starts(engine, request, asked, grace_seconds, now)
+    starts.found[list(barred)] = math.inf
+    return _open(engine, starts, uid, asked) if starts.first <= (sys.float_info.max if later else now) else None
+
+
+def _find_starts(engine: Engine, request: Request, asked: LeaseRequest, grace_seconds: float, now: float) -> _Starts:
     start, ahead = now, 0.0
-    if mode == "reservation":
+    if asked.mode == "reservation":
         assert asked.start is not None
-        if asked.start < now:
-            return Conflict(f"its start, {format_time(asked.start)}, has passed")
         start, ahead = asked.start, min(engine.leads.find(request), asked.start - now)
-    seconds = ahead + duration + grace_seconds
+    seconds = ahead + (asked.duration or 0.0) + grace_seconds
     base = msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]))
     snapshot = engine.snapshot
     snapshot.settle()
     left = snapshot.left_for_leases()
-    held = (request.amounts[0], request.amounts[1])
-    starts = snapshot.leases.find_starts(snapshot.uids, left, held, start - ahead, seconds)
-    starts[~engine.fits(base)] = math.inf
-    first = float(starts.min()) if len(starts) else math.inf
-    latest = sys.float_info.max if later else _find_latest(asked, start - ahead, duration)
-    if first > latest:
-        lengths = snapshot.leases.find_lengths(snapshot.uids, left, held, start - ahead)
-        lengths[~engine.fits(base)] = 0.0
-        shorter = float(lengths.max()) - ahead - grace_seconds if len(lengths) else 0.0
-        node = snapshot.names[int(starts.argmin())] if first < math.inf else ""
-        text = describe_lack(asked, request, start)
-        text += _describe_nearest(asked, first + ahead, node, shorter) or describe_most_free(
-            engine, request, start - ahead, seconds
-        )
-        return Conflict(text, first + ahead, node, max(0.0, shorter))
-    row = _choose(engine, base, uid, starts == first)
-    begin = first + ahead
+    found = snapshot.leases.find_starts(snapshot.uids, left, request.amounts[:2], start - ahead, seconds)
+    found[~engine.fits(base)] = math.inf
+    return _Starts(base, left, start, ahead, seconds, found)
+
+
+def _open(engine: Engine, starts: _Starts, uid: str, asked: LeaseRequest) -> Opening:
+    """On the best of the nodes that have it first."""
+    first, duration = starts.first, asked.duration or 0.0
+    begin = first + starts.ahead
     lease = AllocatedLease(
-        mode=mode,
+        mode=asked.mode or "best-effort",
         start=begin,
         end=begin + duration,
         prepare_at=first,
         preemptible=bool(asked.preemptible),
         priority=asked.priority,
+        requested=duration,
     )
-    return Opening(row, lease)
+    return Opening(_choose(engine, starts.base, uid, starts.found == first), lease)
 
 
 def find_start_of_all(
@@ -154,10 +198,12 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
     amounts = amounts_of(place.resources)
     most = end
     if end > lease.end:
-        held = lease.end + place.grace_seconds
-        most = (
-            find_extension(engine, place.node_uid, amounts[:2], held, end + place.grace_seconds) - place.grace_seconds
-        )
+        grace = place.grace_seconds
+        # Who requests little and extends mustn't delay the first of the queue, which it may have started before.
+        with engine.snapshot.trial() as trial:
+            for number, kept in enumerate(engine.leases.held if lease.mode == "best-effort" else ()):
+                trial.put_leased(f"first/{number}", kept, 0)
+            most = find_extension(engine, place.node_uid, amounts[:2], lease.end + grace, end + grace) - grace
     if most < end:
         return _plan_conflict(workload, place, end, most, now)
     envelope, of, end = edit(workload), workload.envelope, max(end, now)

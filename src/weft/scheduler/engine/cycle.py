@@ -28,6 +28,7 @@ from weft.informer.pool.claims import Claim
 from weft.scheduler.constraint.filters import FILTERS, FREE_CAPACITY
 from weft.scheduler.constraint.preferences import PREFERENCES
 from weft.scheduler.engine.demand import Demand
+from weft.scheduler.lease.backfill import LeaseQueue
 from weft.scheduler.lease.lead import Leads
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.combined import uses_outlook
@@ -66,6 +67,7 @@ class Engine:
         self._preferences = preferences
         self.last: str | None = None
         self.leads = Leads()
+        self.leases = LeaseQueue()
         self.outlook = Outlook()
         self._demand = demand
         self._linear: dict[str, LoadPolicy | None] = {}

@@ -83,7 +83,7 @@ def _try(
             if start is None and _has_deadline(member) and found.lease is not None:
                 start = found.lease.start
             places[number] = found
-            _count(engine, trial, f"{_TRIAL}{number}", member, found)
+            count_member(engine, trial, f"{_TRIAL}{number}", member, found)
         return places
 
 
@@ -109,7 +109,8 @@ def _find_place(engine: Engine, member: LeasedMember, start: float | None, now: 
     return found
 
 
-def _count(engine: Engine, trial: Trial, key: str, member: LeasedMember, place: LeasedPlace) -> None:
+def count_member(engine: Engine, trial: Trial, key: str, member: LeasedMember, place: LeasedPlace) -> None:
+    """Count its place until the end of ``trial``."""
     request, lease = member.request, place.lease
     uid, load = engine.snapshot.uids[place.row], engine.load(request, place.row)
     if load.groups:

@@ -39,6 +39,11 @@ class Availability:
             amount <= min(free[first:last]) + _EQUAL for free, amount in zip(self._free, amounts, strict=True) if amount
         )
 
+    def copy(self) -> Availability:
+        made = Availability([0.0] * len(self._free))
+        made._times, made._free = list(self._times), [list(levels) for levels in self._free]
+        return made
+
     def least_free(self, start: float, end: float) -> list[float]:
         """The least that is free of each resource at any moment from ``start`` to ``end``."""
         first, last = bisect_right(self._times, start) - 1, bisect_left(self._times, end)

@@ -1,4 +1,5 @@
-"""Which queued leases start now: one pure pass over a queue for one divisible capacity.
+"""Which queued leases start now: one pass over the queue. The scheduler and ``weft simulate leases`` run this same code, the one on
+nodes (``scheduler/placement/queued.py``), the other on the processors of a log.
 
 EASY backfilling (Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995): the first of the queue that doesn't fit holds a
 reservation at the earliest moment when what runs has to be over, and others may start before it if they leave that alone. The
@@ -11,108 +12,287 @@ models differ in the order of the queue, in the order in which gaps are filled, 
   2001), as if all had waited ``HEAD_START_SECONDS`` longer, which favours the short ones among new ones, and a little less for
   much of the capacity; gaps by shortest prediction. What has waited longer than ``GUARD_SECONDS`` comes first, by arrival, and
   its reservation is kept strictly: behind it only requests count. So nothing waits for ever.
+
+Levels (priorities) come before all this but the guard; of one level the next one is of the project with the smallest share.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Iterable
+from typing import Protocol
 
 import msgspec
+import numpy as np
+
+from weft.contracts.policy import Flags, Values, Whole
+from weft.scheduler.lease.calendar import CalendarEntry
+from weft.scheduler.lease.prediction import RunTimes
 
 GUARD_SECONDS = 96 * 3600.0
 HEAD_START_SECONDS = 2 * 3600.0
-_AMOUNT_EXPONENT = 0.25
+_SIZE_EXPONENT = 0.25
 SHORTEST_SECONDS = 10.0  # what runs shorter counts as this long in slowdowns
+MOST_TRIED = 200  # that don't start, in one pass: of the first ones, and of those that may fill gaps
+_ARRIVAL, _REQUESTED, _PREDICTED, _WEIGHT, _LEVEL, _PROJECT, _SEQUENCE, _CPU, _MEMORY = range(9)
 
 
 class Queued(msgspec.Struct, eq=False):
     """A lease that waits."""
 
     id: str
-    owner: str
+    owner: Hashable  # whose last leases tell how long it may run
     arrival: float  # seconds on the clock of the caller
-    amount: int  # of the capacity
+    amounts: tuple[float, float]  # of two resources: what a node must have for it at least
     requested: float  # seconds; it is ended after these
-    predicted: float  # seconds
+    size: float = 1.0  # how much of the capacity it takes in all
+    level: float = 0.0  # higher comes first
+    project: str = ""
+    keys: tuple[str, ...] = ()  # of its workloads
+    predicted: float = 0.0  # seconds; the queue fills it in
 
 
 class Model(msgspec.Struct, frozen=True):
     """How the queue is ordered, and what a gap must hold."""
 
-    urgency: (
-        Callable[[Queued, float], float] | None
-    )  # the queue's order, lowest first; ties, and all without it, by arrival
-    gap_order: Callable[[Queued], float]  # lowest first; ties as in the queue
-    guard_seconds: float | None = None  # after that long a wait arrival alone counts
+    by_slowdown: bool = False  # the queue's order; else by arrival
+    shortest_first: bool = False  # in gaps; else as in the queue
+    learns: bool = False  # from what an owner's last leases took
+    guard_seconds: float = math.inf  # after that long a wait arrival alone counts
+    all_ends: bool = False  # the reservation of the first one has all that ends at its moment, not only what it needs
 
 
-def _urgency(lease: Queued, now: float) -> float:
-    waited = now - lease.arrival + HEAD_START_SECONDS
-    return -(waited + lease.predicted) / (
-        max(lease.predicted, SHORTEST_SECONDS) * math.pow(lease.amount, _AMOUNT_EXPONENT)
-    )
-
-
-def _predicted(lease: Queued) -> float:
-    return lease.predicted
-
-
-_BY_SHORTEST = Model(None, _predicted)
+WEFT = Model(by_slowdown=True, shortest_first=True, learns=True, guard_seconds=GUARD_SECONDS, all_ends=True)
 MODELS = {
-    "easy": Model(None, lambda lease: 0),
-    "easy-sjbf": _BY_SHORTEST,
-    "easy-sjbf-clairvoyant": _BY_SHORTEST,
-    "weft": Model(_urgency, _predicted, GUARD_SECONDS),
+    "easy": Model(),
+    "easy-sjbf": Model(shortest_first=True),
+    "easy-sjbf-clairvoyant": Model(shortest_first=True),
+    "weft": WEFT,
 }
 
 
-def choose(
-    queue: Sequence[Queued], running: Sequence[tuple[float, int]], free: int, now: float, model: Model
-) -> list[Queued]:
-    """Those of ``queue`` (by arrival) that start at ``now``, in order. ``running``: when each running lease has to be over, and its
-    amount."""
-    ordered = _order(queue, now, model)
-    starts, taken = [], 0
-    while taken < len(ordered) and ordered[taken].amount <= free:
-        free -= ordered[taken].amount
-        starts.append(ordered[taken])
-        taken += 1
-    if taken == len(ordered) or free == 0:
-        return starts
-    head, rest = ordered[taken], ordered[taken + 1 :]
-    shadow, extra = _reserve(
-        head.amount, [*running, *((now + lease.requested, lease.amount) for lease in starts)], free
-    )
-    guarded = model.guard_seconds is not None and now - head.arrival > model.guard_seconds
-    for lease in sorted(rest, key=model.gap_order):
-        if lease.amount > free:
-            continue
-        if now + (lease.requested if guarded else lease.predicted) > shadow:
-            if lease.amount > extra:
+class Capacity(Protocol):
+    """What leases start on. Each method counts the lease if it answers True."""
+
+    def start(self, lease: Queued) -> bool:
+        """Whether it fits now for all that it requested."""
+
+    def hold(self, lease: Queued) -> bool:
+        """Reserve the first time at which it fits, whatever else starts; False: no such time is known."""
+
+    def may_fit(self, amounts: Values, ends: Values) -> Flags:
+        """Which leases (columns of ``amounts``, over at ``ends``) may fit beside what is reserved: none of the others does."""
+
+    def start_beside(self, lease: Queued, seconds: float) -> bool:
+        """Whether it fits now for all that it requested, and beside what is reserved for ``seconds``."""
+
+
+class Shares(Protocol):
+    """How much each project has, by its weight."""
+
+    def weighted(self, project: str) -> float: ...
+
+    def suppose(self, key: str) -> None:
+        """Count a workload as if it had its place."""
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """A lease that started while another came first: at which moment, and how long it was believed to run."""
+
+    key: str  # of its workload
+    at: float
+    seconds: float
+
+
+class LeaseQueue:
+    """The leases that wait, and what is known of their owners."""
+
+    def __init__(self, model: Model = WEFT) -> None:
+        self.model = model
+        self.run_times = RunTimes()
+        self.first: Queued | None = None  # that holds a reservation since the last pass
+        self.held: list[CalendarEntry] = []  # what that reservation takes of nodes
+        self.kept: dict[str, CalendarEntry] = {}  # what of it counts against everything else, by name
+        self.passed: dict[str, Passed] = {}  # by the lease that came first: the last one that started before it
+        self._leases: list[Queued] = []  # by row
+        self._rows: dict[str, int] = {}
+        self._of_owner: dict[Hashable, dict[str, Queued]] = {}
+        self._projects: dict[str, int] = {}
+        self._sequence = 0
+        self._table = np.zeros((9, 64))
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._rows
+
+    def get(self, id_: str) -> Queued | None:
+        row = self._rows.get(id_)
+        return None if row is None else self._leases[row]
+
+    @property
+    def has_projects(self) -> bool:
+        """Whether leases of several projects have waited here."""
+        return len(self._projects) > 1
+
+    def list_above(self, level: float) -> list[Queued]:
+        """Those of higher levels."""
+        levels = self._table[_LEVEL, : len(self._leases)]
+        return [self._leases[row] for row in np.flatnonzero(levels > level)]
+
+    def put(self, lease: Queued) -> None:
+        """Add a lease, or what has become of it."""
+        self.drop(lease.id)
+        self._sequence += 1
+        row = self._rows[lease.id] = len(self._leases)
+        self._leases.append(lease)
+        self._of_owner.setdefault(lease.owner, {})[lease.id] = lease
+        if row == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+        self._predict(lease)
+        project = self._projects.setdefault(lease.project, len(self._projects))
+        weight = math.pow(lease.size, _SIZE_EXPONENT)
+        self._table[:, row] = (
+            lease.arrival,
+            lease.requested,
+            lease.predicted,
+            weight,
+            lease.level,
+            project,
+            self._sequence,
+            *lease.amounts,
+        )
+
+    def drop(self, id_: str) -> None:
+        row = self._rows.pop(id_, None)
+        if row is None:
+            return
+        lease, last = self._leases[row], self._leases.pop()
+        self.passed.pop(id_, None)
+        if self.first is lease:
+            self.first, self.held = None, []
+        of_owner = self._of_owner[lease.owner]
+        del of_owner[id_]
+        if not of_owner:
+            del self._of_owner[lease.owner]
+        if last is not lease:
+            self._leases[row], self._rows[last.id] = last, row
+            self._table[:, row] = self._table[:, len(self._leases)]
+
+    def learn(self, owner: Hashable, seconds: float, *, extended: bool = False) -> None:
+        """A lease of this owner has ended."""
+        self.run_times.add(owner, seconds, extended=extended)
+        for lease in self._of_owner.get(owner, {}).values():
+            self._predict(lease)
+            self._table[_PREDICTED, self._rows[lease.id]] = lease.predicted
+
+    def order(self, now: float) -> list[Queued]:
+        """All of them, the next one first, as long as shares don't count."""
+        return [self._leases[row] for row in self._sort(now)]
+
+    def find_urgency(self, lease: Queued, now: float) -> float:
+        """Its expected slowdown, a little less for much of the capacity; the largest comes first."""
+        waited, size = now - lease.arrival + HEAD_START_SECONDS, math.pow(lease.size, _SIZE_EXPONENT)
+        return (waited + lease.predicted) / (max(lease.predicted, SHORTEST_SECONDS) * size)
+
+    def is_guarded(self, lease: Queued, now: float) -> bool:
+        """Whether it has waited so long that it comes before all others."""
+        return now - lease.arrival > self.model.guard_seconds
+
+    def choose(self, capacity: Capacity, now: float, shares: Shares | None = None) -> list[Queued]:
+        """Those that start at ``now``, in order; all stay in the queue. Without ``shares`` projects don't count."""
+        starts: list[Queued] = []
+        self.first, self.held = None, []
+        rows, tried = self._sort(now), 0
+        while len(rows) and tried < MOST_TRIED:
+            lease, rows = self._draw(rows, shares, now)
+            if capacity.start(lease):
+                starts.append(lease)
+                _suppose(shares, lease)
+            elif capacity.hold(lease):
+                self.first = lease
+                break
+            else:
+                tried += 1  # it comes first, but nothing says when: another one may hold a reservation
+        return starts + self._fill(capacity, rows, shares, now)
+
+    def _fill(self, capacity: Capacity, rows: Whole, shares: Shares | None, now: float) -> list[Queued]:
+        """Those that start though others come first."""
+        starts: list[Queued] = []
+        strict = self.first is not None and self.is_guarded(self.first, now)
+        believed = _REQUESTED if strict else _PREDICTED
+        rows, tried = self._find_fitting(capacity, rows, believed, now), 0
+        if self.model.shortest_first and len(rows) > 1:
+            rows = rows[np.lexsort((self._table[_PREDICTED, rows], -self._find_levels(rows, now)))]
+        while len(rows) and tried < MOST_TRIED:
+            lease, rows = self._draw(rows, shares, now)
+            seconds = lease.requested if strict else lease.predicted
+            if not capacity.start_beside(lease, seconds):
+                tried += 1
                 continue
-            extra -= lease.amount
-        free -= lease.amount
-        starts.append(lease)
-        if free == 0:
+            starts.append(lease)
+            _suppose(shares, lease)
+            if self.first is not None and lease.keys:
+                self.passed[self.first.id] = Passed(lease.keys[0], now, seconds)
+            rows = self._find_fitting(capacity, rows, believed, now)
+        return starts
+
+    def _find_fitting(self, capacity: Capacity, rows: Whole, believed: int, now: float) -> Whole:
+        if not len(rows):
+            return rows
+        table = self._table
+        return rows[capacity.may_fit(table[_CPU : _MEMORY + 1, rows], now + table[believed, rows])]
+
+    def _draw(self, rows: Whole, shares: Shares | None, now: float) -> tuple[Queued, Whole]:
+        """The next of ``rows``, and the others: of the highest level the first of the project with the least share."""
+        at = 0
+        if shares is not None and not self.is_guarded(self._leases[rows[0]], now):
+            table = self._table[:, rows]
+            equal = np.flatnonzero(table[_LEVEL] == table[_LEVEL, 0])
+            firsts = equal[np.unique(table[_PROJECT, equal], return_index=True)[1]]
+            if len(firsts) > 1:
+                at = min(firsts, key=lambda one: (shares.weighted(self._leases[rows[one]].project), one))
+        return self._leases[rows[at]], rows[1:] if at == 0 else np.delete(rows, at)
+
+    def _sort(self, now: float) -> Whole:
+        """The rows, the next one first."""
+        table = self._table[:, : len(self._leases)]
+        arrival = table[_ARRIVAL]
+        rank = arrival
+        if self.model.by_slowdown:
+            waited, predicted = now - arrival + HEAD_START_SECONDS, table[_PREDICTED]
+            urgency = -(waited + predicted) / (np.maximum(predicted, SHORTEST_SECONDS) * table[_WEIGHT])
+            rank = np.where(now - arrival > self.model.guard_seconds, arrival, urgency)
+        levels = self._find_levels(np.arange(len(self._leases)), now)
+        order: Whole = np.lexsort((table[_SEQUENCE], arrival, rank, -levels))
+        return order
+
+    def _find_levels(self, rows: Whole, now: float) -> Values:
+        guarded = now - self._table[_ARRIVAL, rows] > self.model.guard_seconds
+        levels: Values = np.where(guarded, math.inf, self._table[_LEVEL, rows])
+        return levels
+
+    def _predict(self, lease: Queued) -> None:
+        known = self.model.learns
+        lease.predicted = self.run_times.predict(lease.owner, lease.requested) if known else lease.requested
+
+
+def _suppose(shares: Shares | None, lease: Queued) -> None:
+    for key in lease.keys if shares is not None else ():
+        shares.suppose(key)  # type: ignore[union-attr]
+
+
+def find_moment(
+    amount: float, free: float, ends: Iterable[tuple[float, float]], *, all_ends: bool
+) -> tuple[float, float]:
+    """When ``amount`` of one divisible capacity is free at the latest, and how much is left beside it then. ``ends``: when what
+    runs has to be over, and how much each gives back; with ``all_ends`` all of that moment count, else no more than are needed."""
+    moment = math.inf
+    for end, given_back in sorted(ends):
+        if moment < math.inf and (end > moment or not all_ends):
             break
-    return starts
-
-
-def _order(queue: Sequence[Queued], now: float, model: Model) -> Sequence[Queued]:
-    urgency, guard = model.urgency, model.guard_seconds
-    if urgency is None:
-        return queue
-    old = 0  # so many, at the queue's beginning, have waited too long
-    while guard is not None and old < len(queue) and now - queue[old].arrival > guard:
-        old += 1
-    return [*queue[:old], *sorted(queue[old:], key=lambda lease: urgency(lease, now))]
-
-
-def _reserve(amount: int, running: list[tuple[float, int]], free: int) -> tuple[float, int]:
-    """When ``amount`` is free at the latest, and how much is left beside it then."""
-    for end, given_back in sorted(running):
         free += given_back
         if free >= amount:
-            return end, free - amount
-    return math.inf, 0
+            moment = end
+    return moment, free - amount if moment < math.inf else 0.0

@@ -102,6 +102,22 @@ class Calendar:
                 taken[:, row] = [round(-free) for free in node.least_free(start, start + seconds)]
         return taken
 
+    def find_taken_at(self, uids: Sequence[str], moment: float) -> Whole:
+        """Of each of these nodes what leases take at that moment; two rows."""
+        taken = np.zeros((2, len(uids)), dtype=np.int64)
+        rows = self._table.find(uids)
+        leased = np.flatnonzero(rows >= 0)
+        if len(leased):
+            taken[:, leased] = self._table.find_taken_at(rows[leased], moment)
+        return taken
+
+    def read_free(self, node_uid: str, left: Held) -> Availability:
+        """What is free of one node over time, in a copy. ``left``: what it has beside its leases."""
+        node = self._nodes.get(node_uid)
+        free = node.copy() if node is not None else Availability((0.0, 0.0))
+        free.take(-math.inf, math.inf, (-left[0], -left[1]))
+        return free
+
     def take_over(self, now: float) -> list[str]:
         """The keys of leases that have ended by ``now``; each only once."""
         over = []
@@ -188,6 +204,11 @@ class _Table:
         found = np.where(~blocked & (begins <= start) & (start < ends), nearest - start, 0.0)
         lengths: Values = found.max(axis=1)
         return lengths
+
+    def find_taken_at(self, rows: Whole, moment: float) -> Whole:
+        at = np.count_nonzero(self._times[rows] <= moment, axis=1) - 1
+        taken: Whole = np.rint(self._taken[:, rows, at]).astype(np.int64)
+        return taken
 
     def _read(self, rows: Whole, left: Whole, amounts: Held) -> tuple[Values, Values, Flags, Values]:
         """Of each step when it begins and ends, whether too little is free in it, and when the next such step begins."""

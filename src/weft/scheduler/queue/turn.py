@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from weft.informer.view import Item
-from weft.informer.workloads import spec_of
+from weft.informer.workloads import gang_of, spec_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import MOST_PRIORITY, PATIENCE_SECONDS
+from weft.kinds.parts.workload import WorkloadSpec
 
 PATIENT = math.inf  # the level of those that have waited so long that they come before all others
 AT_ONCE = MOST_PRIORITY + 1.0  # of those that don't wait: they get a place now, or are refused
@@ -26,6 +27,17 @@ class Turn(NamedTuple):
 
 
 FIRST = Turn(0.0, "", 0.0)
+
+
+def is_queued(spec: WorkloadSpec) -> bool:
+    """Whether it waits in the queue of leases: a best-effort one that ends."""
+    lease = spec.lease
+    return lease is not None and lease.mode == "best-effort" and lease.duration is not None and not spec.reservation
+
+
+def name_lease(workload: Item) -> str:
+    """The id of the lease that it waits with in that queue: its key, or its gang."""
+    return gang_of(workload) or workload.key
 
 
 def is_suspended(allocation: Item) -> bool:

@@ -8,6 +8,7 @@ these aren't enough, ends of tasks are guessed from what their project's last jo
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -30,10 +31,10 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.prediction import RunTimes
 from weft.scheduler.queue.lanes import Queue
+from weft.scheduler.queue.passing import describe_passing
 from weft.scheduler.queue.shares import Shares
-from weft.scheduler.queue.turn import find_turn, is_suspended, waits_since
-from weft.scheduler.table.facts import NO_LOAD, amounts_of, amounts_on
-from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.queue.turn import PATIENT, Turn, find_turn, is_suspended, name_lease, waits_since
+from weft.scheduler.table.facts import NO_LOAD, amounts_of, amounts_on, name_for
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Candidate, read_candidate, wants_place
 
@@ -46,11 +47,17 @@ def list_queue(
     view: View, engine: Engine, strategy: str, now: float, project: str | None = None
 ) -> tuple[list[QueuedWorkload], int]:
     """The first workloads that wait, and how many do; with ``project`` only its own, at the places that they have among all."""
-    waiting, promised = find_waiting(view, engine.snapshot, now)
+    waiting, promised = find_waiting(view, engine, now)
     starts = _Starts(view, engine, strategy, now)
     starts.search(waiting)
+    leases = [lease for item in waiting[:MOST_SEARCHED] if (lease := engine.leases.get(name_lease(item))) is not None]
+    name = partial(_name, view, to_all=project is None)
+    passed = describe_passing(engine.leases, list(dict.fromkeys(leases)), now, name)
     shown = [
-        _describe(view, item, place, starts.found.get(item.key), now, to_all=project is None)
+        replace(
+            _describe(view, item, place, starts.found.get(item.key), now, to_all=project is None),
+            passed_by=passed.get(name_lease(item), ""),
+        )
         for place, item in enumerate(waiting, 1)
         if project in (None, item.envelope.project)
     ]
@@ -62,9 +69,9 @@ def list_queue(
     return shown[:MOST_SHOWN], len(shown)
 
 
-def find_waiting(view: View, snapshot: Snapshot, now: float) -> tuple[list[Item], list[tuple[float, Item]]]:
+def find_waiting(view: View, engine: Engine, now: float) -> tuple[list[Item], list[tuple[float, Item]]]:
     """Those that wait for capacity, the next one first; and those with a promised start, by it."""
-    queue, promised = Queue(), []
+    queue, turns, promised = Queue(), list[tuple[Turn, Item]](), []
     for item in list_workloads(view):
         placed = item.envelope.condition("Placed")
         if item.deleting or (placed is not None and placed.status == "True" and spec_of(item).lease is None):
@@ -74,12 +81,34 @@ def find_waiting(view: View, snapshot: Snapshot, now: float) -> tuple[list[Item]
         if starts:
             promised.append((min(starts), item))
         elif wants_place(view, item) or any(map(is_suspended, allocations)):
-            queue.offer(item.key, find_turn(item, allocations, now))
+            turns.append((find_turn(item, allocations, now), item))
+    for turn, item in sorted(_order_leases(engine, turns, now), key=lambda one: (one[0].since, one[1].key)):
+        queue.offer(item.key, turn)
     promised.sort(key=lambda one: (one[0], one[1].key))
-    shares, keys = Shares(view, snapshot), list[str]()
+    shares, keys = Shares(view, engine.snapshot), list[str]()
     while queue.ready:
         keys += queue.take(len(queue), lambda: shares)
     return [found for key in keys if (found := view.get(key)) is not None], promised
+
+
+def _order_leases(engine: Engine, turns: list[tuple[Turn, Item]], now: float) -> list[tuple[Turn, Item]]:
+    """``turns``, with those of the leases in their queue given to these in the queue's order."""
+    ranks = {lease.id: rank for rank, lease in enumerate(engine.leases.order(now))}
+    queued = [(turn, item) for turn, item in turns if name_lease(item) in ranks]
+    ordered = sorted((item for _, item in queued), key=lambda item: ranks[name_lease(item)])
+    their_turns = sorted((turn for turn, _ in queued), key=lambda turn: (-turn.level, turn.since))
+    given = [
+        (turn if turn.level == PATIENT else turn._replace(project=item.envelope.project or ""), item)
+        for turn, item in zip(their_turns, ordered, strict=True)
+    ]
+    return given + [(turn, item) for turn, item in turns if name_lease(item) not in ranks]
+
+
+def _name(view: View, key: str, project: str, *, to_all: bool) -> str:
+    item = view.get(key)
+    if item is None:
+        return "a workload that is gone"
+    return name_of(item) if to_all else name_for(project, item.envelope.ref)
 
 
 def _read_start(allocation: Item) -> float:

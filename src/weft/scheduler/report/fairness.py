@@ -7,19 +7,19 @@ from collections import Counter
 
 from weft.informer.view import View
 from weft.kinds.report import ProjectShare, ReportStatus
+from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.queue.shares import Shares
 from weft.scheduler.queue.waiting import find_waiting
-from weft.scheduler.table.snapshot import Snapshot
 
 MOST_SHOWN = 500  # an answer is one object, of limited size
 
 
-def report_fairness(view: View, snapshot: Snapshot, now: float) -> ReportStatus:
+def report_fairness(view: View, engine: Engine, now: float) -> ReportStatus:
     """The largest shares first. A project is entitled to its part of the weights of all that use something or wait; one that does
     neither to what it would be if it did."""
     shares, pending = (
-        Shares(view, snapshot),
-        Counter(i.envelope.project or "" for i in find_waiting(view, snapshot, now)[0]),
+        Shares(view, engine.snapshot),
+        Counter(i.envelope.project or "" for i in find_waiting(view, engine, now)[0]),
     )
     projects = {item.envelope.name for item in view.of_kind("project").values()} | set(pending)
     active = {project for project in projects if pending[project] or shares.dominant(project)[1]}

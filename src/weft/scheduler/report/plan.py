@@ -50,7 +50,7 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
         status = preview_shortage(view, engine, spec, strategy, now)
         status.at = now
     elif spec.subject == "fairness":
-        status = report_fairness(view, engine.snapshot, now)
+        status = report_fairness(view, engine, now)
     else:
         status = report_placement(view, engine.snapshot, strategy, now)
     envelope.status = merge_part(envelope.status, status)

@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from weft.contracts.policy import Flags, Values
 from weft.objects.errors import InvalidInput
-from weft.scheduler.lease.backfill import MODELS, SHORTEST_SECONDS, Queued, choose
-from weft.scheduler.lease.prediction import RunTimes
+from weft.scheduler.lease.backfill import MODELS, SHORTEST_SECONDS, LeaseQueue, Queued, find_moment
 from weft.scheduler.simulate.swf import Job
 
 _REPORTED_EVERY = 1000  # jobs
+
+
+class Processors:
+    """The processors of a cluster, all alike: a lease takes any of them. ``begin`` each pass of its queue."""
+
+    def __init__(self, count: int, *, all_ends: bool) -> None:
+        self.free = float(count)
+        self._all_ends = all_ends
+        self._running: dict[str, tuple[float, float]] = {}  # when each has to be over, and its processors
+        self._now = 0.0
+        self._moment, self._extra = math.inf, 0.0  # of the reservation: when it is, and what is left beside it then
+
+    def begin(self, now: float) -> None:
+        self._now, self._moment = now, math.inf
+
+    def end(self, id_: str) -> None:
+        self.free += self._running.pop(id_)[1]
+
+    def start(self, lease: Queued) -> bool:
+        if lease.size > self.free:
+            return False
+        self.free -= lease.size
+        self._running[lease.id] = self._now + lease.requested, lease.size
+        return True
+
+    def hold(self, lease: Queued) -> bool:
+        ends = self._running.values()
+        self._moment, self._extra = find_moment(lease.size, self.free, ends, all_ends=self._all_ends)
+        return True
+
+    def may_fit(self, amounts: Values, ends: Values) -> Flags:
+        fits: Flags = (amounts[0] <= self.free) & ((ends <= self._moment) | (amounts[0] <= self._extra))
+        return fits
+
+    def start_beside(self, lease: Queued, seconds: float) -> bool:
+        if self._now + seconds > self._moment:
+            if lease.size > self._extra:
+                return False
+            self._extra -= lease.size
+        return self.start(lease)
 
 
 class Replay(msgspec.Struct):
@@ -37,44 +78,35 @@ def replay(
                 field="--nodes",
                 hint="give --nodes as many processors as the cluster of the log had",
             )
-    rules, known, learns = MODELS[model], model == "easy-sjbf-clairvoyant", model == "weft"
-    run_times = RunTimes()
-    queue: dict[str, Queued] = {}
-    waiting: dict[str, dict[str, Queued]] = {}  # by owner
     by_id: dict[str, Job] = {}
     for job in jobs:
         if by_id.setdefault(job.id, job) is not job:
             raise InvalidInput(f"job {job.id} appears twice in the log", hint="each job must have a number of its own")
+    queue, known = LeaseQueue(MODELS[model]), model == "easy-sjbf-clairvoyant"
+    cluster = Processors(processors, all_ends=queue.model.all_ends)
     ends: list[tuple[float, str]] = []
-    running: dict[str, tuple[float, int]] = {}
     starts: dict[str, float] = {}
-    free, arrived, ended = processors, 0, 0
+    arrived, ended = 0, 0
     while arrived < len(jobs) or ends:
         now = min(ends[0][0] if ends else float("inf"), jobs[arrived].arrival if arrived < len(jobs) else float("inf"))
         while ends and ends[0][0] == now:
             job = by_id[heapq.heappop(ends)[1]]
-            free += running.pop(job.id)[1]
+            cluster.end(job.id)
+            queue.learn(job.owner, job.run)
             ended += 1
             if ended % _REPORTED_EVERY == 0:
                 report(ended)
-            if learns:
-                run_times.add(job.owner, job.run)
-                for lease in waiting.get(job.owner, {}).values():
-                    lease.predicted = run_times.predict(lease.owner, lease.requested)
         while arrived < len(jobs) and jobs[arrived].arrival == now:
             job = jobs[arrived]
-            requested = job.run if known else job.requested
-            predicted = run_times.predict(job.owner, requested) if learns else requested
-            lease = Queued(job.id, job.owner, job.arrival, job.processors, requested, predicted)
-            queue[job.id] = waiting.setdefault(job.owner, {})[job.id] = lease
+            requested, amount = job.run if known else job.requested, float(job.processors)
+            queue.put(Queued(job.id, job.owner, job.arrival, (amount, 0.0), requested, amount))
             arrived += 1
-        if not queue or not free:
+        if not len(queue) or not cluster.free:
             continue
-        for lease in choose([*queue.values()], [*running.values()], free, now, rules):
-            del queue[lease.id], waiting[lease.owner][lease.id]
-            free -= lease.amount
+        cluster.begin(now)
+        for lease in queue.choose(cluster, now):
+            queue.drop(lease.id)
             starts[lease.id] = now
-            running[lease.id] = (now + lease.requested, lease.amount)
             heapq.heappush(ends, (now + by_id[lease.id].run, lease.id))
     return _measure(jobs, starts, processors)
 

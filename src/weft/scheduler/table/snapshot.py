@@ -187,10 +187,13 @@ class Snapshot(UsageTable):
         cpu, memory = self.leases.find_peak(node_uid)
         if (index := self._index.get(node_uid)) is not None:
             self._peaks[:, index] = cpu, memory
+        former, gains = self._allocations.get(_name_peak(node_uid)), node_uid in self.improved
         if cpu or memory:
             self._put(_name_peak(node_uid), node_uid, (cpu, memory, 0))
         else:
             self._drop(_name_peak(node_uid))
+        if former is not None and former[1][0] <= cpu and former[1][1] <= memory and not gains:
+            self.improved.discard(node_uid)  # a higher peak leaves less
 
     def take(self, name: str, index: int, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation that isn't counted yet on the node of row ``index``."""
