@@ -18,7 +18,7 @@ from weft.scheduler.allocation.lease import Opening, find_opening
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.leases import LeasedMember, LeasedPlace, Refusal, count_member, find_leased_places
 from weft.scheduler.lease.availability import Availability
-from weft.scheduler.lease.backfill import Queued
+from weft.scheduler.lease.backfill import Queued, Shares
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.table.trial import Trial
 
@@ -186,6 +186,17 @@ class Nodes:
             self._free[:, place.row] -= (cpu, memory)
             if place.row in self._holds:
                 self._take([(place.row, member)], seconds)
+
+
+def choose_starts(engine: Engine, now: float, shares: Shares | None = None) -> list[tuple[QueuedLease, Places]]:
+    """One pass of the queue: the leases that start now, in order, and where. Nothing of it is counted afterwards."""
+    queue, snapshot = engine.leases, engine.snapshot
+    with snapshot.trial() as trial:
+        trial.drop(*queue.kept)
+        nodes = Nodes(engine, trial, now)
+        starts = queue.choose(nodes, now, shares)
+    queue.held = nodes.held
+    return [(lease, nodes.placed[lease.id]) for lease in starts if isinstance(lease, QueuedLease)]
 
 
 def _read_requests(lease: QueuedLease) -> tuple[Request, ...]:

@@ -26,7 +26,7 @@ from weft.scheduler.intake import Intake
 from weft.scheduler.placement import timed
 from weft.scheduler.placement.found import Found, Refusal, Search
 from weft.scheduler.placement.preemption import preempt
-from weft.scheduler.placement.queue_nodes import Nodes, QueuedLease, read_amounts, read_size
+from weft.scheduler.placement.queue_nodes import QueuedLease, choose_starts, read_amounts, read_size
 from weft.scheduler.queue.shares import Shares
 from weft.scheduler.queue.turn import is_queued, name_lease
 from weft.scheduler.table.facts import name_for
@@ -56,19 +56,10 @@ class QueuedLeases:
         entered = self._enter(intake.begin_pass(MOST_ENTERED))
         first = queue.first
         shares = Shares(self._view, snapshot) if queue.has_projects else None
-        with snapshot.trial() as trial:
-            trial.drop(*queue.kept)
-            nodes = Nodes(self._engine, trial, now)
-            starts = queue.choose(nodes, now, shares)
-            self._starts = {
-                lease.id: {
-                    lease.members[number].uid: snapshot.names[place.row]
-                    for number, place in nodes.placed[lease.id].items()
-                }
-                for lease in starts
-                if isinstance(lease, QueuedLease)
-            }
-        queue.held = nodes.held
+        self._starts = {
+            lease.id: {lease.members[number].uid: snapshot.names[place.row] for number, place in places.items()}
+            for lease, places in choose_starts(self._engine, now, shares)
+        }
         self._keep(now)
         told = [id_ for id_ in entered if id_ not in self._starts]
         if queue.first is not None and queue.first is not first:

@@ -1,0 +1,173 @@
+"""The queue of leases as the scheduler runs it, on its snapshot of nodes and its calendar: how long the jobs of a log wait, and how
+long a decision takes while ten thousand wait.
+
+The log is replayed as by ``weft simulate leases``, event by event; but who starts is asked of the scheduler's queue, which searches
+the calendar of one node with as many cores as the cluster had processors. ``weft`` is judged as in the benchmark ``leases``: by the
+mean over the log and eight perturbed copies.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import random
+import statistics
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from benchmarks.leases import DATA, LOGS, SEEDS, perturb
+from benchmarks.measurement import Figure, Measurement
+from weft.contracts.policy import Request
+from weft.kinds.fields.lease import LeaseRequest, check_lease
+from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.gang.leases import LeasedMember
+from weft.scheduler.lease.backfill import SHORTEST_SECONDS
+from weft.scheduler.lease.calendar import CalendarEntry
+from weft.scheduler.placement.queue_nodes import QueuedLease, choose_starts
+from weft.scheduler.simulate.lease_queue import replay
+from weft.scheduler.simulate.swf import Job, read_swf
+from weft.scheduler.table.snapshot import NodeFacts, Snapshot
+
+LOG = LOGS[0]
+MOST_RATIO = 0.65
+WAITING, EVENTS, NODES, CORES = 10_000, 2_000, 100, 100
+MOST_MS = 10.0
+MIB, GIB = 2**20, 2**30
+
+
+class Cluster:
+    """Nodes with so many cores each; ``starts`` by the job's id."""
+
+    def __init__(self, nodes: int, cores: int) -> None:
+        snapshot = Snapshot()
+        for number in range(nodes):
+            name = f"n{number:03}"
+            snapshot.put_node(NodeFacts(name, name, (cores * 1000, 1000 * GIB, GIB), True, False, frozenset({"q35"})))
+        self.engine = Engine(snapshot)
+        self.starts: dict[str, float] = {}
+        self.ends: list[tuple[float, str]] = []
+        self._jobs: dict[str, Job] = {}
+
+    def arrive(self, job: Job) -> None:
+        asked = LeaseRequest(duration=job.requested)
+        check_lease(asked)
+        request = Request((job.processors * 1000, MIB, 0), "q35", "least_loaded")
+        self._jobs[job.id] = job
+        self.engine.leases.put(
+            QueuedLease(
+                job.id,
+                job.owner,
+                job.arrival,
+                (job.processors * 1000, MIB),
+                job.requested,
+                job.processors,
+                members=(LeasedMember(request, job.id, f"vm/{job.id}", asked, None, 0.0),),
+            )
+        )
+
+    def end(self, id_: str) -> None:
+        job = self._jobs.pop(id_)
+        self.engine.snapshot.drop_allocation(id_)
+        self.engine.leases.learn(job.owner, job.run)
+
+    def decide(self, now: float) -> float:
+        """Seconds that it took to find who starts. They start."""
+        snapshot, began = self.engine.snapshot, time.perf_counter()
+        found = choose_starts(self.engine, now)
+        took = time.perf_counter() - began
+        for lease, places in found:
+            job, place = self._jobs[lease.id], places[0]
+            self.engine.leases.drop(lease.id)
+            held = CalendarEntry(
+                snapshot.uids[place.row], now, now + job.requested, lease.members[0].request.amounts[:2]
+            )
+            snapshot.put_leased(lease.id, held, 0)
+            self.starts[lease.id] = now
+            heapq.heappush(self.ends, (now + job.run, lease.id))
+        return took
+
+
+def run_log(jobs: Sequence[Job], processors: int) -> dict[str, float]:
+    cluster, arrived = Cluster(1, processors), 0
+    ends = cluster.ends
+    while arrived < len(jobs) or ends:
+        now = min(ends[0][0] if ends else float("inf"), jobs[arrived].arrival if arrived < len(jobs) else float("inf"))
+        while ends and ends[0][0] == now:
+            cluster.end(heapq.heappop(ends)[1])
+        while arrived < len(jobs) and jobs[arrived].arrival == now:
+            cluster.arrive(jobs[arrived])
+            arrived += 1
+        cluster.decide(now)
+    return cluster.starts
+
+
+def read_slowdown(jobs: Sequence[Job], starts: dict[str, float]) -> float:
+    slowdowns = [max(1.0, (starts[job.id] - job.arrival + job.run) / max(job.run, SHORTEST_SECONDS)) for job in jobs]
+    return sum(slowdowns) / len(slowdowns)
+
+
+def time_decisions(jobs: Sequence[Job]) -> list[float]:
+    """Seconds of each decision at the end of a lease, while ``WAITING`` others of the log's jobs, drawn at random, wait."""
+    draw, cluster = random.Random(327), Cluster(NODES, CORES)
+    now, count = 1_800_000_000.0, 0
+
+    def arrive() -> None:
+        nonlocal count
+        count += 1
+        cluster.arrive(msgspec.structs.replace(draw.choice(jobs), id=f"job-{count}", arrival=now))
+
+    for _ in range(WAITING):
+        arrive()
+        now += 1.0
+    while cluster.decide(now):  # until no more fit
+        before = len(cluster.starts)
+        cluster.decide(now)
+        if len(cluster.starts) == before:
+            break
+    took: list[float] = []
+    gc.collect()
+    for _ in range(EVENTS):
+        while len(cluster.engine.leases) < WAITING:
+            arrive()
+        now, ended = cluster.ends[0][0], heapq.heappop(cluster.ends)[1]
+        cluster.end(ended)
+        took.append(cluster.decide(now))
+    return sorted(took)
+
+
+def measure() -> Measurement:
+    began = time.process_time()
+    jobs = read_swf(DATA / "swf" / LOG.file)
+    logs = [jobs, *(perturb(jobs, seed) for seed in SEEDS)]
+    found = [run_log(one, LOG.processors) for one in logs]
+    ours = [read_slowdown(one, starts) for one, starts in zip(logs, found, strict=True)]
+    peers = [replay(one, LOG.processors, "easy-sjbf").average_bounded_slowdown for one in logs]
+    ratios = [a / b for a, b in zip(ours, peers, strict=True)]
+    simulated = replay(jobs, LOG.processors, "weft").starts
+    equal = sum(found[0][job.id] == simulated[job.id] for job in jobs)
+    took = time_decisions(jobs)
+    p50, p99 = took[len(took) // 2] * 1000, took[int(len(took) * 0.99)] * 1000
+    seconds = time.process_time() - began
+    return Measurement(
+        "queue",
+        f"The scheduler's queue of leases on the first part of {LOG.name} ({LOG.processors} processors as the cores of one node) "
+        f"and {len(SEEDS)} perturbed copies: average bounded slowdown (10 s). And decisions at the end of a lease while "
+        f"{WAITING:,} jobs of that log wait for {NODES} nodes of {CORES} cores. {seconds:.0f} s of CPU time in all.",
+        [
+            Figure(
+                f"{LOG.name}: live queue",
+                f"{ours[0]:.2f}",
+                f"easy-sjbf {peers[0]:.2f}",
+                f"{statistics.mean(ratios):.3f}× ({min(ratios):.2f}–{max(ratios):.2f}, n={len(ratios)})",
+                f"mean ≤ {MOST_RATIO}×",
+                statistics.mean(ratios) <= MOST_RATIO,
+            ),
+            Figure(f"{LOG.name}: starts as simulated", f"{equal} of {len(jobs)}", goal="all", kept=equal == len(jobs)),
+            Figure(f"a decision, {WAITING:,} waiting, median", f"{p50:.2f} ms"),
+            Figure(
+                f"a decision, {WAITING:,} waiting, p99", f"{p99:.2f} ms", goal=f"≤ {MOST_MS:g} ms", kept=p99 <= MOST_MS
+            ),
+        ],
+    )
