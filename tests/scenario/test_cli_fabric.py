@@ -329,7 +329,7 @@ def test_the_queue_says_what_waits_until_when_and_why(fabric: Fabric) -> None:
     (item,) = listed(fabric, "queue")
     assert item.pop("held_by")["reason"] == "insufficientResources" and item.pop("waiting_seconds") >= 0
     shown = {"place": 1, "workload": "vm/next", "kind": "vm", "project": "default", "priority": 3}
-    assert item == {**shown, "expected_start": end, "confidence": "high"}
+    assert item == {**shown, "expected_start": end, "confidence": "high", "passed_by": ""}
     row = fabric.weft("queue", "-A", "-c", "project,place,workload,confidence", "--no-header").out.split()
     assert row == ["default", "1", "vm/next", "high"]
     assert fabric.weft("queue", "-o", "name").out == "vm/next\n"

@@ -52,6 +52,9 @@ class Queued(msgspec.Struct, eq=False):
     predicted: float = 0.0  # seconds; the queue fills it in
 
 
+Ranks = tuple[Values, Values]  # by row: the level, and the place in it
+
+
 class Model(msgspec.Struct, frozen=True):
     """How the queue is ordered, and what a gap must hold."""
 
@@ -189,7 +192,8 @@ class LeaseQueue:
 
     def order(self, now: float) -> list[Queued]:
         """All of them, the next one first, as long as shares don't count."""
-        return [self._leases[row] for row in self._sort(now)]
+        (levels, rank), table = self._read_ranks(now), self._table[:, : len(self._leases)]
+        return [self._leases[row] for row in np.lexsort((table[_SEQUENCE], table[_ARRIVAL], rank, -levels))]
 
     def find_urgency(self, lease: Queued, now: float) -> float:
         """Its expected slowdown, a little less for much of the capacity; the largest comes first."""
@@ -204,9 +208,9 @@ class LeaseQueue:
         """Those that start at ``now``, in order; all stay in the queue. Without ``shares`` projects don't count."""
         starts: list[Queued] = []
         self.first, self.held = None, []
-        rows, tried = self._sort(now), 0
-        while len(rows) and tried < MOST_TRIED:
-            lease, rows = self._draw(rows, shares, now)
+        ranks, tried = self._read_ranks(now), 0
+        pool = _Pool(self, np.arange(len(self._leases)), ranks, ranks[1])
+        while tried < MOST_TRIED and (lease := pool.draw(shares)) is not None:
             if capacity.start(lease):
                 starts.append(lease)
                 _suppose(shares, lease)
@@ -215,18 +219,17 @@ class LeaseQueue:
                 break
             else:
                 tried += 1  # it comes first, but nothing says when: another one may hold a reservation
-        return starts + self._fill(capacity, rows, shares, now)
+        return starts + self._fill(capacity, pool.left, ranks, shares, now)
 
-    def _fill(self, capacity: Capacity, rows: Whole, shares: Shares | None, now: float) -> list[Queued]:
+    def _fill(self, capacity: Capacity, rows: Whole, ranks: Ranks, shares: Shares | None, now: float) -> list[Queued]:
         """Those that start though others come first."""
         starts: list[Queued] = []
         strict = self.first is not None and self.is_guarded(self.first, now)
-        believed = _REQUESTED if strict else _PREDICTED
-        rows, tried = self._find_fitting(capacity, rows, believed, now), 0
-        if self.model.shortest_first and len(rows) > 1:
-            rows = rows[np.lexsort((self._table[_PREDICTED, rows], -self._find_levels(rows, now)))]
-        while len(rows) and tried < MOST_TRIED:
-            lease, rows = self._draw(rows, shares, now)
+        believed = self._table[_REQUESTED if strict else _PREDICTED]
+        amounts, ends, tried = self._table[_CPU : _MEMORY + 1], now + believed, 0
+        rows = rows[capacity.may_fit(amounts[:, rows], ends[rows])]
+        pool = _Pool(self, rows, ranks, self._table[_PREDICTED] if self.model.shortest_first else ranks[1])
+        while tried < MOST_TRIED and (lease := pool.draw(shares)) is not None:
             seconds = lease.requested if strict else lease.predicted
             if not capacity.start_beside(lease, seconds):
                 tried += 1
@@ -235,47 +238,64 @@ class LeaseQueue:
             _suppose(shares, lease)
             if self.first is not None and lease.keys:
                 self.passed[self.first.id] = Passed(lease.keys[0], now, seconds)
-            rows = self._find_fitting(capacity, rows, believed, now)
+            rows = pool.left
+            pool.keep(capacity.may_fit(amounts[:, rows], ends[rows]))
         return starts
 
-    def _find_fitting(self, capacity: Capacity, rows: Whole, believed: int, now: float) -> Whole:
-        if not len(rows):
-            return rows
-        table = self._table
-        return rows[capacity.may_fit(table[_CPU : _MEMORY + 1, rows], now + table[believed, rows])]
-
-    def _draw(self, rows: Whole, shares: Shares | None, now: float) -> tuple[Queued, Whole]:
-        """The next of ``rows``, and the others: of the highest level the first of the project with the least share."""
-        at = 0
-        if shares is not None and not self.is_guarded(self._leases[rows[0]], now):
-            table = self._table[:, rows]
-            equal = np.flatnonzero(table[_LEVEL] == table[_LEVEL, 0])
-            firsts = equal[np.unique(table[_PROJECT, equal], return_index=True)[1]]
-            if len(firsts) > 1:
-                at = min(firsts, key=lambda one: (shares.weighted(self._leases[rows[one]].project), one))
-        return self._leases[rows[at]], rows[1:] if at == 0 else np.delete(rows, at)
-
-    def _sort(self, now: float) -> Whole:
-        """The rows, the next one first."""
+    def _read_ranks(self, now: float) -> Ranks:
+        """Of each row its level, the guarded ones' being infinite, and its place in that: the lowest first."""
         table = self._table[:, : len(self._leases)]
-        arrival = table[_ARRIVAL]
+        arrival, guarded = table[_ARRIVAL], now - table[_ARRIVAL] > self.model.guard_seconds
         rank = arrival
         if self.model.by_slowdown:
             waited, predicted = now - arrival + HEAD_START_SECONDS, table[_PREDICTED]
             urgency = -(waited + predicted) / (np.maximum(predicted, SHORTEST_SECONDS) * table[_WEIGHT])
-            rank = np.where(now - arrival > self.model.guard_seconds, arrival, urgency)
-        levels = self._find_levels(np.arange(len(self._leases)), now)
-        order: Whole = np.lexsort((table[_SEQUENCE], arrival, rank, -levels))
-        return order
-
-    def _find_levels(self, rows: Whole, now: float) -> Values:
-        guarded = now - self._table[_ARRIVAL, rows] > self.model.guard_seconds
-        levels: Values = np.where(guarded, math.inf, self._table[_LEVEL, rows])
-        return levels
+            rank = np.where(guarded, arrival, urgency)
+        return np.where(guarded, math.inf, table[_LEVEL]), rank
 
     def _predict(self, lease: Queued) -> None:
         known = self.model.learns
         lease.predicted = self.run_times.predict(lease.owner, lease.requested) if known else lease.requested
+
+
+class _Pool:
+    """Rows of a queue, drawn one after the other: of the highest level, of the project with the least share there, the one that is
+    lowest in ``by``; of equal ones the first in the queue."""
+
+    def __init__(self, queue: LeaseQueue, rows: Whole, ranks: Ranks, by: Values) -> None:
+        self.left = rows
+        self._queue = queue
+        self._by = by[rows]
+        self._levels = ranks[0][rows]
+        self._rank = ranks[1]
+
+    def draw(self, shares: Shares | None) -> Queued | None:
+        if not len(self.left):
+            return None
+        leases, table, rows = self._queue._leases, self._queue._table, self.left
+        top, by = self._levels.max(), self._by
+        if (self._levels < top).any():
+            by = np.where(self._levels == top, by, math.inf)
+        if shares is not None and top < math.inf:
+            projects = np.where(np.isfinite(by), table[_PROJECT, rows], -1)
+            least = min(
+                (project for project in np.unique(projects) if project >= 0),
+                key=lambda project: shares.weighted(leases[rows[int(np.argmax(projects == project))]].project),
+            )
+            by = np.where(projects == least, by, math.inf)
+        equal = np.flatnonzero(by == by.min())
+        if len(equal) > 1:
+            of = rows[equal]
+            equal = equal[np.lexsort((table[_SEQUENCE, of], table[_ARRIVAL, of], self._rank[of]))]
+        lease: Queued = leases[rows[equal[0]]]
+        kept = np.ones(len(rows), dtype=bool)
+        kept[equal[0]] = False
+        self.keep(kept)
+        return lease
+
+    def keep(self, kept: Flags) -> None:
+        """Drop the others."""
+        self.left, self._by, self._levels = self.left[kept], self._by[kept], self._levels[kept]
 
 
 def _suppose(shares: Shares | None, lease: Queued) -> None:
