@@ -28,6 +28,7 @@ from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.migration.transport import TlsTransport, Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.guest_services import GuestServices
+from weft.agent.network.readiness import ReadinessChecks
 from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
@@ -163,6 +164,9 @@ class Agent:
         self.spans = SpanSender(Path(host.state_dir) / "traces", host.node, server, clock) if traced else None
         self.tracer = self.spans.tracer if self.spans is not None else None
         self._guest_services = GuestServices(network, self.table, self.logs.inbox, self.tracer, clock)
+        services = self._network.service_addresses
+        self._readiness = ReadinessChecks(network, services.by_network, self.table, runtimes, clock)
+        services.watchers.append(self._readiness.wake)
         steps = StepTraces(self.tracer)
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns, steps)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
@@ -188,6 +192,7 @@ class Agent:
             self._tasks.spawn(part.keep())
         if self.spans is not None:
             self._tasks.spawn(self.spans.keep())
+        self._tasks.spawn(self._readiness.keep())
         self._tasks.spawn(self._guest_services.keep(lambda: self._network.services))
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())

@@ -19,6 +19,7 @@ import msgspec
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.plan import read_endpoint, read_forward
 from weft.agent.server.client import Server
+from weft.agent.state.service import read_service
 from weft.agent.state.table import AllocationTable
 from weft.client.watch import WatchEvent
 from weft.objects.envelope import Envelope
@@ -193,8 +194,10 @@ class ServerWatches:
         elif isinstance(change, Put):
             address = _address_of(change.envelope.name)
             self._network.put_neighbour(network_uid, address, read_endpoint(change.envelope))
+            self._network.service_addresses.put(network_uid, address, read_service(change.envelope))
         else:
             self._network.put_neighbour(network_uid, _address_of(change.last.name), None)
+            self._network.service_addresses.put(network_uid, _address_of(change.last.name), None)
 
 
 def _port_of(published_port: str) -> tuple[int, str]:

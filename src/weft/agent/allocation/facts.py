@@ -9,6 +9,7 @@ from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, Ste
 from weft.agent.state.lease import Stage
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
+from weft.kinds.fields.service.readiness import ReadinessReport
 
 _ALIVE = ("starting", "running", "paused")
 
@@ -20,6 +21,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint = Checkpoint()
     guest: GuestFacts
     health: Health = Health()
+    readiness: dict[str, ReadinessReport] = {}  # by service uid
     now: float = 0.0  # elapsed seconds
     failure: StepFailure | None = None  # of the last step
     superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere

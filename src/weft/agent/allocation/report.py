@@ -67,6 +67,7 @@ def make_report(
         message=plan.message,
         health=health.state if alive is not None else "",
         health_message=health.message if alive is not None else "",
+        readiness=facts.readiness if alive is not None else {},
         steps=steps,
         migration=migration,
         ended=ended,

@@ -18,6 +18,7 @@ from weft.agent.network.server_place import join, locate
 from weft.agent.server.reporter import Question, Reporter
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore, Surroundings
+from weft.agent.state.service import ServiceAddresses
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
@@ -64,6 +65,7 @@ class NetworkExecutor:
         known = store.load_surroundings()
         # the endpoints of this node's networks, by network uid and address
         self.neighbours = {uid: {e.address: e for e in found} for uid, found in known.endpoints.items()}
+        self.service_addresses = ServiceAddresses(known.services, [self.wake])
         self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
@@ -102,6 +104,7 @@ class NetworkExecutor:
     def fade_neighbours(self, network_uid: str, listed: set[str]) -> None:
         """The server lists only these addresses: the others are kept for networks with an orphan here."""
         known = self.neighbours.get(network_uid, {})
+        self.service_addresses.fade(network_uid, listed)
         for address in [a for a in known if a not in listed]:
             self._faded_neighbours.setdefault(network_uid, {})[address] = known.pop(address)
         self.wake()
@@ -364,7 +367,7 @@ class NetworkExecutor:
             faded = self._faded_neighbours.get(uid, {})
             neighbours[uid] = list({**faded, **self.neighbours.get(uid, {})}.values())
         own, hops = self._host.underlay_address, self.handover.hops
-        return fold_segments(here, neighbours, own, hops, self._rules, self._place())
+        return fold_segments(here, neighbours, own, hops, self._rules, self._place(), self.service_addresses.by_network)
 
     async def _save(self) -> None:
         needed = {nic.network_uid for local in self._table.hosted() for nic in local.spec.nics} | self.handover.networks
@@ -380,6 +383,7 @@ class NetworkExecutor:
             located=self._located,
             rules=self._rules,
             hops=self.handover.hops,
+            services=self.service_addresses.list_of(needed),
         )
         if now != self._saved:
             await asyncio.to_thread(self._store.save_surroundings, now)

@@ -9,7 +9,19 @@ import msgspec
 from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
-from weft.contracts.driver.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Migrated, Port, Segment
+from weft.agent.state.service import ServedAddress
+from weft.contracts.driver.network import (
+    Alias,
+    Allowed,
+    Endpoint,
+    Filter,
+    Forward,
+    Inside,
+    Migrated,
+    NodeShare,
+    Port,
+    Segment,
+)
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
@@ -27,6 +39,7 @@ def fold_segments(
     hops: Sequence[Hop] = (),
     rules: Mapping[str, NetworkRules] = {},
     server: ServerPlace = NO_PLACE,
+    services: Mapping[str, Mapping[str, ServedAddress]] = {},
 ) -> dict[str, Segment]:
     """The segments that the allocations ``here``, and those that left, need; by network uid.
 
@@ -34,7 +47,7 @@ def fold_segments(
     network uid). A migrating guest's NIC is where it was switched to, else where the server's list has it. A guest in several
     networks asks its first one's name server, which knows the other networks' names too, as NAME.NETWORK; not if its first one is
     another project's, whose guests would see them. ``rules``, by network uid, are what people have changed since a NIC was made;
-    what they open of the server is at its place."""
+    what they open of the server is at its place. ``services``: by network uid and address."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
     for local in here:
@@ -82,6 +95,7 @@ def fold_segments(
             aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
             migrated=sorted(migrated.get(uid, ()), key=lambda nic: nic.address),
             open=fold_open(rules[uid].open, server) if uid in rules else (),
+            services=tuple(services[uid][address].service for address in sorted(services.get(uid, ()))),
         )
         for uid, nic in nics.items()
     }
@@ -162,6 +176,7 @@ def fold_filters(
                 ingress=_allow([rule for group in groups for rule in group.ingress], segment),
                 egress=_allow([rule for group in groups for rule in group.egress], segment),
                 closed=local.uid in closed,
+                services=tuple(service.address for service in segment.services),
             )
     return [filters[port] for port in sorted(filters)]
 
@@ -190,6 +205,17 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
 def read_forward(envelope: Envelope) -> Forward | None:
     """A published port for the driver; None while it leads nowhere."""
     spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
+    if not is_workload(spec.workload.kind) and status.network_uid and status.address:
+        return Forward(
+            port=spec.port,
+            protocol=spec.protocol,
+            segment_id=short_id(status.network_uid),
+            target_address=status.address,
+            target_port=spec.target_port,
+            node_address="",
+            nodes=tuple(NodeShare(node.address, node.weight) for node in status.nodes),
+            is_service=True,
+        )
     if not (status.node_address and status.network_uid and status.address):
         return None
     return Forward(

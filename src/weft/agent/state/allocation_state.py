@@ -29,6 +29,7 @@ from weft.agent.state.snapshots import find_taken
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, list_disks
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, SnapshotReport
+from weft.kinds.fields.service.readiness import ReadinessReport
 from weft.objects.envelope import Envelope
 
 log = logging.getLogger("weft.agent")
@@ -65,6 +66,7 @@ class AllocationState:
         self.ended_in_a_row = 0  # ends by itself
         self.restart_at = 0.0  # elapsed seconds
         self.health = Health()
+        self.readiness: dict[str, ReadinessReport] = {}  # by service uid
         # Its steps.
         self.failure: StepFailure | None = None  # of the last one
         self.prepared = False  # all but the start is done

@@ -16,6 +16,7 @@ import msgspec
 
 from weft.agent.problem import is_full
 from weft.agent.state.allocation import Checkpoint, MigrationState
+from weft.agent.state.service import ServedAddress
 from weft.contracts.driver.network import Endpoint, Forward
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedNic
@@ -60,6 +61,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     located: ServerPlace = NO_PLACE  # as this node finds it
     rules: dict[str, NetworkRules] = {}  # by the network's uid
     hops: list[Hop] = []
+    services: dict[str, list[ServedAddress]] = {}  # by the network's uid
 
 
 class CheckpointStore:

@@ -40,6 +40,30 @@ class Migrated(msgspec.Struct, frozen=True):
     node_address: str  # where a guest came from: connections opened through that node's router still pass through it
 
 
+class ServicePort(msgspec.Struct, frozen=True):
+    protocol: Literal["tcp", "udp"]
+    port: int
+    target_port: int
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A NIC of the network that a service leads to."""
+
+    address: str
+    weight: int  # share of new connections, against the others'; 0: none
+
+
+class Service(msgspec.Struct, frozen=True):
+    """New connections to its address are split among the targets; those that are open stay where they are. Targets see the
+    client's own address. Without a target a connection is refused at once."""
+
+    address: str
+    names: tuple[str, ...]  # in the network's domain; they go before NICs' names
+    ports: tuple[ServicePort, ...]
+    targets: tuple[Target, ...]  # by address
+    sticky: bool = False  # a client's connections go to the same target
+
+
 class Segment(msgspec.Struct, frozen=True):
     """One tenant network as a node needs it."""
 
@@ -55,6 +79,7 @@ class Segment(msgspec.Struct, frozen=True):
     aliases: list[Alias] = []  # names of other networks' NICs, for guests here that are in those networks too
     migrated: list[Migrated] = []  # NICs that came or left with open connections, a NIC's newest way last
     open: tuple[Allowed, ...] = ()  # what its guests may open to hosts (see ``ensure_refused``) beside what all may
+    services: tuple[Service, ...] = ()  # by address
 
 
 BEHIND = "in"  # prefix of links in a shared namespace that lead to the NICs behind it
@@ -87,9 +112,17 @@ class Port(msgspec.Struct, frozen=True):
     inside: Inside | None = None
 
 
+class NodeShare(msgspec.Struct, frozen=True):
+    """A node with targets of a service."""
+
+    address: str
+    weight: int
+
+
 class Forward(msgspec.Struct, frozen=True):
     """A published port: arriving at this node's ``port`` it goes to ``target_address:target_port`` inside segment
-    ``segment_id`` if that NIC is here (``node_address`` is ours), else on to ``node_address:port``."""
+    ``segment_id`` if that NIC is here (``node_address`` is ours), else on to ``node_address:port``. Of a service it goes to the
+    targets here, or on to one of the ``nodes``: ``target_address`` is then the service's, and ``node_address`` ""."""
 
     port: int
     protocol: Literal["tcp", "udp"]
@@ -97,6 +130,8 @@ class Forward(msgspec.Struct, frozen=True):
     target_address: str
     target_port: int
     node_address: str
+    nodes: tuple[NodeShare, ...] = ()
+    is_service: bool = False
 
 
 class Held(msgspec.Struct, frozen=True, order=True):
@@ -128,6 +163,8 @@ class Filter(msgspec.Struct, frozen=True):
     ingress: tuple[Allowed, ...]
     egress: tuple[Allowed, ...]
     closed: bool = False
+    # Addresses of services, to which the port may open: what is behind them is filtered as what it is.
+    services: tuple[str, ...] = ()
 
 
 class SeenFlow(msgspec.Struct, frozen=True):
@@ -224,8 +261,8 @@ class CanListen(Protocol):
 
 @runtime_checkable
 class CanDial(Protocol):
-    async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
-        """A TCP connection to a guest here, from its segment's gateway. Raises OSError."""
+    async def dial(self, segment_id: str, address: str, port: int, seconds: float = 5.0) -> socket.socket:
+        """A TCP connection to a guest here, from its segment's gateway, made within ``seconds``. Raises OSError."""
 
 
 class Flows(Protocol):

@@ -21,9 +21,17 @@ from weft.kinds.deployment import (
     DeploymentStatus,
 )
 from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.fields.service.readiness import resolve_readiness
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
-from weft.kinds.service import SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
+from weft.kinds.service import (
+    SERVICES_BY_LABEL,
+    ServiceSpec,
+    ServiceStatus,
+    first_tcp_port,
+    is_matched,
+    read_ports,
+)
 from weft.objects.identity import named_key, object_key
 from weft.objects.lifecycle import Phase
 
@@ -41,10 +49,12 @@ def find_network(view: View, service: Item) -> Item | None:
 
 def read_members(view: View, service: Item, network: Item) -> list[Member]:
     """The workloads that match, in no order."""
-    selector, project = service.spec(ServiceSpec).selector, service.envelope.project
+    asked, project = service.spec(ServiceSpec), service.envelope.project
+    selector = asked.selector
+    unasked = resolve_readiness(asked.readiness, first_tcp_port(read_ports(asked))).type == "none"
     before = {one.workload.uid: one.ready for one in service.status(ServiceStatus).endpoints}
     return [
-        read_member(view, service, network, workload, was_ready=before.get(workload.uid, False))
+        read_member(view, service, network, workload, was_ready=unasked or before.get(workload.uid, False))
         for workload in view.find(WORKLOADS_BY_LABEL, words_of_labels(project, selector)[0])
         if is_matched(selector, workload.envelope.labels)
     ]

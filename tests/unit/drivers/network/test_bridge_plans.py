@@ -180,7 +180,7 @@ def test_every_endpoint_has_a_name_and_only_guests_here_a_lease() -> None:
     assert len(render_names(SEGMENT).splitlines()) == 3
     named = msgspec.structs.replace(SEGMENT, endpoints=[msgspec.structs.replace(A, name="localhost")], aliases=[])
     assert render_names(named) == "10.20.0.11 localhost.blue.weft localhost.blue.blue.weft localhost.blue\n"
-    assert render_hosts([PORT]) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
+    assert render_hosts([PORT], SEGMENT) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
 
 
 def test_a_guest_of_another_project_takes_no_name_that_a_guest_of_the_network_s_own_may_have() -> None:
@@ -194,7 +194,7 @@ def test_a_guest_of_another_project_takes_no_name_that_a_guest_of_the_network_s_
     assert render_own(segment) == ""
     port = msgspec.structs.replace(PORT, hostname="a.biology")
     check_port(port, NAMES.prefix)
-    assert render_hosts([port]) == "52:54:00:00:00:0b,10.20.0.11,12h\n"
+    assert render_hosts([port], SEGMENT) == "52:54:00:00:00:0b,10.20.0.11,12h\n"
     assert port_from_alias(port.id, port_alias(port)) == port
 
 

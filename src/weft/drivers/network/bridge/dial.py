@@ -22,9 +22,9 @@ CONNECT_SECONDS = 5.0
 _CLONE_NEWNET = 0x4000_0000
 
 
-async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
+async def dial_inside(namespace: str, address: str, port: int, seconds: float = CONNECT_SECONDS) -> socket.socket:
     """A connected socket. Raises OSError."""
-    return await _make_inside(lambda: _dial(namespace, address, port))
+    return await _make_inside(lambda: _dial(namespace, address, port, seconds))
 
 
 class GatewaySockets:
@@ -75,9 +75,9 @@ def enter_namespace(namespace: str) -> None:
         os.close(inside)
 
 
-def _dial(namespace: str, address: str, port: int) -> socket.socket:
+def _dial(namespace: str, address: str, port: int, seconds: float) -> socket.socket:
     enter_namespace(namespace)
-    connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
+    connection = socket.create_connection((address, port), timeout=seconds)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

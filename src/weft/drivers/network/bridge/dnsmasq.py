@@ -109,11 +109,12 @@ def shorten_log(files: Files) -> None:
             file.write(end[end.find(b"\n") + 1 :])
 
 
-def render_hosts(ports: Iterable[Port]) -> str:
+def render_hosts(ports: Iterable[Port], segment: Segment) -> str:
     """Who gets which lease: this node's ports only, so that each guest is answered by its own node. A lease makes its name resolve:
-    that of a guest of another project has none."""
+    that of a guest of another project has none, nor has one that is a service's."""
+    taken = {name for service in segment.services for name in service.names}
     return "".join(
-        f"{p.mac},{p.address},{'' if '.' in p.hostname else f'{p.hostname},'}{LEASE}\n"
+        f"{p.mac},{p.address},{'' if '.' in p.hostname or p.hostname in taken else f'{p.hostname},'}{LEASE}\n"
         for p in sorted(ports, key=lambda p: p.mac)
     )
 
@@ -122,7 +123,8 @@ def render_names(segment: Segment) -> str:
     """Who has which name: every endpoint of the network, wherever it is, and the aliases. Guests of other projects have only names
     of four parts or more, which no name of the network's own project has, whatever projects, networks and domains are called."""
     domain = segment.domain
-    named = sorted({(e.name, e.address) for e in segment.endpoints if e.name})
+    services = {name: service.address for service in segment.services for name in service.names}
+    named = sorted({(e.name, e.address) for e in segment.endpoints if e.name and e.name not in services})
     others = sorted({(alias.name, alias.address) for alias in segment.aliases})
     return "".join(
         f"{address} {name}.{segment.name}.{domain}\n"
@@ -130,7 +132,8 @@ def render_names(segment: Segment) -> str:
         else f"{address} {name}.{domain} {_bare(name)}{name}.{segment.name}.{domain} {name}.{segment.name}\n"
         for name, address in named
     ) + "".join(
-        f"{address} {name}.{domain} {_bare(name) if _is_own(name) else ''}".rstrip() + "\n" for name, address in others
+        f"{address} {name}.{domain} {_bare(name) if _is_own(name) else ''}".rstrip() + "\n"
+        for name, address in [*((one, at) for one, at in others if one not in services), *sorted(services.items())]
     )
 
 
@@ -150,6 +153,7 @@ def render_own(segment: Segment) -> str:
     named = {f"{e.name}.{segment.name}" for e in segment.endpoints if e.name and "." not in e.name} | {
         alias.name for alias in segment.aliases if _is_own(alias.name)
     }
+    named |= {name for service in segment.services for name in service.names if "." in name and _is_own(name)}
     return "".join(f"server=/{name}/\n" for name in sorted(named))
 
 
@@ -169,7 +173,7 @@ async def ensure_server(
     have been written just before a crash).
     """
     command = plan_command(segment, files, resolver, ports)
-    hosts, names = render_hosts(ports), render_names(segment)
+    hosts, names = render_hosts(ports, segment), render_names(segment)
     process, exact = inspect_server(files, command, namespace)
     if process is not None and (not exact or _drops(files.hosts, hosts)):
         await stop_process(process)

@@ -27,7 +27,7 @@ from weft.drivers.network.bridge import kernel, migration, plan
 from weft.drivers.network.bridge.capture.tap import Taps
 from weft.drivers.network.bridge.connection_table import ConnectionTable
 from weft.drivers.network.bridge.conntrack import BridgeFlows
-from weft.drivers.network.bridge.dial import GatewaySockets, dial_inside
+from weft.drivers.network.bridge.dial import CONNECT_SECONDS, GatewaySockets, dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, read_resolvers, stop_server
 from weft.drivers.network.bridge.flow.reader import SeenFlows
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
@@ -41,6 +41,7 @@ from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES, 
 from weft.drivers.network.bridge.nftables.tables import Tables
 from weft.drivers.network.bridge.probe import probe_kernel
 from weft.drivers.network.bridge.published_ports import PublishedPorts
+from weft.drivers.network.bridge.service.services import Services, differ_in_services_only
 from weft.drivers.network.bridge.validation import (
     check_filters,
     check_forwards,
@@ -82,7 +83,8 @@ class BridgeNetwork:
         self.taps = Taps(self._names)
         self.gateways = GatewaySockets(self._names)
         self.nic_counters = LinkCounters(self._names.tap)
-        self._published = PublishedPorts(host, self._names, self._tables, self._segment)
+        self._services = Services(host, self._names, self._tables)
+        self._published = PublishedPorts(host, self._names, self._tables, self._services, self._segment)
 
     async def probe(self) -> NetworkProbe:
         """What works here; every problem names its remedy."""
@@ -93,12 +95,15 @@ class BridgeNetwork:
         """Make or mend the segment on this node; raises InvalidInput, InUse (its VNI), DriverFailed."""
         check_segment(segment, self._host.link_prefix)
         async with self._change():
-            if self._applied.get(segment.id) != segment:
+            before = self._applied.get(segment.id)
+            if before is not None and before != segment and differ_in_services_only(before, segment):
+                await self._apply_services(segment, before)
+            elif before != segment:
                 await self._apply_segment(segment, *await kernel.inspect_node())
 
-    async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
+    async def dial(self, segment_id: str, address: str, port: int, seconds: float = CONNECT_SECONDS) -> socket.socket:
         """A TCP connection to a guest here. Raises OSError."""
-        return await dial_inside(self._names.router(segment_id), address, port)
+        return await dial_inside(self._names.router(segment_id), address, port, seconds)
 
     async def remove_segment(self, segment_id: str) -> None:
         """Take the segment away; raises InUse while a port is plugged in."""
@@ -122,6 +127,7 @@ class BridgeNetwork:
                 await self._tables.drop(*rules.name_migrated(self._names, segment.id))
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
+            await self._services.forget(segment_id)
             await self._published.apply(left)
             await self._guards.follow(frozenset(self._segment_ids(left)))
             await self.connections.limit(self._segments(left))
@@ -342,6 +348,15 @@ class BridgeNetwork:
                 segment = self._segment(segment.id) or segment
             links, fdb = await kernel.inspect_node()
 
+    async def _apply_services(self, segment: Segment, before: Segment) -> None:
+        """How new connections to services are split has changed, and nothing else."""
+        del self._applied[segment.id]
+        await self._services.apply(segment, before)
+        self._keep(segment)
+        self._applied[segment.id] = segment
+        if self._services.lead_to(segment):
+            await self._published.apply(await kernel.inspect_links())
+
     async def _apply_once(
         self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry], mended: list[str]
     ) -> None:
@@ -377,13 +392,15 @@ class BridgeNetwork:
             mended.append("filters")
         await self._guards.open(opened, self._routers(links))
         await self._guards.follow(frozenset([*self._segment_ids(links), segment.id]))
+        if await self._services.apply(segment, before, self._segments(links, segment)):
+            mended.append("services")
         if await self.connections.limit(self._segments(links, segment)):
             mended.append("limits on connections")
         if segment.migrated:
             await asyncio.to_thread(self._pass_on, segment)
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
         kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
-        if steps.links or steps.router:
+        if steps.links or steps.router or self._services.lead_to(segment):
             await self._published.apply(await kernel.inspect_links())
         if await self._ensure_server(segment, ports, resend=not was_applied) == "started":
             mended.append("DHCP and DNS")

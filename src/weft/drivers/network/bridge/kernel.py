@@ -194,6 +194,8 @@ async def perform_router(
     if forward:
         script += "echo 1 > /proc/sys/net/ipv4/ip_forward\n"
         script += f"echo {ESTABLISHED_SECONDS} > /proc/sys/{_ESTABLISHED}\n"
+        # what goes to a service comes in and leaves by the same link: its client shall not be told to go by another way
+        script += "for each in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $each; done\n"
     if strict is not None:
         script += f"echo {int(not strict)} > /proc/sys/{LOOSE}\n"
     if lines:

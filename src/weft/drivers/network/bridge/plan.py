@@ -272,6 +272,7 @@ def _plan_router(
 
     if not inside.get("lo", Link()).up:
         steps.router.append("link set dev lo up")
+    _plan_services(steps, segment, inside.get("lo", Link()))
     there = Link() if new_inner else inside[INSIDE]
     if there.mtu != segment.mtu or there.address != GATEWAY_MAC:
         steps.router.append(f"link set dev {INSIDE} address {GATEWAY_MAC} mtu {segment.mtu}")
@@ -291,9 +292,18 @@ def _plan_router(
         steps.mended.append("router")
 
 
+def _plan_services(steps: Steps, segment: Segment, lo: Link) -> None:
+    """The addresses of services: on each node its router answers for them, and no other, as for the gateway."""
+    held = {address for address in lo.addresses if not address.startswith("127.")}
+    wanted = {f"{service.address}/32" for service in segment.services}
+    steps.router += [f"addr del {address} dev lo" for address in sorted(held - wanted)]
+    steps.router += [f"addr add {address} dev lo" for address in sorted(wanted - held)]
+
+
 def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | None) -> None:
-    """A router's routes and neighbours for guests that migrated. Where some came or left it ignores connections that it has not
-    seen begin, since they belong to another router; elsewhere it may take them up, for example after it was made anew."""
+    """A router's routes, and the neighbours that it can't ask for: guests that migrated, and services' targets. Where some came or
+    left it ignores connections that it has not seen begin, since they belong to another router; elsewhere it may take them up, for
+    example after it was made anew."""
     wanted = find_neighbours(host, segment)
     held = router.neighbours if router else {}
     lines = [f"neigh del {address} dev {INSIDE}" for address in sorted(set(held) - set(wanted))]
@@ -311,7 +321,7 @@ def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | Non
     if strict != (router.strict if router else False):
         steps.strict = strict
     if lines or steps.strict is not None:
-        steps.mended.append("routes of migrated guests")
+        steps.mended.append("neighbours")
 
 
 def _plan_leg(

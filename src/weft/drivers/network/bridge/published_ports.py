@@ -19,6 +19,7 @@ from weft.drivers.network.bridge.listening_ports import read_held
 from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.nftables.published_ports import render_forwards, render_router_forwards
 from weft.drivers.network.bridge.nftables.tables import Tables
+from weft.drivers.network.bridge.service.services import Services
 
 log = logging.getLogger("weft.agent")
 
@@ -26,8 +27,16 @@ log = logging.getLogger("weft.agent")
 class PublishedPorts:
     """``find_segment`` gives a segment of this node by its id."""
 
-    def __init__(self, host: Host, names: Names, tables: Tables, find_segment: Callable[[str], Segment | None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        names: Names,
+        tables: Tables,
+        services: Services,
+        find_segment: Callable[[str], Segment | None],
+    ) -> None:
         self._host, self._names, self._tables, self._find_segment = host, names, tables, find_segment
+        self._services = services
         self._forwards: list[Forward] | None = None
         self._held: frozenset[Held] = frozenset()
 
@@ -57,21 +66,28 @@ class PublishedPorts:
             return False
         here = [found for name in links if (found := self._names.id_in(name, "b"))]
         uplinks = {s: uplink for s in here if (uplink := plan.held_uplink(self._names, s, links))}
-        cidrs = {s: known.cidr for s in here if (known := self._find_segment(s))}
-        changed = False
+        segments = {s: known for s in here if (known := self._find_segment(s))}
+        guests = [forward for forward in self._forwards if not forward.is_service]
+        services = [forward for forward in self._forwards if forward.is_service]
+        changed = await self._services.publish(services, self._held, uplinks, segments)
         for segment_id in sorted(uplinks):
             namespace = self._names.router(segment_id)
-            table = render_router_forwards(self._host, segment_id, self._forwards)
+            table = render_router_forwards(self._host, segment_id, guests)
             if table.empty and await kernel.inspect_table(table.family, table.name, namespace) is None:
                 continue
             changed |= await self._tables.ensure(namespace, table)
-        table = render_forwards(self._names, self._host, self._forwards, uplinks, cidrs, self._held)
+        cidrs = {s: known.cidr for s, known in segments.items()}
+        table = render_forwards(self._names, self._host, guests, uplinks, cidrs, self._held)
         localnet = f"net/ipv4/conf/{self._host.underlay_link}/route_localnet"
         if not self._forwards:
             kernel.write_sysctl(localnet, "0")  # before its guard goes with the table
-            return await self._tables.drop((table.family, table.name)) or changed
+        if not guests:
+            changed |= await self._tables.drop((table.family, table.name))
+        if not self._forwards:
+            return changed
         kernel.write_sysctl("net/ipv4/ip_forward", "1")
-        changed |= await self._tables.ensure("", table)
+        if guests:
+            changed |= await self._tables.ensure("", table)
         kernel.write_sysctl(localnet, "1")
         return changed
 
@@ -105,4 +121,4 @@ def _cut(protocol: str, port: int) -> list[str]:
 
 def _leads_to(forward: Forward) -> Forward:
     """What makes an open flow through a published port one and the same."""
-    return msgspec.structs.replace(forward, node_address="") if forward.protocol == "tcp" else forward
+    return msgspec.structs.replace(forward, node_address="", nodes=()) if forward.protocol == "tcp" else forward

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
-from weft.contracts.driver.network import Allowed, Filter, Forward, Port, Segment
+from weft.contracts.driver.network import Allowed, Filter, Forward, Port, Segment, Service
 from weft.drivers.network.bridge.names import LONGEST_LINK_NAME
 from weft.objects.errors import InvalidInput
 
@@ -39,6 +39,8 @@ def check_segment(segment: Segment, link_prefix: str) -> None:
         if _address(where, f"{field}.address", endpoint.address) not in cidr:
             raise _refuse(where, f"{field}.address", endpoint.address, f"isn't inside {segment.cidr}")
     _check_rules(where, segment.open)
+    for at, service in enumerate(segment.services):
+        _check_service(where, f"services[{at}]", service, cidr)
     for at, alias in enumerate(segment.aliases):
         _address(where, f"aliases[{at}].address", alias.address)
         for label in alias.name.split("."):
@@ -67,7 +69,9 @@ def check_forwards(forwards: list[Forward], link_prefix: str) -> None:
         where = f"published port {forward.port}/{forward.protocol}"
         _check_id(where, "segment_id", forward.segment_id, link_prefix)
         _address(where, "target_address", forward.target_address)
-        _address(where, "node_address", forward.node_address)
+        for address in [share.address for share in forward.nodes] or [forward.node_address]:
+            if address or not forward.is_service:
+                _address(where, "node_address", address)
         if forward.protocol not in ("tcp", "udp"):
             raise _refuse(where, "protocol", forward.protocol, "must be tcp or udp")
         for field, number in (("port", forward.port), ("target_port", forward.target_port)):
@@ -78,6 +82,23 @@ def check_forwards(forwards: list[Forward], link_prefix: str) -> None:
         taken.add((forward.protocol, forward.port))
 
 
+def _check_service(where: str, field: str, service: Service, cidr: IPv4Network) -> None:
+    for name, address in [("address", service.address), *(("targets.address", one.address) for one in service.targets)]:
+        if _address(where, f"{field}.{name}", address) not in cidr:
+            raise _refuse(where, f"{field}.{name}", address, f"isn't inside {cidr}")
+    for name in service.names:
+        for label in name.split("."):
+            _check_label(where, f"{field}.names", label)
+    for port in service.ports:
+        if port.protocol not in ("tcp", "udp"):
+            raise _refuse(where, f"{field}.ports.protocol", port.protocol, "must be tcp or udp")
+        for number in (port.port, port.target_port):
+            if not 1 <= number <= 65535:
+                raise _refuse(where, f"{field}.ports", number, "isn't between 1 and 65535")
+    if any(target.weight < 0 for target in service.targets):
+        raise _refuse(where, f"{field}.targets.weight", -1, "is less than 0")
+
+
 def check_filters(filters: list[Filter], link_prefix: str) -> None:
     """Refuse filters with a part that nft couldn't take; raises InvalidInput naming the field."""
     for filter_ in filters:
@@ -86,6 +107,8 @@ def check_filters(filters: list[Filter], link_prefix: str) -> None:
         _check_id(where, "segment_id", filter_.segment_id, link_prefix)
         _address(where, "address", filter_.address)
         _address(where, "gateway", filter_.gateway)
+        for address in filter_.services:
+            _address(where, "services", address)
         _check_rules(where, (*filter_.ingress, *filter_.egress))
 
 

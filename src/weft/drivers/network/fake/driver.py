@@ -67,7 +67,7 @@ class FakeNetwork:
                 raise InUse(f"network {segment.name!r}: VNI {segment.vni} is taken on this node by {other.name}")
         self.wire.segments[segment.id] = segment
 
-    async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
+    async def dial(self, segment_id: str, address: str, port: int, seconds: float = 5.0) -> socket.socket:
         await self.meet("dial", segment_id)
         if (address, port) not in self.wire.listeners:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")

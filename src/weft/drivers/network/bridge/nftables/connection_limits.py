@@ -69,7 +69,7 @@ def render_limits(names: Names, segments: Iterable[Segment], most: int) -> Lasti
         for segment in known
     )
     ends = "".join(
-        f'  iifname "{names.bridge(segment.id)}" ip {end} {segment.cidr} ip {end} != {segment.gateway}'
+        f'  iifname "{names.bridge(segment.id)}" ip {end} {segment.cidr} ip {end} != {_spared(segment)}'
         f" add @connections {{ iifname . ip {end} {limit}\n"
         for segment in known
         for end in ("saddr", "daddr")
@@ -97,6 +97,12 @@ ct timeout guests {{
 }}
 """
     return LastingTable(*name_limits(names), body, kept)
+
+
+def _spared(segment: Segment) -> str:
+    """The addresses in a segment that no guest has: what goes to a service counts for its client and its target."""
+    services = [service.address for service in segment.services]
+    return f"{{ {', '.join([segment.gateway, *services])} }}" if services else segment.gateway
 
 
 def name_limits(names: Names) -> tuple[str, str]:

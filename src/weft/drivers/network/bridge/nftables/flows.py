@@ -44,6 +44,8 @@ def _may_open(flow: Flow, filters: Mapping[str, Filter]) -> bool:
     if flow.protocol == "udp" and {flow.source_port, flow.port} == {67, 68}:
         return True
     source, target = filters.get(flow.source), filters.get(flow.target)
+    if source is not None and flow.target in source.services and not source.closed:
+        return True
     if source is not None and not (flow.target == source.gateway and flow.port == 53):
         if not any(_matches(rule, flow, flow.target) for rule in source.egress):
             return False

@@ -21,6 +21,7 @@ from weft.drivers.network.bridge.plan import UPLINKS
 ROUTER_TABLE = "router"
 SHARED_TABLE = "shared"
 PASSED_ON = "passed_on"
+STEERED = 0x77650003  # the mark of a frame that goes to its node's own router first, wherever it came from
 DHCP_RATE, DHCP_BURST = 5, 20  # packets of one port: a guest that boots sends two, and again after seconds
 
 
@@ -150,10 +151,11 @@ def render_taps(names: Names, ports: Iterable[Port]) -> Table:
     known = sorted(ports, key=lambda p: p.id)
     macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
     addresses = elements(f'"{names.tap(p.id)}" . {p.address}' for p in known)
+    to_gateway = f"ether daddr {GATEWAY_MAC} meta mark != {STEERED}"
     crossing = "\n".join(
         f"  {way} {overlays} {match} drop"
         for way in ("iifname", "oifname")
-        for match in (f"ether saddr {GATEWAY_MAC}", f"ether daddr {GATEWAY_MAC}", "udp dport { 67, 68 }")
+        for match in (f"ether saddr {GATEWAY_MAC}", to_gateway, "udp dport { 67, 68 }")
     )
     body = f"""\
 set macs {{

@@ -98,6 +98,7 @@ def _render_ways(f: Filter) -> str:
     into = render_rules(f.ingress, "saddr", "accept")
     out_of = render_rules(f.egress, "daddr", "return")
     dial = "" if f.closed else f"  ip saddr {f.gateway} accept\n"
+    services = f"  ip daddr {{ {', '.join(f.services)} }} return\n" if f.services and not f.closed else ""
     ends = "ip saddr . ip daddr . meta l4proto"
     return f"""\
 set {refused_set(f.port_id)} {{
@@ -116,7 +117,7 @@ chain in_{f.port_id} {{
 }}
 chain out_{f.port_id} {{
   ip daddr {f.gateway} meta l4proto {{ tcp, udp }} th dport 53 return
-{out_of}  goto refuse_{f.port_id}
+{services}{out_of}  goto refuse_{f.port_id}
 }}
 """
 
