@@ -81,7 +81,11 @@ class LogCollector:
                 keeps, sweeps = now - kept_at >= KEEP_SECONDS, now - swept_at >= SWEEP_SECONDS
                 kept_at, swept_at = (now if keeps else kept_at), (now if sweeps else swept_at)
                 here = {state.local.spec.workload.uid for state in self._table} if sweeps else None
-                await asyncio.to_thread(self._gather, self._find_workloads(), here, keeps=keeps or sweeps)
+                workloads, keeps = self._find_workloads(), keeps or sweeps or not self._is_open
+                if (
+                    workloads or keeps or self.own.has_lines or self.inbox.has_lines
+                ):  # else no thread is woken for nothing
+                    await asyncio.to_thread(self._gather, workloads, here, keeps=keeps)
                 await self._clock.sleep(STEP_SECONDS)
         finally:
             self.own.close()

@@ -71,6 +71,10 @@ class Inbox:
         guest.size += len(line)
         self._size += len(line)
 
+    @property
+    def has_lines(self) -> bool:
+        return self._size > 0
+
     def take(self, waits: set[str]) -> list[Received]:
         """What has come since the last call, but of guests whose lines have to wait."""
         with self._lock:

@@ -32,6 +32,10 @@ class OwnLog(logging.Handler):
             for line in self.format(record).split("\n")
         )
 
+    @property
+    def has_lines(self) -> bool:
+        return bool(self._waiting)
+
     def take(self) -> list[tuple[int, bytes]]:
         """Times (unix microseconds) and lines since the last call."""
         taken = []
