@@ -317,7 +317,7 @@ class ContainerPromises:
         assert (facts.incarnation, facts.started_at) == (before.incarnation, before.started_at)
         assert (await heir.start(plan)).pid == before.pid
         await ready(heir, plan)
-        assert (await output_of(heir, plan, "touch", "/go"))[1] == 0
+        await output_of(heir, plan, "touch", "/go")  # it may be killed with the container, which ends for it
         assert (await ended(heir, plan)).exit_code == 5
         assert await printed(heir, plan) == "one\ntwo\n"
 

@@ -57,8 +57,6 @@ class SandboxLab(Protocol):
     async def restart_agent(self) -> list[str]:
         """The driver is forgotten as if its process had been killed, and another one recovers; the names of what runs then."""
 
-    async def execute(self, running: Running, *argv: str) -> tuple[str, int | None]: ...
-
     def measure_kept(self) -> int:
         """Bytes on this node's disk and in its run folder that have to do with sandboxes."""
 
@@ -86,23 +84,7 @@ class SandboxPromises:
         await lab.close()
         assert lab.leftovers() == []
 
-    async def test_it_prints_and_ends_with_a_code_or_a_signal(self, lab: SandboxLab) -> None:
-        runs, victim = (
-            await lab.start("runs", "echo one; echo two >&2; exit 3"),
-            await lab.start("dies", "echo up; sleep 99"),
-        )
-        assert await end_of(runs) == End(3)
-        assert sorted((await runs.printed()).split()) == ["one", "two"]
-        await says(victim, "up")
-        victim.kill()
-        assert await end_of(victim) == End(None, 9)
-        for running in (runs, victim):  # one that has ended may be stopped, and stopped again
-            await running.stop()
-            await running.stop()
-
-    async def test_memory_and_processes_are_bounded_and_so_is_what_it_writes(self, lab: SandboxLab) -> None:
-        hungry = await lab.start("hungry", "exec tail /dev/zero")
-        assert (await end_of(hungry))[1:] == (9, True)
+    async def test_its_processes_are_bounded_and_so_is_what_it_writes(self, lab: SandboxLab) -> None:
         forks = await lab.start("forks", "i=0; while [ $i -lt 200 ]; do sleep 60 & i=$((i+1)); done; echo all of them")
         end = await end_of(forks)
         assert end.code and "all of them" not in await forks.printed()
@@ -112,7 +94,7 @@ class SandboxPromises:
         assert await end_of(writes) == End(0)
         text = await writes.printed()
         assert "all\n" not in text and MIB < int(text.split()[-1]) <= 2 * DISK_BYTES
-        for running in (hungry, forks, writes):
+        for running in (forks, writes):
             await running.stop()
 
     async def test_what_it_prints_without_end_is_bounded_and_it_can_be_stopped(self, lab: SandboxLab) -> None:
@@ -143,28 +125,36 @@ class SandboxPromises:
 
 
 class LastingPromises(SandboxPromises):
-    async def test_it_is_asked_before_it_is_forced_and_commands_run_beside_it(self, lab: SandboxLab) -> None:
+    """Of containers, which keep ``ContainerPromises``, too: how they end, and who finds them again."""
+
+    async def test_one_that_is_frozen_hears_that_it_is_asked_to_end(self, lab: SandboxLab) -> None:
         polite = await lab.start("polite", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done")
         await says(polite, "up")
-        assert await lab.execute(polite, "sh", "-c", "echo beside; exit 4") == ("beside\n", 4)
-        await polite.freeze()  # that hears as well
+        await polite.freeze()
         await polite.stop(WAIT_SECONDS)
         assert await end_of(polite) == End(7) and (await polite.printed()).endswith("bye\n")
-        deaf = await lab.start("deaf", "trap '' TERM; echo up; while :; do sleep 1; done")
-        await says(deaf, "up")
-        await deaf.stop(0.1)
-        assert await end_of(deaf) == End(None, 9)
-
-    async def test_its_agent_is_killed_and_the_next_one_finds_it(self, lab: SandboxLab) -> None:
-        stays = await lab.start("stays", "echo one; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo two; exit 5")
-        await says(stays, "one")
-        assert await lab.restart_agent() == ["stays"]
-        again = await lab.start("stays", "exit 1")  # it runs already
-        assert (await lab.execute(again, "touch", "/tmp/go"))[1] == 0
-        assert await end_of(again) == End(5) and await again.printed() == "one\ntwo\n"
 
 
 class PassingPromises(SandboxPromises):
+    async def test_it_prints_and_ends_with_a_code_or_a_signal(self, lab: SandboxLab) -> None:
+        runs, victim = (
+            await lab.start("runs", "echo one; echo two >&2; exit 3"),
+            await lab.start("dies", "echo up; sleep 99"),
+        )
+        assert await end_of(runs) == End(3)
+        assert sorted((await runs.printed()).split()) == ["one", "two"]
+        await says(victim, "up")
+        victim.kill()
+        assert await end_of(victim) == End(None, 9)
+        for running in (runs, victim):  # one that has ended may be stopped, and stopped again
+            await running.stop()
+            await running.stop()
+
+    async def test_its_memory_is_bounded(self, lab: SandboxLab) -> None:
+        hungry = await lab.start("hungry", "exec tail /dev/zero")
+        assert (await end_of(hungry))[1:] == (9, True)
+        await hungry.stop()
+
     async def test_its_agent_is_killed_and_the_next_one_ends_it(self, lab: SandboxLab) -> None:
         one, two = await lab.start("one", "echo up; sleep 99"), await lab.start("two", "echo up; sleep 99")
         await says(one, "up")

@@ -15,7 +15,7 @@ from typing import Any
 from container_lab import ContainerLab
 from container_labs import open_lab as open_container_lab
 from function_lab import DRIVERS, FunctionLab
-from tests.conformance.container_contract import output_of, printed, ready, until
+from tests.conformance.container_contract import printed, until
 from tests.conformance.sandbox_contract import DISK_BYTES, MIB, PROCESSES, End
 
 from weft.contracts.driver.container import ContainerPlan, HasLog
@@ -114,10 +114,6 @@ class ContainerSandboxes:
         self.lab.drivers.clear()
         self.driver = self.lab.driver()
         return [facts.name for facts in await self.driver.recover() if facts.state == "running"]
-
-    async def execute(self, running: RunningContainer, *argv: str) -> tuple[str, int | None]:
-        await ready(self.driver, running.plan)
-        return await output_of(self.driver, running.plan, *argv)
 
     def measure_kept(self) -> int:
         return measure_folder(self.lab.host.state_dir, self.lab.host.run_dir)
@@ -223,9 +219,6 @@ class InstanceSandboxes:
         assert await another.recover() == count and await another.recover() == 0
         await another.close()
         return []
-
-    async def execute(self, running: RunningInstance, *argv: str) -> tuple[str, int | None]:
-        raise NotImplementedError
 
     def measure_kept(self) -> int:
         return measure_folder(str(self.lab.run_dir), str(self.lab.folder))
