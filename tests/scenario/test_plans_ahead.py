@@ -164,6 +164,10 @@ async def test_nothing_is_planned_where_it_is_off_or_nothing_is_forecast(tmp_pat
         await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))
         await lab.pass_time(60)
         assert await ahead(lab) == []
+        of_others = msgspec.structs.replace(forecast(lab.clock.now(), 4.0, 4.0), guests="of others")
+        await tell(lab, "n1", of_others)
+        await lab.pass_time(60)
+        assert await ahead(lab) == [], "its cycles are of guests that are elsewhere"
         await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
         await until_phases(lab, "Planned")
         for _ in range(2):  # the forecasts go

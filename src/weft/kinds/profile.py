@@ -89,6 +89,7 @@ class ProfileStatus(msgspec.Struct, kw_only=True):
     resource: str = ""  # what the profile is of: cpu, or invocations of a function
     unit: str = ""  # of its values: cores, or 1/s
     full: float = 0.0  # as much as it may use, in ``unit``; 0: nothing says how much
+    guests: str = ""  # of a node: a mark of whose sum its cycles are; other guests have another one
     patterns: list[Pattern] = []
     prediction: dict[str, Prediction] = {}
     signature: Signature = Signature()

@@ -36,6 +36,16 @@ def test_exchanging_moves_makes_the_score_better(capsys: pytest.CaptureFixture[s
     assert round(answer["score_after"], 5) <= 28.93426 and len(answer["moves"]) == 100
 
 
+def test_a_file_that_is_missing_or_broken_is_refused_with_a_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    for name in ("missing.json", "broken.json"):
+        assert main(["rebalance", "--cluster", str(tmp_path / name), "--format", "json"]) != 0
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 2 and name in said[0] and "docs/reference/simulate.md" in said[1]
+
+
 def ganeti(*, nodes: list[str], guests: list[str]) -> str:
     policy = "|4096,2,51200,1,1,1|128,1,1024,1,1,1|ext|4.0|32.0"
     return "\n".join(["g1|u1|preferred||", "", *nodes, "", *guests, "", "", policy, ""])

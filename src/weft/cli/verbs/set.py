@@ -12,7 +12,7 @@ from weft.cli.command import options
 from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_flags
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one, find_targets
-from weft.cli.command.target import Target
+from weft.cli.command.target import Target, usage
 from weft.cli.function.code import bring
 from weft.cli.function.flags import make_more_flags, read_more_flags
 from weft.cli.output.formats import print_data
@@ -73,6 +73,8 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     kind = target.kind
     if all(value in (None, ()) for value in given.values()):
         raise click.UsageError(f"nothing to set: weft schema {kind.name} lists the fields")
+    if str(given.get("spec__node") or "").lower() == "none":
+        raise usage("--node none is no node", f'weft {kind.name} set {target.name} --node "" lets it go to any node')
     before = session.client.get(kind.name, target.name)
     spec = {key: before[key] for key in ("kind", "name", "project", "labels", "generation") if before.get(key)}
     spec["spec"] = read_flags(kind, given, before["spec"])

@@ -15,6 +15,7 @@ import msgspec
 
 from weft.controllers.loop import Plan
 from weft.controllers.node.trouble import find_trouble
+from weft.controllers.profile.subjects import list_guests, mark_guests
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.insight.course import find_shortage, is_calm
@@ -82,7 +83,7 @@ class PlansAhead:
             return make_migrations(view, report, node, made, now)
         if self._asked.get(profile.key) == status.looked_at or _rests(made, status, now):
             return []
-        if find_shortage(status, now) is None:
+        if find_shortage(status, now) is None or _is_of_others(view, profile):
             return []
         reports = view.of_kind("report").values()
         if any(
@@ -117,6 +118,12 @@ class PlansAhead:
             if commit := draft.commit(key):
                 commits.append(commit)
         return commits
+
+
+def _is_of_others(view: View, profile: Item) -> bool:
+    """Whether other guests are on the node than when its cycles were found: its profile is renewed within the hour."""
+    mark, node = profile.status(ProfileStatus).guests, view.get(object_key("node", None, profile.envelope.name))
+    return bool(mark) and node is not None and mark_guests(list_guests(view, node)) != mark
 
 
 def name_report(profile: Item, status: ProfileStatus) -> str:

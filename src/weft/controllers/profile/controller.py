@@ -100,7 +100,9 @@ class Profiles:
         week = Span.until(now, WEEK_SECONDS, STEP_SECONDS)
         rows = await self._read_rows(history, subjects, week)
         chosen = [
-            row for row, subject in enumerate(subjects) if is_to_search(subject.status, _measure_length(rows[row]), now)
+            row
+            for row, subject in enumerate(subjects)
+            if is_to_search(subject.status, _measure_length(rows[row]), now, subject.guests_mark)
         ]
         month = Span.until(now, MONTH_SECONDS, LONG_STEP_SECONDS)
         batch = Batch(

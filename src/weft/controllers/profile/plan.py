@@ -84,6 +84,7 @@ def next_status(subject: Subject, finding: Finding, searched: bool, now: float) 
         status.patterns = [roll(pattern, now) for pattern in old.patterns]
     if searched:
         status.cycles_looked_at, status.cycles_history_seconds = now, status.history_seconds
+        status.guests = subject.guests_mark
     elif any(one.channel in _CHANGES for one in finding.anomalies):
         status.cycles_looked_at = 0.0
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -29,6 +30,11 @@ class Subject(msgspec.Struct, frozen=True):
     full: float = 0.0
     resource: str = CPU
     guests: tuple[tuple[Series, float], ...] | None = None  # of a node, and since when each exists (unix seconds)
+
+    @property
+    def guests_mark(self) -> str:
+        """Of a node: who is there; "": it is no node."""
+        return "" if self.guests is None else mark_guests(self.guests)
 
     @property
     def status(self) -> ProfileStatus:
@@ -64,11 +70,18 @@ def is_due(status: ProfileStatus, now: float) -> bool:
     return now - status.looked_at >= pause or status.looked_at > now + _AHEAD_SECONDS
 
 
-def is_to_search(status: ProfileStatus, history_seconds: float, now: float) -> bool:
-    """Whether to look for cycles, class and correlations, too: once a day, when there is twice the history, and after a change
-    (which has ``cycles_looked_at`` be 0)."""
+def mark_guests(guests: tuple[tuple[Series, float], ...]) -> str:
+    names = sorted(f"{one.project}/{one.kind}/{one.name}" for one, _ in guests)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def is_to_search(status: ProfileStatus, history_seconds: float, now: float, guests: str = "") -> bool:
+    """Whether to look for cycles, class and correlations, too: once a day, when there is twice the history, after a change (which
+    has ``cycles_looked_at`` be 0), and of a node when it has other ``guests``."""
     if history_seconds < LEAST_SEARCHED_SECONDS:
         return False
+    if guests != status.guests:
+        return True
     at = status.cycles_looked_at
     return not 0 <= now - at < SEARCH_SECONDS or history_seconds >= 2 * status.cycles_history_seconds
 

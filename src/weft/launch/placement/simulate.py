@@ -29,17 +29,22 @@ _MOST_UNTIL = 100
 START_SECONDS = 15.0  # for the worker of an own policy
 
 
+_FORMATS = "give a file in one of the formats of docs/reference/simulate.md; weft simulate COMMAND --help names them"
+
+
 def main(argv: Sequence[str]) -> int:
     """Run it; the exit code."""
     try:
         options = _parse(argv)
         _run(options)
     except WeftError as problem:
+        problem.hint = problem.hint or _FORMATS
         asked = any(word in ("-ojson", "--output=json", "-o=json") for word in argv)
         asked |= any(flag in ("-o", "--output") and word == "json" for flag, word in pairwise(argv))
         return complain(problem, "json" if asked else "table")
     except OSError as problem:
         print(f"error: {problem.filename or 'output'}: {problem.strerror or problem}", file=sys.stderr)
+        print("give the path of a file that you may read, or for a picture write", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

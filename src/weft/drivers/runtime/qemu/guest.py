@@ -410,7 +410,9 @@ class Guest:
 
     async def power_off(self, grace_seconds: float) -> None:
         """Have the guest shut itself down: by its agent, or by the power button while that doesn't answer yet. Returns at its
-        end, after ``grace_seconds``, or at once when nothing in it can be asked."""
+        end, after ``grace_seconds``, or at once when nothing in it can be asked, as while it stands still on a full disk."""
+        if self.status in STANDS_STILL:
+            return
         self.agents.power_off_wanted = True
         try:
             if self.status == "paused" and not self.migrating:  # a frozen guest gets no request
