@@ -34,7 +34,8 @@ class Course(msgspec.Struct, frozen=True):
 
 
 class Shortage(msgspec.Struct, frozen=True):
-    """From the hour ``first`` to ``last`` (from 0, that which begins now) a node's use is expected beyond SHORT of ``full``."""
+    """From hour ``first`` to ``last`` (0 begins now) the upper end of a node's use is beyond SHORT of ``full``, and
+    in the worst of these hours the expected use itself: by its upper end alone, half of what is planned would be needless."""
 
     first: int
     last: int
@@ -93,7 +94,8 @@ def find_shortage(status: ProfileStatus, now: float, hours: int = 24) -> Shortag
             last = first
             while last + 1 < hours and beyond[last + 1]:
                 last += 1
-            return Shortage(first, last, status.full, course)
+            if course.value[first : last + 1].max() > SHORT * status.full:
+                return Shortage(first, last, status.full, course)
     return None
 
 

@@ -74,7 +74,10 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     if all(value in (None, ()) for value in given.values()):
         raise click.UsageError(f"nothing to set: weft schema {kind.name} lists the fields")
     if str(given.get("spec__node") or "").lower() == "none":
-        raise usage("--node none is no node", f'weft {kind.name} set {target.name} --node "" lets it go to any node')
+        raise usage(
+            "spec.node: 'none' is not a valid node",
+            f'weft {kind.name} set {target.name} --node "" lets it go to any node',
+        )
     before = session.client.get(kind.name, target.name)
     spec = {key: before[key] for key in ("kind", "name", "project", "labels", "generation") if before.get(key)}
     spec["spec"] = read_flags(kind, given, before["spec"])
