@@ -145,6 +145,7 @@ class PretendNode:
         self.program: Callable[[AllocationSpec], EndsAs | None] = lambda spec: None
         self.digest = ""  # of the image that containers run here
         self.ready_for = ""  # uid of a service whose check all that runs here passes
+        self.refuses: dict[str, str] = {}  # why machines with a firmware can't start here
         self.stuck = ""  # why they can't be begun here
         self.began: list[str] = []  # names of those, each time one began
 
@@ -239,6 +240,8 @@ class PretendNode:
             new.ended, new.exit_code = True, 143 if old.state == "running" else None
         if spec.once and spec.desired == "run" and self.stuck:
             new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
+        if new.state == "starting" and spec.firmware in self.refuses:
+            new.state, new.reason, new.message = "failed", "invalidInput", self.refuses[spec.firmware]
         if self.ready_for and new.state == "running":
             new.readiness = {self.ready_for: ReadinessReport(ready=True)}
         new.image = self.digest if spec.container is not None else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.controllers_lab import Lab
+from tests.scenario.controllers_lab import MIB, Lab
 from tests.scenario.test_jobs import RUNS
 
 from weft.kinds.container import ContainerSpec
@@ -25,6 +25,7 @@ from weft.kinds.deployment import (
 from weft.kinds.disruption_budget import DisruptionBudgetSpec
 from weft.kinds.quota import QuotaSpec
 from weft.kinds.service import ServiceSpec, ServiceStatus
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import IllegalTransition
 
@@ -102,6 +103,19 @@ async def test_an_update_replaces_the_instances_and_an_undo_brings_the_old_ones_
         await lab.delete("/deployment/default/web")
         await lab.until_gone("/deployment/default/web")
         assert await lab.every("container") == []
+
+
+async def test_an_update_after_a_rollback_changes_what_runs_and_not_what_was_rolled_back(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await put_deployment(lab, strategy={"health_check_timeout": 5.0, "rollback_on_failure": True})
+        await until(lab, "Promoted", 1)
+        await act(lab, "update", UpdateInput(template={"image": "registry.example.org/shop:2", "node": "elsewhere"}))
+        await until(lab, "RolledBack", 1)
+        await act(lab, "update", UpdateInput(template={"grace": 5.0}))
+        await until(lab, "Promoted", 3)
+        spec = decode_part((await lab.vm("web-1-0", "container")).spec, ContainerSpec)
+        assert (spec.image, spec.grace, spec.node) == (IMAGE, 5.0, None)
 
 
 async def test_a_second_update_is_refused_while_one_goes_on(tmp_path: Path) -> None:
@@ -232,3 +246,64 @@ async def test_a_service_sends_as_many_requests_to_a_new_revision_as_its_deploym
         await until(lab, "RolledBack", 1)
         assert set((await instances(lab)).values()) == {"1"}
         await lab.until(lambda: is_split(500, 500), 60)
+
+
+async def adopt(lab: Lab, **strategy: Any) -> None:
+    """A deployment of one, which is a VM that there was before."""
+    await add_nodes(lab)
+    await lab.put_vm("web", memory=256 * MIB)
+    await lab.until_phase("web", "Running")
+    template = msgspec.to_builtins(VmSpec(image="tiny", memory=256 * MIB))
+    fields: dict[str, Any] = {"workload": "vm", "adopt": "web", "replicas": 1, "strategy": strategy}
+    await put_deployment(lab, template={"cpu": 1.0, **template}, **fields)
+    await until(lab, "Promoted", 1)
+
+
+async def test_a_vm_that_a_deployment_adopts_is_changed_in_its_place_and_left_when_that_goes(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab)
+        uid = (await lab.vm("web")).uid
+        await act(lab, "update", UpdateInput(template={"firmware": "bios"}))
+        await until(lab, "Promoted", 2)
+        vm = await lab.vm("web")
+        assert (vm.uid, decode_part(vm.spec, VmSpec).firmware, decode_part(vm.spec, VmSpec).restart_generation) == (
+            uid,
+            "bios",
+            1,
+        )
+        assert list(await instances(lab, "vm")) == ["web"]
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 1)
+        assert decode_part((await lab.vm("web")).spec, VmSpec).firmware == "auto"
+        await lab.delete("/deployment/default/web")
+        await lab.until_gone("/deployment/default/web")
+        vm = await lab.vm("web")
+        assert (vm.owner, vm.labels, vm.deleting_since) == (None, {}, None)
+
+
+async def test_an_adopted_vm_that_fails_with_a_change_goes_back_and_no_other_is_made(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, rollback_on_failure=True)
+        before = (await lab.vm("web")).uid
+        for node in lab.nodes.values():
+            node.refuses = {"bios": "image tiny has no boot loader for bios"}
+        await act(lab, "update", UpdateInput(template={"firmware": "bios"}))
+        status = await until(lab, "RolledBack", 1)
+        assert "no boot loader" in status.verdict
+        vm = await lab.vm("web")
+        assert (vm.uid, decode_part(vm.spec, VmSpec).firmware) == (before, "auto")
+        assert list(await instances(lab, "vm")) == ["web"]
+
+
+async def test_a_vm_that_gives_way_to_another_image_is_stopped_and_starts_again_at_an_undo(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, keep_old=5.0)
+        await lab.put_image("newer")
+        await act(lab, "update", UpdateInput(template={"image": "newer"}, instance="fresh"))
+        await until(lab, "Promoted", 2)
+        await lab.until_phase("web", "Stopped")
+        assert set(await instances(lab, "vm")) == {"web", "fresh"}
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 1)
+        await lab.until_phase("web", "Running")
+        await lab.until_gone("/vm/default/fresh")

@@ -19,7 +19,13 @@ MAKERS = {
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "deployments", "conversions"},
     "networktopology": {"topology"},
-    "migration": {"API server", "scheduler", "rebalance", "plans ahead"},  # the scheduler's for suspended VMs (0145)
+    "migration": {
+        "API server",
+        "scheduler",
+        "rebalance",
+        "plans ahead",
+        "deployments",
+    },  # the scheduler's for suspended VMs (0145)
     "report": {"API server", "rebalance policies", "plans ahead"},
     "rebalanceplan": {"API server", "rebalance policies"},
     "vm": {"API server", "deployments", "conversions"},

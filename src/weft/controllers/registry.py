@@ -11,7 +11,6 @@ from weft.controllers.backup.expiry import BackupExpiry
 from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
-from weft.controllers.deployment.controller import Deployments
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
@@ -65,7 +64,6 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: RebalancePolicies(),
     lambda _: Drain(),
     lambda _: Jobs(),
-    lambda _: Deployments(),
     lambda _: WarmImages(),
     lambda _: Quotas(),
     lambda _: Garbage(),

@@ -35,10 +35,11 @@ from weft.objects.schema import field, read_strict
 
 MOST_REPLICAS = 500
 MOST_TEMPLATE_BYTES = 48_000
+MOST_EXPRESSION = 2000
 MOST_REVISIONS_BYTES = 120_000  # of all kept templates: an object has at most 256 KB
 LONGEST_NAME = 45  # so that NAME-REVISION-SLOT-TRY is a name
 DEPLOYMENT_LABEL, REVISION_LABEL, DRAINING_LABEL = "weft/deployment", "weft/revision", "weft/draining"
-_OWN_LABELS = "weft/"
+OWN_LABELS = "weft/"
 TEMPLATES: Mapping[str, Kind] = {kind.name: kind for kind in (CONTAINER, VM)}
 # Of an instance these are its deployment's own: what only one can have, and what verbs and the server set.
 FIXED: Mapping[str, Any] = {
@@ -88,6 +89,9 @@ class RolloutStrategy(msgspec.Struct, kw_only=True):
         float, field("How long the rollout waits for the next healthy instance before it fails", quantity="duration")
     ] = 300.0
     rollback_on_failure: Annotated[bool, field("Go back to the old revision if the new one fails")] = False
+    live_migrate: Annotated[
+        bool, field("Migrate an instance live if its node lacks the capacity for a change that needs no restart")
+    ] = False
     traffic_split: Annotated[
         float, field("blue-green: share of the requests for the new set until it is promoted", quantity="share")
     ] = 0.0
@@ -107,6 +111,17 @@ class RolloutStrategy(msgspec.Struct, kw_only=True):
     ] = 300.0
 
 
+class Autoscale(msgspec.Struct, kw_only=True):
+    min: Annotated[int, field("Fewest instances", ge=1, le=MOST_REPLICAS)] = 1
+    max: Annotated[int, field("Most instances", ge=1, le=MOST_REPLICAS)]
+    metric: Annotated[
+        str,
+        field("PromQL expression: the load of one instance, as the mean of its series", max_length=MOST_EXPRESSION),
+    ]
+    target: Annotated[float, field("Value of the expression that each instance should have")]
+    cooldown: Annotated[float, field("Least time between two changes of the number", quantity="duration")] = 60.0
+
+
 class DeploymentSpec(msgspec.Struct, kw_only=True):
     workload: Annotated[Literal["container", "vm"], field("Kind of the instances", change="never")] = "container"
     template: Annotated[dict[str, Any], field("Spec of each instance, as its kind has it", shown="fields")]
@@ -115,6 +130,11 @@ class DeploymentSpec(msgspec.Struct, kw_only=True):
     strategy: Annotated[RolloutStrategy, field("How a change of the template reaches the instances")] = msgspec.field(
         default_factory=RolloutStrategy
     )
+    autoscale: Annotated[Autoscale | None, field("Let a figure set the number of instances instead of replicas")] = None
+    adopt: Annotated[
+        str, field("VM that becomes the first instance; it is stopped instead of deleted", change="never", name=True)
+    ] = ""
+    instance: Annotated[str, field("Name of the next revision's only instance, instead of one made up", name=True)] = ""
     min_healthy: Annotated[
         float, field("How long an instance must be healthy before it counts", quantity="duration")
     ] = 5.0
@@ -130,6 +150,7 @@ class Revision(msgspec.Struct, kw_only=True):
     labels: dict[str, str] = {}
     created_at: float = 0.0
     outcome: str = ""  # how its last rollout ended; "": it goes on
+    instance: str = ""  # name of its instance in slot 0, if that is none that was made up
 
 
 class TrafficShare(msgspec.Struct, frozen=True):
@@ -145,6 +166,9 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     stage: Stage = ""
     back: bool = False  # the rollout is a rollback
     replicas: int = 0  # instances wanted
+    scaled: int | None = None  # those that ``autoscale`` wants; None: nothing was measured yet
+    scaled_at: float | None = None
+    scaling: str = ""  # what was measured last, as a sentence
     ready: int = 0  # healthy ones
     updated: int = 0  # healthy ones of ``revision``
     verdict: str = ""
@@ -156,6 +180,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     step: int = 0  # of a canary
     awaits: bool = False  # a person's word: weft rollout resume
     no_surge: str = ""  # why there can be no further instance
+    migrated: list[str] = []  # migrations that the rollout has made
     step_since: float | None = None  # all instances of the step are healthy since then
     started_at: float | None = None
     progressed_at: float | None = None
@@ -208,7 +233,7 @@ def check_deployment(spec: DeploymentSpec) -> None:
     assert kind.admission.check is not None
     _check_template(kind.admission.check, made)
     for name, value in FIXED.items():
-        if getattr(made, name, value) != value:
+        if getattr(made, name, value) != value and not (spec.adopt and name == "volumes"):
             raise InvalidInput(
                 f"spec.template.{name}: instances of a deployment don't support it",
                 field=f"spec.template.{name}",
@@ -228,13 +253,32 @@ def check_deployment(spec: DeploymentSpec) -> None:
             hint="put large files into the image",
         )
     check_labels(spec.labels, "spec.labels")
-    if own := [key for key in spec.labels if key.startswith(_OWN_LABELS)]:
+    if own := [key for key in spec.labels if key.startswith(OWN_LABELS)]:
         raise InvalidInput(
             f"spec.labels: {own[0]} is set by weft", field=f"spec.labels.{own[0]}", hint="leave it out, or rename it"
         )
     if len(spec.labels) > 32:
         raise InvalidInput("spec.labels: at most 32 labels", field="spec.labels")
     _check_strategy(spec)
+    _check_scale(spec)
+
+
+def _check_scale(spec: DeploymentSpec) -> None:
+    scale = spec.autoscale
+    if scale is not None and not (scale.min <= scale.max and scale.target > 0 and scale.metric.strip()):
+        raise InvalidInput(
+            "spec.autoscale: min must be at most max, target more than 0, and metric an expression",
+            field="spec.autoscale",
+            hint="like min: 2, max: 10, metric: avg(weft_workload_cpu_usage), target: 0.5",
+        )
+    if spec.adopt and spec.workload != "vm":
+        raise InvalidInput("spec.adopt: only a VM can be adopted", field="spec.adopt", hint="set spec.workload to vm")
+    if (spec.adopt or spec.instance) and (spec.replicas != 1 or scale is not None):
+        raise InvalidInput(
+            "spec.replicas: a deployment with an instance of a given name has only that one",
+            field="spec.replicas",
+            hint="set spec.replicas to 1, or leave out spec.adopt and spec.instance",
+        )
 
 
 def _check_strategy(spec: DeploymentSpec) -> None:
@@ -293,6 +337,17 @@ class UpdateInput(msgspec.Struct, kw_only=True):
     template: Annotated[dict[str, Any], field("Fields of the template that change")] = {}
     labels: Annotated[dict[str, str] | None, field("Labels of the instances; unset: as they are")] = None
     strategy: Annotated[dict[str, Any], field("Fields of the strategy that change")] = {}
+    instance: Annotated[str, field("Name of the new revision's only instance; made up if unset", name=True)] = ""
+
+
+class AutoscaleInput(msgspec.Struct, kw_only=True):
+    """Without ``max`` the number is people's again."""
+
+    min: Annotated[int, field("Fewest instances", ge=1, le=MOST_REPLICAS)] = 1
+    max: Annotated[int, field("Most instances; 0 ends the scaling", ge=0, le=MOST_REPLICAS)] = 0
+    metric: Annotated[str, field("PromQL expression", max_length=MOST_EXPRESSION)] = ""
+    target: Annotated[float, field("Value of the expression that each instance should have")] = 0.0
+    cooldown: Annotated[float, field("Least time between two changes of the number", quantity="duration")] = 60.0
 
 
 class UndoInput(msgspec.Struct, kw_only=True):
@@ -307,6 +362,13 @@ def _is_settled(obj: Object) -> bool:
     return is_settled(obj) and dig(obj, "status.template") != ""
 
 
+def find_base(obj: Object) -> dict[str, Any]:
+    """The template that an update changes: that of the spec, but after a rollback what runs, not what was rolled back."""
+    kept = {one["number"]: one["template"] for one in dig(obj, "status.revisions", [])}
+    template = kept.get(dig(obj, "status.revision", 0)) if read_phase(obj) == "RolledBack" else None
+    return dict(template if template is not None else obj["spec"]["template"])
+
+
 def _update(obj: Object, given: UpdateInput) -> dict[str, Any]:
     """One rollout at a time: the other would take away what the first one is judged by."""
     what, phase = f"deployment/{obj['name']}", read_phase(obj) or "Progressing"
@@ -319,9 +381,13 @@ def _update(obj: Object, given: UpdateInput) -> dict[str, Any]:
     spec = dict(obj["spec"])
     strategy = {**spec["strategy"], **given.strategy}
     spec["strategy"] = msgspec.to_builtins(read_strict(strategy, RolloutStrategy, "input.strategy"))
-    spec["template"] = {**spec["template"], **given.template}
+    spec["template"] = {**find_base(obj), **given.template}
     spec["labels"] = spec["labels"] if given.labels is None else given.labels
-    return {**spec, "paused": False, "rollout": spec["rollout"] + 1}
+    return {**spec, "paused": False, "rollout": spec["rollout"] + 1, "instance": given.instance}
+
+
+def _autoscale(obj: Object, given: AutoscaleInput) -> dict[str, Any]:
+    return {**obj["spec"], "autoscale": msgspec.to_builtins(given) if given.max else None}
 
 
 def _undo(obj: Object, given: UndoInput) -> dict[str, Any]:
@@ -368,12 +434,24 @@ def _resume(obj: Object, _: Any) -> dict[str, Any]:
 
 
 def _scale(obj: Object, given: ScaleInput) -> dict[str, Any]:
+    if dig(obj, "spec.autoscale"):
+        raise IllegalTransition(
+            f"deployment/{obj['name']} is scaled by a figure",
+            hint=f"weft deployment autoscale {obj['name']} --off ends that",
+        )
     return {**obj["spec"], "replicas": given.replicas}
 
 
 VERBS = (
     Verb("update", "Roll out another version of the template", input=UpdateInput, change=_update, needs="operate"),
     Verb("scale", "Change the number of instances", input=ScaleInput, change=_scale, needs="operate"),
+    Verb(
+        "autoscale",
+        "Let a figure of the history set the number of instances",
+        input=AutoscaleInput,
+        change=_autoscale,
+        needs="operate",
+    ),
     Verb("pause", "Hold the rollout", change=_pause, needs="operate"),
     Verb("resume", "Let the rollout go on; promote what waits for that word", change=_resume, needs="operate"),
     Verb("undo", "Go back to an earlier revision", input=UndoInput, change=_undo, needs="operate"),
@@ -437,7 +515,13 @@ def _scaled(obj: Object | None) -> bool:
 
 
 def _count(path: str) -> Callable[[Object], str]:
-    return lambda obj: f"{dig(obj, path, 0)}/{dig(obj, 'spec.replicas', 0)}"
+    return lambda obj: f"{dig(obj, path, 0)}/{_find_wanted(obj)}"
+
+
+def _find_wanted(obj: Object) -> int:
+    if dig(obj, "spec.autoscale"):
+        return int(dig(obj, "status.replicas", 0))
+    return int(dig(obj, "spec.replicas", 0))
 
 
 def describe_progress(obj: Object) -> str:
@@ -465,7 +549,10 @@ DEPLOYMENT = Kind(
     summary="Replicas of one template, and how they change to another version",
     spec=DeploymentSpec,
     status=DeploymentStatus,
-    references=tuple(_references()),
+    references=(
+        *_references(),
+        Reference("vm", "spec.adopt", lambda spec: [spec.adopt] if spec.adopt else [], blocks=False),
+    ),
     verbs=VERBS,
     in_backups="renamed",
     access=Access(readers="project", status_writer="deployments"),
@@ -473,7 +560,7 @@ DEPLOYMENT = Kind(
         check=check_deployment,
         check_times=_check_times,
         check_change=_refuse_new_kind,
-        server_fields=("paused", "resumes", "rollout"),
+        server_fields=("paused", "resumes", "rollout", "instance"),
         longest_name=LONGEST_NAME,
     ),
     display=Display(
@@ -497,7 +584,9 @@ DEPLOYMENT = Kind(
             "update": _PROMOTED,
             "resume": _PROMOTED,
             "wait": _PROMOTED,
-            "scale": Goal(_scaled, "scaled", ends_failed=False),
+            "scale": Goal(
+                _scaled, "scaled", ends_failed=False, answer=lambda obj: f"has {dig(obj, 'status.ready', 0)} instances"
+            ),
             "undo": Goal(_is_back, "rolled back", asked="phase=RolledBack"),
         },
         find_failure=_find_failure,

@@ -44,6 +44,7 @@ MOST_WEIGHTS = 16
 MOST_ENDPOINTS = 100
 ALL = 1000  # per mille
 MOST_DRAIN_SECONDS = 3600.0
+NOT_CHECKED = "not checked yet"  # an endpoint's reason until its node has asked it
 _PORT = re.compile(r"(\d{1,5})(?::(\d{1,5}))?(?:/(tcp|udp))?")
 _WEIGHT = re.compile(r"([^=:]+)=([^=:]*):(\d{1,4})")
 Transport = Literal["tcp", "udp"]

@@ -115,6 +115,11 @@ AFTER = {
         "plans": Entry("migration_plan.plans", "List planned and proposed migrations", ("migration",)),
     },
     "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
+    "vm": {
+        "update": Entry("vm_update.update", "Roll out another version of a VM", ("vm",)),
+        "deploy": Entry("vm_update.deploy", "Create a VM beside an old one, and split the requests", ("vm",)),
+        "canary": Entry("vm_update.canary", "Let another version have a part of the requests, and judge it", ("vm",)),
+    },
 }
 # Verbs that one kind does in a way of its own.
 SPECIAL = {
@@ -135,6 +140,7 @@ SPECIAL = {
     ("update", "deployment"): "deployment.update",
     ("undo", "deployment"): "rollout.undo",
     ("scale", "deployment"): "deployment.scale",
+    ("autoscale", "deployment"): "deployment.autoscale",
     ("publish", "function"): "function.publish",
     ("set", "secret"): "secret",
     ("describe", "quota"): "quota.describe",

@@ -131,10 +131,8 @@ ELSEWHERE: dict[str, str] = {
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table
 # with the change that builds it.
 NOT_YET: dict[str, str] = {
-    "canary": "set NAME",
     "cluster": "node list",
     "dashboard": "top",
-    "deploy": "apply FILE",
     "rebalance": "vm recommend NAME",
     "replicate": "",
     "trace": "network flows --vm NAME",

@@ -10,7 +10,7 @@ import msgspec
 from weft.cli.output.formats import print_data, print_items
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
-from weft.kinds.deployment import DEPLOYMENT_LABEL, TEMPLATES, decode_template, instance_name
+from weft.kinds.deployment import DEPLOYMENT_LABEL, FIXED, TEMPLATES, decode_template, instance_name, read_instance_name
 from weft.kinds.fields.cells import dig
 from weft.objects.spec_change import FieldChange, plan_change
 
@@ -39,10 +39,16 @@ def foresee(deployment: Object, instances: Sequence[Object], template: Mapping[s
     for one in instances:
         changes = list(_find_changes(kind.spec, one, new))
         costly = [change for change in changes if change.mode != "live"]
-        slot = int(one["name"].removeprefix(f"{deployment['name']}-").split("-")[1])
+        slot = (read_instance_name(deployment["name"], one["name"]) or (0, 0, 1))[1]
         what = "stays" if not changes else "changes while it runs"
-        if costly:
-            what = f"is replaced by {instance_name(deployment['name'], revision, slot)}"
+        if (
+            costly
+            and one["name"] == dig(deployment, "spec.adopt")
+            and {change.mode for change in costly} <= {"restart", "start"}
+        ):
+            what = "restarts"
+        elif costly:
+            what = f"is replaced by {instance_name(deployment['name'], max(revision, 2), slot)}"
         fields = ", ".join(f"{change.path.partition('.')[2]} ({change.mode})" for change in (costly or changes)[:4])
         more = len(costly or changes) - 4
         why = fields + (f" and {more} more" if more > 0 else "")
@@ -51,17 +57,22 @@ def foresee(deployment: Object, instances: Sequence[Object], template: Mapping[s
 
 
 def _find_changes(type_: Any, instance: Object, new: Mapping[str, Any]) -> list[FieldChange]:
-    kept = ("run", "hold", "restart_generation", "pulls", "lease", "snapshots")
+    kept = (*FIXED, "snapshots")
     old = {name: value for name, value in instance["spec"].items() if name not in kept}
     asked = {name: value for name, value in new.items() if name not in kept}
     return plan_change(old, asked, type_, dig(instance, "status.resize_limits"))
 
 
 def preview_update(
-    session: Session, deployment: Object, template: Mapping[str, Any], strategy: Mapping[str, Any]
+    session: Session,
+    deployment: Object,
+    template: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+    adopted: Object | None = None,
 ) -> int:
-    """Print it; nothing is changed."""
-    rows = foresee(deployment, list_instances(session, deployment), template)
+    """Print it; nothing is changed. ``adopted``: the VM of which there would be a deployment."""
+    instances = [adopted] if adopted is not None else list_instances(session, deployment)
+    rows = foresee(deployment, instances, template)
     chosen = {**dig(deployment, "spec.strategy", {}), **strategy}
     if session.is_document:
         print_data(session, {"strategy": chosen.get("type", "rolling"), "instances": rows})

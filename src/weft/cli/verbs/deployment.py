@@ -29,7 +29,7 @@ from weft.cli.verbs.create import read_words
 from weft.cli.wait.finish import finish_one
 from weft.cli.wait.follow import print_one
 from weft.kinds.container import CONTAINER
-from weft.kinds.deployment import DEPLOYMENT, FIXED, MOST_REPLICAS, TEMPLATES
+from weft.kinds.deployment import DEPLOYMENT, FIXED, MOST_REPLICAS, TEMPLATES, find_base
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.vm import VM
@@ -164,7 +164,7 @@ def update(
             "nothing to update: give --image, another field, --config or -- COMMAND",
             f"weft deployment update {target.name} --image IMAGE",
         )
-    merged = {**dig(deployment, "spec.template", {}), **changes}
+    merged = {**find_base(deployment), **changes}
     check_template(workload, merged)
     if dry_run:
         return preview_update(session, deployment, merged, strategy)
@@ -193,3 +193,42 @@ def _scale(session: Session, kind: Kind | None, words: tuple[str, ...], replicas
     target = find_one(session, kind, words, (DEPLOYMENT.name,), "give one NAME")
     made = session.client.verb(DEPLOYMENT.name, target.name, "scale", {"replicas": replicas})
     return finish_one(session, target, made, "scale")
+
+
+def autoscale_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME"),
+        click.Option(
+            ["--min", "least"], type=click.IntRange(1, MOST_REPLICAS), default=1, metavar="N", help="Fewest. [1]"
+        ),
+        click.Option(["--max", "most"], type=click.IntRange(1, MOST_REPLICAS), metavar="N", help="Most instances."),
+        click.Option(["--metric"], metavar="EXPR", help="PromQL expression: the load of one instance, as a mean."),
+        click.Option(["--target"], type=float, metavar="V", help="The value that the expression should have."),
+        click.Option(["--cooldown"], type=options.Duration(), help="Least time between two changes. [60s]"),
+        click.Option(["--off"], is_flag=True, help="End the scaling; the number of instances stays."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Let a figure of the history set the number of instances.", _autoscale, kind, params)
+
+
+def _autoscale(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    least: int,
+    most: int | None,
+    metric: str | None,
+    target: float | None,
+    cooldown: float | None,
+    off: bool,
+) -> int:
+    deployment = find_one(session, kind, words, (DEPLOYMENT.name,), "give one NAME")
+    if not off and (most is None or metric is None or target is None):
+        example = f"weft deployment autoscale {deployment.name} --min 2 --max 10 --metric EXPR --target 0.5"
+        raise usage("give --max, --metric and --target, or --off", example)
+    body: dict[str, Any] = {} if off else {"min": least, "max": most, "metric": metric, "target": target}
+    if cooldown is not None and not off:
+        body["cooldown"] = cooldown
+    made = session.client.verb(DEPLOYMENT.name, deployment.name, "autoscale", body)
+    return finish_one(session, deployment, made, "autoscale", "is no longer scaled" if off else "is scaled")

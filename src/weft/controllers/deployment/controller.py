@@ -10,19 +10,25 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from weft.contracts.history import History
 from weft.contracts.journal import Event
 from weft.controllers.deployment.facts import Facts, Instance, NewInstance, Outcome, State
+from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, needs_history
 from weft.controllers.deployment.plan import plan_deployment
+from weft.controllers.deployment.requests import plan_scale
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, Budgets, guard
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
 from weft.kinds.deployment import (
     DEPLOYMENT_LABEL,
     DRAINING_LABEL,
+    FIXED,
     MOST_REPLICAS,
+    OWN_LABELS,
     REVISION_LABEL,
     TEMPLATES,
     DeploymentSpec,
@@ -33,30 +39,39 @@ from weft.kinds.deployment import (
     read_instance_name,
 )
 from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.migration import MIGRATION, MIGRATION_MODES, MigrationSpec
 from weft.kinds.parts.goal import UNPLACEABLE
+from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadSpec, WorkloadStatus
 from weft.kinds.quota import quota_key
-from weft.kinds.service import SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
+from weft.kinds.service import NOT_CHECKED, SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
-from weft.objects.identity import object_key
+from weft.objects.errors import Unavailable
+from weft.objects.identity import MAX_NAME, object_key, short_id
 from weft.objects.spec_change import plan_spec_change
 
 SOURCE = "deployments"
 FINALIZER = "deployment"
+FIGURE_SECONDS = 60.0  # for which a figure counts
 MOST_AT_ONCE = 80  # instances of a deleted deployment in one commit
-_KEPT = (
-    "run",
-    "hold",
-    "restart_generation",
-    "pulls",
-    "lease",
-    "snapshots",
-)  # of a running instance, in an update in place
+_KEPT = (*FIXED, "snapshots")  # of a running instance, in an update in place
+UNCHECKED_SECONDS = (
+    10.0  # after which a running instance that no node has checked counts: its node may be an older weft
+)
 
 
 class Deployments:
     name = SOURCE
     kinds = ("deployment", *TEMPLATES, "service")
+
+    def __init__(self, lease: LeaderLease, history: History | Unavailable) -> None:
+        """``history``: or why there is none."""
+        self._view, self._clock, self._observer = lease.cache.view, lease.clock, Observer(history)
+
+    async def observe(self) -> None:
+        """Begin to ask the history what plans need of it: they go on without an answer until it is there."""
+        self._observer.refresh(self._view, self._clock.now())
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "deployment":
@@ -76,29 +91,36 @@ class Deployments:
                 plan.later[item.key] = 0.0  # another deployment's instances count by then
                 continue
             else:
-                commit, after = plan_one(view, item, budgets, now)
+                commit, after = plan_one(view, item, budgets, self._observer.find(item), now)
                 plan.later |= {item.key: after} if after is not None else {}
             plan.commits += [commit] if commit is not None else []
             taken |= {write.key for write in commit.writes} if commit is not None else set()
         return plan
 
 
-def plan_one(view: View, item: Item, budgets: Budgets, now: float) -> tuple[Commit | None, float | None]:
+def plan_one(
+    view: View, item: Item, budgets: Budgets, observed: Observed, now: float
+) -> tuple[Commit | None, float | None]:
     """What to write for one deployment, and after how many seconds to plan it again even if nothing changes."""
     spec, status, of = item.spec(DeploymentSpec), item.status(DeploymentStatus), item.envelope
     found = {one.envelope.name: one for one in view.find(WORKLOADS_BY_OWNER, item.uid)}
+    if spec.adopt and not status.revision and spec.adopt not in found:
+        return plan_adoption(view, item), None
     allowances = {one.key: budgets.find(one) for one in found.values()} if found else {}
     services = list_services(view, found.values())
     quota, fitting, excess = read_quota(view, of.project), None, ""
     if quota is not None:
         template = decode_template(spec.workload, spec.template)
         fitting, excess = quota.count_fitting(spec.workload, template, of.creator, MOST_REPLICAS)
+    scaled, scaling = _scale(spec, status, observed, now)
     facts = Facts(
         name=of.name,
-        spec=spec,
+        spec=msgspec.structs.replace(spec, replicas=scaled) if scaled is not None else spec,
         status=status,
         instances=[
-            read_instance(item, one, allowances[one.key], find_unready(one, services), now) for one in found.values()
+            read_instance(item, one, allowances[one.key], find_unready(one, services, now), now)
+            for one in found.values()
+            if not (one.envelope.name == spec.adopt and spec_of(one).run == "stop")
         ],
         now=now,
         generation=of.generation,
@@ -106,9 +128,19 @@ def plan_one(view: View, item: Item, budgets: Budgets, now: float) -> tuple[Comm
         left={one.budget.key: one.left for each in allowances.values() for one in each},
         fitting=fitting,
         excess=excess,
+        verdict=observed.verdict,
+        judged=observed.judged,
     )
     outcome = plan_deployment(facts)
-    taken = [name for one in outcome.make if view.get(_key(item, name := _name(item, one))) is not None]
+    if scaled is None:
+        outcome.status.scaled, outcome.status.scaling = None, ""
+    elif (scaled, scaling) != (status.scaled, status.scaling):
+        if scaled != status.scaled:
+            outcome.events.append(("Normal", "Scaled", f"{scaled} instances are wanted: {scaling}"))
+            outcome.status.scaled_at = now
+        outcome.status.scaled, outcome.status.scaling = scaled, scaling
+    names = [_name(outcome.status, of.name, one) for one in outcome.make]
+    taken = [name for name in names if name != spec.adopt and view.get(_key(item, name)) is not None]
     if taken:
         return plan_blocked(item, taken[0]), 10.0
     touched = {
@@ -117,7 +149,21 @@ def plan_one(view: View, item: Item, budgets: Budgets, now: float) -> tuple[Comm
     touched |= {
         allowance.budget.key: allowance for one in outcome.drain for allowance in allowances[found[one.name].key]
     }
-    return plan_writes(item, found, outcome, now, quota, list(touched.values())), outcome.requeue_after
+    after = outcome.requeue_after
+    if needs_history(item):
+        after = LOOK_SECONDS if after is None else min(after, LOOK_SECONDS)
+    return plan_writes(item, found, outcome, now, quota, list(touched.values())), after
+
+
+def _scale(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: float) -> tuple[int | None, str]:
+    """How many instances a figure wants, and why; None if people say it."""
+    scale = spec.autoscale
+    if scale is None:
+        return None, ""
+    present = status.scaled if status.scaled is not None else spec.replicas
+    is_fresh = 0 <= now - observed.figure_at < FIGURE_SECONDS
+    wanted, why = plan_scale(scale, present, observed.figure if is_fresh else None, status.scaled_at, now)
+    return wanted, observed.trouble or why
 
 
 def list_services(view: View, workloads: Iterable[Item]) -> list[Item]:
@@ -132,7 +178,7 @@ def list_services(view: View, workloads: Iterable[Item]) -> list[Item]:
     return list(found.values())
 
 
-def find_unready(workload: Item, services: Iterable[Item]) -> str:
+def find_unready(workload: Item, services: Iterable[Item], now: float) -> str:
     """Why a service gives it no connections; "" if all do that match it."""
     for service in services:
         status = service.status(ServiceStatus)
@@ -141,8 +187,12 @@ def find_unready(workload: Item, services: Iterable[Item]) -> str:
         own = next((one for one in status.endpoints if one.workload.uid == workload.uid), None)
         if own is None and status.more:  # it may be one of those beyond the most
             continue
+        ready = workload.envelope.condition("Ready")
+        is_old = ready is not None and not 0 <= now - ready.since < UNCHECKED_SECONDS
+        if own is not None and own.reason == NOT_CHECKED and is_old:
+            continue
         if own is None or not own.ready:
-            return f"service/{service.envelope.name}: {own.reason if own is not None else 'not checked yet'}"
+            return f"service/{service.envelope.name}: {own.reason if own is not None else NOT_CHECKED}"
     return ""
 
 
@@ -153,6 +203,9 @@ def read_instance(
     envelope, status = workload.envelope, workload.status(WorkloadStatus)
     named = read_instance_name(deployment.envelope.name, envelope.name) or (0, MOST_REPLICAS, 1)
     label = envelope.labels.get(REVISION_LABEL, "")
+    kept = deployment.status(DeploymentStatus).revisions
+    if envelope.name in (deployment.spec(DeploymentSpec).adopt, *(one.instance for one in kept if one.instance)):
+        named = (named[0], 0, 1)
     state, since, trouble = read_state(workload, deployment.spec(DeploymentSpec).min_healthy, now)
     if state == "healthy" and unready:
         state, trouble = "coming", unready
@@ -173,6 +226,7 @@ def read_instance(
         budgets=tuple(one.budget.key for one in allowances),
         held=next((one.text for one in allowances if not one.left), ""),
         in_place=_is_in_place(deployment, workload),
+        adopted=envelope.name == deployment.spec(DeploymentSpec).adopt,
     )
 
 
@@ -190,8 +244,10 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
         code = f"exit code {status.exit_code}" if status.exit_code is not None else ""
         return "failed", since, trouble or code
     if status.phase not in ("Running", "Migrate") or status.ready is False:
-        return "coming", envelope.created_at, trouble or f"it is in phase {status.phase}"
-    if current is not None and current.status == "False":
+        return "coming", envelope.created_at, trouble
+    if status.observed_generation < envelope.generation or status.reason in ("restarting", "stopping"):
+        return "coming", envelope.created_at, trouble
+    if current is not None and (current.status == "False" or current.generation < envelope.generation):
         return "coming", since, current.message
     if healthy is not None and healthy.status != "True":
         state: State = "unhealthy" if healthy.status == "False" else "coming"
@@ -205,18 +261,24 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
 def _is_in_place(deployment: Item, workload: Item) -> bool:
     """Whether it can have the template of the deployment's spec while it runs."""
     spec, status = deployment.spec(DeploymentSpec), workload.status(WorkloadStatus)
-    if status.phase != "Running":
+    is_adopted = workload.envelope.name == spec.adopt
+    if status.phase != "Running" and not is_adopted:
         return False
     revision = _find_revision(deployment, deployment.status(DeploymentStatus).revision)
     if revision is None:
         return False
     old, new = spec_of(workload), merge_template(spec_of(workload), decode_template(spec.workload, revision.template))
-    return all(change.mode == "live" for change in plan_spec_change(old, new, lambda: status.resize_limits))
+    modes = {change.mode for change in plan_spec_change(old, new, lambda: status.resize_limits)}
+    return modes <= ({"live", "restart", "start"} if is_adopted else {"live"})
 
 
 def merge_template(running: WorkloadSpec, template: WorkloadSpec) -> WorkloadSpec:
-    """The template, with what an instance that runs has of its own."""
+    """The template, with what an instance that runs has of its own: addresses, and a disk that never shrinks."""
     own = {name: getattr(running, name) for name in _KEPT if hasattr(running, name)}
+    if networks_of(running.networks) == networks_of(template.networks):
+        own["networks"] = running.networks
+    if isinstance(running, VmSpec) and isinstance(template, VmSpec):
+        own["disk"] = max(running.disk, template.disk)
     return msgspec.structs.replace(template, **own)
 
 
@@ -234,17 +296,28 @@ def plan_writes(
 ) -> Commit | None:
     """One commit for the whole ``outcome``, None if nothing changes."""
     draft, status = Draft(deployment), outcome.status
+    for item in found.values():
+        if migration := make_migration(deployment, status, item, now):
+            draft.make(migration)
     if status != deployment.status(DeploymentStatus):
         draft.change(deployment, status=status)
     revisions = {one.number: one for one in status.revisions}
+    adopted = deployment.spec(DeploymentSpec).adopt
     for new in outcome.make:
-        draft.make(make_instance(deployment, revisions[new.revision], new, now))
+        name = _name(status, deployment.envelope.name, new)
+        if name == adopted and name in found:
+            _label(draft, found[name], {DRAINING_LABEL: None}, msgspec.structs.replace(spec_of(found[name]), run="run"))
+        else:
+            draft.make(make_instance(deployment, revisions[new.revision], name, now))
     if outcome.make and quota is not None:
         quota.guard(draft)
     for one, number in outcome.change:
         _change(draft, deployment, found[one.name], revisions[number])
     for one in outcome.delete:
-        draft.change(found[one.name], deleting_since=now)
+        if one.name == adopted:
+            draft.change(found[one.name], spec=msgspec.structs.replace(spec_of(found[one.name]), run="stop"))
+        else:
+            draft.change(found[one.name], deleting_since=now)
     for one in outcome.drain:
         _label(draft, found[one.name], {DRAINING_LABEL: str(int(now))})
     for one in outcome.undrain:
@@ -266,25 +339,57 @@ def _label(draft: Draft, item: Item, labels: dict[str, str | None], spec: msgspe
 
 def _change(draft: Draft, deployment: Item, item: Item, revision: Revision) -> None:
     workload = deployment.spec(DeploymentSpec).workload
-    spec = merge_template(spec_of(item), decode_template(workload, revision.template))
+    old, limits = spec_of(item), item.status(WorkloadStatus).resize_limits
+    spec = merge_template(old, decode_template(workload, revision.template))
+    if any(change.mode in ("restart", "start") for change in plan_spec_change(old, spec, lambda: limits)):
+        spec.restart_generation += 1
     _label(draft, item, {REVISION_LABEL: str(revision.number), DRAINING_LABEL: None, **revision.labels}, spec)
 
 
-def make_instance(deployment: Item, revision: Revision, new: NewInstance, now: float) -> Envelope:
+def make_migration(deployment: Item, status: DeploymentStatus, item: Item, now: float) -> Envelope | None:
+    """A live migration of an instance that can't take a change where it is, once for each change; None if it need not."""
+    current, of = item.envelope.condition("Current"), item.envelope
+    lacks = current is not None and current.status == "False" and current.reason in UNPLACEABLE
+    is_new = of.labels.get(REVISION_LABEL) == str(status.revision) and status.stage == "roll"
+    migrates = deployment.spec(DeploymentSpec).strategy.live_migrate and MIGRATION_MODES[of.kind][0] == "live"
+    mark = short_id(f"{of.uid}/{of.generation}")[:6]
+    name = f"{of.name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+    if not (lacks and is_new and migrates) or item.status(WorkloadStatus).migration or name in status.migrated:
+        return None
+    status.migrated = [*status.migrated, name]
+    spec = MigrationSpec(workload=f"vm/{of.name}", reason=f"update of deployment/{deployment.envelope.name}")
+    return MIGRATION.make(name, spec, now, project=of.project, creator=of.creator)
+
+
+def make_instance(deployment: Item, revision: Revision, name: str, now: float) -> Envelope:
     """The VM or container, as the API server would make it."""
     of, kind = deployment.envelope, TEMPLATES[deployment.spec(DeploymentSpec).workload]
     labels = {**revision.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: str(revision.number)}
     spec = decode_template(kind.name, revision.template)
-    return kind.make(_name(deployment, new), spec, now, project=of.project, labels=labels, owner=of)
+    return kind.make(name, spec, now, project=of.project, labels=labels, owner=of)
 
 
-def plan_blocked(deployment: Item, name: str) -> Commit | None:
-    """Report that another workload has an instance's name."""
+def plan_adoption(view: View, deployment: Item) -> Commit | None:
+    """Make the VM that it adopts its first instance."""
+    spec, of = deployment.spec(DeploymentSpec), deployment.envelope
+    vm = view.get(_key(deployment, spec.adopt))
+    if vm is None or vm.deleting or vm.envelope.owner is not None:
+        why = "does not exist" if vm is None or vm.deleting else "belongs to another object already"
+        return plan_blocked(deployment, spec.adopt, f"vm/{spec.adopt} {why}, so it can't be adopted")
+    draft = Draft(deployment)
+    own = {**vm.envelope.labels, **spec.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: "1"}
+    draft.change(Item(msgspec.structs.replace(vm.envelope, labels=own, owner=of.ref)))
+    text = f"vm/{spec.adopt} is its first instance now"
+    return draft.commit(deployment.key, [Event("Normal", "Adopted", text, of.ref, SOURCE)])
+
+
+def plan_blocked(deployment: Item, name: str, why: str = "") -> Commit | None:
+    """Report that another workload has an instance's name, or ``why`` it can't go on."""
     workload = deployment.spec(DeploymentSpec).workload
     status = msgspec.structs.replace(
         deployment.status(DeploymentStatus),
         reason="nameTaken",
-        message=f"{workload}/{name} does not belong to this deployment, which waits until it is deleted",
+        message=why or f"{workload}/{name} does not belong to this deployment, which waits until it is deleted",
         observed_generation=deployment.envelope.generation,
     )
     if status == deployment.status(DeploymentStatus):
@@ -304,12 +409,18 @@ def plan_removal(view: View, deployment: Item, now: float) -> Commit | None:
         return Commit(deployment.key, [let_go(deployment, FINALIZER)], [unchanged(deployment)], [event])
     draft = Draft(deployment)
     for item in [item for item in own if not item.deleting][:MOST_AT_ONCE]:
-        draft.change(item, deleting_since=now)
+        if item.envelope.name == deployment.spec(DeploymentSpec).adopt:  # it goes on without
+            kept = {key: value for key, value in item.envelope.labels.items() if not key.startswith(OWN_LABELS)}
+            draft.change(Item(msgspec.structs.replace(item.envelope, labels=kept, owner=None)))
+        else:
+            draft.change(item, deleting_since=now)
     return draft.commit(deployment.key)
 
 
-def _name(deployment: Item, new: NewInstance) -> str:
-    return instance_name(deployment.envelope.name, new.revision, new.slot, new.attempt)
+def _name(status: DeploymentStatus, deployment: str, new: NewInstance) -> str:
+    own = next((one.instance for one in status.revisions if one.number == new.revision), "")
+    is_first = (new.slot, new.attempt) == (0, 1)
+    return own if own and is_first else instance_name(deployment, new.revision, new.slot, new.attempt)
 
 
 def _key(deployment: Item, name: str) -> str:

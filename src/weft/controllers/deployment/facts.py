@@ -30,6 +30,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""  # why it isn't healthy
     budgets: tuple[str, ...] = ()  # keys of the disruption budgets that count it
     held: str = ""  # what one of them says, if it may not go down now
+    adopted: bool = False  # people made it: it is never replaced by another
     in_place: bool = False  # it can take the template of the wanted revision while it runs
 
     @property

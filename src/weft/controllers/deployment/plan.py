@@ -104,6 +104,7 @@ class _Planner:
             return f"a change of the template waits for the end of the rollout of revision {status.revision}"
         if known is None:
             new = Revision(number=number, template=spec.template, labels=spec.labels, created_at=self._now)
+            new.instance = spec.instance or (spec.adopt if number == 1 else "")
             status.revisions.append(new)
         status.template, status.rollout, status.observed_generation = mark, spec.rollout, self._facts.generation
         self._begin(number, back=known is not None and 0 < number <= status.stable)
@@ -115,7 +116,7 @@ class _Planner:
         leaves, self._retries, self._has_begun = status.revision, True, True
         status.strategy, status.revision, status.back = spec.strategy.type, number, back and not is_same
         status.started_at = status.progressed_at = self._now
-        status.step, status.step_since, status.ended_at = 0, None, None
+        status.step, status.step_since, status.ended_at, status.migrated = 0, None, None, []
         status.awaits, status.no_surge, status.verdict, status.phase = False, "", why, "Progressing"
         if is_same:
             status.stage, status.split = "", []
@@ -140,7 +141,8 @@ class _Planner:
         """Free the slots of whatever doesn't serve: a rollback waits for none of it."""
         status = self._status
         for slot in self._old_slots():
-            if not self._is_served((status.slots[slot], slot)):
+            one = self._find((status.slots[slot], slot))
+            if one is None or not (one.serves or one.in_place):
                 status.slots[slot] = status.revision
 
     def _resume(self) -> None:
@@ -220,7 +222,7 @@ class _Planner:
             return ""
         for one in self._live:
             if one.revision == status.revision and (one.state == "failed" or one.restarts >= CRASHES):
-                if self._retries:  # of an earlier rollout
+                if self._retries and not one.adopted:  # of an earlier rollout
                     self._delete(one)
                     continue
                 why = one.trouble or "it failed"
@@ -332,6 +334,8 @@ class _Planner:
         status, target = self._status, self._status.revision
         if broken := self._find_broken():
             return self._fail(broken)
+        if self._facts.verdict.word == "bad" and status.stable and not status.back:
+            return self._fail(self._facts.verdict.why)
         if status.back or not status.stable:
             self._give_up_broken()
         for slot in self._old_slots():
@@ -354,7 +358,8 @@ class _Planner:
             return self._change_in_place(fits)
         beside = [slot for slot in old if self._find((target, slot)) is not None]
         unplaced = next((one for slot in beside if (one := self._find((target, slot))) and one.unplaced), None)
-        if unplaced is not None and not status.no_surge:
+        drains = any(one.draining_since is not None for one in self._live)  # it leaves capacity soon
+        if unplaced is not None and not status.no_surge and not drains:
             status.no_surge = unplaced.unplaced
             text = f"no node has capacity for a further instance ({unplaced.unplaced}): max_unavailable counts instead"
             self._note("Warning", "NoSurge", text)
@@ -413,7 +418,9 @@ class _Planner:
         return one is not None and one.serves
 
     def _count_there(self) -> int:
-        return sum(one.name not in self._gone for one in self._live) + len(self._out.make)
+        """Those that count as further ones: not what only finishes its connections."""
+        stay = [one for one in self._live if one.name not in self._gone and one.draining_since is None]
+        return len(stay) - len(self._out.drain) + len(self._out.make)
 
     def _count_leaving(self) -> int:
         """Those that serve still, though nobody wants them any more."""
@@ -428,7 +435,7 @@ class _Planner:
         is_judged = status.stage in ("test", "roll") and bool(status.stable) and not status.back
         for key in self._wanted():
             one = self._find(key)
-            if one is None or (is_judged and key[0] == status.revision and one.state == "failed"):
+            if one is None or one.adopted or (is_judged and key[0] == status.revision and one.state == "failed"):
                 continue
             seconds = {"failed": REPLACE_SECONDS, "lost": LOST_SECONDS}.get(one.state)
             if seconds is None:
@@ -520,16 +527,13 @@ class _Planner:
 
     def _await(self, keys: Iterable[Key]) -> None:
         """Note what is waited for."""
-        missing = []
-        for key in keys:
-            one = self._find(key)
-            if one is not None and one.unplaced:
-                missing.append(f"{one.name}: {one.unplaced}")
-            elif one is not None:
-                missing.append(f"{one.name} isn't healthy yet" + (f": {one.trouble}" if one.trouble else ""))
-        if missing:
-            more = f", and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-            self._waits.append("; ".join(missing[:_NAMED]) + more)
+        found = [one for key in keys if (one := self._find(key)) is not None]
+        quiet = [one.name for one in found if not (one.unplaced or one.trouble)]
+        if quiet:
+            more = f" and {len(quiet) - _NAMED} more" if len(quiet) > _NAMED else ""
+            self._waits.append(f"waits for {', '.join(quiet[:_NAMED])}{more}")
+        troubled = [one for one in found if one.unplaced or one.trouble]
+        self._waits += [f"{one.name}: {one.unplaced or one.trouble}" for one in troubled[:_NAMED]]
 
     def _check_deadline(self) -> None:
         """Give up what waits too long."""
@@ -574,7 +578,8 @@ class _Planner:
         if status.back:
             self._end("RolledBack", f"{told}; {count} again" if told else f"{count} again")
         else:
-            unjudged = "" if told else "; no requests were judged"
+            judged = self._facts.verdict.why if self._facts.judged else "no requests were judged"
+            unjudged = "" if told else f"; {judged}"
             self._end("Promoted", f"{told}; {count}" if told else f"{count}{unjudged}")
         status.stable, status.back = target, False
 
@@ -615,6 +620,8 @@ class _Planner:
         soon = [one.since + self._spec.min_healthy - self._now for one in self._live if one.state == "coming"]
         if due := [left for left in soon if 0 < left <= self._spec.min_healthy]:
             self._requeue(min(due))
+        elif soon:
+            self._requeue(LOOK_SECONDS)
 
     def _note(self, kind: Literal["Normal", "Warning"], reason: str, text: str) -> None:
         self._out.events.append((kind, reason, text))

@@ -25,6 +25,7 @@ from weft.kinds.fields.service.readiness import resolve_readiness
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
 from weft.kinds.service import (
+    NOT_CHECKED,
     SERVICES_BY_LABEL,
     ServiceSpec,
     ServiceStatus,
@@ -34,8 +35,6 @@ from weft.kinds.service import (
 )
 from weft.objects.identity import named_key, object_key
 from weft.objects.lifecycle import Phase
-
-NOT_CHECKED = "not checked yet"
 
 
 def find_network(view: View, service: Item) -> Item | None:

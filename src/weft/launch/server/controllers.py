@@ -27,6 +27,7 @@ from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
+from weft.controllers.deployment.controller import Deployments
 from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
@@ -110,11 +111,12 @@ async def decide(
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
     metrics_interval: float = INTERVAL_SECONDS,
+    history: History | Unavailable | None = None,
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
     ``make_receivers`` nobody is notified, and without ``make_profiles`` workloads have no profiles. ``read_ends`` gives when the
-    server's certificates end, in unix seconds by name."""
+    server's certificates end, in unix seconds by name; ``history`` tells deployments of requests."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -138,6 +140,7 @@ async def decide(
                             make_profiles,
                             read_ends,
                             metrics_interval,
+                            history if history is not None else make_off(),
                         )
                     )
                 except* LeadershipLost as lost:
@@ -171,6 +174,7 @@ async def _serve(
     make_profiles: Callable[[LeaderLease], Profiles] | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
+    history: History | Unavailable,
 ) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
@@ -181,6 +185,7 @@ async def _serve(
         group.create_task(scheduler.run())
         for make in CONTROLLERS:
             group.create_task(run_controller(make(lease), lease))
+        group.create_task(run_controller(Deployments(lease, history), lease))
         group.create_task(make_images().run())
         group.create_task(Code(code, lease).run())
         if put_samples is not None:
@@ -245,6 +250,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 or Evaluator(options.state, clock, options.alert_interval),
                 make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
                 make_profiles=lambda lease: Profiles(lease, history, Worker()),
+                history=history,
                 tracer=make_tracer(options, "controllers", clock),
             )
         )

@@ -194,7 +194,7 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("sinfo", "no such command: sinfo", "did you mean weft node list, or weft capacity?"),
         ("scancel 12", "no such command: scancel", "did you mean weft job cancel NAME?"),
         ("salloc", "no such command: salloc", "did you mean weft vm create NAME --image IMAGE --lease immediate"),
-        ("vm deploy web", "weft vm deploy: not there yet", "nearest: weft apply FILE"),
+        ("container update web", "weft container update: not there yet", "nearest: weft container set NAME"),
         ("vm snapshots", "no such command: snapshots", "did you mean weft vm snapshot?"),
         ("vm checkpoint web", "no such command: checkpoint", "did you mean weft vm snapshot NAME --memory?"),
         ("vm revert web", "no such command: revert", "did you mean weft vm restore NAME --snapshot SNAPSHOT?"),

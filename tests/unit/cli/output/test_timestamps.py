@@ -32,7 +32,7 @@ MOMENTS = {
     *("through", "expected_start", "taken_at", "turn_at", "finished_at", "verified_at", "checked_at", "counted_at"),
     *("until", "time", "locked_until", "failing_since", "next_attempt_at"),
     *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
-    *("progressed_at", "step_since"),
+    *("progressed_at", "step_since", "scaled_at"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
@@ -43,6 +43,7 @@ QUANTITIES = {
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
     *("cpu_before", "cpu_after", "memory_before", "memory_after"),
+    *("cooldown", "target"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),

@@ -97,7 +97,7 @@ def test_a_version_that_never_answers_ends_within_its_deadline() -> None:
     began = world.now
     world.until("Undecided")
     assert 30 <= world.now - began <= 32
-    assert "no progress for 30s: web-2-0 isn't healthy yet" in world.status.verdict
+    assert "no progress for 30s: waits for web-2-0" in world.status.verdict
 
 
 def test_undo_goes_straight_back_in_mid_rollout() -> None:

@@ -1,0 +1,188 @@
+"""`weft vm update web --config web.yaml`, `vm deploy new --config F --parallel-to old`, `vm canary web --config F`: another version
+of a single VM. The VM becomes the first instance of a deployment of its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, usage
+from weft.cli.deployment.flags import make_strategy_flags, read_strategy, read_workload_config
+from weft.cli.deployment.preview import preview_update
+from weft.cli.session import Session
+from weft.cli.wait.finish import finish_one, plan_wait
+from weft.cli.wait.follow import follow_to_end
+from weft.cli.wait.progress import Progress
+from weft.kinds.deployment import DEPLOYMENT, FIXED
+from weft.kinds.fields.cells import dig
+from weft.kinds.parts.nic import networks_of
+from weft.kinds.record import Kind
+from weft.kinds.snapshot import SNAPSHOT
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.errors import IllegalTransition, NotFound
+from weft.objects.schema import read_strict
+
+_LEFT_OUT = (*(name for name in FIXED if name != "volumes"), "snapshots", "boot", "node")
+
+
+def update_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [*_params("NAME"), click.Option(["--live-migrate"], is_flag=True, help=_LIVE_MIGRATE)]
+    return options.build(
+        verb, "Roll out another version of a VM, with a snapshot to go back to.", _update, kind, params
+    )
+
+
+_LIVE_MIGRATE = "Only take changes that need no restart; the VM migrates live where its node lacks the capacity."
+
+
+def deploy_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        *_params("NEW"),
+        click.Option(
+            ["--parallel-to", "old"], metavar="OLD", required=True, help="The VM that the new one runs beside."
+        ),
+    ]
+    return options.build(verb, "Create a VM beside an old one, and split the requests.", _deploy, kind, params)
+
+
+def canary_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return options.build(
+        verb, "Let another version of a VM have a part of the requests, and judge it.", _canary, kind, _params("NAME")
+    )
+
+
+def _params(name: str) -> list[click.Parameter]:
+    return [
+        click.Argument(["words"], nargs=-1, metavar=name),
+        click.Option(
+            ["--config", "-f"],
+            metavar="FILE",
+            required=True,
+            help="A file with the VM's whole spec, in YAML, JSON, TOML or nix.",
+        ),
+        *make_strategy_flags(),
+        click.Option(
+            ["--dry-run"], is_flag=True, help="Show whether the VM would restart, change or stay; change nothing."
+        ),
+        *options.waits(),
+        options.output(),
+    ]
+
+
+def _update(session: Session, kind: Kind | None, words: tuple[str, ...], live_migrate: bool, **given: Any) -> int:
+    return _roll_out(session, _find_name(session, kind, words), given, {}, live=live_migrate)
+
+
+def _canary(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    return _roll_out(session, _find_name(session, kind, words), given, {"type": "canary"})
+
+
+def _deploy(session: Session, kind: Kind | None, words: tuple[str, ...], old: str, **given: Any) -> int:
+    if len(words) != 1:
+        raise usage("give one name for the new VM", "weft vm deploy NEW --config F --parallel-to OLD")
+    return _roll_out(session, old.removeprefix("vm/"), given, {"type": "blue-green"}, instance=words[0])
+
+
+def _find_name(session: Session, kind: Kind | None, words: tuple[str, ...]) -> str:
+    return find_one(session, kind or VM, words, (VM.name,), "give one NAME").name
+
+
+def _roll_out(
+    session: Session,
+    name: str,
+    given: dict[str, Any],
+    strategy: dict[str, Any],
+    *,
+    instance: str = "",
+    live: bool = False,
+) -> int:
+    """Have a deployment roll out the file's spec; the exit code."""
+    asked = read_strict(read_workload_config(given["config"], VM), VmSpec)
+    template = {key: value for key, value in msgspec.to_builtins(asked).items() if key not in _LEFT_OUT}
+    template["networks"] = networks_of(asked.networks)
+    strategy = {**read_strategy(given), **strategy}
+    dry_run = bool(given["dry_run"])
+    deployment = _find_deployment(session, name)
+    vm = session.client.get(VM.name, name) if deployment is None else None
+    if dry_run:
+        return preview_update(session, deployment or _make_manifest(vm or {}, name), template, strategy, vm)
+    if live:
+        _refuse_restarts(session, name, template, vm)
+    if deployment is None:
+        assert vm is not None
+        adopted = _adopt(session, vm)
+        if isinstance(adopted, int):
+            return adopted
+        deployment = adopted
+    if not live and dig(deployment, "spec.adopt") == name and strategy.get("type", "rolling") == "rolling":
+        _take_snapshot(session, name)
+    target = Target(DEPLOYMENT, deployment["name"])
+    if live:
+        strategy["live_migrate"] = True
+    body = {"template": template, "strategy": strategy, "instance": instance}
+    made = session.client.verb(DEPLOYMENT.name, target.name, "update", body)
+    return finish_one(session, target, made, "update")
+
+
+def _find_deployment(session: Session, name: str) -> dict[str, Any] | None:
+    """The deployment that has the VM, which may have adopted it."""
+    try:
+        vm = session.client.get(VM.name, name)
+        owner = vm.get("owner") or {}
+        if owner.get("kind") == DEPLOYMENT.name:
+            return session.client.get(DEPLOYMENT.name, owner["name"])
+        return None
+    except NotFound:
+        return session.client.get(DEPLOYMENT.name, name)
+
+
+def _make_manifest(vm: dict[str, Any], name: str) -> dict[str, Any]:
+    template = {key: value for key, value in vm["spec"].items() if key not in _LEFT_OUT}
+    template["networks"] = networks_of(vm["spec"].get("networks", []))
+    labels = dict(vm.get("labels") or {})
+    spec = {"workload": VM.name, "template": template, "labels": labels, "replicas": 1, "adopt": name}
+    return {"kind": DEPLOYMENT.name, "name": name, "uid": "", "labels": labels, "spec": spec, "status": {}}
+
+
+def _adopt(session: Session, vm: dict[str, Any]) -> dict[str, Any] | int:
+    """The new deployment once the VM is its first instance; the exit code if the wait for that is interrupted."""
+    manifest = _make_manifest(vm, vm["name"])
+    del manifest["uid"], manifest["status"]
+    made = session.client.create(manifest)
+    session.notify(f"vm/{vm['name']}  is an instance of deployment/{vm['name']} now; deleting that leaves the VM")
+    target = Target(DEPLOYMENT, vm["name"])
+    wait = plan_wait(made, target, "create")
+    assert wait is not None
+    result = follow_to_end(session, wait, Progress, f"weft rollout status {vm['name']}")
+    return result if isinstance(result, int) else dict(result.obj or made)
+
+
+def _take_snapshot(session: Session, name: str) -> None:
+    """Keep its disks as they are: the way back for what the new version writes."""
+    snapshot = session.client.verb(VM.name, name, "snapshot", {})
+    target = Target(SNAPSHOT, snapshot["name"])
+    wait = plan_wait(snapshot, target, "create")
+    if wait is not None:
+        follow_to_end(session, wait, Progress, "")
+    session.notify(
+        f"snapshot/{target.name} has the disks as they were: weft vm restore {name} --snapshot {target.name}"
+    )
+
+
+def _refuse_restarts(session: Session, name: str, template: dict[str, Any], vm: dict[str, Any] | None) -> None:
+    """Raises IllegalTransition if the VM can't take the changes while it runs."""
+    spec = {**(vm or session.client.get(VM.name, name))["spec"], **template}
+    manifest = {"kind": VM.name, "name": name, "spec": spec}
+    (plan,) = session.client.apply([manifest], dry_run=True)
+    costly = [change for change in plan.get("changes") or [] if change["mode"] != "live"]
+    if costly:
+        fields = ", ".join(f"{one['path'].partition('.')[2]} ({one['mode']})" for one in costly)
+        raise IllegalTransition(
+            f"--live-migrate: vm/{name} can't take these changes while it runs: {fields}",
+            hint="leave out --live-migrate, or those changes",
+        )

@@ -1,0 +1,104 @@
+"""What the history says of requests, and what follows from it: verdicts, and the number of instances."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from weft.contracts.history import Floats, Labels, Span
+from weft.controllers.deployment.requests import (
+    REQUESTS,
+    Watched,
+    ask_figure,
+    ask_verdict,
+    judge_requests,
+    plan_scale,
+    plan_span,
+)
+from weft.kinds.deployment import Autoscale
+from weft.telemetry.metrics.history import SampleHistory
+from weft.telemetry.metrics.sample import Sample
+
+NEW, OLD = "container/web-2-0", "container/web-1-0"
+WATCHED = Watched(project="default", since=1000.0, new=frozenset({NEW}), old=frozenset({OLD}), threshold=0.999)
+Rows = Mapping[tuple[str, str], list[float]]
+
+
+def series(rows: Rows, project: str = "default") -> dict[Labels, Floats]:
+    return {
+        Labels.of({"project": project, "workload": workload, "code_class": code}): np.array(row)
+        for (workload, code), row in rows.items()
+    }
+
+
+def test_no_service_that_counts_means_that_nobody_judged() -> None:
+    verdict, judged = judge_requests(WATCHED, series({("container/other", "2xx"): [0.0, 9.0]}), {})
+    assert (verdict.word, judged) == ("wait", False)
+    assert judge_requests(WATCHED, series({(NEW, "2xx"): [0.0, 9.0]}, project="theirs"), {})[1] is False
+
+
+def test_a_new_revision_that_fails_is_bad_and_one_that_does_not_is_good() -> None:
+    bad = series(
+        {(NEW, "2xx"): [math.nan, 20.0, 40.0], (NEW, "5xx"): [math.nan, 1.0, 3.0], (OLD, "2xx"): [5.0, 9.0, 900.0]}
+    )
+    verdict, judged = judge_requests(WATCHED, bad, {})
+    assert (verdict.word, verdict.requests, judged) == ("bad", 43, True)
+    good = series({(NEW, "2xx"): [math.nan, 200.0, 400.0], (OLD, "2xx"): [5.0, 9.0, 900.0]})
+    assert judge_requests(WATCHED, good, {})[0].word == "good"
+
+
+def test_what_the_old_revision_shows_is_allowed_to_the_new_one() -> None:
+    both: dict[tuple[str, str], list[float]] = {
+        (NEW, "2xx"): [0.0, 90.0, 190.0],
+        (NEW, "5xx"): [0.0, 2.0, 4.0],
+        (OLD, "2xx"): [0.0, 500.0, 980.0],
+        (OLD, "5xx"): [0.0, 9.0, 20.0],
+    }
+    assert judge_requests(WATCHED, series(both), {})[0].word == "good"
+    alone = {key: row for key, row in both.items() if key[0] == NEW}
+    assert judge_requests(WATCHED, series(alone), {})[0].word == "bad"
+
+
+def test_a_counter_that_began_again_counts_from_nothing() -> None:
+    verdict, _ = judge_requests(WATCHED, series({(NEW, "2xx"): [100.0, 150.0, 30.0, 60.0]}), {})
+    assert verdict.requests == 110
+
+
+def test_verdicts_come_from_a_history_that_keeps_samples() -> None:
+    span = plan_span(1000.0, 1030.0)
+    labels = (("code_class", "2xx"), ("project", "default"), ("workload", NEW))
+    moments = [span.start + span.step * place for place in range(span.count)]
+    samples = [Sample(REQUESTS, labels, int(at * 1000), 100.0 * place) for place, at in enumerate(moments)]
+    verdict, judged = asyncio.run(ask_verdict(SampleHistory(samples), WATCHED, 1030.0))
+    assert (verdict.word, judged) == ("good", True)
+    assert asyncio.run(ask_figure(SampleHistory(samples), REQUESTS, 1030.0)) == 100.0 * (span.count - 1)
+    assert asyncio.run(ask_figure(SampleHistory([]), REQUESTS, 1030.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("present", "value", "wanted"),
+    [(2, 1.0, 4), (4, 0.25, 2), (4, 0.52, 4), (8, 1.0, 10), (3, 0.0, 2), (1, 0.5, 2), (2, None, 2), (2, math.nan, 2)],
+)
+def test_a_figure_gives_the_number_of_instances_within_its_bounds(
+    present: int, value: float | None, wanted: int
+) -> None:
+    scale = Autoscale(min=2, max=10, metric="load", target=0.5)
+    assert plan_scale(scale, present, value, None, 1000.0)[0] == wanted
+
+
+def test_the_number_changes_no_more_often_than_the_cooldown_says() -> None:
+    scale = Autoscale(min=1, max=10, metric="load", target=0.5, cooldown=60.0)
+    assert plan_scale(scale, 2, 1.0, 990.0, 1000.0) == (2, "1, target 0.5: 4 after the cooldown")
+    assert plan_scale(scale, 2, 1.0, 930.0, 1000.0)[0] == 4
+    assert plan_scale(scale, 2, 1.0, 5000.0, 1000.0)[0] == 4, "the clock was set back"
+
+
+def test_a_span_is_never_longer_than_a_history_answers() -> None:
+    for seconds in (0.0, 3.0, 600.0, 86400.0):
+        span = plan_span(0.0, seconds)
+        assert isinstance(span, Span)
+        assert 1 <= span.count <= 210
