@@ -19,6 +19,7 @@ from weft.insight.profile.patterns import Series, find_patterns
 from weft.insight.profile.prediction import predict
 from weft.kinds.profile import Pattern, Prediction, ProfileStatus
 from weft.scheduler.rebalance.ahead import Shortfall, plan_ahead
+from weft.scheduler.report.shortage import LAST_SECONDS
 
 NODES, SHORT_NODES, GUESTS = 11, 7, 12
 BEFORE_DAYS, DAYS, DAY = 4, 7, 288
@@ -210,6 +211,6 @@ def _plan(
     planned = []
     for one in found:
         latest = max(now + 120.0, now + short.first * HOUR_SECONDS - 400.0)
-        window = choose_window(profiles[one.guest], now + 60.0, latest)
+        window = choose_window(profiles[one.guest], max(now + 60.0, latest - LAST_SECONDS), latest)
         planned.append((int(own[one.guest]), one.target, int(window.start // STEP_SECONDS)))
     return planned

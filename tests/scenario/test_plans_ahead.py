@@ -100,7 +100,7 @@ async def test_the_cheapest_guest_leaves_before_the_shortage_and_nothing_else_do
             await lab.kill_deciders()
             lab.start_deciders(f"next-{turn}")
             await lab.pass_time(25)
-        assert await until_phases(lab, "Succeeded", seconds=600) and (await places(lab))["vm-0"] == to
+        assert await until_phases(lab, "Succeeded", seconds=6 * HOUR) and (await places(lab))["vm-0"] == to
         await tell(lab, "n1", forecast(lab.clock.now(), 2.0, 3.0))
         await lab.pass_time(1300)
         assert len(await ahead(lab)) == 1 and await rooms(lab) == []

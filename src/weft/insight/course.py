@@ -100,9 +100,11 @@ def find_shortage(status: ProfileStatus, now: float, hours: int = 24) -> Shortag
 
 
 def is_calm(status: ProfileStatus, now: float, hours: int = 24) -> bool:
-    """Whether a forecast is there, and stays below CALM."""
+    """Whether a forecast is there, and what is expected stays below CALM, or its upper end below SHORT."""
     course = expect_hours(status, now, hours)
-    return course is not None and status.full > 0 and bool((course.high < CALM * status.full).all())
+    if course is None or status.full <= 0:
+        return False
+    return bool((course.value < CALM * status.full).all() or (course.high < SHORT * status.full).all())
 
 
 def expect_hours(status: ProfileStatus, now: float, hours: int) -> Course | None:

@@ -68,9 +68,10 @@ def test_a_shortage_lasts_two_hours_and_says_how_much_must_go() -> None:
     short = find_shortage(told(value=1.0, high=1.5, patterns=[daily(8.0, height=10.0)]), NOW)
     assert short is not None and 4 <= short.first <= 7 <= short.last <= 11
     assert short.excess == pytest.approx(float(short.course.high.max()) - SHORT * 10.0)
-    edge = told(value=8.5, high=SHORT * 10.0 - 0.5, later=7.0)
+    edge = told(value=8.5, high=SHORT * 10.0 + 0.2, later=7.0)
     assert find_shortage(edge, NOW) is None and not is_calm(edge, NOW)
-    assert is_calm(told(value=5.0, high=CALM * 10.0 - 0.1, later=5.0), NOW)
+    assert is_calm(told(value=CALM * 10.0 - 0.1, high=12.0, later=5.0), NOW)
+    assert is_calm(told(value=8.5, high=SHORT * 10.0 - 0.1, later=5.0), NOW)
 
 
 def test_a_window_lies_where_the_cycle_is_low_and_its_quality_says_how_low() -> None:

@@ -29,6 +29,7 @@ from weft.transfer.history import read_history
 
 HOURS = 24
 LEAD_SECONDS = 60.0  # until the earliest start, so that capacity is reserved by then
+LAST_SECONDS = 2 * 3600.0  # before the deadline, in which it begins: until then the forecast may change
 SPARE_SECONDS = 300.0  # between a migration's end and the shortage
 SPARE_FACTOR = 1.5  # of its forecast duration
 
@@ -141,7 +142,7 @@ def _describe(
             reason = f"with {places[one.first].spec.workload.name}, which it talks with: {reason}"
         step = plan_step(history, place, node, snapshot.names[one.target], reason, size)
         latest = now + short.first * HOUR_SECONDS - SPARE_FACTOR * step.seconds - SPARE_SECONDS
-        earliest = now + LEAD_SECONDS
+        earliest = max(now + LEAD_SECONDS, latest - LAST_SECONDS)
         window = choose_window(profiles[one.guest], earliest, max(latest, earliest + LEAD_SECONDS), step.seconds)
         own = MigrationWindow(start=window.start, end=window.end, quality=window.quality, reason=window.reason)
         windows.append(chosen.setdefault(one.first, own))
