@@ -28,7 +28,7 @@ PEAKING, GROWTH = 5, 1.10  # guests of a node that peak, and by how much more ea
 PAST = BEFORE_DAYS * DAY  # samples that a profile is made of
 HOUR = 12  # samples
 NEEDED_HOURS = 36  # after a migration, in which the node would have been short without it
-CALM_LOOKS, REST_HOURS, LOOK_HOURS = 2, 4, 2
+CALM_LOOKS, REST_HOURS, LOOK_HOURS = 2, 4, 1
 GIB = float(1 << 30)
 
 
@@ -46,6 +46,7 @@ class Week(msgspec.Struct):
 class Node(msgspec.Struct):
     planned: list[tuple[int, int, int]] = []  # guest, target, sample
     calm: int = 0
+    short_at: int = -1  # the hour of the last look at which a shortage was forecast
     rests_until: int = 0
 
 
@@ -115,7 +116,11 @@ def simulate_week(use: Floats) -> Week:
                     cancelled += len(node.planned)
                     node.planned = []
             elif hour >= node.rests_until:
-                node.calm = 0
+                node.calm, before = 0, node.short_at
+                is_short = find_shortage(statuses[number], sample * STEP_SECONDS) is not None
+                node.short_at = hour if is_short else -1
+                if not is_short or before != hour - LOOK_HOURS:  # at two looks running
+                    continue
                 planned = _plan(use, where[:, hour], nodes, statuses, number, sample)
                 node.planned = planned or []
                 node.rests_until = hour if planned is None or planned else hour + REST_HOURS

@@ -61,7 +61,14 @@ async def threatened(lab: MovingLab, mode: str = "act", **spec: object) -> None:
         await expect(lab, f"vm-{number}", 1.5, 1.5)
     for name in ("n2", "n3"):
         await tell(lab, name, forecast(lab.clock.now(), 1.0))
-    await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+    await threaten(lab)
+
+
+async def threaten(lab: MovingLab) -> None:
+    """A shortage of n1 is forecast at two looks running."""
+    for _ in range(2):
+        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await lab.pass_time(2)
 
 
 async def ahead(lab: MovingLab) -> list[tuple[str, str, str]]:
@@ -145,7 +152,7 @@ async def test_a_proposal_that_nobody_accepts_ends_with_its_window_and_rests(tmp
         await until_phases(lab, "Cancelled", seconds=4 * HOUR)
         [one] = await lab.every("migration")
         assert "nobody accepted it in time" in decode_part(one.status, MigrationStatus).message
-        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await threaten(lab)
         await lab.pass_time(60)
         assert len(await ahead(lab)) == 1
         assert set((await places(lab)).values()) == {"n1"}
@@ -169,6 +176,9 @@ async def test_nothing_is_planned_where_it_is_off_or_nothing_is_forecast(tmp_pat
         await lab.pass_time(60)
         assert await ahead(lab) == [], "its cycles are of guests that are elsewhere"
         await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await lab.pass_time(60)
+        assert await ahead(lab) == [], "one look is not enough"
+        await threaten(lab)
         await until_phases(lab, "Planned")
         for _ in range(2):  # the forecasts go
             await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))
@@ -186,8 +196,9 @@ async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(t
         other = "n3" if to == "n2" else "n2"
         await mark(lab, to, cordoned=True)
         await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await until_phases(lab, "Cancelled")
         await lab.pass_time(35)
-        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await threaten(lab)
         found = await until_phases(lab, "Cancelled", "Planned")
         assert ("vm/vm-0", other, "Planned") in found
 

@@ -22,6 +22,7 @@ TOKEN = f"weft_sim_{TOKEN_SECRET}"
 VMS = "/v1/projects/default/vms"
 VOLUMES = "/v1/projects/default/volumes"
 MIGRATIONS = "/v1/projects/default/migrations"
+REPORTS, PLANS = "/v1/reports", "/v1/rebalanceplans"
 VERBS = ("stop", "start", "suspend", "resume", "restart", "hold", "release")
 NETWORKS: tuple[list[str], ...] = (["default"], ["default", "back"], ["back"], [])
 
@@ -42,7 +43,7 @@ class Person:
         while not fabric.fate.spent:
             await asyncio.sleep(draw.random() * 8.0)
             if fabric.migrations and self.wanted is not None and draw.random() < 0.4:
-                await self._move()
+                await (self._rebalance() if draw.random() < 0.2 else self._move())
             elif self.wanted is None:
                 await self._change_volume()
                 await self._create()
@@ -127,6 +128,30 @@ class Person:
         if draw.random() < 0.2:
             answer = await self._insist("POST", f"{MIGRATIONS}/{answer.json()['name']}:cancel", {})
             self._fabric.wishes["cancel"] += answer.status < 300
+
+    async def _rebalance(self) -> None:
+        """Ask what would even out load, and have it done; a while later, perhaps, rather not."""
+        draw = self._draw
+        name = f"{self.name}-{new_uid()[:8]}"
+        asked = await self._insist("POST", REPORTS, {"kind": "report", "name": name, "spec": {"subject": "rebalance"}})
+        status: dict[str, Any] = {}
+        while asked.status < 300 and status.get("phase", "Pending") == "Pending" and not self._fabric.fate.spent:
+            await asyncio.sleep(0.5)
+            answer = await self._insist("GET", f"{REPORTS}/{name}", None)
+            if answer.status >= 300:
+                return  # the store went back in time
+            status = answer.json().get("status") or {}
+        if not status.get("steps"):
+            return
+        spec = {"steps": status["steps"], "concurrent": draw.choice((1, 2, 4))}
+        answer = await self._insist("POST", PLANS, {"kind": "rebalanceplan", "name": name, "spec": spec})
+        if answer.status >= 300 or (await self._insist("POST", f"{PLANS}/{name}:start", {})).status >= 300:
+            return
+        self._fabric.wishes["rebalance"] += 1
+        await asyncio.sleep(draw.choice((0.0, 5.0, 15.0)))
+        if draw.random() < 0.4:
+            answer = await self._insist("POST", f"{PLANS}/{name}:undo", {})
+            self._fabric.wishes["undo"] += answer.status < 300
 
     async def _insist(self, method: str, path: str, body: Any) -> Any:
         return await insist(self._line, method, path, body, lambda: self._fabric.restores)

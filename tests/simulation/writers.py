@@ -67,6 +67,7 @@ STATUS_WRITERS = {
     "endpoint": {"addresses"},
     "publishedport": {"addresses", "conversions", "services"},
     "recommendation": {"scheduler"},
+    "report": {"scheduler"},
     "token": {"API server"},
 }
 MARKERS = {

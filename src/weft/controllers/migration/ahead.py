@@ -48,6 +48,9 @@ class PlansAhead:
 
     def __init__(self) -> None:
         self._asked: dict[str, float] = {}  # by profile key, the look that was asked about last
+        self._short: dict[
+            str, float
+        ] = {}  # the first of the looks running at which a shortage was forecast: one alone is too few
         self._calm: dict[str, list[float]] = {}  # looks running at which no shortage was in sight
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
@@ -63,6 +66,7 @@ class PlansAhead:
             if profile is None or profile.deleting:
                 self._asked.pop(key, None)
                 self._calm.pop(key, None)
+                self._short.pop(key, None)
                 continue
             commits = self._plan_one(view, profile, now)
             plan.commits += commits or []
@@ -75,6 +79,7 @@ class PlansAhead:
         made = [one for one in view.of_kind("migration").values() if one.envelope.labels.get(AHEAD_LABEL) == node]
         going = [one for one in made if one.status(MigrationStatus).phase not in ENDED]
         if going:
+            self._short.pop(profile.key, None)
             return self._cancel(view, profile.key, status, going, now)
         self._calm.pop(profile.key, None)
         report = view.get(object_key("report", None, name_report(profile, status)))
@@ -84,6 +89,9 @@ class PlansAhead:
         if self._asked.get(profile.key) == status.looked_at or _rests(made, status, now):
             return []
         if find_shortage(status, now) is None or _is_of_others(view, profile):
+            self._short.pop(profile.key, None)
+            return []
+        if self._short.setdefault(profile.key, status.looked_at) == status.looked_at:
             return []
         reports = view.of_kind("report").values()
         if any(
