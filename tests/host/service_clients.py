@@ -2,8 +2,8 @@
 
 ``serve NAME``: answers each line on TCP port 8080 and each datagram on UDP port 5353 with NAME and the asker's address. ``ask
 HOST:PORT TIMES [SECONDS]``: that many connections, each with a question; prints how often which answer or error came. ``hold``:
-opens TIMES connections, is ready, and asks each again after a line. ``load``: asks until a line comes. ``talk``: one datagram
-from the same socket for each line."""
+opens TIMES connections, is ready, and asks each again after a line. ``load``: asks, that many times or until a line comes.
+``talk``: one datagram from the same socket for each line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 import threading
+import time
 
 
 def answer(link: socket.socket, name: str) -> None:
@@ -70,25 +71,31 @@ def hold(place: str, times: str) -> None:
     print(json.dumps({"same": sum(ask(link) == was for link, was in zip(links, said, strict=True))}), flush=True)
 
 
-def load(place: str) -> None:
-    over, found = threading.Event(), {"asked": 0, "failed": 0}
+def load(place: str, times: str = "") -> None:
+    """Until it has asked ``times``, or a line comes; says when which failed, by the monotonic clock."""
+    over, asked, failed_at = threading.Event(), 0, list[float]()
 
     def ask_on() -> None:
-        while not over.is_set():
-            found["asked"] += 1
+        nonlocal asked
+        while not over.is_set() and (not times or asked < int(times)):
+            asked += 1
+            began = time.monotonic()
             try:
                 with open_one(place) as link:
                     ask(link)
             except OSError:
-                found["failed"] += 1
+                failed_at.append(began)
 
-    worker = threading.Thread(target=ask_on)
-    worker.start()
+    workers = [threading.Thread(target=ask_on) for _ in range(2)]
+    for worker in workers:
+        worker.start()
     print("ready", flush=True)
-    sys.stdin.readline()
-    over.set()
-    worker.join()
-    print(json.dumps(found), flush=True)
+    if not times:
+        sys.stdin.readline()
+        over.set()
+    for worker in workers:
+        worker.join()
+    print(json.dumps({"asked": asked, "failed_at": failed_at}), flush=True)
 
 
 def talk(place: str) -> None:

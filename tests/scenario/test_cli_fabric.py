@@ -1393,3 +1393,25 @@ def test_a_migration_is_planned_for_a_time_or_a_window_and_a_better_node_is_reco
     assert name in fabric.weft("recommendation", "list").out
     assert fabric.weft("recommendation", "delete", name, "--yes").code == 0
     assert fabric.weft("vm", "delete", "traveller", "--yes").code == 0
+
+
+def test_a_service_is_created_listed_changed_and_deleted(fabric: Fabric) -> None:
+    make(fabric, "front", "-l", "app=shop")
+    said = fabric.weft(
+        "service", "create", "shop", "--selector", "app=shop", "--port", "80:8080", "--publish", "8088:80"
+    )
+    assert said.code == 0, said.err
+    assert fabric.weft("wait", "service/shop", "--for=phase=Ready", "--timeout", "30s").code in (0, 7)
+    assert fabric.weft("service", "set", "shop", "--readiness-type", "none").code == 0
+    assert fabric.weft("wait", "service/shop", "--for=phase=Ready", "--timeout", "30s").code == 0
+    [one] = listed(fabric, "service", "list")
+    assert one["status"]["endpoints"][0]["weight"] == 1000 and one["status"]["address"]
+    assert "1/1" in fabric.weft("service", "list").out
+    taken = fabric.weft("service", "create", "other", "--selector", "app=x", "--port", "80", "--publish", "8088:80")
+    assert taken.code == 5 and "port 8088/tcp is published already" in taken.err
+    nothing = fabric.weft("service", "set", "shop", "--weight", "version=2:0")
+    assert nothing.code == 2 and "add up to 0 per mille" in nothing.err
+    assert "network" in fabric.weft("network", "delete", "default", "--yes").err
+    assert fabric.weft("service", "delete", "shop", "--yes").code == 0
+    assert listed(fabric, "get", "ports") == []
+    assert fabric.weft("vm", "delete", "front", "--yes").code == 0

@@ -12,7 +12,7 @@ from typing import Any
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.gateway.published_port.listeners import PortListeners, Target, read_target
-from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
+from weft.kinds.published_port import PublishedNode, PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.identity import Ref
 from weft.store.memory import MemoryStore
@@ -151,6 +151,10 @@ def test_only_what_leads_somewhere_is_offered() -> None:
     for target in (Target("10.0.0.1", 80), Target("10.0.0.1", 80, "udp")):
         assert read_target(make_port("x", target)) == target
     assert read_target(make_port("x", Target("", 80))) is None
+    service = make_port("x", Target("", 80))
+    nodes = [PublishedNode(address="10.0.0.1", weight=300), PublishedNode(address="10.0.0.2", weight=700)]
+    service.status = merge_part(service.status, PublishedPortStatus(address="10.20.0.9", nodes=nodes))
+    assert read_target(service) == Target("10.0.0.2", 80)
 
 
 class Resolver(asyncio.DatagramProtocol):

@@ -108,7 +108,7 @@ def _find_trouble(
     if workload.status(WorkloadStatus).phase == Phase.UNKNOWN:
         return f"node {spec.node} is lost"
     if spec.desired != "run" or report.state != "running":
-        return f"it is {report.state if spec.desired == 'run' else 'stopping'}"
+        return f"it is {'stopping' if report.state == 'running' else report.state}"
     if report.incarnation < spec.incarnation or not is_current(spec, report):
         return "it starts"
     if report.ready is False:

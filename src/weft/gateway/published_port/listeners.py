@@ -43,7 +43,11 @@ Key = tuple[Literal["tcp", "udp"], int]  # of a listener: one number may be publ
 def read_target(envelope: Envelope) -> Target | None:
     """Where a published port leads; None for one that leads nowhere yet."""
     spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
-    return Target(status.node_address, spec.port, spec.protocol) if status.node_address else None
+    heaviest = max(
+        status.nodes, key=lambda node: node.weight, default=None
+    )  # of a service; it splits connections itself
+    address = status.node_address or (heaviest.address if heaviest is not None else "")
+    return Target(address, spec.port, spec.protocol) if address else None
 
 
 class PortListeners:

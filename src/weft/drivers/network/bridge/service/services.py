@@ -101,18 +101,19 @@ class Services:
         return await self._tables.ensure("", *tables)
 
     async def _cut(self, before: Segment, now: Segment) -> None:
-        """End what would go on to targets that get no new connections: UDP's flows, which have no end of their own, and
-        TCP's that nobody has answered yet, so that the client's next try gets another target."""
+        """Forget what would go on to targets that get no new connections: UDP's flows, which have no end of their own, and of
+        TCP's those that nobody has answered, or that were refused: the client's next try, from the same port, gets another
+        target."""
         left = {service.address: {t.address for t in service.targets if t.weight} for service in now.services}
         for service in before.services:
             gone = {t.address for t in service.targets if t.weight} - left.get(service.address, set())
             protocols = sorted({port.protocol for port in service.ports})
             for address in sorted(gone):
                 for protocol in protocols:
-                    unanswered = ["--state", "SYN_SENT"] if protocol == "tcp" else []
                     ends = ["-p", protocol, "--orig-dst", service.address, "--reply-src", address]
                     enter = ["nsenter", f"--net={kernel.NAMESPACES / self._names.router(now.id)}"]
-                    await kernel.attempt("cut flows", [*enter, "conntrack", "-D", *ends, *unanswered])
+                    for state in (["--state", "SYN_SENT"], ["--state", "CLOSE"]) if protocol == "tcp" else ([],):
+                        await kernel.attempt("cut flows", [*enter, "conntrack", "-D", *ends, *state])
 
 
 def differ_in_services_only(one: Segment, other: Segment) -> bool:
