@@ -76,13 +76,13 @@ class Nodes:
             member, held = lease.members[number], place.lease
             assert held is not None and held.end is not None
             amounts = member.request.amounts[:2]
-            entry = CalendarEntry(snapshot.uids[place.row], held.start, held.end + member.grace_seconds, amounts)
+            entry = CalendarEntry(snapshot.uids[place.row], held.prepare_at, held.end + member.grace_seconds, amounts)
             self.held.append(entry)
             hold = self._holds.get(place.row)
             if hold is None:
                 left = snapshot.left_for_leases()[:, place.row]
                 free = snapshot.leases.read_free(entry.node_uid, (int(left[0]), int(left[1])))
-                hold = self._holds[place.row] = _Hold(held.start, free)
+                hold = self._holds[place.row] = _Hold(held.prepare_at, free)
             hold.free.take(entry.start, entry.end, amounts)
         return True
 
