@@ -51,6 +51,7 @@ from tests.scenario.test_placement_policies import put_policy
 
 from weft.contracts.store import Precondition, Put, Write
 from weft.informer.leader_lease import LeaderLease
+from weft.kinds.accounting_record import AccountingStatus
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
@@ -202,6 +203,7 @@ RELIES_ON = {
         "reservation at, node at, allocation at, allocation absent, allocation at and goes"
     ),
     "scheduler/constraint/status.py plan_constraint_status": "constraint at",
+    "scheduler/queue/learned.py _write": "accountingrecord absent, accountingrecord at",
 }
 
 
@@ -380,6 +382,20 @@ async def a_policy_of_ones_own_can_not_be_had(tmp_path: Path) -> None:
         await lab.until(said)
 
 
+async def what_leases_took_is_kept(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        for count, name in enumerate(("one", "two"), 1):
+            await lab.put_vm(name, cpu=1.0, grace=0.0, lease={"duration": 5.0})
+
+            async def kept(count: int = count) -> bool:
+                record = await lab.get("/accountingrecord/-/recent.default")
+                status = AccountingStatus() if record is None else decode_part(record.status, AccountingStatus)
+                return len(status.run_times.get("", [])) == count
+
+            await lab.until(kept, 120)
+
+
 async def nodes_are_counted_for_a_constraint(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
@@ -487,6 +503,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_gangs.test_the_addresses_of_a_large_gang_come_before_its_places,
     a_policy_of_ones_own_can_not_be_had,
     nodes_are_counted_for_a_constraint,
+    what_leases_took_is_kept,
     an_image_is_kept_warm_until_nobody_asks_for_it,
 )
 

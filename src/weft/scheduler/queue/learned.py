@@ -25,6 +25,7 @@ from weft.scheduler.lease.backfill import LeaseQueue
 
 WRITE_SECONDS = 10.0
 MOST_USERS = 200  # of one project that are kept: those whose leases ended last
+_BEGUN = ("running", "stopping", "suspended")
 _EQUAL_SECONDS = 1.0  # a lease that lasts so much longer than requested was not extended
 
 
@@ -93,8 +94,9 @@ def read_run_time(change: Changed, now: float) -> RunTime | None:
     """What the best-effort lease of an allocation took, if it ends with this change."""
     if change.old is None or not _runs(change.old) or (change.new is not None and _runs(change.new)):
         return None
-    lease, report = change.old.spec(AllocationSpec).lease, change.item.report(AllocationReport)
-    if lease is None or lease.end is None or report.started_at is None:
+    lease, report = change.old.spec(AllocationSpec).lease, change.old.report(AllocationReport)
+    began = report.state in _BEGUN or change.item.report(AllocationReport).started_at is not None
+    if lease is None or lease.end is None or not began:
         return None
     until = min(now, lease.suspension.at) if lease.suspension is not None else now
     seconds = round(max(0.0, until - lease.start - lease.suspended_seconds), 3)
