@@ -113,13 +113,24 @@ def read_text(path: Path) -> str:
             raw = gzip.decompress(raw)
         return raw.decode("utf-8")
     except FileNotFoundError:
-        raise NotFound(f"{path}: no such file", hint="give the path of a .csv or .csv.gz file") from None
+        raise NotFound(
+            f"{path}: no such file", hint="check the path; docs/reference/simulate.md says what the file has"
+        ) from None
     except gzip.BadGzipFile as problem:
-        raise InvalidInput(f"{path}: the compressed file is broken: {problem}", hint="gzip -t FILE tests it") from None
+        raise InvalidInput(
+            f"{path}: the compressed file is broken: {problem}",
+            hint="gzip -t FILE tests it; docs/reference/simulate.md says what it has",
+        ) from None
     except OSError as problem:
-        raise InvalidInput(f"{path}: {problem.strerror or problem}", hint="give a file that you may read") from None
+        raise InvalidInput(
+            f"{path}: {problem.strerror or problem}",
+            hint="give a file that you may read; docs/reference/simulate.md says what it has",
+        ) from None
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
         raise InvalidInput(f"{path}:{line}: not UTF-8 text", hint="give a .csv or .csv.gz file") from None
     except (EOFError, zlib.error) as problem:
-        raise InvalidInput(f"{path}: the compressed file is broken: {problem}", hint="gzip -t FILE tests it") from None
+        raise InvalidInput(
+            f"{path}: the compressed file is broken: {problem}",
+            hint="gzip -t FILE tests it; docs/reference/simulate.md says what it has",
+        ) from None
