@@ -45,7 +45,7 @@ QUANTITIES = {
     *("cpu_before", "cpu_after", "memory_before", "memory_after"),
     *("cooldown", "target"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
-    *("probability", "stability"),
+    *("probability", "requested", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "seconds", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("disk", "gpu", "memory", "used_cpu", "used_disk", "used_memory"),
