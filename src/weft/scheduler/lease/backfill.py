@@ -34,7 +34,7 @@ HEAD_START_SECONDS = 2 * 3600.0
 _SIZE_EXPONENT = 0.25
 SHORTEST_SECONDS = 10.0  # what runs shorter counts as this long in slowdowns
 MOST_TRIED = 200  # that don't start, in one pass: of the first ones, and of those that may fill gaps
-_ARRIVAL, _REQUESTED, _PREDICTED, _WEIGHT, _LEVEL, _PROJECT, _SEQUENCE, _CPU, _MEMORY = range(9)
+_ARRIVAL, _REQUESTED, _PREDICTED, _WEIGHT, _LEVEL, _PROJECT, _SEQUENCE, _CPU, _MEMORY, _SHAPE = range(10)
 
 
 class Queued(msgspec.Struct, eq=False):
@@ -50,6 +50,11 @@ class Queued(msgspec.Struct, eq=False):
     project: str = ""
     keys: tuple[str, ...] = ()  # of its workloads
     predicted: float = 0.0  # seconds; the queue fills it in
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for those that fit on the same nodes, if they are as long; None: like no other."""
+        return None
 
 
 Ranks = tuple[Values, Values]  # by row: the level, and the place in it
@@ -121,8 +126,9 @@ class LeaseQueue:
         self._rows: dict[str, int] = {}
         self._of_owner: dict[Hashable, dict[str, Queued]] = {}
         self._projects: dict[str, int] = {}
+        self._shapes: dict[Hashable, list[int]] = {}  # of each its number, and how many have it
         self._sequence = 0
-        self._table = np.zeros((9, 64))
+        self._table = np.zeros((10, 64))
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -156,6 +162,10 @@ class LeaseQueue:
         self._predict(lease)
         project = self._projects.setdefault(lease.project, len(self._projects))
         weight = math.pow(lease.size, _SIZE_EXPONENT)
+        shape = (
+            [self._sequence, 0] if lease.shape is None else self._shapes.setdefault(lease.shape, [self._sequence, 0])
+        )
+        shape[1] += 1
         self._table[:, row] = (
             lease.arrival,
             lease.requested,
@@ -165,6 +175,7 @@ class LeaseQueue:
             project,
             self._sequence,
             *lease.amounts,
+            shape[0],
         )
 
     def drop(self, id_: str) -> None:
@@ -179,6 +190,11 @@ class LeaseQueue:
         del of_owner[id_]
         if not of_owner:
             del self._of_owner[lease.owner]
+        shape = self._shapes.get(lease.shape)
+        if shape is not None:
+            shape[1] -= 1
+            if not shape[1]:
+                del self._shapes[lease.shape]
         if last is not lease:
             self._leases[row], self._rows[last.id] = last, row
             self._table[:, row] = self._table[:, len(self._leases)]
@@ -218,7 +234,9 @@ class LeaseQueue:
                 self.first = lease
                 break
             else:
-                tried += 1  # it comes first, but nothing says when: another one may hold a reservation
+                # It comes first, but nothing says when: another one may hold a reservation. Equal ones count as one.
+                tried += 1
+                pool.keep(~self._are_like(lease, pool.left))
         return starts + self._fill(capacity, pool.left, ranks, shares, now)
 
     def _fill(self, capacity: Capacity, rows: Whole, ranks: Ranks, shares: Shares | None, now: float) -> list[Queued]:
@@ -241,6 +259,13 @@ class LeaseQueue:
             rows = pool.left
             pool.keep(capacity.may_fit(amounts[:, rows], ends[rows]))
         return starts
+
+    def _are_like(self, lease: Queued, rows: Whole) -> Flags:
+        """Which of these can't start if this one can't: they are of its shape and request as much time or more."""
+        row = self._rows[lease.id]
+        shapes, requested = self._table[_SHAPE], self._table[_REQUESTED]
+        like: Flags = (shapes[rows] == shapes[row]) & (requested[rows] >= requested[row])
+        return like
 
     def _read_ranks(self, now: float) -> Ranks:
         """Of each row its level, the guarded ones' being infinite, and its place in that: the lowest first."""

@@ -8,7 +8,7 @@ predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
@@ -31,6 +31,10 @@ class QueuedLease(Queued, eq=False):
 
     members: tuple[LeasedMember, ...] = ()
     ref: Ref | None = None  # of it, or of the gang's first member
+
+    @property
+    def shape(self) -> Hashable:
+        return _read_requests(self)
 
 
 class _Hold(msgspec.Struct):

@@ -10,7 +10,7 @@ from weft.contracts.policy import Request
 from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.leases import LeasedMember
-from weft.scheduler.lease.backfill import GUARD_SECONDS
+from weft.scheduler.lease.backfill import GUARD_SECONDS, MOST_TRIED
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.placement.queue_nodes import QueuedLease, choose_starts, read_amounts, read_size
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
@@ -105,6 +105,26 @@ def test_what_no_time_is_known_for_keeps_nobody_waiting() -> None:
     queue(engine, "small", 1, 2 * HOUR)
     assert starts(engine) == {"small": {"n1"}}
     assert [entry.node_uid for entry in engine.leases.held] == ["n2"], "held for the first with a known start"
+
+
+def test_equal_leases_that_no_time_is_known_for_count_as_one() -> None:
+    engine = make_engine(4, 4)
+    engine.snapshot.put_allocation("endless", "n1", (3000, GIB, 0))
+    run(engine, "a", "n2", 3, NOW + HOUR)
+    for number in range(MOST_TRIED + 1):
+        queue(engine, f"never{number}", 4, HOUR, level=9.0, node="n1")
+    queue(engine, "large", 4, HOUR, level=5.0)
+    queue(engine, "small", 1, 2 * HOUR)
+    assert starts(engine) == {"small": {"n1"}}
+    assert [entry.node_uid for entry in engine.leases.held] == ["n2"], "held for the first with a known start"
+
+
+def test_a_shorter_one_starts_though_a_longer_one_like_it_never_does() -> None:
+    engine = make_engine(4)
+    run(engine, "promised", "n1", 4, NOW + 1000 * 24 * HOUR, start=NOW + HOUR)
+    queue(engine, "never", 4, 2 * HOUR, level=9.0)
+    queue(engine, "short", 4, HOUR / 2)
+    assert starts(engine) == {"short": {"n1"}}
 
 
 @pytest.mark.parametrize(("took", "expected"), [(None, {}), (60.0, {"pair": {"n1", "n2"}})])
