@@ -92,6 +92,8 @@ class Learned:
 
 def read_run_time(change: Changed, now: float) -> RunTime | None:
     """What the best-effort lease of an allocation took, if it ends with this change."""
+    if change.new is not None and change.new.spec(AllocationSpec).role != "active":
+        return None  # it migrates: its lease goes on
     if change.old is None or not _runs(change.old) or (change.new is not None and _runs(change.new)):
         return None
     lease, report = change.old.spec(AllocationSpec).lease, change.old.report(AllocationReport)
