@@ -97,6 +97,8 @@ class QueuedLeases:
         self._engine.leases.drop(id_)
         self._starts.pop(id_, None)
         self._told.discard(id_)
+        if self._engine.leases.kept and self._engine.leases.first is None:
+            self._intake.enter(())  # a pass gives back what was kept for it
 
     def _enter(self, keys: Sequence[str]) -> list[str]:
         """Enter those that can be placed into the queue; the others are queued for a decision that says what they lack."""
