@@ -216,7 +216,7 @@ async def test_a_gap_is_filled_and_the_queue_says_by_what(tmp_path: Path) -> Non
         found = await queue(lab)
         assert [one.workload for one in found] == ["vm/large", "vm/long"]
         started = f"vm/short started before it at {format_time(lab.clock.now())}: expected to run 5m"
-        assert found[0].passed_by == f"{started}, it takes nothing of what is held for this one"
+        assert found[0].passed_by == f"{started} and to take nothing of what is held for this one"
         kept = "the capacity is kept for vm/large, which comes first and starts by "
         assert found[1].held_by.message.startswith(kept) and found[1].passed_by == ""
         await lab.until_phase("large", "Running", 700)

@@ -22,7 +22,8 @@ FURTHEST_SECONDS = 2 * 366 * 86400.0  # from now to a start or a deadline
 MOST_PRIORITY = 1000
 WARN_SECONDS = 600.0  # before its end
 MOST_SUSPENSIONS = 3  # of one lease for others; then it isn't suspended any more
-# A best-effort lease that has waited so long comes before all others, whatever their priority.
+# What has waited so long comes before all others, whatever their priority; but in the queue of leases only once it has waited for
+# GUARD_SECONDS of scheduler/lease/backfill.py; what is held for the first one there counts against everything else after this time.
 PATIENCE_SECONDS = 3600.0
 ELSEWHERE_SECONDS = 60.0  # suspended for so long it may resume on another node, unless the server is given another time
 

@@ -23,7 +23,7 @@ def describe_passing(leases: LeaseQueue, ordered: Sequence[Queued], now: float, 
         elif started is not None:
             found[lease.id] = (
                 f"{name(started.key, lease.project)} started before it at {format_time(started.at)}: expected to run "
-                f"{format_duration(started.seconds)}, it takes nothing of what is held for this one"
+                f"{format_duration(started.seconds)} and to take nothing of what is held for this one"
             )
     return found
 
