@@ -49,7 +49,7 @@ def test_a_plan_is_shown_applied_and_undone_with_one_click_each(open_page: Open,
     expect(picture).to_be_visible()
     page.evaluate(AXE.read_text())
     assert [one["id"] for one in page.evaluate("axe.run()")["violations"]] == []
-    page.get_by_role("button", name="Apply 1 migrations").click()
+    page.get_by_role("button", name="Apply 1 migration").click()
     plan = page.locator("details").first
     expect(plan).to_contain_text(re.compile("Running|Done"))
     plan.locator("summary").click(position={"x": 5, "y": 5})

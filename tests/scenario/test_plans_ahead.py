@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -84,6 +85,13 @@ async def ahead(lab: MovingLab) -> list[tuple[str, str, str]]:
     )
 
 
+def wants(mode: str) -> Callable[[Envelope], None]:
+    def change(envelope: Envelope) -> None:
+        envelope.spec = merge_part(envelope.spec, {"plans_ahead": mode})
+
+    return change
+
+
 async def until_phases(lab: MovingLab, *phases: str, seconds: float = 120.0) -> list[tuple[str, str, str]]:
     async def there() -> bool:
         return sorted(phase for _, _, phase in await ahead(lab)) == sorted(phases)
@@ -101,7 +109,7 @@ async def test_the_cheapest_guest_leaves_before_the_shortage_and_nothing_else_do
         [one] = await lab.every("migration")
         spec, status = decode_part(one.spec, MigrationSpec), decode_part(one.status, MigrationStatus)
         assert "n1 would use up to 7.8 of 8 cores" in spec.reason and spec.window == "auto" and not spec.proposed
-        assert one.labels == {AHEAD_LABEL: "n1", GROUP_LABEL: one.name}
+        assert one.labels[AHEAD_LABEL] == spec.ahead == "n1" and one.labels[GROUP_LABEL] != one.name
         assert status.window is not None and "no cycle found" in status.window.reason and status.window.quality == 0.0
         for turn in range(5):
             await lab.kill_deciders()
@@ -145,7 +153,7 @@ async def test_a_proposal_holds_nothing_until_it_is_accepted_and_calm_cancels_it
         assert "no shortage is forecast any more" in decode_part(one.spec, MigrationSpec).reason
 
 
-async def test_a_proposal_that_nobody_accepts_ends_with_its_window_and_rests(tmp_path: Path) -> None:
+async def test_a_proposal_that_nobody_accepts_ends_with_its_window_and_is_made_again(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await threatened(lab, "propose")
         await until_phases(lab, "Proposed")
@@ -153,8 +161,7 @@ async def test_a_proposal_that_nobody_accepts_ends_with_its_window_and_rests(tmp
         [one] = await lab.every("migration")
         assert "nobody accepted it in time" in decode_part(one.status, MigrationStatus).message
         await threaten(lab)
-        await lab.pass_time(60)
-        assert len(await ahead(lab)) == 1
+        await until_phases(lab, "Cancelled", "Proposed")
         assert set((await places(lab)).values()) == {"n1"}
 
 
@@ -164,10 +171,7 @@ async def test_nothing_is_planned_where_it_is_off_or_nothing_is_forecast(tmp_pat
         await lab.pass_time(60)
         assert await ahead(lab) == []
 
-        def wants(envelope: Envelope) -> None:
-            envelope.spec = merge_part(envelope.spec, {"plans_ahead": "act"})
-
-        await lab.change("/project/-/default", wants)
+        await lab.change("/project/-/default", wants("act"))
         await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))
         await lab.pass_time(60)
         assert await ahead(lab) == []
@@ -180,13 +184,63 @@ async def test_nothing_is_planned_where_it_is_off_or_nothing_is_forecast(tmp_pat
         assert await ahead(lab) == [], "one look is not enough"
         await threaten(lab)
         await until_phases(lab, "Planned")
-        for _ in range(2):  # the forecasts go
-            await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))
-            await lab.pass_time(5)
+        await tell(lab, "n1", ProfileStatus(unit="cores", full=8.0))  # its history is off, which is written only once
         await until_phases(lab, "Cancelled")
         [one] = await lab.every("migration")
         assert "nothing is forecast any more" in decode_part(one.spec, MigrationSpec).reason
         await until_none(lab)
+
+
+async def test_a_proposal_leaves_time_to_accept_it_however_near_the_shortage_is(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab, "off")
+        await lab.change("/project/-/default", wants("propose"))
+        for _ in range(2):
+            await tell(lab, "n1", forecast(lab.clock.now(), 7.8))
+            await lab.pass_time(2)
+        await until_phases(lab, "Proposed")
+        [one] = await lab.every("migration")
+        spec = decode_part(one.spec, MigrationSpec)
+        assert spec.not_after is not None and spec.not_before is not None
+        assert spec.not_after - spec.not_before >= 1800
+
+
+async def test_an_old_forecast_or_plans_turned_off_cancel_what_has_not_begun(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab)
+        await until_phases(lab, "Planned")
+
+        def ages(envelope: Envelope) -> None:
+            old = decode_part(envelope.status, ProfileStatus)
+            envelope.status = merge_part(envelope.status, msgspec.structs.replace(old, looked_at=old.looked_at - DAY))
+
+        await lab.change("/nodeprofile/-/n1", ages)
+        await until_phases(lab, "Cancelled")
+        [one] = await lab.every("migration")
+        assert "nothing is forecast any more" in decode_part(one.spec, MigrationSpec).reason
+        await until_none(lab)
+        await threaten(lab)
+        await until_phases(lab, "Cancelled", "Planned")
+        await lab.change("/project/-/default", wants("off"))
+        await tell(lab, "n1", forecast(lab.clock.now(), 4.0, 4.0))
+        await until_phases(lab, "Cancelled", "Cancelled")
+        await until_none(lab)
+
+
+async def test_a_label_that_somebody_set_keeps_no_plan_from_being_made(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab, "off")
+        await lab.put("migration", "squat", {"workload": "vm/vm-3", "to": "n2", "not_before": lab.clock.now() + DAY})
+
+        def claims(envelope: Envelope) -> None:
+            envelope.labels = {AHEAD_LABEL: "n1"}
+
+        [squat] = await lab.every("migration")
+        await lab.change(squat.key, claims)
+        await lab.change("/project/-/default", wants("act"))
+        await threaten(lab)
+        await until_phases(lab, "Planned", "Planned")
+        assert {decode_part(one.spec, MigrationSpec).ahead for one in await lab.every("migration")} == {"", "n1"}
 
 
 async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(tmp_path: Path) -> None:
@@ -231,7 +285,8 @@ async def test_a_window_is_chosen_and_better_nodes_are_recommended(tmp_path: Pat
         asked = await answer("window", {"workload": "vm/vm-1", "migration": {"to": "n2", "window": True}})
         assert asked.best == "n2" and asked.window is not None and asked.window.quality == 0.0
         assert 0 < asked.window.start - lab.clock.now() <= 61 and "any time is as good" in asked.window.reason
-        better = await answer("better", {"workload": "vm/vm-1"})
+        assert (await answer("plain", {"workload": "vm/vm-1"})).suggestions == []
+        better = await answer("better", {"workload": "vm/vm-1", "suggest": True})
         assert {one.node for one in better.suggestions} == {"n2", "n3"}
         first = better.suggestions[0]
         assert first.gain > 0 and first.bytes > 0 and any("load is more even" in why for why in first.reasons)

@@ -50,6 +50,7 @@ MigrationPhase = Literal[
     "Cancelled",
 ]
 ENDED = ("Succeeded", "Failed", "Cancelled")
+NOT_ACCEPTED = "notAccepted"  # why a proposal ended that nobody accepted in time
 KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -105,6 +106,10 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
     ] = ""
     proposed: Annotated[bool, field("Wait until it is accepted; the verb accept ends that")] = False
     reason: Annotated[str, field("Reason, for people", change="live", max_length=200)] = ""
+    ahead: Annotated[
+        str,
+        field("Node of whose shortage weft plans it ahead; empty: it is planned for another reason", change="never"),
+    ] = ""
     cancel: Annotated[bool, field("Abort the migration; the verb cancel sets it")] = False
 
 
@@ -203,7 +208,7 @@ def migration_key(uid: str, tries: int) -> str:
 
 
 AHEAD_LABEL = "ahead"  # of Migrations, and the questions about them, ahead of a shortage: the node that will be short
-GROUP_LABEL = "group"  # of Migrations that go together: the name of the first
+GROUP_LABEL = "group"  # of Migrations that go together: one digest
 
 
 def name_plan_phase(obj: Object) -> str:
@@ -434,12 +439,19 @@ def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
 
 MIGRATIONS_BY_UID = Index("migrations by uid")
 MIGRATIONS_BY_WORKLOAD = Index("migrations by workload")
+MIGRATIONS_AHEAD = Index("migrations ahead of a node's shortage")
 
 
 def workload_key(migration: Stored) -> str:
     """The key of the workload that a Migration migrates."""
     kind, name = read_workload(migration.spec(MigrationSpec))
     return object_key(kind, migration.envelope.project, name)
+
+
+def list_short_nodes(migration: Stored) -> Sequence[str]:
+    """The node of whose shortage weft planned a Migration ahead, if it did."""
+    node = migration.spec(MigrationSpec).ahead
+    return (node,) if node else ()
 
 
 MIGRATION = Kind(
@@ -449,7 +461,11 @@ MIGRATION = Kind(
     summary="A migration of a workload to another node",
     spec=MigrationSpec,
     status=MigrationStatus,
-    indexes={MIGRATIONS_BY_UID: uid_of, MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),)},
+    indexes={
+        MIGRATIONS_BY_UID: uid_of,
+        MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),),
+        MIGRATIONS_AHEAD: list_short_nodes,
+    },
     references=(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
@@ -463,7 +479,9 @@ MIGRATION = Kind(
         status_writer="migrations",
         condition_writers={"Placed": "scheduler"},
     ),
-    admission=Admission(check=check_migration, server_fields=("cancel", "proposed"), made_fields=("proposed",)),
+    admission=Admission(
+        check=check_migration, server_fields=("cancel", "proposed", "ahead"), made_fields=("proposed", "ahead")
+    ),
     display=Display(
         topic="Work and answers",
         columns=(

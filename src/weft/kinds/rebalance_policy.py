@@ -40,9 +40,14 @@ class RebalancePolicyStatus(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
+def count_migrations(count: int) -> str:
+    """``1 migration``, ``2 migrations``"""
+    return f"{count} migration{'s' if count != 1 else ''}"
+
+
 def describe_budget(obj: Object) -> str:
     spec: dict[str, Any] = obj["spec"]
-    most = f"{spec.get('migrations_per_hour', USUAL_PER_HOUR)} migrations"
+    most = count_migrations(spec.get("migrations_per_hour", USUAL_PER_HOUR))
     return (
         f"{most} and {format_bytes(spec['bytes_per_hour'])} an hour"
         if spec.get("bytes_per_hour")

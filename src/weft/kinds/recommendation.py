@@ -48,6 +48,9 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
     migration: Annotated[
         MigrationQuery | None, field("Ask where the running workload would migrate", change="never")
     ] = None
+    suggest: Annotated[
+        bool, field("Name better nodes, too, for a VM that runs: the whole fabric is read for that", change="never")
+    ] = False
     nodes: Annotated[list[Name], field("Nodes to show verdicts for in any case", change="never")] = []
 
 

@@ -45,7 +45,7 @@ function Planner() {
   });
   return html`<section class="panel broad"><h2>Plan</h2><${ProblemBox} error=${error} />
       <div class="row"><button type="button" disabled=${busy || !may('report:create', '')} onClick=${plan}>${busy ? 'Asking…' : 'Plan now'}</button>
-        ${found?.steps.length > 0 && html`<button type="button" class="main-action" disabled=${busy || !may('rebalanceplan:start', '')} onClick=${apply}>Apply ${found.steps.length} migrations</button>`}</div>
+        ${found?.steps.length > 0 && html`<button type="button" class="main-action" disabled=${busy || !may('rebalanceplan:start', '')} onClick=${apply}>Apply ${found.steps.length} ${found.steps.length === 1 ? 'migration' : 'migrations'}</button>`}</div>
       ${found && !found.steps.length && html`<${Empty} words=${`Load is even enough: score ${found.score_before.toFixed(2)}.`} />`}
       ${found?.steps.length > 0 && html`<${PlanView} spec=${found} />`}
       <${Command} words="weft rebalance plan" /></section>

@@ -80,7 +80,7 @@ def _create(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) 
         return create_one(session, kind, words, **given)[0]
     target = resolve_one(session, None, words, PLACED, "give one workload")
     session.client.get(target.kind.name, target.name)
-    return answer_question(session, {"workload": target.what}, target.what, keep=True)
+    return answer_question(session, {"workload": target.what, "suggest": True}, target.what, keep=True)
 
 
 def answer_question(session: Session, question: dict[str, Any], what: str, *, keep: bool = False) -> int:

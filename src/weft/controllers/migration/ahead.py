@@ -18,12 +18,14 @@ from weft.controllers.node.trouble import find_trouble
 from weft.controllers.profile.subjects import list_guests, mark_guests
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
-from weft.insight.course import find_shortage, is_calm
+from weft.insight.course import expect_hours, find_shortage, is_calm
 from weft.kinds.migration import (
     AHEAD_LABEL,
     ENDED,
     GROUP_LABEL,
     MIGRATION,
+    MIGRATIONS_AHEAD,
+    NOT_ACCEPTED,
     MigrationSpec,
     MigrationStatus,
 )
@@ -34,6 +36,7 @@ from weft.kinds.report import REPORT, ReportSpec, ReportStatus
 from weft.objects.identity import MAX_NAME, object_key
 
 LOOK_SECONDS = 600.0
+HOURS = 24  # of the forecast
 ANSWER_SECONDS = 30.0  # in which the migrations of an answer are made
 RESTS_SECONDS = 4 * 3600.0  # after a plan that failed or that somebody cancelled
 NOT_NEEDED = "cancelled, as "  # begins the reason of one that weft cancelled
@@ -76,14 +79,14 @@ class PlansAhead:
     def _plan_one(self, view: View, profile: Item, now: float) -> list[Commit] | None:
         """None: it waits for the answer about another node, whose migrations count."""
         node, status = profile.spec(NodeProfileSpec).node.name, profile.status(ProfileStatus)
-        made = [one for one in view.of_kind("migration").values() if one.envelope.labels.get(AHEAD_LABEL) == node]
+        made = view.find(MIGRATIONS_AHEAD, node)
         going = [one for one in made if one.status(MigrationStatus).phase not in ENDED]
         if going:
             self._short.pop(profile.key, None)
             return self._cancel(view, profile.key, status, going, now)
         self._calm.pop(profile.key, None)
         report = view.get(object_key("report", None, name_report(profile, status)))
-        if report is not None and report.envelope.labels.get(AHEAD_LABEL) == node:
+        if report is not None and asks_about(report, node):
             self._asked[profile.key] = status.looked_at
             return make_migrations(view, report, node, made, now)
         if self._asked.get(profile.key) == status.looked_at or _rests(made, status, now):
@@ -105,20 +108,23 @@ class PlansAhead:
         return [commit] if commit is not None else []
 
     def _cancel(self, view: View, key: str, status: ProfileStatus, going: Sequence[Item], now: float) -> list[Commit]:
-        """Cancel what hasn't begun: once the forecast was calm at several looks running, or is gone; or if its target takes
-        nothing."""
-        looks = self._calm.setdefault(key, [])
-        if status.prediction and not is_calm(status, now):
+        """Cancel what hasn't begun: once the forecast was calm at several looks running, or is gone or old; if its project
+        wants none; or if its target takes nothing."""
+        looks, known = self._calm.setdefault(key, []), expect_hours(status, now, HOURS) is not None
+        if not known or not is_calm(status, now):
             looks.clear()
         elif status.looked_at not in looks:
             looks.append(status.looked_at)
-        calm = "no shortage is forecast any more" if status.prediction else "nothing is forecast any more"
+        general = "" if known else "nothing is forecast any more"
+        if len(looks) >= CALM_LOOKS:
+            general = "no shortage is forecast any more"
         commits = []
         for item in going:
             spec = item.spec(MigrationSpec)
             if item.status(MigrationStatus).started_at is not None or spec.cancel or item.deleting:
                 continue
-            why = calm if len(looks) >= CALM_LOOKS else find_trouble(view, spec.to or "")
+            off = "plans_ahead of its project is off" if _find_mode(view, item.envelope.project or "") == "off" else ""
+            why = general or off or find_trouble(view, spec.to or "")
             if not why:
                 continue
             draft, reason = Draft(), f"{NOT_NEEDED}{why}: {spec.reason}"[:200]
@@ -134,20 +140,27 @@ def _is_of_others(view: View, profile: Item) -> bool:
     return bool(mark) and node is not None and mark_guests(list_guests(view, node)) != mark
 
 
+def asks_about(report: Item, node: str) -> bool:
+    """Whether it is this controller's question about the node: labels alone prove nothing, anybody may set them."""
+    asked = report.spec(ReportSpec)
+    return report.envelope.labels.get(AHEAD_LABEL) == node and (asked.subject, asked.node) == ("shortage", node)
+
+
 def name_report(profile: Item, status: ProfileStatus) -> str:
     """One for each look at the node."""
     return f"ahead-{profile.uid[:8]}-{int(status.looked_at)}"
 
 
 def _rests(made: Sequence[Item], status: ProfileStatus, now: float) -> bool:
-    """Whether the profile is older than the last migration, or one failed or was cancelled lately."""
+    """Whether the profile is older than the last migration, or one failed or was cancelled lately, unless nobody accepted it
+    in time."""
     for one in made:
         found, by_us = one.status(MigrationStatus), one.spec(MigrationSpec).reason.startswith(NOT_NEEDED)
         ended = found.ended_at or 0.0
         if found.phase == "Succeeded":
             if ended > status.looked_at:
                 return True
-        elif not by_us and now - ended < RESTS_SECONDS:
+        elif not by_us and found.reason != NOT_ACCEPTED and now - ended < RESTS_SECONDS:
             return True
     return False
 
@@ -169,7 +182,6 @@ def make_migrations(view: View, report: Item, node: str, made: Sequence[Item], n
             continue
         draft = drafts.setdefault(group, Draft(report))
         draft.preconditions.append(unchanged(workload))
-        first = name_migration(report, answer.steps[group], group)
         draft.make(
             MIGRATION.make(
                 name,
@@ -181,11 +193,12 @@ def make_migrations(view: View, report: Item, node: str, made: Sequence[Item], n
                     window="auto",
                     proposed=mode == "propose",
                     reason=step.reason,
+                    ahead=node,
                 ),
                 now,
                 project=step.project,
                 creator=workload.envelope.creator,
-                labels={AHEAD_LABEL: node, GROUP_LABEL: first},
+                labels={AHEAD_LABEL: node, GROUP_LABEL: name_group(report, group)},
             )
         )
     found = (draft.commit(object_key("nodeprofile", None, node)) for draft in drafts.values())
@@ -196,6 +209,11 @@ def name_migration(report: Item, step: PlannedStep, number: int) -> str:
     mark = hashlib.sha256(f"{report.uid}/{number}".encode()).hexdigest()[:8]
     name = step.workload.partition("/")[2]
     return f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+
+
+def name_group(report: Item, number: int) -> str:
+    """A digest: the first of a group may be of another project, whose names it mustn't tell."""
+    return hashlib.sha256(f"{report.uid}/{number}".encode()).hexdigest()[:16]
 
 
 def _key_of(step: PlannedStep) -> str:

@@ -114,6 +114,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
     source, target = endpoints.get("source"), endpoints.get("target")
     return (
         Facts(
+            name=item.envelope.name,
             spec=spec,
             status=status,
             deleting=item.deleting,

@@ -34,6 +34,7 @@ class MigrationEndpoint(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    name: str = ""
     spec: MigrationSpec
     status: MigrationStatus
     deleting: bool = False

@@ -24,7 +24,7 @@ from weft.controllers.migration.progress import compare, end_migration, measure,
 from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.fields.lease import end_suspension
-from weft.kinds.migration import ENDED, MIGRATED_ON, MigrationStatus
+from weft.kinds.migration import ENDED, MIGRATED_ON, NOT_ACCEPTED, MigrationStatus
 
 
 def plan_migration(facts: Facts) -> Outcome:
@@ -114,8 +114,8 @@ def _propose(facts: Facts, status: MigrationStatus) -> Outcome:
     ends = facts.spec.not_after if facts.spec.not_after is not None else facts.spec.not_before
     if ends is not None and ends <= facts.now:
         message = "nobody accepted it in time"
-        return Outcome(status=end_migration(status, "Cancelled", "notAccepted", message, facts.now))
-    message = "it waits to be accepted: weft migration accept"
+        return Outcome(status=end_migration(status, "Cancelled", NOT_ACCEPTED, message, facts.now))
+    message = f"it waits to be accepted: weft migration accept {facts.name}"
     status = replace(status, phase="Proposed", target=facts.spec.to or "", reason="proposed", message=message)
     return Outcome(status=status, requeue_after=None if ends is None else ends - facts.now)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.kinds.rebalance_plan import RebalancePlanSpec
-from weft.kinds.rebalance_policy import RebalancePolicySpec, RebalancePolicyStatus
+from weft.kinds.rebalance_policy import RebalancePolicySpec, RebalancePolicyStatus, count_migrations
 from weft.kinds.report import ReportSpec, ReportStatus
 from weft.objects.quantity import format_bytes
 
@@ -82,7 +82,9 @@ def find_bar(spec: RebalancePolicySpec, seen: Seen) -> str:
     if seen.other:
         return f"rebalanceplan/{seen.other} is under way"
     if seen.spent.migrations >= spec.migrations_per_hour:
-        return f"the budget of this hour is spent: {seen.spent.migrations} of {spec.migrations_per_hour} migrations"
+        return (
+            f"the budget of this hour is spent: {seen.spent.migrations} of {count_migrations(spec.migrations_per_hour)}"
+        )
     if spec.bytes_per_hour and seen.spent.bytes >= spec.bytes_per_hour:
         spent, most = format_bytes(seen.spent.bytes), format_bytes(spec.bytes_per_hour)
         return f"the budget of this hour is spent: {spent} of {most}"
@@ -108,7 +110,7 @@ def _take(
             else (f"a gain of {gain:.2f} of {before:.2f} is too small")
         )
         return Step(status=msgspec.structs.replace(status, gains_since=None, message=f"{said}{notes}"))
-    found = f"{len(answer.steps)} migrations would gain: score {before:.2f} → {answer.score_after:.2f}"
+    found = f"{count_migrations(len(answer.steps))} would gain: score {before:.2f} → {answer.score_after:.2f}"
     if status.gains_since is None:
         message = f"{found}; they begin if that is still so at the next look{notes}"
         return Step(status=msgspec.structs.replace(status, gains_since=now, message=message))

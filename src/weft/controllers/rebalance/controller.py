@@ -20,12 +20,12 @@ from weft.controllers.rebalance.plan import Situation, plan_rebalance
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.kinds.migration import (
-    ENDED,
     MIGRATION,
     MIGRATION_MODES,
     MIGRATIONS_BY_WORKLOAD,
     MigrationSpec,
     MigrationStatus,
+    is_under_way,
 )
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.rebalance_plan import (
@@ -134,7 +134,7 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
     others = (
         one.envelope.name
         for one in view.find(MIGRATIONS_BY_WORKLOAD, key_of(step))
-        if one.envelope.name != name and _is_under_way(one)
+        if one.envelope.name != name and is_under_way(one.spec(MigrationSpec), one.status(MigrationStatus))
     )
     return Situation(
         node=node,
@@ -145,11 +145,6 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
         cancelled=cancelled,
         message=message,
     )
-
-
-def _is_under_way(migration: Item) -> bool:
-    status, spec = migration.status(MigrationStatus), migration.spec(MigrationSpec)
-    return status.phase not in ENDED and (spec.not_before is None or status.started_at is not None)
 
 
 def find_other(view: View, plan: Item) -> str:

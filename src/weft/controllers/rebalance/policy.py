@@ -54,7 +54,11 @@ def read_seen(view: View, policy: Item, now: float) -> Seen:
     report = view.get(object_key("report", None, policy.status(RebalancePolicyStatus).report or "-"))
     mine = report is not None and report.envelope.labels.get(POLICY_LABEL) == policy.envelope.name
     answer = report.status(ReportStatus) if report is not None and mine else None
-    plans = [(item.envelope.created_at, item.spec(RebalancePlanSpec)) for item in list_plans(view, policy)]
+    plans = [
+        (item.envelope.created_at, item.spec(RebalancePlanSpec))
+        for item in list_plans(view, policy)
+        if item.status(RebalancePlanStatus).started_at is not None  # of one that was refused nothing is spent
+    ]
     return Seen(
         asked=mine,
         answer=answer if answer is not None and answer.phase == "Done" else None,

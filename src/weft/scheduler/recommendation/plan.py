@@ -135,7 +135,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             gang=with_it,
             notes=[*preempts, *given_up, *explanation.warnings, *explanation.notes],
             suggestions=suggest(view, snapshot, workload, engine.fits(request), now)
-            if places and not kept and not spec.changes
+            if spec.suggest and places and not kept and not spec.changes
             else [],
         )
 

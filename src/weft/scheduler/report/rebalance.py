@@ -28,6 +28,7 @@ from weft.scheduler.rebalance.lazy import find_steps
 from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step, find_terms
 from weft.scheduler.rebalance.plan import conclude
 from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
+from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Waiting
 from weft.transfer.history import read_history
@@ -42,7 +43,7 @@ def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: s
     snapshot.settle()
     places, notes = list_places(view, snapshot), list[str]()
     courses = [read_course(view, place, now, asked.hours or USUAL_HOURS) for place in places]
-    (problem, names), lasting = read_problem(view, snapshot, places, courses), list[State]()
+    (problem, _), lasting = read_problem(view, snapshot, places, courses), list[State]()
     if asked.hours:
         problem, lasting, notes = _make_lasting(view, problem, places, courses, asked.hours, now)
     budget = Budget(steps=min(asked.migrations, MOST_MIGRATIONS), size=float(asked.bytes) if asked.bytes else math.inf)
@@ -65,7 +66,7 @@ def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: s
         strategy=strategy,
         score_before=round(outcome.score_before, 6),
         score_after=round(outcome.score_after, 6),
-        steps=_describe_steps(view, problem, places, outcome.steps, names, snapshot.names),
+        steps=_describe_steps(view, problem, places, outcome.steps, snapshot.names),
         loads=_describe_loads(problem, outcome.steps, snapshot.names),
         message="; ".join(notes),
     )
@@ -110,7 +111,9 @@ def _make_lasting(
                 load[number, 0] = float(course.value[hour]) * 1000
         states.append(State(msgspec.structs.replace(problem, load=load)))
     notes = [f"{unknown} of {len(places)} VMs have no forecast, so they stay"] if unknown else []
-    notes += [f"{sum(resting)} have migrated in the last four hours, so they stay"] if any(resting) else []
+    notes += (
+        [f"{sum(resting)} of {len(places)} migrate or did in the last four hours, so they stay"] if any(resting) else []
+    )
     return problem, states, notes
 
 
@@ -141,10 +144,8 @@ def _describe_steps(
     problem: Problem,
     places: Sequence[Place],
     steps: Sequence[Step],
-    names: Sequence[str],
     nodes: Sequence[str],
 ) -> list[PlannedStep]:
-    """``names``: of all guests, by their numbers."""
     history, planned, state = read_history(view), list[PlannedStep](), State(problem)
     for step in steps:
         before = state.score(), state.spread(), state.far
@@ -152,8 +153,15 @@ def _describe_steps(
         why = ["load is more even"] if state.spread() < before[1] else []
         if state.far < before[2]:
             peer, rate = max(state.peers[step.guest], key=lambda one: one[1])
-            why.append(f"nearer to {names[peer]} ({format_bytes(rate)}/s)")
+            why.append(f"nearer to {name_peer(places, step.guest, peer)} ({format_bytes(rate)}/s)")
         reason = f"{' and '.join(why) or 'better'}: score {before[0]:.2f} → {state.score():.2f}"
         size = int(problem.size[step.guest])
         planned.append(plan_step(history, places[step.guest], nodes[step.source], nodes[step.target], reason, size))
     return planned
+
+
+def name_peer(places: Sequence[Place], guest: int, peer: int) -> str:
+    """What people of the guest's project may know of whom it talks with."""
+    project = places[guest].spec.workload.project
+    known = peer < len(places) and places[peer].spec.workload.project == project
+    return name_workload(places[peer].spec.workload) if known else "what it talks with"

@@ -24,11 +24,13 @@ from weft.scheduler.rebalance.ahead import Departure, Shortfall, find_groups, pl
 from weft.scheduler.rebalance.model import Flags, Reals
 from weft.scheduler.rebalance.problem import Place, count_local, list_places, plan_step, read_pairs
 from weft.scheduler.report.rebalance import try_migration
+from weft.scheduler.table.facts import name_for
 from weft.scheduler.table.snapshot import Snapshot
 from weft.transfer.history import read_history
 
 HOURS = 24
 LEAD_SECONDS = 60.0  # until the earliest start, so that capacity is reserved by then
+ACCEPT_SECONDS = 1800.0  # that people have at least to accept a proposal in
 LAST_SECONDS = 2 * 3600.0  # before the deadline, in which it begins: until then the forecast may change
 SPARE_SECONDS = 300.0  # between a migration's end and the shortage
 SPARE_FACTOR = 1.5  # of its forecast duration
@@ -66,8 +68,12 @@ def preview_shortage(view: View, engine: Engine, asked: ReportSpec, strategy: st
     steps, windows = _describe(view, snapshot, places, asked_of, found, node, short, now)
     numbers = {one.guest: number for number, one in enumerate(found)}
     missing = sum(course is None for place, course in zip(places, courses, strict=True) if place.spec.node == node)
-    notes = [f"{missing} VMs there have no forecast, so they stay"] if missing else []
-    notes += [f"{format_cpu(round(lacking, 1))} cores still lack"] if lacking > 0.05 else []
+    notes = (
+        [f"{missing} VM{'s' * (missing != 1)} there {'has' if missing == 1 else 'have'} no forecast and will stay"]
+        if missing
+        else []
+    )
+    notes += [f"{format_cpu(round(lacking, 1))} cores are still lacking"] if lacking > 0.05 else []
     return ReportStatus(
         phase="Done",
         strategy=strategy,
@@ -139,15 +145,24 @@ def _describe(
         size = place.spec.resources.memory + count_local(place.spec)
         reason = _describe_shortage(node, short, now)
         if one.first != one.guest:
-            reason = f"with {places[one.first].spec.workload.name}, which it talks with: {reason}"
+            first = name_for(place.spec.workload.project, places[one.first].spec.workload)
+            reason = f"with {first}, which it talks with: {reason}"
         step = plan_step(history, place, node, snapshot.names[one.target], reason, size)
         latest = now + short.first * HOUR_SECONDS - SPARE_FACTOR * step.seconds - SPARE_SECONDS
         earliest = max(now + LEAD_SECONDS, latest - LAST_SECONDS)
-        window = choose_window(profiles[one.guest], earliest, max(latest, earliest + LEAD_SECONDS), step.seconds)
+        proposed = _find_mode(view, place.spec.workload.project) == "propose"
+        latest = max(latest, earliest + (ACCEPT_SECONDS if proposed else LEAD_SECONDS))
+        window = choose_window(profiles[one.guest], earliest, latest, step.seconds)
         own = MigrationWindow(start=window.start, end=window.end, quality=window.quality, reason=window.reason)
         windows.append(chosen.setdefault(one.first, own))
         steps.append(step)
     return steps, windows
+
+
+def _describe_missing(count: int) -> str:
+    return (
+        "1 VM there has no forecast, so it stays" if count == 1 else f"{count} VMs there have no forecast, so they stay"
+    )
 
 
 def _describe_shortage(node: str, short: Shortage, now: float) -> str:

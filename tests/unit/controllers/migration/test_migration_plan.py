@@ -271,3 +271,9 @@ def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never
 def test_what_is_not_wanted_any_more_never_begins(given: dict[str, Any], reason: str) -> None:
     outcome = plan(None, None, MigrationStatus(), **given)
     assert outcome.status is not None and (outcome.status.phase, outcome.status.reason) == ("Cancelled", reason)
+
+
+def test_a_proposal_says_the_command_that_accepts_it() -> None:
+    wish = {"proposed": True, "not_before": NOW + 60, "not_after": NOW + 120}
+    told = plan(None, None, MigrationStatus(), name="web-1", wish=wish).status
+    assert told.phase == "Proposed" and told.message.endswith("weft migration accept web-1")

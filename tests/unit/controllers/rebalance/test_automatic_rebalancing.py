@@ -8,7 +8,7 @@ import pytest
 from weft.controllers.rebalance.automatic import ANSWER_SECONDS, LOOK_SECONDS, Seen, Spent, count_spent, plan_automatic
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
 from weft.kinds.rebalance_plan import PlannedStep, RebalancePlanSpec, RebalancePlanStatus
-from weft.kinds.rebalance_policy import RebalancePolicySpec, RebalancePolicyStatus
+from weft.kinds.rebalance_policy import RebalancePolicySpec, RebalancePolicyStatus, describe_budget
 from weft.kinds.report import ReportStatus
 
 NOW = 1_700_000_000.0
@@ -118,3 +118,12 @@ def test_undo_cancels_what_waits_for_capacity_and_leaves_it_out() -> None:
     seen[1] = msgspec.structs.replace(seen[1], phase="")  # its way back has none yet
     back = plan_rebalance(spec, arrived.status, seen, "", NOW + 4)
     assert back.status.steps[0].state == "Skipped" and [(one.number, one.to) for one in back.begin] == [(1, "n1")]
+
+
+def test_one_migration_is_said_in_the_singular() -> None:
+    status = RebalancePolicyStatus(looks=1, looked_at=NOW, report="auto-1-1")
+    answer = msgspec.structs.replace(GAIN, steps=[step(0)])
+    took = plan_automatic("auto-1", RebalancePolicySpec(), status, Seen(asked=True, answer=answer), NOW + 1)
+    assert took.status.message.startswith("1 migration would gain")
+    assert describe_budget({"spec": {"migrations_per_hour": 1}}) == "1 migration an hour"
+    assert describe_budget({"spec": {"migrations_per_hour": 2}}) == "2 migrations an hour"
