@@ -217,6 +217,31 @@ def test_a_project_opens_the_server_s_services_to_its_networks_and_only_the_fabr
         ann.put(opening("tcp:22"))
 
 
+def test_a_service_whose_readiness_runs_a_command_takes_the_permission_to_exec(lab: DoorsLab) -> None:
+    rules = {"service": ["create", "get", "update"], "vm": ["exec"]}
+    lab.client.create({"kind": "network", "name": "front", "project": "lab", "spec": {"cidr": "172.30.9.0/24"}})
+    lab.client.apply([{"kind": "role", "name": "linker", "spec": {"rules": rules}}])
+    ann = lab.with_token(use="access", role="linker", project="lab")
+    spec: dict[str, Any] = {"selector": {"app": "web"}, "ports": ["80"], "network": "front"}
+    asking = {"readiness": {"type": "command", "command": ["id"]}}
+    service = {"kind": "service", "name": "shop", "project": "lab", "spec": spec}
+    ann.create(service)
+    for refused in (
+        lambda: ann.create({**service, "name": "other", "spec": {**spec, **asking}}),
+        lambda: ann.patch("service", "shop", {"spec": asking}, project="lab"),
+    ):
+        with pytest.raises(Forbidden, match="run a command in the workloads of a service") as caught:
+            refused()
+        assert "container:exec" in (caught.value.hint or "")
+    lab.client.patch("service", "shop", {"spec": asking}, project="lab")
+    ann.patch("service", "shop", {"spec": {"drain": "5s"}}, project="lab")  # what runs is as it was given
+    with pytest.raises(Forbidden):
+        ann.patch("service", "shop", {"spec": {"selector": {"app": "bank"}}}, project="lab")
+    with pytest.raises(WeftError) as taken:  # a port of the server's own
+        lab.client.patch("service", "shop", {"spec": {"publish": ["9:80"]}}, project="lab")
+    assert taken.value.token == "portReserved" and "--force-publish" not in (taken.value.hint or "")
+
+
 def test_a_refusal_says_what_was_asked_for_in_words(lab: DoorsLab) -> None:
     stranger = lab.with_token(use="access", role="editor", project="lab")
     with pytest.raises(Forbidden, match="it can't read the logs of a VM in other") as refused:

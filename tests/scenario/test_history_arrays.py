@@ -94,6 +94,29 @@ def test_a_counter_that_begins_again_on_another_node_neither_jumps_nor_goes_belo
     assert np.median(found) == pytest.approx(rate, rel=0.01) and (found > 0.9 * rate).sum() >= span.count - 2
 
 
+def test_a_project_s_query_sees_its_own_series_and_no_others(own: OwnDatabase) -> None:
+    span = Span.until(time.time() - 60, 60, STEP)
+    samples = [
+        Sample("weft_x", (("name", project), ("project", project)), int(1000 * (span.start + at * STEP)), 1.0)
+        for project in ("ours", "theirs")
+        for at in range(span.count)
+    ]
+    own.send(samples)
+    fetch(own.find(), "/internal/force_flush", b"")
+    asker = Asker(SystemClock(), 1)
+    try:
+        database = DatabaseHistory(asker, own.find)
+        for query in ('weft_x{project="theirs"}', 'weft_x or {project="theirs"}', "weft_x # all"):
+            found = asyncio.run(database.read(query, span, "ours"))
+            assert {labels.get("name") for labels in found} <= {"ours"}
+        assert len(found) == 1
+        elsewhere = Database("prometheus", own.find().url)
+        with pytest.raises(Unavailable, match="can't tell projects apart"):
+            asyncio.run(DatabaseHistory(asker, lambda: elsewhere).read("weft_x", span, "ours"))
+    finally:
+        asker.close()
+
+
 def test_a_history_that_isn_t_there_says_so() -> None:
     def find() -> Database:
         raise make_off()

@@ -11,7 +11,7 @@ from tests.scenario.controllers_lab import Lab
 from weft.contracts.store import Delete, Put
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec, Served, ServedTarget
-from weft.kinds.fields.service.readiness import ReadinessReport
+from weft.kinds.fields.service.readiness import MOST_CHECKED, ReadinessReport
 from weft.kinds.published_port import PublishedNode, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.service import ServiceSpec, ServiceStatus
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
@@ -131,6 +131,22 @@ async def test_a_service_has_an_address_and_its_endpoints_follow_what_is_reporte
             )
 
         await lab.until(gone)
+
+
+async def test_one_that_too_many_services_check_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await put_service(lab)
+        await lab.put_vm("w1")
+        await lab.until_phase("w1", "Running")
+        await label(lab, "w1", **WEB)
+        await until_weights(lab, w1=0)
+        await report(lab, "w1", readiness={f"u{n}": ReadinessReport(ready=True) for n in range(MOST_CHECKED)})
+
+        async def told() -> bool:
+            return "16 other services check it" in (await status(lab)).endpoints[0].reason
+
+        await lab.until(told)
 
 
 async def test_a_workload_that_is_to_stop_gets_no_new_connections_before_it_does(tmp_path: Path) -> None:

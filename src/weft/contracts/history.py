@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 MOST_SAMPLES = 5_000_000  # of one answer
+MOST_OF_PROJECT = 1_000  # series of an answer to a project's own query
 MOST_MOMENTS = 11_000  # of a span: more are refused by Prometheus and its kin
 
 
@@ -56,7 +57,9 @@ class Labels(msgspec.Struct, frozen=True):
 class History(Protocol):
     """One answer for all that have one name: many small questions cost more than one large."""
 
-    async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
+    async def read(self, query: str, span: Span, project: str = "") -> Mapping[Labels, Floats]:
         """The values of a PromQL query at each moment of ``span``, by the labels of its series; shape (count,) each, NaN where
-        there was none. Raises Unavailable (also where no history is kept), TimedOut, TooLarge, InvalidInput."""
+        there was none. With a project, the query is a checked one of people, and sees the project's series of weft and no others;
+        its first MOST_OF_PROJECT series are the answer. Raises Unavailable (also where no history is kept), TimedOut, TooLarge,
+        InvalidInput."""
         ...

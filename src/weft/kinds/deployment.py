@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.container import CONTAINER
+from weft.kinds.fields.alert.promql import check_balanced, check_query
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.parts.goal import is_settled, read_phase
 from weft.kinds.parts.workload import check_times
@@ -271,6 +272,8 @@ def _check_scale(spec: DeploymentSpec) -> None:
             field="spec.autoscale",
             hint="like min: 2, max: 10, metric: avg(weft_workload_cpu_usage), target: 0.5",
         )
+    if scale is not None:
+        check_balanced(check_query(scale.metric, "spec.autoscale.metric"), "spec.autoscale.metric")
     if spec.adopt and spec.workload != "vm":
         raise InvalidInput("spec.adopt: only a VM can be adopted", field="spec.adopt", hint="set spec.workload to vm")
     if (spec.adopt or spec.instance) and (spec.replicas != 1 or scale is not None):

@@ -179,6 +179,7 @@ class Claim(msgspec.Struct, frozen=True):
     hint: str
     keeps: bool = False  # only made in the owner's commit: its controller deletes it
     forced: bool = False  # whatever outside weft has it
+    forcible: bool = False  # its owner's spec can say so
 
 
 class ClaimWithin(msgspec.Struct, frozen=True):
@@ -242,6 +243,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     # Of old (None: there is none) and new spec: the permissions in no project that the change takes beside that to write, each
     # with what it is for.
     further_rights: Callable[[Any, Any], Iterable[tuple[str, str]]] | None = None
+    further_rights_in_project: Callable[[Any, Any], Iterable[tuple[str, str]]] | None = (
+        None  # the same, in the object's project
+    )
     status_writer: str = ""  # the controller that writes its status
     condition_writers: Mapping[str, str] = {}  # condition type → the one controller that writes it
     reported_by_node: bool = False  # its ``report`` is a node's

@@ -252,6 +252,15 @@ def claim_ports(envelope: Envelope, spec: ServiceSpec) -> list[Claim]:
     ]
 
 
+def find_rights_in_workloads(old: ServiceSpec | None, new: ServiceSpec) -> Iterable[tuple[str, str]]:
+    """The permissions to run a command in whatever a selector may match."""
+    if new.readiness.type != "command":
+        return ()
+    if old is not None and (old.readiness, old.selector) == (new.readiness, new.selector):
+        return ()
+    return [(permission, "run a command in the workloads of a service") for permission in ("vm:exec", "container:exec")]
+
+
 SERVICES_BY_LABEL = Index("services by one of the labels of their selectors")
 SERVICES_BY_NETWORK = Index("services by network")
 
@@ -282,7 +291,7 @@ SERVICE = Kind(
     },
     references=(Reference("network", "spec.network", lambda spec: [spec.network]),),
     in_backups="kept",
-    access=Access(readers="project", status_writer="services"),
+    access=Access(readers="project", status_writer="services", further_rights_in_project=find_rights_in_workloads),
     admission=Admission(
         check=check_service,
         claims=claim_ports,

@@ -45,7 +45,7 @@ WEB: dict[str, Any] = {"selector": {"app": "web"}, "ports": ["80:8080"]}
         ({"readiness": {"type": "http", "path": "healthz"}}, "spec.readiness.path"),
         ({"readiness": {"type": "http", "path": "/a\r\nHost: b"}}, "spec.readiness.path"),
         ({"readiness": {"interval": "100ms"}}, "spec.readiness.interval"),
-        ({"readiness": {"timeout": "1h"}}, "spec.readiness.timeout"),
+        ({"readiness": {"timeout": "11s"}}, "spec.readiness.timeout"),
         ({"readiness": {"fall": 0}}, "spec.readiness.fall"),
         ({"readiness": {"port": 70000}}, "spec.readiness.port"),
         ({"drain": "2h"}, "spec.drain"),
@@ -66,6 +66,21 @@ def test_fields_are_read_as_they_are_written() -> None:
     assert read_port("53/udp") == ServicePort(53, 53, "udp")
     assert read_weight("version=2:0") == Weight("version", "2", 0)
     assert read_weight("canary=:5") == Weight("canary", "", 5)
+
+
+def test_a_command_takes_the_permission_to_run_it_where_the_selector_may_lead() -> None:
+    def rights(old: dict[str, Any] | None, new: dict[str, Any]) -> list[str]:
+        assert SERVICE.access.further_rights_in_project is not None
+        before = None if old is None else read_spec(SERVICE, {**WEB, **old})
+        return [
+            name for name, _ in SERVICE.access.further_rights_in_project(before, read_spec(SERVICE, {**WEB, **new}))
+        ]
+
+    command = {"readiness": {"type": "command", "command": ["true"]}}
+    other = {"readiness": {"type": "command", "command": ["id"]}}
+    assert rights(None, command) == rights({}, command) == rights(other, command) == ["vm:exec", "container:exec"]
+    assert rights(command, {**command, "selector": {"app": "bank"}}) == ["vm:exec", "container:exec"]
+    assert rights(None, {}) == rights(command, {**command, "drain": "1s"}) == rights(command, {}) == []
 
 
 def test_a_published_port_is_claimed_so_that_no_other_has_it() -> None:

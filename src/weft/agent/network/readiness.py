@@ -12,9 +12,10 @@ import contextlib
 import logging
 import re
 import socket
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -29,14 +30,14 @@ from weft.contracts.driver.network import CanDial
 from weft.contracts.driver.runtime import CanExec
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import HealthCheck
-from weft.kinds.fields.service.readiness import MOST_MESSAGE, Readiness, ReadinessReport
+from weft.kinds.fields.service.readiness import MOST_CHECKED, MOST_MESSAGE, Readiness, ReadinessReport
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
 FOLLOW_SECONDS = 0.5
-MOST_OF_ONE = 16  # services that an allocation is asked for
-MOST_AT_ONCE = 32
+MOST_AT_ONCE, MOST_OF_PROJECT = 32, 8  # checks on this node: one project's that are slow don't stop those of others
+FLAPS, FLAP_SECONDS, HOLD_SECONDS = 3, 60.0, 10.0
 _MOST_LINE_BYTES = 256
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")
 
@@ -58,6 +59,26 @@ def judge(readiness: Readiness, before: Judged, found: CheckResult) -> Judged:
     if in_a_row < needed:
         return msgspec.structs.replace(before, in_a_row=in_a_row)
     return Judged(found.well, 0, "" if found.well else found.message[:MOST_MESSAGE])
+
+
+class Flapping:
+    """Holds back a workload that often changes its mind: after FLAPS changes to not ready within FLAP_SECONDS it becomes ready only
+    when it hasn't failed for HOLD_SECONDS. Each change is a write to the store, and a new set of endpoints on every node."""
+
+    def __init__(self) -> None:
+        self._fell: deque[float] = deque(maxlen=FLAPS)
+        self._failed_at = 0.0
+
+    def settle(self, before: Judged, after: Judged, found: CheckResult, now: float) -> Judged:
+        """``after``, or ``before`` with one more success where that is too early; ``now`` on a clock that never jumps."""
+        if not found.well:
+            self._failed_at = now
+        if before.ready is True and after.ready is False:
+            self._fell.append(now)
+        flaps = len(self._fell) == FLAPS and now - self._fell[0] < FLAP_SECONDS
+        if before.ready is False and after.ready is True and flaps and now - self._failed_at < HOLD_SECONDS:
+            return msgspec.structs.replace(before, in_a_row=before.in_a_row + 1)
+        return after
 
 
 class _Key(NamedTuple):
@@ -93,6 +114,7 @@ class ReadinessChecks:
         self._checks: dict[_Key, _Check] = {}
         self._runs: dict[str, object] = {}  # of allocations, by uid, as last seen
         self._at_once = asyncio.Semaphore(MOST_AT_ONCE)
+        self._of_project = WeakValueDictionary[str, asyncio.Semaphore]()
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -142,17 +164,22 @@ class ReadinessChecks:
                 for nic in state.local.spec.nics
                 for one in by_address.get((nic.network_uid, nic.address), ())
             ]
-            for one, address in sorted(asked, key=lambda pair: pair[0].uid)[:MOST_OF_ONE]:
+            if len(asked) > MOST_CHECKED:
+                asked.sort(key=lambda pair: (not self._was_checked(pair[0].uid, state), pair[0].uid))
+            for one, address in asked[:MOST_CHECKED]:
                 wanted[_Key(one.uid, state.local.uid)] = state, _run_of(state), one.readiness, address
         return wanted
+
+    def _was_checked(self, service: str, state: AllocationState) -> bool:
+        return _Key(service, state.local.uid) in self._checks or service in state.local.report.readiness
 
     def _recall(self, key: _Key, state: AllocationState, run: object) -> Judged:
         """What is known of it before the first check: of another run than the one before it isn't ready; of one that an agent
         before this one checked, what that one reported."""
         before = self._runs.get(key.allocation)
         if before is not None and before != run:
-            afresh = ReadinessReport(ready=False, message="it was started afresh")
-            _note(state, {**state.readiness, key.service: afresh})
+            started = ReadinessReport(ready=False, message="it has just started")
+            _note(state, {**state.readiness, key.service: started})
             return Judged()
         said = state.readiness.get(key.service) or state.local.report.readiness.get(key.service)
         if said is None or (state.guest is not None and state.local.report.started_at != state.guest.started_at):
@@ -164,11 +191,15 @@ class ReadinessChecks:
         self, service: str, state: AllocationState, readiness: Readiness, address: str, known: Judged
     ) -> None:
         network = next(nic.network_uid for nic in state.local.spec.nics if nic.address == address)
+        of_project = self._of_project.setdefault(
+            state.local.spec.workload.project or "", asyncio.Semaphore(MOST_OF_PROJECT)
+        )
+        flapping = Flapping()
         while True:
-            async with self._at_once:
+            async with of_project, self._at_once:
                 found = await self._ask(state, readiness, short_id(network), address)
             if found is not None:
-                judged = judge(readiness, known, found)
+                judged = flapping.settle(known, judge(readiness, known, found), found, self._clock.elapsed())
                 if judged.ready is not None and judged.ready is not known.ready:
                     report = ReadinessReport(ready=judged.ready, message=judged.message)
                     _note(state, {**state.readiness, service: report})

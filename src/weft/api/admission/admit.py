@@ -427,7 +427,9 @@ def _describe_other(kind: Kind, change: FieldChange) -> str:
 
 def _takes_more(kind: Kind, spec: Any) -> bool:
     """Whether a change may take permissions beside that to write."""
-    return kind.access.further_rights is not None or isinstance(spec, GRANTING_SPECS)
+    access = kind.access
+    further = access.further_rights is not None or access.further_rights_in_project is not None
+    return further or isinstance(spec, GRANTING_SPECS)
 
 
 async def _require_permissions(
@@ -444,6 +446,9 @@ async def _require_permissions(
                     hint=f"it takes {permission} in all projects: ask an administrator of the fabric",
                     details={"permission": permission},
                 )
+    if actor is not None and kind.access.further_rights_in_project is not None:
+        for permission, what in kind.access.further_rights_in_project(old, new):
+            actor.require(permission, manifest.project, what)
     if not isinstance(new, GRANTING_SPECS):
         return []
     return await plan_gift(context, view, kind, manifest.name, actor, old, new)

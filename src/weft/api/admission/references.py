@@ -394,12 +394,13 @@ async def _refuse_foreign(context: ApiContext, claim: Claim) -> None:
     if claim.forced or not isinstance(claim.spec, PublishedPortSpec):
         return
     settings, port, protocol = context.settings, claim.spec.port, claim.spec.protocol
+    force = [FORCE_HINT] if claim.forcible else []
     if reserved := find_reserved(port, protocol, (*settings.listen, *settings.gateways, *settings.functions)):
         raise InUse(
             f"port {port}/{protocol} is reserved for {reserved}",
             reason="portReserved",
             field=claim.field,
-            hint=f"choose another port; {FORCE_HINT}",
+            hint="; ".join(["choose another port", *force]),
         )
     nodes = await context.node_ports.find_holders(port, protocol)
     address = settings.publish_address
@@ -413,5 +414,5 @@ async def _refuse_foreign(context: ApiContext, claim: Claim) -> None:
         f"port {port}/{protocol} is held by another program {where}",
         reason=claim.reason,
         field=claim.field,
-        hint=f"choose another port; ss -lpn 'sport = :{port}' shows there which program has it; {FORCE_HINT}",
+        hint="; ".join(["choose another port", f"ss -lpn 'sport = :{port}' shows there which program has it", *force]),
     )

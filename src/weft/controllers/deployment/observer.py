@@ -73,7 +73,8 @@ class Observer:
                     known.since, known.verdict, known.judged = watched.since, verdict, judged
                 scale = item.spec(DeploymentSpec).autoscale
                 if scale is not None:
-                    known.figure, known.figure_at = await ask_figure(self._history, scale.metric, now), now
+                    project = item.envelope.project or ""
+                    known.figure, known.figure_at = await ask_figure(self._history, scale.metric, project, now), now
                 known.trouble = ""
             except WeftError as problem:
                 known.trouble, known.figure = problem.message, None

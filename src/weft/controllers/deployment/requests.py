@@ -111,9 +111,9 @@ async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[V
     return judge_requests(watched, requests, await history.read(SECONDS, span))
 
 
-async def ask_figure(history: History, expression: str, now: float) -> float | None:
-    """The mean of the expression's series now; None without any. Raises what the history raises."""
-    found = await history.read(expression, Span.until(now, 2 * STEP_SECONDS, STEP_SECONDS))
+async def ask_figure(history: History, expression: str, project: str, now: float) -> float | None:
+    """The mean of the expression's series of the project now; None without any. Raises what the history raises."""
+    found = await history.read(expression, Span.until(now, 2 * STEP_SECONDS, STEP_SECONDS), project)
     last = [row[np.isfinite(row)][-1] for row in found.values() if np.isfinite(row).any()]
     return float(np.mean(last)) if last else None
 

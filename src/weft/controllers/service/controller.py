@@ -182,7 +182,7 @@ def make_status(endpoints: list[ServiceEndpoint], more: int, address: str, netwo
         status.message = f"{first.workload.kind}/{first.workload.name}: {first.reason}"
     elif more:
         status.reason = "tooMany"
-        status.message = f"{more} more workloads match; only the first {len(endpoints)} by name get connections"
+        status.message = f"{more} more workloads match; only {len(endpoints)} can be endpoints"
     return status
 
 

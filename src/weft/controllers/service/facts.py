@@ -21,7 +21,7 @@ from weft.kinds.deployment import (
     DeploymentStatus,
 )
 from weft.kinds.disruption_budget import words_of_labels
-from weft.kinds.fields.service.readiness import resolve_readiness
+from weft.kinds.fields.service.readiness import MOST_CHECKED, resolve_readiness
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
 from weft.kinds.service import (
@@ -35,6 +35,10 @@ from weft.kinds.service import (
 )
 from weft.objects.identity import named_key, object_key
 from weft.objects.lifecycle import Phase
+
+TOO_MANY_SERVICES = (
+    f"{MOST_CHECKED} other services check it, which is the most: use readiness type none, or fewer services"
+)
 
 
 def find_network(view: View, service: Item) -> Item | None:
@@ -70,15 +74,17 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
     )
     allocation = active_allocation(view, workload.uid)
     if allocation is None:
-        return _with(found, trouble="it has no place yet")
+        return _with(found, trouble="it has no place yet", runs=False)
     spec = allocation.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     found = _with(found, node=spec.node, node_address=nodes[0].report(NodeReport).address if nodes else "")
     address = next((nic.address for nic in spec.nics if nic.network_uid == network.uid), "")
     if not address:
-        return _with(found, trouble=f"it has no NIC in network {service.spec(ServiceSpec).network}")
-    trouble = _find_trouble(workload, spec, allocation.report(AllocationReport), service.uid, was_ready=was_ready)
-    return _with(found, address=address, trouble=trouble)
+        return _with(found, trouble=f"it has no NIC in network {service.spec(ServiceSpec).network}", runs=False)
+    report = allocation.report(AllocationReport)
+    if trouble := _find_trouble(workload, spec, report):
+        return _with(found, address=address, trouble=trouble, runs=False)
+    return _with(found, address=address, trouble=_find_unready(report, service.uid, was_ready=was_ready))
 
 
 def read_split(view: View, service: Item, members: Sequence[Member]) -> Split:
@@ -101,10 +107,8 @@ def services_of_deployment(view: View, deployment: Item) -> list[str]:
     return [item.key for word in words_of_labels(of.project, labels) for item in view.find(SERVICES_BY_LABEL, word)]
 
 
-def _find_trouble(
-    workload: Item, spec: AllocationSpec, report: AllocationReport, service_uid: str, *, was_ready: bool
-) -> str:
-    """Why it isn't ready. What its node has not said yet (it migrated, or its agent restarted) is as it was."""
+def _find_trouble(workload: Item, spec: AllocationSpec, report: AllocationReport) -> str:
+    """Why it can't be ready, whatever its readiness check says."""
     if workload.status(WorkloadStatus).phase == Phase.UNKNOWN:
         return f"node {spec.node} is lost"
     if spec.desired != "run" or report.state != "running":
@@ -115,11 +119,18 @@ def _find_trouble(
         return "its system is still starting"
     if report.health in ("starting", "unhealthy"):
         return f"its health check says {report.health}"
+    return ""
+
+
+def _find_unready(report: AllocationReport, service_uid: str, *, was_ready: bool) -> str:
+    """Why it isn't ready. What its node has not said yet (it migrated, or its agent restarted) is as it was."""
     said = report.readiness.get(service_uid)
+    if said is None and not was_ready:
+        return TOO_MANY_SERVICES if len(report.readiness) >= MOST_CHECKED else NOT_CHECKED
     if said is None:
-        return "" if was_ready else NOT_CHECKED
+        return ""
     return "" if said.ready else said.message or "it is not ready"
 
 
-def _with(member: Member, **fields: str) -> Member:
+def _with(member: Member, **fields: str | bool) -> Member:
     return msgspec.structs.replace(member, **fields)

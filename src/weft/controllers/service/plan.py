@@ -22,6 +22,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     node_address: str = ""
     trouble: str = ""  # why it isn't ready
+    runs: bool = True  # it may be asked whether it is ready
     leaves: str = ""  # why it gets no new connections, though it may be ready
     deployment: str = ""  # the name of its deployment
     revision: str = ""
@@ -34,9 +35,9 @@ def plan_endpoints(
     members: Sequence[Member], weights: Sequence[Weight], split: Split
 ) -> tuple[list[ServiceEndpoint], int]:
     """The endpoints by name, with their weights, and how many members there are beyond MOST_ENDPOINTS."""
-    known = sorted(members, key=lambda one: (one.workload.name, one.workload.kind))[:MOST_ENDPOINTS]
+    known = _choose(members)
     live = [at for at, one in enumerate(known) if not one.trouble and not one.leaves]
-    shares = _share_by_weights(known, live, weights) if weights else _share_by_revisions(known, live, split)
+    shares = _share_by_weights(known, live, weights, split) if weights else _share_by_revisions(known, live, split)
     given = dict(zip(live, round_shares([shares.get(at, 0.0) for at in live]), strict=True))
     endpoints = [
         ServiceEndpoint(
@@ -51,6 +52,18 @@ def plan_endpoints(
         for at, one in enumerate(known)
     ]
     return endpoints, len(members) - len(known)
+
+
+def _choose(members: Sequence[Member]) -> list[Member]:
+    """MOST_ENDPOINTS at most, by name: those that run and stay before others, and of each revision as many. Whether one is ready
+    decides nothing: only endpoints are asked."""
+    by_name = sorted(members, key=lambda one: (one.workload.name, one.workload.kind))
+    ranks, seen = list[tuple[bool, int, int]](), defaultdict[tuple[bool, str, str], int](int)
+    for at, one in enumerate(by_name):
+        stays = one.runs and not one.leaves
+        ranks.append((not stays, seen[stays, one.deployment, one.revision], at))
+        seen[stays, one.deployment, one.revision] += 1
+    return [by_name[at] for at in sorted(at for _, _, at in sorted(ranks)[:MOST_ENDPOINTS])]
 
 
 def round_shares(shares: Sequence[float]) -> list[int]:
@@ -68,8 +81,11 @@ def round_shares(shares: Sequence[float]) -> list[int]:
     return whole
 
 
-def _share_by_weights(known: Sequence[Member], live: Sequence[int], weights: Sequence[Weight]) -> dict[int, float]:
-    """People's own split. The share of a label that no ready endpoint has goes to the others in proportion."""
+def _share_by_weights(
+    known: Sequence[Member], live: Sequence[int], weights: Sequence[Weight], split: Split
+) -> dict[int, float]:
+    """People's own split; what has one label is divided by the deployments' splits. The share of a label that no ready endpoint has
+    goes to the others in proportion."""
     groups: dict[int, list[int]] = defaultdict(list)
     rest = len(weights)
     for at in live:
@@ -77,7 +93,11 @@ def _share_by_weights(known: Sequence[Member], live: Sequence[int], weights: Seq
         first = next((n for n, one in enumerate(weights) if labels.get(one.label) == one.value), rest)
         groups[first].append(at)
     each = [one.per_mille for one in weights] + [ALL - sum(one.per_mille for one in weights)]
-    return {at: each[number] / len(group) for number, group in groups.items() for at in group}
+    return {
+        at: each[number] * part / len(group)
+        for number, group in groups.items()
+        for at, part in _share_by_revisions(known, group, split).items()
+    }
 
 
 def _share_by_revisions(known: Sequence[Member], live: Sequence[int], split: Split) -> dict[int, float]:

@@ -178,6 +178,7 @@ def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | Cla
                 taken=f"port {port}/{protocol} is published already",
                 hint="choose another port; weft get ports lists them",
                 forced=spec.force_publish,
+                forcible=True,
             )
         )
     return claims

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 import numpy as np
 
-from weft.contracts.history import MOST_MOMENTS, MOST_SAMPLES, Floats, Labels, Span
+from weft.contracts.history import MOST_MOMENTS, MOST_OF_PROJECT, MOST_SAMPLES, Floats, Labels, Span
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 from weft.telemetry.metrics.database import Asker, Database
 from weft.telemetry.metrics.sample import Sample
@@ -47,13 +47,16 @@ class DatabaseHistory:
         """``find`` raises Unavailable while there is none."""
         self._asker, self._find = asker, find
 
-    async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
+    async def read(self, query: str, span: Span, project: str = "") -> Mapping[Labels, Floats]:
         """See ``contracts.history.History``."""
         if span.count > MOST_MOMENTS:
             raise TooLarge(f"{span.count} moments are too many for one answer: the most are {MOST_MOMENTS}")
-        body = urlencode({"query": query, "start": repr(span.start), "end": repr(span.end), "step": repr(span.step)})
+        database = self._find()
+        form = {"query": query, "start": repr(span.start), "end": repr(span.end), "step": repr(span.step)}
+        if project:
+            form |= _limit_to(database, query, project)
         reply = await self._asker.ask(
-            self._find(), "/api/v1/query_range", body.encode(), _FORM, seconds=SECONDS, most_bytes=MOST_BYTES
+            database, "/api/v1/query_range", urlencode(form).encode(), _FORM, seconds=SECONDS, most_bytes=MOST_BYTES
         )
         answer, found = await asyncio.to_thread(_read_series, reply.body, span)  # megabytes: not in the loop
         if reply.status in (400, 422):
@@ -71,15 +74,28 @@ class SampleHistory:
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)
 
-    async def read(self, query: str, span: Span) -> Mapping[Labels, Floats]:
+    async def read(self, query: str, span: Span, project: str = "") -> Mapping[Labels, Floats]:
         """See ``contracts.history.History``."""
         found: dict[Labels, Floats] = {}
         for sample in self._samples:
             at = span.index(sample.at / 1000)
+            if project and ("project", project) not in sample.labels:
+                continue
             if sample.name == query and at is not None:
                 row = found.setdefault(Labels.of(dict(sample.labels)), np.full(span.count, math.nan))
                 row[at] = sample.value
         return found
+
+
+def _limit_to(database: Database, query: str, project: str) -> dict[str, str]:
+    """The parameters of a project's query. Raises Unavailable where the database can't tell projects apart."""
+    if database.kind != "victoriametrics":
+        raise Unavailable("the server's metrics are in a Prometheus, which can't tell projects apart")
+    # The parenthesis is on a line of its own, for a comment may stand before it.
+    return {
+        "query": f"limitk({MOST_OF_PROJECT}, (\n{query}\n))",
+        "extra_filters[]": f'{{__name__=~"weft_.*",project="{project}"}}',
+    }
 
 
 def _read_series(body: bytes, span: Span) -> tuple[_Answer, dict[Labels, Floats]]:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import make_allocation, make_nic
 
-from weft.agent.network.readiness import Judged, ReadinessChecks, judge, read_status
+from weft.agent.network.readiness import MOST_OF_PROJECT, Flapping, Judged, ReadinessChecks, judge, read_status
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
@@ -23,7 +23,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.network import Service, ServicePort, Target
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.endpoint import ENDPOINT, EndpointSpec, Served, ServedPort, ServedTarget
-from weft.kinds.fields.service.readiness import Readiness, ReadinessReport
+from weft.kinds.fields.service.readiness import MOST_CHECKED, Readiness, ReadinessReport
 from weft.objects.identity import Ref
 
 WELL, ILL = CheckResult(True), CheckResult(False, "connection refused")
@@ -44,6 +44,20 @@ def test_it_takes_fall_failures_or_rise_successes_in_a_row() -> None:
     assert after(Judged(True), ILL, ILL, WELL, ILL, ILL, ILL) == [True, True, True, True, True, False]
     assert after(Judged(False), WELL, ILL, WELL, WELL) == [False, False, False, True]
     assert judge(Readiness(fall=1), Judged(True), CheckResult(False, "x" * 9999)).message == "x" * 200
+
+
+def test_one_that_flaps_is_ready_only_after_a_quiet_time() -> None:
+    asks, flapping, known, changes = Readiness(fall=1, rise=1), Flapping(), Judged(True), list[tuple[float, bool]]()
+    for half in range(400):  # ill every other time for 100 s, then well
+        now, found = half / 2, ILL if half < 200 and half % 2 else WELL
+        after = flapping.settle(known, judge(asks, known, found), found, now)
+        if after.ready is not known.ready:
+            changes.append((now, after.ready is True))
+        known = after
+    assert changes[:5] == [(0.5, False), (1.0, True), (1.5, False), (2.0, True), (2.5, False)]
+    assert len(changes) <= 14 and known.ready is True
+    calm = Flapping()
+    assert calm.settle(Judged(False), Judged(True), WELL, 1.0).ready is True
 
 
 @pytest.mark.parametrize(
@@ -191,3 +205,28 @@ async def test_what_an_earlier_agent_reported_of_the_same_run_stands(tmp_path: P
         await node.until(lambda: node.said is not None and not node.said.ready)
 
     await with_node(tmp_path, Readiness(type="tcp", port=8080, interval=0.5, fall=2), use)
+
+
+async def test_a_project_whose_workloads_hang_takes_no_turn_of_others(tmp_path: Path) -> None:
+    class Hanging(Wire):
+        async def dial(self, segment_id: str, address: str, port: int, seconds: float = 5.0) -> socket.socket:
+            self.dialled.append((address, port))
+            return await asyncio.get_running_loop().create_future()
+
+    async def use(node: Node) -> None:
+        node.checks._driver = wire = Hanging()  # pyright: ignore[reportPrivateUsage]
+        nic = node.state.local.spec.nics[0]
+        (one,) = node.services[nic.network_uid].values()
+        node.services[nic.network_uid] = {
+            f"10.0.1.{number}": msgspec.structs.replace(one, uid=f"s{number:02}") for number in range(20)
+        }
+        node.run(1.0)
+        node.checks.follow()
+        await asyncio.sleep(0.05)
+        assert len(wire.dialled) == MOST_OF_PROJECT
+        kept = set(node.checks._checks)  # pyright: ignore[reportPrivateUsage]
+        node.services[nic.network_uid]["10.0.2.1"] = msgspec.structs.replace(one, uid="r0")
+        node.checks.follow()
+        assert set(node.checks._checks) == kept and len(kept) == MOST_CHECKED, "what is asked stays so"  # pyright: ignore
+
+    await with_node(tmp_path, Readiness(type="tcp", port=8080, timeout=10.0), use)

@@ -19,7 +19,8 @@ from weft.controllers.deployment.requests import (
     plan_scale,
     plan_span,
 )
-from weft.kinds.deployment import Autoscale
+from weft.kinds.deployment import Autoscale, DeploymentSpec, check_deployment
+from weft.objects.errors import InvalidInput
 from weft.telemetry.metrics.history import SampleHistory
 from weft.telemetry.metrics.sample import Sample
 
@@ -75,8 +76,14 @@ def test_verdicts_come_from_a_history_that_keeps_samples() -> None:
     samples = [Sample(REQUESTS, labels, int(at * 1000), 100.0 * place) for place, at in enumerate(moments)]
     verdict, judged = asyncio.run(ask_verdict(SampleHistory(samples), WATCHED, 1030.0))
     assert (verdict.word, judged) == ("good", True)
-    assert asyncio.run(ask_figure(SampleHistory(samples), REQUESTS, 1030.0)) == 100.0 * (span.count - 1)
-    assert asyncio.run(ask_figure(SampleHistory([]), REQUESTS, 1030.0)) is None
+    assert asyncio.run(ask_figure(SampleHistory(samples), REQUESTS, "default", 1030.0)) == 100.0 * (span.count - 1)
+    assert asyncio.run(ask_figure(SampleHistory([]), REQUESTS, "default", 1030.0)) is None
+
+
+def test_a_figure_is_of_the_deployment_s_project_alone() -> None:
+    samples = [Sample("load", (("project", project),), 1_030_000, 7.0) for project in ("theirs", "ours")]
+    assert asyncio.run(ask_figure(SampleHistory(samples), "load", "ours", 1030.0)) == 7.0
+    assert asyncio.run(ask_figure(SampleHistory(samples), "load", "nobody-s", 1030.0)) is None
 
 
 @pytest.mark.parametrize(
@@ -102,3 +109,13 @@ def test_a_span_is_never_longer_than_a_history_answers() -> None:
         span = plan_span(0.0, seconds)
         assert isinstance(span, Span)
         assert 1 <= span.count <= 210
+
+
+@pytest.mark.parametrize("metric", ["rate(x[5m]", "x))", "count_values('a', x)", " "])
+def test_an_expression_that_could_not_be_bounded_is_refused(metric: str) -> None:
+    spec = DeploymentSpec(template={"image": "alpine"}, autoscale=Autoscale(max=2, target=1.0, metric=metric))
+    with pytest.raises(InvalidInput, match=r"spec\.autoscale"):
+        check_deployment(spec)
+    assert spec.autoscale is not None
+    spec.autoscale.metric = "avg(rate(weft_x[5m])) # of all"
+    check_deployment(spec)

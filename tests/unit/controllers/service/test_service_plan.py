@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 from weft.controllers.service.controller import share_nodes
 from weft.controllers.service.plan import DRAINING, Member, plan_endpoints, round_shares
@@ -11,7 +12,7 @@ from weft.kinds.service import ALL, MOST_ENDPOINTS, Weight
 from weft.objects.identity import Ref
 
 
-def member(name: str, trouble: str = "", *, labels: Mapping[str, str] = {}, **more: str) -> Member:
+def member(name: str, trouble: str = "", *, labels: Mapping[str, str] = {}, **more: Any) -> Member:
     ref = Ref("vm", name, f"uid-{name}", "default")
     number = int("".join(filter(str.isdigit, name)) or 0)
     return Member(workload=ref, labels=dict(labels), address=f"10.0.0.{number}", trouble=trouble, **more)
@@ -42,6 +43,25 @@ def test_none_gets_any_where_none_is_ready() -> None:
 def test_more_than_can_be_kept_are_counted() -> None:
     found, more = plan_endpoints([member(f"w{number:03}") for number in range(MOST_ENDPOINTS + 7)], [], {})
     assert (len(found), more, sum(one.weight for one in found)) == (MOST_ENDPOINTS, 7, ALL)
+
+
+def test_a_new_revision_and_those_that_run_have_places_beside_many_others() -> None:
+    old = [member(f"a{number:03}", deployment="shop", revision="1") for number in range(150)]
+    new = [member(f"b{number:03}", deployment="shop", revision="2") for number in range(150)]
+    asked = weights([*old, *new], split={"shop": {"1": 0, "2": ALL}})
+    assert len(asked) == MOST_ENDPOINTS and asked["b049"] == 20 and asked["a049"] == 0
+    lost = [member(f"a{number:03}", "node n1 is lost", runs=False) for number in range(150)]
+    leaving = [member(f"c{number:03}", leaves=DRAINING) for number in range(150)]
+    assert weights([*lost, *leaving, member("z1"), member("z2", "not checked yet")]).keys() > {"z1", "z2"}
+
+
+def test_what_has_one_label_is_divided_by_the_deployment_s_split() -> None:
+    ours = {"app": "shop"}
+    old = [member(f"a{number}", deployment="shop", revision="1", labels=ours) for number in range(2)]
+    new = member("b1", deployment="shop", revision="2", labels=ours)
+    split = {"shop": {"1": 900, "2": 100}}
+    found = weights([*old, new, member("c1")], Weight("app", "shop", 500), split=split)
+    assert found == {"a0": 225, "a1": 225, "b1": 50, "c1": 500}
 
 
 def test_peoples_weights_divide_a_share_among_its_endpoints_and_the_rest_among_the_others() -> None:

@@ -10,8 +10,9 @@ from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field
 
-LEAST_INTERVAL_SECONDS, MOST_SECONDS = 0.5, 300.0
-LEAST_TIMEOUT_SECONDS = 0.1
+LEAST_INTERVAL_SECONDS, MOST_INTERVAL_SECONDS = 0.5, 300.0
+LEAST_TIMEOUT_SECONDS, MOST_TIMEOUT_SECONDS = 0.1, 10.0  # a check that waits takes the turn of others
+MOST_CHECKED = 16  # services that a workload is asked for; a node checks no more
 MOST_WORDS = 64  # of a command
 MOST_MESSAGE = 200  # characters
 Word = Annotated[str, field("", max_length=4096, shown="word")]
@@ -70,11 +71,11 @@ def check_readiness(readiness: Readiness, first_tcp_port: int, at: str = "spec.r
             field=f"{at}.path",
             hint="write one like /healthz; %20 is a space",
         )
-    for name, seconds, least, words in (
-        ("interval", readiness.interval, LEAST_INTERVAL_SECONDS, "500ms to 5m"),
-        ("timeout", readiness.timeout, LEAST_TIMEOUT_SECONDS, "100ms to 5m"),
+    for name, seconds, least, most, words in (
+        ("interval", readiness.interval, LEAST_INTERVAL_SECONDS, MOST_INTERVAL_SECONDS, "500ms to 5m"),
+        ("timeout", readiness.timeout, LEAST_TIMEOUT_SECONDS, MOST_TIMEOUT_SECONDS, "100ms to 10s"),
     ):
-        if not least <= seconds <= MOST_SECONDS:
+        if not least <= seconds <= most:
             raise InvalidInput(
                 f"{at}.{name}: {format_duration(seconds)} is out of range", field=f"{at}.{name}", hint=f"give {words}"
             )
