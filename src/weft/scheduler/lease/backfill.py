@@ -292,6 +292,8 @@ class _Pool:
         self._queue = queue
         self._by = by[rows]
         self._levels = ranks[0][rows]
+        self._projects = queue._table[_PROJECT, rows].astype(int)
+        self._names = list(queue._projects)  # of projects, by number
         self._rank = ranks[1]
 
     def draw(self, shares: Shares | None) -> Queued | None:
@@ -302,12 +304,9 @@ class _Pool:
         if (self._levels < top).any():
             by = np.where(self._levels == top, by, math.inf)
         if shares is not None and top < math.inf:
-            projects = np.where(np.isfinite(by), table[_PROJECT, rows], -1)
-            least = min(
-                (project for project in np.unique(projects) if project >= 0),
-                key=lambda project: shares.weighted(leases[rows[int(np.argmax(projects == project))]].project),
-            )
-            by = np.where(projects == least, by, math.inf)
+            waiting = np.flatnonzero(np.bincount(self._projects[self._levels == top]))
+            least = min(waiting, key=lambda project: shares.weighted(self._names[project]))
+            by = np.where(self._projects == least, by, math.inf)
         equal = np.flatnonzero(by == by.min())
         if len(equal) > 1:
             of = rows[equal]
@@ -321,6 +320,7 @@ class _Pool:
     def keep(self, kept: Flags) -> None:
         """Drop the others."""
         self.left, self._by, self._levels = self.left[kept], self._by[kept], self._levels[kept]
+        self._projects = self._projects[kept]
 
 
 def _suppose(shares: Shares | None, lease: Queued) -> None:
