@@ -6,6 +6,7 @@ get the places of the pass if these are still free; those that wait are told why
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -23,6 +24,7 @@ from weft.scheduler.gang.explain import explain_leased_refusal
 from weft.scheduler.gang.leases import Refusal as GangRefusal
 from weft.scheduler.gang.leases import find_leased_places
 from weft.scheduler.intake import Intake
+from weft.scheduler.lease.backfill import Queued
 from weft.scheduler.placement import timed
 from weft.scheduler.placement.found import Found, Refusal, Search
 from weft.scheduler.placement.preemption import preempt
@@ -49,6 +51,8 @@ class QueuedLeases:
         self._strategy = strategy
         self._starts: dict[str, dict[str, str]] = {}  # by lease: of each workload, by uid, the node that it starts on
         self._told: set[str] = set()  # leases that wait, whose owners are told so
+        self._passes = 0
+        self._retried: dict[str, int] = {}  # by lease: the last pass after which others might have given way to it
 
     def run(self, now: float) -> None:
         """One pass: queue those that start, and those that must be told that they wait, for decisions."""
@@ -139,7 +143,7 @@ class QueuedLeases:
         self._intake.wake_classes(leases=False)
 
     def _list_preempting(self, now: float) -> list[str]:
-        """The first of those for which something that runs might give way."""
+        """The first of those for which something that runs might give way, and of the others those tried least recently."""
         victims = self._view.find(PREEMPTIBLE, PREEMPTIBLE_ANYWHERE)
         least = min((_read_priority(item) for item in victims), default=None)
         if least is None:
@@ -147,8 +151,16 @@ class QueuedLeases:
         queue = self._engine.leases
         found = [lease for lease in queue.list_above(least) if isinstance(lease, QueuedLease)]
         found = [lease for lease in found if may_preempt(lease.members[0].request)]
-        found.sort(key=lambda lease: (-lease.level, lease.arrival))
-        return [lease.id for lease in found[:MOST_RETRIED]]
+        retried = {lease.id: self._retried.get(lease.id, 0) for lease in found}
+        chosen = heapq.nsmallest(MOST_RETRIED // 2, found, key=_read_order)
+        first = {lease.id for lease in chosen}
+        others = [lease for lease in found if lease.id not in first]
+        chosen += heapq.nsmallest(
+            MOST_RETRIED - len(chosen), others, key=lambda lease: (retried[lease.id], *_read_order(lease))
+        )
+        self._passes += 1
+        self._retried = retried | dict.fromkeys([lease.id for lease in chosen], self._passes)
+        return [lease.id for lease in chosen]
 
     def _refuse(self, search: Search, candidates: list[Candidate], now: float) -> Found:
         if len(candidates) > 1:
@@ -210,6 +222,10 @@ def read_lease(candidates: Sequence[Candidate]) -> QueuedLease:
         members=tuple(members),
         ref=first.envelope.ref,
     )
+
+
+def _read_order(lease: Queued) -> tuple[float, float]:
+    return -lease.level, lease.arrival
 
 
 def _read_priority(allocation: Item) -> float:

@@ -7,14 +7,20 @@ from typing import cast
 
 from tests.unit.scheduler.node_items import make_node
 
+from weft.contracts.policy import Request
 from weft.informer.view import Item, make_view
+from weft.kinds.allocation import ALLOCATION, AllocationReport, AllocationSpec, Resources
+from weft.kinds.fields.lease import AllocatedLease, LeaseRequest
 from weft.kinds.vm import VM, VmSpec
+from weft.objects.identity import Ref
 from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.gang.leases import LeasedMember
 from weft.scheduler.intake import Intake
 from weft.scheduler.lease.backfill import Queued
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.node.facts import read_node
-from weft.scheduler.placement.queued import QueuedLeases
+from weft.scheduler.placement.queue_nodes import QueuedLease
+from weft.scheduler.placement.queued import MOST_RETRIED, QueuedLeases
 from weft.scheduler.table.snapshot import Snapshot
 
 NOW = 1_000_000.0
@@ -49,3 +55,30 @@ def test_once_the_first_one_leaves_a_pass_gives_back_what_was_kept_for_it() -> N
     assert not intake.pass_due
     leases.forget(first)
     assert intake.pass_due
+
+
+def test_who_is_not_among_the_first_gets_others_to_give_way_in_turn() -> None:
+    view, engine = make_view(), Engine(Snapshot())
+    lease = AllocatedLease(mode="best-effort", start=NOW, preemptible=True, priority=0)
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="u-n1",
+        workload=Ref(kind="vm", project="default", name="runs", uid="w"),
+        workload_generation=1,
+        incarnation=1,
+        resources=Resources(cpu=1.0, memory=2**30, disk=2**30),
+        lease=lease,
+    )
+    report = AllocationReport(incarnation=1, state="running", started_at=NOW)
+    item = Item(ALLOCATION.make("u-n1.runs", spec, NOW, uid="a", report=report), spec=spec, report=report)
+    view.put_item(item.key, item)
+    asked, request = LeaseRequest(mode="best-effort"), Request((4000, 2**30, 0), "q35", "least_loaded")
+    for number in range(3 * MOST_RETRIED):
+        members = (LeasedMember(request, f"u{number}", f"vm/{number}", asked, None, 0.0),)
+        waits = QueuedLease(f"q{number:02}", "ann", NOW + number, (4000.0, 2**30), 3600.0, level=5.0, members=members)
+        engine.leases.put(waits)
+    leases = QueuedLeases(view, engine, cast(Intake, Asked()), lambda item: None, "least_loaded")  # type: ignore[arg-type, return-value]
+    passes = [leases._list_preempting(NOW) for _ in range(6)]
+    first = [f"q{number:02}" for number in range(MOST_RETRIED // 2)]
+    assert all(len(one) == MOST_RETRIED and one[: len(first)] == first for one in passes)
+    assert {id_ for one in passes for id_ in one} == {f"q{number:02}" for number in range(3 * MOST_RETRIED)}
