@@ -18,6 +18,7 @@ from weft.kinds.deployment import (
     DeploymentSpec,
     DeploymentStatus,
     RolloutStrategy,
+    ScaleInput,
     UndoInput,
     UpdateInput,
     check_deployment,
@@ -182,12 +183,57 @@ async def test_an_instance_that_is_no_deployments_own_is_left_alone(tmp_path: Pa
         await lab.put_container("web-1-1")
         await put_deployment(lab)
 
+        await until(lab, "Promoted", 1)
+        own = [one.name for one in await lab.every("container") if one.owner is not None]
+        assert sorted(own) == ["web-1-0", "web-1-1-2", "web-1-2"]
+
+
+async def test_an_adoption_of_a_vm_that_is_missing_goes_on_once_it_is_there(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        template = {"image": "tiny", "cpu": 1.0}
+        await put_deployment(lab, workload="vm", template=template, replicas=1, adopt="web")
+
         async def blocked() -> bool:
-            return (await status_of(lab)).reason == "nameTaken"
+            return "does not exist" in (await status_of(lab)).message
 
         await lab.until(blocked)
-        await lab.delete("/container/default/web-1-1")
+        envelope = await lab.get("/deployment/default/web")
+        assert envelope is not None
+        assert (await status_of(lab)).observed_generation < envelope.generation
+        await lab.put_vm("web", image="tiny", cpu=1.0)
         await until(lab, "Promoted", 1)
+
+
+async def test_a_change_in_place_keeps_within_the_projects_quota(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await lab.put("quota", "project", QuotaSpec(cpu=0.5))
+        await put_deployment(lab)
+        await until(lab, "Promoted", 1)
+        await act(lab, "update", UpdateInput(template={"cpu": 0.2}))
+
+        async def held() -> bool:
+            return (await status_of(lab)).reason == "quotaExceeded"
+
+        await lab.until(held)
+        await lab.pass_time(5)
+        every = [decode_part(one.spec, ContainerSpec).cpu for one in await lab.every("container")]
+        assert sum(every) <= 0.5
+
+
+async def test_the_quota_is_that_of_the_template_that_instances_are_made_of(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        await lab.put("quota", "project", QuotaSpec(cpu=1.0))
+        await put_deployment(lab, replicas=1, template={"cpu": 0.4}, strategy={"rollback_on_failure": True})
+        await until(lab, "Promoted", 1)
+        small = {"cpu": 0.01, "node": "elsewhere", "image": "registry.example.org/shop:2"}
+        await act(lab, "update", UpdateInput(template=small, strategy={"health_check_timeout": 5.0}))
+        await until(lab, "RolledBack", 1)
+        await act(lab, "scale", ScaleInput(replicas=5))
+        await lab.pass_time(5)
+        assert len(await instances(lab)) == 2
 
 
 async def test_controllers_that_die_at_any_moment_make_no_instance_twice(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from weft.kinds.quota import (
     count_fitting,
     describe_excess,
     find_excess,
+    find_growth,
     quota_key,
     resolve,
 )
@@ -47,6 +48,19 @@ class ProjectQuota(msgspec.Struct, frozen=True):
             if excess := find_excess(limits, used, one, account):
                 return most, describe_excess(self.item.envelope.project, excess)
         return most, ""
+
+    def count_change(self, item: Item, spec: msgspec.Struct) -> tuple[ProjectQuota, str]:
+        """The quota once ``item`` has ``spec``, and what that would exceed; itself if it would exceed something."""
+        counts, accounts = BY_NAME[item.envelope.kind].admission.counts, self.limits.accounts_of(item.envelope.creator)
+        if counts is None:
+            return self, ""
+        after = resolve(counts(spec, item.status(BY_NAME[item.envelope.kind].status)), self.image_sizes)
+        grown = find_growth([limits for _, limits in accounts], resolve(count_item(item), self.image_sizes), after)
+        for account, limits in accounts:
+            if excess := find_excess(limits, self.used.get(account, {}), grown, account):
+                return self, describe_excess(self.item.envelope.project, excess)
+        used = {account: add_up([self.used.get(account, {}), grown]) for account, _ in accounts}
+        return msgspec.structs.replace(self, used={**self.used, **used}), ""
 
     def guard(self, draft: Draft) -> None:
         """Let the commit of ``draft`` fail if another one used more of the quota since it was read: each that does writes it, as

@@ -143,6 +143,7 @@ class DeploymentSpec(msgspec.Struct, kw_only=True):
     revision_limit: Annotated[int, field("Old revisions to keep", ge=1, le=50)] = 10
     resumes: Annotated[int, field("Counter: the rollout goes on when it grows", ge=0)] = 0
     rollout: Annotated[int, field("Counter: the template is rolled out again when it grows", ge=0)] = 0
+    undos: Annotated[int, field("Counter: the template is one to go back to when it grows", ge=0)] = 0
 
 
 class Revision(msgspec.Struct, kw_only=True):
@@ -172,6 +173,8 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     scaling: str = ""  # what was measured last, as a sentence
     ready: int = 0  # healthy ones
     updated: int = 0  # healthy ones of ``revision``
+    most_updated: int = 0  # of them at one time since the rollout began
+    restarts: dict[str, int] = {}  # of instances, by name, that say nothing of ``revision``: they were before it
     verdict: str = ""
     reason: str = ""
     message: str = ""
@@ -189,6 +192,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     template: str = ""  # mark of the template that was last rolled out
     rollout: int = 0
     resumes: int = 0
+    undos: int = 0
     observed_generation: int = 0
 
 
@@ -206,6 +210,11 @@ def read_instance_name(deployment: str, name: str) -> tuple[int, int, int] | Non
         return None
     found = int(match[1]), int(match[2]), int(match[3] or 1)
     return found if instance_name(deployment, *found) == name else None
+
+
+def count_instances(number: int) -> str:
+    """``1 instance``, ``3 instances``"""
+    return f"{number} instance" + ("" if number == 1 else "s")
 
 
 def mark_template(template: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -259,7 +268,7 @@ def check_deployment(spec: DeploymentSpec) -> None:
             f"spec.labels: {own[0]} is set by weft", field=f"spec.labels.{own[0]}", hint="leave it out, or rename it"
         )
     if len(spec.labels) > 32:
-        raise InvalidInput("spec.labels: at most 32 labels", field="spec.labels")
+        raise InvalidInput("spec.labels: at most 32 labels", field="spec.labels", hint="leave some of them out")
     _check_strategy(spec)
     _check_scale(spec)
 
@@ -412,7 +421,7 @@ def _undo(obj: Object, given: UndoInput) -> dict[str, Any]:
         )
     revision, spec = kept[wanted], obj["spec"]
     undone = {"template": revision["template"], "labels": revision.get("labels", {}), "paused": False}
-    return {**spec, **undone, "rollout": spec["rollout"] + 1}
+    return {**spec, **undone, "rollout": spec["rollout"] + 1, "undos": spec["undos"] + 1}
 
 
 def _pause(obj: Object, _: Any) -> dict[str, Any]:
@@ -446,7 +455,7 @@ def _scale(obj: Object, given: ScaleInput) -> dict[str, Any]:
 
 
 VERBS = (
-    Verb("update", "Roll out another version of the template", input=UpdateInput, change=_update, needs="operate"),
+    Verb("update", "Roll out another version of the template", input=UpdateInput, change=_update, needs="write"),
     Verb("scale", "Change the number of instances", input=ScaleInput, change=_scale, needs="operate"),
     Verb(
         "autoscale",
@@ -563,7 +572,7 @@ DEPLOYMENT = Kind(
         check=check_deployment,
         check_times=_check_times,
         check_change=_refuse_new_kind,
-        server_fields=("paused", "resumes", "rollout", "instance"),
+        server_fields=("paused", "resumes", "rollout", "undos", "instance"),
         longest_name=LONGEST_NAME,
     ),
     display=Display(
@@ -588,7 +597,10 @@ DEPLOYMENT = Kind(
             "resume": _PROMOTED,
             "wait": _PROMOTED,
             "scale": Goal(
-                _scaled, "scaled", ends_failed=False, answer=lambda obj: f"has {dig(obj, 'status.ready', 0)} instances"
+                _scaled,
+                "scaled",
+                ends_failed=False,
+                answer=lambda obj: f"has {count_instances(dig(obj, 'status.ready', 0))}",
             ),
             "undo": Goal(_is_back, "rolled back", asked="phase=RolledBack"),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.kinds.permissions import PERMISSIONS, find_built_in, find_permissions, list_verbs
+from weft.kinds.permissions import PERMISSIONS, find_built_in, find_permissions, find_right_to_write, list_verbs
 from weft.kinds.registry import KINDS
 from weft.kinds.role import ROLE, RoleSpec, check_role
 from weft.objects.errors import InvalidInput
@@ -66,3 +66,10 @@ def test_an_administrator_without_a_project_has_everything_and_one_of_a_project_
 
 def test_the_names_of_built_in_roles_are_taken() -> None:
     assert set(ROLE.admission.reserved_names) == set(RIGHTS)
+
+
+def test_no_verb_lowers_the_right_that_a_change_of_its_kind_takes() -> None:
+    for kind in KINDS:
+        for verb in ("create", "update", "delete"):
+            own = kind.verb(verb)
+            assert own is None or not own.needs or own.needs == find_right_to_write(kind), f"{kind.name}:{verb}"

@@ -24,7 +24,7 @@ from weft.kinds.parts.nic import networks_of
 from weft.kinds.record import Kind
 from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.errors import IllegalTransition, NotFound
+from weft.objects.errors import AlreadyExists, IllegalTransition, NotFound
 from weft.objects.schema import read_strict
 
 _LEFT_OUT = (*(name for name in FIXED if name != "volumes"), "snapshots", "boot", "node")
@@ -85,7 +85,19 @@ def _canary(session: Session, kind: Kind | None, words: tuple[str, ...], **given
 def _deploy(session: Session, kind: Kind | None, words: tuple[str, ...], old: str, **given: Any) -> int:
     if len(words) != 1:
         raise usage("give one name for the new VM", "weft vm deploy NEW --config F --parallel-to OLD")
+    if _is_there(session, words[0]):
+        raise AlreadyExists(
+            f'vm "{words[0]}" exists already', hint=f"choose another name, or weft vm delete {words[0]}"
+        )
     return _roll_out(session, old.removeprefix("vm/"), given, {"type": "blue-green"}, instance=words[0])
+
+
+def _is_there(session: Session, name: str) -> bool:
+    try:
+        session.client.get(VM.name, name)
+    except NotFound:
+        return False
+    return True
 
 
 def _find_name(session: Session, kind: Kind | None, words: tuple[str, ...]) -> str:
@@ -120,7 +132,9 @@ def _roll_out(
             return adopted
         deployment = adopted
     if not live and dig(deployment, "spec.adopt") == name and strategy.get("type", "rolling") == "rolling":
-        _take_snapshot(session, name)
+        interrupted = _take_snapshot(session, name)
+        if interrupted is not None:
+            return interrupted
     target = Target(DEPLOYMENT, deployment["name"])
     if live:
         strategy["live_migrate"] = True
@@ -162,16 +176,19 @@ def _adopt(session: Session, vm: dict[str, Any]) -> dict[str, Any] | int:
     return result if isinstance(result, int) else dict(result.obj or made)
 
 
-def _take_snapshot(session: Session, name: str) -> None:
-    """Keep its disks as they are: the way back for what the new version writes."""
+def _take_snapshot(session: Session, name: str) -> int | None:
+    """Keep its disks as they are: the way back for what the new version writes. The exit code if the wait is interrupted."""
     snapshot = session.client.verb(VM.name, name, "snapshot", {})
     target = Target(SNAPSHOT, snapshot["name"])
     wait = plan_wait(snapshot, target, "create")
     if wait is not None:
-        follow_to_end(session, wait, Progress, "")
+        result = follow_to_end(session, wait, Progress, f"weft snapshot show {target.name}")
+        if isinstance(result, int):
+            return result
     session.notify(
         f"snapshot/{target.name} has the disks as they were: weft vm restore {name} --snapshot {target.name}"
     )
+    return None
 
 
 def _refuse_restarts(session: Session, name: str, template: dict[str, Any], vm: dict[str, Any] | None) -> None:

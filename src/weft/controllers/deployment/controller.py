@@ -34,8 +34,10 @@ from weft.kinds.deployment import (
     DeploymentSpec,
     DeploymentStatus,
     Revision,
+    count_instances,
     decode_template,
     instance_name,
+    mark_template,
     read_instance_name,
 )
 from weft.kinds.disruption_budget import words_of_labels
@@ -43,6 +45,7 @@ from weft.kinds.migration import MIGRATION, MIGRATION_MODES, MigrationSpec
 from weft.kinds.parts.goal import UNPLACEABLE
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadSpec, WorkloadStatus
+from weft.kinds.quota import REASON as OVER_QUOTA
 from weft.kinds.quota import quota_key
 from weft.kinds.service import NOT_CHECKED, SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
 from weft.kinds.vm import VmSpec
@@ -105,13 +108,15 @@ def plan_one(
     spec, status, of = item.spec(DeploymentSpec), item.status(DeploymentStatus), item.envelope
     found = {one.envelope.name: one for one in view.find(WORKLOADS_BY_OWNER, item.uid)}
     if spec.adopt and not status.revision and spec.adopt not in found:
-        return plan_adoption(view, item), None
+        return plan_adoption(view, item), LOOK_SECONDS
     allowances = {one.key: budgets.find(one) for one in found.values()} if found else {}
     services = list_services(view, found.values())
     quota, fitting, excess = read_quota(view, of.project), None, ""
     if quota is not None:
-        template = decode_template(spec.workload, spec.template)
-        fitting, excess = quota.count_fitting(spec.workload, template, of.creator, MOST_REPLICAS)
+        fits = [
+            quota.count_fitting(spec.workload, one, of.creator, MOST_REPLICAS) for one in list_templates(spec, status)
+        ]
+        fitting, excess = min(fits)
     scaled, scaling = _scale(spec, status, observed, now)
     facts = Facts(
         name=of.name,
@@ -130,19 +135,20 @@ def plan_one(
         excess=excess,
         verdict=observed.verdict,
         judged=observed.judged,
+        answered=observed.since is not None,
+        trouble=observed.trouble,
     )
     outcome = plan_deployment(facts)
     if scaled is None:
         outcome.status.scaled, outcome.status.scaling = None, ""
     elif (scaled, scaling) != (status.scaled, status.scaling):
         if scaled != status.scaled:
-            outcome.events.append(("Normal", "Scaled", f"{scaled} instances are wanted: {scaling}"))
+            outcome.events.append(("Normal", "Scaled", f"{count_instances(scaled)} wanted: {scaling}"))
             outcome.status.scaled_at = now
         outcome.status.scaled, outcome.status.scaling = scaled, scaling
-    names = [_name(outcome.status, of.name, one) for one in outcome.make]
-    taken = [name for name in names if name != spec.adopt and view.get(_key(item, name)) is not None]
-    if taken:
-        return plan_blocked(item, taken[0]), 10.0
+    outcome.make = [find_free_name(view, item, outcome.status, one) for one in outcome.make]
+    if quota is not None:
+        fit_changes(quota, item, found, outcome)
     touched = {
         allowance.budget.key: allowance for one in outcome.delete for allowance in allowances[found[one.name].key]
     }
@@ -153,6 +159,41 @@ def plan_one(
     if needs_history(item):
         after = LOOK_SECONDS if after is None else min(after, LOOK_SECONDS)
     return plan_writes(item, found, outcome, now, quota, list(touched.values())), after
+
+
+def list_templates(spec: DeploymentSpec, status: DeploymentStatus) -> list[WorkloadSpec]:
+    """Those that the next instances may be made of."""
+    numbers = {*status.slots, status.revision}
+    templates = [one.template for one in status.revisions if one.number in numbers]
+    if (mark_template(spec.template, spec.labels), spec.rollout) != (status.template, status.rollout):
+        templates.append(spec.template)
+    return [decode_template(spec.workload, one) for one in templates or [spec.template]]
+
+
+def find_free_name(view: View, deployment: Item, status: DeploymentStatus, new: NewInstance) -> NewInstance:
+    """The first try of an instance from ``new`` on whose name no other workload has."""
+    adopted = deployment.spec(DeploymentSpec).adopt
+    while (name := _name(status, deployment.envelope.name, new)) != adopted and view.get(_key(deployment, name)):
+        new = msgspec.structs.replace(new, attempt=new.attempt + 1)
+    return new
+
+
+def fit_changes(quota: ProjectQuota, deployment: Item, found: dict[str, Item], outcome: Outcome) -> None:
+    """Leave out the changes in place that the project's quota has no amounts for."""
+    kind, status = deployment.spec(DeploymentSpec).workload, outcome.status
+    revisions = {one.number: one for one in status.revisions}
+    kept = []
+    for one, number in outcome.change:
+        item = found[one.name]
+        spec = merge_template(spec_of(item), decode_template(kind, revisions[number].template))
+        quota, excess = quota.count_change(item, spec)
+        if not excess:
+            kept.append((one, number))
+            continue
+        status.slots[one.slot] = one.revision
+        status.reason, status.message = OVER_QUOTA, excess
+        outcome.requeue_after = LOOK_SECONDS
+    outcome.change = kept
 
 
 def _scale(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: float) -> tuple[int | None, str]:
@@ -309,7 +350,7 @@ def plan_writes(
             _label(draft, found[name], {DRAINING_LABEL: None}, msgspec.structs.replace(spec_of(found[name]), run="run"))
         else:
             draft.make(make_instance(deployment, revisions[new.revision], name, now))
-    if outcome.make and quota is not None:
+    if (outcome.make or outcome.change) and quota is not None:
         quota.guard(draft)
     for one, number in outcome.change:
         _change(draft, deployment, found[one.name], revisions[number])
@@ -375,7 +416,7 @@ def plan_adoption(view: View, deployment: Item) -> Commit | None:
     vm = view.get(_key(deployment, spec.adopt))
     if vm is None or vm.deleting or vm.envelope.owner is not None:
         why = "does not exist" if vm is None or vm.deleting else "belongs to another object already"
-        return plan_blocked(deployment, spec.adopt, f"vm/{spec.adopt} {why}, so it can't be adopted")
+        return plan_blocked(deployment, f"vm/{spec.adopt} {why}, so it can't be adopted")
     draft = Draft(deployment)
     own = {**vm.envelope.labels, **spec.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: "1"}
     draft.change(Item(msgspec.structs.replace(vm.envelope, labels=own, owner=of.ref)))
@@ -383,14 +424,12 @@ def plan_adoption(view: View, deployment: Item) -> Commit | None:
     return draft.commit(deployment.key, [Event("Normal", "Adopted", text, of.ref, SOURCE)])
 
 
-def plan_blocked(deployment: Item, name: str, why: str = "") -> Commit | None:
-    """Report that another workload has an instance's name, or ``why`` it can't go on."""
-    workload = deployment.spec(DeploymentSpec).workload
+def plan_blocked(deployment: Item, why: str) -> Commit | None:
+    """Report why it can't go on."""
     status = msgspec.structs.replace(
         deployment.status(DeploymentStatus),
         reason="nameTaken",
-        message=why or f"{workload}/{name} does not belong to this deployment, which waits until it is deleted",
-        observed_generation=deployment.envelope.generation,
+        message=why,
     )
     if status == deployment.status(DeploymentStatus):
         return None

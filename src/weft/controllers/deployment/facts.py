@@ -63,6 +63,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     excess: str = ""  # a sentence on what one more would exceed
     verdict: Verdict = Verdict("wait", "")
     judged: bool = False  # requests to the instances are counted
+    answered: bool = True  # the history of metrics told something of this step
+    trouble: str = ""  # why the history can't be read; "" if it can
 
 
 class NewInstance(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ _log = logging.getLogger("weft.deployments")
 class Observed(msgspec.Struct):
     """What is known of one deployment."""
 
-    since: float | None = None  # the start of the step that the verdict is on
+    since: float | None = None  # the start of the step that the verdict is on; None: there is none of the present step
     verdict: Verdict = Verdict("wait", "")
     judged: bool = False
     figure: float | None = None
@@ -44,7 +44,7 @@ class Observer:
         known = self._known.get(deployment.uid, Observed())
         since = find_since(deployment.status(DeploymentStatus))
         if known.since != since or since is None:
-            known = msgspec.structs.replace(known, verdict=Verdict("wait", ""), judged=False)
+            known = msgspec.structs.replace(known, since=None, verdict=Verdict("wait", ""), judged=False)
         return known
 
     def refresh(self, view: View, now: float) -> None:

@@ -21,6 +21,7 @@ from weft.kinds.deployment import (
     DeploymentStatus,
     Revision,
     TrafficShare,
+    count_instances,
     mark_template,
 )
 from weft.kinds.quota import REASON as OVER_QUOTA
@@ -62,6 +63,8 @@ class _Planner:
     def plan(self) -> Outcome:
         status = self._status
         queued = self._take_spec()
+        if self._retries:
+            self._forget_failures()
         self._fit_slots()
         self._set_pause()
         if self._has_begun:
@@ -74,6 +77,7 @@ class _Planner:
             self._roll()
         self._replace()
         self._remove()
+        self._end_split()
         self._fill()
         if self._has_deadline and status.phase == "Progressing":
             self._check_deadline()
@@ -99,15 +103,19 @@ class _Planner:
             return ""
         known = next((one for one in status.revisions if mark_template(one.template, one.labels) == mark), None)
         number = known.number if known is not None else max((one.number for one in status.revisions), default=0) + 1
+        is_undo = spec.undos > status.undos and known is not None
         is_busy = status.phase in ("Progressing", "Paused") and status.stage in ("test", "roll")
-        if is_busy and status.stable and number != status.stable:
+        if is_busy and status.stable and number != status.stable and not is_undo:
             return f"a change of the template waits for the end of the rollout of revision {status.revision}"
         if known is None:
             new = Revision(number=number, template=spec.template, labels=spec.labels, created_at=self._now)
             new.instance = spec.instance or (spec.adopt if number == 1 else "")
             status.revisions.append(new)
         status.template, status.rollout, status.observed_generation = mark, spec.rollout, self._facts.generation
-        self._begin(number, back=known is not None and 0 < number <= status.stable)
+        status.undos = spec.undos
+        # People asked for it, or it is what ran before the rollout that this one ends.
+        back = (is_undo and number <= status.stable) or status.revision != number == status.stable
+        self._begin(number, back=back)
         return ""
 
     def _begin(self, number: int, *, back: bool, why: str = "") -> None:
@@ -118,13 +126,15 @@ class _Planner:
         status.started_at = status.progressed_at = self._now
         status.step, status.step_since, status.ended_at, status.migrated = 0, None, None, []
         status.awaits, status.no_surge, status.verdict, status.phase = False, "", why, "Progressing"
+        status.most_updated, status.restarts = 0, {}
         if is_same:
-            status.stage, status.split = "", []
+            status.stage = ""
             self._end("Promoted", f"revision {number} is what runs already: nothing changes")
             return
         if status.back:
             self._mark_outcome(leaves, "RolledBack")
-            status.split = _split({number: 1000, leaves: 0}) if status.split else []
+            known = {number, status.stable} - {leaves}  # those with a share that are ready have the requests
+            status.split = _split({**{one: 1000 // len(known) for one in known}, leaves: 0}) if status.split else []
             self._give_up_broken()
         else:
             self._mark_outcome(number, "")
@@ -221,17 +231,30 @@ class _Planner:
         if status.back or not status.stable:
             return ""
         for one in self._live:
-            if one.revision == status.revision and (one.state == "failed" or one.restarts >= CRASHES):
-                if self._retries and not one.adopted:  # of an earlier rollout
-                    self._delete(one)
-                    continue
+            if one.name in self._gone or one.revision != status.revision:
+                continue
+            restarts = self._count_restarts(one)
+            if one.state == "failed" or restarts >= CRASHES:
                 why = one.trouble or "it failed"
                 return (
-                    f"{one.name}: {why}"
-                    if one.state == "failed"
-                    else f"{one.name} restarted {one.restarts} times: {why}"
+                    f"{one.name}: {why}" if one.state == "failed" else f"{one.name} restarted {restarts} times: {why}"
                 )
         return ""
+
+    def _count_restarts(self, one: Instance) -> int:
+        """Since it has its revision, or people let the rollout go on."""
+        return max(0, one.restarts - self._status.restarts.get(one.name, 0))
+
+    def _forget_failures(self) -> None:
+        """Hold nothing of an earlier try against the new revision."""
+        status = self._status
+        if status.back or not status.stable:
+            return
+        for one in [one for one in self._live if one.revision == status.revision]:
+            is_broken = one.state == "failed" or self._count_restarts(one) >= CRASHES
+            status.restarts = {**status.restarts, one.name: one.restarts}
+            if is_broken and not (one.adopted or one.serves):
+                self._delete(one)
 
     def _test(self) -> None:
         """New instances run beside all old ones until they are judged."""
@@ -250,7 +273,7 @@ class _Planner:
         per_mille = round(self._share() * 1000)
         if status.step_since is None or status.step_since > self._now:
             status.step_since = self._now
-            text = f"revision {status.revision} is healthy on {len(found)} instances beside the old ones"
+            text = f"revision {status.revision} is healthy on {count_instances(len(found))} beside the old ones"
             self._note("Normal", "StepStarted", f"{text}, and gets {per_mille / 10:g} % of the requests")
         status.split = _split({status.stable: 1000 - per_mille, status.revision: per_mille})
         if self._granted:
@@ -262,12 +285,13 @@ class _Planner:
         if status.awaits:
             return None
         if status.strategy == "blue-green" and not (per_mille and self._spec.strategy.auto_promote):
-            why = f"revision {status.revision} is healthy on all {len(found)} instances beside the old ones"
+            where = f"all {len(found)} instances" if len(found) != 1 else "its instance"
+            why = f"revision {status.revision} is healthy on {where} beside the old ones"
             return self._pass(why) if self._spec.strategy.auto_promote else self._hold(why)
         return self._judge()
 
     def _judge(self) -> None:
-        status, strategy, verdict = self._status, self._spec.strategy, self._facts.verdict
+        status, strategy, facts, verdict = self._status, self._spec.strategy, self._facts, self._facts.verdict
         assert status.step_since is not None
         left = status.step_since + strategy.monitor_duration - self._now
         if left > 0:
@@ -279,12 +303,16 @@ class _Planner:
             return self._requeue(min(left, LOOK_SECONDS))
         if verdict.word == "good":
             return self._advance(verdict.why)
-        if not self._facts.judged:
-            restarts = sum(one.restarts for one in self._live if one.revision == status.revision)
+        if not (facts.answered or facts.trouble) and -left < strategy.health_check_timeout:
+            self._waits.append("waits for what the history of metrics says of the requests")
+            return self._requeue(LOOK_SECONDS)
+        if facts.answered and not facts.trouble and not facts.judged:
+            restarts = sum(self._count_restarts(one) for one in self._live if one.revision == status.revision)
             if not restarts:
                 healthy = f"revision {status.revision} was healthy for {format_duration(strategy.monitor_duration)}"
                 return self._advance(f"{healthy} without a restart; no requests were judged")
-        why = f"undecided: {verdict.why or 'no requests came'}"
+        unheard = facts.trouble or ("" if facts.answered else "the history of metrics doesn't answer")
+        why = f"undecided: {unheard or verdict.why or 'no requests came'}"
         if strategy.on_undecided == "promote":
             return self._advance(f"{why}; promoted, as on_undecided says")
         if strategy.on_undecided == "revert":
@@ -327,7 +355,13 @@ class _Planner:
         left = (status.ended_at or self._now) + self._spec.strategy.keep_old - self._now
         if left > 0 and any(one.revision != status.revision for one in self._live):
             return self._requeue(left)
-        status.stage, status.split = "", []
+        status.stage = ""
+
+    def _end_split(self) -> None:
+        """All ready instances get requests alike, once none of another revision does."""
+        status, gone = self._status, {one.name for one in self._out.delete[:_MOST_DELETED]}
+        if not status.stage and all(one.revision == status.revision or one.name in gone for one in self._live):
+            status.split = []
 
     def _roll(self) -> None:
         """Replace old instances by new ones."""
@@ -375,7 +409,7 @@ class _Planner:
                 self._make((target, slot))
             return
         if not strategy.max_unavailable:
-            return self._fail("no node has capacity for a further instance, and max_unavailable is 0")
+            return self._fail(f"no further instance is possible ({status.no_surge}), and max_unavailable is 0")
         self._take_down(old)
 
     def _change_in_place(self, fits: Sequence[int]) -> None:
@@ -390,6 +424,7 @@ class _Planner:
             assert one is not None
             self._out.change.append((one, target))
             self._taken.add((target, slot))
+            status.restarts = {**status.restarts, one.name: one.restarts}
             status.slots[slot] = target
 
     def _take_down(self, old: Sequence[int]) -> None:
@@ -475,6 +510,9 @@ class _Planner:
                     self._out.drain.append(one)
                     self._requeue(facts.drain_seconds)
                     continue
+            elif one.serves and self._serving() < self._floor:
+                self._waits.append(f"{one.name} stays until enough others are healthy")
+                continue
             elif one.serves and facts.drain_seconds > 0:
                 self._out.drain.append(one)
                 self._requeue(facts.drain_seconds)
@@ -508,7 +546,20 @@ class _Planner:
             status.reason = OVER_QUOTA
             self._waits.append(self._facts.excess)
             self._requeue(LOOK_SECONDS)
+            if not fitting:
+                self._give_up_surge()
         elif len(self._out.make) >= self._most:
+            self._requeue(0.1)
+
+    def _give_up_surge(self) -> None:
+        """The quota has no amounts left, and nothing that goes frees any."""
+        status = self._status
+        goes = self._out.delete or any(one.deleting or one.draining_since is not None for one in self._facts.instances)
+        is_rolling = status.stage == "roll" and status.stable and status.phase == "Progressing"
+        if is_rolling and not goes and not self._out.drain and not status.no_surge:
+            status.no_surge = self._facts.excess
+            text = f"the quota allows no further instance ({self._facts.excess}): max_unavailable counts instead"
+            self._note("Warning", "NoSurge", text)
             self._requeue(0.1)
 
     def _make(self, key: Key) -> None:
@@ -541,8 +592,10 @@ class _Planner:
         updated = sum(one.serves for one in self._live if one.revision == status.revision)
         if any(one.draining_since is not None for one in self._live) or self._out.drain:
             return  # which has a deadline of its own
-        if status.progressed_at is None or status.progressed_at > self._now or updated != status.updated:
+        # What was healthy once and fell ill is no progress when it is healthy again.
+        if status.progressed_at is None or status.progressed_at > self._now or updated > status.most_updated:
             status.progressed_at = self._now
+        status.most_updated = max(updated, status.most_updated)
         left = status.progressed_at + timeout - self._now
         if left > 0:
             self._requeue(left)
@@ -574,7 +627,8 @@ class _Planner:
             return
         status.stage, status.split = "", []
         told = "; ".join(filter(None, [status.verdict]))
-        count = f"revision {target} is healthy on all {len(slots)} instances" if slots else "no instances are wanted"
+        where = f"all {len(slots)} instances" if len(slots) != 1 else "its instance"
+        count = f"revision {target} is healthy on {where}" if slots else "no instances are wanted"
         if status.back:
             self._end("RolledBack", f"{told}; {count} again" if told else f"{count} again")
         else:

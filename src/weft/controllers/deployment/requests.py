@@ -127,7 +127,8 @@ def plan_scale(
         return bounded, "the expression has no value now"
     wanted = bounded
     if abs(value / scale.target - 1.0) > TOLERANCE:
-        wanted = min(max(math.ceil(bounded * max(value, 0.0) / scale.target - 1e-9), scale.min), scale.max)
+        load = min(bounded * max(value, 0.0) / scale.target, scale.max)  # infinite for a tiny target
+        wanted = max(math.ceil(load - 1e-9), scale.min)
     rests = scaled_at is not None and 0 <= now - scaled_at < scale.cooldown
     said = f"{value:.4g}, target {scale.target:g}"
     if wanted != bounded and rests:

@@ -10,7 +10,8 @@ from weft.controllers.deployment.facts import Facts, Instance, Outcome, State, V
 from weft.controllers.deployment.plan import plan_deployment
 from weft.kinds.deployment import DeploymentSpec, DeploymentStatus, RolloutStrategy, instance_name
 
-Manner = Literal["good", "never", "crashes", "late"]  # late: it crashes after it was healthy for a while
+# late: it crashes after it was healthy for a while; flaps: it is healthy for 8 s of each 20 s, slot after slot
+Manner = Literal["good", "never", "crashes", "late", "flaps"]
 LATE_SECONDS = 40.0
 GONE_SECONDS = 3.0
 
@@ -25,6 +26,7 @@ class Guest(msgspec.Struct):
     deleting_since: float | None = None
     failed: bool = False
     lost_since: float | None = None
+    restarts: int = 0
     placed: bool = True
     in_place: bool = False
 
@@ -43,6 +45,7 @@ class World:
         self.manners: dict[int, Manner] = {}
         self.boot_seconds = 3.0
         self.verdict, self.judged = Verdict("wait", ""), False
+        self.answered, self.quota = True, 1000
         self.left: dict[str, int] = {}
         self.can_change_in_place = False
         self.events: list[str] = []
@@ -57,6 +60,11 @@ class World:
         """As the verb does."""
         kept = msgspec.structs.replace(self.spec.strategy, **strategy)
         self.change(template={"image": image}, strategy=kept, rollout=self.spec.rollout + 1, paused=False)
+
+    def undo(self, image: str) -> None:
+        """As the verb does."""
+        self.update(image)
+        self.change(undos=self.spec.undos + 1)
 
     def resume(self) -> None:
         self.change(paused=False, resumes=self.spec.resumes + 1)
@@ -74,6 +82,8 @@ class World:
             return "failed", guest.made_at + (fails_at or 0.0)
         if not guest.placed or manner == "never" or age < self.boot_seconds + self.spec.min_healthy:
             return "coming", guest.made_at
+        if manner == "flaps" and (age + 10.0 * guest.slot) % 20.0 >= 8.0:
+            return "unhealthy", guest.made_at
         return "healthy", guest.made_at + self.boot_seconds
 
     def facts(self) -> Facts:
@@ -93,6 +103,7 @@ class World:
                     unplaced="" if guest.placed else "insufficientResources: no node has memory left",
                     trouble="exit code 1" if state == "failed" else "",
                     budgets=tuple(self.left),
+                    restarts=guest.restarts,
                     in_place=self.can_change_in_place and state == "healthy",
                 )
             )
@@ -107,6 +118,9 @@ class World:
             left=self.left,
             verdict=self.verdict,
             judged=self.judged,
+            answered=self.answered,
+            fitting=max(0, self.quota - len(self.guests)),
+            excess=f"instances: {len(self.guests)} of {self.quota} used",
         )
 
     def serving(self) -> list[Guest]:
@@ -123,7 +137,7 @@ class World:
         outcome = plan_deployment(self.facts())
         if not written:
             return outcome
-        before, wanted = len(self.serving()), range(self.spec.replicas)
+        before = len(self.serving())
         for new in outcome.make:
             name = instance_name("web", new.revision, new.slot, new.attempt)
             assert name not in self.guests, f"{name} is there already"
@@ -132,16 +146,14 @@ class World:
             self.guests[name] = Guest(name, new.revision, new.slot, new.attempt, self.now, placed=fits)
         for one, number in outcome.change:
             self.guests[one.name].revision = number
-        surplus = 0
         for one in (*outcome.drain, *outcome.delete):
-            surplus += one.serves and one.slot not in wanted
             if one in outcome.drain:
                 self.guests[one.name].draining_since = self.now
             else:
                 self.guests[one.name].deleting_since = self.now
         for one in outcome.undrain:
             self.guests[one.name].draining_since = None
-        assert len(self.serving()) >= min(before - surplus, self.floor), "too many were taken down"
+        assert len(self.serving()) >= min(before, self.floor), "too many were taken down"
         self.status = outcome.status
         self.events += [reason for _, reason, _ in outcome.events]
         return outcome

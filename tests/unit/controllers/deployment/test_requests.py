@@ -97,6 +97,11 @@ def test_a_figure_gives_the_number_of_instances_within_its_bounds(
     assert plan_scale(scale, present, value, None, 1000.0)[0] == wanted
 
 
+def test_a_tiny_target_gives_the_most_instances() -> None:
+    scale = Autoscale(min=1, max=10, metric="load", target=1e-308)
+    assert plan_scale(scale, 2, 100.0, None, 1000.0)[0] == 10
+
+
 def test_the_number_changes_no_more_often_than_the_cooldown_says() -> None:
     scale = Autoscale(min=1, max=10, metric="load", target=0.5, cooldown=60.0)
     assert plan_scale(scale, 2, 1.0, 990.0, 1000.0) == (2, "1, target 0.5: 4 after the cooldown")

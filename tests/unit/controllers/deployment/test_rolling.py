@@ -52,7 +52,9 @@ def test_in_a_full_cluster_that_may_miss_none_the_rollout_ends_undecided() -> No
     world.begin()
     world.update("shop:2")
     world.until("Undecided")
-    assert world.status.verdict == "no node has capacity for a further instance, and max_unavailable is 0"
+    assert world.status.verdict == (
+        "no further instance is possible (insufficientResources: no node has memory left), and max_unavailable is 0"
+    )
     world.pass_time(5)
     assert world.least_served == 3
 
@@ -107,7 +109,7 @@ def test_undo_goes_straight_back_in_mid_rollout() -> None:
     while world.status.revision == 1 or world.status.updated < 2:
         world.pass_time(1)
     world.manners[2] = "crashes"
-    world.update("shop:1")
+    world.undo("shop:1")
     world.until("RolledBack")
     assert world.revisions() == [1, 1, 1, 1]
     assert world.status.revision == 1
@@ -193,7 +195,7 @@ def test_drained_instances_go_after_their_time_and_one_that_is_wanted_again_stay
     drained = next(one for one in world.guests.values() if one.draining_since)
     world.pass_time(10)
     assert drained.deleting_since is None
-    world.update("shop:1")
+    world.undo("shop:1")
     world.until("RolledBack")
     assert drained.draining_since is None
     assert world.revisions() == [1, 1]
@@ -237,3 +239,133 @@ def test_no_instances_are_promoted_without_any() -> None:
     world.update("shop:2")
     world.until("Promoted")
     assert world.status.verdict.startswith("no instances are wanted")
+
+
+def test_a_scale_in_keeps_healthy_ones_until_those_that_stay_are_healthy() -> None:
+    world = World(10)
+    world.begin()
+    for slot in range(5):
+        world.guests[f"web-1-{slot}"].lost_since = world.now
+    world.change(replicas=5)
+    world.pass_time(10)
+    assert len(world.serving()) == 5
+    world.pass_time(LOST_SECONDS + 10)
+    assert sorted(one.slot for one in world.serving()) == [0, 1, 2, 3, 4]
+
+
+def test_restarts_before_a_change_in_place_say_nothing_of_the_new_revision() -> None:
+    world = World(3)
+    world.begin()
+    for one in world.guests.values():
+        one.restarts = 5
+    names, world.can_change_in_place = set(world.guests), True
+    world.update("shop:2")
+    world.until("Promoted")
+    assert set(world.guests) == names
+
+
+def test_restarts_since_a_change_in_place_show_that_it_fails() -> None:
+    world = World(3, max_surge=0)
+    world.begin()
+    world.guests["web-1-0"].restarts, world.can_change_in_place = 5, True
+    world.update("shop:2")
+    world.plan()
+    while not any(one.revision == 2 for one in world.guests.values()):
+        world.plan()
+    changed = next(one for one in world.guests.values() if one.revision == 2)
+    changed.restarts += 2
+    world.until("Undecided")
+    assert f"{changed.name} restarted 2 times" in world.status.verdict
+
+
+def test_at_a_full_quota_max_unavailable_counts_instead_and_it_says_so() -> None:
+    world = World(3)
+    world.begin()
+    world.quota = 3
+    world.update("shop:2")
+    world.until("Promoted", seconds=60.0)
+    assert (world.revisions(), world.least_served) == ([2, 2, 2], 2)
+    assert "NoSurge" in world.events
+
+
+def test_a_quota_that_an_old_instance_frees_soon_gives_up_no_surge() -> None:
+    world = World(3, max_unavailable=0)
+    world.begin()
+    world.quota = 4
+    world.update("shop:2")
+    world.until("Promoted")
+    assert (world.revisions(), world.least_served) == ([2, 2, 2], 3)
+
+
+def test_instances_that_are_healthy_by_turns_are_no_progress() -> None:
+    world = World(2, type="blue-green")
+    world.begin()
+    world.manners[2] = "flaps"
+    world.update("shop:2")
+    world.until("Undecided", seconds=90.0)
+    assert world.status.verdict.startswith("no progress for 30s")
+
+
+def test_an_update_whose_template_is_an_older_ones_is_a_rollout_like_others() -> None:
+    world = World(2)
+    world.begin()
+    world.update("shop:2")
+    world.until("Promoted")
+    world.update("shop:1", type="canary", auto_promote=True, monitor_duration=5.0)
+    world.settle()
+    assert (world.status.stage, world.status.back) == ("test", False)
+    world.until("Promoted")
+    assert (world.status.stable, world.revisions()) == (1, [1, 1])
+
+
+def test_an_undo_to_an_older_revision_than_the_stable_one_waits_for_no_rollout() -> None:
+    world = World(3)
+    world.begin()
+    world.update("shop:2")
+    world.until("Promoted")
+    world.update("shop:3")
+    world.pass_time(3)
+    world.undo("shop:1")
+    world.settle()
+    assert (world.status.revision, world.status.back) == (1, True)
+    world.until("RolledBack")
+    assert world.revisions() == [1, 1, 1]
+    assert "shop:3" not in str([one.template for one in world.status.revisions if one.outcome == "Promoted"])
+
+
+def test_the_same_update_tried_again_forgets_what_failed_the_first_time() -> None:
+    world = World(3)
+    world.begin()
+    world.manners[2] = "crashes"
+    world.update("shop:2")
+    world.until("Undecided")
+    world.manners[2] = "good"
+    world.update("shop:2")
+    world.until("Promoted", seconds=120.0)
+    assert world.revisions() == [2, 2, 2]
+
+
+def test_a_canary_is_judged_by_an_answer_of_the_history_and_not_by_its_silence() -> None:
+    world = World(2, monitor_duration=5.0, auto_promote=True)
+    world.begin()
+    world.answered = False
+    world.update("shop:2", type="canary")
+    world.pass_time(25)
+    assert (world.status.phase, world.status.stage) == ("Progressing", "test")
+    world.until("Undecided")
+    assert "the history of metrics doesn't answer" in world.status.verdict
+
+
+def test_old_instances_get_no_requests_until_all_of_them_are_gone() -> None:
+    world = World(45, drain=0.0, type="blue-green", auto_promote=True, keep_old=5.0, max_unavailable=0)
+    world.begin()
+    world.update("shop:2")
+    world.until("Paused", "Promoted")
+    world.resume()
+    world.until("Promoted")
+    world.now += 10.0
+    for _ in range(10):
+        world.plan()
+        if any(one.revision == 1 and one.deleting_since is None for one in world.guests.values()):
+            assert world.status.split
+    assert world.status.split == []
