@@ -451,7 +451,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_deployments.test_an_update_replaces_the_instances_and_an_undo_brings_the_old_ones_back,
     test_deployments.test_a_change_that_running_guests_can_take_replaces_none,
     test_deployments.test_a_vm_that_gives_way_to_another_image_is_stopped_and_starts_again_at_an_undo,
-    test_deployments.test_an_instance_that_is_no_deployments_own_is_left_alone,
+    test_deployments.test_an_adoption_of_a_vm_that_is_missing_goes_on_once_it_is_there,
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,
     test_jobs.test_runs_that_take_longer_are_left_alone_replaced_or_joined,
