@@ -103,7 +103,7 @@ class _Planner:
             return ""
         known = next((one for one in status.revisions if mark_template(one.template, one.labels) == mark), None)
         number = known.number if known is not None else max((one.number for one in status.revisions), default=0) + 1
-        is_undo = spec.undos > status.undos and known is not None
+        is_undo = known is not None and spec.undos > status.undos
         is_busy = status.phase in ("Progressing", "Paused") and status.stage in ("test", "roll")
         if is_busy and status.stable and number != status.stable and not is_undo:
             return f"a change of the template waits for the end of the rollout of revision {status.revision}"
@@ -358,7 +358,7 @@ class _Planner:
         status.stage = ""
 
     def _end_split(self) -> None:
-        """All ready instances get requests alike, once none of another revision does."""
+        """All ready instances get requests alike, once no other revision gets any."""
         status, gone = self._status, {one.name for one in self._out.delete[:_MOST_DELETED]}
         if not status.stage and all(one.revision == status.revision or one.name in gone for one in self._live):
             status.split = []
