@@ -233,6 +233,9 @@ class PretendNode:
         if seconds < math.inf and self._waking.get(key) != (stage, spec.lease):
             self._waking[key] = (stage, spec.lease)
             self._tasks.append(asyncio.ensure_future(self._wake(key, seconds)))
+        refused = spec.firmware in self.refuses and spec.desired == "run" and envelope.deleting_since is None
+        if refused and old.state == "failed":
+            return  # an agent would try again after a while, and the same would come of it
         new = step(spec, old, envelope.deleting_since is not None, stage)
         if spec.once and old.ended and envelope.deleting_since is None:
             return  # it rests
@@ -240,7 +243,7 @@ class PretendNode:
             new.ended, new.exit_code = True, 143 if old.state == "running" else None
         if spec.once and spec.desired == "run" and self.stuck:
             new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
-        if new.state == "starting" and spec.firmware in self.refuses:
+        if refused and new.state == "starting":
             new.state, new.reason, new.message = "failed", "invalidInput", self.refuses[spec.firmware]
         if self.ready_for and new.state == "running":
             new.readiness = {self.ready_for: ReadinessReport(ready=True)}
