@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -63,6 +64,8 @@ def test_lines_of_several_workloads_are_merged_and_what_one_lacks_is_said_beside
     for name in ("bass", "mute"):
         page.get_by_label("Workload", exact=True).fill(f"vm/{name}")
         page.get_by_role("button", name="Add").click()
+        expect(page).to_have_url(re.compile(name))  # the page has it before the next one is added
+        page.wait_for_timeout(100)
     page.get_by_label("since").select_option("1h")
     page.get_by_label("Only lines with").fill("^[ab<]")
     page.get_by_role("button", name="Filter").click()

@@ -99,7 +99,7 @@ def test_whatever_happens_a_lease_begins_once_and_never_before_its_start(store: 
     assert trace.wishes["re-planned"] > 0 and trace.wishes["lease Done"] > 0, trace
 
 
-@pytest.mark.parametrize(("store", "seed"), [("memory", 3), *long(*(("sqlite", seed) for seed in range(3, 13)))])
+@pytest.mark.parametrize(("store", "seed"), [("memory", 1), *long(*(("sqlite", seed) for seed in range(3, 13)))])
 def test_whatever_happens_what_is_reserved_is_given_once_and_shares_limits_and_budgets_hold(
     store: Store, seed: int
 ) -> None:
@@ -152,7 +152,8 @@ def test_another_seed_gives_another_run() -> None:
 
 def test_a_run_replays_in_another_process() -> None:
     here = run_simulation(8, 60).digest
-    words = "from tests.simulation.simulation import Store, Trace, run_simulation; print(run_simulation(8, 60).digest)"
+    words = "from tests.simulation.simulation import run_simulation; print(run_simulation(8, 60).digest)"
+    words = f"import logging; logging.disable(logging.CRITICAL); {words}"  # as here: an agent keeps what is logged
     there = subprocess.run(
         [sys.executable, "-c", words],
         cwd=ROOT,
