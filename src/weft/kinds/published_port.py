@@ -8,7 +8,8 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.record import Access, Column, Display, Index, Kind, Lifetime
+from weft.kinds.record import Access, Claim, Column, Display, Index, Kind, Lifetime
+from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
 
 
@@ -35,6 +36,24 @@ class PublishedPortStatus(msgspec.Struct, kw_only=True):
     network_uid: str | None = None
     address: str | None = None
     nodes: list[PublishedNode] = []
+
+
+def claim_published_port(
+    owner: Envelope, index: int, port: int, target: int, protocol: Literal["tcp", "udp"], force: bool | None = None
+) -> Claim:
+    """For the entry ``index`` of the owner's ``spec.publish``. ``force``: whether it insists on a port that a program outside
+    weft has; None: it can't."""
+    return Claim(
+        kind="publishedport",
+        name=f"{protocol}-{port}",
+        spec=PublishedPortSpec(port=port, protocol=protocol, target_port=target, workload=owner.ref),
+        field=f"spec.publish[{index}]",
+        reason="portInUse",
+        taken=f"port {port}/{protocol} is published already",
+        hint="choose another port; weft get ports lists them",
+        forced=bool(force),
+        forcible=force is not None,
+    )
 
 
 PUBLISHED_PORTS_BY_WORKLOAD = Index("published ports by workload")

@@ -16,7 +16,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.fields.service.readiness import Readiness, check_readiness
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.workload import parse_publish, refuse_twice
-from weft.kinds.published_port import PublishedPortSpec
+from weft.kinds.published_port import claim_published_port
 from weft.kinds.record import (
     Access,
     Admission,
@@ -239,15 +239,7 @@ def _check_weights(spec: ServiceSpec) -> None:
 def claim_ports(envelope: Envelope, spec: ServiceSpec) -> list[Claim]:
     """Its published ports, each named by the port."""
     return [
-        Claim(
-            kind="publishedport",
-            name=f"{protocol}-{host}",
-            spec=PublishedPortSpec(port=host, protocol=protocol, target_port=port, workload=envelope.ref),
-            field=f"spec.publish[{at}]",
-            reason="portInUse",
-            taken=f"port {host}/{protocol} is published already",
-            hint="choose another port; weft get ports lists them",
-        )
+        claim_published_port(envelope, at, host, port, protocol)
         for at, (host, port, protocol) in enumerate(read_published(spec))
     ]
 

@@ -17,7 +17,7 @@ from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED, LeaseStatus, ch
 from weft.kinds.parts.convert_verb import refuse_replaced
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
-from weft.kinds.published_port import PublishedPortSpec
+from weft.kinds.published_port import claim_published_port
 from weft.kinds.record import (
     Claim,
     ClaimWithin,
@@ -168,19 +168,7 @@ def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | Cla
             claims.append(claim)
     for index, mapping in enumerate(spec.publish):
         port, target, protocol = parse_publish(mapping)
-        claims.append(
-            Claim(
-                kind="publishedport",
-                name=f"{protocol}-{port}",
-                spec=PublishedPortSpec(port=port, protocol=protocol, target_port=target, workload=envelope.ref),
-                field=f"spec.publish[{index}]",
-                reason="portInUse",
-                taken=f"port {port}/{protocol} is published already",
-                hint="choose another port; weft get ports lists them",
-                forced=spec.force_publish,
-                forcible=True,
-            )
-        )
+        claims.append(claim_published_port(envelope, index, port, target, protocol, force=spec.force_publish))
     return claims
 
 
