@@ -510,14 +510,15 @@ def _is_back(obj: Object | None) -> bool:
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     phase = read_phase(obj)
-    ended = ("RolledBack", "Undecided") if goal.words == "promoted" else ("Undecided", "Promoted")
+    ended = ("RolledBack", "Undecided", "Paused") if goal.words == "promoted" else ("Undecided", "Promoted")
     if not goal.ends_failed or not _is_settled(obj) or phase not in ended:
         return None
     name = obj["name"]
     hint = f"weft rollout explain {name}"
-    if phase == "Undecided":
+    if phase in ("Undecided", "Paused"):
         hint += f"   weft rollout undo {name}   weft rollout resume {name}"
-    return DriverFailed(f"{what} is {phase}: {dig(obj, 'status.verdict', '')}", hint=hint)
+    said = dig(obj, "status.verdict", "") or dig(obj, "status.message", "")
+    return DriverFailed(f"{what} is {phase}: {said}", hint=hint)
 
 
 def _scaled(obj: Object | None) -> bool:

@@ -1,0 +1,39 @@
+"""What ends the wait for a rollout: only a promotion is a success, and nobody waits for what waits for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.kinds.deployment import DEPLOYMENT
+
+
+def deployment(phase: str, observed: int = 2) -> dict[str, Any]:
+    status = {"phase": phase, "observed_generation": observed, "template": "t", "message": "it waits for a word"}
+    return {"kind": "deployment", "name": "web", "generation": 2, "spec": {"replicas": 1}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("phase", "observed", "fails"),
+    [
+        ("Paused", 2, True),
+        ("Undecided", 2, True),
+        ("RolledBack", 2, True),
+        ("Progressing", 2, False),
+        ("Promoted", 2, False),
+        ("Paused", 1, False),  # the controller has not seen the command yet
+    ],
+)
+@pytest.mark.parametrize("verb", ["update", "resume"])
+def test_a_rollout_that_is_not_promoted_by_itself_ends_the_wait(
+    verb: str, phase: str, observed: int, fails: bool
+) -> None:
+    find, goal = DEPLOYMENT.lifetime.find_failure, DEPLOYMENT.lifetime.goals[verb]
+    assert find is not None
+    obj = deployment(phase, observed)
+    failure = find(obj, "deployment/web", goal)
+    assert (failure is not None) == fails
+    assert goal.reached(obj) == (phase == "Promoted")
+    if failure is not None and phase != "RolledBack":
+        assert "it waits for a word" in failure.message and "weft rollout resume web" in (failure.hint or "")
