@@ -1,4 +1,4 @@
-"""What a deployment's plan is made of, as values: its instances, what budgets and quota allow, and what requests told."""
+"""What a deployment's plan is made of, as values: its instances, what budgets and quota allow, and what requests showed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     excess: str = ""  # a sentence on what one more would exceed
     verdict: Verdict = Verdict("wait", "")
     judged: bool = False  # requests to the instances are counted
-    answered: bool = True  # the history of metrics told something of this step
+    answered: bool = True  # the history of metrics has an answer about this step
     trouble: str = ""  # why the history can't be read; "" if it can
 
 

@@ -626,7 +626,7 @@ class _Planner:
         if not settled or rest or self._out.make or self._out.change or self._out.undrain:
             return
         status.stage, status.split = "", []
-        told = "; ".join(filter(None, [status.verdict]))
+        told = status.verdict
         where = f"all {len(slots)} instances" if len(slots) != 1 else "its instance"
         count = f"revision {target} is healthy on {where}" if slots else "no instances are wanted"
         if status.back:

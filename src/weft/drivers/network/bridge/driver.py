@@ -258,7 +258,7 @@ class BridgeNetwork:
 
     async def heal(self) -> list[str]:
         """Read everything of ours anew and mend it, even what an earlier process made. Failures go to the log, and the rest is
-        still mended. What was sound and is as it was then is not read again, but for now and then."""
+        still mended. A network that was sound, and whose digest is the same as then, is read again only after LOOKS digests."""
         async with self._changing:
             digest, sound = await self._digest(), self._sound
             if sound is not None and sound.looks < LOOKS and digest == sound.digest:
