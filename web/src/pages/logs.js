@@ -50,14 +50,19 @@ export function Logs() {
 
 function Choice({ how, label, named, offered }) {
   const [wrong, setWrong] = useState('');
-  const add = (event) => {
+  const add = async (event) => {
     event.preventDefault();
-    const given = new FormData(event.target).get('name').trim();
-    const row = readNames(given)[0] ?? offered.find((each) => `${each.kind}/${each.name}` === given || each.name === given);
-    if (!row) { setWrong(`There is no workload ${given}.`); return; }
-    setWrong('');
-    event.target.reset();
-    setQuery({ of: [...new Set([...named, row].map(write))].join() });
+    const form = event.target;
+    const given = new FormData(form).get('name').trim();
+    const find = (rows) => rows.find((each) => `${each.kind}/${each.name}` === given || each.name === given);
+    let row = readNames(given)[0] ?? find(offered);
+    try {
+      row ??= find(await list('', OFFERED)); // the list on the page may be on its way, or older than the workload
+    } catch (error) { setWrong(error.message); return; }
+    setWrong(row ? '' : `There is no workload ${given}.`);
+    if (!row) return;
+    form.reset();
+    setQuery({ of: [...new Set([...readNames(route.value.query.of ?? ''), row].map(write))].join() });
   };
   return html`<div class="row"><select aria-label="Choose workloads" value=${how} onChange=${(event) => setQuery({ by: event.target.value })}>
       ${Object.entries(BY).map(([name, words]) => html`<option key=${name} value=${name}>${words()}</option>`)}</select>
