@@ -58,6 +58,7 @@ class KeptSnapshot(msgspec.Struct, frozen=True):
     used_bytes: int = 0  # its memory, and the layers that no lower snapshot counts; volumes may stand on them
     workload: str = ""  # uid of the one whose disks they are: the snapshot goes with them to other storage
     taken_at: float = 0.0  # unix seconds; 0: not recorded. Which snapshot of a volume is the last one
+    came: bool = False  # it was taken in (``DiskCopies``), so its disks are whole without an image; the pool sets it
 
 
 class TakenFacts(msgspec.Struct, frozen=True):
@@ -216,20 +217,32 @@ class DiskCopies(Protocol):
         snapshot ``since``; without one, or if that disk is no part of what this one stands on, those that may hold data. Layers
         may be absorbed meanwhile. Raises NotFound (``snapshotGone``), DriverFailed."""
 
-    def write(self, layer_id: str, size_bytes: int) -> AbstractAsyncContextManager[str]:
-        """The socket of an empty disk to write to, for ``take_in``; what an earlier call left of it is gone. Raises
-        DriverFailed."""
+    def write(
+        self, layer_id: str, size_bytes: int, *, on: str = "", disk: str = ""
+    ) -> AbstractAsyncContextManager[str]:
+        """The socket of a disk to write to, for ``take_in``; what an earlier call left of it is gone. It is empty, or else reads as
+        ``disk`` of snapshot ``on`` does, which it is no smaller than; then only what is written is in the layer. Raises NotFound
+        (``snapshotGone``), InvalidInput (``unsupported``, ``tooSmall``), DriverFailed."""
 
     async def stand_in(self, layer_id: str, server: str) -> None:
         """A file that stands for a disk which is served there (``Layer.server``), for ``take_in``. Raises DriverFailed,
         InvalidInput (``unsupported``)."""
 
-    async def take_in(self, snapshot: KeptSnapshot) -> None:
-        """Keep a snapshot of disks that were written, each its only layer. Repeated is fine. Raises NotFound for one that is
-        missing, DriverFailed."""
+    async def take_in(self, snapshot: KeptSnapshot, *, on: str = "") -> None:
+        """Keep a snapshot of disks that were written, each its only layer, all in one durable step. A disk that snapshot ``on`` has
+        too stands on its layers. Repeated is fine. Raises NotFound for one that is missing, or for ``on`` (``snapshotGone``),
+        InvalidInput (``unsupported``, ``tooManyLayers``), DriverFailed."""
 
     async def discard(self, layer_ids: Iterable[str]) -> None:
         """Remove what was written of these and not taken in. Repeated is fine. Raises OSError."""
+
+    async def list_mergeable(self) -> list[str]:
+        """Layers of snapshots that were taken in, lowest first, that no snapshot ends with and no volume stands on, and that have
+        the same file above wherever they are. Raises DriverFailed."""
+
+    async def merge(self, layer_id: str) -> None:
+        """Unite such a layer with the file above it. One that is needed, or unknown, is left alone. It may be cut off anywhere, and
+        is repeated then. Raises DriverFailed (``noSpace``)."""
 
 
 @runtime_checkable

@@ -311,6 +311,23 @@ async def begin_and_write(driver: DirectoryVolumes) -> None:
     write([*(await list_files(driver)), overlay], "n", 3 * 65536)
 
 
+async def take_point_in(driver: DirectoryVolumes, id_: str, letter: str, at: int, on: str = "") -> None:
+    disk = "root" if on else ""
+    async with driver.copies.write(f"{id_}-in", SIZE, on=on, disk=disk) as socket:
+        url = f"nbd+unix:///?socket={socket}"
+        command = ["qemu-io", "-f", "raw", "-c", f"write -P {ord(letter)} {at * 65536} 65536", url]
+        await asyncio.to_thread(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+    await driver.copies.take_in(KeptSnapshot(id_, "uid", {"root": KeptDisk((f"{id_}-in",), SIZE)}), on=on)
+
+
+async def take_points_in(driver: DirectoryVolumes) -> None:
+    await take_point_in(driver, "p1", "x", 0)
+    await take_point_in(driver, "p2", "y", 1, "p1")
+    await take_point_in(driver, "s3", "z", 2, "p2")
+    await driver.layers.drop("p1")
+    await driver.layers.drop("p2")
+
+
 # What is done, and what the disk reads afterwards, or may read if that is cut off. The first is done before, in one piece.
 ACTS: dict[str, tuple[Act | None, Act, str, str]] = {
     "begin": (None, lambda driver: driver.layers.begin_layer(ID, "three"), "aac", "aac"),
@@ -366,6 +383,8 @@ ACTS: dict[str, tuple[Act | None, Act, str, str]] = {
     "forget": (None, lambda driver: driver.layers.forget_layer(ID, "zero"), "aac", "aac"),
     "clone": (None, lambda driver: driver.layers.clone("new", "s1", "root"), "aac", "aac"),
     "share": (None, lambda driver: driver.share(ID, "new"), "aac", "aac"),
+    "take in": (None, lambda driver: take_point_in(driver, "s3", "z", 2, "s1"), "aac", "aac"),
+    "merge": (take_points_in, lambda driver: driver.copies.merge("p1-in"), "aac", "aac"),
     "drop": (None, lambda driver: driver.layers.drop("s1"), "aac", "aac"),
     "remove another": (None, lambda driver: driver.remove("other"), "aac", "aac"),
     "remove": (None, lambda driver: driver.remove(ID), "", "aac"),

@@ -63,7 +63,7 @@ class DirectoryVolumes:
         self.taking = DirectoryTaking(self._records, self.layers, self._inspect, self._work, locked)
         self.transfer = DirectoryLayerTransfer(self._records, self._changes, self._work, locked)
         thaw_left(self._work(FROZEN))
-        self.copies = DirectoryDiskCopies(self._records, self._work, locked)
+        self.copies = DirectoryDiskCopies(self._records, self._changes, self._work, locked)
         self.encryption = DirectoryEncryption(self._lock, self._inspect, self._work, self._name)
         with contextlib.suppress(OSError):
             for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):

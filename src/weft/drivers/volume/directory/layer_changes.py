@@ -5,6 +5,7 @@ Called with the records locked; blocks. What nothing refers to any more goes wit
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from weft.drivers.volume.directory.layer_records import (
     is_half_written,
     list_kept_layers,
 )
+from weft.drivers.volume.directory.stand_in import read_stand_in
 from weft.objects.errors import DriverFailed
 
 _WORK = ".above"
@@ -132,6 +134,27 @@ class LayerChanges:
             if layer not in others
             and all(above is not None and _follows(layer, above, layers) for layers in kept if layer in layers)
         ]
+
+    def find_mergeable(self) -> dict[str, tuple[str, ...]]:
+        """See DiskCopies: by the layer, what its chain has up to the file above it."""
+        kept = self._records.list_kept()
+        everywhere = [disk.layers for snapshot in kept for disk in snapshot.disks.values()]
+        taken: set[str] = {name for held in self.held.list() for name in held.list_files()}
+        for chain in map(self._records.read, self._records.list_volumes()):
+            taken.update(chain.layers, chain.pending.next if chain.pending is not None else ())
+        found: dict[str, tuple[str, ...]] = {}
+        for layers in (disk.layers for snapshot in kept if snapshot.came for disk in snapshot.disks.values()):
+            for at, (layer, above) in enumerate(itertools.pairwise(layers)):
+                if layer in taken or any(layer in one and not _follows(layer, above, one) for one in everywhere):
+                    continue
+                if all(self._is_disk(one) for one in layers[: at + 2]):
+                    found.setdefault(layer, layers[: at + 2])
+        return found
+
+    def _is_disk(self, layer_id: str) -> bool:
+        """Whether it is there, and stands for no other."""
+        path = self._records.layer(layer_id)
+        return path.exists() and not read_stand_in(path)
 
     def unite(self, layer_id: str, above: Path) -> None:
         """The layer's file holds what the file above it holds: it takes that name too, and the layer is gone."""

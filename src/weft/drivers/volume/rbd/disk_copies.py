@@ -56,7 +56,8 @@ class RbdDiskCopies:
         return f"json:{json.dumps({**node, 'snapshot': snapshot} if snapshot else node)}"
 
     @contextlib.asynccontextmanager
-    async def write(self, layer_id: str, size_bytes: int) -> AsyncIterator[str]:
+    async def write(self, layer_id: str, size_bytes: int, *, on: str = "", disk: str = "") -> AsyncIterator[str]:
+        _refuse_to_continue(on)
         await self._check_space()
         image = f"{KEPT}{layer_id}"
         await self._images.drop(image)
@@ -72,7 +73,8 @@ class RbdDiskCopies:
             hint="restore it without --instant, or into a pool that is a folder",
         )
 
-    async def take_in(self, snapshot: KeptSnapshot) -> None:
+    async def take_in(self, snapshot: KeptSnapshot, *, on: str = "") -> None:
+        _refuse_to_continue(on)
         own = {id_: f"{KEPT}{id_}@{id_}" for disk in snapshot.disks.values() for id_ in disk.layers}
         async with self._changes.changing:
             records = await self._records.read()
@@ -86,3 +88,19 @@ class RbdDiskCopies:
         needed = find_needed(await self._records.read())
         for image in {f"{KEPT}{layer_id}" for layer_id in layer_ids} - needed:
             await self._images.drop(image)
+
+    async def list_mergeable(self) -> list[str]:
+        """Each disk that was taken in is an image of its own."""
+        return []
+
+    async def merge(self, layer_id: str) -> None:
+        """There is nothing to unite."""
+
+
+def _refuse_to_continue(on: str) -> None:
+    if on:
+        raise InvalidInput(
+            "a Ceph pool takes in whole disks only, not what changed since an earlier snapshot",
+            reason="unsupported",
+            hint="use a pool that is a folder",
+        )
