@@ -33,6 +33,8 @@ from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
+from weft.agent.replication.receiver import Receiver
+from weft.agent.replication.sender import Sender
 from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
 from weft.agent.secret.volume_keys import VolumeKeys
@@ -145,6 +147,8 @@ class Agent:
             changed=self._reporter.wake,
             taken_in=self._snapshots.wake,
         )
+        self._sender = Sender(host.node, server, self.pools, self.images, clock, self._reporter.wake)
+        self.receiver = Receiver(self.pools, clock, self._reporter.wake, self._snapshots.wake)
         self._volume_work = VolumeWork(
             *(host.state_dir, host.node_uid, self.pools, self._volumes, self._snapshots, self.table, turns, clock),
             changed=self._reporter.wake,
@@ -188,7 +192,7 @@ class Agent:
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
         disks = (self._snapshots, self._absorption, self._volume_work)
-        for part in (*parts, *disks, self.logs, self.recorded_flows, self._templates, self._backups):
+        for part in (*parts, *disks, self.logs, self.recorded_flows, self._templates, self._backups, self.receiver):
             self._tasks.spawn(part.keep())
         if self.spans is not None:
             self._tasks.spawn(self.spans.keep())
@@ -212,6 +216,7 @@ class Agent:
         """End the agent's own work and close the drivers; guests, networks and disks stay as they are."""
         self._watches.end_all()
         self._server.close()
+        await self._sender.close()
         await self._tasks.close()
         try:
             await self.egress_endpoints.close()  # the instances behind them have ended
@@ -247,6 +252,8 @@ class Agent:
             booting_memory=self.table.booting_bytes,
             backups=self._backups.report(),
             volume_work=self._volume_work.report(),
+            sends=self._sender.report(),
+            receives=self.receiver.report(),
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -261,7 +268,7 @@ class Agent:
     def longest_silence_seconds(self) -> float:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
         are_to_go = self._volumes.unattached or self._snapshots.are_to_go or self._network.ask().idle_networks
-        is_asking = are_to_go or self._backups.has_orders or self._volume_work.has_orders
+        is_asking = are_to_go or self._backups.has_orders or self._volume_work.has_orders or self._sender.has_orders
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
@@ -285,6 +292,8 @@ class Agent:
         self._snapshots.let_go(uid for uid in answer.remove_snapshots if uid not in busy.snapshots)
         self._templates.put_orders(answer.warm, answer.never_often)
         self._backups.put_orders(answer.backups)
+        self._sender.put_orders(answer.sends)
+        self.receiver.put_orders(answer.receives)
 
     def note_contact(self) -> None:
         self.allocations.wake()

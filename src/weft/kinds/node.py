@@ -11,6 +11,7 @@ import msgspec
 
 from weft.kinds.fields.backup_work import BackupReport
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
+from weft.kinds.fields.replication.work import ReceiveReport, SendReport
 from weft.kinds.fields.taint import check_taints
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.snapshot.volume_work import VolumeReport
@@ -171,6 +172,8 @@ class NodeReport(msgspec.Struct, kw_only=True):
     booting_memory: int = 0  # bytes that an image which boots for this takes now, beside allocations
     backups: list[BackupReport] = []  # the work on backups that it was asked to do
     volume_work: list[VolumeReport] = []  # the work on volumes that it was asked to do by itself
+    sends: list[SendReport] = []  # the points of replicas that it was asked to send
+    receives: list[ReceiveReport] = []  # those that it was asked to take in
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs

@@ -8,6 +8,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedImage, AllocationReport
 from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.replication.work import ReceiveOrder, SendOrder
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.objects.identity import Ref
@@ -133,16 +134,19 @@ class ReportAnswer(msgspec.Struct):
     never_often: list[str] = []  # uids of images of which it keeps none by itself
     backups: list[BackupOrder] = []
     volume_work: list[VolumeOrder] = []
+    sends: list[SendOrder] = []
+    receives: list[ReceiveOrder] = []
     version: str = ""  # of the node's facts that the server has
 
 
 class SecretsInput(msgspec.Struct, frozen=True):
-    """``POST /v1/nodes/{name}:secrets``: allocation, ticket or repository; the last also with a ticket."""
+    """``POST /v1/nodes/{name}:secrets``: allocation, ticket, repository or cluster; the repository also with a ticket."""
 
     allocation: str = ""  # the name of one of the node's own
     ticket: str = ""  # from a function's recipe, or from a stream's claims
     repository: str = ""  # the name of a BackupRepository that an order of the node is about, or the ticket
     backup: str = ""  # the uid of a Backup of a project that the node is to copy there: its objects, too
+    cluster: str = ""  # the name of a Cluster that the node has an order to send a replica's point to
 
 
 class OpenedSecrets(msgspec.Struct, frozen=True):
@@ -170,6 +174,17 @@ class OpenedRepository(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "OpenedRepository(…)"
+
+
+class OpenedLink(msgspec.Struct, frozen=True):
+    """The answer about a Cluster: how it is reached, and the token with which it is asked, which its repr hides."""
+
+    url: str
+    ca: str  # PEM
+    token: str
+
+    def __repr__(self) -> str:
+        return "OpenedLink(…)"
 
 
 class EgressEndpointInput(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from weft.agent.backup.last_words import LastWords
 from weft.agent.backup.serving import Serving
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
+from weft.agent.snapshot.reading import read_disks
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
@@ -30,7 +31,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport, find_report
-from weft.objects.errors import DriverFailed, NotFound, WeftError
+from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
@@ -214,37 +215,13 @@ class BackupWork:
 
     @contextlib.asynccontextmanager
     async def _read_disks(self, order: BackupOrder) -> AsyncIterator[list[JobDisk]]:
-        """The snapshot's disks, each served by the pool that has it."""
-        async with contextlib.AsyncExitStack() as stack:
-            disks = []
-            for name, key in order.disks.items():
-                driver = await self._find_pool(order.snapshot, key)
-                base, base_format = None, "raw"
-                if key == ROOT and (digest := str(order.manifest.get("image_sha256", ""))):
-                    image = self._images.find(digest)
-                    if image is None:
-                        raise NotFound("this node does not have the image of the disk any more", reason="imageMissing")
-                    base, base_format = image.disk, image.disk_format
-                served = await stack.enter_async_context(
-                    driver.copies.read(
-                        short_id(order.snapshot),
-                        key,
-                        base=base,
-                        base_format=base_format,
-                        since=short_id(order.base_snapshot) if order.base_snapshot else "",
-                    )
-                )
-                disks.append(JobDisk(name, served.socket, served.size_bytes, served.extents, served.is_whole))
-            yield disks
-
-    async def _find_pool(self, snapshot: str, key: str) -> CopiesDisks:
-        for _, driver in self._pools.named():
-            if not isinstance(driver, HasLayers) or not isinstance(driver, CopiesDisks):
-                continue
-            kept = await driver.layers.list_kept()
-            if any(one.uid == snapshot and key in one.disks for one in kept):
-                return driver
-        raise NotFound("this node does not have the snapshot any more", reason="snapshotGone")
+        reading = read_disks(
+            *(self._pools, self._images, order.snapshot, order.disks),
+            image_sha256=str(order.manifest.get("image_sha256", "")),
+            since=order.base_snapshot,
+        )
+        async with reading as served:
+            yield [JobDisk(name, one.socket, one.size_bytes, one.extents, one.is_whole) for name, one in served.items()]
 
     async def _fetch(self, order: BackupOrder, job: Job) -> Line:
         """Write the backup's disks to the pool, and keep them there as a snapshot."""

@@ -20,6 +20,7 @@ from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import DriverFailed, WeftError
 from weft.protocol.report import (
     EgressEndpointInput,
+    OpenedLink,
     OpenedRepository,
     OpenedSecrets,
     ReportAnswer,
@@ -52,6 +53,9 @@ class Server(Protocol):
     def read_repository(self, node: str, repository: str, ticket: str = "", backup: str = "") -> OpenedRepository:
         """Key and credentials of a backup repository that an order of the node, or ``ticket``, is about; with the uid of a
         ``backup`` of a project, also its objects. Raises NotFound, Forbidden, Unavailable."""
+
+    def read_link(self, node: str, cluster: str) -> OpenedLink:
+        """How a linked cluster is reached that an order of the node is about. Raises NotFound, Unavailable."""
 
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         """The node's own address in a network that a function names; the same one each time. Raises NotFound, Forbidden,
@@ -91,6 +95,9 @@ class RemoteServer:
     def read_repository(self, node: str, repository: str, ticket: str = "", backup: str = "") -> OpenedRepository:
         asked = SecretsInput(repository=repository, ticket=ticket, backup=backup)
         return self._ask_secrets(node, asked, OpenedRepository)
+
+    def read_link(self, node: str, cluster: str) -> OpenedLink:
+        return self._ask_secrets(node, SecretsInput(cluster=cluster), OpenedLink)
 
     def _read_secrets(self, node: str, asked: SecretsInput) -> OpenedSecrets:
         return self._ask_secrets(node, asked, OpenedSecrets)

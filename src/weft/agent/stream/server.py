@@ -18,6 +18,7 @@ from weft.agent.backup.files import BackupFiles
 from weft.agent.flow.flows import Flows
 from weft.agent.function.invocations import Functions
 from weft.agent.logs.collector import LogCollector
+from weft.agent.replication.receiver import Receiver
 from weft.agent.samples.sampler import Sampler
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.capture import Captures
@@ -55,6 +56,7 @@ from weft.kinds.parts.stream_verbs import (
     FlowsInput,
     ForwardInput,
     LogsInput,
+    ReceiveInput,
     SamplesInput,
     refuse_early,
 )
@@ -94,9 +96,10 @@ class Streams:
         samples: Sampler | None = None,
         logs: LogCollector | None = None,
         backup_files: BackupFiles | None = None,
+        receiver: Receiver | None = None,
     ) -> None:
         self._functions, self._flows, self._samples, self._collected = functions, flows, samples, logs
-        self._backup_files = backup_files
+        self._backup_files, self._receiver = backup_files, receiver
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles, self._captures = Consoles(), Captures(network, clock)
@@ -136,6 +139,9 @@ class Streams:
             return
         if claims.verb in ("files", "contents") and claims.node_uid == self._node_uid and claims.repository is not None:
             await self._show_files(stream, claims)
+            return
+        if claims.verb == "receive" and claims.node_uid == self._node_uid:
+            await self._receive(stream, claims)
             return
         local = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or local is None or local.id != claims.guest_id:
@@ -304,6 +310,13 @@ class Streams:
         given = _read_input(claims, FilesInput) if claims.verb == "files" else None
         async with aclosing(self._backup_files.read(claims, given)) as pieces:
             await run_until_first_ends(_send_output(stream, pieces), _until_gone(stream))
+
+    async def _receive(self, stream: Stream, claims: Claims) -> None:
+        if self._receiver is None:
+            raise Unavailable("this node takes no replicas in", reason="unsupported")
+        number = await self._receiver.serve(stream, claims, _read_input(claims, ReceiveInput))
+        await stream.send_data(FrameType.DATA_OUT, msgspec.json.encode({"number": number}))
+        await stream.send(encode_exit(0))
 
     def _watch(self, local: LocalAllocation) -> GuestLocator:
         return GuestLocator(local, self._runtimes, self._find_guest, self._clock)

@@ -58,6 +58,8 @@ class KeptSnapshot(msgspec.Struct, frozen=True):
     used_bytes: int = 0  # its memory, and the layers that no lower snapshot counts; volumes may stand on them
     workload: str = ""  # uid of the one whose disks they are: the snapshot goes with them to other storage
     taken_at: float = 0.0  # unix seconds; 0: not recorded. Which snapshot of a volume is the last one
+    source: str = ""  # of a point of a replica: uid of the snapshot at the other cluster that it is a copy of
+    consistency: str = ""  # of a point: as at its source
     came: bool = False  # it was taken in (``DiskCopies``), so its disks are whole without an image; the pool sets it
 
 

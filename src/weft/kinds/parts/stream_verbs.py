@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.lease import AllocatedLease
+from weft.kinds.fields.replication.work import MOST_DISKS
 from weft.kinds.record import Verb
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.objects.quantity import format_duration, format_time
@@ -127,6 +128,40 @@ class CaptureInput(msgspec.Struct):
     snaplen: Annotated[int, msgspec.Meta(ge=64, le=262_144)] = 262_144  # the first bytes of each packet
 
 
+class SentDisk(msgspec.Struct, frozen=True, kw_only=True):
+    key: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=64, pattern="^[a-z0-9-]+$")
+    ]  # as the source's pool calls it
+    size: Annotated[int, msgspec.Meta(ge=1, le=1 << 50), unit("bytes")]
+    whole: bool = False  # all that isn't sent is zero; else it is as in the parent
+
+
+class ReceiveInput(msgspec.Struct, kw_only=True):
+    """A point of the replica. The client's input is its pieces (``protocol/points.py``), disk after disk in this order; its end is
+    the point's. The answer, once the point is kept, is a JSON document ``{number}``."""
+
+    origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication that sends
+    generation: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  # uid of the snapshot that is sent
+    # uid of the snapshot that the newest point here is a copy of; "": it stands on none, so all its disks are whole
+    parent: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    disks: Annotated[dict[str, SentDisk], msgspec.Meta(min_length=1, max_length=MOST_DISKS)]
+    data: Annotated[int, msgspec.Meta(ge=0, le=1 << 50), unit("bytes")] = 0  # how much will come
+    taken_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)] = 0.0  # unix seconds, by the source's clock
+    consistency: Annotated[str, msgspec.Meta(max_length=20, pattern="^[a-z]*$")] = ""
+    age_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # of the snapshot, as the stream begins
+
+
+def check_point(given: Any) -> None:
+    """Raises InvalidInput for a point on nothing whose disks aren't whole."""
+    if not given.parent and not all(disk.whole for disk in given.disks.values()):
+        raise InvalidInput(
+            "input.disks: a point without a parent has only whole disks",
+            field="input.disks",
+            hint="send the disks whole",
+        )
+
+
 class StreamVerb(msgspec.Struct, frozen=True):
     name: str
     input: type[msgspec.Struct]
@@ -153,7 +188,10 @@ CAPTURE = StreamVerb("capture", CaptureInput, "operate", audited=True)
 METRICS = StreamVerb("metrics", SamplesInput, "read")
 CONTENTS = Verb("contents", "List the backups in it", input=ContentsInput, stream=True, needs="fabric")
 FILES = StreamVerb("files", FilesInput, "operate")
-STREAM_VERBS = {verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, CAPTURE, METRICS, FILES)}
+RECEIVE = StreamVerb("receive", ReceiveInput, "operate", check=check_point)
+STREAM_VERBS = {
+    verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, CAPTURE, METRICS, FILES, RECEIVE)
+}
 
 
 def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:

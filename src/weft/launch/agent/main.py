@@ -151,6 +151,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     streams = Streams(
         *(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs),
         BackupFiles(host.state_dir, host.node, server),
+        agent.receiver,
     )
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)

@@ -1,0 +1,197 @@
+"""A replica at another cluster, as a node that sends to it reaches it: through that cluster's API, and by a stream through its
+gateway. Blocking, for threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from weft.backup.process.nbd import NbdClient
+from weft.client.api import Client
+from weft.client.context import Context
+from weft.client.tls import make_tls
+from weft.contracts.driver.layers import ServedDisk
+from weft.kinds.parts.stream_verbs import ReceiveInput
+from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.objects.identity import SERVER_NAME
+from weft.protocol.frames import FrameDecoder, FrameType, encode_data, encode_frame, encode_hello
+from weft.protocol.points import DATA, PIECE_BYTES, ZERO, encode_head
+from weft.protocol.report import OpenedLink
+
+ASK_SECONDS = 10.0
+STALL_SECONDS = 30.0  # without a byte taken by the other side
+END_SECONDS = 300.0  # until the last byte is on its disk
+_RECEIVE_BYTES = 64 << 10
+# Of the replica's spec, what this side may change of one that is there.
+OWN_FIELDS = ("workload", "disks", "rpo", "keep")
+
+
+class Peer:
+    """``stopped``: set to end what another thread does here."""
+
+    def __init__(self, link: OpenedLink, project: str) -> None:
+        self.stopped = threading.Event()
+        context = Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, project=project)
+        self._client, self._tls = Client(context, timeout_seconds=ASK_SECONDS), make_tls(context)
+
+    def close(self) -> None:
+        self.stopped.set()
+        self._client.close()
+
+    def put_replica(self, name: str, spec: Mapping[str, Any]) -> None:
+        """Make the replica, or change what differs. Raises AlreadyExists (``nameTaken``) for another's, IllegalTransition
+        (``staleGeneration``) for one that was promoted, and what the other cluster refuses it for."""
+        try:
+            there = self._client.get("replica", name)["spec"]
+        except NotFound:
+            self._client.create({"kind": "replica", "name": name, "spec": dict(spec)})
+            return
+        if there.get("origin") != spec["origin"]:
+            raise AlreadyExists(
+                f"the other cluster has a replica {name} of something else",
+                reason="nameTaken",
+                hint="give this replication another name there, or delete that replica",
+            )
+        if there.get("role") == "primary":
+            raise IllegalTransition(
+                f"replica {name} was promoted: it takes no more points",
+                reason="staleGeneration",
+                hint="its VM runs there now; delete this replication, or stop this VM and replicate back",
+            )
+        differs = {key: spec[key] for key in OWN_FIELDS if key in spec and there.get(key) != spec[key]}
+        if differs:
+            self._client.patch("replica", name, {"spec": differs})
+
+    def send(self, name: str, point: ReceiveInput, disks: Sequence[ServedDisk], sent: Callable[[int], None]) -> int:
+        """Send the point; the number that it got there. Raises what the other side refuses it for, Unavailable (``streamLost``)."""
+        ticket = self._client.verb("replica", name, "receive", msgspec.to_builtins(point))
+        with self._dial(ticket) as sock:
+            stream, total = _Stream(sock), 0
+            for head, data in list_pieces(disks, [disk.whole for disk in point.disks.values()]):
+                if self.stopped.is_set():
+                    raise Unavailable("the point is not wanted any more", reason="streamLost")
+                if (number := stream.peek()) is not None:
+                    return number  # it has the point already
+                for frame in encode_data(FrameType.DATA_IN, head + data):
+                    stream.send(frame)
+                total += len(data)
+                sent(total)
+            stream.send(encode_frame(FrameType.END_IN))
+            return stream.await_end()
+
+    def _dial(self, ticket: Mapping[str, Any]) -> ssl.SSLSocket:
+        host, _, port = str(ticket["address"]).rpartition(":")
+        try:
+            plain = socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = self._tls.wrap_socket(plain, server_hostname=SERVER_NAME)
+            sock.settimeout(STALL_SECONDS)
+            sock.sendall(encode_hello(role="client", ticket=ticket["ticket"]))
+        except (OSError, ValueError) as problem:
+            raise Unavailable(
+                f"the other cluster's gateway at {str(ticket['address'])[:100]} can't be reached: {problem}",
+                reason="streamLost",
+            ) from None
+        return sock
+
+
+class _Stream:
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._sock, self._decoder, self._answer = sock, FrameDecoder(), bytearray()
+
+    def send(self, frame: bytes) -> None:
+        try:
+            self._sock.sendall(frame)
+        except OSError as problem:
+            self._read_refusal()
+            raise _lost(problem) from None
+
+    def peek(self) -> int | None:
+        """The number, if the other side has ended already. Raises its refusal."""
+        while self._sock.pending() or select.select([self._sock], [], [], 0)[0]:
+            if (number := self._receive()) is not None:
+                return number
+        return None
+
+    def await_end(self) -> int:
+        self._sock.settimeout(END_SECONDS)
+        while (number := self._receive()) is None:
+            pass
+        return number
+
+    def _read_refusal(self) -> None:
+        """A side that refuses what is sent closes the connection after its reason."""
+        self._sock.settimeout(1.0)
+        with contextlib.suppress(Unavailable):
+            while self._receive() is None:
+                pass
+
+    def _receive(self) -> int | None:
+        try:
+            data = self._sock.recv(_RECEIVE_BYTES)
+        except OSError as problem:
+            raise _lost(problem) from None
+        if not data:
+            raise _lost(None)
+        for frame in self._decoder.feed(data):
+            if frame.type == FrameType.ERROR:
+                raise frame.error()
+            if frame.type == FrameType.DATA_OUT and len(self._answer) < _RECEIVE_BYTES:
+                self._answer += frame.payload
+            elif frame.type == FrameType.EXIT:
+                return _read_number(bytes(self._answer))
+        return None
+
+
+class _Answer(msgspec.Struct):
+    number: int
+
+
+def _read_number(answer: bytes) -> int:
+    try:
+        return msgspec.json.decode(answer, type=_Answer).number
+    except msgspec.DecodeError:
+        raise InvalidInput("the other cluster's answer can't be read", reason="badPiece") from None
+
+
+def _lost(problem: OSError | None) -> Unavailable:
+    why = "it was closed" if problem is None else str(problem) or type(problem).__name__
+    return Unavailable(f"the stream to the replica was lost: {why}", reason="streamLost", hint="it is tried again")
+
+
+def list_pieces(disks: Sequence[ServedDisk], whole: Sequence[bool]) -> Iterator[tuple[bytes, bytes]]:
+    """Head and data of each piece. What is zero goes without its bytes, or not at all where the disk is whole."""
+    for number, disk in enumerate(disks):
+        with contextlib.closing(NbdClient(disk.socket)) as client:
+            end = 0
+            for start, length, zero in disk.extents:
+                at, end = max(start, end), min(start + length, disk.size_bytes)
+                while at < end:
+                    if zero:
+                        data, size = b"", end - at
+                    else:
+                        size = min(PIECE_BYTES, end - at)
+                        data = client.read(at, size)
+                        data = b"" if data.count(0) == size else data
+                    if data:
+                        yield encode_head(DATA, number, at, size), data
+                    elif not whole[number]:
+                        yield encode_head(ZERO, number, at, size), b""
+                    at += size
+
+
+def count_data(disk: ServedDisk) -> int:
+    """Bytes that may have to be sent."""
+    return sum(
+        min(start + length, disk.size_bytes) - start
+        for start, length, zero in disk.extents
+        if not zero and start < disk.size_bytes
+    )

@@ -1,0 +1,182 @@
+"""Sends points of this node's workloads to their replicas at other clusters, a few at a time.
+
+Reads orders, which come with the answers to the node's reports; reports how that goes. Reads disks through the pools, and the
+link's address and token from the server for each point. Nothing is kept: an agent made anew sends again, and the replica says so
+if it has the point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from weft.agent.image.cache import ImageCache
+from weft.agent.replication.peer import Peer, count_data
+from weft.agent.server.client import Server
+from weft.agent.snapshot.reading import read_disks
+from weft.agent.volume.pools import Pools
+from weft.contracts.clock import Clock
+from weft.contracts.driver.layers import HasLayers, ServedDisk
+from weft.kinds.fields.replication.work import SendOrder, SendReport, find_send
+from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
+from weft.objects.errors import IllegalTransition, Unavailable, WeftError
+
+AT_ONCE = 4
+PROGRESS_SECONDS = 2.0
+READY_SECONDS, AGAIN_SECONDS = 60.0, 0.5  # how long, and how often, a replica that isn't ready yet is asked
+OTHER_PARENTS = 2  # how often a replica may name another point than was thought, for one order
+
+log = logging.getLogger("weft.agent")
+
+
+class Sender:
+    """``changed`` is called when there is something to report."""
+
+    def __init__(
+        self, node: str, server: Server, pools: Pools, images: ImageCache, clock: Clock, changed: Callable[[], None]
+    ) -> None:
+        self._node, self._server, self._pools, self._images = node, server, pools, images
+        self._clock, self._changed = clock, changed
+        self._orders: list[SendOrder] = []
+        self._reports: list[SendReport] = []
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def has_orders(self) -> bool:
+        return bool(self._orders)
+
+    def report(self) -> list[SendReport]:
+        return list(self._reports)
+
+    def put_orders(self, orders: Sequence[SendOrder]) -> None:
+        """All that this node shall send."""
+        if list(orders) == self._orders:
+            return
+        self._orders = list(orders)
+        self._reports = [one for one in self._reports if any(find_send([one], order) for order in orders)]
+        asked = {(one.uid, one.attempt): one for one in orders}
+        for key in self._tasks.keys() - asked.keys():
+            self._tasks.pop(key).cancel()
+        for key, order in asked.items():
+            if key not in self._tasks:
+                self._tasks[key] = asyncio.ensure_future(self._do(order))
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _do(self, order: SendOrder) -> None:
+        given_at = self._clock.elapsed()
+        async with self._turns:
+            self._note(SendReport(uid=order.uid, attempt=order.attempt))
+            try:
+                report = await self._send(order, given_at)
+            except (WeftError, OSError) as problem:
+                reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+                why = str(problem) or type(problem).__name__
+                hint = f"; {problem.hint}" if isinstance(problem, WeftError) and problem.hint else ""
+                log.warning("replica %s/%s at %s: %s", order.project, order.replica, order.cluster, why)
+                report = SendReport(
+                    uid=order.uid, attempt=order.attempt, phase="failed", reason=reason, message=f"{why}{hint}"
+                )
+            self._note(report)
+
+    def _note(self, report: SendReport) -> None:
+        if any(find_send([report], order) for order in self._orders):
+            mine = (report.uid, report.attempt)
+            self._reports = [*(one for one in self._reports if (one.uid, one.attempt) != mine), report]
+            self._changed()
+
+    async def _send(self, order: SendOrder, given_at: float) -> SendReport:
+        """Raises WeftError, OSError."""
+        link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
+        peer = Peer(link, order.project)
+        try:
+            await asyncio.to_thread(peer.put_replica, order.replica, order.manifest)
+            since = order.since
+            for _ in range(OTHER_PARENTS):
+                try:
+                    return await self._send_since(peer, order, since, given_at)
+                except IllegalTransition as problem:
+                    if problem.token != "otherParent":
+                        raise
+                    since = await self._find_common(order, str(problem.details.get("parent", "")))
+            return await self._send_since(peer, order, "", given_at)
+        finally:
+            peer.close()
+
+    async def _find_common(self, order: SendOrder, there: str) -> str:
+        """The point that the replica has, if it is here too."""
+        for _, driver in self._pools.named():
+            if there and isinstance(driver, HasLayers):
+                kept = await driver.layers.list_kept()
+                if any(one.uid == there for one in kept) and there != order.snapshot:
+                    return there
+        return ""
+
+    async def _send_since(self, peer: Peer, order: SendOrder, since: str, given_at: float) -> SendReport:
+        reading = read_disks(
+            *(self._pools, self._images, order.snapshot, order.disks), image_sha256=order.image_sha256, since=since
+        )
+        async with reading as disks:
+            deadline = self._clock.elapsed() + READY_SECONDS
+            while True:
+                point = self._describe(order, since, disks, given_at)
+                try:
+                    return await self._stream(peer, order, point, list(disks.values()))
+                except Unavailable as problem:
+                    if problem.token != "replicaNotReady" or self._clock.elapsed() >= deadline:
+                        raise
+                await self._clock.sleep(AGAIN_SECONDS)
+
+    def _describe(self, order: SendOrder, since: str, disks: Mapping[str, ServedDisk], given_at: float) -> ReceiveInput:
+        return ReceiveInput(
+            origin=order.uid,
+            generation=order.generation,
+            source=order.snapshot,
+            parent=since,
+            disks={
+                name: SentDisk(key=order.disks[name], size=disk.size_bytes, whole=disk.is_whole)
+                for name, disk in disks.items()
+            },
+            data=sum(map(count_data, disks.values())),
+            taken_at=order.taken_at,
+            consistency=order.consistency,
+            age_seconds=max(0.0, order.age_seconds) + self._clock.elapsed() - given_at,
+        )
+
+    async def _stream(
+        self, peer: Peer, order: SendOrder, point: ReceiveInput, disks: Sequence[ServedDisk]
+    ) -> SendReport:
+        began, loop, noted = self._clock.elapsed(), asyncio.get_running_loop(), [self._clock.elapsed()]
+        report = SendReport(
+            uid=order.uid,
+            attempt=order.attempt,
+            total=point.data,
+            is_whole=any(disk.whole for disk in point.disks.values()),
+        )
+        total = [0]
+
+        def show(count: int) -> None:
+            total[0] = count
+            now = self._clock.elapsed()
+            if now - noted[0] >= PROGRESS_SECONDS:
+                noted[0] = now
+                loop.call_soon_threadsafe(self._note, msgspec.structs.replace(report, bytes=count, seconds=now - began))
+
+        sending = asyncio.ensure_future(asyncio.to_thread(peer.send, order.replica, point, disks, show))
+        try:
+            number = await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            peer.close()  # the thread finds out with its next piece
+            with contextlib.suppress(WeftError, OSError):
+                await sending
+            raise
+        seconds = self._clock.elapsed() - began
+        return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)

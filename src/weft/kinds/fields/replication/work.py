@@ -1,0 +1,92 @@
+"""Work on replication that a node is asked to do: the order, in the status of what it is about, and the node's report on it.
+
+An order goes to the node with the answers to its reports, until it is in none any more; it may be repeated, and the node reports on
+it until then. A point is known by the uid of the snapshot at the source that it is a copy of.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+MOST_DISKS = 64
+
+
+class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """In ``replication.status``: send a snapshot to the replica at the other cluster."""
+
+    uid: str  # of the Replication
+    node_uid: str  # whom it is for
+    attempt: int  # a higher one is another request
+    cluster: str  # name of the Cluster that the replica is at
+    project: str  # of the replica, there
+    replica: str  # its name
+    manifest: dict[str, Any]  # the replica's spec, as it should be there
+    snapshot: str  # uid of the one to send
+    since: str = ""  # uid of the snapshot that the replica has; "": none
+    generation: int = 1
+    disks: dict[str, str] = {}  # by name, root or a volume's: what the pool's records call it
+    image_sha256: str = ""  # content of the image that its root disk stands on
+    taken_at: float = 0.0  # unix seconds, by the source's clock
+    consistency: str = ""
+    age_seconds: float = 0.0  # of the snapshot, when the order was given
+
+
+class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to the order with the same ``uid`` and ``attempt``."""
+
+    uid: str
+    attempt: int
+    phase: Literal["working", "done", "failed"] = "working"
+    number: int = 0  # that the point has at the replica
+    bytes: int = 0  # sent so far
+    total: int = 0  # to send
+    seconds: float = 0.0  # that it took
+    is_whole: bool = False  # all was sent, not what changed
+    reason: str = ""
+    message: str = ""
+
+
+class ReceiveOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """In ``replica.status``: take the next point in, if one comes."""
+
+    uid: str  # of the Replica
+    node_uid: str  # whom it is for
+    generation: int
+    origin: str  # uid of the Replication that may send
+    number: int  # of the next point
+    snapshot: str  # uid that the next point gets as a snapshot here
+    pool: str
+    parent: str = ""  # uid of the newest point's snapshot here; "": there is no point
+    parent_source: str = ""  # uid that this one has at the source
+    disks: dict[str, int] = {}  # the largest sizes, by the disks' names
+
+
+class ReceivedDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    key: str  # what the pool's records call it
+    size: int
+
+
+class ReceiveReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to the order with the same ``uid`` and ``snapshot``."""
+
+    uid: str
+    snapshot: str
+    phase: Literal["receiving", "done"] = "receiving"
+    source: str = ""  # uid of the snapshot that it is a copy of
+    disks: dict[str, ReceivedDisk] = {}
+    bytes: int = 0  # that came
+    taken_at: float = 0.0  # unix seconds, by the source's clock
+    age_seconds: float = 0.0  # when it was complete
+    consistency: str = ""
+
+
+def find_send(reports: list[SendReport], order: SendOrder) -> SendReport | None:
+    """The report on ``order``."""
+    return next((one for one in reports if (one.uid, one.attempt) == (order.uid, order.attempt)), None)
+
+
+def find_receive(reports: list[ReceiveReport], order: ReceiveOrder) -> ReceiveReport | None:
+    """The report on ``order``."""
+    return next((one for one in reports if (one.uid, one.snapshot) == (order.uid, order.snapshot)), None)
