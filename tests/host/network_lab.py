@@ -34,6 +34,7 @@ from weft.contracts.driver.network import (
     SeenFlow,
     Segment,
 )
+from weft.contracts.proxy import EndpointCount, Proxy
 from weft.objects.errors import error_from_dict
 
 HERE = Path(__file__).parent
@@ -280,6 +281,21 @@ class Node:
 
     async def close(self) -> None:
         self._ask("close")
+
+    def name_router(self, segment_id: str) -> str:
+        return str(self._ask("name_router", segment_id)["value"])
+
+    def ensure_proxy(self, proxy: Proxy) -> None:
+        self._ask("proxy.ensure", msgspec.to_builtins(proxy))
+
+    def remove_proxy(self, id: str) -> None:
+        self._ask("proxy.remove", id)
+
+    def read_proxy(self, id: str) -> list[EndpointCount]:
+        return msgspec.convert(self._ask("proxy.read", id)["value"], list[EndpointCount])
+
+    def find_ended_proxies(self) -> list[str]:
+        return list(self._ask("proxy.find_ended")["value"])
 
     def _ask(self, method: str, argument: Any = None) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout

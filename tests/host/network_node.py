@@ -1,4 +1,4 @@
-"""A node's share of the lab: runs the bridge driver in the namespaces it was started in and obeys JSON lines.
+"""A node's share of the lab: runs the drivers of networks and proxies in the namespaces it was started in and obeys JSON lines.
 
 Started by ``network_lab``; its arguments are the Host, and how many connections a
 guest may have (0: the driver's choice). Being the first process of its pid namespace, its end takes
@@ -8,6 +8,7 @@ with it all that the driver started.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -17,11 +18,14 @@ from typing import Any
 
 import msgspec
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Port, Segment
+from weft.contracts.proxy import Proxy
 from weft.drivers.linux.programs import Finished
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.driver import BridgeNetwork
+from weft.drivers.proxy.haproxy.driver import HaproxyDriver
 from weft.objects.errors import WeftError
 
 ARGUMENTS: dict[str, Any] = {
@@ -33,6 +37,10 @@ ARGUMENTS: dict[str, Any] = {
     "ensure_filters": list[Filter],
     "list": Port,
     "read_refused": list[str],
+    "name_router": str,
+    "proxy.ensure": Proxy,
+    "proxy.remove": str,
+    "proxy.read": str,
 }
 SEVERAL: dict[str, Any] = {
     "ensure_refused": (list[str], list[str]),
@@ -41,7 +49,14 @@ SEVERAL: dict[str, Any] = {
     "count_older": (str, str),
     "read_fill": (),
 }
-PARTS = {"list": "flows", "seed": "flows", "count_older": "flows", "read_refused": "seen", "read_fill": "connections"}
+PARTS = {
+    "name_router": "gateways",
+    "list": "flows",
+    "seed": "flows",
+    "count_older": "flows",
+    "read_refused": "seen",
+    "read_fill": "connections",
+}
 
 
 def count_programs() -> list[str]:
@@ -73,7 +88,7 @@ def meddle(script: str) -> None:
     kernel.perform_links = perform
 
 
-async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
+async def answer(driver: BridgeNetwork, proxies: HaproxyDriver, line: str) -> dict[str, Any]:
     order = msgspec.json.decode(line)
     method, argument = order["method"], order.get("argument")
     if method == "shell":  # the lab looks at, or breaks, what the driver made
@@ -85,11 +100,15 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
     arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
     if method in SEVERAL:
         arguments = [msgspec.convert(one, type) for one, type in zip(argument or (), SEVERAL[method], strict=True)]
-    verb = getattr(driver if hasattr(driver, method) else getattr(driver, PARTS[method]), method)
+    if method.startswith("proxy."):
+        verb = getattr(proxies, method.removeprefix("proxy."))
+    else:
+        verb = getattr(driver if hasattr(driver, method) else getattr(driver, PARTS[method]), method)
     STARTED.clear()
     start = time.monotonic()
     try:
-        value = verb(*arguments) if method in ("switch", "read_fill") else await verb(*arguments)
+        value = verb(*arguments)
+        value = await value if inspect.isawaitable(value) else value
     except WeftError as problem:
         return {"error": problem.to_dict()}
     return {"value": msgspec.to_builtins(value), "seconds": time.monotonic() - start, "programs": STARTED}
@@ -97,15 +116,15 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
 
 async def serve(host: Host, most_connections: int | None) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
-    driver = BridgeNetwork(host, most_connections)
+    driver, proxies = BridgeNetwork(host, most_connections), HaproxyDriver(host, SystemClock())
     loop = asyncio.get_running_loop()
     print("ready", flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         if msgspec.json.decode(line)["method"] == "restart":
-            driver = BridgeNetwork(host, most_connections)
+            driver, proxies = BridgeNetwork(host, most_connections), HaproxyDriver(host, SystemClock())
             print("{}", flush=True)
             continue
-        print(msgspec.json.encode(await answer(driver, line)).decode(), flush=True)
+        print(msgspec.json.encode(await answer(driver, proxies, line)).decode(), flush=True)
 
 
 def reap(child: int) -> None:

@@ -55,13 +55,15 @@ class Target(msgspec.Struct, frozen=True):
 
 class Service(msgspec.Struct, frozen=True):
     """New connections to its address are split among the targets; those that are open stay where they are. Targets see the
-    client's own address. Without a target a connection is refused at once."""
+    client's own address. Without a target a connection is refused at once. A ``proxied`` one is only given its address: a process
+    that listens there (``GatewayListener``) takes the connections."""
 
     address: str
     names: tuple[str, ...]  # in the network's domain; they go before NICs' names
     ports: tuple[ServicePort, ...]
     targets: tuple[Target, ...]  # by address
     sticky: bool = False  # a client's connections go to the same target
+    proxied: bool = False
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -249,6 +251,9 @@ class NetworkDriver(Protocol):
 
 
 class GatewayListener(Protocol):
+    def name_router(self, segment_id: str) -> str:
+        """The network namespace, by its name, that has the segment's gateway and the addresses of its services."""
+
     async def listen(self, segment_id: str, address: str, port: int, protocol: Literal["tcp", "udp"]) -> socket.socket:
         """A bound socket, not blocking, at the segment's gateway ``address``, which only guests here reach, each from its own
         address. Raises OSError."""

@@ -16,14 +16,14 @@ from weft.drivers.network.bridge.nftables.parts import Part, make_parts
 from weft.drivers.network.bridge.plan import Uplink
 from weft.drivers.network.bridge.service.services import differ_in_services_only
 from weft.drivers.network.bridge.service.tables import (
-    SLOTS,
-    choose_slots,
     find_published,
     render_published,
     render_services,
     render_split,
+    render_steering,
 )
 from weft.drivers.network.bridge.validation import check_forwards, check_segment
+from weft.drivers.network.slots import SLOTS, choose_slots
 from weft.objects.errors import InvalidInput
 
 A, B, C = (Target(f"10.20.0.{number}", 1) for number in (11, 12, 13))
@@ -129,6 +129,22 @@ def test_a_published_port_is_split_among_nodes_and_then_among_what_is_here() -> 
     nowhere = msgspec.structs.replace(forward, nodes=())
     assert "dnat to" not in render_published(NAMES, HOST, [find_published(HOST, nowhere, None)], {}, {}).text
     check_forwards([forward, msgspec.structs.replace(nowhere, port=8089)], NAMES.prefix)
+
+
+def test_of_a_service_that_is_proxied_the_router_has_the_address_and_published_ports_lead_to_it() -> None:
+    proxied = msgspec.structs.replace(SEGMENT, services=(shop(A, B, proxied=True),))
+    forward = Forward(8088, "tcp", SEGMENT.id, "10.20.0.100", 80, "", (NodeShare("10.99.0.2", 1000),), is_service=True)
+    here = find_published(HOST, forward, proxied)
+    inside = render_services(proxied, [here]).text
+    assert "dnat to numgen random mod 1000 map @published_tcp_8088 : 80" in inside and "8080" not in inside
+    uplinks = {SEGMENT.id: Uplink("169.254.64.0", "169.254.64.1")}
+    text = render_published(NAMES, HOST, [here], uplinks, {SEGMENT.id: SEGMENT.cidr}).text
+    assert "0-999 : 169.254.64.1" in text and "10.99.0.2" not in text  # its own proxy takes all of them
+    away = render_published(NAMES, HOST, [find_published(HOST, forward, None)], {}, {}).text
+    assert "0-999 : 10.99.0.2" in away
+    steering = "".join(table.text for table in render_steering(NAMES, HOST, [proxied]))
+    assert A.address not in steering and find_neighbours(HOST, proxied) == {}
+    assert not differ_in_services_only(proxied, msgspec.structs.replace(proxied, services=(shop(A, B),)))
 
 
 @pytest.mark.parametrize(

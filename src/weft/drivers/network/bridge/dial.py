@@ -33,6 +33,10 @@ class GatewaySockets:
     def __init__(self, names: Names) -> None:
         self._names = names
 
+    def name_router(self, segment_id: str) -> str:
+        """See contracts.driver.network."""
+        return self._names.router(segment_id)
+
     async def listen(self, segment_id: str, address: str, port: int, protocol: Literal["tcp", "udp"]) -> socket.socket:
         """See contracts.driver.network. Raises OSError."""
         namespace = self._names.router(segment_id)

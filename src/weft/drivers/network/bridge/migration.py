@@ -62,7 +62,7 @@ def older_hops(host: Host, segment: Segment) -> dict[str, str]:
 def find_neighbours(host: Host, segment: Segment) -> dict[str, str]:
     """The neighbours that a segment's router has to know without asking, address to MAC: it can't ask through the overlay."""
     routers = {hop: router_mac(node) for node, hop in older_hops(host, segment).items()}
-    targets = {target.address for service in segment.services for target in service.targets}
+    targets = {target.address for service in segment.services if not service.proxied for target in service.targets}
     macs = {e.address: e.mac for e in segment.endpoints if e.address in targets}
     return macs | {m.address: m.mac for m in segment.migrated} | routers
 

@@ -211,6 +211,7 @@ chain to_router {{
   iifname != "{OUTSIDE}" accept
   ct state established,related accept
   icmp type echo-request accept
+  ct status dnat accept comment "published ports of services that are proxied here"
   drop
 }}
 chain out {{
@@ -222,8 +223,8 @@ chain out {{
 
 
 def render_shared(inside: Inside) -> Table:
-    """A namespace with others behind it: they get out with its address, and nothing gets in, to them or to itself. Closed before
-    there is anyone: it is made with the NIC."""
+    """A namespace with others behind it: they get out with its address, and nothing gets in, to them or to itself, but answers.
+    Closed before there is anyone: it is made with the NIC."""
     behind = f'"{BEHIND}*"'
     body = f"""\
 chain through {{
@@ -233,6 +234,7 @@ chain through {{
 }}
 chain to_itself {{
   type filter hook input priority filter; policy drop
+  ct state established accept
 }}
 chain out {{
   type nat hook postrouting priority srcnat

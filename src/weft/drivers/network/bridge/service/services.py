@@ -93,7 +93,7 @@ class Services:
 
     async def _steer(self) -> bool:
         tables = render_steering(self._names, self._host, self._segments.values())
-        if not any(one.services for one in self._segments.values()):
+        if all(service.proxied for one in self._segments.values() for service in one.services):
             return await self._tables.drop(*((table.family, table.name) for table in tables))
         if not kernel.has_sysctl(CALL_IPTABLES) and not self._warned:
             self._warned = True
@@ -105,7 +105,7 @@ class Services:
         TCP's those that nobody has answered, or that were refused: the client's next try, from the same port, gets another
         target."""
         left = {service.address: {t.address for t in service.targets if t.weight} for service in now.services}
-        for service in before.services:
+        for service in (one for one in before.services if not one.proxied):
             gone = {t.address for t in service.targets if t.weight} - left.get(service.address, set())
             protocols = sorted({port.protocol for port in service.ports})
             for address in sorted(gone):
@@ -120,5 +120,7 @@ def differ_in_services_only(one: Segment, other: Segment) -> bool:
     """Whether it takes the tables of services alone to come from one to the other: the same services, with the same targets."""
     if msgspec.structs.replace(one, services=other.services) != other:
         return False
-    shape = [[(s.address, s.names, [t.address for t in s.targets]) for s in seg.services] for seg in (one, other)]
+    shape = [
+        [(s.address, s.names, s.proxied, [t.address for t in s.targets]) for s in seg.services] for seg in (one, other)
+    ]
     return shape[0] == shape[1]

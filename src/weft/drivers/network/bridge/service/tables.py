@@ -8,15 +8,14 @@ So a target sees its client's own address, and so do security groups; the target
 
 A published port is split in two steps: a node splits its connections among the nodes with targets, by the sum of their weights,
 and each of those among the targets that it has. What comes from another of these nodes was split already.
+
+Of a service that is proxied the router only has the address, for the proxy that listens there; a published port leads to the
+node's own proxy, and where there is none to another node's.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from weft.contracts.driver.host import Host
@@ -25,13 +24,11 @@ from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Name
 from weft.drivers.network.bridge.nftables.parts import Part, PartedTable, make_parts
 from weft.drivers.network.bridge.nftables.rules import STEERED, Table, elements
 from weft.drivers.network.bridge.plan import UPLINKS, Uplink
+from weft.drivers.network.slots import SLOTS, choose_slots
 
 SERVICES_TABLE = "services"
-SLOTS = 1000
 _FROM_ROUTER = 0x77650001  # of a packet that a router has just sent, until its connection has SERVED
 SERVED = 0x77650002  # of a connection to a target, where the client's router chose it
-_SEED = 0x9E3779B97F4A7C15
-_WORD = (1 << 64) - 1
 _DSTNAT = "  type nat hook prerouting priority dstnat\n"
 _SRCNAT = "  type nat hook postrouting priority srcnat\n"
 _PLACES = "  type ipv4_addr . inet_proto . inet_service{}\n"
@@ -45,6 +42,7 @@ class Published(NamedTuple):
     targets: tuple[Target, ...]  # those here that have a weight
     target_port: int  # 0: the service has no such port
     sticky: bool
+    proxied: bool = False  # by this node: it takes all connections itself
 
 
 def find_published(host: Host, forward: Forward, segment: Segment | None) -> Published:
@@ -56,6 +54,8 @@ def find_published(host: Host, forward: Forward, segment: Segment | None) -> Pub
     here = {e.address for e in segment.endpoints if e.node_address == host.underlay_address}
     targets = tuple(target for target in service.targets if target.weight and target.address in here)
     target_port = ports.get((forward.protocol, forward.target_port), 0)
+    if service.proxied and target_port:
+        return Published(forward, (Target(service.address, 1),), forward.target_port, sticky=False, proxied=True)
     return Published(forward, targets if target_port else (), target_port, service.sticky)
 
 
@@ -64,7 +64,8 @@ def render_services(segment: Segment, published: Iterable[Published]) -> PartedT
     answered through the router, as the gateway. What misses its target by a hair's breadth is dropped, for the client to ask
     again; to a service without targets nothing listens, so the router refuses it."""
     maps, chains, places, outside = list[Part](), list[Part](), list[str](), ""
-    for service in segment.services:
+    balanced = [service for service in segment.services if not service.proxied]
+    for service in balanced:
         place = service.address.replace(".", "_")
         split, key = render_split(f"to_{place}", service.targets, sticky=service.sticky)
         maps += split
@@ -74,14 +75,14 @@ def render_services(segment: Segment, published: Iterable[Published]) -> PartedT
                 Part("chain", name, "", f"  meta l4proto {port.protocol} dnat to {key} : {port.target_port}\n")
             )
             places.append(f"{service.address} . {port.protocol} . {port.port}")
-    for forward, targets, target_port, sticky in published:
+    for forward, targets, target_port, sticky, _ in published:
         split, key = render_split(f"published_{forward.protocol}_{forward.port}", targets, sticky=sticky)
         maps += split
         if split:
             match = f'iifname "{OUTSIDE}" fib daddr type local {forward.protocol} dport {forward.port}'
             outside += f"  {match} dnat to {key} : {target_port}\n"
     jumps = [f"{place} : goto {chain.name}" for place, chain in zip(places, chains, strict=True)]
-    itself = sorted({target.address for service in segment.services for target in service.targets})
+    itself = sorted({target.address for service in balanced for target in service.targets})
     inside = f'  iifname "{INSIDE}" ip daddr . meta l4proto . th dport vmap @services\n'
     masked = f'  oifname "{INSIDE}" ct status dnat ip saddr . ip daddr @itself masquerade\n'
     missed = f'  iifname "{INSIDE}" ct state new ip daddr . meta l4proto . th dport @served drop\n'
@@ -124,6 +125,7 @@ def render_published(
             continue
         name = f"{forward.protocol}_{forward.port}"
         nodes = {share.address: share.weight for share in forward.nodes if share.address != host.underlay_address}
+        nodes = {} if one.proxied and forward.segment_id in uplinks else nodes
         uplink = uplinks.get(forward.segment_id) if one.targets else None
         own = sum(share.weight for share in forward.nodes) - sum(nodes.values())
         ways = [*nodes.items(), *([(uplink.router, own or 1)] if uplink is not None else [])]
@@ -169,8 +171,11 @@ def render_published(
 def render_steering(names: Names, host: Host, segments: Iterable[Segment]) -> list[Table]:
     """The node's two tables that bring answers to its own clients back through their router, and let routers' packets pass
     the overlay to ``segments``' targets."""
-    known = sorted((one for one in segments if one.services), key=lambda one: one.id)
-    targets = {one.id: sorted({t.address for service in one.services for t in service.targets}) for one in known}
+    targets = {
+        one.id: sorted({t.address for service in one.services if not service.proxied for t in service.targets})
+        for one in sorted(segments, key=lambda one: one.id)
+        if any(not service.proxied for service in one.services)
+    }
     here = elements(f'"{names.bridge(id)}" . {address}' for id in targets for address in targets[id])
     there = elements(f'"{names.overlay(id)}" . {address}' for id in targets for address in targets[id])
     routers = elements(f'"{names.gateway(id)}"' for id in targets)
@@ -224,47 +229,9 @@ def render_split(name: str, targets: Sequence[Target], *, sticky: bool) -> tuple
     return [part], f"{key} map @{name}"
 
 
-@functools.lru_cache(maxsize=256)
-def choose_slots(targets: tuple[Target, ...], *, sticky: bool) -> tuple[tuple[int, int, str], ...]:
-    """Runs of the SLOTS numbers, first and last, with the target of each; weights are more than 0. Sticky: of a change of the
-    targets only as many slots change hands as must, so a client keeps its target."""
-    if sticky:
-        return tuple(_find_runs([_find_owner(slot, targets) for slot in range(SLOTS)]))
-    total, passed = sum(target.weight for target in targets), 0
-    edges = [0]
-    for target in targets:
-        passed += target.weight
-        edges.append(round(SLOTS * passed / total))
-    runs = zip(targets, itertools.pairwise(edges), strict=True)
-    return tuple((first, next_ - 1, target.address) for target, (first, next_) in runs if next_ > first)
-
-
 def name_steering(names: Names) -> str:
     return f"weft_{names.prefix}_services"
 
 
 def name_published(names: Names) -> str:
     return f"weft_{names.prefix}_service_ports"
-
-
-def _find_owner(slot: int, targets: Sequence[Target]) -> str:
-    """Of a slot, by weighted rendezvous hashing."""
-    return min(targets, key=lambda one: -math.log(_draw(slot, one.address)) / one.weight).address
-
-
-def _draw(slot: int, address: str) -> float:
-    """A number in (0, 1] that follows from both."""
-    word = ((zlib.crc32(address.encode()) << 20 | slot) * _SEED) & _WORD
-    word ^= word >> 31
-    word = (word * 0xBF58476D1CE4E5B9) & _WORD
-    word ^= word >> 29
-    word = (word * 0x94D049BB133111EB) & _WORD
-    return ((word >> 32) + 1) / (1 << 32)
-
-
-def _find_runs(owners: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    at = 0
-    for owner, run in itertools.groupby(owners):
-        length = len(list(run))
-        yield at, at + length - 1, owner
-        at += length

@@ -1,0 +1,97 @@
+"""The process of a proxy: HAProxy's master with its worker, found, started, reloaded, ended. It outlives the agent, and is known by
+its pid file and its whole command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import Limits
+from weft.drivers.linux.processes import ProcessId, inspect_process, read_arguments
+from weft.drivers.linux.programs import Finished, run_program
+from weft.drivers.proxy.haproxy.config import CONFIG, PID, STATISTICS
+from weft.drivers.proxy.haproxy.control import ask
+from weft.objects.errors import DriverFailed
+
+PACKAGE = "haproxy"
+LIMITS = Limits(memory_bytes=256 << 20, pids=64)
+START_SECONDS, RELOAD_SECONDS, PAUSE_SECONDS = 10.0, 5.0, 0.02
+# Into its control group and the namespace of the endpoints, before it is HAProxy.
+_ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
+
+
+def plan_command(folder: Path) -> list[str]:
+    return [PACKAGE, "-W", "-D", "-f", str(folder / CONFIG), "-p", str(folder / PID)]
+
+
+def find(folder: Path) -> ProcessId | None:
+    """The master that runs on these files."""
+    try:
+        pid = int((folder / PID).read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    process = inspect_process(pid)
+    return process if process is not None and str(folder / CONFIG) in read_arguments(pid) else None
+
+
+async def start(folder: Path, namespace: str, groups: ControlGroups, group: str) -> ProcessId:
+    """Start it in a control group of its own; it listens when this returns. Raises DriverFailed."""
+    files = [str(path) for path in groups.create_if_possible(group, LIMITS)]
+    argv = ["nsenter", f"--net={namespace}", "sh", "-c", _ENTER, "sh", *files, "--", *plan_command(folder)]
+    done = await _run(argv, "start")
+    process = find(folder)
+    if done.code != 0 or process is None:
+        raise DriverFailed(f"proxy: it doesn't start: {_shorten(done)}", details={"step": "proxy"})
+    return process
+
+
+async def check(folder: Path, namespace: str) -> None:
+    """Whether it would take its files. Raises DriverFailed."""
+    argv = ["nsenter", f"--net={namespace}", PACKAGE, "-c", "-q", "-f", str(folder / CONFIG)]
+    done = await _run(argv, "check")
+    if done.code != 0:
+        raise DriverFailed(f"proxy: its configuration is refused: {_shorten(done)}", details={"step": "proxy"})
+
+
+async def reload(folder: Path, process: ProcessId, clock: Clock) -> None:
+    """Have it read its files; the worker before ends with its connections. Returns when the new one takes changes. Raises
+    DriverFailed."""
+    before = await read_worker(folder)
+    os.kill(process.pid, signal.SIGUSR2)
+    until = clock.elapsed() + RELOAD_SECONDS
+    while clock.elapsed() < until:
+        await clock.sleep(PAUSE_SECONDS)
+        try:
+            if await read_worker(folder) != before:
+                return
+        except DriverFailed:
+            continue  # between two workers
+    raise DriverFailed("proxy: its reload did not end in time", details={"step": "proxy"})
+
+
+async def read_worker(folder: Path) -> int:
+    """The number of the process that takes requests. Raises DriverFailed."""
+    for line in (await ask(folder / STATISTICS, "show info")).splitlines():
+        name, _, value = line.partition(": ")
+        if name == "Pid" and value.isdigit():
+            return int(value)
+    raise DriverFailed("proxy: it doesn't say who it is", details={"step": "proxy"})
+
+
+async def read_version() -> str:
+    """HAProxy's own first line. Raises DriverFailed where it isn't installed."""
+    done = await _run([PACKAGE, "-v"], "version")
+    return done.output.partition("\n")[0]
+
+
+async def _run(argv: list[str], step: str) -> Finished:
+    return await run_program(argv, f"proxy: {step}", PACKAGE, seconds=START_SECONDS)
+
+
+def _shorten(done: Finished) -> str:
+    """Its complaints, without the lines that only announce. (It prints no key: it names files.)"""
+    lines = [line for line in done.errors.splitlines() if "[ALERT]" in line] or done.errors.splitlines()
+    return " ".join(line.partition(": ")[2] or line for line in lines)[-300:] or f"exit status {done.code}"

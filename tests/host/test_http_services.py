@@ -1,0 +1,148 @@
+"""HTTP services with the real HAProxy: requests are split, and none is lost whatever changes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from tests.host.http_lab import CLIENT, CLIENTS, EGRESS, ID, SHOP, WebShop, count_names, finish
+from tests.host.network_lab import Lab
+
+from weft.contracts.driver.network import Target
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
+]
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[WebShop]:
+    lab = Lab(2)
+    try:
+        built = WebShop(lab)
+        asyncio.run(built.build())
+        yield built
+    finally:
+        lab.close()
+
+
+def read_pid(shop: WebShop) -> str:
+    return shop.n1.shell(f"cat {shop.n1.host.run_dir}/proxies/{ID}/haproxy.pid").strip()
+
+
+def test_requests_of_one_connection_are_split_and_the_client_is_named_whatever_it_says(shop: WebShop) -> None:
+    shop.serve(a=500, b=400, c=100)
+    found = shop.ask(1000)
+    names = count_names(found)
+    assert found["statuses"] == {"200": 1000}
+    assert abs(names["a"] - 500) < 100 and abs(names["b"] - 400) < 100 and 50 < names["c"] < 160
+    assert {tuple(said.split()[1:]) for said in found["answers"]} == {(CLIENT, EGRESS, "1")}
+
+
+def test_no_request_is_lost_while_shares_endpoints_and_ports_change(shop: WebShop) -> None:
+    shop.serve(a=1000)
+    held, fresh = shop.start("d", "load", f"{SHOP}:80", "4"), shop.start("d", "load", f"{SHOP}:80", "4", "fresh")
+    for options in (
+        {"a": 500, "b": 500},
+        {"b": 1},
+        {"b": 1, "c": 999},
+        {"a": 1, "c": 1, "ports": (80, 81)},  # a reload
+        {"c": 1, "ports": (80, 81)},
+        {"a": 1, "b": 1, "c": 1, "sticky": True},  # another
+        {"b": 1000},
+    ):
+        shop.serve(**options)
+        shop.ask(50)
+    for load in (held, fresh):
+        found = finish(load)
+        assert set(found["statuses"]) == {"200"} and found["statuses"]["200"] > 100
+    assert count_names(shop.ask(20)) == {"b": 20}
+
+
+def test_a_sticky_client_stays_and_a_share_of_zero_gets_nothing(shop: WebShop) -> None:
+    shop.serve(a=500, b=500, sticky=True)
+    (name,) = count_names(shop.ask(50))
+    shop.serve(a=0 if name == "a" else 1, b=0 if name == "b" else 1)
+    (other,) = count_names(shop.ask(50))
+    assert {name, other} == {"a", "b"}
+
+
+def test_without_an_endpoint_it_says_so(shop: WebShop) -> None:
+    shop.serve(a=0)
+    found = shop.ask(3)
+    assert found["statuses"] == {"503": 3}
+    assert set(found["answers"]) == {"service default/shop has no endpoint that answers now"}
+
+
+def test_one_that_does_not_answer_gets_its_requests_taken_by_another_and_that_is_counted(shop: WebShop) -> None:
+    dead = "10.20.0.77"
+    proxy = shop.proxy(a=500)
+    (listener,) = proxy.listeners
+    (target,) = listener.backends
+    both = msgspec.structs.replace(listener, backends=(target, Target(dead, 500)))
+    shop.n1.ensure_proxy(msgspec.structs.replace(proxy, listeners=(both,)))
+
+    def count() -> dict[str, dict[str, int]]:
+        return {one.address: one.answers for one in shop.n1.read_proxy(ID)}
+
+    before = count()[target.address]["2xx"]
+    assert shop.ask(6)["statuses"] == {"200": 6}
+    assert count()[target.address]["2xx"] - before == 6
+    shop.serve(a=1)
+
+
+def test_it_is_found_again_by_an_agent_that_starts_and_started_again_where_it_was_killed(shop: WebShop) -> None:
+    shop.serve(a=1)
+    pid = read_pid(shop)
+    shop.n1.restart()
+    shop.serve(a=1, b=1)
+    assert read_pid(shop) == pid
+    assert set(count_names(shop.ask(50))) == {"a", "b"}
+    shop.n1.shell(f"kill -9 {pid}")
+    until = time.monotonic() + 5
+    while not shop.n1.find_ended_proxies():
+        assert time.monotonic() < until
+    shop.serve(a=1, b=1)
+    assert shop.ask(20)["statuses"] == {"200": 20}
+
+
+async def test_a_published_port_reaches_it_and_the_client_outside_is_named(shop: WebShop) -> None:
+    shop.serve(a=1)
+    await shop.n1.ensure_forwards([shop.publish()])
+    try:
+        said = shop.lab.fetch(shop.lab.outside, shop.n1.address, 8088)
+        assert said.split() == ["a", "203.0.113.2", EGRESS, "1"]
+    finally:
+        await shop.n1.ensure_forwards([])
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n", "400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 40_000 + b"\r\n\r\n", "400"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", "400"),
+    ],
+)
+def test_what_is_not_http_is_refused(shop: WebShop, sent: bytes, status: str) -> None:
+    shop.serve(a=1)
+    done = subprocess.run(
+        [*shop.enter("d"), *CLIENTS, "raw", f"{SHOP}:80"], input=sent, capture_output=True, timeout=30
+    )
+    assert done.stdout.split()[1:2] == [status.encode()], done
+
+
+def test_it_goes_with_its_files(shop: WebShop) -> None:
+    shop.serve(a=1)
+    folder = f"{shop.n1.host.run_dir}/proxies/{ID}"
+    assert shop.n1.shell(f"ls {folder}").strip()
+    shop.n1.remove_proxy(ID)
+    assert shop.n1.shell(f"ls -d {folder} 2>/dev/null; pgrep -f {folder}", check=False).split()[1:] == []
+    assert shop.ask(1)["statuses"] == {"ConnectionRefusedError": 1}
