@@ -77,7 +77,7 @@ def test_it_sees_the_network_only_from_then_on(lab: DoorsLab) -> None:
 
 def test_it_gets_none_where_no_function_wants_it_and_for_nobody_else(lab: DoorsLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
-    with pytest.raises(Forbidden, match="no function uses network red"):
+    with pytest.raises(Forbidden, match="no function and no service uses network red"):
         ask(node, "red-uid")
     lab.put(make_network("blue2", "10.40.0.0/24", 4713, project="shop"))
     with pytest.raises(NotFound):

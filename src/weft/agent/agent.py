@@ -40,6 +40,7 @@ from weft.agent.secret.cache import Secrets
 from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
+from weft.agent.service.executor import Proxies
 from weft.agent.snapshot.absorption import Absorption
 from weft.agent.snapshot.inventory import KeptSnapshots
 from weft.agent.snapshot.turns import DiskTurns
@@ -61,6 +62,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_talkers
@@ -78,7 +80,8 @@ class Agent:
     """The agent of the node ``host``. ``wire`` connects it to other nodes; ``pools`` are the storage pools beside ``volumes``, by
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
     ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long.
-    ``traced``: what people's writes lead to here is recorded, and brought to the server."""
+    ``traced``: what people's writes lead to here is recorded, and brought to the server. ``proxies`` None: HTTP services aren't
+    served here."""
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class Agent:
         log_bytes: int = MOST_BYTES,
         log_seconds: float = MOST_AGE_SECONDS,
         traced: bool = False,
+        proxies: ProxyDriver | None = None,
     ) -> None:
         self.host, self.runtimes = host, runtimes
         self._server, self._clock, self._network_driver = server, clock, network
@@ -170,7 +174,10 @@ class Agent:
         self._guest_services = GuestServices(network, self.table, self.logs.inbox, self.tracer, clock)
         services = self._network.service_addresses
         self._readiness = ReadinessChecks(network, services.by_network, self.table, runtimes, clock)
-        services.watchers.append(self._readiness.wake)
+        self.proxies = Proxies(
+            *(proxies, network, services.by_network, self.egress_endpoints, self.table, clock),
+        )
+        services.watchers += [self._readiness.wake, self.proxies.wake]
         steps = StepTraces(self.tracer)
         executor = StepExecutor(host, runtimes, self._network, self._migrations, parts, self._snapshots, turns, steps)
         self.allocations = Allocations(self.table, store, executor, self._reporter, clock, self._tasks)
@@ -189,6 +196,7 @@ class Agent:
         run = await self.allocations.take_up()
         log.info("node %s has %d allocations and %d running guests", self.host.node, len(self.table.states), run)
         self.allocations.begin()
+        self.proxies.recall(self._network.egress_before)
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
         disks = (self._snapshots, self._absorption, self._volume_work)
@@ -197,6 +205,7 @@ class Agent:
         if self.spans is not None:
             self._tasks.spawn(self.spans.keep())
         self._tasks.spawn(self._readiness.keep())
+        self._tasks.spawn(self.proxies.keep())
         self._tasks.spawn(self._guest_services.keep(lambda: self._network.services))
         self._tasks.spawn(self._follow_runtime())
         self._tasks.spawn(self._introduce())

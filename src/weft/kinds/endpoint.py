@@ -35,6 +35,7 @@ class Served(msgspec.Struct, kw_only=True, frozen=True):
     targets: list[ServedTarget]  # by address
     sticky: bool = False
     readiness: Readiness = msgspec.field(default_factory=Readiness)  # type and port are chosen
+    http: bool = False  # each node's proxy leads requests to the targets, rather than its router connections
 
 
 class EndpointSpec(msgspec.Struct, kw_only=True):
@@ -54,7 +55,7 @@ class EndpointStatus(msgspec.Struct, kw_only=True):
 
 
 def is_egress(spec: EndpointSpec) -> bool:
-    """Whether it is a node's own, by which functions on the node reach the network."""
+    """Whether it is a node's own, by which functions and the proxies of services on the node reach the network."""
     return spec.workload.kind == "node"
 
 

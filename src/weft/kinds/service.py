@@ -48,6 +48,7 @@ NOT_CHECKED = "not checked yet"  # an endpoint's reason until its node has asked
 _PORT = re.compile(r"(\d{1,5})(?::(\d{1,5}))?(?:/(tcp|udp))?")
 _WEIGHT = re.compile(r"([^=:]+)=([^=:]*):(\d{1,4})")
 Transport = Literal["tcp", "udp"]
+Protocol = Literal["l4", "http"]
 
 
 class ServiceSpec(msgspec.Struct, kw_only=True):
@@ -55,6 +56,13 @@ class ServiceSpec(msgspec.Struct, kw_only=True):
         dict[str, str], field("Labels of the VMs and containers of the project that it leads to; they have all of them")
     ]
     ports: Annotated[list[str], field("Ports of its address: PORT, PORT:TARGET or PORT:TARGET/udp")]
+    protocol: Annotated[
+        Protocol,
+        field(
+            "What is split among the endpoints: l4: connections; http: requests, by a proxy on each node of the network",
+            change="never",
+        ),
+    ] = "l4"
     network: Annotated[
         str,
         field(
@@ -193,6 +201,13 @@ def _check_ports(spec: ServiceSpec) -> list[ServicePort]:
         )
     ports = read_ports(spec)
     refuse_twice(ports=[(port.port, port.protocol) for port in ports])
+    for at, port in enumerate(ports):
+        if spec.protocol == "http" and port.protocol == "udp":
+            raise InvalidInput(
+                f"spec.ports[{at}]: HTTP requests don't come by UDP",
+                field=f"spec.ports[{at}]",
+                hint=f"write {port.port}:{port.target}, or leave out protocol http",
+            )
     return ports
 
 
@@ -255,10 +270,16 @@ def find_rights_in_workloads(old: ServiceSpec | None, new: ServiceSpec) -> Itera
 
 SERVICES_BY_LABEL = Index("services by one of the labels of their selectors")
 SERVICES_BY_NETWORK = Index("services by network")
+PROXIED_BY_NETWORK = Index("services with protocol http, by network")
 
 
 def _words(item: Stored) -> Iterable[str]:
     return words_of_labels(item.envelope.project, item.spec(ServiceSpec).selector)[:1]
+
+
+def _network_of_proxied(item: Stored) -> Iterable[str]:
+    spec = item.spec(ServiceSpec)
+    return keys_of("network", item, [spec.network] if spec.protocol == "http" else [])
 
 
 def _selector(obj: Object) -> str:
@@ -280,6 +301,7 @@ SERVICE = Kind(
     indexes={
         SERVICES_BY_LABEL: _words,
         SERVICES_BY_NETWORK: lambda item: keys_of("network", item, [item.spec(ServiceSpec).network]),
+        PROXIED_BY_NETWORK: _network_of_proxied,
     },
     references=(Reference("network", "spec.network", lambda spec: [spec.network]),),
     in_backups="kept",
@@ -303,6 +325,7 @@ SERVICE = Kind(
             Column("PUBLISH", joined("spec.publish")),
             AGE,
             Column("NETWORK", text("spec.network"), wide=True),
+            Column("PROTOCOL", text("spec.protocol"), wide=True),
             Column("NOTE", note, flexible=True),
         ),
     ),

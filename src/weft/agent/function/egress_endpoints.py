@@ -1,7 +1,8 @@
-"""The node's egress endpoints: for each network that a recipe here names, an address of its own, by which instances reach it.
+"""The node's egress endpoints: for each network that a recipe here names, or in which the node has a proxy, an address of its own,
+by which instances and the proxy reach it.
 
-Asks the server for the address, follows the network as if a guest were in it, and plugs a namespace for the instances. None
-outlives its agent: those of an earlier agent are removed, as its instances are.
+Asks the server for the address, follows the network as if a guest were in it, and plugs a namespace for them. Those for functions
+alone don't outlive their agent: they are removed, as its instances are. Those with a proxy stay, as the proxy does.
 """
 
 from __future__ import annotations
@@ -49,8 +50,12 @@ class EgressEndpoints:
     ) -> None:
         self._host, self._server, self._network = host, server, network
         self._watches, self._table, self._reporter = watches, table, reporter
-        self._held: dict[str, Held] = {}  # by network uid
+        self._held: dict[
+            str, Held
+        ] = {}  # by network uid; those that were recalled are only in the table until they are needed
         self._locks: dict[str, asyncio.Lock] = {}
+        self._for_functions: set[str] = set()  # network uids
+        self.for_proxies: set[str] = set()
 
     async def keep(self) -> None:
         """Follow the server's lists for ever."""
@@ -61,15 +66,23 @@ class EgressEndpoints:
         """Uids, for the node's report."""
         return sorted(self._held)
 
-    async def ensure(self, project: str, network_uid: str) -> EgressEndpoint:
-        """The endpoint in that network, made if it is missing. Raises DriverFailed, NotFound, Forbidden, Unavailable."""
+    def recall(self, network_uid: str, nic: AllocatedNic) -> None:
+        """An earlier agent had this address, for a proxy that may run yet."""
+        self.for_proxies.add(network_uid)
+        self._table.egress[network_uid] = make_local(self._host, nic)
+
+    async def ensure(self, project: str, network_uid: str, *, proxy: bool = False) -> EgressEndpoint:
+        """The endpoint in that network, made if it is missing; for a ``proxy``, or for functions. Raises DriverFailed, NotFound,
+        Forbidden, Unavailable."""
+        (self.for_proxies if proxy else self._for_functions).add(network_uid)
         if (held := self._held.get(network_uid)) is not None and held.egress_endpoint is not None:
             return held.egress_endpoint
         async with self._locks.setdefault(network_uid, asyncio.Lock()):
             if (held := self._held.get(network_uid)) is not None and held.egress_endpoint is not None:
                 return held.egress_endpoint
-            nic = await self._ask(project, network_uid)
-            local = make_local(self._host, nic)
+            local = self._table.egress.get(network_uid)  # recalled
+            local = local or make_local(self._host, await self._ask(project, network_uid))
+            (nic,) = local.spec.nics
             self._held[network_uid], self._table.egress[network_uid] = Held(project, local), local
             self._change()
             try:
@@ -102,14 +115,29 @@ class EgressEndpoints:
                 log.warning("network %s: %s", network_uid, problem.message)
 
     async def keep_only(self, needed: Callable[[], set[str]]) -> None:
-        """Leave the networks that are no longer ``needed``. Raises DriverFailed."""
-        for uid in [uid for uid in self._held if uid not in needed()]:
+        """Leave the networks that are no longer ``needed`` by functions, nor by a proxy. Raises DriverFailed."""
+        self._for_functions &= needed()
+        for uid in [uid for uid in self._held if uid not in needed() | self.for_proxies]:
             async with self._locks.setdefault(uid, asyncio.Lock()):
-                if uid in self._held and uid not in needed():
+                if uid in self._held and uid not in needed() | self.for_proxies:
                     await self._leave(uid)
 
+    async def drop_proxy(self, network_uid: str) -> None:
+        """The node has no proxy there any more. Raises DriverFailed."""
+        self.for_proxies.discard(network_uid)
+        async with self._locks.setdefault(network_uid, asyncio.Lock()):
+            if network_uid not in self._for_functions | self.for_proxies:
+                if network_uid not in self._held and (local := self._table.egress.get(network_uid)) is not None:
+                    self._held[network_uid] = Held("", local)
+                if network_uid in self._held:
+                    await self._leave(network_uid)
+
+    def of_functions(self) -> set[str]:
+        """The networks that functions here are in."""
+        return set(self._for_functions)
+
     async def close(self) -> None:
-        """Leave them all."""
+        """Leave those for functions alone."""
         await self.keep_only(set)
 
     async def _leave(self, uid: str) -> None:

@@ -72,6 +72,7 @@ class NetworkExecutor:
         self._ranges_version, self._ranges, self._node_ranges = known.ranges_version, known.ranges, known.node_ranges
         self._server, self._located, self._server_places = known.server, known.located, tuple(server_places)
         self._rules = known.rules
+        self.egress_before = known.egress  # of the agent before this one
         self.addresses: list[str] = []  # the node's own
         self._idle: dict[str, Idle] | None = None  # by segment id; None until the driver has listed them
         self._applied: dict[str, Segment] = {}
@@ -190,10 +191,12 @@ class NetworkExecutor:
         self.wake()
 
     async def clear_shared(self) -> None:
-        """Remove the functions' ports of an earlier agent. Raises WeftError."""
+        """Remove the node's own ports of an earlier agent, but for those in the table. Raises WeftError."""
+        kept = {port.id for local in self._table.egress.values() for port in ports_of(local)}
         async with self._changing:
             for port in (await self._driver.state()).shared:
-                await self._driver.unplug(port)
+                if port not in kept:
+                    await self._driver.unplug(port)
 
     async def prepare_migration(self, local: LocalAllocation, peer_address: str = "") -> list[str]:
         """Either end of a migration, before the guest's memory is sent. Target: plug and filter its ports and return the
@@ -384,6 +387,7 @@ class NetworkExecutor:
             rules=self._rules,
             hops=self.handover.hops,
             services=self.service_addresses.list_of(needed),
+            egress={uid: local.spec.nics[0] for uid, local in sorted(self._table.egress.items())},
         )
         if now != self._saved:
             await asyncio.to_thread(self._store.save_surroundings, now)

@@ -62,6 +62,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     rules: dict[str, NetworkRules] = {}  # by the network's uid
     hops: list[Hop] = []
     services: dict[str, list[ServedAddress]] = {}  # by the network's uid
+    egress: dict[str, AllocatedNic] = {}  # the node's own NICs, by the network's uid
 
 
 class CheckpointStore:

@@ -19,6 +19,9 @@ class ServedAddress(msgspec.Struct, frozen=True):
     uid: str  # of the service
     service: Service
     readiness: Readiness  # when a target is ready; type and port are chosen
+    name: str = ""
+    project: str = ""
+    network_project: str = ""  # whose network it is in
 
 
 class ServiceAddresses:
@@ -63,8 +66,11 @@ def read_service(envelope: Envelope) -> ServedAddress | None:
         ports=tuple(ServicePort(port.protocol, port.port, port.target) for port in served.ports),
         targets=tuple(Target(target.address, target.weight) for target in served.targets),
         sticky=served.sticky,
+        proxied=served.http,
     )
-    return ServedAddress(spec.workload.uid, service, served.readiness)
+    of, project = spec.workload, spec.workload.project or ""
+    owner = split_named(project, spec.network)[0] or ""
+    return ServedAddress(of.uid, service, served.readiness, of.name, project, owner)
 
 
 def name_service(spec: EndpointSpec) -> tuple[str, ...]:

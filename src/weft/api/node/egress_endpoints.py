@@ -1,4 +1,5 @@
-"""Egress endpoints: a node's own address in a network, by which instances of functions reach it; made when the node asks.
+"""Egress endpoints: a node's own address in a network, by which instances of functions and the proxies of services reach it; made
+when the node asks.
 
 The address is an Endpoint like a workload's, so it is given only once; the node is its workload and its owner. It is the highest
 free address, while workloads get the lowest. The controller of egress endpoints deletes it.
@@ -30,7 +31,8 @@ from weft.serving.answer import Answer
 
 
 async def egress(context: ApiContext, call: Call, name: str) -> Answer:
-    """``POST /v1/nodes/{name}:egress``, by the node itself: its address in a network that a function names, as a NIC."""
+    """``POST /v1/nodes/{name}:egress``, by the node itself: its address, as a NIC, in a network that a function or a service with
+    protocol http names."""
     await require_own(context, call, name)
     call.query()
     try:
@@ -38,7 +40,7 @@ async def egress(context: ApiContext, call: Call, name: str) -> Answer:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give project, and the network's uid as network") from None
     network = await _find_network(context, asked)
-    await _require_function(context, network)
+    await _require_use(context, network)
     endpoint = await retry(context, lambda: _ensure(context, Ref("node", name, call.actor.id), network))
     return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
 
@@ -52,13 +54,17 @@ async def _find_network(context: ApiContext, asked: EgressEndpointInput) -> Enve
     raise NotFound(f"project {asked.project[:80]} has no network {asked.network[:80]}")
 
 
-async def _require_function(context: ApiContext, network: Envelope) -> None:
-    """Raise Forbidden unless a function names the network."""
+async def _require_use(context: ApiContext, network: Envelope) -> None:
+    """Raise Forbidden unless a function names the network, or a service with protocol http has its address there."""
+    for endpoint in await _list(context, "endpoint", None, f"{network.uid}."):
+        served = decode_part(endpoint.spec, EndpointSpec).served
+        if served is not None and served.http:
+            return
     for kind in ("function", "functionversion"):
         for found in await _list(context, kind, network.project, ""):
             if network.name in networks_of_code(decode_part(found.spec, FunctionCode)):
                 return
-    raise Forbidden(f"no function uses network {network.name}")
+    raise Forbidden(f"no function and no service uses network {network.name}")
 
 
 async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope:
@@ -74,7 +80,7 @@ async def _ensure(context: ApiContext, node: Ref, network: Envelope) -> Envelope
         number -= 1
     if number <= int(range_.network_address) + 1:  # the gateway's
         raise Unavailable(
-            f"network {network.name} ({range_}) has no address left for functions on node {node.name}",
+            f"network {network.name} ({range_}) has no address left for node {node.name}",
             reason="networkFull",
             hint="delete what the network no longer needs",
         )
@@ -118,7 +124,7 @@ ROUTES = (
         "POST",
         "/v1/nodes/{name}:egress",
         egress,
-        "A node's address in a network that a function reaches, by the node itself",
+        "A node's address in a network that a function or an HTTP service reaches, by the node itself",
         where="nodes",
         takes=EgressEndpointInput,
         answers=AllocatedNic,

@@ -1,7 +1,7 @@
 """Plans the egress endpoints of nodes: writes where each is, and deletes those that nothing needs. Pure.
 
 A part of the controller of addresses. An egress endpoint goes when its node or network is gone, or when no function names the
-network any more and the node doesn't report the endpoint.
+network any more, no service in it is proxied, and the node doesn't report the endpoint.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, End
 from weft.kinds.network import NETWORKS_BY_UID
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.function_code import FUNCTIONS_BY_NETWORK, FunctionCode
+from weft.kinds.service import PROXIED_BY_NETWORK, ServiceSpec
 from weft.objects.envelope import merge_part
-from weft.objects.identity import object_key
+from weft.objects.identity import named_key, object_key
 
 
 def route_egress_endpoints(view: View, change: Changed) -> Iterable[str]:
@@ -36,6 +37,11 @@ def route_egress_endpoints(view: View, change: Changed) -> Iterable[str]:
                 name = change.old.spec(FunctionCode).network
                 network = view.get(object_key("network", change.old.envelope.project, name)) if name else None
                 return _standing_in(view, network) if network is not None else ()
+        case "service":
+            if change.new is None and change.old is not None and change.old.spec(ServiceSpec).protocol == "http":
+                named = named_key("network", change.old.envelope.project, change.old.spec(ServiceSpec).network)
+                network = view.get(named)
+                return _standing_in(view, network) if network is not None else ()
     return ()
 
 
@@ -49,7 +55,7 @@ def plan_egress_endpoint(view: View, endpoint: Item) -> list[Commit]:
         return [Commit(endpoint.key, [delete(endpoint)], [unchanged(endpoint)])]
     network = next(iter(view.find(NETWORKS_BY_UID, spec.network_uid)), None)
     stands = spec.network_uid in node.report(NodeReport).egress_endpoints
-    if network is None or (not stands and not view.count(FUNCTIONS_BY_NETWORK, network.key)):
+    if network is None or (not stands and not _is_used(view, network)):
         return [Commit(endpoint.key, [delete(endpoint)], [unchanged(endpoint), unchanged(node)])]
     status = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
     if status == endpoint.status(EndpointStatus):
@@ -57,6 +63,10 @@ def plan_egress_endpoint(view: View, endpoint: Item) -> list[Commit]:
     envelope = edit(endpoint)
     envelope.status = merge_part(envelope.status, status)
     return [Commit(endpoint.key, [put(envelope)], [unchanged(endpoint)])]
+
+
+def _is_used(view: View, network: Item) -> bool:
+    return any(view.count(index, network.key) for index in (FUNCTIONS_BY_NETWORK, PROXIED_BY_NETWORK))
 
 
 def is_egress_endpoint(endpoint: Item) -> bool:

@@ -3,8 +3,9 @@
 The scheduler gives a workload its first addresses together with its place. A workload that has a place and joins another network
 gets its address here, and so does one that is held or stopped; addresses that no workload names any more are released. It keeps
 nodes' egress endpoints, too (``egress_endpoints``).
-Reads workloads, networks, endpoints, published ports, allocations, nodes, functions; writes endpoints, publishedport.status and the
-condition Addressed. Woken by workloads, networks that become ready, allocations that come or go, nodes that change addresses.
+Reads workloads, networks, endpoints, published ports, allocations, nodes, functions, services; writes endpoints,
+publishedport.status and the condition Addressed. Woken by workloads, networks that become ready, allocations that come or go, nodes
+that change addresses.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ LACKING_SECONDS = 5.0
 
 class Addresses:
     name = "addresses"
-    kinds = (*WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node", "function", "functionversion")
+    kinds = (
+        *WORKLOADS,
+        *("network", "endpoint", "publishedport", "allocation", "node", "function", "functionversion", "service"),
+    )
 
     def __init__(self) -> None:
         self._book = AddressBook()

@@ -149,7 +149,10 @@ class Services:
             writes.append(put(envelope))
             preconditions.append(unchanged(endpoint))
         address = endpoint.spec(EndpointSpec).address
-        leads = PublishedPortStatus(network_uid=network.uid, address=address, nodes=share_nodes(members, endpoints))
+        nodes = share_nodes(members, endpoints)
+        if not nodes and service.spec(ServiceSpec).protocol == "http":
+            nodes = list_nodes(members)  # their proxies say that no endpoint is ready
+        leads = PublishedPortStatus(network_uid=network.uid, address=address, nodes=nodes)
         for port in view.find(PUBLISHED_PORTS_BY_WORKLOAD, service.uid):
             if port.status(PublishedPortStatus) != leads:
                 envelope = edit(port)
@@ -196,6 +199,7 @@ def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint]) -> Serv
             key=lambda one: one.address,
         ),
         sticky=spec.sticky == "client",
+        http=spec.protocol == "http",
         readiness=resolve_readiness(spec.readiness, first_tcp_port(ports)),
     )
 
@@ -211,6 +215,12 @@ def share_nodes(members: Iterable[Member], endpoints: Iterable[ServiceEndpoint])
     shares = round_shares(list(weights.values()))
     found = zip(weights, shares, strict=True)
     return sorted((PublishedNode(address=a, weight=w) for a, w in found), key=lambda one: one.address)
+
+
+def list_nodes(members: Iterable[Member]) -> list[PublishedNode]:
+    """The nodes with workloads of a service, all alike."""
+    found = sorted({one.node_address for one in members if one.node_address})
+    return [PublishedNode(address=a, weight=w) for a, w in zip(found, round_shares([1.0] * len(found)), strict=True)]
 
 
 def _network_of(service: Item) -> str:

@@ -12,6 +12,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.proxy import ProxyDriver
 from weft.kinds.allocation import LOCAL
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
@@ -31,6 +32,7 @@ NETWORKS = {
     "bridge": "weft.drivers.network.bridge.driver:BridgeNetwork",
     "fake": "weft.drivers.network.fake.driver:FakeNetwork",
 }
+PROXIES = {"bridge": "weft.drivers.proxy.haproxy.driver:HaproxyDriver"}  # by the network driver
 VOLUMES = {
     "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
     "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
@@ -47,6 +49,7 @@ class Drivers(NamedTuple):
     volumes: VolumeDriver
     pools: dict[str, VolumeDriver]
     images: Any  # an OciStore that can be closed
+    proxies: ProxyDriver | None
 
 
 def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drivers:
@@ -70,6 +73,7 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
         _load(VOLUMES[options.volume], host, clock),
         {name: _load_pool(host, clock, name, place) for name, place in read_pools(options.pool)},
         images,
+        _load(PROXIES[options.network], host, clock) if options.network in PROXIES else None,
     )
 
 

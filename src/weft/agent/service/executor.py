@@ -1,0 +1,124 @@
+"""The proxies of this node: run, changed and ended as the HTTP services of its networks say.
+
+Reads the services of this node's networks and where guests are; woken by them, and twice a second to see that proxies run. A proxy
+outlives the agent, and one that died is started again from what stands. Its counts are kept for the heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from weft.agent.function.egress_endpoints import EgressEndpoints
+from weft.agent.service.plan import WantedProxy, plan_proxies
+from weft.agent.state.service import ServedAddress
+from weft.agent.state.table import AllocationTable
+from weft.contracts.clock import Clock
+from weft.contracts.driver.network import CanListen, GatewayListener, NetworkDriver
+from weft.contracts.proxy import EndpointCount, Proxy, ProxyDriver
+from weft.contracts.wakeup import wait_for_event
+from weft.kinds.allocation import AllocatedNic
+from weft.objects.errors import WeftError
+from weft.objects.identity import short_id
+
+log = logging.getLogger("weft.agent")
+LOOK_SECONDS = 0.5
+COUNT_SECONDS = 2.0
+LINGER_SECONDS = 5.0  # of a proxy that nothing needs: a guest that is replaced is soon back
+
+
+class Proxies:
+    """``services``: of this node's networks, by network uid and address. ``driver`` None: this node runs no proxies."""
+
+    def __init__(
+        self,
+        driver: ProxyDriver | None,
+        network: NetworkDriver,
+        services: Mapping[str, Mapping[str, ServedAddress]],
+        egress: EgressEndpoints,
+        table: AllocationTable,
+        clock: Clock,
+    ) -> None:
+        self._driver, self._network, self._services = driver, network, services
+        self._egress, self._table, self._clock = egress, table, clock
+        self._woken = asyncio.Event()
+        self._networks: dict[str, str] = {}  # of proxies that run, by id
+        self._idle_since: dict[str, float] = {}
+        self._troubles: dict[str, str] = {}
+        self.counts: dict[str, list[EndpointCount]] = {}  # by the proxy's id
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def recall(self, nics: Mapping[str, AllocatedNic]) -> None:
+        """Before anything of an earlier agent is removed: keep what its proxies stand on. ``nics``: its own, by network uid."""
+        if self._driver is None:
+            return
+        for uid in {one.network_uid for one in plan_proxies(self._services, self._guests())} & nics.keys():
+            self._egress.recall(uid, nics[uid])
+
+    async def keep(self) -> None:
+        """Follow for ever."""
+        if self._driver is None or not isinstance(self._network, CanListen):
+            return
+        count_at = self._clock.elapsed()
+        while True:
+            self._woken.clear()
+            if self._driver.find_all() or any(s.service.proxied for of in self._services.values() for s in of.values()):
+                await self._follow(self._driver, self._network.gateways)
+                if self._clock.elapsed() >= count_at:
+                    count_at = self._clock.elapsed() + COUNT_SECONDS
+                    await self._count(self._driver)
+                pause = LOOK_SECONDS
+            else:
+                pause = 60.0
+            await wait_for_event(self._clock, self._woken, pause)
+
+    async def _follow(self, driver: ProxyDriver, gateways: GatewayListener) -> None:
+        wanted = {one.id: one for one in plan_proxies(self._services, self._guests() | self._egress.of_functions())}
+        for one in wanted.values():
+            self._idle_since.pop(one.id, None)
+            try:
+                await self._ensure(driver, gateways, one)
+                self._troubles.pop(one.id, None)
+            except (WeftError, OSError) as problem:
+                self._log_trouble(one.id, f"HTTP services of {_name_project(one)}: {problem}")
+        now = self._clock.elapsed()
+        for id in [id for id in driver.find_all() if id not in wanted]:
+            if now - self._idle_since.setdefault(id, now) < LINGER_SECONDS:
+                continue
+            try:
+                await driver.remove(id)
+                self.counts.pop(id, None)
+                uid = self._networks.pop(id, None)
+                if uid is not None and uid not in self._networks.values():
+                    await self._egress.drop_proxy(uid)
+            except (WeftError, OSError) as problem:
+                self._log_trouble(id, str(problem))
+
+    async def _ensure(self, driver: ProxyDriver, gateways: GatewayListener, wanted: WantedProxy) -> None:
+        endpoint = await self._egress.ensure(wanted.network_project, wanted.network_uid, proxy=True)
+        self._networks[wanted.id] = wanted.network_uid
+        router = gateways.name_router(short_id(wanted.network_uid))
+        await driver.ensure(Proxy(wanted.id, endpoint.namespace, router, wanted.listeners))
+
+    async def _count(self, driver: ProxyDriver) -> None:
+        for id in self._networks:
+            try:
+                self.counts[id] = await driver.read(id)
+            except (WeftError, OSError) as problem:
+                log.debug("proxy %s: %s", id, problem)
+
+    def _guests(self) -> set[str]:
+        """The networks that guests here are in."""
+        return {nic.network_uid for state in self._table for nic in state.local.spec.nics}
+
+    def _log_trouble(self, id: str, words: str) -> None:
+        if self._troubles.get(id) != words:
+            self._troubles[id] = words
+            log.warning("%s", words)
+
+
+def _name_project(wanted: WantedProxy) -> str:
+    return wanted.listeners[0].name.partition("/")[0] if wanted.listeners else wanted.id
