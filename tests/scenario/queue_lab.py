@@ -154,12 +154,14 @@ class QueueLab:
         owner: str = "ann",
         at: float | None = None,
         priority: int = 0,
+        node: str | None = None,
+        memory: int = MIB,
     ) -> Put:
         """A VM with a best-effort lease; without ``requested`` seconds it has none."""
         lease = LeaseRequest(duration=requested, priority=priority) if requested is not None else None
         if lease is not None:
             check_lease(lease)
-        spec = VmSpec(image="tiny", cpu=float(cores), memory=MIB, grace=0.0, networks=[], lease=lease)
+        spec = VmSpec(image="tiny", cpu=float(cores), memory=memory, node=node, grace=0.0, networks=[], lease=lease)
         at = self.clock.now() if at is None else at
         return _put("vm", name, spec, "default", status=WorkloadStatus(observed_generation=1), at=at, by=owner)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.scenario.queue_lab import QueueLab
 
-from weft.scheduler.lease.backfill import GUARD_SECONDS
+from weft.scheduler.lease.backfill import GUARD_SECONDS, MOST_HOPELESS
 from weft.scheduler.queue.learned import WRITE_SECONDS
 from weft.scheduler.simulate.lease_queue import replay
 from weft.scheduler.simulate.swf import Job, read_swf
@@ -90,3 +90,16 @@ async def test_what_leases_took_is_known_to_the_next_scheduler() -> None:
         await lab.write(lab.make("first", 4, HOUR, owner="ann"), lab.make("bobs", 4, 2 * HOUR, owner="bob"))
         await lab.write(lab.end("running"))
         assert "bobs" in lab.placed and "first" not in lab.placed
+
+
+async def test_many_leases_that_fit_nowhere_keep_no_reservation_away_and_start_once_they_can() -> None:
+    async with QueueLab([4, 4]) as lab:
+        await lab.write(lab.make("endless", 3, None, node="n0"), lab.make("running", 3, HOUR, node="n1"))
+        for number in range(3 * MOST_HOPELESS):
+            await lab.write(lab.make(f"nowhere{number}", 4, HOUR, priority=9, node="n0", memory=1_000_000 + number))
+        await lab.write(lab.make("patient", 3, HOUR, priority=1, node="n0"), lab.make("large", 4, HOUR, priority=5))
+        await lab.write(lab.make("small", 1, 2 * HOUR))
+        queue = lab.scheduler._engine.leases
+        assert queue.first is not None and queue.first.keys == ("/vm/default/large",) and "small" in lab.placed
+        await lab.write(*lab.delete("endless"))
+        assert "patient" in lab.placed

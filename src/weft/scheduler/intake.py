@@ -97,6 +97,7 @@ class Intake:
             set()
         )  # keys of workloads that wait for capacity over time, but not in the queue of leases
         self.pass_due = False  # of the queue of leases
+        self._gained = False  # since the last pass something has changed that may let one start
         self.unruled: set[str] = set()  # keys of workloads that wait for a placement policy
         self.addresses = AddressBook()
         self.unaddressed: set[str] = set()  # keys of workloads that wait for an address
@@ -321,16 +322,23 @@ class Intake:
     def enter(self, keys: Iterable[str]) -> None:
         """Have these workloads enter the queue of leases."""
         self._arrived.update(dict.fromkeys(keys))
+        self.pass_due = self._gained = True
+        self.wake.ring()
+
+    def continue_pass(self) -> None:
+        """Have another pass, though nothing has changed."""
         self.pass_due = True
         self.wake.ring()
 
-    def begin_pass(self, most: int) -> list[str]:
-        """The keys of the workloads that enter the queue of leases before a pass; another pass is due for the others."""
+    def begin_pass(self, most: int) -> tuple[list[str], bool]:
+        """The keys of the workloads that enter the queue of leases before a pass, and whether anything has changed since the last
+        one; another pass is due for the others."""
         keys = list(islice(self._arrived, most))
         for key in keys:
             del self._arrived[key]
+        gained, self._gained = self._gained, bool(self._arrived)
         self.pass_due = bool(self._arrived)
-        return keys
+        return keys, gained
 
     def offer_to_lanes(self, keys: Iterable[str]) -> None:
         """Queue these workloads for a decision, in their turn."""
@@ -349,7 +357,7 @@ class Intake:
 
     def _want_pass(self) -> None:
         if len(self._engine.leases) or self._engine.leases.kept:
-            self.pass_due = True
+            self.pass_due = self._gained = True
             self.wake.ring()
 
     def offer_keys(self, keys: set[str]) -> set[str]:

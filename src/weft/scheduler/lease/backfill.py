@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -33,7 +34,9 @@ GUARD_SECONDS = 96 * 3600.0
 HEAD_START_SECONDS = 2 * 3600.0
 _SIZE_EXPONENT = 0.25
 SHORTEST_SECONDS = 10.0  # what runs shorter counts as this long in slowdowns
-MOST_TRIED = 200  # that don't start, in one pass: of the first ones, and of those that may fill gaps
+MOST_TRIED = 200  # that may fill gaps and don't start, in one pass
+MOST_HOPELESS = 50  # of the first ones, in one pass: nothing says when they start
+MOST_HOPELESS_AGAIN = 25  # of those, in the next passes
 _ARRIVAL, _REQUESTED, _PREDICTED, _WEIGHT, _LEVEL, _PROJECT, _SEQUENCE, _CPU, _MEMORY, _SHAPE = range(10)
 
 
@@ -88,6 +91,9 @@ class Capacity(Protocol):
     def hold(self, lease: Queued) -> bool:
         """Reserve the first time at which it fits, whatever else starts; False: no such time is known."""
 
+    def may_ever_fit(self, amounts: Values) -> Flags:
+        """Which leases (columns of ``amounts``) may fit at some time: none of the others does."""
+
     def may_fit(self, amounts: Values, ends: Values) -> Flags:
         """Which leases (columns of ``amounts``, over at ``ends``) may fit beside what is reserved: none of the others does."""
 
@@ -122,6 +128,10 @@ class LeaseQueue:
         self.held: list[CalendarEntry] = []  # what that reservation takes of nodes
         self.kept: dict[str, CalendarEntry] = {}  # what of it counts against everything else, by name
         self.passed: dict[str, Passed] = {}  # by the lease that came first: the last one that started before it
+        self.unfinished = False  # the last pass didn't find who comes first; the next one goes on
+        # Shapes of leases that fit nowhere at any time, by the last pass that tried them: the least seconds that were requested.
+        # Passes leave them out but for a few in turn, so many of them don't keep a pass from the one that comes first.
+        self._hopeless: dict[float, float] = {}
         self._leases: list[Queued] = []  # by row
         self._rows: dict[str, int] = {}
         self._of_owner: dict[Hashable, dict[str, Queued]] = {}
@@ -139,6 +149,11 @@ class LeaseQueue:
     def get(self, id_: str) -> Queued | None:
         row = self._rows.get(id_)
         return None if row is None else self._leases[row]
+
+    @property
+    def hopeless(self) -> int:
+        """How many that fit nowhere are tried a few in a pass; equal ones count as one."""
+        return len(self._hopeless)
 
     @property
     def has_projects(self) -> bool:
@@ -182,7 +197,7 @@ class LeaseQueue:
         row = self._rows.pop(id_, None)
         if row is None:
             return
-        lease, last = self._leases[row], self._leases.pop()
+        lease, last, number = self._leases[row], self._leases.pop(), float(self._table[_SHAPE, row])
         self.passed.pop(id_, None)
         if self.first is lease:
             self.first, self.held = None, []
@@ -195,6 +210,8 @@ class LeaseQueue:
             shape[1] -= 1
             if not shape[1]:
                 del self._shapes[lease.shape]
+        if shape is None or not shape[1]:
+            self._hopeless.pop(number, None)
         if last is not lease:
             self._leases[row], self._rows[last.id] = last, row
             self._table[:, row] = self._table[:, len(self._leases)]
@@ -221,23 +238,44 @@ class LeaseQueue:
         return now - lease.arrival > self.model.guard_seconds
 
     def choose(self, capacity: Capacity, now: float, shares: Shares | None = None) -> list[Queued]:
-        """Those that start at ``now``, in order; all stay in the queue. Without ``shares`` projects don't count."""
+        """Those that start at ``now``, in order; all stay in the queue. Without ``shares`` projects don't count. Another pass is
+        due if this one is ``unfinished``: nothing has filled gaps then."""
         starts: list[Queued] = []
         self.first, self.held = None, []
         ranks, tried = self._read_ranks(now), 0
-        pool = _Pool(self, np.arange(len(self._leases)), ranks, ranks[1])
-        while tried < MOST_TRIED and (lease := pool.draw(shares)) is not None:
+        rows = np.flatnonzero(capacity.may_ever_fit(self._table[_CPU : _MEMORY + 1, : len(self._leases)]))
+        pool = _Pool(self, self._leave_out_hopeless(rows), ranks, ranks[1], shares)
+        while tried < MOST_HOPELESS and (lease := pool.draw()) is not None:
+            row = self._rows[lease.id]
             if capacity.start(lease):
                 starts.append(lease)
-                _suppose(shares, lease)
+                pool.suppose(lease)
             elif capacity.hold(lease):
                 self.first = lease
                 break
             else:
                 # It comes first, but nothing says when: another one may hold a reservation. Equal ones count as one.
                 tried += 1
-                pool.keep(~self._are_like(lease, pool.left))
-        return starts + self._fill(capacity, pool.left, ranks, shares, now)
+                self._hopeless[self._table[_SHAPE, row]] = lease.requested
+                pool.keep(~self._are_like(row, pool.left))
+                continue
+            self._hopeless.pop(self._table[_SHAPE, row], None)
+        self.unfinished = self.first is None and tried == MOST_HOPELESS
+        return starts if self.unfinished else starts + self._fill(capacity, pool.left, ranks, shares, now)
+
+    def _leave_out_hopeless(self, rows: Whole) -> Whole:
+        """The rows without those that fitted nowhere, but for the few that were tried least recently."""
+        if len(self._hopeless) <= MOST_HOPELESS_AGAIN:
+            return rows
+        for number in list(islice(self._hopeless, MOST_HOPELESS_AGAIN)):
+            self._hopeless[number] = self._hopeless.pop(number)  # the last one to be tried again
+        out = dict(islice(self._hopeless.items(), len(self._hopeless) - MOST_HOPELESS_AGAIN))
+        numbers = np.array(sorted(out))
+        least = np.array([out[number] for number in numbers.tolist()])
+        shapes, requested = self._table[_SHAPE, rows], self._table[_REQUESTED, rows]
+        at = np.minimum(np.searchsorted(numbers, shapes), len(numbers) - 1)
+        kept: Whole = rows[(numbers[at] != shapes) | (requested < least[at])]
+        return kept
 
     def _fill(self, capacity: Capacity, rows: Whole, ranks: Ranks, shares: Shares | None, now: float) -> list[Queued]:
         """Those that start though others come first."""
@@ -246,23 +284,22 @@ class LeaseQueue:
         believed = self._table[_REQUESTED if strict else _PREDICTED]
         amounts, ends, tried = self._table[_CPU : _MEMORY + 1], now + believed, 0
         rows = rows[capacity.may_fit(amounts[:, rows], ends[rows])]
-        pool = _Pool(self, rows, ranks, self._table[_PREDICTED] if self.model.shortest_first else ranks[1])
-        while tried < MOST_TRIED and (lease := pool.draw(shares)) is not None:
+        pool = _Pool(self, rows, ranks, self._table[_PREDICTED] if self.model.shortest_first else ranks[1], shares)
+        while tried < MOST_TRIED and (lease := pool.draw()) is not None:
             seconds = lease.requested if strict else lease.predicted
             if not capacity.start_beside(lease, seconds):
                 tried += 1
                 continue
             starts.append(lease)
-            _suppose(shares, lease)
+            pool.suppose(lease)
             if self.first is not None and lease.keys:
                 self.passed[self.first.id] = Passed(lease.keys[0], now, seconds)
             rows = pool.left
             pool.keep(capacity.may_fit(amounts[:, rows], ends[rows]))
         return starts
 
-    def _are_like(self, lease: Queued, rows: Whole) -> Flags:
-        """Which of these can't start if this one can't: they are of its shape and request as much time or more."""
-        row = self._rows[lease.id]
+    def _are_like(self, row: int, rows: Whole) -> Flags:
+        """Which of these can't start if the one in ``row`` can't: they are of its shape and request as much time or more."""
         shapes, requested = self._table[_SHAPE], self._table[_REQUESTED]
         like: Flags = (shapes[rows] == shapes[row]) & (requested[rows] >= requested[row])
         return like
@@ -285,47 +322,77 @@ class LeaseQueue:
 
 class _Pool:
     """Rows of a queue, drawn one after the other: of the highest level, of the project with the least share there, the one that is
-    lowest in ``by``; of equal ones the first in the queue."""
+    lowest in ``by``; of equal ones the first in the queue. Those of a project stand together, so a draw reads only these."""
 
-    def __init__(self, queue: LeaseQueue, rows: Whole, ranks: Ranks, by: Values) -> None:
-        self.left = rows
+    def __init__(self, queue: LeaseQueue, rows: Whole, ranks: Ranks, by: Values, shares: Shares | None) -> None:
+        of = queue._table[_PROJECT, rows].astype(np.int32)
+        order = np.argsort(of, kind="stable")
         self._queue = queue
-        self._by = by[rows]
-        self._levels = ranks[0][rows]
-        self._projects = queue._table[_PROJECT, rows].astype(int)
-        self._names = list(queue._projects)  # of projects, by number
+        self._shares = shares
+        self._rows = rows[order]
+        self._by = np.minimum(by[self._rows], np.finfo(float).max)  # infinite: isn't drawn
+        self._levels = ranks[0][self._rows]
         self._rank = ranks[1]
+        self._here = np.ones(len(rows), dtype=bool)
+        names = list(queue._projects)  # by number
+        self._projects = of[order]
+        self._bounds = np.searchsorted(self._projects, np.arange(len(names) + 1))
+        waiting = self._bounds[1:] > self._bounds[:-1]
+        self._weighted = np.full(len(names), math.inf)
+        if shares is not None:
+            for number in np.flatnonzero(waiting):
+                self._weighted[number] = shares.weighted(names[number])
+        self._top = math.inf  # the level that is drawn from
+        self._level = np.empty(0)  # of its leases their ``by``; of all others infinite
+        self._counts = np.zeros(len(names), dtype=int)  # of its leases, by project
+        self._count = 0
 
-    def draw(self, shares: Shares | None) -> Queued | None:
-        if not len(self.left):
+    @property
+    def left(self) -> Whole:
+        """Rows of the queue."""
+        return self._rows[self._here]
+
+    def draw(self) -> Queued | None:
+        if not self._count and not self._begin_level():
             return None
-        leases, table, rows = self._queue._leases, self._queue._table, self.left
-        top, by = self._levels.max(), self._by
-        if (self._levels < top).any():
-            by = np.where(self._levels == top, by, math.inf)
-        if shares is not None and top < math.inf:
-            waiting = np.flatnonzero(np.bincount(self._projects[self._levels == top]))
-            least = min(waiting, key=lambda project: shares.weighted(self._names[project]))
-            by = np.where(self._projects == least, by, math.inf)
-        equal = np.flatnonzero(by == by.min())
+        low, high = 0, len(self._rows)
+        if self._shares is not None and self._top < math.inf:
+            least = int(np.argmin(np.where(self._counts > 0, self._weighted, math.inf)))
+            low, high = self._bounds[least], self._bounds[least + 1]
+        level = self._level[low:high]
+        equal = low + np.flatnonzero(level == level.min())
         if len(equal) > 1:
-            of = rows[equal]
+            table, of = self._queue._table, self._rows[equal]
             equal = equal[np.lexsort((table[_SEQUENCE, of], table[_ARRIVAL, of], self._rank[of]))]
-        lease: Queued = leases[rows[equal[0]]]
-        kept = np.ones(len(rows), dtype=bool)
-        kept[equal[0]] = False
-        self.keep(kept)
+        found = equal[0]
+        self._here[found], self._level[found] = False, math.inf
+        self._counts[self._projects[found]] -= 1
+        self._count -= 1
+        lease: Queued = self._queue._leases[self._rows[found]]
         return lease
 
+    def _begin_level(self) -> bool:
+        """Draw from the highest level of those left; False: none are left."""
+        if not self._here.any():
+            return False
+        self._top = self._levels[self._here].max()
+        those = self._here & (self._levels == self._top)
+        self._level = np.where(those, self._by, math.inf)
+        self._counts = np.bincount(self._projects[those], minlength=len(self._counts))
+        self._count = int(self._counts.sum())
+        return True
+
     def keep(self, kept: Flags) -> None:
-        """Drop the others."""
-        self.left, self._by, self._levels = self.left[kept], self._by[kept], self._levels[kept]
-        self._projects = self._projects[kept]
+        """Drop the others of those left."""
+        self._here[self._here] = kept
+        self._count = 0  # of a level that begins again
 
-
-def _suppose(shares: Shares | None, lease: Queued) -> None:
-    for key in lease.keys if shares is not None else ():
-        shares.suppose(key)  # type: ignore[union-attr]
+    def suppose(self, lease: Queued) -> None:
+        """Count it as if it had its place."""
+        if self._shares is not None and lease.keys:
+            for key in lease.keys:
+                self._shares.suppose(key)
+            self._weighted[self._queue._projects[lease.project]] = self._shares.weighted(lease.project)
 
 
 def find_moment(

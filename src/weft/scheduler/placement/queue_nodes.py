@@ -90,6 +90,11 @@ class Nodes:
             hold.free.take(entry.start, entry.end, amounts)
         return True
 
+    def may_ever_fit(self, amounts: Values) -> Flags:
+        most = self._snapshot.left_for_leases().max(axis=1, initial=-1)
+        fits: Flags = (amounts[0] <= most[0]) & (amounts[1] <= most[1])
+        return fits
+
     def may_fit(self, amounts: Values, ends: Values) -> Flags:
         free = self._free.copy()
         free[:, list(self._holds)] = -1

@@ -24,7 +24,7 @@ from weft.scheduler.gang.explain import explain_leased_refusal
 from weft.scheduler.gang.leases import Refusal as GangRefusal
 from weft.scheduler.gang.leases import find_leased_places
 from weft.scheduler.intake import Intake
-from weft.scheduler.lease.backfill import Queued
+from weft.scheduler.lease.backfill import MOST_HOPELESS_AGAIN, Queued
 from weft.scheduler.placement import timed
 from weft.scheduler.placement.found import Found, Refusal, Search
 from weft.scheduler.placement.preemption import preempt
@@ -51,24 +51,32 @@ class QueuedLeases:
         self._strategy = strategy
         self._starts: dict[str, dict[str, str]] = {}  # by lease: of each workload, by uid, the node that it starts on
         self._told: set[str] = set()  # leases that wait, whose owners are told so
+        self._to_try = 0  # of those that fit nowhere, since something has changed
         self._passes = 0
         self._retried: dict[str, int] = {}  # by lease: the last pass after which others might have given way to it
 
     def run(self, now: float) -> None:
         """One pass: queue those that start, and those that must be told that they wait, for decisions."""
         queue, snapshot, intake = self._engine.leases, self._engine.snapshot, self._intake
-        entered = self._enter(intake.begin_pass(MOST_ENTERED))
+        keys, gained = intake.begin_pass(MOST_ENTERED)
+        entered = self._enter(keys)
+        if gained:
+            self._to_try = queue.hopeless
         first = queue.first
         shares = Shares(self._view, snapshot) if queue.has_projects else None
         self._starts = {
             lease.id: {lease.members[number].uid: snapshot.names[place.row] for number, place in places.items()}
             for lease, places in choose_starts(self._engine, now, shares)
         }
+        self._to_try -= MOST_HOPELESS_AGAIN
+        if queue.unfinished or self._to_try > 0:
+            intake.continue_pass()
         self._keep(now)
         told = [id_ for id_ in entered if id_ not in self._starts]
         if queue.first is not None and queue.first is not first:
             told.append(queue.first.id)
-        told += self._list_preempting(now)
+        if gained:
+            told += self._list_preempting(now)
         self._told = {*self._told, *told} - self._starts.keys()
         # Of a gang one workload stands for all.
         intake.offer_to_lanes(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 
 from weft.contracts.policy import Flags, Values
 from weft.objects.errors import InvalidInput
@@ -43,6 +44,10 @@ class Processors:
         ends = self._running.values()
         self._moment, self._extra = find_moment(lease.size, self.free, ends, all_ends=self._all_ends)
         return True
+
+    def may_ever_fit(self, amounts: Values) -> Flags:
+        fits: Flags = np.ones(amounts.shape[1], dtype=bool)  # ``replay`` refuses the others
+        return fits
 
     def may_fit(self, amounts: Values, ends: Values) -> Flags:
         fits: Flags = (amounts[0] <= self.free) & ((ends <= self._moment) | (amounts[0] <= self._extra))

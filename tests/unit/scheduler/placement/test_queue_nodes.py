@@ -10,7 +10,7 @@ from weft.contracts.policy import Request
 from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.leases import LeasedMember
-from weft.scheduler.lease.backfill import GUARD_SECONDS, MOST_TRIED
+from weft.scheduler.lease.backfill import GUARD_SECONDS, MOST_HOPELESS, MOST_HOPELESS_AGAIN, MOST_TRIED
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.placement.queue_nodes import QueuedLease, choose_starts, read_amounts, read_size
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
@@ -43,11 +43,12 @@ def queue(
     arrival: float = NOW - 10.0,
     level: float = 0.0,
     took: float | None = None,
+    memory: int = GIB,
 ) -> None:
     """``took``: what each of its owner's last ten leases took."""
     asked = LeaseRequest(duration=duration)
     check_lease(asked)
-    request = Request((cores * 1000, GIB, 0), "q35", "least_loaded", node=node)
+    request = Request((cores * 1000, memory, 0), "q35", "least_loaded", node=node)
     every = tuple(
         LeasedMember(request, f"{name}-{number}", f"vm/{name}-{number}", asked, None, 0.0) for number in range(members)
     )
@@ -141,3 +142,44 @@ def test_a_gang_holds_its_places_together_and_fills_gaps_together(
         ("n1", 2 * HOUR),
         ("n2", 2 * HOUR),
     ]
+
+
+def test_many_that_fit_nowhere_delay_who_comes_first_by_passes_and_never_keep_it_away() -> None:
+    engine = make_engine(4, 4)
+    engine.snapshot.put_allocation("endless", "n1", (3000, GIB, 0))
+    run(engine, "a", "n2", 3, NOW + HOUR)
+    for number in range(4 * MOST_TRIED):
+        queue(engine, f"never{number}", 4, HOUR, level=9.0, node="n1", memory=GIB + number)
+    queue(engine, "large", 4, HOUR, level=5.0)
+    queue(engine, "small", 1, 2 * HOUR)
+    found, passes = starts(engine), 1
+    while engine.leases.unfinished:
+        assert found == {}, "nothing fills gaps as long as nobody knows who comes first"
+        found, passes = starts(engine), passes + 1
+    assert found == {"small": {"n1"}} and passes <= 4 * MOST_TRIED / (MOST_HOPELESS - MOST_HOPELESS_AGAIN)
+    assert engine.leases.first is not None and engine.leases.first.id == "large"
+    assert starts(engine) == {"small": {"n1"}}, "and the next pass knows it"
+
+
+def test_what_fitted_nowhere_is_tried_again_in_turn() -> None:
+    engine = make_engine(4, 4)
+    for name, cores in (("endless", 2), ("rests", 1)):
+        engine.snapshot.put_allocation(name, "n1", (cores * 1000, GIB, 0))
+    for number in range(4 * MOST_HOPELESS):
+        queue(engine, f"never{number}", 4, HOUR, node="n1", memory=GIB + number, level=9.0)
+    queue(engine, "last", 3, HOUR, node="n1")
+    starts(engine)
+    while engine.leases.unfinished:
+        starts(engine)
+    assert engine.leases.hopeless == 4 * MOST_HOPELESS + 1
+    engine.snapshot.drop_allocation("endless")
+    found = [starts(engine) for _ in range(4 * MOST_HOPELESS // MOST_HOPELESS_AGAIN + 1)]
+    assert {"last": {"n1"}} in found
+
+
+def test_what_is_larger_than_every_node_is_not_tried() -> None:
+    engine = make_engine(4)
+    for number in range(2 * MOST_HOPELESS):
+        queue(engine, f"huge{number}", 5, HOUR, level=9.0, memory=GIB + number)
+    queue(engine, "small", 1, HOUR)
+    assert starts(engine) == {"small": {"n1"}} and not engine.leases.unfinished and not engine.leases.hopeless
