@@ -47,6 +47,14 @@ def lay_out(folder: Path, *, often: bool = False) -> Cluster:
     return Cluster(folder, f"{SERVER_OPTIONS} {OFTEN}" if often else SERVER_OPTIONS)
 
 
+def read_parent(pid: int) -> int:
+    """0: it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 class Cluster:
     """A folder with a cluster in it, driven as a person would: through the command line."""
 
@@ -158,6 +166,12 @@ class Cluster:
             if (str(self.state) in line or self.run_mark() in line) and all(word in line for word in words):
                 found.append(int(entry.name))
         return found
+
+    def pid(self, *words: str) -> int:
+        """The one process that ``pids`` finds; not a child of it that has just been forked and will be another program."""
+        found = self.pids(*words)
+        (pid,) = [each for each in found if read_parent(each) not in found]
+        return pid
 
     def appended(self) -> list[tuple[str, int]]:
         """The files that the cluster's processes have open to append to, and whatever is called a log, as files.md names them:

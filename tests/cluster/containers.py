@@ -99,7 +99,7 @@ def check_streams(cluster: Cluster, name: str) -> None:
 def check_agent_death(cluster: Cluster, name: str, port: int) -> None:
     """Its node's agent is killed: it serves on, and is found again as it was."""
     node, before = status(cluster, name)["node"], status(cluster, name)
-    (agent,) = cluster.pids(f"weft agent {node} ")
+    agent = cluster.pid(f"weft agent {node} ")
     os.kill(agent, signal.SIGKILL)
     assert fetch(port) == SERVES
     until(lambda: set(cluster.pids(f"weft agent {node} ")) - {agent})

@@ -24,7 +24,7 @@ POOL_MIB = 120
 
 
 def find_agent(cluster: Cluster, node: str) -> int:
-    (pid,) = cluster.pids(f"weft agent {node} --state")
+    pid = cluster.pid(f"weft agent {node} --state")
     return pid
 
 

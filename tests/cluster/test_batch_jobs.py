@@ -96,7 +96,7 @@ def test_a_task_whose_node_lost_its_power_is_run_again_at_no_cost(cluster: Clust
     # Before it has begun, its node would begin the same try when it is back.
     until(lambda: containers(cluster, "sturdy").get("sturdy-0", {}).get("status", {}).get("phase") == "Running")
     node = containers(cluster, "sturdy")["sturdy-0"]["status"]["node"]
-    (init,) = cluster.pids(f"weft init {node}")
+    init = cluster.pid(f"weft init {node}")
     os.kill(init, 9)
     until(lambda: not cluster.pids(f"weft init {node}"))
     cluster.up()

@@ -115,7 +115,7 @@ def test_whoever_is_killed_meanwhile_it_runs_once_with_all_its_data(
     cluster.ok(
         "wait", f"migration/{name}", "--for", "phase=Migrating", "--timeout", "60s"
     )  # sees it however short it is
-    (agent,) = cluster.pids(f"weft agent {node if victim == 'source' else other} ")
+    agent = cluster.pid(f"weft agent {node if victim == 'source' else other} ")
     os.kill(agent, signal.SIGKILL)
     until(lambda: cluster.json("get", f"migration/{name}")["status"]["phase"] in ("Succeeded", "Failed"), 120)
     until(lambda: status(cluster, "web")["phase"] == "Running", 60)

@@ -61,12 +61,12 @@ def test_a_volume_goes_from_a_container_to_a_vm_and_back_and_survives_kills_and_
     node = status(cluster, "one")["node"]
     cluster.ok("container", "exec", "one", "--", "sh", "-c", "ls -A /srv; echo mine > /srv/file")
     assert "attached to container/one" in cluster.fails(5, "container", "create", "two", *words)
-    (agent,) = cluster.pids(f"weft agent {node} ")
+    agent = cluster.pid(f"weft agent {node} ")
     os.kill(agent, 9)
     until(lambda: set(cluster.pids(f"weft agent {node} ")) - {agent})
     until(lambda: cluster.run("container", "exec", "one", "--", "cat", "/srv/file").stdout == b"mine\n")
 
-    (init,) = cluster.pids(f"weft init {node}")
+    init = cluster.pid(f"weft init {node}")
     os.kill(init, 9)
     until(lambda: not cluster.pids(f"weft init {node}"))
     cluster.up()

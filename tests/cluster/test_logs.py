@@ -55,7 +55,7 @@ def test_logs_are_whole_after_a_killed_agent_and_a_migration(cluster: Cluster, g
         say(cluster, "prints", "ERROR mark one")
         until(cluster, bool, "--vm", "prints", "--since", "10m", "--filter", "ERROR mark one")
 
-        (agent,) = cluster.pids("weft agent n1 ")
+        agent = cluster.pid("weft agent n1 ")
         writing = subprocess.Popen(
             [WEFT, "vm", "exec", "prints", "--", "sh", "-c", COUNTS.format(5)],
             cwd=cluster.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

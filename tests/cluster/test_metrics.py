@@ -66,7 +66,7 @@ def test_a_working_guest_shows_a_core_also_after_its_agent_was_killed(
         times = [at for at, _ in found["cpu"]]
         assert times == [times[0] + second for second in range(len(times))] and 29 <= len(times) <= 30
 
-        (agent,) = cluster.pids("weft agent n1 ")
+        agent = cluster.pid("weft agent n1 ")
         os.kill(agent, signal.SIGKILL)
         killed_at = time.time()
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -84,7 +84,7 @@ def test_a_machine_that_is_killed_and_a_node_that_loses_power_are_got_over(
     read = ("container", "exec", "tough", "--", "cat", "/kept", "/srv/file")
     until(lambda: cluster.run(*read).stdout == b"kept\nmine\n", 60)
 
-    (init,) = cluster.pids(f"weft init {node}")
+    init = cluster.pid(f"weft init {node}")
     os.kill(init, signal.SIGKILL)
     until(lambda: not cluster.pids(f"weft init {node}"))
     cluster.up()

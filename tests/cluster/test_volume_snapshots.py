@@ -46,7 +46,7 @@ def test_a_containers_volume_goes_back_in_place_and_runs_a_second_time_under_ano
     assert (read(cluster, "again"), read(cluster, "books")) == ("second", "third")
 
     cluster.ok("container", "delete", "books", "--yes")
-    (agent,) = cluster.pids(f"weft agent {two['status']['node']} ")
+    agent = cluster.pid(f"weft agent {two['status']['node']} ")
     with ThreadPoolExecutor() as threads:
         restoring = threads.submit(cluster.run, "volume", "restore", "ledger", "--snapshot", "one")
         until(lambda: cluster.object("volume", "ledger")["spec"].get("restore"))
