@@ -65,7 +65,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
-from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_talkers
+from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
 from weft.protocol.report import ReportAnswer
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, MOST_BYTES, LogStore
 
@@ -315,7 +315,8 @@ class Agent:
         devices, node = self.count_devices()
         paths, link = self._proximity.list_paths(), self._link.note(self._clock.elapsed())
         digest = msgspec.structs.replace(digest, held=self._network.held, node=node, paths=paths, link=link)
-        self.newest_digest = add_devices(add_talkers(digest, self.recorded_flows.talkers.rates), devices)
+        digest = add_requests(add_talkers(digest, self.recorded_flows.talkers.rates), self.proxies.count())
+        self.newest_digest = add_devices(digest, devices)
         return self.newest_digest
 
     # ------------------------------------------------------------------------------------------------------------------

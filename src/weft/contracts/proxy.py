@@ -39,7 +39,7 @@ class EndpointCount(msgspec.Struct, frozen=True):
 
     service: str  # uid
     address: str
-    answers: dict[str, int]  # by class, like "2xx"; "failed" where no answer came
+    answers: dict[str, int]  # by class, like "2xx"; "none" where no answer came
     seconds: float | None = None  # mean time until an answer, of those since the last reading; None: there were none
 
 

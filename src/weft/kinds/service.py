@@ -270,6 +270,7 @@ def find_rights_in_workloads(old: ServiceSpec | None, new: ServiceSpec) -> Itera
 
 SERVICES_BY_LABEL = Index("services by one of the labels of their selectors")
 SERVICES_BY_NETWORK = Index("services by network")
+SERVICES_BY_UID = Index("services by uid")
 PROXIED_BY_NETWORK = Index("services with protocol http, by network")
 
 
@@ -302,6 +303,7 @@ SERVICE = Kind(
         SERVICES_BY_LABEL: _words,
         SERVICES_BY_NETWORK: lambda item: keys_of("network", item, [item.spec(ServiceSpec).network]),
         PROXIED_BY_NETWORK: _network_of_proxied,
+        SERVICES_BY_UID: lambda item: (item.uid,),
     },
     references=(Reference("network", "spec.network", lambda spec: [spec.network]),),
     in_backups="kept",

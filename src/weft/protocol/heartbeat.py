@@ -20,6 +20,8 @@ MOST_PATHS = 16
 DEAD_LOSS = 0.9  # share of packets on a path that get lost: with more, the peer doesn't answer
 MOST_TALKERS = 16  # peers of a workload
 MOST_TALKERS_BYTES = 16_000
+MOST_REQUESTED = 400  # endpoints of services whose requests are counted
+ANSWERS = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")  # classes of answers; none: no answer came
 _SPARE_BYTES = 1000  # of a digest
 # In ``Digest.node``, in unix seconds: the node's clock when it was sent, and the end of its certificate.
 CLOCK, CERTIFICATE_END = "clock", "certificate.end"
@@ -57,6 +59,13 @@ class DeviceCounts(msgspec.Struct, frozen=True, array_like=True):
     nics: list[list[Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]]] = []
 
 
+class RequestCounts(msgspec.Struct, frozen=True, array_like=True):
+    """What an endpoint of a service answered to the node's proxy."""
+
+    answers: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]] = []  # as in ANSWERS
+    seconds: float = -1.0  # mean time until an answer, of a moment ago; -1: there were none
+
+
 class PathFigures(msgspec.Struct, frozen=True, array_like=True):
     """What a node has measured of its path to a peer. Ages in seconds, of when the heartbeat was made; -1: unknown."""
 
@@ -88,6 +97,8 @@ class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     link: LinkLoad = LinkLoad()
     # By the workload's uid: names of its peers' Endpoints, and what it exchanges with each, in bytes a second, the greatest first.
     talkers: dict[str, list[tuple[str, float]]] = {}
+    # By the service's uid, and by address, of MOST_REQUESTED at most: what the node's proxies have counted so far.
+    requests: dict[str, dict[str, RequestCounts]] = {}
 
 
 def add_up(uses: Iterable[Use]) -> Use:
@@ -137,6 +148,19 @@ def add_devices(digest: Digest, devices: Mapping[str, DeviceCounts]) -> Digest:
             break
         fitting[uid] = counts
     return msgspec.structs.replace(digest, devices=fitting)
+
+
+def add_requests(digest: Digest, requests: Mapping[str, Mapping[str, RequestCounts]]) -> Digest:
+    """``digest`` with as many of ``requests`` as fit, the services in order."""
+    left = MAX_DIGEST_BYTES - _SPARE_BYTES - len(write_digest(digest))
+    fitting: dict[str, dict[str, RequestCounts]] = {}
+    every = [(uid, address, counts) for uid in sorted(requests) for address, counts in requests[uid].items()]
+    for uid, address, counts in every[:MOST_REQUESTED]:
+        left -= len(msgspec.msgpack.encode((uid, address, counts)))
+        if left < 0:
+            break
+        fitting.setdefault(uid, {})[address] = counts
+    return msgspec.structs.replace(digest, requests=fitting)
 
 
 def make_held(ports: Iterable[tuple[str, int]]) -> HeldPorts:

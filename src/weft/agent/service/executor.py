@@ -21,6 +21,7 @@ from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
+from weft.protocol.heartbeat import ANSWERS, RequestCounts
 
 log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 0.5
@@ -46,7 +47,7 @@ class Proxies:
         self._networks: dict[str, str] = {}  # of proxies that run, by id
         self._idle_since: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
-        self.counts: dict[str, list[EndpointCount]] = {}  # by the proxy's id
+        self._counts: dict[str, list[EndpointCount]] = {}  # by the proxy's id
 
     def wake(self) -> None:
         self._woken.set()
@@ -57,6 +58,15 @@ class Proxies:
             return
         for uid in {one.network_uid for one in plan_proxies(self._services, self._guests())} & nics.keys():
             self._egress.recall(uid, nics[uid])
+
+    def count(self) -> dict[str, dict[str, RequestCounts]]:
+        """What endpoints have answered, by service uid and address, for the heartbeat."""
+        found: dict[str, dict[str, RequestCounts]] = {}
+        for one in (one for of in self._counts.values() for one in of):
+            answers = [one.answers.get(name, 0) for name in ANSWERS]
+            seconds = -1.0 if one.seconds is None else one.seconds
+            found.setdefault(one.service, {})[one.address] = RequestCounts(answers, seconds)
+        return found
 
     async def keep(self) -> None:
         """Follow for ever."""
@@ -90,7 +100,7 @@ class Proxies:
                 continue
             try:
                 await driver.remove(id)
-                self.counts.pop(id, None)
+                self._counts.pop(id, None)
                 uid = self._networks.pop(id, None)
                 if uid is not None and uid not in self._networks.values():
                     await self._egress.drop_proxy(uid)
@@ -106,7 +116,7 @@ class Proxies:
     async def _count(self, driver: ProxyDriver) -> None:
         for id in self._networks:
             try:
-                self.counts[id] = await driver.read(id)
+                self._counts[id] = await driver.read(id)
             except (WeftError, OSError) as problem:
                 log.debug("proxy %s: %s", id, problem)
 

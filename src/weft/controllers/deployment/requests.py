@@ -1,8 +1,8 @@
 """What the history of metrics says of deployments: how the requests to a new revision went, and the figure that sets the number of
 instances. Pure but for the questions to the history.
 
-A service that counts requests offers ``weft_service_requests_total{project, service, workload, code_class}``, with
-``container/web-2-0`` as workload and ``5xx`` as class, and may offer ``weft_service_response_seconds`` by workload."""
+A service with protocol http offers ``weft_service_requests_total{project, service, workload, code_class}``, with
+``container/web-2-0`` as workload and ``5xx`` as class, and ``weft_service_response_seconds`` by workload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from weft.insight.canary import choose_rates, judge
 from weft.kinds.deployment import Autoscale
 
 REQUESTS, SECONDS = "weft_service_requests_total", "weft_service_response_seconds"
-FAILED = "5xx"
+FAILED = frozenset({"5xx", "none"})
 STEP_SECONDS = 5.0
 _MOST_MOMENTS = 200
 TOLERANCE = 0.1  # so much beside the target is near enough
@@ -54,7 +54,7 @@ def count(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str
             continue
         grown = _increments(row)
         counts.requests += round(float(grown.sum()))
-        if labels.get("code_class") == FAILED:
+        if labels.get("code_class") in FAILED:
             counts.failures += round(float(grown.sum()))
             failing = grown if not len(failing) else failing + grown
     counts.moments = int((failing > 0).sum())

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from weft.contracts.store import Lease
+from weft.controllers.metrics.services import list_requests
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
@@ -84,6 +85,7 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
         yield Sample(metric, named, at, value)
     yield from _list_paths(view, node, digest, at)
     yield from _list_devices(view, node, digest, at)
+    yield from list_requests(view, node, digest, at)
     if digest.measured:
         use = total(digest)
         yield Sample("weft_node_cpu_used_cores", labels, at, use.cpu / 1000)

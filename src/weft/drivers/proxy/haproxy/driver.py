@@ -31,6 +31,7 @@ from weft.drivers.proxy.haproxy.config import (
     TIMES,
     Rendered,
     name_backend,
+    name_server,
     read_server,
     render,
 )
@@ -158,6 +159,10 @@ class HaproxyDriver:
         settled = True
         for listener in proxy.listeners:
             settled &= await follow(folder / STATISTICS, listener, folder / f"{name_backend(listener)}.map")
+            known = {name_server(one.address) for one in listener.backends}
+            before = self._before.get(proxy.id, {})  # an address that comes back may be another workload's
+            for key in [key for key in before if key[0] == name_backend(listener) and key[1] not in known]:
+                del before[key]
         self._running[proxy.id].settled = settled
 
     async def _end(self, id: str) -> None:
