@@ -154,7 +154,8 @@ def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab
         reads &= path not in (
             "/v1/nodes/web:logs",
             "/v1/server/logs/api",
-        )  # what agents and servers say is for operators
+            "/v1/link",
+        )  # what agents and servers say is for operators, and for clusters
         told = {"viewer": reads, "joiner": path in ("/v1/join", "/v1/healthz"), "node": path == "/v1/healthz"}
         told["node"] |= method == "GET" and path.startswith("/v1/publishedports")
         told["node"] |= method == "GET" and path.endswith("/snapshots")  # those that it keeps

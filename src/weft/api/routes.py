@@ -14,6 +14,7 @@ from weft.api.audit import pages as audit
 from weft.api.audit.topic import find_topic, topic_of
 from weft.api.auth import login, password, session
 from weft.api.auth.authorise import authorise_write, require_person
+from weft.api.cluster import accept, hello, link
 from weft.api.code import blobs, upload
 from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
@@ -152,6 +153,9 @@ ROUTES: tuple[Route, ...] = (
     *session.ROUTES,
     *password.ROUTES,
     *repository_key.ROUTES,
+    *accept.ROUTES,
+    *hello.ROUTES,
+    *link.ROUTES,
     *blobs.ROUTES,
     *upload.ROUTES,
     *own.ROUTES,

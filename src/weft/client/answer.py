@@ -26,7 +26,7 @@ class Answer(msgspec.Struct, frozen=True):
         """The body as plain data; raises WeftError if it is not JSON."""
         try:
             return msgspec.json.decode(self.body) if self.body else None
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, RecursionError) as problem:
             raise WeftError(f"the server's answer is not JSON: {problem}") from problem
 
 
@@ -76,7 +76,7 @@ def raise_problem(answer: Answer) -> None:
         return
     try:
         problem = msgspec.json.decode(answer.body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         problem = None
     if not isinstance(problem, dict) or "reason" not in problem:
         raise WeftError(f"the server answered with HTTP status {answer.status}", details={"status": answer.status})

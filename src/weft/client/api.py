@@ -45,12 +45,17 @@ class Client:
         timeout_seconds: float = 30.0,
         patience_seconds: float = 0.0,
         clock: Clock | None = None,
+        most_answer_bytes: int | None = None,
     ) -> None:
         self.context = context or find_context()
         self.project = project or self.context.project
         self._clock = clock or SystemClock()
         self.http = Http(
-            self.context, timeout_seconds=timeout_seconds, patience_seconds=patience_seconds, clock=self._clock
+            self.context,
+            timeout_seconds=timeout_seconds,
+            patience_seconds=patience_seconds,
+            clock=self._clock,
+            most_answer_bytes=most_answer_bytes,
         )
 
     def list(

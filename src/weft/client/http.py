@@ -30,7 +30,7 @@ MOST_THROTTLED_SECONDS = 10.0  # that a request waits in all because its project
 
 class Http:
     """Requests to one server. ``timeout_seconds`` bounds each silence of the server's; ``patience_seconds`` is how long a request
-    keeps dialling while nobody answers."""
+    keeps dialling while nobody answers; ``most_answer_bytes`` bounds what is read of one answer, None: nothing does."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Http:
         timeout_seconds: float = 30.0,
         patience_seconds: float = 0.0,
         clock: Clock | None = None,
+        most_answer_bytes: int | None = None,
     ) -> None:
         parts = urlsplit(context.server)
         if parts.scheme != "https" or not parts.hostname:
@@ -55,6 +56,7 @@ class Http:
         if context.token:
             self._headers["Authorization"] = f"Bearer {context.token}"
         self._timeout_seconds = timeout_seconds
+        self._most_answer_bytes = most_answer_bytes
         self._patience_seconds = patience_seconds
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -135,7 +137,7 @@ class Http:
                 self._note_version(received)
                 self.on_answer(sent, response.status, received, self._clock.elapsed() - began)
                 if response.status >= 400:
-                    raise_problem(Answer(response.status, read_headers(response), response.read()))
+                    raise_problem(Answer(response.status, read_headers(response), self._read(response)))
             except BaseException:
                 connection.hang_up()
                 raise
@@ -204,7 +206,7 @@ class Http:
         try:
             response = connection.receive()
             try:
-                answer = Answer(response.status, read_headers(response), response.read())
+                answer = Answer(response.status, read_headers(response), self._read(response))
             except BROKEN as problem:
                 raise make_lost(problem) from problem
         except BaseException:
@@ -218,6 +220,15 @@ class Http:
         if not keep:
             connection.hang_up()
         return answer
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        """The whole body. Raises Unavailable if it is longer than this client takes."""
+        if self._most_answer_bytes is None:
+            return response.read()
+        body = response.read(self._most_answer_bytes + 1)
+        if len(body) > self._most_answer_bytes:
+            raise Unavailable(f"the answer is longer than {self._most_answer_bytes} bytes", reason="answerTooLong")
+        return body
 
     def _note_version(self, headers: Mapping[str, str]) -> None:
         version = headers.get(HEADER, "")

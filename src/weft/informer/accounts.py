@@ -1,4 +1,4 @@
-"""Users, role bindings and roles, from the store: for processes that check what users may do."""
+"""Users, role bindings, roles and linked clusters, from the store: for processes that check what these may do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from weft.contracts.store import Store
 from weft.informer.cache import Cache
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.informer.view import Item, View
+from weft.kinds.cluster import ClusterSpec, ClusterStatus
 from weft.kinds.permissions import find_permissions
 from weft.kinds.role import RoleSpec
 from weft.kinds.rolebinding import RoleBindingSpec
@@ -19,9 +20,9 @@ from weft.kinds.user import UserSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.identity import kind_prefix, object_key
 from weft.trust.credentials import StoredToken
-from weft.trust.directory import Account, Directory
+from weft.trust.directory import Account, Directory, Linked
 
-KINDS = ("user", "rolebinding", "role")
+KINDS = ("user", "rolebinding", "role", "cluster")
 
 
 class Accounts:
@@ -34,19 +35,21 @@ class Accounts:
         self._users = PrefixCache(store, kind_prefix("user"), of_envelope(_read_account), clock, changed)
         self._bindings = PrefixCache(store, kind_prefix("rolebinding"), of_envelope(_read_binding), clock, changed)
         self._roles = PrefixCache(store, kind_prefix("role"), of_envelope(_read_role), clock, changed)
-        caches = (self._users, self._bindings, self._roles)
+        self._clusters = PrefixCache(store, kind_prefix("cluster"), of_envelope(_read_linked), clock, changed)
+        caches = (self._users, self._bindings, self._roles, self._clusters)
         self._caches: dict[str, PrefixCache[Any]] = dict(zip(KINDS, caches, strict=True))
         self._directory = Directory(
             lambda name: self._users.found.get(object_key("user", None, name)),
             lambda: self._bindings.found.values(),
             lambda name: self._roles.found.get(object_key("role", None, name)),
             lambda: self.version,
+            lambda name: self._clusters.found.get(object_key("cluster", None, name)),
         )
 
     @property
-    def version(self) -> tuple[int, int, int]:
+    def version(self) -> tuple[int, int, int, int]:
         """Changes with every change of the copy."""
-        return self._users.changes, self._bindings.changes, self._roles.changes
+        return self._users.changes, self._bindings.changes, self._roles.changes, self._clusters.changes
 
     @property
     def live(self) -> Directory | None:
@@ -57,12 +60,13 @@ class Accounts:
         """The directory, read from the store if the copy here doesn't follow it."""
         if (live := self.live) is not None:
             return live
-        users, bindings, roles = [await cache.read_all() for cache in self._caches.values()]
+        users, bindings, roles, clusters = [await cache.read_all() for cache in self._caches.values()]
         return Directory(
             lambda name: users.get(object_key("user", None, name)),
             bindings.values,
             lambda name: roles.get(object_key("role", None, name)),
             lambda: None,
+            lambda name: clusters.get(object_key("cluster", None, name)),
         )
 
     async def run(self) -> None:
@@ -97,7 +101,11 @@ def make_directory(cache: Cache, view: View) -> Directory:
         item = view.get(object_key("role", None, name))
         return None if item is None else find_permissions(item.spec(RoleSpec).rules)
 
-    return Directory(find_user, list_bindings, find_role, lambda: count[0])
+    def find_cluster(name: str) -> Linked | None:
+        item = view.get(object_key("cluster", None, name))
+        return None if item is None else _read_linked(item.envelope)
+
+    return Directory(find_user, list_bindings, find_role, lambda: count[0], find_cluster)
 
 
 def _read_account(envelope: Envelope) -> Account:
@@ -106,6 +114,15 @@ def _read_account(envelope: Envelope) -> Account:
 
 def _make_account(envelope: Envelope, spec: UserSpec) -> Account:
     return Account(envelope.uid, spec.disabled or envelope.deleting_since is not None, tuple(spec.groups))
+
+
+def _read_linked(envelope: Envelope) -> Linked | None:
+    """A cluster whose store is another than the one that was linked says hello only, until people trust it again."""
+    if envelope.deleting_since is not None:
+        return None
+    spec, phase = decode_part(envelope.spec, ClusterSpec), decode_part(envelope.status, ClusterStatus).phase
+    grants = () if phase == "Suspect" else tuple(spec.grants)
+    return Linked(envelope.uid, grants, tuple(spec.projects))
 
 
 def _read_binding(envelope: Envelope) -> RoleBindingSpec:

@@ -24,6 +24,7 @@ PERMISSIONS: dict[str, Permission] = {  # these, of no kind's record, and those 
     "audit:verify": Permission("audit", False),
     "backuprepository:key": Permission("fabric", False),
     "blob:get": Permission("fabric", False),
+    "cluster:hello": Permission("fabric", False),  # what linked clusters say of themselves
     "event:list": Permission("read", True),
     "function:purge": Permission("write", True),  # its dead letters
     "function:redrive": Permission("write", True),

@@ -8,6 +8,7 @@ from weft.kinds.allocation import ALLOCATION
 from weft.kinds.backup import BACKUP
 from weft.kinds.backup_policy import BACKUP_POLICY
 from weft.kinds.backup_repository import BACKUP_REPOSITORY
+from weft.kinds.cluster import CLUSTER
 from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
 from weft.kinds.conversion import CONVERSION
@@ -72,6 +73,7 @@ KINDS: tuple[Kind, ...] = (
     NODE,
     NETWORK_TOPOLOGY,
     POOL,
+    CLUSTER,
     PROJECT,
     PRIORITY_CLASS,
     QUOTA,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.fields.cluster.link import LinkTerms, check_terms
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of_owner
 from weft.kinds.role import ROLE_REFERENCE
 from weft.objects.errors import InvalidInput
@@ -14,12 +15,15 @@ from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.roles import EVERYWHERE
 from weft.objects.schema import field
 
+ONCE = ("join", "link")  # uses of tokens that are used once
+
 
 class TokenSpec(msgspec.Struct, kw_only=True):
     use: Annotated[
-        Literal["join", "access", "access-key"],
+        Literal["join", "link", "access", "access-key", "cluster"],
         field(
-            "join: enrols one node, once; access: for a person or program; access-key: signs calls of a project's functions",
+            "join: enrols one node, once; link: links one cluster, once; access: for a person or program; access-key: signs calls"
+            " of a project's functions; cluster: for a linked cluster, made by the link",
             change="never",
         ),
     ]
@@ -40,6 +44,9 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     ] = None
     node: Annotated[str | None, field("The only node name that the token may enrol", change="never", name=True)] = None
     expires_at: Annotated[float | None, field("Time when the token expires", change="never", quantity="moment")] = None
+    link: Annotated[
+        LinkTerms | None, field("Of a link token: what the cluster that uses it becomes here", change="never")
+    ] = None
     claims: Annotated[
         list[str], field("Groups that the OIDC provider named at the login; set by the server", change="never")
     ] = []
@@ -50,14 +57,21 @@ class TokenSpec(msgspec.Struct, kw_only=True):
 class TokenStatus(msgspec.Struct, kw_only=True):
     used_at: float | None = None
     node_uid: str | None = None  # uid of the node that a join token enrolled
+    cluster_uid: str | None = None  # uid of the cluster that used a link token
 
 
 def check_token(spec: TokenSpec) -> None:
     """Raises InvalidInput for contradictory fields."""
     if spec.role:
         check_name(spec.role, "spec.role")
-    if spec.use == "join" and spec.role == "invoker":
-        raise InvalidInput("a join token has no role", field="spec.role", hint="leave it out")
+    if spec.use in ONCE and spec.role == "invoker":
+        raise InvalidInput(f"a {spec.use} token has no role", field="spec.role", hint="leave it out")
+    if (spec.use == "link") != (spec.link is not None):
+        raise InvalidInput(
+            "spec.link is for link tokens, and they need it", field="spec.link", hint="weft cluster link-token"
+        )
+    if spec.link is not None:
+        check_terms(spec.link.grants, spec.link.projects, "spec.link")
     if spec.use == "access-key" and not spec.project:
         raise InvalidInput("an access key needs a project", field="spec.project", hint="give spec.project")
     if spec.project and spec.role in EVERYWHERE:
@@ -66,14 +80,21 @@ def check_token(spec: TokenSpec) -> None:
             field="spec.project",
             hint="leave it out, or give another role, like admin",
         )
-    if spec.project and spec.use == "join":
-        raise InvalidInput("a join token has no project", field="spec.project", hint="leave it out")
+    if spec.project and spec.use in ONCE:
+        raise InvalidInput(f"a {spec.use} token has no project", field="spec.project", hint="leave it out")
+
+
+def _refuse_new(spec: TokenSpec) -> None:
+    if spec.use == "cluster":
+        raise InvalidInput(
+            "spec.use: only a link makes tokens for clusters", field="spec.use", hint="weft cluster link-token"
+        )
 
 
 def _role(obj: Object) -> str:
-    """A join token has none, and a user's may have all that the user has."""
+    """A token for one use has none, and a user's may have all that the user has."""
     spec = obj.get("spec") or {}
-    return "" if spec.get("use") == "join" else str(spec.get("role") or "–")
+    return "" if spec.get("use") in (*ONCE, "cluster") else str(spec.get("role") or "–")
 
 
 TOKENS_BY_KEY = Index("tokens by access key")
@@ -95,6 +116,7 @@ TOKEN = Kind(
     access=Access(readers="administered", status_writer="api"),
     admission=Admission(
         check=check_token,
+        check_new=_refuse_new,
         server_fields=("sha256", "key_id", "claims"),
         most_of_owner=100,
     ),

@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 class AuditActor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who sent a request. Never a secret: a token by its name."""
 
-    kind: Literal["person", "node", "joiner", "nobody", "server"]  # nobody: without valid credentials
+    kind: Literal["person", "node", "joiner", "linker", "nobody", "server"]  # nobody: without valid credentials
     name: str = ""  # a user's; of a token without a user token:ID, of a node node:UID
     role: str = ""  # of a person
     project: str = ""  # the only one in which it has that role

@@ -27,14 +27,18 @@ from weft.trust.sigv4 import check_scope, read_authorization, verify
 from weft.trust.tokens import Token, parse_token, verify_secret
 
 TOKEN_PREFIX = "token:"  # of the name of what acts with a token that belongs to no user
+CLUSTER_PREFIX = "cluster:"  # likewise, of what a linked cluster does
+LINK_AGAIN = "link the clusters again: weft cluster link-token at the one, weft cluster link at the other"
 SERVICE = "lambda"  # that signatures are for
 
 
 class Actor(msgspec.Struct, frozen=True, dict=True):
-    """A person (or program) with a token, a node with its certificate, a joining machine, or a stranger who wants to log in."""
+    """A person (or program, or linked cluster) with a token, a node with its certificate, a joining machine, a cluster that links,
+    or a stranger who wants to log in."""
 
-    kind: Literal["person", "node", "joiner", "stranger"]
-    name: str  # for people, the journal and the audit log: a user's, or token:ID, which no user's name looks like; node:UID
+    kind: Literal["person", "node", "joiner", "linker", "stranger"]
+    # For people, the journal and the audit log: a user's, or token:ID, which no user's name looks like; node:UID, cluster:NAME.
+    name: str
     id: str  # the token's name, or the node's uid
     grants: tuple[Grant, ...] = ()  # of a person
     limit: Grant | None = None  # of a user's token: what it may do at most
@@ -263,6 +267,13 @@ def make_actor(stored: StoredToken, directory: Directory, now: float) -> Actor:
         raise NotAuthenticated(f"token {name} has expired", hint=again)
     if spec.use == "join":
         return Actor("joiner", f"{TOKEN_PREFIX}{name}", name)
+    if spec.use == "link":
+        return Actor("linker", f"{TOKEN_PREFIX}{name}", name)
+    if spec.use == "cluster":
+        given = directory.find_link(stored.owner) if stored.owner is not None else None
+        if stored.owner is None or given is None:
+            raise NotAuthenticated("the link was removed", reason="linkRemoved", hint=LINK_AGAIN)
+        return Actor("person", f"{CLUSTER_PREFIX}{stored.owner.name}", name, given)
     if stored.owner is None:
         return Actor("person", f"{TOKEN_PREFIX}{name}", name, (directory.find_grant(spec.role, spec.project),))
     grants = directory.find_grants(stored.owner, spec.claims)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import weft.kinds.registry  # noqa: F401 - it says which permissions there are
-from weft.kinds.permissions import find_built_in
+from weft.kinds.fields.cluster.link import GRANTS, HELLO
+from weft.kinds.permissions import find_built_in, find_permissions
 from weft.kinds.rolebinding import RoleBindingSpec
 from weft.objects.identity import Ref
 from weft.objects.roles import Grant
@@ -16,6 +17,8 @@ from weft.objects.roles import Grant
 MOST_KEPT = 10_000  # users whose grants are remembered
 Grants = tuple[Grant, ...]
 _NONE: frozenset[str] = frozenset()
+_LINK = "link"  # the role, as errors and the audit log say it
+_GREETS = frozenset({HELLO})
 
 
 class Account(NamedTuple):
@@ -26,9 +29,17 @@ class Account(NamedTuple):
     groups: tuple[str, ...]
 
 
+class Linked(NamedTuple):
+    """A linked cluster as its token is checked against it."""
+
+    uid: str  # of its object here
+    grants: tuple[str, ...]
+    projects: tuple[str, ...]  # the link's, here
+
+
 class Directory:
     """``find_user`` gives an account by its name, ``list_bindings`` all role bindings, ``find_role`` the permissions of an own
-    role; ``version`` changes with any of them."""
+    role, ``find_cluster`` a linked cluster by its name; ``version`` changes with any of them."""
 
     def __init__(
         self,
@@ -36,6 +47,7 @@ class Directory:
         list_bindings: Callable[[], Iterable[RoleBindingSpec]],
         find_role: Callable[[str], frozenset[str] | None],
         version: Callable[[], object],
+        find_cluster: Callable[[str], Linked | None] = lambda name: None,
     ) -> None:
         self._find_user, self._list_bindings, self._find_role, self._version = (
             find_user,
@@ -43,6 +55,7 @@ class Directory:
             find_role,
             version,
         )
+        self._find_cluster = find_cluster
         self._read: object = _NONE  # the version that these are of: of none yet
         self._by_subject: dict[tuple[str, str], list[Grant]] = {}
         self._known: dict[tuple[str, tuple[str, ...]], Grants] = {}
@@ -75,6 +88,18 @@ class Directory:
                 self._roles.clear()
             known = self._roles[role, project] = Grant(role, project, self._find_role(role) or _NONE)
         return known
+
+    def find_link(self, cluster: Ref) -> Grants | None:
+        """What the linked ``cluster`` may do: say hello, and what its link grants, in the link's projects. None if there is no
+        such link any more (a later one of the name is another)."""
+        linked = self._find_cluster(cluster.name)
+        if linked is None or linked.uid != cluster.uid:
+            return None
+        found = [Grant(_LINK, None, _GREETS)]
+        given = frozenset[str]().union(*(find_permissions(GRANTS.get(word, {})) for word in linked.grants))
+        if given:
+            found += [Grant(_LINK, project, given) for project in linked.projects]
+        return tuple(found)
 
     def list_grants(self, user: str | None, groups: Sequence[str], claims: Sequence[str] = ()) -> Grants:
         """What the bindings of a user's name (None: without them) and of these groups give: sorted, each once."""

@@ -19,8 +19,18 @@ class Token(NamedTuple):
 
 def make_token(token_id: str) -> tuple[str, str]:
     """A new token for ``token_id``: its text, shown once, and the hash to keep."""
-    secret = secrets.token_hex(32)
-    return f"{PREFIX}{token_id}_{secret}", hash_secret(secret)
+    secret = make_secret()
+    return write_token(token_id, secret), hash_secret(secret)
+
+
+def make_secret() -> str:
+    """256 random bits, in hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+def write_token(token_id: str, secret: str) -> str:
+    """The text of a token."""
+    return f"{PREFIX}{token_id}_{secret}"
 
 
 def parse_token(text: str) -> Token | None:

@@ -10,6 +10,7 @@ from typing import Any
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.contracts.store import AtRevision, Precondition
+from weft.kinds.cluster import GRANTS_TAKE
 from weft.kinds.permissions import PERMISSIONS, find_built_in, find_permissions
 from weft.kinds.record import Kind
 from weft.kinds.role import ROLE, RoleSpec
@@ -23,6 +24,7 @@ from weft.trust.credentials import Actor
 
 GRANTING_SPECS = (RoleSpec, RoleBindingSpec, TokenSpec, UserSpec)
 JOINS = "node:create"  # what a join token gives, once
+LINKS = "cluster:create"  # what a link token gives, once
 
 
 async def plan_gift(
@@ -41,6 +43,9 @@ async def plan_gift(
                 return await _plan_role(view, actor, new.role, new.project, kind)
         case TokenSpec() if old is None and new.use == "join":
             refuse_excess(actor, [Grant("", None, frozenset({JOINS}))], kind)
+        case TokenSpec() if old is None and new.use == "link":
+            given = frozenset({LINKS, GRANTS_TAKE} if new.link is not None and new.link.grants else {LINKS})
+            refuse_excess(actor, [Grant("", None, given)], kind)
         case TokenSpec() if old is None and new.role:
             return await _plan_role(view, actor, new.role, new.project, kind)
         case UserSpec():

@@ -42,6 +42,9 @@ _ACTS = {
 }
 
 
+ONLY = {"joiner": ("join", "weft agent join"), "linker": ("link clusters", "weft cluster link")}
+
+
 class GivenUp(msgspec.Struct):
     """The record of a node that people gave up. A workload that isn't there any more was deleted after that, so its guest may
     end when the node is back. The record goes once the node reports again and has no orphan left."""
@@ -140,7 +143,8 @@ async def authorise_read(
         _authorise_person(actor, kind, project, name)
         return f"{asked}." if asked else None
     if actor.kind != "node":
-        raise Forbidden("a join token can only be used to join", hint="weft agent join")
+        act, hint = ONLY.get(actor.kind, ("join", "weft agent join"))
+        raise Forbidden(f"{_who(actor)} can only be used to {act}", hint=hint)
     await require_enrolled(context, actor)
     match kind.access.node_reads:
         case "all":
@@ -192,4 +196,6 @@ async def _own_allocations(context: ApiContext, node_uid: str) -> list[Allocatio
 
 
 def _who(actor: Actor) -> str:
-    return {"node": "a node", "joiner": "a join token"}.get(actor.kind, "someone who isn't logged in")
+    return {"node": "a node", "joiner": "a join token", "linker": "a link token"}.get(
+        actor.kind, "someone who isn't logged in"
+    )

@@ -15,25 +15,30 @@ from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, object_answer
 from weft.api.request.manifest import read_manifest
+from weft.client.context import hash_ca
 from weft.contracts.store import Precondition, Put
 from weft.kinds.record import Kind
-from weft.kinds.token import TOKEN, TokenSpec
+from weft.kinds.token import ONCE, TOKEN, TokenSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
+from weft.protocol.link import write_link_token
 from weft.serving.answer import Answer
 from weft.trust.access_keys import derive_secret, make_key_id
 from weft.trust.credentials import Actor, invalid_token
 from weft.trust.tokens import make_token, make_token_id
 
 JOIN_LIFETIME_SECONDS = 86400.0
+LINK_LIFETIME_SECONDS = 3600.0
+LIFETIMES = {"join": JOIN_LIFETIME_SECONDS, "link": LINK_LIFETIME_SECONDS}
 ACCESS_KEY = "access-key"
 _ROUNDED_SECONDS = 0.001  # times in specs have milliseconds
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
-    """``POST /v1/tokens``: the name is optional; a join token expires after a day unless its spec has another time."""
+    """``POST /v1/tokens``: the name is optional; a join token expires after a day, a link token after an hour, unless its spec has
+    another time."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
@@ -45,7 +50,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
             f"labels.{LOGIN_LABEL} is set by the server", field=f"labels.{LOGIN_LABEL}", hint="leave it out"
         )
     actor, use = call.actor, spec.get("use", "token")
-    name = raw.get("name") or make_token_id(use if use in ("join", "access", ACCESS_KEY) else "token")
+    name = raw.get("name") or make_token_id(use if use in ("join", "link", "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
         key_id = make_key_id()
         text = derive_secret(context.settings.seal_key, key_id)
@@ -61,8 +66,8 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
         latest = await _find_latest_end(context, actor)
         if full.get("expires_at") is None:
             full["expires_at"] = latest
-    if use == "join" and full.get("expires_at") is None:
-        full["expires_at"] = context.clock.now() + JOIN_LIFETIME_SECONDS
+    if use in LIFETIMES and full.get("expires_at") is None:
+        full["expires_at"] = context.clock.now() + LIFETIMES[use]
     manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
 
     async def plan(view: View) -> Draft:
@@ -77,6 +82,8 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     if dry_run:
         return object_answer(draft.envelope)
     record_change(context, call, draft)
+    if use == "link":
+        text = write_link_token(text, hash_ca(context.authority.ca))
     return object_answer(draft.envelope, 201, secret=text)
 
 
@@ -110,7 +117,7 @@ def _give_owner(actor: Actor, draft: Draft, latest: float | None) -> None:
         raise InvalidInput("spec.role is missing", field="spec.role", hint="only a user's own token may leave it empty")
     if spec.role and actor.permits("token:create", spec.project):
         return
-    if actor.user is None or spec.use == "join":
+    if actor.user is None or spec.use in ONCE:
         return require_own(actor, envelope)
     if not spec.role and actor.limit is not None:
         raise Forbidden(

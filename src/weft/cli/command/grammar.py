@@ -32,7 +32,8 @@ from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people")
 CHANGEABLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people" and not kind.lifetime.ephemeral)
-MAKEABLE = tuple(name for name in PEOPLE if name not in ("node", "pool"))  # a node comes by joining, with its pools
+# A node comes by joining, with its pools, and a cluster by linking.
+MAKEABLE = tuple(name for name in PEOPLE if name not in ("node", "pool", "cluster"))
 
 
 PLACED = tuple(WORKLOADS)
@@ -113,6 +114,10 @@ AFTER = {
     "migration": {
         "plan": Entry("migration_plan", "Plan a migration for later, with its capacity reserved", ("migration",)),
         "plans": Entry("migration_plan.plans", "List planned and proposed migrations", ("migration",)),
+    },
+    "cluster": {
+        "link": Entry("cluster.link", "Link another cluster with this one", ("cluster",)),
+        "link-token": Entry("cluster.link_token", "Print a token that links another cluster, once", ("cluster",)),
     },
     "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
     "vm": {

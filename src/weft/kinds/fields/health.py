@@ -7,7 +7,7 @@ from typing import Literal
 
 Health = Literal["running", "changing", "waiting", "degraded", "failed", "unknown", "ended"]
 _PHASES: Mapping[Health, tuple[str, ...]] = {
-    "running": ("Running", "Ready", "Available", "Attached", "Active", "inactive", "Promoted"),
+    "running": ("Running", "Ready", "Available", "Attached", "Active", "inactive", "Promoted", "Linked"),
     "changing": (
         *(
             "Prolog",
@@ -60,6 +60,8 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "NoEndpoints",
         "RolledBack",
         "Undecided",
+        "Suspect",
+        "Unreachable",
     ),
     "failed": ("Failed", "Rejected", "Refused", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),

@@ -1,0 +1,145 @@
+"""What makes a link, on either side: the Cluster object, the token of the other cluster, and the end of its former one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from weft.api.context import ApiContext
+from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
+from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.fields.cluster.link import find_uid
+from weft.kinds.secret import place_of
+from weft.kinds.token import TOKEN as TOKENS
+from weft.kinds.token import TokenSpec
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
+from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput
+from weft.objects.identity import kind_prefix
+from weft.trust.seal import seal
+
+
+class Other(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the other cluster, checked."""
+
+    ca: str
+    url: str
+    release: str
+    epoch: str
+    protocol: int
+    asks_with: str  # SHA-256 of the secret with which it asks here
+
+
+class Members(msgspec.Struct, frozen=True):
+    """The clusters that this one is linked with, as they are stored."""
+
+    found: Sequence[Envelope]
+
+    def find(self, name: str, uid: str) -> Envelope | None:
+        """The object that a link with the cluster ``uid`` renews, None for a new link; an empty ``name`` is any. Raises
+        AlreadyExists if another has the name, or that cluster has another name."""
+        for one in self.found:
+            is_it = decode_part(one.spec, ClusterSpec).peer_uid == uid
+            if is_it and name not in ("", one.name):
+                raise AlreadyExists(
+                    f"that cluster is linked already, as {one.name}",
+                    field="name",
+                    hint=f"use that name to link it again, or first: weft cluster delete {one.name}",
+                )
+            if one.name == name and not is_it:
+                raise AlreadyExists(
+                    f'cluster "{name}" exists already, and is another one',
+                    field="name",
+                    hint=f"use another name, or first: weft cluster delete {name}",
+                )
+            if is_it and one.deleting_since is not None:
+                raise IllegalTransition(
+                    f'cluster "{one.name}" is being deleted', reason="beingDeleted", hint="try again"
+                )
+            if is_it:
+                return one
+        return None
+
+
+async def read_members(context: ApiContext) -> Members:
+    page = await context.store.list(kind_prefix(CLUSTER.name))
+    return Members([decode_envelope(entry.value, entry.revision) for entry in page.entries])
+
+
+def refuse_itself(context: ApiContext, uid: str, field: str) -> None:
+    """Raise InvalidInput for a link of this cluster with itself, or with a copy of it that has its keys."""
+    if uid == find_uid(context.authority.ca):
+        raise InvalidInput(
+            "that is this cluster itself, or a copy of it with the same CA",
+            field=field,
+            hint="give another cluster's address and token; a copy needs a CA of its own first",
+        )
+
+
+async def plan_link(
+    context: ApiContext,
+    *,
+    name: str,
+    former: Envelope | None,
+    other: Other,
+    grants: Sequence[str],
+    projects: Mapping[str, str],
+    token_id: str,
+    secret: str,
+    creator: str,
+) -> tuple[Envelope, list[Write], list[Precondition]]:
+    """The Cluster object, and the commit that makes it or renews ``former``. ``token_id`` names the token with which the other
+    cluster asks here; ``secret`` is the text with which this one asks there."""
+    now, kind, uid = context.clock.now(), CLUSTER.name, find_uid(other.ca)
+    name = former.name if former is not None else name
+    sealed = {TOKEN: seal(context.settings.seal_key, secret.encode(), place_of(None, name, TOKEN, kind))}
+    spec = ClusterSpec(
+        url=other.url,
+        ca=other.ca,
+        peer_uid=uid,
+        grants=sorted(set(grants)),  # type: ignore[arg-type]
+        projects=dict(projects),
+        sealed=sealed,
+    )
+    status = ClusterStatus(
+        phase="Linked",
+        peer_uid=uid,
+        release=other.release,
+        protocol=other.protocol,
+        epoch=other.epoch,
+        seen_at=now,
+    )
+    preconditions: list[Precondition] = []
+    writes: list[Write] = []
+    if former is None:
+        made = CLUSTER.make(name, spec, now, creator=creator, status=status)
+        preconditions.append(Absent(made.key))
+    else:
+        old = decode_part(former.spec, ClusterSpec)
+        status = msgspec.structs.replace(
+            decode_part(former.status, ClusterStatus),
+            **{
+                field: getattr(status, field)
+                for field in ("phase", "peer_uid", "release", "protocol", "epoch", "seen_at")
+            },
+            trusted=old.trusted,
+            reason="",
+            message="",
+        )
+        spec.trusted = old.trusted
+        made = msgspec.structs.replace(
+            former,
+            generation=former.generation + 1,
+            spec=merge_part(former.spec, spec, old),
+            status=merge_part(former.status, status),
+        )
+        preconditions.append(AtRevision(former.key, former.revision))
+    writes.append(Put(made.key, encode_envelope(made)))
+    tokens = (await context.tokens.read_all()).values()
+    writes += [Delete(one.key) for one in tokens if one.spec.use == "cluster" and one.envelope.owner == made.ref]
+    token = TOKENS.make(
+        token_id, TokenSpec(use="cluster", role="", subject=f"cluster {name}", sha256=other.asks_with), now, owner=made
+    )
+    preconditions.append(Absent(token.key))
+    writes.append(Put(token.key, encode_envelope(token)))
+    return made, writes, preconditions

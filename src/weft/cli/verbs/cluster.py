@@ -1,0 +1,131 @@
+"""`weft cluster link-token east` at one cluster prints what `weft cluster link west URL --token TOKEN` at the other needs: both are
+linked then."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target, usage
+from weft.cli.output.formats import print_object
+from weft.cli.session import Session
+from weft.cli.verbs.version import ask_time
+from weft.cli.wait.finish import finish_one
+from weft.client.answer import raise_problem
+from weft.kinds.cluster import CLUSTER
+from weft.kinds.fields.cluster.link import GRANTS
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+from weft.objects.identity import check_name
+from weft.objects.quantity import parse_duration
+
+LIFE = "1h"
+LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
+
+
+def link_token_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="[NAME]"),
+        *_terms(),
+        click.Option(["--expires", "life"], metavar="DURATION", default=LIFE, help=f"How long it is valid. [{LIFE}]"),
+        options.output(),
+    ]
+    words = (
+        "Print a token that links one other cluster with this one, once. NAME is what that cluster is called here. Its grants are "
+        "what that cluster may do here: without any, it may only ask how this one is."
+    )
+    return options.build(verb, words, _make_token, kind, params)
+
+
+def link_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME URL"),
+        click.Option(["--token"], metavar="TOKEN", help="What weft cluster link-token printed at the other cluster."),
+        click.Option(["--token-stdin"], is_flag=True, help="Read the token from stdin."),
+        click.Option(
+            ["--own-url"], metavar="URL", help="This cluster's API server, as the other reaches it. [the context's]"
+        ),
+        *_terms(),
+        *options.waits(),
+        options.output(),
+    ]
+    words = (
+        "Link another cluster with this one. NAME is what it is called here, URL is its API server, as this cluster reaches it. "
+        "The grants are what the other cluster may do here: without any, it may only ask how this one is."
+    )
+    return options.build(verb, words, _link, kind, params)
+
+
+def _terms() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--grants"], metavar="WORDS", help=f"What the other cluster may do here, with commas: {', '.join(GRANTS)}."
+        ),
+        click.Option(
+            ["--projects"],
+            metavar="NAMES",
+            help="Projects that the link is for, with commas: NAME, or NAME=THERE if it has another name there.",
+        ),
+    ]
+
+
+def _read_terms(grants: str | None, projects: str | None) -> dict[str, Any]:
+    found: dict[str, str] = {}
+    for word in _split(projects):
+        here, _, there = word.partition("=")
+        found[here] = there or here
+    return {"grants": _split(grants), "projects": found}
+
+
+def _split(text: str | None) -> list[str]:
+    return [word for word in (part.strip() for part in (text or "").split(",")) if word]
+
+
+def _make_token(
+    session: Session, kind: Kind, words: tuple[str, ...], grants: str | None, projects: str | None, life: str
+) -> None:
+    if len(words) > 1:
+        raise usage(f"more than one name given: {' '.join(words)}", "give one name, or none")
+    seconds = parse_duration(life, "--expires")
+    if seconds < 1.0:
+        raise usage(f"--expires: {life} is less than a second", "give a duration like 1h")
+    name = check_name(words[0].removeprefix("cluster/")) if words else ""
+    spec = {
+        "use": "link",
+        "expires_at": ask_time(session) + seconds,
+        "link": {"name": name, **_read_terms(grants, projects)},
+    }
+    made = session.client.create({"kind": "token", "spec": spec})
+    if session.is_data:
+        print_object(session, made)
+        return
+    print(made["secret"])
+    server = session.client.context.server
+    session.notify(f"valid once, for {life}; at the other cluster: weft cluster link NAME {server} --token TOKEN")
+    if server.startswith(LOOPBACK):
+        session.notify("that address is this machine's own; give the other cluster one that it reaches")
+
+
+def _link(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+    if len(words) != 2:
+        raise usage("give a name and an address", "weft cluster link west https://10.0.0.1:6443 --token TOKEN")
+    name, url = check_name(words[0].removeprefix("cluster/")), words[1]
+    if bool(given["token"]) == given["token_stdin"]:
+        raise usage("give the token once", "with --token TOKEN, or by stdin and --token-stdin")
+    token = given["token"] or sys.stdin.readline(1000).strip()
+    own = given["own_url"] or session.client.context.server
+    body = {"url": url, "token": token, "own_url": own, **_read_terms(given["grants"], given["projects"])}
+    answer = session.client.http.request("POST", f"/v1/clusters/{name}:link", body, timeout_seconds=60.0)
+    raise_problem(answer)
+    made = answer.json()
+    if not isinstance(made, dict):
+        raise WeftError("the server's answer is not an object")
+    if given["own_url"] is None and own.startswith(LOOPBACK) and not url.startswith(LOOPBACK):
+        session.notify(
+            f"{name} knows this cluster at {own}, which is this machine's own: link it again with --own-url URL"
+        )
+    return finish_one(session, Target(CLUSTER, name), made, "create")

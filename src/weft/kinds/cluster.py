@@ -1,0 +1,144 @@
+"""Cluster: another cluster that this one is linked with: how it is reached, what it may do here, and how it is.
+
+A link makes an object on either side. Each side draws a secret of its own, which it shows the other, and keeps the hash of the
+other's (a Token that belongs to this object). So deleting the object ends what the other may do here at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
+from weft.kinds.fields.cluster.link import MOST_CA, MOST_URL, Word, check_terms, check_url
+from weft.kinds.parts.goal import reaches
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Verb
+from weft.kinds.secret import SealedSpec
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.quantity import format_duration
+from weft.objects.schema import field, words
+
+TOKEN = "token"  # the key of the sealed value: with it this cluster asks the other
+GRANTS_TAKE = "rolebinding:create"  # what it takes to let another cluster do more
+_HINT = "weft cluster link-token at the other cluster, then here: weft cluster link NAME URL --token TOKEN"
+
+
+class ClusterSpec(SealedSpec, kw_only=True):
+    url: Annotated[
+        str, field("Where its API server is, as this cluster reaches it", change="live", max_length=MOST_URL)
+    ]
+    ca: Annotated[
+        str, field("Certificate of its CA, in PEM: who else answers is not it", change="never", max_length=MOST_CA)
+    ]
+    peer_uid: Annotated[str, field("Its uid, which follows from its CA; set by the server", change="never")] = ""
+    grants: Annotated[list[Word], field("What it may do here", change="live")] = msgspec.field(default_factory=list)
+    projects: Annotated[
+        dict[str, str],
+        field("Projects that the link is for: each one here with the one at the other cluster", change="live"),
+    ] = msgspec.field(default_factory=dict)
+    trusted: Annotated[
+        int, field("How often people trusted it after it was restored; set by the server", change="live")
+    ] = 0
+
+
+class ClusterStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[str, words("Pending", "Linked", "Unreachable", "Refused", "Suspect", "Failed")] = "Pending"
+    peer_uid: str = ""
+    release: str = ""  # of weft there
+    protocol: int = 0  # of links: the newest that both speak; 0: not known
+    epoch: str = ""  # the history of its store that this cluster trusts
+    trusted: int = 0  # ``spec.trusted`` when it was last trusted
+    seen_at: float | None = None  # when it last answered, to within 15 s
+    clock_offset_seconds: float | None = None  # its clock's time less this one's
+    lag_seconds: float | None = None  # age of the oldest newest point of what is replicated there; None: nothing is
+    rpo_seconds: float | None = None  # the worst measured of late
+    reason: str = ""
+    message: str = ""
+
+
+def check_cluster(spec: ClusterSpec) -> None:
+    """Raises InvalidInput, which never contains a value."""
+    spec.url = check_url(spec.url, "spec.url")
+    spec.grants = sorted(set(spec.grants))
+    check_terms(spec.grants, spec.projects)
+
+
+def _refuse_new(spec: ClusterSpec) -> None:
+    raise InvalidInput("a cluster is linked, not created", field="kind", hint=_HINT)
+
+
+def _check_change(old: ClusterSpec, new: ClusterSpec) -> None:
+    if new.sealed != old.sealed:
+        raise InvalidInput("spec.sealed: only a link sets it", field="spec.sealed", hint=_HINT)
+
+
+def _check_values(values: Mapping[str, str]) -> None:
+    if values:
+        raise InvalidInput("spec.values: a link has no values that people set", field="spec.values", hint=_HINT)
+
+
+def _find_rights(old: ClusterSpec | None, new: ClusterSpec) -> Iterable[tuple[str, str]]:
+    """Grants to another cluster are rights that are given away."""
+    if old is None:
+        more = bool(new.grants)
+    else:
+        more = not set(new.grants) <= set(old.grants) or not new.projects.keys() <= old.projects.keys()
+    if more:
+        yield GRANTS_TAKE, "let another cluster do more here"
+
+
+def _trust(obj: Object, given: Any) -> dict[str, Any]:
+    if dig(obj, "status.phase") != "Suspect":
+        raise IllegalTransition(
+            f"cluster/{obj['name']} is {dig(obj, 'status.phase') or 'Pending'}: there is nothing to trust again",
+            hint="only a cluster that is Suspect, because its store was restored, is trusted again",
+        )
+    return {**obj["spec"], "trusted": int(dig(obj, "spec.trusted") or 0) + 1}
+
+
+def _seconds(path: str) -> Any:
+    def cell(obj: Object) -> str:
+        seconds = dig(obj, path)
+        return "–" if seconds is None else format_duration(seconds)
+
+    return cell
+
+
+CLUSTERS_BY_PEER = Index("clusters by the peer's uid")
+
+CLUSTER = Kind(
+    name="cluster",
+    plural="clusters",
+    title="cluster",
+    summary="Other clusters that this one is linked with",
+    scope="fabric",
+    spec=ClusterSpec,
+    status=ClusterStatus,
+    indexes={CLUSTERS_BY_PEER: lambda item: (item.spec(ClusterSpec).peer_uid,)},
+    verbs=(Verb("trust", "Trust it again after its store was restored from a backup", change=_trust, needs="fabric"),),
+    access=Access(readers="shared", status_writer="clusters", further_rights=_find_rights),
+    admission=Admission(
+        check=check_cluster,
+        check_new=_refuse_new,
+        check_change=_check_change,
+        check_values=_check_values,
+        server_fields=("sealed", "peer_uid", "trusted"),
+        seals=True,
+    ),
+    display=Display(
+        topic="Clusters",
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("URL", text("spec.url"), flexible=True),
+            Column("GRANTS", joined("spec.grants")),
+            Column("LAG", _seconds("status.lag_seconds"), align="right"),
+            Column("RPO", _seconds("status.rpo_seconds"), align="right"),
+            Column("RELEASE", text("status.release", "–"), wide=True),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Linked"), "trust": reaches("Linked")}),
+)

@@ -1,0 +1,95 @@
+"""What one cluster lets another do, and the checks of what both say of themselves. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
+from weft.objects.schema import field
+
+MOST_PROJECTS = 1_000
+MOST_URL, MOST_CA = 300, 8_192
+HELLO = "cluster:hello"  # what every linked cluster may do: say that it is there, and ask the same
+Word = Literal["replicate"]
+# The verbs that a grant gives in each of the link's projects, by kind: nothing that starts, changes or reads a guest.
+GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "replicate": {"replica": ("get", "list", "create", "update", "delete", "receive")},
+}
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+assert set(get_args(Word)) == set(GRANTS)
+
+
+class LinkTerms(msgspec.Struct, kw_only=True):
+    """What the cluster that uses a link token becomes here."""
+
+    name: Annotated[str, field("Name that the other cluster gets here", change="never", name=True)] = ""
+    grants: Annotated[list[Word], field("What the other cluster may do here", change="never")] = []
+    projects: Annotated[
+        dict[str, str],
+        field("Projects that the link is for: each one here with the one at the other cluster", change="never"),
+    ] = {}
+
+
+def check_terms(grants: Sequence[str], projects: Mapping[str, str], path: str = "spec") -> None:
+    """Raises InvalidInput."""
+    if len(projects) > MOST_PROJECTS:
+        raise InvalidInput(f"{path}.projects: at most {MOST_PROJECTS} projects", field=f"{path}.projects")
+    for here, there in projects.items():
+        check_name(here, f"{path}.projects")
+        check_name(there, f"{path}.projects.{here}")
+    if len(set(projects.values())) < len(projects):
+        raise InvalidInput(
+            f"{path}.projects: two projects here lead to one at the other cluster",
+            field=f"{path}.projects",
+            hint="give each a project of its own there",
+        )
+    if grants and not projects:
+        raise InvalidInput(
+            f"{path}.projects is empty: {', '.join(grants)} is granted in the projects of the link only",
+            field=f"{path}.projects",
+            hint="give projects, like --projects default or --projects lab=lab-west",
+        )
+
+
+def check_url(url: str, path: str) -> str:
+    """``url`` without a slash at its end, if it can be a server's. Raises InvalidInput, without it if it may hold credentials."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme == "https" and parts.hostname and parts.port != 0 and len(url) <= MOST_URL
+        plain = not (parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc)
+    except ValueError:
+        good = plain = False
+    if not good or not plain or not url.isascii() or not url.isprintable() or " " in url:
+        raise InvalidInput(
+            f"{path} is not the address of a server", field=path, hint="write it like https://10.0.0.1:6443"
+        )
+    return url.rstrip("/")
+
+
+def check_sha256(text: str, path: str) -> str:
+    """Raises InvalidInput, without the text."""
+    if not _SHA256.fullmatch(text):
+        raise InvalidInput(f"{path} is not a SHA-256 digest: 64 hexadecimal digits", field=path)
+    return text
+
+
+def find_uid(ca: str, path: str = "ca") -> str:
+    """The uid of the cluster whose CA has this certificate (PEM): nobody else can prove that it is its own. Raises InvalidInput."""
+    if len(ca) > MOST_CA:
+        raise InvalidInput(f"{path} is longer than {MOST_CA} characters", field=path)
+    try:
+        content = _PEM.fullmatch(ca.strip())
+        if content is None:
+            raise ValueError
+        return hashlib.sha256(base64.b64decode("".join(content[1].split()), validate=True)).hexdigest()[:32]
+    except ValueError:
+        raise InvalidInput(f"{path} is not one certificate in PEM", field=path) from None
