@@ -19,6 +19,7 @@ from tests.scenario import (
     test_accounting,
     test_alerts,
     test_backups,
+    test_cluster_status,
     test_controllers_bad_days,
     test_conversions,
     test_deployments,
@@ -75,6 +76,7 @@ RELIES_ON = {
     "controllers/alert/controller.py _change": "alertrule at",
     "controllers/alert/controller.py list_commits": "silence at and goes",
     "controllers/alert/due.py note_sent": "alertrule at",
+    "controllers/cluster/controller.py _note": "cluster at",
     "controllers/receiver/controller.py _note": "receiver at",
     "controllers/accounting/controller.py _fold": (
         "accountingrecord absent, accountingrecord at, accountingrecord at and goes"
@@ -439,6 +441,7 @@ async def an_image_is_kept_warm_until_nobody_asks_for_it(tmp_path: Path) -> None
 SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_alerts.test_an_alert_fires_is_sent_and_is_over,
     test_receivers.test_what_a_receiver_refuses_for_its_content_is_abandoned_at_once,
+    test_cluster_status.test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says,
     test_planned_migrations.test_its_vm_has_gone_there_by_itself,
     test_planned_migrations.test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target,
     test_conversions.test_a_new_one_that_is_taken_away_gives_all_back,

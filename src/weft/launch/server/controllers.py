@@ -27,6 +27,7 @@ from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
+from weft.controllers.cluster.controller import Clusters
 from weft.controllers.deployment.controller import Deployments
 from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
@@ -108,6 +109,7 @@ async def decide(
     evaluator: Evaluates | Unevaluated | None = None,
     make_receivers: Callable[[LeaderLease], Receivers] | None = None,
     make_profiles: Callable[[LeaderLease], Profiles] | None = None,
+    make_clusters: Callable[[LeaderLease], Clusters] | None = None,
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
     metrics_interval: float = INTERVAL_SECONDS,
@@ -115,8 +117,9 @@ async def decide(
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
-    ``make_receivers`` nobody is notified, and without ``make_profiles`` workloads have no profiles. ``read_ends`` gives when the
-    server's certificates end, in unix seconds by name; ``history`` tells deployments of requests."""
+    ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, and without ``make_clusters``
+    nobody asks linked clusters how they are. ``read_ends`` gives when the server's certificates end, in unix seconds by name;
+    ``history`` tells deployments of requests."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -138,6 +141,7 @@ async def decide(
                             evaluator,
                             make_receivers,
                             make_profiles,
+                            make_clusters,
                             read_ends,
                             metrics_interval,
                             history if history is not None else make_off(),
@@ -172,6 +176,7 @@ async def _serve(
     evaluator: Evaluates | Unevaluated | None,
     make_receivers: Callable[[LeaderLease], Receivers] | None,
     make_profiles: Callable[[LeaderLease], Profiles] | None,
+    make_clusters: Callable[[LeaderLease], Clusters] | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
     history: History | Unavailable,
@@ -196,6 +201,8 @@ async def _serve(
             group.create_task(make_receivers(lease).run())
         if make_profiles is not None:
             group.create_task(make_profiles(lease).run())
+        if make_clusters is not None:
+            group.create_task(make_clusters(lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -250,6 +257,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 or Evaluator(options.state, clock, options.alert_interval),
                 make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
                 make_profiles=lambda lease: Profiles(lease, history, Worker()),
+                make_clusters=lambda lease: Clusters(lease, unseal_own),
                 history=history,
                 tracer=make_tracer(options, "controllers", clock),
             )

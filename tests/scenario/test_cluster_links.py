@@ -1,0 +1,134 @@
+"""Two fabrics are linked with each other, over a line that is cut: who may do what, for how long, and what each shows of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.scenario.link_lab import Side, two_sides
+
+from weft.client import Client
+from weft.client.answer import raise_problem
+from weft.client.cluster.peer import ask_hello
+from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, NotAuthenticated, Unavailable, WeftError
+from weft.objects.identity import SERVER_NAME
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Iterator[tuple[Side, Side]]:
+    with two_sides(tmp_path) as both:
+        yield both
+
+
+def as_peer(asker: Side, name: str, asked: Side) -> Client:
+    """What anyone can do at ``asked`` with the token that ``asker`` has for it."""
+    context = msgspec.structs.replace(asked.context, token=asker.bearer(name), server_name=SERVER_NAME)
+    return asked.connect(context)
+
+
+def test_one_token_links_both_ways_and_works_once(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    token = west.link_token("east")
+    made = east.link("west", west, token)
+    assert made["status"]["phase"] == "Linked" and made["spec"]["url"] == west.proxy.url
+    assert made["spec"]["values"] == {} and token not in str(made)
+    there = west.cluster("east")
+    assert there["spec"]["url"] == east.proxy.url and there["status"]["peer_uid"] == there["spec"]["peer_uid"]
+    assert ask_hello(east.peer("west")).uid == made["spec"]["peer_uid"]
+    assert ask_hello(west.peer("east")).uid == there["spec"]["peer_uid"]
+    with pytest.raises(InvalidInput, match="used already"):
+        east.link("west", west, token)
+    for side, name in ((east, "west"), (west, "east")):
+        side.wait_for(name, lambda status: status["clock_offset_seconds"] is not None)
+
+
+def test_a_cluster_without_grants_may_only_say_hello(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    peer = as_peer(east, "west", west)
+    for kind in ("vm", "secret", "token", "node", "cluster", "project", "user"):
+        with pytest.raises(Forbidden, match="cluster:east"):
+            peer.list(kind)
+    with pytest.raises(Forbidden):
+        peer.create({"kind": "vm", "name": "web", "spec": {"image": "tiny"}})
+    with pytest.raises(Forbidden):
+        peer.create({"kind": "token", "spec": {"use": "access", "role": "viewer"}})
+
+
+def test_a_deleted_link_ends_the_others_rights_at_once(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    stolen = east.peer("west")
+    assert ask_hello(stolen).phase == "Linked"
+    west.client.delete("cluster", "east")
+    gone = time.monotonic()
+    while True:
+        try:
+            ask_hello(stolen)
+        except NotAuthenticated as refusal:
+            assert refusal.token == "linkRefused"
+            break
+        assert time.monotonic() < gone + 1.0
+    status = east.wait_for("west", lambda status: status["phase"] == "Refused")
+    assert "doesn't accept this cluster's token" in status["message"]
+    # The same command with a new token mends both halves.
+    east.link("west", west, west.link_token("east"))
+    east.wait_for("west", lambda status: status["phase"] == "Linked")
+    assert ask_hello(west.peer("east")).phase == "Linked"
+
+
+def test_a_line_that_is_cut_and_mended_is_seen_on_either_side(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    west.proxy.cut()
+    with pytest.raises(Unavailable):
+        ask_hello(east.peer("west"))
+    status = east.wait_for("west", lambda status: status["phase"] == "Unreachable")
+    assert status["message"].startswith("west doesn't answer") and status["seen_at"]
+    assert west.cluster("east")["status"]["phase"] == "Linked"  # the other way still works
+    west.proxy.mend()
+    east.wait_for("west", lambda status: status["phase"] == "Linked")
+
+
+def test_a_name_has_one_cluster_and_a_cluster_one_name(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    with pytest.raises(AlreadyExists, match="linked already, as west"):
+        east.link("also-west", west, west.link_token("east"))
+    with pytest.raises(AlreadyExists, match="linked already, as east"):
+        east.link("west", west, west.link_token("other"))
+    assert ask_hello(east.peer("west")).phase == "Linked"  # neither try has ended the link that there is
+    with pytest.raises(InvalidInput, match="itself"):
+        east.link("me", east, east.link_token("me"))
+    with pytest.raises(InvalidInput, match="not created"):
+        east.client.create({"kind": "cluster", "name": "x", "spec": {"url": "https://10.0.0.1", "ca": "x"}})
+
+
+def test_the_secret_is_sent_to_nobody_with_another_ca(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    token = west.link_token("east")
+    with pytest.raises(InvalidInput, match="another CA"):
+        body = {"url": east.proxy.url, "token": token, "own_url": east.proxy.url}
+        raise_problem(east.client.http.request("POST", "/v1/clusters/west:link", body))
+    east.link("west", west, token)  # so it is unused
+
+
+def test_a_restored_store_may_do_nothing_until_it_is_trusted_again(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    answer = east.ask
+
+    def restored(link):  # type: ignore[no-untyped-def]
+        return msgspec.structs.replace(answer(link), epoch="another")
+
+    east.ask = restored
+    status = east.wait_for("west", lambda status: status["phase"] == "Suspect")
+    assert status["reason"] == "restored" and "weft cluster trust west" in status["message"]
+    west.wait_for("east", lambda status: status["reason"] == "suspectedThere")
+    east.client.verb("cluster", "west", "trust")
+    east.wait_for("west", lambda status: status["phase"] == "Linked" and status["epoch"] == "another")
+    with pytest.raises(WeftError, match="nothing to trust"):
+        east.client.verb("cluster", "west", "trust")

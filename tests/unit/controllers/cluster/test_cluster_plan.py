@@ -1,0 +1,86 @@
+"""What becomes of a linked cluster's status with a reply, whatever that says."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from weft.controllers.cluster.facts import Reply
+from weft.controllers.cluster.plan import find_offset, plan_status
+from weft.kinds.cluster import ClusterSpec, ClusterStatus
+from weft.protocol.link import HelloAnswer
+
+SPEC = ClusterSpec(url="https://10.0.0.1", ca="ca", peer_uid="u")
+HELLO = HelloAnswer(
+    uid="u", release="0.1.0", epoch="e", oldest=1, newest=1, now=100.0, seen_seconds=1.0, phase="Linked"
+)
+LINKED = ClusterStatus(
+    phase="Linked", peer_uid="u", release="0.1.0", protocol=1, epoch="e", seen_at=99.0, clock_offset_seconds=0.0
+)
+
+
+def plan(
+    hello: HelloAnswer | None = HELLO, former: ClusterStatus = LINKED, now: float = 100.0, **reply: object
+) -> ClusterStatus:
+    return plan_status("west", SPEC, former, Reply(hello, **reply), now)  # type: ignore[arg-type]
+
+
+def changed(**fields: object) -> HelloAnswer:
+    return msgspec.structs.replace(HELLO, **fields)
+
+
+def test_nothing_new_is_nothing_to_write_for_a_while() -> None:
+    assert plan() == LINKED
+    assert plan(now=113.0) == LINKED
+    assert plan(now=114.5).seen_at == 114.5
+    assert plan(now=90.0).seen_at == 90.0  # the clock was set back
+
+
+@pytest.mark.parametrize(
+    ("hello", "phase", "reason"),
+    [
+        (changed(uid="v"), "Failed", "wrongCa"),
+        (changed(oldest=2, newest=3), "Failed", "linkProtocol"),
+        (changed(oldest=0, newest=0), "Failed", "linkProtocol"),
+        (changed(epoch="f"), "Suspect", "restored"),
+        (changed(phase="Suspect"), "Refused", "suspectedThere"),
+        (changed(release="0.9.0"), "Linked", "releaseSkew"),
+        (changed(release="0.1.0\nx" * 99), "Linked", "releaseSkew"),
+        (changed(seen_seconds=None), "Linked", "oneWay"),
+        (changed(seen_seconds=1e300), "Linked", "oneWay"),
+        (changed(newest=7), "Linked", ""),
+    ],
+)
+def test_what_it_says_decides_its_phase(hello: HelloAnswer, phase: str, reason: str) -> None:
+    status = plan(hello)
+    assert (status.phase, status.reason) == (phase, reason)
+    assert len(status.release) <= 64 and "\n" not in status.message
+    assert bool(status.message) == bool(reason)
+
+
+def test_another_history_is_taken_only_when_people_trust_it() -> None:
+    suspect = plan(changed(epoch="f"))
+    assert suspect.epoch == "e"
+    trusted = msgspec.structs.replace(SPEC, trusted=1)
+    status = plan_status("west", trusted, suspect, Reply(changed(epoch="f")), 100.0)
+    assert (status.phase, status.epoch, status.trusted) == ("Linked", "f", 1)
+    # A second restore is not covered by the first word.
+    assert plan_status("west", trusted, status, Reply(changed(epoch="g")), 100.0).phase == "Suspect"
+
+
+def test_a_short_silence_is_no_matter_and_a_refusal_is_at_once() -> None:
+    assert plan(None, reason="unavailable", message="m", silent_seconds=9.0) == LINKED
+    status = plan(None, reason="unavailable", message="m", silent_seconds=11.0)
+    assert (status.phase, status.epoch, status.seen_at) == ("Unreachable", "e", 99.0)
+    assert plan(None, reason="linkRefused", message="m").phase == "Refused"
+    assert plan(None, reason="wrongCa", message="m").phase == "Failed"
+
+
+def test_clocks_that_are_apart_are_named_and_do_no_harm() -> None:
+    status = plan(clock_offset_seconds=-3600.0)
+    assert (status.phase, status.reason, status.message) == ("Linked", "clocksApart", "the clock of west is 1h behind")
+    assert plan(clock_offset_seconds=1e300).clock_offset_seconds == 1e9
+    assert find_offset(105.0, 100.0, 2.0) == 4.0
+    assert find_offset(math.inf, 100.0, 2.0) == 0.0
