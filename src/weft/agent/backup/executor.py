@@ -1,4 +1,4 @@
-"""Does the work on backups that the server asks this node for: one piece at a time, in a process of its own.
+"""Does the work on backups that the server asks this node for: one piece at a time for each repository, each in a process of its own.
 
 Orders come with the answers to the node's reports; what became of them is in ``<state>/backup-work.json`` and in the reports until
 the order is in no answer any more. A piece whose order is gone is ended. Key and credentials are read from the server for each
@@ -35,6 +35,7 @@ from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
+MOST_AT_ONCE = 4  # repositories that a node works on
 _FINISHED = ("done", "failed")
 _LINE_BYTES = 1 << 20
 
@@ -60,7 +61,7 @@ class BackupWork:
         self._changed, self._taken_in = changed, taken_in
         self._orders: list[BackupOrder] = []
         self._reports = self._load()
-        self._current: tuple[BackupOrder, asyncio.Task[None]] | None = None
+        self._current: dict[str, tuple[BackupOrder, asyncio.Task[None]]] = {}  # by the repository's uid
         self._serving = Serving(pools, table, runtimes, clock, self._open, self._read_lines, taken_in)
         self._served: dict[str, tuple[BackupOrder, asyncio.Task[None]]] = {}  # by uid: those that VMs stand on
         self._woken = asyncio.Event()
@@ -81,8 +82,9 @@ class BackupWork:
         if kept != self._reports:
             self._reports = kept
             self._save()
-        if self._current is not None and self._current[0] not in self._orders:
-            self._current[1].cancel()
+        for order, task in self._current.values():
+            if order not in self._orders:
+                task.cancel()
         self._put_served()
         self._woken.set()
 
@@ -97,29 +99,32 @@ class BackupWork:
                 self._served[order.uid] = order, asyncio.ensure_future(self._do(order))
 
     async def keep(self) -> None:
-        """Do one order after the other, for ever, and serve others beside."""
+        """Do one order of each repository after the other, for ever, and serve others beside. So a bucket that is slow, or away,
+        holds up no work on another."""
         try:
-            await self._keep()
-        finally:
-            for _, task in self._served.values():
-                task.cancel()
-
-    async def _keep(self) -> None:
-        while True:
-            self._woken.clear()
-            order = next((one for one in self._orders if one.act != "serve" and not self._is_finished(one)), None)
-            if order is None:
+            while True:
+                self._woken.clear()
+                self._begin()
                 await self._woken.wait()
-                continue
-            task = asyncio.ensure_future(self._do(order))
-            self._current = order, task
-            try:
-                await asyncio.wait([task])
-            finally:
-                self._current = None
+        finally:
+            tasks = [task for _, task in (*self._served.values(), *self._current.values())]
+            for task in tasks:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self) -> None:
+        for uid, (_, task) in list(self._current.items()):
+            if task.done():
+                del self._current[uid]
+                if not task.cancelled():
+                    task.result()  # a fault in it is one of ``keep``
+        for order in self._orders:
+            if len(self._current) == MOST_AT_ONCE:
+                return
+            if order.act != "serve" and order.repository_uid not in self._current and not self._is_finished(order):
+                task = asyncio.ensure_future(self._do(order))
+                self._current[order.repository_uid] = order, task
+                task.add_done_callback(lambda _: self._woken.set())
 
     def _is_finished(self, order: BackupOrder) -> bool:
         report = find_report(self._reports, order)

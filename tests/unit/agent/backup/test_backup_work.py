@@ -1,4 +1,4 @@
-"""What a node does with orders about backups: one at a time, each once, ended when it is in no answer any more."""
+"""What a node does with orders about backups: one of each repository at a time, each once, ended when it is in no answer any more."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Lab:
 
     def order(self, act: BackupAct = "check", uid: str = "r", generation: int = 1, **more: Any) -> BackupOrder:
         return BackupOrder(
-            uid=uid, act=act, node_uid="u", generation=generation, repository="safe", repository_uid="r",
-            url=f"dir://{self.place}", **more,
+            uid=uid, act=act, node_uid="u", generation=generation, url=f"dir://{self.place}",
+            **{"repository": "safe", "repository_uid": "r", **more},
         )  # fmt: skip
 
     def keep(self) -> None:
@@ -174,6 +174,21 @@ async def test_an_order_that_is_gone_ends_its_process_and_the_next_one_is_done(l
         await lab.pool.hung_up.wait()
     await lab.await_phases("done")
     assert lab.pool.left and [one.generation for one in lab.work.report()] == [2]
+
+
+async def test_a_repository_that_is_slow_holds_up_only_its_own_work(lab: Lab) -> None:
+    hangs = lab.order("copy", uid="b", backup="b", snapshot="s", disks={"data": "v1"})
+    same = lab.order("verify", uid="b2", backup="none")
+    other = lab.order("verify", uid="b3", backup="none", repository="other", repository_uid="r2")
+    lab.work.put_orders([lab.order()])
+    await lab.await_phases("done")
+    lab.work.put_orders([hangs, same, other])
+    async with asyncio.timeout(30):
+        await lab.pool.begun.wait()
+        while not any(one.phase == "failed" for one in lab.work.report()):
+            lab.changed.clear()
+            await lab.changed.wait()
+    assert {one.uid: one.phase for one in lab.work.report()} == {"b": "working", "b3": "failed"}
 
 
 async def test_an_agent_that_stops_ends_the_process_and_begins_again_later(lab: Lab) -> None:
