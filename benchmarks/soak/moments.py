@@ -22,6 +22,7 @@ import msgspec
 from tests.cluster.cluster import Cluster, lay_out, until
 
 from benchmarks.measurement import Figure, Measurement
+from weft.objects.quantity import parse_moment
 
 INSTANTS = int(os.environ.get("WEFT_SOAK_ROUNDS", "20"))
 BACKUPS = 8
@@ -60,7 +61,7 @@ class Moments:
         until_now = time.time()
         written = self._sh("writer", "cat /root/chain").splitlines()
         made = self.cluster.json("backup", "list")["items"]
-        taken = sorted(one["status"]["taken_at"] for one in made if one["spec"]["of"] == "vm/writer")
+        taken = sorted(parse_moment(one["status"]["taken_at"]) for one in made if one["spec"]["of"] == "vm/writer")
         for number in range(instants):
             at = int(taken[0]) + 1 + self.draw.randrange(max(1, int(until_now - taken[0])))
             self._restore(f"r{number}", at, taken, written)
