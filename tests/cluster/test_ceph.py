@@ -144,13 +144,13 @@ def test_a_snapshot_is_taken_or_fails_though_the_agent_is_killed_and_the_guest_r
 def test_backups_copy_what_changed_and_come_back_into_pools_of_both_kinds(
     on_ceph: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    place = tmp_path_factory.mktemp("safe")
+    place = tmp_path_factory.mktemp("folder")
     place.chmod(0o700)
-    on_ceph.ok("backuprepository", "create", "safe", "--url", f"dir://{place}")
+    on_ceph.ok("backuprepository", "create", "folder", "--url", f"dir://{place}")
     sums = sh(on_ceph, "dd if=/dev/urandom of=/root/data bs=64k count=96 2>/dev/null; sync; sha256sum < /root/data")
-    on_ceph.ok("backup", "create", "vm/web", "--to", "safe", "--name", "monday", "--wait")
+    on_ceph.ok("backup", "create", "vm/web", "--to", "folder", "--name", "monday", "--wait")
     sh(on_ceph, "echo tuesday > /root/note; sync")
-    on_ceph.ok("backup", "create", "vm/web", "--to", "safe", "--name", "tuesday", "--wait")
+    on_ceph.ok("backup", "create", "vm/web", "--to", "folder", "--name", "tuesday", "--wait")
     first, second = (on_ceph.json("backup", "describe", name)["status"] for name in ("monday", "tuesday"))
     assert (first["base"], second["base"], second["full_because"]) == ("", "monday", "")
     assert second["stored_bytes"] < first["stored_bytes"] / 2, (first, second)
@@ -158,7 +158,7 @@ def test_backups_copy_what_changed_and_come_back_into_pools_of_both_kinds(
         on_ceph.ok("backup", "restore", "tuesday", "--new-name", name, "--pool", pool, "--wait")
         said = on_ceph.ok("vm", "exec", name, "--", "sh", "-c", "cat /root/note; sha256sum < /root/data")
         assert (said, on_ceph.vm(name)["spec"]["pool"]) == (f"tuesday\n{sums}", pool)
-    on_ceph.ok("backup", "create", "vm/here", "--to", "safe", "--name", "moved", "--wait")
+    on_ceph.ok("backup", "create", "vm/here", "--to", "folder", "--name", "moved", "--wait")
     on_ceph.ok("backup", "restore", "moved", "--new-name", "back", "--pool", "ceph", "--wait")
     assert on_ceph.ok("vm", "exec", "back", "--", "cat", "/root/note") == "tuesday\n", "from a folder into Ceph"
     refused = on_ceph.run("backup", "restore", "tuesday", "--new-name", "now", "--pool", "ceph", "--instant")
