@@ -1,4 +1,4 @@
-"""What a node does with orders about backups: one of each repository at a time, each once, ended when it is in no answer any more."""
+"""What a node does with orders about backups: of each repository one at a time, each once, ended when it is in no answer."""
 
 from __future__ import annotations
 
