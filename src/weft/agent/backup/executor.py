@@ -1,4 +1,4 @@
-"""Does the work on backups that the server asks this node for: one piece at a time for each repository, each in a process of its own.
+"""Does the work on backups that the server asks this node for: of each repository one piece at a time, in a process of its own.
 
 Orders come with the answers to the node's reports; what became of them is in ``<state>/backup-work.json`` and in the reports until
 the order is in no answer any more. A piece whose order is gone is ended. Key and credentials are read from the server for each
