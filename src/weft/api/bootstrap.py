@@ -33,22 +33,22 @@ _LABEL = "weft/bootstrap"
 _GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
 
 
-async def bootstrap(context: ApiContext, context_path: Path, server: str) -> None:
-    """Create the first project, network and alert rules if the store is new, and an admin's context for ``server`` in
-    ``context_path``."""
-    await retry(context, lambda: _make_default(context))
+async def bootstrap(context: ApiContext, context_path: Path, server: str, cidr: str = DEFAULT_CIDR) -> None:
+    """Create the first project, network (with ``cidr``) and alert rules if the store is new, and an admin's context for ``server``
+    in ``context_path``."""
+    await retry(context, lambda: _make_default(context, cidr))
     await retry(context, lambda: _offer_rules(context))
     await _write_admin_context(context, context_path, server)
 
 
-async def _make_default(context: ApiContext) -> None:
+async def _make_default(context: ApiContext, cidr: str) -> None:
     view = View(context.store, context.clock)
     if await view.get(PROJECT, None, "default") is not None:
         return
     project = Manifest(
         kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"}
     )
-    network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
+    network = Manifest(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": cidr})
     await _commit(context, view, [project, network])
 
 

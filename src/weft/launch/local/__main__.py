@@ -2,7 +2,7 @@
 
 The environment's STORE (`sqlite` or `etcd`) is where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
 on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own; CEPH=1 gives it a
-Ceph cluster. SERVER_OPTIONS are more options of the `weft server` that is started.
+Ceph cluster; CLUSTERS=2 a second cluster, linked with it. SERVER_OPTIONS are more options of the `weft server` that is started.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from weft.contracts.clock import SystemClock
 from weft.launch.local.down import down
 from weft.launch.local.fabric import weft_fabric
+from weft.launch.local.second.cluster import read_count, up_second
 from weft.launch.local.up import up
 from weft.objects.errors import WeftError
 
@@ -27,14 +28,22 @@ def main(argv: list[str]) -> int:
     if argv == ["up"]:
         store = os.environ.get("STORE") or None
         containerd, kata = (tuple(os.environ.get(word, "").split()) or None for word in ("CONTAINERD", "KATA"))
-        fabric = weft_fabric(shlex.split(os.environ.get("SERVER_OPTIONS", "")))
+        options = shlex.split(os.environ.get("SERVER_OPTIONS", ""))
         more: dict[str, Any] = {"store": store, "containerd": containerd, "kata": kata}
         more["ceph"] = os.environ.get("CEPH", "") not in ("", "0")
-        return _run(up(clone, fabric, SystemClock(), sys.stdout, **more))
+        return _run(up_all(clone, os.environ.get("CLUSTERS", ""), options, more))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local up|down", file=sys.stderr)
     return 2
+
+
+async def up_all(clone: str, clusters: str, options: list[str], more: dict[str, Any]) -> None:
+    """The clone's cluster, and a second one if it is wanted or there."""
+    count, clock = read_count(clusters, clone), SystemClock()
+    first = await up(clone, weft_fabric(options), clock, sys.stdout, **more)
+    if count > 1:
+        await up_second(clone, first, clock, sys.stdout, options)
 
 
 def _run(command: Coroutine[Any, Any, object]) -> int:

@@ -27,17 +27,26 @@ from weft.launch.local.topology import Topology
 from weft.objects.errors import DriverFailed, WeftError
 
 CACHE = "cache"
+WEST = "west"  # the second cluster, and its folder in the state folder of the first
 GRACE_SECONDS = 5.0
 ROUNDS = 20
 ROUND_SECONDS = 0.1
 
 
 async def down(clone: str, clock: Clock, stream: TextIO) -> None:
-    """End the cluster of the clone at absolute path ``clone`` and remove its state, but for the cache.
+    """End the cluster of the clone at absolute path ``clone`` and remove its state, but for the cache; before it its second
+    cluster, if it has one.
 
     Raises InUse while an up or down of this clone is under way, DriverFailed naming whatever could not be removed.
     """
     state = Path(clone) / ".weft"
+    if (second := find_second(clone)) is not None:
+        (Path(second) / ".weft").mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (shared := Path(second) / ".weft" / CACHE).is_symlink():
+            shared.unlink()
+        stream.write(f"{WEST}, the second cluster:\n")
+        await down(second, clock, stream)
+        stream.write("the first cluster:\n")
     progress = Progress(stream, clock)
     with hold_lock(state, "make down"):
         topology = find_topology(clone)
@@ -47,6 +56,17 @@ async def down(clone: str, clock: Clock, stream: TextIO) -> None:
             await progress.show("machine", _clear_machine(topology, clock, failures))
         _raise_if(failures)
         await progress.show("state", _remove_state(state))
+
+
+def place_second(clone: str) -> str:
+    """The folder that is the clone of the second cluster."""
+    return f"{clone}/.weft/{WEST}"
+
+
+def find_second(clone: str) -> str | None:
+    """That folder, if there is, or still runs, a second cluster. Raises InUse as ``find_topology``."""
+    home = place_second(clone)
+    return home if (Path(home) / ".weft").is_dir() or find_topology(home) is not None else None
 
 
 async def end_former(clone: str, clock: Clock, progress: Progress) -> None:

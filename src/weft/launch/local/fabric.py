@@ -31,7 +31,7 @@ from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.processes import inspect_processes, is_weft
 from weft.launch.local.topology import ETCD, NODE_LINK, SQLITE, Node, Topology
-from weft.launch.local.up import Fabric
+from weft.launch.local.up import Fabric, Work
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
 
 READY_SECONDS = 90.0
@@ -45,15 +45,20 @@ HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
 CORES_PER_CORE = 4
 
 
-def weft_fabric(server_options: Sequence[str] = ()) -> Fabric:
-    """The real thing; tests of the local cluster bring stand-ins. ``server_options`` are more words for `weft server`."""
+def weft_fabric(
+    server_options: Sequence[str] = (),
+    steps: tuple[tuple[str, Work], ...] | None = None,
+    closing: Callable[[Topology], str] | None = None,
+) -> Fabric:
+    """The real thing; tests of the local cluster bring stand-ins. ``server_options`` are more words for `weft server`;
+    ``steps`` and ``closing`` come in the place of the image, the first VM and what to type next."""
     return Fabric(
         plan_daemons=partial(plan_daemons, server_options=server_options),
         wait_server=wait_server,
         prepare_agent=prepare_agent,
         wait_nodes=wait_nodes,
-        steps=(("image tiny", ensure_image), ("vm hello", ensure_hello)),
-        plan_closing=plan_closing,
+        steps=(("image tiny", ensure_image), ("vm hello", ensure_hello)) if steps is None else steps,
+        plan_closing=closing or plan_closing,
         plan_storage=lambda topology: (("ceph", wait_ceph),) if topology.ceph else (),
         plan_last=lambda topology: (("s3", wait_s3),) if topology.ceph else (),
     )

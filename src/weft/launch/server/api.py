@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from weft.api.app import build_app
-from weft.api.bootstrap import bootstrap
+from weft.api.bootstrap import DEFAULT_CIDR, bootstrap
 from weft.api.context import ApiContext, Settings
 from weft.api.request.trace import RequestTraces
 from weft.api.server import make_api_server, parse_address
@@ -52,7 +52,7 @@ ADDRESSES_EVERY_SECONDS = 5.0
 def run_api(options: argparse.Namespace) -> int:
     """Serve until a signal ends it; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, audit_keep, audit_most, audit_syslog, user_token_life, most_objects,
-    writes_per_second, log_size, log_age, traces, traces_sample, context."""
+    writes_per_second, log_size, log_age, traces, traces_sample, context, network."""
     logs = gather_logs()
     logs.keep = keep_log(options.state, "api", SystemClock(), listens=False).put
     raise_descriptor_limit()
@@ -155,7 +155,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
-        await bootstrap(context, options.context or state / "context.json", url)
+        await bootstrap(context, options.context or state / "context.json", url, options.network or DEFAULT_CIDR)
         await store_server.start()
         context.start()
         server.start()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.kinds.network import read_cidr
 from weft.launch.process.address import take_address, take_networks, take_origin, take_source
 from weft.launch.process.amounts import Parser, count, duration, percent, size
 from weft.launch.process.supervisor import Command, Supervisor, supervising
@@ -262,6 +263,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--oidc-scope", metavar="WORDS", default="openid profile", help="what is asked of it (default openid profile)"
     )
+    parser.add_argument(
+        "--network",
+        metavar="CIDR",
+        help="addresses of the network default of a new server (default 10.214.0.0/20)",
+    )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     return parser
 
@@ -277,6 +283,8 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         except WeftError as problem:
             parser.error(f"--store: {problem.message}; {problem.hint}")
     try:
+        if options.network:
+            read_cidr(options.network, "--network")
         options.audit_syslog = read_target(options.audit_syslog) if options.audit_syslog else None
         options.metrics, options.database = _read_metrics(options)
         if options.traces not in (LOCAL, NO_TRACES):

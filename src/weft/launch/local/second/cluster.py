@@ -1,0 +1,136 @@
+"""`make up CLUSTERS=2`: a second, small cluster in the clone's state folder, linked with the first as `west`, and that with it as
+`east`.
+
+It is a cluster like the first, whose clone is `.weft/west`: all names, networks and ports follow from that path. It shares the
+first one's cache and .venv. Nothing here touches the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from weft.client import Client
+from weft.client.answer import raise_problem
+from weft.client.context import FILE as CONTEXT_FILE
+from weft.client.context import NAMED, read_context
+from weft.contracts.clock import Clock
+from weft.kinds.cluster import CLUSTER
+from weft.launch.local.down import CACHE, WEST, find_second, place_second
+from weft.launch.local.fabric import POLL_SECONDS, READY_SECONDS, ensure_image, weft_fabric
+from weft.launch.local.progress import Progress
+from weft.launch.local.topology import Topology
+from weft.launch.local.up import up
+from weft.objects.errors import InvalidInput, NotFound, TimedOut, WeftError
+
+EAST = "east"
+CIDR = "10.215.0.0/20"  # of its network default: the first one's guests have other addresses
+NODES = 1
+TERMS: dict[str, Any] = {"grants": ["replicate"], "projects": {"default": "default"}}
+
+
+def read_count(text: str, clone: str) -> int:
+    """How many clusters ``CLUSTERS=text`` wants; without a word as many as the clone has. Raises InvalidInput."""
+    if text not in ("", "1", "2"):
+        raise InvalidInput(f"CLUSTERS={text} is not possible", field="clusters", hint="CLUSTERS=2, or leave it out")
+    return 2 if text == "2" or find_second(clone) is not None else 1
+
+
+async def up_second(
+    clone: str, first: Topology, clock: Clock, stream: TextIO, server_options: Sequence[str] = ()
+) -> Topology:
+    """Bring the second cluster of ``clone`` up and link it with the ``first``. Raises as ``up`` does."""
+    home = place_second(clone)
+    prepare_home(Path(clone), Path(home))
+    stream.write(f"\n{WEST}, a second cluster:\n")
+    fabric = weft_fabric(("--network", CIDR, *server_options), (("image tiny", ensure_image),), lambda _: "")
+    topology = await up(home, fabric, clock, stream, NODES)
+    await Progress(stream, clock).show("link", ensure_link(first, topology, clock))
+    stream.write(
+        f"\nTry:  .venv/bin/weft cluster list        .venv/bin/weft --context {WEST} node list\n"
+        f"      make down (removes both)\n"
+    )
+    return topology
+
+
+def prepare_home(clone: Path, home: Path) -> None:
+    """The second cluster's folder, with the first one's cache; and its context under a name of its own."""
+    state, named = home / ".weft", clone / ".weft" / NAMED
+    for folder in (home, state, named):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    (clone / ".weft" / CACHE).mkdir(exist_ok=True)
+    for link, to in (
+        (state / CACHE, clone / ".weft" / CACHE),
+        (named / f"{WEST}.json", state / CONTEXT_FILE),
+    ):
+        if not link.is_symlink():
+            link.symlink_to(os.path.relpath(to, link.parent))
+
+
+async def ensure_link(first: Topology, second: Topology, clock: Clock) -> str:
+    """Both clusters linked with each other, at addresses that the nodes of both reach."""
+    await asyncio.to_thread(link, first, second)
+    for topology, name in ((first, WEST), (second, EAST)):
+        await _until_linked(topology, name, clock)
+    return f"{WEST} here, {EAST} there; each may replicate into project default of the other"
+
+
+def link(first: Topology, second: Topology) -> None:
+    """Link them, unless they are linked already, whatever has become of that."""
+    with _Asking(first) as here, _Asking(second) as there:
+        if _is_there(here, WEST) and _is_there(there, EAST):
+            return
+        spec = {"use": "link", "link": {"name": EAST, **TERMS}}
+        token = there.create({"kind": "token", "spec": spec})["secret"]
+        body = {"url": find_url(second), "token": token, "own_url": find_url(first), **TERMS}
+        raise_problem(here.http.request("POST", f"/v1/clusters/{WEST}:link", body, timeout_seconds=60.0))
+
+
+def find_url(topology: Topology) -> str:
+    """Where its API server is for processes of this machine, and for the nodes of both clusters."""
+    return f"https://{topology.gateway_address}:{topology.api_port}"
+
+
+def _is_there(client: Client, name: str) -> bool:
+    try:
+        client.get(CLUSTER.name, name)
+    except NotFound:
+        return False
+    return True
+
+
+class _Asking:
+    """A client of a cluster of this clone, while it is used."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._client = Client(read_context(Path(topology.state_dir) / CONTEXT_FILE), timeout_seconds=60.0)
+
+    def __enter__(self) -> Client:
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+async def _until_linked(topology: Topology, name: str, clock: Clock) -> None:
+    """Until that cluster has answered since. Raises TimedOut with what is the matter."""
+    ends = clock.elapsed() + READY_SECONDS
+    trouble = ""
+    while clock.elapsed() < ends:
+        try:
+            status = await asyncio.to_thread(_ask, topology, lambda client: client.get(CLUSTER.name, name)["status"])
+            if status.get("phase") == "Linked" and status.get("clock_offset_seconds") is not None:
+                return
+            trouble = f"{name} is {status.get('phase')}: {status.get('message') or 'not asked yet'}"
+        except WeftError as problem:
+            trouble = problem.message
+        await clock.sleep(POLL_SECONDS)
+    raise TimedOut(f"the clusters are not linked. {trouble}", hint=f"weft cluster describe {name}; make down, make up")
+
+
+def _ask(topology: Topology, question: Callable[[Client], Any]) -> Any:
+    with _Asking(topology) as client:
+        return question(client)
