@@ -35,8 +35,8 @@ HEAD_START_SECONDS = 2 * 3600.0
 _SIZE_EXPONENT = 0.25
 SHORTEST_SECONDS = 10.0  # what runs shorter counts as this long in slowdowns
 MOST_TRIED = 200  # that may fill gaps and don't start, in one pass
-MOST_HOPELESS = 50  # of the first ones, in one pass: nothing says when they start
-MOST_HOPELESS_AGAIN = 25  # of those, in the next passes
+MOST_HOPELESS = 40  # of the first ones, in one pass: nothing says when they start
+MOST_HOPELESS_AGAIN = 10  # of those, in the next passes
 _ARRIVAL, _REQUESTED, _PREDICTED, _WEIGHT, _LEVEL, _PROJECT, _SEQUENCE, _CPU, _MEMORY, _SHAPE = range(10)
 
 

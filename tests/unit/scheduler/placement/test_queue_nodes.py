@@ -156,7 +156,7 @@ def test_many_that_fit_nowhere_delay_who_comes_first_by_passes_and_never_keep_it
     while engine.leases.unfinished:
         assert found == {}, "nothing fills gaps as long as nobody knows who comes first"
         found, passes = starts(engine), passes + 1
-    assert found == {"small": {"n1"}} and passes <= 4 * MOST_TRIED / (MOST_HOPELESS - MOST_HOPELESS_AGAIN)
+    assert found == {"small": {"n1"}} and passes <= 4 * MOST_TRIED / (MOST_HOPELESS - MOST_HOPELESS_AGAIN) + 1
     assert engine.leases.first is not None and engine.leases.first.id == "large"
     assert starts(engine) == {"small": {"n1"}}, "and the next pass knows it"
 
