@@ -108,6 +108,28 @@ async def test_automatic_plans_need_forecasts_that_agree_and_keep_to_their_budge
         await lab.until(is_gone)
 
 
+async def test_an_undone_automatic_plan_does_not_come_again(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await crowd(lab, 6)
+        await lab.put("rebalancepolicy", "auto", RebalancePolicySpec(), project=None)
+
+        async def look_twice() -> RebalancePolicyStatus:
+            for _ in range(3):
+                for number in range(6):
+                    await expect(lab, f"vm-{number}", 1.0, 1.0)
+                await lab.pass_time(601)
+            return await policy(lab)
+
+        name = (await look_twice()).plan
+        await until_plan(lab, name, "Done")
+        await set_plan(lab, name, undo=True)
+        await until_plan(lab, name, "Undone")
+        await lab.pass_time(4 * 3600)
+        later = await look_twice()
+        assert f"rebalanceplan/{name} was undone at score" in later.message, later.message
+        assert later.plan == name and len(await lab.every("rebalanceplan")) == 1
+
+
 async def test_what_would_be_busy_there_in_two_hours_stays(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await crowd(lab, 4, ("n2",))

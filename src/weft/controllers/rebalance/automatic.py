@@ -1,7 +1,8 @@
 """What a RebalancePolicy does next. Pure: the policy, the scheduler's answer and earlier plans in; a question or a plan out.
 
 It acts only if a plan gains enough at two looks running, and only with migrations that gain in every hour of the forecasts; so it
-doesn't oscillate. What the plans of the last hour took of the budget is gone.
+doesn't oscillate. What the plans of the last hour took of the budget is gone. After people undid a plan
+nothing begins until load is less even than it was when that plan was made: they wanted the workloads where they are.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     answer: ReportStatus | None = None
     other: str = ""  # a plan that is under way
     spent: Spent = Spent()
+    undone: tuple[str, float] | None = None  # the newest of the policy's plans that people undid, and its score before
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +112,14 @@ def _take(
             else (f"a gain of {gain:.2f} of {before:.2f} is too small")
         )
         return Step(status=msgspec.structs.replace(status, gains_since=None, message=f"{said}{notes}"))
+    if seen.undone is not None and before <= seen.undone[1] + max(LEAST_POINTS, spec.least_gain * seen.undone[1]):
+        name, score = seen.undone
+        message = (
+            f"{count_migrations(len(answer.steps))} would gain, but rebalanceplan/{name} was undone at score {score:.2f}, "
+            f"and now it is {before:.2f}: nothing begins until load is less even than then, or for weft delete "
+            f"rebalanceplan/{name}"
+        )
+        return Step(status=msgspec.structs.replace(status, gains_since=None, message=message))
     found = f"{count_migrations(len(answer.steps))} would gain: score {before:.2f} → {answer.score_after:.2f}"
     if status.gains_since is None:
         message = f"{found}; they begin if that is still so at the next look{notes}"

@@ -64,6 +64,14 @@ def read_seen(view: View, policy: Item, now: float) -> Seen:
         answer=answer if answer is not None and answer.phase == "Done" else None,
         other=next((item.envelope.name for item in view.of_kind("rebalanceplan").values() if _is_going(item)), ""),
         spent=count_spent(plans, now),
+        undone=next(
+            (
+                (item.envelope.name, item.spec(RebalancePlanSpec).score_before)
+                for item in list_plans(view, policy)
+                if item.spec(RebalancePlanSpec).undo
+            ),
+            None,
+        ),
     )
 
 

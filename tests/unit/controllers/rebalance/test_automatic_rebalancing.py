@@ -37,6 +37,15 @@ def test_a_plan_begins_only_if_it_gains_at_two_looks_running() -> None:
     assert second.status.plan == "auto-1-2" and second.status.gains_since is None
 
 
+@pytest.mark.parametrize(("score", "begins"), [(19.0, False), (20.9, False), (21.1, True)])
+def test_after_people_undid_a_plan_nothing_begins_until_load_is_less_even_than_then(score: float, begins: bool) -> None:
+    status = RebalancePolicyStatus(looks=9, looked_at=NOW, report="auto-1-9", gains_since=NOW - 600)
+    seen = Seen(asked=True, answer=msgspec.structs.replace(GAIN, score_before=score), undone=("auto-1-5", 20.0))
+    took = plan_automatic("auto-1", RebalancePolicySpec(), status, seen, NOW + 1)
+    assert (took.plan is not None) == begins and took.status.gains_since is None
+    assert begins or "delete rebalanceplan/auto-1-5" in took.status.message
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
