@@ -14,6 +14,7 @@ from tests.scenario.test_api_audit import read, weft
 from tests.scenario.test_people import PASSWORD, add_user, create, is_refused, log_in, wait_until
 
 from weft.client.answer import raise_problem
+from weft.client.api import Client
 from weft.contracts.store import Put
 from weft.objects.errors import Forbidden, InUse, InvalidInput, NotFound, WeftError
 
@@ -77,6 +78,22 @@ def test_a_name_that_is_built_in_or_that_nothing_has_is_refused(lab: DoorsLab) -
     with pytest.raises(InvalidInput, match="'strat' is not a verb of vm") as verb:
         create(lab, "role", "x", rules={"vm": ["strat"]})
     assert (verb.value.field, verb.value.hint) == ("spec.rules.vm", "did you mean start?")
+
+
+def test_better_nodes_are_asked_for_by_those_who_may_migrate_the_workload(lab: DoorsLab) -> None:
+    asks = {"recommendation": ["create", "get"], "vm": ["get", "list"]}
+    create(lab, "role", "asks", rules=asks)
+    create(lab, "role", "migrates", rules={**asks, "vm": ["get", "list", "migrate"]})
+    asking, migrating = (lab.with_token(use="access", role=role, project="lab") for role in ("asks", "migrates"))
+
+    def ask(client: Client, name: str, **spec: object) -> object:
+        asked = {"workload": "vm/web", **spec}
+        return client.create({"kind": "recommendation", "name": name, "project": "lab", "spec": asked})
+
+    ask(asking, "plain")
+    found = refusal(lambda: ask(asking, "better", suggest=True))
+    assert found.details["permission"] == "vm:migrate" and "ask for better nodes" in found.message
+    ask(migrating, "better", suggest=True)
 
 
 def test_a_role_in_use_stays(lab: DoorsLab) -> None:

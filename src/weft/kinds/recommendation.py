@@ -4,13 +4,14 @@ in status, and deletes it some time later."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.cells import AGE, NAME, text
-from weft.kinds.migration import MigrationForecast, MigrationWindow
+from weft.kinds.migration import MIGRATION_MODES, MigrationForecast, MigrationWindow
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.kinds.report import QueuedWorkload
 from weft.objects.errors import InvalidInput
@@ -49,7 +50,11 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
         MigrationQuery | None, field("Ask where the running workload would migrate", change="never")
     ] = None
     suggest: Annotated[
-        bool, field("Name better nodes, too, for a VM that runs: the whole fabric is read for that", change="never")
+        bool,
+        field(
+            "Name better nodes, too, for a VM that runs, which takes the right to migrate it: the whole fabric is read",
+            change="never",
+        ),
     ] = False
     nodes: Annotated[list[Name], field("Nodes to show verdicts for in any case", change="never")] = []
 
@@ -139,6 +144,13 @@ def check_recommendation(spec: RecommendationSpec) -> None:
         )
 
 
+def find_recommendation_rights(old: RecommendationSpec | None, new: RecommendationSpec) -> Iterable[tuple[str, str]]:
+    """What it takes in the project: better nodes tell how loaded the fabric is, so only those who may migrate the workload ask."""
+    kind = new.workload.partition("/")[0]
+    wants = new.suggest and (old is None or not old.suggest)
+    return [(f"{kind if kind in MIGRATION_MODES else 'vm'}:migrate", "ask for better nodes")] if wants else []
+
+
 RECOMMENDATION = Kind(
     name="recommendation",
     plural="recommendations",
@@ -146,7 +158,7 @@ RECOMMENDATION = Kind(
     summary="Where the scheduler would place a workload now",
     spec=RecommendationSpec,
     status=RecommendationStatus,
-    access=Access(readers="project", status_writer="recommend"),
+    access=Access(readers="project", status_writer="recommend", further_rights_in_project=find_recommendation_rights),
     admission=Admission(check=check_recommendation),
     display=Display(
         topic="Work and answers",

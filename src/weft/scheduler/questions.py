@@ -9,6 +9,7 @@ from weft.informer.view import Changed, View
 from weft.kinds.registry import KINDS
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.recommendation.plan import plan_recommendation
+from weft.scheduler.recommendation.suggest import FabricCache
 from weft.scheduler.report.plan import plan_report
 
 QUESTIONS = tuple(kind.name for kind in KINDS if kind.lifetime.ephemeral)
@@ -25,6 +26,7 @@ class Questions:
 
     def __init__(self) -> None:
         self._open: dict[str, None] = {}
+        self._fabric = FabricCache()
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -40,6 +42,6 @@ class Questions:
         return [
             plan_report(view, engine, item, strategy, now)
             if item.envelope.kind == "report"
-            else plan_recommendation(view, engine, item, strategy, now)
+            else plan_recommendation(view, engine, item, strategy, now, self._fabric)
             for item in asked
         ]

@@ -44,7 +44,7 @@ from weft.scheduler.migration.target import (
 )
 from weft.scheduler.queue.waiting import list_queue
 from weft.scheduler.recommendation.advice import advise
-from weft.scheduler.recommendation.suggest import suggest
+from weft.scheduler.recommendation.suggest import FabricCache, suggest
 from weft.scheduler.reservation.placing import find_within, without_slot
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot
@@ -55,14 +55,16 @@ LEAD_SECONDS = 60.0  # until the earliest start of a migration in a window, so t
 DAY_SECONDS = 86_400.0
 
 
-def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
+def plan_recommendation(
+    view: View, engine: Engine, question: Item, strategy: str, now: float, cache: FabricCache
+) -> Commit:
     """Write the answer into ``question``'s status."""
     try:
         if question.spec(RecommendationSpec).subject == "queue":
             queue, count = list_queue(view, engine, strategy, now, question.envelope.project)
             status = RecommendationStatus(phase="Done", queue=queue, queued=count)
         else:
-            status = answer(view, engine, question, strategy, now)
+            status = answer(view, engine, question, strategy, now, cache)
     except WeftError as problem:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
         status = RecommendationStatus(phase="Failed", reason=problem.token, message=message)
@@ -72,7 +74,9 @@ def plan_recommendation(view: View, engine: Engine, question: Item, strategy: st
     return Commit(question.key, [put(envelope)], [unchanged(question)])
 
 
-def answer(view: View, engine: Engine, question: Item, strategy: str, now: float) -> RecommendationStatus:
+def answer(
+    view: View, engine: Engine, question: Item, strategy: str, now: float, cache: FabricCache
+) -> RecommendationStatus:
     """Raises NotFound for a missing object, InvalidInput for an invalid spec."""
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
@@ -84,6 +88,8 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
     snapshot, preempts = engine.snapshot, list[str]()
     rows = _read_nodes(engine, spec.nodes)
+    here = places[0].spec(AllocationSpec).node if places and not kept else ""
+    fabric = cache.read(view, snapshot, now) if spec.suggest and here and not spec.changes else None
     with snapshot.trial() as trial:
         keys = [place.key for place in places]
         if kept:
@@ -92,8 +98,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             trial.drop(*keys)
         request, given_up = relax(candidate.request, snapshot)
         if spec_of(workload).reservation is not None:
-            current = places[0].spec(AllocationSpec).node if places and not kept else ""
-            return _answer_within(view, engine, msgspec.structs.replace(candidate, request=request), current, now)
+            return _answer_within(view, engine, msgspec.structs.replace(candidate, request=request), here, now)
         members = [Member(request, workload.uid, spec.workload or "member 1")]
         members += _find_company(view, workload, strategy, snapshot)
         if len(members) > 1:
@@ -127,16 +132,14 @@ def answer(view: View, engine: Engine, question: Item, strategy: str, now: float
             policy=request.strategy,
             basis=request.basis,
             nodes=explanation.nodes,
-            current=places[0].spec(AllocationSpec).node if places and not kept else "",
+            current=here,
             best="" if chosen is None else snapshot.names[chosen],
             verdicts=_show(explanation.verdicts),
             refused_by=explanation.refused_by,
             advice=[] if chosen is not None else advise(engine, request),
             gang=with_it,
             notes=[*preempts, *given_up, *explanation.warnings, *explanation.notes],
-            suggestions=suggest(view, snapshot, workload, engine.fits(request), now)
-            if spec.suggest and places and not kept and not spec.changes
-            else [],
+            suggestions=suggest(view, snapshot, fabric, workload, here, engine.fits(request), now) if fabric else [],
         )
 
 

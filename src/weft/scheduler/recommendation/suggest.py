@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from weft.informer.view import Item, View
@@ -11,22 +12,49 @@ from weft.kinds.recommendation import Suggestion
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_time
 from weft.scheduler.rebalance.gains import find_gains
-from weft.scheduler.rebalance.model import Flags, State
-from weft.scheduler.rebalance.problem import list_places, plan_step, read_course, read_problem
+from weft.scheduler.rebalance.model import Flags, Problem, State
+from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
 from weft.scheduler.table.snapshot import Snapshot
 from weft.transfer.history import read_history
 
 MOST = 5
 HOURS = 24
+FRESH_SECONDS = 5.0
 
 
-def suggest(view: View, snapshot: Snapshot, workload: Item, fits: Flags, now: float) -> list[Suggestion]:
-    """The best first; none for what isn't a VM that runs. ``fits``: nodes (n) that would take it."""
-    places = list_places(view, snapshot)
+class Fabric(msgspec.Struct, frozen=True):
+    """All guests that may migrate, and the nodes."""
+
+    read_at: float
+    uids: list[str]  # of the nodes
+    places: list[Place]
+    problem: Problem
+    names: list[str]  # of the guests
+
+
+class FabricCache:
+    """The fabric as it was read last: many questions of a few seconds read it once."""
+
+    def __init__(self) -> None:
+        self._known: Fabric | None = None
+
+    def read(self, view: View, snapshot: Snapshot, now: float) -> Fabric:
+        known, uids = self._known, list(snapshot.uids)
+        if known is None or not 0 <= now - known.read_at < FRESH_SECONDS or known.uids != uids:
+            places = list_places(view, snapshot)
+            courses = [read_course(view, place, now, HOURS) for place in places]
+            known = self._known = Fabric(now, uids, places, *read_problem(view, snapshot, places, courses))
+        return known
+
+
+def suggest(
+    view: View, snapshot: Snapshot, fabric: Fabric, workload: Item, node: str, fits: Flags, now: float
+) -> list[Suggestion]:
+    """The best first; none for what isn't a VM that runs on ``node``. ``fits``: nodes (n) that would take it."""
+    places, problem, names = fabric.places, fabric.problem, fabric.names
     guest = next((number for number, place in enumerate(places) if place.workload.uid == workload.uid), None)
-    if guest is None:
+    if guest is None or places[guest].spec.node != node:
         return []
-    problem, names = read_problem(view, snapshot, places, [read_course(view, place, now, HOURS) for place in places])
     state, source = State(problem), int(problem.at[guest])
     gains, price = find_gains(state, guest), float(problem.price[guest])
     better = np.flatnonzero(fits & problem.target & (gains > price))
