@@ -48,6 +48,33 @@ def test_the_first_load_is_small(open_page: Open, relay: object) -> None:
     assert 20_000 < files < FIRST_LOAD_BYTES
 
 
+def test_the_queue_says_who_passed_whom(open_page: Open) -> None:
+    words = "<b>vm/short</b> started, as it is over before vm/large can begin"
+    waits = {
+        "place": 1,
+        "workload": "vm/large",
+        "kind": "vm",
+        "project": "default",
+        "priority": 0,
+        "waiting_seconds": 60.0,
+    }
+    waits |= {"expected_start": None, "confidence": "none", "held_by": {"reason": "waits", "message": "it is full"}}
+    other = {**waits, "place": 2, "workload": "vm/other"}
+
+    def tell(route: Route) -> None:
+        if route.request.method == "GET":
+            queue = [{**waits, "passed_by": words}, other]
+            route.fulfill(json={"status": {"phase": "Done", "queue": queue, "queued": 2}})
+        else:
+            route.continue_()
+
+    page = open_page("")
+    page.route(re.compile("/(reports|recommendations)/asked-"), tell)
+    page.evaluate("location.hash = '#/queue'")
+    expect(page.get_by_role("row").filter(has_text="vm/large").first).to_contain_text(words)
+    expect(page.get_by_role("columnheader", name="PASSED BY")).to_be_visible()
+
+
 def test_every_page_is_accessible(open_page: Open) -> None:
     page = open_page("", color_scheme="light", reduced_motion="reduce")
     expect(page.locator("main h1").first).to_be_visible()

@@ -19,14 +19,15 @@ export function Queue() {
     asked.then((status) => { if (!isOver) { setAnswer(status); setError(null); } }, (problem) => { if (!isOver) setError(problem); });
     return () => { isOver = true; };
   }, [project.value, waiting]);
+  const isPassed = answer?.queue.some((each) => each.passed_by);
   return html`<h1>Queue and calendar</h1>
     <section><h2>Queue${answer ? ` (${answer.queued})` : ''}</h2><${ProblemBox} error=${error} />
       ${!answer && !error && html`<p class="soft">Asking the scheduler…</p>`}
       ${answer && !answer.queue.length && html`<${Empty} words="Nothing waits." />`}
-      ${answer?.queue.length > 0 && html`<div class="scroll whole" tabindex="0" role="region" aria-label="Queue"><table><thead><tr><th class="number">PLACE</th><th>WORKLOAD</th><th>PROJECT</th><th class="number">PRIORITY</th><th class="number">WAITING</th><th>STARTS</th><th>HELD BY</th></tr></thead>
+      ${answer?.queue.length > 0 && html`<div class="scroll whole" tabindex="0" role="region" aria-label="Queue"><table><thead><tr><th class="number">PLACE</th><th>WORKLOAD</th><th>PROJECT</th><th class="number">PRIORITY</th><th class="number">WAITING</th><th>STARTS</th><th>HELD BY</th>${isPassed && html`<th>PASSED BY</th>`}</tr></thead>
         <tbody>${answer.queue.map((each) => { const [kind, name] = each.workload.split('/'); return html`<tr key=${`${each.project}/${each.workload}`}><td class="number">${each.place ?? '–'}</td><td><a class="mono" href=${toObject({ kind, project: each.project, name }, 'why')}>${each.workload}</a></td>
           <td>${each.project}</td><td class="number">${each.priority}</td><td class="number">${age(each.waiting_seconds)}</td><td>${each.expected_start ? moment(each.expected_start) : 'unknown'} ${each.confidence === 'low' ? '(guessed)' : ''}</td>
-          <td style=${{ maxWidth: 'none' }}>${each.held_by.message || each.held_by.reason}</td></tr>`; })}</tbody></table></div>`}
+          <td style=${{ maxWidth: 'none' }}>${each.held_by.message || each.held_by.reason}</td>${isPassed && html`<td style=${{ maxWidth: 'none' }}>${each.passed_by || '–'}</td>`}</tr>`; })}</tbody></table></div>`}
       <${Command} words=${`weft queue ${everywhere ? '--all-projects' : `-p ${where}`}`} /></section>
     <${Calendar} />`;
 }
