@@ -185,5 +185,5 @@ class Session:
         return self.output in DOCUMENTS
 
     def notify(self, line: str) -> None:
-        """One line for the person, beside the data."""
-        print(line, file=sys.stderr, flush=True)
+        """One line for the person, beside the data: in one write, as threads notify too."""
+        print(f"{line}\n", end="", file=sys.stderr, flush=True)

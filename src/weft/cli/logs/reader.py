@@ -54,9 +54,8 @@ class Reader:
             pass  # it is printed with the rest of the explanation
         except WeftError as problem:
             self.code = exit_code(problem)
-            self.session.notify(f"{self.target.what}: {problem.message}")
-            if problem.hint:
-                self.session.notify(f"  {problem.hint}")
+            hint = f"\n  {problem.hint}" if problem.hint else ""
+            self.session.notify(f"{self.target.what}: {problem.message}{hint}")  # at once: other readers notify, too
         finally:
             self.lines.put(None)
 

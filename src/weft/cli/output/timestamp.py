@@ -44,7 +44,7 @@ _MOMENT = re.compile(
     % (
         _follows(_NAMES, _ENDINGS, 9),
         _REST,
-        _follows(("since", "at", "locked_until"), (), 1),
+        _follows(("since", "at", "locked_until", "looked_at", "cycles_looked_at", "sampled_at", "fold_at"), (), 1),
         _follows(("retry_at",), (), 1),
     )
 )

@@ -54,7 +54,7 @@ QUANTITIES = {
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
     *("cpu_before", "cpu_after", "memory_before", "memory_after"),
-    *("cooldown", "target"),
+    *("cooldown", "target", "age_seconds"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "requested", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
@@ -124,6 +124,13 @@ def test_a_number_is_a_time_by_its_whole_name() -> None:
     for before, name in itertools.product(("", "_", "x", "re", "x_", "drain_"), sorted(MOMENTS | {"retry_at", "run"})):
         told = {before + name: 1795279033}
         assert (render(told) != told) == is_moment(before + name), before + name
+
+
+@pytest.mark.parametrize(
+    "name", ["since", "at", "locked_until", "looked_at", "cycles_looked_at", "sampled_at", "fold_at"]
+)
+def test_what_has_not_been_yet_is_null(name: str) -> None:
+    assert render({name: 0.0, "probability": 0.0, "value": 1}) == {name: None, "probability": 0.0, "value": 1}
 
 
 @given(st.text(), st.text())
