@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from weft.objects.quantity import format_time
 from weft.objects.schema import field
 
 MOST_LABELS = 8
+LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")  # as of series
 MOST_SECONDS = 366 * 86400.0
 
 
@@ -40,6 +42,11 @@ def check_silence(spec: SilenceSpec) -> None:
             field="spec.labels",
             hint=f"give at most {MOST_LABELS}, with values of at most 200 characters",
         )
+    for name in spec.labels:
+        if not LABEL_NAME.fullmatch(name):
+            raise InvalidInput(
+                f"spec.labels: {name[:60]!r} is not the name of a label", field="spec.labels", hint="write node=n2"
+            )
 
 
 def check_until(spec: SilenceSpec, now: float) -> None:

@@ -114,7 +114,11 @@ def test_a_summary_is_one_bounded_line_whatever_series_say() -> None:
 
 
 def test_a_silence_says_of_what_and_until_when() -> None:
-    for wrong in (SilenceSpec(until=NOW + 1), SilenceSpec(labels={"a": "b" * 201}, until=NOW + 1)):
+    for wrong in (
+        SilenceSpec(until=NOW + 1),
+        SilenceSpec(labels={"a": "b" * 201}, until=NOW + 1),
+        SilenceSpec(labels={"": "b"}, until=NOW + 1),
+    ):
         with pytest.raises(InvalidInput):
             check_silence(wrong)
     for until in (NOW, NOW - 1, NOW + 400 * 86400):

@@ -41,7 +41,9 @@ def check_query(text: str, field: str, what: str = "") -> str:
         raise InvalidInput(f"{what or f'parameter {field}'} is missing", field=field, hint="like weft_guest_cpu_cores")
     if len(text) > MOST_QUERY:
         raise InvalidInput(
-            f"{field} has {len(text)} characters; at most {MOST_QUERY} are read", field=field, hint="ask in parts"
+            f"{field} has {len(text)} characters; at most {MOST_QUERY} are read",
+            field=field,
+            hint="write a shorter one",
         )
     strings = _STRING.findall(text)
     bare = _STRING.sub(" ", text)
