@@ -7,13 +7,16 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from tests.host.http_lab import CLIENT, CLIENTS, EGRESS, ID, SHOP, WebShop, count_names, finish
 from tests.host.network_lab import Lab
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.driver.network import Target
+from weft.trust.ca import Authority
 
 pytestmark = [
     pytest.mark.host,
@@ -120,6 +123,26 @@ async def test_a_published_port_reaches_it_and_the_client_outside_is_named(shop:
         assert said.split() == ["a", "203.0.113.2", EGRESS, "1"]
     finally:
         await shop.n1.ensure_forwards([])
+
+
+def test_it_speaks_tls_with_its_certificate_whose_key_only_root_reads(shop: WebShop, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, SystemClock())
+    ca = tmp_path / "services" / "ca.crt"
+
+    def fetch(*more: str) -> str:
+        asked = ["curl", "-s", "--cacert", str(ca), "--resolve", f"shop:80:{SHOP}", *more, "https://shop:80/"]
+        return subprocess.run([*shop.enter("d"), *asked], capture_output=True, text=True, timeout=20).stdout
+
+    first, second = (authority.make_service(["shop"], "uid")[0] for _ in range(2))
+    shop.serve(a=1, certificate=first)
+    assert fetch().split() == ["a", CLIENT, EGRESS, "1"]
+    shop.serve(a=1, certificate=second)
+    assert fetch().split()[:1] == ["a"]
+    folder = f"{shop.n1.host.run_dir}/proxies/{ID}"
+    assert shop.n1.shell(f"stat -c %a {folder} {folder}/*.pem").split() == ["700", "600"]
+    assert "PRIVATE" not in shop.n1.shell(f"cat {folder}/haproxy.cfg {folder}/shape")
+    shop.serve(a=1)
+    assert shop.n1.shell(f"ls {folder}/*.pem 2>/dev/null", check=False) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from tests.scenario.api_lab import DoorsLab, JoinedNode
 
 from weft.client.answer import raise_problem
-from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.endpoint import EndpointSpec, Served
 from weft.kinds.function import FunctionSpec
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.objects.envelope import Envelope
@@ -90,6 +90,20 @@ def test_it_gets_none_where_no_function_wants_it_and_for_nobody_else(lab: DoorsL
         raise_problem(lab.client.http.request("POST", "/v1/nodes/n1:egress", {"project": "default", "network": "x"}))
     assert lab.stored("/endpoint/-/blue-uid.10.20.0.6") is None
     assert ask(other)["address"] == "10.20.0.6"
+
+
+def test_an_http_service_in_the_network_is_a_reason_too(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    spec = EndpointSpec(
+        workload=Ref("service", "shop", "s", "other"), network="default/red", network_uid="red-uid", index=0,
+        mac="52:57:0a:1e:00:02", address="10.30.0.2", served=Served(ports=[], targets=[]),
+    )  # fmt: skip
+    lab.put(Envelope(kind="endpoint", name="red-uid.10.30.0.2", uid="e", spec=encode(spec)))
+    with pytest.raises(Forbidden):
+        ask(node, "red-uid")
+    spec.served = Served(ports=[], targets=[], http=True)
+    lab.put(Envelope(kind="endpoint", name="red-uid.10.30.0.3", uid="e3", spec=encode(spec)))
+    assert ask(node, "red-uid")["address"] == "10.30.0.254"
 
 
 def test_a_full_network_is_told(lab: DoorsLab) -> None:

@@ -73,6 +73,7 @@ def test_a_node_enrolled_anew_leaves_the_old_certificate_worth_nothing_at_once(
         ("POST", "/v1/nodes/n1:secrets"),
         ("POST", "/v1/nodes/n1:renew"),
         ("POST", "/v1/nodes/n1:egress"),
+        ("POST", "/v1/nodes/n1:certificate"),
         ("GET", path),
         ("GET", f"{path}&watch=1&cursor={cursor}"),
         ("GET", "/v1/blobs/" + "ab" * 32),

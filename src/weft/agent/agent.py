@@ -40,6 +40,7 @@ from weft.agent.secret.cache import Secrets
 from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.server.client import Server
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
+from weft.agent.service.certificates import Certificates
 from weft.agent.service.executor import Proxies
 from weft.agent.snapshot.absorption import Absorption
 from weft.agent.snapshot.inventory import KeptSnapshots
@@ -175,7 +176,8 @@ class Agent:
         services = self._network.service_addresses
         self._readiness = ReadinessChecks(network, services.by_network, self.table, runtimes, clock)
         self.proxies = Proxies(
-            *(proxies, network, services.by_network, self.egress_endpoints, self.table, clock),
+            *(proxies, network, services.by_network, self.egress_endpoints, self.table),
+            *(Certificates(host.state_dir, host.node, server, clock), clock),
         )
         services.watchers += [self._readiness.wake, self.proxies.wake]
         steps = StepTraces(self.tracer)

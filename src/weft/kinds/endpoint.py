@@ -36,6 +36,7 @@ class Served(msgspec.Struct, kw_only=True, frozen=True):
     sticky: bool = False
     readiness: Readiness = msgspec.field(default_factory=Readiness)  # type and port are chosen
     http: bool = False  # each node's proxy leads requests to the targets, rather than its router connections
+    certificate: str = ""  # which one it speaks TLS with: changes with it; "": it doesn't
 
 
 class EndpointSpec(msgspec.Struct, kw_only=True):

@@ -34,7 +34,7 @@ from weft.kinds.record import (
 )
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import Ref, check_labels
+from weft.objects.identity import Ref, check_labels, check_name
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
 
@@ -63,6 +63,14 @@ class ServiceSpec(msgspec.Struct, kw_only=True):
             change="never",
         ),
     ] = "l4"
+    tls: Annotated[
+        Literal["off", "generated"],
+        field("generated: HTTPS with a certificate for its names and address, from weft's own CA for services"),
+    ] = "off"
+    tls_secret: Annotated[
+        str,
+        field("HTTPS with the certificate in this secret: its keys tls.crt (with the chain) and tls.key, in PEM"),
+    ] = ""
     network: Annotated[
         str,
         field(
@@ -183,6 +191,7 @@ def check_service(spec: ServiceSpec) -> None:
         )
     check_labels(spec.selector, "spec.selector")
     ports = _check_ports(spec)
+    _check_tls(spec)
     _check_published(spec, ports)
     _check_weights(spec)
     check_readiness(spec.readiness, first_tcp_port(ports))
@@ -209,6 +218,20 @@ def _check_ports(spec: ServiceSpec) -> list[ServicePort]:
                 hint=f"write {port.port}:{port.target}, or leave out protocol http",
             )
     return ports
+
+
+def _check_tls(spec: ServiceSpec) -> None:
+    given = "spec.tls_secret" if spec.tls_secret else "spec.tls" if spec.tls != "off" else ""
+    if spec.tls_secret:  # empty is none, as it is written out at admission
+        check_name(spec.tls_secret, "spec.tls_secret")
+    if given and spec.protocol != "http":
+        raise InvalidInput(f"{given}: it goes with protocol http only", field=given, hint="give protocol: http")
+    if spec.tls_secret and spec.tls != "off":
+        raise InvalidInput(
+            "spec.tls_secret: a generated certificate is asked for, too",
+            field="spec.tls_secret",
+            hint="give one of them",
+        )
 
 
 def _check_published(spec: ServiceSpec, ports: Sequence[ServicePort]) -> None:
@@ -270,6 +293,7 @@ def find_rights_in_workloads(old: ServiceSpec | None, new: ServiceSpec) -> Itera
 
 SERVICES_BY_LABEL = Index("services by one of the labels of their selectors")
 SERVICES_BY_NETWORK = Index("services by network")
+SERVICES_BY_SECRET = Index("services by the secret of their certificate")
 SERVICES_BY_UID = Index("services by uid")
 PROXIED_BY_NETWORK = Index("services with protocol http, by network")
 
@@ -281,6 +305,11 @@ def _words(item: Stored) -> Iterable[str]:
 def _network_of_proxied(item: Stored) -> Iterable[str]:
     spec = item.spec(ServiceSpec)
     return keys_of("network", item, [spec.network] if spec.protocol == "http" else [])
+
+
+def _secret_of(item: Stored) -> Iterable[str]:
+    name = item.spec(ServiceSpec).tls_secret
+    return keys_of("secret", item, [name] if name else [])
 
 
 def _selector(obj: Object) -> str:
@@ -303,9 +332,13 @@ SERVICE = Kind(
         SERVICES_BY_LABEL: _words,
         SERVICES_BY_NETWORK: lambda item: keys_of("network", item, [item.spec(ServiceSpec).network]),
         PROXIED_BY_NETWORK: _network_of_proxied,
+        SERVICES_BY_SECRET: _secret_of,
         SERVICES_BY_UID: lambda item: (item.uid,),
     },
-    references=(Reference("network", "spec.network", lambda spec: [spec.network]),),
+    references=(
+        Reference("network", "spec.network", lambda spec: [spec.network]),
+        Reference("secret", "spec.tls_secret", lambda spec: [spec.tls_secret] if spec.tls_secret else []),
+    ),
     in_backups="kept",
     access=Access(readers="project", status_writer="services", further_rights_in_project=find_rights_in_workloads),
     admission=Admission(

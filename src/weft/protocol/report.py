@@ -187,6 +187,24 @@ class OpenedLink(msgspec.Struct, frozen=True):
         return "OpenedLink(…)"
 
 
+class CertificateInput(msgspec.Struct, frozen=True):
+    """``POST /v1/nodes/{name}:certificate``."""
+
+    project: str
+    service: str  # its name
+    uid: str
+
+
+class OpenedCertificate(msgspec.Struct, frozen=True):
+    """The answer: in PEM the key and the certificate with its chain, which its repr hides; and when it ends (unix seconds)."""
+
+    pem: str
+    ends: float = 0.0  # 0: people see to it
+
+    def __repr__(self) -> str:
+        return "OpenedCertificate(…)"
+
+
 class EgressEndpointInput(msgspec.Struct, frozen=True):
     """``POST /v1/nodes/{name}:egress``. The answer is an AllocatedNic."""
 

@@ -1,6 +1,7 @@
 """The fabric's certificate authority: made once, signs the server's certificate and those of nodes.
 
-Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder. A node's certificate has the common
+Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder, and in ``services`` there the key and
+certificate of another CA, for people's services: nothing of weft's own trusts that one. A node's certificate has the common
 name ``node:<uid>``, and serves as a client's, and as a server's towards nodes that expect that very name. It names no host, so
 it can never pass for the server's certificate, which serves as a server's only.
 """
@@ -78,6 +79,16 @@ class Authority:
         both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
         certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", both, [], begins)
         return _pem(certificate)
+
+    def make_service(self, names: Iterable[str], uid: str) -> tuple[str, float]:
+        """For the service ``uid`` in PEM: a new key, its certificate for these names and addresses, and that of the CA of services;
+        and when it ends (unix seconds)."""
+        authority = Authority(self._state / "services", self._clock)
+        key = ec.generate_private_key(ec.SECP256R1())
+        found = [_general_name(name) for name in names]
+        certificate = authority._sign(key.public_key(), f"service:{uid}", (ExtendedKeyUsageOID.SERVER_AUTH,), found)
+        ends = certificate.not_valid_after_utc.timestamp()
+        return _key_pem(key).decode() + _pem(certificate) + authority.ca, ends
 
     def _load_or_make(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         key_path, path = self._state / "ca.key", self.ca_path

@@ -19,7 +19,9 @@ from weft.client.watch import WatchEvent
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import DriverFailed, WeftError
 from weft.protocol.report import (
+    CertificateInput,
     EgressEndpointInput,
+    OpenedCertificate,
     OpenedLink,
     OpenedRepository,
     OpenedSecrets,
@@ -60,6 +62,9 @@ class Server(Protocol):
     def ask_egress_endpoint(self, node: str, project: str, network_uid: str) -> AllocatedNic:
         """The node's own address in a network that a function names; the same one each time. Raises NotFound, Forbidden,
         Unavailable (``networkFull``)."""
+
+    def read_certificate(self, node: str, asked: CertificateInput) -> OpenedCertificate:
+        """The certificate and key of a service in a network of the node. Raises NotFound, Forbidden, Unavailable."""
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         """Write the blob to ``out``; ``on_progress`` gets the number of bytes so far. ``ticket`` permits a blob that no allocation
@@ -113,6 +118,12 @@ class RemoteServer:
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:egress", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=AllocatedNic)
+
+    def read_certificate(self, node: str, asked: CertificateInput) -> OpenedCertificate:
+        body = msgspec.json.encode(asked)
+        answer = self._client.http.request("POST", f"/v1/nodes/{node}:certificate", body, timeout_seconds=10.0)
+        raise_problem(answer)
+        return msgspec.json.decode(answer.body, type=OpenedCertificate)
 
     def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
         body = msgspec.json.encode(given)

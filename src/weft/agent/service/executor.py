@@ -11,7 +11,8 @@ import logging
 from collections.abc import Mapping
 
 from weft.agent.function.egress_endpoints import EgressEndpoints
-from weft.agent.service.plan import WantedProxy, plan_proxies
+from weft.agent.service.certificates import Certificates
+from weft.agent.service.plan import WantedProxy, list_proxied, plan_proxies
 from weft.agent.state.service import ServedAddress
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
@@ -39,10 +40,12 @@ class Proxies:
         services: Mapping[str, Mapping[str, ServedAddress]],
         egress: EgressEndpoints,
         table: AllocationTable,
+        certificates: Certificates,
         clock: Clock,
     ) -> None:
         self._driver, self._network, self._services = driver, network, services
         self._egress, self._table, self._clock = egress, table, clock
+        self._certificates = certificates
         self._woken = asyncio.Event()
         self._networks: dict[str, str] = {}  # of proxies that run, by id
         self._idle_since: dict[str, float] = {}
@@ -56,7 +59,7 @@ class Proxies:
         """Before anything of an earlier agent is removed: keep what its proxies stand on. ``nics``: its own, by network uid."""
         if self._driver is None:
             return
-        for uid in {one.network_uid for one in plan_proxies(self._services, self._guests())} & nics.keys():
+        for uid in {uid for uid, _ in list_proxied(self._services, self._guests())} & nics.keys():
             self._egress.recall(uid, nics[uid])
 
     def count(self) -> dict[str, dict[str, RequestCounts]]:
@@ -86,14 +89,17 @@ class Proxies:
             await wait_for_event(self._clock, self._woken, pause)
 
     async def _follow(self, driver: ProxyDriver, gateways: GatewayListener) -> None:
-        wanted = {one.id: one for one in plan_proxies(self._services, self._guests() | self._egress.of_functions())}
+        networks = self._guests() | self._egress.of_functions()
+        await self._join(networks)
+        pems = await self._open_certificates(networks)
+        wanted = {one.id: one for one in plan_proxies(self._services, networks, pems)}
         for one in wanted.values():
             self._idle_since.pop(one.id, None)
             try:
                 await self._ensure(driver, gateways, one)
                 self._troubles.pop(one.id, None)
             except (WeftError, OSError) as problem:
-                self._log_trouble(one.id, f"HTTP services of {_name_project(one)}: {problem}")
+                self._log_trouble(one.id, f"HTTP services of project {_name_project(one)}: {problem}")
         now = self._clock.elapsed()
         for id in [id for id in driver.find_all() if id not in wanted]:
             if now - self._idle_since.setdefault(id, now) < LINGER_SECONDS:
@@ -106,6 +112,28 @@ class Proxies:
                     await self._egress.drop_proxy(uid)
             except (WeftError, OSError) as problem:
                 self._log_trouble(id, str(problem))
+
+    async def _join(self, networks: set[str]) -> None:
+        """Have an address in each network with HTTP services: the server gives certificates only to nodes that have."""
+        for uid, one in list_proxied(self._services, networks):
+            try:
+                await self._egress.ensure(one.network_project, uid, proxy=True)
+                self._troubles.pop(uid, None)
+            except (WeftError, OSError) as problem:
+                self._log_trouble(uid, f"HTTP services of project {one.project}: {problem}")
+
+    async def _open_certificates(self, networks: set[str]) -> dict[str, str]:
+        """By service uid, those that can be had."""
+        pems = {}
+        asked = [one for _, one in list_proxied(self._services, networks) if one.certificate]
+        for one in asked:
+            try:
+                pems[one.uid] = await self._certificates.open(one)
+                self._troubles.pop(one.uid, None)
+            except (WeftError, OSError) as problem:
+                self._log_trouble(one.uid, f"service {one.project}/{one.name}: it has no certificate: {problem}")
+        await self._certificates.keep_only({one.uid for one in asked})
+        return pems
 
     async def _ensure(self, driver: ProxyDriver, gateways: GatewayListener, wanted: WantedProxy) -> None:
         endpoint = await self._egress.ensure(wanted.network_project, wanted.network_uid, proxy=True)

@@ -22,6 +22,7 @@ class ServedAddress(msgspec.Struct, frozen=True):
     name: str = ""
     project: str = ""
     network_project: str = ""  # whose network it is in
+    certificate: str = ""  # which one it speaks TLS with; "": none
 
 
 class ServiceAddresses:
@@ -70,7 +71,7 @@ def read_service(envelope: Envelope) -> ServedAddress | None:
     )
     of, project = spec.workload, spec.workload.project or ""
     owner = split_named(project, spec.network)[0] or ""
-    return ServedAddress(of.uid, service, served.readiness, of.name, project, owner)
+    return ServedAddress(of.uid, service, served.readiness, of.name, project, owner, served.certificate)
 
 
 def name_service(spec: EndpointSpec) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.api.admission import references, sealing, uploads
+from weft.api.admission.certificates import check_certificate
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.limits import limit_objects, limit_warm_images
 from weft.api.admission.priority import find_lease, settle_priority
@@ -163,6 +164,7 @@ async def plan_create(
         relied = await _require_permissions(context, view, manifest, actor, None, spec)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
+    await check_certificate(context, view, kind, manifest.project, manifest.name, None, spec)
     if kind.admission.uploads is not None:
         await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
     envelope = kind.make(
@@ -237,6 +239,7 @@ async def plan_update(
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
     relied = []
+    await check_certificate(context, view, kind, current.project, current.name, old, spec)
     if _takes_more(kind, spec):
         relied = await _require_permissions(context, view, manifest, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels

@@ -1,9 +1,9 @@
 """Gives each service its address, and finds its endpoints: which workloads its selector matches, which of them are ready, and how
 new connections are split among them.
 
-Reads services, workloads, deployments, allocations with their reports, networks, nodes; writes service.status, the service's
-endpoint (its spec tells nodes where its address leads) and publishedport.status of its published ports. Woken by what changes of
-these: a workload's change wakes the services that its labels may match.
+Reads services, workloads, deployments, allocations with their reports, networks, nodes, secrets; writes service.status, the
+service's endpoint (its spec tells nodes where its address leads) and publishedport.status of its published ports. Woken by what
+changes of these: a workload's change wakes the services that its labels may match.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from weft.kinds.service import (
     SERVICE,
     SERVICES_BY_LABEL,
     SERVICES_BY_NETWORK,
+    SERVICES_BY_SECRET,
     ServiceEndpoint,
     ServiceSpec,
     ServiceStatus,
@@ -64,7 +65,9 @@ LACKING_SECONDS = 5.0
 
 class Services:
     name = "services"
-    kinds = ("service", "deployment", *WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node")
+    kinds = (
+        *("service", "deployment", *WORKLOADS, "network", "endpoint", "publishedport", "allocation", "node", "secret"),
+    )
 
     def __init__(self) -> None:
         self._book = AddressBook()
@@ -80,6 +83,8 @@ class Services:
             case "deployment":
                 if has_changed(change, lambda item: (item.uid, item.status(DeploymentStatus).split)):
                     return services_of_deployment(view, change.item)
+            case "secret":
+                return [item.key for item in view.find(SERVICES_BY_SECRET, change.key)]
             case "publishedport":
                 return _service_of(view, change.item.spec(PublishedPortSpec).workload)
             case "network":
@@ -125,7 +130,7 @@ class Services:
         endpoints, more = plan_endpoints(
             members, read_weights(service.spec(ServiceSpec)), read_split(view, service, members)
         )
-        served = make_served(service.spec(ServiceSpec), endpoints)
+        served = make_served(service.spec(ServiceSpec), endpoints, name_certificate(view, service))
         writes: list[Write] = []
         preconditions: list[Precondition] = []
         endpoint = next(iter(view.find(ENDPOINTS_BY_WORKLOAD, service.uid)), None)
@@ -189,7 +194,16 @@ def make_status(endpoints: list[ServiceEndpoint], more: int, address: str, netwo
     return status
 
 
-def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint]) -> Served:
+def name_certificate(view: View, service: Item) -> str:
+    """Which certificate it speaks TLS with; "" for none."""
+    spec = service.spec(ServiceSpec)
+    if not spec.tls_secret:
+        return spec.tls if spec.tls != "off" else ""
+    secret = view.get(object_key("secret", service.envelope.project, spec.tls_secret))
+    return f"{secret.uid}.{secret.envelope.generation}" if secret is not None else spec.tls_secret
+
+
+def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint], certificate: str = "") -> Served:
     """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them."""
     ports = read_ports(spec)
     return Served(
@@ -200,6 +214,7 @@ def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint]) -> Serv
         ),
         sticky=spec.sticky == "client",
         http=spec.protocol == "http",
+        certificate=certificate,
         readiness=resolve_readiness(spec.readiness, first_tcp_port(ports)),
     )
 

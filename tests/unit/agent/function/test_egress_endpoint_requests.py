@@ -75,6 +75,25 @@ async def test_those_who_need_it_at_once_ask_once() -> None:
     assert room.plugged == [] and room.egress_endpoints.networks() == []
 
 
+async def test_with_a_proxy_there_it_stays_without_functions_and_with_the_agents_end() -> None:
+    room = Room()
+    await room.egress_endpoints.ensure("p", "blue")
+    await room.egress_endpoints.ensure("p", "blue", proxy=True)
+    assert room.egress_endpoints.of_functions() == {"blue"}
+    await room.egress_endpoints.close()
+    assert room.plugged == ["10.20.0.254"] and room.egress_endpoints.of_functions() == set()
+    await room.egress_endpoints.drop_proxy("blue")
+    assert room.plugged == [] and room.table.egress == {}
+
+
+async def test_one_of_an_earlier_agent_is_plugged_again_without_a_question() -> None:
+    room = Room()
+    room.egress_endpoints.recall("blue", make_nic("10.20.0.250"))
+    assert room.table.networks() == {"blue"}
+    await room.egress_endpoints.ensure("p", "blue", proxy=True)
+    assert room.asked == 0 and room.plugged == ["10.20.0.250"]
+
+
 async def test_one_that_cannot_be_plugged_leaves_nothing_and_is_tried_again() -> None:
     room = Room()
     room.fails = True

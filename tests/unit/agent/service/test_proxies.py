@@ -20,15 +20,15 @@ def test_there_is_one_for_each_network_and_project_with_http_services() -> None:
         "red": {"5": make("elsewhere")},
         "green": {"6": make("plain", http=False)},
     }
-    found = plan_proxies(services, {"blue", "green"})
+    found = plan_proxies(services, {"blue", "green"}, {})
     names = [sorted({one.name for one in proxy.listeners}) for proxy in found]
     assert names == [["default/api", "default/shop"], ["other/theirs"]]
     assert [(one.port, one.target_port) for one in found[0].listeners] == [(80, 8080), (81, 8081)] * 2
     assert len({one.id for one in found}) == 2 and all(len(one.id) == 10 for one in found)
-    assert plan_proxies(services, set()) == []
+    assert plan_proxies(services, set(), {}) == []
 
 
 def test_an_address_is_taken_by_one_listener_for_each_port_and_names_the_endpoints() -> None:
-    (proxy,) = plan_proxies({"blue": {"1": make("shop")}}, {"blue"})
+    (proxy,) = plan_proxies({"blue": {"1": make("shop")}}, {"blue"}, {})
     assert {one.service for one in proxy.listeners} == {"uid-shop"}
     assert all(one.backends == (Target("10.0.0.2", 1000),) for one in proxy.listeners)

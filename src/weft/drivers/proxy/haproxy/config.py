@@ -7,6 +7,7 @@ first choice doesn't take; one of weight 0 gets nothing.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,9 @@ class Rendered(NamedTuple):
 def render(proxy: Proxy, folder: Path) -> Rendered:
     head = _render_head(proxy, folder)
     parts = [(_render_listener(proxy, one, folder), one) for one in proxy.listeners]
+    certificates = {one.certificate for one in proxy.listeners}
     shape = head + "".join(text for text, _ in parts)
+    shape += "".join(sorted(f"# {hashlib.sha256(pem.encode()).hexdigest()}\n" for pem in certificates if pem))
     servers = {one: "".join(f"  {line}\n" for line in render_servers(one)) for _, one in parts}
     config = head + "".join(text + servers[one] for text, one in parts)
     files = {f"{name_backend(one)}.map": render_slots(one) for one in proxy.listeners}
