@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.linux.ceph.conf import write_client_conf
-from weft.drivers.volume.rbd.images import choose_generation, is_disk_of, name_disk, read_generation, read_layer
+from weft.drivers.linux.ceph.programs import CephClient
+from weft.drivers.volume.rbd.base_images import BaseImages
+from weft.drivers.volume.rbd.driver import RbdVolumes
+from weft.drivers.volume.rbd.images import Images, choose_generation, is_disk_of, name_disk, read_generation, read_layer
 from weft.drivers.volume.rbd.names import check_id
 from weft.drivers.volume.rbd.osds import mean_latencies, read_sums
 from weft.drivers.volume.rbd.place import CONF, RbdPlace, read_place
 from weft.drivers.volume.rbd.records import Chain, Records, StoredDisk, StoredSnapshot, read_values
-from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
 CEPH_CONF = """
 # of the storage team
@@ -124,3 +129,55 @@ def test_a_layer_is_needed_by_a_snapshot_that_ends_with_it_and_by_another_volume
     assert records.list_unneeded("a", ["a", "b"]) == ["a@3"]
     assert records.list_kept_layers() == {"a@1", "a@2"}
     assert Records({"a": Chain(("a@1",), "2")}, {}).list_unneeded("a", ["a"]) == []
+
+
+def put_program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}")
+    (folder / name).chmod(0o755)
+
+
+async def test_usage_is_asked_again_when_an_image_goes_while_rbd_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail = f"echo x >> {tmp_path}/asked; [ $(wc -l < {tmp_path}/asked) -gt 2 ] || exit 2\n"
+    found = '{"images": [{"name": "weft-disk-a", "provisioned_size": 8, "used_size": 4}]}'
+    put_program(tmp_path, "rbd", f"{fail}echo '{found}'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    client, place = CephClient("/c", "weft", "pool ceph"), RbdPlace("weft", "/c", "weft")
+    images = Images(client, place, BaseImages(client, place, "n1"), "pool ceph")
+    assert await images.measure_all() == {"weft-disk-a": (8, 4)}
+    put_program(tmp_path, "rbd", "exit 2")
+    with pytest.raises(NotFound):
+        await images.measure_all()
+
+
+async def test_a_pool_that_has_just_filled_takes_no_new_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = tmp_path / "ceph.conf"
+    conf.write_text(CEPH_CONF.format(keyring=tmp_path / "k"))
+    (tmp_path / "k").write_text("[client.weft]\n\tkey = AQsecret==\n")
+    df = '{{"pools": [{{"name": "weft", "id": 3, "stats": {{"stored": 4, "max_avail": {left}, "quota_bytes": 0}}}}]}}'
+
+    def put_left(left: int) -> None:
+        fsid = '{"fsid": "12345678123456781234567812345678"}'
+        put_program(
+            tmp_path,
+            "ceph",
+            f"case \"$*\" in *fsid*) echo '{fsid}';; *) echo '{df.format(left=left)}';; esac",
+        )
+
+    for name in ("rbd", "rados"):
+        put_program(tmp_path, name, "exit 2")  # nothing is there yet
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    put_left(100)
+    driver = RbdVolumes(
+        Host("n1", "u", str(tmp_path), str(tmp_path), "w", "127.0.0.1", "lo", "weft/n1", Capacity(1, 1, 1)),
+        SystemClock(),
+        "ceph",
+        f"weft?conf={conf}",
+    )
+    assert driver.pool().free_bytes == 100
+    put_left(0)
+    assert driver.pool().free_bytes == 100, "what was asked a moment ago"
+    with pytest.raises(DriverFailed) as caught:
+        await driver.ensure("v", size_bytes=1 << 20)
+    assert caught.value.token == "noSpace" and "is full" in caught.value.message

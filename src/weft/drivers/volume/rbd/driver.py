@@ -64,6 +64,12 @@ class RbdVolumes:
                 self._found = (now, self._ask_pool())
             return self._found[1]
 
+    def _ask_now(self) -> PoolFacts:
+        """As ``pool``, but of now: what the cluster said some seconds ago may have had space left."""
+        with self._asking:
+            self._found = (self._clock.elapsed(), self._ask_pool())
+            return self._found[1]
+
     def _ask_pool(self) -> PoolFacts:
         write_client_conf(self._place.conf, self._place.user)  # says what is missing in plainer words than Ceph
         fsid = str(self._client.ask_now("ceph", "fsid")["fsid"])
@@ -129,7 +135,7 @@ class RbdVolumes:
 
     async def _refuse_full(self) -> None:
         """A full cluster doesn't refuse: it lets who writes wait."""
-        facts = await asyncio.to_thread(self.pool)
+        facts = await asyncio.to_thread(self._ask_now)
         if facts.free_bytes <= 0:
             raise DriverFailed(
                 f"{self._where} is full: the Ceph pool {self._place.pool} can take no more data",

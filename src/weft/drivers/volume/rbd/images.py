@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection
+from typing import Any
 
 from weft.contracts.driver.volume import RbdImage
 from weft.drivers.linux.ceph.programs import CephClient
@@ -18,6 +19,7 @@ from weft.drivers.volume.rbd.place import RbdPlace
 from weft.objects.errors import DriverFailed, NotFound, WeftError
 
 DISK, KEPT = "weft-disk-", "weft-kept-"  # of a volume; of a disk that came from a backup, and no volume had
+MOST_LOOKS = 5  # at all images, while others remove some
 _GENERATION, _LAYER = "~", "."
 log = logging.getLogger("weft.agent")
 
@@ -44,7 +46,7 @@ class Images:
 
     async def measure_all(self) -> dict[str, tuple[int, int]]:
         """The same of all images of the pool, and of their snapshots, which are called ``IMAGE@LAYER``."""
-        found = (await self._client.ask("rbd", "du", "-p", self._place.pool))["images"]
+        found = (await self._ask_usage())["images"]
         return {
             f"{one['name']}@{one['snapshot']}" if "snapshot" in one else str(one["name"]): (
                 int(one["provisioned_size"]),
@@ -52,6 +54,13 @@ class Images:
             )
             for one in found
         }
+
+    async def _ask_usage(self) -> Any:
+        """rbd goes from image to image, and gives up at one that was removed since it listed them."""
+        for _ in range(MOST_LOOKS - 1):
+            with contextlib.suppress(NotFound):
+                return await self._client.ask("rbd", "du", "-p", self._place.pool)
+        return await self._client.ask("rbd", "du", "-p", self._place.pool)
 
     async def create(self, image: str, size_bytes: int) -> None:
         await self.run("create", self.at(image), "--size", f"{size_bytes}B", "--no-progress")
