@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.link_proxy import LinkProxy
 from tests.scenario.api_lab import DoorsLab
 
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import PeerLink, ask_hello
+from weft.controllers.cluster import controller, plan
 from weft.controllers.cluster.controller import Clusters, in_thread
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease
@@ -88,7 +90,9 @@ class Side(DoorsLab):
 
 @contextlib.contextmanager
 def two_sides(folder: Path) -> Iterator[tuple[Side, Side]]:
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controller, "ASK_SECONDS", 0.2)
+        patch.setattr(plan, "SILENCE_SECONDS", 1.0)
         sides = [Side(folder / name) for name in ("east", "west")]
         for side in sides:
             stack.callback(side.close)

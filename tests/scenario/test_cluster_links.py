@@ -13,6 +13,7 @@ from tests.scenario.link_lab import Side, two_sides
 from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import ask_hello
+from weft.kinds.fields.cluster.link import GRANTS
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME
 
@@ -78,6 +79,99 @@ def test_a_deleted_link_ends_the_others_rights_at_once(sides: tuple[Side, Side])
     east.link("west", west, west.link_token("east"))
     east.wait_for("west", lambda status: status["phase"] == "Linked")
     assert ask_hello(west.peer("east")).phase == "Linked"
+
+
+def test_no_secret_of_a_link_is_in_answers_logs_or_the_store(
+    sides: tuple[Side, Side], caplog: pytest.LogCaptureFixture
+) -> None:
+    east, west = sides
+    token = west.link_token("east")
+    east.link("west", west, token)
+    with pytest.raises(InvalidInput):
+        east.link("west", west, token)
+    secrets = {text.split("_")[2][:64] for text in (token, east.bearer("west"), west.bearer("east"))}
+    assert len(secrets) == 3
+    for side, name in ((east, "west"), (west, "east")):
+        ask_hello(side.peer(name))
+        shown = [str(side.client.list(kind).items) for kind in ("cluster", "token")]
+        shown += [str(list(side.client.events(limit=1000))), caplog.text]
+        stored = side.run(side.store.list("/"))
+        shown += [entry.value.decode() for entry in stored.entries]
+        shown += [
+            path.read_bytes().decode(errors="replace") for path in (side.folder / "audit").rglob("*") if path.is_file()
+        ]
+        assert not [secret for secret in secrets for text in shown if secret in text]
+
+
+def test_grants_are_for_the_link_s_projects_and_taken_at_once(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    west.client.create({"kind": "project", "name": "lab", "spec": {}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(GRANTS, "replicate", {"network": ["get", "create"]})
+        east.link("west", west, west.link_token("east", grants=["replicate"], projects={"lab": "default"}))
+        peer = as_peer(east, "west", west)
+        made = peer.create({"kind": "network", "name": "a", "project": "lab", "spec": {"cidr": "10.9.0.0/24"}})
+        assert made["created_by"] == "cluster:east"
+        for refused in ({"name": "b", "project": "default"}, {"name": "c", "project": "fabric"}):
+            with pytest.raises(Forbidden):
+                peer.create({"kind": "network", "spec": {"cidr": "10.8.0.0/24"}, **refused})
+        with pytest.raises(Forbidden):
+            peer.delete("network", "a", project="lab")
+        west.client.patch("cluster", "east", {"spec": {"grants": []}})
+        with pytest.raises(Forbidden):
+            peer.get("network", "a", project="lab")
+    with pytest.raises(InvalidInput, match="projects is empty"):
+        west.client.patch("cluster", "east", {"spec": {"grants": ["replicate"], "projects": {"lab": None}}})
+    with pytest.raises(InvalidInput, match="can never change"):
+        west.client.patch("cluster", "east", {"spec": {"ca": "x"}})
+    with pytest.raises(InvalidInput, match="only a link sets it"):
+        west.client.patch("cluster", "east", {"spec": {"sealed": {"token": None}}})
+
+
+def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    west.client.create({"kind": "role", "name": "linker", "spec": {"rules": {"cluster": ["*"], "token": ["create"]}}})
+    linker = west.with_token(use="access", role="linker")
+    linker.patch("cluster", "east", {"spec": {"projects": {}}})
+    with pytest.raises(Forbidden, match="let another cluster do more"):
+        linker.patch("cluster", "east", {"spec": {"grants": ["replicate"], "projects": {"default": "default"}}})
+    link = {"name": "x", "grants": ["replicate"], "projects": {"default": "default"}}
+    with pytest.raises(Forbidden):
+        linker.create({"kind": "token", "spec": {"use": "link", "link": link}})
+    linker.create({"kind": "token", "spec": {"use": "link", "link": {"name": "x"}}})
+    editor = west.with_token(use="access", role="editor")
+    for spec in ({"use": "link", "link": {"name": "x"}}, {"use": "cluster", "role": ""}):
+        with pytest.raises(WeftError):
+            editor.create({"kind": "token", "spec": spec})
+    with pytest.raises(InvalidInput, match="only a link makes"):
+        west.client.create({"kind": "token", "spec": {"use": "cluster"}})
+
+
+def test_a_link_token_does_nothing_else_and_ends(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    token = west.link_token("east").partition(".")[0]
+    holder = west.connect(msgspec.structs.replace(west.context, token=token))
+    with pytest.raises(Forbidden, match="a link token"):
+        holder.list("vm")
+    for method, path in (("POST", "/v1/join"), ("GET", "/v1/link"), ("GET", "/v1/gateway")):
+        assert holder.http.request(method, path, {}).status == 403, path
+    made = west.client.create(
+        {"kind": "token", "spec": {"use": "link", "link": {"name": "east"}, "expires_at": west.clock.now() + 0.5}}
+    )
+    time.sleep(0.6)
+    with pytest.raises(InvalidInput, match="has expired"):
+        east.link("west", west, made["secret"])
+
+
+def test_a_slow_line_is_no_matter_and_one_way_is_named(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    west.proxy.delay_seconds = 0.15
+    east.proxy.cut()
+    east.link("west", west, west.link_token("east"))
+    east.wait_for("west", lambda status: status["phase"] == "Linked" and status["reason"] == "oneWay")
+    east.proxy.mend()
+    east.wait_for("west", lambda status: status["phase"] == "Linked" and not status["reason"])
 
 
 def test_a_line_that_is_cut_and_mended_is_seen_on_either_side(sides: tuple[Side, Side]) -> None:

@@ -21,6 +21,8 @@ from weft.gateway.stream.rights import OpenStreams, make_check
 from weft.informer.accounts import KINDS, make_directory
 from weft.informer.cache import Cache
 from weft.informer.view import View
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.fields.cluster.link import GRANTS
 from weft.kinds.record import Kind
 from weft.kinds.role import ROLE, RoleSpec
 from weft.kinds.rolebinding import ROLE_BINDING, RoleBindingSpec
@@ -76,9 +78,9 @@ async def gateway(tmp_path: Path, store: MemoryStore) -> AsyncIterator[GatewayLa
     await runtime.close()
 
 
-async def open_stream(gateway: GatewayLab, token: str) -> Client:
+async def open_stream(gateway: GatewayLab, token: str, right: str = "vm:exec") -> Client:
     """A command that repeats what it is told, as it does at once."""
-    held = {"token": token, "right": "vm:exec", "workload": WORKLOAD}
+    held = {"token": token, "right": right, "workload": WORKLOAD}
     client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}, **held))
     await client.send(FrameType.DATA_IN, b"hello")
     frame = await client.receive()
@@ -126,6 +128,30 @@ async def test_a_stream_ends_with_its_client_s_right_and_others_go_on(
     assert frame is not None and frame.payload == b"on"
     for client in (hers, others):
         client.close()
+
+
+@pytest.mark.parametrize("end", ["deleted", "suspect"])
+async def test_a_linked_cluster_s_stream_ends_with_its_link(gateway: GatewayLab, store: MemoryStore, end: str) -> None:
+    east = ClusterSpec(url="https://10.0.0.1", ca="c", grants=["replicate"], projects={"lab": "lab"})
+    made = await put(store, CLUSTER, "east", east)
+    await put(store, TOKEN, "theirs", TokenSpec(use="cluster", role=""), owner=made.ref)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(GRANTS, "replicate", {"vm": ["exec"]})  # a verb whose stream there is here
+        client = await open_stream(gateway, "theirs")
+        await asyncio.sleep(1.2)
+        await client.send(FrameType.DATA_IN, b"still")
+        frame = await client.receive()
+        assert frame is not None and frame.payload == b"still"
+        began = asyncio.get_running_loop().time()
+        if end == "deleted":
+            await drop(store, "cluster", "east")
+        else:
+            made.status = msgspec.Raw(msgspec.json.encode(ClusterStatus(phase="Suspect")))
+            await store.commit([Put(made.key, encode_envelope(made))])
+        _, _, last = await client.rest()
+    assert last is not None and isinstance(last.error(), NotAuthenticated if end == "deleted" else Forbidden)
+    assert asyncio.get_running_loop().time() - began < 2.0  # a promise: within a second
+    client.close()
 
 
 async def test_a_token_that_expires_ends_its_stream(gateway: GatewayLab, store: MemoryStore) -> None:

@@ -46,6 +46,7 @@ class Client:
         patience_seconds: float = 0.0,
         clock: Clock | None = None,
         most_answer_bytes: int | None = None,
+        most_seconds: float | None = None,
     ) -> None:
         self.context = context or find_context()
         self.project = project or self.context.project
@@ -56,6 +57,7 @@ class Client:
             patience_seconds=patience_seconds,
             clock=self._clock,
             most_answer_bytes=most_answer_bytes,
+            most_seconds=most_seconds,
         )
 
     def list(

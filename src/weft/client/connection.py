@@ -62,7 +62,11 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = self._line = self._tls.wrap_socket(self.sock, server_hostname=self._name)
+        # ``cut`` ends the handshake, too.
+        self.sock = self._line = self._tls.wrap_socket(
+            self.sock, server_hostname=self._name, do_handshake_on_connect=False
+        )
+        self._line.do_handshake()
 
     def ask(self, request: Request) -> None:
         """Send a whole request. Raises Lost."""

@@ -10,7 +10,7 @@ import functools
 import http.client
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,7 +30,8 @@ MOST_THROTTLED_SECONDS = 10.0  # that a request waits in all because its project
 
 class Http:
     """Requests to one server. ``timeout_seconds`` bounds each silence of the server's; ``patience_seconds`` is how long a request
-    keeps dialling while nobody answers; ``most_answer_bytes`` bounds what is read of one answer, None: nothing does."""
+    keeps dialling while nobody answers; ``most_answer_bytes`` bounds what is read of one answer, and ``most_seconds`` the whole
+    of one try, after which all connections are cut; None: nothing does."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Http:
         patience_seconds: float = 0.0,
         clock: Clock | None = None,
         most_answer_bytes: int | None = None,
+        most_seconds: float | None = None,
     ) -> None:
         parts = urlsplit(context.server)
         if parts.scheme != "https" or not parts.hostname:
@@ -56,7 +58,7 @@ class Http:
         if context.token:
             self._headers["Authorization"] = f"Bearer {context.token}"
         self._timeout_seconds = timeout_seconds
-        self._most_answer_bytes = most_answer_bytes
+        self._most_answer_bytes, self._most_seconds = most_answer_bytes, most_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -113,7 +115,8 @@ class Http:
         while True:
             try:
                 began = self._clock.elapsed()
-                answer = self._exchange(sent, timeout_seconds)
+                with self._bounded():
+                    answer = self._exchange(sent, timeout_seconds)
                 self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
                 wait = _find_wait(answer)
                 if wait is None or self._clock.elapsed() + wait > throttled_until or self._closed.wait(wait):
@@ -228,6 +231,8 @@ class Http:
         body = response.read(self._most_answer_bytes + 1)
         if len(body) > self._most_answer_bytes:
             raise Unavailable(f"the answer is longer than {self._most_answer_bytes} bytes", reason="answerTooLong")
+        if response.length or (response.length is None and not response.chunked):  # it was cut short, or may have been
+            raise http.client.IncompleteRead(body)
         return body
 
     def _note_version(self, headers: Mapping[str, str]) -> None:
@@ -251,13 +256,15 @@ class Http:
         if self._closed.is_set():
             raise Unavailable("the client is closed")
         connection = Connection(self._host, self._port, self._name, self._tls, timeout_seconds, self._forget)
+        with self._lock:
+            self._open.add(connection)
         try:
             connection.connect()
         except ssl.SSLCertVerificationError as problem:
-            connection.close()
+            connection.hang_up()
             raise explain_distrust(self.server, problem, self._clock.now()) from problem
         except OSError as problem:
-            connection.close()
+            connection.hang_up()
             raise Lost(
                 Unavailable(
                     f"no weft server answers at {self.server}: {describe_failure(problem)}",
@@ -265,11 +272,29 @@ class Http:
                 ),
                 sent=False,
             ) from problem
-        with self._lock:
-            self._open.add(connection)
         if self._closed.is_set():
             connection.hang_up()
         return connection
+
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Cut what takes longer than ``most_seconds``."""
+        if self._most_seconds is None:
+            yield
+            return
+        timer = threading.Timer(self._most_seconds, self._cut_all)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _cut_all(self) -> None:
+        with self._lock:
+            used = list(self._open)
+        for connection in used:
+            connection.cut()
 
     def _forget(self, connection: Connection) -> None:
         with self._lock:

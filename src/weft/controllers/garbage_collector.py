@@ -1,5 +1,6 @@
 """Removes objects whose owner is gone (a workload's endpoints, published ports, decision and profile, a service's endpoint and
-published ports, a function's versions, a user's tokens), old recommendations and reports, and, later, Migrations and Conversions
+published ports, a function's versions, a user's or
+linked cluster's tokens), old recommendations and reports, and, later, Migrations and Conversions
 that have ended.
 
 Deleting an owner removes what it owns in the same commit; this controller is for leftovers. It never removes allocations: those
@@ -27,7 +28,7 @@ from weft.kinds.token import TOKENS_BY_USER
 from weft.objects.identity import object_key
 
 OWNED = tuple(kind.name for kind in KINDS if kind.lifetime.goes_with_owner)
-OWNERS = (*WORKLOADS, "function", "user", "service")
+OWNERS = (*WORKLOADS, "function", "user", "service", "cluster")
 PASSING = tuple(kind.name for kind in KINDS if kind.lifetime.ephemeral)
 HISTORY = {
     kind.name: kind.lifetime.history for kind in KINDS if kind.lifetime.history is not None
@@ -48,7 +49,7 @@ class Garbage:
             return (change.key,) if change.new is not None else ()
         if change.old is None:
             return ()
-        if change.kind == "user":
+        if change.kind in ("user", "cluster"):
             return [item.key for item in view.find(TOKENS_BY_USER, change.old.uid)]
         belongings = [
             *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),

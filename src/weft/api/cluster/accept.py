@@ -101,12 +101,14 @@ async def _take_in(context: ApiContext, token_id: str, uid: str, other: Other, o
         token_id=own_id,
         secret=secret,
         creator=token.envelope.creator,
+        phase="Pending",
     )
     used = TokenStatus(used_at=context.clock.now(), cluster_uid=uid)
     token.envelope.status = merge_part(token.envelope.status, used)
     writes.append(Put(token.envelope.key, encode_envelope(token.envelope)))
     preconditions.append(AtRevision(token.envelope.key, token.envelope.revision))
-    await context.store.commit(writes, preconditions)
+    made.revision = await context.store.commit(writes, preconditions)
+    context.accounts.note(made)  # it may ask at once
     return made
 
 

@@ -78,8 +78,10 @@ async def link(context: ApiContext, call: Call, name: str) -> Answer:
             token_id=own_id,
             secret=text,
             creator=call.actor.creator,
+            phase="Linked",
         )
         made.revision = await context.store.commit(writes, preconditions)
+        context.accounts.note(made)
         return made
 
     made = await retry(context, attempt)

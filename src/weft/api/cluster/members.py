@@ -14,9 +14,11 @@ from weft.kinds.secret import place_of
 from weft.kinds.token import TOKEN as TOKENS
 from weft.kinds.token import TokenSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
-from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput
 from weft.objects.identity import kind_prefix
 from weft.trust.seal import seal
+
+MOST_CLUSTERS = 100
 
 
 class Other(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +39,15 @@ class Members(msgspec.Struct, frozen=True):
 
     def find(self, name: str, uid: str) -> Envelope | None:
         """The object that a link with the cluster ``uid`` renews, None for a new link; an empty ``name`` is any. Raises
-        AlreadyExists if another has the name, or that cluster has another name."""
+        AlreadyExists if another has the name, or that cluster has another name; Forbidden for one too many."""
+        if len(self.found) >= MOST_CLUSTERS and not any(self._is(one, uid) for one in self.found):
+            raise Forbidden(
+                f"this cluster is linked with {len(self.found)} others, which is the most",
+                reason="tooManyObjects",
+                hint="weft cluster delete NAME ends a link",
+            )
         for one in self.found:
-            is_it = decode_part(one.spec, ClusterSpec).peer_uid == uid
+            is_it = self._is(one, uid)
             if is_it and name not in ("", one.name):
                 raise AlreadyExists(
                     f"that cluster is linked already, as {one.name}",
@@ -59,6 +67,9 @@ class Members(msgspec.Struct, frozen=True):
             if is_it:
                 return one
         return None
+
+    def _is(self, one: Envelope, uid: str) -> bool:
+        return decode_part(one.spec, ClusterSpec).peer_uid == uid
 
 
 async def read_members(context: ApiContext) -> Members:
@@ -87,9 +98,10 @@ async def plan_link(
     token_id: str,
     secret: str,
     creator: str,
+    phase: str,
 ) -> tuple[Envelope, list[Write], list[Precondition]]:
     """The Cluster object, and the commit that makes it or renews ``former``. ``token_id`` names the token with which the other
-    cluster asks here; ``secret`` is the text with which this one asks there."""
+    cluster asks here; ``secret`` is the text with which this one asks there; ``phase`` is Linked once it may."""
     now, kind, uid = context.clock.now(), CLUSTER.name, find_uid(other.ca)
     name = former.name if former is not None else name
     sealed = {TOKEN: seal(context.settings.seal_key, secret.encode(), place_of(None, name, TOKEN, kind))}
@@ -102,12 +114,12 @@ async def plan_link(
         sealed=sealed,
     )
     status = ClusterStatus(
-        phase="Linked",
+        phase=phase,
         peer_uid=uid,
         release=other.release,
         protocol=other.protocol,
         epoch=other.epoch,
-        seen_at=now,
+        seen_at=now if phase == "Linked" else None,
     )
     preconditions: list[Precondition] = []
     writes: list[Write] = []
@@ -123,6 +135,7 @@ async def plan_link(
                 for field in ("phase", "peer_uid", "release", "protocol", "epoch", "seen_at")
             },
             trusted=old.trusted,
+            clock_offset_seconds=None,
             reason="",
             message="",
         )

@@ -6,7 +6,6 @@ stands for a name or a path here."""
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -26,7 +25,7 @@ MOST_ANSWER_BYTES = 1 << 20
 MOST_HELLO_BYTES = 64 << 10
 MOST_TEXT = 300  # characters of what the other cluster says
 SILENCE_SECONDS = 5.0
-HELLO_SECONDS = 8.0
+HELLO_SECONDS, MOST_SECONDS = 8.0, 60.0
 T = TypeVar("T")
 
 
@@ -48,8 +47,13 @@ class PeerLink(msgspec.Struct, frozen=True):
 
 def connect_peer(link: PeerLink, *, timeout_seconds: float = SILENCE_SECONDS) -> Client:
     """The other cluster's API, with the rights that the link has there. Its methods raise as ``Client``'s do; an answer of more
-    than 1 MiB raises Unavailable. Close it."""
-    return Client(link.context, timeout_seconds=timeout_seconds, most_answer_bytes=MOST_ANSWER_BYTES)
+    than 1 MiB, or that takes longer than a minute, raises Unavailable. Close it."""
+    return Client(
+        link.context,
+        timeout_seconds=timeout_seconds,
+        most_answer_bytes=MOST_ANSWER_BYTES,
+        most_seconds=MOST_SECONDS,
+    )
 
 
 def ask_hello(link: PeerLink, *, seconds: float = HELLO_SECONDS) -> HelloAnswer:
@@ -91,10 +95,12 @@ def find_ca(url: str, sha256: str) -> str:
 @contextlib.contextmanager
 def _connect(context: Context, seconds: float) -> Iterator[Http]:
     """Requests that end after ``seconds``, however slowly the answer comes."""
-    http = Http(context, timeout_seconds=min(seconds, SILENCE_SECONDS), most_answer_bytes=MOST_HELLO_BYTES)
-    timer = threading.Timer(seconds, http.close)
-    timer.daemon = True
-    timer.start()
+    http = Http(
+        context,
+        timeout_seconds=min(seconds, SILENCE_SECONDS),
+        most_answer_bytes=MOST_HELLO_BYTES,
+        most_seconds=seconds,
+    )
     try:
         yield http
     except NotAuthenticated as problem:
@@ -106,7 +112,6 @@ def _connect(context: Context, seconds: float) -> Iterator[Http]:
             field="url",
         ) from None
     finally:
-        timer.cancel()
         http.close()
 
 

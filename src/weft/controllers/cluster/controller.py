@@ -54,6 +54,7 @@ class Clusters:
                         self._wakes[item.uid] = Wake(self._clock)
                         group.create_task(self._follow(item.key, item.uid))
                     elif item.uid in self._wakes and has_changed(change, lambda one: one.envelope.spec):
+                        self._answered_at.pop(item.uid, None)  # it may be linked again
                         self._wakes[item.uid].ring()
 
             unsubscribe = self._leadership.cache.subscribe(notice, (CLUSTER.name,))
@@ -74,7 +75,8 @@ class Clusters:
             while (cluster := self._find(key, uid)) is not None:
                 try:
                     reply = await self._inquire(cluster)
-                    if (current := self._find(key, uid)) is not None:
+                    current = self._find(key, uid)
+                    if current is not None and current.envelope.spec == cluster.envelope.spec:
                         await self._note(current, reply)
                 except (LeadershipLost, asyncio.CancelledError):
                     raise

@@ -88,7 +88,8 @@ def _judge(name: str, hello: HelloAnswer, status: ClusterStatus) -> tuple[str, s
 
 
 def _plan_silence(name: str, former: ClusterStatus, reply: Reply) -> ClusterStatus:
-    if reply.reason in FINAL:
+    is_new = former.clock_offset_seconds is None  # the other side may not have written its half yet
+    if reply.reason in FINAL and not (is_new and reply.silent_seconds < SILENCE_SECONDS):
         status = msgspec.structs.replace(former)
         return _fail(status, reply.reason, reply.message, _PHASES.get(reply.reason, "Failed"))
     if reply.silent_seconds < SILENCE_SECONDS:

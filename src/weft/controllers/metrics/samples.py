@@ -11,6 +11,7 @@ from weft.contracts.store import Lease
 from weft.controllers.metrics.services import list_requests
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.cluster import CLUSTER, ClusterStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.pool import POOL, PoolStatus
 from weft.protocol.heartbeat import (
@@ -50,6 +51,9 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
             yield Sample("weft_node_up", (("node", node.envelope.name),), at, float(node.uid in ready))
     for pool in view.of_kind(POOL.name).values():
         yield from _list_of_pool(pool, at)
+    for cluster in view.of_kind(CLUSTER.name).values():
+        up = cluster.status(ClusterStatus).phase == "Linked"
+        yield Sample("weft_cluster_link_up", (("cluster", cluster.envelope.name),), at, float(up))
     for uid in sent.keys() - ready:
         del sent[uid]
 

@@ -40,6 +40,12 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
             "warning",
             "nothing from node {{ $labels.node }} reaches {{ $labels.peer }}, which answers others",
         ),
+        "cluster-unlinked": _rule(
+            "weft_cluster_link_up == 0",
+            _MINUTE,
+            "warning",
+            "the link with cluster {{ $labels.cluster }} doesn't work: see weft cluster describe {{ $labels.cluster }}",
+        ),
         "node-memory-full": _rule(
             "weft_node_memory_available_bytes / on (node) weft_node_memory_bytes < 0.05",
             5 * _MINUTE,
