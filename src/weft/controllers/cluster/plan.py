@@ -78,7 +78,8 @@ def _judge(name: str, hello: HelloAnswer, status: ClusterStatus) -> tuple[str, s
             "releaseSkew",
             f"{name} has release {status.release}: more than {MOST_MINORS} minor version apart, which is untested",
         )
-    if hello.seen_seconds is None or hello.seen_seconds > ONE_WAY_SECONDS:
+    has_tried = hello.phase != "Pending"  # which a new link is there until it has asked back, or has given up
+    if has_tried and (hello.seen_seconds is None or hello.seen_seconds > ONE_WAY_SECONDS):
         return "Linked", "oneWay", f"{name} answers, but can't reach this cluster: see weft cluster describe, there"
     offset = status.clock_offset_seconds or 0.0
     if abs(offset) > CLOCK_SECONDS:
