@@ -1,4 +1,5 @@
-"""New connections to a service: 10,000 while weights change all the time and a target dies, and what the way through it costs.
+"""New connections to a service: 10,000 while weights change all the time and a target dies, and what the way through it costs;
+and 50,000 requests to one with protocol http.
 
 Three nodes of network namespaces; the killed target is taken out a second after it died, which is the latest at which agents do."""
 
@@ -14,6 +15,7 @@ from tests.host.network_lab import Lab
 from tests.host.service_lab import SHOP, A, Shop
 
 from benchmarks.measurement import Figure, Measurement
+from benchmarks.services.requests import run_requests
 
 CONNECTIONS, CHANGES_SECONDS, DETECTED_SECONDS = 10_000, 0.2, 1.0
 COMPARED, ROUNDS = 1_500, 3
@@ -86,4 +88,5 @@ async def run() -> list[Figure]:
 
 
 def measure() -> Measurement:
-    return Measurement("services", (__doc__ or "").split("\n\n")[0], asyncio.run(run()))
+    about = " ".join((__doc__ or "").split("\n\n")[0].split())
+    return Measurement("services", about, asyncio.run(run()) + asyncio.run(run_requests()))

@@ -75,7 +75,7 @@ async def _list_names(context: ApiContext, service: Envelope, spec: ServiceSpec,
     if "/" in spec.network:
         names = [f"{name}.{service.project}.{network}"]
     else:
-        names = [name, f"{name}.{network}", f"{name}.{service.project}"]
+        names = list(dict.fromkeys([name, f"{name}.{network}", f"{name}.{service.project}"]))
     return [*names, *(f"{one}.{domain}" for one in names), status.address]
 
 
