@@ -115,6 +115,18 @@ def test_it_is_found_again_by_an_agent_that_starts_and_started_again_where_it_wa
     assert shop.ask(20)["statuses"] == {"200": 20}
 
 
+def test_an_agent_that_died_between_files_and_reload_is_made_up_for(shop: WebShop) -> None:
+    shop.serve(a=1)
+    pid, folder = read_pid(shop), f"{shop.n1.host.run_dir}/proxies/{ID}"
+    shop.n1.shell(f"cp {folder}/shape {folder}/kept")
+    shop.serve(a=1, ports=(80, 81))
+    shop.n1.shell(f"mv {folder}/kept {folder}/shape")
+    shop.n1.restart()
+    shop.serve(a=1)  # its files say that this runs
+    assert shop.ask(20)["statuses"] == {"200": 20} and read_pid(shop) == pid
+    assert shop.ask(1, place=f"{SHOP}:81")["statuses"] == {"ConnectionRefusedError": 1}
+
+
 async def test_a_published_port_reaches_it_and_the_client_outside_is_named(shop: WebShop) -> None:
     shop.serve(a=1)
     await shop.n1.ensure_forwards([shop.publish()])

@@ -26,7 +26,8 @@ from weft.protocol.heartbeat import ANSWERS, RequestCounts
 
 log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 0.5
-COUNT_SECONDS = 2.0
+COUNT_SECONDS = 1.0
+RECENT_SECONDS = 10.0  # of which the mean time until an answer is: as often as it is recorded
 LINGER_SECONDS = 5.0  # of a proxy that nothing needs: a guest that is replaced is soon back
 
 
@@ -51,6 +52,7 @@ class Proxies:
         self._idle_since: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
         self._counts: dict[str, list[EndpointCount]] = {}  # by the proxy's id
+        self._times: dict[tuple[str, str], list[tuple[float, float]]] = {}  # by service and address: when, and seconds
 
     def wake(self) -> None:
         self._woken.set()
@@ -65,9 +67,12 @@ class Proxies:
     def count(self) -> dict[str, dict[str, RequestCounts]]:
         """What endpoints have answered, by service uid and address, for the heartbeat."""
         found: dict[str, dict[str, RequestCounts]] = {}
+        after = self._clock.elapsed() - RECENT_SECONDS
+        self._times = {key: kept for key, of in self._times.items() if (kept := [one for one in of if one[0] > after])}
         for one in (one for of in self._counts.values() for one in of):
             answers = [one.answers.get(name, 0) for name in ANSWERS]
-            seconds = -1.0 if one.seconds is None else one.seconds
+            times = [seconds for _, seconds in self._times.get((one.service, one.address), ())]
+            seconds = sum(times) / len(times) if times else -1.0
             found.setdefault(one.service, {})[one.address] = RequestCounts(answers, seconds)
         return found
 
@@ -145,6 +150,10 @@ class Proxies:
         for id in self._networks:
             try:
                 self._counts[id] = await driver.read(id)
+                for one in self._counts[id]:
+                    if one.seconds is not None:
+                        now = self._clock.elapsed(), one.seconds
+                        self._times.setdefault((one.service, one.address), []).append(now)
             except (WeftError, OSError) as problem:
                 log.debug("proxy %s: %s", id, problem)
 

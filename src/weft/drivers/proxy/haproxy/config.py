@@ -15,9 +15,10 @@ from weft.contracts.driver.network import Target
 from weft.contracts.proxy import Listener, Proxy
 from weft.drivers.network.slots import SLOTS, choose_slots
 
-CONFIG, CHROOT, STATISTICS, TIMES, PID = "haproxy.cfg", "root", "stats.sock", "times.sock", "haproxy.pid"
+CONFIG, CHROOT, TIMES, PID = "haproxy.cfg", "root", "times.sock", "haproxy.pid"
 MOST_CONNECTIONS, MOST_OF_SERVICE, MOST_OF_CLIENT = 4096, 2048, 1024
 NOBODY = 65534
+_SOCKET = "SOCKET"  # in a shape, in place of its name
 
 
 class Rendered(NamedTuple):
@@ -35,7 +36,7 @@ def render(proxy: Proxy, folder: Path) -> Rendered:
     shape = head + "".join(text for text, _ in parts)
     shape += "".join(sorted(f"# {hashlib.sha256(pem.encode()).hexdigest()}\n" for pem in certificates if pem))
     servers = {one: "".join(f"  {line}\n" for line in render_servers(one)) for _, one in parts}
-    config = head + "".join(text + servers[one] for text, one in parts)
+    config = (head + "".join(text + servers[one] for text, one in parts)).replace(_SOCKET, name_socket(shape))
     files = {f"{name_backend(one)}.map": render_slots(one) for one in proxy.listeners}
     files |= {f"{name_backend(one)}.pem": one.certificate for one in proxy.listeners if one.certificate}
     return Rendered(config, shape, files)
@@ -50,7 +51,7 @@ global
   chroot {folder / CHROOT}
   uid {NOBODY}
   gid {NOBODY}
-  stats socket {folder / STATISTICS} mode 600 level admin
+  stats socket {folder / _SOCKET} mode 600 level admin
   stats timeout 10s
   log /{TIMES} len 512 format raw local0
   hard-stop-after 1h
@@ -99,6 +100,11 @@ backend {name}
   http-request set-var(txn.slot) {slot}
   use-server %[var(txn.slot),map_int({folder / name}.map,none)] if TRUE
 """
+
+
+def name_socket(shape: str) -> str:
+    """The file of the socket for statistics and changes. Each shape has its own: for a moment of a reload, both workers answer."""
+    return f"stats-{hashlib.sha256(shape.encode()).hexdigest()[:8]}.sock"
 
 
 def render_servers(listener: Listener) -> list[str]:

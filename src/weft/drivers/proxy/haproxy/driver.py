@@ -27,11 +27,11 @@ from weft.drivers.proxy.haproxy import process as processes
 from weft.drivers.proxy.haproxy.config import (
     CHROOT,
     CONFIG,
-    STATISTICS,
     TIMES,
     Rendered,
     name_backend,
     name_server,
+    name_socket,
     read_server,
     render,
 )
@@ -91,7 +91,7 @@ class HaproxyDriver:
             found = None
         if found is None:
             await self._start(proxy, rendered, folder, places)
-        elif shape != rendered.shape:
+        elif shape != rendered.shape or (known is None and not await _answers(folder / name_socket(shape))):
             await self._reload(proxy, rendered, folder, found, places)
         else:
             _write(folder, rendered, places)
@@ -118,7 +118,7 @@ class HaproxyDriver:
     async def read(self, id: str) -> list[EndpointCount]:
         """See contracts.proxy. Raises DriverFailed."""
         folder = self._folder / id
-        counts = _add(self._before.get(id, {}), await _read_counts(folder))
+        counts = _add(self._before.get(id, {}), await _read_counts(folder / name_socket(self._find_shape(id))))
         times = self._times[id].take() if id in self._times else {}
         found = defaultdict[tuple[str, str], list[tuple[dict[str, int], float | None]]](list)
         for (backend, server), answers in counts.items():
@@ -140,13 +140,16 @@ class HaproxyDriver:
     async def _reload(
         self, proxy: Proxy, rendered: Rendered, folder: Path, process: ProcessId, places: tuple[int, int]
     ) -> None:
-        counts = _add(self._before.get(proxy.id, {}), await _read_counts(folder))
+        self._listen(proxy.id, folder)
+        counts = self._before.get(proxy.id, {})
+        if await _answers(socket_ := folder / name_socket(_read_shape(folder))):
+            counts = _add(counts, await _read_counts(socket_))
         backends = {name_backend(one) for one in proxy.listeners}
         before = _read_files(folder)
         _write(folder, rendered, places)
         try:
             await processes.check(folder, proxy.namespace)
-            await processes.reload(folder, process, self._clock)
+            await processes.reload(process, folder / name_socket(rendered.shape), self._clock)
         except DriverFailed:
             _restore(folder, before)
             raise
@@ -156,9 +159,9 @@ class HaproxyDriver:
         self._running[proxy.id] = Running(process, proxy, rendered.shape, places)
 
     async def _follow(self, proxy: Proxy, folder: Path) -> None:
-        settled = True
+        settled, socket_ = True, folder / name_socket(self._running[proxy.id].shape)
         for listener in proxy.listeners:
-            settled &= await follow(folder / STATISTICS, listener, folder / f"{name_backend(listener)}.map")
+            settled &= await follow(socket_, listener, folder / f"{name_backend(listener)}.map")
             known = {name_server(one.address) for one in listener.backends}
             before = self._before.get(proxy.id, {})  # an address that comes back may be another workload's
             for key in [key for key in before if key[0] == name_backend(listener) and key[1] not in known]:
@@ -172,6 +175,9 @@ class HaproxyDriver:
         if (found := processes.find(self._folder / id)) is not None:  # where there are no control groups
             os.kill(found.pid, 9)
 
+    def _find_shape(self, id: str) -> str:
+        return self._running[id].shape if id in self._running else _read_shape(self._folder / id)
+
     def _listen(self, id: str, folder: Path) -> None:
         if id not in self._times:
             self._times[id] = Times(folder / CHROOT / TIMES)
@@ -180,6 +186,15 @@ class HaproxyDriver:
     @staticmethod
     def _places(known: Running | None, folder: Path) -> tuple[int, int] | None:
         return known.places if known is not None else _read_places(folder)
+
+
+async def _answers(socket_: Path) -> bool:
+    """Whether the worker on these files is there; not if an agent ended between writing them and the reload."""
+    try:
+        await ask(socket_, "show info")
+    except DriverFailed:
+        return False
+    return True
 
 
 def _find_places(proxy: Proxy) -> tuple[int, int]:
@@ -207,8 +222,9 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _drop_others(folder: Path, rendered: Rendered) -> None:
+    kept = {*rendered.files, name_socket(rendered.shape), TIMES}
     for path in folder.iterdir():
-        if path.suffix in (".pem", ".map") and path.name not in rendered.files:
+        if path.suffix in (".pem", ".map", ".sock") and path.name not in kept:
             path.unlink()
 
 
@@ -237,8 +253,8 @@ def _read_places(folder: Path) -> tuple[int, int] | None:
     return int(first), int(second)
 
 
-async def _read_counts(folder: Path) -> Counts:
-    rows = read_statistics(await ask(folder / STATISTICS, "show stat -1 4 -1"))
+async def _read_counts(socket_: Path) -> Counts:
+    rows = read_statistics(await ask(socket_, "show stat -1 4 -1"))
     found: Counts = {}
     for row in rows:
         answers = {one: int(row.get(f"hrsp_{one}") or 0) for one in _CLASSES}

@@ -12,7 +12,7 @@ from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits
 from weft.drivers.linux.processes import ProcessId, inspect_process, read_arguments
 from weft.drivers.linux.programs import Finished, run_program
-from weft.drivers.proxy.haproxy.config import CONFIG, PID, STATISTICS
+from weft.drivers.proxy.haproxy.config import CONFIG, PID
 from weft.drivers.proxy.haproxy.control import ask
 from weft.objects.errors import DriverFailed
 
@@ -56,29 +56,19 @@ async def check(folder: Path, namespace: str) -> None:
         raise DriverFailed(f"proxy: its configuration is refused: {_shorten(done)}", details={"step": "proxy"})
 
 
-async def reload(folder: Path, process: ProcessId, clock: Clock) -> None:
-    """Have it read its files; the worker before ends with its connections. Returns when the new one takes changes. Raises
-    DriverFailed."""
-    before = await read_worker(folder)
+async def reload(process: ProcessId, socket_: Path, clock: Clock) -> None:
+    """Have it read its files; the worker before ends with its connections. Returns when the new one takes changes at ``socket_``.
+    Raises DriverFailed."""
     os.kill(process.pid, signal.SIGUSR2)
     until = clock.elapsed() + RELOAD_SECONDS
     while clock.elapsed() < until:
         await clock.sleep(PAUSE_SECONDS)
         try:
-            if await read_worker(folder) != before:
-                return
+            await ask(socket_, "show info")
         except DriverFailed:
-            continue  # between two workers
+            continue  # it isn't there yet
+        return
     raise DriverFailed("proxy: its reload did not end in time", details={"step": "proxy"})
-
-
-async def read_worker(folder: Path) -> int:
-    """The number of the process that takes requests. Raises DriverFailed."""
-    for line in (await ask(folder / STATISTICS, "show info")).splitlines():
-        name, _, value = line.partition(": ")
-        if name == "Pid" and value.isdigit():
-            return int(value)
-    raise DriverFailed("proxy: it doesn't say who it is", details={"step": "proxy"})
 
 
 async def read_version() -> str:
