@@ -3,6 +3,7 @@ outside."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.request
 from typing import Any
@@ -74,3 +75,42 @@ def test_a_service_splits_connections_follows_its_endpoints_and_refuses_without_
     finally:
         cluster.run("service", "delete", "shop", "--yes")
     until(lambda: not [one for one in cluster.json("get", "endpoints")["items"] if one["spec"].get("served")])
+
+
+def fetch_all(host: str, port: int, times: int = 30) -> list[tuple[int, str]]:
+    """Status and answer of so many requests over one connection."""
+    link = http.client.HTTPConnection(host, port, timeout=10)
+    found = []
+    for _ in range(times):
+        link.request("GET", "/")
+        answer = link.getresponse()
+        found.append((answer.status, answer.read().decode().strip()))
+    link.close()
+    return found
+
+
+def test_an_http_service_splits_the_requests_of_one_connection_and_says_when_it_has_no_endpoint(
+    cluster: Cluster, registry: str, gone_containers: Gone
+) -> None:
+    for name, node in (("page-1", "n1"), ("page-2", "n2")):
+        words = ["--image", f"{registry}/shop/web:1", "--memory", "64M", "--node", node, "-l", "app=page"]
+        cluster.ok(
+            "container", "create", gone_containers(name), *words, "--restart-policy", "never", "--", "sh", "-c", SERVE
+        )
+    port = cluster.free_port()
+    words = ["--selector", "app=page", "--port", "80:8080", "--protocol", "http", "--publish", f"{port}:80"]
+    cluster.ok("service", "create", "shop", *words)
+    try:
+        until(lambda: weights(cluster) == {"page-1": 500, "page-2": 500})
+        host = str(cluster.object("node", "n1")["report"]["address"])
+        both = {(200, "page-1"), (200, "page-2")}
+        until(lambda: set(fetch_all(host, port)) == both)
+        until(lambda: ask(cluster, "shop") == {"page-1", "page-2"})
+        cluster.ok("service", "set", "shop", "--weight", "app=page:1000")
+        for name in ("page-1", "page-2"):
+            cluster.ok("container", "stop", name)
+        until(lambda: set(weights(cluster).values()) == {0})
+        until(lambda: {status for status, _ in fetch_all(host, port, 3)} == {503})
+        assert fetch_all(host, port, 1)[0][1] == "service default/shop has no endpoint that answers now"
+    finally:
+        cluster.ok("service", "delete", "shop", "--yes")

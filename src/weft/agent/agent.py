@@ -252,8 +252,10 @@ class Agent:
     def make_node_report(self) -> NodeReport:
         orphans, functions = self.table.orphans(), self.table.functions
         unexplained = [(guest, self.runtimes.kind_of(guest.id)) for guest in self.table.unexplained()]
+        report = self._capabilities.report(self._proximity.nearness)
         return msgspec.structs.replace(
-            self._capabilities.report(self._proximity.nearness),
+            report,
+            problems=[*report.problems, *self.proxies.troubles],
             images=self.images.list(),
             volumes=sorted(self._volumes.uids),
             snapshots=self._snapshots.snapshots,

@@ -44,9 +44,6 @@ class EndpointCount(msgspec.Struct, frozen=True):
 
 
 class ProxyDriver(Protocol):
-    async def probe(self) -> str:
-        """Why this node can't run proxies, with the remedy; "" if it can."""
-
     async def ensure(self, proxy: Proxy) -> None:
         """Run it so: endpoints and weights change in the process that runs, without a lost request; what else changes, by a reload
         that loses none either. Raises DriverFailed."""

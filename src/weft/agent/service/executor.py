@@ -64,6 +64,11 @@ class Proxies:
         for uid in {uid for uid, _ in list_proxied(self._services, self._guests())} & nics.keys():
             self._egress.recall(uid, nics[uid])
 
+    @property
+    def troubles(self) -> list[str]:
+        """What doesn't work now, for the node's report."""
+        return sorted(set(self._troubles.values()))
+
     def count(self) -> dict[str, dict[str, RequestCounts]]:
         """What endpoints have answered, by service uid and address, for the heartbeat."""
         found: dict[str, dict[str, RequestCounts]] = {}
@@ -98,6 +103,9 @@ class Proxies:
         await self._join(networks)
         pems = await self._open_certificates(networks)
         wanted = {one.id: one for one in plan_proxies(self._services, networks, pems)}
+        found = list_proxied(self._services, networks)
+        known = {*networks, *wanted, *driver.find_all(), *(one.uid for _, one in found)}
+        self._troubles = {key: words for key, words in self._troubles.items() if key in known}
         for one in wanted.values():
             self._idle_since.pop(one.id, None)
             try:

@@ -64,14 +64,6 @@ class HaproxyDriver:
         self._times: dict[str, Times] = {}
         self._before: dict[str, Counts] = {}  # what workers before the present one counted
 
-    async def probe(self) -> str:
-        """See contracts.proxy."""
-        try:
-            await processes.read_version()
-        except DriverFailed as problem:
-            return f"{problem.message}: {problem.hint or 'install it'}"
-        return ""
-
     async def ensure(self, proxy: Proxy) -> None:
         """See contracts.proxy. Raises DriverFailed."""
         known = self._running.get(proxy.id)

@@ -39,6 +39,7 @@ def find(folder: Path) -> ProcessId | None:
 
 async def start(folder: Path, namespace: str, groups: ControlGroups, group: str) -> ProcessId:
     """Start it in a control group of its own; it listens when this returns. Raises DriverFailed."""
+    await _run([PACKAGE, "-v"], "look for it")  # says what to install, where nsenter would only fail
     files = [str(path) for path in groups.create_if_possible(group, LIMITS)]
     argv = ["nsenter", f"--net={namespace}", "sh", "-c", _ENTER, "sh", *files, "--", *plan_command(folder)]
     done = await _run(argv, "start")
@@ -69,12 +70,6 @@ async def reload(process: ProcessId, socket_: Path, clock: Clock) -> None:
             continue  # it isn't there yet
         return
     raise DriverFailed("proxy: its reload did not end in time", details={"step": "proxy"})
-
-
-async def read_version() -> str:
-    """HAProxy's own first line. Raises DriverFailed where it isn't installed."""
-    done = await _run([PACKAGE, "-v"], "version")
-    return done.output.partition("\n")[0]
 
 
 async def _run(argv: list[str], step: str) -> Finished:
