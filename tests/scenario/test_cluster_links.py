@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.scenario.link_lab import Side, two_sides
+from tests.scenario.test_api_requests import every_route
 
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -57,6 +59,25 @@ def test_a_cluster_without_grants_may_only_say_hello(sides: tuple[Side, Side]) -
         peer.create({"kind": "vm", "name": "web", "spec": {"image": "tiny"}})
     with pytest.raises(Forbidden):
         peer.create({"kind": "token", "spec": {"use": "access", "role": "viewer"}})
+
+
+def test_who_has_a_link_s_token_gets_nothing_but_what_the_api_says_of_itself(sides: tuple[Side, Side]) -> None:
+    """As a thief would: each operation of the API, with a token that has no grants."""
+    east, west = sides
+    east.link("west", west, west.link_token("east"))
+    peer, answered = as_peer(east, "west", west), []
+    for method, path in every_route():
+        if path.endswith("/stream"):
+            continue  # the dashboard's, which has no end
+        answer = peer.http.request(method, path, None if method == "GET" else {}, headers={"Idempotency-Key": path})
+        if answer.status < 400:
+            answered.append((method, path, answer.body))
+    # Its own name and rights, what every client may know of the API, an empty summary, and where streams connect.
+    own = ("/v1/whoami", "/v1/link", "/v1/gateway")
+    api = ("/", "/v1/healthz", "/v1/kinds", "/v1/openapi.json", "/v1/dashboard/summary")
+    assert {path: method for method, path, _ in answered} == dict.fromkeys((*own, *api), "GET")
+    summary = next(json.loads(body) for _, path, body in answered if path.endswith("/summary"))
+    assert not any(summary[part] for part in ("nodes", "phases", "problems", "operations"))
 
 
 def test_a_deleted_link_ends_the_others_rights_at_once(sides: tuple[Side, Side]) -> None:
