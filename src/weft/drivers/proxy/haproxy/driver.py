@@ -126,7 +126,7 @@ class HaproxyDriver:
         _write(folder, rendered, places)
         _keep_counts(folder, {})
         self._listen(proxy.id, folder)
-        process = await processes.start(folder, proxy.namespace, self._groups, f"{GROUP}{proxy.id}")
+        process = await processes.start(folder, proxy.namespace, self._groups, f"{GROUP}{proxy.id}", self._clock)
         self._running[proxy.id] = Running(process, proxy, rendered.shape, places)
 
     async def _reload(

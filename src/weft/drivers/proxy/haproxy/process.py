@@ -19,6 +19,7 @@ from weft.objects.errors import DriverFailed
 PACKAGE = "haproxy"
 LIMITS = Limits(memory_bytes=256 << 20, pids=64)
 START_SECONDS, RELOAD_SECONDS, PAUSE_SECONDS = 10.0, 5.0, 0.02
+_LOOKS = 100
 # Into its control group and the namespace of the endpoints, before it is HAProxy.
 _ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1"; shift; done; shift; exec "$@"'
 
@@ -34,19 +35,27 @@ def find(folder: Path) -> ProcessId | None:
     except (OSError, ValueError, IndexError):
         return None
     process = inspect_process(pid)
-    return process if process is not None and str(folder / CONFIG) in read_arguments(pid) else None
+    words = read_arguments(pid)
+    for _ in range(_LOOKS):  # while it starts itself again, in a reload, it has no command line
+        if words or process is None or inspect_process(pid) != process:
+            break
+        os.sched_yield()
+        words = read_arguments(pid)
+    return process if process is not None and str(folder / CONFIG) in words else None
 
 
-async def start(folder: Path, namespace: str, groups: ControlGroups, group: str) -> ProcessId:
+async def start(folder: Path, namespace: str, groups: ControlGroups, group: str, clock: Clock) -> ProcessId:
     """Start it in a control group of its own; it listens when this returns. Raises DriverFailed."""
     await _run([PACKAGE, "-v"], "look for it")  # says what to install, where nsenter would only fail
     files = [str(path) for path in groups.create_if_possible(group, LIMITS)]
     argv = ["nsenter", f"--net={namespace}", "sh", "-c", _ENTER, "sh", *files, "--", *plan_command(folder)]
     done = await _run(argv, "start")
-    process = find(folder)
-    if done.code != 0 or process is None:
-        raise DriverFailed(f"proxy: it doesn't start: {_shorten(done)}", details={"step": "proxy"})
-    return process
+    until = clock.elapsed() + RELOAD_SECONDS
+    while done.code == 0 and clock.elapsed() < until:
+        if (process := find(folder)) is not None:
+            return process
+        await clock.sleep(PAUSE_SECONDS)
+    raise DriverFailed(f"proxy: it doesn't start: {_shorten(done)}", details={"step": "proxy"})
 
 
 async def check(folder: Path, namespace: str) -> None:
