@@ -21,6 +21,8 @@ WRITERS = {
     "controllers/accounting": "accounting",
     "controllers/alert": "alerts",
     "controllers/cluster": "clusters",
+    "controllers/replica": "replicas",
+    "controllers/replication": "replications",
     "controllers/conversion": "conversions",
     "controllers/function/egress_endpoints": "addresses",
     "controllers/image": "images",

@@ -37,6 +37,7 @@ from tests.scenario import (
     test_rebalance_automatic,
     test_rebalance_plans,
     test_receivers,
+    test_replication,
     test_reservations,
     test_scheduler_answers,
     test_services,
@@ -77,6 +78,10 @@ RELIES_ON = {
     "controllers/alert/controller.py list_commits": "silence at and goes",
     "controllers/alert/due.py note_sent": "alertrule at",
     "controllers/cluster/controller.py _note": "cluster at",
+    "controllers/replica/controller.py plan_one 1": "replica at and goes",
+    "controllers/replica/controller.py plan_one 2": "replica at, snapshot absent, snapshot at",
+    "controllers/replication/controller.py plan_one 1": "replication at and goes",
+    "controllers/replication/controller.py plan_one 2": "replication at, snapshot absent, snapshot at",
     "controllers/receiver/controller.py _note": "receiver at",
     "controllers/accounting/controller.py _fold": (
         "accountingrecord absent, accountingrecord at, accountingrecord at and goes"
@@ -442,6 +447,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_alerts.test_an_alert_fires_is_sent_and_is_over,
     test_receivers.test_what_a_receiver_refuses_for_its_content_is_abandoned_at_once,
     test_cluster_status.test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says,
+    test_replication.test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again,
+    test_replication.test_points_that_come_are_snapshots_and_the_oldest_goes,
     test_planned_migrations.test_its_vm_has_gone_there_by_itself,
     test_planned_migrations.test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target,
     test_conversions.test_a_new_one_that_is_taken_away_gives_all_back,

@@ -26,6 +26,8 @@ from weft.controllers.pool.controller import Pools
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.rebalance.controller import Rebalancing
 from weft.controllers.rebalance.policy import RebalancePolicies
+from weft.controllers.replica.controller import Replicas
+from weft.controllers.replication.controller import Replications
 from weft.controllers.service.controller import Services
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
@@ -54,6 +56,8 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: BackupRepositories(),
     lambda _: BackupPolicies(),
     lambda _: BackupExpiry(),
+    lambda _: Replications(),
+    lambda _: Replicas(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
     lambda _: NetworkTopologies(),

@@ -112,8 +112,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Verb(msgspec.Struct, frozen=True):
-    """A verb beyond CRUD: ``POST …/{name}:{verb}``. With both ``change`` and ``make``, both happen in one commit, and the object
-    owns the new one."""
+    """A verb beyond CRUD: ``POST …/{name}:{verb}``. With both ``change`` and ``make``, both happen in one commit."""
 
     name: str
     summary: str
@@ -125,6 +124,7 @@ class Verb(msgspec.Struct, frozen=True):
     make: Callable[[Object, Any, str], dict[str, Any]] | None = None
     # Of the same: the manifests of further objects, which are created before that one, in the same commit; it may refer to them.
     make_before: Callable[[Object, Any, str], Sequence[dict[str, Any]]] | None = None
+    owns: bool = True  # with both ``change`` and ``make``: the object owns the new one
     # Of the object and the input: kinds and names of objects in its project that the functions above need to see: under
     # ``others`` of the object, by ``vm/web``, those that exist.
     reads: Callable[[Object, Any], Sequence[tuple[str, str]]] | None = None

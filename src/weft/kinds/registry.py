@@ -38,6 +38,8 @@ from weft.kinds.rebalance_policy import REBALANCE_POLICY
 from weft.kinds.receiver import RECEIVER
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
+from weft.kinds.replica import REPLICA
+from weft.kinds.replication import REPLICATION
 from weft.kinds.report import REPORT
 from weft.kinds.reservation import RESERVATION
 from weft.kinds.role import ROLE
@@ -69,6 +71,8 @@ KINDS: tuple[Kind, ...] = (
     BACKUP,
     BACKUP_POLICY,
     BACKUP_REPOSITORY,
+    REPLICATION,
+    REPLICA,
     CONSTRAINT,
     NODE,
     NETWORK_TOPOLOGY,

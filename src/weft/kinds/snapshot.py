@@ -40,8 +40,8 @@ from weft.objects.identity import object_key
 from weft.objects.schema import field, words
 
 # Who asked for it: "" people, restore and clone those verbs, schedule a schedule, backup a backup that is made or restored, test
-# one that is booted to verify it.
-Automatic = Literal["", "restore", "clone", "schedule", "backup", "test"]
+# one that is booted to verify it, replication what sends it to a replica, or a replica that it is a point of.
+Automatic = Literal["", "restore", "clone", "schedule", "backup", "test", "replication"]
 DATA_GONE = "dataGone"  # reason of the phase Failed: it was ready
 LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
 
@@ -52,7 +52,8 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     automatic: Annotated[
         Automatic,
         field(
-            "What made it, if not people: restore, clone, schedule, backup or test; set by the server", change="never"
+            "What made it, if not people: restore, clone, schedule, backup, test or replication; set by the server",
+            change="never",
         ),
     ] = ""
     image: Annotated[
@@ -64,6 +65,7 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     ] = ""
     members: Annotated[list[str], field("VMs of the group; set by the server", change="never", name=True)] = []
     backup: Annotated[str, field("Backup that it is fetched from; set by the server", change="never", name=True)] = ""
+    replica: Annotated[str, field("Replica that it is a point of; set by the server", change="never", name=True)] = ""
     instant: Annotated[
         bool, field("A VM may begin from it before it is fetched; set by the server", change="never")
     ] = False
@@ -152,7 +154,7 @@ def _require_memory(spec: SnapshotSpec, statuses: Mapping[str, Any]) -> None:
 
 def _list_sources(spec: SnapshotSpec) -> list[tuple[str, str]]:
     """What has the image that it stands on."""
-    return [] if spec.backup or is_of_volumes(spec) else [read_workload(spec)]
+    return [] if spec.backup or spec.replica or is_of_volumes(spec) else [read_workload(spec)]
 
 
 def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
@@ -169,11 +171,11 @@ def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
 
 
 def _name_sources(kind: str) -> Callable[[SnapshotSpec], Sequence[str]]:
-    """What it is of, if that is of this kind. One that is fetched from a backup needs it no more."""
+    """What it is of, if that is of this kind. One that came from a backup, or from another cluster, doesn't need it."""
 
     def find(spec: SnapshotSpec) -> Sequence[str]:
         of, name = read_workload(spec)
-        return [name] if of == kind and not spec.backup else []
+        return [name] if of == kind and not spec.backup and not spec.replica else []
 
     return find
 
@@ -258,8 +260,8 @@ def _backup_key(snapshot: Stored) -> tuple[str, ...]:
 
 
 def _count(spec: SnapshotSpec, status: SnapshotStatus) -> Counted:
-    """One that failed holds nothing; what tests a backup is weft's own."""
-    holds = status.phase != "Failed" and spec.automatic != "test"
+    """One that failed holds nothing; what tests a backup is weft's own; a point counts with its replica."""
+    holds = status.phase != "Failed" and spec.automatic != "test" and not spec.replica
     return Counted({} if not holds else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
 
 
@@ -305,8 +307,8 @@ SNAPSHOT = Kind(
     access=Access(readers="project", status_writer="snapshots", node_reads="kept"),
     admission=Admission(
         check=check_snapshot,
-        server_fields=("automatic", "image", "group", "members", "backup", "instant", "pool"),
-        made_fields=("automatic", "group", "members", "backup", "instant", "pool"),
+        server_fields=("automatic", "image", "group", "members", "backup", "replica", "instant", "pool"),
+        made_fields=("automatic", "group", "members", "backup", "replica", "instant", "pool"),
         derived=Derived(_list_sources, _put_image),
         counts=_count,
     ),

@@ -106,6 +106,7 @@ def test_every_kind_counts_in_fields_of_the_quota(kind: Any) -> None:
     specs: dict[str, dict[str, Any]] = {"volume": {"size": 1}, "function": {"ready": 2}}
     specs |= {"reservation": {"cpu": 1, "memory": 1}, "snapshot": {"of": "vm/x"}}
     specs["service"] = {"selector": {"app": "web"}, "ports": ["80"]}
+    specs["replica"] = {"of": "vm/x", "origin": "u", "disks": {"root": 1}}
     spec = msgspec.convert({"image": "x", **specs.get(kind.name, {})}, kind.spec)
     counted = kind.admission.counts(spec, kind.status())
     assert counted.amounts and counted.amounts.keys() <= set(FIELDS)

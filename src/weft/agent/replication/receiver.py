@@ -105,7 +105,7 @@ class Receiver:
                 self._note(order, describe(order, kept))
 
     def _note(self, order: ReceiveOrder, report: ReceiveReport) -> None:
-        if order in self._orders:
+        if any(find_receive([report], one) for one in self._orders):
             self._reports = [*(one for one in self._reports if find_receive([one], order) is None), report]
             self._changed()
 

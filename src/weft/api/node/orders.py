@@ -14,8 +14,11 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder
+from weft.kinds.fields.replication.work import ReceiveOrder, SendOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
+from weft.kinds.replica import ReplicaStatus
+from weft.kinds.replication import ReplicationStatus
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -75,9 +78,13 @@ class NodeOrders:
             ringing("snapshot", find_taking_order, lambda order: order.node_uid),
         ]
 
+        self._sends = ringing("replication", find_send_order, lambda order: order.node_uid)
+        self._receives = ringing("replica", find_receive_order, lambda order: order.node_uid)
+
     async def run(self) -> None:
         """Follow the store until cancelled."""
         runs = [cache.run() for cache in self._backup_work]
+        runs += [self._sends.run(), self._receives.run()]
         runs += [cache.run() for cache in self._volume_work]
         runs += [self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run(), self.never_often.run()]
         await asyncio.gather(*runs)
@@ -89,6 +96,14 @@ class NodeOrders:
     def find_volume_orders(self, node_uid: str) -> list[VolumeOrder]:
         """The work on volumes that this node is asked to do by itself."""
         return [order for cache in self._volume_work for order in cache.found.values() if order.node_uid == node_uid]
+
+    def find_sends(self, node_uid: str) -> list[SendOrder]:
+        """The points of replicas that this node is asked to send."""
+        return [order for order in self._sends.found.values() if order.node_uid == node_uid]
+
+    def find_receives(self, node_uid: str) -> list[ReceiveOrder]:
+        """The points of replicas that this node is asked to take in."""
+        return [order for order in self._receives.found.values() if order.node_uid == node_uid]
 
     def is_warm(self, sha256: str) -> bool:
         """Whether nodes keep a booted machine of the image with this content."""
@@ -125,6 +140,14 @@ def find_volume_order(envelope: Envelope) -> VolumeOrder | None:
 
 def find_taking_order(envelope: Envelope) -> VolumeOrder | None:
     return decode_part(envelope.status, SnapshotStatus).volume_order
+
+
+def find_send_order(envelope: Envelope) -> SendOrder | None:
+    return decode_part(envelope.status, ReplicationStatus).order
+
+
+def find_receive_order(envelope: Envelope) -> ReceiveOrder | None:
+    return decode_part(envelope.status, ReplicaStatus).order
 
 
 def find_warm(envelope: Envelope) -> WarmImage | None:

@@ -84,6 +84,8 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.never_often = list(context.orders.never_often.found.values())
     answer.backups = context.orders.find_backup_orders(uid)
     answer.volume_work = context.orders.find_volume_orders(uid)
+    answer.sends = context.orders.find_sends(uid)
+    answer.receives = context.orders.find_receives(uid)
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))
     answer.remove_snapshots = await _find_removable_snapshots(context, node)
     return json_answer(answer)

@@ -12,13 +12,15 @@ from weft.api.route import Route
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec, list_secrets, registry_secret_of
 from weft.kinds.backup_repository import ACCESS_KEY, BACKUP_REPOSITORY, SECRET_KEY, BackupRepositorySpec
 from weft.kinds.backup_repository import KEY as REPOSITORY_KEY
+from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.cluster import TOKEN as LINK_TOKEN
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.kinds.volume import KEY as VOLUME_KEY
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
-from weft.protocol.report import OpenedRepository, OpenedSecrets, SecretsInput
+from weft.protocol.report import OpenedLink, OpenedRepository, OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
 from weft.trust.seal import unseal
 from weft.trust.tickets import check_repository_ticket, check_secret_ticket
@@ -34,9 +36,11 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give allocation (a name), ticket or repository") from None
+        raise InvalidInput("give allocation (a name), ticket, repository or cluster") from None
     if asked.repository:
         return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked)))
+    if asked.cluster:
+        return json_answer(msgspec.to_builtins(await _open_link(context, call, asked.cluster)))
     if asked.ticket:
         return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
     found = await context.store.get(object_key("allocation", None, asked.allocation))
@@ -91,6 +95,19 @@ async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput)
         raise NotFound(f"node {call.actor.name} has no project to back up to {name[:80]}")
     found = await read_project(context, copied[0].name.partition("/")[0], opened[REPOSITORY_KEY])
     return OpenedRepository(opened, spec.ca, msgspec.to_builtins(found))
+
+
+async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:
+    """How a linked cluster is reached, only while the node has an order to send a point there."""
+    if all(order.cluster != name for order in context.orders.find_sends(call.actor.id)):
+        raise NotFound(f"node {call.actor.name} has nothing to do with cluster {name[:80]}")
+    entry = await context.store.get(object_key(CLUSTER.name, None, name))
+    spec = decode_part(decode_envelope(entry.value).spec, ClusterSpec) if entry is not None else None
+    sealed = spec.sealed.get(LINK_TOKEN) if spec is not None else None
+    if spec is None or sealed is None:
+        raise NotFound(f"cluster {name[:80]} not found, or it has no token", hint="weft cluster link")
+    token = unseal(context.settings.seal_key, sealed, place_of(None, name, LINK_TOKEN, CLUSTER.name)).decode()
+    return OpenedLink(spec.url, spec.ca, token)
 
 
 async def _open_volume(context: ApiContext, project: str | None, volume: AllocatedVolume) -> str:

@@ -19,6 +19,7 @@ from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.log.departed import claim_departed
 from weft.api.object.backup_files import claim_backup, claim_repository
+from weft.api.object.replica import claim_replica
 from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
@@ -34,6 +35,7 @@ from weft.kinds.node import NODE
 from weft.kinds.parts.stream_verbs import STREAM_VERBS, refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
+from weft.kinds.replica import REPLICA
 from weft.kinds.snapshot import SNAPSHOT
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
@@ -140,25 +142,17 @@ async def _make(
         whole["others"] = await _read_others(view, target, verb, whole, given)
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
-            return await _make_with_change(context, call, view, target, verb, given, manifest, expected)
+            needed += await _plan_before(context, call, view, target, verb, whole, given, mark)
+            return await _make_with_change(context, call, view, target, verb, given, manifest, expected, needed)
         there = await view.get(manifest.kind, manifest.project, manifest.name)
         # A name with the mark is of this request; one that people chose may be another's.
         if key is not None and there is not None and (there.name.endswith(mark) or await was_done(context, key)):
             return Draft(manifest.kind, there, "unchanged")
         if there is not None:  # said before what it needs, whose names follow from this one
             raise _taken(context, manifest.kind, there)
-        before = verb.make_before(whole, given, mark) if verb.make_before is not None else ()
-        needed.clear()
-        for made in before:
-            part = read_manifest(made, project=target.project)
-            if (other := await view.get(part.kind, part.project, part.name)) is not None:
-                raise _taken(context, part.kind, other, "; the names of its volumes follow from it")
-            needed.append(await admit.plan_create(context, view, part, call.actor, by_verb=True))
+        needed += await _plan_before(context, call, view, target, verb, whole, given, mark)
         draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
-        for each in needed:
-            draft.writes += each.writes
-            draft.preconditions = list(dict.fromkeys([*draft.preconditions, *each.preconditions]))
-            draft.guards = [*{guard.key: guard for guard in [*draft.guards, *each.guards]}.values()]
+        _add(draft, needed)
         if expected.is_given:
             draft.preconditions.append(AtRevision(current.key, current.revision))
         return draft
@@ -173,6 +167,34 @@ async def _make(
         for each in (*needed, draft):
             record_change(context, call, each)
     return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+async def _plan_before(
+    context: ApiContext,
+    call: Call,
+    view: View,
+    target: Target,
+    verb: Verb,
+    whole: dict[str, Any],
+    given: Any,
+    mark: str,
+) -> list[Draft]:
+    """What the verb makes before its main object."""
+    needed = []
+    for made in verb.make_before(whole, given, mark) if verb.make_before is not None else ():
+        part = read_manifest(made, project=target.project)
+        if (other := await view.get(part.kind, part.project, part.name)) is not None:
+            raise _taken(context, part.kind, other, "; the names of its volumes follow from it")
+        needed.append(await admit.plan_create(context, view, part, call.actor, by_verb=True))
+    return needed
+
+
+def _add(draft: Draft, needed: list[Draft]) -> None:
+    """Commit these with the draft."""
+    for each in needed:
+        draft.writes += each.writes
+        draft.preconditions = list(dict.fromkeys([*draft.preconditions, *each.preconditions]))
+        draft.guards = [*{guard.key: guard for guard in [*draft.guards, *each.guards]}.values()]
 
 
 def _taken(context: ApiContext, kind: Kind, other: Envelope, why: str = "") -> AlreadyExists:
@@ -212,14 +234,15 @@ async def _make_with_change(
     given: Any,
     manifest: Manifest,
     expected: Match,
+    needed: list[Draft],
 ) -> Draft:
-    """The new object and the change of ``target`` that belongs to it, in one commit."""
+    """The new object, what is needed for it, and the change of ``target`` that belongs to it, in one commit."""
     changed = await _plan(context, view, target, verb, given, expected)
     draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
-    draft.envelope.owner = changed.envelope.ref
-    draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
-    draft.preconditions += changed.preconditions
-    draft.guards += changed.guards
+    if verb.owns:
+        draft.envelope.owner = changed.envelope.ref
+        draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:]]
+    _add(draft, [*needed, changed])
     return draft
 
 
@@ -258,6 +281,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
         place = {"node_uid": spec.node_uid, "allocation": allocation.name, "guest_id": short_id(allocation.uid)}
     elif kind is NODE:
         place["node_uid"] = envelope.uid
+    elif kind is REPLICA:
+        place |= claim_replica(envelope)
     elif kind is BACKUP:
         place |= await claim_backup(context, envelope)
     elif kind is BACKUP_REPOSITORY:

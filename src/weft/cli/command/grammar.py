@@ -32,8 +32,8 @@ from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people")
 CHANGEABLE = tuple(kind.name for kind in KINDS if kind.access.writer == "people" and not kind.lifetime.ephemeral)
-# A node comes by joining, with its pools, and a cluster by linking.
-MAKEABLE = tuple(name for name in PEOPLE if name not in ("node", "pool", "cluster"))
+# A node comes by joining, with its pools, a cluster by linking, and a replica from the cluster that sends its points.
+MAKEABLE = tuple(name for name in PEOPLE if name not in ("node", "pool", "cluster", "replica"))
 
 
 PLACED = tuple(WORKLOADS)
@@ -118,6 +118,7 @@ AFTER = {
     "cluster": {
         "link": Entry("cluster.link", "Link another cluster with this one", ("cluster",)),
         "link-token": Entry("cluster.link_token", "Print a token that links another cluster, once", ("cluster",)),
+        "replicate": Entry("replication.replicate", "Replicate VMs to a linked cluster", ("cluster",)),
     },
     "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
     "vm": {
@@ -133,6 +134,7 @@ SPECIAL = {
     ("create", "backup"): "backup",
     ("create", "backuprepository"): "backup.repository",
     ("restore", "backup"): "backup.restore",
+    ("promote", "replica"): "replication.promote",
     ("get", "backup"): "backup_files.get",
     ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",

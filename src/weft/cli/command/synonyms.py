@@ -126,6 +126,7 @@ ELSEWHERE: dict[str, str] = {
     "capture": "network capture vm/NAME > NAME.pcap",
     "files": "backup ls NAME",
     "contents": "backuprepository import NAME --dry-run",
+    "receive": "cluster replicate vm/NAME --destination CLUSTER",
 }
 
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table
@@ -134,7 +135,6 @@ NOT_YET: dict[str, str] = {
     "cluster": "node list",
     "dashboard": "top",
     "rebalance": "vm recommend NAME",
-    "replicate": "",
     "trace": "network flows --vm NAME",
     "update": "set NAME",
 }

@@ -7,7 +7,18 @@ from typing import Literal
 
 Health = Literal["running", "changing", "waiting", "degraded", "failed", "unknown", "ended"]
 _PHASES: Mapping[Health, tuple[str, ...]] = {
-    "running": ("Running", "Ready", "Available", "Attached", "Active", "inactive", "Promoted", "Linked"),
+    "running": (
+        "Running",
+        "Ready",
+        "Available",
+        "Attached",
+        "Active",
+        "inactive",
+        "Promoted",
+        "Linked",
+        "Replicating",
+        "Standby",
+    ),
     "changing": (
         *(
             "Prolog",
@@ -23,6 +34,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
             "Snapshotting",
             "Copying",
             "Restoring",
+            "Seeding",
         ),
         *(
             "Preparing",
@@ -62,8 +74,11 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Undecided",
         "Suspect",
         "Unreachable",
+        "Behind",
+        "Interrupted",
+        "NodeLost",
     ),
-    "failed": ("Failed", "Rejected", "Refused", "NotReady", "TimedOut", "Full", "firing"),
+    "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing"),
     "unknown": ("Unknown", "Missing"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
 }

@@ -1,0 +1,126 @@
+"""`weft cluster replicate vm/shop --destination west --rpo 60s`: a VM has a replica at a linked cluster from now on. There,
+`weft replica promote shop` makes the VM from its newest point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.exit_codes import OK
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import Target, usage
+from weft.cli.session import Session
+from weft.cli.wait.finish import finish_one
+from weft.kinds.fields.cells import dig
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.kinds.replica import LEAST_RPO, MOST_RPO, REPLICA
+from weft.kinds.replication import REPLICATION
+from weft.objects.identity import check_name
+from weft.objects.quantity import format_duration
+
+
+def replicate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="[vm/NAME]..."),
+        click.Option(
+            ["--destination"],
+            metavar="CLUSTER",
+            required=True,
+            shell_complete=complete_name("cluster"),
+            help="The linked cluster that the replicas are at.",
+        ),
+        click.Option(["--rpo"], type=options.Duration(), help="How old the newest point there may be. [60s]"),
+        click.Option(
+            ["--replication-mode"],
+            type=click.Choice(("async",)),
+            default="async",
+            help="async: points are sent at intervals, and the VM never waits for the link.",
+        ),
+        click.Option(["--keep"], type=click.IntRange(1, 20), help="Number of points that are kept there. [3]"),
+        click.Option(
+            ["--project-there"], metavar="PROJECT", help="The project there. [as the link says, else the same name]"
+        ),
+        click.Option(["--pool"], metavar="POOL", help="The storage pool there. [local]"),
+        *options.waits(),
+        options.output(),
+    ]
+    words = (
+        "Replicate VMs to a linked cluster: all their disks first, then at intervals what changed, so that the newest point there "
+        "is never older than the RPO. Without a name: all VMs of the project that there are now."
+    )
+    return options.build(verb, words, _replicate, kind, params)
+
+
+def _replicate(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    destination: str,
+    rpo: float | None,
+    replication_mode: str,
+    keep: int | None,
+    project_there: str | None,
+    pool: str | None,
+) -> int:
+    if rpo is not None and not LEAST_RPO <= rpo <= MOST_RPO:
+        raise usage(
+            f"--rpo: {format_duration(rpo)} is out of range",
+            f"give {format_duration(LEAST_RPO)} to {format_duration(MOST_RPO)}",
+        )
+    names = [check_name(word.removeprefix("vm/")) for word in words] or [
+        str(vm["name"]) for vm in session.client.list("vm", project=session.project or None).items
+    ]
+    if not names:
+        raise usage("the project has no VMs", "name one: weft cluster replicate vm/NAME --destination CLUSTER")
+    given = {"rpo": rpo, "keep": keep, "project_there": project_there, "pool": pool}
+    spec = {"cluster": destination, "mode": replication_mode, **{k: v for k, v in given.items() if v is not None}}
+    made = []
+    for name in names:
+        manifest: dict[str, Any] = {"kind": "replication", "name": name, "spec": {"of": f"vm/{name}", **spec}}
+        if session.project:
+            manifest["project"] = session.project
+        made.append(session.client.put(manifest))
+    codes = [finish_one(session, Target(REPLICATION, one["name"]), one, "create") for one in made]
+    return max(codes, default=OK)
+
+
+def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False, able=("replica",)),
+        click.Option(["--new-name"], metavar="NAME", help="The name of the VM here. [as at its source]"),
+        click.Option(["--point"], type=click.IntRange(1), help="The number of the point. [the newest]"),
+        *options.waits(),
+        options.output(),
+    ]
+    words = (
+        "Create the VM from the newest point of its replica, and take no more points. What the VM wrote after that point is not in "
+        "it. The VM at the source is not stopped: do that first if it still runs."
+    )
+    return options.build(verb, words, _promote, kind, params)
+
+
+def _promote(
+    session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None, point: int | None
+) -> int:
+    target = find_one(session, kind, words, ("replica",), "give one replica")
+    there = session.client.get(REPLICA.name, target.name)
+    points = [one for one in dig(there, "status.points") or [] if point in (None, one["number"])]
+    given: dict[str, Any] = {"new_name": new_name} if new_name else {}
+    made = session.client.verb(
+        REPLICA.name, target.name, "promote", {**given, **({"point": point} if point is not None else {})}
+    )
+    if points:
+        session.notify(_describe(session, points[-1]))
+    return finish_one(session, Target(BY_NAME["vm"], made["name"]), made, "create")
+
+
+def _describe(session: Session, point: dict[str, Any]) -> str:
+    age = max(0.0, session.clock.now() - point.get("received_at", 0.0)) + point.get("age_seconds", 0.0)
+    return (
+        f"from point {point['number']}, which is {format_duration(round(age, 1))} old: what was written since is lost"
+    )

@@ -1,0 +1,159 @@
+"""Keeps replicas at linked clusters as young as their RPO says: a snapshot first, then its node sends what changed.
+
+Reads replications, clusters, VMs, snapshots, nodes; writes replication.status with the order for the node, makes and deletes the
+snapshots that it sends, releases the finalizer "replication". Woken by any of those, and by time. Nodes get the order with the API
+server's answers to their reports, and report on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.controllers.loop import Plan
+from weft.controllers.replication.plan import ReplicationFacts, ReplicationPlan, Taken, plan_replication
+from weft.informer.commit import Commit, Draft, let_go, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.fields.replication.work import SendOrder, SendReport, find_send
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.replication import (
+    REPLICATIONS_BY_CLUSTER,
+    REPLICATIONS_BY_SNAPSHOT,
+    REPLICATIONS_BY_SUBJECT,
+    REPLICATIONS_BY_UID,
+    ReplicationSpec,
+    ReplicationStatus,
+    SentPoint,
+    subject_of,
+)
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VmSpec
+from weft.objects.identity import MAX_NAME, new_uid, object_key
+
+FINALIZER, SOURCE = "replication", "replications"
+
+
+class Replications:
+    name = "replications"
+    kinds = ("replication", "cluster", "vm", "snapshot", "node")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "replication":
+                return (change.key,)
+            case "cluster":
+                if has_changed(change, lambda item: (item.uid, item.deleting, item.status(ClusterStatus).phase)):
+                    return [item.key for item in view.find(REPLICATIONS_BY_CLUSTER, change.item.envelope.name)]
+            case "vm":
+                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                    return [item.key for item in view.find(REPLICATIONS_BY_SUBJECT, change.item.key)]
+            case "snapshot":
+                return [item.key for item in view.find(REPLICATIONS_BY_SNAPSHOT, change.item.uid)]
+            case "node":
+                return _route_node(view, change)
+        return ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            replication = view.get(key)
+            if replication is None:
+                continue
+            commit, later = plan_one(view, replication, now)
+            if commit is not None:
+                plan.commits.append(commit)
+            if later:
+                plan.later[key] = later
+        return plan
+
+
+def _route_node(view: View, change: Changed) -> Iterable[str]:
+    items = [item for item in (change.old, change.new) if item is not None]
+    if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
+        return [item.key for item in view.of_kind("replication").values()]
+    if has_changed(change, lambda node: node.report(NodeReport).sends):
+        uids = {one.uid for item in items for one in item.report(NodeReport).sends}
+        return [item.key for uid in sorted(uids) for item in view.find(REPLICATIONS_BY_UID, uid)]
+    return ()
+
+
+def read_facts(view: View, replication: Item) -> ReplicationFacts:
+    spec, status = replication.spec(ReplicationSpec), replication.status(ReplicationStatus)
+    subject, project = view.get(subject_of(replication)), replication.envelope.project or ""
+    cluster = view.get(object_key(CLUSTER.name, None, spec.cluster))
+    there = cluster.spec(ClusterSpec).projects.get(project, project) if cluster is not None else project
+    following = _read_snapshot(view, status.next)
+    home = following.status.node_uid if following is not None else None
+    return ReplicationFacts(
+        name=replication.envelope.name,
+        uid=replication.uid,
+        deleting=replication.deleting,
+        spec=spec,
+        status=status,
+        project=spec.project_there or there,
+        subject=subject.uid if subject is not None and not subject.deleting else "",
+        cluster=cluster.status(ClusterStatus).phase if cluster is not None and not cluster.deleting else None,
+        point=_read_snapshot(view, status.point),
+        next=following,
+        node_ready=any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, home or "")),
+        report=_find_report(view, status.order),
+    )
+
+
+def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:
+    for item in view.find(SNAPSHOTS_BY_UID, point.snapshot_uid) if point is not None and point.snapshot_uid else ():
+        return Taken(item.envelope.name, item.uid, item.deleting, item.status(SnapshotStatus))
+    return None
+
+
+def _find_report(view: View, order: SendOrder | None) -> SendReport | None:
+    if order is None:
+        return None
+    nodes = view.find(NODES_BY_UID, order.node_uid)
+    return next((found for node in nodes if (found := find_send(node.report(NodeReport).sends, order))), None)
+
+
+def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, float]:
+    facts = read_facts(view, replication)
+    plan = plan_replication(facts, now)
+    if plan.release:
+        return Commit(replication.key, [let_go(replication, FINALIZER)], [unchanged(replication)]), 0.0
+    draft, status = Draft(), plan.status
+    if plan.begin:
+        status = _make_snapshot(draft, view, replication, status, now)
+    for uid in plan.drop:
+        for item in view.find(SNAPSHOTS_BY_UID, uid):
+            if not item.deleting:
+                draft.change(item, deleting_since=now)
+    if status != facts.status:
+        draft.change(replication, status=status)
+    return draft.commit(replication.key, _list_events(replication, facts, plan)), plan.later
+
+
+def _make_snapshot(
+    draft: Draft, view: View, replication: Item, status: ReplicationStatus, now: float
+) -> ReplicationStatus:
+    uid, envelope = new_uid(), replication.envelope
+    subject = view.get(subject_of(replication))
+    name = f"{envelope.name[: MAX_NAME - 13]}-{uid[:12]}"
+    image = subject.spec(VmSpec).image if subject is not None else ""
+    spec = SnapshotSpec(of=replication.spec(ReplicationSpec).of, automatic="replication", image=image)
+    draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator))
+    return msgspec.structs.replace(status, next=SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now))
+
+
+def _list_events(replication: Item, facts: ReplicationFacts, plan: ReplicationPlan) -> list[Event]:
+    was, now, ref = facts.status, plan.status, replication.envelope.ref
+    if now.phase == was.phase:
+        return []
+    if now.phase in ("Interrupted", "Stale", "Failed"):
+        return [Event("Warning", now.phase, now.message, ref, SOURCE)]
+    if now.phase == "Behind":
+        message = f"the newest point is {now.lag_seconds:g} s old; the RPO is {facts.spec.rpo:g} s"
+        return [Event("Warning", "Behind", message, ref, SOURCE)]
+    if now.phase == "Replicating":
+        return [Event("Normal", "Replicating", f"point {now.point.number if now.point else 0} is there", ref, SOURCE)]
+    return []

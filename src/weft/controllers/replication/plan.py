@@ -1,0 +1,246 @@
+"""What a replication needs next, from what is known of it. Pure.
+
+The age of the newest point is counted from the moment when this cluster ordered its snapshot, by this cluster's clock, until now or
+until the next point is complete: so it is never shown younger than it is, and no two clocks are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.kinds.fields.replication.work import SendOrder, SendReport
+from weft.kinds.replication import AgeSpan, ReplicationSpec, ReplicationStatus
+from weft.kinds.snapshot import SnapshotStatus
+from weft.objects.quantity import format_bytes, format_duration
+
+BEGIN_SHARE = 1 / 3  # of the RPO: at that age of the newest point, the next one begins
+ALARM_SHARE = 0.8  # of the RPO: at that age the replication is Behind
+LEAST_RETRY_SECONDS, MOST_RETRY_SECONDS, SLOW_RETRY_SECONDS = 2.0, 30.0, 300.0
+HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
+# Refusals that only people end.
+_STUCK = ("staleGeneration", "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
+_STALE = "staleGeneration"
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A snapshot of it."""
+
+    name: str
+    uid: str
+    deleting: bool
+    status: SnapshotStatus
+
+
+class ReplicationFacts(msgspec.Struct, frozen=True):
+    name: str
+    uid: str
+    deleting: bool
+    spec: ReplicationSpec
+    status: ReplicationStatus
+    project: str  # there
+    subject: str = ""  # uid of the VM; "": it is gone
+    cluster: str | None = None  # the linked cluster's phase; None: there is no such cluster
+    point: Taken | None = None  # the snapshot of the replica's newest point
+    next: Taken | None = None  # of the one under way
+    node_ready: bool = False  # that of ``next``
+    report: SendReport | None = None  # on the order
+
+
+class ReplicationPlan(msgspec.Struct, frozen=True):
+    status: ReplicationStatus
+    begin: bool = False  # make a snapshot: the status has none for it yet
+    drop: Sequence[str] = ()  # uids of snapshots that go
+    release: bool = False
+    later: float = 0.0  # seconds until it is planned again; 0: once something changes
+
+
+def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
+    status, spec = facts.status, facts.spec
+    mine = [one.uid for one in (facts.point, facts.next) if one is not None and not one.deleting]
+    if facts.deleting:
+        held = facts.point is not None or facts.next is not None
+        return ReplicationPlan(replace(status, phase="Deleting", order=None), drop=mine, release=not held)
+    if not facts.subject or status.workload_uid not in ("", facts.subject):
+        gone = "is gone" if not facts.subject else "is another VM than the one that was replicated"
+        ended = replace(status, point=None, next=None, order=None, phase="Failed", reason="vmGone")
+        return ReplicationPlan(
+            replace(ended, message=f"{spec.of} {gone}; its replica is still at {spec.cluster}"), drop=mine
+        )
+    if facts.cluster is None:
+        waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
+        return ReplicationPlan(replace(waits, next=None, order=None), drop=_of(facts.next))
+    if spec.paused:
+        paused = replace(status, phase="Paused", next=None, order=None, reason="", message="", lag_seconds=None)
+        return ReplicationPlan(paused, drop=_of(facts.next))
+    if status.next is not None:
+        return _show(facts, _follow(facts, now), now)
+    return _show(facts, _begin_if_due(facts, now), now)
+
+
+def _of(taken: Taken | None) -> list[str]:
+    return [taken.uid] if taken is not None and not taken.deleting else []
+
+
+def _begin_if_due(facts: ReplicationFacts, now: float) -> ReplicationPlan:
+    status = facts.status
+    if status.point is not None and (facts.point is None or facts.point.deleting):
+        status = replace(status, point=replace(status.point, snapshot_uid="", snapshot=""))  # the next one is whole
+    due = 0.0
+    if status.point is not None:
+        due = status.point.begun_at + facts.spec.rpo * BEGIN_SHARE - now
+    waits = max(due, status.retry_at - now)
+    waits = min(waits, facts.spec.rpo)  # a clock that was set back doesn't stop it
+    if waits > 0:
+        return ReplicationPlan(status, later=waits)
+    return ReplicationPlan(replace(status, workload_uid=facts.subject, progress=0.0), begin=True)
+
+
+def _follow(facts: ReplicationFacts, now: float) -> ReplicationPlan:
+    """The point under way: its snapshot, then its way to the replica."""
+    status, taken, report = facts.status, facts.next, facts.report
+    assert status.next is not None
+    if report is not None and report.phase == "done":
+        return _finish(facts, report, now)
+    if taken is None or taken.deleting:
+        return _fail(facts, "snapshotGone", "its snapshot was deleted before it was sent", now)
+    if taken.status.phase == "Failed":
+        reason = taken.status.reason or "snapshotFailed"
+        return _fail(facts, reason, f"no snapshot could be taken: {taken.status.message}", now)
+    if report is not None and report.phase == "failed":
+        return _fail(facts, report.reason or "streamLost", report.message, now)
+    if taken.status.phase != "Ready":
+        return ReplicationPlan(status)
+    order = status.order
+    if order is None or order.snapshot != taken.uid or order.node_uid != (taken.status.node_uid or ""):
+        if not facts.node_ready:
+            return ReplicationPlan(replace(status, order=None))
+        attempt = status.attempt + 1
+        return ReplicationPlan(replace(status, attempt=attempt, order=_order(facts, taken, attempt, now)))
+    share = report.bytes / report.total if report is not None and report.total else 0.0
+    return ReplicationPlan(replace(status, progress=round(min(share, 1.0), 2)))
+
+
+def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> SendOrder:
+    status, spec = facts.status, facts.spec
+    assert status.next is not None
+    disks = taken.status.disks
+    return SendOrder(
+        uid=facts.uid,
+        node_uid=taken.status.node_uid or "",
+        attempt=attempt,
+        cluster=spec.cluster,
+        project=facts.project,
+        replica=spec.replica or facts.name,
+        manifest=describe_replica(facts, taken),
+        snapshot=taken.uid,
+        since=status.point.snapshot_uid if status.point is not None else "",
+        generation=status.point.generation if status.point is not None else 1,
+        disks={name: disk.key for name, disk in disks.items()},
+        image_sha256=taken.status.image_sha256,
+        taken_at=taken.status.taken_at or 0.0,
+        consistency=taken.status.consistency,
+        age_seconds=max(0.0, now - status.next.begun_at),
+    )
+
+
+def describe_replica(facts: ReplicationFacts, taken: Taken) -> dict[str, Any]:
+    """The spec of the replica."""
+    return {
+        "of": facts.spec.of,
+        "origin": facts.uid,
+        "workload": dict(taken.status.workload_spec),
+        "disks": {name: disk.size for name, disk in taken.status.disks.items()},
+        "rpo": facts.spec.rpo,
+        "keep": facts.spec.keep,
+        "pool": facts.spec.pool,
+    }
+
+
+def _finish(facts: ReplicationFacts, report: SendReport, now: float) -> ReplicationPlan:
+    status = facts.status
+    assert status.next is not None
+    former, cycle = status.point, max(0.0, now - status.next.begun_at)
+    point = replace(
+        status.next,
+        number=report.number,
+        taken_at=status.order.taken_at if status.order is not None else 0.0,
+        generation=former.generation if former is not None else 1,
+    )
+    ended = replace(
+        status,
+        point=point,
+        next=None,
+        order=None,
+        failures=0,
+        retry_at=0.0,
+        cycle_seconds=round(cycle, 1),
+        transfer_seconds=round(report.seconds, 1),
+        bytes=report.bytes,
+        progress=0.0,
+        reason="",
+        message="",
+    )
+    if former is not None:
+        ended = note_age(ended, now - former.begun_at, now)
+        if not report.is_whole and cycle > facts.spec.rpo / 2:
+            rate = report.bytes / max(report.seconds, 0.1)
+            ended = replace(
+                ended,
+                reason="rpoUnreachable",
+                message=f"the last point took {format_duration(round(cycle))}, {format_duration(round(report.seconds))} of that "
+                f"at {format_bytes(int(rate))}/s: too long for an RPO of {format_duration(facts.spec.rpo)}",
+            )
+    return ReplicationPlan(ended, drop=_of(facts.point) if facts.point is not None else ())
+
+
+def note_age(status: ReplicationStatus, age: float, now: float) -> ReplicationStatus:
+    """The newest point had this age; of the last hour, the greatest of each five minutes is kept."""
+    history = [one for one in status.rpo_history if now - HISTORY_SECONDS - SPAN_SECONDS < one.at <= now]
+    age = round(max(0.0, age), 1)
+    if history and now - history[-1].at < SPAN_SECONDS:
+        history[-1] = AgeSpan(history[-1].at, max(history[-1].seconds, age))
+    else:
+        history.append(AgeSpan(now, age))
+    return replace(status, rpo_history=history, rpo_seconds=max(one.seconds for one in history))
+
+
+def _fail(facts: ReplicationFacts, reason: str, message: str, now: float) -> ReplicationPlan:
+    """The next try takes a new snapshot, and sends all that changed since the replica's newest point."""
+    status = facts.status
+    stuck = reason in _STUCK
+    pause = SLOW_RETRY_SECONDS if stuck else min(MOST_RETRY_SECONDS, LEAST_RETRY_SECONDS * 2 ** min(status.failures, 8))
+    failed = replace(
+        status,
+        next=None,
+        order=None,
+        failures=status.failures + 1,
+        retry_at=now + pause,
+        progress=0.0,
+        reason=reason,
+        message=message[:1000],
+    )
+    return ReplicationPlan(failed, drop=_of(facts.next), later=pause)
+
+
+def _show(facts: ReplicationFacts, plan: ReplicationPlan, now: float) -> ReplicationPlan:
+    """The plan with phase and lag."""
+    status, rpo = plan.status, facts.spec.rpo
+    lag = max(0.0, now - status.point.begun_at) if status.point is not None else None
+    if status.failures and status.reason:
+        phase = "Stale" if status.reason == _STALE else "Interrupted"
+    elif lag is None:
+        phase = "Seeding" if status.next is not None or plan.begin else "Pending"
+    else:
+        phase = "Behind" if lag > ALARM_SHARE * rpo else "Replicating"
+    step = max(1.0, rpo / 12)
+    changed = phase != facts.status.phase or status.point != facts.status.point or facts.status.updated_at is None
+    if lag is not None and (changed or not 0 <= now - (status.updated_at or 0.0) < step):
+        status = replace(status, lag_seconds=round(lag, 1), updated_at=now)
+        if lag > (status.rpo_seconds or 0.0) and facts.status.point == status.point:
+            status = note_age(status, lag, now)
+    later = step if plan.later <= 0 else min(plan.later, step)
+    return replace(plan, status=replace(status, phase=phase), later=later)

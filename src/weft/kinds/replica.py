@@ -1,0 +1,256 @@
+"""Replica: the points of a VM that runs at another cluster, as they came over the link. Each point is a Snapshot here.
+
+The other cluster's nodes create it and send its points; only people here promote it. Its node takes the points in; the replicas
+controller chooses that node, orders the next point, and removes old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.allocation import LOCAL
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
+from weft.kinds.fields.subject import check_subject, split_subject
+from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
+from weft.kinds.parts.stream_verbs import RECEIVE
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Counted,
+    Display,
+    Index,
+    Kind,
+    Lifetime,
+    Object,
+    Reference,
+    Stored,
+    Verb,
+    uid_of,
+)
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.quantity import format_bytes
+from weft.objects.schema import field, words
+
+LEAST_RPO, MOST_RPO = 10.0, 7 * 86400.0
+MOST_KEPT = 20
+MOST_WORKLOAD_BYTES = 64 << 10
+MOST_DISK_BYTES = 1 << 50
+STANDBY, PRIMARY = "standby", "primary"
+Rpo = Annotated[float, field("How old its newest point may be", quantity="duration", ge=LEAST_RPO, le=MOST_RPO)]
+Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT)]
+
+
+class ReplicaSpec(msgspec.Struct, kw_only=True):
+    of: Annotated[str, field("What it is a replica of, at the other cluster: vm/NAME", change="never")]
+    origin: Annotated[str, field("uid of the replication there that may send points", change="never", max_length=64)]
+    workload: Annotated[dict[str, Any], field("Spec of the VM there, as of the newest point or the next one")] = {}
+    disks: Annotated[dict[str, int], field("Sizes of its disks, by their names: root, and the volumes'")] = {}
+    rpo: Rpo = 60.0
+    keep: Keep = 3
+    pool: Annotated[str, field("Storage pool that its points are in", change="never", name=True)] = LOCAL
+    role: Annotated[
+        Literal["standby", "primary"],
+        field("standby: it takes points; primary: it was promoted, and takes none; set by the server"),
+    ] = "standby"
+    generation: Annotated[
+        int, field("Of who writes: a promotion begins the next one; set by the server", ge=1, le=1 << 40)
+    ] = 1
+
+
+class Point(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A point that is complete."""
+
+    number: int
+    snapshot: str  # name of its Snapshot
+    snapshot_uid: str
+    source: str = ""  # uid of the snapshot there that it is a copy of
+    generation: int = 1
+    taken_at: float = 0.0  # seconds since 1970, by the source's clock
+    received_at: float = 0.0  # by this cluster's clock
+    age_seconds: float = 0.0  # how old it was then
+    bytes: int = 0  # that came
+
+
+class ReplicaStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[str, words("Pending", "Seeding", "Standby", "NodeLost", "Promoted", "Deleting")] = "Pending"
+    points: list[Point] = []  # oldest first
+    node: str = ""  # where they are
+    node_uid: str = ""
+    lost_at: float | None = None  # since when that node isn't Ready
+    order: ReceiveOrder | None = None  # for the next point
+    reason: str = ""
+    message: str = ""
+
+
+def check_replica(spec: ReplicaSpec) -> None:
+    """Raises InvalidInput."""
+    check_subject(spec.of, "spec.of", ("vm",), "replicas are of")
+    if not spec.origin:
+        raise InvalidInput(
+            "spec.origin is empty: a replica is made by the cluster that sends its points",
+            field="spec.origin",
+            hint="at that cluster: weft cluster replicate vm/NAME --destination HERE",
+        )
+    if not 1 <= len(spec.disks) <= MOST_DISKS or ROOT not in spec.disks:
+        raise InvalidInput(
+            f"spec.disks: {len(spec.disks)} entries; at most {MOST_DISKS}, and one of them is root", field="spec.disks"
+        )
+    for name, length in spec.disks.items():
+        if not 1 <= length <= MOST_DISK_BYTES or not 1 <= len(name) <= 63:
+            raise InvalidInput(f"spec.disks.{name[:63]}: {length} bytes can't be a disk's size", field="spec.disks")
+    if len(msgspec.json.encode(spec.workload)) > MOST_WORKLOAD_BYTES:
+        raise InvalidInput(f"spec.workload is larger than {MOST_WORKLOAD_BYTES >> 10} KiB", field="spec.workload")
+
+
+def _check_change(old: ReplicaSpec, new: ReplicaSpec) -> None:
+    if old.role == PRIMARY and new != old:
+        raise IllegalTransition(
+            "the replica was promoted, so its source changes it no more",
+            reason="staleGeneration",
+            hint="its VM runs here now; delete the replica if nothing is to come of it",
+        )
+
+
+class PromoteInput(msgspec.Struct, kw_only=True):
+    new_name: Annotated[str, field("Name of the VM here; unset: as at its source", name=True)] = ""
+    point: Annotated[int, field("Number of the point; unset: the newest", ge=0)] = 0
+
+
+def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
+    """Raises IllegalTransition unless there is such a point."""
+    what = f"replica/{obj['name']}"
+    if dig(obj, "spec.role") == PRIMARY:
+        raise IllegalTransition(
+            f"{what} was promoted before", hint=f"weft vm describe {split_subject(obj['spec']['of'])[1]}"
+        )
+    points: list[dict[str, Any]] = dig(obj, "status.points") or []
+    found = [one for one in points if given.point in (0, one["number"])]
+    if not found:
+        there = ", ".join(str(one["number"]) for one in points) or "none"
+        raise IllegalTransition(
+            f"{what} has no such point; it has: {there}",
+            reason="noPoint",
+            hint="a point is complete once all its disks came: weft replica describe NAME",
+        )
+    return found[-1]
+
+
+def _list_promoted(obj: Object, given: PromoteInput) -> list[tuple[str, str]]:
+    points: list[dict[str, Any]] = dig(obj, "status.points") or []
+    return [("snapshot", str(one["snapshot"])) for one in points]
+
+
+def _read_snapshot(obj: Object, given: PromoteInput) -> Object:
+    point = _find_point(obj, given)
+    found: Object | None = dig(obj, "others", {}).get(f"snapshot/{point['snapshot']}")
+    if found is None or found["uid"] != point["snapshot_uid"] or dig(found, "status.phase") != "Ready":
+        raise IllegalTransition(
+            f"point {point['number']} of replica/{obj['name']} can't be used now: its snapshot is "
+            f"{dig(found, 'status.phase', 'gone') if found is not None else 'gone'}",
+            reason="noPoint",
+            hint="wait for its node, or give another point with --point",
+        )
+    return found
+
+
+def _name_vm(obj: Object, given: PromoteInput) -> str:
+    return given.new_name or split_subject(str(obj["spec"]["of"]))[1]
+
+
+def _make_vm(obj: Object, given: PromoteInput, _: str) -> dict[str, Any]:
+    snapshot = _read_snapshot(obj, given)
+    disks = {name: disk.get("size", 0) for name, disk in dig(snapshot, "status.disks", {}).items()}
+    former = dig(snapshot, "status.workload_spec", {})
+    return make_restored_vm(former, _name_vm(obj, given), snapshot["name"], disks, memory=False)
+
+
+def _make_volumes(obj: Object, given: PromoteInput, _: str) -> Sequence[dict[str, Any]]:
+    snapshot = _read_snapshot(obj, given)
+    disks = dig(snapshot, "status.disks", {})
+    volumes = {name: (disk.get("size", 0), disk.get("pool", "")) for name, disk in disks.items()}
+    return make_restored_volumes(volumes, _name_vm(obj, given), snapshot["name"])
+
+
+def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
+    _read_snapshot(obj, given)
+    return {**obj["spec"], "role": PRIMARY, "generation": int(dig(obj, "spec.generation") or 1) + 1}
+
+
+def _count(spec: ReplicaSpec, status: ReplicaStatus) -> Counted:
+    """The whole size of its disks, however much has come: so what comes is never too much. Once promoted, its VM counts."""
+    return Counted({"disk": 0 if spec.role == PRIMARY else sum(spec.disks.values())})
+
+
+def _newest(obj: Object, what: str) -> Any:
+    points = dig(obj, "status.points") or []
+    return points[-1].get(what) if points else None
+
+
+REPLICAS_BY_UID = Index("replicas by uid")
+REPLICAS_BY_NODE = Index("replicas by uid of their node", reads_status=True)
+REPLICAS_BY_POINT = Index("replicas by uid of their points' snapshots", reads_status=True)
+
+
+def _node_uid(replica: Stored) -> tuple[str, ...]:
+    uid = replica.status(ReplicaStatus).node_uid
+    return (uid,) if uid else ()
+
+
+REPLICA = Kind(
+    name="replica",
+    plural="replicas",
+    title="replica",
+    summary="Points of VMs that run at another cluster",
+    spec=ReplicaSpec,
+    status=ReplicaStatus,
+    indexes={
+        REPLICAS_BY_UID: uid_of,
+        REPLICAS_BY_NODE: _node_uid,
+        REPLICAS_BY_POINT: lambda item: [one.snapshot_uid for one in item.status(ReplicaStatus).points],
+    },
+    references=(Reference("pool", "spec.pool", lambda s: [s.pool] if s.pool != LOCAL else [], blocks=False),),
+    verbs=(
+        RECEIVE.verb("Take a point in, from the cluster that sends it"),
+        Verb(
+            "promote",
+            "Create its VM from its newest point, and take no more points",
+            input=PromoteInput,
+            change=_promote,
+            make=_make_vm,
+            make_before=_make_volumes,
+            owns=False,
+            reads=_list_promoted,
+            needs="write",
+        ),
+    ),
+    access=Access(readers="project", status_writer="replicas"),
+    admission=Admission(
+        check=check_replica,
+        check_change=_check_change,
+        server_fields=("role", "generation"),
+        made_fields=("role", "generation"),
+        counts=_count,
+    ),
+    display=Display(
+        topic="Clusters",
+        columns=(
+            NAME,
+            Column("OF", text("spec.of")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("POINTS", lambda obj: str(len(dig(obj, "status.points") or [])), align="right"),
+            Column("NEWEST", lambda obj: str(_newest(obj, "number") or "–"), align="right"),
+            Column("DISKS", lambda obj: format_bytes(sum((dig(obj, "spec.disks") or {}).values())), align="right"),
+            Column("NODE", text("status.node")),
+            Column("POOL", text("spec.pool"), wide=True),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Standby")}, finalizers=("replica",)),
+)

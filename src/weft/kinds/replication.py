@@ -1,0 +1,161 @@
+"""Replication: a VM here has a replica at another cluster, whose newest point is never older than ``rpo``, as long as the link
+carries what the VM writes.
+
+The replications controller has snapshots taken; the VM's node sends what changed. All that is known of how old the newest point is
+is measured by this cluster's clock alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.allocation import LOCAL
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.fields.replication.work import SendOrder
+from weft.kinds.fields.subject import check_subject, list_named, split_subject
+from weft.kinds.parts.goal import reaches
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Column,
+    Display,
+    Index,
+    Kind,
+    Lifetime,
+    Object,
+    Reference,
+    Stored,
+    uid_of,
+)
+from weft.kinds.replica import Keep, Rpo
+from weft.objects.identity import object_key
+from weft.objects.quantity import format_duration
+from weft.objects.schema import field, words
+
+
+class ReplicationSpec(msgspec.Struct, kw_only=True):
+    of: Annotated[str, field("What is replicated: vm/NAME, in this project", change="never")]
+    cluster: Annotated[str, field("Linked cluster that the replica is at", change="never", name=True)]
+    rpo: Rpo = 60.0
+    mode: Annotated[
+        Literal["async"],
+        field("async: points are sent at intervals, and the VM never waits for the link", change="never"),
+    ] = "async"
+    keep: Keep = 3
+    project_there: Annotated[
+        str, field("Project there; unset: as the link says, else the same name", change="never", name=True)
+    ] = ""
+    pool: Annotated[str, field("Storage pool there", change="never", name=True)] = LOCAL
+    replica: Annotated[str, field("Name of the replica; unset: that of this object", change="never", name=True)] = ""
+    paused: Annotated[bool, field("Send no points for now")] = False
+
+
+class SentPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A snapshot that is, or becomes, the replica's newest point."""
+
+    snapshot: str  # its name
+    snapshot_uid: str
+    begun_at: float  # when it was ordered, in seconds since 1970: the point is no older
+    number: int = 0  # at the replica
+    taken_at: float = 0.0  # by its node's clock
+    generation: int = 1
+
+
+class AgeSpan(msgspec.Struct, frozen=True):
+    """The greatest age of the newest point in five minutes."""
+
+    at: float  # when they began, in seconds since 1970
+    seconds: float
+
+
+class ReplicationStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[
+        str,
+        words("Pending", "Seeding", "Replicating", "Behind", "Interrupted", "Paused", "Stale", "Failed", "Deleting"),
+    ] = "Pending"
+    workload_uid: str = ""
+    point: SentPoint | None = None  # the newest one that the replica has
+    next: SentPoint | None = None  # the one under way
+    order: SendOrder | None = None
+    attempt: int = 0  # of the last order
+    failures: int = 0  # one after the other
+    retry_at: float = 0.0  # seconds since 1970: not before
+    lag_seconds: float | None = None  # age of the replica's newest point, as of ``updated_at``
+    rpo_seconds: float | None = None  # the greatest age of the last hour
+    rpo_history: list[AgeSpan] = []
+    updated_at: float | None = None
+    cycle_seconds: float = 0.0  # from ordering the last point's snapshot until the replica had it
+    transfer_seconds: float = 0.0  # of that: sending
+    bytes: int = 0  # of the last point
+    progress: float = 0.0  # of the one under way: 0 to 1
+    reason: str = ""
+    message: str = ""
+
+
+def check_replication(spec: ReplicationSpec) -> None:
+    """Raises InvalidInput."""
+    check_subject(spec.of, "spec.of", ("vm",), "can be replicated")
+
+
+def _seconds(path: str) -> Any:
+    def cell(obj: Object) -> str:
+        seconds = dig(obj, path)
+        return "–" if seconds is None else format_duration(round(seconds, 1))
+
+    return cell
+
+
+def subject_of(replication: Stored) -> str:
+    """The key of what is replicated."""
+    kind, name = split_subject(replication.spec(ReplicationSpec).of)
+    return object_key(kind, replication.envelope.project, name)
+
+
+def _list_snapshots(item: Stored) -> list[str]:
+    status = item.status(ReplicationStatus)
+    return [one.snapshot_uid for one in (status.point, status.next) if one is not None]
+
+
+REPLICATIONS_BY_UID = Index("replications by uid")
+REPLICATIONS_BY_SUBJECT = Index("replications by key of what they are of")
+REPLICATIONS_BY_CLUSTER = Index("replications by name of their cluster")
+REPLICATIONS_BY_SNAPSHOT = Index("replications by uid of their snapshots", reads_status=True)
+
+REPLICATION = Kind(
+    name="replication",
+    plural="replications",
+    title="replication",
+    summary="VMs that have a replica at another cluster",
+    spec=ReplicationSpec,
+    status=ReplicationStatus,
+    indexes={
+        REPLICATIONS_BY_UID: uid_of,
+        REPLICATIONS_BY_SUBJECT: lambda item: (subject_of(item),),
+        REPLICATIONS_BY_CLUSTER: lambda item: (item.spec(ReplicationSpec).cluster,),
+        REPLICATIONS_BY_SNAPSHOT: _list_snapshots,
+    },
+    references=(
+        Reference("vm", "spec.of", lambda spec: list_named("vm", [spec.of]), blocks=False),
+        Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),
+    ),
+    access=Access(readers="project", status_writer="replications"),
+    admission=Admission(check=check_replication),
+    display=Display(
+        topic="Clusters",
+        columns=(
+            NAME,
+            Column("OF", text("spec.of")),
+            Column("TO", text("spec.cluster")),
+            Column("PHASE", text("status.phase", "Pending"), keep=True),
+            Column("LAG", _seconds("status.lag_seconds"), align="right"),
+            Column("RPO", _seconds("spec.rpo"), align="right"),
+            Column("WORST", _seconds("status.rpo_seconds"), align="right"),
+            Column("POINT", lambda obj: str(dig(obj, "status.point.number") or "–"), align="right", wide=True),
+            AGE,
+            Column("NOTE", note, flexible=True),
+        ),
+    ),
+    lifetime=Lifetime(goals={"create": reaches("Replicating", "Behind")}, finalizers=("replication",)),
+)

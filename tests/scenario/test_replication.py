@@ -1,0 +1,144 @@
+"""Replication as the controllers of both clusters see to it, with a pretend node on either side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.scenario.controllers_lab import GIB
+from tests.scenario.migration_lab import MovingLab
+from tests.scenario.snapshot_lab import SnapshotNode, join
+
+from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport, SendOrder, SendReport
+from weft.kinds.node import NodePool, NodeReport, NodeSnapshot
+from weft.kinds.replica import ReplicaStatus
+from weft.kinds.replication import ReplicationStatus
+from weft.kinds.snapshot import SnapshotStatus
+from weft.objects.envelope import Envelope, decode_part, merge_part
+
+LOCAL = NodePool("local", "p", 100 * GIB, 90 * GIB)
+SPEC = {
+    "of": "vm/web",
+    "origin": "there",
+    "workload": {"image": "tiny", "memory": 64 << 20},
+    "disks": {"root": GIB, "data": GIB},
+    "keep": 2,
+}
+
+
+async def read(lab: MovingLab, key: str, type_: type[Any]) -> Any:
+    envelope = await lab.get(key)
+    return None if envelope is None else decode_part(envelope.status, type_)
+
+
+async def until(lab: MovingLab, key: str, type_: type[Any], holds: Any) -> Any:
+    found: list[Any] = []
+
+    async def does_hold() -> bool:
+        status = await read(lab, key, type_)
+        found[:] = [status]
+        return status is not None and bool(holds(status))
+
+    await lab.until(does_hold)
+    return found[0]
+
+
+async def send(lab: MovingLab, node: SnapshotNode, key: str, attempt: int, **said: Any) -> SendOrder:
+    """Wait for this order, and report on it."""
+    status = await until(
+        lab, key, ReplicationStatus, lambda status: status.order is not None and status.order.attempt == attempt
+    )
+    order: SendOrder = status.order
+    await node.write_report(sends=[SendReport(uid=order.uid, attempt=attempt, **said)])
+    return order
+
+
+async def receive(lab: MovingLab, node: SnapshotNode, key: str, number: int) -> ReceiveOrder:
+    """Wait for the order for this point, and take it in."""
+    status = await until(
+        lab, key, ReplicaStatus, lambda status: status.order is not None and status.order.number == number
+    )
+    order: ReceiveOrder = status.order
+    listed = [*(await node_report(lab)).snapshots, NodeSnapshot(uid=order.snapshot, size=1 << 20, pool_id="p")]
+    report = ReceiveReport(
+        uid=order.uid,
+        snapshot=order.snapshot,
+        phase="done",
+        source=f"s{number}",
+        disks={"root": ReceivedDisk("root", GIB), "data": ReceivedDisk("v1", GIB)},
+        bytes=7,
+        taken_at=5.0,
+        age_seconds=2.0,
+        consistency="crash",
+    )
+    await node.write_report(receives=[report], snapshots=listed)
+    return order
+
+
+async def node_report(lab: MovingLab) -> NodeReport:
+    envelope = await lab.get("/node/-/n1")
+    assert envelope is not None
+    return decode_part(envelope.report, NodeReport)
+
+
+async def put_cluster(lab: MovingLab) -> None:
+    spec = {"url": "https://10.0.0.1:6443", "ca": "", "projects": {"default": "lab"}}
+    made = await lab.put("cluster", "west", spec, project=None)
+
+    def link(envelope: Envelope) -> None:
+        envelope.status = merge_part(envelope.status, msgspec.defstruct("S", [("phase", str, "Linked")])())
+
+    await lab.change(made.key, link)
+
+
+async def test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        await put_cluster(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        made = await lab.put(
+            "replication", "web", {"of": "vm/web", "cluster": "west", "rpo": 60.0}, finalizers=("replication",)
+        )
+        order = await send(lab, node, made.key, 1, phase="done", number=1, bytes=100, seconds=0.5, is_whole=True)
+        assert (order.since, order.project, order.replica, order.manifest["origin"]) == ("", "lab", "web", made.uid)
+        assert order.manifest["workload"]["image"] == "tiny" and set(order.disks) == {"root"}
+        status = await until(lab, made.key, ReplicationStatus, lambda status: status.point is not None)
+        assert (status.phase, status.point.number) == ("Replicating", 1)
+
+        again = await send(lab, node, made.key, 2, phase="failed", reason="streamLost", message="cut")
+        assert again.since == order.snapshot
+        await until(lab, made.key, ReplicationStatus, lambda status: status.phase == "Interrupted")
+        third = await send(lab, node, made.key, 3, phase="done", number=2, bytes=9, seconds=0.1)
+        assert third.since == order.snapshot and third.snapshot != again.snapshot
+        status = await until(
+            lab, made.key, ReplicationStatus, lambda status: status.point is not None and status.point.number == 2
+        )
+        assert (status.phase, status.failures, status.point.snapshot_uid) == ("Replicating", 0, third.snapshot)
+
+        await lab.delete(made.key)
+        await until(lab, made.key, ReplicationStatus, lambda status: status.phase == "Deleting")
+        await node.write_report(snapshots=[])  # as the server asked
+        await lab.until_gone(made.key)
+
+
+async def test_points_that_come_are_snapshots_and_the_oldest_goes(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        made = await lab.put("replica", "web", SPEC, finalizers=("replica",))
+        orders = [await receive(lab, node, made.key, number) for number in (1, 2, 3)]
+        assert [order.parent for order in orders] == ["", orders[0].snapshot, orders[1].snapshot]
+        assert [order.parent_source for order in orders] == ["", "s1", "s2"]
+        status = await until(lab, made.key, ReplicaStatus, lambda status: len(status.points) == 2)
+        assert (status.phase, [one.number for one in status.points]) == ("Standby", [2, 3])
+        newest = status.points[-1]
+        taken = await until(lab, f"/snapshot/default/{newest.snapshot}", SnapshotStatus, lambda one: one.phase)
+        assert (taken.phase, taken.consistency, taken.workload_spec["image"]) == ("Ready", "crash", "tiny")
+        assert {name: disk.key for name, disk in taken.disks.items()} == {"root": "root", "data": "v1"}
+        await lab.delete(made.key)
+        await until(lab, made.key, ReplicaStatus, lambda status: status.phase == "Deleting")
+        await node.write_report(snapshots=[])  # as the server asked
+        await lab.until_gone(made.key)

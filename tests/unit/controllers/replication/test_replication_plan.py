@@ -1,0 +1,206 @@
+"""What a replication does next: snapshots at the right times, sent once each; the age of the newest point is never understated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.controllers.replication.plan import (
+    MOST_RETRY_SECONDS,
+    ReplicationFacts,
+    ReplicationPlan,
+    Taken,
+    note_age,
+    plan_replication,
+)
+from weft.kinds.fields.replication.work import SendReport
+from weft.kinds.replication import ReplicationSpec, ReplicationStatus, SentPoint
+from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
+
+NOW = 10_000.0
+POINT = SentPoint(snapshot="web-a", snapshot_uid="a", begun_at=NOW - 5, number=4)
+NEXT = SentPoint(snapshot="web-b", snapshot_uid="b", begun_at=NOW - 2)
+
+
+def take(uid: str, phase: str = "Ready", **changes: Any) -> Taken:
+    status = SnapshotStatus(
+        phase=phase,
+        node="n1",
+        node_uid="node-1",
+        disks={"root": SnapshotDisk(key="root", size=100), "data": SnapshotDisk(key="v1", size=50)},
+        taken_at=5.0,
+        workload_spec={"image": "tiny"},
+        image_sha256="i",
+        consistency="crash",
+    )
+    return Taken(f"web-{uid}", uid, False, msgspec.structs.replace(status, **changes))
+
+
+def make_facts(status: ReplicationStatus | None = None, **changes: Any) -> ReplicationFacts:
+    facts = ReplicationFacts(
+        name="web",
+        uid="r",
+        deleting=False,
+        spec=ReplicationSpec(of="vm/web", cluster="west", rpo=60.0),
+        status=status or ReplicationStatus(workload_uid="w"),
+        project="lab",
+        subject="w",
+        cluster="Linked",
+        node_ready=True,
+    )
+    return msgspec.structs.replace(facts, **changes)
+
+
+def steady(**changes: Any) -> ReplicationStatus:
+    return ReplicationStatus(workload_uid="w", point=POINT, **changes)
+
+
+def order_next() -> ReplicationFacts:
+    """One whose point is on its way."""
+    facts = make_facts(steady(next=NEXT), point=take("a"), next=take("b"))
+    plan = plan_replication(facts, NOW)
+    assert plan.status.order is not None
+    return msgspec.structs.replace(facts, status=plan.status)
+
+
+def test_a_new_one_begins_at_once() -> None:
+    plan = plan_replication(make_facts(ReplicationStatus()), NOW)
+    assert (plan.begin, plan.status.phase, plan.status.workload_uid) == (True, "Seeding", "w")
+
+
+@pytest.mark.parametrize(("age", "begins"), [(19.0, False), (20.0, True), (500.0, True)])
+def test_the_next_point_begins_once_the_newest_is_a_third_of_the_rpo_old(age: float, begins: bool) -> None:
+    point = msgspec.structs.replace(POINT, begun_at=NOW - age)
+    plan = plan_replication(make_facts(ReplicationStatus(workload_uid="w", point=point), point=take("a")), NOW)
+    assert plan.begin is begins
+    assert plan.status.lag_seconds == age
+
+
+def test_a_clock_that_was_set_back_stops_nothing_for_longer_than_the_rpo() -> None:
+    plan = plan_replication(make_facts(steady(retry_at=NOW + 90_000), point=take("a")), NOW - 80_000)
+    assert not plan.begin and 0 < plan.later <= 60.0
+    assert plan.status.lag_seconds == 0.0
+
+
+def test_the_order_names_what_changed_since_the_newest_point_and_how_the_replica_should_be() -> None:
+    order = order_next().status.order
+    assert order is not None
+    assert (order.snapshot, order.since, order.node_uid, order.age_seconds) == ("b", "a", "node-1", 2.0)
+    assert order.disks == {"root": "root", "data": "v1"}
+    assert order.manifest["disks"] == {"root": 100, "data": 50}
+    assert (order.project, order.replica, order.manifest["origin"]) == ("lab", "web", "r")
+
+
+def test_a_point_that_is_there_takes_the_place_of_the_one_before_whose_snapshot_goes() -> None:
+    facts = order_next()
+    report = SendReport(uid="r", attempt=1, phase="done", number=5, bytes=1000, seconds=1.0)
+    plan = plan_replication(msgspec.structs.replace(facts, report=report), NOW)
+    status = plan.status
+    assert status.point is not None and (status.point.snapshot_uid, status.point.number) == ("b", 5)
+    assert (status.next, status.order, plan.drop) == (None, None, ["a"])
+    assert (status.lag_seconds, status.rpo_seconds, status.phase) == (2.0, 5.0, "Replicating")
+
+
+def test_a_failure_takes_a_new_snapshot_after_a_pause_that_grows_and_keeps_the_newest_point() -> None:
+    facts, pauses = order_next(), []
+    for _ in range(8):
+        report = SendReport(uid="r", attempt=1, phase="failed", reason="streamLost", message="cut")
+        plan = plan_replication(msgspec.structs.replace(facts, report=report), NOW)
+        assert (plan.drop, plan.status.next, plan.status.point) == (["b"], None, POINT)
+        assert (plan.status.phase, plan.status.reason) == ("Interrupted", "streamLost")
+        pauses.append(plan.status.retry_at - NOW)
+        facts = msgspec.structs.replace(
+            facts, status=msgspec.structs.replace(facts.status, failures=plan.status.failures)
+        )
+    assert pauses == sorted(pauses) and pauses[0] < pauses[-1] == MOST_RETRY_SECONDS
+    assert not plan_replication(make_facts(plan.status, point=take("a")), NOW + 1).begin
+    assert plan_replication(make_facts(plan.status, point=take("a")), NOW + 60).begin
+
+
+def test_one_whose_replica_was_promoted_says_so_and_hardly_tries() -> None:
+    report = SendReport(uid="r", attempt=1, phase="failed", reason="staleGeneration", message="promoted")
+    plan = plan_replication(msgspec.structs.replace(order_next(), report=report), NOW)
+    assert plan.status.phase == "Stale" and plan.status.retry_at - NOW > MOST_RETRY_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("taken", "reason"),
+    [(None, "snapshotGone"), (take("b", "Failed", reason="noSpace", message="full"), "noSpace")],
+)
+def test_a_snapshot_that_fails_or_is_deleted_is_a_failure(taken: Taken | None, reason: str) -> None:
+    plan = plan_replication(make_facts(steady(next=NEXT), point=take("a"), next=taken), NOW)
+    assert (plan.status.reason, plan.status.phase, plan.status.point) == (reason, "Interrupted", POINT)
+
+
+def test_a_vm_that_migrates_while_its_point_is_sent_has_it_sent_by_its_new_node() -> None:
+    facts = order_next()
+    moved = take("b", node_uid="node-2")
+    plan = plan_replication(msgspec.structs.replace(facts, next=moved, node_ready=False), NOW)
+    assert plan.status.order is None
+    plan = plan_replication(msgspec.structs.replace(facts, next=moved, status=plan.status), NOW)
+    order = plan.status.order
+    assert order is not None and (order.node_uid, order.attempt) == ("node-2", 2)
+
+
+def test_without_the_snapshot_of_the_newest_point_the_next_is_sent_whole() -> None:
+    plan = plan_replication(make_facts(steady(), point=None), NOW)
+    assert plan.status.point is not None and plan.status.point.number == 4
+    status = msgspec.structs.replace(plan.status, next=NEXT)
+    order = plan_replication(make_facts(status, next=take("b")), NOW).status.order
+    assert order is not None and order.since == ""
+
+
+@pytest.mark.parametrize("subject", ["", "another"])
+def test_a_vm_that_is_gone_ends_it_and_leaves_the_replica(subject: str) -> None:
+    plan = plan_replication(make_facts(steady(), subject=subject, point=take("a")), NOW)
+    assert (plan.status.phase, plan.status.reason, plan.drop) == ("Failed", "vmGone", ["a"])
+    assert "its replica is still at west" in plan.status.message
+    assert not plan_replication(make_facts(plan.status, subject=subject), NOW).begin
+
+
+def test_one_that_is_deleted_goes_once_its_snapshots_are_gone() -> None:
+    plan = plan_replication(make_facts(steady(next=NEXT), deleting=True, point=take("a"), next=take("b")), NOW)
+    assert (plan.drop, plan.release) == (["a", "b"], False)
+    assert plan_replication(make_facts(steady(), deleting=True), NOW).release
+
+
+def test_a_newest_point_near_the_rpo_is_behind() -> None:
+    old = msgspec.structs.replace(POINT, begun_at=NOW - 49)
+    status = ReplicationStatus(workload_uid="w", point=old, next=NEXT)
+    plan = plan_replication(make_facts(status, point=take("a"), next=take("b", "Taking")), NOW)
+    assert (plan.status.phase, plan.status.lag_seconds, plan.status.rpo_seconds) == ("Behind", 49.0, 49.0)
+
+
+def test_a_link_that_can_not_carry_what_is_written_is_said_to_be_too_slow() -> None:
+    facts = order_next()
+    begun = msgspec.structs.replace(NEXT, begun_at=NOW - 45)
+    slow = msgspec.structs.replace(facts, status=msgspec.structs.replace(facts.status, next=begun))
+    report = SendReport(uid="r", attempt=1, phase="done", number=5, bytes=80 << 20, seconds=40.0)
+    plan = plan_replication(msgspec.structs.replace(slow, report=report), NOW)
+    assert plan.status.reason == "rpoUnreachable" and "2 MiB/s" in plan.status.message
+    whole = msgspec.structs.replace(report, is_whole=True)
+    assert plan_replication(msgspec.structs.replace(slow, report=whole), NOW).status.reason == ""
+
+
+def test_the_worst_age_is_that_of_the_last_hour() -> None:
+    status = ReplicationStatus()
+    for minute in range(0, 130, 2):
+        status = note_age(status, 50.0 if minute == 10 else 20.0, NOW + 60 * minute)
+        if not 70 < minute < 76:
+            assert status.rpo_seconds == (50.0 if 10 <= minute <= 70 else 20.0), minute
+    assert len(status.rpo_history) <= 14
+
+
+def test_a_plan_of_a_plan_changes_nothing_more() -> None:
+    def settle(plan: ReplicationPlan, facts: ReplicationFacts) -> ReplicationStatus:
+        return plan_replication(msgspec.structs.replace(facts, status=plan.status), NOW).status
+
+    for facts in (
+        make_facts(steady(), point=take("a")),
+        make_facts(steady(next=NEXT), point=take("a"), next=take("b", "Taking")),
+        order_next(),
+    ):
+        plan = plan_replication(facts, NOW)
+        assert settle(plan, facts) == plan.status
