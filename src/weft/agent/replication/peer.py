@@ -5,7 +5,6 @@ gateway. Blocking, for threads.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import ssl
 import threading
@@ -116,10 +115,15 @@ class _Stream:
 
     def peek(self) -> int | None:
         """The number, if the other side has ended already. Raises its refusal."""
-        while self._sock.pending() or select.select([self._sock], [], [], 0)[0]:
-            if (number := self._receive()) is not None:
-                return number
-        return None
+        self._sock.settimeout(0.0)  # what came may be of TLS alone
+        try:
+            while (number := self._receive()) is None:
+                pass
+            return number
+        except ssl.SSLWantReadError:
+            return None
+        finally:
+            self._sock.settimeout(STALL_SECONDS)
 
     def await_end(self) -> int:
         self._sock.settimeout(END_SECONDS)
@@ -137,6 +141,8 @@ class _Stream:
     def _receive(self) -> int | None:
         try:
             data = self._sock.recv(_RECEIVE_BYTES)
+        except ssl.SSLWantReadError:
+            raise
         except OSError as problem:
             raise _lost(problem) from None
         if not data:
