@@ -33,6 +33,7 @@ from weft.agent.node.capabilities import Capabilities
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
+from weft.agent.replication.merging import Merging
 from weft.agent.replication.receiver import Receiver
 from weft.agent.replication.sender import Sender
 from weft.agent.samples.files import SampleFiles
@@ -154,6 +155,7 @@ class Agent:
         )
         self._sender = Sender(host.node, server, self.pools, self.images, clock, self._reporter.wake)
         self.receiver = Receiver(self.pools, clock, self._reporter.wake, self._snapshots.wake)
+        self._merging = Merging(self.pools, turns, clock)
         self._volume_work = VolumeWork(
             *(host.state_dir, host.node_uid, self.pools, self._volumes, self._snapshots, self.table, turns, clock),
             changed=self._reporter.wake,
@@ -202,7 +204,16 @@ class Agent:
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
         disks = (self._snapshots, self._absorption, self._volume_work)
-        for part in (*parts, *disks, self.logs, self.recorded_flows, self._templates, self._backups, self.receiver):
+        for part in (
+            *parts,
+            *disks,
+            self.logs,
+            self.recorded_flows,
+            self._templates,
+            self._backups,
+            self.receiver,
+            self._merging,
+        ):
             self._tasks.spawn(part.keep())
         if self.spans is not None:
             self._tasks.spawn(self.spans.keep())
