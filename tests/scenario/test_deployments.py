@@ -353,3 +353,24 @@ async def test_a_vm_that_gives_way_to_another_image_is_stopped_and_starts_again_
         await until(lab, "RolledBack", 1)
         await lab.until_phase("web", "Running")
         await lab.until_gone("/vm/default/fresh")
+
+
+@pytest.mark.parametrize("firmware", ["auto", "bios"])
+async def test_a_vm_runs_beside_the_one_that_had_its_template_before_or_has_it_now(
+    tmp_path: Path, firmware: str
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, keep_old=300.0)
+        await act(lab, "update", UpdateInput(template={"firmware": "bios"}))
+        await until(lab, "Promoted", 2)
+        given = UpdateInput(template={"firmware": firmware}, strategy={"type": "blue-green"}, instance="fresh")
+        await act(lab, "update", given)
+        await until(lab, "Paused", 3)
+        assert set(await instances(lab, "vm")) == {"web", "fresh"}
+        assert decode_part((await lab.vm("web")).spec, VmSpec).firmware == "bios"
+        await act(lab, "resume")
+        await until(lab, "Promoted", 3)
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 2)
+        await lab.until_gone("/vm/default/fresh")
+        assert decode_part((await lab.vm("web")).spec, VmSpec).run == "run"

@@ -101,7 +101,7 @@ class _Planner:
         if (mark, spec.rollout) == (status.template, status.rollout):
             status.observed_generation = self._facts.generation
             return ""
-        known = next((one for one in status.revisions if mark_template(one.template, one.labels) == mark), None)
+        known = self._find_known(mark)
         number = known.number if known is not None else max((one.number for one in status.revisions), default=0) + 1
         is_undo = known is not None and spec.undos > status.undos
         is_busy = status.phase in ("Progressing", "Paused") and status.stage in ("test", "roll")
@@ -117,6 +117,19 @@ class _Planner:
         back = (is_undo and number <= status.stable) or status.revision != number == status.stable
         self._begin(number, back=back)
         return ""
+
+    def _find_known(self, mark: str) -> Revision | None:
+        """The revision with that template; None if there must be another one, as a further instance shall run."""
+        status, spec = self._status, self._spec
+        same = [one for one in status.revisions if mark_template(one.template, one.labels) == mark]
+        if spec.undos > status.undos:
+            same = [one for one in same if one.number != status.revision] or same
+        elif spec.rollout > status.rollout and spec.instance:
+            same = [one for one in same if one.instance == spec.instance]
+        elif spec.rollout > status.rollout and spec.adopt and spec.strategy.type != "rolling":
+            # The adopted VM has changed since: it can't run beside itself as it was.
+            same = [one for one in same if one.instance != spec.adopt or one.number in status.slots]
+        return max(same, key=lambda one: (one.number == status.stable, one.number), default=None)
 
     def _begin(self, number: int, *, back: bool, why: str = "") -> None:
         status, spec = self._status, self._spec
