@@ -38,6 +38,7 @@ MOST_REPLICAS = 500
 MOST_TEMPLATE_BYTES = 48_000
 MOST_EXPRESSION = 2000
 MOST_REVISIONS_BYTES = 120_000  # of all kept templates: an object has at most 256 KB
+NOT_PROMOTED = "notPromoted"  # why a command ends whose rollout went back, or waits for people
 LONGEST_NAME = 45  # so that NAME-REVISION-SLOT-TRY is a name
 DEPLOYMENT_LABEL, REVISION_LABEL, DRAINING_LABEL = "weft/deployment", "weft/revision", "weft/draining"
 OWN_LABELS = "weft/"
@@ -518,7 +519,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     if phase in ("Undecided", "Paused"):
         hint += f"   weft rollout undo {name}   weft rollout resume {name}"
     said = dig(obj, "status.verdict", "") or dig(obj, "status.message", "")
-    return DriverFailed(f"{what} is {phase}: {said}", hint=hint)
+    return DriverFailed(f"{what} is {phase}: {said}", reason=NOT_PROMOTED, hint=hint)
 
 
 def _scaled(obj: Object | None) -> bool:

@@ -35,5 +35,6 @@ def test_a_rollout_that_is_not_promoted_by_itself_ends_the_wait(
     failure = find(obj, "deployment/web", goal)
     assert (failure is not None) == fails
     assert goal.reached(obj) == (phase == "Promoted")
+    assert failure is None or failure.token == "notPromoted"
     if failure is not None and phase != "RolledBack":
         assert "it waits for a word" in failure.message and "weft rollout resume web" in (failure.hint or "")
