@@ -78,14 +78,19 @@ class Anomaly(msgspec.Struct, frozen=True, kw_only=True):
     score: float  # -log10 of how probable it was
 
 
-class ProfileStatus(msgspec.Struct, kw_only=True):
-    """``prediction`` by how far ahead: 5m, 1h, 24h. What isn't there has its reason in ``missing``, by field."""
+class ProfileTimes(msgspec.Struct, kw_only=True):
+    """The beginning of a profile's status: enough to know when it is due, a tenth of the memory."""
 
     looked_at: float = 0.0  # unix seconds
     cycles_looked_at: float = 0.0  # when cycles, class and correlations were last looked for
     sampled_at: float = 0.0  # the newest sample that was looked at
     history_seconds: float = 0.0  # from the first to the newest sample, a week at most
     cycles_history_seconds: float = 0.0  # how much there was when cycles were last looked for
+
+
+class ProfileStatus(ProfileTimes, kw_only=True):
+    """``prediction`` by how far ahead: 5m, 1h, 24h. What isn't there has its reason in ``missing``, by field."""
+
     resource: str = ""  # what the profile is of: cpu, or invocations of a function
     unit: str = ""  # of its values: cores, or 1/s
     full: float = 0.0  # as much as it may use, in ``unit``; 0: nothing says how much

@@ -12,7 +12,7 @@ from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
 from weft.kinds.node import NodeReport
-from weft.kinds.profile import NODE_PROFILE, WORKLOAD_PROFILE, ProfileStatus, name_profile
+from weft.kinds.profile import NODE_PROFILE, WORKLOAD_PROFILE, ProfileStatus, ProfileTimes, name_profile
 from weft.kinds.registry import WORKLOADS
 from weft.objects.identity import object_key
 
@@ -41,6 +41,11 @@ class Subject(msgspec.Struct, frozen=True):
         return self.profile.status(ProfileStatus) if self.profile is not None else ProfileStatus()
 
     @property
+    def times(self) -> ProfileTimes:
+        """Of all subjects only this is read: thousands of whole statuses would stay in memory."""
+        return self.profile.status(ProfileTimes) if self.profile is not None else ProfileTimes()
+
+    @property
     def series(self) -> Series:
         envelope = self.item.envelope
         return Series(envelope.project or "", envelope.kind, envelope.name)
@@ -59,12 +64,12 @@ def profile_key(item: Item) -> str:
 
 def list_due(view: View, now: float) -> list[Subject]:
     """Those to look at now, the longest waiting first."""
-    due = [one for one in list_subjects(view, now) if is_due(one.status, now)]
-    due.sort(key=lambda one: (one.status.looked_at, one.item.key))
+    due = [one for one in list_subjects(view, now) if is_due(one.times, now)]
+    due.sort(key=lambda one: (one.times.looked_at, one.item.key))
     return due
 
 
-def is_due(status: ProfileStatus, now: float) -> bool:
+def is_due(status: ProfileTimes, now: float) -> bool:
     """Once an hour; a young workload, when it is a quarter older; and after the clock went back."""
     pause = min(LOOK_SECONDS, max(LEAST_AGE_SECONDS, status.history_seconds / 4))
     return now - status.looked_at >= pause or status.looked_at > now + _AHEAD_SECONDS

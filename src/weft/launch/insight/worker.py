@@ -1,23 +1,16 @@
-"""The process that does the arithmetic of profiles: ``python -m weft.launch.insight.worker``, for the controllers.
-
-Takes a length (8 bytes, little-endian) and so many bytes on its standard input, and answers in the same form on its output. Ends
-with the input, so it never outlives who started it; keeps nothing. It runs at a low priority, on one core."""
+"""Starts the process that does the arithmetic of profiles (``arithmetic.py``), for the controllers, and asks it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import struct
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from typing import BinaryIO
 
-from weft.insight.profile.analysis import analyse
+from weft.launch.insight.framing import LENGTH, MOST_BYTES
 from weft.objects.errors import Unavailable
 
-LENGTH = struct.Struct("<Q")
-MOST_BYTES = 256 << 20
 MOST_SECONDS = 300.0  # of one batch, on a busy machine
 # Threads of a linear-algebra library would each take memory and a core.
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -56,7 +49,7 @@ class Worker:
 
     async def _find(self) -> Process:
         if self._process is None or self._process.returncode is not None:
-            argv = (sys.executable, "-m", "weft.launch.insight.worker")
+            argv = (sys.executable, "-m", "weft.launch.insight.arithmetic")
             environ = {**os.environ, **_ONE_THREAD}
             self._process = await asyncio.create_subprocess_exec(
                 *argv, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environ
@@ -69,21 +62,3 @@ class Worker:
             self._killed.append(process)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-
-
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answer until the input ends."""
-    while len(head := source.read(LENGTH.size)) == LENGTH.size:
-        (length,) = LENGTH.unpack(head)
-        batch = source.read(min(length, MOST_BYTES))
-        if len(batch) < length:
-            return
-        answer = analyse(batch)
-        sink.write(LENGTH.pack(len(answer)) + answer)
-        sink.flush()
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(OSError):
-        os.nice(10)
-    serve(sys.stdin.buffer, sys.stdout.buffer)
