@@ -71,6 +71,15 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
         return AuditActor(kind=self.kind, name=self.name, role=self.role, project=self.project or "", id=self.id)
 
     @functools.cached_property
+    def is_cluster(self) -> bool:
+        """Whether it is a linked cluster, which has rights only on what it has made itself."""
+        return self.kind == "person" and self.name.startswith(CLUSTER_PREFIX)
+
+    def is_kept_from(self, creator: str) -> bool:
+        """Whether objects that ``creator`` made are not there for it."""
+        return self.is_cluster and creator != self.name
+
+    @functools.cached_property
     def is_fixed(self) -> bool:
         """Whether no change of users, role bindings or roles changes what it may do."""
         return self.user is None and all(grant.role in RIGHTS for grant in self.grants)

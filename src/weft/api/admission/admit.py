@@ -214,8 +214,10 @@ async def plan_update(
     context: ApiContext, view: View, manifest: Manifest, current: Envelope, actor: Actor | None
 ) -> Draft:
     """A change of ``current`` for ``actor``, None for weft itself. Raises StaleRevision, InvalidInput for what can't be changed,
-    IllegalTransition, Forbidden."""
+    IllegalTransition, Forbidden; NotFound for what a linked cluster hasn't made itself."""
     kind = manifest.kind
+    if actor is not None and actor.is_kept_from(current.creator):
+        raise not_found(kind, current.name, current.project)
     if manifest.uid is not None:
         refuse_another(kind, current, manifest.uid)
     refuse_deleting(kind, current)

@@ -31,9 +31,12 @@ def owns(actor: Actor, envelope: Envelope, verb: str) -> bool:
 
 def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | None:
     """The test of a stored object for what ``owns`` says, of a project for whether the actor has a role there, for a
-    node whether it keeps it; None for someone who owns all of the kind, or another kind."""
+    node whether it keeps it, for a linked cluster whether it made it; None for someone who owns all of the
+    kind, or another kind."""
     if actor.kind == "node" and kind.access.node_reads == "kept":
         return lambda value: actor.id.encode() in value and _read_node(value) == actor.id
+    if actor.is_cluster:
+        return lambda value: not actor.is_kept_from(decode_envelope(value).creator)
     if kind.lifetime.holds_objects:
         projects = actor.find_projects(f"{kind.name}:{verb}") if actor.kind == "person" else None
         return None if projects is None else lambda value: decode_envelope(value).name in projects

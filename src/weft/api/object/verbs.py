@@ -73,6 +73,10 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     given = _read_input(verb, await call.read_object())
     expected = Match(call)
+    if call.actor.is_cluster:
+        named = await read_again(context, target.key)
+        if named is None or call.actor.is_kept_from(named.creator):
+            raise not_found(kind, target.require_name(), target.project)
     if verb.stream:
         if expected.is_given:
             expected.check(kind, target.require_name(), await read_again(context, target.key))

@@ -19,9 +19,10 @@ MOST_PROJECTS = 1_000
 MOST_URL, MOST_CA = 300, 8_192
 HELLO = "cluster:hello"  # what every linked cluster may do: say that it is there, and ask the same
 Word = Literal["replicate"]
-# The verbs that a grant gives in each of the link's projects, by kind: nothing that starts, changes or reads a guest.
+# The verbs that a grant gives in each of the link's projects, by kind, and there on what that cluster has made itself: nothing that
+# starts, changes or reads a guest, and nothing that takes away what it has sent.
 GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "replicate": {"replica": ("get", "list", "create", "update", "delete", "receive")},
+    "replicate": {"replica": ("get", "create", "update", "receive")},
 }
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
