@@ -65,7 +65,7 @@ def test_the_verb_makes_a_snapshot_of_the_vm_that_keeps_its_image(lab: DoorsLab)
     assert (made["kind"], made["name"]) == ("snapshot", "before")
     assert made["spec"] == {
         **{"of": "vm/web", "memory": True, "automatic": "", "image": "tiny"},
-        **{"group": "", "members": [], "backup": "", "instant": False, "pool": "local"},
+        **{"group": "", "members": [], "backup": "", "replica": "", "instant": False, "pool": "local"},
     }
     assert act(lab, "vm/web", "snapshot")["name"].startswith("web-")
     lab.client.delete("vm", "web")

@@ -146,7 +146,7 @@ async def _make(
         whole["others"] = await _read_others(view, target, verb, whole, given)
         manifest = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
-            needed += await _plan_before(context, call, view, target, verb, whole, given, mark)
+            needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected, needed)
         there = await view.get(manifest.kind, manifest.project, manifest.name)
         # A name with the mark is of this request; one that people chose may be another's.
@@ -154,7 +154,7 @@ async def _make(
             return Draft(manifest.kind, there, "unchanged")
         if there is not None:  # said before what it needs, whose names follow from this one
             raise _taken(context, manifest.kind, there)
-        needed += await _plan_before(context, call, view, target, verb, whole, given, mark)
+        needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
         draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
         _add(draft, needed)
         if expected.is_given:

@@ -1,0 +1,108 @@
+"""The verbs of replicas at the API: a promotion makes the VM and ends what the other cluster may send, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.test_api_snapshots import act, tell
+
+from weft.kinds.fields.replication.work import ReceiveOrder
+from weft.kinds.replica import Point, ReplicaStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
+
+DISKS = {"root": 1 << 30, "data": 5 << 20}
+WORKLOAD = {"image": "tiny", "memory": 64 << 20, "volumes": ["data"]}
+REPLICA = {
+    "kind": "replica",
+    "name": "web",
+    "spec": {"of": "vm/web", "origin": "o", "workload": WORKLOAD, "disks": DISKS},
+}
+POINT = {
+    "origin": "o",
+    "generation": 1,
+    "source": "s",
+    "disks": {"root": {"key": "root", "size": 1 << 30, "whole": True}},
+}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path)
+    lab.client.create(make_image())
+    lab.client.create(REPLICA)
+    yield lab
+    lab.close()
+
+
+def seed(lab: DoorsLab) -> None:
+    """The replica has point 4."""
+    disks = {name: SnapshotDisk(key=name, size=size, pool="local") for name, size in DISKS.items()}
+    taken = SnapshotStatus(
+        phase="Ready", workload_uid="u", workload_spec=WORKLOAD, disks=disks, node="n1", node_uid="u1", listed=True
+    )
+    spec = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
+    lab.put(SNAPSHOT.make("web-point-4", spec, 1.0, uid="p4", project="default", status=taken))
+    order = ReceiveOrder(uid="u", node_uid="u1", generation=1, origin="o", number=5, snapshot="p5", pool="local")
+    point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s4")
+    tell(
+        lab,
+        "/replica/default/web",
+        ReplicaStatus(phase="Standby", points=[point], node="n1", node_uid="u1", order=order),
+    )
+
+
+def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab: DoorsLab) -> None:
+    seed(lab)
+    assert act(lab, "replica/web", "receive", **POINT)["ticket"]
+    made = act(lab, "replica/web", "promote")
+    assert (made["kind"], made["name"], made["spec"]["origin"]["snapshot"]) == ("vm", "web", "web-point-4")
+    assert made["spec"]["volumes"] == ["web-data"] and made.get("owner") is None
+    assert lab.client.get("volume", "web-data")["spec"]["origin"] == {"snapshot": "web-point-4", "disk": "data"}
+    replica = lab.client.get("replica", "web")["spec"]
+    assert (replica["role"], replica["generation"]) == ("primary", 2)
+    with pytest.raises(IllegalTransition) as stale:
+        act(lab, "replica/web", "receive", **POINT)
+    assert (stale.value.token, stale.value.details["generation"]) == ("staleGeneration", 2)
+    with pytest.raises(IllegalTransition) as stale:
+        lab.client.patch("replica", "web", {"spec": {"keep": 5}})
+    assert stale.value.token == "staleGeneration"
+    with pytest.raises(IllegalTransition, match="promoted before"):
+        act(lab, "replica/web", "promote")
+
+
+def test_a_promotion_under_a_name_that_is_taken_changes_nothing(lab: DoorsLab) -> None:
+    seed(lab)
+    lab.client.create({"kind": "vm", "name": "web", "spec": {"image": "tiny"}})
+    with pytest.raises(WeftError):
+        act(lab, "replica/web", "promote")
+    assert lab.client.get("replica", "web")["spec"]["role"] == "standby"
+    assert act(lab, "replica/web", "promote", new_name="shop")["name"] == "shop"
+
+
+def test_without_a_complete_point_nothing_is_promoted_and_without_a_node_nothing_comes(lab: DoorsLab) -> None:
+    for given in ({}, {"point": 7}):
+        with pytest.raises(IllegalTransition) as none:
+            act(lab, "replica/web", "promote", **given)
+        assert none.value.token == "noPoint"
+    with pytest.raises(WeftError) as waits:
+        act(lab, "replica/web", "receive", **POINT)
+    assert waits.value.token == "replicaNotReady"
+
+
+def test_a_project_without_the_quota_refuses_the_replica_before_any_byte_comes(lab: DoorsLab) -> None:
+    lab.client.put({"kind": "quota", "name": "project", "spec": {"disk": 2 << 30}})
+    with pytest.raises(Forbidden, match="disk"):
+        lab.client.create({**REPLICA, "name": "other", "spec": {**REPLICA["spec"], "disks": {"root": 4 << 30}}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"origin": ""}, {"disks": {}}, {"disks": {"data": 1}}, {"disks": {"root": 0}}, {"workload": {"x": "y" * 70_000}}],
+)
+def test_a_replica_that_can_not_be_is_refused(lab: DoorsLab, changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        lab.client.create({**REPLICA, "name": "other", "spec": {**REPLICA["spec"], **changes}})
