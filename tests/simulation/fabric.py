@@ -32,7 +32,7 @@ from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
 from weft.api.app import build_app
 from weft.api.auth.authorise import Enrolment, enrolment_key
-from weft.api.bootstrap import _make_default
+from weft.api.bootstrap import DEFAULT_CIDR, _make_default
 from weft.api.context import ApiContext, Settings
 from weft.api.node.join import make_node
 from weft.contracts.journal import Event as JournalEvent
@@ -250,7 +250,7 @@ class Fabric:
             node.start()
 
     async def _fill(self) -> None:
-        await _make_default(self.doors)
+        await _make_default(self.doors, DEFAULT_CIDR)
         for name in NODES:
             await self._enrol(name)
         role = "fabric-admin" if self.shares else "admin"
