@@ -108,6 +108,10 @@ RELIES_ON = {
         "api/node/report.py attempt": "node at | enrolment",
     },
     "stand_in_a_network": {"api/node/egress_endpoints.py _ensure": "endpoint absent, network present, node present"},
+    "link_another_cluster": {"api/cluster/link.py attempt": "cluster absent, cluster at, token absent | token"},
+    "be_linked_by_another_cluster": {
+        "api/cluster/accept.py _take_in": "cluster absent, cluster at, token absent, token at | token"
+    },
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",
         "api/bootstrap.py _commit": "alertrule absent, defaultrules absent, network absent, project absent",
@@ -406,6 +410,42 @@ def come_back_and_have_heard(lab: DoorsLab, number: int) -> None:
     assert lab.stored(f"{enrolment_key(node.uid)}.given-up") is None, "it is remembered no more"
 
 
+def link_another_cluster(lab: DoorsLab, number: int) -> None:
+    """And again, which renews the link."""
+    with another_cluster(lab, f"links{number}") as other:
+        for _ in range(2):
+            link(lab, "there", other, link_token(other, "here"))
+        quietly(lab, lambda: lab.client.delete("cluster", "there"))
+
+
+def be_linked_by_another_cluster(lab: DoorsLab, number: int) -> None:
+    with another_cluster(lab, f"linked{number}") as other:
+        for _ in range(2):
+            link(other, "here", lab, quietly(lab, lambda: link_token(lab, "there")))
+        quietly(lab, lambda: lab.client.delete("cluster", "there"))
+
+
+def link_token(lab: DoorsLab, name: str) -> str:
+    made = lab.client.create({"kind": "token", "spec": {"use": "link", "link": {"name": name}}})
+    return str(made["secret"])
+
+
+def link(lab: DoorsLab, name: str, other: DoorsLab, token: str) -> None:
+    body = {"url": other.context.server, "token": token, "own_url": lab.context.server}
+    assert send(lab, "POST", f"/v1/clusters/{name}:link", body)["status"]["phase"] == "Linked"
+
+
+@contextlib.contextmanager
+def another_cluster(lab: DoorsLab, name: str) -> Iterator[DoorsLab]:
+    folder = lab.folder / name
+    folder.mkdir()
+    other = DoorsLab(folder)
+    try:
+        yield other
+    finally:
+        other.close()
+
+
 def stand_in_a_network(lab: DoorsLab, number: int) -> None:
     node = quietly(lab, lambda: lab.join(f"q{number}"))
     assert ask(node)["network"] == "blue"
@@ -475,6 +515,8 @@ REQUESTS: tuple[Request, ...] = (
     give_up_a_node_twice,
     come_back_and_have_heard,
     stand_in_a_network,
+    link_another_cluster,
+    be_linked_by_another_cluster,
     begin_anew_with_an_empty_store,
     begin_with_a_newer_rule,
     find_objects_of_an_older_weft,

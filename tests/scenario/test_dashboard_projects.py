@@ -184,9 +184,8 @@ def test_nothing_of_another_project_is_in_summary_search_and_events(browsers: di
     summary = answers[1].json()
     assert {row["name"] for row in answers[4].json()["rows"] if row["project"] == "blue"} <= {"given"}, "what it shares"
     listed = summary["problems"] + summary["operations"]
-    assert {one["kind"] for one in listed} <= {"node", "backuprepository"} and summary["queue"]["waiting"] == 0, (
-        "nodes are in no project"
-    )
+    in_no_project = {"node", "backuprepository", "cluster"}
+    assert {one["kind"] for one in listed} <= in_no_project and summary["queue"]["waiting"] == 0
 
 
 def test_a_summary_counts_what_its_reader_sees(browsers: dict[str, Browser]) -> None:
