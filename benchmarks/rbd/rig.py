@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -69,6 +68,7 @@ class Rig:
         self.volumes = RbdVolumes(self.lab.host, SystemClock(), "ceph", place_of(ceph))
         self.ceph, self.driver, self._runs = ceph, self.lab.driver(), 0
         self.tools = _make_tools(folder)
+        self._accelerator = "tcg"  # what weft's own guests run with, once one has run
 
     @classmethod
     @contextlib.contextmanager
@@ -102,6 +102,7 @@ class Rig:
         assert facts is not None
         plan = self.plan(f"fio-{self._runs}", facts)
         await ready(self.driver, plan)
+        self._accelerator = (await self.driver.probe()).accelerator
         out, err, code = await run(self.driver, plan.id, "sh", "-c", MOUNT)
         if code:
             raise RuntimeError(f"the tools can't be mounted: {(out + err).decode(errors='replace')}")
@@ -133,7 +134,7 @@ class Rig:
         there = {"pool": self.ceph.pool, "image": _image(facts), "conf": str(self.ceph.conf), "user": "weft"}
         data = json.dumps({"driver": "rbd", "node-name": "data", "discard": "unmap", **there})
         root, tools = plan.disks[0].path, str(self.tools)
-        accelerator = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+        accelerator = self._accelerator
         words = [
             "qemu-system-x86_64",
             "-M",
