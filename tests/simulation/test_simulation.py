@@ -55,7 +55,7 @@ def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: 
         pytest.param("memory", MISFORTUNES, (1, 2), marks=pytest.mark.long),
         ("sqlite", MISFORTUNES, (5,)),
         pytest.param("memory", BEHIND, (1,), marks=pytest.mark.long),
-        ("sqlite", GIVEN_UP, (3,)),
+        ("sqlite", GIVEN_UP, (2,)),
     ],
     ids=["all", "all on a file", "older stores", "nodes given up"],
 )
