@@ -179,7 +179,7 @@ class Agent:
         self._readiness = ReadinessChecks(network, services.by_network, self.table, runtimes, clock)
         self.proxies = Proxies(
             *(proxies, network, services.by_network, self.egress_endpoints, self.table),
-            *(Certificates(host.state_dir, host.node, server, clock), clock),
+            *(Certificates(host.state_dir, host.node, server, clock), clock, self._reporter.wake),
         )
         services.watchers += [self._readiness.wake, self.proxies.wake]
         steps = StepTraces(self.tracer)

@@ -182,7 +182,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     revisions: list[Revision] = []
     split: list[TrafficShare] = []  # of the requests; empty: all ready instances alike
     slots: list[int] = []  # the revision of each slot
-    step: int = 0  # of a canary
+    step: int = 0  # of a canary; of a rolling update 1 once requests to its first new instances were judged
     awaits: bool = False  # a person's word: weft rollout resume
     no_surge: str = ""  # why there can be no further instance
     migrated: list[str] = []  # migrations that the rollout has made
@@ -195,6 +195,13 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     resumes: int = 0
     undos: int = 0
     observed_generation: int = 0
+
+
+def find_since(status: DeploymentStatus) -> float | None:
+    """Since when requests to the new revision are judged; None: they aren't."""
+    if status.stage == "test":
+        return status.step_since
+    return status.started_at if status.stage == "roll" and status.stable and not status.back else None
 
 
 def instance_name(deployment: str, revision: int, slot: int, attempt: int = 1) -> str:

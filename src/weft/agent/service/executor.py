@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from weft.agent.function.egress_endpoints import EgressEndpoints
 from weft.agent.service.certificates import Certificates
@@ -28,11 +28,13 @@ log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 0.5
 COUNT_SECONDS = 1.0
 RECENT_SECONDS = 10.0  # of which the mean time until an answer is: as often as it is recorded
+REPORT_SECONDS = 2.0  # between reports while requests fail: rollouts are judged by them
 LINGER_SECONDS = 5.0  # of a proxy that nothing needs: a guest that is replaced is soon back
 
 
 class Proxies:
-    """``services``: of this node's networks, by network uid and address. ``driver`` None: this node runs no proxies."""
+    """``services``: of this node's networks, by network uid and address. ``driver`` None: this node runs no proxies.
+    ``report_failures`` is called while requests fail, at most every REPORT_SECONDS."""
 
     def __init__(
         self,
@@ -43,8 +45,10 @@ class Proxies:
         table: AllocationTable,
         certificates: Certificates,
         clock: Clock,
+        report_failures: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver, self._network, self._services = driver, network, services
+        self._report_failures, self._failures, self._failed_at = report_failures, 0, -REPORT_SECONDS
         self._egress, self._table, self._clock = egress, table, clock
         self._certificates = certificates
         self._woken = asyncio.Event()
@@ -164,6 +168,12 @@ class Proxies:
                         self._times.setdefault((one.service, one.address), []).append(now)
             except (WeftError, OSError) as problem:
                 log.debug("proxy %s: %s", id, problem)
+        every = [one for of in self._counts.values() for one in of]
+        failures = sum(one.answers.get("5xx", 0) + one.answers.get("none", 0) for one in every)
+        if failures > self._failures and self._clock.elapsed() - self._failed_at >= REPORT_SECONDS:
+            self._failed_at = self._clock.elapsed()
+            self._report_failures()
+        self._failures = failures
 
     def _guests(self) -> set[str]:
         """The networks that guests here are in."""

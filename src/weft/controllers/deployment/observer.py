@@ -12,7 +12,7 @@ from weft.contracts.history import History
 from weft.controllers.deployment.facts import Verdict
 from weft.controllers.deployment.requests import Watched, ask_figure, ask_verdict
 from weft.informer.view import Item, View
-from weft.kinds.deployment import REVISION_LABEL, DeploymentSpec, DeploymentStatus
+from weft.kinds.deployment import REVISION_LABEL, DeploymentSpec, DeploymentStatus, find_since
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.objects.errors import Unavailable, WeftError
 
@@ -81,13 +81,6 @@ class Observer:
             except Exception:  # a defect here must not end the controllers
                 _log.exception("%s: the history can't be read", item.key)
                 known.trouble, known.figure = "the history can't be read", None
-
-
-def find_since(status: DeploymentStatus) -> float | None:
-    """Since when requests to the new revision are judged; None: they aren't."""
-    if status.stage == "test":
-        return status.step_since
-    return status.started_at if status.stage == "roll" and status.stable and not status.back else None
 
 
 def needs_history(deployment: Item) -> bool:

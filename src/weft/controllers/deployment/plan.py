@@ -31,6 +31,7 @@ REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced
 LOST_SECONDS = 60.0  # after which one on a silent node is
 CRASHES = 2  # restarts of a new instance that mean it fails
 LOOK_SECONDS = 5.0  # between two looks at what requests say, or at a quota
+LATE_SECONDS = 30.0  # after which whatever nodes have counted is in the history
 MOST_AT_ONCE = 50  # instances in one commit, beside the deployment
 MOST_BYTES = 600_000
 _ENVELOPE_BYTES = 1500
@@ -147,7 +148,8 @@ class _Planner:
         if status.back:
             self._mark_outcome(leaves, "RolledBack")
             known = {number, status.stable} - {leaves}  # those with a share that are ready have the requests
-            status.split = _split({**{one: 1000 // len(known) for one in known}, leaves: 0}) if status.split else []
+            spared = bool(status.split) or (self._facts.verdict.word == "bad" and self._can_spare(leaves))
+            status.split = _split({**{one: 1000 // len(known) for one in known}, leaves: 0}) if spared else []
             self._give_up_broken()
         else:
             self._mark_outcome(number, "")
@@ -167,6 +169,11 @@ class _Planner:
             one = self._find((status.slots[slot], slot))
             if one is None or not (one.serves or one.in_place):
                 status.slots[slot] = status.revision
+
+    def _can_spare(self, number: int) -> bool:
+        """Whether there are enough healthy instances without those of this revision."""
+        slots = len(self._status.slots)
+        return sum(one.serves and one.slot < slots and one.revision != number for one in self._live) >= self._floor
 
     def _resume(self) -> None:
         status = self._status
@@ -316,6 +323,9 @@ class _Planner:
             return self._requeue(min(left, LOOK_SECONDS))
         if verdict.word == "good":
             return self._advance(verdict.why)
+        if facts.judged and -left < LATE_SECONDS:
+            self._waits.append(f"waits for the last counts of the requests: {verdict.why}")
+            return self._requeue(LOOK_SECONDS)
         if not (facts.answered or facts.trouble) and -left < strategy.health_check_timeout:
             self._waits.append("waits for what the history of metrics says of the requests")
             return self._requeue(LOOK_SECONDS)
@@ -385,6 +395,8 @@ class _Planner:
             return self._fail(self._facts.verdict.why)
         if status.back or not status.stable:
             self._give_up_broken()
+        elif self._judges_first():
+            return None
         for slot in self._old_slots():
             if self._is_served((target, slot)):
                 status.slots[slot], status.progressed_at = target, self._now
@@ -397,6 +409,25 @@ class _Planner:
         self._await(key for key in unserved if key[1] not in left or self._find(key) is not None)
         self._has_deadline = True
         return None
+
+    def _judges_first(self) -> bool:
+        """Whether the first new instances of a rolling update stay alone, as what their requests say of them isn't known yet."""
+        status, facts = self._status, self._facts
+        if status.step or status.strategy != "rolling":
+            return False
+        counts = facts.judged or not facts.answered
+        if not counts or facts.trouble or not any(one.serves and one.revision == status.revision for one in self._live):
+            return False
+        if status.step_since is None or status.step_since > self._now:
+            status.step_since = self._now
+        left = status.step_since + LATE_SECONDS - self._now
+        if left > 0 and facts.verdict.word == "wait":
+            why = facts.verdict.why or "no requests yet"
+            self._waits.append(f"the first new instance is watched for up to {format_duration(LATE_SECONDS)}: {why}")
+            self._requeue(min(left, LOOK_SECONDS))
+            return True
+        status.step, status.progressed_at = 1, self._now
+        return False
 
     def _roll_next(self, old: Sequence[int]) -> None:
         status, strategy, target = self._status, self._spec.strategy, self._status.revision

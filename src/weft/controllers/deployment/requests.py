@@ -19,7 +19,8 @@ from weft.kinds.deployment import Autoscale
 
 REQUESTS, SECONDS = "weft_service_requests_total", "weft_service_response_seconds"
 FAILED = frozenset({"5xx", "none"})
-STEP_SECONDS = 5.0
+STEP_SECONDS = 1.0
+FIGURE_STEP_SECONDS = 5.0
 _MOST_MOMENTS = 200
 TOLERANCE = 0.1  # so much beside the target is near enough
 
@@ -113,7 +114,7 @@ async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[V
 
 async def ask_figure(history: History, expression: str, project: str, now: float) -> float | None:
     """The mean of the expression's series of the project now; None without any. Raises what the history raises."""
-    found = await history.read(expression, Span.until(now, 2 * STEP_SECONDS, STEP_SECONDS), project)
+    found = await history.read(expression, Span.until(now, 2 * FIGURE_STEP_SECONDS, FIGURE_STEP_SECONDS), project)
     last = [row[np.isfinite(row)][-1] for row in found.values() if np.isfinite(row).any()]
     return float(np.mean(last)) if last else None
 

@@ -13,14 +13,22 @@ from weft.controllers.metrics.functions import list_functions
 from weft.controllers.metrics.samples import list_samples
 from weft.controllers.metrics.troubles import Kills, list_certificates, list_troubles
 from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import View
+from weft.kinds.deployment import DeploymentStatus, find_since
 from weft.objects.errors import StoreUnavailable
 from weft.protocol import function_counts
 from weft.protocol.heartbeat import LEASE_PREFIX
 from weft.telemetry.metrics.sample import Sample
 
 INTERVAL_SECONDS = 10.0
+JUDGED_SECONDS = 2.0  # while requests to a new revision of a deployment are judged
 FIRST_SECONDS = 1.0  # after a start, until there is something to see
 _log = logging.getLogger("weft.metrics")
+
+
+def is_judging(view: View) -> bool:
+    """Whether a verdict on a deployment waits for counts of requests."""
+    return any(find_since(one.status(DeploymentStatus)) is not None for one in view.of_kind("deployment").values())
 
 
 class Recorder:
@@ -67,6 +75,7 @@ class Recorder:
                 _log.exception("the nodes' metrics can't be recorded")
                 continue
             finally:
-                seconds = min(2 * seconds, self._interval)
+                most = JUDGED_SECONDS if is_judging(self._leadership.cache.view) else self._interval
+                seconds = min(2 * seconds, most, self._interval)
             if samples:
                 self._put(samples)

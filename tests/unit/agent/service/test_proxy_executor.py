@@ -12,7 +12,7 @@ import pytest
 from tests.unit.agent.service.test_proxies import make
 
 from weft.agent.service.certificates import RENEW_SECONDS, Certificates
-from weft.agent.service.executor import LINGER_SECONDS, Proxies
+from weft.agent.service.executor import LINGER_SECONDS, REPORT_SECONDS, Proxies
 from weft.agent.state.service import ServedAddress
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import EgressEndpoint
@@ -46,7 +46,11 @@ class Node:
         self.certificates = Certificates(str(tmp_path), "n1", self, self.clock)  # type: ignore[arg-type]
         self.gateways = self
         any_: Any = self
-        self.proxies = Proxies(any_, any_, self.services, any_, any_, self.certificates, self.clock)
+        self.proxies = Proxies(any_, any_, self.services, any_, any_, self.certificates, self.clock, self.note)
+        self.failures, self.reports = 1, 0
+
+    def note(self) -> None:
+        self.reports += 1
 
     def __iter__(self) -> Iterator[Any]:  # the table of allocations: one guest in network blue
         nic = type("Nic", (), {"network_uid": "blue"})
@@ -69,7 +73,7 @@ class Node:
         return list(self.runs)
 
     async def read(self, id: str) -> list[EndpointCount]:
-        return [EndpointCount("uid-shop", "10.0.0.2", {"2xx": 7, "5xx": 1}, 0.5)]
+        return [EndpointCount("uid-shop", "10.0.0.2", {"2xx": 7, "5xx": self.failures}, 0.5)]
 
     def read_certificate(self, node: str, asked: CertificateInput) -> OpenedCertificate:
         if self.away:
@@ -133,6 +137,18 @@ async def test_counts_are_for_the_heartbeat(tmp_path: Path) -> None:
 
 def tls(which: str = "generated", name: str = "shop") -> ServedAddress:
     return msgspec.structs.replace(make(name), certificate=which)
+
+
+async def test_failures_are_reported_soon_and_not_all_the_time(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    await node.follow()
+    found = []
+    for failures in (1, 1, 2, 3, 3):
+        node.clock.at += REPORT_SECONDS / 2
+        node.failures = failures
+        await node.proxies._count(node)  # type: ignore[arg-type]
+        found.append(node.reports)
+    assert found == [1, 1, 2, 2, 2]
 
 
 async def test_a_certificate_is_fetched_once_kept_for_root_alone_renewed_and_forgotten(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.controllers.deployment.rollout_world import World
 
+from weft.controllers.deployment.facts import Verdict
 from weft.controllers.deployment.plan import LOST_SECONDS
 
 
@@ -369,3 +372,62 @@ def test_old_instances_get_no_requests_until_all_of_them_are_gone() -> None:
         if any(one.revision == 1 and one.deleting_since is None for one in world.guests.values()):
             assert world.status.split
     assert world.status.split == []
+
+
+def make_judged(**strategy: Any) -> World:
+    """In mid-rollout, with one new instance beside three old ones, while requests are counted and say nothing yet."""
+    world = World(3, **strategy)
+    world.begin()
+    world.judged, world.verdict = True, Verdict("wait", "0 of 9 requests failed")
+    world.update("shop:2")
+    world.pass_time(20)
+    assert world.revisions() == [1, 1, 1, 2]
+    return world
+
+
+def test_the_first_new_instance_stays_alone_until_its_requests_are_judged() -> None:
+    world = make_judged()
+    assert "the first new instance is watched for up to 30s: 0 of 9 requests failed" in world.status.message
+    world.verdict = Verdict("good", "0 of 400 requests failed")
+    world.until("Promoted", seconds=25.0)
+    assert world.revisions() == [2, 2, 2]
+
+
+def test_an_update_goes_on_when_too_few_requests_come_and_its_deadline_begins_then() -> None:
+    world = make_judged(health_check_timeout=8.0)
+    world.until("Promoted", seconds=60.0)
+
+
+def test_a_first_new_instance_that_fails_requests_goes_immediately() -> None:
+    world = make_judged(rollback_on_failure=True)
+    world.verdict = Verdict("bad", "9 of 90 requests failed")
+    world.plan()
+    assert (world.status.phase, world.revisions(), world.least_served) == ("RolledBack", [1, 1, 1], 3)
+
+
+@pytest.mark.parametrize(("replaced", "split"), [(1, {1: 1000, 2: 0}), (2, {})])
+def test_a_version_that_fails_requests_later_gets_none_if_enough_old_ones_are_left(
+    replaced: int, split: dict[int, int]
+) -> None:
+    world = World(3, rollback_on_failure=True)
+    world.begin()
+    world.update("shop:2")
+    while world.status.slots.count(2) < replaced:
+        world.pass_time(1)
+    world.judged, world.verdict = True, Verdict("bad", "9 of 90 requests failed")
+    world.plan()
+    assert world.status.back and {one.revision: one.per_mille for one in world.status.split} == split
+    world.until("RolledBack")
+    world.pass_time(5)
+    assert (world.revisions(), world.status.split) == ([1, 1, 1], [])
+
+
+def test_a_canary_waits_for_the_last_counts_before_it_is_undecided() -> None:
+    world = World(2, monitor_duration=5.0, auto_promote=True)
+    world.begin()
+    world.judged, world.verdict = True, Verdict("wait", "0 of 9 requests failed")
+    world.update("shop:2", type="canary")
+    world.pass_time(25)
+    assert (world.status.phase, world.status.stage) == ("Progressing", "test")
+    world.verdict = Verdict("good", "0 of 400 requests failed")
+    world.until("Promoted")
