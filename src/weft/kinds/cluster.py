@@ -51,8 +51,10 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     trusted: int = 0  # ``spec.trusted`` when it was last trusted
     seen_at: float | None = None  # when it last answered, to within 15 s
     clock_offset_seconds: float | None = None  # its clock's time less this one's
-    lag_seconds: float | None = None  # age of the oldest newest point of what is replicated there; None: nothing is
-    rpo_seconds: float | None = None  # the worst measured of late
+    lag_seconds: float | None = (
+        None  # age of the newest point there, of the replica that is oldest for its RPO; None: none yet
+    )
+    rpo_seconds: float | None = None  # how old the newest point of that replica may be
     reason: str = ""
     message: str = ""
 

@@ -1,7 +1,7 @@
 """Asks linked clusters how they are, every few seconds: one task for each, so that one which hangs delays no other.
 
-Reads clusters; writes cluster.status. Woken by the clock, and by a cluster's own changes. All that it keeps is when each last
-answered."""
+Reads clusters and replications; writes cluster.status. Woken by the clock, and by a cluster's own changes. All that it keeps is
+when each last answered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TypeVar
 from weft.client.cluster.peer import PeerLink, ask_hello
 from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
-from weft.controllers.cluster.facts import Reply, read_link
+from weft.controllers.cluster.facts import Reply, find_lag, read_link
 from weft.controllers.cluster.plan import find_offset, plan_status
 from weft.controllers.image.credentials import Unseal
 from weft.informer.cache import whole
@@ -102,7 +102,8 @@ class Clusters:
 
     async def _note(self, cluster: Item, reply: Reply) -> None:
         former, name = cluster.status(ClusterStatus), cluster.envelope.name
-        status = plan_status(name, cluster.spec(ClusterSpec), former, reply, self._clock.now())
+        lag = find_lag(self._leadership.cache.view, name)
+        status = plan_status(name, cluster.spec(ClusterSpec), former, reply, self._clock.now(), lag)
         if status == former:
             return
         draft = Draft()

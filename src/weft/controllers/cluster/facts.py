@@ -6,8 +6,9 @@ import msgspec
 
 from weft.client.cluster.peer import PeerLink
 from weft.controllers.image.credentials import Unseal
-from weft.informer.view import Item
+from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec
+from weft.kinds.replication import REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
 from weft.kinds.secret import place_of
 from weft.objects.errors import NotFound
 from weft.protocol.link import HelloAnswer
@@ -31,3 +32,14 @@ def read_link(cluster: Item, unseal: Unseal | None) -> PeerLink:
         raise NotFound(f"the token of cluster {name} can't be opened here", reason="keyLost")
     token = unseal(sealed, place_of(None, name, TOKEN, CLUSTER.name)).decode()
     return PeerLink(name, spec.url, spec.ca, token)
+
+
+def find_lag(view: View, name: str) -> tuple[float, float] | None:
+    """Of what is replicated to this cluster, the replica whose newest point is oldest for its RPO: that age, and the RPO, in s.
+    None: there is no point yet, nothing is replicated, or all of that is paused."""
+    found = []
+    for item in view.find(REPLICATIONS_BY_CLUSTER, name):
+        lag, rpo = item.status(ReplicationStatus).lag_seconds, item.spec(ReplicationSpec).rpo
+        if lag is not None and not item.deleting:
+            found.append((lag / rpo, lag, rpo))
+    return max(found)[1:] if found else None

@@ -28,8 +28,18 @@ _PHASES = {"linkRefused": "Refused"}
 _MOST_WORD = 64
 
 
-def plan_status(name: str, spec: ClusterSpec, former: ClusterStatus, reply: Reply, now: float) -> ClusterStatus:
-    """The new status; equal to ``former`` if nothing is worth a write. ``now``: unix seconds."""
+def plan_status(
+    name: str,
+    spec: ClusterSpec,
+    former: ClusterStatus,
+    reply: Reply,
+    now: float,
+    lag: tuple[float, float] | None = None,
+) -> ClusterStatus:
+    """The new status; equal to ``former`` if nothing is worth a write. ``now``: unix seconds. ``lag``: see ``find_lag``."""
+    lag_seconds, rpo_seconds = lag or (None, None)
+    if (lag_seconds, rpo_seconds) != (former.lag_seconds, former.rpo_seconds):
+        former = msgspec.structs.replace(former, lag_seconds=lag_seconds, rpo_seconds=rpo_seconds)
     if reply.hello is None:
         return _plan_silence(name, former, reply)
     hello = reply.hello

@@ -14,6 +14,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, All
 from weft.kinds.cluster import CLUSTER, ClusterStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.pool import POOL, PoolStatus
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.protocol.heartbeat import (
     CLOCK,
     LEASE_PREFIX,
@@ -54,6 +55,8 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
     for cluster in view.of_kind(CLUSTER.name).values():
         up = cluster.status(ClusterStatus).phase == "Linked"
         yield Sample("weft_cluster_link_up", (("cluster", cluster.envelope.name),), at, float(up))
+    for replication in view.of_kind(REPLICATION.name).values():
+        yield from _list_of_replication(replication, at)
     for uid in sent.keys() - ready:
         del sent[uid]
 
@@ -63,6 +66,17 @@ def _list_of_pool(pool: Item, at: int) -> Iterator[Sample]:
     yield Sample("weft_pool_capacity_bytes", labels, at, status.capacity)
     yield Sample("weft_pool_used_bytes", labels, at, status.used)
     yield Sample("weft_pool_given_bytes", labels, at, status.given)
+
+
+def _list_of_replication(replication: Item, at: int) -> Iterator[Sample]:
+    """None without a point, as its age is unknown."""
+    spec, point = replication.spec(ReplicationSpec), replication.status(ReplicationStatus).point
+    if point is None or spec.paused or replication.deleting:
+        return
+    envelope = replication.envelope
+    labels = (("project", envelope.project or ""), ("name", envelope.name), ("cluster", spec.cluster))
+    yield Sample("weft_replication_lag_seconds", labels, at, max(0.0, at / 1000 - point.begun_at))
+    yield Sample("weft_replication_rpo_seconds", labels, at, spec.rpo)
 
 
 def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Iterator[Sample]:

@@ -7,9 +7,12 @@ import math
 import msgspec
 import pytest
 
-from weft.controllers.cluster.facts import Reply
+from weft.controllers.cluster.facts import Reply, find_lag
 from weft.controllers.cluster.plan import find_offset, plan_status
+from weft.informer.view import make_view
 from weft.kinds.cluster import ClusterSpec, ClusterStatus
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
+from weft.objects.envelope import encode_envelope
 from weft.protocol.link import HelloAnswer
 
 SPEC = ClusterSpec(url="https://10.0.0.1", ca="ca", peer_uid="u")
@@ -85,3 +88,28 @@ def test_clocks_that_are_apart_are_named_and_do_no_harm() -> None:
     assert plan(clock_offset_seconds=1e300).clock_offset_seconds == 1e9
     assert find_offset(105.0, 100.0, 2.0) == 4.0
     assert find_offset(math.inf, 100.0, 2.0) == 0.0
+
+
+def test_the_lag_of_what_is_replicated_there_is_shown_also_while_it_is_silent() -> None:
+    status = plan_status("west", SPEC, LINKED, Reply(HELLO), 100.0, (12.0, 60.0))
+    assert (status.phase, status.lag_seconds, status.rpo_seconds) == ("Linked", 12.0, 60.0)
+    silent = Reply(None, "unavailable", "m", silent_seconds=2.0)
+    grown = plan_status("west", SPEC, status, silent, 103.0, (15.0, 60.0))
+    assert (grown.phase, grown.lag_seconds) == ("Linked", 15.0)
+    assert plan_status("west", SPEC, grown, silent, 104.0) == LINKED
+
+
+def test_the_replica_that_is_oldest_for_its_rpo_counts() -> None:
+    view = make_view()
+    for name, cluster, lag, rpo in (
+        *(("slow", "west", 90.0, 300.0), ("fast", "west", 30.0, 60.0), ("new", "west", None, 10.0)),
+        ("elsewhere", "north", 500.0, 10.0),
+    ):
+        made = REPLICATION.make(
+            *(name, ReplicationSpec(of=f"vm/{name}", cluster=cluster, rpo=rpo), 1.0),
+            project="default",
+            status=ReplicationStatus(lag_seconds=lag),
+        )
+        assert view.put(made.key, encode_envelope(made), 1) is not None
+    assert find_lag(view, "west") == (30.0, 60.0)
+    assert find_lag(view, "south") is None

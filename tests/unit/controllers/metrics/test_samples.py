@@ -9,6 +9,7 @@ from weft.contracts.store import MAX_DIGEST_BYTES, Lease
 from weft.controllers.metrics.samples import list_samples
 from weft.informer.view import View, make_view
 from weft.kinds.allocation import AllocationSpec, Resources, allocation_name
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import (
@@ -204,3 +205,15 @@ def test_counts_of_devices_never_crowd_the_usage_out_of_a_heartbeat(guests: int)
     digest = add_devices(Digest(used, held=HeldPorts(full, full)), devices)
     assert len(write_digest(digest)) <= MAX_DIGEST_BYTES and len(digest.guests) == guests
     assert (len(digest.devices) > 10) == (guests < 800)
+
+
+def test_a_replication_tells_how_old_its_newest_point_is() -> None:
+    view = make_view()
+    point = SentPoint(snapshot="s", snapshot_uid="s", begun_at=NOW - 20)
+    for name, status, paused in (("web", point, False), ("new", None, False), ("rests", point, True)):
+        spec = ReplicationSpec(of=f"vm/{name}", cluster="west", rpo=60.0, paused=paused)
+        put(view, REPLICATION.make(name, spec, 1.0, project="shop", status=ReplicationStatus(point=status)))
+    samples = list(list_samples(view, [], {}, NOW))
+    labels = (("project", "shop"), ("name", "web"), ("cluster", "west"))
+    assert read(samples, "weft_replication_lag_seconds") == {labels: (int(NOW * 1000), 20.0)}
+    assert read(samples, "weft_replication_rpo_seconds") == {labels: (int(NOW * 1000), 60.0)}
