@@ -595,6 +595,10 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     set_phase(lab, "Ready")
     with pytest.raises(IllegalTransition, match="is Ready"):
         lab.client.delete("node", "n1", force=True)
+    set_phase(lab, "Autonomous")
+    with pytest.raises(IllegalTransition, match="is Autonomous until") as refused:
+        lab.client.delete("node", "n1", force=True)
+    assert "weft node set n1 --autonomy 0" in refused.value.hint
     set_phase(lab, "NotReady")
     with pytest.raises(InUse):
         lab.client.delete("node", "n1")

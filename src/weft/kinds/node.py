@@ -33,7 +33,7 @@ from weft.kinds.record import (
 )
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_bytes, format_cpu
+from weft.objects.quantity import format_bytes, format_cpu, format_duration
 from weft.objects.schema import field, suggest, words
 
 OVERCOMMITTED = ("cpu", "memory", "disk")
@@ -42,6 +42,7 @@ _TAKEN = ("gpu", "gpus", "cost", "name", "uid", "type", "zone", "rack", "arch", 
 _RESOURCE = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?")
 _DATUM = re.compile(r"[^\s,;]{1,100}")
 _MOST_DECLARED = 64
+LONGEST_AUTONOMY_SECONDS = 29 * 86400.0  # a certificate is renewed 30 days before its end
 
 NodeType = Literal["cloud", "edge", "hybrid", "gpu", "storage"]
 NODE_TYPES: tuple[str, ...] = get_args(NodeType)
@@ -81,10 +82,22 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     drain_force: Annotated[bool, field("Whether the drain waits for no disruption budget")] = False
     maintenance: Annotated[bool, field("Under maintenance: place no new workloads here")] = False
     maintenance_reason: Annotated[str, field("Reason for the maintenance", max_length=200)] = ""
+    autonomy_seconds: Annotated[
+        float,
+        field(
+            "How long the node may send no heartbeat before it counts as lost; until then nothing of it is replaced, freed or "
+            "planned elsewhere",
+            quantity="duration",
+            ge=0,
+            le=LONGEST_AUTONOMY_SECONDS,
+        ),
+    ] = 0.0
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
-    phase: Annotated[str, words("Joining", "Ready", "NotReady")] = "Joining"  # without cordons, which are in the spec
+    phase: Annotated[str, words("Joining", "Ready", "Autonomous", "NotReady")] = (
+        "Joining"  # without cordons, which are in the spec
+    )
     message: str = ""
     allocated_cpu: float = 0.0
     allocated_memory: int = 0
@@ -94,6 +107,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     since: float = 0.0
     cpu_model: str = ""  # best one of all nodes that it can exchange guests with
     lost_contact: str = ""  # ``report.contact`` when it was lost: while they are equal, it hasn't been back
+    lost_at: float | None = None  # when its heartbeats were missed first; None while it sends them
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -320,6 +334,17 @@ def read_type(given: NodeType | None, has_gpus: bool) -> NodeType:
     return given or ("gpu" if has_gpus else "cloud")
 
 
+def _autonomy(obj: Object) -> str:
+    seconds = float(dig(obj, "spec.autonomy_seconds", 0.0))
+    return format_duration(seconds) if seconds else "–"
+
+
+def find_autonomy_end(spec: NodeSpec, status: NodeStatus) -> float | None:
+    """When a silent node's autonomy ends (seconds since 1970); None for a node that sends heartbeats, or has no autonomy."""
+    lost_at = status.since if status.lost_at is None and status.phase == "NotReady" else status.lost_at
+    return lost_at + spec.autonomy_seconds if lost_at is not None and spec.autonomy_seconds else None
+
+
 def _ratio(obj: Object, resource: str) -> float:
     return float(dig(obj, f"spec.overcommit.{resource}", 1.0))
 
@@ -463,6 +488,7 @@ NODE = Kind(
             Column("ZONE", text("labels.zone"), wide=True),
             Column("POOLS", _pools, wide=True),
             Column("TAINTS", joined("spec.taints"), wide=True),
+            Column("AUTONOMY", _autonomy, wide=True),
             Column("ACCEL", text("report.accelerator"), wide=True),
             Column("HYPERVISOR", text("report.hypervisor"), wide=True),
             Column("AGE", AGE.value, wide=True),

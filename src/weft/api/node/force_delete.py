@@ -15,21 +15,30 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.node import NodeStatus
+from weft.kinds.node import NodeSpec, NodeStatus, find_autonomy_end
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
+from weft.objects.quantity import format_time
 
 _AT_ONCE = 50
 _MOST_PLACES = 4000  # allocations that are recorded of a node; guests of more stay as orphans
 
 
 async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
-    """Delete a lost node with all its allocations; its last state. Raises IllegalTransition while it is Ready."""
+    """Delete a lost node with all its allocations; its last state. Raises IllegalTransition while it is Ready or
+    Autonomous."""
     if not kind.lifetime.runs_workloads:
         raise InvalidInput(f"force is only for a lost node; delete the {kind.title} without it", field="force")
-    if decode_part(envelope.status, NodeStatus).phase == "Ready":
+    status, spec = decode_part(envelope.status, NodeStatus), decode_part(envelope.spec, NodeSpec)
+    if status.phase == "Autonomous":
+        ends = find_autonomy_end(spec, status)
+        raise IllegalTransition(
+            f'node "{envelope.name}" is Autonomous until {format_time(ends or 0.0)}: its workloads go on there',
+            hint=f"if it doesn't come back: weft node set {envelope.name} --autonomy 0, and delete it again",
+        )
+    if status.phase == "Ready":
         raise IllegalTransition(
             f'node "{envelope.name}" is Ready, and its workloads run: it can\'t be given up',
             hint="drain the node or delete its workloads; or switch it off and wait until it is NotReady",

@@ -75,8 +75,8 @@ _MORE_NAMES = {
     "spec.env_secrets": ("env-secret",),
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
-# Whose path would make a long name.
-_SHORT = {"lease.mode": "lease", "lease.deadline_at": "deadline"} | {
+# Fields with a shorter name than their path.
+_SHORT = {"lease.mode": "lease", "lease.deadline_at": "deadline", "autonomy_seconds": "autonomy"} | {
     f"lease.{name}": name for name in ("start", "duration", "preemptible", "priority")
 }
 # How a value is written, by the field's last name, where its type doesn't show that.

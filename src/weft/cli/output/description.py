@@ -26,6 +26,7 @@ _WORDS: dict[tuple[str, float], str] = {
     ("spec.gpu_memory", 0): "",
     ("spec.memory", 0): "chosen by weft",  # of a conversion
     ("spec.migration_bandwidth", 0): "no limit",
+    ("spec.autonomy_seconds", 0): "none",
     ("status.resize_limits.disk", MOST_DISK_BYTES): "the whole pool",
 }
 

@@ -277,8 +277,8 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
     ready, healthy, current = map(envelope.condition, ("Ready", "Healthy", "Current"))
     since = ready.since if ready is not None else envelope.created_at
     trouble = ": ".join(filter(None, (status.reason, status.message)))
-    if status.phase == "Unknown":
-        return "lost", since, trouble
+    if status.phase == "Unknown":  # an instance on an autonomous node isn't replaced
+        return "lost", now if status.reason == "nodeAutonomous" else since, trouble
     if spec_of(workload).run != "run":
         return "rests", since, "people stopped it"
     if status.phase == "Failed" or (status.phase == "Stopped" and status.reason not in ("", "starting")):

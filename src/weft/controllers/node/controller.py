@@ -2,8 +2,9 @@
 
 Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where more is
 allocated than there is (the ratio of overcommitment was lowered, or the node shrank), Fits. Woken by nodes and once a second. A
-node is Ready while its lease lives and it has reported its capacity. Leases die with the store's process, so after a start every
-node has a full lease's time to send a heartbeat before it counts as lost.
+node is Ready while its lease lives and it has reported its capacity. A silent one is Autonomous for as long as its spec allows,
+then NotReady. Leases die with the store's process, so after a start every node has a full lease's time to send a heartbeat before
+it counts as lost.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     is_reservation,
 )
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, find_autonomy_end
 from weft.kinds.volume import VOLUMES_BY_HOME, VolumeStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
-from weft.objects.quantity import format_bytes, format_cpu
+from weft.objects.quantity import format_bytes, format_cpu, format_time
 from weft.protocol.heartbeat import LEASE_PREFIX
 
 GRACE_SECONDS = 30.0
@@ -94,7 +95,7 @@ class Nodes:
             for uid in self._take_unsummed():
                 nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
         for node in nodes.values():
-            next_start = find_next_start(view, node.uid, now)
+            next_start = min(find_next_start(view, node.uid, now), find_next_end(node, now))
             if next_start < math.inf:
                 plan.later[node.key] = max(CHECK_EVERY_SECONDS, min(next_start - now, LONGEST_SECONDS))
             commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now)
@@ -135,7 +136,8 @@ class Nodes:
 def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: float) -> Commit | None:
     """Write the node's status and its conditions if they change; ``cpu_model`` is the one that it has in common with others."""
     former = node.status(NodeStatus)
-    status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid, now), live, now)
+    sums = sum_allocations(view, node.uid, now)
+    status = fold_node(former, node.report(NodeReport), sums, live, now, node.spec(NodeSpec).autonomy_seconds)
     status.cpu_model = cpu_model
     ready = Condition(
         "Ready",
@@ -163,6 +165,8 @@ def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: fl
     if status.phase != former.phase:
         lost = status.phase == "NotReady"
         message = status.message or f"node {node.envelope.name} is ready"
+        if former.phase == "Autonomous" and lost:
+            message = f"{message}: its autonomy has ended"
         events.append(Event("Warning" if lost else "Normal", f"Node{status.phase}", message, node.envelope.ref, SOURCE))
     return Commit(node.key, [put(envelope)], [unchanged(node)], events)
 
@@ -207,21 +211,37 @@ def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:
     return f"{'; '.join(parts)}; no workload that requests more of it is placed here until that fits" if parts else ""
 
 
-def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float) -> NodeStatus:
-    """A node's status from its heartbeat, its report, and what is allocated there (in ``sums``)."""
-    phase, message = former.phase, former.message
+def fold_node(
+    former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float, autonomy: float = 0.0
+) -> NodeStatus:
+    """A node's status from its heartbeat, its report, and what is allocated there (in ``sums``). A silent node is Autonomous for
+    ``autonomy`` seconds, then NotReady."""
+    phase, message, lost_at, lost_contact = former.phase, former.message, former.lost_at, former.lost_contact
     if live and report.cpu > 0:
-        phase, message = "Ready", ""
-    elif live is False and former.phase == "Ready":
-        phase, message = "NotReady", "no heartbeat"
-    stays = phase == former.phase
+        phase, message, lost_at, lost_contact = "Ready", "", None, ""
+    elif live is False and former.phase != "Joining":
+        if former.phase == "Ready":
+            lost_at, lost_contact = now, report.contact
+        elif lost_at is None:
+            lost_at = former.since  # an older weft wrote it
+        ends = lost_at + autonomy
+        phase, message = ("Autonomous", f"no heartbeat; autonomous until {format_time(ends)}")
+        if now >= ends:
+            phase, message = "NotReady", "no heartbeat"
     return msgspec.structs.replace(
         sums,
         phase=phase,
         message=message,
-        since=former.since if stays else now,
-        lost_contact=former.lost_contact if stays else report.contact if phase == "NotReady" else "",
+        since=former.since if phase == former.phase else now,
+        lost_contact=lost_contact,
+        lost_at=lost_at,
     )
+
+
+def find_next_end(node: Item, now: float) -> float:
+    """When the autonomy of a silent node ends (seconds since 1970); infinite if it has none, or it is over."""
+    ends = find_autonomy_end(node.spec(NodeSpec), node.status(NodeStatus))
+    return ends if ends is not None and ends > now else math.inf
 
 
 def find_next_start(view: View, node_uid: str, now: float) -> float:

@@ -58,7 +58,7 @@ class Replicas:
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:
     items = [item for item in (change.old, change.new) if item is not None]
-    if has_changed(change, lambda node: (node.uid, node.status(NodeStatus).phase == "Ready")):
+    if has_changed(change, lambda node: (node.uid, node.status(NodeStatus).phase)):
         waiting = [item.key for item in view.of_kind("replica").values() if not item.status(ReplicaStatus).node_uid]
         return [*waiting, *(one.key for item in items for one in view.find(REPLICAS_BY_NODE, item.uid))]
     if has_changed(change, lambda node: (node.report(NodeReport).receives, node.report(NodeReport).snapshots)):
@@ -87,6 +87,7 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
         held=bool(found),
         places=list_places(view, spec.pool),
         node_exists=bool(nodes),
+        is_autonomous=bool(nodes) and nodes[0].status(NodeStatus).phase == "Autonomous",
         report=report,
         is_listed=is_listed,
         fresh_uid=new_uid(),

@@ -32,6 +32,7 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     held: bool = False  # any of its points' snapshots is there
     places: Sequence[Place] = ()
     node_exists: bool = False  # the one that its points are on
+    is_autonomous: bool = False  # that one is silent, and within its autonomy
     report: ReceiveReport | None = None  # on its order
     is_listed: bool = False  # its node lists the point that the report is about
     fresh_uid: str = ""  # for the next point's snapshot
@@ -90,7 +91,7 @@ def _choose_node(facts: ReplicaFacts, status: ReplicaStatus, now: float) -> Repl
             reason="nodeNotReady",
             message=f"node {status.node}, which has its points, is not ready",
         )
-        if now - since < RESEED_SECONDS or facts.spec.role == PRIMARY:
+        if facts.is_autonomous or now - since < RESEED_SECONDS or facts.spec.role == PRIMARY:
             return status
     needed = sum(facts.spec.disks.values())
     fits = [place for place in facts.places if place.free >= needed]

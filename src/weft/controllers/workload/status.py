@@ -135,6 +135,10 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         return
     if lost and not report.ended:  # what has run once can't still run there
         status.phase = Phase.UNKNOWN
+        if place.node_phase == "Autonomous":
+            status.reason = "nodeAutonomous"
+            status.message = f"node {spec.node} sends no heartbeat; it is autonomous: the workload goes on there"
+            return
         status.reason = "nodeLost"
         status.message = _lost(place, "the workload may still run there; waiting for the node")
         if desired.spec.on_node_loss == "restart":

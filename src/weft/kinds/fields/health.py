@@ -61,6 +61,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Paused",
     ),
     "degraded": (
+        "Autonomous",
         "Cordoned",
         "Drained",
         "Maintenance",

@@ -39,6 +39,8 @@ def find_trouble(view: View, allocation: Item, now: float) -> str:
     node = next(iter(view.find(NODES_BY_UID, spec.node_uid)), None)
     if node is None:
         return ""
+    if node.status(NodeStatus).phase == "Autonomous":
+        return ""
     if node.status(NodeStatus).phase == "NotReady":
         # A guest that boots ahead has its volumes open, and they may be on a storage that other nodes use too.
         begins = lease.prepare_at if spec.volumes else lease.start
@@ -52,7 +54,8 @@ def was_lost_before(node: Item, moment: float) -> bool:
     """Whether a node was lost before, and hasn't been heard since."""
     status = node.status(NodeStatus)
     silent = status.lost_contact == node.report(NodeReport).contact
-    return status.phase == "NotReady" and silent and status.since < moment - CLOCKS_DIFFER_SECONDS
+    lost_at = status.lost_at if status.lost_at is not None else status.since
+    return status.phase == "NotReady" and silent and lost_at < moment - CLOCKS_DIFFER_SECONDS
 
 
 def find_bar(node: Item) -> str:

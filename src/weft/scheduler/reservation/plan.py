@@ -201,6 +201,8 @@ def find_slot_trouble(view: View, slot: Item, now: float) -> str:
     node = next(iter(view.find(NODES_BY_UID, slot.spec(AllocationSpec).node_uid)), None)
     if node is None:
         return ""
+    if node.status(NodeStatus).phase == "Autonomous":
+        return ""  # nothing of it is planned elsewhere
     lost = node.status(NodeStatus).phase == "NotReady"
     why = f"{node.envelope.name} is lost" if lost else find_bar(node)
     users = view.find(ALLOCATIONS_BY_SLOT, slot.envelope.name) if why else ()

@@ -55,7 +55,7 @@ QUANTITIES = {
     *("latency_ms", "bandwidth_mbps", "for"),
     *("alarm", "boot_seconds", "dominant_share", "elsewhere_seconds", "entitled_share", "every", "keep", "progress"),
     *("transfer_seconds", "age_seconds", "rpo"),
-    *("lag_seconds", "rpo_seconds", "clock_offset_seconds"),
+    *("autonomy_seconds", "lag_seconds", "rpo_seconds", "clock_offset_seconds"),
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
     *("cpu_before", "cpu_after", "memory_before", "memory_after"),

@@ -112,6 +112,8 @@ def test_a_node_that_is_not_ready_is_waited_for_a_while() -> None:
     assert (plan.status.phase, plan.status.node, plan.status.lost_at) == ("NodeLost", "n1", NOW)
     later = msgspec.structs.replace(facts, status=plan.status)
     assert plan_replica(later, NOW + RESEED_SECONDS - 1).status.node == "n1"
+    autonomous = msgspec.structs.replace(later, is_autonomous=True)
+    assert plan_replica(autonomous, NOW + RESEED_SECONDS).status.node == "n1"
     assert plan_replica(later, NOW + RESEED_SECONDS).status.node == "n2"
     back = plan_replica(msgspec.structs.replace(later, places=(N1, N2)), NOW + 5).status
     assert (back.phase, back.lost_at, back.reason) == ("Standby", None, "")

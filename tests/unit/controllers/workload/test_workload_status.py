@@ -174,6 +174,12 @@ def test_a_lost_node_makes_unknown_and_says_that_weft_waits() -> None:
     assert "has left the fabric" in gone.message and "weft waits" in gone.message
 
 
+def test_an_autonomous_node_says_that_its_workloads_go_on() -> None:
+    status = fold(wished(), place("running", node="Autonomous", ready=True))
+    assert (status.phase, status.reason, status.ready) == ("Unknown", "nodeAutonomous", None)
+    assert status.message == "node n1 sends no heartbeat; it is autonomous: the workload goes on there"
+
+
 def test_of_two_places_the_newer_one_counts() -> None:
     status = fold(wished(), place("stopped", incarnation=1), place("running", incarnation=2))
     assert (status.phase, status.incarnation) == ("Running", 2)

@@ -12,9 +12,11 @@ from weft.scheduler.allocation.promise import CLOCKS_DIFFER_SECONDS, find_bar, w
 START = 1000.0
 
 
-def node(phase: str = "NotReady", since: float = 900.0, lost: str = "a", contact: str = "a") -> Item:
+def node(
+    phase: str = "NotReady", since: float = 900.0, lost: str = "a", contact: str = "a", lost_at: float | None = None
+) -> Item:
     envelope = NODE.make("n1", NodeSpec(), 0.0)
-    status = NodeStatus(phase=phase, since=since, lost_contact=lost)
+    status = NodeStatus(phase=phase, since=since, lost_contact=lost, lost_at=lost_at)
     envelope.status = msgspec.Raw(msgspec.json.encode(status))
     envelope.report = msgspec.Raw(msgspec.json.encode(NodeReport(contact=contact)))
     return Item(envelope)
@@ -28,6 +30,8 @@ def node(phase: str = "NotReady", since: float = 900.0, lost: str = "a", contact
         (node(since=START), False),
         (node(since=START - CLOCKS_DIFFER_SECONDS), False),  # by its own clock it may have begun
         (node(since=START + 100.0), False),
+        (node(phase="Autonomous"), False),
+        (node(since=START + 100.0, lost_at=900.0), True),  # its autonomy ended after the start
         (node(contact="b"), False),  # it has been heard again, and that it is ready isn't noted yet
     ],
 )
