@@ -1,27 +1,26 @@
 """Whether a new version of a service fails more often, or answers more slowly, than it may: counts and arrays in, a finding
 out. Pure.
 
-Failures by Wald's sequential test (1945), which may be looked at after every request without spoiling its errors; latency by the
-rank sum test of Mann and Whitney (1947), on the answer times of both versions.
+Failures by Wald's sequential test (1945), which may be looked at after every request without spoiling its errors; latency as
+``latency.py`` has it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from weft.contracts.history import Floats
+from weft.insight.latency import find_median, is_slower
 
 WRONG_ROLLBACKS = 0.05  # of versions that are as good as allowed
 WRONG_PROMOTIONS = 0.04  # of those at the bad rate: a count goes past the bound, so that in runs they are one in twenty
 UPPER = math.log((1 - WRONG_PROMOTIONS) / WRONG_ROLLBACKS)  # bounds of the weight
 LOWER = math.log(WRONG_PROMOTIONS / (1 - WRONG_ROLLBACKS))
 LEAST_MOMENTS = 2  # seconds with failures before a rollback: errors come in bursts
-LEAST_SAMPLES = 50  # of each version, to compare latency
-SLOWER = 1.2  # so many times as slow in the median counts, if it is significant
 _MOST_BAD_RATE = 0.5
 _TENFOLD_UP_TO = 0.01
 
@@ -75,43 +74,24 @@ def count_clean(rates: Rates) -> int:
     return math.ceil(LOWER / math.log((1 - rates.bad) / (1 - rates.good)))
 
 
-def is_slower(old: Floats, new: Floats) -> bool:
-    """Whether ``new`` answers more slowly: seconds of each answer, shape (n,) and (m,). False below LEAST_SAMPLES of either."""
-    old, new = old[np.isfinite(old)], new[np.isfinite(new)]
-    if min(len(old), len(new)) < LEAST_SAMPLES or np.median(new) <= SLOWER * np.median(old):
-        return False
-    every = np.concatenate([old, new])
-    values, places, counts = np.unique(every, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2.0)[places]  # ties share the mean of their ranks
-    n, m = len(old), len(new)
-    above = float(ranks[n:].sum()) - m * (m + 1) / 2.0
-    ties = float((counts.astype(float) ** 3 - counts).sum()) / ((n + m) * (n + m - 1))
-    spread = math.sqrt(n * m / 12.0 * (n + m + 1 - ties))
-    if spread == 0.0 or len(values) == 1:
-        return False
-    score = (above - n * m / 2.0 - 0.5) / spread
-    return math.erfc(score / math.sqrt(2)) / 2 < WRONG_ROLLBACKS
-
-
 def judge(
     requests: int,
     failures: int,
     rates: Rates,
     *,
     moments: int = LEAST_MOMENTS,
-    old_seconds: Floats | None = None,
-    new_seconds: Floats | None = None,
+    old_seconds: Sequence[Floats] = (),
+    new_seconds: Sequence[Floats] = (),
 ) -> Finding:
-    """The finding on a new version so far."""
+    """The finding on a new version so far; seconds as in ``is_slower``."""
     if not requests:
         return Finding("wait", "no requests reached the new revision")
     count = f"{failures} of {requests} requests failed ({failures / requests * 100:.3g} %, allowed {rates.good * 100:.3g} %)"
     word = judge_failures(requests, failures, rates, moments=moments)
     if word == "bad":
         return Finding("bad", count)
-    if old_seconds is not None and new_seconds is not None and is_slower(old_seconds, new_seconds):
-        fast, slow = float(np.nanmedian(old_seconds)) * 1000, float(np.nanmedian(new_seconds)) * 1000
+    if is_slower(old_seconds, new_seconds):
+        fast, slow = find_median(old_seconds) * 1000, find_median(new_seconds) * 1000
         return Finding("bad", f"it answers in {slow:.3g} ms, the old revision in {fast:.3g} ms (medians)")
     if word == "good":
         return Finding("good", count)

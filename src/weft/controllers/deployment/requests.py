@@ -6,8 +6,9 @@ A service with protocol http offers ``weft_service_requests_total{project, servi
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -20,6 +21,8 @@ from weft.kinds.deployment import Autoscale
 REQUESTS, SECONDS = "weft_service_requests_total", "weft_service_response_seconds"
 FAILED = frozenset({"5xx", "none"})
 STEP_SECONDS = 1.0
+WINDOW_SECONDS = 10.0  # a reading of latency is the mean of as long, and comes as often
+WARM_SECONDS = 30.0  # after an instance's first answer: what has just booted is slow at first
 FIGURE_STEP_SECONDS = 5.0
 _MOST_MOMENTS = 200
 TOLERANCE = 0.1  # so much beside the target is near enough
@@ -77,16 +80,49 @@ def _increments(counter: Floats) -> Floats:
     return grown
 
 
-def _samples(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str]) -> Floats:
-    rows = [
-        row for labels, row in found.items() if labels.get("project") == project and labels.get("workload") in workloads
-    ]
-    every = np.concatenate(rows) if rows else np.zeros(0)
-    return every[np.isfinite(every)]
+def list_windows(
+    span: Span,
+    requests: Mapping[Labels, Floats],
+    seconds: Mapping[Labels, Floats],
+    project: str,
+    workloads: frozenset[str],
+) -> list[Floats]:
+    """Of each instance the mean seconds of its answers, shape (nodes that count them, windows): NaN where there were no answers,
+    and while it was warming up. A reading stands in the history until the next one, so each window has its last one only. Pure."""
+    own = [one for one in seconds if one.get("project") == project and one.get("workload") in workloads]
+    if not own:
+        return []
+    readings, grown = np.vstack([seconds[one] for one in own]), _sum_growth(requests, own, span.count)
+    moments = span.start + span.step * np.arange(span.count)
+    numbers, firsts = np.unique(moments // WINDOW_SECONDS, return_index=True)
+    answered = np.isfinite(readings)
+    means = np.full((len(own), len(numbers) - 1), math.nan)  # the last window goes on
+    for column, (first, end) in enumerate(itertools.pairwise(firsts)):
+        last = np.where(answered[:, first:end], np.arange(first, end), -1).max(axis=1)
+        has = (last >= 0) & (grown[:, first:end].sum(axis=1) > 0)
+        means[has, column] = readings[has, last[has]]
+    instances = []
+    for name in sorted({one.get("workload") for one in own}):
+        rows = [place for place, one in enumerate(own) if one.get("workload") == name]
+        at = np.flatnonzero(answered[rows].any(axis=0))
+        warm_at = moments[at[0]] + WARM_SECONDS if len(at) else math.inf
+        instances.append(np.where(numbers[:-1] * WINDOW_SECONDS >= warm_at, means[rows], math.nan))
+    return instances
+
+
+def _sum_growth(requests: Mapping[Labels, Floats], rows: Sequence[Labels], count: int) -> Floats:
+    """How many requests came at each moment to what each of ``rows`` is the latency of; shape (rows, moments)."""
+    places = {labels: place for place, labels in enumerate(rows)}
+    grown = np.zeros((len(rows), count))
+    for labels, row in requests.items():
+        place = places.get(Labels(tuple(pair for pair in labels.pairs if pair[0] != "code_class")))
+        if place is not None:
+            grown[place] += _increments(row)
+    return grown
 
 
 def judge_requests(
-    watched: Watched, requests: Mapping[Labels, Floats], seconds: Mapping[Labels, Floats]
+    watched: Watched, span: Span, requests: Mapping[Labels, Floats], seconds: Mapping[Labels, Floats]
 ) -> tuple[Verdict, bool]:
     """The verdict so far, and whether anybody counts requests to these instances. Pure."""
     new, old = (count(requests, watched.project, names) for names in (watched.new, watched.old))
@@ -99,8 +135,8 @@ def judge_requests(
         new.failures,
         rates,
         moments=new.moments,
-        old_seconds=_samples(seconds, watched.project, watched.old),
-        new_seconds=_samples(seconds, watched.project, watched.new),
+        old_seconds=list_windows(span, requests, seconds, watched.project, watched.old),
+        new_seconds=list_windows(span, requests, seconds, watched.project, watched.new),
     )
     return Verdict(finding.word, finding.why, new.requests), True
 
@@ -109,7 +145,7 @@ async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[V
     """As ``judge_requests``. Raises what the history raises."""
     span = plan_span(watched.since, now)
     requests = await history.read(REQUESTS, span)
-    return judge_requests(watched, requests, await history.read(SECONDS, span))
+    return judge_requests(watched, span, requests, await history.read(SECONDS, span))
 
 
 async def ask_figure(history: History, expression: str, project: str, now: float) -> float | None:

@@ -26,6 +26,7 @@ from weft.telemetry.metrics.sample import Sample
 
 NEW, OLD = "container/web-2-0", "container/web-1-0"
 WATCHED = Watched(project="default", since=1000.0, new=frozenset({NEW}), old=frozenset({OLD}), threshold=0.999)
+SPAN = Span(1000.0, 1.0, 3)
 Rows = Mapping[tuple[str, str], list[float]]
 
 
@@ -37,19 +38,19 @@ def series(rows: Rows, project: str = "default") -> dict[Labels, Floats]:
 
 
 def test_no_service_that_counts_means_that_nobody_judged() -> None:
-    verdict, judged = judge_requests(WATCHED, series({("container/other", "2xx"): [0.0, 9.0]}), {})
+    verdict, judged = judge_requests(WATCHED, SPAN, series({("container/other", "2xx"): [0.0, 9.0]}), {})
     assert (verdict.word, judged) == ("wait", False)
-    assert judge_requests(WATCHED, series({(NEW, "2xx"): [0.0, 9.0]}, project="theirs"), {})[1] is False
+    assert judge_requests(WATCHED, SPAN, series({(NEW, "2xx"): [0.0, 9.0]}, project="theirs"), {})[1] is False
 
 
 def test_a_new_revision_that_fails_is_bad_and_one_that_does_not_is_good() -> None:
     bad = series(
         {(NEW, "2xx"): [math.nan, 20.0, 40.0], (NEW, "5xx"): [math.nan, 1.0, 3.0], (OLD, "2xx"): [5.0, 9.0, 900.0]}
     )
-    verdict, judged = judge_requests(WATCHED, bad, {})
+    verdict, judged = judge_requests(WATCHED, SPAN, bad, {})
     assert (verdict.word, verdict.requests, judged) == ("bad", 43, True)
     good = series({(NEW, "2xx"): [math.nan, 200.0, 400.0], (OLD, "2xx"): [5.0, 9.0, 900.0]})
-    assert judge_requests(WATCHED, good, {})[0].word == "good"
+    assert judge_requests(WATCHED, SPAN, good, {})[0].word == "good"
 
 
 def test_what_the_old_revision_shows_is_allowed_to_the_new_one() -> None:
@@ -59,13 +60,13 @@ def test_what_the_old_revision_shows_is_allowed_to_the_new_one() -> None:
         (OLD, "2xx"): [0.0, 500.0, 980.0],
         (OLD, "5xx"): [0.0, 9.0, 20.0],
     }
-    assert judge_requests(WATCHED, series(both), {})[0].word == "good"
+    assert judge_requests(WATCHED, SPAN, series(both), {})[0].word == "good"
     alone = {key: row for key, row in both.items() if key[0] == NEW}
-    assert judge_requests(WATCHED, series(alone), {})[0].word == "bad"
+    assert judge_requests(WATCHED, SPAN, series(alone), {})[0].word == "bad"
 
 
 def test_a_counter_that_began_again_counts_from_nothing() -> None:
-    verdict, _ = judge_requests(WATCHED, series({(NEW, "2xx"): [100.0, 150.0, 30.0, 60.0]}), {})
+    verdict, _ = judge_requests(WATCHED, SPAN, series({(NEW, "2xx"): [100.0, 150.0, 30.0, 60.0]}), {})
     assert verdict.requests == 110
 
 
