@@ -176,6 +176,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     updated: int = 0  # healthy ones of ``revision``
     most_updated: int = 0  # of them at one time since the rollout began
     restarts: dict[str, int] = {}  # of instances, by name, that say nothing of ``revision``: they were before it
+    failures: dict[str, int] = {}  # by slot, how many instances failed one after another
     verdict: str = ""
     reason: str = ""
     message: str = ""

@@ -27,7 +27,9 @@ from weft.kinds.deployment import (
 from weft.kinds.quota import REASON as OVER_QUOTA
 from weft.objects.quantity import format_duration
 
-REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced
+REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced; twice as long for each one before it that did
+MOST_REPLACE_SECONDS = 300.0
+CALM_SECONDS = 300.0  # for which an instance must be healthy before the ones before it are forgotten
 LOST_SECONDS = 60.0  # after which one on a silent node is
 CRASHES = 2  # restarts of a new instance that mean it fails
 LOOK_SECONDS = 5.0  # between two looks at what requests say, or at a quota
@@ -140,7 +142,7 @@ class _Planner:
         status.started_at = status.progressed_at = self._now
         status.step, status.step_since, status.ended_at, status.migrated = 0, None, None, []
         status.awaits, status.no_surge, status.verdict, status.phase = False, "", why, "Progressing"
-        status.most_updated, status.restarts = 0, {}
+        status.most_updated, status.restarts, status.failures = 0, {}, {}
         if is_same:
             status.stage = ""
             self._end("Promoted", f"revision {number} is what runs already: nothing changes")
@@ -268,6 +270,7 @@ class _Planner:
     def _forget_failures(self) -> None:
         """Hold nothing of an earlier try against the new revision."""
         status = self._status
+        status.failures = {}
         if status.back or not status.stable:
             return
         for one in [one for one in self._live if one.revision == status.revision]:
@@ -512,20 +515,39 @@ class _Planner:
         """Replace what failed or was lost, unless it is what a rollout is judged by."""
         status, now = self._status, self._now
         is_judged = status.stage in ("test", "roll") and bool(status.stable) and not status.back
+        waiting: list[tuple[str, int, float]] = []  # name, how many in a row, after how many seconds
+        self._forget_calm()
         for key in self._wanted():
             one = self._find(key)
             if one is None or one.adopted or (is_judged and key[0] == status.revision and one.state == "failed"):
                 continue
-            seconds = {"failed": REPLACE_SECONDS, "lost": LOST_SECONDS}.get(one.state)
-            if seconds is None:
+            if one.state not in ("failed", "lost"):
                 continue
+            before = status.failures.get(str(one.slot), 0)
+            backs_off = min(REPLACE_SECONDS * 2.0 ** min(before, 10), MOST_REPLACE_SECONDS)
+            seconds = backs_off if one.state == "failed" else LOST_SECONDS
             left = one.since + seconds - now
             if 0 < left <= seconds:
                 self._requeue(left)
+                if one.state == "failed" and before:
+                    waiting.append((one.name, before + 1, seconds))
                 continue
             self._delete(one)
+            if one.state == "failed":
+                status.failures = {**status.failures, str(one.slot): before + 1}
             why = one.trouble or ("its node sends nothing" if one.state == "lost" else "it ended")
             self._note("Warning", "InstanceReplaced", f"{one.name} is replaced: {why}")
+        if waiting:
+            name, count, seconds = max(waiting, key=lambda one: one[1])
+            more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+            self._waits.append(f"{name}{more} failed, {count} in a row: replaced after {format_duration(seconds)}")
+
+    def _forget_calm(self) -> None:
+        """Forget what failed in slots whose instances are healthy for long, or which are no more."""
+        status = self._status
+        calm = {str(one.slot) for one in self._live if one.serves and self._now - one.since >= CALM_SECONDS}
+        there = {str(slot) for slot in range(len(status.slots))}
+        status.failures = {slot: count for slot, count in status.failures.items() if slot in there - calm}
 
     def _remove(self) -> None:
         """Delete whom nobody wants: those that serve only as long as enough are left, and after they have drained."""

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.controllers.deployment.rollout_world import World
 
 from weft.controllers.deployment.facts import Verdict
-from weft.controllers.deployment.plan import LOST_SECONDS
+from weft.controllers.deployment.plan import CALM_SECONDS, LOST_SECONDS
 
 
 def test_a_new_deployment_makes_all_its_instances_and_is_promoted_when_they_are_healthy() -> None:
@@ -431,3 +431,35 @@ def test_a_canary_waits_for_the_last_counts_before_it_is_undecided() -> None:
     assert (world.status.phase, world.status.stage) == ("Progressing", "test")
     world.verdict = Verdict("good", "0 of 400 requests failed")
     world.until("Promoted")
+
+
+def test_a_template_that_never_starts_is_tried_less_and_less_often_and_it_says_so() -> None:
+    world = World(3)
+    world.manners[1] = "crashes"
+    world.pass_time(600)
+    assert world.events.count("InstanceReplaced") <= 3 * 7, "10 s, 20 s, 40 s … instead of sixty times each"
+    assert "failed, 6 in a row: replaced after 5m" in world.status.message
+    assert "(and 2 more)" in world.status.message
+    world.events.clear()
+    world.pass_time(3600)
+    assert 3 * 10 <= world.events.count("InstanceReplaced") <= 3 * 12, "every five minutes it is tried for ever"
+    world.update("shop:2")
+    world.until("Promoted", seconds=30)
+    assert world.revisions() == [2, 2, 2]
+
+
+def test_an_instance_that_was_healthy_for_long_is_replaced_soon() -> None:
+    world = World(1)
+    world.begin()
+    for tries in (1, 2, 3):
+        failed = world.serving()[0]
+        failed.failed, failed.made_at = True, world.now
+        world.pass_time(80)
+        assert world.status.failures == {"0": tries}
+        assert len(world.serving()) == 1
+    world.pass_time(CALM_SECONDS)
+    assert world.status.failures == {}
+    (failed,) = world.serving()
+    failed.failed, failed.made_at = True, world.now
+    world.pass_time(20)
+    assert len(world.serving()) == 1
