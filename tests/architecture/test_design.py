@@ -21,6 +21,7 @@ WRITERS = {
     "controllers/accounting": "accounting",
     "controllers/alert": "alerts",
     "controllers/cluster": "clusters",
+    "controllers/recovery": "recovery plans",
     "controllers/replica": "replicas",
     "controllers/replication": "replications",
     "controllers/conversion": "conversions",
@@ -133,7 +134,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # tasks and runs, deployments those of their instances;
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
-    # those of their endpoints.
+    # those of their endpoints; recovery plans those of the replicas that they promote.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/backup/policy",
@@ -145,6 +146,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/network/security_groups",
         "controllers/node/drain_controller",
         "controllers/rebalance/controller",
+        "controllers/recovery/make",
         "controllers/service/controller",
         "controllers/snapshot/controller",
         "controllers/snapshot/restore",

@@ -106,3 +106,23 @@ def test_a_project_without_the_quota_refuses_the_replica_before_any_byte_comes(l
 def test_a_replica_that_can_not_be_is_refused(lab: DoorsLab, changes: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         lab.client.create({**REPLICA, "name": "other", "spec": {**REPLICA["spec"], **changes}})
+
+
+def test_a_recovery_plan_names_replicas_that_are_here_and_is_run_by_who_may(lab: DoorsLab) -> None:
+    plan = {"kind": "recoveryplan", "name": "shop", "spec": {"groups": ["web"], "checks": ["web=command:true"]}}
+    with pytest.raises(WeftError, match='replica "mail"'):
+        lab.client.create({**plan, "spec": {"groups": ["web", "mail"]}})
+    with pytest.raises(InvalidInput, match=r"checks\[0\]: mail is in no group"):
+        lab.client.create({**plan, "spec": {"groups": ["web"], "checks": ["mail=tcp:25"]}})
+    lab.client.create(plan)
+    operator = lab.with_token("operator", use="access", role="operator")
+    assert operator.verb("recoveryplan", "shop", "rehearse")["spec"]["run_generation"] == 1
+    with pytest.raises(IllegalTransition, match="being rehearsed") as busy:
+        operator.verb("recoveryplan", "shop", "rehearse")
+    assert busy.value.token == "isBusy"
+    with pytest.raises(Forbidden):
+        operator.verb("recoveryplan", "shop", "failover")
+    after = lab.client.verb("recoveryplan", "shop", "failover", {"force": True})["spec"]
+    assert (after["run_generation"], after["run_mode"], after["force"]) == (2, "failover", True)
+    with pytest.raises(InvalidInput):
+        lab.client.create({**plan, "name": "other", "spec": {"groups": ["web"], "run_generation": 3}})

@@ -37,6 +37,7 @@ from tests.scenario import (
     test_rebalance_automatic,
     test_rebalance_plans,
     test_receivers,
+    test_recovery,
     test_replication,
     test_reservations,
     test_scheduler_answers,
@@ -78,6 +79,11 @@ RELIES_ON = {
     "controllers/alert/controller.py list_commits": "silence at and goes",
     "controllers/alert/due.py note_sent": "alertrule at",
     "controllers/cluster/controller.py _note": "cluster at",
+    "controllers/recovery/controller.py plan_one 1": "recoveryplan at and goes",
+    "controllers/recovery/controller.py plan_one 2": (
+        "recoveryplan at, replica at, snapshot at, quota at, network absent, network at and goes, service absent, "
+        "service at and goes, volume absent, volume at, workload absent, workload at"
+    ),
     "controllers/replica/controller.py plan_one 1": "replica at and goes",
     "controllers/replica/controller.py plan_one 2": "replica at, snapshot absent, snapshot at",
     "controllers/replication/controller.py plan_one 1": "replication at and goes",
@@ -449,6 +455,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_cluster_status.test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says,
     test_replication.test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again,
     test_replication.test_points_that_come_are_snapshots_and_the_oldest_goes,
+    test_recovery.test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_failed_over,
     test_planned_migrations.test_its_vm_has_gone_there_by_itself,
     test_planned_migrations.test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target,
     test_conversions.test_a_new_one_that_is_taken_away_gives_all_back,

@@ -26,6 +26,7 @@ from weft.controllers.pool.controller import Pools
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.rebalance.controller import Rebalancing
 from weft.controllers.rebalance.policy import RebalancePolicies
+from weft.controllers.recovery.controller import RecoveryPlans
 from weft.controllers.replica.controller import Replicas
 from weft.controllers.replication.controller import Replications
 from weft.controllers.service.controller import Services
@@ -58,6 +59,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: BackupExpiry(),
     lambda _: Replications(),
     lambda _: Replicas(),
+    lambda _: RecoveryPlans(),
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
     lambda _: NetworkTopologies(),

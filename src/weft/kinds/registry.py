@@ -38,6 +38,7 @@ from weft.kinds.rebalance_policy import REBALANCE_POLICY
 from weft.kinds.receiver import RECEIVER
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
+from weft.kinds.recovery_plan import RECOVERY_PLAN
 from weft.kinds.replica import REPLICA
 from weft.kinds.replication import REPLICATION
 from weft.kinds.report import REPORT
@@ -73,6 +74,7 @@ KINDS: tuple[Kind, ...] = (
     BACKUP_REPOSITORY,
     REPLICATION,
     REPLICA,
+    RECOVERY_PLAN,
     CONSTRAINT,
     NODE,
     NETWORK_TOPOLOGY,

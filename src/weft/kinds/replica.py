@@ -182,6 +182,13 @@ def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
     return {**obj["spec"], "role": PRIMARY, "generation": int(dig(obj, "spec.generation") or 1) + 1}
 
 
+def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
+    """What the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new spec. ``obj`` has the
+    snapshot of the point among its ``others``. Raises IllegalTransition."""
+    after = msgspec.convert(_promote(obj, given), ReplicaSpec)
+    return _make_vm(obj, given, ""), list(_make_volumes(obj, given, "")), after
+
+
 def _count(spec: ReplicaSpec, status: ReplicaStatus) -> Counted:
     """The whole size of its disks, however much has come: so what comes is never too much. Once promoted, its VM counts."""
     return Counted({"disk": 0 if spec.role == PRIMARY else sum(spec.disks.values())})

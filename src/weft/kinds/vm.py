@@ -261,7 +261,7 @@ def _is_test(spec: VmSpec) -> bool:
 def _find_health_check(spec: VmSpec) -> HealthCheck | None:
     """That of a VM which tests a backup; without a command it is asked whether it answers."""
     test = spec.origin.test if spec.origin is not None else None
-    if test is None:
+    if test is None or not test.backup:
         return None
     command = ["sh", "-c", test.check] if test.check else []
     return HealthCheck(command=command, interval=1.0, timeout=test.within, retries=1, start_period=test.within)

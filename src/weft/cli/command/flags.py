@@ -49,6 +49,7 @@ _NO_FLAG = {
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
     "receiver": ("spec.test_generation",),
+    "recoveryplan": ("spec.run_generation", "spec.run_mode", "spec.force"),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (
         "spec.values",
@@ -87,6 +88,7 @@ FORMS = {
     "networks": "NAME[:ADDRESS]",
     "publish": "HOST:GUEST[/udp]",
     "ports": "PORT[:TARGET][/udp]",
+    "checks": "REPLICA=TYPE:TARGET",
     "weights": "LABEL=VALUE:PER_MILLE",
     "prefer": "EXPRESSION[;weight=W]",
     "strategy": "STRATEGY[:WEIGHT],…",

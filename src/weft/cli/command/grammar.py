@@ -135,6 +135,8 @@ SPECIAL = {
     ("create", "backuprepository"): "backup.repository",
     ("restore", "backup"): "backup.restore",
     ("promote", "replica"): "replication.promote",
+    ("rehearse", "recoveryplan"): "recovery.rehearse",
+    ("failover", "recoveryplan"): "recovery.failover",
     ("get", "backup"): "backup_files.get",
     ("describe", "migration"): "describe.migration",
     ("maintenance", "node"): "node.maintenance",

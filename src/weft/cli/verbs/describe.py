@@ -25,6 +25,7 @@ from weft.cli.node.usage import RESOURCES, describe_instances, describe_used
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
 from weft.cli.output.terminal import clean, find_width
+from weft.cli.recovery.report import describe_runs, leave_out_runs
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_use, shorten_snapshot
 from weft.cli.verbs.events import about, draw_events
@@ -171,4 +172,8 @@ _SHOWN: dict[str, _Shown] = {
     "snapshot": (lambda _, obj: shorten_snapshot(obj), (lambda _, obj: describe_use(obj),)),
     "backup": (lambda _, obj: shorten_snapshot(obj), ()),
     "job": (lambda _, obj: leave_out_defaults(obj), ()),
+    "recoveryplan": (
+        lambda _, obj: leave_out_runs(obj),
+        (lambda session, obj: describe_runs(obj, session.clock.now()),),
+    ),
 }

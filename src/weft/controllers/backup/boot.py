@@ -12,6 +12,7 @@ from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.backup_verification import BackupTest
 from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.snapshot.restored import (
+    LEFT_OUT_OF_TESTS,
     ROOT,
     VmOrigin,
     VmTest,
@@ -30,11 +31,6 @@ from weft.objects.identity import new_uid, object_key
 # Nobody else is in the network, so any range will do that no guest expects.
 CIDR, DOMAIN = "198.18.255.240/28", "test"
 LABEL = "tests-backup"
-# What would give the VM a part in what the original does: groups, its choice of nodes, GPUs, names for logins.
-_LEFT_OUT = (
-    *("security_groups", "affinity_groups", "constraint", "prefer", "strategy", "tolerate", "storage_locality"),
-    *("data_hints", "gpus", "gpu_share", "gpu_memory", "gpu_models", "resources", "iso", "type", "pool"),
-)
 
 
 def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> BackupStatus:
@@ -61,7 +57,7 @@ def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> B
 
 def _make_vm(backup: str, spec: BackupSpec, status: BackupStatus, name: str, disks: dict[str, int]) -> VmSpec:
     made = make_restored_vm(status.workload_spec, name, name, disks, memory=False)["spec"]
-    vm = msgspec.convert({key: value for key, value in made.items() if key not in _LEFT_OUT}, VmSpec)
+    vm = msgspec.convert({key: value for key, value in made.items() if key not in LEFT_OUT_OF_TESTS}, VmSpec)
     vm.origin = VmOrigin(snapshot=name, test=VmTest(backup=backup, check=spec.verify_check, within=spec.verify_within))
     vm.networks, vm.restart, vm.grace, vm.on_node_loss = [name], "never", 1.0, "wait"
     return vm

@@ -17,6 +17,7 @@ from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.replication.work import find_receive
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.recovery_plan import RECOVERY_PLANS_BY_SNAPSHOT
 from weft.kinds.replica import REPLICAS_BY_NODE, REPLICAS_BY_POINT, REPLICAS_BY_UID, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.objects.envelope import Envelope
@@ -84,6 +85,9 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
         spec=spec,
         status=status,
         snapshots=frozenset(usable),
+        pinned=frozenset(
+            one.snapshot_uid for one in status.points if view.find(RECOVERY_PLANS_BY_SNAPSHOT, one.snapshot_uid)
+        ),
         held=bool(found),
         places=list_places(view, spec.pool),
         node_exists=bool(nodes),

@@ -29,6 +29,7 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     spec: ReplicaSpec
     status: ReplicaStatus
     snapshots: frozenset[str]  # uids of its points' snapshots that are there and can be used
+    pinned: frozenset[str] = frozenset()  # of these, what the run of a recovery plan needs: they stay
     held: bool = False  # any of its points' snapshots is there
     places: Sequence[Place] = ()
     node_exists: bool = False  # the one that its points are on
@@ -58,8 +59,8 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
     if report is not None and order is not None and report.phase == "done" and facts.is_listed:
         arrived = make_point(facts, order, report, now)
         points.append(arrived)
-    drop = [one.snapshot_uid for one in points[: -facts.spec.keep]]
-    points = points[-facts.spec.keep :]
+    drop = [one.snapshot_uid for one in points[: -facts.spec.keep] if one.snapshot_uid not in facts.pinned]
+    points = [one for one in points if one.snapshot_uid not in drop]
     status = replace(status, points=points)
     status = _choose_node(facts, status, now)
     status = replace(status, order=_plan_order(facts, status, arrived is not None))

@@ -35,6 +35,8 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
             "Copying",
             "Restoring",
             "Seeding",
+            "Rehearsing",
+            "FailingOver",
         ),
         *(
             "Preparing",

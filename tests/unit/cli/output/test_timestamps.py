@@ -27,7 +27,19 @@ def render(value: object) -> object:
 # Every field that is a number with a part behind the point, or a map of numbers, and is a time; a new one is put here or below.
 MOMENTS = {
     *("created_at", "deleting_since", "since", "at", "first_at", "started_at", "ended_at", "stopped_at", "running_at"),
-    *("began_at", "returned_at", "handed_over_at", "troubled_at", "used_at", "expires_at", "last_run", "next_run"),
+    *(
+        "began_at",
+        "begun_at",
+        "asked_at",
+        "passed_at",
+        "returned_at",
+        "handed_over_at",
+        "troubled_at",
+        "used_at",
+        "expires_at",
+        "last_run",
+        "next_run",
+    ),
     *("not_before", "not_after", "prepare_at", "deadline_at", "drain_not_before", "drain_not_after", "start", "end"),
     *(
         "through",
@@ -59,7 +71,7 @@ QUANTITIES = {
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
     *("cpu_before", "cpu_after", "memory_before", "memory_after"),
-    *("cooldown", "target", "age_seconds"),
+    *("cooldown", "target", "age_seconds", "deadline", "rto_seconds"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "requested", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),

@@ -18,12 +18,19 @@ LEFT_OUT = (
     *("publish", "force_publish", "lease", "reservation", "gang", "node", "anti_affinity_groups", "spread"),
     *("user_data", "run", "hold", "restart_generation", "origin", "restore", "snapshots", "boot"),
 )
+# Beside these, of a VM that is only there to test: what would give it a part in what the original does: groups, its choice of
+# nodes, GPUs, names for logins.
+LEFT_OUT_OF_TESTS = (
+    *("security_groups", "affinity_groups", "constraint", "prefer", "strategy", "tolerate", "storage_locality"),
+    *("data_hints", "gpus", "gpu_share", "gpu_memory", "gpu_models", "resources", "iso", "type", "pool"),
+)
 
 
 class VmTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """That a VM is only there to test a backup."""
+    """That a VM is only there to test a backup, or to rehearse a recovery."""
 
-    backup: Annotated[str, field("Backup that it tests", name=True)]
+    backup: Annotated[str, field("Backup that it tests; unset: none", name=True)] = ""
+    recovery: Annotated[str, field("Recovery plan that it rehearses; unset: none", name=True)] = ""
     check: Annotated[str, field("Command that must end with exit code 0; unset: the guest answers")] = ""
     within: Annotated[float, field("Time until it must", quantity="duration")] = 0.0
 
@@ -33,7 +40,9 @@ class VmOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     snapshot: Annotated[str, field("Snapshot that its disks come from", change="never", name=True)]
     memory: Annotated[bool, field("Go on from the snapshot's memory, too, if it has any", change="never")] = False
-    test: Annotated[VmTest | None, field("Set by the server for a VM that tests a backup", change="never")] = None
+    test: Annotated[VmTest | None, field("Set by the server for a VM that is only there to test", change="never")] = (
+        None
+    )
 
 
 class VmRestore(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -50,7 +59,7 @@ class VolumeOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 
     snapshot: Annotated[str, field("Snapshot that its data comes from", change="never", name=True)]
     disk: Annotated[str, field("Name that the volume had when the snapshot was taken", change="never")]
-    test: Annotated[bool, field("Set by the server for one of a VM that tests a backup", change="never")] = False
+    test: Annotated[bool, field("Set by the server for one of a VM that is only there to test", change="never")] = False
     alone: Annotated[bool, field("Its data comes without a VM that begins from it", change="never")] = False
 
 

@@ -1,0 +1,175 @@
+"""Carries out recovery plans: rehearses them in networks that lead nowhere, or promotes their replicas, in order; measures, and
+removes what a rehearsal has made.
+
+Reads recovery plans, replicas, snapshots, VMs, volumes, networks, services, clusters and quotas; writes recoveryplan.status, makes
+and removes what a run needs, promotes replicas, releases the finalizer "recoveryplan". Woken by what it has made, by replicas, and
+by time while a run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec.structs import replace
+
+from weft.contracts.journal import Event
+from weft.controllers.loop import Plan
+from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
+from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
+from weft.controllers.recovery.members import list_answering, list_members
+from weft.controllers.recovery.plan import RecoveryStep, is_rehearsing, is_under_way, plan_recovery
+from weft.informer.commit import Commit, Draft, let_go, unchanged
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunResult
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.replica import ReplicaSpec, ReplicaStatus
+from weft.kinds.service import ServiceStatus
+from weft.objects.errors import WeftError
+from weft.objects.identity import new_uid, object_key
+from weft.objects.quantity import format_duration
+
+FINALIZER, SOURCE = "recoveryplan", "recovery plans"
+TICK_SECONDS = 0.5  # a run that goes on is looked at as often
+REST_SECONDS = 30.0  # a plan that can't be carried out yet
+
+
+class RecoveryPlans:
+    name = "recovery plans"
+    kinds = ("recoveryplan", "replica", "snapshot", "vm", "volume", "network", "service")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "recoveryplan":
+            return (change.key,)
+        if change.kind == "replica":
+            return _route_replica(view, change)
+        owner = change.item.envelope.owner_key(RECOVERY_PLAN.name)
+        return (owner,) if owner is not None else ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan, begins = Plan(), ""
+        for item in [item for key in keys if (item := view.get(key)) is not None]:
+            commit, status = plan_one(view, item, begins, now)
+            if commit is not None:
+                plan.commits.append(commit)
+                if is_rehearsing(status):
+                    begins = f"{item.envelope.project}/{item.envelope.name}"
+            if item.deleting or is_under_way(status, item.spec(RecoveryPlanSpec).run_generation):
+                plan.later[item.key] = TICK_SECONDS
+            elif status.phase == "Pending":
+                plan.later[item.key] = REST_SECONDS
+        return plan
+
+
+def _route_replica(view: View, change: Changed) -> Iterable[str]:
+    if not has_changed(change, lambda item: (item.uid, item.deleting, item.spec(ReplicaSpec).role, _has_points(item))):
+        return ()
+    project = change.item.envelope.project
+    return [item.key for item in view.of_kind("recoveryplan").values() if item.envelope.project == project]
+
+
+def _has_points(replica: Item) -> bool:
+    return bool(replica.status(ReplicaStatus).points)
+
+
+def read_facts(view: View, item: Item, begins: str, now: float) -> RecoveryFacts:
+    """``begins``: the plan whose rehearsal begins in the same moment."""
+    spec, status = item.spec(RecoveryPlanSpec), item.status(RecoveryPlanStatus)
+    asked = spec.run_mode if spec.run_generation > status.ended_generation else None
+    fresh = f"{'failover' if asked == FAILOVER else 'rehearsal'}-{new_uid()[:6]}"
+    run = status.run
+    candidates = list_members(view, item, fresh, asked, now) if run is None or run.result is not None else []
+    return RecoveryFacts(
+        name=item.envelope.name,
+        deleting=item.deleting,
+        spec=spec,
+        status=status,
+        candidates=candidates,
+        vms=_read_vms(view, item, run) if run is not None else {},
+        ready=_read_ready(view, item, run) if run is not None else {},
+        leftovers=bool(list_made(view, item)) if run is not None or item.deleting else False,
+        answering=list_answering(view, item, candidates) if asked == FAILOVER else (),
+        busy=begins or _find_busy(view, item),
+        isolated=is_isolated(view, item, run) if run is not None and run.mode == REHEARSE else True,
+        fresh_name=fresh,
+    )
+
+
+def _read_vms(view: View, item: Item, run: RecoveryRun) -> dict[str, VmFacts]:
+    found = {}
+    for member in run.members:
+        vm = view.get(object_key("vm", item.envelope.project, member.vm))
+        if vm is not None and not vm.deleting:
+            status = vm.status(WorkloadStatus)
+            found[member.vm] = VmFacts(status.phase, status.message or status.reason)
+    return found
+
+
+def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, Readiness]:
+    found = {}
+    for name in [check.service for member in run.members for check in member.checks if check.service]:
+        service = view.get(object_key("service", item.envelope.project, name))
+        if service is None:
+            continue
+        status = service.status(ServiceStatus)
+        one = status.endpoints[0] if status.endpoints else None
+        found[name] = Readiness(one.ready, one.reason) if one is not None else Readiness(False, status.message)
+    return found
+
+
+def _find_busy(view: View, item: Item) -> str:
+    for other in view.of_kind("recoveryplan").values():
+        if other.uid != item.uid and is_rehearsing(other.status(RecoveryPlanStatus)):
+            return f"{other.envelope.project}/{other.envelope.name}"
+    return ""
+
+
+def plan_one(view: View, item: Item, begins: str, now: float) -> tuple[Commit | None, RecoveryPlanStatus]:
+    """What to write for one plan, and its status after that."""
+    facts = read_facts(view, item, begins, now)
+    step = plan_recovery(facts, now)
+    if step.act == "release":
+        return Commit(item.key, [let_go(item, FINALIZER)], [unchanged(item)]), step.status
+    draft = Draft()
+    status = carry_out(draft, view, item, step, now)
+    if status != facts.status:
+        draft.change(item, status=status)
+    elif draft.writes:
+        draft.preconditions.append(unchanged(item))
+    return draft.commit(item.key, _list_events(item, facts.status, status)), status
+
+
+def carry_out(draft: Draft, view: View, item: Item, step: RecoveryStep, now: float) -> RecoveryPlanStatus:
+    """Put what the step makes or removes into ``draft``; the status that says so."""
+    status, run = step.status, step.status.run
+    if step.act == "drop":
+        drop_made(draft, view, item, now)
+    elif step.act == "begin" and run is not None:
+        return replace(status, run=begin_run(draft, view, item, run, now))
+    elif step.act == "make" and run is not None:
+        made = Draft()
+        try:
+            run = make_member(made, view, item, run, step.member, now)
+        except WeftError as problem:  # it could be promoted when the run began
+            return replace(status, message=f"{run.members[step.member].replica}: {problem.message}")
+        draft.writes += made.writes
+        draft.preconditions += made.preconditions
+        return replace(status, run=run)
+    return status
+
+
+def _list_events(item: Item, was: RecoveryPlanStatus, now: RecoveryPlanStatus) -> list[Event]:
+    events = []
+    for before, after, what in ((was.rehearsal, now.rehearsal, "Rehearsal"), (was.failover, now.failover, "Failover")):
+        if after is not None and after != before:
+            type_: Literal["Normal", "Warning"] = "Normal" if after.phase == PASSED else "Warning"
+            events.append(Event(type_, f"{what}{after.phase}", describe(after), item.envelope.ref, SOURCE))
+    return events
+
+
+def describe(result: RunResult) -> str:
+    if result.phase != PASSED:
+        return result.message or FAILED
+    rpo = format_duration(result.rpo_seconds) if result.rpo_seconds is not None else "not known"
+    return f"measured RPO {rpo}, RTO {format_duration(result.rto_seconds or 0.0)}, {len(result.checks)} checks passed"

@@ -1,0 +1,47 @@
+"""What a plan of a run is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from weft.kinds.fields.recovery.run import RunMember
+from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A replica that would be recovered now: the member that it would be, or why it can't be one."""
+
+    member: RunMember
+    problem: str = ""
+    is_promoted: bool = False
+
+
+class VmFacts(msgspec.Struct, frozen=True):
+    """The VM of a member."""
+
+    phase: str
+    message: str = ""
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """What a service says of the one VM that it leads to."""
+
+    ready: bool
+    message: str = ""
+
+
+class RecoveryFacts(msgspec.Struct, frozen=True):
+    name: str
+    deleting: bool
+    spec: RecoveryPlanSpec
+    status: RecoveryPlanStatus
+    candidates: Sequence[Candidate] = ()  # in order, of the spec as it is
+    vms: Mapping[str, VmFacts] = {}  # of the run, by name, those that exist
+    ready: Mapping[str, Readiness] = {}  # by name of the service
+    leftovers: bool = False  # something of the run exists that goes at its end
+    answering: Sequence[str] = ()  # clusters that the VMs run at, and that answer
+    busy: str = ""  # the plan whose rehearsal is in progress, as PROJECT/NAME
+    isolated: bool = True  # the networks of the rehearsal lead nowhere
+    fresh_name: str = ""  # for a new run

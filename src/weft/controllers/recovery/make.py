@@ -1,0 +1,182 @@
+"""What a run makes, and what is removed again: isolated networks, VMs with their volumes, and services that check them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from weft.controllers.recovery.members import find_promoted, find_replica, list_networks, read_promoted, read_vm
+from weft.informer.commit import Draft, edit, put, unchanged
+from weft.informer.quotas import read_quota
+from weft.informer.view import Item, View
+from weft.kinds.fields.recovery.check import read_check
+from weft.kinds.fields.recovery.run import REHEARSE, RecoveryRun, RunCheck, RunMember
+from weft.kinds.network import NETWORK, NetworkSpec
+from weft.kinds.parts.nic import read_nic
+from weft.kinds.parts.snapshot.restored import (
+    LEFT_OUT_OF_TESTS,
+    VmOrigin,
+    VmTest,
+    VolumeOrigin,
+    make_restored_vm,
+    make_restored_volumes,
+)
+from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
+from weft.kinds.record import Kind
+from weft.kinds.service import SERVICE, ServiceSpec
+from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.vm import VM, VmSpec
+from weft.kinds.volume import VOLUME, VolumeSpec
+from weft.objects.identity import named_key, object_key
+
+RUN_LABEL, MEMBER_LABEL = "recovery-run", "recovery-member"
+_UNASKED_PORT = 1  # of a service whose readiness is a command's: it needs a port, and nobody connects to it
+MOST_AT_ONCE = 80  # objects that are removed in one commit
+
+
+def begin_run(draft: Draft, view: View, plan: Item, run: RecoveryRun, now: float) -> RecoveryRun:
+    """The run with the networks of a rehearsal. Its points are written as they are, so that nobody removes one at this moment."""
+    for member in run.members:
+        snapshot = view.get(object_key("snapshot", plan.envelope.project, member.snapshot))
+        if member.snapshot and snapshot is not None:
+            draft.change(snapshot)
+    if run.mode != REHEARSE:
+        return run
+    networks = {}
+    for number, name in enumerate(list_networks(view, plan, run.members)):
+        real = view.get(named_key("network", plan.envelope.project, name))
+        if real is None:
+            continue
+        there = real.spec(NetworkSpec)
+        spec = NetworkSpec(cidr=there.cidr, nat=False, mtu=there.mtu, domain=there.domain)
+        networks[name] = f"{run.name}-net-{number}"
+        draft.make(NETWORK.make(networks[name], spec, now, project=plan.envelope.project, owner=plan.envelope))
+    return msgspec.structs.replace(run, networks=networks)
+
+
+def is_isolated(view: View, plan: Item, run: RecoveryRun) -> bool:
+    """Whether the networks of a rehearsal still lead nowhere: nobody has opened one."""
+    for name in run.networks.values():
+        network = view.get(object_key(NETWORK.name, plan.envelope.project, name))
+        if network is None or not _is_owned(network, plan):
+            return False
+        spec = network.spec(NetworkSpec)
+        if spec.nat or spec.open or spec.shared_with:
+            return False
+    return True
+
+
+def make_member(draft: Draft, view: View, plan: Item, run: RecoveryRun, index: int, now: float) -> RecoveryRun:
+    """Make the VM of a member, and what checks it. Raises WeftError where it can't be promoted now."""
+    member = run.members[index]
+    if run.mode == REHEARSE:
+        network = _make_rehearsed(draft, view, plan, run, member, now)
+    else:
+        network = _promote(draft, view, plan, run, member, now)
+    for check in member.checks:
+        if check.service:
+            made = make_service(check, run, member, network)
+            draft.make(SERVICE.make(check.service, made, now, project=plan.envelope.project, owner=plan.envelope))
+    begun = msgspec.structs.replace(member, begun_at=now)
+    return msgspec.structs.replace(run, members=[*run.members[:index], begun, *run.members[index + 1 :]])
+
+
+def make_service(check: RunCheck, run: RecoveryRun, member: RunMember, network: str) -> ServiceSpec:
+    """A service that nobody uses: it leads to the one VM, whose node asks it as the check says."""
+    readiness = read_check(f"{member.replica}={check.type}:{check.target}", "check").readiness
+    return ServiceSpec(
+        selector=_labels(run, member),
+        ports=[str(readiness.port or _UNASKED_PORT)],
+        network=network,
+        readiness=readiness,
+        drain=0.0,
+    )
+
+
+def _labels(run: RecoveryRun, member: RunMember) -> dict[str, str]:
+    return {RUN_LABEL: run.name, MEMBER_LABEL: member.replica}
+
+
+def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: RunMember, now: float) -> str:
+    """Returns the network of its first NIC."""
+    project = plan.envelope.project
+    snapshot = view.get(object_key("snapshot", project, member.snapshot))
+    status = snapshot.status(SnapshotStatus) if snapshot is not None else SnapshotStatus()
+    disks = {name: disk.size for name, disk in status.disks.items()}
+    made = make_restored_vm(status.workload_spec, member.vm, member.snapshot, disks, memory=False)
+    kept = {key: value for key, value in made["spec"].items() if key not in LEFT_OUT_OF_TESTS and key != "origin"}
+    vm = read_vm({"spec": kept})
+    vm.origin = VmOrigin(snapshot=member.snapshot, test=VmTest(recovery=plan.envelope.name))
+    vm.networks = [run.networks[name] for name in vm.networks if name in run.networks]
+    vm.pool, vm.restart, vm.grace, vm.on_node_loss = status.pool or vm.pool, "on-failure", 1.0, "wait"
+    pools = {name: (disk.size, disk.pool) for name, disk in status.disks.items()}
+    for manifest in make_restored_volumes(pools, member.vm, member.snapshot):
+        volume = msgspec.convert(manifest["spec"], VolumeSpec)
+        assert volume.origin is not None
+        volume.origin = VolumeOrigin(snapshot=member.snapshot, disk=volume.origin.disk, test=True)
+        draft.make(VOLUME.make(manifest["name"], volume, now, project=project, owner=plan.envelope))
+    draft.make(VM.make(member.vm, vm, now, project=project, owner=plan.envelope, labels=_labels(run, member)))
+    return vm.networks[0] if vm.networks else next(iter(run.networks.values()), "default")
+
+
+def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: RunMember, now: float) -> str:
+    """As the verb of the replica does; of one that was promoted before, the VM is checked. Returns the network of its first NIC."""
+    project, creator = plan.envelope.project, plan.envelope.creator
+    replica = find_replica(view, plan, member.replica)
+    assert replica is not None, member.replica
+    there = find_promoted(view, replica)
+    if there is not None:
+        envelope = edit(there)
+        envelope.labels = {**envelope.labels, **_labels(run, member)}
+        draft.writes.append(put(envelope))
+        draft.preconditions.append(unchanged(there))
+        return _first_network(there.spec(VmSpec))
+    manifest, volumes, after = read_promoted(view, replica, member)
+    spec = read_vm(manifest)
+    quota = read_quota(view, project)
+    if quota is not None:
+        quota.guard(draft)
+    for one in volumes:
+        volume = msgspec.convert(one["spec"], VolumeSpec)
+        draft.make(VOLUME.make(one["name"], volume, now, project=project, creator=creator))
+    draft.make(VM.make(member.vm, spec, now, project=project, creator=creator, labels=_labels(run, member)))
+    draft.change(replica, spec=after)
+    return _first_network(spec)
+
+
+def _first_network(spec: VmSpec) -> str:
+    return read_nic(spec.networks[0]).network if spec.networks else "default"
+
+
+def _is_owned(item: Item, plan: Item) -> bool:
+    return item.envelope.owner is not None and item.envelope.owner.uid == plan.uid
+
+
+class Made(NamedTuple):
+    """All that a run has made and that goes with it."""
+
+    vms: list[Item]
+    services: list[Item]
+    rest: list[Item]  # what VMs use: volumes and networks
+
+    def __bool__(self) -> bool:
+        return bool(self.vms or self.services or self.rest)
+
+
+def list_made(view: View, plan: Item) -> Made:
+    def find(kind: Kind) -> list[Item]:
+        return [item for item in view.of_kind(kind.name).values() if _is_owned(item, plan)]
+
+    return Made(list(view.find(WORKLOADS_BY_OWNER, plan.uid)), find(SERVICE), [*find(VOLUME), *find(NETWORK)])
+
+
+def drop_made(draft: Draft, view: View, plan: Item, now: float) -> None:
+    """Have the VMs and services removed, and what the VMs used once they are gone."""
+    made = list_made(view, plan)
+    going = [*made.vms, *made.services] if made.vms else [*made.services, *made.rest]
+    for item in going[:MOST_AT_ONCE]:
+        if not item.envelope.finalizers:
+            draft.delete(item)
+        elif not item.deleting:
+            draft.change(item, deleting_since=now)

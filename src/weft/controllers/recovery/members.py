@@ -1,0 +1,199 @@
+"""The replicas of a recovery plan as the view has them: which point each would be recovered from, or why it can't be. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from weft.controllers.recovery.facts import Candidate
+from weft.controllers.recovery.plan import list_order
+from weft.informer.quotas import read_quota
+from weft.informer.view import Item, View
+from weft.kinds.cluster import ClusterStatus
+from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
+from weft.kinds.fields.subject import split_subject
+from weft.kinds.parts.nic import read_nic
+from weft.kinds.parts.snapshot.restored import LEFT_OUT_OF_TESTS
+from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus, read_checks, read_groups
+from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted
+from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
+from weft.objects.errors import WeftError
+from weft.objects.identity import MAX_NAME, named_key, object_key
+from weft.objects.schema import read_strict
+from weft.trust.credentials import CLUSTER_PREFIX
+
+# What the spec of a VM names that a run makes, too, or that is checked where it is used.
+_MADE = ("volume", "snapshot", "node", "priorityclass", "reservation")
+
+
+def find_replica(view: View, plan: Item, name: str) -> Item | None:
+    return view.get(object_key("replica", plan.envelope.project, name))
+
+
+def list_members(view: View, plan: Item, run: str, mode: Mode | None, now: float) -> list[Candidate]:
+    """What a run called ``run`` would recover now, in order; ``mode`` None: of a plan at rest."""
+    spec = plan.spec(RecoveryPlanSpec)
+    others = [
+        item.envelope.name
+        for item in (view.of_kind("replica").values() if spec.all else ())
+        if item.envelope.project == plan.envelope.project and not item.deleting
+    ]
+    return [
+        _read_candidate(view, plan, RunMember(replica=name, group=group, vm=""), run, mode, now)
+        for group, name in list_order(read_groups(spec), others)
+    ]
+
+
+def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: Mode | None, now: float) -> Candidate:
+    replica = find_replica(view, plan, member.replica)
+    what = f"replica/{member.replica}"
+    if replica is None or replica.deleting:
+        return Candidate(member, f"{what} is not there")
+    spec = replica.spec(ReplicaSpec)
+    member = msgspec.structs.replace(
+        member, vm=_name_vm(spec, member, run, mode), checks=list_checks(plan, member, run)
+    )
+    if spec.role == PRIMARY:
+        vm = find_promoted(view, replica)
+        if mode == REHEARSE:
+            return Candidate(member, f"{what} was promoted, so there is nothing to rehearse", is_promoted=True)
+        if vm is None:
+            return Candidate(member, f"{what} was promoted, and what it became is gone", is_promoted=True)
+        age = _recall_age(plan, member.replica)
+        return Candidate(msgspec.structs.replace(member, vm=vm.envelope.name, age_seconds=age), is_promoted=True)
+    point = find_point(view, replica)
+    if point is None:
+        return Candidate(member, f"{what} has no point that can be used yet")
+    member = msgspec.structs.replace(
+        member,
+        snapshot=point.snapshot,
+        snapshot_uid=point.snapshot_uid,
+        point=point.number,
+        age_seconds=max(0.0, now - point.received_at) + point.age_seconds,
+    )
+    return Candidate(member, _find_problem(view, plan, replica, member, mode))
+
+
+def _name_vm(spec: ReplicaSpec, member: RunMember, run: str, mode: Mode | None) -> str:
+    if mode != REHEARSE:
+        return split_subject(spec.of)[1]
+    name = f"{run}-{member.replica}"
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9].rstrip('-')}-{_digest(member.replica)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def list_checks(plan: Item, member: RunMember, run: str) -> list[RunCheck]:
+    """That it runs, and what the plan asks of it. Each of these is a service's readiness."""
+    return [
+        RunCheck(type="running"),
+        *(
+            RunCheck(type=check.type, target=check.target, service=f"{run}-check-{number}")
+            for number, check in enumerate(read_checks(plan.spec(RecoveryPlanSpec)))
+            if check.replica == member.replica
+        ),
+    ]
+
+
+def find_point(view: View, replica: Item) -> Point | None:
+    """Its newest point that VMs can begin from."""
+    for point in reversed(replica.status(ReplicaStatus).points):
+        snapshot = view.get(object_key("snapshot", replica.envelope.project, point.snapshot))
+        if snapshot is not None and snapshot.uid == point.snapshot_uid and not snapshot.deleting:
+            if snapshot.status(SnapshotStatus).phase == "Ready":
+                return point
+    return None
+
+
+def find_promoted(view: View, replica: Item) -> Item | None:
+    """The VM that its promotion made."""
+    for point in reversed(replica.status(ReplicaStatus).points):
+        for vm in view.find(VMS_BY_ORIGIN, object_key("snapshot", replica.envelope.project, point.snapshot)):
+            origin = vm.spec(VmSpec).origin
+            if not vm.deleting and origin is not None and origin.test is None:
+                return vm
+    return None
+
+
+def _recall_age(plan: Item, replica: str) -> float | None:
+    """How old its point was in the failover that promoted it."""
+    last = plan.status(RecoveryPlanStatus).failover
+    return next((one.age_seconds for one in last.vms if one.replica == replica), None) if last is not None else None
+
+
+def read_promoted(
+    view: View, replica: Item, member: RunMember
+) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
+    """The manifests of the VM and its volumes that a promotion would make, and the spec of the replica after it. Raises
+    WeftError."""
+    found = view.get(object_key("snapshot", replica.envelope.project, member.snapshot))
+    others = {f"snapshot/{member.snapshot}": _as_data(found)} if found is not None else {}
+    return make_promoted({**_as_data(replica), "others": others}, PromoteInput(point=member.point))
+
+
+def _as_data(item: Item) -> dict[str, Any]:
+    data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(item.envelope))
+    return data
+
+
+def read_vm(manifest: dict[str, Any]) -> VmSpec:
+    """The spec in a manifest that came from another cluster, as strictly as the API reads it. Raises WeftError."""
+    spec = read_strict(manifest["spec"], VmSpec)
+    assert VM.admission.check is not None
+    VM.admission.check(spec)
+    return spec
+
+
+def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode: Mode | None) -> str:
+    """Why no VM can be made from its point; "": one can."""
+    what = f"replica/{member.replica}"
+    try:
+        manifest, _, _ = read_promoted(view, replica, member)
+        spec = read_vm(manifest)
+    except WeftError as problem:
+        return f"{what}: {problem.message}"
+    project = plan.envelope.project
+    left_out = LEFT_OUT_OF_TESTS if mode == REHEARSE else ()
+    for reference in VM.references:
+        if reference.kind in _MADE or reference.field.removeprefix("spec.") in left_out:
+            continue
+        for name in reference.list_names(manifest["name"], spec) if not reference.awaited else ():
+            if view.get(named_key(reference.kind, project, name)) is None:
+                return f"{what}: {reference.field}: {reference.kind}/{name} is not here"
+    if not spec.networks and any(one.type in ("tcp", "http") for one in member.checks):
+        return f"{what}: its workload has no network, so no port of it can be asked"
+    if mode != FAILOVER:
+        return ""
+    if view.get(object_key("vm", project, manifest["name"])) is not None:
+        return f"{what}: vm/{manifest['name']} exists here already"
+    quota = read_quota(view, project)
+    return quota.describe_excess("vm", spec, plan.envelope.creator) if quota is not None else ""
+
+
+def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str]:
+    """The linked clusters that answer, and that the replicas come from."""
+    found = set()
+    for candidate in members:
+        replica = find_replica(view, plan, candidate.member.replica)
+        creator = replica.envelope.creator if replica is not None and not candidate.is_promoted else ""
+        if creator.startswith(CLUSTER_PREFIX):
+            name = creator.removeprefix(CLUSTER_PREFIX)
+            cluster = view.get(object_key("cluster", None, name))
+            if cluster is not None and cluster.status(ClusterStatus).phase == "Linked":
+                found.add(name)
+    return sorted(found)
+
+
+def list_networks(view: View, plan: Item, members: list[RunMember]) -> list[str]:
+    """The networks that the VMs of a rehearsal would join."""
+    found: dict[str, None] = {}
+    for member in members:
+        snapshot = view.get(object_key("snapshot", plan.envelope.project, member.snapshot))
+        former = snapshot.status(SnapshotStatus).workload_spec if snapshot is not None else {}
+        found |= {read_nic(nic).network: None for nic in former.get("networks", [])}
+    return list(found)

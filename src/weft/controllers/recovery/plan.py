@@ -1,0 +1,254 @@
+"""How a recovery plan is carried out: what is next, when it is over, and what was measured. Pure.
+
+``status.run`` is written in the commit that makes what a step needs, and cleared once nothing is left of it: a process that dies at
+any moment goes on where it was. The result is written first, then what a rehearsal has made is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.controllers.recovery.facts import RecoveryFacts
+from weft.kinds.fields.recovery.run import (
+    FAILED,
+    FAILOVER,
+    PASSED,
+    REFUSED,
+    REHEARSE,
+    CheckResult,
+    Outcome,
+    RecoveryRun,
+    RunCheck,
+    RunMember,
+    RunResult,
+    VmResult,
+)
+from weft.kinds.recovery_plan import MOST_MEMBERS, RecoveryPlanStatus
+from weft.objects.lifecycle import Phase
+from weft.objects.quantity import format_duration
+
+_ENDED = (Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED)
+_PROBLEMS_SHOWN = 3
+
+
+class RecoveryStep(msgspec.Struct, frozen=True):
+    """The new status, and what the same commit makes or removes."""
+
+    status: RecoveryPlanStatus
+    act: Literal["", "begin", "make", "drop", "release"] = ""
+    member: int = 0  # to make: index in ``run.members``
+
+
+def plan_recovery(facts: RecoveryFacts, now: float) -> RecoveryStep:
+    status, run = facts.status, facts.status.run
+    if facts.deleting:
+        act: Literal["drop", "release"] = "drop" if facts.leftovers else "release"
+        return RecoveryStep(replace(status, phase="Deleting", reason="", message=""), act)
+    if run is not None and run.result is not None:
+        return _finish(facts, run)
+    asked = facts.spec.run_generation
+    if run is not None and run.generation != asked:
+        return _end(facts, run, now, FAILED, "superseded", "a failover was asked for, which ended it")
+    if run is not None:
+        return _advance(facts, run, now)
+    if asked > status.ended_generation:
+        return _begin(facts, now)
+    return RecoveryStep(_describe(facts, status))
+
+
+def _describe(facts: RecoveryFacts, status: RecoveryPlanStatus) -> RecoveryPlanStatus:
+    """Of a plan that is at rest."""
+    if facts.candidates and all(one.is_promoted for one in facts.candidates):
+        return replace(status, phase="Promoted", reason="", message="")
+    problem = _find_problem(facts)
+    return replace(
+        status, phase="Pending" if problem else "Ready", reason="notRecoverable" if problem else "", message=problem
+    )
+
+
+def _find_problem(facts: RecoveryFacts) -> str:
+    if not facts.candidates:
+        return "the project has no replicas"
+    if len(facts.candidates) > MOST_MEMBERS:
+        return f"{len(facts.candidates)} replicas are too many for one plan: at most {MOST_MEMBERS}"
+    problems = [one.problem for one in facts.candidates if one.problem]
+    more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+    return "; ".join(problems[:_PROBLEMS_SHOWN]) + more
+
+
+def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
+    spec, status = facts.spec, facts.status
+    if status.asked_generation != spec.run_generation:
+        status = replace(status, asked_generation=spec.run_generation, asked_at=now)
+    rehearses = spec.run_mode == REHEARSE
+    if rehearses and facts.busy:  # one is rehearsed at a time, so that its measure is its own
+        message = f"waits until recoveryplan/{facts.busy} was rehearsed"
+        return RecoveryStep(replace(status, phase="Pending", reason="isBusy", message=message))
+    run = RecoveryRun(
+        mode=spec.run_mode,
+        generation=spec.run_generation,
+        name=facts.fresh_name,
+        began_at=now if rehearses else status.asked_at,  # a failover's time counts from when people asked for it
+        members=[one.member for one in facts.candidates],
+    )
+    if problem := _find_problem(facts):
+        return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", problem)
+    if not rehearses and facts.answering and not spec.force:
+        where = ", ".join(f"cluster/{name}" for name in facts.answering)
+        message = f"{where} answers, so the VMs may still run there, and two of each would write"
+        return _end(replace(facts, status=status), run, now, REFUSED, "primaryAnswers", message)
+    status = replace(status, phase="Rehearsing" if rehearses else "FailingOver", run=run, reason="", message="")
+    return RecoveryStep(status, "begin")
+
+
+def _advance(facts: RecoveryFacts, run: RecoveryRun, now: float) -> RecoveryStep:
+    run = replace(run, members=[_refresh(facts, member, now) for member in run.members])
+    facts = replace(facts, status=replace(facts.status, run=run))
+    if not facts.isolated:
+        return _end(facts, run, now, FAILED, "notIsolated", "a network of the rehearsal was changed, and may lead out")
+    open_ = [(index, one) for index, one in enumerate(run.members) if not one.has_passed]
+    if not open_:
+        return _end(facts, run, now, PASSED)
+    for _, member in open_:
+        if member.begun_at and (trouble := _find_end(facts, member)):
+            return _end(facts, run, now, FAILED, "vmFailed", trouble)
+    if now - run.began_at > facts.spec.deadline:
+        message = f"not done within {format_duration(facts.spec.deadline)}: {_find_waiting(facts, open_[0][1])}"
+        return _end(facts, run, now, FAILED, "deadline", message)
+    group = open_[0][1].group
+    status = replace(facts.status, message=_find_waiting(facts, open_[0][1]))
+    for index, member in open_:
+        if member.group == group and not member.begun_at:
+            return RecoveryStep(status, "make", index)
+    return RecoveryStep(status)
+
+
+def _refresh(facts: RecoveryFacts, member: RunMember, now: float) -> RunMember:
+    """With what its checks say now. What has passed stays so."""
+    if not member.begun_at or member.has_passed:
+        return member
+    return replace(member, checks=[_refresh_check(facts, member, check, now) for check in member.checks])
+
+
+def _refresh_check(facts: RecoveryFacts, member: RunMember, check: RunCheck, now: float) -> RunCheck:
+    if check.passed_at:
+        return check
+    vm = facts.vms.get(member.vm)
+    runs = vm is not None and vm.phase == Phase.RUNNING
+    if check.type == "running":
+        message = (
+            "" if runs else f"it is {vm.phase}{': ' * bool(vm.message)}{vm.message}" if vm is not None else "it is gone"
+        )
+        return replace(check, passed_at=now if runs else 0.0, message=message)
+    found = facts.ready.get(check.service)
+    if found is None:
+        return replace(check, message="not checked yet")
+    passed = runs and found.ready
+    return replace(
+        check, passed_at=now if passed else 0.0, message="" if passed else found.message or "not checked yet"
+    )
+
+
+def _find_end(facts: RecoveryFacts, member: RunMember) -> str:
+    """Why the VM of a member will never pass; "": it may."""
+    vm = facts.vms.get(member.vm)
+    if vm is None:
+        return f"vm/{member.vm} was deleted"
+    return f"vm/{member.vm} is {vm.phase}{': ' * bool(vm.message)}{vm.message}" if vm.phase in _ENDED else ""
+
+
+def _find_waiting(facts: RecoveryFacts, member: RunMember) -> str:
+    """What is waited for, for people."""
+    if not member.begun_at:
+        return f"vm/{member.vm} is not made yet"
+    check = next((one for one in member.checks if not one.passed_at), None)
+    if check is None:
+        return ""
+    what = f"vm/{member.vm}" if check.type == "running" else f"check {check.type} {check.target} of vm/{member.vm}"
+    return f"{what}: {check.message}" if check.message else what
+
+
+def _end(
+    facts: RecoveryFacts,
+    run: RecoveryRun,
+    now: float,
+    phase: Outcome,
+    reason: str = "",
+    message: str = "",
+) -> RecoveryStep:
+    """Write the result. What was made for a rehearsal is removed after that."""
+    run = replace(run, result=make_result(run, now, phase, reason, message))
+    return _finish(replace(facts, status=replace(facts.status, run=run)), run)
+
+
+def make_result(run: RecoveryRun, now: float, phase: Outcome, reason: str, message: str) -> RunResult:
+    ages = [one.age_seconds for one in run.members if one.age_seconds is not None]
+    passed = [check.passed_at for member in run.members for check in member.checks]
+    return RunResult(
+        mode=run.mode,
+        generation=run.generation,
+        phase=phase,
+        started_at=run.began_at,
+        ended_at=now,
+        rpo_seconds=round(max(ages), 1) if ages and phase != REFUSED else None,
+        rto_seconds=round(max(passed) - run.began_at, 1) if passed and phase == PASSED else None,
+        checks=[_report_check(run, member, check) for member in run.members for check in member.checks],
+        vms=[
+            VmResult(
+                vm=one.vm,
+                replica=one.replica,
+                group=one.group + 1,
+                point=one.point,
+                age_seconds=_round(one.age_seconds),
+            )
+            for one in run.members
+        ],
+        reason=reason,
+        message=message,
+    )
+
+
+def _round(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _report_check(run: RecoveryRun, member: RunMember, check: RunCheck) -> CheckResult:
+    return CheckResult(
+        vm=member.vm,
+        type=check.type,
+        target=check.target,
+        passed=bool(check.passed_at),
+        seconds=round(check.passed_at - run.began_at, 1) if check.passed_at else None,
+        message=check.message if member.begun_at else "the VM was not made",
+    )
+
+
+def _finish(facts: RecoveryFacts, run: RecoveryRun) -> RecoveryStep:
+    """Of a run with a result: note it, and clear the run once nothing is left of it."""
+    status, result = facts.status, run.result
+    status = replace(status, rehearsal=result) if run.mode == REHEARSE else replace(status, failover=result)
+    phase = "Rehearsing" if run.mode == REHEARSE else "FailingOver"
+    if facts.leftovers:
+        message = "removes what was made for it"
+        return RecoveryStep(replace(status, run=run, phase=phase, reason="", message=message), "drop")
+    status = replace(status, run=None, ended_generation=max(run.generation, status.ended_generation), message="")
+    return RecoveryStep(_describe(facts, status) if facts.candidates else status)
+
+
+def list_order(groups: Sequence[Sequence[str]], others: Sequence[str]) -> list[tuple[int, str]]:
+    """Each replica with its group, in the order in which they are recovered; ``others`` are the last group."""
+    found = [(number, name) for number, names in enumerate(groups) for name in names]
+    named = {name for _, name in found}
+    return [*found, *((len(groups), name) for name in sorted(set(others) - named))]
+
+
+def is_under_way(status: RecoveryPlanStatus, asked: int) -> bool:
+    return status.run is not None or asked > status.ended_generation
+
+
+def is_rehearsing(status: RecoveryPlanStatus) -> bool:
+    return status.run is not None and status.run.mode != FAILOVER

@@ -1,0 +1,129 @@
+"""Recovery plans as the controllers carry them out, with a pretend node: rehearsed with nothing left, and failed over for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.scenario.controllers_lab import GIB
+from tests.scenario.migration_lab import MovingLab
+from tests.scenario.snapshot_lab import SnapshotNode, join
+from tests.scenario.test_replication import LOCAL, receive, until
+
+from weft.kinds.fields.recovery.run import RecoveryRun
+from weft.kinds.network import NetworkSpec
+from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.replica import ReplicaSpec, ReplicaStatus
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.envelope import Envelope, decode_part, merge_part
+
+WORKLOAD = {"image": "tiny", "memory": 64 << 20, "networks": ["default"], "volumes": ["data"], "publish": ["8080:80"]}
+
+
+async def seed(lab: MovingLab, node: SnapshotNode, name: str) -> None:
+    """A replica with one point."""
+    spec = {"of": f"vm/{name}", "origin": name, "workload": WORKLOAD, "disks": {"root": GIB, "data": GIB}, "keep": 1}
+    made = await lab.put("replica", name, spec, finalizers=("replica",))
+    await receive(lab, node, made.key, 1)
+    await until(lab, made.key, ReplicaStatus, lambda status: status.points)
+
+
+async def ask(lab: MovingLab, key: str, mode: Any) -> None:
+    def change(envelope: Envelope) -> None:
+        spec = decode_part(envelope.spec, RecoveryPlanSpec)
+        spec.run_generation, spec.run_mode = spec.run_generation + 1, mode
+        envelope.spec = merge_part(envelope.spec, spec)
+        envelope.generation += 1
+
+    await lab.change(key, change)
+
+
+async def begin(lab: MovingLab, key: str) -> RecoveryRun:
+    """The run once all of its VMs are made."""
+
+    def has_begun(status: RecoveryPlanStatus) -> bool:
+        return status.run is not None and all(one.begun_at for one in status.run.members)
+
+    status: RecoveryPlanStatus = await until(lab, key, RecoveryPlanStatus, has_begun)
+    assert status.run is not None
+    return status.run
+
+
+async def pass_checks(lab: MovingLab, node: SnapshotNode, run: RecoveryRun) -> None:
+    """Let the node find ready what the plan's service leads to."""
+    (service,) = [check.service for one in run.members for check in one.checks if check.service]
+    found = await lab.get(f"/service/default/{service}")
+    assert found is not None
+    node.ready_for = found.uid
+    for allocation in await lab.every("allocation"):
+        await node.act(allocation.key)
+
+
+async def read_vm(lab: MovingLab, name: str) -> tuple[Envelope, VmSpec]:
+    envelope = await lab.get(f"/vm/default/{name}")
+    assert envelope is not None, name
+    return envelope, decode_part(envelope.spec, VmSpec)
+
+
+async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_failed_over(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        await lab.put("quota", "project", {"instances": 10})
+        await seed(lab, node, "db")
+        await seed(lab, node, "web")
+        plan = await lab.put(
+            "recoveryplan", "shop", {"groups": ["db", "web"], "checks": ["web=tcp:80"]}, finalizers=("recoveryplan",)
+        )
+        await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.phase == "Ready")
+
+        await ask(lab, plan.key, "rehearse")
+        run = await begin(lab, plan.key)
+        (network,) = run.networks.values()
+        made = await lab.get(f"/network/default/{network}")
+        assert made is not None
+        isolated = decode_part(made.spec, NetworkSpec)
+        assert (isolated.nat, isolated.open, isolated.shared_with) == (False, [], [])
+        for member in run.members:
+            vm, spec = await read_vm(lab, member.vm)
+            assert (spec.networks, spec.publish) == ([network], [])
+            assert spec.origin is not None and spec.origin.test is not None and spec.origin.test.recovery == "shop"
+            assert VM.admission.counts is not None and VM.admission.counts(spec, VM.status()).amounts == {}
+            assert vm.owner is not None and vm.owner.uid == plan.uid
+        # A newer point comes: the one that is used stays, though only one is kept.
+        await receive(lab, node, "/replica/default/web", 2)
+        there = await until(
+            lab, "/replica/default/web", ReplicaStatus, lambda status: any(one.number == 2 for one in status.points)
+        )
+        assert [one.number for one in there.points] == [1, 2]
+        await pass_checks(lab, node, run)
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 1)
+        result = ended.rehearsal
+        assert (result.phase, [check.passed for check in result.checks]) == ("Passed", [True] * 3)
+        assert result.rpo_seconds >= 2.0 and result.rto_seconds is not None
+        for kind in ("vm", "service", "volume"):
+            assert await lab.every(kind) == []
+        assert [one.name for one in await lab.every("network")] == ["default"]
+        replica = await lab.get("/replica/default/web")
+        assert replica is not None and decode_part(replica.spec, ReplicaSpec).role == "standby"
+
+        await ask(lab, plan.key, "failover")
+        await pass_checks(lab, node, await begin(lab, plan.key))
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 2)
+        assert (ended.failover.phase, [one.vm for one in ended.failover.vms]) == ("Passed", ["db", "web"])
+        assert (ended.phase, ended.rehearsal) == ("Promoted", result) and await lab.every("service") == []
+        for name in ("db", "web"):
+            vm, spec = await read_vm(lab, name)
+            assert (vm.owner, spec.networks, spec.volumes) == (None, ["default"], [f"{name}-data"])
+            assert spec.origin is not None and spec.origin.test is None
+            replica = await lab.get(f"/replica/default/{name}")
+            assert replica is not None
+            promoted = decode_part(replica.spec, ReplicaSpec)
+            assert (promoted.role, promoted.generation) == ("primary", 2)
+        await ask(lab, plan.key, "failover")  # again: what was promoted is only checked
+        await pass_checks(lab, node, await begin(lab, plan.key))
+        again = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 3)
+        assert again.failover.phase == "Passed" and again.failover.rpo_seconds is not None
+        assert len(await lab.every("vm")) == 2
+        await lab.delete(plan.key)
+        await lab.until_gone(plan.key)
