@@ -208,19 +208,20 @@ def _talk(console: Path) -> dict[str, float]:
         time.sleep(0.1)
         assert time.monotonic() < deadline
     with line:
-        line.settimeout(60)
-        _ask(line, "echo ready")
-        _ask(line, f"stty -echo; {MOUNT}")
-        return {job: read_rate(job, _ask(line, command(job))) for job in JOBS}
+        _ask(line, 0, "true", patience=3)
+        _ask(line, 1, f"stty -echo; {MOUNT}")
+        return {job: read_rate(job, _ask(line, number, command(job))) for number, job in enumerate(JOBS, 2)}
 
 
-def _ask(line: socket.socket, script: str) -> str:
-    """Type until somebody answers: the shell begins some time after the kernel."""
-    said = b""
-    typed = f"{script}; echo {END[:3]}''{END[3:]}\n".encode()
+def _ask(line: socket.socket, number: int, script: str, patience: float = 60) -> str:
+    """What the guest's shell prints for ``script``. It is typed until somebody answers, since the shell begins some time after
+    the kernel; ``number`` tells its answer from those of what was typed before."""
+    said, end = b"", f"{END}-{number}."
+    # The quotes keep the echo of what is typed from looking like the answer.
+    typed = f"{script}; echo {END[:3]}''{end[3:]}\n".encode()
     line.sendall(typed)
-    line.settimeout(3 if script == "echo ready" else 60)
-    while END.encode() not in said:
+    line.settimeout(patience)
+    while end.encode() not in said:
         try:
             data = line.recv(65536)
             if not data:
