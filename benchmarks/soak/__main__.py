@@ -6,7 +6,18 @@ import sys
 
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import copies, department, functions, migrations, moments, placement, simulation, storm, workloads
+from benchmarks.soak import (
+    copies,
+    department,
+    functions,
+    migrations,
+    moments,
+    placement,
+    plans,
+    simulation,
+    storm,
+    workloads,
+)
 
 PROOFS = {
     "simulation": simulation.measure,
@@ -15,6 +26,7 @@ PROOFS = {
     "kills": soak.measure,
     "copies": copies.measure,
     "migrations": migrations.measure,
+    "plans": plans.measure,
     "moments": moments.measure,
     "workloads": workloads.measure,
     "functions": functions.measure,
