@@ -10,15 +10,23 @@ import click
 from weft.cli.command import options
 from weft.cli.command.flags import flag_fields, flag_parameter, make_flags, name_flag, read_flags, read_pairs
 from weft.cli.command.target import usage
-from weft.cli.manifest.check import check_spec
+from weft.cli.manifest.check import check_spec, reword
 from weft.cli.manifest.config import read_config
-from weft.kinds.deployment import FIXED, TEMPLATES
+from weft.kinds.deployment import DEPLOYMENT, FIXED, TEMPLATES
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.vm import VM
 from weft.objects.errors import WeftError
 from weft.objects.quantity import parse_share
 
 _STRATEGIES = ("rolling", "blue-green", "canary")
+_ONLY = {  # what only some strategies heed
+    "traffic_split": ("blue-green",),
+    "keep_old": ("blue-green",),
+    "canary_steps": ("canary",),
+    "monitor_duration": ("canary", "blue-green"),
+    "on_undecided": ("canary", "blue-green"),
+}
 _HIDDEN = tuple(f"spec.{name}" for name in FIXED)
 
 
@@ -133,6 +141,36 @@ def read_strategy(given: Mapping[str, Any]) -> dict[str, Any]:
             steps = [part for text in value for part in text.split(",") if part]
             found[field] = [parse_share(step, "--canary-percent") for step in steps]
     return found
+
+
+def check_update(
+    deployment: Mapping[str, Any],
+    template: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+    labels: Mapping[str, str] | None = None,
+    instance: str = "",
+) -> None:
+    """Raises the first problem of an update that ``strategy`` is given for, in words of the flags: before anything is changed."""
+    spec = deployment["spec"]
+    merged = {**(spec.get("strategy") or {}), **strategy}
+    doing = merged.get("type", "rolling")
+    for field in strategy:
+        heeding = _ONLY.get(field, _STRATEGIES)
+        if doing not in heeding:
+            wanted = " or ".join(f"--strategy {one}" for one in heeding)
+            raise usage(f"{_name_flag(field)} has no effect on a {doing} update", f"add {wanted}, or leave it out")
+    labels = dig(deployment, "spec.labels", {}) if labels is None else labels
+    asked = {**spec, "template": dict(template), "strategy": merged, "labels": dict(labels), "instance": instance}
+    for problem in check_spec(DEPLOYMENT, asked):
+        at = (problem.field or "").removeprefix("spec.strategy.")
+        if at != problem.field and problem.field:
+            raise reword(problem, problem.message.replace(problem.field, _name_flag(at), 1), problem.hint)
+        raise problem
+
+
+def _name_flag(field: str) -> str:
+    """Of a field of ``strategy``."""
+    return "--canary-percent" if field == "canary_steps" else f"--{field.replace('_', '-')}"
 
 
 def read_template(kind: Kind, given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
 from weft.cli.deployment.flags import (
     check_template,
+    check_update,
     make_strategy_flags,
     make_template_flags,
     read_labels,
@@ -166,6 +167,7 @@ def update(
         )
     merged = {**find_base(deployment), **changes}
     check_template(workload, merged)
+    check_update(deployment, merged, strategy, {**dig(deployment, "spec.labels", {}), **labels})
     if dry_run:
         return preview_update(session, deployment, merged, strategy)
     body: dict[str, Any] = {"template": changes, "strategy": strategy}

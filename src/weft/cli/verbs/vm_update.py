@@ -12,7 +12,7 @@ from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
-from weft.cli.deployment.flags import make_strategy_flags, read_strategy, read_workload_config
+from weft.cli.deployment.flags import check_update, make_strategy_flags, read_strategy, read_workload_config
 from weft.cli.deployment.preview import preview_update
 from weft.cli.session import Session
 from weft.cli.wait.finish import finish_one, plan_wait
@@ -42,7 +42,7 @@ _LIVE_MIGRATE = "Only take changes that need no restart; the VM migrates live wh
 
 def deploy_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        *_params("NEW"),
+        *_params("NEW", chooses=False),
         click.Option(
             ["--parallel-to", "old"], metavar="OLD", required=True, help="The VM that the new one runs beside."
         ),
@@ -52,11 +52,16 @@ def deploy_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def canary_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(
-        verb, "Let another version of a VM have a part of the requests, and judge it.", _canary, kind, _params("NAME")
+        verb,
+        "Let another version of a VM have a part of the requests, and judge it.",
+        _canary,
+        kind,
+        _params("NAME", chooses=False),
     )
 
 
-def _params(name: str) -> list[click.Parameter]:
+def _params(name: str, *, chooses: bool = True) -> list[click.Parameter]:
+    """``chooses``: the strategy is a flag, not the command's own."""
     return [
         click.Argument(["words"], nargs=-1, metavar=name),
         click.Option(
@@ -65,7 +70,7 @@ def _params(name: str) -> list[click.Parameter]:
             required=True,
             help="A file with the VM's whole spec, in YAML, JSON, TOML or nix.",
         ),
-        *make_strategy_flags(),
+        *(flag for flag in make_strategy_flags() if chooses or flag.name != "strategy__type"),
         click.Option(
             ["--dry-run"], is_flag=True, help="Show whether the VM would restart, change or stay; change nothing."
         ),
@@ -85,11 +90,16 @@ def _canary(session: Session, kind: Kind | None, words: tuple[str, ...], **given
 def _deploy(session: Session, kind: Kind | None, words: tuple[str, ...], old: str, **given: Any) -> int:
     if len(words) != 1:
         raise usage("give one name for the new VM", "weft vm deploy NEW --config F --parallel-to OLD")
+    old = old.removeprefix("vm/")
+    if words[0] == old:
+        raise usage(
+            f"vm/{old} can't run beside itself", f"give the new VM another name; weft vm update {old} changes it"
+        )
     if _is_there(session, words[0]):
         raise AlreadyExists(
             f'vm "{words[0]}" exists already', hint=f"choose another name, or weft vm delete {words[0]}"
         )
-    return _roll_out(session, old.removeprefix("vm/"), given, {"type": "blue-green"}, instance=words[0])
+    return _roll_out(session, old, given, {"type": "blue-green"}, instance=words[0])
 
 
 def _is_there(session: Session, name: str) -> bool:
@@ -121,6 +131,9 @@ def _roll_out(
     dry_run = bool(given["dry_run"])
     deployment = _find_deployment(session, name)
     vm = session.client.get(VM.name, name) if deployment is None else None
+    if vm is not None:
+        _check_adoption(vm)
+    check_update(deployment or _make_manifest(vm or {}, name), template, strategy, instance=instance)
     if dry_run:
         return preview_update(session, deployment or _make_manifest(vm or {}, name), template, strategy, vm)
     if live:
@@ -151,8 +164,26 @@ def _find_deployment(session: Session, name: str) -> dict[str, Any] | None:
         if owner.get("kind") == DEPLOYMENT.name:
             return session.client.get(DEPLOYMENT.name, owner["name"])
         return None
-    except NotFound:
-        return session.client.get(DEPLOYMENT.name, name)
+    except NotFound as missing:
+        try:
+            return session.client.get(DEPLOYMENT.name, name)
+        except NotFound:
+            raise missing from None
+
+
+def _check_adoption(vm: dict[str, Any]) -> None:
+    """Raises IllegalTransition if it can't be the first instance of a deployment."""
+    what, owner = f"vm/{vm['name']}", vm.get("owner") or {}
+    if owner:
+        whose = f"{owner['kind']}/{owner['name']}"
+        raise IllegalTransition(
+            f"{what} belongs to {whose}, which decides what it runs", hint=f"change {whose} instead"
+        )
+    if vm["spec"].get("run", "run") != "run":
+        raise IllegalTransition(
+            f"{what} is stopped: whether a new version is healthy shows only while it runs",
+            hint=f"weft vm start {vm['name']}, or change the stopped VM with weft apply",
+        )
 
 
 def _make_manifest(vm: dict[str, Any], name: str) -> dict[str, Any]:

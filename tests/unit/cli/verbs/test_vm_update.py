@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
 import pytest
 
 from weft.cli.verbs import vm_update
 from weft.cli.wait.follow import INTERRUPTED
-from weft.objects.errors import AlreadyExists
+from weft.objects.errors import AlreadyExists, IllegalTransition, NotFound, WeftError
 
 
 class _Client:
@@ -16,10 +17,18 @@ class _Client:
 
     def __init__(self) -> None:
         self.verbs: list[str] = []
+        self.missing: set[str] = set()
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         owner = {"kind": "deployment", "name": "old"}
-        return {"kind": kind, "name": name, "owner": owner, "spec": {"adopt": "old"}}
+        if name in self.missing:
+            raise NotFound(f'{kind} "{name}" does not exist')
+        spec = {"adopt": "old", "workload": "vm", "template": {"image": "tiny"}}
+        return {"kind": kind, "name": name, "owner": owner, "spec": spec}
+
+    def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.verbs.append("create")
+        return manifest
 
     def verb(self, kind: str, name: str, verb: str, given: dict[str, Any]) -> dict[str, Any]:
         self.verbs.append(verb)
@@ -50,3 +59,45 @@ def test_a_parallel_vm_has_a_name_of_its_own() -> None:
     with pytest.raises(AlreadyExists, match='vm "new" exists already'):
         vm_update._deploy(session, None, ("new",), "old", config="f", dry_run=False)
     assert session.client.verbs == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ({"success_threshold": 1.0}, "--success-threshold: must be at least 50 % and less than 100 %"),
+        ({"canary_steps": [0.5, 0.05]}, "--canary-percent: 1 to 20 shares are needed"),
+        ({"max_surge": 0, "max_unavailable": 0, "type": "rolling"}, "--max-unavailable: with max_surge 0, too"),
+        ({"type": "rolling", "canary_steps": [0.05]}, "--canary-percent has no effect on a rolling update"),
+        ({"type": "canary", "traffic_split": 0.1}, "--traffic-split has no effect on a canary update"),
+    ],
+)
+def test_a_strategy_that_is_wrong_is_refused_before_anything_changes(
+    monkeypatch: pytest.MonkeyPatch, strategy: dict[str, Any], told: str
+) -> None:
+    session: Any = _Session()
+    monkeypatch.setattr(vm_update, "read_workload_config", lambda *_: {"image": "tiny"})
+    monkeypatch.setattr(vm_update, "read_strategy", lambda *_: {"type": "canary", **strategy})
+    with pytest.raises((WeftError, click.UsageError)) as problem:
+        vm_update._roll_out(session, "old", {"config": "f", "dry_run": False}, {})
+    assert told in problem.value.message
+    assert session.client.verbs == []
+
+
+def test_a_vm_that_cannot_be_adopted_is_refused_with_the_reason() -> None:
+    with pytest.raises(IllegalTransition, match="vm/web belongs to lease/l, which decides what it runs"):
+        vm_update._check_adoption({"name": "web", "owner": {"kind": "lease", "name": "l"}, "spec": {}})
+    with pytest.raises(IllegalTransition, match="vm/web is stopped"):
+        vm_update._check_adoption({"name": "web", "spec": {"run": "stop"}})
+
+
+def test_a_name_that_nothing_has_is_that_of_a_vm() -> None:
+    session: Any = _Session()
+    session.client.missing = {"nope"}
+    with pytest.raises(NotFound, match='vm "nope"'):
+        vm_update._find_deployment(session, "nope")
+
+
+def test_a_vm_does_not_run_beside_itself() -> None:
+    session: Any = _Session()
+    with pytest.raises(click.UsageError, match="vm/old can't run beside itself"):
+        vm_update._deploy(session, None, ("old",), "vm/old", config="f", dry_run=False)
