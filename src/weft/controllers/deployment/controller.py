@@ -81,8 +81,11 @@ class Deployments:
             return (change.key,)
         if change.kind == "service":
             return _deployments_of(view, change) if has_changed(change, _ready_endpoints) else ()
-        owner = change.item.envelope.owner_key("deployment")
-        return (owner,) if owner is not None and has_changed(change, _stand_of) else ()
+        if not has_changed(change, _stand_of):
+            return ()
+        # The owner before counts, too: a deleted deployment waits until the VM that it adopted is let go.
+        owners = [one.envelope.owner_key("deployment") for one in (change.old, change.new) if one is not None]
+        return dict.fromkeys(owner for owner in owners if owner is not None)
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan, budgets, taken = Plan(), Budgets(view), set[str]()
