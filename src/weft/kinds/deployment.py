@@ -282,16 +282,26 @@ def check_deployment(spec: DeploymentSpec) -> None:
     _check_scale(spec)
 
 
+def _check_autoscale(scale: Autoscale) -> None:
+    faults = {
+        "min": "must be at most max" if scale.min > scale.max else "",
+        "target": "" if scale.target > 0 else "must be more than 0",
+        "metric": "" if scale.metric.strip() else "must be an expression",
+    }
+    for name, fault in faults.items():
+        if fault:
+            raise InvalidInput(
+                f"spec.autoscale.{name}: {fault}",
+                field=f"spec.autoscale.{name}",
+                hint="like min: 2, max: 10, metric: avg(weft_workload_cpu_usage), target: 0.5",
+            )
+    check_balanced(check_query(scale.metric, "spec.autoscale.metric"), "spec.autoscale.metric")
+
+
 def _check_scale(spec: DeploymentSpec) -> None:
     scale = spec.autoscale
-    if scale is not None and not (scale.min <= scale.max and scale.target > 0 and scale.metric.strip()):
-        raise InvalidInput(
-            "spec.autoscale: min must be at most max, target more than 0, and metric an expression",
-            field="spec.autoscale",
-            hint="like min: 2, max: 10, metric: avg(weft_workload_cpu_usage), target: 0.5",
-        )
     if scale is not None:
-        check_balanced(check_query(scale.metric, "spec.autoscale.metric"), "spec.autoscale.metric")
+        _check_autoscale(scale)
     if spec.adopt and spec.workload != "vm":
         raise InvalidInput("spec.adopt: only a VM can be adopted", field="spec.adopt", hint="set spec.workload to vm")
     if (spec.adopt or spec.instance) and (spec.replicas != 1 or scale is not None):

@@ -161,7 +161,12 @@ def check_update(
             raise usage(f"{_name_flag(field)} has no effect on a {doing} update", f"add {wanted}, or leave it out")
     labels = dig(deployment, "spec.labels", {}) if labels is None else labels
     asked = {**spec, "template": dict(template), "strategy": merged, "labels": dict(labels), "instance": instance}
-    for problem in check_spec(DEPLOYMENT, asked):
+    check_asked(asked)
+
+
+def check_asked(spec: Mapping[str, Any]) -> None:
+    """Raises the first problem of a deployment's whole spec, in words of the flags."""
+    for problem in check_spec(DEPLOYMENT, spec):
         at = (problem.field or "").removeprefix("spec.strategy.")
         if at != problem.field and problem.field:
             raise reword(problem, problem.message.replace(problem.field, _name_flag(at), 1), problem.hint)

@@ -39,7 +39,7 @@ def _find_wrong_values(document: Document, kind: Kind) -> list[WeftError]:
     named = whole.get("kind", kind.name)
     try:
         if not isinstance(named, str) or find_kind(named).name != kind.name:
-            raise InvalidInput(f"kind is {named}, but the command creates {kind.a_title}", field="kind")
+            raise InvalidInput(f"kind is {named}, but the command takes {kind.a_title}", field="kind")
     except WeftError as problem:
         problems.append(place(document, ("kind",), problem))
     shapes = (

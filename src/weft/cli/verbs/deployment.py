@@ -3,6 +3,7 @@ version."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
@@ -14,6 +15,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
 from weft.cli.deployment.flags import (
+    check_asked,
     check_template,
     check_update,
     make_strategy_flags,
@@ -83,6 +85,7 @@ def _create(
         spec["strategy"] = {**(spec.get("strategy") or {}), **strategy}
     for field, value in (("replicas", replicas), ("min_healthy", min_healthy)):
         spec |= {field: value} if value is not None else {}
+    check_asked(spec)
     manifest: dict[str, Any] = {"kind": DEPLOYMENT.name, "name": name, "labels": labels, "spec": spec}
     if project := session.project or document.get("project"):
         manifest["project"] = project
@@ -229,6 +232,10 @@ def _autoscale(
     if not off and (most is None or metric is None or target is None):
         example = f"weft deployment autoscale {deployment.name} --min 2 --max 10 --metric EXPR --target 0.5"
         raise usage("give --max, --metric and --target, or --off", example)
+    if target is not None and not math.isfinite(target):
+        raise usage(
+            f"--target: must be a number, not {target}", "give the value that each instance should have, like 0.5"
+        )
     body: dict[str, Any] = {} if off else {"min": least, "max": most, "metric": metric, "target": target}
     if cooldown is not None and not off:
         body["cooldown"] = cooldown

@@ -71,7 +71,10 @@ def _run(
         raise usage(f"{act} takes the name of one deployment", f"weft rollout {act} NAME   weft deployment list")
     if to is not None and act != "undo":
         raise usage("--to goes with undo", f"weft rollout undo {names[0]} --to {to}")
-    target = Target(DEPLOYMENT, names[0].removeprefix(f"{DEPLOYMENT.name}/"))
+    kind_name, _, name = names[0].rpartition("/")
+    if kind_name not in ("", DEPLOYMENT.name):
+        raise usage(f"{names[0]} is not a deployment", "weft deployment list shows them")
+    target = Target(DEPLOYMENT, name)
     if act in ("pause", "resume", "undo"):
         body = {"revision": to} if to is not None else {}
         obj = session.client.verb(DEPLOYMENT.name, target.name, act, body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,18 @@ def test_an_expression_that_could_not_be_bounded_is_refused(metric: str) -> None
     assert spec.autoscale is not None
     spec.autoscale.metric = "avg(rate(weft_x[5m])) # of all"
     check_deployment(spec)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"min": 5, "max": 2}, "spec.autoscale.min: must be at most max"),
+        ({"target": 0.0}, "spec.autoscale.target: must be more than 0"),
+        ({"target": math.nan}, "spec.autoscale.target: must be more than 0"),
+        ({"metric": " "}, "spec.autoscale.metric: must be an expression"),
+    ],
+)
+def test_what_is_wrong_with_a_scale_is_named(given: dict[str, Any], told: str) -> None:
+    scale = Autoscale(**{"max": 3, "target": 1.0, "metric": "x", **given})
+    with pytest.raises(InvalidInput, match=told):
+        check_deployment(DeploymentSpec(template={"image": "alpine"}, autoscale=scale))
