@@ -18,7 +18,7 @@ from weft.controllers.loop import Plan
 from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
 from weft.controllers.recovery.members import list_answering, list_members
-from weft.controllers.recovery.plan import RecoveryStep, is_rehearsing, is_under_way, plan_recovery
+from weft.controllers.recovery.plan import RecoveryStep, is_rehearsing, is_under_way, note_refusal, plan_recovery
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunResult
@@ -151,8 +151,8 @@ def carry_out(draft: Draft, view: View, item: Item, step: RecoveryStep, now: flo
         made = Draft()
         try:
             run = make_member(made, view, item, run, step.member, now)
-        except WeftError as problem:  # it could be promoted when the run began
-            return replace(status, message=f"{run.members[step.member].replica}: {problem.message}")
+        except WeftError as problem:  # it could be made when the run began
+            return note_refusal(status, run, step.member, problem.message)
         draft.writes += made.writes
         draft.preconditions += made.preconditions
         return replace(status, run=run)

@@ -153,6 +153,14 @@ def _refresh_check(facts: RecoveryFacts, member: RunMember, check: RunCheck, now
     )
 
 
+def note_refusal(status: RecoveryPlanStatus, run: RecoveryRun, index: int, why: str) -> RecoveryPlanStatus:
+    """The status of a run whose member can't be made now; it is tried again until the deadline."""
+    member = run.members[index]
+    member = replace(member, checks=[replace(member.checks[0], message=why), *member.checks[1:]])
+    members = [*run.members[:index], member, *run.members[index + 1 :]]
+    return replace(status, run=replace(run, members=members), message=f"vm/{member.vm} can't be made: {why}")
+
+
 def _find_end(facts: RecoveryFacts, member: RunMember) -> str:
     """Why the VM of a member will never pass; "": it may."""
     vm = facts.vms.get(member.vm)
@@ -164,7 +172,8 @@ def _find_end(facts: RecoveryFacts, member: RunMember) -> str:
 def _find_waiting(facts: RecoveryFacts, member: RunMember) -> str:
     """What is waited for, for people."""
     if not member.begun_at:
-        return f"vm/{member.vm} is not made yet"
+        why = member.checks[0].message if member.checks else ""
+        return f"vm/{member.vm} can't be made: {why}" if why else f"vm/{member.vm} is not made yet"
     check = next((one for one in member.checks if not one.passed_at), None)
     if check is None:
         return ""
@@ -223,7 +232,7 @@ def _report_check(run: RecoveryRun, member: RunMember, check: RunCheck) -> Check
         target=check.target,
         passed=bool(check.passed_at),
         seconds=round(check.passed_at - run.began_at, 1) if check.passed_at else None,
-        message=check.message if member.begun_at else "the VM was not made",
+        message=check.message or ("" if member.begun_at else "the VM was not made"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
-from weft.controllers.recovery.plan import RecoveryStep, list_order, plan_recovery
+from weft.controllers.recovery.plan import RecoveryStep, list_order, note_refusal, plan_recovery
 from weft.kinds.fields.recovery.run import RecoveryRun, RunCheck, RunMember
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
 
@@ -130,6 +130,20 @@ def test_the_deadline_ends_a_run_and_names_what_was_waited_for() -> None:
     assert result.message == "not done within 1m: vm/run-db: it is Boot"
     assert [one.message for one in result.checks] == ["it is Boot", "the VM was not made", "the VM was not made"]
     assert world.acts[-1] == "drop"
+
+
+def test_a_vm_that_can_not_be_made_says_why_until_the_deadline() -> None:
+    world = World(ask())
+    world.step()
+    refused = note_refusal(world.status, world.run, 0, "the point is gone")
+    world.facts = replace(world.facts, status=refused)
+    step = plan_recovery(world.facts, world.now)
+    assert step.act == "make" and step.status.message == "vm/run-db can't be made: the point is gone"
+    world.now += 120.0
+    world.step()
+    result = world.run.result if world.status.run is not None else world.status.rehearsal
+    assert result is not None and result.message.endswith("vm/run-db can't be made: the point is gone")
+    assert [one.message for one in result.checks] == ["the point is gone", "the VM was not made", "the VM was not made"]
 
 
 def test_a_vm_that_ends_or_is_deleted_ends_the_run() -> None:
