@@ -16,9 +16,11 @@ from weft.cli.command.target import Target
 from weft.cli.output.formats import print_data
 from weft.cli.recovery.report import make_report, render_report
 from weft.cli.session import Session
-from weft.cli.wait.finish import describe_parting, finish_one, plan_wait
+from weft.cli.wait.finish import describe_parting, plan_wait
+from weft.cli.wait.follow import print_one
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import follow
+from weft.kinds.fields.recovery.run import REHEARSE
 from weft.kinds.record import Kind
 from weft.kinds.recovery_plan import RECOVERY_PLAN
 
@@ -61,7 +63,11 @@ def _run(session: Session, target: Target, verb: str, given: dict[str, Any]) -> 
     asked = session.client.verb(target.kind.name, target.name, verb, given)
     wait = plan_wait(asked, target, verb)
     if session.detach or wait is None:
-        return finish_one(session, target, asked, verb)
+        noun = "rehearsal" if verb == REHEARSE else verb
+        print_one(
+            session, asked, f"{target.what}  {noun} requested; weft recovery describe {target.name} shows its result"
+        )
+        return OK
     session.unfinished = True
     progress = Progress(session.clock.elapsed, color=session.color, only_live=session.output == "json")
     try:

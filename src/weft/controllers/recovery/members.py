@@ -39,12 +39,17 @@ def list_members(view: View, plan: Item, run: str, mode: Mode | None, now: float
     others = [
         item.envelope.name
         for item in (view.of_kind("replica").values() if spec.all else ())
-        if item.envelope.project == plan.envelope.project and not item.deleting
+        if item.envelope.project == plan.envelope.project and not item.deleting and not _is_left_out(item, mode)
     ]
     return [
         _read_candidate(view, plan, RunMember(replica=name, group=group, vm=""), run, mode, now)
         for group, name in list_order(read_groups(spec), others)
     ]
+
+
+def _is_left_out(replica: Item, mode: Mode | None) -> bool:
+    """Whether a rehearsal of all replicas leaves it out: what was promoted runs here."""
+    return mode == REHEARSE and replica.spec(ReplicaSpec).role == PRIMARY
 
 
 def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: Mode | None, now: float) -> Candidate:

@@ -72,7 +72,7 @@ def _describe(facts: RecoveryFacts, status: RecoveryPlanStatus) -> RecoveryPlanS
 
 def _find_problem(facts: RecoveryFacts) -> str:
     if not facts.candidates:
-        return "the project has no replicas"
+        return "there are no replicas to recover"
     if len(facts.candidates) > MOST_MEMBERS:
         return f"{len(facts.candidates)} replicas are too many for one plan: at most {MOST_MEMBERS}"
     problems = [one.problem for one in facts.candidates if one.problem]

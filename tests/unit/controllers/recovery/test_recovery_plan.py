@@ -179,7 +179,7 @@ def test_what_cannot_be_recovered_is_refused_with_nothing_made() -> None:
     assert world.status.rehearsal is not None and world.status.rehearsal.phase == "Refused"
     assert (world.status.phase, world.status.message) == ("Pending", missing.problem)
     empty = plan_recovery(ask(candidates=[]), NOW).status.rehearsal
-    assert empty is not None and empty.message == "the project has no replicas"
+    assert empty is not None and empty.message == "there are no replicas to recover"
 
 
 def test_a_failover_is_refused_while_the_cluster_answers_unless_it_is_forced() -> None:

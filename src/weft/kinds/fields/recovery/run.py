@@ -131,8 +131,8 @@ def _has_passed(obj: Object | None) -> bool:
     return result is not None and result.get("phase") == PASSED
 
 
-REHEARSED = Goal(_has_passed, "rehearsed")
-RECOVERED = Goal(_has_passed, "recovered")
+REHEARSED = Goal(_has_passed, "rehearsed", asked="phase=Ready")
+RECOVERED = Goal(_has_passed, "recovered", asked="phase=Promoted")
 
 
 def find_run_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
