@@ -860,6 +860,33 @@ async def test_a_network_without_nat_stays_inside(town: Town) -> None:
     await town.n3.remove_segment(inside.id)
 
 
+async def test_a_network_of_a_rehearsal_beside_the_one_that_it_stands_for_reaches_nothing(town: Town) -> None:
+    """It has the same range, and its guest the address of a guest of the other: nothing of theirs gets across, in either way."""
+    rehearsal = make_segment(9, "rehearsal", {"r": town.n1}, nat=False)
+    await town.n1.ensure_segment(rehearsal)
+    guest, original = town.n1.plug_guest("r", make_port(rehearsal, "r")), town.guests["a"]
+    guest.lease()
+    try:
+        others = [town.blue.endpoints[1].address, OUTSIDE]
+        assert all(original.reaches(address) for address in others)  # so that what follows says something
+        assert original.fetch(others[0]) == "I am b"
+        hosts = [node.address for node in town.lab.nodes]
+        pings = " ".join([*others, *hosts, "169.254.169.254", "169.254.64.0"])
+        connects = " ".join([rehearsal.endpoints[0].address, *others, *hosts])
+        reached = guest.run(
+            *("busybox", "sh", "-c"),
+            f"for a in {pings}; do (ping -c 2 -W 1 $a >/dev/null 2>&1 && echo $a answers) & done; "
+            f"for a in {connects}; do (busybox nc -w 2 $a 80 </dev/null >/dev/null 2>&1 && echo $a accepts) & done; wait",
+        )
+        assert reached == ""
+        asked = guest.run("busybox", "nslookup", "example.com", rehearsal.gateway, check=False)
+        assert "REFUSED" in asked, asked
+    finally:
+        await town.n1.unplug(make_port(rehearsal, "r").id)
+        await town.n1.remove_segment(rehearsal.id)
+    assert original.reaches(OUTSIDE)
+
+
 async def test_a_leftover_file_in_a_namespaces_place_is_no_obstacle(town: Town) -> None:
     segment = make_segment(4, "late", {}, cidr="10.40.0.0/24")
     town.n3.shell(f"touch /run/netns/w3n{segment.id}")

@@ -20,9 +20,10 @@ from weft.objects.envelope import Envelope, decode_part, merge_part
 WORKLOAD = {"image": "tiny", "memory": 64 << 20, "networks": ["default"], "volumes": ["data"], "publish": ["8080:80"]}
 
 
-async def seed(lab: MovingLab, node: SnapshotNode, name: str) -> None:
+async def seed(lab: MovingLab, node: SnapshotNode, name: str, **changes: Any) -> None:
     """A replica with one point."""
-    spec = {"of": f"vm/{name}", "origin": name, "workload": WORKLOAD, "disks": {"root": GIB, "data": GIB}, "keep": 1}
+    workload = {**WORKLOAD, **changes}
+    spec = {"of": f"vm/{name}", "origin": name, "workload": workload, "disks": {"root": GIB, "data": GIB}, "keep": 1}
     made = await lab.put("replica", name, spec, finalizers=("replica",))
     await receive(lab, node, made.key, 1)
     await until(lab, made.key, ReplicaStatus, lambda status: status.points)
@@ -38,11 +39,11 @@ async def ask(lab: MovingLab, key: str, mode: Any) -> None:
     await lab.change(key, change)
 
 
-async def begin(lab: MovingLab, key: str) -> RecoveryRun:
+async def begin(lab: MovingLab, key: str, mode: str) -> RecoveryRun:
     """The run once all of its VMs are made."""
 
     def has_begun(status: RecoveryPlanStatus) -> bool:
-        return status.run is not None and all(one.begun_at for one in status.run.members)
+        return status.run is not None and status.run.mode == mode and all(one.begun_at for one in status.run.members)
 
     status: RecoveryPlanStatus = await until(lab, key, RecoveryPlanStatus, has_begun)
     assert status.run is not None
@@ -78,7 +79,7 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
         await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.phase == "Ready")
 
         await ask(lab, plan.key, "rehearse")
-        run = await begin(lab, plan.key)
+        run = await begin(lab, plan.key, "rehearse")
         (network,) = run.networks.values()
         made = await lab.get(f"/network/default/{network}")
         assert made is not None
@@ -107,11 +108,13 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
         replica = await lab.get("/replica/default/web")
         assert replica is not None and decode_part(replica.spec, ReplicaSpec).role == "standby"
 
-        await ask(lab, plan.key, "failover")
-        await pass_checks(lab, node, await begin(lab, plan.key))
-        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 2)
+        await ask(lab, plan.key, "rehearse")
+        await begin(lab, plan.key, "rehearse")
+        await ask(lab, plan.key, "failover")  # which ends that
+        await pass_checks(lab, node, await begin(lab, plan.key, "failover"))
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 3)
         assert (ended.failover.phase, [one.vm for one in ended.failover.vms]) == ("Passed", ["db", "web"])
-        assert (ended.phase, ended.rehearsal) == ("Promoted", result) and await lab.every("service") == []
+        assert (ended.phase, ended.rehearsal.reason) == ("Promoted", "superseded") and await lab.every("service") == []
         for name in ("db", "web"):
             vm, spec = await read_vm(lab, name)
             assert (vm.owner, spec.networks, spec.volumes) == (None, ["default"], [f"{name}-data"])
@@ -121,9 +124,27 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
             promoted = decode_part(replica.spec, ReplicaSpec)
             assert (promoted.role, promoted.generation) == ("primary", 2)
         await ask(lab, plan.key, "failover")  # again: what was promoted is only checked
-        await pass_checks(lab, node, await begin(lab, plan.key))
-        again = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 3)
+        await pass_checks(lab, node, await begin(lab, plan.key, "failover"))
+        again = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 4)
         assert again.failover.phase == "Passed" and again.failover.rpo_seconds is not None
         assert len(await lab.every("vm")) == 2
         await lab.delete(plan.key)
         await lab.until_gone(plan.key)
+
+
+async def test_a_plan_says_what_its_replicas_lack(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        await seed(lab, node, "db", networks=["blue"])
+        await lab.put("replica", "web", {"of": "vm/web", "origin": "o", "disks": {"root": 1}}, finalizers=("replica",))
+        plan = await lab.put("recoveryplan", "shop", {"groups": ["db"], "all": True}, finalizers=("recoveryplan",))
+        status = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.reason)
+        assert (status.phase, status.reason) == ("Pending", "notRecoverable")
+        assert status.message == (
+            "replica/db: spec.networks: network/blue is not here; replica/web has no point that can be used yet"
+        )
+        await ask(lab, plan.key, "rehearse")
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 1)
+        assert (ended.rehearsal.phase, ended.rehearsal.message) == ("Refused", status.message)
+        assert await lab.every("vm") == []

@@ -79,6 +79,7 @@ def read_facts(view: View, item: Item, begins: str, now: float) -> RecoveryFacts
     asked = spec.run_mode if spec.run_generation > status.ended_generation else None
     fresh = f"{'failover' if asked == FAILOVER else 'rehearsal'}-{new_uid()[:6]}"
     run = status.run
+    made = list_made(view, item)
     candidates = list_members(view, item, fresh, asked, now) if run is None or run.result is not None else []
     return RecoveryFacts(
         name=item.envelope.name,
@@ -88,7 +89,8 @@ def read_facts(view: View, item: Item, begins: str, now: float) -> RecoveryFacts
         candidates=candidates,
         vms=_read_vms(view, item, run) if run is not None else {},
         ready=_read_ready(view, item, run) if run is not None else {},
-        leftovers=bool(list_made(view, item)) if run is not None or item.deleting else False,
+        leftovers=bool(made if item.deleting else made.select(run)),
+        stale=bool(made.select(run, stale=True)),
         answering=list_answering(view, item, candidates) if asked == FAILOVER else (),
         busy=begins or _find_busy(view, item),
         isolated=is_isolated(view, item, run) if run is not None and run.mode == REHEARSE else True,
@@ -144,10 +146,12 @@ def carry_out(draft: Draft, view: View, item: Item, step: RecoveryStep, now: flo
     """Put what the step makes or removes into ``draft``; the status that says so."""
     status, run = step.status, step.status.run
     if step.act == "drop":
-        drop_made(draft, view, item, now)
-    elif step.act == "begin" and run is not None:
+        drop_made(draft, list_made(view, item), now)
+    elif step.sweep:
+        drop_made(draft, list_made(view, item).select(run, stale=True), now)
+    if step.act == "begin" and run is not None:
         return replace(status, run=begin_run(draft, view, item, run, now))
-    elif step.act == "make" and run is not None:
+    if step.act == "make" and run is not None:
         made = Draft()
         try:
             run = make_member(made, view, item, run, step.member, now)

@@ -163,17 +163,27 @@ class Made(NamedTuple):
     def __bool__(self) -> bool:
         return bool(self.vms or self.services or self.rest)
 
+    def select(self, run: RecoveryRun | None, *, stale: bool = False) -> Made:
+        """What is of the run; ``stale``: what isn't."""
+        begins = f"{run.name}-" if run is not None else "-"
+
+        def choose(items: list[Item]) -> list[Item]:
+            return [item for item in items if item.envelope.name.startswith(begins) is not stale]
+
+        return Made(choose(self.vms), choose(self.services), choose(self.rest))
+
 
 def list_made(view: View, plan: Item) -> Made:
+    """Of any run."""
+
     def find(kind: Kind) -> list[Item]:
         return [item for item in view.of_kind(kind.name).values() if _is_owned(item, plan)]
 
     return Made(list(view.find(WORKLOADS_BY_OWNER, plan.uid)), find(SERVICE), [*find(VOLUME), *find(NETWORK)])
 
 
-def drop_made(draft: Draft, view: View, plan: Item, now: float) -> None:
+def drop_made(draft: Draft, made: Made, now: float) -> None:
     """Have the VMs and services removed, and what the VMs used once they are gone."""
-    made = list_made(view, plan)
     going = [*made.vms, *made.services] if made.vms else [*made.services, *made.rest]
     for item in going[:MOST_AT_ONCE]:
         if not item.envelope.finalizers:

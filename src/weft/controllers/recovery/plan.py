@@ -41,9 +41,15 @@ class RecoveryStep(msgspec.Struct, frozen=True):
     status: RecoveryPlanStatus
     act: Literal["", "begin", "make", "drop", "release"] = ""
     member: int = 0  # to make: index in ``run.members``
+    sweep: bool = False  # remove what is left of earlier runs, too
 
 
 def plan_recovery(facts: RecoveryFacts, now: float) -> RecoveryStep:
+    step = _plan(facts, now)
+    return replace(step, sweep=True) if facts.stale and step.act not in ("drop", "release") else step
+
+
+def _plan(facts: RecoveryFacts, now: float) -> RecoveryStep:
     status, run = facts.status, facts.status.run
     if facts.deleting:
         act: Literal["drop", "release"] = "drop" if facts.leftovers else "release"
@@ -237,15 +243,17 @@ def _report_check(run: RecoveryRun, member: RunMember, check: RunCheck) -> Check
 
 
 def _finish(facts: RecoveryFacts, run: RecoveryRun) -> RecoveryStep:
-    """Of a run with a result: note it, and clear the run once nothing is left of it."""
+    """Of a run with a result: note it, and clear the run once nothing is left of it. A failover doesn't wait for that: what is
+    left of a rehearsal may be on a node that is lost."""
     status, result = facts.status, run.result
     status = replace(status, rehearsal=result) if run.mode == REHEARSE else replace(status, failover=result)
     phase = "Rehearsing" if run.mode == REHEARSE else "FailingOver"
-    if facts.leftovers:
+    gives_way = run.mode == REHEARSE and facts.spec.run_mode == FAILOVER and facts.spec.run_generation > run.generation
+    if facts.leftovers and not gives_way:
         message = "removes what was made for it"
         return RecoveryStep(replace(status, run=run, phase=phase, reason="", message=message), "drop")
     status = replace(status, run=None, ended_generation=max(run.generation, status.ended_generation), message="")
-    return RecoveryStep(_describe(facts, status) if facts.candidates else status)
+    return RecoveryStep(_describe(facts, status) if facts.candidates else status, "drop" if facts.leftovers else "")
 
 
 def list_order(groups: Sequence[Sequence[str]], others: Sequence[str]) -> list[tuple[int, str]]:
@@ -260,4 +268,4 @@ def is_under_way(status: RecoveryPlanStatus, asked: int) -> bool:
 
 
 def is_rehearsing(status: RecoveryPlanStatus) -> bool:
-    return status.run is not None and status.run.mode != FAILOVER
+    return status.run is not None and status.run.mode == REHEARSE and status.run.result is None
