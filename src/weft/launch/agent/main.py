@@ -1,4 +1,4 @@
-"""``weft agent NODE``: one node's agent, and ``weft agent join``, which makes a machine a node.
+"""``weft agent NODE``: one node's agent; ``weft agent join``, which makes a machine a node; ``weft agent config``.
 
 Wires the agent to its drivers, the server and the gateway, and runs until a signal ends it.
 """
@@ -49,8 +49,9 @@ from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import plan_agent_memory
 from weft.drivers.linux.node_counters import open_node_counters
+from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
-from weft.launch.agent.options import parse_agent, parse_join
+from weft.launch.agent.options import parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME, short_id
 from weft.telemetry.audit.syslog import read_target
@@ -69,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if argv and argv[0] == "join":
             return _join(parse_join(argv[1:]))
+        if argv and argv[0] == "config":
+            return show_configuration(argv[1:])
         return _run(parse_agent(argv))
     except WeftError as problem:
         print(f"error: {problem.message}", file=sys.stderr)

@@ -32,10 +32,25 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     return _with_state(parser.parse_args(argv))
 
 
-def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="weft agent", description="Run a node's agent in the foreground.")
-    parser.add_argument("node", metavar="NODE", help="the node's name; or join URL, to make this machine a node")
+def make_agent_parser() -> Parser:
+    parser = Parser(
+        prog="weft agent",
+        description="Run a node's agent in the foreground.",
+        epilog="Flags override variables (WEFT_AGENT_LOG_SIZE for --log-size), and these the file agent.yaml (log_size: 4G)."
+        " weft agent config NODE --show-origin shows what is in force.",
+    )
+    parser.add_argument(
+        "node",
+        metavar="NODE",
+        help="the node's name; or join URL, to make this machine a node; or config NODE, to show its settings",
+    )
     parser.add_argument("--state", type=Path, help=f"the node's folder, made by weft agent join (default {STATE}/NODE)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a file with settings (default agent.yaml in the node's folder, if any)",
+    )
     parser.add_argument("--server", metavar="URL", help="the server's address (default: where the node joined)")
     parser.add_argument(
         "--gateway", metavar="ADDRESS:PORT", help="the gateway's address (default: where it was when the node joined)"
@@ -147,7 +162,7 @@ def parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
-    return _with_state(parser.parse_args(argv))
+    return parser
 
 
 def read_container_runtime(text: str) -> str:
