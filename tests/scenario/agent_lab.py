@@ -18,6 +18,7 @@ import msgspec
 from weft.agent.agent import Agent
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
+from weft.agent.server.line import Line
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
@@ -142,6 +143,7 @@ class StubServer:
 
     def __init__(self) -> None:
         self.closed = threading.Event()
+        self.line = Line(SystemClock(), "")
         self.down = False
         self.lists = True
         self.epoch = "e1"

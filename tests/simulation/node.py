@@ -19,6 +19,7 @@ from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent
 from weft.agent.server.client import RemoteServer
+from weft.agent.server.line import Line as ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.contracts.driver.host import Capacity, Host
@@ -82,7 +83,7 @@ class Node:
         for driver in (*runtimes.values(), network, volumes):
             self._trouble(driver)
         images = Store(self.world) if fabric.jobs or fabric.converts else None
-        server = ImageServer(client)
+        server = ImageServer(client, ServerLine(self.clock, self.uid))
         agent = Agent(
             self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire, container_images=images
         )

@@ -25,6 +25,7 @@ from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
 from weft.agent import watches
 from weft.agent.node import capabilities, facts
 from weft.agent.node.hardware import Hardware
+from weft.agent.server import line
 from weft.drivers.linux import processes
 from weft.kinds.node import Gpu
 from weft.launch.server import controllers
@@ -173,6 +174,7 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
         mock.patch("os.urandom", chance.randbytes),
         mock.patch("random._urandom", chance.randbytes),
         mock.patch.object(watches, "threading", threads),
+        mock.patch.object(line, "threading", threads),
         mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
         mock.patch.object(capabilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
         mock.patch.object(processes, "inspect_process", found.inspect),

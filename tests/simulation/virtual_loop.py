@@ -359,9 +359,17 @@ class Event:
 
     def __init__(self) -> None:
         self._set = False
+        self._waiting: list[asyncio.Future[None]] = []
 
     def set(self) -> None:
         self._set = True
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def clear(self) -> None:
+        self._set = False
 
     def is_set(self) -> bool:
         return self._set
@@ -369,8 +377,13 @@ class Event:
     def wait(self, timeout: float | None = None) -> bool:
         if not self._set:
             assert timeout is not None
-            block_on(asyncio.sleep(timeout))
+            block_on(self._wait(timeout))
         return self._set
+
+    async def _wait(self, timeout: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await asyncio.wait((future,), timeout=timeout)
 
 
 class Thread:

@@ -178,14 +178,15 @@ class Client:
         fields: str = "",
         query: Mapping[str, str] | None = None,
         on_trouble: Callable[[WeftError], None] | None = None,
+        rest: Callable[[int], None] | None = None,
     ) -> Iterator[WatchEvent]:
         """All objects as put events, then one ``synced``, then what happens, for ever, over lost connections.
 
         When the place in history is lost it lists again: put events for all, delete events (whose object holds only
         kind, name, project and uid) for what went meanwhile, another ``synced``. ``on_trouble`` is called with each failed try's
-        error. Raises what a retry can't fix (NotAuthenticated, Forbidden, NotFound, InvalidInput); ends at ``close``."""
+        error; ``rest`` waits before the next one, given how many there were. Raises what a retry can't fix (NotAuthenticated, Forbidden, NotFound, InvalidInput); ends at ``close``."""
         path = self.path(kind, project=project, all_projects=all_projects)
-        return follow_forever(self.http, path, _query(labels, fields, query), on_trouble)
+        return follow_forever(self.http, path, _query(labels, fields, query), on_trouble, rest=rest)
 
     def wait(
         self,

@@ -30,6 +30,7 @@ from weft.objects.errors import (
 Object = dict[str, Any]
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
+_MOST_DOUBLINGS = 10
 _PERMANENT = (NotAuthenticated, Forbidden, NotFound, InvalidInput)
 _NOTHING = msgspec.Raw(b"{}")
 
@@ -72,13 +73,15 @@ def follow_forever(
     query: Mapping[str, str],
     on_trouble: Callable[[WeftError], None] | None = None,
     remaining_seconds: Callable[[], float] | None = None,
+    rest: Callable[[int], None] | None = None,
 ) -> Iterator[WatchEvent]:
     """All objects, ``synced``, then all changes, across lost connections; see ``Client.watch_forever``.
+    ``rest`` waits after so many tries that brought nothing; without it the pauses grow to two seconds.
 
     Raises TimedOut once ``remaining_seconds`` gives no more."""
     known: dict[tuple[str | None, str], Object] = {}
     cursor: str | None = None
-    pause = _FIRST_PAUSE_SECONDS
+    tries = 0
     while not http.closed.is_set():
         try:
             if cursor is None:
@@ -88,7 +91,7 @@ def follow_forever(
             with _open(http, path, cursor, query) as stream:
                 for line in _lines(stream, remaining_seconds):
                     event = _read(line)
-                    cursor, pause = event.cursor, _FIRST_PAUSE_SECONDS
+                    cursor, tries = event.cursor, 0
                     if event.type != "bookmark":
                         _remember(known, event)
                         yield event
@@ -106,8 +109,11 @@ def follow_forever(
             if on_trouble is not None:
                 on_trouble(trouble)
         _check_time(remaining_seconds)
-        http.closed.wait(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        tries += 1
+        if rest is not None:
+            rest(tries)
+        else:
+            http.closed.wait(min(_FIRST_PAUSE_SECONDS * 2 ** (min(tries, _MOST_DOUBLINGS) - 1), _LONGEST_PAUSE_SECONDS))
 
 
 def _open(http: Http, path: str, cursor: str, query: Mapping[str, str]) -> Stream:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from weft.agent.server.line import Line
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
@@ -40,6 +41,7 @@ class Server(Protocol):
     """The agent's server; every method blocks and may be called from any thread."""
 
     closed: threading.Event
+    line: Line
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
         """All objects as put events, ``synced``, then changes; see ``Client.watch_forever``."""
@@ -77,17 +79,21 @@ class Server(Protocol):
 
 
 class RemoteServer:
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, line: Line) -> None:
+        self._client, self.line = client, line
         self.closed = client.http.closed
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
-        return self._client.watch_forever(kind, query=query, on_trouble=on_trouble)
+        return self._client.watch_forever(kind, query=query, on_trouble=on_trouble, rest=self.line.rest)
 
     def report(self, node: str, body: ReportBody) -> ReportAnswer:
-        answer = self._client.http.request(
-            "POST", f"/v1/nodes/{node}:report", msgspec.json.encode(body), timeout_seconds=10.0
-        )
+        sent = msgspec.json.encode(body)
+        try:
+            answer = self._client.http.request("POST", f"/v1/nodes/{node}:report", sent, timeout_seconds=10.0)
+        except WeftError:
+            self.line.note_failure()
+            raise
+        self.line.note_answer()  # also a refusal is one
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=ReportAnswer)
 
@@ -150,3 +156,4 @@ class RemoteServer:
 
     def close(self) -> None:
         self._client.close()
+        self.line.close()

@@ -26,8 +26,6 @@ from weft.protocol.report import EventType, NodeEvent, ReportAnswer, ReportBody
 
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 8.0
 MOST_EVENTS = 500
 MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
@@ -130,7 +128,7 @@ class Reporter:
 
     async def run(self, source: ReportSource) -> None:
         """Report for ever."""
-        pause = FIRST_PAUSE_SECONDS
+        tries = 0
         while True:
             await wait_for_event(self._clock, self._woken, source.longest_silence_seconds)
             self._woken.clear()
@@ -148,12 +146,12 @@ class Reporter:
                 if problem.message != self._troubled:
                     self._troubled = problem.message
                     log.warning("report: %s (%s)", problem.message, problem.hint or "tried again")
-                await self._clock.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                tries += 1
+                await self._clock.sleep(self._server.line.choose_pause(tries))
                 continue
             if self._troubled:
                 log.info("report: the server answers again")
-            self._troubled, pause, self.answered_at = "", FIRST_PAUSE_SECONDS, self._clock.elapsed()
+            self._troubled, tries, self.answered_at = "", 0, self._clock.elapsed()
             self._acknowledge(body, answer)
             if answer.version in ("", body.version):
                 for arrived in awaited:

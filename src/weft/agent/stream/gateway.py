@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from weft.agent.server.line import Line
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.wait import within
 from weft.contracts.clock import Clock
@@ -25,7 +26,7 @@ log = logging.getLogger("weft.agent")
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 45.0  # the gateway pings every 15
 FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
+STEADY_SECONDS = 5.0  # a connection that lasted for so long begins with short pauses again
 
 Serve = Callable[[Stream, Claims], Awaitable[None]]
 
@@ -38,7 +39,7 @@ class Gateway(msgspec.Struct, frozen=True):
 
 class GatewayConnection:
     """This node's connection to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: streams may carry
-    invocations."""
+    invocations. ``line`` says how long to wait before the next try."""
 
     def __init__(
         self,
@@ -49,8 +50,9 @@ class GatewayConnection:
         clock: Clock,
         *,
         serves_functions: bool = False,
+        line: Line | None = None,
     ) -> None:
-        self._serves_functions = serves_functions
+        self._serves_functions, self._line = serves_functions, line or Line(clock)
         self._gateway, self._tls, self._node_uid = gateway, tls, node_uid
         self._serve, self._clock = serve, clock
         self._streams: set[asyncio.Task[None]] = set()
@@ -58,7 +60,7 @@ class GatewayConnection:
 
     async def keep(self) -> None:
         """Stay connected for ever; ends its streams when cancelled."""
-        pause = FIRST_PAUSE_SECONDS
+        tries = 0
         try:
             while True:
                 began = self._clock.elapsed()
@@ -68,10 +70,8 @@ class GatewayConnection:
                     if str(problem) != self._troubled:
                         self._troubled = str(problem)
                         log.warning("gateway: %s", problem)
-                if self._clock.elapsed() - began > LONGEST_PAUSE_SECONDS:
-                    pause = FIRST_PAUSE_SECONDS
-                await self._clock.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                tries = 1 if self._clock.elapsed() - began > STEADY_SECONDS else tries + 1
+                await self._clock.sleep(self._line.choose_pause(tries, FIRST_PAUSE_SECONDS))
         finally:
             for task in self._streams:
                 task.cancel()

@@ -37,6 +37,7 @@ from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
 from weft.agent.samples.node import NodeToMeasure
 from weft.agent.samples.sampler import Sampler
 from weft.agent.server.client import RemoteServer
+from weft.agent.server.line import Line
 from weft.agent.stream.gateway import Gateway, GatewayConnection
 from weft.agent.stream.server import Streams
 from weft.cli.command.exit_codes import exit_code
@@ -123,7 +124,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     runtimes, network, volumes, pools, images, proxies = load_drivers(options, host, clock)
     client = Client(context)
     client.http.on_version = _check_version
-    server = RemoteServer(client)
+    line = Line(clock)
+    server = RemoteServer(client, line)
     agent = Agent(
         host,
         server,
@@ -160,7 +162,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     control = GatewayConnection(
-        gateway, make_tls(context), host.node_uid, streams.serve, clock, serves_functions=functions is not None
+        gateway, make_tls(context), host.node_uid, streams.serve, clock, serves_functions=functions is not None, line=line
     )
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

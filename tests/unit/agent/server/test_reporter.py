@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from weft.agent.server.line import Line
 from weft.agent.server.reporter import Question, Reporter
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
@@ -67,6 +68,7 @@ class Recorder:
 
     def __init__(self, clock: HandClock) -> None:
         self.clock = clock
+        self.line = Line(clock, "")
         self.down = False
         self.answer = ReportAnswer()
         self.told: list[tuple[float, ReportBody]] = []
