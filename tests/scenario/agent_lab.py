@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
+from weft.agent.server.line import Line
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
-from weft.agent.server.line import Line
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire

@@ -155,7 +155,7 @@ class Joined:
 
     def agent(self) -> Agent:
         self.lab.make_drivers()
-        server = RemoteServer(Client(make_context(self.folder, self.enrolment)), Line(SystemClock()))
+        server = RemoteServer(Client(make_context(self.folder, self.enrolment)), Line(launch.SystemClock()))
         lab = self.lab
         return Agent(lab.host, server, Runtimes({"vm": lab.runtime}), lab.network, lab.volumes, lab.clock)
 

@@ -362,6 +362,27 @@ def test_a_node_tells_the_journal_only_about_what_is_its_own(lab: DoorsLab) -> N
     assert {(e["object"]["name"], e["object"]["uid"], e["source"]) for e in told} == {("web", vm["uid"], "node/n1")}
 
 
+def test_the_events_of_a_nodes_outbox_are_kept_once_at_the_time_when_they_happened(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    vm, _ = start_vm(lab, node)
+    about = {"kind": "vm", "name": "web", "uid": vm["uid"], "project": "default"}
+    events = [
+        {"type": "Warning", "reason": "GuestEnded", "message": "m", "object": about, "n": 5, "age_seconds": 7200.0},
+        {"type": "Normal", "reason": "Foreign", "message": "m", "object": {**about, "uid": "another"}, "n": 6},
+        {"type": "Normal", "reason": "GuestRestarted", "message": "m", "object": about, "n": 8},
+    ]
+    assert node.report()["through"] is None and node.report(events=events[:1], outbox="box")["through"] == 5
+    for _ in range(2):
+        assert node.report(events=events, outbox="box")["through"] == 8
+    assert node.report(events=events[1:2], outbox="box")["through"] == 8, "what isn't the node's needn't come again"
+    told = [one for one in lab.client.events(about="vm") if one["source"] == "node/n1"]
+    assert [(one["reason"], one["count"]) for one in told] == [("GuestEnded", 1), ("GuestRestarted", 1)]
+    assert told[1]["at"] - told[0]["at"] == pytest.approx(7200.0, abs=30.0)
+    for wrong in ({"n": -1}, {"age_seconds": -1.0}, {"n": 2**63}):
+        with pytest.raises(InvalidInput, match="can't be read"):
+            node.report(events=[{**events[0], **wrong}], outbox="box")
+
+
 def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: DoorsLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})

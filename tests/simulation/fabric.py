@@ -62,7 +62,20 @@ def sign(name: str) -> None:
 
 
 class Journal:
+    """Knows which events of nodes were brought, and how often each."""
+
+    def __init__(self) -> None:
+        self.taken: Counter[tuple[str, str, int]] = Counter()
+        self._through: dict[tuple[str, str], int] = {}
+
     def append(self, event: JournalEvent) -> None: ...
+
+    def take(self, source: str, outbox: str, events: Sequence[tuple[int, JournalEvent]]) -> int:
+        through = self._through.get((source, outbox), 0)
+        fresh = [number for number, _ in events if number > through]
+        self.taken.update((source, outbox, number) for number in fresh)
+        self._through[source, outbox] = max([through, *fresh])
+        return self._through[source, outbox]
 
 
 class AuditToNowhere:

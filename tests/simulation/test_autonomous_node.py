@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
+from pathlib import Path
 
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import Fate
+from tests.simulation.node import Node
 from tests.simulation.people import MIB, VMS
 from tests.simulation.simulation import simulate
 from tests.simulation.test_returning_node import HERE, ask, boot_ids, node_phase, phase, places, read, until
+from weft.agent.server.outbox import FILE
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
 from weft.objects.envelope import decode_part
 
@@ -27,6 +32,18 @@ async def run_guests(fabric: Fabric) -> dict[str, str]:
     return boot_ids(fabric)
 
 
+def list_outbox(node: Node) -> set[int]:
+    """The numbers of the events that wait there."""
+    with contextlib.closing(sqlite3.connect(Path(node.host.state_dir) / FILE)) as outbox:
+        return {number for (number,) in outbox.execute("SELECT n FROM event")}
+
+
+def find_place(fabric: Fabric, name: str) -> str:
+    """The uid of its allocation."""
+    items = fabric.ledger.notes.objects("allocation")
+    return next(item.uid for item in items if decode_part(item.spec, AllocationSpec).workload.name == name)
+
+
 async def come_back(fabric: Fabric) -> float:
     """Seconds until the node and its guests are as before."""
     began = fabric.clock.elapsed()
@@ -39,11 +56,16 @@ async def come_back(fabric: Fabric) -> float:
 def test_a_node_comes_back_within_its_autonomy_with_all_guests_as_they_were() -> None:
     async def run(fabric: Fabric) -> None:
         before = await run_guests(fabric)
+        books = find_place(fabric, "books")
         here = next(node for node in fabric.nodes if node.name == HERE)
         fabric.fate.cut_off.add(HERE)
         await until(lambda: node_phase(fabric) == "Autonomous", "it is away")
         await until(lambda: phase(fabric, "ledger") == "Unknown", "nobody knows")
         await asyncio.sleep(AUTONOMY_SECONDS / 3)
+        here.kill_guest(next(guest for (_, guest), uid in fabric.witness.alive.items() if uid == books))
+        await until(lambda: len(boot_ids(fabric)) == 2 and boot_ids(fabric)[books] != before[books], "it runs again")
+        after = boot_ids(fabric)
+        assert set(before.items()) - set(after.items()) == {(books, before[books])}, "the other one went on"
         here.kill()
         await asyncio.sleep(60.0)
         here.start()
@@ -51,10 +73,16 @@ def test_a_node_comes_back_within_its_autonomy_with_all_guests_as_they_were() ->
             await ask(fabric, "DELETE", f"/v1/nodes/{HERE}?force=1")
             raise RuntimeError("it can't be given up")
         await asyncio.sleep(AUTONOMY_SECONDS / 3)
-        assert node_phase(fabric) == "Autonomous" and boot_ids(fabric) == before
+        assert node_phase(fabric) == "Autonomous" and boot_ids(fabric) == after
         assert len(places(fabric, "ledger")) == len(places(fabric, "books")) == 1, "nothing is placed elsewhere"
+        waiting = list_outbox(here)
+        assert len(waiting) >= 2, "it ended, and began again"
         assert await come_back(fabric) < READY_SECONDS
-        assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+        assert boot_ids(fabric) == after and not fabric.broken, fabric.witness.violations
+        await until(lambda: not list_outbox(here), "the server has all")
+        came = fabric.doors.journal.taken
+        assert waiting <= {number for source, _, number in came if source == here.uid}
+        assert set(came.values()) == {1}, "none came twice"
         node = read(fabric, "node", HERE)
         assert node is not None and decode_part(node.status, NodeStatus).lost_at is None
 

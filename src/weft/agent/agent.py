@@ -30,9 +30,11 @@ from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.guest_services import GuestServices
 from weft.agent.network.readiness import ReadinessChecks
 from weft.agent.node.capabilities import Capabilities
+from weft.agent.node.facts import inspect_machine
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
+from weft.agent.node.wall_clock import WallClock
 from weft.agent.replication.merging import Merging
 from weft.agent.replication.receiver import Receiver
 from weft.agent.replication.sender import Sender
@@ -40,6 +42,7 @@ from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
 from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.server.client import Server
+from weft.agent.server.outbox import Outbox
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.service.certificates import Certificates
 from weft.agent.service.executor import Proxies
@@ -65,8 +68,9 @@ from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.proxy import ProxyDriver
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NODE, NodeReport
 from weft.objects.errors import WeftError
+from weft.objects.identity import Ref
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
 from weft.protocol.report import ReportAnswer
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, MOST_BYTES, LogStore
@@ -107,7 +111,16 @@ class Agent:
         self._server, self._clock, self._network_driver = server, clock, network
         self._tasks, news = Tasks(), asyncio.Event()
         self.table, store = AllocationTable(), CheckpointStore(host.state_dir)
-        self._reporter = Reporter(host.node, server, clock, news)
+        folder = Path(host.state_dir)
+        self.wall = WallClock(folder, clock)
+        outbox = Outbox(
+            folder,
+            clock,
+            self.wall,
+            boot_id=inspect_machine().boot_id,
+            node=Ref(NODE.name, host.node, host.node_uid, None),
+        )
+        self._reporter = Reporter(host.node, server, clock, news, outbox)
         self.pools = Pools(volumes, pools or {}, clock, news)
         self._volumes = Volumes(self.pools, self.table, self._reporter, clock, self._tasks)
         turns = DiskTurns()

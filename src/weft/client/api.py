@@ -184,7 +184,8 @@ class Client:
 
         When the place in history is lost it lists again: put events for all, delete events (whose object holds only
         kind, name, project and uid) for what went meanwhile, another ``synced``. ``on_trouble`` is called with each failed try's
-        error; ``rest`` waits before the next one, given how many there were. Raises what a retry can't fix (NotAuthenticated, Forbidden, NotFound, InvalidInput); ends at ``close``."""
+        error; ``rest`` waits before the next one, given how many there were. Raises what a retry can't fix (NotAuthenticated,
+        Forbidden, NotFound, InvalidInput); ends at ``close``."""
         path = self.path(kind, project=project, all_projects=all_projects)
         return follow_forever(self.http, path, _query(labels, fields, query), on_trouble, rest=rest)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
 
 EventType = Literal["Normal", "Warning"]
+MOST_EVENTS = 200  # in one report
 
 
 class JoinInput(msgspec.Struct, frozen=True):
@@ -40,19 +41,22 @@ class JoinAnswer(msgspec.Struct, frozen=True):
     server_name: str = ""  # in the server's certificate
 
 
-class NodeEvent(msgspec.Struct, frozen=True):
+class NodeEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that happened on the node, for the journal."""
 
     type: EventType
     reason: str
     message: str
     object: Ref
+    n: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  # its number in the node's outbox; 0: an older agent's
+    age_seconds: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0  # how long ago it happened
 
 
 class ReportFields(msgspec.Struct, frozen=True, omit_defaults=True):
     """The fields of a report that agent and server decode alike."""
 
-    events: list[NodeEvent] = []
+    events: list[NodeEvent] = []  # the oldest that wait in the node's outbox
+    outbox: Annotated[str, msgspec.Meta(max_length=64)] = ""  # the outbox that their numbers are of
     removed_volumes: list[str] = []  # uids of volumes whose data is gone
     ranges_version: str = ""  # of the networks' address ranges that the node knows
     idle_networks: list[str] = []  # uids of networks that the node keeps ready without using them
@@ -137,6 +141,7 @@ class ReportAnswer(msgspec.Struct):
     sends: list[SendOrder] = []
     receives: list[ReceiveOrder] = []
     version: str = ""  # of the node's facts that the server has
+    through: int | None = None  # the greatest number of an event that it has for good; None: a server without numbers
 
 
 class SecretsInput(msgspec.Struct, frozen=True):

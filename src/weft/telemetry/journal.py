@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS event(
 CREATE INDEX IF NOT EXISTS event_by_object ON event(uid, reason);
 CREATE INDEX IF NOT EXISTS event_by_name ON event(kind, name);
 CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS taken(source TEXT PRIMARY KEY, outbox TEXT NOT NULL, through INTEGER NOT NULL);
 """
 _SINCE_ITS_PROJECT = """id > COALESCE((SELECT MAX(made.id) FROM event AS made
     WHERE made.kind = 'project' AND made.name = event.project AND made.reason = 'Created'), 0)"""
@@ -90,6 +91,7 @@ class SqliteJournal:
         self._trim_every = max(_TRIM_EVERY, keep_events // 20)
         self._appended = self._trim_every  # trims with the first write too, for a process that is often killed
         self._lock = threading.Lock()  # of the reading connection
+        self._taking = threading.Lock()
         self._reading = self._connect()
 
     def append(self, event: Event) -> None:
@@ -97,15 +99,42 @@ class SqliteJournal:
         with self._gathering:
             if self._closed or len(self._waiting) >= _MOST_WAITING:
                 return
-            if len(event.message) > _LONGEST_MESSAGE:
-                event = msgspec.structs.replace(event, message=event.message[:_LONGEST_MESSAGE])
-            self._waiting.append((self._clock.now(), event))
+            self._waiting.append(self._stamp(event))
             if len(self._waiting) > 1:
                 return  # the thread is awake already
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
                 self._thread.start()
             self._wake.notify_all()
+
+    def take(self, source: str, outbox: str, events: Sequence[tuple[int, Event]]) -> int:
+        """Keep the numbered events of another outbox than the journal's, each once, and return the greatest number that is kept
+        for good; 0 if that can't be known now. Waits for the disk."""
+        with self._taking:
+            connection = None
+            try:
+                connection = self._open()
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("BEGIN IMMEDIATE")
+                row = connection.execute("SELECT outbox, through FROM taken WHERE source = ?", (source,)).fetchone()
+                before = int(row[1]) if row is not None and row[0] == outbox else 0
+                through = max([before, *(number for number, _ in events)])
+                self._insert(connection, [self._stamp(event) for number, event in events if number > before])
+                connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?)", (source, outbox, through))
+                connection.execute("COMMIT")
+                return through
+            except (sqlite3.Error, UnicodeError) as problem:
+                _log.warning("can't write %d events of node %s to the journal: %s", len(events), source, problem)
+                return 0
+            finally:
+                if connection is not None:
+                    connection.close()
+
+    def _stamp(self, event: Event) -> tuple[float, Event]:
+        """The event with its time, and a message that isn't too long."""
+        if len(event.message) > _LONGEST_MESSAGE:
+            event = msgspec.structs.replace(event, message=event.message[:_LONGEST_MESSAGE])
+        return event.at if event.at is not None else self._clock.now(), event
 
     def read(
         self, *, since: int | None = None, about: str = "", projects: Collection[str] | None = None, limit: int = 1000
@@ -232,11 +261,19 @@ class SqliteJournal:
 
     def _write(self, connection: sqlite3.Connection, events: Sequence[tuple[float, Event]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
+        self._insert(connection, events)
+        self._appended += len(events)
+        if self._appended >= self._trim_every:
+            self._appended = 0
+            self._trim(connection)
+        connection.execute("COMMIT")
+
+    def _insert(self, connection: sqlite3.Connection, events: Sequence[tuple[float, Event]]) -> None:
         for first_at, at, event, times in _fold(events):
             same = connection.execute(
-                "SELECT id, first_at, count FROM event WHERE uid = ? AND reason = ? AND message = ? AND at > ?"
+                "SELECT id, first_at, count FROM event WHERE uid = ? AND reason = ? AND message = ? AND at > ? AND at < ?"
                 " ORDER BY id DESC LIMIT 1",
-                (event.object.uid, event.reason, event.message, first_at - FOLD_SECONDS),
+                (event.object.uid, event.reason, event.message, first_at - FOLD_SECONDS, at + FOLD_SECONDS),
             ).fetchone()
             if same is not None:
                 connection.execute("DELETE FROM event WHERE id = ?", (same[0],))
@@ -257,11 +294,6 @@ class SqliteJournal:
                     times,
                 ),
             )
-        self._appended += len(events)
-        if self._appended >= self._trim_every:
-            self._appended = 0
-            self._trim(connection)
-        connection.execute("COMMIT")
 
     def _trim(self, connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM event WHERE at < ?", (self._clock.now() - self._keep_seconds,))

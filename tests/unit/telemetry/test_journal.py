@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
@@ -254,3 +255,34 @@ def test_people_of_a_project_read_nothing_of_an_earlier_one_with_its_name(journa
     journal.flush()
     assert [record.object.name for record in journal.read(projects=["default", "other"])] == ["web"]
     assert [record.object.name for record in journal.read(about="vm")] == ["secret", "web"]
+
+
+def test_numbered_events_of_a_node_are_kept_once_with_their_own_times(journal: SqliteJournal, clock: SetClock) -> None:
+    old = msgspec.structs.replace(event(message="alone"), at=clock.at - 3600.0)
+    numbered = [(7, old), (9, event("other"))]
+    assert journal.take("n1", "box", numbered) == 9
+    assert journal.take("n1", "box", numbered) == 9, "its answer was lost: it comes again"
+    assert journal.take("n1", "box", [*numbered, (10, event("third"))]) == 10
+    assert [(one.object.name, one.at, one.count) for one in journal.read()] == [
+        ("web", clock.at - 3600.0, 1),
+        ("other", clock.at, 1),
+        ("third", clock.at, 1),
+    ]
+    assert journal.take("n1", "another box", [(1, event("fourth"))]) == 1, "the node began a new outbox"
+    assert journal.take("n2", "box", [(1, event("fifth"))]) == 1
+    assert len(journal.read()) == 5
+
+
+def test_an_event_of_yesterday_is_not_folded_into_one_of_today(journal: SqliteJournal, clock: SetClock) -> None:
+    assert journal.take("n1", "box", [(1, event())]) == 1
+    assert journal.take("n1", "box", [(2, msgspec.structs.replace(event(), at=clock.at - 86_400.0))]) == 2
+    assert sorted(one.at for one in journal.read()) == [clock.at - 86_400.0, clock.at]
+
+
+def test_a_journal_that_cannot_be_written_takes_nothing_for_good(tmp_path: Path, clock: SetClock) -> None:
+    journal = SqliteJournal(tmp_path / "j.db", clock)
+    with sqlite3.connect(tmp_path / "j.db") as other:
+        other.execute("DROP TABLE event")
+        other.execute("CREATE TABLE event(id INTEGER)")
+    assert journal.take("n1", "box", [(1, event())]) == 0
+    journal.close()

@@ -26,7 +26,7 @@ class Line:
 
     def __init__(self, clock: Clock, seed: str | None = None) -> None:
         self._clock = clock
-        self._draw = random.Random(seed)
+        self._draw = random.Random(seed)  # noqa: S311 (spreads load)
         self._works = threading.Event()
         self._works.set()
         self._closed = threading.Event()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -15,6 +14,7 @@ import msgspec
 
 from weft.agent.server.client import Server
 from weft.agent.server.contact import Contact
+from weft.agent.server.outbox import Outbox
 from weft.contracts.clock import Clock
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocationReport
@@ -22,12 +22,11 @@ from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, new_uid
 from weft.protocol.heartbeat import Digest
-from weft.protocol.report import EventType, NodeEvent, ReportAnswer, ReportBody
+from weft.protocol.report import MOST_EVENTS, EventType, ReportAnswer, ReportBody
 
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 8.0
-MOST_EVENTS = 500
 MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
@@ -66,11 +65,13 @@ class ReportSource(Protocol):
 class Reporter:
     """The pending reports of node ``node``. ``news`` wakes it."""
 
-    def __init__(self, node: str, server: Server, clock: Clock, news: asyncio.Event) -> None:
+    def __init__(
+        self, node: str, server: Server, clock: Clock, news: asyncio.Event, outbox: Outbox | None = None
+    ) -> None:
+        self.outbox = outbox if outbox is not None else Outbox(None, clock)
         self._node, self._server, self._clock, self._woken = node, server, clock, news
         self._current: dict[str, AllocationReport] = {}
         self._unreported: set[str] = set()
-        self._events: deque[NodeEvent] = deque(maxlen=MOST_EVENTS)
         self._removed_volumes: list[str] = []
         self._reported: NodeReport | None = None
         self._process, self._number = new_uid(), 0  # of this agent, and of its node's facts that it reports
@@ -102,7 +103,7 @@ class Reporter:
         """Write an event of ``object`` to the log and the journal."""
         level = logging.WARNING if type_ == "Warning" else logging.INFO
         log.log(level, "%s/%s/%s: %s: %s", object.kind, object.project or "-", object.name, reason, message)
-        self._events.append(NodeEvent(type_, reason, message, object))
+        self.outbox.put(type_, reason, message, object)
         self._woken.set()
 
     def put_removed_volume(self, uid: str) -> None:
@@ -133,6 +134,8 @@ class Reporter:
             await wait_for_event(self._clock, self._woken, source.longest_silence_seconds)
             self._woken.clear()
             await source.save_before_report()
+            if self.outbox.is_due:
+                await asyncio.to_thread(self.outbox.sync)
             sent_at = self.contact.note_sending()
             awaited, self._awaited = self._awaited, []
             token, body = self.contact.token, self._make_body(source)
@@ -167,12 +170,12 @@ class Reporter:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self.outbox.close()
 
     def _make_body(self, source: ReportSource) -> ReportBody:
         names = sorted(self._unreported)[:MOST_ALLOCATIONS]
-        events, removed = list(self._events), list(self._removed_volumes)
+        events, removed = self.outbox.read(MOST_EVENTS), list(self._removed_volumes)
         self._unreported.difference_update(names)
-        self._events.clear()
         self._removed_volumes.clear()
         if self._unreported:
             self._woken.set()
@@ -183,6 +186,7 @@ class Reporter:
             version=f"{self._process}.{self._number}",
             allocations={name: self._current[name] for name in names},
             events=events,
+            outbox=self.outbox.id if events else "",
             removed_volumes=removed,
             ranges_version=question.ranges_version,
             idle_networks=question.idle_networks,
@@ -195,7 +199,6 @@ class Reporter:
     def _keep(self, body: ReportBody) -> None:
         """``body`` didn't arrive: report it again, unless something newer replaces it."""
         self._unreported.update(name for name in body.allocations if name in self._current)
-        self._events.extendleft(reversed(body.events[: MOST_EVENTS - len(self._events)]))
         self._removed_volumes[:0] = body.removed_volumes
         self._woken.set()
 
@@ -205,5 +208,11 @@ class Reporter:
         if answer.version not in ("", body.version):
             self._reported = None  # an older report came late and replaced this one
             self._woken.set()
+        if body.events:
+            newest = body.events[-1].n
+            through = answer.through if answer.through is not None else newest  # an older server keeps what it gets
+            self.outbox.acknowledge(through)
+            if through >= newest and len(self.outbox):
+                self._woken.set()  # more wait
         for name, why in answer.refused.items():
             log.warning("the server refused the report on allocation %s: %s", name, why)

@@ -6,6 +6,7 @@ A report on an older incarnation, or on another node's allocation, is refused by
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -37,14 +38,14 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
-from weft.protocol.report import NodeEvent, ReportAnswer, ReportBody, ReportFields
+from weft.protocol.report import MOST_EVENTS, NodeEvent, ReportAnswer, ReportBody, ReportFields
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
 
 _ONE_BY_ONE = 4  # up to so many allocations are read one by one, more by one list
 _CHUNK = 90
-_MOST_EVENTS = 200
+_OLDEST_SECONDS = 31 * 86400.0
 _NO_KEY = "/-/"  # a prefix without keys: a list of it gives the newest revision
 _NOTHING = msgspec.Raw(b"null")
 
@@ -72,7 +73,8 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.version = context.reports.get(uid)
     owned = await _write_allocations(context, uid, given, answer)
     if given.events:
-        _append_events(context, node, owned or await _own(context, uid), given.events)
+        events = _find_own_events(context, node, owned or await _own(context, uid), given.events)
+        answer.through = await _keep_events(context, uid, given, events)
     newer = context.ranges.newer_than(given.ranges_version)
     if newer is not None:
         answer.ranges_version, answer.ranges, answer.node_ranges, answer.server = newer
@@ -288,24 +290,46 @@ def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
     return True
 
 
-def _append_events(context: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
-    """Store the events about the node itself and about its own workloads, under the names that these have here: a hostile node
-    would otherwise write events about any workload."""
+async def _keep_events(
+    context: ApiContext, uid: str, given: ReportInput, events: Sequence[tuple[int, Event]]
+) -> int | None:
+    """The greatest number of the node's outbox whose event needn't come again; None for an older agent, whose events have no
+    numbers. Those that aren't the node's own are left out, and needn't come either."""
+    if not given.outbox:
+        for _, event in events:
+            context.journal.append(event)
+        return None
+    through = max((event.n for event in given.events[:MOST_EVENTS]), default=0)
+    kept = await asyncio.to_thread(context.journal.take, uid, given.outbox, events)
+    newest = max((number for number, _ in events), default=0)
+    return max(through, kept) if kept >= newest else kept
+
+
+def _find_own_events(
+    context: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]
+) -> list[tuple[int, Event]]:
+    """The events about the node itself and about its own workloads, under the names that these have here, with their numbers: a
+    hostile node would otherwise write events about any workload."""
     own = {node.uid: node.ref}
     for envelope in owned:
         workload = decode_part(envelope.spec, AllocationSpec).workload
         own |= {envelope.uid: envelope.ref, workload.uid: workload}
-    for event in events[:_MOST_EVENTS]:
-        if event.object.uid in own:
-            context.journal.append(
-                Event(
-                    type=event.type,
-                    reason=event.reason[:64],
-                    message=event.message[:2000],
-                    object=own[event.object.uid],
-                    source=f"node/{node.name}",
-                )
-            )
+    now, source = context.clock.now(), f"node/{node.name}"
+    return [
+        (
+            event.n,
+            Event(
+                type=event.type,
+                reason=event.reason[:64],
+                message=event.message[:2000],
+                object=own[event.object.uid],
+                source=source,
+                at=now - min(event.age_seconds, _OLDEST_SECONDS) if event.age_seconds else None,
+            ),
+        )
+        for event in events[:MOST_EVENTS]
+        if event.object.uid in own
+    ]
 
 
 async def _find_removable(context: ApiContext, uid: str, removed: set[str]) -> list[str]:

@@ -162,7 +162,13 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     control = GatewayConnection(
-        gateway, make_tls(context), host.node_uid, streams.serve, clock, serves_functions=functions is not None, line=line
+        gateway,
+        make_tls(context),
+        host.node_uid,
+        streams.serve,
+        clock,
+        serves_functions=functions is not None,
+        line=line,
     )
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,0 +1,244 @@
+"""What happened on the node and isn't known to the server yet: events, numbered, in a file that outlives the agent, within bounds.
+
+The server says up to which number it has them, and those go. One that comes twice has the same number, and counts once. Times are
+ages when they are sent: by the clock that never jumps while the machine is up, across a boot by the wall clock. Of too many the
+oldest go, and are counted; the server hears how many. Where the file can't be written, events wait in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.agent.node.wall_clock import WallClock
+from weft.contracts.clock import Clock
+from weft.objects.identity import Ref, new_uid
+from weft.protocol.report import EventType, NodeEvent
+
+log = logging.getLogger("weft.agent")
+FILE = "outbox.db"
+MOST_EVENTS = 50_000
+MOST_BYTES = 32 << 20
+MOST_UNSAVED = 500  # in memory, while the file can't be written
+LONGEST_MESSAGE = 2000
+_DROPPED_AT_ONCE = 50  # events go in pieces, not one by one
+_START_BITS = 32  # a number's upper part counts starts of the agent: those that couldn't be saved had numbers too
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event(
+    n INTEGER PRIMARY KEY, at REAL NOT NULL, elapsed REAL NOT NULL, boot TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value);
+"""
+
+
+class OutboxState(msgspec.Struct, frozen=True):
+    """What waits in it, and how many it has dropped so far."""
+
+    events: int
+    bytes: int
+    dropped: int
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    n: int
+    at: float  # unix seconds, by the wall clock
+    elapsed: float
+    boot: str  # id of the machine's boot that ``elapsed`` is of
+    body: bytes
+
+
+class Outbox:
+    """Of ``node``; in ``folder`` (None: in memory alone). ``boot_id`` is of the machine's present boot."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        clock: Clock,
+        wall: WallClock | None = None,
+        *,
+        boot_id: str = "",
+        node: Ref | None = None,
+        most_events: int = MOST_EVENTS,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._path = folder / FILE if folder is not None else None
+        self._clock, self._wall = clock, wall or WallClock(None, clock)
+        self._boot_id, self._node = boot_id, node
+        self._most_events, self._most_bytes = most_events, most_bytes
+        self._unsaved: deque[_Waiting] = deque()
+        self._dirty = False
+        self._connection = self._connect()
+        self.id = str(self._read_meta("id", ""))
+        self._dropped, self._dropped_through = (
+            int(self._read_meta("dropped", 0)),
+            int(self._read_meta("dropped_through", 0)),
+        )
+        self._saved, self._bytes = self._execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM event")[0]
+        newest = self._execute("SELECT coalesce(max(n), 0) FROM event")[0][0]
+        started = max(int(self._read_meta("starts", 0)), newest >> _START_BITS) + 1
+        self._number = started << _START_BITS
+        try:
+            if not self.id:
+                self.id = new_uid()
+                self._write_meta("id", self.id)
+            self._write_meta("starts", started)
+        except sqlite3.Error as problem:
+            log.warning("the outbox can't be written: %s", problem)
+            self.id = new_uid()  # the file's next numbers may be these again
+
+    @property
+    def state(self) -> OutboxState:
+        return OutboxState(len(self), self._bytes + sum(len(one.body) for one in self._unsaved), self._dropped)
+
+    def __len__(self) -> int:
+        return self._saved + len(self._unsaved)
+
+    def put(self, type_: EventType, reason: str, message: str, object: Ref) -> None:
+        """Keep an event that happened now."""
+        message = message[:LONGEST_MESSAGE].encode(errors="replace").decode()
+        self._number += 1
+        body = msgspec.json.encode(NodeEvent(type_, reason, message, object))
+        waiting = _Waiting(self._number, self._wall.now(), self._clock.elapsed(), self._boot_id, body)
+        try:
+            self._make_room(len(body))
+            self._execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", *msgspec.structs.astuple(waiting))
+        except sqlite3.Error as problem:
+            if not self._unsaved:
+                log.warning("the outbox can't be written, its newest events wait in memory: %s", problem)
+            self._unsaved.append(waiting)
+            if len(self._unsaved) > MOST_UNSAVED:
+                self._note_dropped(1, self._unsaved.popleft().n)
+            return
+        self._saved, self._bytes, self._dirty = self._saved + 1, self._bytes + len(body), True
+
+    def read(self, most: int) -> list[NodeEvent]:
+        """The oldest events that wait, with their numbers and ages."""
+        if not len(self) and not self._dropped_through:
+            return []
+        rows: list[Any] = []
+        with contextlib.suppress(sqlite3.Error):
+            rows = self._execute("SELECT n, at, elapsed, boot, body FROM event ORDER BY n LIMIT ?", most)
+        waiting = sorted([*(_Waiting(*row) for row in rows), *self._unsaved], key=lambda one: one.n)
+        events = [self._read_event(one) for one in waiting[:most]]
+        if self._dropped_through and self._node is not None:
+            events = [self._tell_dropped(self._node), *events[: most - 1]]
+        return events
+
+    def acknowledge(self, through: int) -> None:
+        """The server has all up to this number."""
+        self._number = max(self._number, through)
+        while self._unsaved and self._unsaved[0].n <= through:
+            self._unsaved.popleft()
+        with contextlib.suppress(sqlite3.Error):
+            if self._dropped_through and self._dropped_through <= through:
+                self._dropped_through = 0
+                self._write_meta("dropped_through", 0)
+            if self._saved:
+                self._delete(through)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is anything to ``sync``."""
+        return (self._dirty and self._path is not None) or self._wall.is_due
+
+    def sync(self) -> None:
+        """Make what was put safe from a power cut; for a thread. A kill of the agent loses nothing in any case."""
+        self._wall.save()
+        if not self._dirty or self._path is None:
+            return
+        self._dirty = False
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _read_event(self, one: _Waiting) -> NodeEvent:
+        since_boot, by_wall = self._clock.elapsed() - one.elapsed, self._wall.now() - one.at
+        age = since_boot if one.boot == self._boot_id else by_wall
+        return msgspec.structs.replace(
+            msgspec.json.decode(one.body, type=NodeEvent), n=one.n, age_seconds=round(max(0.0, age), 3)
+        )
+
+    def _tell_dropped(self, node: Ref) -> NodeEvent:
+        message = (
+            f"the node's outbox was full: its oldest events were dropped, {self._dropped} since the node joined"
+            if self._dropped != 1
+            else "the node's outbox was full: its oldest event was dropped"
+        )
+        return NodeEvent("Warning", "EventsDropped", message, node, n=self._dropped_through)
+
+    def _make_room(self, size: int) -> None:
+        if self._saved < self._most_events and self._bytes + size <= self._most_bytes:
+            return
+        piece = max(1, min(_DROPPED_AT_ONCE, self._most_events // 10))
+        rows = self._execute("SELECT n FROM event ORDER BY n LIMIT ?", piece)
+        if rows:
+            newest = int(rows[-1][0])
+            count = self._delete(newest)
+            self._note_dropped(count, newest)
+
+    def _note_dropped(self, count: int, through: int) -> None:
+        self._dropped, self._dropped_through = self._dropped + count, max(self._dropped_through, through)
+        with contextlib.suppress(sqlite3.Error):
+            self._write_meta("dropped", self._dropped)
+            self._write_meta("dropped_through", self._dropped_through)
+
+    def _delete(self, through: int) -> int:
+        """Remove those up to a number; how many there were."""
+        counted = "SELECT count(*), coalesce(sum(length(body)), 0) FROM event WHERE n <= ?"
+        count, size = self._execute(counted, through)[0]
+        self._execute("DELETE FROM event WHERE n <= ?", through)
+        self._saved, self._bytes, self._dirty = self._saved - count, self._bytes - size, True
+        return int(count)
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as problem:
+            if self._path is None:
+                raise
+            if isinstance(problem, sqlite3.OperationalError):
+                log.warning("the outbox can't be opened, events wait in memory: %s", problem)
+                self._path = None
+                return self._open()
+            log.warning("the outbox %s is damaged (%s); a new one replaces it", self._path, problem)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+            return self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path or ":memory:", timeout=1.0, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA cache_size=-256")
+            connection.execute(f"PRAGMA journal_size_limit={1 << 20}")
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _execute(self, statement: str, *values: Any) -> list[Any]:
+        return self._connection.execute(statement, values).fetchall()
+
+    def _read_meta(self, name: str, default: Any) -> Any:
+        rows = self._execute("SELECT value FROM meta WHERE name = ?", name)
+        return rows[0][0] if rows else default
+
+    def _write_meta(self, name: str, value: Any) -> None:
+        self._execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", name, value)
