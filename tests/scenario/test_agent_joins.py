@@ -33,6 +33,7 @@ from weft.contracts.driver.network import Held
 from weft.kinds.allocation import AllocationReport, allocation_name
 from weft.kinds.node import NodeReport
 from weft.launch.agent import main as launch
+from weft.launch.agent.host import make_host
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import AlreadyExists, Forbidden, InUse, NotAuthenticated, NotFound, Unavailable
 from weft.trust.ca import Authority
@@ -297,7 +298,7 @@ def test_the_machine_is_found_out_where_nothing_is_told(tmp_path: Path) -> None:
     )
     for folder in ("guests", "run/network"):  # as an earlier version left them
         (tmp_path / folder).mkdir(mode=0o755, parents=True)
-    host = launch.make_host(options, tmp_path, enrolment)
+    host = make_host(options, tmp_path, enrolment)
     closed = [tmp_path / "guests", tmp_path / "microvm" / "guests", Path(host.run_dir) / "network"]
     assert [folder.stat().st_mode & 0o777 for folder in closed] == [0o700] * 3
     assert (host.underlay_address, host.underlay_link) == ("127.0.0.1", "lo")

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab
 
 from weft.agent.metrics.listener import make_listener
+from weft.agent.node.wall_clock import WallClock
+from weft.agent.server.line import Line
+from weft.agent.server.outbox import Outbox
+from weft.agent.server.readiness import ReadinessSource
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
+from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest, Use
+from weft.serving.server import listen, listen_at
 
 
 def test_the_server_counts_requests_and_nodes_for_those_who_may_see_all(tmp_path: Path) -> None:
@@ -31,13 +43,29 @@ def test_the_server_counts_requests_and_nodes_for_those_who_may_see_all(tmp_path
         lab.close()
 
 
+def fetch_at(door: Path, path: str) -> bytes:
+    """The body of an answer at a unix socket."""
+    connection = http.client.HTTPConnection("agent")
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.connect(str(door))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read()
+
+
 def test_an_agent_tells_of_its_node_and_nothing_else(tmp_path: Path) -> None:
     folder, capacity = str(tmp_path), Capacity(4.0, 2**33, 2**40)
     host = Host("n1", "u1", folder, folder, "w", "127.0.0.1", "lo", "weft/test", capacity)
 
     async def go() -> None:
         read = Digest({"w": Use(250, 5, 6)}, Use(50, 1, 1))
-        listener = make_listener("127.0.0.1", 0, host, AllocationTable(), lambda: read, SystemClock())
+        clock, door = SystemClock(), tmp_path / "agent.sock"
+        door.write_text("of an agent that was killed")
+        line, wall = Line(clock), WallClock(tmp_path, clock)
+        reporter: Any = SimpleNamespace(outbox=Outbox(tmp_path, clock, wall), answered_at=clock.elapsed() - 30.0)
+        readiness = ReadinessSource(host, line, reporter, wall, clock)
+        sockets = [listen("127.0.0.1", 0), listen_at(door)]
+        listener = make_listener(sockets, host, AllocationTable(), lambda: read, readiness, clock)
         listener.start()
         try:
             place = f"http://127.0.0.1:{listener.ports[0]}"
@@ -49,6 +77,28 @@ def test_an_agent_tells_of_its_node_and_nothing_else(tmp_path: Path) -> None:
             assert await asyncio.to_thread(fetch, "/healthz") == b"ok\n"
             lines = (await asyncio.to_thread(fetch, "/metrics")).decode().splitlines()
             assert "weft_node_cpu_cores 4.0" in lines and "weft_node_cpu_used_cores 0.3" in lines
+            with pytest.raises(urllib.error.HTTPError) as unready:
+                await asyncio.to_thread(fetch, "/readyz")
+            assert unready.value.code == 503, "its guests aren't known yet"
+            readiness.has_started = True
+            here = msgspec.json.decode(await asyncio.to_thread(fetch_at, door, "/readyz"))
+            assert door.stat().st_mode & 0o777 == 0o600
+            assert 30.0 <= here.pop("contact_age_seconds") < 60.0 and here["disk"].pop("total") > here["disk"].pop(
+                "free"
+            )
+            assert here.pop("clock").keys() == {"now", "behind", "synchronized"}
+            assert here == {
+                "node": "n1",
+                "ready": True,
+                "offline_since": None,
+                "outbox": {"events": 0, "bytes": 0, "dropped": 0},
+                "disk": {},
+            }
+            line.note_failure()
+            reporter.outbox.put("Warning", "GuestEnded", "m", Ref("vm", "web", "u", "default"))
+            away = msgspec.json.decode(await asyncio.to_thread(fetch, "/readyz"))
+            assert away["outbox"]["events"] == 1
+            assert away["offline_since"] == pytest.approx(clock.now() - away["contact_age_seconds"], abs=5.0)
             for path, method, status in (("/", "GET", 404), ("/metrics", "POST", 405)):
                 with pytest.raises(urllib.error.HTTPError) as refused:
                     await asyncio.to_thread(fetch, path, method)

@@ -43,6 +43,7 @@ from weft.agent.secret.cache import Secrets
 from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.server.client import Server
 from weft.agent.server.outbox import Outbox
+from weft.agent.server.readiness import ReadinessSource
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.service.certificates import Certificates
 from weft.agent.service.executor import Proxies
@@ -121,6 +122,7 @@ class Agent:
             node=Ref(NODE.name, host.node, host.node_uid, None),
         )
         self._reporter = Reporter(host.node, server, clock, news, outbox)
+        self.readiness = ReadinessSource(host, server.line, self._reporter, self.wall, clock)
         self.pools = Pools(volumes, pools or {}, clock, news)
         self._volumes = Volumes(self.pools, self.table, self._reporter, clock, self._tasks)
         turns = DiskTurns()
@@ -242,6 +244,7 @@ class Agent:
         self._watches.follow_published_ports()
         self._watches.follow_networks()
         self._reporter.contact.ask = self._list_own
+        self.readiness.has_started = True
 
     async def run(self) -> None:
         """Run until cancelled. Raises the error of a part that failed."""

@@ -17,8 +17,8 @@ class Event(msgspec.Struct, frozen=True):
     message: str
     object: Ref
     source: str
-    at: float | None = None  # when it happened, in unix seconds; None: now
     node_uid: str = ""  # where what it printed is kept, of a workload that is gone
+    at: float | None = None  # when it happened, in unix seconds; None: now
 
 
 class Journal(Protocol):

@@ -75,12 +75,13 @@ class Doorkeeper:
         while True:
             try:
                 connection, address = await loop.sock_accept(sock)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if sock.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as problem:  # no descriptors left, or a peer that went away meanwhile
                 _log.warning("can't accept a connection: %s", problem.strerror)
                 await self._clock.sleep(_PAUSE_SECONDS)
                 continue
-            who = who_is(str(address[0]))
+            who = who_is(str(address[0]) if address else "")
             has_part = self._open.held[who] >= self._open.part
             is_full = self._open.total >= min(self._open.whole, self._most)
             if has_part or (is_full and not self._drop_silent()):

@@ -100,6 +100,19 @@ class HttpServer:
             await self._clock.sleep(CHECK_SECONDS)
 
 
+def listen_at(path: Path) -> socket.socket:
+    """A bound unix socket that only this user may open; what is left of an earlier one is replaced. Raises Unavailable."""
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        found.bind(str(path))
+        path.chmod(0o600)
+    except OSError as problem:
+        found.close()
+        raise Unavailable(f"can't listen at {path}: {problem.strerror or problem}") from problem
+    return found
+
+
 def listen(address: str, port: int) -> socket.socket:
     """A bound TCP socket. Raises Unavailable."""
     found: Any = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)

@@ -1,20 +1,26 @@
-"""The agent's own metrics and its health over plain HTTP, where ``weft agent --metrics ADDRESS:PORT`` names a place to listen.
+"""The agent's own metrics and its health over plain HTTP: at a socket in the node's run folder, and where ``weft agent --metrics
+ADDRESS:PORT`` says.
 
-``/metrics`` for a Prometheus that scrapes it, ``/healthz`` for whatever keeps the agent alive. They ask for no credentials, so the
-place should be loopback or a network of administrators."""
+``/metrics`` for a Prometheus that scrapes it, ``/healthz`` for whatever keeps the agent alive, ``/readyz`` for who wants to know
+whether the server is heard. They ask for no credentials: only root may open the socket, and the place should be loopback or a
+network of administrators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
 
 from weft import __version__
+from weft.agent.server.readiness import ReadinessSource
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.protocol.heartbeat import Digest, Use, total
 from weft.serving.answer import Answer
 from weft.serving.request import Request
-from weft.serving.server import HttpServer, listen
+from weft.serving.server import HttpServer
 from weft.serving.shares import Bounds
 from weft.telemetry.metrics.devices import HELP, list_devices, list_node
 from weft.telemetry.metrics.exposition import MEDIA_TYPE, Family, list_process, one, render_metrics
@@ -23,9 +29,14 @@ _BOUNDS = Bounds(most_connections=64, most_unwanted_bytes=65_536, most_body_byte
 
 
 def make_listener(
-    address: str, port: int, host: Host, table: AllocationTable, read: Callable[[], Digest], clock: Clock
+    sockets: Sequence[socket.socket],
+    host: Host,
+    table: AllocationTable,
+    read: Callable[[], Digest],
+    readiness: ReadinessSource,
+    clock: Clock,
 ) -> HttpServer:
-    """A server that isn't started yet; ``read`` gives what was measured last. Raises Unavailable when the place is taken."""
+    """A server at ``sockets`` that isn't started yet; ``read`` gives what was measured last."""
 
     async def answer(request: Request) -> Answer:
         if request.method not in ("GET", "HEAD"):
@@ -35,11 +46,13 @@ def make_listener(
             return Answer(200, render_metrics(families), (("content-type", MEDIA_TYPE),))
         if request.path == "/healthz":
             return _make_text(200, "ok\n")
-        return _make_text(404, "here are /metrics and /healthz\n")
+        if request.path == "/readyz":
+            found = readiness.read()
+            body = msgspec.json.encode(found) + b"\n"
+            return Answer(200 if found.ready else 503, body, (("content-type", "application/json"),))
+        return _make_text(404, "here are /metrics, /healthz and /readyz\n")
 
-    return HttpServer(
-        answer, [listen(address, port)], None, clock, _BOUNDS, lambda status, why: _make_text(status, why)
-    )
+    return HttpServer(answer, sockets, None, clock, _BOUNDS, lambda status, why: _make_text(status, why))
 
 
 def _make_text(status: int, text: str) -> Answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import platform
 import shutil
@@ -12,11 +14,13 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.driver.host import Capacity
+from weft.contracts.durable_file import write_durably
 
 MIB = 1024 * 1024
 RESERVE_MEMORY_BYTES = 512 * MIB
 RESERVE_MEMORY_SHARE = 0.1
 DISK_SHARE = 0.9
+ADDRESS_FILE, LOOPBACK = "address", "127.0.0.1"
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -41,14 +45,27 @@ def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk
     return Capacity(cpu if cpu is not None else float(len(os.sched_getaffinity(0))), memory, disk)
 
 
+def recall_own_address(state_dir: Path, server_host: str, server_port: int) -> str:
+    """This machine's address on the route to the server, which is kept; without a route the one that was kept: guests' networks
+    know the node by it."""
+    kept, address = state_dir / ADDRESS_FILE, find_own_address(server_host, server_port)
+    with contextlib.suppress(OSError, ValueError):
+        known = str(ipaddress.ip_address(kept.read_text()[:64].strip())) if kept.exists() else ""
+        if not address:
+            return known or LOOPBACK
+        if address != known and address != LOOPBACK:
+            write_durably(kept, f"{address}\n".encode(), 0o644)
+    return address or LOOPBACK
+
+
 def find_own_address(server_host: str, server_port: int) -> str:
-    """This machine's address on the route to the server; nothing is sent."""
+    """This machine's address on the route to the server; nothing is sent. Empty without a route."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((server_host, server_port))
             return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            return ""
 
 
 def find_link(address: str) -> str:

@@ -26,6 +26,7 @@ log = logging.getLogger("weft.agent")
 FILE = "outbox.db"
 MOST_EVENTS = 50_000
 MOST_BYTES = 32 << 20
+CONTACT_SECONDS = 60.0  # between two notes of when the server has answered
 MOST_UNSAVED = 500  # in memory, while the file can't be written
 LONGEST_MESSAGE = 2000
 _DROPPED_AT_ONCE = 50  # events go in pieces, not one by one
@@ -83,6 +84,8 @@ class Outbox:
         newest = self._execute("SELECT coalesce(max(n), 0) FROM event")[0][0]
         started = max(int(self._read_meta("starts", 0)), newest >> _START_BITS) + 1
         self._number = started << _START_BITS
+        self.contact_at: float | None = self._read_meta("contact_at", None)  # unix seconds; of an earlier agent
+        self._contact_saved_at = self._clock.elapsed() - CONTACT_SECONDS
         try:
             if not self.id:
                 self.id = new_uid()
@@ -97,7 +100,7 @@ class Outbox:
         return OutboxState(len(self), self._bytes + sum(len(one.body) for one in self._unsaved), self._dropped)
 
     def __len__(self) -> int:
-        return self._saved + len(self._unsaved)
+        return int(self._saved) + len(self._unsaved)
 
     def put(self, type_: EventType, reason: str, message: str, object: Ref) -> None:
         """Keep an event that happened now."""
@@ -146,6 +149,13 @@ class Outbox:
     def is_due(self) -> bool:
         """Whether there is anything to ``sync``."""
         return (self._dirty and self._path is not None) or self._wall.is_due
+
+    def note_contact(self) -> None:
+        """The server has answered: the next agent knows about when."""
+        if self._clock.elapsed() - self._contact_saved_at >= CONTACT_SECONDS:
+            self._contact_saved_at = self._clock.elapsed()
+            with contextlib.suppress(sqlite3.Error):
+                self._write_meta("contact_at", self._wall.now())
 
     def sync(self) -> None:
         """Make what was put safe from a power cut; for a thread. A kill of the agent loses nothing in any case."""

@@ -155,6 +155,7 @@ class Reporter:
             if self._troubled:
                 log.info("report: the server answers again")
             self._troubled, tries, self.answered_at = "", 0, self._clock.elapsed()
+            self.outbox.note_contact()
             self._acknowledge(body, answer)
             if answer.version in ("", body.version):
                 for arrived in awaited:

@@ -33,7 +33,6 @@ from weft.agent.node.enrolment import (
     read_enrolment,
     renew,
 )
-from weft.agent.node.facts import find_link, find_own_address, inspect_capacity
 from weft.agent.samples.node import NodeToMeasure
 from weft.agent.samples.sampler import Sampler
 from weft.agent.server.client import RemoteServer
@@ -49,17 +48,20 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import plan_agent_memory
+from weft.drivers.linux.clock_state import is_synchronized
 from weft.drivers.linux.node_counters import open_node_counters
 from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
+from weft.launch.agent.host import make_host
 from weft.launch.agent.options import parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
-from weft.objects.identity import SERVER_NAME, short_id
+from weft.objects.identity import SERVER_NAME
 from weft.telemetry.audit.syslog import read_target
 from weft.telemetry.collector import read_collector
 from weft.telemetry.logs.export import PATH, LogExporter
 
 RENEWAL_SECONDS = 6 * 3600.0
+DOOR = "agent.sock"  # in the run folder
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -178,8 +180,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     try:
         if functions is not None:
             await functions.start()
-        if listener is not None:
-            listener.start()
+        listener.start()
         await agent.start()
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
         tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), samples.keep(), _wait(asked))]
@@ -193,8 +194,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
                 task.cancel()
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
-        if listener is not None:
-            await listener.close()
+        await listener.close()
         if functions is not None:
             await functions.close()
         await agent.close()
@@ -203,20 +203,25 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
 
 
 def _make_listener(options: argparse.Namespace, host: Host, agent: Agent, clock: Clock) -> Any:
-    """What answers /metrics, if it is wanted; loaded only then: an agent should be small. Raises Unavailable, InvalidInput."""
-    if not options.metrics:
-        return None
-    place = urlsplit(f"//{options.metrics}")
-    try:
-        address, port = str(ipaddress.ip_address(place.hostname or "")), place.port
-    except ValueError:
-        port = None
-    if port is None:
-        raise InvalidInput(
-            f"--metrics: {options.metrics[:80]!r} is not an address and a port", hint="write it like 127.0.0.1:9464"
-        )
+    """What answers /readyz, /healthz and /metrics: at a socket in the run folder, and where --metrics says. Raises Unavailable,
+    InvalidInput."""
+    serving = importlib.import_module("weft.serving.server")
+    sockets = []
+    if options.metrics:
+        place = urlsplit(f"//{options.metrics}")
+        try:
+            address, port = str(ipaddress.ip_address(place.hostname or "")), place.port
+        except ValueError:
+            port = None
+        if port is None:
+            raise InvalidInput(
+                f"--metrics: {options.metrics[:80]!r} is not an address and a port", hint="write it like 127.0.0.1:9464"
+            )
+        sockets.append(serving.listen(address, port))
+    sockets.append(serving.listen_at(Path(host.run_dir) / DOOR))
+    agent.readiness.read_synchronized = is_synchronized
     listener = importlib.import_module("weft.agent.metrics.listener")
-    return listener.make_listener(address, port, host, agent.table, lambda: agent.newest_digest, clock)
+    return listener.make_listener(sockets, host, agent.table, lambda: agent.newest_digest, agent.readiness, clock)
 
 
 def _check_version(server: str) -> None:
@@ -246,46 +251,6 @@ async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None
                 "the node's certificate can't be renewed: %s; %s", problem, getattr(problem, "hint", None) or ""
             )
         await clock.sleep(RENEWAL_SECONDS)
-
-
-def close_folders(*folders: Path) -> None:
-    """Let only root into what names guests, networks and their addresses. Guests have users of their own and are handed what they
-    may touch; a network's name server sees its own folder alone, mounted elsewhere."""
-    for folder in folders:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-
-
-def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> Host:
-    """The machine as the drivers see it: options first, the rest detected."""
-    id = short_id(enrolment.node_uid)
-    server = urlsplit(options.server or enrolment.server)
-    address = options.underlay_address or enrolment.address
-    if not address:
-        address = find_own_address(server.hostname or "127.0.0.1", server.port or 443)
-    run_dir: Path = options.run_dir or Path("/run/weft") / id
-    run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    close_folders(state / "guests", state / "microvm" / "guests", run_dir / "network")
-    return Host(
-        node=enrolment.node,
-        node_uid=enrolment.node_uid,
-        state_dir=str(state),
-        run_dir=str(run_dir),
-        link_prefix=options.link_prefix or f"w{id[:3]}",
-        underlay_address=address,
-        underlay_link=options.underlay_link or find_link(address),
-        cgroup=options.cgroup or f"weft/{id}",
-        capacity=inspect_capacity(
-            str(state),
-            options.cpu,
-            options.memory,
-            options.disk,
-        ),
-        vxlan_port=options.vxlan_port,
-        echo_port=options.echo_port,
-        sysfs=options.sysfs,
-        devices=options.devices,
-    )
 
 
 def _lock(state: Path) -> int:

@@ -88,7 +88,7 @@ def make_agent_parser() -> Parser:
     parser.add_argument(
         "--metrics",
         metavar="ADDRESS:PORT",
-        help="where to answer /metrics and /healthz, without credentials: on loopback, or a network of administrators"
+        help="where to answer /metrics, /healthz and /readyz, too, without credentials: on loopback, or a network of administrators"
         " (default nowhere)",
     )
     parser.add_argument("--vxlan-port", type=port(), default=4789)
