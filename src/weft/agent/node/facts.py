@@ -48,14 +48,13 @@ def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk
 def recall_own_address(state_dir: Path, server_host: str, server_port: int) -> str:
     """This machine's address on the route to the server, which is kept; without a route the one that was kept: guests' networks
     know the node by it."""
-    kept, address = state_dir / ADDRESS_FILE, find_own_address(server_host, server_port)
+    file, address, known = state_dir / ADDRESS_FILE, find_own_address(server_host, server_port), ""
     with contextlib.suppress(OSError, ValueError):
-        known = str(ipaddress.ip_address(kept.read_text()[:64].strip())) if kept.exists() else ""
-        if not address:
-            return known or LOOPBACK
-        if address != known and address != LOOPBACK:
-            write_durably(kept, f"{address}\n".encode(), 0o644)
-    return address or LOOPBACK
+        known = str(ipaddress.ip_address(file.read_text()[:64].strip()))
+    if address not in ("", LOOPBACK, known):
+        with contextlib.suppress(OSError):  # a full disk
+            write_durably(file, f"{address}\n".encode(), 0o644)
+    return address or known or LOOPBACK
 
 
 def find_own_address(server_host: str, server_port: int) -> str:
