@@ -334,7 +334,7 @@ async def test_chains_that_are_short_are_looked_at_again_only_when_what_is_kept_
 
 async def test_people_hear_once_that_a_chain_comes_near_its_limit(lab: Lab) -> None:
     lab.put(lab.web)
-    said = lambda: [event.message for event in lab.reporter._events]  # noqa: E731
+    said = lambda: [event.message for event in lab.reporter.outbox.read(100)]  # noqa: E731
     lab.layers.kept.clear()
     for number in range(1, MOST_LAYERS + 1):
         lab.layers.chains[DATA] = [f"d{n}" for n in range(number)]
