@@ -17,11 +17,11 @@ import pytest
 from tests.scenario.api_lab import DoorsLab
 
 from weft.agent.metrics.listener import make_listener
-from weft.agent.node.wall_clock import WallClock
 from weft.agent.server.line import Line
 from weft.agent.server.outbox import Outbox
 from weft.agent.server.readiness import ReadinessSource
 from weft.agent.state.table import AllocationTable
+from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.objects.identity import Ref

@@ -34,7 +34,6 @@ from weft.agent.node.facts import inspect_machine
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
-from weft.agent.node.wall_clock import WallClock
 from weft.agent.replication.merging import Merging
 from weft.agent.replication.receiver import Receiver
 from weft.agent.replication.sender import Sender
@@ -53,6 +52,7 @@ from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.snapshot.volume_work import VolumeWork
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.table import AllocationTable, FunctionHost
+from weft.agent.state.wall_clock import WallClock
 from weft.agent.tasks import Tasks
 from weft.agent.template.claim import BootMemory
 from weft.agent.template.library import TemplateLibrary

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from weft.agent.node.wall_clock import WallClock
+from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import Clock
 from weft.objects.identity import Ref, new_uid
 from weft.protocol.report import EventType, NodeEvent
@@ -109,7 +109,7 @@ class Outbox:
         body = msgspec.json.encode(NodeEvent(type_, reason, message, object))
         waiting = _Waiting(self._number, self._wall.now(), self._clock.elapsed(), self._boot_id, body)
         try:
-            self._make_room(len(body))
+            self._free_capacity(len(body))
             self._execute("INSERT INTO event VALUES (?, ?, ?, ?, ?)", *msgspec.structs.astuple(waiting))
         except sqlite3.Error as problem:
             if not self._unsaved:
@@ -130,7 +130,7 @@ class Outbox:
         waiting = sorted([*(_Waiting(*row) for row in rows), *self._unsaved], key=lambda one: one.n)
         events = [self._read_event(one) for one in waiting[:most]]
         if self._dropped_through and self._node is not None:
-            events = [self._tell_dropped(self._node), *events[: most - 1]]
+            events = [self._report_dropped(self._node), *events[: most - 1]]
         return events
 
     def acknowledge(self, through: int) -> None:
@@ -180,7 +180,7 @@ class Outbox:
             msgspec.json.decode(one.body, type=NodeEvent), n=one.n, age_seconds=round(max(0.0, age), 3)
         )
 
-    def _tell_dropped(self, node: Ref) -> NodeEvent:
+    def _report_dropped(self, node: Ref) -> NodeEvent:
         message = (
             f"the node's outbox was full: its oldest events were dropped, {self._dropped} since the node joined"
             if self._dropped != 1
@@ -188,7 +188,7 @@ class Outbox:
         )
         return NodeEvent("Warning", "EventsDropped", message, node, n=self._dropped_through)
 
-    def _make_room(self, size: int) -> None:
+    def _free_capacity(self, size: int) -> None:
         if self._saved < self._most_events and self._bytes + size <= self._most_bytes:
             return
         piece = max(1, min(_DROPPED_AT_ONCE, self._most_events // 10))

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from weft.agent.node.wall_clock import WallClock
 from weft.agent.server.line import Line
 from weft.agent.server.outbox import OutboxState
 from weft.agent.server.reporter import Reporter
+from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 

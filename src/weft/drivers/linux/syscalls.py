@@ -1,5 +1,5 @@
-"""System calls of mount namespaces, and one of memory, that Python lacks. Each acts on the calling thread alone, but for
-``small_pages``.
+"""System calls of mount namespaces, one of memory, and one of the clock, that Python lacks. Each acts on the calling thread alone,
+but for ``small_pages``.
 
 Source: mount_setattr(2), open_tree and move_mount as in the kernel's headers; numbers are the same on all architectures.
 """
@@ -24,6 +24,8 @@ _MOUNT_ATTR_IDMAP = 0x0010_0000
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
 
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
+
+_TIMEX_BYTES, _TIME_ERROR = 208, 5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,3 +97,9 @@ def _check(result: int, what: str) -> None:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
+
+
+def is_clock_synchronized() -> bool | None:
+    """Whether a time service keeps this machine's clock, as adjtimex(2) says; None if it doesn't."""
+    answer = _libc.adjtimex(ctypes.create_string_buffer(2 * _TIMEX_BYTES))  # no modes: it only reads
+    return None if answer < 0 else answer != _TIME_ERROR

@@ -48,8 +48,8 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import plan_agent_memory
-from weft.drivers.linux.clock_state import is_synchronized
 from weft.drivers.linux.node_counters import open_node_counters
+from weft.drivers.linux.syscalls import is_clock_synchronized
 from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.host import make_host
@@ -61,7 +61,7 @@ from weft.telemetry.collector import read_collector
 from weft.telemetry.logs.export import PATH, LogExporter
 
 RENEWAL_SECONDS = 6 * 3600.0
-DOOR = "agent.sock"  # in the run folder
+SOCKET = "agent.sock"  # in the run folder
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -218,8 +218,8 @@ def _make_listener(options: argparse.Namespace, host: Host, agent: Agent, clock:
                 f"--metrics: {options.metrics[:80]!r} is not an address and a port", hint="write it like 127.0.0.1:9464"
             )
         sockets.append(serving.listen(address, port))
-    sockets.append(serving.listen_at(Path(host.run_dir) / DOOR))
-    agent.readiness.read_synchronized = is_synchronized
+    sockets.append(serving.listen_at(Path(host.run_dir) / SOCKET))
+    agent.readiness.read_synchronized = is_clock_synchronized
     listener = importlib.import_module("weft.agent.metrics.listener")
     return listener.make_listener(sockets, host, agent.table, lambda: agent.newest_digest, agent.readiness, clock)
 

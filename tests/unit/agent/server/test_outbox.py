@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from weft.agent.node.wall_clock import FILE as CLOCK_FILE
-from weft.agent.node.wall_clock import WallClock
 from weft.agent.server.outbox import FILE, MOST_UNSAVED, Outbox
+from weft.agent.state.wall_clock import FILE as CLOCK_FILE
+from weft.agent.state.wall_clock import WallClock
 from weft.objects.identity import Ref
 
 NODE, VM = Ref("node", "n1", "node-uid"), Ref("vm", "web", "vm-uid", "default")
