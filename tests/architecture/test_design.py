@@ -134,7 +134,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # tasks and runs, deployments those of their instances;
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
-    # those of their endpoints; recovery plans those of the replicas that they promote.
+    # those of their endpoints; recovery plans those of the replicas that they promote; replications and replicas those of VMs that
+    # another cluster runs: that they are stopped, and marked.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/backup/policy",
@@ -147,6 +148,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/node/drain_controller",
         "controllers/rebalance/controller",
         "controllers/recovery/make",
+        "controllers/replica/controller",
+        "controllers/replication/controller",
         "controllers/service/controller",
         "controllers/snapshot/controller",
         "controllers/snapshot/restore",

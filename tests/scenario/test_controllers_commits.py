@@ -85,9 +85,13 @@ RELIES_ON = {
         "service at and goes, volume absent, volume at, workload absent, workload at"
     ),
     "controllers/replica/controller.py plan_one 1": "replica at and goes",
-    "controllers/replica/controller.py plan_one 2": "replica at, snapshot absent, snapshot at",
+    "controllers/replica/controller.py plan_one 2": (
+        "replica at, replication at, snapshot absent, snapshot at, workload at"
+    ),
     "controllers/replication/controller.py plan_one 1": "replication at and goes",
-    "controllers/replication/controller.py plan_one 2": "replication at, snapshot absent, snapshot at",
+    "controllers/replication/controller.py plan_one 2": (
+        "replication at, replica at, snapshot absent, snapshot at, workload at"
+    ),
     "controllers/receiver/controller.py _note": "receiver at",
     "controllers/accounting/controller.py _fold": (
         "accountingrecord absent, accountingrecord at, accountingrecord at and goes"
@@ -455,6 +459,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_cluster_status.test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says,
     test_replication.test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again,
     test_replication.test_points_that_come_are_snapshots_and_the_oldest_goes,
+    test_replication.test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_comes_from_there,
     test_recovery.test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_failed_over,
     test_planned_migrations.test_its_vm_has_gone_there_by_itself,
     test_planned_migrations.test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target,

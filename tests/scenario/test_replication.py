@@ -15,6 +15,7 @@ from weft.kinds.node import NodePool, NodeReport, NodeSnapshot
 from weft.kinds.replica import ReplicaStatus
 from weft.kinds.replication import ReplicationStatus
 from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
 LOCAL = NodePool("local", "p", 100 * GIB, 90 * GIB)
@@ -54,7 +55,13 @@ async def send(lab: MovingLab, node: SnapshotNode, key: str, attempt: int, **sai
     return order
 
 
-async def receive(lab: MovingLab, node: SnapshotNode, key: str, number: int) -> ReceiveOrder:
+async def read_spec(lab: MovingLab, key: str) -> VmSpec:
+    envelope = await lab.get(key)
+    assert envelope is not None
+    return decode_part(envelope.spec, VmSpec)
+
+
+async def receive(lab: MovingLab, node: SnapshotNode, key: str, number: int, *, data: bool = True) -> ReceiveOrder:
     """Wait for the order for this point, and take it in."""
     status = await until(
         lab, key, ReplicaStatus, lambda status: status.order is not None and status.order.number == number
@@ -66,7 +73,7 @@ async def receive(lab: MovingLab, node: SnapshotNode, key: str, number: int) -> 
         snapshot=order.snapshot,
         phase="done",
         source=f"s{number}",
-        disks={"root": ReceivedDisk("root", GIB), "data": ReceivedDisk("v1", GIB)},
+        disks={"root": ReceivedDisk("root", GIB), **({"data": ReceivedDisk("v1", GIB)} if data else {})},
         bytes=7,
         taken_at=5.0,
         age_seconds=2.0,
@@ -142,3 +149,49 @@ async def test_points_that_come_are_snapshots_and_the_oldest_goes(tmp_path: Path
         await until(lab, made.key, ReplicaStatus, lambda status: status.phase == "Deleting")
         await node.write_report(snapshots=[])  # as the server asked
         await lab.until_gone(made.key)
+
+
+async def test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_comes_from_there(
+    tmp_path: Path,
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        await put_cluster(lab)
+        vm = await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        made = await lab.put(
+            "replication", "web", {"of": "vm/web", "cluster": "west", "rpo": 60.0}, finalizers=("replication",)
+        )
+        common = await send(lab, node, made.key, 1, phase="done", number=4, bytes=100, seconds=0.5, is_whole=True)
+        await send(lab, node, made.key, 2, phase="failed", reason="staleGeneration", message="promoted")
+        await lab.until_phase("web", "Stopped")
+        spec = await read_spec(lab, vm.key)
+        assert (spec.run, spec.fenced) == ("stop", "web")
+
+        back = {**SPEC, "disks": {"root": GIB}, "origin": "back", "returns": made.uid}
+        for name, creator in (("mine", "somebody"), ("web", "cluster:west")):
+            lab.creator = creator
+            replica = await lab.put("replica", name, back, finalizers=("replica",))
+        order = await receive(lab, node, replica.key, 5, data=False)
+        assert (order.parent, order.parent_source, order.node_uid) == (common.snapshot, common.snapshot, node.uid)
+        other = await until(lab, "/replica/default/mine", ReplicaStatus, lambda status: status.order is not None)
+        assert (other.order.parent, other.vm) == ("", "")  # it was not made by the cluster that has the VM
+        status = await until(lab, replica.key, ReplicaStatus, lambda status: len(status.points) == 2)
+        assert status.vm == "web"
+
+        def promote(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, msgspec.defstruct("S", ["role", "promoted"])("primary", 5))
+
+        await lab.change(replica.key, promote)
+        await until(lab, replica.key, ReplicaStatus, lambda status: status.phase == "Promoted")
+        spec = await read_spec(lab, vm.key)
+        assert (spec.run, spec.fenced, spec.restore.snapshot) == ("run", "", status.points[-1].snapshot)
+        await lab.until_phase("web", "Running")
+        assert node.begun_from["web"].snapshot == order.snapshot
+        await lab.until_gone(made.key)
+
+        again = await lab.put("replication", "again", {"of": "vm/web", "cluster": "west"}, finalizers=("replication",))
+        sent = await send(lab, node, again.key, 1, phase="failed", reason="staleGeneration", message="promoted")
+        assert (sent.since, sent.manifest["returns"]) == (order.snapshot, "back")
+        await until(lab, replica.key, ReplicaStatus, lambda status: status.phase == "Deleting")

@@ -60,6 +60,7 @@ FIXED: Mapping[str, Any] = {
     "volumes": [],
     "origin": None,
     "restore": None,
+    "fenced": "",
 }
 _INSTEAD = {
     "publish": "a Service publishes ports for all instances",

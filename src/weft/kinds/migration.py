@@ -12,7 +12,7 @@ import msgspec
 
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.parts.convert_verb import refuse_converting
+from weft.kinds.parts.convert_verb import refuse_converting, refuse_fenced
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.record import (
     Access,
@@ -328,6 +328,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
             details={"migration": under_way},
         )
     refuse_converting(obj)
+    refuse_fenced(obj)
     if dig(obj, "spec.once", False):
         raise IllegalTransition(
             f"{what} runs once (spec.once), so it can't migrate",

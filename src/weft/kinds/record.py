@@ -119,9 +119,9 @@ class Verb(msgspec.Struct, frozen=True):
     input: type[msgspec.Struct] | None = None
     # Pure: the new spec, or the same if nothing needs to change. Raises IllegalTransition where the verb makes no sense now.
     change: Callable[[Object, Any], dict[str, Any]] | None = None
-    # Pure: the manifest of another object, which the server creates and answers with; the mark makes its name unique. Raises as
-    # ``change`` does.
-    make: Callable[[Object, Any, str], dict[str, Any]] | None = None
+    # Pure: the manifest of another object, which the server creates and answers with; the mark makes its name unique. None: with
+    # ``change``, only that happens now. Raises as ``change`` does.
+    make: Callable[[Object, Any, str], dict[str, Any] | None] | None = None
     # Of the same: the manifests of further objects, which are created before that one, in the same commit; it may refer to them.
     make_before: Callable[[Object, Any, str], Sequence[dict[str, Any]]] | None = None
     owns: bool = True  # with both ``change`` and ``make``: the object owns the new one

@@ -54,10 +54,24 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
     rpo: Rpo = 60.0
     keep: Keep = 3
     pool: Annotated[str, field("Storage pool that its points are in", change="never", name=True)] = LOCAL
+    returns: Annotated[
+        str,
+        field(
+            "uid of the replication here whose VM it continues the disks of: then only what changed since comes",
+            change="never",
+            max_length=64,
+        ),
+    ] = ""
     role: Annotated[
         Literal["standby", "primary"],
         field("standby: it takes points; primary: it was promoted, and takes none; set by the server"),
     ] = "standby"
+    promoted: Annotated[
+        int,
+        field(
+            "Number of the point that its VM went back to in a promotion; 0: it made a new VM; set by the server", ge=0
+        ),
+    ] = 0
     generation: Annotated[
         int, field("Of who writes: a promotion begins the next one; set by the server", ge=1, le=1 << 40)
     ] = 1
@@ -75,6 +89,7 @@ class Point(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     received_at: float = 0.0  # by this cluster's clock
     age_seconds: float = 0.0  # how old it was then
     bytes: int = 0  # that came
+    final: bool = False  # its source was stopped before it, and has written nothing since
 
 
 class ReplicaStatus(msgspec.Struct, kw_only=True):
@@ -83,6 +98,8 @@ class ReplicaStatus(msgspec.Struct, kw_only=True):
     node: str = ""  # where they are
     node_uid: str = ""
     lost_at: float | None = None  # since when that node isn't Ready
+    vm: str = ""  # the VM here that it continues the disks of, which can't be started meanwhile: a promotion starts it
+    vm_uid: str = ""
     order: ReceiveOrder | None = None  # for the next point
     reason: str = ""
     message: str = ""
@@ -143,7 +160,15 @@ def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
 
 def _list_promoted(obj: Object, given: PromoteInput) -> list[tuple[str, str]]:
     points: list[dict[str, Any]] = dig(obj, "status.points") or []
-    return [("snapshot", str(one["snapshot"])) for one in points]
+    vm = dig(obj, "status.vm", "")
+    return [*(("snapshot", str(one["snapshot"])) for one in points), *([("vm", vm)] if vm else [])]
+
+
+def _goes_back(obj: Object, given: PromoteInput) -> bool:
+    """Whether the VM that is here already goes back to the point, and no other is made."""
+    vm = dig(obj, "status.vm", "")
+    there = dig(obj, "others", {}).get(f"vm/{vm}") if vm and given.new_name in ("", vm) else None
+    return there is not None and there["uid"] == dig(obj, "status.vm_uid", "") and bool(dig(there, "spec.fenced", ""))
 
 
 def _read_snapshot(obj: Object, given: PromoteInput) -> Object:
@@ -163,8 +188,10 @@ def _name_vm(obj: Object, given: PromoteInput) -> str:
     return given.new_name or split_subject(str(obj["spec"]["of"]))[1]
 
 
-def _make_vm(obj: Object, given: PromoteInput, _: str) -> dict[str, Any]:
+def _make_vm(obj: Object, given: PromoteInput, _: str) -> dict[str, Any] | None:
     snapshot = _read_snapshot(obj, given)
+    if _goes_back(obj, given):
+        return None
     disks = {name: disk.get("size", 0) for name, disk in dig(snapshot, "status.disks", {}).items()}
     former = dig(snapshot, "status.workload_spec", {})
     return make_restored_vm(former, _name_vm(obj, given), snapshot["name"], disks, memory=False)
@@ -179,14 +206,22 @@ def _make_volumes(obj: Object, given: PromoteInput, _: str) -> Sequence[dict[str
 
 def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
     _read_snapshot(obj, given)
-    return {**obj["spec"], "role": PRIMARY, "generation": int(dig(obj, "spec.generation") or 1) + 1}
+    generation = int(dig(obj, "spec.generation") or 1) + 1
+    promoted = _find_point(obj, given)["number"] if _goes_back(obj, given) else 0
+    return {**obj["spec"], "role": PRIMARY, "generation": generation, "promoted": promoted}
 
 
 def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
     """What the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new spec. ``obj`` has the
     snapshot of the point among its ``others``. Raises IllegalTransition."""
     after = msgspec.convert(_promote(obj, given), ReplicaSpec)
-    return _make_vm(obj, given, ""), list(_make_volumes(obj, given, "")), after
+    made = _make_vm(obj, given, "")
+    if made is None or dig(obj, "status.vm", ""):
+        raise IllegalTransition(
+            f"replica/{obj['name']} continues vm/{dig(obj, 'status.vm')}, which is stopped here: a plan makes VMs, and starts none",
+            hint=f"weft replica promote {obj['name']} brings that VM back",
+        )
+    return made, list(_make_volumes(obj, given, "")), after
 
 
 def _count(spec: ReplicaSpec, status: ReplicaStatus) -> Counted:
@@ -201,6 +236,7 @@ def _newest(obj: Object, what: str) -> Any:
 
 REPLICAS_BY_UID = Index("replicas by uid")
 REPLICAS_BY_NODE = Index("replicas by uid of their node", reads_status=True)
+REPLICAS_BY_RETURNED = Index("replicas by uid of the replication whose VM they continue")
 REPLICAS_BY_POINT = Index("replicas by uid of their points' snapshots", reads_status=True)
 
 
@@ -219,6 +255,7 @@ REPLICA = Kind(
     indexes={
         REPLICAS_BY_UID: uid_of,
         REPLICAS_BY_NODE: _node_uid,
+        REPLICAS_BY_RETURNED: lambda item: [one] if (one := item.spec(ReplicaSpec).returns) else [],
         REPLICAS_BY_POINT: lambda item: [one.snapshot_uid for one in item.status(ReplicaStatus).points],
     },
     references=(Reference("pool", "spec.pool", lambda s: [s.pool] if s.pool != LOCAL else [], blocks=False),),
@@ -240,8 +277,8 @@ REPLICA = Kind(
     admission=Admission(
         check=check_replica,
         check_change=_check_change,
-        server_fields=("role", "generation"),
-        made_fields=("role", "generation"),
+        server_fields=("role", "generation", "promoted"),
+        made_fields=("role", "generation", "promoted"),
         counts=_count,
     ),
     display=Display(
@@ -259,5 +296,5 @@ REPLICA = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Standby")}, finalizers=("replica",)),
+    lifetime=Lifetime(goals={"create": reaches("Standby"), "promote": reaches("Promoted")}, finalizers=("replica",)),
 )

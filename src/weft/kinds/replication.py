@@ -27,9 +27,11 @@ from weft.kinds.record import (
     Object,
     Reference,
     Stored,
+    Verb,
     uid_of,
 )
 from weft.kinds.replica import Keep, Rpo
+from weft.objects.errors import IllegalTransition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
@@ -50,6 +52,9 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
     pool: Annotated[str, field("Storage pool there", change="never", name=True)] = LOCAL
     replica: Annotated[str, field("Name of the replica; unset: that of this object", change="never", name=True)] = ""
     paused: Annotated[bool, field("Send no points for now")] = False
+    handover: Annotated[
+        bool, field("Stop the VM, send the last point, and leave it to the other cluster; the verbs set it")
+    ] = False
 
 
 class SentPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -61,6 +66,7 @@ class SentPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     number: int = 0  # at the replica
     taken_at: float = 0.0  # by its node's clock
     generation: int = 1
+    final: bool = False  # the VM was handed over: it writes nothing more
 
 
 class AgeSpan(msgspec.Struct, frozen=True):
@@ -73,7 +79,20 @@ class AgeSpan(msgspec.Struct, frozen=True):
 class ReplicationStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[
         str,
-        words("Pending", "Seeding", "Replicating", "Behind", "Interrupted", "Paused", "Stale", "Failed", "Deleting"),
+        words(
+            *(
+                "Pending",
+                "Seeding",
+                "Replicating",
+                "Behind",
+                "Interrupted",
+                "Paused",
+                "HandingOver",
+                "HandedOver",
+                "Stale",
+            ),
+            *("Failed", "Deleting"),
+        ),
     ] = "Pending"
     workload_uid: str = ""
     point: SentPoint | None = None  # the newest one that the replica has
@@ -86,12 +105,43 @@ class ReplicationStatus(msgspec.Struct, kw_only=True):
     rpo_seconds: float | None = None  # the greatest age of the last hour
     rpo_history: list[AgeSpan] = []
     updated_at: float | None = None
+    told_final: bool = False  # the replica may have a last point of a VM that was handed over
     cycle_seconds: float = 0.0  # from ordering the last point's snapshot until the replica had it
     transfer_seconds: float = 0.0  # of that: sending
     bytes: int = 0  # of the last point
     progress: float = 0.0  # of the one under way: 0 to 1
     reason: str = ""
     message: str = ""
+
+
+def _hand_over(obj: Object, _: Any) -> dict[str, Any]:
+    if dig(obj, "status.phase") == "Stale":
+        raise IllegalTransition(
+            f"replication/{obj['name']}: its replica was promoted already",
+            hint=f"weft describe replication/{obj['name']}",
+        )
+    if dig(obj, "status.point") is None:
+        raise IllegalTransition(
+            f"replication/{obj['name']}: its replica has no point yet, so nobody could go on from it",
+            reason="noPoint",
+            hint=f"weft wait replication/{obj['name']} --for=phase=Replicating",
+        )
+    if dig(obj, "spec.paused"):
+        raise IllegalTransition(
+            f"replication/{obj['name']} is paused, so its last point would not be sent",
+            hint=f"weft replication set {obj['name']} --no-paused",
+        )
+    return {**obj["spec"], "handover": True}
+
+
+def _take_back(obj: Object, _: Any) -> dict[str, Any]:
+    if dig(obj, "status.phase") == "Stale":
+        raise IllegalTransition(
+            f"replication/{obj['name']}: its replica was promoted, so the VM that writes is there",
+            reason="staleGeneration",
+            hint=f"at {dig(obj, 'spec.cluster')}: weft cluster replicate vm/NAME, then weft replication hand-over NAME",
+        )
+    return {**obj["spec"], "handover": False}
 
 
 def check_replication(spec: ReplicationSpec) -> None:
@@ -140,8 +190,17 @@ REPLICATION = Kind(
         Reference("vm", "spec.of", lambda spec: list_named("vm", [spec.of]), blocks=False),
         Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),
     ),
+    verbs=(
+        Verb(
+            "hand-over",
+            "Stop its VM, send the last point, and keep the VM stopped: nothing is lost by promoting the replica then",
+            change=_hand_over,
+            needs="write",
+        ),
+        Verb("take-back", "Let its VM be started here again, after hand-over", change=_take_back, needs="write"),
+    ),
     access=Access(readers="project", status_writer="replications"),
-    admission=Admission(check=check_replication),
+    admission=Admission(check=check_replication, server_fields=("handover",), made_fields=("handover",)),
     display=Display(
         topic="Clusters",
         columns=(
@@ -157,5 +216,12 @@ REPLICATION = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Replicating", "Behind")}, finalizers=("replication",)),
+    lifetime=Lifetime(
+        goals={
+            "create": reaches("Replicating", "Behind"),
+            "hand-over": reaches("HandedOver"),
+            "take-back": reaches("Replicating", "Behind"),
+        },
+        finalizers=("replication",),
+    ),
 )

@@ -12,7 +12,7 @@ from weft.kinds.allocation import LOCAL, AllocationSpec, Boot, HealthCheck
 from weft.kinds.fields.cells import dig, text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
-from weft.kinds.parts.convert_verb import CONVERT, guard_converting, refuse_replaced
+from weft.kinds.parts.convert_verb import CONVERT, describe_fence, guard_converting, refuse_replaced
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
@@ -128,6 +128,9 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
     ] = None
     restore: Annotated[VmRestore | None, field("Last restore in place; the verb restore sets it")] = None
+    fenced: Annotated[
+        str, field("Replication that left it to another cluster: it can't be started; set by the server", name=True)
+    ] = ""
 
 
 def check_vm(spec: VmSpec) -> None:
@@ -195,6 +198,10 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
             field="spec.restore",
             hint="leave spec.restore out; weft vm restore NAME --snapshot SNAPSHOT",
         )
+    if new.fenced != old.fenced:
+        raise InvalidInput("spec.fenced: only the server changes it", field="spec.fenced", hint="leave spec.fenced out")
+    if new.fenced and new.run != old.run:
+        raise describe_fence("the VM", new.fenced)
     if new.disk < old.disk:
         raise InvalidInput(
             f"spec.disk: a disk can't shrink from {format_bytes(old.disk)} to {format_bytes(new.disk)}",
@@ -349,7 +356,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore = None
+    spec.restore, spec.fenced = None, ""
     if spec.origin is not None and spec.origin.test is not None:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -447,7 +454,7 @@ VM = Kind(
         check_change=check_growth,
         write_guard=guard_converting,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore"),
+        server_fields=(*KEPT, "origin", "restore", "fenced"),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

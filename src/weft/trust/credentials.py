@@ -17,7 +17,7 @@ from weft.contracts.driver.function import REGION
 from weft.kinds.permissions import PERMISSIONS, find_least_role
 from weft.kinds.token import TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
-from weft.objects.identity import NODE_PREFIX, Ref
+from weft.objects.identity import CLUSTER_PREFIX, NODE_PREFIX, Ref
 from weft.objects.roles import ALL, RIGHTS, Grant
 from weft.trust.access_keys import derive_secret
 from weft.trust.audit_chain import AuditActor
@@ -27,7 +27,6 @@ from weft.trust.sigv4 import check_scope, read_authorization, verify
 from weft.trust.tokens import Token, parse_token, verify_secret
 
 TOKEN_PREFIX = "token:"  # of the name of what acts with a token that belongs to no user
-CLUSTER_PREFIX = "cluster:"  # likewise, of what a linked cluster does
 LINK_AGAIN = "link the clusters again: weft cluster link-token at the one, weft cluster link at the other"
 SERVICE = "lambda"  # that signatures are for
 

@@ -140,7 +140,7 @@ class Receiver:
             return order.number - 1
         check_point(order, given)
         pool = await self._find_pool(order)
-        await self._check_free(pool, order, given)
+        given = match_disks(given, await self._check_free(pool, order, given))
         self._note(order, ReceiveReport(uid=order.uid, snapshot=order.snapshot, source=given.source))
         try:
             report = await self._write(stream, pool, order, given)
@@ -157,7 +157,8 @@ class Receiver:
             raise DriverFailed(f"storage pool {order.pool} can't take replicas in", reason="unsupported")
         return cast(_Pool, driver)
 
-    async def _check_free(self, pool: _Pool, order: ReceiveOrder, given: ReceiveInput) -> None:
+    async def _check_free(self, pool: _Pool, order: ReceiveOrder, given: ReceiveInput) -> KeptSnapshot | None:
+        """The point before. Raises Unavailable (``replicaNotReady``), IllegalTransition, DriverFailed (``noSpace``)."""
         parent = short_id(order.parent) if given.parent else ""
         kept = next((one for one in await pool.layers.list_kept() if one.id == parent), None)
         if parent and kept is None:
@@ -172,6 +173,7 @@ class Receiver:
                     reason="noSpace",
                     hint="free space there, or give the replica another pool",
                 )
+        return kept
 
     async def _write(self, stream: Incoming, pool: _Pool, order: ReceiveOrder, given: ReceiveInput) -> ReceiveReport:
         began, parent = self._clock.elapsed(), short_id(order.parent) if given.parent else ""
@@ -195,6 +197,7 @@ class Receiver:
                 taken_at=given.taken_at,
                 source=given.source,
                 consistency=given.consistency,
+                final=given.final,
             )
             await pool.copies.take_in(kept, on=parent)
         finally:
@@ -307,6 +310,21 @@ def check_point(order: ReceiveOrder, given: ReceiveInput) -> None:
         raise InvalidInput(f"input.data: {given.data} is more than the disks have: {total}", field="input.data")
 
 
+def match_disks(given: ReceiveInput, former: KeptSnapshot | None) -> ReceiveInput:
+    """The point with its disks' keys as the point before has them, which may have come from the other side: a disk with none of
+    those keys is the one of that name."""
+    if former is None:
+        return given
+    keys = {disk.name or ROOT: key for key, disk in former.disks.items()}
+    disks = {
+        name: disk if disk.key in former.disks else msgspec.structs.replace(disk, key=keys.get(name, disk.key))
+        for name, disk in given.disks.items()
+    }
+    if len({disk.key for disk in disks.values()}) < len(disks):
+        raise InvalidInput("input.disks: two disks continue the same one", field="input.disks")
+    return msgspec.structs.replace(given, disks=disks)
+
+
 def describe(order: ReceiveOrder, kept: KeptSnapshot) -> ReceiveReport:
     return ReceiveReport(
         uid=order.uid,
@@ -316,6 +334,7 @@ def describe(order: ReceiveOrder, kept: KeptSnapshot) -> ReceiveReport:
         disks={disk.name or ROOT: ReceivedDisk(key, disk.size_bytes) for key, disk in kept.disks.items()},
         taken_at=kept.taken_at,
         consistency=kept.consistency,
+        final=kept.final,
     )
 
 

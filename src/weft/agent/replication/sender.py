@@ -99,35 +99,38 @@ class Sender:
         peer = Peer(link, order.project)
         try:
             await asyncio.to_thread(peer.put_replica, order.replica, order.manifest)
-            since = order.since
+            since = parent = order.since
             for _ in range(OTHER_PARENTS):
                 try:
-                    return await self._send_since(peer, order, since, given_at)
+                    return await self._send_since(peer, order, since, parent, given_at)
                 except IllegalTransition as problem:
                     if problem.token != "otherParent":
                         raise
-                    since = await self._find_common(order, str(problem.details.get("parent", "")))
-            return await self._send_since(peer, order, "", given_at)
+                    parent = str(problem.details.get("parent", ""))
+                    since = await self._find_common(order, parent)
+                    parent = parent if since else ""
+            return await self._send_since(peer, order, "", "", given_at)
         finally:
             peer.close()
 
     async def _find_common(self, order: SendOrder, there: str) -> str:
-        """The point that the replica has, if it is here too."""
+        """The uid here of the point that the replica has: it was sent from here, or it came from there while that side was the
+        one that wrote. "": it is not here."""
         for _, driver in self._pools.named():
             if there and isinstance(driver, HasLayers):
-                kept = await driver.layers.list_kept()
-                if any(one.uid == there for one in kept) and there != order.snapshot:
-                    return there
+                for one in await driver.layers.list_kept():
+                    if there in (one.uid, one.source) and one.uid != order.snapshot:
+                        return one.uid
         return ""
 
-    async def _send_since(self, peer: Peer, order: SendOrder, since: str, given_at: float) -> SendReport:
+    async def _send_since(self, peer: Peer, order: SendOrder, since: str, parent: str, given_at: float) -> SendReport:
         reading = read_disks(
             *(self._pools, self._images, order.snapshot, order.disks), image_sha256=order.image_sha256, since=since
         )
         async with reading as disks:
             deadline = self._clock.elapsed() + READY_SECONDS
             while True:
-                point = self._describe(order, since, disks, given_at)
+                point = self._describe(order, parent, disks, given_at)
                 try:
                     return await self._stream(peer, order, point, list(disks.values()))
                 except Unavailable as problem:
@@ -135,20 +138,23 @@ class Sender:
                         raise
                 await self._clock.sleep(AGAIN_SECONDS)
 
-    def _describe(self, order: SendOrder, since: str, disks: Mapping[str, ServedDisk], given_at: float) -> ReceiveInput:
+    def _describe(
+        self, order: SendOrder, parent: str, disks: Mapping[str, ServedDisk], given_at: float
+    ) -> ReceiveInput:
         return ReceiveInput(
             origin=order.uid,
             generation=order.generation,
             source=order.snapshot,
-            parent=since,
+            parent=parent,
             disks={
-                name: SentDisk(key=order.disks[name], size=disk.size_bytes, whole=disk.is_whole)
+                name: SentDisk(key=disk.since or order.disks[name], size=disk.size_bytes, whole=disk.is_whole)
                 for name, disk in disks.items()
             },
             data=sum(map(count_data, disks.values())),
             taken_at=order.taken_at,
             consistency=order.consistency,
             age_seconds=max(0.0, order.age_seconds) + self._clock.elapsed() - given_at,
+            final=order.final,
         )
 
     async def _stream(

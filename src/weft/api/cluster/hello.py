@@ -12,10 +12,9 @@ from weft.contracts.store import epoch_of
 from weft.kinds.cluster import CLUSTER, ClusterStatus
 from weft.kinds.fields.cluster.link import HELLO, find_uid
 from weft.objects.envelope import decode_envelope, decode_part
-from weft.objects.identity import kind_prefix, object_key
+from weft.objects.identity import CLUSTER_PREFIX, kind_prefix, object_key
 from weft.protocol.link import NEWEST, OLDEST, PATH, HelloAnswer
 from weft.serving.answer import Answer
-from weft.trust.credentials import CLUSTER_PREFIX
 
 
 async def read_epoch(context: ApiContext) -> str:

@@ -144,7 +144,10 @@ async def _make(
         whole = msgspec.json.decode(msgspec.json.encode(current))
         await _leave_out_an_ended_migration(view, target, whole["status"], mark)
         whole["others"] = await _read_others(view, target, verb, whole, given)
-        manifest = read_manifest(make(whole, given, mark), project=target.project)
+        made = make(whole, given, mark)
+        if made is None:
+            return await _plan(context, view, target, verb, given, expected)
+        manifest = read_manifest(made, project=target.project)
         if verb.change is not None:
             needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected, needed)
@@ -170,7 +173,7 @@ async def _make(
     if not dry_run:
         for each in (*needed, draft):
             record_change(context, call, each)
-    return object_answer(draft.envelope, 200 if dry_run else 201)
+    return object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
 
 
 async def _plan_before(

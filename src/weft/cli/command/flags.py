@@ -35,6 +35,7 @@ _KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancel
 _OF_SNAPSHOTS = (
     *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
     *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
+    "spec.fenced",
 )
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
@@ -43,6 +44,8 @@ _NO_FLAG = {
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256", "spec.project", "spec.claims"),
     "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted"),
+    "replication": ("spec.handover",),
+    "replica": ("spec.role", "spec.generation", "spec.promoted"),
     "user": ("spec.password",),
     "rolebinding": ("spec.project",),
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),

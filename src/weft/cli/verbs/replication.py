@@ -116,10 +116,16 @@ def _promote(
     )
     if points:
         session.notify(_describe(session, points[-1]))
+    if made["kind"] == REPLICA.name:  # the VM that it continues is here, and goes back to the point
+        code = finish_one(session, target, made, "promote")
+        vm = session.client.get("vm", dig(made, "status.vm"))
+        return code or finish_one(session, Target(BY_NAME["vm"], vm["name"]), vm, "start")
     return finish_one(session, Target(BY_NAME["vm"], made["name"]), made, "create")
 
 
 def _describe(session: Session, point: dict[str, Any]) -> str:
+    if point.get("final"):
+        return f"from point {point['number']}, the last one of the VM that was stopped there: nothing is lost"
     age = max(0.0, session.clock.now() - point.get("received_at", 0.0)) + point.get("age_seconds", 0.0)
     return (
         f"from point {point['number']}, which is {format_duration(round(age, 1))} old: what was written since is lost"

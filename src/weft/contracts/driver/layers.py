@@ -60,6 +60,7 @@ class KeptSnapshot(msgspec.Struct, frozen=True):
     taken_at: float = 0.0  # unix seconds; 0: not recorded. Which snapshot of a volume is the last one
     source: str = ""  # of a point of a replica: uid of the snapshot at the other cluster that it is a copy of
     consistency: str = ""  # of a point: as at its source
+    final: bool = False  # of a point: its source has written nothing since
     came: bool = False  # it was taken in (``DiskCopies``), so its disks are whole without an image; the pool sets it
 
 
@@ -209,15 +210,16 @@ class ServedDisk(msgspec.Struct, frozen=True):
     size_bytes: int
     extents: list[tuple[int, int, bool]]  # offset, length, whether it is zero; in order
     is_whole: bool  # the extents are all that may hold data, not what changed
+    since: str = ""  # what the earlier snapshot calls the disk that the changes are from; "": as this one does
 
 
 class DiskCopies(Protocol):
     def read(
         self, snapshot_id: str, disk: str, *, base: str | None, base_format: str, since: str = ""
     ) -> AbstractAsyncContextManager[ServedDisk]:
-        """Serve a snapshot's disk to read, on the image ``base``. Its extents are those that may differ from the same disk of
-        snapshot ``since``; without one, or if that disk is no part of what this one stands on, those that may hold data. Layers
-        may be absorbed meanwhile. Raises NotFound (``snapshotGone``), DriverFailed."""
+        """Serve a snapshot's disk to read, on the image ``base``. Its extents are those that may differ from the disk of snapshot
+        ``since`` that it stands on, which may have another name there; without such a disk, those that may hold data. Layers may be
+        absorbed meanwhile. Raises NotFound (``snapshotGone``), DriverFailed."""
 
     def write(
         self, layer_id: str, size_bytes: int, *, on: str = "", disk: str = ""

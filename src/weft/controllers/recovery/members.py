@@ -21,9 +21,8 @@ from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, Replic
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
 from weft.objects.errors import WeftError
-from weft.objects.identity import MAX_NAME, named_key, object_key
+from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, named_key, object_key
 from weft.objects.schema import read_strict
-from weft.trust.credentials import CLUSTER_PREFIX
 
 # What the spec of a VM names that a run makes, too, or that is checked where it is used.
 _MADE = ("volume", "snapshot", "node", "priorityclass", "reservation")

@@ -1,27 +1,49 @@
 """Has the points of replicas taken in: chooses their node, orders the next point, makes a Snapshot of each that came, and removes
 old ones.
 
-Reads replicas, snapshots, nodes; writes replica.status with the order for its node, makes and deletes the snapshots of points,
-releases the finalizer "replica". Woken by any of those. Nodes get the order with the API server's answers to their reports, and
-report on it.
+Reads replicas, replications, VMs, snapshots, nodes; writes replica.status with the order for its node, makes and deletes the
+snapshots of points, releases the finalizer "replica". A promotion of one that continues a VM here has that VM go back to the point,
+and ends the replication that had left it. Woken by any of those. Nodes get the order with the API server's answers to their
+reports, and report on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
-from weft.controllers.replica.plan import Place, ReplicaFacts, ReplicaPlan, plan_replica
+from weft.controllers.replica.plan import Place, ReplicaFacts, ReplicaPlan, Returned, plan_replica
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.allocation import ROOT
 from weft.kinds.fields.replication.work import find_receive
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.parts.snapshot.restored import VmRestore
+from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED
 from weft.kinds.recovery_plan import RECOVERY_PLANS_BY_SNAPSHOT
-from weft.kinds.replica import REPLICAS_BY_NODE, REPLICAS_BY_POINT, REPLICAS_BY_UID, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import (
+    REPLICAS_BY_NODE,
+    REPLICAS_BY_POINT,
+    REPLICAS_BY_RETURNED,
+    REPLICAS_BY_UID,
+    Point,
+    ReplicaSpec,
+    ReplicaStatus,
+)
+from weft.kinds.replication import (
+    REPLICATIONS_BY_SUBJECT,
+    REPLICATIONS_BY_UID,
+    ReplicationSpec,
+    ReplicationStatus,
+    subject_of,
+)
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
-from weft.objects.identity import new_uid
+from weft.objects.identity import CLUSTER_PREFIX, new_uid, object_key
 from weft.objects.quantity import format_bytes
 
 FINALIZER, SOURCE = "replica", "replicas"
@@ -30,7 +52,7 @@ RETRY_SECONDS = 30.0  # while its node isn't Ready, or none has the capacity
 
 class Replicas:
     name = "replicas"
-    kinds = ("replica", "snapshot", "node")
+    kinds = ("replica", "replication", "vm", "snapshot", "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -39,6 +61,15 @@ class Replicas:
             case "snapshot":
                 if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
                     return [item.key for item in view.find(REPLICAS_BY_POINT, change.item.uid)]
+            case "replication":
+                return [item.key for item in view.find(REPLICAS_BY_RETURNED, change.item.uid)]
+            case "vm":
+                if has_changed(change, _stand_of):
+                    return [
+                        item.key
+                        for left in view.find(REPLICATIONS_BY_SUBJECT, change.item.key)
+                        for item in view.find(REPLICAS_BY_RETURNED, left.uid)
+                    ]
             case "node":
                 return _route_node(view, change)
         return ()
@@ -55,6 +86,11 @@ class Replicas:
             elif replica.status(ReplicaStatus).reason:
                 plan.later[key] = RETRY_SECONDS
         return plan
+
+
+def _stand_of(workload: Item) -> object:
+    told = workload.envelope.condition(RESTORED)
+    return workload.uid, workload.deleting, workload.spec(VmSpec).fenced, workload.spec(VmSpec).restore, told
 
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:
@@ -78,6 +114,9 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
         for node in view.find(NODES_BY_UID, status.order.node_uid):
             report = find_receive(node.report(NodeReport).receives, status.order)
             is_listed = any(one.uid == status.order.snapshot for one in node.report(NodeReport).snapshots)
+    returned, keys = find_returned(view, replica), {one.uid: _list_keys(one) for one in found}
+    if returned is not None and returned.point is not None:
+        keys[returned.point.snapshot_uid] = returned.disks
     return ReplicaFacts(
         name=replica.envelope.name,
         uid=replica.uid,
@@ -95,7 +134,49 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
         report=report,
         is_listed=is_listed,
         fresh_uid=new_uid(),
+        returned=returned,
+        keys=keys,
     )
+
+
+def _list_keys(snapshot: Item) -> frozenset[str]:
+    return frozenset(disk.key for disk in snapshot.status(SnapshotStatus).disks.values())
+
+
+def find_returned(view: View, replica: Item) -> Returned | None:
+    """The VM here that the replica continues. The other cluster only names it: what counts is that a replication of this project to
+    that cluster, and no other, has left the VM to it."""
+    spec, envelope = replica.spec(ReplicaSpec), replica.envelope
+    for left in view.find(REPLICATIONS_BY_UID, spec.returns) if spec.returns else ():
+        status, name = left.status(ReplicationStatus), left.envelope.name
+        vm = view.get(subject_of(left))
+        if (left.envelope.project, f"{CLUSTER_PREFIX}{left.spec(ReplicationSpec).cluster}") != (
+            envelope.project,
+            envelope.creator,
+        ):
+            continue
+        if vm is None or vm.deleting or vm.uid != status.workload_uid:
+            continue
+        own = (view.get(object_key("volume", envelope.project, one)) for one in vm.spec(VmSpec).volumes)
+        disks = frozenset({ROOT, *(volume.uid for volume in own if volume is not None)})
+        found = _follow_return(Returned(vm.envelope.name, vm.uid, name, vm.spec(VmSpec).fenced == name, disks), vm)
+        point = status.point
+        for item in view.find(SNAPSHOTS_BY_UID, point.snapshot_uid) if point is not None and point.snapshot_uid else ():
+            taken = item.status(SnapshotStatus)
+            fits = _list_keys(item) == disks and all(disk.pool == spec.pool for disk in taken.disks.values())
+            if point is not None and taken.phase == "Ready" and not item.deleting and fits:
+                common = Point(
+                    number=point.number,
+                    snapshot=point.snapshot,
+                    snapshot_uid=point.snapshot_uid,
+                    source=point.snapshot_uid,
+                    generation=spec.generation,
+                    taken_at=point.taken_at,
+                    received_at=point.begun_at,
+                )
+                return replace(found, point=common, node=taken.node or "", node_uid=taken.node_uid or "")
+        return found
+    return None
 
 
 def list_places(view: View, pool: str) -> list[Place]:
@@ -123,7 +204,38 @@ def plan_one(view: View, replica: Item, now: float) -> Commit | None:
                 draft.change(item, deleting_since=now)
     if plan.status != facts.status:
         draft.change(replica, status=plan.status)
+    if facts.returned is not None and (plan.go_back is not None or plan.start):
+        _change_vm(draft, view, facts.returned, replica, plan, now)
     return draft.commit(replica.key, _list_events(replica, facts, plan))
+
+
+def _follow_return(found: Returned, workload: Item) -> Returned:
+    """How the workload's last restore in place goes."""
+    asked, told = workload.spec(VmSpec).restore, workload.envelope.condition(RESTORED)
+    if asked is None:
+        return found
+    if told is None or told.generation < asked.generation:
+        return replace(found, asked=asked.snapshot)
+    trouble = told.message if told.status != "True" and told.reason in GIVEN_UP else ""
+    return replace(found, asked=asked.snapshot, has_gone=told.status == "True", trouble=trouble)
+
+
+def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan: ReplicaPlan, now: float) -> None:
+    """The VM goes back to the point, stopped as it is; what it had written after the last common point is kept as a snapshot. It
+    starts after that, and the replication that had left it is over."""
+    project = replica.envelope.project
+    workload = view.get(object_key("vm", project, returned.vm))
+    left = view.get(object_key("replication", project, returned.replication))
+    if workload is None or left is None:
+        return
+    spec = workload.spec(VmSpec)
+    if plan.go_back is not None:
+        keep, generation = left.status(ReplicationStatus).phase == "Stale", workload.envelope.generation + 1
+        restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
+        draft.change(workload, spec=replace(spec, restore=restore))
+    else:
+        draft.change(workload, spec=replace(spec, fenced="", run="run"))
+        draft.change(left, deleting_since=now)
 
 
 def make_snapshot(view: View, replica: Item, facts: ReplicaFacts, point: Point) -> Envelope:
@@ -139,6 +251,7 @@ def make_snapshot(view: View, replica: Item, facts: ReplicaFacts, point: Point) 
         ),
         "",
     )
+    former = next((item for one in status.points[-1:] for item in view.find(SNAPSHOTS_BY_UID, one.snapshot_uid)), None)
     disks = {
         name: SnapshotDisk(key=disk.key, size=disk.size, pool=facts.spec.pool) for name, disk in report.disks.items()
     }
@@ -154,8 +267,12 @@ def make_snapshot(view: View, replica: Item, facts: ReplicaFacts, point: Point) 
         listed=True,
         workload_uid=facts.uid,  # no workload here has that one
         workload_spec=facts.spec.workload,
+        image_sha256=former.status(SnapshotStatus).image_sha256 if former is not None else "",
     )
-    spec = SnapshotSpec(of=facts.spec.of, automatic="replication", replica=facts.name, pool=facts.spec.pool)
+    image = former.spec(SnapshotSpec).image if former is not None else ""
+    spec = SnapshotSpec(
+        of=facts.spec.of, automatic="replication", replica=facts.name, pool=facts.spec.pool, image=image
+    )
     return SNAPSHOT.make(
         *(point.snapshot, spec, point.received_at),
         uid=point.snapshot_uid,

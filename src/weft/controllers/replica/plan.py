@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -22,6 +22,22 @@ class Place(msgspec.Struct, frozen=True):
     free: int  # bytes
 
 
+class Returned(msgspec.Struct, frozen=True):
+    """The VM here that a replica continues the disks of, since it was the one that wrote."""
+
+    vm: str
+    vm_uid: str
+    replication: str  # name of the one that left it to the other cluster
+    is_fenced: bool  # it is stopped, and can't be started
+    disks: frozenset[str] = frozenset()  # of its disks, the keys in its node's records
+    point: Point | None = None  # that both sides have; None: it isn't here any more
+    node: str = ""  # where that is
+    node_uid: str = ""
+    asked: str = ""  # name of the snapshot that the VM was last told to go back to
+    has_gone: bool = False  # it has
+    trouble: str = ""  # why it can't
+
+
 class ReplicaFacts(msgspec.Struct, frozen=True):
     name: str
     uid: str
@@ -37,6 +53,10 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     report: ReceiveReport | None = None  # on its order
     is_listed: bool = False  # its node lists the point that the report is about
     fresh_uid: str = ""  # for the next point's snapshot
+    returned: Returned | None = None
+    keys: Mapping[
+        str, frozenset[str]
+    ] = {}  # of the points' disks in the node's records, by uid of the points' snapshots
 
 
 class ReplicaPlan(msgspec.Struct, frozen=True):
@@ -44,6 +64,8 @@ class ReplicaPlan(msgspec.Struct, frozen=True):
     arrived: Point | None = None  # a point that gets a Snapshot
     drop: Sequence[str] = ()  # uids of snapshots that go
     release: bool = False
+    go_back: Point | None = None  # the VM that it continues goes back to this one
+    start: bool = False  # it has, and starts
 
 
 def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
@@ -54,6 +76,16 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
             drop=[one.snapshot_uid for one in status.points],
             release=not facts.held,
         )
+    returned = facts.returned
+    if returned is not None and status.order is None and not status.points and facts.spec.role != PRIMARY:
+        if not returned.is_fenced:
+            message = (
+                f"waits until vm/{returned.vm} is stopped here, which replication/{returned.replication} finds out"
+            )
+            return ReplicaPlan(replace(status, phase="Pending", reason="stillWrites", message=message))
+        if returned.point is not None:
+            status = replace(status, points=[returned.point], node=returned.node, node_uid=returned.node_uid)
+            facts = replace(facts, snapshots=facts.snapshots | {returned.point.snapshot_uid})
     points, arrived = [one for one in status.points if one.snapshot_uid in facts.snapshots], None
     report, order = facts.report, status.order
     if report is not None and order is not None and report.phase == "done" and facts.is_listed:
@@ -62,9 +94,37 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
     drop = [one.snapshot_uid for one in points[: -facts.spec.keep] if one.snapshot_uid not in facts.pinned]
     points = [one for one in points if one.snapshot_uid not in drop]
     status = replace(status, points=points)
+    if facts.spec.role != PRIMARY:
+        vm = (
+            (returned.vm, returned.vm_uid) if returned is not None and _continues(facts, returned, points) else ("", "")
+        )
+        status = replace(status, vm=vm[0], vm_uid=vm[1])
     status = _choose_node(facts, status, now)
     status = replace(status, order=_plan_order(facts, status, arrived is not None))
-    return ReplicaPlan(_describe(facts, status), arrived, drop)
+    plan = ReplicaPlan(_describe(facts, status), arrived, drop)
+    if facts.spec.role == PRIMARY and facts.spec.promoted and returned is not None and returned.is_fenced:
+        point = next((one for one in points if one.number == facts.spec.promoted), None)
+        if point is not None:
+            return _plan_start(returned, point, replace(plan, status=replace(status, phase="Standby")))
+    return plan
+
+
+def _plan_start(returned: Returned, point: Point, plan: ReplicaPlan) -> ReplicaPlan:
+    """A promotion of one that continues a VM: its disks go back first, and it starts once they have."""
+    if returned.asked != point.snapshot:
+        return replace(plan, go_back=point)
+    if returned.trouble:
+        stuck = f"vm/{returned.vm} doesn't start, since its disks can't go back to the point: {returned.trouble}"
+        return replace(plan, status=replace(plan.status, reason="restoreFailed", message=stuck))
+    return replace(plan, start=returned.has_gone)
+
+
+def _continues(facts: ReplicaFacts, returned: Returned, points: Sequence[Point]) -> bool:
+    """Whether the VM here can go back to each of the points: they have all its disks, as it calls them."""
+    if not returned.is_fenced or not points:
+        return False
+    arrived = frozenset(disk.key for disk in facts.report.disks.values()) if facts.report is not None else frozenset()
+    return all(returned.disks <= facts.keys.get(one.snapshot_uid, arrived) for one in points)
 
 
 def make_point(facts: ReplicaFacts, order: ReceiveOrder, report: ReceiveReport, now: float) -> Point:
@@ -78,6 +138,7 @@ def make_point(facts: ReplicaFacts, order: ReceiveOrder, report: ReceiveReport, 
         received_at=now,
         age_seconds=report.age_seconds,
         bytes=report.bytes,
+        final=report.final,
     )
 
 

@@ -1,7 +1,8 @@
 """Keeps replicas at linked clusters as young as their RPO says: a snapshot first, then its node sends what changed.
 
-Reads replications, clusters, VMs, snapshots, nodes; writes replication.status with the order for the node, makes and deletes the
-snapshots that it sends, releases the finalizer "replication". Woken by any of those, and by time. Nodes get the order with the API
+Reads replications, replicas, clusters, VMs, snapshots, nodes; writes replication.status with the order for the node, makes and
+deletes the snapshots that it sends, releases the finalizer "replication". A VM that was handed over, or whose replica was promoted,
+it stops and marks, so that it can't be started. Woken by any of those, and by time. Nodes get the order with the API
 server's answers to their reports, and report on it.
 """
 
@@ -19,6 +20,8 @@ from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.replication.work import SendOrder, SendReport, find_send
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
 from weft.kinds.replication import (
     REPLICATIONS_BY_CLUSTER,
     REPLICATIONS_BY_SNAPSHOT,
@@ -32,6 +35,7 @@ from weft.kinds.replication import (
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import MAX_NAME, new_uid, object_key
+from weft.objects.lifecycle import Phase
 
 FINALIZER, SOURCE = "replication", "replications"
 
@@ -48,7 +52,7 @@ class Replications:
                 if has_changed(change, lambda item: (item.uid, item.deleting, item.status(ClusterStatus).phase)):
                     return [item.key for item in view.find(REPLICATIONS_BY_CLUSTER, change.item.envelope.name)]
             case "vm":
-                if has_changed(change, lambda item: (item.uid, item.deleting)):
+                if has_changed(change, _stand_of):
                     return [item.key for item in view.find(REPLICATIONS_BY_SUBJECT, change.item.key)]
             case "snapshot":
                 return [item.key for item in view.find(REPLICATIONS_BY_SNAPSHOT, change.item.uid)]
@@ -70,6 +74,16 @@ class Replications:
         return plan
 
 
+def _stand_of(workload: Item) -> object:
+    return workload.uid, workload.deleting, workload.spec(VmSpec).fenced, has_ended(workload)
+
+
+def has_ended(workload: Item) -> bool:
+    """Whether it is stopped, as its present spec says."""
+    status = workload.status(WorkloadStatus)
+    return status.phase == Phase.STOPPED and status.observed_generation >= workload.envelope.generation
+
+
 def _route_node(view: View, change: Changed) -> Iterable[str]:
     items = [item for item in (change.old, change.new) if item is not None]
     if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
@@ -85,7 +99,9 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
     subject, project = view.get(subject_of(replication)), replication.envelope.project or ""
     cluster = view.get(object_key(CLUSTER.name, None, spec.cluster))
     there = cluster.spec(ClusterSpec).projects.get(project, project) if cluster is not None else project
-    following = _read_snapshot(view, status.next)
+    following, returns, base = _read_snapshot(view, status.next), "", ""
+    if subject is not None and status.point is None and (former := find_promoted(view, subject)) is not None:
+        returns, base = former[0].spec(ReplicaSpec).origin, former[1].uid
     home = following.status.node_uid if following is not None else None
     return ReplicationFacts(
         name=replication.envelope.name,
@@ -100,7 +116,32 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         next=following,
         node_ready=any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, home or "")),
         report=_find_report(view, status.order),
+        fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
+        is_stopped=subject is not None and has_ended(subject),
+        held=frozenset(
+            one.snapshot_uid
+            for one in (status.point, status.next)
+            if one is not None and one.snapshot_uid and list(view.find(REPLICAS_BY_POINT, one.snapshot_uid))
+        ),
+        returns=returns,
+        base=base,
     )
+
+
+def _is_fenced_by(workload: Item | None, replication: Item) -> bool:
+    return workload is not None and not workload.deleting and workload.spec(VmSpec).fenced == replication.envelope.name
+
+
+def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
+    """The replica here that the VM was promoted from, with that point's snapshot."""
+    spec, project = workload.spec(VmSpec), workload.envelope.project
+    for began in (spec.restore, spec.origin):
+        snapshot = view.get(object_key(SNAPSHOT.name, project, began.snapshot)) if began is not None else None
+        name = snapshot.spec(SnapshotSpec).replica if snapshot is not None else ""
+        replica = view.get(object_key(REPLICA.name, project, name)) if name else None
+        if snapshot is not None and replica is not None and replica.spec(ReplicaSpec).role == PRIMARY:
+            return replica, snapshot
+    return None
 
 
 def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:
@@ -123,7 +164,9 @@ def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, 
         return Commit(replication.key, [let_go(replication, FINALIZER)], [unchanged(replication)]), 0.0
     draft, status = Draft(), plan.status
     if plan.begin:
-        status = _make_snapshot(draft, view, replication, status, now)
+        status = _make_snapshot(draft, view, replication, status, now, final=plan.final)
+    if plan.fence is not None and (subject := view.get(subject_of(replication))) is not None:
+        _fence(draft, view, replication, subject, plan.fence, now)
     for uid in plan.drop:
         for item in view.find(SNAPSHOTS_BY_UID, uid):
             if not item.deleting:
@@ -133,8 +176,20 @@ def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, 
     return draft.commit(replication.key, _list_events(replication, facts, plan)), plan.later
 
 
+def _fence(draft: Draft, view: View, replication: Item, workload: Item, on: bool, now: float) -> None:
+    """Stop the VM, and keep it stopped, since its copy at the other cluster is, or may become, the one that writes; or let it be
+    started again. A replica that it was promoted from is over then: nobody goes on from it."""
+    spec, name = workload.spec(VmSpec), replication.envelope.name
+    if on and not spec.fenced:
+        draft.change(workload, spec=msgspec.structs.replace(spec, run="stop", fenced=name))
+        if (former := find_promoted(view, workload)) is not None and not former[0].deleting:
+            draft.change(former[0], deleting_since=now)
+    elif not on and spec.fenced == name:
+        draft.change(workload, spec=msgspec.structs.replace(spec, fenced=""))
+
+
 def _make_snapshot(
-    draft: Draft, view: View, replication: Item, status: ReplicationStatus, now: float
+    draft: Draft, view: View, replication: Item, status: ReplicationStatus, now: float, *, final: bool
 ) -> ReplicationStatus:
     uid, envelope = new_uid(), replication.envelope
     subject = view.get(subject_of(replication))
@@ -142,14 +197,19 @@ def _make_snapshot(
     image = subject.spec(VmSpec).image if subject is not None else ""
     spec = SnapshotSpec(of=replication.spec(ReplicationSpec).of, automatic="replication", image=image)
     draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator))
-    return msgspec.structs.replace(status, next=SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now))
+    return msgspec.structs.replace(status, next=SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now, final=final))
 
 
 def _list_events(replication: Item, facts: ReplicationFacts, plan: ReplicationPlan) -> list[Event]:
     was, now, ref = facts.status, plan.status, replication.envelope.ref
     if now.phase == was.phase:
         return []
-    if now.phase in ("Interrupted", "Stale", "Failed"):
+    if now.phase == "Stale":
+        message = f"{now.message}; {replication.spec(ReplicationSpec).of} is stopped, and can't be started here"
+        return [Event("Warning", now.phase, message, ref, SOURCE)]
+    if now.phase == "HandedOver":
+        return [Event("Normal", now.phase, now.message, ref, SOURCE)]
+    if now.phase in ("Interrupted", "Failed"):
         return [Event("Warning", now.phase, now.message, ref, SOURCE)]
     if now.phase == "Behind":
         message = f"the newest point is {now.lag_seconds:g} s old; the RPO is {facts.spec.rpo:g} s"

@@ -47,12 +47,19 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     point: Taken | None = None  # the snapshot of the replica's newest point
     next: Taken | None = None  # of the one under way
     node_ready: bool = False  # that of ``next``
+    fenced: str = ""  # the VM was left to another cluster by this replication
+    is_stopped: bool = False  # the VM has ended since it was left
+    held: frozenset[str] = frozenset()  # of its snapshots, uids of those that a replica here has as points
+    returns: str = ""  # uid of the replication at the other cluster whose way this one goes back
+    base: str = ""  # then uid of the snapshot here that the VM began from, a copy of one there
     report: SendReport | None = None  # on the order
 
 
 class ReplicationPlan(msgspec.Struct, frozen=True):
     status: ReplicationStatus
     begin: bool = False  # make a snapshot: the status has none for it yet
+    final: bool = False  # that is of the VM which was left
+    fence: bool | None = None  # stop the VM and keep it stopped, or let it be started again
     drop: Sequence[str] = ()  # uids of snapshots that go
     release: bool = False
     later: float = 0.0  # seconds until it is planned again; 0: once something changes
@@ -60,25 +67,60 @@ class ReplicationPlan(msgspec.Struct, frozen=True):
 
 def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     status, spec = facts.status, facts.spec
-    mine = [one.uid for one in (facts.point, facts.next) if one is not None and not one.deleting]
+    own = [one for one in (facts.point, facts.next) if one is not None and one.uid not in facts.held]
+    mine = [one.uid for one in own if not one.deleting]
     if facts.deleting:
-        held = facts.point is not None or facts.next is not None
-        return ReplicationPlan(replace(status, phase="Deleting", order=None), drop=mine, release=not held)
+        leaving = replace(status, phase="Deleting", order=None)
+        return ReplicationPlan(
+            leaving, drop=mine, release=not own and not facts.fenced, fence=False if facts.fenced else None
+        )
     if not facts.subject or status.workload_uid not in ("", facts.subject):
         gone = "is gone" if not facts.subject else "is another VM than the one that was replicated"
         ended = replace(status, point=None, next=None, order=None, phase="Failed", reason="vmGone")
         return ReplicationPlan(
             replace(ended, message=f"{spec.of} {gone}; its replica is still at {spec.cluster}"), drop=mine
         )
+    if status.failures and status.reason == _STALE:
+        lost = replace(status, phase="Stale", next=None, order=None, progress=0.0)
+        return ReplicationPlan(lost, drop=_of(facts.next), fence=None if facts.fenced else True)
     if facts.cluster is None:
         waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
         return ReplicationPlan(replace(waits, next=None, order=None), drop=_of(facts.next))
     if spec.paused:
         paused = replace(status, phase="Paused", next=None, order=None, reason="", message="", lag_seconds=None)
         return ReplicationPlan(paused, drop=_of(facts.next))
+    if spec.handover:
+        return _hand_over(facts, now)
     if status.next is not None:
         return _show(facts, _follow(facts, now), now)
+    if facts.fenced and not status.told_final:
+        return replace(_show(facts, _begin_if_due(facts, now), now), fence=False)  # the replica has heard of it
     return _show(facts, _begin_if_due(facts, now), now)
+
+
+def _hand_over(facts: ReplicationFacts, now: float) -> ReplicationPlan:
+    """The VM stops first; what it wrote until then goes as the last point."""
+    status, spec = facts.status, facts.spec
+    if not facts.fenced:
+        return ReplicationPlan(replace(status, phase="HandingOver"), fence=True)
+    if status.point is not None and status.point.final:
+        message = f"all that it wrote is at {spec.cluster}; there: weft replica promote {spec.replica or facts.name}"
+        done = replace(status, phase="HandedOver", next=None, order=None, reason="", message=message, lag_seconds=None)
+        return ReplicationPlan(done, drop=_of(facts.next))
+    if status.next is not None and not status.next.final:  # it was begun while the VM ran
+        return ReplicationPlan(replace(status, phase="HandingOver", next=None, order=None), drop=_of(facts.next))
+    if status.next is not None:
+        plan = _follow(facts, now)
+    elif not facts.is_stopped:
+        waits = replace(status, phase="HandingOver", reason="stopping", message=f"waits until {spec.of} has ended")
+        return ReplicationPlan(waits)
+    elif status.retry_at > now and status.failures:
+        plan = ReplicationPlan(status, later=min(status.retry_at - now, spec.rpo))
+    else:
+        plan = ReplicationPlan(
+            replace(status, progress=0.0, reason="", message="", told_final=True), begin=True, final=True
+        )
+    return replace(plan, status=replace(plan.status, phase="HandingOver"))
 
 
 def _of(taken: Taken | None) -> list[str]:
@@ -90,7 +132,7 @@ def _begin_if_due(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     if status.point is not None and (facts.point is None or facts.point.deleting):
         status = replace(status, point=replace(status.point, snapshot_uid="", snapshot=""))  # the next one is whole
     due = 0.0
-    if status.point is not None:
+    if status.point is not None and not status.told_final:
         due = status.point.begun_at + facts.spec.rpo * BEGIN_SHARE - now
     waits = max(due, status.retry_at - now)
     waits = min(waits, facts.spec.rpo)  # a clock that was set back doesn't stop it
@@ -137,13 +179,14 @@ def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> S
         replica=spec.replica or facts.name,
         manifest=describe_replica(facts, taken),
         snapshot=taken.uid,
-        since=status.point.snapshot_uid if status.point is not None else "",
+        since=status.point.snapshot_uid if status.point is not None else facts.base,
         generation=status.point.generation if status.point is not None else 1,
         disks={name: disk.key for name, disk in disks.items()},
         image_sha256=taken.status.image_sha256,
         taken_at=taken.status.taken_at or 0.0,
         consistency=taken.status.consistency,
         age_seconds=max(0.0, now - status.next.begun_at),
+        final=status.next.final,
     )
 
 
@@ -157,6 +200,7 @@ def describe_replica(facts: ReplicationFacts, taken: Taken) -> dict[str, Any]:
         "rpo": facts.spec.rpo,
         "keep": facts.spec.keep,
         "pool": facts.spec.pool,
+        **({"returns": facts.returns} if facts.returns else {}),
     }
 
 
@@ -175,6 +219,7 @@ def _finish(facts: ReplicationFacts, report: SendReport, now: float) -> Replicat
         point=point,
         next=None,
         order=None,
+        told_final=status.next.final,
         failures=0,
         retry_at=0.0,
         cycle_seconds=round(cycle, 1),
@@ -194,7 +239,7 @@ def _finish(facts: ReplicationFacts, report: SendReport, now: float) -> Replicat
                 message=f"the last point took {format_duration(round(cycle))}, {format_duration(round(report.seconds))} of that "
                 f"at {format_bytes(int(rate))}/s: too long for an RPO of {format_duration(facts.spec.rpo)}",
             )
-    return ReplicationPlan(ended, drop=_of(facts.point) if facts.point is not None else ())
+    return ReplicationPlan(ended, drop=[one for one in _of(facts.point) if one not in facts.held])
 
 
 def note_age(status: ReplicationStatus, age: float, now: float) -> ReplicationStatus:

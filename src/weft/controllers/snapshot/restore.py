@@ -27,6 +27,7 @@ from weft.kinds.node import NODES_BY_SNAPSHOT
 from weft.kinds.parts.snapshot.restored import VmRestore
 from weft.kinds.parts.snapshot.verbs import GIVEN_UP, KEEPS_TOO_MUCH, RESTORE_FAILED, RESTORED, TRIED_AGAIN
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.replica import REPLICA, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
 from weft.objects.envelope import Condition, Envelope, set_condition
@@ -102,7 +103,7 @@ def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRest
     status = snapshot.status(SnapshotStatus)
     if status.phase != "Ready":
         return False, "SnapshotFailed", f"{source} is {status.phase}: the disks stay as they are"
-    if status.workload_uid != workload.uid:
+    if status.workload_uid != workload.uid and not _continues(view, snapshot, workload):
         return False, "DisksDiffer", f"{source} is of another workload: the disks stay as they are"
     if place is None or place.deleting:
         return False, "NoPlace", "waits until the workload has a place"
@@ -120,6 +121,13 @@ def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRest
     if asked.keep and (excess := _find_excess(view, workload)):
         return False, KEEPS_TOO_MUCH, f"what stands there can't be kept: {excess}: the disks stay as they are"
     return None
+
+
+def _continues(view: View, snapshot: Item, workload: Item) -> bool:
+    """Whether it is a point of a replica that continues the workload's own disks."""
+    name = snapshot.spec(SnapshotSpec).replica
+    replica = view.get(object_key(REPLICA.name, workload.envelope.project, name)) if name else None
+    return replica is not None and replica.status(ReplicaStatus).vm_uid == workload.uid
 
 
 def _find_excess(view: View, workload: Item) -> str:

@@ -18,6 +18,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Linked",
         "Replicating",
         "Standby",
+        "HandedOver",
     ),
     "changing": (
         *(

@@ -41,6 +41,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
     what, migration = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     refuse_converting(obj)
+    refuse_fenced(obj)
     if migration:
         raise IllegalTransition(
             f"{what} is migrating: migration/{migration}",
@@ -87,8 +88,26 @@ def guard_converting(workload: Envelope) -> None:
         refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
 
 
+def describe_fence(what: str, replication: str) -> IllegalTransition:
+    """The refusal for a VM whose copy at another cluster is, or may be, the one that writes."""
+    return IllegalTransition(
+        f"{what} was left to another cluster by replication/{replication}: only one of both may run",
+        reason="fenced",
+        hint=f"weft describe replication/{replication} says where it is, and how it comes back",
+        details={"replication": replication},
+    )
+
+
+def refuse_fenced(obj: Object) -> None:
+    """Raises IllegalTransition for a VM that was left to another cluster."""
+    if fenced := dig(obj, "spec.fenced", ""):
+        raise describe_fence(f"{obj['kind']}/{obj['name']}", fenced)
+
+
 def refuse_replaced(obj: Object) -> None:
-    """Raises IllegalTransition for the old workload of a Conversion: it has no volumes and addresses any more."""
+    """Raises IllegalTransition for the old workload of a Conversion, which has no volumes and addresses any more, and for a VM that
+    was left to another cluster."""
+    refuse_fenced(obj)
     if dig(obj, "status.converts_to", ""):
         refuse_converting(obj)
 

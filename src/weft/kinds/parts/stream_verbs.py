@@ -150,6 +150,7 @@ class ReceiveInput(msgspec.Struct, kw_only=True):
     taken_at: Annotated[float, msgspec.Meta(ge=0, le=1e11)] = 0.0  # unix seconds, by the source's clock
     consistency: Annotated[str, msgspec.Meta(max_length=20, pattern="^[a-z]*$")] = ""
     age_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0  # of the snapshot, as the stream begins
+    final: bool = False  # the VM there was handed over: it has written nothing since
 
 
 def check_point(given: Any) -> None:

@@ -17,11 +17,13 @@ from weft.agent.stream.connection import Stream
 from weft.agent.volume.pools import Pools
 from weft.backup.process.nbd import NbdClient
 from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.replication.work import ReceiveOrder
 from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
 from weft.objects.errors import WeftError
+from weft.objects.identity import short_id
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_data, encode_frame
 from weft.protocol.points import DATA, SECTOR, ZERO, encode_head
@@ -316,3 +318,33 @@ async def test_a_sender_that_trickles_is_let_go(lab: Lab) -> None:
                 if done:
                     await task
     assert caught.value.token == "linkTooSlow"
+
+
+async def test_a_volume_made_from_a_point_is_read_as_what_changed_since_under_the_point_s_own_name(lab: Lab) -> None:
+    lab.receiver.put_orders([make_order(1)])
+    await lab.send(make_point(1), piece(0, 0, "a") + piece(1, 0, "x"))
+    layers = lab.driver.layers
+    await layers.clone("made", short_id("here-1"), "v1")
+    await layers.begin_layer("made", "frozen")
+    await layers.finish_layer("made", "frozen")
+    chain = tuple(one.id for one in await layers.list_layers("made"))
+    await layers.keep(KeptSnapshot("snap", "mine", {"w9": KeptDisk(chain, SIZE, "web-data")}))
+    reading = lab.driver.copies.read("snap", "w9", base=None, base_format="raw", since=short_id("here-1"))
+    async with reading as served:
+        assert (served.since, served.is_whole) == ("v1", False)
+        assert not [one for one in served.extents if not one[2]]
+    reading = lab.driver.copies.read("snap", "w9", base=None, base_format="raw", since="another")
+    async with reading as served:
+        assert served.is_whole
+
+
+async def test_points_of_the_other_side_s_volumes_continue_the_disks_by_their_names(lab: Lab) -> None:
+    lab.receiver.put_orders([make_order(1)])
+    await lab.send(make_point(1), piece(1, 0, "x"))
+    for number, key in ((2, "v1"), (3, "w9")):  # the sender knows the key here at first only
+        lab.receiver.put_orders([make_order(number, number - 1)])
+        disks = {"root": SentDisk(key="root", size=SIZE), "data": SentDisk(key=key, size=SIZE)}
+        await lab.send(make_point(number, number - 1, disks=disks, final=True), piece(1, number, "y"))
+        [report] = lab.receiver.report()
+        assert (report.disks["data"].key, report.final) == ("v1", True)
+    assert await lab.show(3) == ("", "x.yy")

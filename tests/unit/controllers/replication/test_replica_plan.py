@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from weft.controllers.replica.plan import RESEED_SECONDS, Place, ReplicaFacts, plan_replica
+from weft.controllers.replica.plan import RESEED_SECONDS, Place, ReplicaFacts, Returned, plan_replica
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveReport
 from weft.kinds.replica import Point, ReplicaSpec, ReplicaStatus
 
@@ -141,3 +141,58 @@ def test_one_that_is_deleted_goes_once_its_points_are_gone() -> None:
     plan = plan_replica(facts, NOW)
     assert (plan.drop, plan.status.order, plan.release) == (["p1", "p2"], None, False)
     assert plan_replica(msgspec.structs.replace(facts, held=False), NOW).release
+
+
+COMMON = Point(number=7, snapshot="web-s7", snapshot_uid="s7", source="s7")
+RETURNED = Returned("web", "vm-uid", "out", True, frozenset({"root", "v1"}), COMMON, "n2", "node-2")
+KEYS = {"s7": frozenset({"root", "v1"})}
+
+
+def test_one_that_continues_a_vm_begins_with_the_point_that_both_sides_have() -> None:
+    facts = make_facts(returned=RETURNED, keys=KEYS)
+    status = plan_replica(facts, NOW).status
+    order = status.order
+    assert order is not None
+    assert (order.node_uid, order.parent, order.parent_source, order.number) == ("node-2", "s7", "s7", 8)
+    assert (status.vm, status.vm_uid, status.points) == ("web", "vm-uid", [COMMON])
+    again = msgspec.structs.replace(facts, status=status, snapshots=frozenset({"s7"}), node_exists=True)
+    assert plan_replica(again, NOW).status == status
+
+
+def test_a_point_without_the_vm_s_own_disks_makes_another_vm() -> None:
+    facts = make_facts(returned=RETURNED, keys=KEYS)
+    begun = msgspec.structs.replace(
+        facts, status=plan_replica(facts, NOW).status, snapshots=frozenset({"s7"}), node_exists=True
+    )
+    for key, vm in (("v1", "web"), ("of-the-other-side", "")):
+        done = finish(begun)
+        disks = {"root": ReceivedDisk("root", 300), "data": ReceivedDisk(key, 100)}
+        assert done.report is not None
+        report = msgspec.structs.replace(done.report, disks=disks)
+        assert plan_replica(msgspec.structs.replace(done, report=report), NOW).status.vm == vm
+
+
+def test_one_that_continues_a_vm_takes_nothing_while_that_may_still_write() -> None:
+    writes = msgspec.structs.replace(RETURNED, is_fenced=False)
+    status = plan_replica(make_facts(returned=writes), NOW).status
+    assert (status.order, status.reason) == (None, "stillWrites")
+    gone = msgspec.structs.replace(RETURNED, point=None)
+    order = plan_replica(make_facts(returned=gone), NOW).status.order
+    assert order is not None and order.parent == ""
+
+
+def test_a_promotion_starts_the_vm_that_it_continues_once_its_disks_have_gone_back() -> None:
+    facts = seed(7, 8)
+    facts = msgspec.structs.replace(facts, spec=msgspec.structs.replace(facts.spec, role="primary", promoted=8))
+
+    def plan(**changes: Any) -> tuple[Point | None, bool, str, str]:
+        returned = msgspec.structs.replace(RETURNED, **changes)
+        made = plan_replica(msgspec.structs.replace(facts, returned=returned), NOW)
+        return made.go_back, made.start, made.status.phase, made.status.reason
+
+    assert plan() == (make_point(8), False, "Standby", "")
+    assert plan(asked="web-7", has_gone=True) == (make_point(8), False, "Standby", "")
+    assert plan(asked="web-8") == (None, False, "Standby", "")
+    assert plan(asked="web-8", trouble="gone") == (None, False, "Standby", "restoreFailed")
+    assert plan(asked="web-8", has_gone=True) == (None, True, "Standby", "")
+    assert plan(is_fenced=False) == (None, False, "Promoted", "")

@@ -119,10 +119,69 @@ def test_a_failure_takes_a_new_snapshot_after_a_pause_that_grows_and_keeps_the_n
     assert plan_replication(make_facts(plan.status, point=take("a")), NOW + 60).begin
 
 
-def test_one_whose_replica_was_promoted_says_so_and_hardly_tries() -> None:
+def test_one_whose_replica_was_promoted_stops_its_vm_for_good_and_tries_no_more() -> None:
     report = SendReport(uid="r", attempt=1, phase="failed", reason="staleGeneration", message="promoted")
-    plan = plan_replication(msgspec.structs.replace(order_next(), report=report), NOW)
-    assert plan.status.phase == "Stale" and plan.status.retry_at - NOW > MOST_RETRY_SECONDS
+    facts = msgspec.structs.replace(order_next(), report=report)
+    plan = plan_replication(facts, NOW)
+    assert plan.status.phase == "Stale"
+    left = msgspec.structs.replace(facts, status=plan.status, report=None, next=None)
+    plan = plan_replication(left, NOW + 9999)
+    assert (plan.fence, plan.begin, plan.status.phase, plan.status.point) == (True, False, "Stale", POINT)
+    settled = plan_replication(msgspec.structs.replace(left, fenced="web"), NOW + 9999)
+    assert (settled.fence, settled.begin, settled.status) == (None, False, plan.status)
+
+
+HANDED = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0, handover=True)
+
+
+def test_a_vm_that_is_handed_over_stops_before_its_last_point_is_taken() -> None:
+    facts = make_facts(steady(next=NEXT), spec=HANDED, point=take("a"), next=take("b"))
+    plan = plan_replication(facts, NOW)
+    assert (plan.fence, plan.drop, plan.status.phase) == (True, (), "HandingOver")
+    facts = msgspec.structs.replace(facts, status=plan.status, fenced="web")
+    plan = plan_replication(facts, NOW)
+    assert (plan.drop, plan.status.next, plan.begin) == (["b"], None, False)  # it was taken while the VM ran
+    facts = msgspec.structs.replace(facts, status=plan.status, next=None)
+    plan = plan_replication(facts, NOW)
+    assert (plan.begin, plan.status.reason) == (False, "stopping")
+    plan = plan_replication(msgspec.structs.replace(facts, status=plan.status, is_stopped=True), NOW)
+    assert (plan.begin, plan.final, plan.status.told_final) == (True, True, True)
+    last = SentPoint(snapshot="web-c", snapshot_uid="c", begun_at=NOW, final=True)
+    sent = msgspec.structs.replace(
+        facts, status=msgspec.structs.replace(plan.status, next=last), next=take("c"), is_stopped=True
+    )
+    plan = plan_replication(sent, NOW)
+    assert plan.status.order is not None and plan.status.order.final
+    report = SendReport(uid="r", attempt=1, phase="done", number=6)
+    plan = plan_replication(msgspec.structs.replace(sent, status=plan.status, report=report), NOW)
+    plan = plan_replication(
+        msgspec.structs.replace(sent, status=plan.status, point=take("c"), next=None, report=None), NOW + 999
+    )
+    assert (plan.status.phase, plan.begin, plan.fence) == ("HandedOver", False, None)
+    assert "weft replica promote web" in plan.status.message
+
+
+def test_one_that_is_taken_back_may_start_once_the_replica_knows_that_more_will_come() -> None:
+    last = msgspec.structs.replace(POINT, final=True)
+    status = ReplicationStatus(workload_uid="w", point=last, told_final=True)
+    facts = make_facts(status, point=take("a"), fenced="web", is_stopped=True)
+    plan = plan_replication(facts, NOW)
+    assert (plan.begin, plan.final, plan.fence) == (True, False, None)
+    told = msgspec.structs.replace(facts, status=steady())
+    assert plan_replication(told, NOW).fence is False
+
+
+def test_one_that_is_deleted_lets_its_vm_start_before_it_goes_and_leaves_what_a_replica_stands_on() -> None:
+    facts = make_facts(steady(), deleting=True, point=take("a"), fenced="web", held=frozenset({"a"}))
+    plan = plan_replication(facts, NOW)
+    assert (plan.fence, plan.drop, plan.release) == (False, [], False)
+    assert plan_replication(msgspec.structs.replace(facts, fenced=""), NOW).release
+
+
+def test_the_first_point_of_a_vm_that_came_from_there_is_what_changed_since() -> None:
+    facts = make_facts(ReplicationStatus(workload_uid="w", next=NEXT), next=take("b"), returns="r-there", base="p4")
+    order = plan_replication(facts, NOW).status.order
+    assert order is not None and (order.since, order.manifest["returns"]) == ("p4", "r-there")
 
 
 @pytest.mark.parametrize(

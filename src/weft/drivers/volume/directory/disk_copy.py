@@ -33,7 +33,7 @@ class DirectoryDiskCopies:
         below = [(base, base_format)] if base is not None else []
         while True:
             found = await self._locked(lambda: self._find(snapshot_id, disk, since))
-            layers, above, size = found
+            layers, above, size, former = found
             for path in layers:
                 await asyncio.to_thread(check_own, Path(path), f"disk file {path}")
             name = describe_chain([*below, *((path, "qcow2") for path in layers)], locking=False)
@@ -41,18 +41,18 @@ class DirectoryDiskCopies:
                 extents = await map_disk(name, above)
                 if await self._locked(lambda: self._find(snapshot_id, disk, since)) != found:
                     continue  # a layer was absorbed meanwhile, so the map counted others
-                yield ServedDisk(socket, size, extents, above < 0)
+                yield ServedDisk(socket, size, extents, above < 0, former)
                 return
 
-    def _find(self, snapshot_id: str, disk: str, since: str) -> tuple[list[str], int, int]:
-        """The files of the disk, bottom first, how many of them are above those of ``since``, or -1, and the disk's size."""
-        kept, above = self._find_disk(snapshot_id, disk), -1
-        if since:
-            with contextlib.suppress(NotFound):
-                earlier = self._find_disk(since, disk).layers
-                if earlier and kept.layers[: len(earlier)] == earlier:
-                    above = len(kept.layers) - len(earlier)
-        return [str(self._records.layer(layer)) for layer in kept.layers], above, kept.size_bytes
+    def _find(self, snapshot_id: str, disk: str, since: str) -> tuple[list[str], int, int, str]:
+        """The files of the disk, bottom first, how many of them are above those of ``since``, or -1, the disk's size, and its name
+        in ``since``. A volume that was made from a snapshot has another name than there, and stands on its layers."""
+        kept, above, name = self._find_disk(snapshot_id, disk), -1, disk
+        earlier = self._records.find_kept(since) if since else None
+        for other, former in earlier.disks.items() if earlier is not None else ():
+            if former.layers and kept.layers[: len(former.layers)] == former.layers and (above < 0 or other == disk):
+                above, name = len(kept.layers) - len(former.layers), other
+        return [str(self._records.layer(layer)) for layer in kept.layers], above, kept.size_bytes, name
 
     def _find_disk(self, snapshot_id: str, disk: str) -> KeptDisk:
         kept = self._records.find_kept(snapshot_id)

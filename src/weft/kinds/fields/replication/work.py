@@ -31,6 +31,7 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     taken_at: float = 0.0  # unix seconds, by the source's clock
     consistency: str = ""
     age_seconds: float = 0.0  # of the snapshot, when the order was given
+    final: bool = False  # the VM was handed over: it has written nothing since, and writes nothing more
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,6 +81,7 @@ class ReceiveReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     taken_at: float = 0.0  # unix seconds, by the source's clock
     age_seconds: float = 0.0  # when it was complete
     consistency: str = ""
+    final: bool = False  # its source has written nothing since
 
 
 def find_send(reports: list[SendReport], order: SendOrder) -> SendReport | None:
