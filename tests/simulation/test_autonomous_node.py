@@ -7,6 +7,9 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import pytest
+
+from tests.simulation import virtual_loop
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import Fate
 from tests.simulation.node import Node
@@ -22,9 +25,9 @@ AUTONOMY_SECONDS = 1800.0
 READY_SECONDS = 20.0  # after the return
 
 
-async def run_guests(fabric: Fabric) -> dict[str, str]:
+async def run_guests(fabric: Fabric, autonomy: float = AUTONOMY_SECONDS) -> dict[str, str]:
     await fabric.set_up()
-    await ask(fabric, "PATCH", f"/v1/nodes/{HERE}", {"spec": {"autonomy_seconds": AUTONOMY_SECONDS}})
+    await ask(fabric, "PATCH", f"/v1/nodes/{HERE}", {"spec": {"autonomy_seconds": autonomy}})
     for name in ("ledger", "books"):
         spec = {"image": "tiny", "memory": 256 * MIB, "node": HERE}
         await ask(fabric, "POST", VMS, {"kind": "vm", "name": name, "spec": spec})
@@ -101,4 +104,52 @@ def test_a_node_whose_autonomy_has_ended_is_as_any_silent_one_and_still_loses_no
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
 
     with simulate(4, Fate(4, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("event", ["agent killed", "power cut", "VM deleted", "clock 1970"])
+def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
+    event: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual_loop, "MOST_STEPS", 10**9)
+    half = 36 * 3600.0
+
+    async def run(fabric: Fabric) -> None:
+        before = await run_guests(fabric, 2 * half + 600.0)
+        here, books = next(node for node in fabric.nodes if node.name == HERE), find_place(fabric, "books")
+        fabric.fate.cut_off.add(HERE)
+        await asyncio.sleep(half)
+        if event == "VM deleted":
+            await ask(fabric, "DELETE", f"{VMS}/books")
+        elif event == "clock 1970":
+            here.clock.jump_seconds = -here.clock.now()
+        elif event == "agent killed":
+            here.kill()
+        else:
+            here.lose_power()
+        if not here.up:
+            await asyncio.sleep(60.0)
+            here.start()
+        await asyncio.sleep(60.0)
+        here.kill_guest(next(guest for (_, guest), uid in fabric.witness.alive.items() if uid == books))
+        await asyncio.sleep(half)
+        assert node_phase(fabric) == "Autonomous" and len(boot_ids(fabric)) == 2
+        waiting, began = list_outbox(here), fabric.clock.elapsed()
+        assert len(waiting) >= 2
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: node_phase(fabric) == "Ready", "it is ready")
+        assert fabric.clock.elapsed() - began < READY_SECONDS
+        gone = {books} if event == "VM deleted" else set()
+        await until(lambda: boot_ids(fabric).keys() == before.keys() - gone, "what was deleted ends, the rest runs")
+        await until(lambda: not list_outbox(here), "the server has all")
+        came = fabric.doors.journal.taken
+        assert waiting <= {number for source, _, number in came if source == here.uid} and set(came.values()) == {1}
+        calm = before.keys() - {books}
+        if event != "power cut":
+            assert {uid: boot_ids(fabric)[uid] for uid in calm} == {uid: before[uid] for uid in calm}
+        assert not fabric.broken, fabric.witness.violations
+
+    with simulate(seed, Fate(seed, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))

@@ -179,6 +179,7 @@ TOOLS: dict[str, Entry] = {
     "insight": Entry("insight", "Show what history says of a workload or a node"),
     "usage": Entry("usage", "Show what projects requested and used over time, in core-, GiB- and GPU-hours"),
     "calendar": Entry("calendar", "Show the calendar of leases by node"),
+    "site": Entry("site", "List sites with their nodes, or describe one"),
     "storage": Entry("storage", "Show storage pools, how full they are, and what is largest in them"),
     "context": Entry("context.context", "Choose the server and the credentials to use"),
     "config": Entry("context.config", "Show the settings in force, and where each comes from"),

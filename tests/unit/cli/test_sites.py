@@ -1,0 +1,28 @@
+"""Sites, as a view of nodes by their label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.cli.verbs.site import list_sites
+
+
+def node(name: str, phase: str, **labels: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "labels": labels,
+        "spec": {"autonomy_seconds": 3600.0 if labels else 0.0},
+        "status": {"phase": phase, "allocations": 2},
+        "report": {"cpu": 4.0, "memory": 2**30, "address": "10.0.0.4"},
+    }
+
+
+def test_nodes_are_gathered_by_their_site_and_summed() -> None:
+    central, hamburg = list_sites(
+        [node("h2", "Autonomous", site="hamburg"), node("n1", "Ready"), node("h1", "NotReady", site="hamburg")]
+    )
+    assert (central["name"], [one["name"] for one in central["nodes"]], central["ready"]) == ("default", ["n1"], 1)
+    assert (hamburg["name"], [one["name"] for one in hamburg["nodes"]]) == ("hamburg", ["h1", "h2"])
+    assert (hamburg["ready"], hamburg["autonomous"], hamburg["not_ready"]) == (0, 1, 1)
+    assert (hamburg["workloads"], hamburg["cpu"], hamburg["memory"]) == (4, 8.0, 2**31)
+    assert hamburg["nodes"][1]["autonomy_seconds"] == 3600.0 and list_sites([]) == []
