@@ -10,6 +10,8 @@ from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode, join
 from tests.scenario.test_replication import LOCAL, receive, until
 
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.recovery.run import RecoveryRun
 from weft.kinds.network import NetworkSpec
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
@@ -20,10 +22,16 @@ from weft.objects.envelope import Envelope, decode_part, merge_part
 WORKLOAD = {"image": "tiny", "memory": 64 << 20, "networks": ["default"], "volumes": ["data"], "publish": ["8080:80"]}
 
 
-async def seed(lab: MovingLab, node: SnapshotNode, name: str, **changes: Any) -> None:
+async def seed(lab: MovingLab, node: SnapshotNode, name: str, *, of: str = "", **changes: Any) -> None:
     """A replica with one point."""
     workload = {**WORKLOAD, **changes}
-    spec = {"of": f"vm/{name}", "origin": name, "workload": workload, "disks": {"root": GIB, "data": GIB}, "keep": 1}
+    spec = {
+        "of": of or f"vm/{name}",
+        "origin": name,
+        "workload": workload,
+        "disks": {"root": GIB, "data": GIB},
+        "keep": 1,
+    }
     made = await lab.put("replica", name, spec, finalizers=("replica",))
     await receive(lab, node, made.key, 1)
     await until(lab, made.key, ReplicaStatus, lambda status: status.points)
@@ -84,11 +92,19 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
         made = await lab.get(f"/network/default/{network}")
         assert made is not None
         isolated = decode_part(made.spec, NetworkSpec)
+        places = [decode_part(one.spec, AllocationSpec) for one in await lab.every("allocation")]
+        endpoints = [decode_part(one.spec, EndpointSpec) for one in await lab.every("endpoint")]
+        assert (
+            {one.hostname for one in places}
+            == {one.hostname for one in endpoints if one.served is None}
+            == {"db", "web"}
+        )
         assert (isolated.nat, isolated.open, isolated.shared_with) == (False, [], [])
         for member in run.members:
             vm, spec = await read_vm(lab, member.vm)
             assert (spec.networks, spec.publish) == ([network], [])
             assert spec.origin is not None and spec.origin.test is not None and spec.origin.test.recovery == "shop"
+            assert spec.origin.test.hostname == member.replica  # as at its source, so that others find it
             assert VM.admission.counts is not None and VM.admission.counts(spec, VM.status()).amounts == {}
             assert vm.owner is not None and vm.owner.uid == plan.uid
         # A newer point comes: the one that is used stays, though only one is kept.
@@ -138,11 +154,13 @@ async def test_a_plan_says_what_its_replicas_lack(tmp_path: Path) -> None:
         await node.write_report(pools=[LOCAL])
         await seed(lab, node, "db", networks=["blue"])
         await lab.put("replica", "web", {"of": "vm/web", "origin": "o", "disks": {"root": 1}}, finalizers=("replica",))
+        await seed(lab, node, "odd", of="vm/Odd name")
         plan = await lab.put("recoveryplan", "shop", {"groups": ["db"], "all": True}, finalizers=("recoveryplan",))
         status = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.reason)
         assert (status.phase, status.reason) == ("Pending", "notRecoverable")
         assert status.message == (
-            "replica/db: spec.networks: network/blue is not here; replica/web has no point that can be used yet"
+            "replica/db: spec.networks: network/blue is not here; "
+            "replica/odd: spec.volumes[0] 'Odd name-data' is not a valid name; replica/web has no point that can be used yet"
         )
         await ask(lab, plan.key, "rehearse")
         ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 1)

@@ -16,7 +16,7 @@ import msgspec
 
 from weft.informer.shares import describe_missing, find_named
 from weft.informer.view import Changed, Item, View
-from weft.informer.workloads import spec_of
+from weft.informer.workloads import find_hostname, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocatedNic
 from weft.kinds.endpoint import ENDPOINT, ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
@@ -186,6 +186,7 @@ class AddressBook:
             index=nic.index,
             mac=mac,
             address=address,
+            hostname=find_hostname(workload),
         )
         pool.add(spec)
         return msgspec.structs.replace(nic, reserved=spec)

@@ -23,6 +23,12 @@ def record_of(item: Item) -> Workload:
     return WORKLOADS[item.envelope.kind]
 
 
+def find_hostname(item: Item) -> str:
+    """What networks call it; "": its name. ``item`` may be a service, which has an address, too."""
+    record = WORKLOADS.get(item.envelope.kind)
+    return record.hostname(spec_of(item)) if record is not None else ""
+
+
 def list_workloads(view: View) -> Iterator[Item]:
     """All workloads of every kind."""
     for kind in WORKLOADS:

@@ -186,6 +186,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     snapshots: list[AllocatedSnapshot] = []  # to take now
     origin: AllocatedOrigin | None = None
     slot: str | None = None  # name of the reservation's allocation whose cores, memory and GPUs it takes
+    hostname: str = ""  # what its guest and its networks call it; "": the workload's name
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

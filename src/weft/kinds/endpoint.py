@@ -47,6 +47,7 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
     mac: str
     address: str
     served: Served | None = None  # of a service's address, which no NIC has
+    hostname: str = ""  # what its network calls it; "": the workload's name
 
 
 class EndpointStatus(msgspec.Struct, kw_only=True):

@@ -274,6 +274,11 @@ def _find_health_check(spec: VmSpec) -> HealthCheck | None:
     return HealthCheck(command=command, interval=1.0, timeout=test.within, retries=1, start_period=test.within)
 
 
+def _find_hostname(spec: VmSpec) -> str:
+    test = spec.origin.test if spec.origin is not None else None
+    return test.hostname if test is not None else ""
+
+
 def _allocate(spec: VmSpec) -> dict[str, Any]:
     return {
         "machine": spec.machine,
@@ -286,6 +291,7 @@ def _allocate(spec: VmSpec) -> dict[str, Any]:
         "boot": spec.boot,
         "health_check": _find_health_check(spec),
         "preemptible": _is_test(spec),
+        "hostname": _find_hostname(spec),
     }
 
 
@@ -408,6 +414,7 @@ WORKLOAD = Workload(
     origin=lambda spec: spec.origin,
     is_test=_is_test,
     preemptible=_is_test,
+    hostname=_find_hostname,
     allocate=_allocate,
     compare=_compare,
     is_same=_is_same,

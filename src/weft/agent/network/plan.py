@@ -55,7 +55,7 @@ def fold_segments(
             nics.setdefault(nic.network_uid, nic)
             if local.spec.role == "active" or (local.spec.role == "source" and not _find(neighbours, nic)):
                 groups = tuple(sorted(group.uid for group in local.spec.groups))
-                name = name_inside(local.spec.workload, nic.network)
+                name = name_inside(local.spec.workload, nic.network, local.spec.hostname)
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     migrated: dict[str, list[Migrated]] = {}
@@ -128,7 +128,7 @@ def ports_of(
             segment_id=short_id(nic.network_uid),
             mac=nic.mac,
             address=nic.address,
-            hostname=name_inside(local.spec.workload, nic.network) or local.spec.workload.name,
+            hostname=name_inside(local.spec.workload, nic.network, local.spec.hostname) or local.spec.workload.name,
             main=index == 0,
             inside=_place_inside(local, index, inside),
         )
@@ -136,12 +136,13 @@ def ports_of(
     ]
 
 
-def name_inside(workload: Ref, network: str) -> str:
+def name_inside(workload: Ref, network: str, hostname: str = "") -> str:
     """A workload's name in a network, which it names so: NAME, or NAME.PROJECT in one of another project; "" for a node, whose
     egress endpoints have none."""
     if not is_workload(workload.kind):
         return ""
-    return f"{workload.name}.{workload.project}" if "/" in network else workload.name
+    name = hostname or workload.name
+    return f"{name}.{workload.project}" if "/" in network else name
 
 
 def _name_elsewhere(name: str, network: str) -> str:
@@ -197,9 +198,8 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
     if not status.node_address:
         return None
     groups = tuple(status.groups)
-    return Endpoint(
-        spec.mac, spec.address, name_inside(spec.workload, spec.network), status.node_address, groups, envelope.uid
-    )
+    name = name_inside(spec.workload, spec.network, spec.hostname)
+    return Endpoint(spec.mac, spec.address, name, status.node_address, groups, envelope.uid)
 
 
 def read_forward(envelope: Envelope) -> Forward | None:

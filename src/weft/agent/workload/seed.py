@@ -24,7 +24,7 @@ _ROOT_AT = 20  # sector of the root folder; before it: 16 unused, two descriptor
 def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
     """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if ``machine``."""
     ref = local.spec.workload
-    meta = f"instance-id: {ref.uid}\nlocal-hostname: {ref.name}\n"
+    meta = f"instance-id: {ref.uid}\nlocal-hostname: {local.spec.hostname or ref.name}\n"
     files = {"./user-data": local.spec.user_data, "./meta-data": meta}
     if machine:
         files["./machine"] = render_machine(local)
@@ -40,7 +40,7 @@ def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
 
 def render_machine(local: LocalAllocation) -> str:
     """Lines for ``images/microvm/vm.c``: its name, its NICs (the first one has the default route) and its volumes' disks."""
-    spec, lines = local.spec, [f"hostname {local.spec.workload.name}"]
+    spec, lines = local.spec, [f"hostname {local.spec.hostname or local.spec.workload.name}"]
     for index, nic in enumerate(spec.nics):
         prefix, gateway = ip_network(nic.cidr).prefixlen, "-" if index else nic.gateway
         lines.append(f"nic {nic.mac} {nic.address} {prefix} {gateway} {nic.mtu}")
@@ -54,7 +54,7 @@ def build_nocloud(local: LocalAllocation) -> bytes:
     """Cloud-init's input: instance and name, users and keys, the network (DHCP on every NIC), and the user's own data, which wins
     over the rest."""
     spec = local.spec
-    meta: dict[str, Any] = {"instance-id": spec.workload.uid, "local-hostname": spec.workload.name}
+    meta: dict[str, Any] = {"instance-id": spec.workload.uid, "local-hostname": spec.hostname or spec.workload.name}
     ours: dict[str, Any] = {"disable_root": False}
     if spec.ssh_keys:
         meta["public-keys"] = spec.ssh_keys

@@ -177,7 +177,7 @@ def plan_guest(local: LocalAllocation, prepared: Prepared) -> GuestPlan:
         has_agent=image.manifest.agent,
         qemu_agent=image.manifest.qemu_agent,
         has_process=image.manifest.seed == "machine",
-        hostname=spec.workload.name,
+        hostname=spec.hostname or spec.workload.name,
         cpu_model=spec.cpu_model,
         devices=[gpu.address for gpu in spec.gpus if gpu.address],
         screen=spec.screen == "yes" or (spec.screen == "auto" and isinstance(boot, BootDisk)),

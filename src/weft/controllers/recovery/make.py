@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.controllers.recovery.members import find_promoted, find_replica, list_networks, read_promoted, read_vm
+from weft.controllers.recovery.members import (
+    find_promoted,
+    find_replica,
+    list_networks,
+    name_original,
+    read_promoted,
+    read_vm,
+)
 from weft.informer.commit import Draft, edit, put, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
@@ -107,7 +114,9 @@ def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, memb
     made = make_restored_vm(status.workload_spec, member.vm, member.snapshot, disks, memory=False)
     kept = {key: value for key, value in made["spec"].items() if key not in LEFT_OUT_OF_TESTS and key != "origin"}
     vm = read_vm({"spec": kept})
-    vm.origin = VmOrigin(snapshot=member.snapshot, test=VmTest(recovery=plan.envelope.name))
+    vm.origin = VmOrigin(
+        snapshot=member.snapshot, test=VmTest(recovery=plan.envelope.name, hostname=name_original(view, plan, member))
+    )
     vm.networks = [run.networks[name] for name in vm.networks if name in run.networks]
     vm.pool, vm.restart, vm.grace, vm.on_node_loss = status.pool or vm.pool, "on-failure", 1.0, "wait"
     pools = {name: (disk.size, disk.pool) for name, disk in status.disks.items()}

@@ -21,7 +21,7 @@ from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, Replic
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
 from weft.objects.errors import WeftError
-from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, named_key, object_key
+from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, check_name, named_key, object_key
 from weft.objects.schema import read_strict
 
 # What the spec of a VM names that a run makes, too, or that is checked where it is used.
@@ -86,6 +86,12 @@ def _name_vm(spec: ReplicaSpec, member: RunMember, run: str, mode: Mode | None) 
         return split_subject(spec.of)[1]
     name = f"{run}-{member.replica}"
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9].rstrip('-')}-{_digest(member.replica)}"
+
+
+def name_original(view: View, plan: Item, member: RunMember) -> str:
+    """The name of the VM at its source, by which others in a rehearsal find it. Raises InvalidInput."""
+    replica = find_replica(view, plan, member.replica)
+    return check_name(split_subject(replica.spec(ReplicaSpec).of)[1], "spec.of") if replica is not None else ""
 
 
 def _digest(name: str) -> str:
@@ -157,8 +163,10 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
     """Why no VM can be made from its point; "": one can."""
     what = f"replica/{member.replica}"
     try:
-        manifest, _, _ = read_promoted(view, replica, member)
+        manifest, volumes, _ = read_promoted(view, replica, member)
         spec = read_vm(manifest)
+        for one in (manifest, *volumes):
+            check_name(one["name"], f"the name of a {one['kind']}")
     except WeftError as problem:
         return f"{what}: {problem.message}"
     project = plan.envelope.project

@@ -32,6 +32,9 @@ class VmTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     backup: Annotated[str, field("Backup that it tests; unset: none", name=True)] = ""
     recovery: Annotated[str, field("Recovery plan that it rehearses; unset: none", name=True)] = ""
+    hostname: Annotated[
+        str, field("Name that its guest and its networks call it by; unset: that of the VM", name=True)
+    ] = ""
     check: Annotated[str, field("Command that must end with exit code 0; unset: the guest answers")] = ""
     within: Annotated[float, field("Time until it must", quantity="duration")] = 0.0
 
