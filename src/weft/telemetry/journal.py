@@ -262,10 +262,6 @@ class SqliteJournal:
     def _write(self, connection: sqlite3.Connection, events: Sequence[tuple[float, Event]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         self._insert(connection, events)
-        self._appended += len(events)
-        if self._appended >= self._trim_every:
-            self._appended = 0
-            self._trim(connection)
         connection.execute("COMMIT")
 
     def _insert(self, connection: sqlite3.Connection, events: Sequence[tuple[float, Event]]) -> None:
@@ -294,6 +290,10 @@ class SqliteJournal:
                     times,
                 ),
             )
+        self._appended += len(events)
+        if self._appended >= self._trim_every:
+            self._appended = 0
+            self._trim(connection)
 
     def _trim(self, connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM event WHERE at < ?", (self._clock.now() - self._keep_seconds,))

@@ -135,6 +135,15 @@ def test_old_events_are_forgotten_by_age_and_by_count(tmp_path: Path, clock: Set
     assert 700 <= len(kept) <= 1200 and kept[0].object.name != "old"
 
 
+def test_what_nodes_send_alone_is_forgotten_by_count_too(tmp_path: Path, clock: SetClock) -> None:
+    journal = SqliteJournal(tmp_path / "j.db", clock, keep_events=100)
+    for first in range(0, 2000, 100):
+        assert journal.take("n1", "box", [(n, event(f"n{n}")) for n in range(first + 1, first + 101)]) == first + 100
+    kept = journal.read(limit=5000)
+    journal.close()
+    assert 100 <= len(kept) <= 700 and kept[-1].object.name == "n2000"
+
+
 def test_one_that_is_closed_again_and_again_forgets_too(tmp_path: Path, clock: SetClock) -> None:
     for run in range(30):
         journal = SqliteJournal(tmp_path / "j.db", clock, keep_events=100)
