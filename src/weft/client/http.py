@@ -53,7 +53,7 @@ class Http:
         self.server = context.server.rstrip("/")
         self._host, self._port = parts.hostname, parts.port or 443
         self._name = context.server_name or self._host
-        self._tls = make_tls(context)
+        self.tls = make_tls(context)
         self._headers = {"User-Agent": "weft"}
         if context.token:
             self._headers["Authorization"] = f"Bearer {context.token}"
@@ -255,7 +255,7 @@ class Http:
     def _dial(self, timeout_seconds: float) -> Connection:
         if self._closed.is_set():
             raise Unavailable("the client is closed")
-        connection = Connection(self._host, self._port, self._name, self._tls, timeout_seconds, self._forget)
+        connection = Connection(self._host, self._port, self._name, self.tls, timeout_seconds, self._forget)
         with self._lock:
             self._open.add(connection)
         try:

@@ -12,6 +12,7 @@ from weft.client.connection import describe_failure
 from weft.client.context import Context
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable
 
+_NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 _OUT_OF_TIME = {9: "is not valid yet", 10: "has expired"}  # OpenSSL's numbers
 
 
@@ -28,6 +29,13 @@ def make_tls(context: Context) -> ssl.SSLContext:
     except (OSError, ValueError) as problem:
         raise InvalidInput(f"the context's certificates can't be used: {problem}", field="ca") from problem
     return tls
+
+
+def set_time_check(tls: ssl.SSLContext, checks: bool) -> None:
+    """Whether new connections need a certificate that is valid now. A machine whose clock is known to be wrong would accept none;
+    it still accepts its CA's alone."""
+    flags = tls.verify_flags & ~_NO_CHECK_TIME
+    tls.verify_flags = ssl.VerifyFlags(flags if checks else flags | _NO_CHECK_TIME)
 
 
 def explain_distrust(server: str, problem: ssl.SSLCertVerificationError, now: float) -> NotAuthenticated:

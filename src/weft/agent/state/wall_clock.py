@@ -1,10 +1,13 @@
-"""This machine's wall clock, with the newest time that was seen here as a floor: a board without a battery begins in 1970 after
-each power cut. Reads and writes one small file. The clock that never jumps (``elapsed``) decides everything else.
+"""The time of day: the server's, once it has answered; until then this machine's clock, with the newest time that was seen here as
+a floor: a board without a battery begins in 1970 after each power cut. Reads and writes one small file. The clock that never jumps
+(``elapsed``) decides everything else.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from weft.contracts.clock import Clock
@@ -13,6 +16,7 @@ from weft.contracts.durable_file import write_durably
 FILE = "clock"
 SAVE_SECONDS = 300.0
 BEHIND_SECONDS = 60.0
+NOTE_SECONDS = 60.0  # between two looks at the server's time
 _LATEST = 253_402_300_799.0  # the end of the year 9999
 
 
@@ -24,16 +28,27 @@ class WallClock:
         self._clock = clock
         self._floor = self._read()
         self._began_at = clock.elapsed()
+        self._is_of_server = False
         self._saved_at = clock.elapsed() - SAVE_SECONDS
 
     @property
     def behind(self) -> bool:
-        """Whether the machine's clock shows a time before one that it has shown already."""
+        """Whether the machine's clock shows a time before one that it has shown already, or before the server's."""
         return self._clock.now() < self._least() - BEHIND_SECONDS
 
     def now(self) -> float:
-        """Unix seconds: the machine's clock, but never before what it has shown, and what has passed since."""
-        return max(self._clock.now(), self._least())
+        """Unix seconds."""
+        return self._least() if self._is_of_server else max(self._clock.now(), self._least())
+
+    def note_server(self, headers: Mapping[str, str]) -> None:
+        """The server has answered, with the time in its Date header. Any thread."""
+        elapsed = self._clock.elapsed()
+        if self._is_of_server and elapsed - self._began_at < NOTE_SECONDS:
+            return
+        with contextlib.suppress(ValueError):
+            seconds = parsedate_to_datetime(headers.get("date", "")).timestamp()
+            if 0.0 < seconds <= _LATEST:
+                self._floor, self._began_at, self._is_of_server = seconds, elapsed, True
 
     @property
     def is_due(self) -> bool:

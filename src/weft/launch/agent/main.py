@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -42,7 +43,7 @@ from weft.agent.stream.server import Streams
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.client.context import Context
-from weft.client.tls import make_tls
+from weft.client.tls import make_tls, set_time_check
 from weft.client.version_skew import describe_skew
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
@@ -61,6 +62,7 @@ from weft.telemetry.collector import read_collector
 from weft.telemetry.logs.export import PATH, LogExporter
 
 RENEWAL_SECONDS = 6 * 3600.0
+TIME_SECONDS = 10.0  # between two looks at whether the clock is right
 SOCKET = "agent.sock"  # in the run folder
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -163,9 +165,12 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     )
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
+    tls = make_tls(context)
+    client.http.on_answer = lambda request, status, headers, seconds: agent.wall.note_server(headers)
+    _check_time(agent, client.http.tls, tls)
     control = GatewayConnection(
         gateway,
-        make_tls(context),
+        tls,
         host.node_uid,
         streams.serve,
         clock,
@@ -183,7 +188,14 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         listener.start()
         await agent.start()
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
-        tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), samples.keep(), _wait(asked))]
+        works = (
+            agent.run(),
+            control.keep(),
+            samples.keep(),
+            _keep_time(agent, clock, client.http.tls, tls),
+            _wait(asked),
+        )
+        tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait((*tasks, renewing), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -262,6 +274,18 @@ def _lock(state: Path) -> int:
         os.close(descriptor)
         raise InUse(f"another agent already runs on {state}", hint="stop it first") from None
     return descriptor
+
+
+async def _keep_time(agent: Agent, clock: Clock, *contexts: ssl.SSLContext) -> None:
+    while True:
+        await clock.sleep(TIME_SECONDS)
+        _check_time(agent, *contexts)
+
+
+def _check_time(agent: Agent, *contexts: ssl.SSLContext) -> None:
+    """Without a right clock no certificate would be valid, and the server would never be heard."""
+    for tls in contexts:
+        set_time_check(tls, not agent.wall.behind)
 
 
 async def _wait(asked: asyncio.Event) -> None:

@@ -96,6 +96,19 @@ def test_a_board_that_begins_in_1970_goes_on_from_the_newest_time_that_it_has_se
     assert not wall.behind and wall.now() == 1_700_000_700.0
 
 
+def test_the_servers_time_counts_once_it_has_answered(tmp_path: Path) -> None:
+    board = SetClock(5.0)
+    wall = WallClock(tmp_path, board)
+    for headers in ({}, {"date": "nonsense"}, {"date": "Tue, 14 Nov 2023 22:13:20 GMT"}):
+        wall.note_server(headers)
+    board.pass_by(10.0)
+    assert wall.now() == 1_700_000_010.0 and wall.behind
+    board.wall = 2_200_000_000.0  # somebody set it, too far
+    assert wall.now() == 1_700_000_010.0 and not wall.behind
+    wall.save()
+    assert WallClock(tmp_path, SetClock(5.0)).now() == 1_700_000_010.0
+
+
 @pytest.mark.parametrize("text", ["nonsense", "-5", "1e300", "nan", ""])
 def test_a_torn_clock_file_is_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / CLOCK_FILE).write_text(text)
