@@ -48,6 +48,8 @@ class WallClock:
         with contextlib.suppress(ValueError):
             seconds = parsedate_to_datetime(headers.get("date", "")).timestamp()
             if 0.0 < seconds <= _LATEST:
+                if not self._is_of_server:
+                    self._saved_at = elapsed - SAVE_SECONDS  # what was saved may have been wrong
                 self._floor, self._began_at, self._is_of_server = seconds, elapsed, True
 
     @property
