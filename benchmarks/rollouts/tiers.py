@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster, lay_out
-from tests.cluster.load import Load, ask_steadily
+from tests.cluster.load import Load, ask_steadily, await_answers
 
 from benchmarks.rollouts.plot import Mark, draw
 
@@ -46,6 +46,7 @@ class Shop:
             self.say("deployment", "create", name, *words, "--", "sh", "-c", TIER)
         nodes = ("n1", "n2", "n3")
         self.places = [f"{cluster.object('node', name)['report']['address']}:{self.port}" for name in nodes]
+        await_answers(self.places)
 
     def say(self, *words: str, mark: str = "") -> None:
         """Print the command and what it says."""

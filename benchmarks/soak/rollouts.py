@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from tests.cluster.cluster import Cluster, lay_out
-from tests.cluster.load import Load, Request, ask_steadily
+from tests.cluster.load import Load, Request, ask_steadily, await_answers
 from tests.registry import push_busybox, serve
 
 from benchmarks.measurement import ROOT, Figure, Measurement
@@ -123,6 +123,7 @@ class Rollouts(Soak):
         cluster.ok("deployment", "create", "web", *words, "--", "sh", "-c", first.command, timeout=300)
         self.version = first.version
         self.places = [f"{cluster.object('node', name)['report']['address']}:{port}" for name in ("n1", "n2", "n3")]
+        await_answers(self.places)
 
     def run(self, rounds: int = ROUNDS) -> None:
         while self.round < rounds:

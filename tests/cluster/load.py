@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,6 +77,21 @@ def ask_steadily(places: Sequence[str], rate: float, paths: Sequence[str] = ("/"
                 process.wait(ANSWER_SECONDS + 10)
             process.kill()
             reading.join()
+
+
+def await_answers(places: Sequence[str], seconds: float = 60.0) -> None:
+    """Until each place answers 200 five times in a row: a proxy listens a moment after its service is there."""
+    deadline = time.monotonic() + seconds
+    for place in places:
+        row = 0
+        while row < 5:
+            assert time.monotonic() < deadline, f"{place} doesn't answer"
+            try:
+                with urllib.request.urlopen(f"http://{place}/", timeout=5) as answer:
+                    row = row + 1 if answer.status == 200 else 0
+            except OSError:
+                row = 0
+                time.sleep(0.2)
 
 
 async def _ask(place: str, path: str) -> None:
