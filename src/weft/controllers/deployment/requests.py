@@ -50,19 +50,31 @@ def plan_span(since: float, now: float) -> Span:
     return Span.until(now, seconds + STEP_SECONDS, max(STEP_SECONDS, math.ceil(seconds / _MOST_MOMENTS)))
 
 
-def count(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str]) -> Counts:
-    """The requests to ``workloads`` in the time of the series, which are counters. Pure."""
+def count(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str], first: int = 0) -> Counts:
+    """The requests to ``workloads`` from the moment ``first`` of the series on, which are counters. Pure."""
     counts, failing = Counts(), np.zeros(0)
     for labels, row in found.items():
         if labels.get("project") != project or labels.get("workload") not in workloads:
             continue
-        grown = _increments(row)
+        grown = _increments(row)[first:]
         counts.requests += round(float(grown.sum()))
         if labels.get("code_class") in FAILED:
             counts.failures += round(float(grown.sum()))
             failing = grown if not len(failing) else failing + grown
     counts.moments = int((failing > 0).sum())
     return counts
+
+
+def find_first(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str]) -> int:
+    """The moment of the first request to ``workloads``; 0 if none came. Pure."""
+    places = [
+        int(grown[0])
+        for labels, row in found.items()
+        if labels.get("project") == project
+        and labels.get("workload") in workloads
+        and len(grown := np.flatnonzero(_increments(row)))
+    ]
+    return min(places, default=0)
 
 
 def _increments(counter: Floats) -> Floats:
@@ -125,7 +137,9 @@ def judge_requests(
     watched: Watched, span: Span, requests: Mapping[Labels, Floats], seconds: Mapping[Labels, Floats]
 ) -> tuple[Verdict, bool]:
     """The verdict so far, and whether anybody counts requests to these instances. Pure."""
-    new, old = (count(requests, watched.project, names) for names in (watched.new, watched.old))
+    new = count(requests, watched.project, watched.new)
+    # What the old revision may fail is what it failed meanwhile: before the new one was there, the machine may have been less busy.
+    old = count(requests, watched.project, watched.old, find_first(requests, watched.project, watched.new))
     known = {labels.get("workload") for labels in requests if labels.get("project") == watched.project}
     if not known & (watched.new | watched.old):
         return Verdict("wait", "no service counts requests to the instances"), False

@@ -66,6 +66,18 @@ def test_what_the_old_revision_shows_is_allowed_to_the_new_one() -> None:
     assert judge_requests(WATCHED, SPAN, series(alone), {})[0].word == "bad"
 
 
+def test_what_the_old_revision_fails_counts_only_since_there_is_a_new_one() -> None:
+    """A busy minute fails both; the hour before it was quiet."""
+    span = Span(1000.0, 1.0, 6)
+    quiet: dict[tuple[str, str], list[float]] = {
+        (OLD, "2xx"): [0.0, 5000.0, 9000.0, 9000.0, 9090.0, 9180.0],
+        (OLD, "5xx"): [0.0, 0.0, 0.0, 0.0, 10.0, 20.0],
+        (NEW, "2xx"): [math.nan, math.nan, math.nan, 0.0, 90.0, 180.0],
+        (NEW, "5xx"): [math.nan, math.nan, math.nan, 0.0, 10.0, 20.0],
+    }
+    assert judge_requests(WATCHED, span, series(quiet), {})[0].word == "good"
+
+
 def test_a_counter_that_began_again_counts_from_nothing() -> None:
     verdict, _ = judge_requests(WATCHED, SPAN, series({(NEW, "2xx"): [100.0, 150.0, 30.0, 60.0]}), {})
     assert verdict.requests == 110
