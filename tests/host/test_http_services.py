@@ -182,3 +182,21 @@ def test_it_goes_with_its_files(shop: WebShop) -> None:
     shop.n1.remove_proxy(ID)
     assert shop.n1.shell(f"ls -d {folder} 2>/dev/null; pgrep -f {folder}", check=False).split()[1:] == []
     assert shop.ask(1)["statuses"] == {"ConnectionRefusedError": 1}
+
+
+def test_a_service_whose_address_is_not_there_yet_takes_no_other_one_s_connections(shop: WebShop) -> None:
+    shop.serve(a=1)
+    proxy = shop.proxy(a=1)
+    (listener,) = proxy.listeners
+    early = msgspec.structs.replace(listener, service="earlyuid", name="default/early", address="10.20.0.101")
+    both = msgspec.structs.replace(proxy, listeners=(listener, early))
+    with pytest.raises(Exception, match=r"no address 10\.20\.0\.101 here yet"):
+        shop.n1.ensure_proxy(both)
+    assert shop.ask(20)["statuses"] == {"200": 20}
+    router = shop.n1.name_router(shop.segment.id)
+    change = f"nsenter --net=/run/netns/{router} ip addr {{}} 10.20.0.101/32 dev lo"
+    shop.n1.shell(change.format("add"))
+    shop.n1.ensure_proxy(both)
+    shop.n1.shell(change.format("del"))
+    assert shop.ask(20)["statuses"] == {"200": 20}
+    shop.serve(a=1)

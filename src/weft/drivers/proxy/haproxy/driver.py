@@ -75,12 +75,17 @@ class HaproxyDriver:
         if known is not None and alive and known.settled and known.proxy == proxy and known.places == places:
             return
         folder = self._folder / proxy.id
-        rendered = render(proxy, folder)
+        rendered, missing = render(proxy, folder), set[str]()
         found = known.process if known is not None and alive else processes.find(folder)
         shape = known.shape if known is not None else _read_shape(folder)
         if found is not None and (known or _read_places(folder)) and self._places(known, folder) != places:
             await self._end(proxy.id)
             found = None
+        if found is None or shape != rendered.shape:
+            proxy, missing = await _leave_out(proxy)
+            if not proxy.listeners:
+                raise _describe_missing(missing)
+            rendered = render(proxy, folder)
         if found is None:
             await self._start(proxy, rendered, folder, places)
         elif shape != rendered.shape or (known is None and not await _answers(folder / name_socket(shape))):
@@ -90,6 +95,8 @@ class HaproxyDriver:
             self._listen(proxy.id, folder)
             self._running[proxy.id] = Running(found, proxy, rendered.shape, places)
         await self._follow(proxy, folder)
+        if missing:
+            raise _describe_missing(missing)
 
     async def remove(self, id: str) -> None:
         """See contracts.proxy. Raises DriverFailed."""
@@ -178,6 +185,19 @@ class HaproxyDriver:
     @staticmethod
     def _places(known: Running | None, folder: Path) -> tuple[int, int] | None:
         return known.places if known is not None else _read_places(folder)
+
+
+async def _leave_out(proxy: Proxy) -> tuple[Proxy, set[str]]:
+    """``proxy`` without the listeners whose address isn't in its network yet, and these addresses. With one that can't be bound,
+    HAProxy would have the worker before it stop to listen, and as both have the same sockets, neither would afterwards."""
+    there = await processes.list_addresses(NAMESPACES / proxy.router)
+    kept = tuple(one for one in proxy.listeners if one.address in there)
+    return msgspec.structs.replace(proxy, listeners=kept), {one.address for one in proxy.listeners} - there
+
+
+def _describe_missing(missing: set[str]) -> DriverFailed:
+    words = ", ".join(sorted(missing)[:3])
+    return DriverFailed(f"proxy: its network has no address {words} here yet", details={"step": "proxy"})
 
 
 async def _answers(socket_: Path) -> bool:

@@ -66,6 +66,15 @@ async def check(folder: Path, namespace: str) -> None:
         raise DriverFailed(f"proxy: its configuration is refused: {_shorten(done)}", details={"step": "proxy"})
 
 
+async def list_addresses(namespace: Path) -> set[str]:
+    """The addresses in a network namespace. Raises DriverFailed."""
+    done = await _run(["nsenter", f"--net={namespace}", "ip", "-o", "addr", "show"], "look for addresses")
+    if done.code != 0:
+        raise DriverFailed(f"proxy: its network can't be read: {_shorten(done)}", details={"step": "proxy"})
+    words = [line.split() for line in done.output.splitlines()]
+    return {each[3].partition("/")[0] for each in words if len(each) > 3 and each[2] in ("inet", "inet6")}
+
+
 async def reload(process: ProcessId, socket_: Path, clock: Clock) -> None:
     """Have it read its files; the worker before ends with its connections. Returns when the new one takes changes at ``socket_``.
     Raises DriverFailed."""
