@@ -127,7 +127,8 @@ class Sender:
         reading = read_disks(
             *(self._pools, self._images, order.snapshot, order.disks), image_sha256=order.image_sha256, since=since
         )
-        async with reading as disks:
+        async with reading as found:
+            disks = order_disks(found)
             deadline = self._clock.elapsed() + READY_SECONDS
             while True:
                 point = self._describe(order, parent, disks, given_at)
@@ -186,3 +187,8 @@ class Sender:
             raise
         seconds = self._clock.elapsed() - began
         return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)
+
+
+def order_disks(disks: Mapping[str, ServedDisk]) -> dict[str, ServedDisk]:
+    """By name, which is the order that the replica's node reads them in: the ticket, by which it knows them, sorts its claims."""
+    return dict(sorted(disks.items()))

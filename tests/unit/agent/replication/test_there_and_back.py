@@ -29,6 +29,7 @@ from weft.kinds.parts.stream_verbs import ReceiveInput
 from weft.objects.identity import short_id
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_data, encode_frame
+from weft.trust.tickets import sign_ticket, verify_ticket
 
 BLOCK, SIZE = 65536, 16 * 65536
 CLAIMS = Claims(node_uid="n1", verb="receive", guest_id="replica-1")
@@ -215,3 +216,11 @@ async def test_what_comes_back_to_a_disk_on_an_image_leaves_the_image_s_part_as_
     assert data == bytes(expected)
     for node in (east, west):
         await node.sender.close()
+
+
+def test_disks_are_sent_in_the_order_in_which_a_ticket_names_them() -> None:
+    """Also one that comes before root by its name."""
+    disks = {name: ServedDisk("s", SIZE, [], True) for name in ("root", "data", "z")}
+    ticket = sign_ticket(b"k" * 32, {"expires": 10.0, "input": {"disks": {name: {} for name in disks}}})
+    read = verify_ticket(b"k" * 32, ticket, 0.0)["input"]["disks"]
+    assert list(sender.order_disks(disks)) == list(read) == ["data", "root", "z"]
