@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode, join
-from tests.scenario.test_replication import LOCAL, receive, until
+from tests.scenario.test_replication import LOCAL, put_cluster, receive, until
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
@@ -160,9 +161,36 @@ async def test_a_plan_says_what_its_replicas_lack(tmp_path: Path) -> None:
         assert (status.phase, status.reason) == ("Pending", "notRecoverable")
         assert status.message == (
             "replica/db: spec.networks: network/blue is not here; "
-            "replica/odd: spec.volumes[0] 'Odd name-data' is not a valid name; replica/web has no point that can be used yet"
+            "replica/odd: spec.of 'Odd name' is not a valid name; replica/web has no point that can be used yet"
         )
         await ask(lab, plan.key, "rehearse")
         ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 1)
         assert (ended.rehearsal.phase, ended.rehearsal.message) == ("Refused", status.message)
         assert await lab.every("vm") == []
+
+
+async def test_a_failover_is_refused_while_the_source_answers_unless_its_vms_were_handed_over(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        await put_cluster(lab)
+        await seed(lab, node, "db")
+
+        def come_from_there(envelope: Envelope) -> None:
+            envelope.created_by = "cluster:west"
+
+        def hand_over(envelope: Envelope) -> None:
+            status = decode_part(envelope.status, ReplicaStatus)
+            status.points = [msgspec.structs.replace(one, final=True) for one in status.points]
+            envelope.status = merge_part(envelope.status, status)
+
+        await lab.change("/replica/default/db", come_from_there)
+        plan = await lab.put("recoveryplan", "shop", {"groups": ["db"]}, finalizers=("recoveryplan",))
+        await ask(lab, plan.key, "failover")
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 1)
+        assert (ended.failover.phase, ended.failover.reason) == ("Refused", "primaryAnswers")
+        assert await lab.every("vm") == [] and "cluster/west answers" in ended.failover.message
+        await lab.change("/replica/default/db", hand_over)
+        await ask(lab, plan.key, "failover")
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 2)
+        assert (ended.failover.phase, ended.failover.rpo_seconds) == ("Passed", 0.0)

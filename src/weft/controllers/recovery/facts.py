@@ -16,6 +16,7 @@ class Candidate(msgspec.Struct, frozen=True):
     member: RunMember
     problem: str = ""
     is_promoted: bool = False
+    is_handed_over: bool = False  # its source was stopped before its point, so nothing is lost
 
 
 class VmFacts(msgspec.Struct, frozen=True):

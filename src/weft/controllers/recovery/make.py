@@ -12,6 +12,7 @@ from weft.controllers.recovery.members import (
     list_networks,
     name_original,
     read_promoted,
+    read_rehearsed,
     read_vm,
 )
 from weft.informer.commit import Draft, edit, put, unchanged
@@ -22,17 +23,13 @@ from weft.kinds.fields.recovery.run import REHEARSE, RecoveryRun, RunCheck, RunM
 from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.snapshot.restored import (
-    LEFT_OUT_OF_TESTS,
     VmOrigin,
     VmTest,
     VolumeOrigin,
-    make_restored_vm,
-    make_restored_volumes,
 )
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.kinds.record import Kind
 from weft.kinds.service import SERVICE, ServiceSpec
-from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.identity import named_key, object_key
@@ -108,23 +105,18 @@ def _labels(run: RecoveryRun, member: RunMember) -> dict[str, str]:
 def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: RunMember, now: float) -> str:
     """Returns the network of its first NIC."""
     project = plan.envelope.project
-    snapshot = view.get(object_key("snapshot", project, member.snapshot))
-    status = snapshot.status(SnapshotStatus) if snapshot is not None else SnapshotStatus()
-    disks = {name: disk.size for name, disk in status.disks.items()}
-    made = make_restored_vm(status.workload_spec, member.vm, member.snapshot, disks, memory=False)
-    kept = {key: value for key, value in made["spec"].items() if key not in LEFT_OUT_OF_TESTS and key != "origin"}
-    vm = read_vm({"spec": kept})
+    manifest, volumes = read_rehearsed(view, plan, member)
+    vm = read_vm(manifest)
     vm.origin = VmOrigin(
         snapshot=member.snapshot, test=VmTest(recovery=plan.envelope.name, hostname=name_original(view, plan, member))
     )
     vm.networks = [run.networks[name] for name in vm.networks if name in run.networks]
-    vm.pool, vm.restart, vm.grace, vm.on_node_loss = status.pool or vm.pool, "on-failure", 1.0, "wait"
-    pools = {name: (disk.size, disk.pool) for name, disk in status.disks.items()}
-    for manifest in make_restored_volumes(pools, member.vm, member.snapshot):
-        volume = msgspec.convert(manifest["spec"], VolumeSpec)
+    vm.restart, vm.grace, vm.on_node_loss = "on-failure", 1.0, "wait"
+    for one in volumes:
+        volume = msgspec.convert(one["spec"], VolumeSpec)
         assert volume.origin is not None
         volume.origin = VolumeOrigin(snapshot=member.snapshot, disk=volume.origin.disk, test=True)
-        draft.make(VOLUME.make(manifest["name"], volume, now, project=project, owner=plan.envelope))
+        draft.make(VOLUME.make(one["name"], volume, now, project=project, owner=plan.envelope))
     draft.make(VM.make(member.vm, vm, now, project=project, owner=plan.envelope, labels=_labels(run, member)))
     return vm.networks[0] if vm.networks else next(iter(run.networks.values()), "default")
 

@@ -15,7 +15,7 @@ from weft.kinds.cluster import ClusterStatus
 from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.nic import read_nic
-from weft.kinds.parts.snapshot.restored import LEFT_OUT_OF_TESTS
+from weft.kinds.parts.snapshot.restored import LEFT_OUT_OF_TESTS, make_restored_vm, make_restored_volumes
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus, read_checks, read_groups
 from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted
 from weft.kinds.snapshot import SnapshotStatus
@@ -76,9 +76,9 @@ def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: M
         snapshot=point.snapshot,
         snapshot_uid=point.snapshot_uid,
         point=point.number,
-        age_seconds=max(0.0, now - point.received_at) + point.age_seconds,
+        age_seconds=0.0 if point.final else max(0.0, now - point.received_at) + point.age_seconds,
     )
-    return Candidate(member, _find_problem(view, plan, replica, member, mode))
+    return Candidate(member, _find_problem(view, plan, replica, member, mode), is_handed_over=point.final)
 
 
 def _name_vm(spec: ReplicaSpec, member: RunMember, run: str, mode: Mode | None) -> str:
@@ -121,7 +121,11 @@ def find_point(view: View, replica: Item) -> Point | None:
 
 
 def find_promoted(view: View, replica: Item) -> Item | None:
-    """The VM that its promotion made."""
+    """The VM that its promotion made, or brought back."""
+    status = replica.status(ReplicaStatus)
+    there = view.get(object_key("vm", replica.envelope.project, status.vm)) if status.vm else None
+    if there is not None and there.uid == status.vm_uid:
+        return there
     for point in reversed(replica.status(ReplicaStatus).points):
         for vm in view.find(VMS_BY_ORIGIN, object_key("snapshot", replica.envelope.project, point.snapshot)):
             origin = vm.spec(VmSpec).origin
@@ -146,6 +150,18 @@ def read_promoted(
     return make_promoted({**_as_data(replica), "others": others}, PromoteInput(point=member.point))
 
 
+def read_rehearsed(view: View, plan: Item, member: RunMember) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The manifests of the VM and its volumes that are made of the point for a rehearsal, whatever a promotion would do."""
+    snapshot = view.get(object_key("snapshot", plan.envelope.project, member.snapshot))
+    status = snapshot.status(SnapshotStatus) if snapshot is not None else SnapshotStatus()
+    disks = {name: disk.size for name, disk in status.disks.items()}
+    made = make_restored_vm(status.workload_spec, member.vm, member.snapshot, disks, memory=False)
+    kept = {key: value for key, value in made["spec"].items() if key not in LEFT_OUT_OF_TESTS and key != "origin"}
+    pools = {name: (disk.size, disk.pool) for name, disk in status.disks.items()}
+    volumes = make_restored_volumes(pools, member.vm, member.snapshot)
+    return {**made, "spec": {**kept, **({"pool": status.pool} if status.pool else {})}}, volumes
+
+
 def _as_data(item: Item) -> dict[str, Any]:
     data: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(item.envelope))
     return data
@@ -163,16 +179,19 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
     """Why no VM can be made from its point; "": one can."""
     what = f"replica/{member.replica}"
     try:
-        manifest, volumes, _ = read_promoted(view, replica, member)
+        name_original(view, plan, member)
+        if mode == REHEARSE:
+            manifest, volumes = read_rehearsed(view, plan, member)
+        else:
+            manifest, volumes, _ = read_promoted(view, replica, member)
         spec = read_vm(manifest)
         for one in (manifest, *volumes):
             check_name(one["name"], f"the name of a {one['kind']}")
     except WeftError as problem:
         return f"{what}: {problem.message}"
     project = plan.envelope.project
-    left_out = LEFT_OUT_OF_TESTS if mode == REHEARSE else ()
     for reference in VM.references:
-        if reference.kind in _MADE or reference.field.removeprefix("spec.") in left_out:
+        if reference.kind in _MADE:
             continue
         for name in reference.list_names(manifest["name"], spec) if not reference.awaited else ():
             if view.get(named_key(reference.kind, project, name)) is None:
@@ -188,9 +207,11 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
 
 
 def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str]:
-    """The linked clusters that answer, and that the replicas come from."""
+    """The linked clusters that answer, and that replicas come from whose VMs weren't handed over."""
     found = set()
     for candidate in members:
+        if candidate.is_handed_over:
+            continue
         replica = find_replica(view, plan, candidate.member.replica)
         creator = replica.envelope.creator if replica is not None and not candidate.is_promoted else ""
         if creator.startswith(CLUSTER_PREFIX):
