@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,41 @@ def test_a_node_comes_back_within_its_autonomy_with_all_guests_as_they_were() ->
 
     with simulate(3, Fate(3, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))
+
+
+def note_answered(line: Any) -> list[str]:
+    """What the node asks from now on and is answered, in order."""
+    answered: list[str] = []
+    exchange, begin = line.exchange, line.begin
+
+    async def noted_exchange(method: str, path: str, *more: Any) -> Any:
+        answer = await exchange(method, path, *more)
+        answered.append(f"{method} {path}")
+        return answer
+
+    async def noted_begin(path: str) -> Any:
+        stream = await begin(path)
+        answered.append(f"GET {path}")
+        return stream
+
+    line.exchange, line.begin = noted_exchange, noted_begin
+    return answered
+
+
+def test_a_node_that_comes_back_reports_before_it_reads() -> None:
+    async def run(fabric: Fabric) -> None:
+        await run_guests(fabric)
+        fabric.fate.cut_off.add(HERE)
+        await asyncio.sleep(120.0)
+        answered = note_answered(fabric.lines[HERE])
+        await come_back(fabric)
+        assert answered[0] == f"POST /v1/nodes/{HERE}:report"
+        await until(lambda: any(one.startswith("GET /v1/allocations?") for one in answered), "then it reads")
+        assert not fabric.broken, fabric.witness.violations
+
+    for seed in (5, 6, 7):
+        with simulate(seed, Fate(seed, 0, {})) as fabric:
+            fabric.loop.run_until_complete(run(fabric))
 
 
 def test_a_node_whose_autonomy_has_ended_is_as_any_silent_one_and_still_loses_no_guest() -> None:

@@ -17,7 +17,7 @@ LONG_CEILING_SECONDS = 12.0  # so that a node that is away for long is back with
 LONG_AFTER_SECONDS = 600.0
 LEAST_SECONDS = 0.05
 WATCH_CEILING_SECONDS = 2.0  # of what is followed, while reports are answered
-LONGEST_WAIT_SECONDS = 60.0
+LOOK_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 
 
@@ -57,8 +57,8 @@ class Line:
         """In a thread: return when it is time to follow the server again, after so many tries."""
         if self._works.is_set():
             self._closed.wait(self._choose(tries, 0.1, WATCH_CEILING_SECONDS))
-        else:
-            self._works.wait(LONGEST_WAIT_SECONDS)
+        while not self._works.wait(LOOK_SECONDS):
+            pass
 
     def close(self) -> None:
         """Let go of those that wait."""
