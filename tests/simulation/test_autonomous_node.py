@@ -144,6 +144,7 @@ def test_a_node_whose_autonomy_has_ended_is_as_any_silent_one_and_still_loses_no
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("event", ["agent killed", "power cut", "VM deleted", "clock 1970"])
 def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
