@@ -93,14 +93,15 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
         made = await lab.get(f"/network/default/{network}")
         assert made is not None
         isolated = decode_part(made.spec, NetworkSpec)
-        places = [decode_part(one.spec, AllocationSpec) for one in await lab.every("allocation")]
-        endpoints = [decode_part(one.spec, EndpointSpec) for one in await lab.every("endpoint")]
-        assert (
-            {one.hostname for one in places}
-            == {one.hostname for one in endpoints if one.served is None}
-            == {"db", "web"}
-        )
         assert (isolated.nat, isolated.open, isolated.shared_with) == (False, [], [])
+
+        async def are_named() -> bool:
+            """As at their sources, so that they find each other."""
+            places = {decode_part(one.spec, AllocationSpec).hostname for one in await lab.every("allocation")}
+            endpoints = [decode_part(one.spec, EndpointSpec) for one in await lab.every("endpoint")]
+            return places == {one.hostname for one in endpoints if one.served is None} == {"db", "web"}
+
+        await lab.until(are_named)
         for member in run.members:
             vm, spec = await read_vm(lab, member.vm)
             assert (spec.networks, spec.publish) == ([network], [])
