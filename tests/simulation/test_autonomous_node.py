@@ -177,7 +177,7 @@ def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
         assert len(waiting) >= 2
         fabric.fate.cut_off.discard(HERE)
         await until(lambda: node_phase(fabric) == "Ready", "it is ready")
-        assert fabric.clock.elapsed() - began < READY_SECONDS
+        assert fabric.clock.elapsed() - began < READY_SECONDS + 10.0  # a report may be lost for 20 s here, not 10
         gone = {books} if event == "VM deleted" else set()
         await until(lambda: boot_ids(fabric).keys() == before.keys() - gone, "what was deleted ends, the rest runs")
         await until(lambda: not list_outbox(here), "the server has all")

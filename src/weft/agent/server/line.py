@@ -13,7 +13,7 @@ import threading
 from weft.contracts.clock import Clock
 
 SHORT_CEILING_SECONDS = 5.0
-LONG_CEILING_SECONDS = 12.0  # so that a node that is away for long is back within 20 s
+LONG_CEILING_SECONDS = 8.0  # with the 10 s of a report that is lost, a node is back within 20 s
 LONG_AFTER_SECONDS = 600.0
 LEAST_SECONDS = 0.05
 WATCH_CEILING_SECONDS = 2.0  # of what is followed, while reports are answered
