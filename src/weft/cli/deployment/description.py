@@ -39,11 +39,15 @@ def explain_rollout(deployment: Object, instances: Sequence[Object]) -> str:
     """What it does, what it waits for, and where each instance stands."""
     status, strategy = deployment.get("status") or {}, dig(deployment, "spec.strategy", {})
     name, phase = deployment["name"], status.get("phase", "Progressing")
-    doing = "goes back to" if status.get("back") else "is at" if phase == "Promoted" else "goes to"
+    doing = "goes back to" if status.get("back") else "is at" if phase in ("Promoted", "RolledBack") else "goes to"
     lines = [f"deployment/{name} {doing} revision {status.get('revision', 0)} ({status.get('strategy')}): {phase}"]
     if status.get("stable") and status["stable"] != status.get("revision"):
         lines.append(f"  a rollback goes to revision {status['stable']}")
     lines.append(f"  {_describe_rule(deployment, strategy)}")
+    if dig(deployment, "spec.autoscale"):
+        lines.append(
+            f"  scaled by {dig(deployment, 'spec.autoscale.metric')}: {status.get('scaling') or 'no value yet'}"
+        )
     shares = status.get("split") or ()
     lines += [f"  revision {one['revision']} gets {one['per_mille'] / 10:g} % of the requests" for one in shares]
     said = [word for word in ("no_surge", "message", "verdict") if status.get(word)]
@@ -63,7 +67,9 @@ def explain_rollout(deployment: Object, instances: Sequence[Object]) -> str:
 
 
 def _describe_rule(deployment: Object, strategy: Mapping[str, Any]) -> str:
-    replicas, kind = dig(deployment, "spec.replicas", 0), strategy.get("type", "rolling")
+    is_scaled = dig(deployment, "spec.autoscale") is not None
+    replicas = dig(deployment, "status.replicas" if is_scaled else "spec.replicas", 0)
+    kind = strategy.get("type", "rolling")
     timeout = format_duration(float(strategy.get("health_check_timeout", 0.0)))
     least = max(0, replicas - strategy.get("max_unavailable", 1))
     back = "goes back" if strategy.get("rollback_on_failure") or kind == "canary" else "waits for people"

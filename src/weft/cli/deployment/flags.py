@@ -149,8 +149,11 @@ def check_update(
     strategy: Mapping[str, Any],
     labels: Mapping[str, str] | None = None,
     instance: str = "",
+    *,
+    chooses: bool = True,
 ) -> None:
-    """Raises the first problem of an update that ``strategy`` is given for, in words of the flags: before anything is changed."""
+    """Raises the first problem of an update that ``strategy`` is given for, in words of the flags: before anything is changed.
+    ``chooses``: the command has a flag --strategy."""
     spec = deployment["spec"]
     merged = {**(spec.get("strategy") or {}), **strategy}
     doing = merged.get("type", "rolling")
@@ -158,7 +161,10 @@ def check_update(
         heeding = _ONLY.get(field, _STRATEGIES)
         if doing not in heeding:
             wanted = " or ".join(f"--strategy {one}" for one in heeding)
-            raise usage(f"{_name_flag(field)} has no effect on a {doing} update", f"add {wanted}, or leave it out")
+            raise usage(
+                f"{_name_flag(field)} has no effect on a {doing} update",
+                f"add {wanted}, or leave it out" if chooses else "leave it out",
+            )
     labels = dig(deployment, "spec.labels", {}) if labels is None else labels
     asked = {**spec, "template": dict(template), "strategy": merged, "labels": dict(labels), "instance": instance}
     check_asked(asked)

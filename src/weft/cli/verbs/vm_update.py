@@ -25,6 +25,7 @@ from weft.kinds.record import Kind
 from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import AlreadyExists, IllegalTransition, NotFound
+from weft.objects.identity import check_name
 from weft.objects.schema import read_strict
 
 _LEFT_OUT = (*(name for name in FIXED if name != "volumes"), "snapshots", "boot", "node")
@@ -95,6 +96,7 @@ def _deploy(session: Session, kind: Kind | None, words: tuple[str, ...], old: st
         raise usage(
             f"vm/{old} can't run beside itself", f"give the new VM another name; weft vm update {old} changes it"
         )
+    check_name(words[0], "NEW")
     if _is_there(session, words[0]):
         raise AlreadyExists(
             f'vm "{words[0]}" exists already', hint=f"choose another name, or weft vm delete {words[0]}"
@@ -127,13 +129,14 @@ def _roll_out(
     asked = read_strict(read_workload_config(given["config"], VM), VmSpec)
     template = {key: value for key, value in msgspec.to_builtins(asked).items() if key not in _LEFT_OUT}
     template["networks"] = networks_of(asked.networks)
+    chooses = "type" not in strategy
     strategy = {**read_strategy(given), **strategy}
     dry_run = bool(given["dry_run"])
     deployment = _find_deployment(session, name)
     vm = session.client.get(VM.name, name) if deployment is None else None
     if vm is not None:
         _check_adoption(vm)
-    check_update(deployment or _make_manifest(vm or {}, name), template, strategy, instance=instance)
+    check_update(deployment or _make_manifest(vm or {}, name), template, strategy, instance=instance, chooses=chooses)
     if dry_run:
         return preview_update(session, deployment or _make_manifest(vm or {}, name), template, strategy, vm)
     if live:
