@@ -187,6 +187,7 @@ class OpenedLink(msgspec.Struct, frozen=True):
     url: str
     ca: str  # PEM
     token: str
+    now: float = 0.0  # unix seconds, by the server's clock, as it answered
 
     def __repr__(self) -> str:
         return "OpenedLink(…)"

@@ -63,7 +63,7 @@ class Peer:
             raise IllegalTransition(
                 f"replica {name} was promoted: it takes no more points",
                 reason="staleGeneration",
-                hint="its VM runs there now; delete this replication, or stop this VM and replicate back",
+                hint="its VM runs there now; at that cluster, weft cluster replicate sends back what changed",
             )
         differs = {key: spec[key] for key in OWN_FIELDS if key in spec and there.get(key) != spec[key]}
         if differs:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -67,6 +68,7 @@ class Receiver:
         self._pools, self._clock, self._changed, self._taken_in = pools, clock, changed, taken_in
         self._orders: list[ReceiveOrder] = []
         self._reports: list[ReceiveReport] = []
+        self._done_at: dict[str, float] = {}  # elapsed seconds, by uid of the point's snapshot here
         self._streams: dict[str, Incoming] = {}  # under way, by the replica's uid
         self._turns: dict[str, asyncio.Lock] = {}
         self._woken = asyncio.Event()
@@ -76,7 +78,14 @@ class Receiver:
         return bool(self._orders)
 
     def report(self) -> list[ReceiveReport]:
-        return list(self._reports)
+        """A point grows older until the server has heard of it."""
+        now = self._clock.elapsed()
+        waited = {
+            one.snapshot: math.ceil(2 * (now - self._done_at.get(one.snapshot, now))) / 2 for one in self._reports
+        }
+        return [
+            msgspec.structs.replace(one, age_seconds=one.age_seconds + waited[one.snapshot]) for one in self._reports
+        ]
 
     def put_orders(self, orders: Sequence[ReceiveOrder]) -> None:
         """All that this node shall take in."""
@@ -131,6 +140,7 @@ class Receiver:
     async def _take(self, stream: Incoming, order: ReceiveOrder, given: ReceiveInput) -> int:
         """The number of the point."""
         check_sender(order, given)
+        given = msgspec.structs.replace(given, disks=dict(sorted(given.disks.items())))
         done = find_receive(self._reports, order)
         if done is not None and done.phase == "done":
             if done.source == given.source:
@@ -147,9 +157,14 @@ class Receiver:
         except BaseException:
             self._reports = [one for one in self._reports if find_receive([one], order) is None]
             raise
+        self._done_at = {order.snapshot: self._clock.elapsed(), **self._kept_times()}
         self._note(order, report)
         self._taken_in()
         return order.number
+
+    def _kept_times(self) -> dict[str, float]:
+        wanted = {one.snapshot for one in self._orders}
+        return {uid: at for uid, at in self._done_at.items() if uid in wanted}
 
     async def _find_pool(self, order: ReceiveOrder) -> _Pool:
         driver = await self._pools.find(order.pool)
@@ -312,14 +327,14 @@ def check_point(order: ReceiveOrder, given: ReceiveInput) -> None:
 
 def match_disks(given: ReceiveInput, former: KeptSnapshot | None) -> ReceiveInput:
     """The point with its disks' keys as the point before has them, which may have come from the other side: a disk with none of
-    those keys is the one of that name."""
+    those keys is the one that had its former name, or has its name."""
     if former is None:
         return given
     keys = {disk.name or ROOT: key for key, disk in former.disks.items()}
-    disks = {
-        name: disk if disk.key in former.disks else msgspec.structs.replace(disk, key=keys.get(name, disk.key))
-        for name, disk in given.disks.items()
-    }
+    disks = {}
+    for name, disk in given.disks.items():
+        key = disk.key if disk.key in former.disks else keys.get(disk.former) or keys.get(name) or disk.key
+        disks[name] = msgspec.structs.replace(disk, key=key)
     if len({disk.key for disk in disks.values()}) < len(disks):
         raise InvalidInput("input.disks: two disks continue the same one", field="input.disks")
     return msgspec.structs.replace(given, disks=disks)

@@ -95,7 +95,12 @@ class Sender:
 
     async def _send(self, order: SendOrder, given_at: float) -> SendReport:
         """Raises WeftError, OSError."""
+        asked_at = self._clock.elapsed()
         link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
+        age = order.age_seconds + asked_at - given_at
+        if link.now and order.begun_at:  # the server's own clock counts also how long the order was on its way
+            age = max(age, link.now - order.begun_at)
+        order, given_at = msgspec.structs.replace(order, age_seconds=age), asked_at
         peer = Peer(link, order.project)
         try:
             await asyncio.to_thread(peer.put_replica, order.replica, order.manifest)
@@ -148,7 +153,12 @@ class Sender:
             source=order.snapshot,
             parent=parent,
             disks={
-                name: SentDisk(key=disk.since or order.disks[name], size=disk.size_bytes, whole=disk.is_whole)
+                name: SentDisk(
+                    key=disk.since or order.disks[name],
+                    size=disk.size_bytes,
+                    whole=disk.is_whole,
+                    former=disk.since_name,
+                )
                 for name, disk in disks.items()
             },
             data=sum(map(count_data, disks.values())),

@@ -107,7 +107,7 @@ async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:
     if spec is None or sealed is None:
         raise NotFound(f"cluster {name[:80]} not found, or it has no token", hint="weft cluster link")
     token = unseal(context.settings.seal_key, sealed, place_of(None, name, LINK_TOKEN, CLUSTER.name)).decode()
-    return OpenedLink(spec.url, spec.ca, token)
+    return OpenedLink(spec.url, spec.ca, token, context.clock.now())
 
 
 async def _open_volume(context: ApiContext, project: str | None, volume: AllocatedVolume) -> str:

@@ -99,7 +99,8 @@ def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
     ]
     words = (
         "Create the VM from the newest point of its replica, and take no more points. What the VM wrote after that point is not in "
-        "it. The VM at the source is not stopped: do that first if it still runs."
+        "it. If the VM at the source still runs, weft replication hand-over stops it first, and nothing is lost. A replica that "
+        "continues a VM which is stopped here has that VM go back to the point, and makes no other one."
     )
     return options.build(verb, words, _promote, kind, params)
 

@@ -211,6 +211,7 @@ class ServedDisk(msgspec.Struct, frozen=True):
     extents: list[tuple[int, int, bool]]  # offset, length, whether it is zero; in order
     is_whole: bool  # the extents are all that may hold data, not what changed
     since: str = ""  # what the earlier snapshot calls the disk that the changes are from; "": as this one does
+    since_name: str = ""  # the volume's name there, for people
 
 
 class DiskCopies(Protocol):

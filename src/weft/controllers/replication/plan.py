@@ -89,8 +89,8 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     if spec.paused:
         paused = replace(status, phase="Paused", next=None, order=None, reason="", message="", lag_seconds=None)
         return ReplicationPlan(paused, drop=_of(facts.next))
-    if spec.handover:
-        return _hand_over(facts, now)
+    if spec.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
+        return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
     if status.next is not None:
         return _show(facts, _follow(facts, now), now)
     if facts.fenced and not status.told_final:
@@ -186,6 +186,7 @@ def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> S
         taken_at=taken.status.taken_at or 0.0,
         consistency=taken.status.consistency,
         age_seconds=max(0.0, now - status.next.begun_at),
+        begun_at=status.next.begun_at,
         final=status.next.final,
     )
 

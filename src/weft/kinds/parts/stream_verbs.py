@@ -134,10 +134,11 @@ class SentDisk(msgspec.Struct, frozen=True, kw_only=True):
     ]  # as the source's pool calls it
     size: Annotated[int, msgspec.Meta(ge=1, le=1 << 50), unit("bytes")]
     whole: bool = False  # all that isn't sent is zero; else it is as in the parent
+    former: Annotated[str, msgspec.Meta(max_length=63)] = ""  # the disk's name in the parent, if that is another
 
 
 class ReceiveInput(msgspec.Struct, kw_only=True):
-    """A point of the replica. The client's input is its pieces (``protocol/points.py``), disk after disk in this order; its end is
+    """A point of the replica. The client's input is its pieces (``protocol/points.py``), disk after disk by their names; its end is
     the point's. The answer, once the point is kept, is a JSON document ``{number}``."""
 
     origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication that sends

@@ -44,7 +44,7 @@ def make_order(number: int, parent: int = 0, **changes: Any) -> ReceiveOrder:
         "pool": LOCAL,
         "parent": f"here-{parent}" if parent else "",
         "parent_source": f"there-{parent}" if parent else "",
-        "disks": {"root": SIZE, "data": SIZE},
+        "disks": {"root": SIZE, "store": SIZE},
     }
     return ReceiveOrder(**{**fields, **changes})
 
@@ -57,7 +57,7 @@ def make_point(number: int, parent: int = 0, **changes: Any) -> ReceiveInput:
         "parent": f"there-{parent}" if parent else "",
         "disks": {
             "root": SentDisk(key="root", size=SIZE, whole=not parent),
-            "data": SentDisk(key="v1", size=SIZE, whole=not parent),
+            "store": SentDisk(key="v1", size=SIZE, whole=not parent),
         },
         "taken_at": 1000.0 + number,
         "consistency": "crash",
@@ -130,7 +130,7 @@ async def test_points_come_one_on_the_other_and_are_reported(lab: Lab) -> None:
     assert await lab.send(make_point(1), piece(0, 0, "a") + piece(0, 1, "a") + piece(1, 0, "x")) == 1
     [report] = lab.receiver.report()
     assert (report.phase, report.source, report.snapshot, report.bytes) == ("done", "there-1", "here-1", 3 * BLOCK)
-    assert {name: disk.key for name, disk in report.disks.items()} == {"root": "root", "data": "v1"}
+    assert {name: disk.key for name, disk in report.disks.items()} == {"root": "root", "store": "v1"}
     assert report.taken_at == 1001.0 and report.age_seconds >= 2.0
     lab.receiver.put_orders([make_order(2, 1)])
     assert lab.receiver.report() == []
@@ -195,7 +195,7 @@ async def test_one_whole_disk_hides_what_it_stands_on(lab: Lab) -> None:
     lab.receiver.put_orders([make_order(1)])
     await lab.send(make_point(1), piece(0, 0, "a") + piece(1, 3, "x"))
     lab.receiver.put_orders([make_order(2, 1)])
-    disks = {"root": SentDisk(key="root", size=SIZE), "data": SentDisk(key="v1", size=SIZE, whole=True)}
+    disks = {"root": SentDisk(key="root", size=SIZE), "store": SentDisk(key="v1", size=SIZE, whole=True)}
     await lab.send(make_point(2, 1, disks=disks), piece(1, 1, "y"))
     assert await lab.show(2) == ("a", ".y")
 
@@ -213,7 +213,7 @@ async def test_one_whole_disk_hides_what_it_stands_on(lab: Lab) -> None:
             {
                 "disks": {
                     "root": SentDisk(key="v1", size=SIZE, whole=True),
-                    "data": SentDisk(key="v1", size=SIZE, whole=True),
+                    "store": SentDisk(key="v1", size=SIZE, whole=True),
                 }
             },
             "invalidInput",
@@ -343,8 +343,20 @@ async def test_points_of_the_other_side_s_volumes_continue_the_disks_by_their_na
     await lab.send(make_point(1), piece(1, 0, "x"))
     for number, key in ((2, "v1"), (3, "w9")):  # the sender knows the key here at first only
         lab.receiver.put_orders([make_order(number, number - 1)])
-        disks = {"root": SentDisk(key="root", size=SIZE), "data": SentDisk(key=key, size=SIZE)}
+        disks = {"root": SentDisk(key="root", size=SIZE), "store": SentDisk(key=key, size=SIZE)}
         await lab.send(make_point(number, number - 1, disks=disks, final=True), piece(1, number, "y"))
         [report] = lab.receiver.report()
-        assert (report.disks["data"].key, report.final) == ("v1", True)
+        assert (report.disks["store"].key, report.final) == ("v1", True)
     assert await lab.show(3) == ("", "x.yy")
+
+
+async def test_pieces_count_disks_by_their_names_whatever_order_they_came_in(lab: Lab) -> None:
+    lab.receiver.put_orders([make_order(1, disks={"root": SIZE, "data": 2 * SIZE})])
+    disks = {
+        "root": SentDisk(key="root", size=SIZE, whole=True),
+        "data": SentDisk(key="v1", size=2 * SIZE, whole=True),
+    }
+    await lab.send(make_point(1, disks=disks), piece(0, 17, "x") + piece(1, 0, "a"))
+    assert await lab.show(1) == ("a", "")  # of the second one only what the first has place for is shown
+    [report] = lab.receiver.report()
+    assert report.bytes == 2 * BLOCK

@@ -29,6 +29,7 @@ from weft.kinds.parts.stream_verbs import ReceiveInput
 from weft.objects.identity import short_id
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_data, encode_frame
+from weft.protocol.report import OpenedLink
 from weft.trust.tickets import sign_ticket, verify_ticket
 
 BLOCK, SIZE = 65536, 16 * 65536
@@ -93,7 +94,8 @@ class _Images:
 
 
 class _Server:
-    def read_link(self, node: str, cluster: str) -> None: ...
+    def read_link(self, node: str, cluster: str) -> OpenedLink:
+        return OpenedLink("", "", "")
 
 
 def _read_all(path: str) -> bytes:
@@ -182,6 +184,16 @@ async def test_only_what_changed_comes_back_though_volumes_are_called_otherwise_
         if uid == "q1":
             await write_volume(west.driver, "y", 3, "made")
     assert [await east.show(uid, "v-east") for uid in ("s1", "e-q1", "e-q22")] == ["abc", "axc", "axcy"]
+    await east.driver.layers.clone(
+        "home", short_id("e-q333"), "v-east"
+    )  # it was promoted, and goes there a second time
+    await write_volume(east.driver, "w", 6, "home")
+    await east.take("t4444", "v-east", "home", "data")
+    connect(monkeypatch, west)
+    west.receiver.put_orders([order("w5", 5, "q333", "q333")])
+    report = await east.send("t4444", "v-east", "data", "e-q333")
+    assert (report.bytes, report.is_whole) == (BLOCK, False)
+    assert await west.show("w5", "v-west") == "axcy..w"
     for node in (east, west):
         await node.sender.close()
 

@@ -161,6 +161,12 @@ def test_a_vm_that_is_handed_over_stops_before_its_last_point_is_taken() -> None
     assert "weft replica promote web" in plan.status.message
 
 
+def test_a_vm_is_not_stopped_while_its_last_point_could_not_be_sent() -> None:
+    for changes in ({"cluster": "Unreachable"}, {"status": steady(failures=1, reason="streamLost", retry_at=NOW + 9)}):
+        plan = plan_replication(make_facts(**{"status": steady(), "spec": HANDED, "point": take("a"), **changes}), NOW)
+        assert plan.fence is None and plan.status.phase != "HandingOver"
+
+
 def test_one_that_is_taken_back_may_start_once_the_replica_knows_that_more_will_come() -> None:
     last = msgspec.structs.replace(POINT, final=True)
     status = ReplicationStatus(workload_uid="w", point=last, told_final=True)

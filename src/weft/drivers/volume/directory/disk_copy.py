@@ -33,7 +33,7 @@ class DirectoryDiskCopies:
         below = [(base, base_format)] if base is not None else []
         while True:
             found = await self._locked(lambda: self._find(snapshot_id, disk, since))
-            layers, above, size, former = found
+            layers, above, size, former, former_name = found
             for path in layers:
                 await asyncio.to_thread(check_own, Path(path), f"disk file {path}")
             name = describe_chain([*below, *((path, "qcow2") for path in layers)], locking=False)
@@ -41,18 +41,18 @@ class DirectoryDiskCopies:
                 extents = await map_disk(name, above)
                 if await self._locked(lambda: self._find(snapshot_id, disk, since)) != found:
                     continue  # a layer was absorbed meanwhile, so the map counted others
-                yield ServedDisk(socket, size, extents, above < 0, former)
+                yield ServedDisk(socket, size, extents, above < 0, former, former_name)
                 return
 
-    def _find(self, snapshot_id: str, disk: str, since: str) -> tuple[list[str], int, int, str]:
-        """The files of the disk, bottom first, how many of them are above those of ``since``, or -1, the disk's size, and its name
-        in ``since``. A volume that was made from a snapshot has another name than there, and stands on its layers."""
-        kept, above, name = self._find_disk(snapshot_id, disk), -1, disk
+    def _find(self, snapshot_id: str, disk: str, since: str) -> tuple[list[str], int, int, str, str]:
+        """The files of the disk, bottom first, how many of them are above those of ``since``, or -1, the disk's size, and what
+        ``since`` calls it. A volume that was made from a snapshot has another name than there, and stands on its layers."""
+        kept, above, name, title = self._find_disk(snapshot_id, disk), -1, disk, ""
         earlier = self._records.find_kept(since) if since else None
         for other, former in earlier.disks.items() if earlier is not None else ():
             if former.layers and kept.layers[: len(former.layers)] == former.layers and (above < 0 or other == disk):
-                above, name = len(kept.layers) - len(former.layers), other
-        return [str(self._records.layer(layer)) for layer in kept.layers], above, kept.size_bytes, name
+                above, name, title = len(kept.layers) - len(former.layers), other, former.name
+        return [str(self._records.layer(layer)) for layer in kept.layers], above, kept.size_bytes, name, title
 
     def _find_disk(self, snapshot_id: str, disk: str) -> KeptDisk:
         kept = self._records.find_kept(snapshot_id)

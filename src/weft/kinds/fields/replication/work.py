@@ -31,6 +31,7 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     taken_at: float = 0.0  # unix seconds, by the source's clock
     consistency: str = ""
     age_seconds: float = 0.0  # of the snapshot, when the order was given
+    begun_at: float = 0.0  # unix seconds, by the server's clock: when the snapshot was ordered
     final: bool = False  # the VM was handed over: it has written nothing since, and writes nothing more
 
 
