@@ -129,12 +129,18 @@ class Cluster:
         return underlay.rpartition(".")[0] + ".1"
 
     def local(
-        self, verb: str, timeout: float = 300, store: str = "", ceph: str = ""
+        self, verb: str, timeout: float = 300, store: str = "", ceph: str = "", clusters: str = ""
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "weft.launch.local", verb],
             cwd=self.folder,
-            env={**os.environ, "STORE": store, "CEPH": ceph, "SERVER_OPTIONS": self.server_options},
+            env={
+                **os.environ,
+                "STORE": store,
+                "CEPH": ceph,
+                "CLUSTERS": clusters,
+                "SERVER_OPTIONS": self.server_options,
+            },
             capture_output=True,
             text=True,
             timeout=timeout,
