@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_image
 from tests.scenario.test_api_snapshots import act, tell
 
+from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.replication.work import ReceiveOrder
 from weft.kinds.replica import Point, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
@@ -126,3 +128,34 @@ def test_a_recovery_plan_names_replicas_that_are_here_and_is_run_by_who_may(lab:
     assert (after["run_generation"], after["run_mode"], after["force"]) == (2, "failover", True)
     with pytest.raises(InvalidInput):
         lab.client.create({**plan, "name": "other", "spec": {"groups": ["web"], "run_generation": 3}})
+
+
+def test_what_only_verbs_set_is_changed_by_no_manifest(lab: DoorsLab) -> None:
+    lab.client.create({"kind": "recoveryplan", "name": "shop", "spec": {"groups": ["web"]}})
+    steps = [{"project": "default", "workload": "vm/web", "uid": "u", "from": "n1", "to": "n2"}]
+    lab.client.create({"kind": "rebalanceplan", "name": "even", "spec": {"steps": steps}})
+    link = {"url": "https://10.0.0.1:6443", "ca": "", "projects": {"default": "lab"}}
+    lab.put(CLUSTER.make("west", msgspec.convert(link, ClusterSpec), 1.0))
+    lab.client.create({"kind": "vm", "name": "db", "spec": {"image": "tiny"}})
+    lab.client.create({"kind": "replication", "name": "db", "spec": {"of": "vm/db", "cluster": "west"}})
+    for kind, name, field, value, verb in (
+        ("replica", "web", "role", "primary", "promote"),
+        ("replica", "web", "promoted", 4, "promote"),
+        ("replica", "web", "generation", 2, "promote"),
+        ("recoveryplan", "shop", "run_generation", 1, "failover"),
+        ("recoveryplan", "shop", "force", True, "failover"),
+        ("replication", "db", "handover", True, "hand-over"),
+        ("rebalanceplan", "even", "start", True, "start"),
+        ("rebalanceplan", "even", "undo", True, "undo"),
+    ):
+        there = lab.client.get(kind, name)
+        manifest = {"kind": kind, "name": name, "spec": there["spec"]}
+        only = rf"spec\.{field}: only the server changes it"
+        with pytest.raises(InvalidInput, match=only) as refused:
+            lab.client.patch(kind, name, {"spec": {field: value}})
+        assert f"weft {kind} {verb}" in (refused.value.hint or "")
+        with pytest.raises(InvalidInput, match=only):
+            lab.client.put({**manifest, "spec": {**there["spec"], field: value}})
+        lab.client.put(manifest)  # as it is
+        assert lab.client.get(kind, name)["generation"] == there["generation"]
+    assert lab.client.patch("replica", "web", {"spec": {"keep": 5, "role": "standby"}})["spec"]["keep"] == 5

@@ -286,7 +286,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     # How far a running object can be resized, by field, from its status; for ``plan_change``.
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
-    made_fields: tuple[str, ...] = ()  # those of them that a new manifest can't set either, unless a verb made it
+    made_fields: tuple[str, ...] = ()  # those of them that no manifest sets or changes: only verbs and the server do
     derived: Derived | None = None
     seals: bool = False  # its spec has ``values`` that are stored sealed only
     # Raises InvalidInput, without any value, for new values that won't do: ``check`` sees none, as they are sealed by then.

@@ -238,6 +238,8 @@ async def plan_update(
         ceiling = await settle_priority(view, kind, current.project, old, spec)
     changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
     _refuse_impossible(kind, current, changes)
+    if actor is not None:
+        _refuse_made_changes(kind, old, spec)
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
     relied = []
@@ -496,6 +498,19 @@ def _refuse_made_fields(kind: Kind, given: dict[str, Any]) -> None:
                 f"spec.{name}: only the server sets it, and {_shown(given[name])!r} is given",
                 field=f"spec.{name}",
                 hint=f"leave spec.{name} out",
+            )
+
+
+def _refuse_made_changes(kind: Kind, old: Any, new: Any) -> None:
+    """Raise InvalidInput for a change of such a field, which takes the right to the verb; it may be given as it is."""
+    for name in kind.admission.made_fields:
+        if getattr(new, name) != getattr(old, name):
+            verbs = [name] if kind.verb(name) else [verb.name for verb in kind.verbs if verb.change is not None]
+            instead = " or ".join(f"weft {kind.name} {verb}" for verb in verbs)
+            raise InvalidInput(
+                f"spec.{name}: only the server changes it, and it is {_shown(getattr(old, name))} now",
+                field=f"spec.{name}",
+                hint=f"leave spec.{name} out" + (f", and use {instead}" if instead else ""),
             )
 
 
