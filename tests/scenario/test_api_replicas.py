@@ -159,3 +159,17 @@ def test_what_only_verbs_set_is_changed_by_no_manifest(lab: DoorsLab) -> None:
         lab.client.put(manifest)  # as it is
         assert lab.client.get(kind, name)["generation"] == there["generation"]
     assert lab.client.patch("replica", "web", {"spec": {"keep": 5, "role": "standby"}})["spec"]["keep"] == 5
+
+
+def test_who_may_not_promote_fails_nothing_over(lab: DoorsLab) -> None:
+    lab.client.create({"kind": "recoveryplan", "name": "shop", "spec": {"groups": ["web"]}})
+    rules = {"recoveryplan": ["get", "failover", "rehearse"], "vm": ["create"]}
+    lab.client.create({"kind": "role", "name": "watch", "spec": {"rules": rules}})
+    lab.client.create({"kind": "role", "name": "guard", "spec": {"rules": {**rules, "replica": ["promote"]}}})
+    watch, guard = (lab.with_token(use="access", role=role) for role in ("watch", "guard"))
+    with pytest.raises(Forbidden, match="promote the replicas of a recovery plan") as refused:
+        watch.verb("recoveryplan", "shop", "failover", {"force": True})
+    assert refused.value.details["permission"] == "replica:promote"
+    assert lab.client.get("recoveryplan", "shop")["spec"]["run_generation"] == 0
+    assert watch.verb("recoveryplan", "shop", "rehearse")["spec"]["run_generation"] == 1  # which promotes nothing
+    assert guard.verb("recoveryplan", "shop", "failover", {"force": True})["spec"]["run_mode"] == "failover"

@@ -164,9 +164,9 @@ def explain_encrypted(of: str, volume: str) -> str:
     return f"{of}: {its}, and encrypted volumes can't be backed up"
 
 
-def _find_rights(_: BackupSpec | None, new: BackupSpec) -> Iterable[tuple[str, str]]:
+def _find_rights(old: BackupSpec | None, new: BackupSpec) -> Iterable[tuple[str, str]]:
     """A repository has backups of other projects, too: who adopts one must be allowed to see what is there."""
-    return [("backuprepository:contents", "adopt a backup")] if new.adopts else []
+    return [("backuprepository:contents", "adopt a backup")] if new.adopts and old is None else []
 
 
 def policy_key(backup: Stored) -> str:

@@ -159,9 +159,7 @@ async def plan_create(
     spec, raw = await read(view, kind, manifest.project, given)
     if kind.admission.check_times is not None:
         kind.admission.check_times(spec, context.clock.now())
-    relied = []
-    if _takes_more(kind, spec):
-        relied = await _require_permissions(context, view, manifest, actor, None, spec)
+    relied = await require_permissions(context, view, kind, manifest.project, manifest.name, actor, None, spec)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(context, spec.cidr)
     await check_certificate(context, view, kind, manifest.project, manifest.name, None, spec)
@@ -242,10 +240,8 @@ async def plan_update(
         _refuse_made_changes(kind, old, spec)
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
-    relied = []
     await check_certificate(context, view, kind, current.project, current.name, old, spec)
-    if _takes_more(kind, spec):
-        relied = await _require_permissions(context, view, manifest, actor, old, spec)
+    relied = await require_permissions(context, view, kind, current.project, current.name, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
@@ -439,11 +435,19 @@ def _takes_more(kind: Kind, spec: Any) -> bool:
     return further or isinstance(spec, GRANTING_SPECS)
 
 
-async def _require_permissions(
-    context: ApiContext, view: View, manifest: Manifest, actor: Actor | None, old: Any, new: Any
+async def require_permissions(
+    context: ApiContext,
+    view: View,
+    kind: Kind,
+    project: str | None,
+    name: str,
+    actor: Actor | None,
+    old: Any,
+    new: Any,
 ) -> list[Precondition]:
-    """The preconditions under which the actor may do it. Raises Forbidden."""
-    kind = manifest.kind
+    """The preconditions under which the actor may make or change it so, by a manifest or a verb. Raises Forbidden."""
+    if not _takes_more(kind, new):
+        return []
     if actor is not None and kind.access.further_rights is not None:
         for permission, what in kind.access.further_rights(old, new):
             if not actor.permits(permission, None):
@@ -455,10 +459,10 @@ async def _require_permissions(
                 )
     if actor is not None and kind.access.further_rights_in_project is not None:
         for permission, what in kind.access.further_rights_in_project(old, new):
-            actor.require(permission, manifest.project, what)
+            actor.require(permission, project, what)
     if not isinstance(new, GRANTING_SPECS):
         return []
-    return await plan_gift(context, view, kind, manifest.name, actor, old, new)
+    return await plan_gift(context, view, kind, name, actor, old, new)
 
 
 def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:

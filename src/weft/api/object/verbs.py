@@ -86,7 +86,7 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     key = None if dry_run else call.idempotency_key
     try:
         draft = await settle(
-            context, lambda view: _plan(context, view, target, verb, given, expected), key=key, dry_run=dry_run
+            context, lambda view: _plan(context, call, view, target, verb, given, expected), key=key, dry_run=dry_run
         )
     except WeftError:
         # A verb that was carried out may be illegal in the state that it led to.
@@ -101,7 +101,9 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     return object_answer(draft.envelope)
 
 
-async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
+async def _plan(
+    context: ApiContext, call: Call, view: View, target: Target, verb: Verb, given: Any, expected: Match
+) -> Draft:
     kind = target.kind
     current = await view.get(kind, target.project, target.require_name())
     expected.check(kind, target.require_name(), current)
@@ -119,7 +121,9 @@ async def _plan(context: ApiContext, view: View, target: Target, verb: Verb, giv
     changes = plan_spec_change(old, new)
     if not changes:
         return Draft(kind, current, "unchanged")
+    rights = await admit.require_permissions(context, view, kind, target.project, current.name, call.actor, old, new)
     draft = await admit.plan_spec(context, view, kind, current, old, new, changes)
+    draft.preconditions += rights
     await admit.charge(context, view, draft, old, new)
     return draft
 
@@ -146,7 +150,7 @@ async def _make(
         whole["others"] = await _read_others(view, target, verb, whole, given)
         made = make(whole, given, mark)
         if made is None:
-            return await _plan(context, view, target, verb, given, expected)
+            return await _plan(context, call, view, target, verb, given, expected)
         manifest = read_manifest(made, project=target.project)
         if verb.change is not None:
             needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
@@ -244,7 +248,7 @@ async def _make_with_change(
     needed: list[Draft],
 ) -> Draft:
     """The new object, what is needed for it, and the change of ``target`` that belongs to it, in one commit."""
-    changed = await _plan(context, view, target, verb, given, expected)
+    changed = await _plan(context, call, view, target, verb, given, expected)
     draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
     if verb.owns:
         draft.envelope.owner = changed.envelope.ref
