@@ -27,6 +27,8 @@ from weft.objects.schema import read_strict
 # What the spec of a VM names that a run makes, too, or that is checked where it is used.
 _MADE = ("volume", "snapshot", "node", "priorityclass", "reservation")
 
+_ANSWERING = ("Linked", "Suspect", "Refused")  # phases of clusters that were heard of, whatever they may do
+
 
 def find_replica(view: View, plan: Item, name: str) -> Item | None:
     return view.get(object_key("replica", plan.envelope.project, name))
@@ -207,7 +209,8 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
 
 
 def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str]:
-    """The linked clusters that answer, and that replicas come from whose VMs weren't handed over."""
+    """Of the clusters that replicas come from whose VMs weren't handed over: those that aren't known to be silent, each with what
+    is known of it, like ``cluster/east answers``."""
     found = set()
     for candidate in members:
         if candidate.is_handed_over:
@@ -217,8 +220,10 @@ def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str
         if creator.startswith(CLUSTER_PREFIX):
             name = creator.removeprefix(CLUSTER_PREFIX)
             cluster = view.get(object_key("cluster", None, name))
-            if cluster is not None and cluster.status(ClusterStatus).phase == "Linked":
-                found.add(name)
+            if cluster is None:
+                found.add(f"cluster/{name} is not linked any more")
+            elif (phase := cluster.status(ClusterStatus).phase) != "Unreachable":
+                found.add(f"cluster/{name} {'answers' if phase in _ANSWERING else f'is {phase}'}")
     return sorted(found)
 
 

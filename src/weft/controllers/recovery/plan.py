@@ -104,8 +104,7 @@ def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
     if problem := _find_problem(facts):
         return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", problem)
     if not rehearses and facts.answering and not spec.force:
-        where = ", ".join(f"cluster/{name}" for name in facts.answering)
-        message = f"{where} answers, so the VMs may still run there, and two of each would write"
+        message = f"{', '.join(facts.answering)}, so the VMs may still run there, and two of each would write"
         return _end(replace(facts, status=status), run, now, REFUSED, "primaryAnswers", message)
     status = replace(status, phase="Rehearsing" if rehearses else "FailingOver", run=run, reason="", message="")
     return RecoveryStep(status, "begin")

@@ -184,12 +184,12 @@ def test_what_cannot_be_recovered_is_refused_with_nothing_made() -> None:
 
 
 def test_a_failover_is_refused_while_the_cluster_answers_unless_it_is_forced() -> None:
-    world = World(ask("failover", answering=["east"]))
+    world = World(ask("failover", answering=["cluster/east answers"]))
     assert world.step().act == ""
     failover = world.status.failover
     assert failover is not None and (failover.phase, failover.reason) == ("Refused", "primaryAnswers")
     assert "cluster/east answers" in failover.message and failover.rpo_seconds is None
-    facts = ask("failover", answering=["east"])
+    facts = ask("failover", answering=["cluster/east answers"])
     assert plan_recovery(replace(facts, spec=replace(facts.spec, force=True)), NOW).act == "begin"
 
 

@@ -1,0 +1,63 @@
+"""What the controllers of recovery plans read off other objects: who may still run the VMs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.controllers.recovery.facts import Candidate
+from weft.controllers.recovery.members import list_answering
+from weft.informer.view import Item, View, make_view
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.fields.recovery.run import RunMember
+from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+
+MEMBER = RunMember(replica="db", group=0, vm="db", snapshot="db-point-1", snapshot_uid="p1", point=1)
+
+
+def put(view: View, envelope: Any) -> Item:
+    item = Item(envelope)
+    view.put_item(envelope.key, item)
+    return item
+
+
+def put_plan(view: View, name: str, project: str = "default", **status: Any) -> Item:
+    spec, told = RecoveryPlanSpec(groups=["db"], run_generation=1), RecoveryPlanStatus(**status)
+    return put(view, RECOVERY_PLAN.make(name, spec, 1.0, uid=f"{project}-{name}", project=project, status=told))
+
+
+def put_replica(view: View, role: Any = "standby") -> None:
+    workload = {"image": "tiny", "memory": 64 << 20, "networks": []}
+    disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
+    taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec=workload, disks=disks, node="n1", listed=True)
+    point = SnapshotSpec(of="vm/db", automatic="replication", replica="db")
+    put(view, SNAPSHOT.make("db-point-1", point, 1.0, uid="p1", project="default", status=taken))
+    spec = ReplicaSpec(of="vm/db", origin="o", workload=workload, disks={"root": 1 << 30}, role=role)
+    told = ReplicaStatus(points=[Point(number=1, snapshot="db-point-1", snapshot_uid="p1", source="s")])
+    put(view, REPLICA.make("db", spec, 1.0, uid="r", project="default", status=told, creator="cluster:east"))
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ("Linked", ["cluster/east answers"]),
+        ("Suspect", ["cluster/east answers"]),
+        ("Refused", ["cluster/east answers"]),
+        ("Failed", ["cluster/east is Failed"]),
+        ("Pending", ["cluster/east is Pending"]),
+        ("Unreachable", []),
+        (None, ["cluster/east is not linked any more"]),
+    ],
+)
+def test_only_a_cluster_that_is_known_to_be_silent_runs_nothing(phase: Any, said: list[str]) -> None:
+    view = make_view()
+    plan = put_plan(view, "shop")
+    put_replica(view)
+    if phase is not None:
+        spec = ClusterSpec(url="https://10.0.0.1:6443", ca="")
+        put(view, CLUSTER.make("east", spec, 1.0, uid="e", status=ClusterStatus(phase=phase)))
+    assert list_answering(view, plan, [Candidate(MEMBER)]) == said
+    assert list_answering(view, plan, [Candidate(MEMBER, is_handed_over=True)]) == []
