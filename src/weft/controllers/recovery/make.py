@@ -29,6 +29,7 @@ from weft.kinds.parts.snapshot.restored import (
 )
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.kinds.record import Kind
+from weft.kinds.replica import PRIMARY, ReplicaSpec
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -126,7 +127,7 @@ def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: Run
     project, creator = plan.envelope.project, plan.envelope.creator
     replica = find_replica(view, plan, member.replica)
     assert replica is not None, member.replica
-    there = find_promoted(view, replica)
+    there = find_promoted(view, replica) if replica.spec(ReplicaSpec).role == PRIMARY else None
     if there is not None:
         envelope = edit(there)
         envelope.labels = {**envelope.labels, **_labels(run, member)}

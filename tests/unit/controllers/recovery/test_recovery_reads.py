@@ -1,19 +1,24 @@
-"""What the controllers of recovery plans read off other objects: who may still run the VMs."""
+"""What the controllers of recovery plans read off other objects: who may still run the VMs, and what was promoted."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from weft.controllers.recovery.facts import Candidate
+from weft.controllers.recovery.make import make_member
 from weft.controllers.recovery.members import list_answering
+from weft.informer.commit import Draft
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.recovery.run import RunMember
+from weft.kinds.fields.recovery.run import RecoveryRun, RunMember
+from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
 from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VM, VmSpec
 
 MEMBER = RunMember(replica="db", group=0, vm="db", snapshot="db-point-1", snapshot_uid="p1", point=1)
 
@@ -61,3 +66,18 @@ def test_only_a_cluster_that_is_known_to_be_silent_runs_nothing(phase: Any, said
         put(view, CLUSTER.make("east", spec, 1.0, uid="e", status=ClusterStatus(phase=phase)))
     assert list_answering(view, plan, [Candidate(MEMBER)]) == said
     assert list_answering(view, plan, [Candidate(MEMBER, is_handed_over=True)]) == []
+
+
+@pytest.mark.parametrize(("role", "made"), [("standby", ["db"]), ("primary", [])])
+def test_a_vm_that_somebody_made_from_a_point_is_no_promotion(role: str, made: list[str]) -> None:
+    view = make_view()
+    plan = put_plan(view, "shop")
+    put_replica(view, role)
+    copy = VmSpec(image="tiny", memory=64 << 20, networks=[], origin=VmOrigin(snapshot="db-point-1"))
+    put(view, VM.make("copy", copy, 1.0, uid="c", project="default"))
+    draft = Draft()
+    run = RecoveryRun(mode="failover", generation=1, name="run", began_at=1.0, members=[MEMBER])
+    make_member(draft, view, plan, run, 0, 2.0)
+    written = [msgspec.json.decode(write.value) for write in draft.writes if hasattr(write, "value")]
+    assert [one["name"] for one in written if one["kind"] == "vm" and one["name"] != "copy"] == made
+    assert any(one["name"] == "copy" for one in written) is (role == "primary")
