@@ -48,13 +48,14 @@ class RecoveryPlans:
         return (owner,) if owner is not None else ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        plan, begins = Plan(), ""
+        plan = Plan()
+        begins: Item | None = None
         for item in [item for key in keys if (item := view.get(key)) is not None]:
             commit, status = plan_one(view, item, begins, now)
             if commit is not None:
                 plan.commits.append(commit)
                 if is_rehearsing(status):
-                    begins = f"{item.envelope.project}/{item.envelope.name}"
+                    begins = item
             if item.deleting or is_under_way(status, item.spec(RecoveryPlanSpec).run_generation):
                 plan.later[item.key] = TICK_SECONDS
             elif status.phase == "Pending":
@@ -73,7 +74,7 @@ def _has_points(replica: Item) -> bool:
     return bool(replica.status(ReplicaStatus).points)
 
 
-def read_facts(view: View, item: Item, begins: str, now: float) -> RecoveryFacts:
+def read_facts(view: View, item: Item, begins: Item | None, now: float) -> RecoveryFacts:
     """``begins``: the plan whose rehearsal begins in the same moment."""
     spec, status = item.spec(RecoveryPlanSpec), item.status(RecoveryPlanStatus)
     asked = spec.run_mode if spec.run_generation > status.ended_generation else None
@@ -92,7 +93,7 @@ def read_facts(view: View, item: Item, begins: str, now: float) -> RecoveryFacts
         leftovers=bool(made if item.deleting else made.select(run)),
         stale=bool(made.select(run, stale=True)),
         answering=list_answering(view, item, candidates) if asked == FAILOVER else (),
-        busy=begins or _find_busy(view, item),
+        busy=_find_busy(view, item, begins),
         isolated=is_isolated(view, item, run) if run is not None and run.mode == REHEARSE else True,
         fresh_name=fresh,
     )
@@ -120,14 +121,19 @@ def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, Readiness
     return found
 
 
-def _find_busy(view: View, item: Item) -> str:
-    for other in view.of_kind("recoveryplan").values():
-        if other.uid != item.uid and is_rehearsing(other.status(RecoveryPlanStatus)):
-            return f"{other.envelope.project}/{other.envelope.name}"
-    return ""
+def _find_busy(view: View, item: Item, begins: Item | None) -> str:
+    """What the rehearsal of this plan waits for. Who may read one project learns no names of another."""
+    plans = view.of_kind("recoveryplan").values()
+    others = (one for one in plans if one.uid != item.uid and is_rehearsing(one.status(RecoveryPlanStatus)))
+    other = begins if begins is not None else next(others, None)
+    if other is None:
+        return ""
+    if other.envelope.project != item.envelope.project:
+        return "another rehearsal"
+    return f"the rehearsal of recoveryplan/{other.envelope.name}"
 
 
-def plan_one(view: View, item: Item, begins: str, now: float) -> tuple[Commit | None, RecoveryPlanStatus]:
+def plan_one(view: View, item: Item, begins: Item | None, now: float) -> tuple[Commit | None, RecoveryPlanStatus]:
     """What to write for one plan, and its status after that."""
     facts = read_facts(view, item, begins, now)
     step = plan_recovery(facts, now)

@@ -92,7 +92,7 @@ def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
         status = replace(status, asked_generation=spec.run_generation, asked_at=now)
     rehearses = spec.run_mode == REHEARSE
     if rehearses and facts.busy:  # one is rehearsed at a time, so that its measure is its own
-        message = f"waits until recoveryplan/{facts.busy} was rehearsed"
+        message = f"waits until {facts.busy} is over"
         return RecoveryStep(replace(status, phase="Pending", reason="isBusy", message=message))
     run = RecoveryRun(
         mode=spec.run_mode,

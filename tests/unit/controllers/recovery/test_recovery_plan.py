@@ -209,10 +209,10 @@ def test_a_failover_ends_a_rehearsal_and_its_time_counts_from_when_it_was_asked_
 
 
 def test_one_plan_is_rehearsed_at_a_time_and_a_failover_waits_for_none() -> None:
-    step = plan_recovery(ask(busy="default/other"), NOW)
-    assert (step.act, step.status.reason) == ("", "isBusy") and "default/other" in step.status.message
+    step = plan_recovery(ask(busy="another rehearsal"), NOW)
+    assert (step.act, step.status.reason) == ("", "isBusy") and "until another rehearsal is over" in step.status.message
     assert step.status.ended_generation == 0
-    assert plan_recovery(ask("failover", busy="default/other"), NOW).act == "begin"
+    assert plan_recovery(ask("failover", busy="another rehearsal"), NOW).act == "begin"
 
 
 def test_a_deleted_plan_goes_once_nothing_is_left() -> None:

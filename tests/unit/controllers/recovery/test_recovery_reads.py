@@ -1,4 +1,4 @@
-"""What the controllers of recovery plans read off other objects: who may still run the VMs, and what was promoted."""
+"""What the controllers of recovery plans read off other objects: who may still run the VMs, what was promoted, and who is busy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.controllers.recovery.controller import read_facts
 from weft.controllers.recovery.facts import Candidate
 from weft.controllers.recovery.make import make_member
 from weft.controllers.recovery.members import list_answering
@@ -81,3 +82,17 @@ def test_a_vm_that_somebody_made_from_a_point_is_no_promotion(role: str, made: l
     written = [msgspec.json.decode(write.value) for write in draft.writes if hasattr(write, "value")]
     assert [one["name"] for one in written if one["kind"] == "vm" and one["name"] != "copy"] == made
     assert any(one["name"] == "copy" for one in written) is (role == "primary")
+
+
+@pytest.mark.parametrize(
+    ("project", "said"), [("default", "the rehearsal of recoveryplan/other"), ("lab", "another rehearsal")]
+)
+def test_a_plan_that_waits_names_none_of_another_project(project: str, said: str) -> None:
+    view = make_view()
+    plan = put_plan(view, "shop")
+    other = put_plan(view, "other", project)
+    assert read_facts(view, plan, None, 1.0).busy == ""
+    assert read_facts(view, plan, other, 1.0).busy == said
+    rehearsed = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=[])
+    put_plan(view, "other", project, run=rehearsed)
+    assert read_facts(view, plan, None, 1.0).busy == said
