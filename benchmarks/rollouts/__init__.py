@@ -57,8 +57,11 @@ class Shop:
         """When it was asked for, and the phase in which it ended."""
         began = time.time()
         words = ("deployment", "update", "web", "--timeout", "10m", "--user-data", self.write(version, status))
-        self.cluster.run(*words, timeout=700)
+        done = self.cluster.run(*words, timeout=700)
         found = self.cluster.object("deployment", "web")["status"]
+        print(f"  {version}: {found['phase']}: {found['verdict']}; exit code {done.returncode}", flush=True)
+        if done.returncode not in (0, 1):
+            raise SystemExit(done.stderr.decode())
         return began, f"{found['phase']}: {found['verdict']}"
 
 
@@ -79,7 +82,7 @@ def describe_update(load: Load, began: float, took: float, end: str) -> list[Fig
 def describe_return(load: Load, began: float, took: float, end: str, version: str) -> list[Figure]:
     asked, failed = load.since(began), load.failures(began)
     bad = [one for one in asked if one.said == version]
-    back = bad[-1].began - bad[0].began
+    back = bad[-1].began - bad[0].began if bad else 0.0
     share = len(failed) / len(asked)
     return [
         Figure(
