@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.parts.convert_verb import refuse_converting
+from weft.kinds.parts.convert_verb import refuse_converting, refuse_fenced
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
@@ -206,6 +206,7 @@ def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
     """The spec of a VM that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"vm/{obj['name']}", f"snapshot/{given.snapshot}"
     _require_disks("restore", obj)
+    refuse_fenced(obj)
     if migration := dig(obj, "status.migration", ""):
         raise IllegalTransition(
             f"{what} is migrating: migration/{migration}",
