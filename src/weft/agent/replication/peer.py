@@ -28,6 +28,7 @@ from weft.protocol.report import OpenedLink
 ASK_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte taken by the other side
 END_SECONDS = 300.0  # until the last byte is on its disk
+SHOWN_TRIES, SHOWN_AGAIN_SECONDS = 100, 0.3  # until a last point stands in the replica's status
 _RECEIVE_BYTES = 64 << 10
 # Of the replica's spec, what this side may change of one that is there.
 OWN_FIELDS = ("workload", "disks", "rpo", "keep")
@@ -85,6 +86,17 @@ class Peer:
                 sent(total)
             stream.send(encode_frame(FrameType.END_IN))
             return stream.await_end()
+
+    def await_point(self, name: str, source: str) -> None:
+        """Return once the replica shows the point that is a copy of the snapshot ``source``, so that a promotion begins from it.
+        Raises Unavailable (``replicaNotReady``)."""
+        for _ in range(SHOWN_TRIES):
+            points = self._client.get("replica", name)["status"].get("points") or []
+            if any(one.get("source") == source for one in points):
+                return
+            if self.stopped.wait(SHOWN_AGAIN_SECONDS):
+                break
+        raise Unavailable(f"replica {name} has the last point, but doesn't show it yet", reason="replicaNotReady")
 
     def _dial(self, ticket: Mapping[str, Any]) -> ssl.SSLSocket:
         host, _, port = str(ticket["address"]).rpartition(":")
