@@ -383,6 +383,26 @@ def test_the_events_of_a_nodes_outbox_are_kept_once_at_the_time_when_they_happen
             node.report(events=[{**events[0], **wrong}], outbox="box")
 
 
+def test_an_outbox_tells_of_workloads_that_the_rest_of_the_report_does_not_name(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    web, named = start_vm(lab, node)
+    db, _ = start_vm(lab, node, "db")
+    events = [
+        {
+            "type": "Warning",
+            "reason": "GuestEnded",
+            "message": "m",
+            "object": {"kind": "vm", "name": vm["name"], "uid": vm["uid"], "project": "default"},
+            "n": number,
+        }
+        for number, vm in enumerate((web, db), 1)
+    ]
+    answer = node.report(allocations={named: {"state": "running", "incarnation": 1}}, events=events, outbox="box")
+    assert (answer["through"], answer["refused"]) == (2, {})
+    told = {one["object"]["name"] for one in lab.client.events(about="vm") if one["reason"] == "GuestEnded"}
+    assert told == {"web", "db"}
+
+
 def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: DoorsLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})

@@ -7,7 +7,7 @@ A report on an older incarnation, or on another node's allocation, is refused by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -36,7 +36,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
-from weft.objects.identity import object_key
+from weft.objects.identity import Ref, object_key
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
 from weft.protocol.report import MOST_EVENTS, NodeEvent, ReportAnswer, ReportBody, ReportFields
 from weft.serving.answer import Answer
@@ -73,8 +73,10 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.version = context.reports.get(uid)
     owned = await _write_allocations(context, uid, given, answer)
     if given.events:
-        events = _find_own_events(context, node, owned or await _own(context, uid), given.events)
-        answer.through = await _keep_events(context, uid, given, events)
+        own = _name_own(node, owned)
+        if any(event.object.uid not in own for event in given.events[:MOST_EVENTS]):
+            own = _name_own(node, await _own(context, uid))
+        answer.through = await _keep_events(context, uid, given, _find_own_events(context, node, own, given.events))
     newer = context.ranges.newer_than(given.ranges_version)
     if newer is not None:
         answer.ranges_version, answer.ranges, answer.node_ranges, answer.server = newer
@@ -305,15 +307,20 @@ async def _keep_events(
     return max(through, kept) if kept >= newest else kept
 
 
-def _find_own_events(
-    context: ApiContext, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]
-) -> list[tuple[int, Event]]:
-    """The events about the node itself and about its own workloads, under the names that these have here, with their numbers: a
-    hostile node would otherwise write events about any workload."""
+def _name_own(node: Envelope, owned: Sequence[Envelope]) -> dict[str, Ref]:
+    """The node itself, its allocations ``owned``, and their workloads, by uid."""
     own = {node.uid: node.ref}
     for envelope in owned:
         workload = decode_part(envelope.spec, AllocationSpec).workload
         own |= {envelope.uid: envelope.ref, workload.uid: workload}
+    return own
+
+
+def _find_own_events(
+    context: ApiContext, node: Envelope, own: Mapping[str, Ref], events: Sequence[NodeEvent]
+) -> list[tuple[int, Event]]:
+    """The events about the node itself and about its own workloads, under the names that these have here, with their numbers: a
+    hostile node would otherwise write events about any workload."""
     now, source = context.clock.now(), f"node/{node.name}"
     return [
         (
