@@ -2,13 +2,15 @@
 
 The server says up to which number it has them, and those go. One that comes twice has the same number, and counts once. Times are
 ages when they are sent: by the clock that never jumps while the machine is up, across a boot by the wall clock. Of too many the
-oldest go, and are counted; the server hears how many. Where the file can't be written, events wait in memory.
+oldest go, and are counted; the server hears how many. Where the file can't be written, events wait in memory; a damaged file is
+put aside.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sqlite3
 from collections import deque
@@ -31,6 +33,7 @@ MOST_UNSAVED = 500  # in memory, while the file can't be written
 LONGEST_MESSAGE = 2000
 _DROPPED_AT_ONCE = 50  # events go in pieces, not one by one
 _START_BITS = 32  # a number's upper part counts starts of the agent: those that couldn't be saved had numbers too
+_MOST_STARTS = 1 << 30  # a number is at most 2**62
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event(
     n INTEGER PRIMARY KEY, at REAL NOT NULL, elapsed REAL NOT NULL, boot TEXT NOT NULL, body BLOB NOT NULL);
@@ -74,23 +77,17 @@ class Outbox:
         self._most_events, self._most_bytes = most_events, most_bytes
         self._unsaved: deque[_Waiting] = deque()
         self._dirty = False
-        self._connection = self._connect()
-        self.id = str(self._read_meta("id", ""))
-        self._dropped, self._dropped_through = (
-            int(self._read_meta("dropped", 0)),
-            int(self._read_meta("dropped_through", 0)),
-        )
-        self._saved, self._bytes = self._execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM event")[0]
-        newest = self._execute("SELECT coalesce(max(n), 0) FROM event")[0][0]
-        started = max(int(self._read_meta("starts", 0)), newest >> _START_BITS) + 1
-        self._number = started << _START_BITS
-        self.contact_at: float | None = self._read_meta("contact_at", None)  # unix seconds; of an earlier agent
+        self.id, self._number = "", 0
+        self._saved, self._bytes = 0, 0
+        self._dropped, self._dropped_through = 0, 0
+        self.contact_at: float | None = None  # unix seconds; of an earlier agent
+        self._connect()
         self._contact_saved_at = self._clock.elapsed() - CONTACT_SECONDS
         try:
             if not self.id:
                 self.id = new_uid()
                 self._write_meta("id", self.id)
-            self._write_meta("starts", started)
+            self._write_meta("starts", self._number >> _START_BITS)
         except sqlite3.Error as problem:
             log.warning("the outbox can't be written: %s", problem)
             self.id = new_uid()  # the file's next numbers may be these again
@@ -128,7 +125,14 @@ class Outbox:
         with contextlib.suppress(sqlite3.Error):
             rows = self._execute("SELECT n, at, elapsed, boot, body FROM event ORDER BY n LIMIT ?", most)
         waiting = sorted([*(_Waiting(*row) for row in rows), *self._unsaved], key=lambda one: one.n)
-        events = [self._read_event(one) for one in waiting[:most]]
+        events, damaged = list[NodeEvent](), list[int]()
+        for one in waiting[:most]:
+            try:
+                events.append(self._read_event(one))
+            except (msgspec.MsgspecError, ValueError, TypeError):
+                damaged.append(one.n)
+        if damaged:
+            self._drop_damaged(damaged)
         if self._dropped_through and self._node is not None:
             events = [self._report_dropped(self._node), *events[: most - 1]]
         return events
@@ -176,6 +180,8 @@ class Outbox:
     def _read_event(self, one: _Waiting) -> NodeEvent:
         since_boot, by_wall = self._clock.elapsed() - one.elapsed, self._wall.now() - one.at
         age = since_boot if one.boot == self._boot_id else by_wall
+        if not math.isfinite(age):
+            raise ValueError("its time is damaged")
         return msgspec.structs.replace(
             msgspec.json.decode(one.body, type=NodeEvent), n=one.n, age_seconds=round(max(0.0, age), 3)
         )
@@ -198,6 +204,18 @@ class Outbox:
             count = self._delete(newest)
             self._note_dropped(count, newest)
 
+    def _drop_damaged(self, numbers: list[int]) -> None:
+        """Remove events that can't be read: the server would never acknowledge them."""
+        with contextlib.suppress(sqlite3.Error):
+            for number in numbers:
+                self._execute("DELETE FROM event WHERE n = ?", number)
+            self._saved, self._bytes = self._measure()
+            self._dropped, self._dirty = self._dropped + len(numbers), True
+            log.warning(
+                "the outbox %s is damaged: events that can't be read were dropped: %d", self._path, len(numbers)
+            )
+            self._write_meta("dropped", self._dropped)
+
     def _note_dropped(self, count: int, through: int) -> None:
         self._dropped, self._dropped_through = self._dropped + count, max(self._dropped_through, through)
         with contextlib.suppress(sqlite3.Error):
@@ -212,36 +230,58 @@ class Outbox:
         self._saved, self._bytes, self._dirty = self._saved - count, self._bytes - size, True
         return int(count)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> None:
         try:
-            return self._open()
-        except sqlite3.DatabaseError as problem:
+            self._open()
+        except (sqlite3.DatabaseError, ValueError, TypeError) as problem:
             if self._path is None:
                 raise
             if isinstance(problem, sqlite3.OperationalError):
                 log.warning("the outbox can't be opened, events wait in memory: %s", problem)
                 self._path = None
-                return self._open()
-            log.warning("the outbox %s is damaged (%s); a new one replaces it", self._path, problem)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
-            return self._open()
+            else:
+                log.warning("the outbox %s is damaged (%s); a new one replaces it", self._path, problem)
+                for suffix in ("-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+                self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
+            self._open()
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
+    def _open(self) -> None:
+        """Open the file and read its bounds. Raises sqlite3.DatabaseError, ValueError or TypeError if it is damaged."""
+        connection = self._connection = sqlite3.connect(
             self._path or ":memory:", timeout=1.0, isolation_level=None, check_same_thread=False
         )
         try:
+            connection.text_factory = lambda text: text.decode(errors="replace")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA cache_size=-256")
             connection.execute(f"PRAGMA journal_size_limit={1 << 20}")
             connection.executescript(_SCHEMA)
+            self._load()
         except BaseException:
             connection.close()
             raise
-        return connection
+
+    def _load(self) -> None:
+        self.id = str(self._read_meta("id", ""))
+        self._dropped, self._dropped_through = (
+            int(self._read_meta("dropped", 0)),
+            int(self._read_meta("dropped_through", 0)),
+        )
+        self._saved, self._bytes = self._measure()
+        newest = self._execute("SELECT coalesce(max(n), 0) FROM event")[0][0]
+        started = max(int(self._read_meta("starts", 0)), newest >> _START_BITS) + 1
+        if started >= _MOST_STARTS:
+            raise ValueError("its numbers are too great")
+        self._number = started << _START_BITS
+        contact_at = self._read_meta("contact_at", None)
+        self.contact_at = float(contact_at) if contact_at is not None else None
+
+    def _measure(self) -> tuple[int, int]:
+        """How many events the file has, and the bytes of their bodies."""
+        count, size = self._execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM event")[0]
+        return int(count), int(size)
 
     def _execute(self, statement: str, *values: Any) -> list[Any]:
         return self._connection.execute(statement, values).fetchall()

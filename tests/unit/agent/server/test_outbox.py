@@ -157,6 +157,44 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path) -> None:
     assert messages(outbox) == ["a"] and (tmp_path / f"{FILE}.damaged").exists()
 
 
+def test_a_file_with_a_damaged_page_is_put_aside_and_a_new_outbox_begins(tmp_path: Path) -> None:
+    before = open_outbox(tmp_path, SetClock())
+    put(before, *("x" * 1000 for _ in range(50)))
+    before.close()
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(5 * 4096)  # behind the schema and the roots
+        file.write(b"\xff" * ((tmp_path / FILE).stat().st_size - 5 * 4096))
+    outbox = open_outbox(tmp_path, SetClock())
+    put(outbox, "a")
+    assert messages(outbox) == ["a"] and outbox.id != before.id and (tmp_path / f"{FILE}.damaged").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("starts", "none"), ("starts", 1 << 40), ("dropped", b"\xff")])
+def test_a_file_whose_own_numbers_are_damaged_is_put_aside(tmp_path: Path, name: str, value: object) -> None:
+    before = open_outbox(tmp_path, SetClock())
+    before._write_meta(name, value)
+    before.close()
+    outbox = open_outbox(tmp_path, SetClock())
+    put(outbox, "a")
+    assert messages(outbox) == ["a"] and (tmp_path / f"{FILE}.damaged").exists()
+
+
+@pytest.mark.parametrize(
+    "damage", ["body = x'ff7b'", "body = '{}'", "at = 9e999", "at = x'00'", "boot = cast(x'ff' as text)"]
+)
+def test_events_that_cannot_be_read_are_dropped_and_counted(tmp_path: Path, damage: str) -> None:
+    outbox = open_outbox(tmp_path, SetClock())
+    put(outbox, "a", "b", "c")
+    damaged = outbox.read(10)[1].n
+    outbox._execute(f"UPDATE event SET {damage} WHERE n = ?", damaged)
+    rebooted = open_outbox(tmp_path, SetClock(), "b2")
+    is_readable = damage.startswith("boot")
+    assert messages(rebooted, 3) == (["a", "b", "c"] if is_readable else ["a", "c"])
+    assert (rebooted.state.events, rebooted.state.dropped) == ((3, 0) if is_readable else (2, 1))
+    rebooted.acknowledge(rebooted.read(3)[-1].n)
+    assert (rebooted.state.events, rebooted.state.bytes) == (0, 0)
+
+
 def test_what_cannot_be_text_is_kept_as_far_as_it_can(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, SetClock())
     put(outbox, "a\udcff" + "x" * 5000)
