@@ -27,6 +27,7 @@ from weft.protocol.report import MOST_EVENTS, EventType, ReportAnswer, ReportBod
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
 HEARTBEAT_SECONDS = 8.0
+SYNC_SECONDS = 1.0  # an event is safe from a power cut after so long
 MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
@@ -79,6 +80,7 @@ class Reporter:
         self.contact = Contact(clock)
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
+        self._unsynced, self._syncing = asyncio.Event(), asyncio.Lock()
         self._awaited = list[asyncio.Future[None]]()  # who waits for the next report to arrive
 
     def put(self, name: str, report: AllocationReport) -> None:
@@ -104,6 +106,7 @@ class Reporter:
         level = logging.WARNING if type_ == "Warning" else logging.INFO
         log.log(level, "%s/%s/%s: %s: %s", object.kind, object.project or "-", object.name, reason, message)
         self.outbox.put(type_, reason, message, object)
+        self._unsynced.set()
         self._woken.set()
 
     def put_removed_volume(self, uid: str) -> None:
@@ -129,13 +132,32 @@ class Reporter:
 
     async def run(self, source: ReportSource) -> None:
         """Report for ever."""
+        syncing = asyncio.ensure_future(self._keep_synced())
+        try:
+            await self._report(source)
+        finally:
+            syncing.cancel()
+
+    async def _keep_synced(self) -> None:
+        """Make events safe from a power cut soon, also while no server answers and the tries are rare."""
+        while True:
+            await self._unsynced.wait()
+            await self._clock.sleep(SYNC_SECONDS)  # the events of a moment together
+            self._unsynced.clear()
+            await self._sync()
+
+    async def _sync(self) -> None:
+        async with self._syncing:  # nobody goes on, to a report, before a sync that has begun is done
+            if self.outbox.is_due:
+                await asyncio.to_thread(self.outbox.sync)
+
+    async def _report(self, source: ReportSource) -> None:
         tries = 0
         while True:
             await wait_for_event(self._clock, self._woken, source.longest_silence_seconds)
             self._woken.clear()
             await source.save_before_report()
-            if self.outbox.is_due:
-                await asyncio.to_thread(self.outbox.sync)
+            await self._sync()
             sent_at = self.contact.note_sending()
             awaited, self._awaited = self._awaited, []
             token, body = self.contact.token, self._make_body(source)

@@ -7,12 +7,14 @@ import heapq
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weft.agent.server.line import Line
-from weft.agent.server.reporter import Question, Reporter
+from weft.agent.server.outbox import Outbox
+from weft.agent.server.reporter import SYNC_SECONDS, Question, Reporter
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import Unavailable
@@ -232,3 +234,21 @@ async def test_a_node_whose_older_report_came_late_says_its_newest_again(bench: 
     await bench.clock.pass_by(HEARTBEAT_SECONDS + 1)
     again = bench.server.told[-1][1]
     assert again.node == bench.node and again.version != first.version
+
+
+async def test_an_event_is_safe_from_a_power_cut_soon_though_the_next_try_is_far_away(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.server.down = True
+    bench.server.line.choose_pause = lambda tries, first=0.5: 18.0  # type: ignore[method-assign]
+    outbox = bench.reporter.outbox = Outbox(tmp_path, bench.clock)
+    bench.reporter.wake()
+    await bench.clock.pass_by(1.0)
+    for _ in range(2):
+        bench.reporter.put_event(WEB, "Normal", "GuestRestarted", "")
+        assert outbox.is_due
+        await bench.clock.pass_by(SYNC_SECONDS)
+        for _ in range(500):
+            if outbox.is_due:
+                await asyncio.sleep(0.01)  # the thread's turn
+        assert not outbox.is_due and len(outbox) and not bench.server.told
