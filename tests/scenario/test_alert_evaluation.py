@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from tests.scenario.alert_lab import OwnEvaluator, rule, sample
 
+from weft.kinds.fields.alert.defaults import list_default_rules
+
 pytestmark = pytest.mark.skipif(
     shutil.which("vmalert") is None or shutil.which("victoria-metrics") is None, reason="needs victoria-metrics"
 )
@@ -80,3 +82,13 @@ def test_a_database_that_ended_is_an_error_of_rules_until_it_is_back_and_no_end_
     lab.supervisor.restart()  # as the server's supervisor does, for the database's new address
     lab.own.send([sample("weft_x", 3.0, project="a", vm="1")])
     lab.until(lambda seen: "u-own" in seen and seen["u-own"].found and not seen["u-own"].error)
+
+
+def test_a_silent_node_is_none_to_be_notified_of_while_it_is_autonomous(lab: OwnEvaluator) -> None:
+    silent = list_default_rules()["node-silent"]["expr"]
+    ups = [sample("weft_node_up", 0.0, node=name) for name in ("edge", "ended", "usual")]
+    ends = [sample("weft_node_autonomous", value, node=name) for name, value in (("edge", 1.0), ("ended", 0.0))]
+    lab.own.send([*ups, *ends])
+    lab.evaluate(rule("silent", silent, project="f", fabric=True))
+    found = lab.until(lambda seen: "u-silent" in seen and len(seen["u-silent"].found) >= 2)["u-silent"].found
+    assert {one.labels["node"] for one in found} == {"ended", "usual"}

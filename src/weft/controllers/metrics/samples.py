@@ -12,7 +12,7 @@ from weft.controllers.metrics.services import list_requests
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cluster import CLUSTER, ClusterStatus
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.kinds.pool import POOL, PoolStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.protocol.heartbeat import (
@@ -48,8 +48,11 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
         sent[uid] = measured
         yield from _list_of_node(view, node, read_digest(lease.digest), measured)
     for node in view.of_kind("node").values():
-        if node.uid in ready or node.status(NodeStatus).phase != "Joining":  # one that never came isn't silent
-            yield Sample("weft_node_up", (("node", node.envelope.name),), at, float(node.uid in ready))
+        labels, phase = (("node", node.envelope.name),), node.status(NodeStatus).phase
+        if node.uid in ready or phase != "Joining":  # one that never came isn't silent
+            yield Sample("weft_node_up", labels, at, float(node.uid in ready))
+            if node.spec(NodeSpec).autonomy_seconds:
+                yield Sample("weft_node_autonomous", labels, at, float(phase == "Autonomous"))
     for pool in view.of_kind(POOL.name).values():
         yield from _list_of_pool(pool, at)
     for cluster in view.of_kind(CLUSTER.name).values():

@@ -91,6 +91,17 @@ def test_a_node_that_is_silent_is_down_and_nothing_else_is_told_of_it() -> None:
     assert list(read(samples, "weft_node_cpu_cores")) == [(("node", "n1"),)]
 
 
+@pytest.mark.parametrize(("phase", "value"), [("Autonomous", 1.0), ("NotReady", 0.0)])
+def test_a_silent_node_is_autonomous_while_its_autonomy_lasts(phase: str, value: float) -> None:
+    view = make_fabric()
+    spec, status = msgspec.Raw(b'{"autonomy_seconds": 600}'), msgspec.Raw(msgspec.json.encode({"phase": phase}))
+    put(view, Envelope(kind="node", name="n3", uid="node3", spec=spec, status=status))
+    samples = list(list_samples(view, [heartbeat("node1", 0.0, {})], {}, NOW))
+    labels, at = (("node", "n3"),), int(NOW * 1000)
+    assert read(samples, "weft_node_autonomous") == {labels: (at, value)}
+    assert read(samples, "weft_node_up")[labels] == (at, 0.0)
+
+
 def test_a_node_that_never_came_is_not_down_yet() -> None:
     view = make_fabric()
     put(view, Envelope(kind="node", name="n3", uid="node3", status=msgspec.Raw(b'{"phase": "Joining"}')))

@@ -20,7 +20,10 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
     """The specs by name."""
     return {
         "node-silent": _rule(
-            "weft_node_up == 0", _MINUTE, "critical", "node {{ $labels.node }} doesn't report: see weft describe node"
+            "weft_node_up == 0 unless on (node) weft_node_autonomous == 1",
+            _MINUTE,
+            "critical",
+            "node {{ $labels.node }} doesn't report: see weft describe node",
         ),
         "node-unreachable": _rule(
             f'min by (node) (label_replace({_LOSS}, "node", "$1", "peer", "(.*)")) > 0.9',
