@@ -195,7 +195,7 @@ class Sender:
             with contextlib.suppress(WeftError, OSError):
                 await sending
             raise
-        if order.final:  # people are told that nothing is lost
+        if order.final:  # a promotion from it claims that nothing is lost
             await asyncio.to_thread(peer.await_point, order.replica, order.snapshot)
         seconds = self._clock.elapsed() - began
         return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)
