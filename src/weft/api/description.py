@@ -20,6 +20,7 @@ from weft.objects.schema import describe_fields
 from weft.objects.spec_change import FieldChange
 
 _ANY_OBJECT = {"type": "object"}
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _HUMAN = {
     "size": {"type": ["integer", "string"], "description": "bytes, or a size like 512M, 4G"},
     "cores": {"type": ["number", "string"], "description": "cores, or thousandths like 500m"},
@@ -61,6 +62,7 @@ def _schemas(routes: Sequence[Route]) -> dict[str, Any]:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
         types += [verb.input for verb in kind.verbs if verb.input is not None]
     _, schemas = msgspec.json.schema_components(types, ref_template=SCHEMAS + "{name}")
+    _write_bounds_as_integers(schemas)
     for struct in find_structs(types):
         _describe(struct, schemas[struct.__name__])
     for kind in KINDS:
@@ -70,6 +72,19 @@ def _schemas(routes: Sequence[Route]) -> dict[str, Any]:
             schemas[f"{_title(kind)}Manifest"] = _manifest_schema(kind)
     schemas["Problem"] = _problem_schema()
     return schemas
+
+
+def _write_bounds_as_integers(schema: Any) -> None:
+    """Write 0.0 as 0: ``typing`` takes ``Meta(ge=0)`` and ``Meta(ge=0.0)`` for one and remembers whichever it met last."""
+    if isinstance(schema, list):
+        for part in schema:
+            _write_bounds_as_integers(part)
+    elif isinstance(schema, dict):
+        for name, value in schema.items():
+            if name in _BOUNDS and isinstance(value, float) and value.is_integer():
+                schema[name] = int(value)
+            else:
+                _write_bounds_as_integers(value)
 
 
 def _write_quantities(kind: Kind, schemas: dict[str, Any]) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import typing
+from typing import Annotated
+
 import msgspec
+import pytest
 
 from weft.api.field_texts import describe_struct, find_structs
-from weft.api.openapi import describe_api
+from weft.api.openapi import describe_api, render
 from weft.kinds.allocation import AllocatedGpu
 
 
@@ -43,3 +48,12 @@ def test_structs_are_found_at_any_depth() -> None:
 def test_the_document_has_the_comments() -> None:
     properties = describe_api()["components"]["schemas"]["AllocatedGpu"]["properties"]
     assert properties["share"]["description"] == describe_struct(AllocatedGpu)["share"]
+
+
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_the_document_is_the_same_whichever_bound_typing_met_last(zero: float) -> None:
+    """It takes Meta(ge=0) and Meta(ge=0.0) for one, and remembers some of the last it met."""
+    for cleanup in typing._cleanups:  # type: ignore[attr-defined]
+        cleanup()
+    assert msgspec.json.schema(Annotated[float, msgspec.Meta(ge=zero)])["minimum"] == 0
+    assert not re.search(r'"(exclusiveM|m)(in|ax)imum": \d+\.0\b', render())
