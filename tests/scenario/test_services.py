@@ -57,9 +57,11 @@ async def report(lab: Lab, name: str, **fields: Any) -> None:
         await lab.change(found.key, change)
 
 
-async def ready(lab: Lab, service: Envelope, *names: str, well: bool = True, why: str = "") -> None:
+async def ready(
+    lab: Lab, service: Envelope, *names: str, well: bool = True, why: str = "", silent: bool = False
+) -> None:
     for name in names:
-        await report(lab, name, readiness={service.uid: ReadinessReport(ready=well, message=why)})
+        await report(lab, name, readiness={service.uid: ReadinessReport(ready=well, message=why, silent=silent)})
 
 
 async def status(lab: Lab) -> ServiceStatus:
@@ -131,6 +133,31 @@ async def test_a_service_has_an_address_and_its_endpoints_follow_what_is_reporte
             )
 
         await lab.until(gone)
+
+
+async def test_where_all_stop_to_answer_the_last_ready_ones_stay_until_they_end(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        service = await put_service(lab)
+        for name in ("w1", "w2", "w3"):
+            await lab.put_vm(name)
+            await lab.until_phase(name, "Running")
+            await label(lab, name, **WEB)
+        await ready(lab, service, "w1", "w2", "w3")
+        await until_weights(lab, w1=334, w2=333, w3=333)
+        await ready(lab, service, "w1", well=False, why="no answer", silent=True)
+        await until_weights(lab, w1=0, w2=500, w3=500)
+        await ready(lab, service, "w2", "w3", well=False, why="no answer", silent=True)
+        found = await until_weights(lab, w1=334, w2=333, w3=333)
+        assert (found.phase, found.reason) == ("Ready", "silent") and found.message.startswith("3 of 3 endpoints ")
+        assert [(one.ready, one.reason) for one in found.endpoints] == [(False, "no answer")] * 3
+        await ready(lab, service, "w1", well=False, why="connection refused")
+        await until_weights(lab, w1=0, w2=500, w3=500)
+        node.slow = True  # it starts none again
+        await report(lab, "w2", state="stopping")
+        await until_weights(lab, w1=0, w2=0, w3=1000)
+        await ready(lab, service, "w3")
+        assert (await until_weights(lab, w1=0, w2=0, w3=1000)).reason == ""
 
 
 async def test_one_that_too_many_services_check_says_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import re
 import socket
@@ -38,6 +39,7 @@ log = logging.getLogger("weft.agent")
 FOLLOW_SECONDS = 0.5
 MOST_AT_ONCE, MOST_OF_PROJECT = 32, 8  # checks on this node: one project's that are slow don't stop those of others
 FLAPS, FLAP_SECONDS, HOLD_SECONDS = 3, 60.0, 10.0
+LATE_SECONDS = 1.0  # so much past its timeout a check ends only where this agent itself gets no processor
 _MOST_LINE_BYTES = 256
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")
 
@@ -48,17 +50,21 @@ class Judged(msgspec.Struct, frozen=True):
     ready: bool | None = None
     in_a_row: int = 0  # results that say otherwise
     message: str = ""  # why it isn't ready
+    silent: bool = False  # it was ready, and has only been silent since
 
 
 def judge(readiness: Readiness, before: Judged, found: CheckResult) -> Judged:
     """``before`` after one more result. One of which nothing is known isn't ready after its first failure."""
     if found.well == (before.ready is True) and before.ready is not None:
-        return Judged(before.ready, 0, before.message)
+        spoke = before.silent and not found.silent  # it says itself now that it isn't ready
+        message = found.message[:MOST_MESSAGE] if spoke else before.message
+        return Judged(before.ready, 0, message, before.silent and not spoke)
     in_a_row = before.in_a_row + 1
     needed = readiness.rise if found.well else 1 if before.ready is None else readiness.fall
     if in_a_row < needed:
         return msgspec.structs.replace(before, in_a_row=in_a_row)
-    return Judged(found.well, 0, "" if found.well else found.message[:MOST_MESSAGE])
+    silent = before.ready is True and found.silent
+    return Judged(found.well, 0, "" if found.well else found.message[:MOST_MESSAGE], silent)
 
 
 class Flapping:
@@ -185,7 +191,7 @@ class ReadinessChecks:
         if said is None or (state.guest is not None and state.local.report.started_at != state.guest.started_at):
             return Judged()
         _note(state, {**state.readiness, key.service: said})
-        return Judged(said.ready, 0, said.message)
+        return Judged(said.ready, 0, said.message, said.silent)
 
     async def _check(
         self, service: str, state: AllocationState, readiness: Readiness, address: str, known: Judged
@@ -200,8 +206,8 @@ class ReadinessChecks:
                 found = await self._ask(state, readiness, short_id(network), address)
             if found is not None:
                 judged = flapping.settle(known, judge(readiness, known, found), found, self._clock.elapsed())
-                if judged.ready is not None and judged.ready is not known.ready:
-                    report = ReadinessReport(ready=judged.ready, message=judged.message)
+                if judged.ready is not None and (judged.ready, judged.silent) != (known.ready, known.silent):
+                    report = ReadinessReport(ready=judged.ready, message=judged.message, silent=judged.silent)
                     _note(state, {**state.readiness, service: report})
                 known = judged
             soon = known.ready is not True or known.in_a_row > 0
@@ -210,7 +216,8 @@ class ReadinessChecks:
     async def _ask(
         self, state: AllocationState, readiness: Readiness, segment_id: str, address: str
     ) -> CheckResult | None:
-        """None: it can't be asked now, since it doesn't run."""
+        """None: it can't be asked now, since it doesn't run, or this agent was too busy to hear it in time."""
+        began = self._clock.elapsed()
         try:
             if readiness.type == "command":
                 return await self._run(state, readiness)
@@ -218,9 +225,14 @@ class ReadinessChecks:
         except Unavailable:
             return None
         except TimeoutError:
-            return CheckResult(False, f"port {readiness.port} did not answer within {readiness.timeout:g} s")
+            if self._clock.elapsed() - began > readiness.timeout + LATE_SECONDS:
+                return None
+            return CheckResult(
+                False, f"port {readiness.port} did not answer within {readiness.timeout:g} s", silent=True
+            )
         except (WeftError, OSError) as problem:
-            return CheckResult(False, f"port {readiness.port}: {_describe(problem)}")
+            silent = isinstance(problem, OSError) and problem.errno == errno.EHOSTUNREACH
+            return CheckResult(False, f"port {readiness.port}: {_describe(problem)}", silent)
         except Exception as problem:  # a defect here mustn't end the checks
             log.exception("readiness of %s", state.local.what)
             return CheckResult(False, type(problem).__name__)

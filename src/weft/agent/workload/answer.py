@@ -18,6 +18,7 @@ _PROMPT = re.compile(rb"(login:|[#$>]) ?(\x1b\[[0-9;?]*[A-Za-z])*$")
 class CheckResult(msgspec.Struct, frozen=True):
     well: bool
     message: str = ""  # why not
+    silent: bool = False  # it said nothing in time, neither yes nor no
 
 
 async def ask_guest(guest_id: str, runtime: Any) -> CheckResult:

@@ -125,7 +125,7 @@ async def run_check(guest_id: str, check: HealthCheck, runtime: Executes) -> Che
                 output += chunk.data[: MOST_WORDS - len(output)]
         return CheckResult(False, "the check ended without an exit code")
     except TimeoutError:
-        return CheckResult(False, f"the check took longer than {check.timeout:g} s")
+        return CheckResult(False, f"the check took longer than {check.timeout:g} s", silent=True)
     finally:
         if session is not None:
             await asyncio.shield(_end(session))

@@ -235,7 +235,7 @@ def find_unready(workload: Item, services: Iterable[Item], now: float) -> str:
         is_old = ready is not None and not 0 <= now - ready.since < UNCHECKED_SECONDS
         if own is not None and own.reason == NOT_CHECKED and is_old:
             continue
-        if own is None or not own.ready:
+        if own is None or not (own.ready or own.weight):
             return f"service/{service.envelope.name}: {own.reason if own is not None else NOT_CHECKED}"
     return ""
 
@@ -472,7 +472,9 @@ def _key(deployment: Item, name: str) -> str:
 def _ready_endpoints(service: Item) -> object:
     """What of a service concerns the deployments of its endpoints."""
     endpoints = service.status(ServiceStatus).endpoints
-    return service.spec(ServiceSpec).drain, [(one.workload.uid, one.ready, one.reason) for one in endpoints]
+    return service.spec(ServiceSpec).drain, [
+        (one.workload.uid, one.ready or one.weight > 0, one.reason) for one in endpoints
+    ]
 
 
 def _deployments_of(view: View, change: Changed) -> list[str]:

@@ -188,6 +188,12 @@ def make_status(endpoints: list[ServiceEndpoint], more: int, address: str, netwo
         first = endpoints[0]
         status.reason = "noneReady"
         status.message = f"{first.workload.kind}/{first.workload.name}: {first.reason}"
+    elif kept := sum(one.weight > 0 and not one.ready for one in endpoints):
+        running = sum(one.weight > 0 for one in endpoints)
+        status.reason = "silent"
+        status.message = (
+            f"{kept} of {running} endpoints don't answer their check, and keep their connections: hardly any answers"
+        )
     elif more:
         status.reason = "tooMany"
         status.message = f"{more} more workloads match; only {len(endpoints)} can be endpoints"

@@ -55,7 +55,7 @@ def read_members(view: View, service: Item, network: Item) -> list[Member]:
     asked, project = service.spec(ServiceSpec), service.envelope.project
     selector = asked.selector
     unasked = resolve_readiness(asked.readiness, first_tcp_port(read_ports(asked))).type == "none"
-    before = {one.workload.uid: one.ready for one in service.status(ServiceStatus).endpoints}
+    before = {one.workload.uid: one.ready or one.weight > 0 for one in service.status(ServiceStatus).endpoints}
     return [
         read_member(view, service, network, workload, was_ready=unasked or before.get(workload.uid, False))
         for workload in view.find(WORKLOADS_BY_LABEL, words_of_labels(project, selector)[0])
@@ -84,7 +84,9 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
     report = allocation.report(AllocationReport)
     if trouble := _find_trouble(workload, spec, report):
         return _with(found, address=address, trouble=trouble, runs=False)
-    return _with(found, address=address, trouble=_find_unready(report, service.uid, was_ready=was_ready))
+    said = report.readiness.get(service.uid)
+    unready = _find_unready(report, service.uid, was_ready=was_ready)
+    return _with(found, address=address, trouble=unready, silent=said is not None and said.silent and not said.ready)
 
 
 def read_split(view: View, service: Item, members: Sequence[Member]) -> Split:

@@ -11,6 +11,9 @@ from weft.kinds.service import ALL, MOST_ENDPOINTS, ServiceEndpoint, Weight
 from weft.objects.identity import Ref
 
 DRAINING = "draining"
+# Where less than one in so many answers its check, the silent ones keep their connections: more likely the machines are too busy to
+# answer in time than each of the guests broke at the same moment. None would otherwise be left, or the few would break next.
+SPEAKING_OF = 3
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +26,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     node_address: str = ""
     trouble: str = ""  # why it isn't ready
     runs: bool = True  # it may be asked whether it is ready
+    silent: bool = False  # it isn't ready only because it stopped to answer its check: it was ready since it started
     leaves: str = ""  # why it gets no new connections, though it may be ready
     deployment: str = ""  # the name of its deployment
     revision: str = ""
@@ -36,7 +40,9 @@ def plan_endpoints(
 ) -> tuple[list[ServiceEndpoint], int]:
     """The endpoints by name, with their weights, and how many members there are beyond MOST_ENDPOINTS."""
     known = _choose(members)
-    live = [at for at, one in enumerate(known) if not one.trouble and not one.leaves]
+    ready = [at for at, one in enumerate(known) if not one.trouble and not one.leaves]
+    silent = [at for at, one in enumerate(known) if one.silent and not one.leaves]
+    live = sorted([*ready, *silent]) if _keeps_silent(len(ready), len(silent)) else ready
     shares = _share_by_weights(known, live, weights, split) if weights else _share_by_revisions(known, live, split)
     given = dict(zip(live, round_shares([shares.get(at, 0.0) for at in live]), strict=True))
     endpoints = [
@@ -52,6 +58,11 @@ def plan_endpoints(
         for at, one in enumerate(known)
     ]
     return endpoints, len(members) - len(known)
+
+
+def _keeps_silent(ready: int, silent: int) -> bool:
+    """Whether those that don't answer their check get connections as before. What says no itself isn't among them."""
+    return silent > 0 and ready * SPEAKING_OF < ready + silent
 
 
 def _choose(members: Sequence[Member]) -> list[Member]:

@@ -46,6 +46,23 @@ def test_it_takes_fall_failures_or_rise_successes_in_a_row() -> None:
     assert judge(Readiness(fall=1), Judged(True), CheckResult(False, "x" * 9999)).message == "x" * 200
 
 
+def test_one_that_stops_to_answer_is_silent_until_it_says_anything() -> None:
+    asks, silent = Readiness(fall=2), CheckResult(False, "no answer", silent=True)
+
+    def after(known: Judged, *results: CheckResult) -> tuple[bool | None, bool, str]:
+        for result in results:
+            known = judge(asks, known, result)
+        return known.ready, known.silent, known.message
+
+    assert after(Judged(True), silent, silent, silent) == (False, True, "no answer")
+    assert after(Judged(True), ILL, silent) == (False, True, "no answer")
+    assert after(Judged(True), silent, silent, ILL) == (False, False, "connection refused"), "it says no itself"
+    assert after(Judged(True), silent, silent, ILL, silent) == (False, False, "connection refused")
+    assert after(Judged(True), ILL, ILL, silent) == (False, False, "connection refused")
+    assert after(Judged(), silent, silent) == (False, False, "no answer"), "it was never ready"
+    assert after(Judged(True), silent, silent, WELL) == (True, False, "")
+
+
 def test_one_that_flaps_is_ready_only_after_a_quiet_time() -> None:
     asks, flapping, known, changes = Readiness(fall=1, rise=1), Flapping(), Judged(True), list[tuple[float, bool]]()
     for half in range(400):  # ill every other time for 100 s, then well
@@ -114,9 +131,13 @@ class Wire:
     def __init__(self) -> None:
         self.answer: bytes | None = b"HTTP/1.1 200 OK\r\n\r\n"
         self.dialled: list[tuple[str, int]] = []
+        self.silent: Callable[[], None] | None = None
 
     async def dial(self, segment_id: str, address: str, port: int, seconds: float = 5.0) -> socket.socket:
         self.dialled.append((address, port))
+        if self.silent is not None:
+            self.silent()
+            raise TimeoutError
         if self.answer is None:
             raise ConnectionRefusedError(111, "Connection refused")
         here, there = socket.socketpair()
@@ -190,6 +211,43 @@ async def test_http_is_judged_by_its_status_and_silence_by_the_clock(tmp_path: P
         await node.until(lambda: node.said == ReadinessReport(ready=False, message="it answered with HTTP status 500"))
 
     await with_node(tmp_path, Readiness(type="http", port=8080, path="/healthz", interval=0.5, fall=1), use)
+
+
+async def test_one_that_was_ready_and_says_nothing_is_reported_as_silent(tmp_path: Path) -> None:
+    async def use(node: Node) -> None:
+        node.run(1.0)
+        await node.until(lambda: node.said == ReadinessReport(ready=True))
+        node.wire.silent = lambda: None
+        said = "port 8080 did not answer within 2 s"
+        await node.until(lambda: node.said == ReadinessReport(ready=False, message=said, silent=True))
+        node.wire.silent, node.wire.answer = None, None
+        no = ReadinessReport(ready=False, message="port 8080: connection refused")
+        await node.until(lambda: node.said == no)
+
+    await with_node(tmp_path, Readiness(type="tcp", port=8080, interval=0.5, fall=1), use)
+
+
+async def test_what_the_agent_was_too_busy_to_hear_says_nothing_of_the_workload(tmp_path: Path) -> None:
+    class Late(SystemClock):
+        ahead = 0.0
+
+        def elapsed(self) -> float:
+            return super().elapsed() + self.ahead
+
+    async def use(node: Node) -> None:
+        clock = Late()
+        node.checks._clock = clock  # pyright: ignore[reportPrivateUsage]
+
+        def delay() -> None:
+            clock.ahead += 60.0
+
+        node.run(1.0)
+        await node.until(lambda: node.said == ReadinessReport(ready=True))
+        node.wire.silent = delay
+        await node.until(lambda: clock.ahead > 180.0)
+        assert node.said == ReadinessReport(ready=True)
+
+    await with_node(tmp_path, Readiness(type="tcp", port=8080, interval=0.5, fall=1), use)
 
 
 async def test_what_an_earlier_agent_reported_of_the_same_run_stands(tmp_path: Path) -> None:

@@ -40,6 +40,25 @@ def test_none_gets_any_where_none_is_ready() -> None:
     assert plan_endpoints([], [], {}) == ([], 0)
 
 
+def test_silent_ones_keep_their_share_only_where_hardly_any_answers() -> None:
+    def of(ready: int, silent: int, *others: Member) -> dict[str, int]:
+        names = [f"w{number}" for number in range(ready + silent)]
+        return weights(
+            [member(n, "" if at < ready else "silent", silent=at >= ready) for at, n in enumerate(names)] + [*others]
+        )
+
+    assert of(1, 5) == {f"w{number}": share for number, share in enumerate((167, 167, 167, 167, 166, 166))}
+    assert of(0, 1) == {"w0": ALL} and of(0, 3) == {"w0": 334, "w1": 333, "w2": 333}
+    assert of(2, 4) == {"w0": 500, "w1": 500} | dict.fromkeys(("w2", "w3", "w4", "w5"), 0), "a third answers"
+    assert of(1, 1) == {"w0": ALL, "w1": 0} and of(1, 2) == {"w0": ALL, "w1": 0, "w2": 0}
+    # What says no itself, or leaves, or doesn't run, gets none, and doesn't count.
+    refuses = [member("x1", "connection refused"), member("x2", "it is stopped", runs=False)]
+    assert of(0, 2, *refuses, member("x3", "silent", silent=True, leaves=DRAINING)) == {
+        "w0": 500, "w1": 500, "x1": 0, "x2": 0, "x3": 0,
+    }  # fmt: skip
+    assert of(1, 1, *refuses) == {"w0": ALL, "w1": 0, "x1": 0, "x2": 0}
+
+
 def test_more_than_can_be_kept_are_counted() -> None:
     found, more = plan_endpoints([member(f"w{number:03}") for number in range(MOST_ENDPOINTS + 7)], [], {})
     assert (len(found), more, sum(one.weight for one in found)) == (MOST_ENDPOINTS, 7, ALL)

@@ -32,8 +32,8 @@ class Readiness(msgspec.Struct, kw_only=True, frozen=True):
     path: Annotated[str, field("Path to ask for (http)", max_length=1024)] = "/"
     command: Annotated[list[Word], field("Command to run in the workload (command)")] = []
     interval: Annotated[float, field("Time between checks", quantity="duration")] = 2.0
-    timeout: Annotated[float, field("Timeout of one check", quantity="duration")] = 1.0
-    fall: Annotated[int, field("Failures in a row until it counts as not ready", ge=1, le=100)] = 2
+    timeout: Annotated[float, field("Timeout of one check", quantity="duration")] = 2.0
+    fall: Annotated[int, field("Failures in a row until it counts as not ready", ge=1, le=100)] = 3
     rise: Annotated[int, field("Successes in a row until it counts as ready", ge=1, le=100)] = 1
 
 
@@ -42,6 +42,7 @@ class ReadinessReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
 
     ready: bool
     message: str = ""  # why it isn't; MOST_MESSAGE characters
+    silent: bool = False  # it was ready since it started, and has said nothing since, neither yes nor no
 
 
 def resolve_readiness(readiness: Readiness, first_tcp_port: int) -> Readiness:
