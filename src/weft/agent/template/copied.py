@@ -9,7 +9,7 @@ from weft.kinds.allocation import AllocatedNic
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_time
 
-_TRIES = 50  # of a tenth of a second, and what looking takes
+_TRIES = 150  # of a tenth of a second, and what looking takes: a busy node takes long over each step of DHCP
 # It had another address, or none, and asks for its own once its NICs have a carrier. Who hears that it runs expects a network.
 _WAIT = """\
 if command -v ip >/dev/null 2>&1; then
