@@ -27,7 +27,8 @@ class Connection(asyncio.Protocol):
         """A connection to the context's server; plain where its URL is http."""
         at = urlsplit(context.server)
         secure = at.scheme == "https"
-        head = f" HTTP/1.1\r\nHost: {at.netloc}\r\nAuthorization: Bearer {context.token}\r\n".encode()
+        token = f"Authorization: Bearer {context.token}\r\n" if context.token else ""  # else by its certificate
+        head = f" HTTP/1.1\r\nHost: {at.netloc}\r\n{token}".encode()
         _, made = await asyncio.get_running_loop().create_connection(
             lambda: cls(head),
             at.hostname,

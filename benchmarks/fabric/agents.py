@@ -19,6 +19,7 @@ from benchmarks.fabric.containers import NoContainers, OneImage
 from weft.agent.agent import Agent
 from weft.agent.node.enrolment import make_context, read_enrolment
 from weft.agent.server.client import RemoteServer
+from weft.agent.server.line import Line
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
@@ -44,7 +45,9 @@ def make_agent(folder: Path, clock: SystemClock) -> Agent:
     containers = {"container": NoContainers("container"), "container/vm": NoContainers("vm")}
     runtimes = Runtimes({"vm": FakeDriver(host, clock), **containers})
     network, volumes = FakeNetwork(host, clock), FakeVolumes(host, clock)
-    return Agent(host, RemoteServer(client), runtimes, network, volumes, clock, container_images=OneImage())
+    return Agent(
+        host, RemoteServer(client, Line(clock)), runtimes, network, volumes, clock, container_images=OneImage()
+    )
 
 
 async def serve(folders: list[Path]) -> None:

@@ -45,7 +45,8 @@ class Watcher(asyncio.Protocol):
 async def watch(context: Context, tls: ssl.SSLContext | None, path: str, on_event: Callable[[float], None]) -> Watcher:
     """A watch that has begun."""
     at = urlsplit(context.server)
-    request = f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nAuthorization: Bearer {context.token}\r\n\r\n".encode()
+    token = f"Authorization: Bearer {context.token}\r\n" if context.token else ""  # else by its certificate
+    request = f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\n{token}\r\n".encode()
     _, watcher = await asyncio.get_running_loop().create_connection(
         lambda: Watcher(request, on_event),
         at.hostname,

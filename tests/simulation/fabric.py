@@ -70,7 +70,7 @@ class Journal:
 
     def append(self, event: JournalEvent) -> None: ...
 
-    def take(self, source: str, outbox: str, events: Sequence[tuple[int, JournalEvent]]) -> int:
+    async def take_soon(self, source: str, outbox: str, events: Sequence[tuple[int, JournalEvent]]) -> int:
         through = self._through.get((source, outbox), 0)
         fresh = [number for number, _ in events if number > through]
         self.taken.update((source, outbox, number) for number in fresh)

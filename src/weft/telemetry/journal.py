@@ -20,6 +20,7 @@ import msgspec
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref, new_uid
+from weft.telemetry.taking import Batch, GroupedTaking
 
 FOLD_SECONDS = 600.0
 GATHER_SECONDS = 0.2  # events are gathered for this long before they are written
@@ -91,7 +92,7 @@ class SqliteJournal:
         self._trim_every = max(_TRIM_EVERY, keep_events // 20)
         self._appended = self._trim_every  # trims with the first write too, for a process that is often killed
         self._lock = threading.Lock()  # of the reading connection
-        self._taking = threading.Lock()
+        self._taking = GroupedTaking(self._take_together)
         self._reading = self._connect()
 
     def append(self, event: Event) -> None:
@@ -110,25 +111,51 @@ class SqliteJournal:
     def take(self, source: str, outbox: str, events: Sequence[tuple[int, Event]]) -> int:
         """Keep the numbered events of another outbox than the journal's, each once, and return the greatest number that is kept
         for good; 0 if that can't be known now. Waits for the disk."""
-        with self._taking:
-            connection = None
-            try:
-                connection = self._open()
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.execute("BEGIN IMMEDIATE")
-                row = connection.execute("SELECT outbox, through FROM taken WHERE source = ?", (source,)).fetchone()
-                before = int(row[1]) if row is not None and row[0] == outbox else 0
-                through = max([before, *(number for number, _ in events)])
-                self._insert(connection, [self._stamp(event) for number, event in events if number > before])
-                connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?)", (source, outbox, through))
-                connection.execute("COMMIT")
-                return through
-            except (sqlite3.Error, UnicodeError) as problem:
-                _log.warning("can't write %d events of node %s to the journal: %s", len(events), source, problem)
-                return 0
-            finally:
-                if connection is not None:
-                    connection.close()
+        return self._taking.put(source, outbox, [(number, self._stamp(event)) for number, event in events]).result()
+
+    async def take_soon(self, source: str, outbox: str, events: Sequence[tuple[int, Event]]) -> int:
+        """``take``, without a thread that waits: those of many sources at once are one commit."""
+        stamped = [(number, self._stamp(event)) for number, event in events]
+        return await asyncio.wrap_future(self._taking.put(source, outbox, stamped))
+
+    def _take_together(self, batches: Sequence[Batch]) -> list[int]:
+        """Keep the batches in one commit; one that can't be kept takes nothing of the others."""
+        try:
+            connection = self._open()
+        except sqlite3.Error as problem:
+            return self._refuse(batches, problem)
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            kept = [self._take_one(connection, batch) for batch in batches]
+            connection.execute("COMMIT")
+            return kept
+        except sqlite3.Error as problem:
+            return self._refuse(batches, problem)
+        finally:
+            connection.close()
+
+    def _take_one(self, connection: sqlite3.Connection, batch: Batch) -> int:
+        connection.execute("SAVEPOINT batch")
+        try:
+            row = connection.execute("SELECT outbox, through FROM taken WHERE source = ?", (batch.source,)).fetchone()
+            before = int(row[1]) if row is not None and row[0] == batch.outbox else 0
+            through = max([before, *(number for number, _ in batch.events)])
+            self._insert(connection, [stamped for number, stamped in batch.events if number > before])
+            connection.execute("INSERT OR REPLACE INTO taken VALUES (?, ?, ?)", (batch.source, batch.outbox, through))
+        except (sqlite3.Error, UnicodeError) as problem:
+            if not connection.in_transaction:
+                raise  # a full disk, which has undone the whole commit
+            connection.execute("ROLLBACK TO batch")
+            (through,) = self._refuse([batch], problem)
+        connection.execute("RELEASE batch")
+        return through
+
+    def _refuse(self, batches: Sequence[Batch], problem: Exception) -> list[int]:
+        count = sum(len(batch.events) for batch in batches)
+        nodes = batches[0].source if len(batches) == 1 else f"{batches[0].source} and {len(batches) - 1} more"
+        _log.warning("can't write %d events of node %s to the journal: %s", count, nodes, problem)
+        return [0] * len(batches)
 
     def _stamp(self, event: Event) -> tuple[float, Event]:
         """The event with its time, and a message that isn't too long."""
@@ -201,6 +228,7 @@ class SqliteJournal:
             self._wake.notify_all()
         if self._thread is not None:
             self._thread.join()
+        self._taking.close()
         with self._lock:
             self._reading.close()
 

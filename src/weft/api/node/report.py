@@ -6,7 +6,6 @@ A report on an older incarnation, or on another node's allocation, is refused by
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -302,7 +301,7 @@ async def _keep_events(
             context.journal.append(event)
         return None
     through = max((event.n for event in given.events[:MOST_EVENTS]), default=0)
-    kept = await asyncio.to_thread(context.journal.take, uid, given.outbox, events)
+    kept = await context.journal.take_soon(uid, given.outbox, events)
     newest = max((number for number, _ in events), default=0)
     return max(through, kept) if kept >= newest else kept
 
