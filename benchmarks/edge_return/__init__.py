@@ -226,15 +226,16 @@ async def come_back(server: FabricServer, admin: Connection, nodes: Sequence[Fak
             await node.report(about=False)
 
     coming = [asyncio.ensure_future(come(node)) for node in nodes]
-    watching = asyncio.gather(*coming)
     ready = await wait_until("nodes back", admin, "/v1/nodes?fields=status.phase=Ready")
     used = [cpu_seconds(pid) - before for pid, before in zip(server.pids, cpu, strict=True)]
     await wait_until("VMs back", admin, "/v1/projects/default/vms?fields=status.phase=Running")
     while len(followed) < len(nodes):
-        if watching.done():
-            watching.result()
+        for one in coming:
+            if one.done():
+                one.result()  # its error
         await asyncio.sleep(0.2)
-    watching.cancel()
+    for one in coming:
+        one.cancel()
     await asyncio.gather(*coming, return_exceptions=True)
     with sqlite3.connect(f"file:{server.folder / 'journal.db'}?mode=ro", uri=True) as journal:
         kept, counted = journal.execute("SELECT count(*), sum(count) FROM event WHERE reason = ?", (REASON,)).fetchone()
