@@ -1348,9 +1348,13 @@ def test_a_rebalancing_is_planned_and_a_plan_that_is_not_there_is_named(fabric: 
     assert fabric.weft("rebalance", "undo").code == 2
     assert json.loads(fabric.weft("rebalance", "auto", "-o", "json").out) == {"on": False}
     assert fabric.weft("rebalance", "auto", "status", "--moves", "3").code == 2
-    on = json.loads(fabric.weft("rebalance", "auto", "on", "--moves", "0", "--bytes", "5G", "-o", "json").out)
-    assert on["on"] and (on["spec"]["migrations_per_hour"], on["spec"]["bytes_per_hour"]) == (0, 5 * 2**30)
-    assert "0 migrations and 5.0 GiB an hour, 2 at" in fabric.weft("rebalance", "auto", "on", "--concurrent", "2").out
+    for limit in ("--moves", "--bytes"):
+        said = fabric.weft("rebalance", "auto", "on", limit, "0")
+        assert said.code == 2 and f"{limit} 0 would" in said.err and "auto off" in said.err
+    assert json.loads(fabric.weft("rebalance", "auto", "-o", "json").out) == {"on": False}
+    on = json.loads(fabric.weft("rebalance", "auto", "on", "--moves", "1", "--bytes", "5G", "-o", "json").out)
+    assert on["on"] and (on["spec"]["migrations_per_hour"], on["spec"]["bytes_per_hour"]) == (1, 5 * 2**30)
+    assert "1 migration and 5.0 GiB an hour, 2 at" in fabric.weft("rebalance", "auto", "on", "--concurrent", "2").out
     assert "off" in fabric.weft("rebalance", "auto", "off").out and fabric.weft("rebalance", "auto", "off").code == 0
     if answer["plan"]:
         assert answer["plan"] in fabric.weft("rebalance", "list").out
@@ -1364,6 +1368,10 @@ def test_a_migration_is_planned_for_a_time_or_a_window_and_a_better_node_is_reco
     line = ["migration", "plan", "vm/traveller", "--to", there]
     for words in ([], ["--at", "2h", "--window", "auto"], ["--window", "auto", "--within", "1h"]):
         assert fabric.weft(*line, *words).code == 2, words
+    said = fabric.weft(*line, "--at", "400d")
+    assert said.code == 2 and "more than 31 days ahead" in said.err
+    said = fabric.weft(*line, "--at", "2h", "--within", "0s")
+    assert said.code == 2 and "--within 0s" in said.err
     said = fabric.weft(*line, "--at", "2h", "--within", "1h", "--reason", "night shift", "-o", "json")
     assert said.code == 0, said.err
     plan = json.loads(said.out)
@@ -1371,7 +1379,12 @@ def test_a_migration_is_planned_for_a_time_or_a_window_and_a_better_node_is_reco
     assert {*plan["window"]} == {"start", "end", "quality", "reason"} and plan["window"]["quality"] == 1.0
     assert plan["window"]["start"] < plan["window"]["end"]
     assert plan["estimated_cost"]["bytes"] >= 64 * 2**20 and plan["estimated_cost"]["seconds"] > 0
-    assert "night shift" in fabric.weft("migration", "plans").out
+    shown = fabric.weft("migration", "plans", "-A").out
+    assert "night shift" in shown and "PROJECT" in shown and "default" in shown and "unknown" not in shown
+    again = fabric.weft(*line, "--at", "3h", "-o", "json")
+    assert again.code == 6 and json.loads(again.out)["status"] == "Waiting"  # one at a time holds capacity
+    assert f"migration/{plan['name']} holds capacity" in fabric.weft("migration", "plans").out
+    assert fabric.weft("migration", "cancel", json.loads(again.out)["name"]).code == 0
     assert fabric.weft("migration", "accept", plan["name"]).code == 5
     assert fabric.weft("migration", "cancel", plan["name"]).code == 0
     said = fabric.weft(*line, "--window", "auto", "-o", "json")

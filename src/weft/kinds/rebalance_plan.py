@@ -87,6 +87,10 @@ class RebalancePlanStatus(msgspec.Struct, kw_only=True):
 
 def check_plan(spec: RebalancePlanSpec) -> None:
     """Raises InvalidInput."""
+    if not spec.steps:
+        raise InvalidInput(
+            "spec.steps: a plan without a migration does nothing", field="spec.steps", hint="weft rebalance plan"
+        )
     seen = set[tuple[str, str]]()
     for number, step in enumerate(spec.steps):
         kind, _, name = step.workload.partition("/")
@@ -175,7 +179,8 @@ REBALANCE_PLAN = Kind(
     ),
     lifetime=Lifetime(
         goals={
-            "create": reaches("Proposed", ends_refused=False),
+            # One that has been started since is waited for until it is over.
+            "create": reaches("Proposed", "Done", "Undone", ends_refused=False),
             "start": reaches("Done", ends_refused=False),
             "undo": reaches("Undone", ends_refused=False),
         },

@@ -10,6 +10,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, note, text
 from weft.kinds.rebalance_plan import MOST_CONCURRENT, MOST_MIGRATIONS
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object
+from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
@@ -40,6 +41,16 @@ class RebalancePolicyStatus(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
+def check_policy(spec: RebalancePolicySpec) -> None:
+    """Raises InvalidInput for a budget with which nothing would ever be planned."""
+    if spec.migrations_per_hour == 0:
+        raise InvalidInput(
+            "spec.migrations_per_hour: with 0 nothing would ever migrate",
+            field="spec.migrations_per_hour",
+            hint="give 1 or more; to switch it off: weft rebalance auto off",
+        )
+
+
 def count_migrations(count: int) -> str:
     """``1 migration``, ``2 migrations``"""
     return f"{count} migration{'s' if count != 1 else ''}"
@@ -64,7 +75,7 @@ REBALANCE_POLICY = Kind(
     spec=RebalancePolicySpec,
     status=RebalancePolicyStatus,
     access=Access(readers="fabric", status_writer="rebalance policies"),
-    admission=Admission(only_name=ONLY_NAME),
+    admission=Admission(only_name=ONLY_NAME, check=check_policy),
     display=Display(
         topic="Work and answers",
         columns=(

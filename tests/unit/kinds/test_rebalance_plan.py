@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 import pytest
 
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
+from weft.kinds.operation import plan_goal
 from weft.kinds.rebalance_plan import (
     MOST_MIGRATIONS,
     REBALANCE_PLAN,
@@ -17,6 +19,7 @@ from weft.kinds.rebalance_plan import (
     StepState,
     check_plan,
 )
+from weft.kinds.rebalance_policy import REBALANCE_POLICY, RebalancePolicySpec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 
@@ -28,6 +31,7 @@ def step(name: str = "vm/web", **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("steps", "words"),
     [
+        ([], "does nothing"),
         ([step("volume/x")], "not a workload that can migrate"),
         ([step("vm/")], "not a workload that can migrate"),
         ([step(to="n1")], "is on n1 already"),
@@ -62,6 +66,26 @@ def test_what_is_over_is_not_started_and_what_never_began_is_not_undone() -> Non
     for made in (obj("Proposed"), obj("Refused", start=True)):
         with pytest.raises(IllegalTransition, match="nothing to undo"):
             undo.change(made, None)
+
+
+def test_one_that_has_been_started_is_waited_for_until_it_is_over() -> None:
+    goal = plan_goal("rebalanceplan", "wait")
+    assert goal is not None
+    reached = {
+        phase: goal.reached(obj(phase, start=True)) for phase in ("Proposed", "Running", "Done", "Undoing", "Undone")
+    }
+    assert reached == {"Proposed": True, "Running": False, "Done": True, "Undoing": False, "Undone": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({"migrations_per_hour": 0}, "auto off"), ({"migrations_per_hour": 1}, "")]
+)
+def test_a_budget_of_nothing_is_refused_with_what_switches_it_off(given: dict[str, Any], words: str) -> None:
+    check = REBALANCE_POLICY.admission.check
+    assert check is not None
+    with pytest.raises(InvalidInput) if words else nullcontext() as refused:
+        check(RebalancePolicySpec(**given))
+    assert not words or (refused is not None and words in refused.value.hint)
 
 
 def test_an_undo_waits_for_what_migrates_and_then_goes_back_in_the_other_order() -> None:

@@ -499,7 +499,7 @@ def _refuse_made_fields(kind: Kind, given: dict[str, Any]) -> None:
     for name in kind.admission.made_fields:
         if given.get(name):
             raise InvalidInput(
-                f"spec.{name}: only the server sets it, and {_shown(given[name])!r} is given",
+                f"spec.{name}: only the server sets it, and {_shown(given[name])} is given",
                 field=f"spec.{name}",
                 hint=f"leave spec.{name} out",
             )
@@ -543,4 +543,6 @@ def _raw(part: msgspec.Struct) -> msgspec.Raw:
 
 
 def _shown(value: Any) -> str:
-    return str(value)[:60] or "none"
+    """As it stands in JSON, at most 60 characters; text without quotes."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode() if value is not None else ""
+    return (text[:59] + "…" if len(text) > 60 else text) or "none"

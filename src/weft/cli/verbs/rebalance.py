@@ -124,6 +124,11 @@ def _switch_on(session: Session, given: dict[str, Any]) -> Object:
     }
     if "bytes" in given:
         spec["bytes_per_hour"] = parse_bytes(given["bytes"], "--bytes")
+    if spec.get("migrations_per_hour") == 0:
+        raise usage("--moves 0 would leave nothing to migrate", "weft rebalance auto off   switches it off")
+    if spec.get("bytes_per_hour") == 0:  # which in the spec means no limit: the opposite of what it says here
+        hint = "weft rebalance auto off switches it off; without a limit: auto off, and auto on without --bytes"
+        raise usage("--bytes 0 would leave nothing to migrate", hint)
     if _find_policy(session) is not None:
         return session.client.patch(REBALANCE_POLICY.name, ONLY_NAME, {"spec": spec})
     return session.client.create({"kind": REBALANCE_POLICY.name, "name": ONLY_NAME, "spec": spec})

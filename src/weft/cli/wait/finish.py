@@ -41,6 +41,7 @@ _DONE = {
     "hold": "held",
     "retry": "retried",
     "cancel": "cancelled",
+    "undo": "undo requested",
 }
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 

@@ -79,8 +79,6 @@ def plan_automatic(name: str, spec: RebalancePolicySpec, status: RebalancePolicy
 
 def find_bar(spec: RebalancePolicySpec, seen: Seen) -> str:
     """Why nothing may begin now; empty if it may."""
-    if not spec.migrations_per_hour:
-        return "its budget is 0 migrations an hour, so nothing is planned"
     if seen.other:
         return f"rebalanceplan/{seen.other} is under way"
     if seen.spent.migrations >= spec.migrations_per_hour:

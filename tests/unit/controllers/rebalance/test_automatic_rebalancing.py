@@ -62,7 +62,6 @@ def test_what_gains_too_little_is_forgotten(answer: ReportStatus, words: str) ->
 @pytest.mark.parametrize(
     ("seen", "spec", "words"),
     [
-        (Seen(), {"migrations_per_hour": 0}, "budget is 0"),
         (Seen(spent=Spent(10, 0)), {}, "10 of 10 migrations"),
         (Seen(spent=Spent(1, 2048)), {"bytes_per_hour": 2048}, "2 KiB of 2 KiB"),
         (Seen(other="tidy"), {}, "rebalanceplan/tidy is under way"),
