@@ -214,6 +214,34 @@ async def test_its_vm_has_gone_there_by_itself(tmp_path: Path) -> None:
         assert (await lab.migration()).source == "n2"
 
 
+async def test_of_two_that_are_planned_for_a_vm_one_holds_capacity_and_then_the_other(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await plan(lab, "n2", "n3")
+        for name in ("m2", "m3"):
+            await lab.migrate("web", name, not_before=lab.clock.now() + LATER)
+        await lab.pass_time(60)
+        assert [room.node for room in await rooms(lab)] == ["n2"]
+        assert "migration/m holds capacity for vm/web already" in (await lab.migration("m2")).message
+        await lab.cancel("m")
+
+        async def held_by_next() -> bool:
+            held = [name for name in ("m2", "m3") if (await lab.migration(name)).reason == "reservationHeld"]
+            return len(held) == len(await rooms(lab)) == 1
+
+        await lab.until(held_by_next)
+        await lab.until_migration("Cancelled", "m")
+
+
+async def test_one_whose_vm_has_gone_there_by_hand_says_so_at_its_time_and_tries_no_longer(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await plan(lab, "n2", "n3", to="n2", not_after=lab.clock.now() + 4 * LATER)
+        await lab.migrate("web", "now", to="n2")
+        await lab.until_migration("Succeeded", "now")
+        await until_none(lab)
+        status = await lab.until_migration("Cancelled", seconds=2 * LATER)
+        assert (status.reason, status.message) == ("alreadyThere", "vm/web is on n2 already")
+
+
 async def test_a_window_that_passes_unused_lets_its_room_go_and_says_so(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await plan(lab, not_after=lab.clock.now() + LATER + 60)

@@ -266,6 +266,22 @@ async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(t
         await mark(lab, to, cordoned=False)
 
 
+async def test_a_guest_that_left_by_hand_needs_no_plan_and_another_one_is_planned(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab)
+        [(_, to, _)] = await until_phases(lab, "Planned")
+        await lab.migrate("vm-0", "by-hand", to="n3" if to == "n2" else "n2")
+        await lab.until_migration("Succeeded", "by-hand")
+        await until_phases(lab, "Cancelled")
+        await until_none(lab)
+        [one] = [one for one in await lab.every("migration") if AHEAD_LABEL in one.labels]
+        assert decode_part(one.status, MigrationStatus).message == "vm/vm-0 has left n1 already"
+        await lab.pass_time(35)
+        await threaten(lab)
+        found = await until_phases(lab, "Cancelled", "Planned")
+        assert [workload for workload, _, phase in found if phase == "Planned"] != ["vm/vm-0"]
+
+
 async def test_a_window_is_chosen_and_better_nodes_are_recommended(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await threatened(lab, "off")

@@ -33,6 +33,7 @@ from weft.kinds.record import (
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, object_key
 from weft.objects.lifecycle import Phase
+from weft.objects.quantity import format_time
 from weft.objects.schema import field
 
 # Proposed: it waits to be accepted; Planned: its time hasn't come; Pending: it has no target yet; Finishing: it runs at the target,
@@ -51,10 +52,13 @@ MigrationPhase = Literal[
 ]
 ENDED = ("Succeeded", "Failed", "Cancelled")
 NOT_ACCEPTED = "notAccepted"  # why a proposal ended that nobody accepted in time
+HAS_LEFT = "hasLeft"  # why a plan ahead of a shortage ended whose workload isn't on the short node any more
+WORKLOAD_DELETED = "workloadDeleted"
 KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
+FURTHEST_DAYS = 31  # from now to the window of a planned one: its capacity is held, by nobody used, until then
 # The kinds that have the verb migrate, and how each can migrate, by default as the first.
 Mode = Literal["live", "cold", "storage", "best", "saved"]
 MIGRATION_MODES: dict[str, tuple[Mode, ...]] = {
@@ -286,6 +290,17 @@ def check_migration(spec: MigrationSpec) -> None:
         )
 
 
+def check_window(spec: MigrationSpec, now: float) -> None:
+    """Raises InvalidInput for a window that is too far from ``now``."""
+    for name, moment in (("not_before", spec.not_before), ("not_after", spec.not_after)):
+        if moment is not None and moment > now + FURTHEST_DAYS * 86_400.0:
+            raise InvalidInput(
+                f"spec.{name}: {format_time(moment)} is more than {FURTHEST_DAYS} days ahead, and capacity is reserved until then",
+                field=f"spec.{name}",
+                hint="plan it nearer to its time",
+            )
+
+
 class MigrationInput(msgspec.Struct, kw_only=True):
     """As in MigrationSpec."""
 
@@ -481,7 +496,10 @@ MIGRATION = Kind(
         condition_writers={"Placed": "scheduler"},
     ),
     admission=Admission(
-        check=check_migration, server_fields=("cancel", "proposed", "ahead"), made_fields=("proposed", "ahead")
+        check=check_migration,
+        check_times=check_window,
+        server_fields=("cancel", "proposed", "ahead"),
+        made_fields=("proposed", "ahead"),
     ),
     display=Display(
         topic="Work and answers",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from weft.kinds.migration import (
+    MIGRATION,
     MigrateContainerInput,
     MigrateInput,
     MigrationSpec,
@@ -56,6 +57,25 @@ def test_a_time_that_no_calendar_has_is_refused() -> None:
     with pytest.raises(InvalidInput) as refused:
         make({}, not_before=1e300)
     assert refused.value.field == "spec.not_before"
+
+
+@pytest.mark.parametrize(
+    ("days", "lasts", "field"), [(30, 0.5, ""), (400, 0.5, "spec.not_before"), (1, 500, "spec.not_after")]
+)
+def test_a_window_is_not_so_far_ahead_that_capacity_would_be_held_for_months(
+    days: float, lasts: float, field: str
+) -> None:
+    now, day = 1_800_000_000.0, 86_400.0
+    start = now + days * day
+    spec = MigrationSpec(workload="vm/web", not_before=start, not_after=start + lasts * day)
+    check = MIGRATION.admission.check_times
+    assert check is not None
+    if not field:
+        check(spec, now)
+        return
+    with pytest.raises(InvalidInput, match="more than 31 days ahead") as refused:
+        check(spec, now)
+    assert refused.value.field == field
 
 
 @pytest.mark.parametrize("mode", ["live", "cold"])

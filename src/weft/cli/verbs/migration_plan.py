@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -22,12 +24,12 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import MIGRATION_MODES, describe_window, name_plan_phase
 from weft.kinds.record import Kind, Object
-from weft.objects.errors import Unplaceable
+from weft.objects.errors import Forbidden, Unplaceable
 from weft.objects.quantity import format_bytes, format_duration
 
 ANSWER_SECONDS = 15.0  # until its capacity is reserved, or refused
 BYTES_PER_SECOND = 100_000_000  # of a path that nothing is known of
-_COLUMNS = make_columns("NAME!", "WORKLOAD!", "STATUS!", "NODES", "WINDOW", "QUALITY>", "COST", "WHY~")
+_TITLES = ("NAME!", "WORKLOAD!", "STATUS!", "NODES", "WINDOW", "QUALITY>", "COST", "WHY~")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -67,6 +69,10 @@ def _plan(
         raise usage("give a time: --at TIME, or --window auto", f"weft migration plan {target.what} --window auto")
     if within is not None and at is None:
         raise usage("--within goes with --at", f"weft migration plan {target.what} --at 02:00 --within 1h")
+    if within is not None and within < 1:
+        raise usage(
+            "--within 0s leaves no time to begin in", f"weft migration plan {target.what} --at {at} --within 30m"
+        )
     mode = "cold" if cold else MIGRATION_MODES[target.kind.name][0]
     body: dict[str, Any] = {"mode": mode, **({"to": to} if to else {}), **({"reason": reason} if reason else {})}
     if at is not None:
@@ -154,9 +160,11 @@ def plans_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _list(session: Session, kind: Kind | None) -> None:
     found = session.client.list("migration", all_projects=session.all_projects).items
     planned = [one for one in found if dig(one, "spec.not_before") is not None]
-    plans = [describe_plan(one) for one in planned]
+    workloads = _read_workloads(session, planned)
+    plans = [describe_plan(one, workloads.get((one.get("project"), dig(one, "spec.workload", "")))) for one in planned]
     rows = [
         [
+            *([one["project"] or "–"] if session.all_projects else []),
             one["name"],
             one["workload"],
             one["status"],
@@ -168,7 +176,19 @@ def _list(session: Session, kind: Kind | None) -> None:
         ]
         for one, item in zip(plans, planned, strict=True)
     ]
-    print_items(session, plans, [one["name"] for one in plans], (_COLUMNS, rows), "no migration is planned")
+    columns = make_columns("PROJECT", *_TITLES) if session.all_projects else make_columns(*_TITLES)
+    print_items(session, plans, [one["name"] for one in plans], (columns, rows), "no migration is planned")
     proposed = next((one["name"] for one in plans if one["status"] == "Proposed"), None)
     if proposed is not None and not session.is_data:
         session.notify(f"weft migration accept {proposed}   carries a proposal out; weft migration cancel refuses it")
+
+
+def _read_workloads(session: Session, planned: Sequence[Object]) -> dict[tuple[str | None, str], Object]:
+    """Those whose migration has no forecast of its bytes: its cost goes by their size. What one may not see is left out."""
+    unknown = [one for one in planned if dig(one, "status.forecast.bytes") is None]
+    found = dict[tuple[str | None, str], Object]()
+    for kind in sorted({dig(one, "spec.workload", "").partition("/")[0] for one in unknown}):
+        with contextlib.suppress(Forbidden):
+            for one in session.client.list(kind, all_projects=session.all_projects).items:
+                found[one.get("project"), f"{kind}/{one['name']}"] = one
+    return found

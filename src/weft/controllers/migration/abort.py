@@ -8,7 +8,7 @@ import msgspec
 
 from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, has_migrated_on
 from weft.controllers.migration.progress import time_left
-from weft.kinds.migration import MIGRATED_ON, MOST_TRIES, MigrationStatus
+from weft.kinds.migration import MIGRATED_ON, MOST_TRIES, WORKLOAD_DELETED, MigrationStatus
 
 HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's report after the source has handed over
 READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node keeps trying meanwhile
@@ -30,7 +30,7 @@ def find_cancellation(facts: Facts) -> AbortReason | None:
     if facts.deleting or facts.spec.cancel:
         return AbortReason("Cancelled", "cancelled", "cancelled on request")
     if facts.workload is None:
-        return AbortReason("Cancelled", "workloadDeleted", f"{facts.spec.workload} was deleted")
+        return AbortReason("Cancelled", WORKLOAD_DELETED, f"{facts.spec.workload} was deleted")
     return None
 
 

@@ -23,9 +23,11 @@ from weft.kinds.migration import (
     AHEAD_LABEL,
     ENDED,
     GROUP_LABEL,
+    HAS_LEFT,
     MIGRATION,
     MIGRATIONS_AHEAD,
     NOT_ACCEPTED,
+    WORKLOAD_DELETED,
     MigrationSpec,
     MigrationStatus,
 )
@@ -39,6 +41,7 @@ LOOK_SECONDS = 600.0
 HOURS = 24  # of the forecast
 ANSWER_SECONDS = 30.0  # in which the migrations of an answer are made
 RESTS_SECONDS = 4 * 3600.0  # after a plan that failed or that somebody cancelled
+_NO_REST = (NOT_ACCEPTED, HAS_LEFT, WORKLOAD_DELETED)  # reasons of the end of one, after which another is planned
 NOT_NEEDED = "cancelled, as "  # begins the reason of one that weft cancelled
 CALM_LOOKS = 2  # of the profile, before a plan is cancelled
 
@@ -153,14 +156,14 @@ def name_report(profile: Item, status: ProfileStatus) -> str:
 
 def _rests(made: Sequence[Item], status: ProfileStatus, now: float) -> bool:
     """Whether the profile is older than the last migration, or one failed or was cancelled lately, unless nobody accepted it
-    in time."""
+    in time, or its workload is gone from the node."""
     for one in made:
         found, by_us = one.status(MigrationStatus), one.spec(MigrationSpec).reason.startswith(NOT_NEEDED)
         ended = found.ended_at or 0.0
         if found.phase == "Succeeded":
             if ended > status.looked_at:
                 return True
-        elif not by_us and found.reason != NOT_ACCEPTED and now - ended < RESTS_SECONDS:
+        elif not by_us and found.reason not in _NO_REST and now - ended < RESTS_SECONDS:
             return True
     return False
 

@@ -24,7 +24,7 @@ from weft.controllers.migration.progress import compare, end_migration, measure,
 from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.fields.lease import end_suspension
-from weft.kinds.migration import ENDED, MIGRATED_ON, NOT_ACCEPTED, MigrationStatus
+from weft.kinds.migration import ENDED, HAS_LEFT, MIGRATED_ON, NOT_ACCEPTED, WORKLOAD_DELETED, MigrationStatus
 
 
 def plan_migration(facts: Facts) -> Outcome:
@@ -71,12 +71,17 @@ def begin_migration(facts: Facts) -> Outcome:
     if facts.deleting or spec.cancel:
         return Outcome(status=end_migration(status, "Cancelled", "cancelled", "cancelled before it began", now))
     if facts.workload is None:
-        return Outcome(
-            status=end_migration(status, "Cancelled", "workloadDeleted", f"{spec.workload} was deleted", now)
-        )
+        return Outcome(status=end_migration(status, "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted", now))
+    waits = status.started_at is None and facts.place is not None
+    if spec.ahead and waits and status.source != spec.ahead:
+        message = f"{spec.workload} has left {spec.ahead} already"
+        return Outcome(status=end_migration(status, "Cancelled", HAS_LEFT, message, now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"migration/{facts.rival} already migrates {spec.workload}; wait for it to end, or cancel it"
         return Outcome(status=end_migration(status, "Failed", "alreadyMigrating", message, now))
+    if waits and spec.to == status.source and (spec.not_before or 0.0) <= now:
+        message = f"{spec.workload} is on {spec.to} already"
+        return Outcome(status=end_migration(status, "Cancelled", "alreadyThere", message, now))
     if spec.proposed and status.started_at is None:
         return _propose(facts, status)
     if status.phase == "Proposed":  # it was accepted

@@ -22,6 +22,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, account, is_
 from weft.kinds.fields.allocated_migration import AllocatedMigration, read_migration
 from weft.kinds.migration import (
     MIGRATIONS_BY_UID,
+    MIGRATIONS_BY_WORKLOAD,
     MigrationSpec,
     MigrationStatus,
     migration_key,
@@ -80,14 +81,19 @@ class MigrationQueue:
         self, view: View, engine: Engine, strategy: str, silent: list[str], now: float, elapsed: float
     ) -> list[Commit]:
         """A target or reservation for each whose turn it is, or why there is none."""
-        commits = []
+        commits, reserved = [], set[str]()
         for key, (want, at) in list(self._open.items()):
             item = view.get(key)
             if item is None or at > elapsed:
                 continue
             self._open[key] = (want, elapsed + AGAIN_SECONDS[want])
+            workload = workload_key(item)
+            if want == "reservation" and workload in reserved:
+                continue  # of another migration of its workload, in this very round
             plan = plan_target if want == "target" else plan_reservation
             commit, assumed = plan(view, engine, item, strategy, silent, now)
+            if assumed:
+                reserved.add(workload)
             commits += [commit] if commit is not None else []
             self.assumed += assumed
         return commits
@@ -150,7 +156,11 @@ def plan_reservation(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str]]:
     """The reservation of a migration that is planned for later, or the refusal; and the reservation's key. No node does anything
-    for it, so it has nothing but its amounts."""
+    for it, so it has nothing but its amounts. Of several planned migrations of a workload one at a time has one."""
+    if (holder := _find_holder(view, item)) is not None:
+        workload = item.spec(MigrationSpec).workload
+        message = f"migration/{holder.envelope.name} holds capacity for {workload} already, and one at a time does"
+        return _plan_waiting(item, Waiting("reservedForAnother", message), now), []
     migrating = _read(view, item, strategy, silent, later=True)
     if not isinstance(migrating, MigrationCandidate):
         return _plan_waiting(item, migrating, now), []
@@ -187,6 +197,12 @@ def plan_reservation(
         [*_unchanged(item, migrating, node), Absent(there.key)],
     )
     return commit, [there.key]
+
+
+def _find_holder(view: View, item: Item) -> Item | None:
+    """Another Migration of its workload that has a reservation."""
+    others = (one for one in view.find(MIGRATIONS_BY_WORKLOAD, workload_key(item)) if one.uid != item.uid)
+    return next((one for one in others if find_reservation(view, one) is not None), None)
 
 
 def _describe_saving(view: View, migrating: MigrationCandidate, item: Item, node: Item) -> str:

@@ -277,3 +277,25 @@ def test_a_proposal_says_the_command_that_accepts_it() -> None:
     wish = {"proposed": True, "not_before": NOW + 60, "not_after": NOW + 120}
     told = plan(None, None, MigrationStatus(), name="web-1", wish=wish).status
     assert told.phase == "Proposed" and told.message.endswith("weft migration accept web-1")
+
+
+@pytest.mark.parametrize(
+    ("wish", "node", "ends"),
+    [
+        ({"ahead": "n1", "to": "n2", "not_before": NOW + 60}, "n1", ""),
+        ({"ahead": "n1", "to": "n2", "not_before": NOW + 60}, "n3", "hasLeft"),
+        ({"ahead": "n1", "to": "n2", "not_before": NOW + 60, "proposed": True}, "n3", "hasLeft"),
+        ({"to": "n2", "not_before": NOW + 60}, "n2", ""),  # it may be elsewhere by then
+        ({"to": "n2", "not_before": NOW - 1, "not_after": NOW + 60}, "n2", "alreadyThere"),
+        ({"to": "n2", "not_before": NOW - 1, "not_after": NOW + 60}, "n1", ""),
+    ],
+)
+def test_one_whose_workload_is_gone_from_there_or_has_arrived_ends_and_holds_nothing(
+    wish: dict[str, Any], node: str, ends: str
+) -> None:
+    here = side("source")
+    place = replace(here, spec=replace(here.spec, node=node, role="active", migration=None))
+    held = side("target", desired="run")
+    outcome = plan(None, None, MigrationStatus(phase="Planned"), wish=wish, place=place, reservation=held)
+    assert (outcome.status.phase == "Cancelled", outcome.status.reason if ends else "") == (bool(ends), ends)
+    assert outcome.reservation_goes or not ends
