@@ -265,6 +265,9 @@ def test_a_restored_store_may_do_nothing_until_it_is_trusted_again(sides: tuple[
     status = east.wait_for("west", lambda status: status["phase"] == "Suspect")
     assert status["reason"] == "restored" and "weft cluster trust west" in status["message"]
     west.wait_for("east", lambda status: status["reason"] == "suspectedThere")
+    with pytest.raises(InvalidInput, match=r"spec\.trusted: only the server changes it") as refused:
+        east.client.patch("cluster", "west", {"spec": {"trusted": 1}})
+    assert "weft cluster trust" in (refused.value.hint or "")
     east.client.verb("cluster", "west", "trust")
     east.wait_for("west", lambda status: status["phase"] == "Linked" and status["epoch"] == "another")
     with pytest.raises(WeftError, match="nothing to trust"):

@@ -126,6 +126,7 @@ CLUSTER = Kind(
         check_change=_check_change,
         check_values=_check_values,
         server_fields=("sealed", "peer_uid", "trusted"),
+        made_fields=("trusted",),
         seals=True,
     ),
     display=Display(
