@@ -19,6 +19,7 @@ from weft.client.context import Context
 from weft.client.tls import make_tls
 from weft.contracts.driver.layers import ServedDisk
 from weft.kinds.parts.stream_verbs import ReceiveInput
+from weft.kinds.replica import PRIMARY
 from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.frames import FrameDecoder, FrameType, encode_data, encode_frame, encode_hello
@@ -46,12 +47,15 @@ class Peer:
         self.stopped.set()
         self._client.close()
 
-    def put_replica(self, name: str, spec: Mapping[str, Any]) -> None:
+    def put_replica(self, name: str, spec: Mapping[str, Any], *, has_points: bool) -> None:
         """Make the replica, or change what differs. Raises AlreadyExists (``nameTaken``) for another's, IllegalTransition
-        (``staleGeneration``) for one that was promoted, and what the other cluster refuses it for."""
+        (``staleGeneration``) for one that was promoted, (``replicaGone``) for one that had points and is gone, since it may have
+        been promoted before, and what the other cluster refuses it for."""
         try:
             there = self._client.get("replica", name)["spec"]
         except NotFound:
+            if has_points:
+                raise _gone(name) from None
             self._client.create({"kind": "replica", "name": name, "spec": dict(spec)})
             return
         if there.get("origin") != spec["origin"]:
@@ -60,15 +64,23 @@ class Peer:
                 reason="nameTaken",
                 hint="give this replication another name there, or delete that replica",
             )
-        if there.get("role") == "primary":
-            raise IllegalTransition(
-                f"replica {name} was promoted: it takes no more points",
-                reason="staleGeneration",
-                hint="its VM runs there now; at that cluster, weft cluster replicate sends back what changed",
-            )
+        if there.get("role") == PRIMARY:
+            raise _promoted(name)
         differs = {key: spec[key] for key in OWN_FIELDS if key in spec and there.get(key) != spec[key]}
         if differs:
             self._client.patch("replica", name, {"spec": differs})
+
+    def check_standby(self, name: str, origin: str) -> None:
+        """Raises IllegalTransition (``staleGeneration``) once the replica was promoted, (``replicaGone``) once it, or the one that
+        was made by ``origin``, is gone."""
+        try:
+            there = self._client.get("replica", name)["spec"]
+        except NotFound:
+            raise _gone(name) from None
+        if there.get("origin") != origin:
+            raise _gone(name)
+        if there.get("role") == PRIMARY:
+            raise _promoted(name)
 
     def send(self, name: str, point: ReceiveInput, disks: Sequence[ServedDisk], sent: Callable[[int], None]) -> int:
         """Send the point; the number that it got there. Raises what the other side refuses it for, Unavailable (``streamLost``)."""
@@ -87,12 +99,15 @@ class Peer:
             stream.send(encode_frame(FrameType.END_IN))
             return stream.await_end()
 
-    def await_point(self, name: str, source: str) -> None:
+    def await_point(self, name: str, source: str, *, as_standby: bool = False) -> None:
         """Return once the replica shows the point that is a copy of the snapshot ``source``, so that a promotion begins from it.
-        Raises Unavailable (``replicaNotReady``)."""
+        Raises Unavailable (``replicaNotReady``), and with ``as_standby`` IllegalTransition (``staleGeneration``) if it was
+        promoted, be it with that point or without."""
         for _ in range(SHOWN_TRIES):
-            points = self._client.get("replica", name)["status"].get("points") or []
-            if any(one.get("source") == source for one in points):
+            there = self._client.get("replica", name)
+            if as_standby and there["spec"].get("role") == PRIMARY:
+                raise _promoted(name)
+            if any(one.get("source") == source for one in there["status"].get("points") or []):
                 return
             if self.stopped.wait(SHOWN_AGAIN_SECONDS):
                 break
@@ -178,6 +193,22 @@ def _read_number(answer: bytes) -> int:
         return msgspec.json.decode(answer, type=_Answer).number
     except msgspec.DecodeError:
         raise InvalidInput("the other cluster's answer can't be read", reason="badPiece") from None
+
+
+def _promoted(name: str) -> IllegalTransition:
+    return IllegalTransition(
+        f"replica {name} was promoted: it takes no more points",
+        reason="staleGeneration",
+        hint="its VM runs there now; at that cluster, weft cluster replicate sends back what changed",
+    )
+
+
+def _gone(name: str) -> IllegalTransition:
+    return IllegalTransition(
+        f"replica {name} had points, and is gone: it may have been promoted before it was deleted, so its VM may run there",
+        reason="replicaGone",
+        hint="look for its VM at the other cluster, and stop one of both; to begin again, delete this replication and create it",
+    )
 
 
 def _lost(problem: OSError | None) -> Unavailable:

@@ -214,11 +214,20 @@ class Receiver:
                 consistency=given.consistency,
                 final=given.final,
             )
+            self._check_still(order, given)
             await pool.copies.take_in(kept, on=parent)
         finally:
             await pool.copies.discard(layers.values())
         age = given.age_seconds + self._clock.elapsed() - began
         return msgspec.structs.replace(describe(order, kept), bytes=received, age_seconds=age)
+
+    def _check_still(self, order: ReceiveOrder, given: ReceiveInput) -> None:
+        """What came is kept only if the order still stands: the replica may have been promoted since the stream began. Raises
+        Unavailable (``replicaNotReady``), IllegalTransition (``staleGeneration``)."""
+        now = next((one for one in self._orders if (one.uid, one.snapshot) == (order.uid, order.snapshot)), None)
+        if now is None:
+            raise _not_ready("its order changed while the point came")
+        check_sender(now, given)
 
     async def _receive(self, stream: Incoming, given: ReceiveInput, writing: Writing) -> int:
         """Write what comes; how much that was. Raises EOFError, InvalidInput, Unavailable (``linkTooSlow``)."""

@@ -1,4 +1,5 @@
-"""Sends points of this node's workloads to their replicas at other clusters, a few at a time.
+"""Sends points of this node's workloads to their replicas at other clusters, a few at a time, and asks there whether those that get
+none for a while were promoted.
 
 Reads orders, which come with the answers to the node's reports; reports how that goes. Reads disks through the pools, and the
 link's address and token from the server for each point. Nothing is kept: an agent made anew sends again, and the replica says so
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -28,6 +30,8 @@ from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 AT_ONCE = 4
 PROGRESS_SECONDS = 2.0
 READY_SECONDS, AGAIN_SECONDS = 60.0, 0.5  # how long, and how often, a replica that isn't ready yet is asked
+ASK_EVERY_SECONDS = 30.0  # a replica that is only watched
+FOUND_OUT = ("staleGeneration", "replicaGone")  # what such a question is about; all else is asked again
 OTHER_PARENTS = 2  # how often a replica may name another point than was thought, for one order
 
 log = logging.getLogger("weft.agent")
@@ -45,10 +49,14 @@ class Sender:
         self._reports: list[SendReport] = []
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(
+            asyncio.Lock
+        )  # by cluster: one that hangs delays no other
 
     @property
     def has_orders(self) -> bool:
-        return bool(self._orders)
+        """Whether anything is to be sent."""
+        return any(order.snapshot for order in self._orders)
 
     def report(self) -> list[SendReport]:
         return list(self._reports)
@@ -64,7 +72,7 @@ class Sender:
             self._tasks.pop(key).cancel()
         for key, order in asked.items():
             if key not in self._tasks:
-                self._tasks[key] = asyncio.ensure_future(self._do(order))
+                self._tasks[key] = asyncio.ensure_future(self._do(order) if order.snapshot else self._watch(order))
 
     async def close(self) -> None:
         for task in self._tasks.values():
@@ -78,14 +86,29 @@ class Sender:
             try:
                 report = await self._send(order, given_at)
             except (WeftError, OSError) as problem:
-                reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-                why = str(problem) or type(problem).__name__
-                hint = f"; {problem.hint}" if isinstance(problem, WeftError) and problem.hint else ""
-                log.warning("replica %s/%s at %s: %s", order.project, order.replica, order.cluster, why)
-                report = SendReport(
-                    uid=order.uid, attempt=order.attempt, phase="failed", reason=reason, message=f"{why}{hint}"
-                )
+                report = _fail(order, problem)
             self._note(report)
+
+    async def _watch(self, order: SendOrder) -> None:
+        """Ask again and again, until the replica is found to be promoted or gone."""
+        while True:
+            try:
+                async with self._asking[order.cluster]:
+                    await self._ask(order)
+            except (WeftError, OSError) as problem:
+                if isinstance(problem, WeftError) and problem.token in FOUND_OUT:
+                    self._note(_fail(order, problem))
+                    return
+            await self._clock.sleep(ASK_EVERY_SECONDS)
+
+    async def _ask(self, order: SendOrder) -> None:
+        """Raises WeftError, OSError."""
+        link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
+        peer = Peer(link, order.project)
+        try:
+            await asyncio.to_thread(peer.check_standby, order.replica, order.uid)
+        finally:
+            peer.close()
 
     def _note(self, report: SendReport) -> None:
         if any(find_send([report], order) for order in self._orders):
@@ -103,7 +126,7 @@ class Sender:
         order, given_at = msgspec.structs.replace(order, age_seconds=age), asked_at
         peer = Peer(link, order.project)
         try:
-            await asyncio.to_thread(peer.put_replica, order.replica, order.manifest)
+            await asyncio.to_thread(peer.put_replica, order.replica, order.manifest, has_points=order.has_points)
             since = parent = order.since
             for _ in range(OTHER_PARENTS):
                 try:
@@ -195,10 +218,20 @@ class Sender:
             with contextlib.suppress(WeftError, OSError):
                 await sending
             raise
-        if order.final:  # a promotion from it claims that nothing is lost
-            await asyncio.to_thread(peer.await_point, order.replica, order.snapshot)
+        if (
+            order.final or order.confirms
+        ):  # a promotion from it claims that nothing is lost, or no promotion claims that any more
+            await asyncio.to_thread(peer.await_point, order.replica, order.snapshot, as_standby=order.confirms)
         seconds = self._clock.elapsed() - began
         return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)
+
+
+def _fail(order: SendOrder, problem: WeftError | OSError) -> SendReport:
+    reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+    why = str(problem) or type(problem).__name__
+    hint = f"; {problem.hint}" if isinstance(problem, WeftError) and problem.hint else ""
+    log.warning("replica %s/%s at %s: %s", order.project, order.replica, order.cluster, why)
+    return SendReport(uid=order.uid, attempt=order.attempt, phase="failed", reason=reason, message=f"{why}{hint}")
 
 
 def order_disks(disks: Mapping[str, ServedDisk]) -> dict[str, ServedDisk]:

@@ -230,7 +230,8 @@ def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan
         return
     spec = workload.spec(VmSpec)
     if plan.go_back is not None:
-        keep, generation = left.status(ReplicationStatus).phase == "Stale", workload.envelope.generation + 1
+        status, generation = left.status(ReplicationStatus), workload.envelope.generation + 1
+        keep = status.phase == "Stale" and not (status.point is not None and status.point.final)
         restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
         draft.change(workload, spec=replace(spec, restore=restore))
     else:

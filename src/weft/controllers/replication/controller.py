@@ -206,7 +206,7 @@ def _list_events(replication: Item, facts: ReplicationFacts, plan: ReplicationPl
         return []
     if now.phase == "Stale":
         message = f"{now.message}; {replication.spec(ReplicationSpec).of} is stopped, and can't be started here"
-        return [Event("Warning", now.phase, message, ref, SOURCE)]
+        return [Event("Normal" if was.phase == "HandedOver" else "Warning", now.phase, message, ref, SOURCE)]
     if now.phase == "HandedOver":
         return [Event("Normal", now.phase, now.message, ref, SOURCE)]
     if now.phase in ("Interrupted", "Failed"):

@@ -19,11 +19,12 @@ from weft.objects.quantity import format_bytes, format_duration
 
 BEGIN_SHARE = 1 / 3  # of the RPO: at that age of the newest point, the next one begins
 ALARM_SHARE = 0.8  # of the RPO: at that age the replication is Behind
+ASK_SECONDS = 30.0  # a replica that gets no point for longer is asked after meanwhile
 LEAST_RETRY_SECONDS, MOST_RETRY_SECONDS, SLOW_RETRY_SECONDS = 2.0, 30.0, 300.0
 HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
-_STUCK = ("staleGeneration", "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
-_STALE = "staleGeneration"
+_STALE, _GONE = "staleGeneration", "replicaGone"
+_STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -83,12 +84,13 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     if status.failures and status.reason == _STALE:
         lost = replace(status, phase="Stale", next=None, order=None, progress=0.0)
         return ReplicationPlan(lost, drop=_of(facts.next), fence=None if facts.fenced else True)
+    if _is_question(status.order) and facts.report is not None and facts.report.phase == "failed":
+        return _show(facts, _fail(facts, facts.report.reason, facts.report.message, now), now)
     if facts.cluster is None:
         waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
         return ReplicationPlan(replace(waits, next=None, order=None), drop=_of(facts.next))
     if spec.paused:
-        paused = replace(status, phase="Paused", next=None, order=None, reason="", message="", lag_seconds=None)
-        return ReplicationPlan(paused, drop=_of(facts.next))
+        return _rest(facts, replace(status, phase="Paused", lag_seconds=None), "", now)
     if spec.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
         return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
     if status.next is not None:
@@ -105,8 +107,7 @@ def _hand_over(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(replace(status, phase="HandingOver"), fence=True)
     if status.point is not None and status.point.final:
         message = f"all that it wrote is at {spec.cluster}; there: weft replica promote {spec.replica or facts.name}"
-        done = replace(status, phase="HandedOver", next=None, order=None, reason="", message=message, lag_seconds=None)
-        return ReplicationPlan(done, drop=_of(facts.next))
+        return _rest(facts, replace(status, phase="HandedOver", lag_seconds=None), message, now)
     if status.next is not None and not status.next.final:  # it was begun while the VM ran
         return ReplicationPlan(replace(status, phase="HandingOver", next=None, order=None), drop=_of(facts.next))
     if status.next is not None:
@@ -123,6 +124,31 @@ def _hand_over(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     return replace(plan, status=replace(plan.status, phase="HandingOver"))
 
 
+def _rest(facts: ReplicationFacts, status: ReplicationStatus, message: str, now: float) -> ReplicationPlan:
+    """Nothing is sent. A promotion is heard of all the same."""
+    drop, status = _of(facts.next), replace(status, next=None)
+    if not (status.failures and status.reason == _GONE):
+        return ReplicationPlan(_ask_after(facts, replace(status, reason="", message=message)), drop=drop)
+    if status.retry_at > now:
+        return ReplicationPlan(replace(status, order=None), drop=drop, later=status.retry_at - now)
+    return ReplicationPlan(_ask_after(facts, status), drop=drop)
+
+
+def _is_question(order: SendOrder | None) -> bool:
+    return order is not None and not order.snapshot
+
+
+def _ask_after(facts: ReplicationFacts, status: ReplicationStatus) -> ReplicationStatus:
+    """With the order to ask whether the replica was promoted, for the node that has the newest point."""
+    node_uid = (facts.point.status.node_uid or "") if facts.point is not None and not facts.point.deleting else ""
+    if status.point is None or not node_uid:
+        return replace(status, order=None)
+    if status.order is not None and _is_question(status.order) and status.order.node_uid == node_uid:
+        return status
+    attempt = status.attempt + 1
+    return replace(status, attempt=attempt, order=_address(facts, node_uid, attempt))
+
+
 def _of(taken: Taken | None) -> list[str]:
     return [taken.uid] if taken is not None and not taken.deleting else []
 
@@ -137,7 +163,8 @@ def _begin_if_due(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     waits = max(due, status.retry_at - now)
     waits = min(waits, facts.spec.rpo)  # a clock that was set back doesn't stop it
     if waits > 0:
-        return ReplicationPlan(status, later=waits)
+        asks = waits > ASK_SECONDS and not status.failures
+        return ReplicationPlan(_ask_after(facts, status) if asks else status, later=waits)
     return ReplicationPlan(replace(status, workload_uid=facts.subject, progress=0.0), begin=True)
 
 
@@ -166,17 +193,25 @@ def _follow(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     return ReplicationPlan(replace(status, progress=round(min(share, 1.0), 2)))
 
 
-def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> SendOrder:
-    status, spec = facts.status, facts.spec
-    assert status.next is not None
-    disks = taken.status.disks
+def _address(facts: ReplicationFacts, node_uid: str, attempt: int) -> SendOrder:
+    """An order that names the replica."""
+    spec = facts.spec
     return SendOrder(
         uid=facts.uid,
-        node_uid=taken.status.node_uid or "",
+        node_uid=node_uid,
         attempt=attempt,
         cluster=spec.cluster,
         project=facts.project,
         replica=spec.replica or facts.name,
+    )
+
+
+def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> SendOrder:
+    status = facts.status
+    assert status.next is not None
+    disks = taken.status.disks
+    return replace(
+        _address(facts, taken.status.node_uid or "", attempt),
         manifest=describe_replica(facts, taken),
         snapshot=taken.uid,
         since=status.point.snapshot_uid if status.point is not None else facts.base,
@@ -188,6 +223,8 @@ def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> S
         age_seconds=max(0.0, now - status.next.begun_at),
         begun_at=status.next.begun_at,
         final=status.next.final,
+        has_points=status.point is not None,
+        confirms=status.told_final and not status.next.final,
     )
 
 

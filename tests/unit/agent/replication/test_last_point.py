@@ -1,4 +1,5 @@
-"""A last point counts as sent once the replica shows it: a promotion right after it loses nothing."""
+"""A last point counts as sent once the replica shows it: a promotion right after it loses nothing. What was promoted, or is gone
+after it had points, is never taken for a standby."""
 
 from __future__ import annotations
 
@@ -9,19 +10,25 @@ import pytest
 
 from weft.agent.replication import peer as module
 from weft.agent.replication.peer import Peer
-from weft.objects.errors import Unavailable
+from weft.objects.errors import IllegalTransition, NotFound, Unavailable
 
 
 class Answers:
     """What the other cluster says of its replica, question after question; the last again and again."""
 
-    def __init__(self, *points: list[dict[str, Any]]) -> None:
-        self.left, self.asked = list(points), 0
+    def __init__(self, *points: list[dict[str, Any]], role: str = "standby") -> None:
+        self.left, self.asked, self.role, self.made = list(points), 0, role, list[dict[str, Any]]()
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         assert (kind, name) == ("replica", "till")
         self.asked += 1
-        return {"status": {"points": self.left.pop(0) if len(self.left) > 1 else self.left[0]}}
+        if not self.left:
+            raise NotFound("there is no replica till")
+        spec = {"origin": "r", "role": self.role}
+        return {"spec": spec, "status": {"points": self.left.pop(0) if len(self.left) > 1 else self.left[0]}}
+
+    def create(self, manifest: dict[str, Any]) -> None:
+        self.made.append(manifest)
 
 
 def make_peer(answers: Answers) -> Peer:
@@ -45,3 +52,41 @@ def test_a_point_that_never_shows_is_sent_again_later(monkeypatch: pytest.Monkey
     with pytest.raises(Unavailable) as told:
         make_peer(Answers([{"number": 1, "source": "a"}])).await_point("till", "b")
     assert told.value.token == "replicaNotReady"
+
+
+def test_a_point_after_which_the_vm_may_start_again_counts_only_at_a_standby() -> None:
+    point = [{"number": 1, "source": "a"}]
+    make_peer(Answers(point)).await_point("till", "a", as_standby=True)
+    make_peer(Answers(point, role="primary")).await_point("till", "a")  # a last one may be promoted at once
+    with pytest.raises(IllegalTransition) as told:
+        make_peer(Answers(point, role="primary")).await_point("till", "a", as_standby=True)
+    assert told.value.token == "staleGeneration"
+
+
+def test_a_replica_that_had_points_and_is_gone_is_not_made_again() -> None:
+    answers = Answers()
+    with pytest.raises(IllegalTransition) as told:
+        make_peer(answers).put_replica("till", {"origin": "r"}, has_points=True)
+    assert (told.value.token, answers.made) == ("replicaGone", []) and "delete this replication" in str(told.value.hint)
+    make_peer(answers).put_replica("till", {"origin": "r"}, has_points=False)
+    assert [one["name"] for one in answers.made] == ["till"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "origin", "reason"),
+    [
+        (Answers([]), "r", ""),
+        (Answers([], role="primary"), "r", "staleGeneration"),
+        (Answers(), "r", "replicaGone"),
+        (Answers([]), "another", "replicaGone"),
+    ],
+)
+def test_a_question_finds_out_whether_the_replica_is_still_a_standby(
+    answers: Answers, origin: str, reason: str
+) -> None:
+    peer = make_peer(answers)
+    if not reason:
+        return peer.check_standby("till", origin)
+    with pytest.raises(IllegalTransition) as told:
+        peer.check_standby("till", origin)
+    assert told.value.token == reason

@@ -360,3 +360,30 @@ async def test_pieces_count_disks_by_their_names_whatever_order_they_came_in(lab
     assert await lab.show(1) == ("a", "")  # of the second one only what the first has place for is shown
     [report] = lab.receiver.report()
     assert report.bytes == 2 * BLOCK
+
+
+@pytest.mark.parametrize(
+    ("orders", "reason"),
+    [
+        ([make_order(1, generation=2)], "staleGeneration"),
+        ([make_order(2)], "replicaNotReady"),
+        ([], "replicaNotReady"),
+    ],
+)
+async def test_a_point_whose_replica_was_promoted_while_it_came_is_not_kept(
+    lab: Lab, orders: list[ReceiveOrder], reason: str
+) -> None:
+    lab.receiver.put_orders([make_order(1)])
+    async with lab.open() as (_, writer, served):
+        task = asyncio.ensure_future(lab.receiver.serve(served, CLAIMS, make_point(1)))
+        for frame in encode_data(FrameType.DATA_IN, piece(0, 0, "a")):
+            writer.write(frame)
+        async with asyncio.timeout(30):
+            while not lab.receiver.report():
+                await asyncio.sleep(0.01)
+        lab.receiver.put_orders(orders)
+        writer.write(encode_frame(FrameType.END_IN))
+        with pytest.raises(WeftError) as told:
+            await task
+    assert told.value.token == reason
+    assert await lab.driver.layers.list_kept() == [] and lab.receiver.report() == []

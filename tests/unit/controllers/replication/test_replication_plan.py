@@ -269,3 +269,68 @@ def test_a_plan_of_a_plan_changes_nothing_more() -> None:
     ):
         plan = plan_replication(facts, NOW)
         assert settle(plan, facts) == plan.status
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "phase"),
+    [
+        (steady(), ReplicationSpec(of="vm/web", cluster="west", paused=True), "Paused"),
+        (steady(), ReplicationSpec(of="vm/web", cluster="west", rpo=3600.0), "Replicating"),
+        (
+            ReplicationStatus(workload_uid="w", point=msgspec.structs.replace(POINT, final=True), told_final=True),
+            HANDED,
+            "HandedOver",
+        ),
+    ],
+)
+def test_a_replica_that_gets_no_point_for_a_while_is_asked_after_so_that_a_promotion_is_heard_of(
+    status: ReplicationStatus, spec: ReplicationSpec, phase: str
+) -> None:
+    fenced = "web" if spec.handover else ""
+    facts = make_facts(status, spec=spec, point=take("a"), fenced=fenced, is_stopped=bool(fenced))
+    plan = plan_replication(facts, NOW)
+    order = plan.status.order
+    assert plan.status.phase == phase and order is not None
+    assert (order.snapshot, order.node_uid, order.replica, order.attempt) == ("", "node-1", "web", 1)
+    facts = msgspec.structs.replace(facts, status=plan.status)
+    assert plan_replication(facts, NOW).status == plan.status
+    report = SendReport(uid="r", attempt=1, phase="failed", reason="staleGeneration", message="promoted")
+    found = plan_replication(msgspec.structs.replace(facts, report=report), NOW)
+    assert (found.status.phase, found.status.order, found.status.point) == ("Stale", None, status.point)
+    stopped = plan_replication(msgspec.structs.replace(facts, status=found.status, report=None), NOW)
+    assert (stopped.fence, stopped.status.phase) == (None if fenced else True, "Stale")
+
+
+def test_a_question_gives_way_to_the_next_point() -> None:
+    facts = make_facts(
+        steady(), spec=ReplicationSpec(of="vm/web", cluster="west", rpo=3600.0), point=take("a"), next=take("b")
+    )
+    asked = plan_replication(facts, NOW).status
+    assert asked.order is not None and not asked.order.snapshot
+    plan = plan_replication(msgspec.structs.replace(facts, status=msgspec.structs.replace(asked, next=NEXT)), NOW)
+    assert plan.status.order is not None
+    assert (plan.status.order.snapshot, plan.status.order.attempt, plan.status.order.has_points) == ("b", 2, True)
+
+
+def test_a_replica_that_is_gone_after_a_hand_over_leaves_the_vm_stopped_and_is_asked_after_again() -> None:
+    status = ReplicationStatus(workload_uid="w", point=msgspec.structs.replace(POINT, final=True), told_final=True)
+    facts = make_facts(status, spec=HANDED, point=take("a"), fenced="web", is_stopped=True)
+    facts = msgspec.structs.replace(facts, status=plan_replication(facts, NOW).status)
+    report = SendReport(uid="r", attempt=1, phase="failed", reason="replicaGone", message="gone; delete it")
+    found = plan_replication(msgspec.structs.replace(facts, report=report), NOW).status
+    plan = plan_replication(msgspec.structs.replace(facts, status=found), NOW)
+    assert (plan.fence, plan.status.reason, plan.status.message, plan.status.order) == (
+        *(None, "replicaGone", "gone; delete it"),
+        None,
+    )
+    later = plan_replication(msgspec.structs.replace(facts, status=plan.status), NOW + plan.later).status
+    assert later.order is not None and (later.order.snapshot, later.order.attempt) == ("", 2)
+
+
+def test_a_vm_that_is_taken_back_may_start_only_by_a_point_that_a_standby_shows() -> None:
+    last = msgspec.structs.replace(POINT, final=True)
+    status = ReplicationStatus(workload_uid="w", point=last, told_final=True, next=NEXT)
+    order = plan_replication(make_facts(status, point=take("a"), next=take("b"), fenced="web"), NOW).status.order
+    assert order is not None and (order.confirms, order.final) == (True, False)
+    usual = order_next().status.order
+    assert usual is not None and not usual.confirms

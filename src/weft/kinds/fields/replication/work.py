@@ -14,7 +14,8 @@ MOST_DISKS = 64
 
 
 class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """In ``replication.status``: send a snapshot to the replica at the other cluster."""
+    """In ``replication.status``: send a snapshot to the replica at the other cluster; or, without one, ask there now and then
+    whether the replica was promoted, which only a failure reports."""
 
     uid: str  # of the Replication
     node_uid: str  # whom it is for
@@ -22,8 +23,8 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cluster: str  # name of the Cluster that the replica is at
     project: str  # of the replica, there
     replica: str  # its name
-    manifest: dict[str, Any]  # the replica's spec, as it should be there
-    snapshot: str  # uid of the one to send
+    manifest: dict[str, Any] = {}  # the replica's spec, as it should be there
+    snapshot: str = ""  # uid of the one to send; "": only ask
     since: str = ""  # uid of the snapshot that the replica has; "": none
     generation: int = 1
     disks: dict[str, str] = {}  # by name, root or a volume's: what the pool's records call it
@@ -33,6 +34,9 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     age_seconds: float = 0.0  # of the snapshot, when the order was given
     begun_at: float = 0.0  # unix seconds, by the server's clock: when the snapshot was ordered
     final: bool = False  # the VM was handed over: it has written nothing since, and writes nothing more
+    has_points: bool = False  # the replica took one before: if it is gone, it isn't made again
+    # The VM may be started again after this point: it counts once the replica shows it, and is no primary.
+    confirms: bool = False
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
