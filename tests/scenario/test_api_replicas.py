@@ -14,7 +14,9 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.replication.work import ReceiveOrder
 from weft.kinds.replica import Point, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
+from weft.objects.identity import Ref
 
 DISKS = {"root": 1 << 30, "data": 5 << 20}
 WORKLOAD = {"image": "tiny", "memory": 64 << 20, "volumes": ["data"]}
@@ -173,3 +175,17 @@ def test_who_may_not_promote_fails_nothing_over(lab: DoorsLab) -> None:
     assert lab.client.get("recoveryplan", "shop")["spec"]["run_generation"] == 0
     assert watch.verb("recoveryplan", "shop", "rehearse")["spec"]["run_generation"] == 1  # which promotes nothing
     assert guard.verb("recoveryplan", "shop", "failover", {"force": True})["spec"]["run_mode"] == "failover"
+
+
+def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) -> None:
+    """What a deployment keeps running would run again beside its copy."""
+    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca=""), 1.0))
+    owner = Ref("deployment", "shop", "d", "default")
+    lab.put(VM.make("shop-1", VmSpec(image="tiny"), 1.0, project="default", owner=owner))
+    lab.put(VM.make("own", VmSpec(image="tiny"), 1.0, project="default"))
+    with pytest.raises(IllegalTransition, match="vm/shop-1 belongs to deployment/shop") as told:
+        lab.client.create(
+            {"kind": "replication", "name": "shop-1", "spec": {"of": "vm/shop-1", "cluster": "west"}},
+        )
+    assert (told.value.token, told.value.field) == ("isOwned", "spec.of") and "of its own" in str(told.value.hint)
+    lab.client.create({"kind": "replication", "name": "own", "spec": {"of": "vm/own", "cluster": "west"}})

@@ -205,6 +205,25 @@ async def test_an_adoption_of_a_vm_that_is_missing_goes_on_once_it_is_there(tmp_
         await until(lab, "Promoted", 1)
 
 
+async def test_a_vm_that_is_replicated_is_adopted_only_once_it_is_no_more(tmp_path: Path) -> None:
+    """Where its copy is promoted it must stay stopped, and a deployment would start it."""
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab)
+        vm = await lab.put_vm("web", image="tiny", cpu=1.0)
+        made = await lab.put("replication", "copy", {"of": "vm/web", "cluster": "west"})
+        await put_deployment(lab, workload="vm", template={"image": "tiny", "cpu": 1.0}, replicas=1, adopt="web")
+
+        async def blocked() -> bool:
+            status = await status_of(lab)
+            return status.reason == "isReplicated" and "replication/copy: delete that first" in status.message
+
+        await lab.until(blocked)
+        there = await lab.get(vm.key)
+        assert there is not None and there.owner is None
+        await lab.delete(made.key)
+        await until(lab, "Promoted", 1)
+
+
 async def test_a_change_in_place_keeps_within_the_projects_quota(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await add_nodes(lab)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,6 +10,7 @@ from weft.informer.commit import Draft
 from weft.informer.view import Item, View
 from weft.kinds.image import IMAGE, ImageStatus
 from weft.kinds.quota import (
+    AccountLimits,
     QuotaSpec,
     add_up,
     add_up_accounts,
@@ -38,9 +39,8 @@ class ProjectQuota(msgspec.Struct, frozen=True):
 
     def count_fitting(self, kind: str, spec: msgspec.Struct, user: str, most: int) -> tuple[int, str]:
         """How many new objects of ``kind`` fit, up to ``most``, and what one more than these would exceed; "" for none."""
-        counts, accounts = BY_NAME[kind].admission.counts, self.limits.accounts_of(user)
-        counted = Counted({}) if counts is None else counts(spec, BY_NAME[kind].status())
-        one = resolve(counted, self.image_sizes)
+        accounts = self.limits.accounts_of(user)
+        one = resolve(_count(kind, spec, BY_NAME[kind].status()), self.image_sizes)
         for account, limits in accounts:
             most = count_fitting(limits, self.used.get(account, {}), one, most)
         for account, limits in accounts:
@@ -61,6 +61,36 @@ class ProjectQuota(msgspec.Struct, frozen=True):
                 return self, describe_excess(self.item.envelope.project, excess)
         used = {account: add_up([self.used.get(account, {}), grown]) for account, _ in accounts}
         return msgspec.structs.replace(self, used={**self.used, **used}), ""
+
+    def describe_excess_together(
+        self, made: Iterable[tuple[str, msgspec.Struct, str]], changed: Iterable[tuple[Item, msgspec.Struct]]
+    ) -> str:
+        """What new objects, each a kind, a spec and the user that it counts for, and changes, each an object and its spec after
+        that, would exceed all together, as a sentence; "" if they fit."""
+        taken: dict[str, list[Mapping[str, float]]] = {}
+        limits: dict[str, AccountLimits] = {}
+
+        def note(user: str, amounts: Mapping[str, float]) -> None:
+            for account, its in self.limits.accounts_of(user):
+                limits[account] = its
+                taken.setdefault(account, []).append(amounts)
+
+        for kind, spec, user in made:
+            note(user, resolve(_count(kind, spec, BY_NAME[kind].status()), self.image_sizes))
+        for item, spec in changed:
+            before = resolve(count_item(item), self.image_sizes)
+            kind = item.envelope.kind
+            after = resolve(_count(kind, spec, item.status(BY_NAME[kind].status)), self.image_sizes)
+            note(
+                item.envelope.creator,
+                {name: after.get(name, 0) - before.get(name, 0) for name in before.keys() | after.keys()},
+            )
+        excess = [
+            one
+            for account, amounts in taken.items()
+            for one in find_excess(limits[account], self.used.get(account, {}), add_up(amounts), account)
+        ]
+        return describe_excess(self.item.envelope.project, excess)
 
     def guard(self, draft: Draft) -> None:
         """Let the commit of ``draft`` fail if another one used more of the quota since it was read: each that does writes it, as
@@ -85,8 +115,9 @@ def read_quota(view: View, project: str | None) -> ProjectQuota | None:
 def count_item(item: Item) -> Counted:
     """What an object counts in its project's quota."""
     kind = BY_NAME[item.envelope.kind]
-    return (
-        kind.admission.counts(item.spec(kind.spec), item.status(kind.status))
-        if kind.admission.counts is not None
-        else Counted({})
-    )
+    return _count(kind.name, item.spec(kind.spec), item.status(kind.status))
+
+
+def _count(kind: str, spec: msgspec.Struct, status: msgspec.Struct) -> Counted:
+    counts = BY_NAME[kind].admission.counts
+    return counts(spec, status) if counts is not None else Counted({})

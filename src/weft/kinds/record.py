@@ -143,6 +143,7 @@ class Reference(msgspec.Struct, frozen=True):
     reserves: bool = False  # when the other was deleted, no new one may take its name while it is referred to
     # Of the other's status, the object that has it exclusively: nobody else may refer to it anew.
     holder: Callable[[Any], Ref | None] | None = None
+    alone: str = ""  # nothing else may own the other, since the owner does to it this; "": that is no matter
     awaited: bool = False  # it need not exist yet
     # Of a spec and the specs of those that exist, by name. Raises InvalidInput where they contradict each other.
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None

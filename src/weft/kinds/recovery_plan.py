@@ -41,10 +41,11 @@ from weft.kinds.record import (
 )
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
-from weft.objects.quantity import format_duration
+from weft.objects.quantity import format_bytes, format_duration
 from weft.objects.schema import field, words
 
 MOST_GROUPS, MOST_MEMBERS, MOST_CHECKS = 20, 40, 80
+MOST_SPEC_BYTES = 32 << 10  # of groups and checks: with a run of them and two results, an object has at most 256 KB
 LEAST_DEADLINE, MOST_DEADLINE = 10.0, 86400.0
 Group = Annotated[str, field("", max_length=4096, shown="word")]
 CheckText = Annotated[str, field("", max_length=MOST_CHECK, shown="word")]
@@ -119,6 +120,12 @@ def check_recovery_plan(spec: RecoveryPlanSpec) -> None:
     if len(spec.checks) > MOST_CHECKS:
         raise InvalidInput(
             f"spec.checks: {len(spec.checks)} are too many", field="spec.checks", hint=f"at most {MOST_CHECKS}"
+        )
+    if (size := len(msgspec.json.encode([spec.groups, spec.checks]))) > MOST_SPEC_BYTES:
+        raise InvalidInput(
+            f"spec.checks: {format_bytes(size)} are too much, with the groups",
+            field="spec.checks",
+            hint=f"at most {format_bytes(MOST_SPEC_BYTES)}: put long commands into files of the guests, or make several plans",
         )
     checks = read_checks(spec)
     for name in {check.replica for check in checks}:

@@ -235,14 +235,13 @@ def _newest(obj: Object, what: str) -> Any:
 
 
 REPLICAS_BY_UID = Index("replicas by uid")
-REPLICAS_BY_NODE = Index("replicas by uid of their node", reads_status=True)
+REPLICAS_BY_NODE = Index("replicas by uid of their node", reads_status=True)  # "": they have none yet
 REPLICAS_BY_RETURNED = Index("replicas by uid of the replication whose VM they continue")
 REPLICAS_BY_POINT = Index("replicas by uid of their points' snapshots", reads_status=True)
 
 
 def _node_uid(replica: Stored) -> tuple[str, ...]:
-    uid = replica.status(ReplicaStatus).node_uid
-    return (uid,) if uid else ()
+    return (replica.status(ReplicaStatus).node_uid,)
 
 
 REPLICA = Kind(

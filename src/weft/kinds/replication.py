@@ -168,9 +168,16 @@ def _list_snapshots(item: Stored) -> list[str]:
     return [one.snapshot_uid for one in (status.point, status.next) if one is not None]
 
 
+def _list_waiting(item: Stored) -> list[str]:
+    status = item.status(ReplicationStatus)
+    return [WAITING] if status.next is not None and (status.order is None or not status.order.snapshot) else []
+
+
 REPLICATIONS_BY_UID = Index("replications by uid")
 REPLICATIONS_BY_SUBJECT = Index("replications by key of what they are of")
 REPLICATIONS_BY_CLUSTER = Index("replications by name of their cluster")
+REPLICATIONS_WAITING = Index("replications whose next point no node was ordered to send", reads_status=True)
+WAITING = "waiting"
 REPLICATIONS_BY_SNAPSHOT = Index("replications by uid of their snapshots", reads_status=True)
 
 REPLICATION = Kind(
@@ -185,9 +192,16 @@ REPLICATION = Kind(
         REPLICATIONS_BY_SUBJECT: lambda item: (subject_of(item),),
         REPLICATIONS_BY_CLUSTER: lambda item: (item.spec(ReplicationSpec).cluster,),
         REPLICATIONS_BY_SNAPSHOT: _list_snapshots,
+        REPLICATIONS_WAITING: _list_waiting,
     },
     references=(
-        Reference("vm", "spec.of", lambda spec: list_named("vm", [spec.of]), blocks=False),
+        Reference(
+            "vm",
+            "spec.of",
+            lambda spec: list_named("vm", [spec.of]),
+            blocks=False,
+            alone="starts and replaces it, also while a copy of it runs at the other cluster",
+        ),
         Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),
     ),
     verbs=(

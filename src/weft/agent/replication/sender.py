@@ -55,7 +55,7 @@ class Sender:
 
     @property
     def has_orders(self) -> bool:
-        """Whether anything is to be sent."""
+        """Whether there is anything to send."""
         return any(order.snapshot for order in self._orders)
 
     def report(self) -> list[SendReport]:

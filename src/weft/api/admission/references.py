@@ -26,7 +26,7 @@ from weft.kinds.record import Claim, ClaimWithin, Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
-from weft.objects.errors import Forbidden, InUse, InvalidInput, NotFound
+from weft.objects.errors import Forbidden, IllegalTransition, InUse, InvalidInput, NotFound
 from weft.objects.identity import kind_prefix, named_key, object_key, split_named
 from weft.objects.schema import suggest
 
@@ -75,6 +75,8 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                     preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
                 if reference.groups is not None:
                     await _refuse_outsider(view, envelope, reference, target, name)
+                if reference.alone:
+                    await _refuse_owned(view, envelope, reference, target, name)
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
         if reference.agree is not None and (old is None or not reference.agrees_once):
@@ -229,6 +231,20 @@ async def _refuse_outsider(view: View, envelope: Envelope, reference: Reference,
             f"{reference.field}: {target.name}/{name} is for users of {', '.join(sorted(groups))}, and "
             f"{envelope.creator or 'weft itself'} is in none of these groups",
             hint=f"ask for another {target.name}, or to be added to a group: weft {target.name} list",
+        )
+
+
+async def _refuse_owned(view: View, envelope: Envelope, reference: Reference, target: Kind, name: str) -> None:
+    """Raise IllegalTransition if another object owns the object ``name``."""
+    other = await view.get_key(named_key(target.name, _scope(target, envelope), name))
+    owner = other.owner if other is not None else None
+    if owner is not None:
+        whose = f"{owner.kind}/{owner.name}"
+        raise IllegalTransition(
+            f"{reference.field}: {target.name}/{name} belongs to {whose}, which {reference.alone}",
+            field=reference.field,
+            reason="isOwned",
+            hint=f"give a {target.title} of its own; one that {whose} has adopted is one again once that is deleted",
         )
 
 

@@ -51,7 +51,7 @@ def replicate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
     ]
     words = (
         "Replicate VMs to a linked cluster: all their disks first, then at intervals what changed, so that the newest point there "
-        "is never older than the RPO. Without a name: all VMs of the project that there are now."
+        "is never older than the RPO. Without a name: all VMs of the project that there are now, except those of deployments."
     )
     return options.build(verb, words, _replicate, kind, params)
 
@@ -73,10 +73,14 @@ def _replicate(
             f"give {format_duration(LEAST_RPO)} to {format_duration(MOST_RPO)}",
         )
     names = [check_name(word.removeprefix("vm/")) for word in words] or [
-        str(vm["name"]) for vm in session.client.list("vm", project=session.project or None).items
+        str(vm["name"])
+        for vm in session.client.list("vm", project=session.project or None).items
+        if not vm.get("owner")  # a deployment's are refused
     ]
     if not names:
-        raise usage("the project has no VMs", "name one: weft cluster replicate vm/NAME --destination CLUSTER")
+        raise usage(
+            "the project has no VMs of their own", "name one: weft cluster replicate vm/NAME --destination CLUSTER"
+        )
     given = {"rpo": rpo, "keep": keep, "project_there": project_there, "pool": pool}
     spec = {"cluster": destination, "mode": replication_mode, **{k: v for k, v in given.items() if v is not None}}
     made = []

@@ -47,6 +47,7 @@ from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadSpec, WorkloadStatus
 from weft.kinds.quota import REASON as OVER_QUOTA
 from weft.kinds.quota import quota_key
+from weft.kinds.replication import REPLICATIONS_BY_SUBJECT
 from weft.kinds.service import NOT_CHECKED, SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
@@ -420,6 +421,10 @@ def plan_adoption(view: View, deployment: Item) -> Commit | None:
     if vm is None or vm.deleting or vm.envelope.owner is not None:
         why = "does not exist" if vm is None or vm.deleting else "belongs to another object already"
         return plan_blocked(deployment, f"vm/{spec.adopt} {why}, so it can't be adopted")
+    replicated = next(iter(view.find(REPLICATIONS_BY_SUBJECT, vm.key)), None)
+    if replicated is not None:  # which stops it for good where its copy is promoted, and a deployment would start it
+        why = f"is replicated by replication/{replicated.envelope.name}: delete that first"
+        return plan_blocked(deployment, f"vm/{spec.adopt} {why}", "isReplicated")
     draft = Draft(deployment)
     own = {**vm.envelope.labels, **spec.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: "1"}
     draft.change(Item(msgspec.structs.replace(vm.envelope, labels=own, owner=of.ref)))
@@ -427,20 +432,18 @@ def plan_adoption(view: View, deployment: Item) -> Commit | None:
     return draft.commit(deployment.key, [Event("Normal", "Adopted", text, of.ref, SOURCE)])
 
 
-def plan_blocked(deployment: Item, why: str) -> Commit | None:
+def plan_blocked(deployment: Item, why: str, reason: str = "nameTaken") -> Commit | None:
     """Report why it can't go on."""
     status = msgspec.structs.replace(
         deployment.status(DeploymentStatus),
-        reason="nameTaken",
+        reason=reason,
         message=why,
     )
     if status == deployment.status(DeploymentStatus):
         return None
     draft = Draft()
     draft.change(deployment, status=status)
-    return draft.commit(
-        deployment.key, [Event("Warning", "nameTaken", status.message, deployment.envelope.ref, SOURCE)]
-    )
+    return draft.commit(deployment.key, [Event("Warning", reason, status.message, deployment.envelope.ref, SOURCE)])
 
 
 def plan_removal(view: View, deployment: Item, now: float) -> Commit | None:

@@ -8,16 +8,17 @@ by time while a run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from msgspec.structs import replace
 
 from weft.contracts.journal import Event
+from weft.contracts.store import MAX_WRITES
 from weft.controllers.loop import Plan
 from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
-from weft.controllers.recovery.members import list_answering, list_members
+from weft.controllers.recovery.members import find_excess, list_answering, list_members, list_networks
 from weft.controllers.recovery.plan import RecoveryStep, is_rehearsing, is_under_way, note_refusal, plan_recovery
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -49,13 +50,13 @@ class RecoveryPlans:
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
-        begins: Item | None = None
+        begins = dict[str | None, Item]()  # by project
         for item in [item for key in keys if (item := view.get(key)) is not None]:
             commit, status = plan_one(view, item, begins, now)
             if commit is not None:
                 plan.commits.append(commit)
                 if is_rehearsing(status):
-                    begins = item
+                    begins[item.envelope.project] = item
             if item.deleting or is_under_way(status, item.spec(RecoveryPlanSpec).run_generation):
                 plan.later[item.key] = TICK_SECONDS
             elif status.phase == "Pending":
@@ -74,14 +75,15 @@ def _has_points(replica: Item) -> bool:
     return bool(replica.status(ReplicaStatus).points)
 
 
-def read_facts(view: View, item: Item, begins: Item | None, now: float) -> RecoveryFacts:
-    """``begins``: the plan whose rehearsal begins in the same moment."""
+def read_facts(view: View, item: Item, begins: Mapping[str | None, Item], now: float) -> RecoveryFacts:
+    """``begins``: the plans whose rehearsals begin in the same moment, by project."""
     spec, status = item.spec(RecoveryPlanSpec), item.status(RecoveryPlanStatus)
     asked = spec.run_mode if spec.run_generation > status.ended_generation else None
     fresh = f"{'failover' if asked == FAILOVER else 'rehearsal'}-{new_uid()[:6]}"
     run = status.run
     made = list_made(view, item)
-    candidates = list_members(view, item, fresh, asked, now) if run is None or run.result is not None else []
+    candidates = list_members(view, item, fresh, asked, now) if run is None or run.is_over else []
+    begins_now = asked is not None and run is None
     return RecoveryFacts(
         name=item.envelope.name,
         deleting=item.deleting,
@@ -93,6 +95,10 @@ def read_facts(view: View, item: Item, begins: Item | None, now: float) -> Recov
         leftovers=bool(made if item.deleting else made.select(run)),
         stale=bool(made.select(run, stale=True)),
         answering=list_answering(view, item, candidates) if asked == FAILOVER else (),
+        excess=find_excess(view, item, candidates) if begins_now and asked == FAILOVER else "",
+        networks=len(list_networks(view, item, [one.member for one in candidates]))
+        if begins_now and asked == REHEARSE
+        else 0,
         busy=_find_busy(view, item, begins),
         isolated=is_isolated(view, item, run) if run is not None and run.mode == REHEARSE else True,
         fresh_name=fresh,
@@ -121,19 +127,18 @@ def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, Readiness
     return found
 
 
-def _find_busy(view: View, item: Item, begins: Item | None) -> str:
-    """What the rehearsal of this plan waits for. Who may read one project learns no names of another."""
-    plans = view.of_kind("recoveryplan").values()
+def _find_busy(view: View, item: Item, begins: Mapping[str | None, Item]) -> str:
+    """The rehearsal of its project that this plan's waits for."""
+    project = item.envelope.project
+    plans = (one for one in view.of_kind("recoveryplan").values() if one.envelope.project == project)
     others = (one for one in plans if one.uid != item.uid and is_rehearsing(one.status(RecoveryPlanStatus)))
-    other = begins if begins is not None else next(others, None)
-    if other is None:
-        return ""
-    if other.envelope.project != item.envelope.project:
-        return "another rehearsal"
-    return f"the rehearsal of recoveryplan/{other.envelope.name}"
+    other = begins.get(project) or next(others, None)
+    return f"the rehearsal of recoveryplan/{other.envelope.name}" if other is not None else ""
 
 
-def plan_one(view: View, item: Item, begins: Item | None, now: float) -> tuple[Commit | None, RecoveryPlanStatus]:
+def plan_one(
+    view: View, item: Item, begins: Mapping[str | None, Item], now: float
+) -> tuple[Commit | None, RecoveryPlanStatus]:
     """What to write for one plan, and its status after that."""
     facts = read_facts(view, item, begins, now)
     step = plan_recovery(facts, now)
@@ -153,19 +158,20 @@ def carry_out(draft: Draft, view: View, item: Item, step: RecoveryStep, now: flo
     status, run = step.status, step.status.run
     if step.act == "drop":
         drop_made(draft, list_made(view, item), now)
-    elif step.sweep:
-        drop_made(draft, list_made(view, item).select(run, stale=True), now)
-    if step.act == "begin" and run is not None:
-        return replace(status, run=begin_run(draft, view, item, run, now))
-    if step.act == "make" and run is not None:
+    elif step.act == "begin" and run is not None:
+        status = replace(status, run=begin_run(draft, view, item, run, now))
+    elif step.act == "make" and run is not None:
         made = Draft()
         try:
-            run = make_member(made, view, item, run, step.member, now)
+            status = replace(status, run=make_member(made, view, item, run, step.member, now))
         except WeftError as problem:  # it could be made when the run began
-            return note_refusal(status, run, step.member, problem.message)
-        draft.writes += made.writes
-        draft.preconditions += made.preconditions
-        return replace(status, run=run)
+            status = note_refusal(status, run, step.member, problem.message)
+        else:
+            draft.writes += made.writes
+            draft.preconditions += made.preconditions
+    if step.sweep:  # as much as goes into the same commit; the rest goes with the next steps
+        most = MAX_WRITES - len(draft.writes) - 1
+        drop_made(draft, list_made(view, item).select(run, stale=True), now, most)
     return status
 
 

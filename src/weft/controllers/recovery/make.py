@@ -184,11 +184,11 @@ def list_made(view: View, plan: Item) -> Made:
     return Made(list(view.find(WORKLOADS_BY_OWNER, plan.uid)), find(SERVICE), [*find(VOLUME), *find(NETWORK)])
 
 
-def drop_made(draft: Draft, made: Made, now: float) -> None:
-    """Have the VMs and services removed, and what the VMs used once they are gone."""
+def drop_made(draft: Draft, made: Made, now: float, most: int = MOST_AT_ONCE) -> None:
+    """Have the VMs and services removed, and what the VMs used once they are gone; ``most`` objects now."""
     going = [*made.vms, *made.services] if made.vms else [*made.services, *made.rest]
-    for item in going[:MOST_AT_ONCE]:
-        if not item.envelope.finalizers:
-            draft.delete(item)
-        elif not item.deleting:
+    for item in [one for one in going if not one.envelope.finalizers or not one.deleting][: max(0, most)]:
+        if item.envelope.finalizers:
             draft.change(item, deleting_since=now)
+        else:
+            draft.delete(item)

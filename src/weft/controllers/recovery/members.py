@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus, read_
 from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
+from weft.kinds.volume import VolumeSpec
 from weft.objects.errors import WeftError
 from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, check_name, named_key, object_key
 from weft.objects.schema import read_strict
@@ -40,7 +42,7 @@ def list_members(view: View, plan: Item, run: str, mode: Mode | None, now: float
     others = [
         item.envelope.name
         for item in (view.of_kind("replica").values() if spec.all else ())
-        if item.envelope.project == plan.envelope.project and not item.deleting and not _is_left_out(item, mode)
+        if item.envelope.project == plan.envelope.project and not item.deleting and not _is_left_out(view, item, mode)
     ]
     return [
         _read_candidate(view, plan, RunMember(replica=name, group=group, vm=""), run, mode, now)
@@ -48,9 +50,12 @@ def list_members(view: View, plan: Item, run: str, mode: Mode | None, now: float
     ]
 
 
-def _is_left_out(replica: Item, mode: Mode | None) -> bool:
-    """Whether a rehearsal of all replicas leaves it out: what was promoted runs here."""
-    return mode == REHEARSE and replica.spec(ReplicaSpec).role == PRIMARY
+def _is_left_out(view: View, replica: Item, mode: Mode | None) -> bool:
+    """Whether a run of all replicas leaves it out: a rehearsal one that was promoted, whose VM runs here; a failover one whose VM
+    people have deleted since."""
+    if replica.spec(ReplicaSpec).role != PRIMARY:
+        return False
+    return mode == REHEARSE or find_promoted(view, replica) is None
 
 
 def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: Mode | None, now: float) -> Candidate:
@@ -204,8 +209,25 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
         return ""
     if view.get(object_key("vm", project, manifest["name"])) is not None:
         return f"{what}: vm/{manifest['name']} exists here already"
-    quota = read_quota(view, project)
-    return quota.describe_excess("vm", spec, plan.envelope.creator) if quota is not None else ""
+    return ""
+
+
+def find_excess(view: View, plan: Item, members: Sequence[Candidate]) -> str:
+    """What all that their promotion makes together would exceed of the project's quota, as a sentence; "": it fits. Each replica
+    counts no more once it is promoted."""
+    quota, creator = read_quota(view, plan.envelope.project), plan.envelope.creator
+    if quota is None:
+        return ""
+    made, changed = list[tuple[str, msgspec.Struct, str]](), list[tuple[Item, msgspec.Struct]]()
+    for candidate in members:
+        replica = find_replica(view, plan, candidate.member.replica)
+        if replica is None or candidate.problem or candidate.is_promoted:
+            continue
+        manifest, volumes, after = read_promoted(view, replica, candidate.member)
+        made.append(("vm", read_vm(manifest), creator))
+        made += [("volume", msgspec.convert(one["spec"], VolumeSpec), creator) for one in volumes]
+        changed.append((replica, after))
+    return quota.describe_excess_together(made, changed)
 
 
 def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str]:
@@ -227,7 +249,7 @@ def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str
     return sorted(found)
 
 
-def list_networks(view: View, plan: Item, members: list[RunMember]) -> list[str]:
+def list_networks(view: View, plan: Item, members: Sequence[RunMember]) -> list[str]:
     """The networks that the VMs of a rehearsal would join."""
     found: dict[str, None] = {}
     for member in members:

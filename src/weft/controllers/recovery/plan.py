@@ -33,6 +33,8 @@ from weft.objects.quantity import format_duration
 
 _ENDED = (Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED)
 _PROBLEMS_SHOWN = 3
+MOST_NETWORKS = 40  # a rehearsal makes them in one commit
+MOST_SAID, MOST_REASON = 160, 1000  # bytes of what a check, and a result, say: it may be a guest's or another cluster's
 
 
 class RecoveryStep(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ def _plan(facts: RecoveryFacts, now: float) -> RecoveryStep:
     if facts.deleting:
         act: Literal["drop", "release"] = "drop" if facts.leftovers else "release"
         return RecoveryStep(replace(status, phase="Deleting", reason="", message=""), act)
-    if run is not None and run.result is not None:
+    if run is not None and run.is_over:
         return _finish(facts, run)
     asked = facts.spec.run_generation
     if run is not None and run.generation != asked:
@@ -83,7 +85,7 @@ def _find_problem(facts: RecoveryFacts) -> str:
         return f"{len(facts.candidates)} replicas are too many for one plan: at most {MOST_MEMBERS}"
     problems = [one.problem for one in facts.candidates if one.problem]
     more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-    return "; ".join(problems[:_PROBLEMS_SHOWN]) + more
+    return "; ".join(shorten(problem, MOST_REASON // 4) for problem in problems[:_PROBLEMS_SHOWN]) + more
 
 
 def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
@@ -91,7 +93,7 @@ def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
     if status.asked_generation != spec.run_generation:
         status = replace(status, asked_generation=spec.run_generation, asked_at=now)
     rehearses = spec.run_mode == REHEARSE
-    if rehearses and facts.busy:  # one is rehearsed at a time, so that its measure is its own
+    if rehearses and facts.busy:  # a project rehearses one at a time, so that its measure is its own
         message = f"waits until {facts.busy} is over"
         return RecoveryStep(replace(status, phase="Pending", reason="isBusy", message=message))
     run = RecoveryRun(
@@ -103,6 +105,14 @@ def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
     )
     if problem := _find_problem(facts):
         return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", problem)
+    if facts.excess:
+        message = f"the VMs together need more than the quota leaves: {facts.excess}"
+        return _end(replace(facts, status=status), run, now, REFUSED, "quotaExceeded", message)
+    if facts.networks > MOST_NETWORKS:
+        message = (
+            f"the VMs are in {facts.networks} networks, which are too many for one rehearsal: at most {MOST_NETWORKS}"
+        )
+        return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", message)
     if not rehearses and facts.answering and not spec.force:
         message = f"{', '.join(facts.answering)}, so the VMs may still run there, and two of each would write"
         return _end(replace(facts, status=status), run, now, REFUSED, "primaryAnswers", message)
@@ -148,19 +158,18 @@ def _refresh_check(facts: RecoveryFacts, member: RunMember, check: RunCheck, now
         message = (
             "" if runs else f"it is {vm.phase}{': ' * bool(vm.message)}{vm.message}" if vm is not None else "it is gone"
         )
-        return replace(check, passed_at=now if runs else 0.0, message=message)
+        return replace(check, passed_at=now if runs else 0.0, message=shorten(message, MOST_SAID))
     found = facts.ready.get(check.service)
     if found is None:
         return replace(check, message="not checked yet")
     passed = runs and found.ready
-    return replace(
-        check, passed_at=now if passed else 0.0, message="" if passed else found.message or "not checked yet"
-    )
+    message = "" if passed else shorten(found.message, MOST_SAID) or "not checked yet"
+    return replace(check, passed_at=now if passed else 0.0, message=message)
 
 
 def note_refusal(status: RecoveryPlanStatus, run: RecoveryRun, index: int, why: str) -> RecoveryPlanStatus:
     """The status of a run whose member can't be made now; it is tried again until the deadline."""
-    member = run.members[index]
+    member, why = run.members[index], shorten(why, MOST_SAID)
     member = replace(member, checks=[replace(member.checks[0], message=why), *member.checks[1:]])
     members = [*run.members[:index], member, *run.members[index + 1 :]]
     return replace(status, run=replace(run, members=members), message=f"vm/{member.vm} can't be made: {why}")
@@ -195,8 +204,10 @@ def _end(
     message: str = "",
 ) -> RecoveryStep:
     """Write the result. What was made for a rehearsal is removed after that."""
-    run = replace(run, result=make_result(run, now, phase, reason, message))
-    return _finish(replace(facts, status=replace(facts.status, run=run)), run)
+    result, run = make_result(run, now, phase, reason, message), replace(run, is_over=True)
+    status = replace(facts.status, run=run)
+    status = replace(status, rehearsal=result) if run.mode == REHEARSE else replace(status, failover=result)
+    return _finish(replace(facts, status=status), run)
 
 
 def make_result(run: RecoveryRun, now: float, phase: Outcome, reason: str, message: str) -> RunResult:
@@ -222,8 +233,15 @@ def make_result(run: RecoveryRun, now: float, phase: Outcome, reason: str, messa
             for one in run.members
         ],
         reason=reason,
-        message=message,
+        message=shorten(message, MOST_REASON),
     )
+
+
+def shorten(text: str, most: int) -> str:
+    """``text``, cut to so many bytes as JSON has it."""
+    while len(msgspec.json.encode(text)) - 2 > most:
+        text = text[: min(len(text) * 9 // 10, most)]
+    return text
 
 
 def _round(seconds: float | None) -> float | None:
@@ -234,7 +252,7 @@ def _report_check(run: RecoveryRun, member: RunMember, check: RunCheck) -> Check
     return CheckResult(
         vm=member.vm,
         type=check.type,
-        target=check.target,
+        target=shorten(check.target, MOST_SAID),
         passed=bool(check.passed_at),
         seconds=round(check.passed_at - run.began_at, 1) if check.passed_at else None,
         message=check.message or ("" if member.begun_at else "the VM was not made"),
@@ -242,10 +260,9 @@ def _report_check(run: RecoveryRun, member: RunMember, check: RunCheck) -> Check
 
 
 def _finish(facts: RecoveryFacts, run: RecoveryRun) -> RecoveryStep:
-    """Of a run with a result: note it, and clear the run once nothing is left of it. A failover doesn't wait for that: what is
-    left of a rehearsal may be on a node that is lost."""
-    status, result = facts.status, run.result
-    status = replace(status, rehearsal=result) if run.mode == REHEARSE else replace(status, failover=result)
+    """Clear a run that is over once nothing is left of it. A failover doesn't wait for that: what is left of a rehearsal may be on
+    a node that is lost."""
+    status = facts.status
     phase = "Rehearsing" if run.mode == REHEARSE else "FailingOver"
     gives_way = run.mode == REHEARSE and facts.spec.run_mode == FAILOVER and facts.spec.run_generation > run.generation
     if facts.leftovers and not gives_way:
@@ -267,4 +284,4 @@ def is_under_way(status: RecoveryPlanStatus, asked: int) -> bool:
 
 
 def is_rehearsing(status: RecoveryPlanStatus) -> bool:
-    return status.run is not None and status.run.mode == REHEARSE and status.run.result is None
+    return status.run is not None and status.run.mode == REHEARSE and not status.run.is_over

@@ -96,8 +96,7 @@ def _stand_of(workload: Item) -> object:
 def _route_node(view: View, change: Changed) -> Iterable[str]:
     items = [item for item in (change.old, change.new) if item is not None]
     if has_changed(change, lambda node: (node.uid, node.status(NodeStatus).phase)):
-        waiting = [item.key for item in view.of_kind("replica").values() if not item.status(ReplicaStatus).node_uid]
-        return [*waiting, *(one.key for item in items for one in view.find(REPLICAS_BY_NODE, item.uid))]
+        return [one.key for uid in ("", *(item.uid for item in items)) for one in view.find(REPLICAS_BY_NODE, uid)]
     if has_changed(change, lambda node: (node.report(NodeReport).receives, node.report(NodeReport).snapshots)):
         uids = {one.uid for item in items for one in item.report(NodeReport).receives}
         return [item.key for uid in sorted(uids) for item in view.find(REPLICAS_BY_UID, uid)]
@@ -128,7 +127,7 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
             one.snapshot_uid for one in status.points if view.find(RECOVERY_PLANS_BY_SNAPSHOT, one.snapshot_uid)
         ),
         held=bool(found),
-        places=list_places(view, spec.pool),
+        places=list_places(view, spec.pool, status.node_uid),
         node_exists=bool(nodes),
         is_autonomous=bool(nodes) and nodes[0].status(NodeStatus).phase == "Autonomous",
         report=report,
@@ -179,15 +178,19 @@ def find_returned(view: View, replica: Item) -> Returned | None:
     return None
 
 
-def list_places(view: View, pool: str) -> list[Place]:
-    """The nodes that are Ready and have the pool."""
-    return [
-        Place(node.envelope.name, node.uid, one.free)
-        for node in view.of_kind("node").values()
-        if node.status(NodeStatus).phase == "Ready" and not node.deleting
-        for one in node.report(NodeReport).pools
-        if one.name == pool
-    ]
+def list_places(view: View, pool: str, present: str = "") -> list[Place]:
+    """The nodes that are Ready and have the pool; of these only the one with the uid ``present``, if it is among them."""
+
+    def choose(nodes: Iterable[Item]) -> list[Place]:
+        return [
+            Place(node.envelope.name, node.uid, one.free)
+            for node in nodes
+            if node.status(NodeStatus).phase == "Ready" and not node.deleting
+            for one in node.report(NodeReport).pools
+            if one.name == pool
+        ]
+
+    return (choose(view.find(NODES_BY_UID, present)) if present else []) or choose(view.of_kind("node").values())
 
 
 def plan_one(view: View, replica: Item, now: float) -> Commit | None:

@@ -27,6 +27,8 @@ from weft.kinds.replication import (
     REPLICATIONS_BY_SNAPSHOT,
     REPLICATIONS_BY_SUBJECT,
     REPLICATIONS_BY_UID,
+    REPLICATIONS_WAITING,
+    WAITING,
     ReplicationSpec,
     ReplicationStatus,
     SentPoint,
@@ -87,7 +89,7 @@ def has_ended(workload: Item) -> bool:
 def _route_node(view: View, change: Changed) -> Iterable[str]:
     items = [item for item in (change.old, change.new) if item is not None]
     if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
-        return [item.key for item in view.of_kind("replication").values()]
+        return [item.key for item in view.find(REPLICATIONS_WAITING, WAITING)]
     if has_changed(change, lambda node: node.report(NodeReport).sends):
         uids = {one.uid for item in items for one in item.report(NodeReport).sends}
         return [item.key for uid in sorted(uids) for item in view.find(REPLICATIONS_BY_UID, uid)]

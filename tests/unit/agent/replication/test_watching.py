@@ -51,7 +51,7 @@ class There:
 
 def make_order(**changes: Any) -> SendOrder:
     order = SendOrder(uid="r", node_uid="n", attempt=3, cluster="west", project="lab", replica="web")
-    return cast(SendOrder, msgspec.structs.replace(order, **changes))
+    return msgspec.structs.replace(order, **changes)
 
 
 async def test_it_asks_again_until_the_replica_was_promoted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_a_rehearsal_measures_and_ends_once_nothing_is_left_of_it() -> None:
     assert "check tcp 80 of vm/run-web: connection refused" in world.status.message
     world.answer("web-check", True)
     world.step()
-    result = world.run.result
+    result = world.status.rehearsal
     assert result is not None and (result.phase, result.rpo_seconds, result.rto_seconds) == ("Passed", 9.0, 4.0)
     assert [(one.vm, one.type, one.passed, one.seconds) for one in result.checks] == [
         ("run-db", "running", True, 2.0),
@@ -126,7 +126,7 @@ def test_the_deadline_ends_a_run_and_names_what_was_waited_for() -> None:
     world.step()
     world.step(seconds=120.0)
     world.step()
-    result = world.run.result
+    result = world.status.rehearsal
     assert result is not None and (result.phase, result.reason, result.rto_seconds) == ("Failed", "deadline", None)
     assert result.message == "not done within 1m: vm/run-db: it is Boot"
     assert [one.message for one in result.checks] == ["it is Boot", "the VM was not made", "the VM was not made"]
@@ -142,7 +142,7 @@ def test_a_vm_that_can_not_be_made_says_why_until_the_deadline() -> None:
     assert step.act == "make" and step.status.message == "vm/run-db can't be made: the point is gone"
     world.now += 120.0
     world.step()
-    result = world.run.result if world.status.run is not None else world.status.rehearsal
+    result = world.status.rehearsal
     assert result is not None and result.message.endswith("vm/run-db can't be made: the point is gone")
     assert [one.message for one in result.checks] == ["the point is gone", "the VM was not made", "the VM was not made"]
 
@@ -154,13 +154,13 @@ def test_a_vm_that_ends_or_is_deleted_ends_the_run() -> None:
         world.step()
         world.let_run("run-db", phase)
         world.step()
-        assert world.run.result is not None and world.run.result.message == f"vm/run-db is {phase}"
+        assert world.status.rehearsal is not None and world.status.rehearsal.message == f"vm/run-db is {phase}"
     world = World(ask())
     world.step()
     world.step()
     world.facts = replace(world.facts, vms={})
     world.step()
-    assert world.run.result is not None and world.run.result.message == "vm/run-db was deleted"
+    assert world.status.rehearsal is not None and world.status.rehearsal.message == "vm/run-db was deleted"
 
 
 def test_networks_that_somebody_opened_end_a_rehearsal() -> None:
@@ -169,7 +169,7 @@ def test_networks_that_somebody_opened_end_a_rehearsal() -> None:
     world.step()
     world.facts = replace(world.facts, isolated=False)
     world.step()
-    assert world.run.result is not None and world.run.result.reason == "notIsolated"
+    assert world.status.rehearsal is not None and world.status.rehearsal.reason == "notIsolated"
 
 
 def test_what_cannot_be_recovered_is_refused_with_nothing_made() -> None:

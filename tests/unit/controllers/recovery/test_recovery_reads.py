@@ -7,19 +7,33 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.recovery.controller import read_facts
-from weft.controllers.recovery.facts import Candidate
+from weft.contracts.store import MAX_WRITES, Put
+from weft.controllers.recovery.controller import plan_one, read_facts
+from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import make_member
 from weft.controllers.recovery.members import list_answering
+from weft.controllers.recovery.plan import plan_recovery
 from weft.informer.commit import Draft
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.recovery.run import RecoveryRun, RunMember
+from weft.kinds.fields.recovery.run import RecoveryRun, RunCheck, RunMember
+from weft.kinds.image import IMAGE, ImageSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin
-from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.quota import QUOTA, QuotaSpec
+from weft.kinds.recovery_plan import (
+    MOST_CHECKS,
+    MOST_MEMBERS,
+    MOST_SPEC_BYTES,
+    RECOVERY_PLAN,
+    RecoveryPlanSpec,
+    RecoveryPlanStatus,
+    check_recovery_plan,
+)
 from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
+from weft.objects.errors import InvalidInput
 
 MEMBER = RunMember(replica="db", group=0, vm="db", snapshot="db-point-1", snapshot_uid="p1", point=1)
 
@@ -35,15 +49,22 @@ def put_plan(view: View, name: str, project: str = "default", **status: Any) -> 
     return put(view, RECOVERY_PLAN.make(name, spec, 1.0, uid=f"{project}-{name}", project=project, status=told))
 
 
-def put_replica(view: View, role: Any = "standby") -> None:
+def put_image(view: View) -> None:
+    put(view, IMAGE.make("tiny", ImageSpec(url="https://example.org/tiny"), 1.0, uid="i", project="default"))
+
+
+def put_replica(view: View, role: Any = "standby", *, name: str = "db") -> None:
     workload = {"image": "tiny", "memory": 64 << 20, "networks": []}
     disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
     taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec=workload, disks=disks, node="n1", listed=True)
-    point = SnapshotSpec(of="vm/db", automatic="replication", replica="db")
-    put(view, SNAPSHOT.make("db-point-1", point, 1.0, uid="p1", project="default", status=taken))
-    spec = ReplicaSpec(of="vm/db", origin="o", workload=workload, disks={"root": 1 << 30}, role=role)
-    told = ReplicaStatus(points=[Point(number=1, snapshot="db-point-1", snapshot_uid="p1", source="s")])
-    put(view, REPLICA.make("db", spec, 1.0, uid="r", project="default", status=told, creator="cluster:east"))
+    point, uid = (
+        SnapshotSpec(of=f"vm/{name}", automatic="replication", replica=name),
+        "p1" if name == "db" else f"p-{name}",
+    )
+    put(view, SNAPSHOT.make(f"{name}-point-1", point, 1.0, uid=uid, project="default", status=taken))
+    spec = ReplicaSpec(of=f"vm/{name}", origin="o", workload=workload, disks={"root": 1 << 30}, role=role)
+    told = ReplicaStatus(points=[Point(number=1, snapshot=f"{name}-point-1", snapshot_uid=uid, source="s")])
+    put(view, REPLICA.make(name, spec, 1.0, uid=f"r-{name}", project="default", status=told, creator="cluster:east"))
 
 
 @pytest.mark.parametrize(
@@ -84,15 +105,127 @@ def test_a_vm_that_somebody_made_from_a_point_is_no_promotion(role: str, made: l
     assert any(one["name"] == "copy" for one in written) is (role == "primary")
 
 
-@pytest.mark.parametrize(
-    ("project", "said"), [("default", "the rehearsal of recoveryplan/other"), ("lab", "another rehearsal")]
-)
-def test_a_plan_that_waits_names_none_of_another_project(project: str, said: str) -> None:
+@pytest.mark.parametrize(("project", "said"), [("default", "the rehearsal of recoveryplan/other"), ("lab", "")])
+def test_a_project_rehearses_one_plan_at_a_time_and_waits_for_no_other_project(project: str, said: str) -> None:
     view = make_view()
     plan = put_plan(view, "shop")
     other = put_plan(view, "other", project)
-    assert read_facts(view, plan, None, 1.0).busy == ""
-    assert read_facts(view, plan, other, 1.0).busy == said
+    assert read_facts(view, plan, {}, 1.0).busy == ""
+    assert read_facts(view, plan, {project: other}, 1.0).busy == said
     rehearsed = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=[])
     put_plan(view, "other", project, run=rehearsed)
-    assert read_facts(view, plan, None, 1.0).busy == said
+    assert read_facts(view, plan, {}, 1.0).busy == said
+    put_plan(view, "other", project, run=msgspec.structs.replace(rehearsed, is_over=True))
+    assert read_facts(view, plan, {}, 1.0).busy == ""
+
+
+def put_quota(view: View, **limits: Any) -> None:
+    put(view, QUOTA.make("project", QuotaSpec(**limits), 1.0, uid="q", project="default"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"memory": 200 << 20}, "project default: memory: 0 B of 200 MiB used, 256 MiB more requested"),
+        ({"memory": 256 << 20, "instances": 4, "disk": 4 << 30}, ""),  # the replicas' disks count no more
+        ({"instances": 3}, "project default: instances: 0 of 3 used, 4 more requested"),
+    ],
+)
+def test_a_failover_that_the_quota_does_not_carry_is_refused_before_anything_is_promoted(
+    limits: dict[str, int], said: str
+) -> None:
+    view, names = make_view(), ["a", "b", "c", "d"]  # each alone fits
+    put_image(view)
+    put_quota(view, **limits)
+    for name in names:
+        put_replica(view, name=name)
+    spec = RecoveryPlanSpec(groups=names, run_generation=1, run_mode="failover", force=True)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    facts = read_facts(view, plan, {}, 1.0)
+    assert ([one.problem for one in facts.candidates], facts.excess) == ([""] * 4, said)
+    commit, status = plan_one(view, plan, {}, 1.0)
+    assert commit is not None
+    if said:
+        assert status.failover is not None and (status.failover.phase, status.failover.reason) == (
+            *("Refused",),
+            "quotaExceeded",
+        )
+        assert status.failover.message.endswith(said) and len(commit.writes) == 1
+    else:
+        assert status.run is not None
+
+
+@pytest.mark.parametrize("mode", ["failover", "rehearse"])
+def test_a_promoted_replica_whose_vm_was_deleted_bars_no_run_of_all(mode: Any) -> None:
+    view = make_view()
+    put_image(view)
+    put_replica(view, "primary", name="old")
+    put_replica(view, name="db")
+    spec = RecoveryPlanSpec(all=True, run_generation=1, run_mode=mode)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    assert [(one.member.replica, one.problem) for one in read_facts(view, plan, {}, 1.0).candidates] == [("db", "")]
+
+
+def test_what_is_left_of_earlier_runs_goes_with_no_more_writes_than_a_commit_has() -> None:
+    view = make_view()
+    put_replica(view)
+    run = RecoveryRun(mode="failover", generation=1, name="run", began_at=1.0, members=[MEMBER])
+    spec = RecoveryPlanSpec(groups=["db"], run_generation=1, run_mode="failover", force=True)
+    status = RecoveryPlanStatus(phase="FailingOver", run=run, asked_generation=1)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", status=status))
+    one = ServiceSpec(selector={"app": "x"}, ports=["80"])
+    for number in range(150):
+        left = SERVICE.make(f"rehearsal-old-{number}", one, 1.0, project="default", owner=plan.envelope)
+        left.finalizers = ["endpoints"]
+        left.deleting_since = 1.0 if number < 90 else None  # of these, a node that is lost says nothing
+        put(view, left)
+    commit, now = plan_one(view, plan, {}, 2.0)
+    assert commit is not None and now.run is not None and now.run.members[0].begun_at == 2.0
+    names = [msgspec.json.decode(write.value)["name"] for write in commit.writes if isinstance(write, Put)]
+    assert "db" in names and sum(name.startswith("rehearsal-old-") for name in names) == 60
+    for number in range(90):
+        more = SERVICE.make(f"rehearsal-more-{number}", one, 1.0, project="default", owner=plan.envelope)
+        more.finalizers = ["endpoints"]
+        put(view, more)
+    commit, _ = plan_one(view, plan, {}, 2.0)
+    assert commit is not None and len(commit.writes) == MAX_WRITES
+
+
+def test_the_largest_plan_with_its_results_is_no_larger_than_an_object_may_be() -> None:
+    command = "x" * ((MOST_SPEC_BYTES - 4000) // MOST_CHECKS)
+    names = [f"{number:02d}{'n' * 60}" for number in range(MOST_MEMBERS)]
+    checks = [f"n{number % 5}=command:{command}" for number in range(MOST_CHECKS)]
+    long = "\x00" * 5000  # what a guest says, six bytes each
+    members = [
+        RunMember(
+            replica=name,
+            group=0,
+            vm=name,
+            snapshot=name,
+            snapshot_uid=name,
+            begun_at=1.0,
+            checks=[
+                RunCheck(type="running"),
+                RunCheck(type="command", target=command, service=name),
+                RunCheck(type="command", target=command, service=name),
+            ],
+        )
+        for name in names
+    ]
+    run = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=members)
+    spec = RecoveryPlanSpec(groups=[",".join(names)], checks=checks, run_generation=1, deadline=10.0)
+    facts = RecoveryFacts(
+        name="shop",
+        deleting=False,
+        spec=spec,
+        status=RecoveryPlanStatus(run=run),
+        vms={name: VmFacts("Boot", long) for name in names},
+        ready={name: Readiness(False, long) for name in names},
+        leftovers=True,
+    )
+    status = plan_recovery(facts, 1000.0).status
+    assert status.rehearsal is not None and status.run is not None and status.run.is_over
+    status.failover = status.rehearsal
+    assert len(msgspec.json.encode([spec, status])) < 250_000
+    with pytest.raises(InvalidInput, match="are too much"):
+        check_recovery_plan(RecoveryPlanSpec(groups=["n0,n1,n2,n3,n4"], checks=[one + "x" * 200 for one in checks]))

@@ -81,7 +81,7 @@ class RunResult(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RecoveryRun(msgspec.Struct, kw_only=True, frozen=True):
-    """A run that goes on, or whose objects are being removed."""
+    """A run that goes on, or whose objects are being removed. Its result stands in the plan's status, once."""
 
     mode: Mode
     generation: int
@@ -89,7 +89,7 @@ class RecoveryRun(msgspec.Struct, kw_only=True, frozen=True):
     began_at: float  # seconds since 1970
     members: list[RunMember]
     networks: dict[str, str] = {}  # that are made for a rehearsal, by what they stand for
-    result: RunResult | None = None  # set: it is over
+    is_over: bool = False  # it has a result
 
 
 def find_busy(obj: Object) -> str:
