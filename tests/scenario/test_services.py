@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.scenario.controllers_lab import Lab
+from tests.scenario.controllers_lab import Lab, PretendNode
 
 from weft.contracts.store import Delete, Put
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -158,6 +158,37 @@ async def test_where_all_stop_to_answer_the_last_ready_ones_stay_until_they_end(
         await until_weights(lab, w1=0, w2=0, w3=1000)
         await ready(lab, service, "w3")
         assert (await until_weights(lab, w1=0, w2=0, w3=1000)).reason == ""
+
+
+async def test_one_that_leaves_has_departed_once_every_node_of_the_network_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        service, nodes = await put_service(lab), list[PretendNode]()
+        for name, place in (("w1", "n1"), ("w2", "n2")):
+            nodes.append(await lab.add_node(place, cpu=1.0))  # for one of them
+            await lab.put_vm(name, cpu=1.0)
+            await lab.until_phase(name, "Running")
+            await label(lab, name, **WEB)
+        await ready(lab, service, "w1", "w2")
+        await until_weights(lab, w1=500, w2=500)
+        await label(lab, "w1", **WEB, **{"weft/draining": "1"})
+        found = (await until_weights(lab, w1=0, w2=1000)).endpoints[0]
+        assert [one.leaves for one in (await served(lab)).targets if one.address == found.address] == [True]
+        said = [f"{service.uid}/{found.address}"]
+
+        async def has_departed() -> bool:
+            return (await status(lab)).endpoints[0].departed_at is not None
+
+        await nodes[0].write_report(departed=said)
+        await lab.pass_time(5)
+        assert not await has_departed()
+        await nodes[1].write_report(departed=said)
+        await lab.until(has_departed)
+        since = (await status(lab)).endpoints[0].departed_at
+        await nodes[1].write_report(departed=[])
+        await lab.pass_time(5)
+        assert (await status(lab)).endpoints[0].departed_at == since
+        await label(lab, "w1", **WEB)
+        assert (await until_weights(lab, w1=500, w2=500)).endpoints[0].departed_at is None
 
 
 async def test_one_that_too_many_services_check_says_so(tmp_path: Path) -> None:

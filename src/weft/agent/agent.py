@@ -299,6 +299,12 @@ class Agent:
             epoch=self.allocations.epoch,
             pools=self.pools.facts,
             functions=functions.report() if functions is not None else {},
+            departed=sorted(
+                name
+                for one in self._network.departed
+                if not one.service.proxied or self.proxies.has_departed(one)
+                for name in one.departures
+            ),
             egress_endpoints=self.egress_endpoints.networks(),
             addresses=self._network.addresses,
             contact=self._reporter.contact.token,

@@ -202,6 +202,9 @@ class NodeReport(msgspec.Struct, kw_only=True):
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of instances: yes, or why the node can't run them
+    departed: list[
+        str
+    ] = []  # SERVICE_UID/ADDRESS of endpoints that leave, and get no new connections from here any more
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
     connections_percent: int = 0  # how full its table of connections is, in steps of 5; 0: not nearly
     contact: str = ""  # another one each time that it has been heard again after a silence

@@ -106,6 +106,9 @@ class ServiceEndpoint(msgspec.Struct, kw_only=True, frozen=True):
     ready: bool = False
     weight: int = 0  # per mille of new connections
     reason: str = ""  # why it isn't ready, or gets none
+    silent: bool = False  # it isn't ready only as it says nothing: it may be busy
+    leaves: bool = False  # it gets no new connections any more, ready or not
+    departed_at: float | None = None  # since when no node sends it any, of one that leaves
 
 
 class ServiceStatus(msgspec.Struct, kw_only=True):

@@ -18,7 +18,7 @@ from weft.agent.network.server_place import join, locate
 from weft.agent.server.reporter import Question, Reporter
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore, Surroundings
-from weft.agent.state.service import ServiceAddresses
+from weft.agent.state.service import ServedAddress, ServiceAddresses
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
@@ -81,6 +81,7 @@ class NetworkExecutor:
         self._applied_forwards: list[Forward] | None = None
         self._listening: frozenset[tuple[str, int]] = frozenset()
         self._published: frozenset[tuple[str, int]] = frozenset()
+        self.departed: list[ServedAddress] = []  # services with targets that leave, as the routers here have them
         self.held = HeldPorts()  # by programs of this node
         self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
@@ -254,8 +255,21 @@ class NetworkExecutor:
                 except WeftError as problem:
                     problems.append(problem)
             self._follow_services()
+        self._note_departures()
         if problems:
             raise problems[0]
+
+    def _note_departures(self) -> None:
+        by_network = self.service_addresses.by_network
+        departed = [
+            one
+            for uid, segment in sorted(self._applied.items())
+            for one in by_network.get(uid, {}).values()
+            if one.leaving and one.service in segment.services
+        ]
+        if departed != self.departed:
+            self.departed = departed
+            self._reporter.wake()
 
     def _orphans(self) -> list[LocalAllocation]:
         return [state.local for state in self._table.orphans()]

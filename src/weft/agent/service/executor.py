@@ -17,7 +17,7 @@ from weft.agent.state.service import ServedAddress
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import CanListen, GatewayListener, NetworkDriver
-from weft.contracts.proxy import EndpointCount, Proxy, ProxyDriver
+from weft.contracts.proxy import EndpointCount, Listener, Proxy, ProxyDriver
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import WeftError
@@ -34,7 +34,7 @@ LINGER_SECONDS = 5.0  # of a proxy that nothing needs: a guest that is replaced 
 
 class Proxies:
     """``services``: of this node's networks, by network uid and address. ``driver`` None: this node runs no proxies.
-    ``report_failures`` is called while requests fail, at most every REPORT_SECONDS."""
+    ``report`` is called when there is something to report: while requests fail, at most every REPORT_SECONDS."""
 
     def __init__(
         self,
@@ -45,16 +45,17 @@ class Proxies:
         table: AllocationTable,
         certificates: Certificates,
         clock: Clock,
-        report_failures: Callable[[], None] = lambda: None,
+        report: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver, self._network, self._services = driver, network, services
-        self._report_failures, self._failures, self._failed_at = report_failures, 0, -REPORT_SECONDS
+        self._report, self._failures, self._failed_at = report, 0, -REPORT_SECONDS
         self._egress, self._table, self._clock = egress, table, clock
         self._certificates = certificates
         self._woken = asyncio.Event()
         self._networks: dict[str, str] = {}  # of proxies that run, by id
         self._idle_since: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
+        self._stands: dict[str, tuple[Listener, ...]] = {}  # what the proxies have, by id
         self._counts: dict[str, list[EndpointCount]] = {}  # by the proxy's id
         self._times: dict[tuple[str, str], list[tuple[float, float]]] = {}  # by service and address: when, and seconds
 
@@ -67,6 +68,11 @@ class Proxies:
             return
         for uid in {uid for uid, _ in list_proxied(self._services, self._guests())} & nics.keys():
             self._egress.recall(uid, nics[uid])
+
+    def has_departed(self, served: ServedAddress) -> bool:
+        """Whether no proxy here leads new requests to the targets of a service that leave."""
+        every = [one for of in self._stands.values() for one in of if one.service == served.uid]
+        return all(one.backends == served.service.targets for one in every)
 
     @property
     def troubles(self) -> list[str]:
@@ -115,6 +121,10 @@ class Proxies:
             try:
                 await self._ensure(driver, gateways, one)
                 self._troubles.pop(one.id, None)
+                if self._stands.get(one.id) != one.listeners:
+                    self._stands[one.id] = one.listeners
+                    if any(served.leaving for served in self._services.get(one.network_uid, {}).values()):
+                        self._report()
             except (WeftError, OSError) as problem:
                 self._log_trouble(one.id, f"HTTP services of project {_name_project(one)}: {problem}")
         now = self._clock.elapsed()
@@ -124,6 +134,7 @@ class Proxies:
             try:
                 await driver.remove(id)
                 self._counts.pop(id, None)
+                self._stands.pop(id, None)
                 uid = self._networks.pop(id, None)
                 if uid is not None and uid not in self._networks.values():
                     await self._egress.drop_proxy(uid)
@@ -172,7 +183,7 @@ class Proxies:
         failures = sum(one.answers.get("5xx", 0) + one.answers.get("none", 0) for one in every)
         if failures > self._failures and self._clock.elapsed() - self._failed_at >= REPORT_SECONDS:
             self._failed_at = self._clock.elapsed()
-            self._report_failures()
+            self._report()
         self._failures = failures
 
     def _guests(self) -> set[str]:

@@ -23,6 +23,11 @@ class ServedAddress(msgspec.Struct, frozen=True):
     project: str = ""
     network_project: str = ""  # whose network it is in
     certificate: str = ""  # which one it speaks TLS with; "": none
+    leaving: tuple[str, ...] = ()  # addresses of targets that leave: this node reports when it sends them nothing new
+
+    @property
+    def departures(self) -> list[str]:
+        return [f"{self.uid}/{address}" for address in self.leaving]
 
 
 class ServiceAddresses:
@@ -71,7 +76,8 @@ def read_service(envelope: Envelope) -> ServedAddress | None:
     )
     of, project = spec.workload, spec.workload.project or ""
     owner = split_named(project, spec.network)[0] or ""
-    return ServedAddress(of.uid, service, served.readiness, of.name, project, owner, served.certificate)
+    leaving = tuple(target.address for target in served.targets if target.leaves)
+    return ServedAddress(of.uid, service, served.readiness, of.name, project, owner, served.certificate, leaving)
 
 
 def name_service(spec: EndpointSpec) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def plan_one(
         spec=msgspec.structs.replace(spec, replicas=scaled) if scaled is not None else spec,
         status=status,
         instances=[
-            read_instance(item, one, allowances[one.key], find_unready(one, services, now), now)
+            read_instance(item, one, allowances[one.key], services, now)
             for one in found.values()
             if not (one.envelope.name == spec.adopt and spec_of(one).run == "stop")
         ],
@@ -223,8 +223,9 @@ def list_services(view: View, workloads: Iterable[Item]) -> list[Item]:
     return list(found.values())
 
 
-def find_unready(workload: Item, services: Iterable[Item], now: float) -> str:
-    """Why a service gives it no connections; "" if all do that match it."""
+def find_unready(workload: Item, services: Iterable[Item], now: float) -> tuple[str, bool]:
+    """Why a service gives it no connections, "" if all do that match it; and whether that is only its silence."""
+    found = ("", False)
     for service in services:
         status = service.status(ServiceStatus)
         if status.phase == "Pending" or not is_matched(service.spec(ServiceSpec).selector, workload.envelope.labels):
@@ -237,14 +238,31 @@ def find_unready(workload: Item, services: Iterable[Item], now: float) -> str:
         if own is not None and own.reason == NOT_CHECKED and is_old:
             continue
         if own is None or not (own.ready or own.weight):
-            return f"service/{service.envelope.name}: {own.reason if own is not None else NOT_CHECKED}"
-    return ""
+            found = f"service/{service.envelope.name}: {own.reason if own is not None else NOT_CHECKED}", False
+            if own is None or not own.silent:
+                return found
+            found = found[0], True
+    return found
+
+
+def find_departed(workload: Item, services: Iterable[Item]) -> float | None:
+    """Since when no service sends new connections to one that leaves; None: they may still come."""
+    moments = [0.0]
+    for service in services:
+        if not is_matched(service.spec(ServiceSpec).selector, workload.envelope.labels):
+            continue
+        own = (one for one in service.status(ServiceStatus).endpoints if one.workload.uid == workload.uid)
+        at = next((one.departed_at for one in own), 0.0)
+        if at is None:
+            return None
+        moments.append(at)
+    return max(moments)
 
 
 def read_instance(
-    deployment: Item, workload: Item, allowances: Sequence[Allowance], unready: str, now: float
+    deployment: Item, workload: Item, allowances: Sequence[Allowance], services: Sequence[Item], now: float
 ) -> Instance:
-    """One of the deployment's VMs or containers as its plan sees it. ``unready``: why a service gives it no connections."""
+    """One of the deployment's VMs or containers as its plan sees it. ``services``: those that may match it."""
     envelope, status = workload.envelope, workload.status(WorkloadStatus)
     named = read_instance_name(deployment.envelope.name, envelope.name) or (0, MOST_REPLICAS, 1)
     label = envelope.labels.get(REVISION_LABEL, "")
@@ -252,7 +270,8 @@ def read_instance(
     if envelope.name in (deployment.spec(DeploymentSpec).adopt, *(one.instance for one in kept if one.instance)):
         named = (named[0], 0, 1)
     state, since, trouble = read_state(workload, deployment.spec(DeploymentSpec).min_healthy, now)
-    if state == "healthy" and unready:
+    unready, silent = find_unready(workload, services, now) if state == "healthy" else ("", False)
+    if unready:
         state, trouble = "coming", unready
     placed, draining = envelope.condition("Placed"), envelope.labels.get(DRAINING_LABEL, "")
     is_refused = placed is not None and placed.status == "False" and placed.reason in UNPLACEABLE and not status.node
@@ -265,9 +284,11 @@ def read_instance(
         since=since,
         deleting=workload.deleting,
         draining_since=float(draining) if draining.isdigit() else None,
+        departed_at=find_departed(workload, services) if draining.isdigit() else None,
         restarts=status.restarts,
         unplaced=f"{placed.reason}: {placed.message}" if is_refused and placed is not None else "",
         trouble=trouble,
+        silent=silent,
         budgets=tuple(one.budget.key for one in allowances),
         held=next((one.text for one in allowances if not one.left), ""),
         in_place=_is_in_place(deployment, workload),
@@ -476,7 +497,7 @@ def _ready_endpoints(service: Item) -> object:
     """What of a service concerns the deployments of its endpoints."""
     endpoints = service.status(ServiceStatus).endpoints
     return service.spec(ServiceSpec).drain, [
-        (one.workload.uid, one.ready or one.weight > 0, one.reason) for one in endpoints
+        (one.workload.uid, one.ready or one.weight > 0, one.reason, one.departed_at) for one in endpoints
     ]
 
 

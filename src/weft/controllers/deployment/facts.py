@@ -25,9 +25,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0  # it is in this state, or was created: unix seconds
     deleting: bool = False
     draining_since: float | None = None
+    departed_at: float | None = None  # since when it gets no new connections, of one that drains
     restarts: int = 0
     unplaced: str = ""  # why no node takes it
     trouble: str = ""  # why it isn't healthy
+    silent: bool = False  # it runs, and isn't healthy only as it says nothing to a service's check: it may be busy
     budgets: tuple[str, ...] = ()  # keys of the disruption budgets that count it
     held: str = ""  # what one of them says, if it may not go down now
     adopted: bool = False  # people made it: it is never replaced by another
@@ -57,7 +59,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     instances: Sequence[Instance]
     now: float  # unix seconds
     generation: int = 1
-    drain_seconds: float = 0.0  # for which an instance goes on with its connections before it is deleted
+    drain_seconds: float = 0.0  # for which an instance goes on with its connections once it gets no new ones
     left: Mapping[str, int] = {}  # how many more workloads each disruption budget lets go down, by its key
     fitting: int | None = None  # how many more instances the project's quota has amounts for; None: any number
     excess: str = ""  # a sentence on what one more would exceed

@@ -34,6 +34,7 @@ LOST_SECONDS = 60.0  # after which one on a silent node is
 CRASHES = 2  # restarts of a new instance that mean it fails
 LOOK_SECONDS = 5.0  # between two looks at what requests say, or at a quota
 LATE_SECONDS = 30.0  # after which whatever nodes have counted is in the history
+DEPART_SECONDS = 15.0  # after which an instance gets no new connections, though a node hasn't said so: it may be older
 MOST_AT_ONCE = 50  # instances in one commit, beside the deployment
 MOST_BYTES = 600_000
 _ENVELOPE_BYTES = 1500
@@ -169,7 +170,7 @@ class _Planner:
         status = self._status
         for slot in self._old_slots():
             one = self._find((status.slots[slot], slot))
-            if one is None or not (one.serves or one.in_place):
+            if one is None or not (one.serves or one.in_place or one.silent):
                 status.slots[slot] = status.revision
 
     def _can_spare(self, number: int) -> bool:
@@ -559,10 +560,13 @@ class _Planner:
         for one in sorted(self._live, key=lambda one: (one.serves, -one.slot, one.name)):
             if one.name in kept or one.name in self._gone or one.name in changed:
                 continue
-            if one.draining_since is not None and one.state == "healthy":
-                left = one.draining_since + facts.drain_seconds - self._now
-                if 0 < left <= facts.drain_seconds:
-                    self._waits.append(f"{one.name} finishes its connections")
+            if one.draining_since is not None and one.state in ("healthy", "coming", "unhealthy"):  # it runs
+                departed = one.departed_at is not None
+                since = one.departed_at if one.departed_at is not None else one.draining_since + DEPART_SECONDS
+                left = since + facts.drain_seconds - self._now
+                if 0 < left <= facts.drain_seconds + (0.0 if departed else DEPART_SECONDS):
+                    waits = "finishes its connections" if departed else "leaves: nodes stop to send it connections"
+                    self._waits.append(f"{one.name} {waits}")
                     self._requeue(left)
                     continue
                 self._status.progressed_at = self._now
@@ -579,7 +583,7 @@ class _Planner:
             elif one.serves and self._serving() < self._floor:
                 self._waits.append(f"{one.name} stays until enough others are healthy")
                 continue
-            elif one.serves and facts.drain_seconds > 0:
+            elif (one.serves or one.silent) and facts.drain_seconds > 0:
                 self._out.drain.append(one)
                 self._requeue(facts.drain_seconds)
                 continue

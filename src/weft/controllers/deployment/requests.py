@@ -19,7 +19,11 @@ from weft.insight.canary import choose_rates, judge
 from weft.kinds.deployment import Autoscale
 
 REQUESTS, SECONDS = "weft_service_requests_total", "weft_service_response_seconds"
-FAILED = frozenset({"5xx", "none"})
+ERROR, UNANSWERED = "5xx", "none"
+# Where the old revision leaves more than this share unanswered, the machines are too busy, which says nothing of the new one:
+# unless that leaves several times as many.
+BUSY_SHARE, LEAST_UNANSWERED = 0.01, 5
+WORSE_TIMES, WORSE_LEAST, WORSE_MOMENTS = 3.0, 20, 5
 STEP_SECONDS = 1.0
 WINDOW_SECONDS = 10.0  # a reading of latency is the mean of as long, and comes as often
 WARM_SECONDS = 30.0  # after an instance's first answer: what has just booted is slow at first
@@ -40,8 +44,27 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
 
 class Counts(msgspec.Struct):
     requests: int = 0
-    failures: int = 0
-    moments: int = 0  # at which failures came
+    errors: int = 0  # answers that say that it failed
+    unanswered: int = 0
+    moments: int = 0  # at which either came
+    error_moments: int = 0
+    unanswered_moments: int = 0
+
+    @property
+    def is_busy(self) -> bool:
+        return self.unanswered >= LEAST_UNANSWERED and self.unanswered > BUSY_SHARE * self.requests
+
+    @property
+    def unanswered_share(self) -> float:
+        return self.unanswered / self.requests if self.requests else 0.0
+
+    def is_worse(self, old: Counts) -> bool:
+        """Whether it leaves so much more unanswered than ``old`` that busy machines don't explain it."""
+        is_seen = self.unanswered >= WORSE_LEAST and self.unanswered_moments >= WORSE_MOMENTS
+        return is_seen and self.unanswered_share >= WORSE_TIMES * old.unanswered_share
+
+    def leave_out_unanswered(self) -> Counts:
+        return Counts(self.requests - self.unanswered, self.errors, moments=self.error_moments)
 
 
 def plan_span(since: float, now: float) -> Span:
@@ -52,16 +75,18 @@ def plan_span(since: float, now: float) -> Span:
 
 def count(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str], first: int = 0) -> Counts:
     """The requests to ``workloads`` from the moment ``first`` of the series on, which are counters. Pure."""
-    counts, failing = Counts(), np.zeros(0)
+    counts, none = Counts(), np.zeros(1)
+    failing = {ERROR: none, UNANSWERED: none}
     for labels, row in found.items():
         if labels.get("project") != project or labels.get("workload") not in workloads:
             continue
         grown = _increments(row)[first:]
         counts.requests += round(float(grown.sum()))
-        if labels.get("code_class") in FAILED:
-            counts.failures += round(float(grown.sum()))
-            failing = grown if not len(failing) else failing + grown
-    counts.moments = int((failing > 0).sum())
+        if (code := labels.get("code_class")) in failing:
+            failing[code] = failing[code] + grown
+    counts.errors, counts.unanswered = (round(float(failing[code].sum())) for code in (ERROR, UNANSWERED))
+    counts.error_moments, counts.unanswered_moments = (int((failing[code] > 0).sum()) for code in (ERROR, UNANSWERED))
+    counts.moments = int((failing[ERROR] + failing[UNANSWERED] > 0).sum())
     return counts
 
 
@@ -143,16 +168,24 @@ def judge_requests(
     known = {labels.get("workload") for labels in requests if labels.get("project") == watched.project}
     if not known & (watched.new | watched.old):
         return Verdict("wait", "no service counts requests to the instances"), False
-    rates = choose_rates(watched.threshold, old.requests, old.failures)
+    left_out = ""
+    if old.is_busy:
+        of_new, of_old = (f"{one.unanswered_share * 100:.3g} %" for one in (new, old))
+        shares = f"{of_new} of the requests unanswered, the old revision {of_old}"
+        if new.is_worse(old):
+            return Verdict("bad", f"it leaves {shares}", new.requests), True
+        left_out = f"; it leaves {shares}: these don't count"
+        new, old = new.leave_out_unanswered(), old.leave_out_unanswered()
+    rates = choose_rates(watched.threshold, old.requests, old.errors + old.unanswered)
     finding = judge(
         new.requests,
-        new.failures,
+        new.errors + new.unanswered,
         rates,
         moments=new.moments,
         old_seconds=list_windows(span, requests, seconds, watched.project, watched.old),
         new_seconds=list_windows(span, requests, seconds, watched.project, watched.new),
     )
-    return Verdict(finding.word, finding.why, new.requests), True
+    return Verdict(finding.word, finding.why + left_out, new.requests), True
 
 
 async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[Verdict, bool]:

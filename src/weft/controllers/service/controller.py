@@ -14,7 +14,13 @@ import msgspec
 
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.loop import Plan
-from weft.controllers.service.facts import find_network, read_members, read_split, services_of_deployment
+from weft.controllers.service.facts import (
+    find_network,
+    note_departures,
+    read_members,
+    read_split,
+    services_of_deployment,
+)
 from weft.controllers.service.plan import Member, plan_endpoints, round_shares
 from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, make_endpoint, which_joins
 from weft.informer.commit import Commit, edit, put, unchanged
@@ -34,7 +40,7 @@ from weft.kinds.endpoint import (
 )
 from weft.kinds.fields.service.readiness import resolve_readiness
 from weft.kinds.network import NetworkStatus
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.nic import Nic
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadStatus
 from weft.kinds.published_port import (
@@ -99,6 +105,8 @@ class Services:
                     self._book.notice_node(change)
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).address)):
                     return _services_of_node(view, change.item.uid)
+                if has_changed(change, _sends_to):
+                    return _services_that_wait(view)
             case kind if is_workload(kind):
                 if has_changed(change, _counts):
                     items = [item for item in (change.old, change.new) if item is not None]
@@ -126,7 +134,7 @@ class Services:
             why = f'network "{service.spec(ServiceSpec).network}" '
             why += "is being created" if network is not None else describe_missing(service, _network_of(service))
             return plan_status(service, ServiceStatus(reason="networkNotReady", message=why), [], []), False
-        members = read_members(view, service, network)
+        members = note_departures(view, service, network, read_members(view, service, network), now)
         endpoints, more = plan_endpoints(
             members, read_weights(service.spec(ServiceSpec)), read_split(view, service, members)
         )
@@ -212,12 +220,12 @@ def name_certificate(view: View, service: Item) -> str:
 def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint], certificate: str = "") -> Served:
     """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them."""
     ports = read_ports(spec)
+    targets = [
+        ServedTarget(address=one.address, weight=one.weight, leaves=one.leaves) for one in endpoints if one.address
+    ]
     return Served(
         ports=[ServedPort(port=one.port, target=one.target, protocol=one.protocol) for one in ports],
-        targets=sorted(
-            (ServedTarget(address=one.address, weight=one.weight) for one in endpoints if one.address),
-            key=lambda one: one.address,
-        ),
+        targets=sorted(targets, key=lambda one: one.address),
         sticky=spec.sticky == "client",
         http=spec.protocol == "http",
         certificate=certificate,
@@ -265,6 +273,20 @@ def _services_of_node(view: View, node_uid: str) -> list[str]:
     uids = {item.spec(AllocationSpec).workload.uid for item in view.find(ALLOCATIONS_BY_NODE, node_uid)}
     workloads = [item for uid in sorted(uids) for item in view.find(WORKLOADS_BY_UID, uid)]
     return [key for workload in workloads for key in _services(view, workload)]
+
+
+def _sends_to(node: Item) -> object:
+    """What of a node decides whether an endpoint that leaves still gets connections from it."""
+    return node.status(NodeStatus).phase, node.report(NodeReport).departed
+
+
+def _services_that_wait(view: View) -> list[str]:
+    """The services of which an endpoint that leaves may still get connections."""
+    return [
+        key
+        for key, service in view.of_kind("service").items()
+        if any(one.leaves and one.departed_at is None for one in service.status(ServiceStatus).endpoints)
+    ]
 
 
 def _decides(allocation: Item) -> object:

@@ -21,8 +21,9 @@ from weft.kinds.deployment import (
     DeploymentStatus,
 )
 from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointStatus
 from weft.kinds.fields.service.readiness import MOST_CHECKED, resolve_readiness
-from weft.kinds.node import NODES_BY_UID, NodeReport
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
 from weft.kinds.service import (
     NOT_CHECKED,
@@ -89,6 +90,30 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
     return _with(found, address=address, trouble=unready, silent=said is not None and said.silent and not said.ready)
 
 
+def note_departures(view: View, service: Item, network: Item, members: list[Member], now: float) -> list[Member]:
+    """``members``; of those that leave with the time since which no node sends them new connections."""
+    if not any(one.leaves for one in members):
+        return members
+    before = {one.workload.uid: one.departed_at for one in service.status(ServiceStatus).endpoints if one.leaves}
+    sending = _list_nodes(view, network)
+    found = []
+    for one in members:
+        at = before.get(one.workload.uid) if one.leaves else None
+        if one.leaves and at is None and one.workload.uid in before:  # nodes have been told since it was written
+            name = f"{service.uid}/{one.address}"
+            at = now if not one.address or all(name in node.departed for node in sending) else None
+        found.append(_with(one, departed_at=at))
+    return found
+
+
+def _list_nodes(view: View, network: Item) -> list[NodeReport]:
+    """What the nodes report that send connections to services in ``network``, and are there."""
+    endpoints = view.find(ENDPOINTS_BY_NETWORK, network.uid)
+    names = {name for one in endpoints if (name := one.status(EndpointStatus).node) is not None}
+    nodes = [node for name in sorted(names) if (node := view.get(object_key("node", None, name))) is not None]
+    return [node.report(NodeReport) for node in nodes if node.status(NodeStatus).phase != "NotReady"]
+
+
 def read_split(view: View, service: Item, members: Sequence[Member]) -> Split:
     """How the deployments of ``members`` split requests among their revisions, those that do."""
     found: dict[str, dict[str, int]] = {}
@@ -134,5 +159,5 @@ def _find_unready(report: AllocationReport, service_uid: str, *, was_ready: bool
     return "" if said.ready else said.message or "it is not ready"
 
 
-def _with(member: Member, **fields: str | bool) -> Member:
+def _with(member: Member, **fields: str | bool | float | None) -> Member:
     return msgspec.structs.replace(member, **fields)

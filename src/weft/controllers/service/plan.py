@@ -28,6 +28,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     runs: bool = True  # it may be asked whether it is ready
     silent: bool = False  # it isn't ready only because it stopped to answer its check: it was ready since it started
     leaves: str = ""  # why it gets no new connections, though it may be ready
+    departed_at: float | None = None  # since when no node sends it any
     deployment: str = ""  # the name of its deployment
     revision: str = ""
 
@@ -54,6 +55,9 @@ def plan_endpoints(
             ready=not one.trouble,
             weight=given.get(at, 0),
             reason=one.trouble or one.leaves,
+            silent=one.silent,
+            leaves=bool(one.leaves),
+            departed_at=one.departed_at,
         )
         for at, one in enumerate(known)
     ]

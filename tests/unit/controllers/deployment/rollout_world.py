@@ -47,6 +47,8 @@ class World:
         self.verdict, self.judged = Verdict("wait", ""), False
         self.answered, self.quota = True, 1000
         self.left: dict[str, int] = {}
+        self.departs = True  # nodes say that they send nothing new to what drains
+        self.silent: set[str] = set()  # names of guests that say nothing to their service's check
         self.can_change_in_place = False
         self.events: list[str] = []
         self.most_there = 0
@@ -90,16 +92,19 @@ class World:
         seen = []
         for guest in self.guests.values():
             state, since = self.state_of(guest)
+            silent = state == "healthy" and guest.name in self.silent
             seen.append(
                 Instance(
                     name=guest.name,
                     revision=guest.revision,
                     slot=guest.slot,
                     attempt=guest.attempt,
-                    state=state,
+                    state="coming" if silent else state,
+                    silent=silent,
                     since=since,
                     deleting=guest.deleting_since is not None,
                     draining_since=guest.draining_since,
+                    departed_at=guest.draining_since if self.departs else None,
                     unplaced="" if guest.placed else "insufficientResources: no node has memory left",
                     trouble="exit code 1" if state == "failed" else "",
                     budgets=tuple(self.left),

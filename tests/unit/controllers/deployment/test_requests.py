@@ -78,6 +78,29 @@ def test_what_the_old_revision_fails_counts_only_since_there_is_a_new_one() -> N
     assert judge_requests(WATCHED, span, series(quiet), {})[0].word == "good"
 
 
+def test_what_busy_machines_leave_unanswered_is_not_held_against_the_new_revision() -> None:
+    span = Span(1000.0, 1.0, 7)
+
+    def judge(new_unanswered: list[float], new_errors: list[float], old_unanswered: list[float]) -> tuple[str, str]:
+        rows: dict[tuple[str, str], list[float]] = {
+            (OLD, "2xx"): [0.0, 500.0, 1000.0, 1500.0, 2000.0, 2500.0, 3000.0],
+            (OLD, "none"): old_unanswered,
+            (NEW, "2xx"): [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0],
+            (NEW, "none"): new_unanswered,
+            (NEW, "5xx"): new_errors,
+        }
+        verdict = judge_requests(WATCHED, span, series(rows), {})[0]
+        return verdict.word, verdict.why
+
+    well, busy = [0.0] * 7, [0.0, 10.0, 40.0, 70.0, 100.0, 120.0, 130.0]  # 4 % of the old one's
+    word, why = judge([0.0, 0.0, 30.0, 50.0, 57.0, 57.0, 57.0], well, busy)
+    assert (word, "these don't count" in why) == ("good", True), "a burst of twice as many"
+    assert judge([0.0, 0.0, 30.0, 50.0, 57.0, 57.0, 57.0], well, well)[0] == "bad", "the old one answers all"
+    assert judge(well, [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0], busy)[0] == "bad", "it says itself that it fails"
+    word, why = judge([0.0, 40.0, 80.0, 120.0, 160.0, 200.0, 240.0], well, busy)
+    assert word == "bad" and why == "it leaves 28.6 % of the requests unanswered, the old revision 4.15 %"
+
+
 def test_a_counter_that_began_again_counts_from_nothing() -> None:
     verdict, _ = judge_requests(WATCHED, SPAN, series({(NEW, "2xx"): [100.0, 150.0, 30.0, 60.0]}), {})
     assert verdict.requests == 110

@@ -189,6 +189,43 @@ def test_an_instance_on_a_silent_node_is_replaced_by_one_of_its_revision() -> No
     assert "web-1-1" not in world.guests
 
 
+def test_what_drains_stays_until_no_node_sends_it_anything_new_and_its_time_is_over() -> None:
+    world = World(2, drain=1.0)
+    world.begin()
+    world.departs = False
+    world.update("shop:2")
+    while not any(one.draining_since for one in world.guests.values()):
+        world.pass_time(1)
+    drained = next(one for one in world.guests.values() if one.draining_since)
+    world.pass_time(10)
+    assert drained.deleting_since is None and "nodes stop to send it" in world.status.message
+    drained.draining_since = world.now  # when the nodes have said so
+    world.departs = True
+    world.pass_time(2)
+    assert drained.deleting_since is not None
+    world.departs = False
+    world.until("Promoted")  # a node that never says so holds nothing up for long
+
+
+def test_a_rollback_takes_no_instance_for_broken_that_is_only_silent() -> None:
+    world = World(4, drain=1.0, max_unavailable=1)
+    world.begin()
+    world.update("shop:2")
+    while world.revisions().count(2) < 3:
+        world.pass_time(1)
+    world.undo("shop:1")
+    world.pass_time(1)
+    kept = [
+        one for one in world.guests.values() if one.revision == 2 and not one.deleting_since and not one.draining_since
+    ]
+    assert len(kept) >= 2
+    world.silent = {one.name for one in kept}
+    world.pass_time(2)
+    assert all(one.deleting_since is None and one.draining_since is None for one in kept)
+    world.until("RolledBack")  # though they stay silent
+    assert world.revisions() == [1, 1, 1, 1]
+
+
 def test_drained_instances_go_after_their_time_and_one_that_is_wanted_again_stays() -> None:
     world = World(2, drain=20.0)
     world.begin()
