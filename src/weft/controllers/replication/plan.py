@@ -321,9 +321,11 @@ def _show(facts: ReplicationFacts, plan: ReplicationPlan, now: float) -> Replica
         phase = "Behind" if lag > ALARM_SHARE * rpo else "Replicating"
     step = max(1.0, rpo / 12)
     changed = phase != facts.status.phase or status.point != facts.status.point or facts.status.updated_at is None
-    if lag is not None and (changed or not 0 <= now - (status.updated_at or 0.0) < step):
-        status = replace(status, lag_seconds=round(lag, 1), updated_at=now)
+    left = step - (now - (status.updated_at or 0.0))  # until the lag is worth a write
+    if lag is not None and (changed or not 0 < left <= step):
+        status, left = replace(status, lag_seconds=round(lag, 1), updated_at=now), step
         if lag > (status.rpo_seconds or 0.0) and facts.status.point == status.point:
             status = note_age(status, lag, now)
-    later = step if plan.later <= 0 else min(plan.later, step)
+    left = max(0.1, left) if left <= step else step
+    later = left if plan.later <= 0 else min(plan.later, left)
     return replace(plan, status=replace(status, phase=phase), later=later)

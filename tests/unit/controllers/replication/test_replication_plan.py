@@ -84,6 +84,18 @@ def test_a_clock_that_was_set_back_stops_nothing_for_longer_than_the_rpo() -> No
     assert plan.status.lag_seconds == 0.0
 
 
+def test_the_lag_that_is_shown_is_a_twelfth_of_the_rpo_old_at_most() -> None:
+    point, now, written = msgspec.structs.replace(POINT, begun_at=NOW - 1.0), NOW, []
+    facts = make_facts(ReplicationStatus(workload_uid="w", point=point), point=take("a"))
+    while now < NOW + 18:
+        plan = plan_replication(facts, now)
+        facts, age = msgspec.structs.replace(facts, status=plan.status), now - (plan.status.updated_at or 0.0)
+        assert 0 < plan.later <= max(0.1, 5.0 - age)
+        written.append(plan.status.lag_seconds)
+        now += plan.later - 0.001  # a timer may be early
+    assert written[-1] is not None and written[-1] > 15.0 and len(written) < 20
+
+
 def test_the_order_names_what_changed_since_the_newest_point_and_how_the_replica_should_be() -> None:
     order = order_next().status.order
     assert order is not None
