@@ -67,7 +67,7 @@ def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab
     assert made["spec"]["volumes"] == ["web-data"] and made.get("owner") is None
     assert lab.client.get("volume", "web-data")["spec"]["origin"] == {"snapshot": "web-point-4", "disk": "data"}
     replica = lab.client.get("replica", "web")["spec"]
-    assert (replica["role"], replica["generation"]) == ("primary", 2)
+    assert (replica["role"], replica["generation"], replica["became"]) == ("primary", 2, "web")
     with pytest.raises(IllegalTransition) as stale:
         act(lab, "replica/web", "receive", **POINT)
     assert (stale.value.token, stale.value.details["generation"]) == ("staleGeneration", 2)

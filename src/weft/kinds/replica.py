@@ -72,6 +72,9 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
             "Number of the point that its VM went back to in a promotion; 0: it made a new VM; set by the server", ge=0
         ),
     ] = 0
+    became: Annotated[
+        str, field("Name of the VM that its promotion made, or brought back; set by the server", name=True)
+    ] = ""
     generation: Annotated[
         int, field("Of who writes: a promotion begins the next one; set by the server", ge=1, le=1 << 40)
     ] = 1
@@ -132,6 +135,11 @@ def _check_change(old: ReplicaSpec, new: ReplicaSpec) -> None:
             reason="staleGeneration",
             hint="its VM runs here now; delete the replica if nothing is to come of it",
         )
+
+
+def name_points(replica: str) -> str:
+    """What the names of its points' snapshots begin with."""
+    return f"{replica[:40]}-point-"
 
 
 class PromoteInput(msgspec.Struct, kw_only=True):
@@ -207,8 +215,11 @@ def _make_volumes(obj: Object, given: PromoteInput, _: str) -> Sequence[dict[str
 def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
     _read_snapshot(obj, given)
     generation = int(dig(obj, "spec.generation") or 1) + 1
-    promoted = _find_point(obj, given)["number"] if _goes_back(obj, given) else 0
-    return {**obj["spec"], "role": PRIMARY, "generation": generation, "promoted": promoted}
+    goes_back = _goes_back(obj, given)
+    became = dig(obj, "status.vm") if goes_back else _name_vm(obj, given)
+    promoted = _find_point(obj, given)["number"] if goes_back else 0
+    after = {"role": PRIMARY, "generation": generation, "promoted": promoted, "became": became}
+    return {**obj["spec"], **after}
 
 
 def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
@@ -276,8 +287,8 @@ REPLICA = Kind(
     admission=Admission(
         check=check_replica,
         check_change=_check_change,
-        server_fields=("role", "generation", "promoted"),
-        made_fields=("role", "generation", "promoted"),
+        server_fields=("role", "generation", "promoted", "became"),
+        made_fields=("role", "generation", "promoted", "became"),
         counts=_count,
     ),
     display=Display(

@@ -18,9 +18,9 @@ from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.snapshot.restored import LEFT_OUT_OF_TESTS, make_restored_vm, make_restored_volumes
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus, read_checks, read_groups
-from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted
+from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted, name_points
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
+from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.errors import WeftError
 from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, check_name, named_key, object_key
@@ -128,17 +128,16 @@ def find_point(view: View, replica: Item) -> Point | None:
 
 
 def find_promoted(view: View, replica: Item) -> Item | None:
-    """The VM that its promotion made, or brought back."""
-    status = replica.status(ReplicaStatus)
-    there = view.get(object_key("vm", replica.envelope.project, status.vm)) if status.vm else None
-    if there is not None and there.uid == status.vm_uid:
-        return there
-    for point in reversed(replica.status(ReplicaStatus).points):
-        for vm in view.find(VMS_BY_ORIGIN, object_key("snapshot", replica.envelope.project, point.snapshot)):
-            origin = vm.spec(VmSpec).origin
-            if not vm.deleting and origin is not None and origin.test is None:
-                return vm
-    return None
+    """The VM that its promotion made, or brought back; None: it is gone. Others that people made from its points don't count."""
+    status, name = replica.status(ReplicaStatus), replica.spec(ReplicaSpec).became
+    vm = view.get(object_key("vm", replica.envelope.project, name)) if name else None
+    if vm is None or vm.deleting:
+        return None
+    if status.vm == name and vm.uid == status.vm_uid:
+        return vm
+    origin = vm.spec(VmSpec).origin
+    is_from_it = origin is not None and origin.snapshot.startswith(name_points(replica.envelope.name))
+    return vm if is_from_it else None
 
 
 def _recall_age(plan: Item, replica: str) -> float | None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.fields.replication.work import ReceiveOrder, ReceiveReport
-from weft.kinds.replica import PRIMARY, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import PRIMARY, Point, ReplicaSpec, ReplicaStatus, name_points
 from weft.objects.quantity import format_bytes
 
 RESEED_SECONDS = 300.0  # a node that has been away for this time is given up, if there is another
@@ -130,7 +130,7 @@ def _continues(facts: ReplicaFacts, returned: Returned, points: Sequence[Point])
 def make_point(facts: ReplicaFacts, order: ReceiveOrder, report: ReceiveReport, now: float) -> Point:
     return Point(
         number=order.number,
-        snapshot=f"{facts.name[:40]}-point-{order.snapshot[:12]}",
+        snapshot=f"{name_points(facts.name)}{order.snapshot[:12]}",
         snapshot_uid=order.snapshot,
         source=report.source,
         generation=order.generation,

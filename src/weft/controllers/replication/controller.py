@@ -141,9 +141,14 @@ def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
         snapshot = view.get(object_key(SNAPSHOT.name, project, began.snapshot)) if began is not None else None
         name = snapshot.spec(SnapshotSpec).replica if snapshot is not None else ""
         replica = view.get(object_key(REPLICA.name, project, name)) if name else None
-        if snapshot is not None and replica is not None and replica.spec(ReplicaSpec).role == PRIMARY:
+        if snapshot is not None and replica is not None and _became(replica.spec(ReplicaSpec), workload):
             return replica, snapshot
     return None
+
+
+def _became(replica: ReplicaSpec, workload: Item) -> bool:
+    """Whether the workload is what the replica's promotion made; people may make others from its points."""
+    return replica.role == PRIMARY and replica.became == workload.envelope.name
 
 
 def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:

@@ -53,7 +53,7 @@ def put_image(view: View) -> None:
     put(view, IMAGE.make("tiny", ImageSpec(url="https://example.org/tiny"), 1.0, uid="i", project="default"))
 
 
-def put_replica(view: View, role: Any = "standby", *, name: str = "db") -> None:
+def put_replica(view: View, role: Any = "standby", *, name: str = "db", became: str = "") -> None:
     workload = {"image": "tiny", "memory": 64 << 20, "networks": []}
     disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
     taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec=workload, disks=disks, node="n1", listed=True)
@@ -62,7 +62,9 @@ def put_replica(view: View, role: Any = "standby", *, name: str = "db") -> None:
         "p1" if name == "db" else f"p-{name}",
     )
     put(view, SNAPSHOT.make(f"{name}-point-1", point, 1.0, uid=uid, project="default", status=taken))
-    spec = ReplicaSpec(of=f"vm/{name}", origin="o", workload=workload, disks={"root": 1 << 30}, role=role)
+    spec = ReplicaSpec(
+        of=f"vm/{name}", origin="o", workload=workload, disks={"root": 1 << 30}, role=role, became=became
+    )
     told = ReplicaStatus(points=[Point(number=1, snapshot=f"{name}-point-1", snapshot_uid=uid, source="s")])
     put(view, REPLICA.make(name, spec, 1.0, uid=f"r-{name}", project="default", status=told, creator="cluster:east"))
 
@@ -90,19 +92,37 @@ def test_only_a_cluster_that_is_known_to_be_silent_runs_nothing(phase: Any, said
     assert list_answering(view, plan, [Candidate(MEMBER, is_handed_over=True)]) == []
 
 
-@pytest.mark.parametrize(("role", "made"), [("standby", ["db"]), ("primary", [])])
-def test_a_vm_that_somebody_made_from_a_point_is_no_promotion(role: str, made: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("role", "made", "labelled"),
+    [("standby", ["db"], []), ("primary", [], ["db"])],
+)
+def test_a_vm_that_somebody_made_from_a_point_is_no_promotion(role: str, made: list[str], labelled: list[str]) -> None:
     view = make_view()
     plan = put_plan(view, "shop")
-    put_replica(view, role)
-    copy = VmSpec(image="tiny", memory=64 << 20, networks=[], origin=VmOrigin(snapshot="db-point-1"))
-    put(view, VM.make("copy", copy, 1.0, uid="c", project="default"))
+    put_replica(view, role, became="db" if role == "primary" else "")
+    there = ["copy", *labelled]
+    for name in there:
+        copy = VmSpec(image="tiny", memory=64 << 20, networks=[], origin=VmOrigin(snapshot="db-point-1"))
+        put(view, VM.make(name, copy, 1.0, uid=name, project="default"))
     draft = Draft()
     run = RecoveryRun(mode="failover", generation=1, name="run", began_at=1.0, members=[MEMBER])
     make_member(draft, view, plan, run, 0, 2.0)
-    written = [msgspec.json.decode(write.value) for write in draft.writes if hasattr(write, "value")]
-    assert [one["name"] for one in written if one["kind"] == "vm" and one["name"] != "copy"] == made
-    assert any(one["name"] == "copy" for one in written) is (role == "primary")
+    written = [msgspec.json.decode(write.value) for write in draft.writes if isinstance(write, Put)]
+    assert [one["name"] for one in written if one["kind"] == "vm"] == made + labelled
+
+
+@pytest.mark.parametrize("left", ["", "copy", "db"])
+def test_a_promoted_replica_whose_vm_is_gone_says_so_whatever_else_was_made_from_its_points(left: str) -> None:
+    """Also one that has the name, and began from something else."""
+    view = make_view()
+    put_replica(view, "primary", became="db")
+    if left:
+        origin = VmOrigin(snapshot="db-point-1" if left == "copy" else "another-point-1")
+        put(view, VM.make(left, VmSpec(image="tiny", origin=origin), 1.0, uid="c", project="default"))
+    spec = RecoveryPlanSpec(groups=["db"], run_generation=1, run_mode="failover")
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    (candidate,) = read_facts(view, plan, {}, 1.0).candidates
+    assert candidate.problem == "replica/db was promoted, and what it became is gone"
 
 
 @pytest.mark.parametrize(("project", "said"), [("default", "the rehearsal of recoveryplan/other"), ("lab", "")])
