@@ -65,6 +65,13 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
         message = _name_missing(error.param)
     elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Argument):
         message = error.message[:1].lower() + error.message[1:].rstrip(".")  # it was typed without a name
+    elif (
+        isinstance(error, click.BadParameter)
+        and error.param is not None
+        and isinstance(error.param.type, click.IntRange)
+    ):
+        given = error.message.partition(" is not ")[0]
+        message = f"{error.param.opts[0]}: {given} is not a whole number{_describe_range(error.param.type)}"
     context = getattr(error, "ctx", None)
     if context is not None:
         if isinstance(error, click.NoSuchOption) and (rule := getattr(context.command, "where_options_go", "")):
@@ -74,6 +81,12 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     complaint = WeftError(message, reason="usage", hint=hint or None)
     complain(complaint, output, color)
     return USAGE
+
+
+def _describe_range(numbers: click.IntRange) -> str:
+    """`` from 1 to 500``"""
+    least = f" from {numbers.min}" if numbers.min is not None else ""
+    return least + (f" to {numbers.max}" if numbers.max is not None else " on" if least else "")
 
 
 def _name_missing(param: click.Parameter) -> str:

@@ -128,7 +128,9 @@ def read_text(path: Path) -> str:
         ) from None
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
-        raise InvalidInput(f"{path}:{line}: not UTF-8 text", hint="give a .csv or .csv.gz file") from None
+        raise InvalidInput(
+            f"{path}:{line}: not UTF-8 text", hint="give a text file, plain or compressed with gzip"
+        ) from None
     except (EOFError, zlib.error) as problem:
         raise InvalidInput(
             f"{path}: the compressed file is broken: {problem}",

@@ -136,6 +136,13 @@ def test_no_word_means_two_things() -> None:
         ("backup create vm/web --to safe --keep 0s", "--keep must be longer than 0", "leave --keep out"),
         ("schema", "KIND[.FIELD] is missing", "weft schema"),
         ("volume create --config none.yaml x", "none.yaml: no such file", ""),
+        ("rebalance plan --moves x", "--moves: 'x' is not a whole number from 0 to 500", "weft rebalance --help"),
+        (
+            "rebalance plan --concurrent 0",
+            "--concurrent: 0 is not a whole number from 1 to 16",
+            "weft rebalance --help",
+        ),
+        ("rollout status a --to -3", "--to: -3 is not a whole number from 1 on", "--help"),
     ],
 )
 def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
