@@ -11,7 +11,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Kind, Lifetime, Object, Operation, Verb
-from weft.objects.errors import IllegalTransition, InvalidInput, WeftError
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.schema import field
 
 # Proposed: nothing has begun; Refused: the world had changed before it began; Undoing: all goes back.
@@ -144,7 +144,24 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
             reason=dig(obj, "status.reason", "") or OUTDATED,
             hint="weft rebalance plan",
         )
+    if goal.words == "Done" and dig(obj, "status.phase") == "Done":  # not reached, so something failed
+        hint = f"weft describe {what} shows each; weft rebalance undo {obj['name']} brings the others back"
+        return DriverFailed(f"{what} is done, but some migrations failed: {dig(obj, 'status.message', '')}", hint=hint)
     return find_ended(("Undone",))(obj, what, goal)
+
+
+def _has_migrated(obj: Object | None) -> bool:
+    """Whether it is done and no migration failed; one that was left out didn't fail."""
+    states = [one.get("state") for one in dig(obj or {}, "status.steps", [])]
+    return dig(obj or {}, "status.phase") == "Done" and "Failed" not in states
+
+
+def _summarise(obj: Object) -> str:
+    """``Done: 2 migrated, 1 left out; n3 is cordoned``"""
+    return f"{dig(obj, 'status.phase', '')}: {dig(obj, 'status.message', '')}".rstrip(": ")
+
+
+_DONE = Goal(_has_migrated, "Done", ends_refused=False, answer=_summarise)
 
 
 def _score(name: str) -> Any:
@@ -180,9 +197,9 @@ REBALANCE_PLAN = Kind(
     lifetime=Lifetime(
         goals={
             # One that has been started since is waited for until it is over.
-            "create": reaches("Proposed", "Done", "Undone", ends_refused=False),
-            "start": reaches("Done", ends_refused=False),
-            "undo": reaches("Undone", ends_refused=False),
+            "create": reaches("Proposed", "Done", "Undone", ends_refused=False, answer=_summarise),
+            "start": _DONE,
+            "undo": reaches("Undone", ends_refused=False, answer=_summarise),
         },
         find_failure=_find_failure,
         operation=Operation(act="rebalance", cancel="undo", ended=("Proposed", *OVER)),

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
-from weft.kinds.operation import plan_goal
+from weft.kinds.operation import find_failure, plan_goal
 from weft.kinds.rebalance_plan import (
     MOST_MIGRATIONS,
     REBALANCE_PLAN,
@@ -20,7 +20,7 @@ from weft.kinds.rebalance_plan import (
     check_plan,
 )
 from weft.kinds.rebalance_policy import REBALANCE_POLICY, RebalancePolicySpec
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 
 
@@ -86,6 +86,26 @@ def test_a_budget_of_nothing_is_refused_with_what_switches_it_off(given: dict[st
     with pytest.raises(InvalidInput) if words else nullcontext() as refused:
         check(RebalancePolicySpec(**given))
     assert not words or (refused is not None and words in refused.value.hint)
+
+
+def over(phase: str, message: str, *states: str) -> dict[str, Any]:
+    status = {"phase": phase, "message": message, "steps": [{"state": one} for one in states]}
+    return {**obj(phase, start=True), "status": status}
+
+
+def test_a_plan_of_which_a_migration_failed_is_no_success_and_its_end_says_what_came_of_each() -> None:
+    start, undo = plan_goal("rebalanceplan", "start"), plan_goal("rebalanceplan", "undo")
+    assert start is not None and undo is not None and start.answer is not None and undo.answer is not None
+    fine = over("Done", "1 migrated, 1 left out; n3 is cordoned", "Done", "Skipped")
+    assert start.reached(fine) and start.answer(fine) == "Done: 1 migrated, 1 left out; n3 is cordoned"
+    failed = over("Done", "1 migrated, 1 failed; it stopped", "Done", "Failed")
+    assert not start.reached(failed)
+    problem = find_failure(failed, "rebalanceplan/tidy", start)
+    assert isinstance(problem, DriverFailed) and "1 failed; it stopped" in problem.message
+    assert "undo tidy" in problem.hint
+    assert find_failure(failed, "rebalanceplan/tidy", undo) is None  # its undo has only been requested
+    back = over("Undone", "1 back, 1 failed; it stopped", "Back", "Failed")
+    assert undo.reached(back) and undo.answer(back) == "Undone: 1 back, 1 failed; it stopped"
 
 
 def test_an_undo_waits_for_what_migrates_and_then_goes_back_in_the_other_order() -> None:
