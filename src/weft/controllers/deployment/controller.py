@@ -13,7 +13,7 @@ import msgspec
 from weft.contracts.history import History
 from weft.contracts.journal import Event
 from weft.controllers.deployment.facts import Facts, Instance, NewInstance, Outcome, State
-from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, needs_history
+from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
 from weft.controllers.deployment.plan import plan_deployment
 from weft.controllers.deployment.requests import plan_scale
 from weft.controllers.loop import Plan
@@ -161,7 +161,7 @@ def plan_one(
     }
     after = outcome.requeue_after
     if needs_history(item):
-        after = LOOK_SECONDS if after is None else min(after, LOOK_SECONDS)
+        after = find_pause(item) if after is None else min(after, find_pause(item))
     return plan_writes(item, found, outcome, now, quota, list(touched.values())), after
 
 

@@ -16,7 +16,10 @@ from weft.kinds.deployment import REVISION_LABEL, DeploymentSpec, DeploymentStat
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.objects.errors import Unavailable, WeftError
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS, JUDGE_SECONDS = (
+    5.0,
+    2.0,
+)  # between two questions, and while requests are judged: as often as they are recorded
 _log = logging.getLogger("weft.deployments")
 
 
@@ -55,7 +58,9 @@ class Observer:
             del self._known[gone]
             self._asked.pop(gone, None)
         due = [
-            one for one in every if needs_history(one) and not 0 <= now - self._asked.get(one.uid, -1e12) < LOOK_SECONDS
+            one
+            for one in every
+            if needs_history(one) and not 0 <= now - self._asked.get(one.uid, -1e12) < find_pause(one)
         ]
         if not due or (self._task is not None and not self._task.done()):
             return
@@ -88,6 +93,10 @@ def needs_history(deployment: Item) -> bool:
         find_since(deployment.status(DeploymentStatus)) is not None
         or deployment.spec(DeploymentSpec).autoscale is not None
     )
+
+
+def find_pause(deployment: Item) -> float:
+    return JUDGE_SECONDS if find_since(deployment.status(DeploymentStatus)) is not None else LOOK_SECONDS
 
 
 def read_watched(view: View, deployment: Item) -> Watched | None:

@@ -174,9 +174,9 @@ class _Planner:
                 status.slots[slot] = status.revision
 
     def _can_spare(self, number: int) -> bool:
-        """Whether there are enough healthy instances without those of this revision."""
-        slots = len(self._status.slots)
-        return sum(one.serves and one.slot < slots and one.revision != number for one in self._live) >= self._floor
+        """Whether there are enough instances without those of this revision: healthy ones, and those that are only busy."""
+        others = [one for one in self._live if one.revision != number and one.slot < len(self._status.slots)]
+        return sum(one.serves or one.silent for one in others) >= self._floor
 
     def _resume(self) -> None:
         status = self._status

@@ -226,6 +226,21 @@ def test_a_rollback_takes_no_instance_for_broken_that_is_only_silent() -> None:
     assert world.revisions() == [1, 1, 1, 1]
 
 
+def test_a_bad_version_gets_no_requests_also_where_the_old_instances_are_busy() -> None:
+    world = World(4, drain=1.0, max_unavailable=1, rollback_on_failure=True)
+    world.begin()
+    world.judged = True
+    world.update("shop:2")
+    while not world.status.step_since:
+        world.pass_time(1)
+    world.silent = {one.name for one in world.guests.values() if one.revision == 1 and one.slot < 3}
+    world.verdict = Verdict("bad", "3 of 40 requests failed")
+    world.pass_time(1)
+    assert {one.revision: one.per_mille for one in world.status.split} == {1: 1000, 2: 0}
+    world.silent.clear()
+    world.until("RolledBack")
+
+
 def test_drained_instances_go_after_their_time_and_one_that_is_wanted_again_stays() -> None:
     world = World(2, drain=20.0)
     world.begin()
