@@ -439,6 +439,11 @@ def _undo(obj: Object, given: UndoInput) -> dict[str, Any]:
             else f"deployment/{name} keeps no revision {wanted}",
             hint=f"revisions that are kept: {shown} (weft rollout history {name})",
         )
+    if wanted == now == status.get("stable"):
+        raise IllegalTransition(
+            f"deployment/{name} runs revision {wanted} already",
+            hint=f"revisions that are kept: {', '.join(map(str, sorted(kept)))} (weft rollout history {name})",
+        )
     revision, spec = kept[wanted], obj["spec"]
     undone = {"template": revision["template"], "labels": revision.get("labels", {}), "paused": False}
     return {**spec, **undone, "rollout": spec["rollout"] + 1, "undos": spec["undos"] + 1}

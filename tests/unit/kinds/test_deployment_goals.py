@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.deployment import DEPLOYMENT
+from weft.kinds.deployment import DEPLOYMENT, UndoInput
+from weft.objects.errors import IllegalTransition
 
 
 def deployment(phase: str, observed: int = 2) -> dict[str, Any]:
@@ -38,3 +39,17 @@ def test_a_rollout_that_is_not_promoted_by_itself_ends_the_wait(
     assert failure is None or failure.token == "notPromoted"
     if failure is not None and phase != "RolledBack":
         assert "it waits for a word" in failure.message and "weft rollout resume web" in (failure.hint or "")
+
+
+def test_an_undo_to_what_runs_already_is_refused() -> None:
+    undo = next(one for one in DEPLOYMENT.verbs if one.name == "undo").change
+    assert undo is not None
+    obj = deployment("Promoted")
+    revisions = [{"number": number, "outcome": "Promoted", "template": {}} for number in (1, 2)]
+    obj["spec"] |= {"rollout": 2, "undos": 0}
+    obj["status"] |= {"revision": 2, "stable": 2, "revisions": revisions}
+    with pytest.raises(IllegalTransition, match="runs revision 2 already"):
+        undo(obj, UndoInput(revision=2))
+    assert undo(obj, UndoInput(revision=1))["undos"] == 1
+    obj["status"]["revision"] = 3  # one that is on its way, or failed
+    assert undo(obj, UndoInput(revision=2))["undos"] == 1

@@ -18,6 +18,11 @@ _BY_VERBS = {
     "spec__warm__cpu": "cpu",
     "spec__snapshots__every": "every",
     "spec__snapshots__keep": "keep",
+    "spec__autoscale__min": "least",
+    "spec__autoscale__max": "most",
+    "spec__autoscale__metric": "metric",
+    "spec__autoscale__target": "target",
+    "spec__autoscale__cooldown": "cooldown",
 }  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 

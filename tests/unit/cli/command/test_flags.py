@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import msgspec
 import pytest
 
+from weft.cli.command.flag_names import name_flags
 from weft.cli.command.flags import FORMS, flag_fields, flag_name, make_flags, read_assignments, read_flags
+from weft.cli.verbs.deployment import autoscale_command
+from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.errors import InvalidInput
@@ -112,3 +116,9 @@ def test_a_field_that_could_be_several_or_none_is_refused() -> None:
     for text in ("m=8G", "memry=8G", "memory", "=8G"):
         with pytest.raises(click.UsageError, match="write FIELD=VALUE"):
             read_assignments(VM, [text])
+
+
+def test_an_error_about_the_scale_of_a_deployment_names_its_options() -> None:
+    command = autoscale_command("autoscale", cast(Any, None), DEPLOYMENT)
+    problem = InvalidInput("spec.autoscale.min: must be at most max", field="spec.autoscale.min")
+    assert name_flags(click.Context(command), problem).message == "--min: must be at most max"
