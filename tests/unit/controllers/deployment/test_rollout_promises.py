@@ -40,7 +40,7 @@ def make_world(chance: random.Random) -> World:
 def act(world: World, chance: random.Random) -> None:
     """One thing that people, nodes or requests do."""
     guests = [one for one in world.guests.values() if one.deleting_since is None]
-    match chance.randrange(12):
+    match chance.randrange(14):
         case 0 | 1:
             world.update(f"shop:{chance.randint(1, 4)}", type=chance.choice(STRATEGIES))
         case 2:
@@ -65,6 +65,10 @@ def act(world: World, chance: random.Random) -> None:
                 [Verdict("bad", "5 % fail"), Verdict("good", "all well"), Verdict("wait", "")]
             )
             world.judged = world.verdict.word != "wait"
+        case 12:
+            world.silent = {one.name for one in guests if chance.random() < 0.5}
+        case 13:
+            world.departs = not world.departs
 
 
 @pytest.mark.parametrize("seed", range(examples(60)))
@@ -82,6 +86,7 @@ def test_random_events_break_no_promise(seed: int) -> None:
     for one in world.guests.values():
         one.lost_since, one.failed = None, False
     world.verdict, world.capacity = Verdict("wait", ""), 1000
+    world.silent, world.departs = set(), True
     world.change(paused=False, replicas=3, strategy=RolloutStrategy(health_check_timeout=30.0, monitor_duration=20.0))
     world.pass_time(100)
     assert world.status.phase in (*ENDED, "Paused")
