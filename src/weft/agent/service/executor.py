@@ -28,7 +28,7 @@ log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 0.5
 COUNT_SECONDS = 1.0
 RECENT_SECONDS = 10.0  # of which the mean time until an answer is: as often as it is recorded
-REPORT_SECONDS = 2.0  # between reports while requests fail: rollouts are judged by them
+REPORT_SECONDS = 1.0  # between reports while requests fail: rollouts are judged by them
 LINGER_SECONDS = 5.0  # of a proxy that nothing needs: a guest that is replaced is soon back
 
 

@@ -16,10 +16,7 @@ from weft.kinds.deployment import REVISION_LABEL, DeploymentSpec, DeploymentStat
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.objects.errors import Unavailable, WeftError
 
-LOOK_SECONDS, JUDGE_SECONDS = (
-    5.0,
-    2.0,
-)  # between two questions, and while requests are judged: as often as they are recorded
+LOOK_SECONDS, JUDGE_SECONDS = 5.0, 1.0  # between two questions, and while requests are judged
 _log = logging.getLogger("weft.deployments")
 
 

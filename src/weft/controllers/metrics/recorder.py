@@ -21,7 +21,7 @@ from weft.protocol.heartbeat import LEASE_PREFIX
 from weft.telemetry.metrics.sample import Sample
 
 INTERVAL_SECONDS = 10.0
-JUDGED_SECONDS = 2.0  # while requests to a new revision of a deployment are judged
+JUDGED_SECONDS, MOST_SHARE = 1.0, 0.1  # while requests to a new revision are judged; of the time, in a large fabric
 FIRST_SECONDS = 1.0  # after a start, until there is something to see
 _log = logging.getLogger("weft.metrics")
 
@@ -58,6 +58,7 @@ class Recorder:
         clock, seconds = self._leadership.clock, min(FIRST_SECONDS, self._interval)
         while True:
             await clock.sleep(seconds)
+            began = clock.elapsed()
             try:
                 store = self._leadership.store
                 leases = await store.leases(LEASE_PREFIX, digests=True)
@@ -75,7 +76,8 @@ class Recorder:
                 _log.exception("the nodes' metrics can't be recorded")
                 continue
             finally:
-                most = JUDGED_SECONDS if is_judging(self._leadership.cache.view) else self._interval
+                judged = max(JUDGED_SECONDS, (clock.elapsed() - began) / MOST_SHARE)
+                most = judged if is_judging(self._leadership.cache.view) else self._interval
                 seconds = min(2 * seconds, most, self._interval)
             if samples:
                 self._put(samples)
