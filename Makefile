@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-tests up down fmt check unit affected test coverage mutants bench soak lock
+.PHONY: help install install-tests up down images fmt check unit affected test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -16,6 +16,8 @@ help:
 	@echo "              (CLUSTERS=2: with a second, small cluster, west, which is linked with it)"
 	@echo "              (SERVER_OPTIONS='--audit-keep 7d': for the weft server, see docs/reference/server.md)"
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
+	@echo "make images   the agent's container images for amd64, arm64 and riscv64, as an OCI layout in dist/agent"
+	@echo "              (ARCHITECTURES='arm64': only for these)"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make fmt      put every file into form, and mend what the linter can"
 	@echo "make check    form, lint, types, walls and unit tests: within a minute"
@@ -44,6 +46,9 @@ down:
 	@if [ ! -x .venv/bin/python ] && grep -qsxF "$(CURDIR)" /run/weft-*/clone; then tools/install; fi
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m weft.launch.local down; \
 	else echo "nothing to end: this clone has no .venv yet"; fi
+
+images: install
+	@.venv/bin/python -m weft.images.node --out dist/agent $(addprefix --architecture=,$(ARCHITECTURES))
 
 fmt: install
 	@.venv/bin/ruff check -q --fix . || true

@@ -23,18 +23,19 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(cls, context: Context, tls: ssl.SSLContext | None = None) -> Connection:
-        """A connection to the context's server; plain where its URL is http."""
+    async def open(cls, context: Context, tls: ssl.SSLContext | None = None, source: str | None = None) -> Connection:
+        """A connection to the context's server, from the address ``source``; plain where its URL is http."""
         at = urlsplit(context.server)
         secure = at.scheme == "https"
         token = f"Authorization: Bearer {context.token}\r\n" if context.token else ""  # else by its certificate
         head = f" HTTP/1.1\r\nHost: {at.netloc}\r\n{token}".encode()
         _, made = await asyncio.get_running_loop().create_connection(
             lambda: cls(head),
-            at.hostname,
-            at.port,
+            at.hostname or "",
+            at.port or 443,
             ssl=(tls or make_tls(context)) if secure else None,
             server_hostname=context.server_name or at.hostname if secure else None,
+            local_addr=(source, 0) if source else None,
         )
         return made
 
@@ -68,7 +69,7 @@ class Connection(asyncio.Protocol):
         head = bytes(buffer[:end]).lower()
         at = head.find(b"content-length:")
         length = int(head[at + 15 :].split(b"\r", 1)[0])
-        if len(buffer) >= end + 4 + length and self._waiting is not None:
+        if len(buffer) >= end + 4 + length and self._waiting is not None and not self._waiting.done():
             body = bytes(buffer[end + 4 : end + 4 + length])
             del buffer[: end + 4 + length]
             self._waiting.set_result((int(head[9:12]), body))

@@ -29,8 +29,10 @@ from benchmarks.fabric_server import FabricServer, cpu_seconds, running_server
 from benchmarks.measurement import Figure, Measurement
 from benchmarks.watchers.watcher import Watcher, watch
 from weft.agent.node.enrolment import make_context, read_enrolment
+from weft.agent.server.line import Line
 from weft.client.context import Context
 from weft.client.tls import make_tls
+from weft.contracts.clock import SystemClock
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodePool, NodeReport
 from weft.objects.identity import Ref, new_uid
@@ -44,6 +46,7 @@ GOAL_SECONDS = 60.0
 PATIENCE_SECONDS = 240.0
 SETTLE_SECONDS = 10.0
 HEARTBEAT_SECONDS = 8.0
+REPORT_SECONDS = 10.0  # after which an agent tries again
 AT_ONCE = 20
 BATCH = 500
 AUTONOMY = 259_200.0
@@ -55,7 +58,8 @@ class Outcome(msgspec.Struct):
     ready_seconds: float
     answered_seconds: float  # until the last node's report was answered
     followed_seconds: float  # until the last node's last watch was answered
-    slowest_report: float
+    slowest_report: float  # with its tries
+    tries: int  # that were made again, of all nodes
     cpu: list[float]  # seconds until all were Ready, by process
     kept: int  # events in the journal
     again: int  # of these, more than once
@@ -67,17 +71,19 @@ class FakeNode:
     def __init__(self, folder: Path) -> None:
         enrolment = read_enrolment(folder)
         self.name, self.uid = enrolment.node, enrolment.node_uid
-        self._address = enrolment.address
+        self._address = enrolment.address  # on loopback, below, since the server bounds what one address may have
+        self._source = f"127.{enrolment.address.partition('.')[2]}"
         self._context: Context = make_context(folder, enrolment)
         self._tls: ssl.SSLContext = make_tls(self._context)
         self._line: Connection | None = None
         self._watches: list[Watcher] = []
         self._number, self._outbox, self._contact, self._epoch, self._cursor = 0, new_uid(), new_uid(), "", ""
         self._boot = new_uid()
+        self._ranges = self._peers = ""  # the versions that it knows
         self.allocations: dict[str, AllocationReport] = {}
 
     async def open(self) -> None:
-        self._line = await Connection.open(self._context, self._tls)
+        self._line = await Connection.open(self._context, self._tls, self._source)
 
     async def report(self, events: int = 0, *, about: bool = True) -> None:
         assert self._line is not None
@@ -97,13 +103,31 @@ class FakeNode:
             ],
             outbox=self._outbox if events else "",
             digest=Digest(),
+            ranges_version=self._ranges,
+            peers_version=self._peers,
         )
         status, answer = await self._line.request("POST", f"/v1/nodes/{self.name}:report", msgspec.json.encode(body))
         if status != 200:
             raise ConnectionError(f"report: {status} {answer[:300]!r}")
-        through = msgspec.json.decode(answer, type=ReportAnswer).through
-        if events and through != events:
-            raise ConnectionError(f"report: of {events} events the server has {through}")
+        told = msgspec.json.decode(answer, type=ReportAnswer)
+        self._ranges = told.ranges_version or self._ranges
+        self._peers = told.peers.version if told.peers is not None else self._peers
+        if events and told.through != events:
+            raise ConnectionError(f"report: of {events} events the server has {told.through}")
+
+    async def come_back(self) -> None:
+        async with asyncio.timeout(REPORT_SECONDS):
+            await self.open()
+            await self.report(EVENTS)
+
+    async def beat(self) -> None:
+        """A heartbeat, on another connection if the last one was closed."""
+        async with asyncio.timeout(REPORT_SECONDS):
+            try:
+                await self.report(about=False)
+            except ConnectionError:
+                await self.open()
+                raise
 
     async def read_own(self) -> None:
         """Take each of its allocations for running."""
@@ -122,9 +146,12 @@ class FakeNode:
 
     async def follow(self) -> None:
         """The agent's watches, each where its last one had come."""
+        for watcher in self._watches:
+            watcher.close()
+        self._watches = []
         for what in (f"allocations?node={self.uid}&", "snapshots?", "publishedports?"):
             path = f"/v1/{what}watch=1&cursor={self._cursor}"
-            self._watches.append(await watch(self._context, self._tls, path, lambda at: None))
+            self._watches.append(await watch(self._context, self._tls, path, lambda at: None, self._source))
 
     def close(self) -> None:
         """The line is cut."""
@@ -164,6 +191,23 @@ async def wait_until(what: str, admin: Connection, path: str, count: int = NODES
         if time.monotonic() - begun > PATIENCE_SECONDS:
             raise SystemExit(f"{what}: {found} of {count} after {PATIENCE_SECONDS:.0f} s")
         await asyncio.sleep(0.5)
+
+
+async def wait_ready(file: Path) -> float:
+    """When the store's file had all nodes as Ready: asking the server would be a part of its work."""
+    begun = time.monotonic()
+    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
+        while True:
+            (found,) = store.execute(
+                "SELECT count(*) FROM latest JOIN version USING (position)"
+                " WHERE latest.key >= '/node/' AND latest.key < '/node0' AND instr(version.value, ?)",
+                (b'"phase":"Ready"',),
+            ).fetchone()
+            if found >= NODES:
+                return time.monotonic()
+            if time.monotonic() - begun > PATIENCE_SECONDS:
+                raise SystemExit(f"nodes back: {found} of {NODES} after {PATIENCE_SECONDS:.0f} s")
+            await asyncio.sleep(0.2)
 
 
 async def keep_alive(nodes: Sequence[FakeNode]) -> None:
@@ -206,27 +250,39 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
     return await come_back(server, admin, nodes)
 
 
+async def try_until(line: Line, work: Callable[[], Awaitable[None]]) -> int:
+    """As often as it fails, with an agent's pauses; how often it was tried again."""
+    tries = 0
+    while True:
+        try:
+            await work()
+            return tries
+        except (OSError, TimeoutError):
+            tries += 1
+            await asyncio.sleep(line.choose_pause(tries))
+
+
 async def come_back(server: FabricServer, admin: Connection, nodes: Sequence[FakeNode]) -> Outcome:
-    draw, reported, followed = random.Random(1), list[float](), list[float]()
+    draw, reported, followed, tries, clock = random.Random(1), list[float](), list[float](), list[int](), SystemClock()
     cpu, begun = [cpu_seconds(pid) for pid in server.pids], time.monotonic()
     slowest = 0.0
 
     async def come(node: FakeNode) -> None:
         nonlocal slowest
         await asyncio.sleep(draw.uniform(0.0, WITHIN_SECONDS))
-        sent = time.monotonic()
-        await node.open()
-        await node.report(EVENTS)
+        sent, line = time.monotonic(), Line(clock, node.name)
+        again = await try_until(line, node.come_back)
         reported.append(time.monotonic())
         slowest = max(slowest, reported[-1] - sent)
-        await node.follow()
+        again += await try_until(line, node.follow)
+        tries.append(again)
         followed.append(time.monotonic())
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            await node.report(about=False)
+            await try_until(line, node.beat)
 
     coming = [asyncio.ensure_future(come(node)) for node in nodes]
-    ready = await wait_until("nodes back", admin, "/v1/nodes?fields=status.phase=Ready")
+    ready = await wait_ready(server.folder / "store.db")
     used = [cpu_seconds(pid) - before for pid, before in zip(server.pids, cpu, strict=True)]
     await wait_until("VMs back", admin, "/v1/projects/default/vms?fields=status.phase=Running")
     while len(followed) < len(nodes):
@@ -239,7 +295,9 @@ async def come_back(server: FabricServer, admin: Connection, nodes: Sequence[Fak
     await asyncio.gather(*coming, return_exceptions=True)
     with sqlite3.connect(f"file:{server.folder / 'journal.db'}?mode=ro", uri=True) as journal:
         kept, counted = journal.execute("SELECT count(*), sum(count) FROM event WHERE reason = ?", (REASON,)).fetchone()
-    return Outcome(ready - begun, max(reported) - begun, max(followed) - begun, slowest, used, kept, counted - kept)
+    return Outcome(
+        ready - begun, max(reported) - begun, max(followed) - begun, slowest, sum(tries), used, kept, counted - kept
+    )
 
 
 def measure() -> Measurement:
@@ -271,7 +329,7 @@ def measure() -> Measurement:
             Figure(
                 "last report answered", f"{outcome.answered_seconds:.1f} s (slowest {outcome.slowest_report:.1f} s)"
             ),
-            Figure("last watch answered", f"{outcome.followed_seconds:.1f} s"),
+            Figure("last watch answered", f"{outcome.followed_seconds:.1f} s ({outcome.tries} tries again in all)"),
             Figure(
                 "CPU of the server until all were Ready",
                 f"{sum(outcome.cpu):.1f} s ({by_process})",

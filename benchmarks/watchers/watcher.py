@@ -42,17 +42,24 @@ class Watcher(asyncio.Protocol):
             self._transport.abort()
 
 
-async def watch(context: Context, tls: ssl.SSLContext | None, path: str, on_event: Callable[[float], None]) -> Watcher:
-    """A watch that has begun."""
+async def watch(
+    context: Context,
+    tls: ssl.SSLContext | None,
+    path: str,
+    on_event: Callable[[float], None],
+    source: str | None = None,
+) -> Watcher:
+    """A watch that has begun, from the address ``source``."""
     at = urlsplit(context.server)
     token = f"Authorization: Bearer {context.token}\r\n" if context.token else ""  # else by its certificate
     request = f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\n{token}\r\n".encode()
     _, watcher = await asyncio.get_running_loop().create_connection(
         lambda: Watcher(request, on_event),
-        at.hostname,
-        at.port,
+        at.hostname or "",
+        at.port or 443,
         ssl=tls,
         server_hostname=(context.server_name or at.hostname) if tls else None,
+        local_addr=(source, 0) if source else None,
     )
     await watcher.answered
     return watcher
