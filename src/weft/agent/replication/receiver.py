@@ -201,7 +201,7 @@ class Receiver:
                     sockets.append(await stack.enter_async_context(pool.copies.write(layers[name], disk.size, **on)))
                 writing = Writing(sockets, [disk.whole for disk in given.disks.values()])
                 stack.callback(writing.close)
-                received = await self._receive(stream, given, writing)
+                received = await self._receive(stream, order, given, writing)
                 await asyncio.to_thread(writing.finish)
             disks = {
                 disk.key: KeptDisk((layers[name],), disk.size, "" if disk.key == ROOT else name)
@@ -229,8 +229,9 @@ class Receiver:
             raise _not_ready("its order changed while the point came")
         check_sender(now, given)
 
-    async def _receive(self, stream: Incoming, given: ReceiveInput, writing: Writing) -> int:
-        """Write what comes; how much that was. Raises EOFError, InvalidInput, Unavailable (``linkTooSlow``)."""
+    async def _receive(self, stream: Incoming, order: ReceiveOrder, given: ReceiveInput, writing: Writing) -> int:
+        """Write what comes, while the order stands; how much that was. Raises EOFError, InvalidInput, Unavailable (``linkTooSlow``,
+        ``replicaNotReady``), IllegalTransition."""
         reader, batch, waiting = PieceReader([disk.size for disk in given.disks.values()]), list[Piece](), 0
         spell, came = self._clock.elapsed(), 0
         while True:
@@ -258,6 +259,7 @@ class Receiver:
                 batch.append(piece)
                 waiting += len(piece.data) + 1024
             if waiting >= BATCH_BYTES:
+                self._check_still(order, given)  # so that the sender of a large point hears of a promotion early
                 await asyncio.to_thread(writing.write, batch)
                 batch, waiting = [], 0
         reader.end()

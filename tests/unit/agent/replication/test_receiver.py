@@ -387,3 +387,20 @@ async def test_a_point_whose_replica_was_promoted_while_it_came_is_not_kept(
             await task
     assert told.value.token == reason
     assert await lab.driver.layers.list_kept() == [] and lab.receiver.report() == []
+
+
+async def test_the_sender_of_a_large_point_hears_of_a_promotion_before_its_end(lab: Lab) -> None:
+    lab.receiver.put_orders([make_order(1)])
+    async with lab.open() as (_, writer, served):
+        task = asyncio.ensure_future(lab.receiver.serve(served, CLAIMS, make_point(1)))
+        writer.write(b"".join(encode_data(FrameType.DATA_IN, piece(0, 0, "a"))))
+        async with asyncio.timeout(30):
+            while not lab.receiver.report():
+                await asyncio.sleep(0.01)
+        lab.receiver.put_orders([make_order(1, generation=2)])
+        more = b"".join(piece(disk, block, "b") for disk, first in ((0, 1), (1, 0)) for block in range(first, 16))
+        writer.write(b"".join(encode_data(FrameType.DATA_IN, more)))  # and no end
+        async with asyncio.timeout(30):
+            with pytest.raises(WeftError) as told:
+                await task
+    assert told.value.token == "staleGeneration"
