@@ -131,6 +131,32 @@ async def test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again(
         await lab.until_gone(made.key)
 
 
+async def test_a_paused_replication_hears_of_a_promotion_and_stops_its_vm(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        await put_cluster(lab)
+        vm = await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        made = await lab.put(
+            "replication", "web", {"of": "vm/web", "cluster": "west", "rpo": 60.0}, finalizers=("replication",)
+        )
+        await send(lab, node, made.key, 1, phase="done", number=1, bytes=100, seconds=0.5, is_whole=True)
+
+        await until(lab, made.key, ReplicationStatus, lambda status: status.point is not None)
+
+        def pause(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, msgspec.defstruct("S", [("paused", bool)])(True))
+
+        await lab.change(made.key, pause)
+        order = await send(lab, node, made.key, 2, phase="failed", reason="staleGeneration", message="promoted")
+        assert (order.snapshot, order.node_uid, order.cluster, order.replica) == ("", node.uid, "west", "web")
+        await lab.until_phase("web", "Stopped")
+        spec = await read_spec(lab, vm.key)
+        assert (spec.run, spec.fenced) == ("stop", "web")
+        assert (await read(lab, made.key, ReplicationStatus)).phase == "Stale"
+
+
 async def test_points_that_come_are_snapshots_and_the_oldest_goes(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)
