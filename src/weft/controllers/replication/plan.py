@@ -86,6 +86,8 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(lost, drop=_of(facts.next), fence=None if facts.fenced else True)
     if _is_question(status.order) and facts.report is not None and facts.report.phase == "failed":
         return _show(facts, _fail(facts, facts.report.reason, facts.report.message, now), now)
+    if (facts.cluster is None or spec.paused) and (came := _find_arrived(facts)) is not None:
+        return _show(facts, _finish(facts, came, now), now)
     if facts.cluster is None:
         waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
         return ReplicationPlan(replace(waits, next=None, order=None), drop=_of(facts.next))
@@ -109,6 +111,9 @@ def _hand_over(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         message = f"all that it wrote is at {spec.cluster}; there: weft replica promote {spec.replica or facts.name}"
         return _rest(facts, replace(status, phase="HandedOver", lag_seconds=None), message, now)
     if status.next is not None and not status.next.final:  # it was begun while the VM ran
+        if (came := _find_arrived(facts)) is not None:
+            plan = _finish(facts, came, now)
+            return replace(plan, status=replace(plan.status, phase="HandingOver"))
         return ReplicationPlan(replace(status, phase="HandingOver", next=None, order=None), drop=_of(facts.next))
     if status.next is not None:
         plan = _follow(facts, now)
@@ -122,6 +127,12 @@ def _hand_over(facts: ReplicationFacts, now: float) -> ReplicationPlan:
             replace(status, progress=0.0, reason="", message="", told_final=True), begin=True, final=True
         )
     return replace(plan, status=replace(plan.status, phase="HandingOver"))
+
+
+def _find_arrived(facts: ReplicationFacts) -> SendReport | None:
+    """The report on the point under way, if the replica has that: what follows goes on from it, whatever is wanted meanwhile."""
+    report = facts.report
+    return report if facts.status.next is not None and report is not None and report.phase == "done" else None
 
 
 def _rest(facts: ReplicationFacts, status: ReplicationStatus, message: str, now: float) -> ReplicationPlan:

@@ -346,3 +346,16 @@ def test_a_vm_that_is_taken_back_may_start_only_by_a_point_that_a_standby_shows(
     assert order is not None and (order.confirms, order.final) == (True, False)
     usual = order_next().status.order
     assert usual is not None and not usual.confirms
+
+
+@pytest.mark.parametrize("changes", [{"paused": True}, {"handover": True}, {}])
+def test_a_point_that_has_come_counts_also_if_no_more_are_wanted(changes: dict[str, bool]) -> None:
+    """Else the next one would be sent whole, and nobody would ask after a replica that was seeded just now."""
+    report = SendReport(uid="r", attempt=1, phase="done", number=5, bytes=9, seconds=1.0)
+    spec = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0, **changes)
+    facts = msgspec.structs.replace(
+        order_next(), report=report, spec=spec, fenced="web" if "handover" in changes else ""
+    )
+    plan = plan_replication(facts if changes else msgspec.structs.replace(facts, cluster=None), NOW)
+    assert plan.status.point is not None and (plan.status.point.number, plan.drop) == (5, ["a"])
+    assert (plan.status.next, plan.status.phase) == (None, "HandingOver" if "handover" in changes else "Replicating")
