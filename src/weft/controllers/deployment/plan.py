@@ -287,7 +287,8 @@ class _Planner:
             return self._fail(broken)
         wanted = [(status.revision, slot) for slot in range(self._count_tested())]
         found = [self._find(key) for key in wanted]
-        if unplaced := next((one for one in found if one is not None and one.unplaced), None):
+        unplaced = next((one for one in found if one is not None and one.unplaced), None)
+        if unplaced is not None and not self._frees_capacity():
             beside = "the parallel set" if status.strategy == "blue-green" else "a canary"
             return self._fail(f"no node has capacity for {beside}: {unplaced.name}: {unplaced.unplaced}")
         if not all(one is not None and one.serves for one in found):
@@ -440,8 +441,7 @@ class _Planner:
             return self._change_in_place(fits)
         beside = [slot for slot in old if self._find((target, slot)) is not None]
         unplaced = next((one for slot in beside if (one := self._find((target, slot))) and one.unplaced), None)
-        drains = any(one.draining_since is not None for one in self._live)  # it leaves capacity soon
-        if unplaced is not None and not status.no_surge and not drains:
+        if unplaced is not None and not status.no_surge and not self._frees_capacity():
             status.no_surge = unplaced.unplaced
             text = f"no node has capacity for a further instance ({unplaced.unplaced}): max_unavailable counts instead"
             self._note("Warning", "NoSurge", text)
@@ -499,6 +499,11 @@ class _Planner:
     def _is_served(self, key: Key) -> bool:
         one = self._find(key)
         return one is not None and one.serves
+
+    def _frees_capacity(self) -> bool:
+        """Whether an instance is about to leave its node."""
+        there = [one for one in self._facts.instances if one.state != "lost"]
+        return any(one.deleting or one.draining_since is not None for one in there)
 
     def _count_there(self) -> int:
         """Those that count as further ones: not what only finishes its connections."""

@@ -146,7 +146,7 @@ class World:
         for new in outcome.make:
             name = instance_name("web", new.revision, new.slot, new.attempt)
             assert name not in self.guests, f"{name} is there already"
-            there = sum(one.deleting_since is None for one in self.guests.values())
+            there = sum(one.placed for one in self.guests.values())  # until they are gone
             fits = there < self.capacity
             self.guests[name] = Guest(name, new.revision, new.slot, new.attempt, self.now, placed=fits)
         for one, number in outcome.change:

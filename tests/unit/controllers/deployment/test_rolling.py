@@ -226,6 +226,17 @@ def test_a_rollback_takes_no_instance_for_broken_that_is_only_silent() -> None:
     assert world.revisions() == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("strategy", ["canary", "rolling"])
+def test_an_update_waits_for_the_capacity_that_an_instance_on_its_way_out_leaves(strategy: str) -> None:
+    world = World(4, capacity=4, max_unavailable=0, canary_steps=[0.3], auto_promote=True, monitor_duration=5.0)
+    world.begin()
+    world.change(replicas=3)
+    world.plan()
+    world.update("shop:2", type=strategy)
+    world.until("Promoted", "RolledBack", "Undecided")
+    assert world.status.phase == "Promoted" and "NoSurge" not in world.events
+
+
 def test_a_bad_version_gets_no_requests_also_where_the_old_instances_are_busy() -> None:
     world = World(4, drain=1.0, max_unavailable=1, rollback_on_failure=True)
     world.begin()
