@@ -1,5 +1,5 @@
 """A replica at another cluster, as a node that sends to it reaches it: through that cluster's API, and by a stream through its
-gateway. Blocking, for threads.
+gateway. Blocking, for threads. Who answers there may be anyone who got hold of that cluster: answers are bounded and read strictly.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from weft.backup.process.nbd import NbdClient
 from weft.client.api import Client
+from weft.client.cluster.peer import MOST_ANSWER_BYTES, MOST_SECONDS
 from weft.client.context import Context
 from weft.client.tls import make_tls
 from weft.contracts.driver.layers import ServedDisk
@@ -35,13 +36,31 @@ _RECEIVE_BYTES = 64 << 10
 OWN_FIELDS = ("workload", "disks", "rpo", "keep")
 
 
+class _Point(msgspec.Struct):
+    source: str = ""
+
+
+class _Status(msgspec.Struct):
+    points: list[_Point] = []
+
+
+class _Replica(msgspec.Struct):
+    """What is read of it."""
+
+    spec: dict[str, Any]
+    status: _Status
+
+
 class Peer:
     """``stopped``: set to end what another thread does here."""
 
     def __init__(self, link: OpenedLink, project: str) -> None:
         self.stopped = threading.Event()
         context = Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, project=project)
-        self._client, self._tls = Client(context, timeout_seconds=ASK_SECONDS), make_tls(context)
+        self._client = Client(
+            context, timeout_seconds=ASK_SECONDS, most_answer_bytes=MOST_ANSWER_BYTES, most_seconds=MOST_SECONDS
+        )
+        self._tls = make_tls(context)
 
     def close(self) -> None:
         self.stopped.set()
@@ -52,7 +71,7 @@ class Peer:
         (``staleGeneration``) for one that was promoted, (``replicaGone``) for one that had points and is gone, since it may have
         been promoted before, and what the other cluster refuses it for."""
         try:
-            there = self._client.get("replica", name)["spec"]
+            there = self._read(name).spec
         except NotFound:
             if has_points:
                 raise _gone(name) from None
@@ -74,7 +93,7 @@ class Peer:
         """Raises IllegalTransition (``staleGeneration``) once the replica was promoted, (``replicaGone``) once it, or the one that
         was made by ``origin``, is gone."""
         try:
-            there = self._client.get("replica", name)["spec"]
+            there = self._read(name).spec
         except NotFound:
             raise _gone(name) from None
         if there.get("origin") != origin:
@@ -104,26 +123,34 @@ class Peer:
         Raises Unavailable (``replicaNotReady``), and with ``as_standby`` IllegalTransition (``staleGeneration``) if it was
         promoted, be it with that point or without."""
         for _ in range(SHOWN_TRIES):
-            there = self._client.get("replica", name)
-            if as_standby and there["spec"].get("role") == PRIMARY:
+            there = self._read(name)
+            if as_standby and there.spec.get("role") == PRIMARY:
                 raise _promoted(name)
-            if any(one.get("source") == source for one in there["status"].get("points") or []):
+            if any(one.source == source for one in there.status.points):
                 return
             if self.stopped.wait(SHOWN_AGAIN_SECONDS):
                 break
         raise Unavailable(f"replica {name} has the last point, but doesn't show it yet", reason="replicaNotReady")
 
+    def _read(self, name: str) -> _Replica:
+        """Raises NotFound, InvalidInput (``badPiece``), Unavailable."""
+        try:
+            return msgspec.convert(self._client.get("replica", name), _Replica)
+        except msgspec.ValidationError as problem:
+            raise InvalidInput(f"the other cluster's replica can't be read: {problem}", reason="badPiece") from None
+
     def _dial(self, ticket: Mapping[str, Any]) -> ssl.SSLSocket:
-        host, _, port = str(ticket["address"]).rpartition(":")
+        address = str(ticket.get("address"))
+        host, _, port = address.rpartition(":")
         try:
             plain = socket.create_connection((host.strip("[]"), int(port)), timeout=ASK_SECONDS)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock = self._tls.wrap_socket(plain, server_hostname=SERVER_NAME)
             sock.settimeout(STALL_SECONDS)
-            sock.sendall(encode_hello(role="client", ticket=ticket["ticket"]))
+            sock.sendall(encode_hello(role="client", ticket=str(ticket.get("ticket"))))
         except (OSError, ValueError) as problem:
             raise Unavailable(
-                f"the other cluster's gateway at {str(ticket['address'])[:100]} can't be reached: {problem}",
+                f"the other cluster's gateway at {address[:100]} can't be reached: {problem}",
                 reason="streamLost",
             ) from None
         return sock

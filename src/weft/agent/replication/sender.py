@@ -32,6 +32,7 @@ PROGRESS_SECONDS = 2.0
 READY_SECONDS, AGAIN_SECONDS = 60.0, 0.5  # how long, and how often, a replica that isn't ready yet is asked
 ASK_EVERY_SECONDS = 30.0  # a replica that is only watched
 FOUND_OUT = ("staleGeneration", "replicaGone")  # what such a question is about; all else is asked again
+MOST_REASON, MOST_MESSAGE = 64, 500  # characters of what the other cluster says
 OTHER_PARENTS = 2  # how often a replica may name another point than was thought, for one order
 
 log = logging.getLogger("weft.agent")
@@ -227,9 +228,9 @@ class Sender:
 
 
 def _fail(order: SendOrder, problem: WeftError | OSError) -> SendReport:
-    reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-    why = str(problem) or type(problem).__name__
-    hint = f"; {problem.hint}" if isinstance(problem, WeftError) and problem.hint else ""
+    reason = problem.token[:MOST_REASON] if isinstance(problem, WeftError) else "driverFailed"
+    why = (str(problem) or type(problem).__name__)[:MOST_MESSAGE]
+    hint = f"; {problem.hint}"[:MOST_MESSAGE] if isinstance(problem, WeftError) and problem.hint else ""
     log.warning("replica %s/%s at %s: %s", order.project, order.replica, order.cluster, why)
     return SendReport(uid=order.uid, attempt=order.attempt, phase="failed", reason=reason, message=f"{why}{hint}")
 

@@ -10,7 +10,7 @@ import pytest
 
 from weft.agent.replication import peer as module
 from weft.agent.replication.peer import Peer
-from weft.objects.errors import IllegalTransition, NotFound, Unavailable
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable
 
 
 class Answers:
@@ -90,3 +90,23 @@ def test_a_question_finds_out_whether_the_replica_is_still_a_standby(
     with pytest.raises(IllegalTransition) as told:
         peer.check_standby("till", origin)
     assert told.value.token == reason
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"spec": [], "status": {}}, {"spec": {}, "status": {"points": [{"source": 7}]}}]
+)
+def test_an_answer_that_is_no_replica_is_told_as_such(answer: dict[str, Any]) -> None:
+    peer = Peer.__new__(Peer)
+    peer.stopped = threading.Event()
+
+    class Odd:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            return answer
+
+    vars(peer)["_client"] = Odd()
+    with pytest.raises(InvalidInput, match="can't be read"):
+        peer.check_standby("till", "r")
+    with pytest.raises(InvalidInput, match="can't be read"):
+        peer.put_replica("till", {"origin": "r"}, has_points=True)
+    with pytest.raises(InvalidInput, match="can't be read"):
+        peer.await_point("till", "a")
