@@ -21,6 +21,7 @@ from weft.kinds.fields.lease import (
     LeaseRequest,
     LeaseStatus,
 )
+from weft.kinds.parts.goal import NOT_STARTED
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
@@ -103,7 +104,7 @@ def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: Wo
     status.phase = Phase.PENDING
     waiting = next((c for c in (desired.addressed, desired.placed) if c is not None and c.status == "False"), None)
     if desired.spec.run != "run":
-        status.reason, status.message = "stopped", "the workload gets a node when it is started"
+        status.reason, status.message = NOT_STARTED, "the workload gets a node when it is started"
     elif waiting is not None:
         status.reason, status.message = waiting.reason, waiting.message
         final = waiting.reason in REFUSALS and waiting.generation == desired.generation

@@ -15,6 +15,7 @@ from weft.objects.errors import DriverFailed, Unplaceable, WeftError
 
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
 COMPLETED = "completed"  # the first process of a container has ended with exit code 0
+NOT_STARTED = "stopped"  # it shall not run, and has no node
 POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unless it always starts again
 FAILED_SOURCE = "snapshotFailed"  # what it begins from will never be there
 # Reasons that don't depend on which nodes there are.
@@ -102,9 +103,16 @@ def _is_as_specified(obj: Object | None) -> bool:
     if dig(obj, "spec.hold"):
         return phase == "Hold" or (phase == "Running" and is_settled(obj))
     wanted = {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
+    if wanted is not None and _was_never_started(obj):
+        return is_settled(obj)
     if wanted is None and phase == "Stopped" and dig(obj, "status.reason") in (COMPLETED, LEASE_ENDED):
         return is_settled(obj)
     return is_settled(obj) and phase == (wanted or "Running") and _is_current(obj)
+
+
+def _was_never_started(obj: Object | None) -> bool:
+    """Whether it has no node and needs none: it shall not run."""
+    return read_phase(obj) == "Pending" and dig(obj, "status.reason") == NOT_STARTED
 
 
 def _begins_later(obj: Object) -> bool:
@@ -123,6 +131,10 @@ def _settles(phase: str, **more: Any) -> Goal:
     return Goal(lambda obj: is_settled(obj) and read_phase(obj) == phase, phase, **more)
 
 
+def _rests(phase: str) -> Goal:
+    return Goal(lambda obj: is_settled(obj) and (read_phase(obj) == phase or _was_never_started(obj)), phase)
+
+
 def _boot(obj: Object) -> tuple[Any, ...]:
     return tuple(dig(obj, f"status.{part}") for part in ("boot_id", "started_at", "restarts"))
 
@@ -133,7 +145,7 @@ WORKLOAD_GOALS = {
     "restart": _settles("Running", changes=_boot),
     "resume": _settles("Running"),
     "release": _settles("Running"),
-    "stop": _settles("Stopped"),
+    "stop": _rests("Stopped"),
     "suspend": _settles("Suspended"),
     "hold": reaches("Hold", ends_refused=False),
 }

@@ -125,6 +125,14 @@ def test_a_vm_that_is_created_held_or_stopped_need_not_run() -> None:
     assert goal.reached(vm("Hold", spec={"hold": True, "run": "run"}))
     assert goal.reached(vm("Stopped", spec={"run": "stop"}))
     assert not goal.reached(vm("Running", spec={"run": "stop"}))
+    never = {"reason": "stopped"}  # one that was restored, or made with run: stop
+    assert goal.reached(vm("Pending", status=never, spec={"run": "stop"}))
+    assert not goal.reached(vm("Pending", status=never, spec={"run": "run"}))
+    assert not goal.reached(vm("Pending", spec={"run": "stop"}))
+    stop = plan_goal("vm", "stop")
+    assert stop is not None
+    assert stop.reached(vm("Pending", status=never, spec={"run": "stop"}))
+    assert not stop.reached(vm("Pending", spec={"run": "stop"})) and not stop.reached(vm("Stopped", observed=1))
 
 
 def test_a_restart_is_done_only_when_the_boot_is_another() -> None:
