@@ -142,7 +142,10 @@ def test_a_node_is_told_what_its_own_allocations_name_and_no_more(lab: DoorsLab)
         "secrets": {"db": {"password": WORDS[0]}, "reg": {"username": "puller", "password": WORDS[1]}},
         "registries": {"reg": "r.example.org"},
         "volumes": {},
+        "offline": [],
     }
+    lab.client.patch("secret", "db", {"spec": {"offline": True}})
+    assert ask(node, name)["offline"] == ["db"]
     lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[1]}}})
     assert ask(node, name)["secrets"]["db"] == {"password": WORDS[1]}
     for who, allocation, called, error in (
@@ -207,6 +210,7 @@ def test_a_node_with_a_ticket_is_told_who_pulls_a_function_s_image_and_nothing_e
         "secrets": {"reg": {"username": "puller", "password": WORDS[1]}},
         "registries": {"reg": "r.example.org"},
         "volumes": {},
+        "offline": [],
     }
     assert ask_with(node, sign_secret_ticket(key, "default", "db", node.uid, now))["secrets"] == {"db": {}}
     blob = sign_blob_ticket(key, "0" * 64, node.uid, now)

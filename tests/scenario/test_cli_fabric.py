@@ -969,6 +969,18 @@ def test_doctor_and_version_know_the_server(fabric: Fabric) -> None:
     assert json.loads(fabric.weft("context", "show", "-o", "json").out)["identity"] == "token"
 
 
+def test_a_secret_is_marked_for_nodes_that_are_away(fabric: Fabric) -> None:
+    def is_marked() -> bool:
+        return bool(json.loads(fabric.weft("get", "secret/till", "-o", "json").out)["spec"]["offline"])
+
+    assert fabric.weft("secret", "create", "till", "--value", "pin=x", "--offline").code == 0 and is_marked()
+    assert fabric.weft("secret", "set", "till", "--value", "pin=y").code == 0 and is_marked()
+    assert (
+        fabric.weft("secret", "set", "till", "--no-offline").out.split() == ["secret/till", "set"] and not is_marked()
+    )
+    assert fabric.weft("secret", "delete", "till", "--yes").code == 0
+
+
 def test_debug_tells_of_every_request_without_secrets_and_keeps_the_exit_code(fabric: Fabric) -> None:
     token = json.loads(fabric.context.read_text())["token"]
     for line in (["vm", "get", "nope"], ["--debug", "vm", "get", "nope"], ["vm", "get", "nope", "--debug"]):

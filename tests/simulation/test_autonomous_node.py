@@ -120,6 +120,7 @@ def test_a_node_that_comes_back_reports_before_it_reads() -> None:
         await asyncio.sleep(120.0)
         answered = note_answered(fabric.lines[HERE])
         await come_back(fabric)
+        await until(lambda: bool(answered), "the report that made it Ready is answered")
         assert answered[0] == f"POST /v1/nodes/{HERE}:report"
         await until(lambda: any(one.startswith("GET /v1/allocations?") for one in answered), "then it reads")
         assert not fabric.broken, fabric.witness.violations

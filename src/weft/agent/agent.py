@@ -39,6 +39,7 @@ from weft.agent.replication.receiver import Receiver
 from weft.agent.replication.sender import Sender
 from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
+from weft.agent.secret.sealed import SealedSecrets
 from weft.agent.secret.volume_keys import VolumeKeys
 from weft.agent.server.client import Server
 from weft.agent.server.outbox import Outbox
@@ -149,7 +150,8 @@ class Agent:
         self._migrations = MigrationExecutor(
             host, runtimes, self._network, self.pools, self.samples, wire, clock, self.logs, self.recorded_flows
         )
-        secrets, heavy = Secrets(server, host.node), asyncio.Semaphore(HEAVY_AT_ONCE)
+        self._secrets = Secrets(server, host.node, SealedSecrets(folder), clock)
+        secrets, heavy = self._secrets, asyncio.Semaphore(HEAVY_AT_ONCE)
         keys = VolumeKeys(server, host.node)
         memory = BootMemory(host.capacity.memory_bytes, self.table, clock, self._reporter.deliver, self._reporter.wake)
         self._templates = TemplateLibrary(
@@ -232,6 +234,7 @@ class Agent:
             self._tasks.spawn(part.keep())
         if self.spans is not None:
             self._tasks.spawn(self.spans.keep())
+        self._tasks.spawn(self._secrets.keep(lambda: [state.local for state in self.table]))
         self._tasks.spawn(self._readiness.keep())
         self._tasks.spawn(self.proxies.keep())
         self._tasks.spawn(self._guest_services.keep(lambda: self._network.services))
@@ -343,6 +346,7 @@ class Agent:
 
     def note_contact(self) -> None:
         self.allocations.wake()
+        self._secrets.wake()
 
     def _make_digest(self) -> Digest:
         """The guests' usage, if it can be measured, the counts of functions' instances, and the ports that programs hold."""

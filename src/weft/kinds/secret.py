@@ -39,6 +39,13 @@ class SecretSpec(SealedSpec, kw_only=True):
             max_length=255,
         ),
     ] = ""
+    offline: Annotated[
+        bool,
+        field(
+            "Keep it, sealed, on the disks of nodes with containers that name it, so that these start again while the server can't "
+            "be reached"
+        ),
+    ] = False
 
 
 class SecretStatus(msgspec.Struct, kw_only=True):

@@ -160,6 +160,7 @@ class OpenedSecrets(msgspec.Struct, frozen=True):
     secrets: dict[str, dict[str, str]] = {}  # by the secret's name, and by key
     registries: dict[str, str] = {}  # by the secret's name, of secrets that are for a registry
     volumes: dict[str, str] = {}  # the keys of encrypted volumes, by uid
+    offline: list[str] = []  # names of those that the node may keep on disk, sealed
 
     def __repr__(self) -> str:
         return "OpenedSecrets(…)"

@@ -54,6 +54,8 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
             answer.registries[secret] = kept.registry
             keys |= _OF_REGISTRIES & kept.sealed.keys()
         answer.secrets[secret] = _pick(context, spec.workload.project, secret, kept, keys)
+        if kept.offline:
+            answer.offline.append(secret)
     for volume in spec.volumes:
         if volume.encrypted:
             answer.volumes[volume.uid] = await _open_volume(context, spec.workload.project, volume)

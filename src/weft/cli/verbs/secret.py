@@ -47,6 +47,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             metavar="KEY=VALUE",
             help="Set a key to this value; other users of this machine may see it.",
         ),
+        click.Option(
+            ["--offline/--no-offline"],
+            default=None,
+            help="Keep it, sealed, on nodes with containers that name it: they start again while the server is away.",
+        ),
         *(options.making(named=False) if verb == "create" else []),
         *options.waits(),
         options.output(),
@@ -64,6 +69,8 @@ def _create(
     spec["values"] = {**(spec.get("values") or {}), **_read_values(given)}
     if given["registry"]:
         spec["registry"] = given["registry"]
+    if given["offline"] is not None:
+        spec["offline"] = given["offline"]
     manifest: dict[str, Any] = {"kind": kind.name, "name": target.name, "spec": spec}
     pairs = {**(written.get("labels") or {}), **read_pairs(labels, "label")}
     if pairs:
@@ -80,10 +87,15 @@ def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> 
     spec: dict[str, Any] = {"values": values} if (values := _read_values(given)) else {}
     if given["registry"] is not None:
         spec["registry"] = given["registry"]
+    if given["offline"] is not None:
+        spec["offline"] = given["offline"]
     if not spec:
-        raise click.UsageError("nothing to set: give --from-file KEY=FILE, --password-stdin or --value KEY=VALUE")
+        raise click.UsageError(
+            "nothing to set: give --from-file KEY=FILE, --password-stdin, --value KEY=VALUE or --offline"
+        )
     made = session.client.patch(kind.name, target.name, {"spec": spec})
-    return finish(session, [Done(target, made, "set", "set; containers get it at their next start")], [])
+    what = "set; containers get it at their next start" if spec.keys() - {"offline"} else "set"
+    return finish(session, [Done(target, made, "set", what)], [])
 
 
 def _read_values(given: dict[str, Any]) -> dict[str, str]:
