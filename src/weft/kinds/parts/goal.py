@@ -112,7 +112,7 @@ def _is_as_specified(obj: Object | None) -> bool:
 
 def _was_never_started(obj: Object | None) -> bool:
     """Whether it has no node and needs none: it shall not run."""
-    return read_phase(obj) == "Pending" and dig(obj, "status.reason") == NOT_STARTED
+    return obj is not None and read_phase(obj) == "Pending" and dig(obj, "status.reason") == NOT_STARTED
 
 
 def _begins_later(obj: Object) -> bool:
