@@ -20,7 +20,7 @@ TIER = """mkdir -p /tmp/w/cgi-bin
 cat >/tmp/w/cgi-bin/index.cgi <<CGI
 #!/bin/sh
 [ \\$((RANDOM % 100)) -ge ${ERRORS:-0} ] || status='500 Internal Server Error'
-${NEXT:+behind=/\\$(wget -qO- http://$NEXT/) || status='502 Bad Gateway'}
+${NEXT:+behind=/\\$(wget -qO- http://$NEXT/ 2>&1) || { status='502 Bad Gateway'; behind=\\$(echo "\\$behind" | tr ' ' _); \}}
 printf 'Status: %s\\\\r\\\\n\\\\r\\\\n%s\\\\n' "\\${status:-200 OK}" "$TIER$VERSION\\$behind"
 CGI
 chmod +x /tmp/w/cgi-bin/index.cgi
@@ -29,18 +29,26 @@ httpd -f -p 8080 -h /tmp/w & wait
 """
 
 
+NEXT = {"db": "", "app": "db", "web": "app"}
+
+
+def name_values(tier: str, version: int) -> tuple[str, ...]:
+    """All variables of a tier, as ``--env`` replaces all that it had."""
+    return "--env", f"TIER={tier}", "--env", f"VERSION={version}", "--env", f"NEXT={NEXT[tier]}"
+
+
 class Shop:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.port, self.marks = cluster, cluster.free_port(), list[Mark]()
         cluster.ok("image", "build", "busybox")
-        for name, replicas, following, more in (
-            ("db", "1", "", ()),
-            ("app", "3", "db", ()),
-            ("web", "3", "app", ("--publish", f"{self.port}:80")),
+        for name, replicas, more in (
+            ("db", "1", ()),
+            ("app", "3", ()),
+            ("web", "3", ("--publish", f"{self.port}:80")),
         ):
             selector = ("--selector", f"app={name}", "--port", "80:8080", "--protocol", "http", "--drain", "2s")
             self.say("service", "create", name, *selector, *more)
-            values = ("--env", f"TIER={name}", "--env", "VERSION=1", "--env", f"NEXT={following}")
+            values = name_values(name, 1)
             size = ("--image", "busybox", "--memory", "32M", "--cpu", "0.2", "--grace", "2s")
             words = ("--replicas", replicas, "--label", f"app={name}", *size, *values)
             self.say("deployment", "create", name, *words, "--", "sh", "-c", TIER)
@@ -59,23 +67,25 @@ class Shop:
     def update(self, load: Load) -> None:
         rest = lambda: time.sleep(REST_SECONDS)  # noqa: E731
         rest()
-        self.say("deployment", "update", "web", "--rollback-on-failure", "--env", "VERSION=2", mark="rolling: web 2")
+        self.say("deployment", "update", "web", "--rollback-on-failure", *name_values("web", 2), mark="rolling: web 2")
         rest()
-        parallel = ("--strategy", "blue-green", "--traffic-split", "10%", "--env", "VERSION=2")
+        parallel = ("--strategy", "blue-green", "--traffic-split", "10%", *name_values("app", 2))
         self.say("deployment", "update", "app", *parallel, mark="blue-green: app 2")
         rest()
         self.say("rollout", "resume", "app", mark="resume")
         rest()
         canary = ("--strategy", "canary", "--canary-percent", "20%,50%", "--success-threshold", "99%")
         canary += ("--monitor-duration", "30s", "--auto-promote")
-        self.say("deployment", "update", "web", *canary, "--env", "VERSION=3", mark="canary: web 3")
+        self.say("deployment", "update", "web", *canary, *name_values("web", 3), mark="canary: web 3")
         rest()
-        self.say("deployment", "update", "web", "--env", "VERSION=4", "--env", "ERRORS=20", mark="canary: web 4, bad")
+        bad = (*name_values("web", 4), "--env", "ERRORS=20")
+        self.say("deployment", "update", "web", *bad, mark="canary: web 4, bad")
         rest()
         for name in ("web", "app"):
             self.say("rollout", "history", name)
         self.say("rollout", "explain", "web")
-        print(f"{len(load.requests)} requests; failed: {Counter((one.status, one.said) for one in load.failures())}")
+        failed = Counter((one.status, one.said) for one in load.failures())
+        print(f"{len(load.requests)} requests; failed: {dict(failed)}")
 
 
 def main(picture: Path) -> int:
