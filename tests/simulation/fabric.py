@@ -201,7 +201,7 @@ class Fabric:
             return
         part = Part(self.loop, "API server")
         store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "API server")
-        settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft")
+        settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_key=b"s" * 32)
         audit = AuditToNowhere()
         doors = part.context.run(
             lambda: ApiContext(store, Journal(), self.clock, None, settings, audit)  # type: ignore[arg-type]

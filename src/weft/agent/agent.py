@@ -257,6 +257,7 @@ class Agent:
         """End the agent's own work and close the drivers; guests, networks and disks stay as they are."""
         self._watches.end_all()
         self._server.close()
+        self._secrets.close()
         await self._sender.close()
         await self._tasks.close()
         try:

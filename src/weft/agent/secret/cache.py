@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from weft.agent.secret.sealed import SealedSecrets
 from weft.agent.server.client import Server
@@ -25,6 +26,7 @@ from weft.protocol.report import OpenedSecrets
 
 log = logging.getLogger("weft.agent")
 REFRESH_SECONDS = 900.0
+READERS = 4
 
 
 class Opened:
@@ -41,6 +43,7 @@ class Secrets:
         self._server, self._node, self._sealed = server, node, sealed
         self._last: dict[str, OpenedSecrets] = {}
         self._wake = Wake(clock)
+        self._threads = ThreadPoolExecutor(READERS, "weft-secrets")  # a server that is silent holds up nothing else
         # By allocation's uid: what is sealed for it changes by one reader at a time, and not after it is gone.
         self._reading = defaultdict[str, asyncio.Lock](asyncio.Lock)
 
@@ -70,6 +73,9 @@ class Secrets:
         """The server may have other secrets than those that are sealed."""
         self._wake.ring()
 
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def keep(self, find: Callable[[], Iterable[LocalAllocation]]) -> None:
         """Keep what is sealed as the server has it, for the allocations that ``find`` finds, and nothing of others."""
         while True:
@@ -92,7 +98,9 @@ class Secrets:
         reading = self._reading[local.uid]
         async with reading:
             try:
-                opened = await asyncio.to_thread(self._server.read_secrets, self._node, local.name)
+                opened = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._server.read_secrets, self._node, local.name
+                )
             except NotFound:  # a secret was deleted, or the allocation
                 self._sealed.drop(local.uid)
                 raise
