@@ -36,6 +36,7 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "riscv64": "riscv64"}
 RUN_SECONDS = 60.0
 PATIENCE_SECONDS = 240.0
 VMS = "/v1/projects/default/vms"
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}  # as in the image
 OPTIONS = (
     "--runtime", "fake", "--network", "fake", "--volume", "fake", "--container-runtime", "none", "--functions", "none",
     "--run-dir", "/tmp/run", "--no-devices",
@@ -98,7 +99,7 @@ def running_agent(root: Path, architecture: str, state: Path, name: str) -> Iter
     ]
     port = 18_445 + list(ARCHITECTURES).index(architecture)
     words += ["agent", name, "--state", STATE, "--echo-port", str(port), *OPTIONS]
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, env={})
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=ENVIRONMENT)
     try:
         yield process.pid
     finally:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -144,10 +148,46 @@ def test_a_node_whose_autonomy_has_ended_is_as_any_silent_one_and_still_loses_no
         fabric.loop.run_until_complete(run(fabric))
 
 
+@contextlib.contextmanager
+def full_disk(node: Node) -> Iterator[list[str]]:
+    """Nothing can be written durably in the node's folder; the names of the files that were refused."""
+    refused: list[str] = []
+    opens = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(node.host.state_dir):
+            refused.append(Path(path).name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opens(path, flags, *more, **named)
+
+    with mock.patch.object(os, "open", refuse):
+        yield refused
+
+
+def test_a_full_disk_keeps_no_guest_from_going_on_and_what_ended_runs_again_once_there_is_space() -> None:
+    async def run(fabric: Fabric) -> None:
+        before = await run_guests(fabric)
+        here, books = next(node for node in fabric.nodes if node.name == HERE), find_place(fabric, "books")
+        fabric.fate.cut_off.add(HERE)
+        await until(lambda: node_phase(fabric) == "Autonomous", "it is away")
+        with full_disk(here) as refused:
+            here.kill_guest(next(guest for (_, guest), uid in fabric.witness.alive.items() if uid == books))
+            await asyncio.sleep(300.0)
+            assert refused and here.up
+        await until(lambda: len(boot_ids(fabric)) == 2, "it runs again")
+        assert await come_back(fabric) < READY_SECONDS
+        after = boot_ids(fabric)
+        assert {uid for uid in before if after.get(uid) != before[uid]} == {books} and len(after) == 2
+        assert not fabric.broken, fabric.witness.violations
+
+    with simulate(8, Fate(8, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("event", ["agent killed", "power cut", "VM deleted", "clock 1970"])
+@pytest.mark.parametrize("event", ["agent killed", "power cut", "full disk", "VM deleted", "clock 1970"])
 def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
     event: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,20 +199,24 @@ def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
         here, books = next(node for node in fabric.nodes if node.name == HERE), find_place(fabric, "books")
         fabric.fate.cut_off.add(HERE)
         await asyncio.sleep(half)
-        if event == "VM deleted":
-            await ask(fabric, "DELETE", f"{VMS}/books")
-        elif event == "clock 1970":
-            here.clock.jump_seconds = -here.clock.now()
-        elif event == "agent killed":
-            here.kill()
-        else:
-            here.lose_power()
-        if not here.up:
+        with contextlib.ExitStack() as hour:
+            if event == "VM deleted":
+                await ask(fabric, "DELETE", f"{VMS}/books")
+            elif event == "clock 1970":
+                here.clock.jump_seconds = -here.clock.now()
+            elif event == "agent killed":
+                here.kill()
+            elif event == "full disk":
+                hour.enter_context(full_disk(here))
+            else:
+                here.lose_power()
+            if not here.up:
+                await asyncio.sleep(60.0)
+                here.start()
             await asyncio.sleep(60.0)
-            here.start()
-        await asyncio.sleep(60.0)
-        here.kill_guest(next(guest for (_, guest), uid in fabric.witness.alive.items() if uid == books))
-        await asyncio.sleep(half)
+            here.kill_guest(next(guest for (_, guest), uid in fabric.witness.alive.items() if uid == books))
+            await asyncio.sleep(3600.0)
+        await asyncio.sleep(half - 3600.0)
         assert node_phase(fabric) == "Autonomous" and len(boot_ids(fabric)) == 2
         waiting, began = list_outbox(here), fabric.clock.elapsed()
         assert len(waiting) >= 2
