@@ -48,16 +48,17 @@ def draw(requests: Sequence[Request], marks: Sequence[Mark], title: str) -> str:
         above = [low + more for low, more in zip(below, answered[name], strict=True)]
         color = _COLORS[number % len(_COLORS)]
         parts.append(_draw_area(below, above, most, count, color))
-        at = _LEFT + number * 110
+        at = _LEFT + number * 130
         parts.append(f'<rect x="{at}" y="34" width="12" height="12" fill="{color}"/>')
         parts.append(f'<text x="{at + 18}" y="45">{escape(name)}</text>')
         below = above
     parts += _draw_axis(_FAILURES, max(*failed, 1) / STEP_SECONDS, "failed requests a second")
     parts.append(_draw_area([0.0] * count, [float(one) for one in failed], max(*failed, 1), count, _BAD, _FAILURES))
-    for mark in marks:
+    for number, mark in enumerate(marks):
         x = _place(mark.at - first, count)
+        words = f'x="{x - 3:.1f}" text-anchor="end"' if x > 0.8 * WIDTH else f'x="{x + 3:.1f}"'
         parts.append(f'<path d="M{x:.1f},72V370" stroke="#333" stroke-dasharray="3 3"/>')
-        parts.append(f'<text x="{x + 3:.1f}" y="70" font-size="11">{escape(mark.words)}</text>')
+        parts.append(f'<text {words} y="{60 + 11 * (number % 3)}" font-size="11">{escape(mark.words)}</text>')
     every = next(one for one in (10, 30, 60, 120, 300, 600) if count * STEP_SECONDS / one <= 12 or one == 600)
     for seconds in range(0, int(count * STEP_SECONDS) + 1, every):
         parts.append(
