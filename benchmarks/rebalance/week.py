@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.insight.traces import read_planetlab
 from weft.contracts.history import Floats
 from weft.controllers.profile.plan import roll
-from weft.insight.course import HOUR_SECONDS, SHORT, choose_window, expect_hours, find_shortage, is_calm
+from weft.insight.course import HOUR_SECONDS, SHORT, choose_window, expect_hours, find_shortage, is_calm, is_urgent
 from weft.insight.profile.analysis import STEP_SECONDS
 from weft.insight.profile.patterns import Series, find_patterns
 from weft.insight.profile.prediction import predict
@@ -117,9 +117,11 @@ def simulate_week(use: Floats) -> Week:
                     node.planned = []
             elif hour >= node.rests_until:
                 node.calm, before = 0, node.short_at
-                is_short = find_shortage(statuses[number], sample * STEP_SECONDS) is not None
-                node.short_at = hour if is_short else -1
-                if not is_short or before != hour - LOOK_HOURS:  # at two looks running
+                short = find_shortage(statuses[number], sample * STEP_SECONDS)
+                node.short_at = hour if short is not None else -1
+                if short is None:
+                    continue
+                if before != hour - LOOK_HOURS and not is_urgent(statuses[number], short):  # at two looks running
                     continue
                 planned = _plan(use, where[:, hour], nodes, statuses, number, sample)
                 node.planned = planned or []

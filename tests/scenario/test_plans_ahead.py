@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.test_drain import mark, places
@@ -264,6 +265,32 @@ async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(t
         await until_phases(lab, "Cancelled", "Cancelled")
         await until_none(lab)
         await mark(lab, to, cordoned=False)
+
+
+@pytest.mark.parametrize("hours", [1, 6])
+async def test_one_look_is_enough_only_for_a_shortage_that_begins_within_two_hours(tmp_path: Path, hours: int) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await threatened(lab)
+        await until_phases(lab, "Planned")
+        for one in await lab.every("migration"):
+            await lab.cancel(one.name)
+        await until_phases(lab, "Cancelled")
+        await lab.pass_time(5 * HOUR)  # a plan that people cancelled isn't made again before
+        now = lab.clock.now()
+        for number in range(4):
+            await expect(lab, f"vm-{number}", 1.5, 1.5)
+        for name in ("n2", "n3"):
+            await tell(lab, name, forecast(now, 1.0))
+        told = forecast(now, 4.0, 4.0)
+        told.patterns[0] = msgspec.structs.replace(
+            told.patterns[0], fold_at=now - (6 - hours) * HOUR
+        )  # its peak is so far away
+        if hours == 1:
+            told.prediction["1h"] = Prediction(seconds=HOUR, value=8.0, low=8.0, high=8.0, method="told")
+        await tell(lab, "n1", told)
+        await lab.pass_time(700)
+        phases = [phase for _, _, phase in await ahead(lab)]
+        assert phases.count("Cancelled") == 1 and len(phases) == (2 if hours == 1 else 1)
 
 
 async def test_a_guest_that_left_by_hand_needs_no_plan_and_another_one_is_planned(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ SHORT, CALM = (
     0.8,
 )  # shares of a node's cores: above the first it is short of them, below the second it isn't any more
 HOURS_RUNNING = 2  # above SHORT, before anything is planned
+NEAR_HOURS = (
+    4  # as far ahead as a shortage is looked for without a cycle: later hours are what is usual, and widely uncertain
+)
 STALE_SECONDS = 3 * HOUR_SECONDS  # a profile that was looked at longer ago forecasts nothing
 FADE_SECONDS = 4 * HOUR_SECONDS  # in which the difference between now and the usual cycle falls to a third
 WINDOW_SECONDS = 1800.0
@@ -85,6 +88,7 @@ def find_cycle(status: ProfileStatus, least: float = SURE) -> Pattern | None:
 
 def find_shortage(status: ProfileStatus, now: float, hours: int = 24) -> Shortage | None:
     """The first time that the node of a profile will be short of cores for HOURS_RUNNING; None: it won't be, or nobody knows."""
+    hours = hours if find_cycle(status) is not None else min(hours, NEAR_HOURS)
     course = expect_hours(status, now, hours)
     if course is None or status.full <= 0 or status.unit != "cores":
         return None
@@ -97,6 +101,14 @@ def find_shortage(status: ProfileStatus, now: float, hours: int = 24) -> Shortag
             if course.value[first : last + 1].max() > SHORT * status.full:
                 return Shortage(first, last, status.full, course)
     return None
+
+
+def is_urgent(status: ProfileStatus, short: Shortage) -> bool:
+    """Whether there is no time to see it at a second look, an hour later: by a sure cycle it has begun by then, and not only the
+    upper end, but the expected use itself is beyond SHORT for HOURS_RUNNING."""
+    beyond = short.course.value[short.first : short.last + 1] > SHORT * short.full
+    lasts = any(beyond[at : at + HOURS_RUNNING].all() for at in range(len(beyond) - HOURS_RUNNING + 1))
+    return short.first <= 1 and lasts and find_cycle(status) is not None
 
 
 def is_calm(status: ProfileStatus, now: float, hours: int = 24) -> bool:

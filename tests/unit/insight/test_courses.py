@@ -10,6 +10,7 @@ import pytest
 from weft.insight.course import (
     CALM,
     HOUR_SECONDS,
+    NEAR_HOURS,
     SHORT,
     STALE_SECONDS,
     choose_window,
@@ -17,6 +18,7 @@ from weft.insight.course import (
     expect_hours,
     find_shortage,
     is_calm,
+    is_urgent,
     judge,
 )
 from weft.kinds.profile import FOLD_POINTS, Pattern, Prediction, ProfileStatus
@@ -72,6 +74,29 @@ def test_a_shortage_lasts_two_hours_and_says_how_much_must_go() -> None:
     assert find_shortage(edge, NOW) is None and not is_calm(edge, NOW)
     assert is_calm(told(value=CALM * 10.0 - 0.1, high=12.0, later=5.0), NOW)
     assert is_calm(told(value=8.5, high=SHORT * 10.0 - 0.1, later=5.0), NOW)
+
+
+@pytest.mark.parametrize(
+    ("status", "urgent"),
+    [
+        (told(value=9.5, high=9.8, patterns=[daily(2.0, height=10.0)]), True),
+        (told(value=1.0, high=1.5, patterns=[daily(8.0, height=10.0)]), False),  # another look comes before it
+        (told(value=9.1, high=13.0, patterns=[daily(0.5, height=8.1)]), False),  # for an hour, but for its upper end
+        (told(value=9.5, high=9.8, later=9.5), False),  # who knows whether it lasts
+    ],
+)
+def test_a_shortage_that_no_second_look_would_see_in_time_is_urgent_if_a_cycle_says_so(
+    status: ProfileStatus, urgent: bool
+) -> None:
+    short = find_shortage(status, NOW)
+    assert short is not None and is_urgent(status, short) == urgent
+
+
+def test_without_a_cycle_a_shortage_is_looked_for_in_the_next_hours_only() -> None:
+    status = told(value=9.5, high=9.8, later=20.0)
+    short = find_shortage(status, NOW)
+    assert short is not None and (short.first, short.last) == (0, NEAR_HOURS - 1)
+    assert find_shortage(told(value=8.0, high=8.5, later=12.0), NOW) is None
 
 
 def test_a_window_lies_where_the_cycle_is_low_and_its_quality_says_how_low() -> None:

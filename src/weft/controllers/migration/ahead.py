@@ -18,7 +18,7 @@ from weft.controllers.node.trouble import find_trouble
 from weft.controllers.profile.subjects import list_guests, mark_guests
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
-from weft.insight.course import expect_hours, find_shortage, is_calm
+from weft.insight.course import expect_hours, find_shortage, is_calm, is_urgent
 from weft.kinds.migration import (
     AHEAD_LABEL,
     ENDED,
@@ -93,11 +93,14 @@ class PlansAhead:
             self._asked[profile.key] = status.looked_at
             return make_migrations(view, report, node, made, now)
         if self._asked.get(profile.key) == status.looked_at or _rests(made, status, now):
+            self._short.pop(profile.key, None)  # looks that are running are after the last plan
             return []
-        if find_shortage(status, now) is None or _is_of_others(view, profile):
+        short = find_shortage(status, now)
+        if short is None or _is_of_others(view, profile):
             self._short.pop(profile.key, None)
             return []
-        if self._short.setdefault(profile.key, status.looked_at) == status.looked_at:
+        first = self._short.setdefault(profile.key, status.looked_at) == status.looked_at
+        if first and not is_urgent(status, short):
             return []
         reports = view.of_kind("report").values()
         if any(
