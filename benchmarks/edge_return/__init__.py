@@ -247,7 +247,7 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
     await wait_until("silent nodes", admin, "/v1/nodes?fields=status.phase=Autonomous")
     await wait_until("VMs of silent nodes", admin, "/v1/projects/default/vms?fields=status.phase=Unknown")
     await asyncio.sleep(SETTLE_SECONDS)
-    return await come_back(server, admin, nodes)
+    return await come_back(server, nodes)
 
 
 async def try_until(line: Line, work: Callable[[], Awaitable[None]]) -> int:
@@ -262,7 +262,7 @@ async def try_until(line: Line, work: Callable[[], Awaitable[None]]) -> int:
             await asyncio.sleep(line.choose_pause(tries))
 
 
-async def come_back(server: FabricServer, admin: Connection, nodes: Sequence[FakeNode]) -> Outcome:
+async def come_back(server: FabricServer, nodes: Sequence[FakeNode]) -> Outcome:
     draw, reported, followed, tries, clock = random.Random(1), list[float](), list[float](), list[int](), SystemClock()
     cpu, begun = [cpu_seconds(pid) for pid in server.pids], time.monotonic()
     slowest = 0.0
@@ -284,6 +284,7 @@ async def come_back(server: FabricServer, admin: Connection, nodes: Sequence[Fak
     coming = [asyncio.ensure_future(come(node)) for node in nodes]
     ready = await wait_ready(server.folder / "store.db")
     used = [cpu_seconds(pid) - before for pid, before in zip(server.pids, cpu, strict=True)]
+    admin = await Connection.open(server.context)  # the server has closed one that was silent for so long
     await wait_until("VMs back", admin, "/v1/projects/default/vms?fields=status.phase=Running")
     while len(followed) < len(nodes):
         for one in coming:
