@@ -40,6 +40,7 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 OPTIONS = (
     "--runtime", "fake", "--network", "fake", "--volume", "fake", "--container-runtime", "none", "--functions", "none",
     "--run-dir", "/tmp/run", "--no-devices",
+    "--underlay-address", "127.0.0.1", "--underlay-link", "lo",
 )  # fmt: skip
 
 
