@@ -156,10 +156,9 @@ async def prepare(server: FabricServer) -> None:
 
 
 def provide_layout() -> tuple[Path, bool]:
-    """What ``make images`` has built, or builds now; and whether its amd64, built again, is the same bytes."""
+    """What ``make images`` builds, of the present source; and whether its amd64, built again, is the same bytes."""
     layout = ROOT / "dist" / "agent"
-    if not (layout / "index.json").exists():
-        build_node_images(layout, lambda what: print(what, file=sys.stderr))
+    build_node_images(layout, lambda what: print(what, file=sys.stderr))
     with tempfile.TemporaryDirectory(prefix="images-", dir=ROOT / ".weft") as name:
         again = Path(name) / "again"
         build_node_images(again, lambda what: None, ["amd64"])
