@@ -79,8 +79,9 @@ class Secrets:
     async def keep(self, find: Callable[[], Iterable[LocalAllocation]]) -> None:
         """Keep what is sealed as the server has it, for the allocations that ``find`` finds, and nothing of others."""
         while True:
-            present = {local.uid: local for local in find()}
-            for uid in await asyncio.to_thread(self._sealed.list_kept):
+            kept = await asyncio.to_thread(self._sealed.list_kept)
+            present = {local.uid for local in find()}  # after the list: what was sealed since is of one that is here
+            for uid in kept:
                 if uid not in present:
                     self._sealed.drop(uid)
             await self._wake.wait(REFRESH_SECONDS)
