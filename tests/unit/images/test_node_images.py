@@ -236,3 +236,23 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no image is built for architecture m68k") as raised:
         build_node_images(tmp_path / "out", print, ["amd64", "m68k"])
     assert raised.value.hint == "there are amd64, arm64, riscv64"
+
+
+def test_packages_come_from_debian_s_own_site_also_where_apt_has_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apt-get").write_text(
+        """#!/bin/sh
+echo "mirror://a bookworm main Debian
+mirror://b bookworm-security main Debian
+mirror://c bookworm-backports main Debian Backports
+mirror://d stable main Acme
+mirror://e bookworm main Acme"
+"""
+    )
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert build.find_sources("trixie") == (
+        "deb mirror://a trixie main",
+        ["deb mirror://b trixie-security main"],
+    )

@@ -177,11 +177,11 @@ def _unpack(root: Path, name: str, packages: Sequence[str], suite: str, sources:
 def find_sources(suite: str) -> tuple[str, list[str]]:
     """Lines for apt: the suite's packages, and their security updates if this machine has such, from where its own apt has its."""
     shown = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
+        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT) $(ORIGIN)", "Created-By: Packages"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     known = [line.split() for line in shown.stdout.splitlines()]
-    sites = {words[1]: words[0] for words in known if len(words) == 3 and words[2] == "main"}
+    sites = {words[1]: words[0] for words in known if words[2:] == ["main", "Debian"]}  # other origins have suites, too
     security = next((site for release, site in sites.items() if release.endswith("-security")), None)
     main = next((site for release, site in sites.items() if re.fullmatch(r"[a-z]+", release)), None)
     if main is None:
