@@ -29,7 +29,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     unplaced: str = ""  # why no node takes it
     trouble: str = ""  # why it isn't healthy
-    silent: bool = False  # it runs, and isn't healthy only as it says nothing to a service's check: it may be busy
+    # It runs, and all that is wrong is that it says nothing to a service's check: it may be busy. It counts as healthy nevertheless
+    # where it keeps its connections, as hardly any other answers.
+    silent: bool = False
     budgets: tuple[str, ...] = ()  # keys of the disruption budgets that count it
     held: str = ""  # what one of them says, if it may not go down now
     adopted: bool = False  # people made it: it is never replaced by another

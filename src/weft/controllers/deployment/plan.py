@@ -61,6 +61,8 @@ class _Planner:
         self._left = dict(facts.left)
         self._waits: list[str] = []  # what it waits for, as sentences
         self._granted = self._retries = self._has_deadline = self._has_begun = False
+        if status.back and (status.no_surge or not facts.spec.strategy.max_surge):
+            self._count_out_silent()
         size = len(msgspec.json.encode(facts.spec.template)) + _ENVELOPE_BYTES
         self._most = max(1, min(MOST_AT_ONCE, MOST_BYTES // size))
 
@@ -172,6 +174,14 @@ class _Planner:
             one = self._find((status.slots[slot], slot))
             if one is None or not (one.serves or one.in_place or one.silent):
                 status.slots[slot] = status.revision
+
+    def _count_out_silent(self) -> None:
+        """No instance fits beside those that a rollback replaces: silent ones of these don't count as serving, though they may keep
+        connections, so that they can go."""
+        target = self._status.revision
+        self._live = [
+            replace(one, state="coming") if one.silent and one.revision != target else one for one in self._live
+        ]
 
     def _can_spare(self, number: int) -> bool:
         """Whether there are enough instances without those of this revision: healthy ones, and those that are only busy."""
@@ -445,6 +455,8 @@ class _Planner:
             status.no_surge = unplaced.unplaced
             text = f"no node has capacity for a further instance ({unplaced.unplaced}): max_unavailable counts instead"
             self._note("Warning", "NoSurge", text)
+            if status.back:
+                self._count_out_silent()
         if status.no_surge:
             for slot in beside:
                 one = self._find((target, slot))
@@ -456,7 +468,8 @@ class _Planner:
             for slot in [slot for slot in old if slot not in beside][: max(0, free)]:
                 self._make((target, slot))
             return
-        if not strategy.max_unavailable:
+        silent = [slot for slot in old if (one := self._find((status.slots[slot], slot))) is not None and one.silent]
+        if not strategy.max_unavailable and not (status.back and silent):
             return self._fail(f"no further instance is possible ({status.no_surge}), and max_unavailable is 0")
         self._take_down(old)
 
@@ -570,7 +583,11 @@ class _Planner:
                 since = one.departed_at if one.departed_at is not None else one.draining_since + DEPART_SECONDS
                 left = since + facts.drain_seconds - self._now
                 if 0 < left <= facts.drain_seconds + (0.0 if departed else DEPART_SECONDS):
-                    waits = "finishes its connections" if departed else "leaves: nodes stop to send it connections"
+                    waits = (
+                        "finishes its connections"
+                        if departed
+                        else "leaves: waits until nodes stop sending it connections"
+                    )
                     self._waits.append(f"{one.name} {waits}")
                     self._requeue(left)
                     continue

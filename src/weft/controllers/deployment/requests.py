@@ -61,7 +61,9 @@ class Counts(msgspec.Struct):
     def is_worse(self, old: Counts) -> bool:
         """Whether it leaves so much more unanswered than ``old`` that busy machines don't explain it."""
         is_seen = self.unanswered >= WORSE_LEAST and self.unanswered_moments >= WORSE_MOMENTS
-        return is_seen and self.unanswered_share >= WORSE_TIMES * old.unanswered_share
+        share = old.unanswered_share
+        # Three times a third is everything: where the old one leaves much, half of what it answers is enough.
+        return is_seen and self.unanswered_share >= min(WORSE_TIMES * share, (1.0 + share) / 2.0)
 
     def leave_out_unanswered(self) -> Counts:
         return Counts(self.requests - self.unanswered, self.errors, moments=self.error_moments)
@@ -191,8 +193,9 @@ def judge_requests(
 async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[Verdict, bool]:
     """As ``judge_requests``. Raises what the history raises."""
     span = plan_span(watched.since, now)
-    requests = await history.read(REQUESTS, span)
-    return judge_requests(watched, span, requests, await history.read(SECONDS, span))
+    of_project = f'{{project="{watched.project}"}}'
+    requests = await history.read(REQUESTS + of_project, span)
+    return judge_requests(watched, span, requests, await history.read(SECONDS + of_project, span))
 
 
 async def ask_figure(history: History, expression: str, project: str, now: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlencode
 
@@ -68,8 +69,11 @@ class DatabaseHistory:
         return found
 
 
+_NAME_OF_PROJECT = re.compile(r'(\w+)\{project="([^"]+)"\}')
+
+
 class SampleHistory:
-    """Of samples in memory, by the name of their metric: a query is a name, and nothing else."""
+    """Of samples in memory, by the name of their metric: a query is a name, or a name with ``{project="…"}``."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)
@@ -77,6 +81,8 @@ class SampleHistory:
     async def read(self, query: str, span: Span, project: str = "") -> Mapping[Labels, Floats]:
         """See ``contracts.history.History``."""
         found: dict[Labels, Floats] = {}
+        if (match := _NAME_OF_PROJECT.fullmatch(query)) is not None:
+            query, project = match[1], match[2]
         for sample in self._samples:
             at = span.index(sample.at / 1000)
             if project and ("project", project) not in sample.labels:

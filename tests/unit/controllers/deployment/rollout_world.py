@@ -49,6 +49,7 @@ class World:
         self.left: dict[str, int] = {}
         self.departs = True  # nodes say that they send nothing new to what drains
         self.silent: set[str] = set()  # names of guests that say nothing to their service's check
+        self.keeps_silent = False  # they keep their connections nevertheless
         self.can_change_in_place = False
         self.events: list[str] = []
         self.most_there = 0
@@ -99,7 +100,7 @@ class World:
                     revision=guest.revision,
                     slot=guest.slot,
                     attempt=guest.attempt,
-                    state="coming" if silent else state,
+                    state="coming" if silent and not self.keeps_silent else state,
                     silent=silent,
                     since=since,
                     deleting=guest.deleting_since is not None,
@@ -131,7 +132,7 @@ class World:
     def serving(self) -> list[Guest]:
         """Those that requests reach."""
         alive = [one for one in self.guests.values() if one.deleting_since is None and one.draining_since is None]
-        return [one for one in alive if self.state_of(one)[0] == "healthy"]
+        return [one for one in alive if self.state_of(one)[0] == "healthy" and one.name not in self.silent]
 
     @property
     def floor(self) -> int:

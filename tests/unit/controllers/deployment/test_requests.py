@@ -13,6 +13,7 @@ import pytest
 from weft.contracts.history import Floats, Labels, Span
 from weft.controllers.deployment.requests import (
     REQUESTS,
+    SECONDS,
     Watched,
     ask_figure,
     ask_verdict,
@@ -99,6 +100,34 @@ def test_what_busy_machines_leave_unanswered_is_not_held_against_the_new_revisio
     assert judge(well, [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0], busy)[0] == "bad", "it says itself that it fails"
     word, why = judge([0.0, 40.0, 80.0, 120.0, 160.0, 200.0, 240.0], well, busy)
     assert word == "bad" and why == "it leaves 28.6 % of the requests unanswered, the old revision 4.15 %"
+
+
+def test_a_new_revision_that_leaves_all_unanswered_is_bad_whatever_the_old_one_leaves() -> None:
+    span = Span(1000.0, 1.0, 7)
+
+    def judge(new_unanswered: float) -> str:
+        rows: dict[tuple[str, str], list[float]] = {
+            (OLD, "2xx"): [60.0 * place for place in range(7)],
+            (OLD, "none"): [40.0 * place for place in range(7)],
+            (NEW, "2xx"): [100.0 * (1.0 - new_unanswered) * place for place in range(7)],
+            (NEW, "none"): [100.0 * new_unanswered * place for place in range(7)],
+        }
+        return judge_requests(WATCHED, span, series(rows), {})[0].word
+
+    assert (judge(1.0), judge(0.75)) == ("bad", "bad")
+    assert judge(0.6) != "bad" and judge(0.4) != "bad", "the machines are busy"
+
+
+def test_the_history_is_asked_for_the_project_s_series_alone() -> None:
+    asked = []
+
+    class Asked(SampleHistory):
+        async def read(self, query: str, span: Span, project: str = "") -> Mapping[Labels, Floats]:
+            asked.append(query)
+            return await super().read(query, span, project)
+
+    asyncio.run(ask_verdict(Asked([]), WATCHED, 1030.0))
+    assert asked == [f'{name}{{project="default"}}' for name in (REQUESTS, SECONDS)]
 
 
 def test_a_counter_that_began_again_counts_from_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from tests.unit.controllers.deployment.rollout_world import World
 
@@ -198,7 +199,7 @@ def test_what_drains_stays_until_no_node_sends_it_anything_new_and_its_time_is_o
         world.pass_time(1)
     drained = next(one for one in world.guests.values() if one.draining_since)
     world.pass_time(10)
-    assert drained.deleting_since is None and "nodes stop to send it" in world.status.message
+    assert drained.deleting_since is None and "until nodes stop sending it" in world.status.message
     drained.draining_since = world.now  # when the nodes have said so
     world.departs = True
     world.pass_time(2)
@@ -224,6 +225,21 @@ def test_a_rollback_takes_no_instance_for_broken_that_is_only_silent() -> None:
     assert all(one.deleting_since is None and one.draining_since is None for one in kept)
     world.until("RolledBack")  # though they stay silent
     assert world.revisions() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["out", "kept"])
+@pytest.mark.parametrize("surge", [0, 1])
+def test_a_rollback_without_room_replaces_instances_that_hang(surge: int, keeps: bool) -> None:
+    world = World(3, drain=1.0, max_surge=1, max_unavailable=0)
+    world.begin()
+    world.update("shop:2")
+    world.until("Promoted")
+    world.pass_time(10)
+    world.capacity, world.silent, world.keeps_silent = 3, set(world.guests), keeps
+    world.change(strategy=msgspec.structs.replace(world.spec.strategy, max_surge=surge))
+    world.undo("shop:1")
+    world.until("RolledBack", "Undecided")
+    assert (world.status.phase, world.revisions()) == ("RolledBack", [1, 1, 1])
 
 
 @pytest.mark.parametrize("strategy", ["canary", "rolling"])
