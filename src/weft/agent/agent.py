@@ -70,7 +70,7 @@ from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.proxy import ProxyDriver
-from weft.kinds.node import NODE, NodeReport
+from weft.kinds.node import MOST_DEPARTED, NODE, NodeReport
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
@@ -308,7 +308,7 @@ class Agent:
                 for one in self._network.departed
                 if not one.service.proxied or self.proxies.has_departed(one)
                 for name in one.departures
-            ),
+            )[:MOST_DEPARTED],
             egress_endpoints=self.egress_endpoints.networks(),
             addresses=self._network.addresses,
             contact=self._reporter.contact.token,

@@ -161,6 +161,10 @@ class NodeSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     pool_id: str = ""  # storage of its root disk
 
 
+MOST_DEPARTED = 400  # endpoints in NodeReport.departed: with those beyond it is as if the node said nothing of them
+MOST_DEPARTED_CHARACTERS = 100
+
+
 class NodeReport(msgspec.Struct, kw_only=True):
     version: str = ""
     address: str = ""  # address on the underlay
@@ -202,9 +206,8 @@ class NodeReport(msgspec.Struct, kw_only=True):
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of instances: yes, or why the node can't run them
-    departed: list[
-        str
-    ] = []  # SERVICE_UID/ADDRESS of endpoints that leave, and get no new connections from here any more
+    # SERVICE_UID/ADDRESS of endpoints that leave, and get no new connections from here any more; MOST_DEPARTED at most.
+    departed: list[str] = []
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
     connections_percent: int = 0  # how full its table of connections is, in steps of 5; 0: not nearly
     contact: str = ""  # another one each time that it has been heard again after a silence

@@ -298,6 +298,8 @@ SERVICES_BY_LABEL = Index("services by one of the labels of their selectors")
 SERVICES_BY_NETWORK = Index("services by network")
 SERVICES_BY_SECRET = Index("services by the secret of their certificate")
 SERVICES_BY_UID = Index("services by uid")
+SERVICES_WAITING = Index("services with an endpoint that leaves, which nodes have yet to confirm", reads_status=True)
+WAITING = "waiting"
 PROXIED_BY_NETWORK = Index("services with protocol http, by network")
 
 
@@ -313,6 +315,11 @@ def _network_of_proxied(item: Stored) -> Iterable[str]:
 def _secret_of(item: Stored) -> Iterable[str]:
     name = item.spec(ServiceSpec).tls_secret
     return keys_of("secret", item, [name] if name else [])
+
+
+def _list_waiting(item: Stored) -> Iterable[str]:
+    endpoints = item.status(ServiceStatus).endpoints
+    return (WAITING,) if any(one.leaves and one.departed_at is None for one in endpoints) else ()
 
 
 def _selector(obj: Object) -> str:
@@ -337,6 +344,7 @@ SERVICE = Kind(
         PROXIED_BY_NETWORK: _network_of_proxied,
         SERVICES_BY_SECRET: _secret_of,
         SERVICES_BY_UID: lambda item: (item.uid,),
+        SERVICES_WAITING: _list_waiting,
     },
     references=(
         Reference("network", "spec.network", lambda spec: [spec.network]),

@@ -260,13 +260,11 @@ class NetworkExecutor:
             raise problems[0]
 
     def _note_departures(self) -> None:
-        by_network = self.service_addresses.by_network
-        departed = [
-            one
-            for uid, segment in sorted(self._applied.items())
-            for one in by_network.get(uid, {}).values()
-            if one.leaving and one.service in segment.services
-        ]
+        departed = list[ServedAddress]()
+        for uid, segment in sorted(self._applied.items()):
+            applied = {one.address: one for one in segment.services}
+            known = self.service_addresses.by_network.get(uid, {}).values()
+            departed += [one for one in known if one.leaving and applied.get(one.service.address) == one.service]
         if departed != self.departed:
             self.departed = departed
             self._reporter.wake()

@@ -32,7 +32,7 @@ from weft.contracts.store import (
     revision_of,
 )
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring, list_snapshots_to_take
-from weft.kinds.node import NodeReport
+from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import Ref, object_key
@@ -187,7 +187,7 @@ async def _forget_places(context: ApiContext, uid: str, followed: str | None) ->
 
 
 async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -> None:
-    part = given.node
+    part = bound_departed(given.node)
     if msgspec.json.decode(part) is None or context.reports.is_late(node.uid, given.version):
         return
 
@@ -206,6 +206,15 @@ async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -
             context.reports.forget(node.uid)  # the commit may have succeeded nevertheless
             raise
     context.reports.put(node.uid, given.version)
+
+
+def bound_departed(part: msgspec.Raw) -> msgspec.Raw:
+    """A node's report without the endpoints beyond MOST_DEPARTED, which an older agent names: a node whose report is too large to
+    be stored is a silent one."""
+    report = msgspec.json.decode(part)
+    departed = (report or {}).get("departed", [])
+    kept = [name for name in departed if len(name) <= MOST_DEPARTED_CHARACTERS][:MOST_DEPARTED]
+    return part if kept == departed else msgspec.Raw(msgspec.json.encode({**report, "departed": kept}))
 
 
 async def _write_allocations(context: ApiContext, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:

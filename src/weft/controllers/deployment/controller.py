@@ -224,7 +224,8 @@ def list_services(view: View, workloads: Iterable[Item]) -> list[Item]:
 
 
 def find_unready(workload: Item, services: Iterable[Item], now: float) -> tuple[str, bool]:
-    """Why a service gives it no connections, "" if all do that match it; and whether that is only its silence."""
+    """Why a service gives it no connections, "" if all do that match it; and whether it only says nothing to a service's check,
+    though it may get connections."""
     found = ("", False)
     for service in services:
         status = service.status(ServiceStatus)
@@ -237,7 +238,9 @@ def find_unready(workload: Item, services: Iterable[Item], now: float) -> tuple[
         is_old = ready is not None and not 0 <= now - ready.since < UNCHECKED_SECONDS
         if own is not None and own.reason == NOT_CHECKED and is_old:
             continue
-        if own is None or not (own.ready or own.weight):
+        if own is not None and own.silent and own.weight:
+            found = found[0], True
+        elif own is None or not (own.ready or own.weight):
             found = f"service/{service.envelope.name}: {own.reason if own is not None else NOT_CHECKED}", False
             if own is None or not own.silent:
                 return found
@@ -251,11 +254,14 @@ def find_departed(workload: Item, services: Iterable[Item]) -> float | None:
     for service in services:
         if not is_matched(service.spec(ServiceSpec).selector, workload.envelope.labels):
             continue
-        own = (one for one in service.status(ServiceStatus).endpoints if one.workload.uid == workload.uid)
-        at = next((one.departed_at for one in own), 0.0)
-        if at is None:
+        status = service.status(ServiceStatus)
+        own = next((one for one in status.endpoints if one.workload.uid == workload.uid), None)
+        # One that isn't among the endpoints gets nothing, unless the service doesn't say which these are.
+        if own is None and not status.more and status.phase != "Pending":
+            continue
+        if own is None or own.departed_at is None:
             return None
-        moments.append(at)
+        moments.append(own.departed_at)
     return max(moments)
 
 

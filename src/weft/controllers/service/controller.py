@@ -55,6 +55,9 @@ from weft.kinds.service import (
     SERVICES_BY_LABEL,
     SERVICES_BY_NETWORK,
     SERVICES_BY_SECRET,
+    SERVICES_BY_UID,
+    SERVICES_WAITING,
+    WAITING,
     ServiceEndpoint,
     ServiceSpec,
     ServiceStatus,
@@ -103,10 +106,10 @@ class Services:
             case "node":
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
                     self._book.notice_node(change)
+                keys = list[str]()
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).address)):
-                    return _services_of_node(view, change.item.uid)
-                if has_changed(change, _sends_to):
-                    return _services_that_wait(view)
+                    keys += _services_of_node(view, change.item.uid)
+                return [*keys, *_services_that_wait(view, change)]
             case kind if is_workload(kind):
                 if has_changed(change, _counts):
                     items = [item for item in (change.old, change.new) if item is not None]
@@ -218,10 +221,13 @@ def name_certificate(view: View, service: Item) -> str:
 
 
 def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint], certificate: str = "") -> Served:
-    """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them."""
+    """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them. One leaves only until
+    nodes have confirmed it, or their reports would grow with each."""
     ports = read_ports(spec)
     targets = [
-        ServedTarget(address=one.address, weight=one.weight, leaves=one.leaves) for one in endpoints if one.address
+        ServedTarget(address=one.address, weight=one.weight, leaves=one.leaves and one.departed_at is None)
+        for one in endpoints
+        if one.address
     ]
     return Served(
         ports=[ServedPort(port=one.port, target=one.target, protocol=one.protocol) for one in ports],
@@ -275,18 +281,13 @@ def _services_of_node(view: View, node_uid: str) -> list[str]:
     return [key for workload in workloads for key in _services(view, workload)]
 
 
-def _sends_to(node: Item) -> object:
-    """What of a node decides whether an endpoint that leaves still gets connections from it."""
-    return node.status(NodeStatus).phase, node.report(NodeReport).departed
-
-
-def _services_that_wait(view: View) -> list[str]:
-    """The services of which an endpoint that leaves may still get connections."""
-    return [
-        key
-        for key, service in view.of_kind("service").items()
-        if any(one.leaves and one.departed_at is None for one in service.status(ServiceStatus).endpoints)
-    ]
+def _services_that_wait(view: View, change: Changed) -> list[str]:
+    """The services that may have waited for this change of a node, for one of their endpoints leaves."""
+    if has_changed(change, lambda node: (node.uid, node.status(NodeStatus).phase)):
+        return [item.key for item in view.find(SERVICES_WAITING, WAITING)]
+    old, new = (set(one.report(NodeReport).departed) if one is not None else set() for one in (change.old, change.new))
+    uids = {name.partition("/")[0] for name in new - old}
+    return [item.key for uid in sorted(uids) for item in view.find(SERVICES_BY_UID, uid)]
 
 
 def _decides(allocation: Item) -> object:

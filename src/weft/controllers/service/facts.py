@@ -68,6 +68,7 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
     labels = workload.envelope.labels
     found = Member(
         workload=workload.envelope.ref,
+        reachable=False,
         labels=labels,
         leaves=DRAINING if workload.deleting or DRAINING_LABEL in labels or spec_of(workload).run != "run" else "",
         deployment=labels.get(DEPLOYMENT_LABEL, ""),
@@ -83,6 +84,7 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
     if not address:
         return _with(found, trouble=f"it has no NIC in network {service.spec(ServiceSpec).network}", runs=False)
     report = allocation.report(AllocationReport)
+    found = _with(found, reachable=report.state in ("running", "stopping"))
     if trouble := _find_trouble(workload, spec, report):
         return _with(found, address=address, trouble=trouble, runs=False)
     said = report.readiness.get(service.uid)
@@ -94,24 +96,28 @@ def note_departures(view: View, service: Item, network: Item, members: list[Memb
     """``members``; of those that leave with the time since which no node sends them new connections."""
     if not any(one.leaves for one in members):
         return members
-    before = {one.workload.uid: one.departed_at for one in service.status(ServiceStatus).endpoints if one.leaves}
-    sending = _list_nodes(view, network)
+    before = {one.workload.uid: one for one in service.status(ServiceStatus).endpoints}
+    sending: list[set[str]] | None = None  # listed only if something has yet to be confirmed
     found = []
     for one in members:
-        at = before.get(one.workload.uid) if one.leaves else None
-        if one.leaves and at is None and one.workload.uid in before:  # nodes have been told since it was written
-            name = f"{service.uid}/{one.address}"
-            at = now if not one.address or all(name in node.departed for node in sending) else None
-        found.append(_with(one, departed_at=at))
+        known = before.get(one.workload.uid)
+        at = known.departed_at if known is not None and one.leaves else None
+        if one.leaves and at is None:
+            if not one.reachable:
+                at = now
+            elif known is not None and known.leaves:  # nodes have been told since it was written
+                sending = _list_departures(view, network) if sending is None else sending
+                at = now if all(f"{service.uid}/{one.address}" in departed for departed in sending) else None
+        found.append(_with(one, departed_at=at, is_endpoint=one.leaves != "" and known is not None))
     return found
 
 
-def _list_nodes(view: View, network: Item) -> list[NodeReport]:
-    """What the nodes report that send connections to services in ``network``, and are there."""
+def _list_departures(view: View, network: Item) -> list[set[str]]:
+    """What has departed as the nodes report that send connections to services in ``network``, and are there."""
     endpoints = view.find(ENDPOINTS_BY_NETWORK, network.uid)
     names = {name for one in endpoints if (name := one.status(EndpointStatus).node) is not None}
     nodes = [node for name in sorted(names) if (node := view.get(object_key("node", None, name))) is not None]
-    return [node.report(NodeReport) for node in nodes if node.status(NodeStatus).phase != "NotReady"]
+    return [set(node.report(NodeReport).departed) for node in nodes if node.status(NodeStatus).phase != "NotReady"]
 
 
 def read_split(view: View, service: Item, members: Sequence[Member]) -> Split:

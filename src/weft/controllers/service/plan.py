@@ -11,6 +11,9 @@ from weft.kinds.service import ALL, MOST_ENDPOINTS, ServiceEndpoint, Weight
 from weft.objects.identity import Ref
 
 DRAINING = "draining"
+MOST_LEAVING = (
+    MOST_ENDPOINTS // 4
+)  # that leave, and keep their places before others: until nodes have confirmed that they do
 # Where less than one in so many answers its check, the silent ones keep their connections: more likely the machines are too busy to
 # answer in time than each of the guests broke at the same moment. None would otherwise be left, or the few would break next.
 SPEAKING_OF = 3
@@ -26,9 +29,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     node_address: str = ""
     trouble: str = ""  # why it isn't ready
     runs: bool = True  # it may be asked whether it is ready
-    silent: bool = False  # it isn't ready only because it stopped to answer its check: it was ready since it started
+    silent: bool = False  # it isn't ready only because it stopped answering its check: it was ready since it started
     leaves: str = ""  # why it gets no new connections, though it may be ready
     departed_at: float | None = None  # since when no node sends it any
+    reachable: bool = True  # its guest is there: connections may be open, or come
+    is_endpoint: bool = False  # of one that leaves: it was an endpoint before, so nodes may still send it connections
     deployment: str = ""  # the name of its deployment
     revision: str = ""
 
@@ -71,14 +76,17 @@ def _keeps_silent(ready: int, silent: int) -> bool:
 
 def _choose(members: Sequence[Member]) -> list[Member]:
     """MOST_ENDPOINTS at most, by name: those that run and stay before others, and of each revision as many. Whether one is ready
-    decides nothing: only endpoints are asked."""
+    decides nothing: only endpoints are asked. What leaves keeps its place, as nobody would hear otherwise when its drain may begin;
+    one that lost it doesn't get it back."""
     by_name = sorted(members, key=lambda one: (one.workload.name, one.workload.kind))
-    ranks, seen = list[tuple[bool, int, int]](), defaultdict[tuple[bool, str, str], int](int)
+    leaving = [at for at, one in enumerate(by_name) if one.leaves and one.reachable and one.is_endpoint]
+    kept = set(sorted(leaving, key=lambda at: by_name[at].departed_at is not None)[:MOST_LEAVING])
+    ranks, seen = list[tuple[bool, bool, int, int]](), defaultdict[tuple[bool, str, str], int](int)
     for at, one in enumerate(by_name):
         stays = one.runs and not one.leaves
-        ranks.append((not stays, seen[stays, one.deployment, one.revision], at))
+        ranks.append((at not in kept, not stays, seen[stays, one.deployment, one.revision], at))
         seen[stays, one.deployment, one.revision] += 1
-    return [by_name[at] for at in sorted(at for _, _, at in sorted(ranks)[:MOST_ENDPOINTS])]
+    return [by_name[at] for at in sorted(at for *_, at in sorted(ranks)[:MOST_ENDPOINTS])]
 
 
 def round_shares(shares: Sequence[float]) -> list[int]:
