@@ -149,8 +149,11 @@ async def test_a_paused_replication_hears_of_a_promotion_and_stops_its_vm(tmp_pa
             envelope.spec = merge_part(envelope.spec, msgspec.defstruct("S", [("paused", bool)])(True))
 
         await lab.change(made.key, pause)
-        order = await send(lab, node, made.key, 2, phase="failed", reason="staleGeneration", message="promoted")
-        assert (order.snapshot, order.node_uid, order.cluster, order.replica) == ("", node.uid, "west", "web")
+        asked = await until(lab, made.key, ReplicationStatus, lambda status: status.ask is not None)
+        ask = asked.ask
+        assert (asked.order, ask.attempt, ask.node_uid, ask.cluster, ask.replica) == (None, 2, node.uid, "west", "web")
+        found = SendReport(uid=ask.uid, attempt=2, phase="failed", reason="staleGeneration", message="promoted")
+        await node.write_report(sends=[found])
         await lab.until_phase("web", "Stopped")
         spec = await read_spec(lab, vm.key)
         assert (spec.run, spec.fenced) == ("stop", "web")

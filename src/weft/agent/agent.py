@@ -342,7 +342,7 @@ class Agent:
         self._snapshots.let_go(uid for uid in answer.remove_snapshots if uid not in busy.snapshots)
         self._templates.put_orders(answer.warm, answer.never_often)
         self._backups.put_orders(answer.backups)
-        self._sender.put_orders(answer.sends)
+        self._sender.put_orders(answer.sends, answer.asks)
         self.receiver.put_orders(answer.receives)
 
     def note_contact(self) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.replication.work import SendOrder
+from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import reaches
 from weft.kinds.record import (
@@ -98,6 +98,7 @@ class ReplicationStatus(msgspec.Struct, kw_only=True):
     point: SentPoint | None = None  # the newest one that the replica has
     next: SentPoint | None = None  # the one under way
     order: SendOrder | None = None
+    ask: AskOrder | None = None  # while there is no order
     attempt: int = 0  # of the last order
     failures: int = 0  # one after the other
     retry_at: float = 0.0  # seconds since 1970: not before
@@ -170,7 +171,7 @@ def _list_snapshots(item: Stored) -> list[str]:
 
 def _list_waiting(item: Stored) -> list[str]:
     status = item.status(ReplicationStatus)
-    return [WAITING] if status.next is not None and (status.order is None or not status.order.snapshot) else []
+    return [WAITING] if status.next is not None and status.order is None else []
 
 
 REPLICATIONS_BY_UID = Index("replications by uid")

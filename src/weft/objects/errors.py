@@ -163,16 +163,18 @@ def _register(cls: type[WeftError]) -> None:
 
 
 def error_from_dict(data: dict[str, Any]) -> WeftError:
-    """The error of a problem document, by its reason or else its family; a plain WeftError if neither is known."""
+    """The error of a problem document, by its reason or else its family; a plain WeftError if neither is known. Another cluster
+    may have written it: parts of the wrong type are left out."""
     if not _BY_REASON:
         _register(WeftError)
     reason = str(data.get("reason", "internalError"))
     cls = _BY_REASON.get(reason) or _BY_REASON.get(str(data.get("family")), WeftError)
+    field, hint, details, after = (data.get(name) for name in ("field", "hint", "details", "retry_after_seconds"))
     return cls(
         str(data.get("message", "unknown error")),
         reason=reason,
-        field=data.get("field"),
-        hint=data.get("hint"),
-        details=data.get("details") or {},
-        retry_after_seconds=data.get("retry_after_seconds"),
+        field=field if isinstance(field, str) else None,
+        hint=hint if isinstance(hint, str) else None,
+        details=details if isinstance(details, dict) else {},
+        retry_after_seconds=after if isinstance(after, int | float) else None,
     )

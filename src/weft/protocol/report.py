@@ -8,7 +8,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedImage, AllocationReport
 from weft.kinds.fields.backup_work import BackupOrder
-from weft.kinds.fields.replication.work import ReceiveOrder, SendOrder
+from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, SendOrder
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.objects.identity import Ref
@@ -139,6 +139,7 @@ class ReportAnswer(msgspec.Struct):
     backups: list[BackupOrder] = []
     volume_work: list[VolumeOrder] = []
     sends: list[SendOrder] = []
+    asks: list[AskOrder] = []
     receives: list[ReceiveOrder] = []
     version: str = ""  # of the node's facts that the server has
     through: int | None = None  # the greatest number of an event that it has for good; None: a server without numbers

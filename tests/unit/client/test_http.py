@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+import msgspec
 import pytest
 
 from weft.client.answer import Answer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import InvalidInput, Unavailable, WeftError
+from weft.objects.errors import InvalidInput, NotFound, Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.serving.server import make_server_tls
 from weft.trust.ca import Authority
@@ -136,3 +137,20 @@ def test_an_error_in_prometheus_form_has_its_message() -> None:
     body = b'{"status":"error","errorType":"bad_data","error":"query is missing","reason":"invalidInput"}'
     with pytest.raises(InvalidInput, match="query is missing"):
         raise_problem(Answer(400, {}, body))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"details": [1], "request_id": "r1"},
+        {"details": "text", "request_id": {"a": 1}},
+        {"hint": [1], "field": {}, "retry_after_seconds": "soon", "family": []},
+    ],
+)
+def test_parts_of_a_wrong_type_in_another_clusters_problem_are_left_out(odd: dict[str, object]) -> None:
+    body = msgspec.json.encode({"reason": "notFound", "message": "no such replica", **odd})
+    with pytest.raises(NotFound, match="no such replica") as caught:
+        raise_problem(Answer(404, {}, body))
+    problem = caught.value
+    assert (problem.hint, problem.field, problem.retry_after_seconds) == (None, None, None)
+    assert problem.details == ({"request_id": odd["request_id"]} if "request_id" in odd else {})

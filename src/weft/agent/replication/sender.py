@@ -1,5 +1,5 @@
-"""Sends points of this node's workloads to their replicas at other clusters, a few at a time, and asks there whether those that get
-none for a while were promoted.
+"""Sends points of this node's workloads to their replicas at other clusters, a few at a time; those that get none for a while are
+asked after.
 
 Reads orders, which come with the answers to the node's reports; reports how that goes. Reads disks through the pools, and the
 link's address and token from the server for each point. Nothing is kept: an agent made anew sends again, and the replica says so
@@ -11,27 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from weft.agent.image.cache import ImageCache
 from weft.agent.replication.peer import Peer, count_data
+from weft.agent.replication.watching import Watching
 from weft.agent.server.client import Server
 from weft.agent.snapshot.reading import read_disks
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, ServedDisk
-from weft.kinds.fields.replication.work import SendOrder, SendReport, find_send
+from weft.kinds.fields.replication.work import AskOrder, SendOrder, SendReport, find_send
 from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 
 AT_ONCE = 4
 PROGRESS_SECONDS = 2.0
 READY_SECONDS, AGAIN_SECONDS = 60.0, 0.5  # how long, and how often, a replica that isn't ready yet is asked
-ASK_EVERY_SECONDS = 30.0  # a replica that is only watched
-FOUND_OUT = ("staleGeneration", "replicaGone")  # what such a question is about; all else is asked again
 MOST_REASON, MOST_MESSAGE = 64, 500  # characters of what the other cluster says
 OTHER_PARENTS = 2  # how often a replica may name another point than was thought, for one order
 
@@ -47,35 +45,36 @@ class Sender:
         self._node, self._server, self._pools, self._images = node, server, pools, images
         self._clock, self._changed = clock, changed
         self._orders: list[SendOrder] = []
+        self._asks: list[AskOrder] = []
         self._reports: list[SendReport] = []
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(
-            asyncio.Lock
-        )  # by cluster: one that hangs delays no other
+        self._watching = Watching(node, server, clock, self._note_found)
 
     @property
     def has_orders(self) -> bool:
         """Whether there is anything to send."""
-        return any(order.snapshot for order in self._orders)
+        return bool(self._orders)
 
     def report(self) -> list[SendReport]:
         return list(self._reports)
 
-    def put_orders(self, orders: Sequence[SendOrder]) -> None:
-        """All that this node shall send."""
-        if list(orders) == self._orders:
+    def put_orders(self, orders: Sequence[SendOrder], asks: Sequence[AskOrder] = ()) -> None:
+        """All that this node shall send, and all that it shall ask after."""
+        if (list(orders), list(asks)) == (self._orders, self._asks):
             return
-        self._orders = list(orders)
-        self._reports = [one for one in self._reports if any(find_send([one], order) for order in orders)]
+        self._orders, self._asks = list(orders), list(asks)
+        self._reports = [one for one in self._reports if self._is_asked_for(one)]
         asked = {(one.uid, one.attempt): one for one in orders}
         for key in self._tasks.keys() - asked.keys():
             self._tasks.pop(key).cancel()
         for key, order in asked.items():
             if key not in self._tasks:
-                self._tasks[key] = asyncio.ensure_future(self._do(order) if order.snapshot else self._watch(order))
+                self._tasks[key] = asyncio.ensure_future(self._do(order))
+        self._watching.put_orders(asks)
 
     async def close(self) -> None:
+        await self._watching.close()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -86,33 +85,18 @@ class Sender:
             self._note(SendReport(uid=order.uid, attempt=order.attempt))
             try:
                 report = await self._send(order, given_at)
-            except (WeftError, OSError) as problem:
-                report = _fail(order, problem)
+            except Exception as problem:  # whatever it is: an order that is never reported on would never end
+                report = make_failure(order, problem)
             self._note(report)
 
-    async def _watch(self, order: SendOrder) -> None:
-        """Ask again and again, until the replica is found to be promoted or gone."""
-        while True:
-            try:
-                async with self._asking[order.cluster]:
-                    await self._ask(order)
-            except (WeftError, OSError) as problem:
-                if isinstance(problem, WeftError) and problem.token in FOUND_OUT:
-                    self._note(_fail(order, problem))
-                    return
-            await self._clock.sleep(ASK_EVERY_SECONDS)
+    def _note_found(self, order: AskOrder, problem: WeftError) -> None:
+        self._note(make_failure(order, problem))
 
-    async def _ask(self, order: SendOrder) -> None:
-        """Raises WeftError, OSError."""
-        link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
-        peer = Peer(link, order.project)
-        try:
-            await asyncio.to_thread(peer.check_standby, order.replica, order.uid)
-        finally:
-            peer.close()
+    def _is_asked_for(self, report: SendReport) -> bool:
+        return any(find_send([report], order) for order in (*self._orders, *self._asks))
 
     def _note(self, report: SendReport) -> None:
-        if any(find_send([report], order) for order in self._orders):
+        if self._is_asked_for(report):
             mine = (report.uid, report.attempt)
             self._reports = [*(one for one in self._reports if (one.uid, one.attempt) != mine), report]
             self._changed()
@@ -227,11 +211,14 @@ class Sender:
         return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)
 
 
-def _fail(order: SendOrder, problem: WeftError | OSError) -> SendReport:
+def make_failure(order: SendOrder | AskOrder, problem: Exception) -> SendReport:
+    """The report that it failed, in words that may be the other cluster's."""
     reason = problem.token[:MOST_REASON] if isinstance(problem, WeftError) else "driverFailed"
     why = (str(problem) or type(problem).__name__)[:MOST_MESSAGE]
     hint = f"; {problem.hint}"[:MOST_MESSAGE] if isinstance(problem, WeftError) and problem.hint else ""
-    log.warning("replica %s/%s at %s: %s", order.project, order.replica, order.cluster, why)
+    is_known = isinstance(problem, WeftError | OSError)
+    what = (order.project, order.replica, order.cluster, why)
+    log.warning("replica %s/%s at %s: %s", *what, exc_info=None if is_known else problem)
     return SendReport(uid=order.uid, attempt=order.attempt, phase="failed", reason=reason, message=f"{why}{hint}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -14,7 +14,7 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder
-from weft.kinds.fields.replication.work import ReceiveOrder, SendOrder
+from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, SendOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.replica import ReplicaStatus
@@ -42,6 +42,32 @@ class _VolumeStatus(msgspec.Struct):
     order: VolumeOrder | None = None
 
 
+class OrdersByNode(Generic[T]):
+    """Orders by the uid of their node: a replication has one at all times, and every report of a node asks for its own."""
+
+    def __init__(self, find: Callable[[str], T | None], whose: Callable[[T], str]) -> None:
+        self._find, self._whose = find, whose
+        self._node_uids: dict[str, str] = {}  # by key
+        self._orders: dict[str, dict[str, T]] = {}
+
+    def note(self, key: str) -> None:
+        """The order with this key may have changed."""
+        now = self._find(key)
+        node_uid = self._whose(now) if now is not None else None
+        before = self._node_uids.pop(key, None)
+        if before is not None and before != node_uid:
+            left = self._orders[before]
+            del left[key]
+            if not left:
+                del self._orders[before]
+        if now is not None and node_uid is not None:
+            self._node_uids[key] = node_uid
+            self._orders.setdefault(node_uid, {})[key] = now
+
+    def of(self, node_uid: str) -> list[T]:
+        return list(self._orders.get(node_uid, {}).values())
+
+
 class DoomedSnapshot(msgspec.Struct, frozen=True):
     uid: str
     goes_with: frozenset[str]  # uids of its workload and of its volumes: it goes where these go
@@ -66,6 +92,18 @@ class NodeOrders:
             )
             return cache
 
+        def by_node(
+            kind: str, pick: Callable[[Envelope], T | None], whose: Callable[[T], str]
+        ) -> tuple[PrefixCache[T], OrdersByNode[T]]:
+            def note(key: str) -> None:
+                orders.note(key)
+                ring(key)
+
+            cache = PrefixCache(store, kind_prefix(kind), of_envelope(pick), clock, note)
+            orders = OrdersByNode[T](lambda key: cache.found.get(key), whose)
+            ring = self.bells.follow(lambda key: cache.found.get(key), whose)
+            return cache, orders
+
         self.doomed_volumes = ringing("volume", find_doomed, lambda doomed: doomed[1])
         self.doomed_snapshots = PrefixCache(store, kind_prefix("snapshot"), of_envelope(find_doomed_snapshot), clock)
         self.warm_images = PrefixCache(store, kind_prefix("image"), of_envelope(find_warm), clock)
@@ -78,13 +116,13 @@ class NodeOrders:
             ringing("snapshot", find_taking_order, lambda order: order.node_uid),
         ]
 
-        self._sends = ringing("replication", find_send_order, lambda order: order.node_uid)
-        self._receives = ringing("replica", find_receive_order, lambda order: order.node_uid)
+        self._replications, self._sends = by_node("replication", find_replication_order, lambda order: order.node_uid)
+        self._replicas, self._receives = by_node("replica", find_receive_order, lambda order: order.node_uid)
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
         runs = [cache.run() for cache in self._backup_work]
-        runs += [self._sends.run(), self._receives.run()]
+        runs += [self._replications.run(), self._replicas.run()]
         runs += [cache.run() for cache in self._volume_work]
         runs += [self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run(), self.never_often.run()]
         await asyncio.gather(*runs)
@@ -99,11 +137,15 @@ class NodeOrders:
 
     def find_sends(self, node_uid: str) -> list[SendOrder]:
         """The points of replicas that this node is asked to send."""
-        return [order for order in self._sends.found.values() if order.node_uid == node_uid]
+        return [order for order in self._sends.of(node_uid) if isinstance(order, SendOrder)]
+
+    def find_asks(self, node_uid: str) -> list[AskOrder]:
+        """The replicas that this node is asked to ask after."""
+        return [order for order in self._sends.of(node_uid) if isinstance(order, AskOrder)]
 
     def find_receives(self, node_uid: str) -> list[ReceiveOrder]:
         """The points of replicas that this node is asked to take in."""
-        return [order for order in self._receives.found.values() if order.node_uid == node_uid]
+        return self._receives.of(node_uid)
 
     def is_warm(self, sha256: str) -> bool:
         """Whether nodes keep a booted machine of the image with this content."""
@@ -142,8 +184,9 @@ def find_taking_order(envelope: Envelope) -> VolumeOrder | None:
     return decode_part(envelope.status, SnapshotStatus).volume_order
 
 
-def find_send_order(envelope: Envelope) -> SendOrder | None:
-    return decode_part(envelope.status, ReplicationStatus).order
+def find_replication_order(envelope: Envelope) -> SendOrder | AskOrder | None:
+    status = decode_part(envelope.status, ReplicationStatus)
+    return status.order or status.ask
 
 
 def find_receive_order(envelope: Envelope) -> ReceiveOrder | None:

@@ -88,6 +88,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.backups = context.orders.find_backup_orders(uid)
     answer.volume_work = context.orders.find_volume_orders(uid)
     answer.sends = context.orders.find_sends(uid)
+    answer.asks = context.orders.find_asks(uid)
     answer.receives = context.orders.find_receives(uid)
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))
     answer.remove_snapshots = await _find_removable_snapshots(context, node)

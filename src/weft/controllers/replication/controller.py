@@ -18,7 +18,7 @@ from weft.controllers.replication.plan import ReplicationFacts, ReplicationPlan,
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.replication.work import SendOrder, SendReport, find_send
+from weft.kinds.fields.replication.work import AskOrder, SendOrder, SendReport, find_send
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
@@ -118,6 +118,7 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         next=following,
         node_ready=any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, home or "")),
         report=_find_report(view, status.order),
+        heard=_find_report(view, status.ask),
         fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
         is_stopped=subject is not None and has_ended(subject),
         held=frozenset(
@@ -157,7 +158,7 @@ def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:
     return None
 
 
-def _find_report(view: View, order: SendOrder | None) -> SendReport | None:
+def _find_report(view: View, order: SendOrder | AskOrder | None) -> SendReport | None:
     if order is None:
         return None
     nodes = view.find(NODES_BY_UID, order.node_uid)

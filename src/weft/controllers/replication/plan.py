@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.fields.replication.work import SendOrder, SendReport
+from weft.kinds.fields.replication.work import AskOrder, SendOrder, SendReport
 from weft.kinds.replication import AgeSpan, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SnapshotStatus
 from weft.objects.quantity import format_bytes, format_duration
@@ -54,6 +54,7 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     returns: str = ""  # uid of the replication at the other cluster whose way this one goes back
     base: str = ""  # then uid of the snapshot here that the VM began from, a copy of one there
     report: SendReport | None = None  # on the order
+    heard: SendReport | None = None  # on the question whether it was promoted
 
 
 class ReplicationPlan(msgspec.Struct, frozen=True):
@@ -71,26 +72,26 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     own = [one for one in (facts.point, facts.next) if one is not None and one.uid not in facts.held]
     mine = [one.uid for one in own if not one.deleting]
     if facts.deleting:
-        leaving = replace(status, phase="Deleting", order=None)
+        leaving = replace(status, phase="Deleting", order=None, ask=None)
         return ReplicationPlan(
             leaving, drop=mine, release=not own and not facts.fenced, fence=False if facts.fenced else None
         )
     if not facts.subject or status.workload_uid not in ("", facts.subject):
         gone = "is gone" if not facts.subject else "is another VM than the one that was replicated"
-        ended = replace(status, point=None, next=None, order=None, phase="Failed", reason="vmGone")
+        ended = replace(status, point=None, next=None, order=None, ask=None, phase="Failed", reason="vmGone")
         return ReplicationPlan(
             replace(ended, message=f"{spec.of} {gone}; its replica is still at {spec.cluster}"), drop=mine
         )
     if status.failures and status.reason == _STALE:
-        lost = replace(status, phase="Stale", next=None, order=None, progress=0.0)
+        lost = replace(status, phase="Stale", next=None, order=None, ask=None, progress=0.0)
         return ReplicationPlan(lost, drop=_of(facts.next), fence=None if facts.fenced else True)
-    if _is_question(status.order) and facts.report is not None and facts.report.phase == "failed":
-        return _show(facts, _fail(facts, facts.report.reason, facts.report.message, now), now)
+    if facts.heard is not None and facts.heard.phase == "failed":
+        return _show(facts, _fail(facts, facts.heard.reason, facts.heard.message, now), now)
     if (facts.cluster is None or spec.paused) and (came := _find_arrived(facts)) is not None:
         return _show(facts, _finish(facts, came, now), now)
     if facts.cluster is None:
         waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
-        return ReplicationPlan(replace(waits, next=None, order=None), drop=_of(facts.next))
+        return ReplicationPlan(replace(waits, next=None, order=None, ask=None), drop=_of(facts.next))
     if spec.paused:
         return _rest(facts, replace(status, phase="Paused", lag_seconds=None), "", now)
     if spec.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
@@ -137,27 +138,23 @@ def _find_arrived(facts: ReplicationFacts) -> SendReport | None:
 
 def _rest(facts: ReplicationFacts, status: ReplicationStatus, message: str, now: float) -> ReplicationPlan:
     """Nothing is sent. A promotion is heard of all the same."""
-    drop, status = _of(facts.next), replace(status, next=None)
+    drop, status = _of(facts.next), replace(status, next=None, order=None)
     if not (status.failures and status.reason == _GONE):
         return ReplicationPlan(_ask_after(facts, replace(status, reason="", message=message)), drop=drop)
     if status.retry_at > now:
-        return ReplicationPlan(replace(status, order=None), drop=drop, later=status.retry_at - now)
+        return ReplicationPlan(replace(status, ask=None), drop=drop, later=status.retry_at - now)
     return ReplicationPlan(_ask_after(facts, status), drop=drop)
-
-
-def _is_question(order: SendOrder | None) -> bool:
-    return order is not None and not order.snapshot
 
 
 def _ask_after(facts: ReplicationFacts, status: ReplicationStatus) -> ReplicationStatus:
     """With the order to ask whether the replica was promoted, for the node that has the newest point."""
     node_uid = (facts.point.status.node_uid or "") if facts.point is not None and not facts.point.deleting else ""
     if status.point is None or not node_uid:
-        return replace(status, order=None)
-    if status.order is not None and _is_question(status.order) and status.order.node_uid == node_uid:
+        return replace(status, ask=None)
+    if status.ask is not None and status.ask.node_uid == node_uid:
         return status
     attempt = status.attempt + 1
-    return replace(status, attempt=attempt, order=_address(facts, node_uid, attempt))
+    return replace(status, attempt=attempt, ask=AskOrder(**_address(facts, node_uid, attempt)))
 
 
 def _of(taken: Taken | None) -> list[str]:
@@ -199,30 +196,30 @@ def _follow(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         if not facts.node_ready:
             return ReplicationPlan(replace(status, order=None))
         attempt = status.attempt + 1
-        return ReplicationPlan(replace(status, attempt=attempt, order=_order(facts, taken, attempt, now)))
+        order = _order(facts, taken, attempt, now)
+        return ReplicationPlan(replace(status, attempt=attempt, order=order, ask=None))
     share = report.bytes / report.total if report is not None and report.total else 0.0
     return ReplicationPlan(replace(status, progress=round(min(share, 1.0), 2)))
 
 
-def _address(facts: ReplicationFacts, node_uid: str, attempt: int) -> SendOrder:
-    """An order that names the replica."""
-    spec = facts.spec
-    return SendOrder(
-        uid=facts.uid,
-        node_uid=node_uid,
-        attempt=attempt,
-        cluster=spec.cluster,
-        project=facts.project,
-        replica=spec.replica or facts.name,
-    )
+def _address(facts: ReplicationFacts, node_uid: str, attempt: int) -> dict[str, Any]:
+    """Of an order: which it is, for whom, and the replica that it names."""
+    return {
+        "uid": facts.uid,
+        "node_uid": node_uid,
+        "attempt": attempt,
+        "cluster": facts.spec.cluster,
+        "project": facts.project,
+        "replica": facts.spec.replica or facts.name,
+    }
 
 
 def _order(facts: ReplicationFacts, taken: Taken, attempt: int, now: float) -> SendOrder:
     status = facts.status
     assert status.next is not None
     disks = taken.status.disks
-    return replace(
-        _address(facts, taken.status.node_uid or "", attempt),
+    return SendOrder(
+        **_address(facts, taken.status.node_uid or "", attempt),
         manifest=describe_replica(facts, taken),
         snapshot=taken.uid,
         since=status.point.snapshot_uid if status.point is not None else facts.base,
@@ -268,6 +265,7 @@ def _finish(facts: ReplicationFacts, report: SendReport, now: float) -> Replicat
         point=point,
         next=None,
         order=None,
+        ask=None,
         told_final=status.next.final,
         failures=0,
         retry_at=0.0,
@@ -311,6 +309,7 @@ def _fail(facts: ReplicationFacts, reason: str, message: str, now: float) -> Rep
         status,
         next=None,
         order=None,
+        ask=None,
         failures=status.failures + 1,
         retry_at=now + pause,
         progress=0.0,

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
 import pytest
 
 from weft.agent.image.cache import ImageCache
-from weft.agent.replication import sender as module
+from weft.agent.replication import watching as module
 from weft.agent.replication.sender import Sender
 from weft.agent.server.client import Server
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import SystemClock
-from weft.kinds.fields.replication.work import SendOrder
-from weft.objects.errors import IllegalTransition, Unavailable, WeftError
+from weft.kinds.fields.replication.work import AskOrder, SendOrder
+from weft.objects.errors import IllegalTransition, Unavailable
 from weft.protocol.report import OpenedLink
+
+PROMOTED = IllegalTransition("it was promoted", reason="staleGeneration", hint="look there")
 
 
 class _Server:
+    def __init__(self, problem: Exception | None = None) -> None:
+        self._problem = problem
+
     def read_link(self, node: str, cluster: str) -> OpenedLink:
+        if self._problem is not None:
+            raise self._problem
         return OpenedLink("", "", "")
 
 
 class There:
     """The other cluster, as one question after the other finds it; the last again and again."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, *found: WeftError | None) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, *found: Exception | None) -> None:
         self.found, self.asked, self.closed, self._lock = list(found), list[tuple[str, str]](), 0, threading.Lock()
         there = self
 
@@ -49,38 +57,101 @@ class There:
         patch.setattr(module, "ASK_EVERY_SECONDS", 0.001)
 
 
-def make_order(**changes: Any) -> SendOrder:
-    order = SendOrder(uid="r", node_uid="n", attempt=3, cluster="west", project="lab", replica="web")
+class HandClock(SystemClock):
+    """Its sleeps end by hand."""
+
+    def __init__(self) -> None:
+        self.slept, self.turn = list[float](), asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await self.turn.wait()
+        self.turn.clear()
+
+
+def make_ask(**changes: Any) -> AskOrder:
+    order = AskOrder(uid="r", node_uid="n", attempt=3, cluster="west", project="lab", replica="web")
     return msgspec.structs.replace(order, **changes)
 
 
-async def test_it_asks_again_until_the_replica_was_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    promoted = IllegalTransition("it was promoted", reason="staleGeneration", hint="look there")
-    there = There(monkeypatch, None, Unavailable("no line"), None, promoted)
-    server, told = cast(Server, _Server()), asyncio.Event()
-    sender = Sender("n1", server, cast(Pools, None), cast(ImageCache, None), SystemClock(), told.set)
-    sender.put_orders([make_order()])
+def make_sender(
+    changed: Callable[[], None] = lambda: None, *, clock: SystemClock | None = None, problem: Exception | None = None
+) -> Sender:
+    server = cast(Server, _Server(problem))
+    return Sender("n1", server, cast(Pools, None), cast(ImageCache, None), clock or SystemClock(), changed)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("odd", [Unavailable("no line"), AttributeError("'list' object has no attribute 'get'")])
+async def test_it_asks_again_until_the_replica_was_promoted(monkeypatch: pytest.MonkeyPatch, odd: Exception) -> None:
+    there = There(monkeypatch, None, odd, None, PROMOTED)
+    told = asyncio.Event()
+    sender = make_sender(told.set)
+    sender.put_orders([], [make_ask()])
     assert not sender.has_orders and sender.report() == []  # it is nothing to report often for
     async with asyncio.timeout(30):
         await told.wait()
     [report] = sender.report()
     assert (report.uid, report.attempt, report.phase, report.reason) == ("r", 3, "failed", "staleGeneration")
-    assert (report.message, there.asked, there.closed) == ("it was promoted; look there", [("web", "r")] * 4, 4)
+    assert (report.message, there.asked) == ("it was promoted; look there", [("web", "r")] * 4)
+    await until(lambda: there.closed == 4)
     await sender.close()
 
 
 async def test_it_asks_no_more_once_the_order_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     there = There(monkeypatch, None)
-    sender = Sender(
-        "n1", cast(Server, _Server()), cast(Pools, None), cast(ImageCache, None), SystemClock(), lambda: None
-    )
-    sender.put_orders([make_order()])
-    async with asyncio.timeout(30):
-        while len(there.asked) < 3:
-            await asyncio.sleep(0.001)
+    sender = make_sender()
+    sender.put_orders([], [make_ask()])
+    await until(lambda: len(there.asked) >= 3)
     sender.put_orders([])
     await asyncio.sleep(0)  # the task ends at its next step
     asked = len(there.asked)
     await sender.close()
     await asyncio.sleep(0.05)
     assert len(there.asked) <= asked + 1  # one may have been on its way
+
+
+async def test_all_replicas_at_a_cluster_are_asked_after_by_one_line_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, clock = There(monkeypatch, None), HandClock()
+    monkeypatch.setattr(module, "ASK_EVERY_SECONDS", 30.0)
+    sender = make_sender(clock=clock)
+    asks = [make_ask(uid=f"r{number}", replica=f"web-{number}") for number in range(5)]
+    sender.put_orders([], asks[:4])
+    await until(lambda: len(clock.slept) == 1)
+    assert there.asked == [] and 15.0 <= clock.slept[0] <= 45.0
+    sender.put_orders([], asks[1:])  # one got its next point meanwhile, one is new
+    clock.turn.set()
+    await until(lambda: len(clock.slept) == 2)
+    assert (sorted(there.asked), there.closed) == ([(f"web-{number}", f"r{number}") for number in (1, 2, 3)], 1)
+    await sender.close()
+
+
+async def test_what_was_found_out_is_told_once_and_the_others_are_asked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = There(monkeypatch, PROMOTED, None)
+    sender = make_sender()
+    sender.put_orders([], [make_ask(uid="a", replica="a"), make_ask(uid="b", replica="b")])
+    await until(lambda: len(there.asked) >= 6)
+    [report] = sender.report()
+    assert [uid for _, uid in there.asked].count(report.uid) == 1
+    await sender.close()
+
+
+async def test_a_point_that_fails_in_an_unknown_way_is_reported_failed() -> None:
+    """Else its order would be under way for ever."""
+    sender = make_sender(problem=TypeError("'int' object is not iterable"))
+    order = SendOrder(
+        uid="r", node_uid="n", attempt=3, cluster="west", project="lab", replica="web", manifest={}, snapshot="s"
+    )
+    sender.put_orders([order])
+    assert sender.has_orders
+    await until(lambda: [one.phase for one in sender.report()] == ["failed"])
+    [report] = sender.report()
+    assert (report.reason, report.message) == ("driverFailed", "'int' object is not iterable")
+    await sender.close()

@@ -301,15 +301,16 @@ def test_a_replica_that_gets_no_point_for_a_while_is_asked_after_so_that_a_promo
     fenced = "web" if spec.handover else ""
     facts = make_facts(status, spec=spec, point=take("a"), fenced=fenced, is_stopped=bool(fenced))
     plan = plan_replication(facts, NOW)
-    order = plan.status.order
-    assert plan.status.phase == phase and order is not None
-    assert (order.snapshot, order.node_uid, order.replica, order.attempt) == ("", "node-1", "web", 1)
+    ask = plan.status.ask
+    assert plan.status.phase == phase and plan.status.order is None and ask is not None
+    assert (ask.uid, ask.node_uid, ask.cluster, ask.project) == ("r", "node-1", "west", "lab")
+    assert (ask.replica, ask.attempt) == ("web", 1)
     facts = msgspec.structs.replace(facts, status=plan.status)
     assert plan_replication(facts, NOW).status == plan.status
     report = SendReport(uid="r", attempt=1, phase="failed", reason="staleGeneration", message="promoted")
-    found = plan_replication(msgspec.structs.replace(facts, report=report), NOW)
-    assert (found.status.phase, found.status.order, found.status.point) == ("Stale", None, status.point)
-    stopped = plan_replication(msgspec.structs.replace(facts, status=found.status, report=None), NOW)
+    found = plan_replication(msgspec.structs.replace(facts, heard=report), NOW)
+    assert (found.status.phase, found.status.ask, found.status.point) == ("Stale", None, status.point)
+    stopped = plan_replication(msgspec.structs.replace(facts, status=found.status, heard=None), NOW)
     assert (stopped.fence, stopped.status.phase) == (None if fenced else True, "Stale")
 
 
@@ -318,9 +319,9 @@ def test_a_question_gives_way_to_the_next_point() -> None:
         steady(), spec=ReplicationSpec(of="vm/web", cluster="west", rpo=3600.0), point=take("a"), next=take("b")
     )
     asked = plan_replication(facts, NOW).status
-    assert asked.order is not None and not asked.order.snapshot
+    assert asked.order is None and asked.ask is not None
     plan = plan_replication(msgspec.structs.replace(facts, status=msgspec.structs.replace(asked, next=NEXT)), NOW)
-    assert plan.status.order is not None
+    assert plan.status.order is not None and plan.status.ask is None
     assert (plan.status.order.snapshot, plan.status.order.attempt, plan.status.order.has_points) == ("b", 2, True)
 
 
@@ -329,14 +330,14 @@ def test_a_replica_that_is_gone_after_a_hand_over_leaves_the_vm_stopped_and_is_a
     facts = make_facts(status, spec=HANDED, point=take("a"), fenced="web", is_stopped=True)
     facts = msgspec.structs.replace(facts, status=plan_replication(facts, NOW).status)
     report = SendReport(uid="r", attempt=1, phase="failed", reason="replicaGone", message="gone; delete it")
-    found = plan_replication(msgspec.structs.replace(facts, report=report), NOW).status
+    found = plan_replication(msgspec.structs.replace(facts, heard=report), NOW).status
     plan = plan_replication(msgspec.structs.replace(facts, status=found), NOW)
-    assert (plan.fence, plan.status.reason, plan.status.message, plan.status.order) == (
+    assert (plan.fence, plan.status.reason, plan.status.message, plan.status.ask) == (
         *(None, "replicaGone", "gone; delete it"),
         None,
     )
     later = plan_replication(msgspec.structs.replace(facts, status=plan.status), NOW + plan.later).status
-    assert later.order is not None and (later.order.snapshot, later.order.attempt) == ("", 2)
+    assert later.ask is not None and later.ask.attempt == 2
 
 
 def test_a_vm_that_is_taken_back_may_start_only_by_a_point_that_a_standby_shows() -> None:

@@ -14,8 +14,7 @@ MOST_DISKS = 64
 
 
 class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """In ``replication.status``: send a snapshot to the replica at the other cluster; or, without one, ask there now and then
-    whether the replica was promoted, which only a failure reports."""
+    """In ``replication.status``: send a snapshot to the replica at the other cluster."""
 
     uid: str  # of the Replication
     node_uid: str  # whom it is for
@@ -23,8 +22,8 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cluster: str  # name of the Cluster that the replica is at
     project: str  # of the replica, there
     replica: str  # its name
-    manifest: dict[str, Any] = {}  # the replica's spec, as it should be there
-    snapshot: str = ""  # uid of the one to send; "": only ask
+    manifest: dict[str, Any]  # the replica's spec, as it should be there
+    snapshot: str  # uid of the one to send
     since: str = ""  # uid of the snapshot that the replica has; "": none
     generation: int = 1
     disks: dict[str, str] = {}  # by name, root or a volume's: what the pool's records call it
@@ -39,8 +38,20 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confirms: bool = False
 
 
+class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """In ``replication.status`` while nothing is sent: ask now and then whether the replica was promoted or is gone. Only that is
+    reported, as a failure. It is no SendOrder without a snapshot: agents of the release before couldn't read one."""
+
+    uid: str  # of the Replication
+    node_uid: str  # whom it is for
+    attempt: int  # counted together with those of SendOrders
+    cluster: str  # name of the Cluster that the replica is at
+    project: str  # of the replica, there
+    replica: str  # its name
+
+
 class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to the order with the same ``uid`` and ``attempt``."""
+    """The answer to the SendOrder or AskOrder with the same ``uid`` and ``attempt``."""
 
     uid: str
     attempt: int
@@ -89,7 +100,7 @@ class ReceiveReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     final: bool = False  # its source has written nothing since
 
 
-def find_send(reports: list[SendReport], order: SendOrder) -> SendReport | None:
+def find_send(reports: list[SendReport], order: SendOrder | AskOrder) -> SendReport | None:
     """The report on ``order``."""
     return next((one for one in reports if (one.uid, one.attempt) == (order.uid, order.attempt)), None)
 
