@@ -123,7 +123,7 @@ def check_recovery_plan(spec: RecoveryPlanSpec) -> None:
         )
     if (size := len(msgspec.json.encode([spec.groups, spec.checks]))) > MOST_SPEC_BYTES:
         raise InvalidInput(
-            f"spec.checks: {format_bytes(size)} are too much, with the groups",
+            f"spec.checks: groups and checks together have {format_bytes(size)}",
             field="spec.checks",
             hint=f"at most {format_bytes(MOST_SPEC_BYTES)}: put long commands into files of the guests, or make several plans",
         )

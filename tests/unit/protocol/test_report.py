@@ -41,8 +41,15 @@ def test_a_server_reads_each_field_that_an_agent_reports() -> None:
 
 def test_a_question_after_a_replica_is_nothing_to_an_agent_that_knows_none() -> None:
     """Else the whole answer would be refused by each agent that is older than its server."""
-    named = {"uid": "r", "node_uid": "n", "attempt": 1, "cluster": "west", "project": "lab", "replica": "web"}
+    named: dict[str, Any] = {
+        "uid": "r",
+        "node_uid": "n",
+        "attempt": 1,
+        "cluster": "west",
+        "project": "lab",
+        "replica": "web",
+    }
     answer = ReportAnswer(sends=[SendOrder(**named, manifest={}, snapshot="s")], asks=[AskOrder(**named)])
     assert [one.snapshot for one in msgspec.json.decode(msgspec.json.encode(answer), type=_FormerAnswer).sends] == ["s"]
     with pytest.raises(TypeError, match="manifest"):
-        SendOrder(**named)  # type: ignore[call-arg]
+        SendOrder(**named)

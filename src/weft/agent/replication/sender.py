@@ -23,7 +23,7 @@ from weft.agent.snapshot.reading import read_disks
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, ServedDisk
-from weft.kinds.fields.replication.work import AskOrder, SendOrder, SendReport, find_send
+from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendOrder, SendReport, find_send
 from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 
@@ -93,7 +93,8 @@ class Sender:
         self._note(make_failure(order, problem))
 
     def _is_asked_for(self, report: SendReport) -> bool:
-        return any(find_send([report], order) for order in (*self._orders, *self._asks))
+        orders: list[ReplicationOrder] = [*self._orders, *self._asks]
+        return any(find_send([report], order) for order in orders)
 
     def _note(self, report: SendReport) -> None:
         if self._is_asked_for(report):
@@ -211,7 +212,7 @@ class Sender:
         return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)
 
 
-def make_failure(order: SendOrder | AskOrder, problem: Exception) -> SendReport:
+def make_failure(order: ReplicationOrder, problem: Exception) -> SendReport:
     """The report that it failed, in words that may be the other cluster's."""
     reason = problem.token[:MOST_REASON] if isinstance(problem, WeftError) else "driverFailed"
     why = (str(problem) or type(problem).__name__)[:MOST_MESSAGE]

@@ -14,7 +14,7 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder
-from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, SendOrder
+from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, ReplicationOrder, SendOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.replica import ReplicaStatus
@@ -184,7 +184,7 @@ def find_taking_order(envelope: Envelope) -> VolumeOrder | None:
     return decode_part(envelope.status, SnapshotStatus).volume_order
 
 
-def find_replication_order(envelope: Envelope) -> SendOrder | AskOrder | None:
+def find_replication_order(envelope: Envelope) -> ReplicationOrder | None:
     status = decode_part(envelope.status, ReplicationStatus)
     return status.order or status.ask
 

@@ -100,9 +100,10 @@ async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput)
 
 
 async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:
-    """How a linked cluster is reached, only while the node has an order to send a point there."""
-    orders = (*context.orders.find_sends(call.actor.id), *context.orders.find_asks(call.actor.id))
-    if all(order.cluster != name for order in orders):
+    """How a linked cluster is reached, only while the node has an order to send a point there, or to ask there."""
+    orders = context.orders
+    sends, asks = orders.find_sends(call.actor.id), orders.find_asks(call.actor.id)
+    if name not in {order.cluster for order in sends} | {order.cluster for order in asks}:
         raise NotFound(f"node {call.actor.name} has nothing to do with cluster {name[:80]}")
     entry = await context.store.get(object_key(CLUSTER.name, None, name))
     spec = decode_part(decode_envelope(entry.value).spec, ClusterSpec) if entry is not None else None

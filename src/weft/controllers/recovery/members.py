@@ -20,7 +20,7 @@ from weft.kinds.parts.snapshot.restored import LEFT_OUT_OF_TESTS, make_restored_
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus, read_checks, read_groups
 from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted, name_points
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.vm import VM, VmSpec
+from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.errors import WeftError
 from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, check_name, named_key, object_key
@@ -130,7 +130,9 @@ def find_point(view: View, replica: Item) -> Point | None:
 def find_promoted(view: View, replica: Item) -> Item | None:
     """The VM that its promotion made, or brought back; None: it is gone. Others that people made from its points don't count."""
     status, name = replica.status(ReplicaStatus), replica.spec(ReplicaSpec).became
-    vm = view.get(object_key("vm", replica.envelope.project, name)) if name else None
+    if not name:
+        return _search_promoted(view, replica)
+    vm = view.get(object_key("vm", replica.envelope.project, name))
     if vm is None or vm.deleting:
         return None
     if status.vm == name and vm.uid == status.vm_uid:
@@ -138,6 +140,20 @@ def find_promoted(view: View, replica: Item) -> Item | None:
     origin = vm.spec(VmSpec).origin
     is_from_it = origin is not None and origin.snapshot.startswith(name_points(replica.envelope.name))
     return vm if is_from_it else None
+
+
+def _search_promoted(view: View, replica: Item) -> Item | None:
+    """The same of a replica that was promoted when that wasn't noted yet: the VM that follows it, or one from its newest point."""
+    status, project = replica.status(ReplicaStatus), replica.envelope.project
+    there = view.get(object_key("vm", project, status.vm)) if status.vm else None
+    if there is not None and there.uid == status.vm_uid and not there.deleting:
+        return there
+    for point in reversed(status.points):
+        for vm in view.find(VMS_BY_ORIGIN, object_key("snapshot", project, point.snapshot)):
+            origin = vm.spec(VmSpec).origin
+            if not vm.deleting and origin is not None and origin.test is None:
+                return vm
+    return None
 
 
 def _recall_age(plan: Item, replica: str) -> float | None:

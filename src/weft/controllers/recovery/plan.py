@@ -204,7 +204,7 @@ def _end(
     message: str = "",
 ) -> RecoveryStep:
     """Write the result. What was made for a rehearsal is removed after that."""
-    result, run = make_result(run, now, phase, reason, message), replace(run, is_over=True)
+    result, run = make_result(run, now, phase, reason, message), replace(run, ended=True)
     status = replace(facts.status, run=run)
     status = replace(status, rehearsal=result) if run.mode == REHEARSE else replace(status, failover=result)
     return _finish(replace(facts, status=status), run)

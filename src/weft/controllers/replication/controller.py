@@ -14,11 +14,11 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
-from weft.controllers.replication.plan import ReplicationFacts, ReplicationPlan, Taken, plan_replication
+from weft.controllers.replication.plan import RESTING, ReplicationFacts, ReplicationPlan, Taken, plan_replication
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.replication.work import AskOrder, SendOrder, SendReport, find_send
+from weft.kinds.fields.replication.work import ReplicationOrder, SendReport, find_send
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
@@ -148,8 +148,9 @@ def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
 
 
 def _became(replica: ReplicaSpec, workload: Item) -> bool:
-    """Whether the workload is what the replica's promotion made; people may make others from its points."""
-    return replica.role == PRIMARY and replica.became == workload.envelope.name
+    """Whether the workload is what the replica's promotion made; people may make others from its points. Of a replica that was
+    promoted when that wasn't noted yet, any may be."""
+    return replica.role == PRIMARY and replica.became in ("", workload.envelope.name)
 
 
 def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:
@@ -158,7 +159,7 @@ def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:
     return None
 
 
-def _find_report(view: View, order: SendOrder | AskOrder | None) -> SendReport | None:
+def _find_report(view: View, order: ReplicationOrder | None) -> SendReport | None:
     if order is None:
         return None
     nodes = view.find(NODES_BY_UID, order.node_uid)
@@ -181,7 +182,7 @@ def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, 
                 draft.change(item, deleting_since=now)
     if status != facts.status:
         draft.change(replication, status=status)
-    return draft.commit(replication.key, _list_events(replication, facts, plan)), plan.later
+    return draft.commit(replication.key, list_events(replication, facts, plan)), plan.later
 
 
 def _fence(draft: Draft, view: View, replication: Item, workload: Item, on: bool, now: float) -> None:
@@ -208,9 +209,11 @@ def _make_snapshot(
     return msgspec.structs.replace(status, next=SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now, final=final))
 
 
-def _list_events(replication: Item, facts: ReplicationFacts, plan: ReplicationPlan) -> list[Event]:
+def list_events(replication: Item, facts: ReplicationFacts, plan: ReplicationPlan) -> list[Event]:
     was, now, ref = facts.status, plan.status, replication.envelope.ref
     if now.phase == was.phase:
+        if now.phase in RESTING and now.failures and now.reason != was.reason:
+            return [Event("Warning", "Interrupted", now.message, ref, SOURCE)]
         return []
     if now.phase == "Stale":
         message = f"{now.message}; {replication.spec(ReplicationSpec).of} is stopped, and can't be started here"

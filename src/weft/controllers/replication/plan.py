@@ -24,6 +24,7 @@ LEAST_RETRY_SECONDS, MOST_RETRY_SECONDS, SLOW_RETRY_SECONDS = 2.0, 30.0, 300.0
 HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
 _STALE, _GONE = "staleGeneration", "replicaGone"
+RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
 _STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
 
 
@@ -86,7 +87,10 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         lost = replace(status, phase="Stale", next=None, order=None, ask=None, progress=0.0)
         return ReplicationPlan(lost, drop=_of(facts.next), fence=None if facts.fenced else True)
     if facts.heard is not None and facts.heard.phase == "failed":
-        return _show(facts, _fail(facts, facts.heard.reason, facts.heard.message, now), now)
+        failed = _fail(facts, facts.heard.reason, facts.heard.message, now)
+        if status.phase in RESTING and facts.heard.reason != _STALE:  # it sends nothing, so nothing is interrupted
+            return replace(failed, status=replace(failed.status, phase=status.phase))
+        return _show(facts, failed, now)
     if (facts.cluster is None or spec.paused) and (came := _find_arrived(facts)) is not None:
         return _show(facts, _finish(facts, came, now), now)
     if facts.cluster is None:

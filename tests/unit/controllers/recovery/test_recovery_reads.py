@@ -11,12 +11,13 @@ from weft.contracts.store import MAX_WRITES, Put
 from weft.controllers.recovery.controller import plan_one, read_facts
 from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import make_member
-from weft.controllers.recovery.members import list_answering
+from weft.controllers.recovery.members import find_promoted, list_answering
 from weft.controllers.recovery.plan import plan_recovery
+from weft.controllers.replication.controller import find_promoted as find_former
 from weft.informer.commit import Draft
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.recovery.run import RecoveryRun, RunCheck, RunMember
+from weft.kinds.fields.recovery.run import RecoveryRun, RunCheck, RunMember, RunResult
 from weft.kinds.image import IMAGE, ImageSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.quota import QUOTA, QuotaSpec
@@ -33,6 +34,7 @@ from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
+from weft.objects.envelope import merge_part
 from weft.objects.errors import InvalidInput
 
 MEMBER = RunMember(replica="db", group=0, vm="db", snapshot="db-point-1", snapshot_uid="p1", point=1)
@@ -125,6 +127,46 @@ def test_a_promoted_replica_whose_vm_is_gone_says_so_whatever_else_was_made_from
     assert candidate.problem == "replica/db was promoted, and what it became is gone"
 
 
+@pytest.mark.parametrize(
+    ("vm", "origin", "found"),
+    [("renamed", VmOrigin(snapshot="db-point-1"), "renamed"), ("db", None, "db"), ("other", None, "")],
+)
+def test_what_a_replica_became_that_was_promoted_before_this_was_noted_is_searched(
+    vm: str, origin: VmOrigin | None, found: str
+) -> None:
+    """``became`` is empty then: it isn't that its VM is gone. One that went back to a point has the name in the status."""
+    view = make_view()
+    put_replica(view, "primary")
+    made = put(view, VM.make(vm, VmSpec(image="tiny", origin=origin), 1.0, uid="c", project="default"))
+    replica = view.get("/replica/default/db")
+    assert replica is not None
+    if vm == "db":
+        told = msgspec.structs.replace(replica.status(ReplicaStatus), vm="db", vm_uid="c")
+        envelope = msgspec.structs.replace(replica.envelope, status=merge_part(replica.envelope.status, told))
+        replica = put(view, envelope)
+    there = find_promoted(view, replica)
+    assert (there.envelope.name if there is not None else "") == found
+    if origin is not None:
+        former = find_former(view, made)
+        assert former is not None and former[0].envelope.name == "db"
+
+
+def test_a_run_that_the_release_before_ended_is_only_cleared() -> None:
+    """Its result stood in the run, too. Else it would go on, and fail for VMs that are being removed."""
+    result = {"mode": "rehearse", "generation": 1, "phase": "Passed", "started_at": 1.0, "ended_at": 2.0}
+    result |= {"rpo_seconds": 1.0, "rto_seconds": 1.0}
+    member = RunMember(replica="db", group=0, vm="gone", begun_at=1.0, checks=[RunCheck(type="running")])
+    now = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=[member])
+    stored = msgspec.to_builtins(now) | {"result": result}
+    del stored["ended"]
+    run = msgspec.convert(stored, RecoveryRun)
+    view = make_view()
+    status: dict[str, Any] = {"run": run, "rehearsal": msgspec.convert(result, RunResult)}
+    step = plan_recovery(read_facts(view, put_plan(view, "shop", **status), {}, 9.0), 9.0)
+    assert step.status.rehearsal is not None and step.status.rehearsal.phase == "Passed"
+    assert (step.status.run, step.status.ended_generation) == (None, 1)
+
+
 @pytest.mark.parametrize(("project", "said"), [("default", "the rehearsal of recoveryplan/other"), ("lab", "")])
 def test_a_project_rehearses_one_plan_at_a_time_and_waits_for_no_other_project(project: str, said: str) -> None:
     view = make_view()
@@ -135,7 +177,7 @@ def test_a_project_rehearses_one_plan_at_a_time_and_waits_for_no_other_project(p
     rehearsed = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=[])
     put_plan(view, "other", project, run=rehearsed)
     assert read_facts(view, plan, {}, 1.0).busy == said
-    put_plan(view, "other", project, run=msgspec.structs.replace(rehearsed, is_over=True))
+    put_plan(view, "other", project, run=msgspec.structs.replace(rehearsed, ended=True))
     assert read_facts(view, plan, {}, 1.0).busy == ""
 
 
@@ -247,5 +289,5 @@ def test_the_largest_plan_with_its_results_is_no_larger_than_an_object_may_be() 
     assert status.rehearsal is not None and status.run is not None and status.run.is_over
     status.failover = status.rehearsal
     assert len(msgspec.json.encode([spec, status])) < 250_000
-    with pytest.raises(InvalidInput, match="are too much"):
+    with pytest.raises(InvalidInput, match="groups and checks together have"):
         check_recovery_plan(RecoveryPlanSpec(groups=["n0,n1,n2,n3,n4"], checks=[one + "x" * 200 for one in checks]))

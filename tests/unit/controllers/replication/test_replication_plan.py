@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.controllers.replication.controller import list_events
 from weft.controllers.replication.plan import (
     MOST_RETRY_SECONDS,
     ReplicationFacts,
@@ -15,8 +16,9 @@ from weft.controllers.replication.plan import (
     note_age,
     plan_replication,
 )
+from weft.informer.view import Item
 from weft.kinds.fields.replication.work import SendReport
-from weft.kinds.replication import ReplicationSpec, ReplicationStatus, SentPoint
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 
 NOW = 10_000.0
@@ -338,6 +340,31 @@ def test_a_replica_that_is_gone_after_a_hand_over_leaves_the_vm_stopped_and_is_a
     )
     later = plan_replication(msgspec.structs.replace(facts, status=plan.status), NOW + plan.later).status
     assert later.ask is not None and later.ask.attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "point", "phase"),
+    [
+        (ReplicationSpec(of="vm/web", cluster="west", paused=True), POINT, "Paused"),
+        (HANDED, msgspec.structs.replace(POINT, final=True), "HandedOver"),
+    ],
+)
+def test_one_at_rest_whose_replica_was_deleted_rests_says_why_and_tells_it_once(
+    spec: ReplicationSpec, point: SentPoint, phase: str
+) -> None:
+    item = Item(REPLICATION.make("web", spec, 1.0, uid="r", project="default"))
+    status = ReplicationStatus(workload_uid="w", point=point, told_final=point.final, phase=phase)
+    facts = make_facts(status, spec=spec, point=take("a"), fenced="web" if point.final else "", is_stopped=point.final)
+    now, seen, told = NOW, set[tuple[str, str]](), list[str]()
+    for _ in range(40):
+        plan = plan_replication(facts, now)
+        told += [event.message for event in list_events(item, facts, plan)]
+        seen.add((plan.status.phase, plan.status.reason))
+        ask, now = plan.status.ask, now + 60.0
+        gone = SendReport(uid="r", attempt=0, phase="failed", reason="replicaGone", message="it is gone")
+        facts = msgspec.structs.replace(facts, status=plan.status, heard=gone if ask is not None else None)
+    assert (seen, told) == ({(phase, ""), (phase, "replicaGone")}, ["it is gone"])
+    assert facts.status.attempt >= 6 and facts.status.message == "it is gone"  # it is asked after again and again
 
 
 def test_a_vm_that_is_taken_back_may_start_only_by_a_point_that_a_standby_shows() -> None:

@@ -89,7 +89,12 @@ class RecoveryRun(msgspec.Struct, kw_only=True, frozen=True):
     began_at: float  # seconds since 1970
     members: list[RunMember]
     networks: dict[str, str] = {}  # that are made for a rehearsal, by what they stand for
-    is_over: bool = False  # it has a result
+    ended: bool = False  # it has a result
+    result: RunResult | None = None  # of one that the release before ended: it stood here, too
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended or self.result is not None
 
 
 def find_busy(obj: Object) -> str:

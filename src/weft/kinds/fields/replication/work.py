@@ -13,8 +13,8 @@ import msgspec
 MOST_DISKS = 64
 
 
-class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """In ``replication.status``: send a snapshot to the replica at the other cluster."""
+class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is common to both: which it is, for whom, and the replica."""
 
     uid: str  # of the Replication
     node_uid: str  # whom it is for
@@ -22,6 +22,11 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cluster: str  # name of the Cluster that the replica is at
     project: str  # of the replica, there
     replica: str  # its name
+
+
+class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True):
+    """In ``replication.status``: send a snapshot to the replica at the other cluster."""
+
     manifest: dict[str, Any]  # the replica's spec, as it should be there
     snapshot: str  # uid of the one to send
     since: str = ""  # uid of the snapshot that the replica has; "": none
@@ -38,16 +43,10 @@ class SendOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confirms: bool = False
 
 
-class AskOrder(msgspec.Struct, frozen=True, kw_only=True):
+class AskOrder(ReplicationOrder, frozen=True, kw_only=True):
     """In ``replication.status`` while nothing is sent: ask now and then whether the replica was promoted or is gone. Only that is
-    reported, as a failure. It is no SendOrder without a snapshot: agents of the release before couldn't read one."""
-
-    uid: str  # of the Replication
-    node_uid: str  # whom it is for
-    attempt: int  # counted together with those of SendOrders
-    cluster: str  # name of the Cluster that the replica is at
-    project: str  # of the replica, there
-    replica: str  # its name
+    reported, as a failure. It is no SendOrder without a snapshot: agents of the release before couldn't read one. Attempts are
+    counted together."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,7 +99,7 @@ class ReceiveReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     final: bool = False  # its source has written nothing since
 
 
-def find_send(reports: list[SendReport], order: SendOrder | AskOrder) -> SendReport | None:
+def find_send(reports: list[SendReport], order: ReplicationOrder) -> SendReport | None:
     """The report on ``order``."""
     return next((one for one in reports if (one.uid, one.attempt) == (order.uid, order.attempt)), None)
 
