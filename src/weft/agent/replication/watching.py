@@ -65,7 +65,7 @@ class Watching:
                     await self._ask(orders, done)
             except (WeftError, OSError) as problem:
                 log.debug("replicas at %s can't be asked after: %s", cluster, problem)
-            except Exception:
+            except Exception:  # whatever another cluster makes of an answer: a task that ended would ask no more
                 log.exception("replicas at %s can't be asked after", cluster)
 
     def _list_open(self, cluster: str, project: str, done: set[tuple[str, int]]) -> list[AskOrder]:
