@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from weft.contracts.clock import SystemClock
 from weft.drivers.linux.programs import run_program
@@ -25,22 +25,22 @@ async def serve_disk(name: str, *, read_only: bool) -> AsyncIterator[str]:
     """The socket of a server of this disk, named as qemu-img names it; the server ends with the context. Raises DriverFailed."""
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="weft-disk-")
     try:
-        socket = f"{folder}/disk"
-        process = await _begin(name, socket, read_only)
+        path = f"{folder}/disk"
+        process = await _begin(name, path, read_only)
         try:
-            await _await_socket(process, Path(socket))
-            yield socket
+            await _await_socket(process, path)
+            yield path
         finally:
             await _end(process)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-async def _begin(name: str, socket: str, read_only: bool) -> asyncio.subprocess.Process:
+async def _begin(name: str, path: str, read_only: bool) -> asyncio.subprocess.Process:
     how = ["--read-only"] if read_only else ["--detect-zeroes=on"]
     if shutil.which("qemu-nbd") is None:
         raise DriverFailed("qemu-nbd is not installed", hint="apt-get install qemu-utils", details={"step": "disk"})
-    argv = ["qemu-nbd", "--persistent", "--shared=4", f"--socket={socket}", "--cache=writeback", *how, name]
+    argv = ["qemu-nbd", "--persistent", "--shared=4", f"--socket={path}", "--cache=writeback", *how, name]
     # It goes with the process that it serves, however that ends.
     return await asyncio.create_subprocess_exec(
         *("setpriv", "--pdeathsig", "KILL", *argv),
@@ -63,11 +63,21 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _await_socket(process: asyncio.subprocess.Process, socket: Path) -> None:
+def _listens(path: str) -> bool:
+    """Whether the server takes connections: its socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
+
+async def _await_socket(process: asyncio.subprocess.Process, path: str) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BEGIN_SECONDS):
             while process.returncode is None:
-                if await asyncio.to_thread(socket.exists):
+                if await asyncio.to_thread(_listens, path):
                     return
                 await _CLOCK.sleep(0.01)
     said = b""

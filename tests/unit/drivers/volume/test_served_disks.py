@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.unit.drivers.volume.test_volume_layers import SIZE, kept, make_driver
 
 from weft.backup.process.nbd import NbdClient
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
+from weft.drivers.volume import disk_server
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound
 
@@ -240,3 +242,14 @@ async def test_a_server_goes_with_the_process_that_was_killed(tmp_path: Path) ->
                 break
             await asyncio.sleep(0.01)
     shutil.rmtree(Path(socket).parent)
+
+
+def test_a_socket_that_is_there_before_its_server_listens_is_not_ready(tmp_path: Path) -> None:
+    path = str(tmp_path / "disk")
+    assert not disk_server._listens(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        assert not disk_server._listens(path)
+        server.listen()
+        assert disk_server._listens(path)
+    assert not disk_server._listens(path), "its server is gone"
