@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from weft.contracts.journal import Event
-from weft.contracts.store import MAX_WRITES
+from weft.contracts.store import MAX_PRECONDITIONS, MAX_WRITES
 from weft.controllers.loop import Plan
 from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
@@ -170,7 +170,7 @@ def carry_out(draft: Draft, view: View, item: Item, step: RecoveryStep, now: flo
             draft.writes += made.writes
             draft.preconditions += made.preconditions
     if step.sweep:  # as much as goes into the same commit; the rest goes with the next steps
-        most = MAX_WRITES - len(draft.writes) - 1
+        most = min(MAX_WRITES - len(draft.writes), MAX_PRECONDITIONS - len(set(draft.preconditions)) - 1) - 1
         drop_made(draft, list_made(view, item).select(run, stale=True), now, most)
     return status
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from weft.contracts.store import MAX_COMMIT_BYTES, MAX_VALUE_BYTES, Put, Write
 from weft.controllers.recovery.members import (
     find_promoted,
     find_replica,
@@ -14,6 +15,7 @@ from weft.controllers.recovery.members import (
     read_promoted,
     read_rehearsed,
     read_vm,
+    renew_point,
 )
 from weft.informer.commit import Draft, edit, put, unchanged
 from weft.informer.quotas import read_quota
@@ -38,14 +40,16 @@ from weft.objects.identity import named_key, object_key
 RUN_LABEL, MEMBER_LABEL = "recovery-run", "recovery-member"
 _UNASKED_PORT = 1  # of a service whose readiness is a command's: it needs a port, and nobody connects to it
 MOST_AT_ONCE = 80  # objects that are removed in one commit
+_SPARE_BYTES = 50_000  # of a commit: keys, and what a removal adds
 
 
 def begin_run(draft: Draft, view: View, plan: Item, run: RecoveryRun, now: float) -> RecoveryRun:
-    """The run with the networks of a rehearsal. Its points are written as they are, so that nobody removes one at this moment."""
+    """The run with the networks of a rehearsal. It begins only if its points are as they were read; they aren't written, since the
+    specs of all their VMs may be larger than a commit. One that somebody removes meanwhile is replaced when its machine is made."""
     for member in run.members:
         snapshot = view.get(object_key("snapshot", plan.envelope.project, member.snapshot))
         if member.snapshot and snapshot is not None:
-            draft.change(snapshot)
+            draft.preconditions.append(unchanged(snapshot))
     if run.mode != REHEARSE:
         return run
     networks = {}
@@ -75,6 +79,8 @@ def is_isolated(view: View, plan: Item, run: RecoveryRun) -> bool:
 def make_member(draft: Draft, view: View, plan: Item, run: RecoveryRun, index: int, now: float) -> RecoveryRun:
     """Make the VM of a member, and what checks it. Raises WeftError where it can't be promoted now."""
     member = run.members[index]
+    if (replica := find_replica(view, plan, member.replica)) is not None:
+        member = renew_point(view, replica, member, run.began_at)
     if run.mode == REHEARSE:
         network = _make_rehearsed(draft, view, plan, run, member, now)
     else:
@@ -175,6 +181,10 @@ class Made(NamedTuple):
         return Made(choose(self.vms), choose(self.services), choose(self.rest))
 
 
+def _measure(write: Write) -> int:
+    return len(write.value) if isinstance(write, Put) else 0
+
+
 def list_made(view: View, plan: Item) -> Made:
     """Of any run."""
 
@@ -185,10 +195,15 @@ def list_made(view: View, plan: Item) -> Made:
 
 
 def drop_made(draft: Draft, made: Made, now: float, most: int = MOST_AT_ONCE) -> None:
-    """Have the VMs and services removed, and what the VMs used once they are gone; ``most`` objects now."""
+    """Have the VMs and services removed, and what the VMs used once they are gone; ``most`` objects now, and no more bytes than the
+    commit has left beside the plan."""
     going = [*made.vms, *made.services] if made.vms else [*made.services, *made.rest]
+    left = MAX_COMMIT_BYTES - MAX_VALUE_BYTES - _SPARE_BYTES - sum(map(_measure, draft.writes))
     for item in [one for one in going if not one.envelope.finalizers or not one.deleting][: max(0, most)]:
         if item.envelope.finalizers:
+            left -= _measure(put(item.envelope))
+            if left < 0:
+                return
             draft.change(item, deleting_since=now)
         else:
             draft.delete(item)

@@ -78,13 +78,7 @@ def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: M
     point = find_point(view, replica)
     if point is None:
         return Candidate(member, f"{what} has no point that can be used yet")
-    member = msgspec.structs.replace(
-        member,
-        snapshot=point.snapshot,
-        snapshot_uid=point.snapshot_uid,
-        point=point.number,
-        age_seconds=0.0 if point.final else max(0.0, now - point.received_at) + point.age_seconds,
-    )
+    member = _with_point(member, point, now)
     return Candidate(member, _find_problem(view, plan, replica, member, mode), is_handed_over=point.final)
 
 
@@ -125,6 +119,26 @@ def find_point(view: View, replica: Item) -> Point | None:
             if snapshot.status(SnapshotStatus).phase == "Ready":
                 return point
     return None
+
+
+def renew_point(view: View, replica: Item, member: RunMember, began_at: float) -> RunMember:
+    """With its newest point, if the one that it had when the run began is being removed."""
+    if not member.snapshot:
+        return member
+    there = view.get(object_key("snapshot", replica.envelope.project, member.snapshot))
+    is_there = there is not None and there.uid == member.snapshot_uid and not there.deleting
+    point = None if is_there else find_point(view, replica)
+    return member if point is None else _with_point(member, point, began_at)
+
+
+def _with_point(member: RunMember, point: Point, now: float) -> RunMember:
+    return msgspec.structs.replace(
+        member,
+        snapshot=point.snapshot,
+        snapshot_uid=point.snapshot_uid,
+        point=point.number,
+        age_seconds=0.0 if point.final else max(0.0, now - point.received_at) + point.age_seconds,
+    )
 
 
 def find_promoted(view: View, replica: Item) -> Item | None:

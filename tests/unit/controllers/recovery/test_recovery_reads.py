@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.contracts.store import MAX_WRITES, Put
+from weft.contracts.store import MAX_WRITES, LeaseHeld, Put
 from weft.controllers.recovery.controller import plan_one, read_facts
 from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import make_member
@@ -36,6 +36,7 @@ from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotSt
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import merge_part
 from weft.objects.errors import InvalidInput
+from weft.store.limits import check_commit
 
 MEMBER = RunMember(replica="db", group=0, vm="db", snapshot="db-point-1", snapshot_uid="p1", point=1)
 
@@ -251,6 +252,41 @@ def test_what_is_left_of_earlier_runs_goes_with_no_more_writes_than_a_commit_has
         put(view, more)
     commit, _ = plan_one(view, plan, {}, 2.0)
     assert commit is not None and len(commit.writes) == MAX_WRITES
+
+
+def test_a_run_of_large_vms_and_the_removal_of_large_ones_are_commits_that_the_store_takes() -> None:
+    view, names = make_view(), [f"db{number}" for number in range(MOST_MEMBERS)]
+    put_image(view)
+    large = {"image": "tiny", "memory": 64 << 20, "user_data": "x" * 60_000}
+    for name in names:
+        put_replica(view, name=name)
+        snapshot = view.get(f"/snapshot/default/{name}-point-1")
+        assert snapshot is not None
+        told = msgspec.structs.replace(snapshot.status(SnapshotStatus), workload_spec=large)
+        put(view, msgspec.structs.replace(snapshot.envelope, status=merge_part(snapshot.envelope.status, told)))
+    spec = RecoveryPlanSpec(groups=[",".join(names)], run_generation=1)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    for number in range(90):
+        vm = VmSpec(image="tiny", user_data="x" * 60_000)
+        left = VM.make(f"rehearsal-old-{number}", vm, 1.0, uid=f"o{number}", project="default", owner=plan.envelope)
+        left.finalizers = ["node"]
+        put(view, left)
+    commit, status = plan_one(view, plan, {}, 2.0)
+    assert commit is not None and status.run is not None and len(status.run.members) == MOST_MEMBERS, status
+    check_commit(commit.writes, [*commit.preconditions, LeaseHeld("x", 1)])
+    removed = [write.key for write in commit.writes if write.key.startswith("/vm/")]
+    held = {one.key for one in commit.preconditions if not isinstance(one, LeaseHeld)}
+    assert removed and {f"/snapshot/default/{name}-point-1" for name in names} <= held
+
+
+def test_a_point_that_is_removed_while_a_run_goes_on_is_replaced_by_the_newest() -> None:
+    view = make_view()
+    put_replica(view)
+    plan = put_plan(view, "shop")
+    gone = msgspec.structs.replace(MEMBER, snapshot="db-point-0", snapshot_uid="p0", point=0)
+    run = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=[gone])
+    (member,) = make_member(Draft(), view, plan, run, 0, 2.0).members
+    assert (member.snapshot, member.snapshot_uid, member.point) == ("db-point-1", "p1", 1)
 
 
 def test_the_largest_plan_with_its_results_is_no_larger_than_an_object_may_be() -> None:
