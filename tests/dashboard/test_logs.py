@@ -102,7 +102,7 @@ def test_lines_of_several_workloads_are_merged_and_what_one_lacks_is_said_beside
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("axe.run()")["violations"] == []
     sockets["bass"].send(b"".join(line(7, f"many {number}") for number in range(6_000)))
-    # Not by role or text alone: that asks for the style of each line, and for each that isn't on the screen all are laid out.
+    # Not by role or text alone: that asks for the style of each line.
     expect(page.locator("p.soft", has_text="Only the newest 5000 lines are kept here.")).to_be_visible()
     assert page.locator(".merged div").count() == 5_000
     page.get_by_label("Choose workloads").select_option("label")
