@@ -67,7 +67,7 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     disk, boot = run(cluster, "traveller", "md5sum /dev/vdb"), before["boot_id"]
     assert "would migrate from" in cluster.ok("vm", "migrate", "traveller", "--dry-run")
     measured: list[float] = []
-    until(lambda: measured.append(written(cluster)) or is_all(measured))
+    until(lambda: measured.append(written(cluster)) or is_all(measured), seconds=150)
 
     cluster.ok("vm", "migrate", "traveller", "--timeout", "90s")
     after = cluster.vm("traveller")["status"]
