@@ -140,7 +140,18 @@ def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, repos
         target = Target(BY_NAME[made["kind"]], made["name"])
         done.append(Done(target, made, "create"))
         waits += [wait] if (wait := plan_wait(made, target, "create")) else []
+        waits += list_data_waits(made)
     return partial_code([*codes, *([finish(session, done, waits)] if done else [])])
+
+
+def list_data_waits(made: Object) -> list[Wait]:
+    """What a restore waits for beside what it made: one that is stopped doesn't wait for the snapshot that has its data."""
+    snapshot = str(dig(made, "spec.origin.snapshot", "") or "")
+    if not snapshot or dig(made, "spec.run", "run") == "run":
+        return []
+    target = Target(BY_NAME["snapshot"], snapshot)
+    wait = plan_wait({"kind": "snapshot", "name": snapshot, "project": made.get("project")}, target, "create")
+    return [wait] if wait else []
 
 
 def _do(session: Session, step: Step, held: BackedUpProject, repository: str, project: str) -> Object | None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from weft.cli.backup.objects import Step, choose_data, plan_restore
+from weft.cli.backup.project_restore import list_data_waits
 from weft.kinds.backup import SET
 from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
 from weft.objects.errors import AlreadyExists
@@ -98,3 +99,17 @@ def test_what_is_there_is_refused_by_name_kept_or_gets_another_name() -> None:
     assert renamed["container/db:create"].manifest["spec"]["mounts"] == ["old-data:/data"]
     assert renamed["backuppolicy/nightly:create"].manifest["spec"]["of"] == ["vm/old-web", "volume/old-data"]
     assert renamed["vm/new:create"].manifest["spec"]["networks"] == ["blue"]
+
+
+def test_a_restore_waits_for_the_data_of_what_is_stopped() -> None:
+    made = {
+        "kind": "vm",
+        "name": "web",
+        "project": "trial",
+        "spec": {"origin": {"snapshot": "web-1-back"}, "run": "stop"},
+    }
+    [wait] = list_data_waits(made)
+    assert (wait.target.what, wait.project) == ("snapshot/web-1-back", "trial")
+    assert not wait.goal.reached({"status": {"phase": "Taking"}}) and wait.goal.reached({"status": {"phase": "Ready"}})
+    running = {**made, "spec": {**made["spec"], "run": "run"}}  # it waits for its data itself
+    assert list_data_waits(running) == [] == list_data_waits({**made, "spec": {"run": "stop"}})
