@@ -1,0 +1,175 @@
+"""Twins: phases, drift, commands that expire, and what survives."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import msgspec
+
+from weft.edge.device.command import Command, find_next, note_try, plan_sendings
+from weft.edge.device.model import Device, Model, Property, Window
+from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_wishes
+
+MODEL = Model(
+    {
+        "temperature": Property(
+            minimum=-40, maximum=85, deadband=0.5, read_only=True, windows=(Window(10, ("mean",)),)
+        ),
+        "setpoint": Property(minimum=-30, maximum=10),
+        "door": Property(type="string", enum=("open", "shut")),
+    },
+    stale_seconds=30,
+    offline_seconds=100,
+)
+
+
+def make(kept: Kept | None = None, age: float = 0.0, rate: float = 1000.0, **desired: float) -> Twin:
+    device = Device("u1", "default", "cold-1", "cold", desired=dict(desired))
+    return Twin(device, MODEL, rate, 0.0, kept, age)
+
+
+def test_a_device_is_offline_online_stale_and_offline_again() -> None:
+    twin = make()
+    assert twin.find_phase(0) == "Offline"
+    twin.take_values({"temperature": 4.0}, 1.0, 0)
+    assert [twin.find_phase(at) for at in (1.0, 30.9, 31.0, 100.9, 101.0)] == [
+        "Online", "Online", "Stale", "Stale", "Offline",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_is_counted_and_the_rest_of_the_message_is_taken() -> None:
+    twin = make()
+    assert twin.take_values({"temperature": 400, "door": "open", "colour": 1, "setpoint": True}, 1.0, 0)
+    assert twin.reported == {"door": "open"}
+    assert twin.refused == {"range": 1, "unknown": 1, "type": 1}
+    assert "setpoint" in twin.problem
+
+
+def test_a_device_that_only_lies_is_not_heard() -> None:
+    twin = make()
+    assert not twin.take_values({"temperature": "hot"}, 1.0, 0)
+    assert twin.find_phase(1.0) == "Offline"
+
+
+def test_a_flood_is_refused_beyond_the_rate_and_so_is_a_message_with_too_much() -> None:
+    twin = make(rate=5.0)
+    for _ in range(100):
+        twin.take_values({"temperature": 4.0}, 1.0, 0)
+    assert twin.refused == {"rate": 90}
+    twin = make()
+    twin.take_values({f"p{number}": number for number in range(101)}, 1.0, 0)
+    assert twin.refused == {"size": 1}
+
+
+def test_a_wish_makes_one_command_which_is_repeated_until_the_device_reports_it() -> None:
+    twin = make(setpoint=-18)
+    ids = map(str, count())
+    [command] = plan_wishes(twin, lambda: next(ids))
+    twin.wish(command)
+    assert plan_wishes(twin, lambda: next(ids)) == []
+    sent = []
+    elapsed = 0.0
+    for _ in range(12):
+        for sending in plan_sendings(twin.commands, 1000.0 + elapsed, elapsed)[0]:
+            sent.append(elapsed)
+            note_try(sending.command, elapsed)
+        elapsed = find_next(twin.commands) or 0.0
+    assert sent[:7] == [0, 1, 3, 7, 15, 31, 63]
+    assert sent[-1] - sent[-2] == 60
+    assert twin.find_drift() == ["setpoint"]
+    twin.take_values({"setpoint": -18.0}, elapsed, 2000.0)
+    assert (command.outcome, command.ended_at, twin.find_drift()) == ("Confirmed", 2000.0, [])
+    assert plan_sendings(twin.commands, 1e9, 1e9) == ([], [])
+
+
+def test_a_command_is_never_sent_after_its_time() -> None:
+    twin = make()
+    twin.wish(Command("a", "setpoint", -18, until=130.0))
+    [sending] = plan_sendings(twin.commands, 100.0, 5.0)[0]
+    assert sending.seconds == 30.0
+    sendings, expired = plan_sendings(twin.commands, 130.0, 35.0)
+    assert (sendings, [one.outcome for one in expired]) == ([], ["Expired"])
+    assert plan_sendings(twin.commands, 90.0, 36.0) == ([], [])  # also when the clock is set back
+
+
+def test_a_wish_whose_time_is_up_is_no_drift() -> None:
+    twin = make(setpoint=-18)
+    twin.device = msgspec.structs.replace(twin.device, desired_until={"setpoint": 130.0})
+    [command] = plan_wishes(twin, lambda: "a")
+    twin.wish(command)
+    assert twin.find_drift() == ["setpoint"]
+    plan_sendings(twin.commands, 131.0, 0.0)
+    assert twin.find_drift() == []
+
+
+def test_the_newest_command_of_a_property_replaces_the_one_before() -> None:
+    twin = make(setpoint=-18)
+    twin.wish(plan_wishes(twin, lambda: "a")[0])
+    twin.wish(Command("b", "setpoint", -25, until=50.0, source="too-warm"))
+    assert [one.command.id for one in plan_sendings(twin.commands, 0.0, 0.0)[0]] == ["b"]
+
+
+def test_a_wish_that_is_taken_back_is_not_sent_any_more() -> None:
+    twin = make(setpoint=-18)
+    twin.wish(plan_wishes(twin, lambda: "a")[0])
+    twin.device = Device("u1", "default", "cold-1", "cold")
+    assert plan_wishes(twin, lambda: "b") == []
+    assert plan_sendings(twin.commands, 0.0, 0.0) == ([], [])
+
+
+def test_a_wish_that_the_model_does_not_allow_is_refused_with_words() -> None:
+    twin = make()
+    for name, value in (("temperature", 4.0), ("setpoint", 50), ("colour", 1)):
+        twin.wish(Command(name, name, value))
+    assert {one.property: (one.outcome, one.problem) for one in twin.ended} == {
+        "temperature": ("Refused", "it is read-only"),
+        "setpoint": ("Refused", "the value is refused: range"),
+        "colour": ("Refused", "it is not a property of the model"),
+    }
+    assert plan_sendings(twin.commands, 0.0, 0.0) == ([], [])
+
+
+def test_what_is_told_of_commands_is_bounded() -> None:
+    twin = make()
+    for number in range(50):
+        twin.wish(Command(str(number), "colour", number))
+    assert [one.id for one in twin.ended] == [str(number) for number in range(50 - MOST_ENDED, 50)]
+
+
+def test_a_twin_survives_the_process_with_its_commands_and_its_age() -> None:
+    twin = make(setpoint=-18)
+    twin.take_values({"temperature": 4.0, "door": "shut"}, 10.0, 0)
+    twin.wish(plan_wishes(twin, lambda: "a")[0])
+    note_try(next(iter(twin.commands.values())), 10.0)
+    kept = msgspec.json.decode(msgspec.json.encode(twin.keep(20.0, 1000.0)), type=Kept)
+    assert kept.heard_at == 990.0
+    again = make(kept, age=35.0, setpoint=-18)
+    assert again.reported == {"temperature": 4.0, "door": "shut"}
+    assert again.find_phase(0.0) == "Stale"
+    assert plan_wishes(again, lambda: "b") == []
+    assert [one.command.id for one in plan_sendings(again.commands, 0.0, 0.0)[0]] == ["a"]
+
+
+def test_only_a_change_beyond_the_deadband_moves_what_the_server_knows() -> None:
+    twin = make()
+    twin.take_values({"temperature": 4.0}, 1.0, 0)
+    assert twin.has_moved()
+    twin.echoed = dict(twin.reported)
+    twin.take_values({"temperature": 4.4}, 2.0, 0)
+    assert not twin.has_moved()
+    twin.take_values({"temperature": 4.6}, 3.0, 0)
+    assert twin.has_moved()
+
+
+def test_values_that_a_new_model_does_not_allow_are_forgotten() -> None:
+    twin = make()
+    twin.take_values({"temperature": 4.0, "door": "shut"}, 1.0, 0)
+    twin.take_model(Model({"temperature": Property(maximum=3)}))
+    assert twin.reported == {}
+
+
+def test_rules_read_values_measures_and_the_phase() -> None:
+    twin = make()
+    twin.take_values({"temperature": 4.0}, 1.0, 0)
+    twin.take_values({"temperature": 6.0}, 12.0, 0)
+    assert twin.read_values(12.0) == {"phase": "Online", "temperature": 6.0, "temperature.mean10": 4.0}
