@@ -22,7 +22,7 @@ class Command(msgspec.Struct):
     ``outcome`` Delivered: handed over at least once."""
 
     id: str
-    property: str
+    name: str
     value: Value
     until: float | None = None
     source: str = "spec"

@@ -165,7 +165,7 @@ class Twin:
 
     def wish(self, command: Command) -> None:
         """A new command; it replaces the one before of its property."""
-        known = self.model.properties.get(command.property)
+        known = self.model.properties.get(command.name)
         self.is_dirty = True
         problem = ""
         if known is None:
@@ -174,9 +174,9 @@ class Twin:
             problem = "it is read-only"
         elif reason := check_value(known, command.value):
             problem = f"the value is refused: {reason}"
-        self.commands[command.property] = command
+        self.commands[command.name] = command
         if problem:
-            self.problem = f"{command.property}: {problem}"
+            self.problem = f"{command.name}: {problem}"
             command.problem = problem
             self.end(command, "Refused", 0.0)
 

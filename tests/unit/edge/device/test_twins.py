@@ -121,7 +121,7 @@ def test_a_wish_that_the_model_does_not_allow_is_refused_with_words() -> None:
     twin = make()
     for name, value in (("temperature", 4.0), ("setpoint", 50), ("colour", 1)):
         twin.wish(Command(name, name, value))
-    assert {one.property: (one.outcome, one.problem) for one in twin.ended} == {
+    assert {one.name: (one.outcome, one.problem) for one in twin.ended} == {
         "temperature": ("Refused", "it is read-only"),
         "setpoint": ("Refused", "the value is refused: range"),
         "colour": ("Refused", "it is not a property of the model"),

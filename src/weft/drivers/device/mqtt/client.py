@@ -1,0 +1,252 @@
+"""An MQTT 5 client for one process's own broker: connects again for ever, acknowledges what it has handed on.
+
+The server keeps its session: what came for it while it was away comes after it, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+
+from weft.contracts.clock import Clock
+from weft.drivers.device.mqtt.packets import (
+    CONNACK,
+    DISCONNECT,
+    GOODBYE,
+    PING,
+    PUBACK,
+    PUBLISH,
+    REFUSALS,
+    SUBACK,
+    Broken,
+    Publish,
+    Reader,
+    read_publish,
+    read_reason,
+    write_connect,
+    write_puback,
+    write_publish,
+    write_subscribe,
+)
+from weft.objects.errors import TimedOut, Unavailable
+
+KEEP_ALIVE_SECONDS = 20
+CONNECT_SECONDS = 10.0
+ACKNOWLEDGE_SECONDS = 10.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+MOST_WAITING = 1000  # messages that the server hasn't acknowledged
+_MOST_IDS = 65_535
+
+
+class Login(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, client: MqttClient) -> None:
+        self._client = client
+        self._reader = Reader()
+        self.transport: asyncio.Transport | None = None
+        self.is_in = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.get_running_loop().create_future()
+        self.heard = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        answer: list[bytes] = []
+        try:
+            for kind, flags, body in self._reader.feed(data):
+                if kind == PUBLISH:
+                    message = read_publish(flags, body)
+                    self._client.on_message(message)
+                    if message.id:
+                        answer.append(write_puback(message.id))
+                elif kind == PUBACK:
+                    self._client.note_acknowledged(struct.unpack_from("!H", body)[0], read_reason(body, 2))
+                elif kind == CONNACK:
+                    self._note_login(read_reason(body, 1))
+                elif kind == SUBACK:
+                    self._client.note_acknowledged(struct.unpack_from("!H", body)[0], max(body[3:], default=0))
+                elif kind == DISCONNECT:
+                    self.end(REFUSALS.get(read_reason(body, 0), "it ended the connection"))
+        except (Broken, struct.error, IndexError) as problem:
+            self.end(f"it doesn't speak MQTT: {problem}")
+        if answer and self.transport is not None:
+            self.transport.write(b"".join(answer))
+
+    def _note_login(self, reason: int) -> None:
+        if reason >= 0x80:
+            self.end(REFUSALS.get(reason, f"refused with {reason:#x}"))
+        elif not self.is_in.done():
+            self.is_in.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(str(exc) if exc else "it closed the connection")
+
+    def end(self, problem: str) -> None:
+        for future in (self.is_in, self.ended):
+            if not future.done():
+                future.set_result(problem)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class MqttClient:
+    """``on_message`` is called in the loop for each message, and the message is acknowledged after it; ``on_line`` hears "" when a
+    connection stands, and why it doesn't. ``find_place`` says where the server is: host, port."""
+
+    def __init__(
+        self,
+        name: str,
+        user: str,
+        password: str,
+        find_place: Callable[[], tuple[str, int]],
+        topics: Sequence[str],
+        on_message: Callable[[Publish], None],
+        clock: Clock,
+        on_line: Callable[[str], None] = lambda _: None,
+        session_seconds: int = 3600,
+    ) -> None:
+        self._name, self._user, self._password, self._find_place = name, user, password, find_place
+        self._topics, self.on_message, self._clock, self._on_line = list(topics), on_message, clock, on_line
+        self._session_seconds = session_seconds
+        self._login: Login | None = None
+        self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._id = 0
+        self.problem = "it isn't connected yet"
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.problem
+
+    async def keep(self) -> None:
+        """Stay connected until this is cancelled."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                problem = await self._serve_once()
+                pause = FIRST_PAUSE_SECONDS if self.is_connected else pause
+            except OSError as failure:
+                problem = failure.strerror or str(failure)
+            except TimeoutError:
+                problem = "no answer in time"
+            except Unavailable as failure:
+                problem = failure.message
+            self._set_problem(problem)
+            self._fail_waiting()
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_seconds: int = 0,
+        seconds: float = ACKNOWLEDGE_SECONDS,
+    ) -> None:
+        """Return when the server has it. Raises Unavailable (no connection; refused), TimedOut."""
+        login = self._login
+        if not self.is_connected or login is None or login.transport is None:
+            raise Unavailable(f"the broker can't be reached: {self.problem}")
+        if len(self._waiting) >= MOST_WAITING:
+            raise Unavailable(f"{MOST_WAITING} messages wait for the broker already", hint="try again later")
+        id, future = self._begin()
+        login.transport.write(write_publish(topic, payload, id=id, retain=retain, expiry_seconds=expiry_seconds))
+        try:
+            async with asyncio.timeout(min(seconds, ACKNOWLEDGE_SECONDS)):
+                reason = await future
+        except TimeoutError:
+            raise TimedOut("the broker doesn't acknowledge") from None
+        finally:
+            self._waiting.pop(id, None)
+        if reason < 0:
+            raise Unavailable("the connection to the broker was lost")
+        if reason >= 0x80:
+            raise Unavailable(f"the broker refuses it: {REFUSALS.get(reason, hex(reason))}")
+
+    def publish_unasked(self, topic: str, payload: bytes) -> bool:
+        """QoS 0: sent if there is a connection."""
+        if not self.is_connected or self._login is None or self._login.transport is None:
+            return False
+        self._login.transport.write(write_publish(topic, payload))
+        return True
+
+    def note_acknowledged(self, id: int, reason: int) -> None:
+        future = self._waiting.pop(id, None)
+        if future is not None and not future.done():
+            future.set_result(reason)
+
+    def close(self) -> None:
+        if self._login is not None and self._login.transport is not None:
+            self._login.transport.write(GOODBYE)
+            self._login.transport.close()
+
+    async def _serve_once(self) -> str:
+        """One connection until it ends; why it did."""
+        host, port = self._find_place()
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, login = await asyncio.get_running_loop().create_connection(lambda: Login(self), host, port)
+        assert login.transport is not None
+        self._login = login
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                login.transport.write(
+                    write_connect(
+                        self._name,
+                        self._user,
+                        self._password,
+                        keep_alive=2 * KEEP_ALIVE_SECONDS,
+                        session_seconds=self._session_seconds,
+                    )
+                )
+                if refused := await login.is_in:
+                    return str(refused)
+                if self._topics:
+                    id, future = self._begin()
+                    login.transport.write(write_subscribe(id, self._topics))
+                    if await future >= 0x80:
+                        return "it refuses the subscription"
+            self._set_problem("")
+            return await self._ping(login)
+        finally:
+            login.end("")
+
+    async def _ping(self, login: Login) -> str:
+        assert login.transport is not None
+        while True:
+            login.heard = False
+            login.transport.write(PING)
+            waiting = asyncio.ensure_future(self._clock.sleep(KEEP_ALIVE_SECONDS))
+            try:
+                await asyncio.wait((login.ended, waiting), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+            if login.ended.done():
+                return str(login.ended.result())
+            if not login.heard:
+                return "it is silent"
+
+    def _begin(self) -> tuple[int, asyncio.Future[int]]:
+        while True:
+            self._id = self._id % _MOST_IDS + 1
+            if self._id not in self._waiting:
+                break
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting[self._id] = future
+        return self._id, future
+
+    def _fail_waiting(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(-1)
+        self._waiting.clear()
+
+    def _set_problem(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self._on_line(problem)

@@ -1,0 +1,177 @@
+"""The device driver of MQTT, over topics ``weft/PROJECT/DEVICE/…`` of the gateway's own broker.
+
+A device publishes ``reported`` ({property: value}) and ``event``; it gets ``command`` ({id, set, expires}) while it is connected or
+keeps a session, and finds ``desired`` (retained) when it comes. Both end by MQTT's own expiry, so no command is delivered late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.driver.device import Found, Listener, Thing, Value
+from weft.drivers.device.mqtt.births import TOPICS, read_birth
+from weft.drivers.device.mqtt.client import MqttClient
+from weft.drivers.device.mqtt.packets import Publish
+from weft.objects.errors import NotFound, TimedOut, Unavailable
+from weft.objects.identity import new_uid
+
+CLIENT = "weft-gateway"
+MOST_FOUND = 500
+MOST_BYTES = 64 << 10  # of a message
+MOST_PROPERTIES = 200  # of a message
+READ_SECONDS = 5.0
+_ROOT = "weft"
+_decoder = msgspec.json.Decoder(dict[str, bool | int | float | str])
+
+
+class MqttDriver:
+    """``find_place``: the broker's host and port."""
+
+    protocol = "mqtt"
+
+    def __init__(self, find_place: Callable[[], tuple[str, int]], user: str, password: str, clock: Clock) -> None:
+        topics = [f"{_ROOT}/+/+/reported", f"{_ROOT}/+/+/event", *TOPICS]
+        self._client = MqttClient(CLIENT, user, password, find_place, topics, self._take, clock, self._note_line)
+        self._listener: Listener | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._things: dict[str, Thing] = {}
+        self._reports: dict[bytes, str] = {}  # topic to uid
+        self._events: dict[bytes, str] = {}
+        self._found: dict[str, Found] = {}
+        self._reading: dict[str, list[asyncio.Future[dict[str, Value]]]] = {}
+
+    async def probe(self) -> str:
+        return self._client.problem
+
+    async def discover(self) -> list[Found]:
+        return list(self._found.values())
+
+    async def connect(self, thing: Thing) -> None:
+        before = self._things.get(thing.uid)
+        if before is not None and before != thing:
+            await self.disconnect(thing.uid)
+        self._things[thing.uid] = thing
+        root = f"{_ROOT}/{thing.project}/{thing.name}"
+        self._reports[f"{root}/reported".encode()] = thing.uid
+        self._events[f"{root}/event".encode()] = thing.uid
+
+    async def disconnect(self, uid: str) -> None:
+        thing = self._things.pop(uid, None)
+        if thing is None:
+            return
+        root = f"{_ROOT}/{thing.project}/{thing.name}"
+        for table, leaf in ((self._reports, "reported"), (self._events, "event")):
+            if table.get(f"{root}/{leaf}".encode()) == uid:
+                del table[f"{root}/{leaf}".encode()]
+        for future in self._reading.pop(uid, []):
+            if not future.done():
+                future.cancel()
+
+    async def read(self, uid: str, names: Sequence[str]) -> dict[str, Value]:
+        """Asks the device for what it has; its next report is the answer."""
+        topic = self._find_topic(uid, "command")
+        future: asyncio.Future[dict[str, Value]] = asyncio.get_running_loop().create_future()
+        self._reading.setdefault(uid, []).append(future)
+        try:
+            asked = msgspec.json.encode(
+                {"id": new_uid(), "action": "report", "of": list(names), "expires": READ_SECONDS}
+            )
+            await self._client.publish(topic, asked, expiry_seconds=math.ceil(READ_SECONDS))
+            async with asyncio.timeout(READ_SECONDS):
+                values = await future
+        except TimeoutError:
+            raise Unavailable(f"the device doesn't answer within {READ_SECONDS:g} s") from None
+        finally:
+            waiting = self._reading.get(uid, [])
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting:
+                self._reading.pop(uid, None)
+        return {name: values[name] for name in names if name in values}
+
+    async def write(self, uid: str, id: str, values: Mapping[str, Value], seconds: float) -> None:
+        whole = math.floor(seconds)  # MQTT counts whole seconds: rather too early than late
+        if whole < 1:
+            raise TimedOut("less than a second is left, which is too short for MQTT")
+        command = msgspec.json.encode({"id": id, "set": dict(values), "expires": whole})
+        topic = self._find_topic(uid, "command")
+        desired = self._find_topic(uid, "desired")
+        await self._client.publish(desired, msgspec.json.encode(dict(values)), retain=True, expiry_seconds=whole)
+        await self._client.publish(topic, command, expiry_seconds=whole)
+
+    def observe(self, listener: Listener) -> None:
+        self._listener = listener
+        if self._task is None:
+            self._task = asyncio.create_task(self._client.keep())
+
+    async def close(self) -> None:
+        self._client.close()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def _find_topic(self, uid: str, leaf: str) -> str:
+        thing = self._things.get(uid)
+        if thing is None:
+            raise NotFound("the device isn't connected to its driver")
+        return f"{_ROOT}/{thing.project}/{thing.name}/{leaf}"
+
+    def _note_line(self, problem: str) -> None:
+        if self._listener is not None:
+            self._listener.note_line(problem)
+
+    def _take(self, message: Publish) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        uid = self._reports.get(message.topic)
+        is_event = uid is None
+        if uid is None:
+            uid = self._events.get(message.topic)
+        if uid is None:
+            self._take_birth(message, listener)
+            return
+        if message.retained:
+            return  # what it once said isn't what it says now: its twin knows that
+        if len(message.payload) > MOST_BYTES:
+            listener.note_refused(uid, "size")
+            return
+        try:
+            values = _decoder.decode(message.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            listener.note_refused(uid, "payload")
+            return
+        if len(values) > MOST_PROPERTIES:
+            listener.note_refused(uid, "size")
+        elif is_event:
+            listener.note_event(uid, values)
+        else:
+            listener.note_values(uid, values)
+            if self._reading:
+                for future in self._reading.pop(uid, []):
+                    if not future.done():
+                        future.set_result(dict(values))
+
+    def _take_birth(self, message: Publish, listener: Listener) -> None:
+        try:
+            topic = message.topic.decode()
+        except UnicodeDecodeError:
+            topic = ""
+        if topic.startswith(f"{_ROOT}/"):
+            listener.note_refused("", "stranger")  # of a device that isn't connected here, or is no more
+            return
+        found = read_birth(topic, message.payload) if topic else None
+        if found is None:
+            listener.note_refused("", "birth")
+        elif found.address in self._found or len(self._found) < MOST_FOUND:
+            self._found[found.address] = found
+        else:
+            listener.note_refused("", "found")
