@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from weft.contracts.driver.device import Value
+from weft.contracts.device import Value
 from weft.edge.device.model import Property
 
 MOST_CHARACTERS = 1024  # of a text, whatever its model says

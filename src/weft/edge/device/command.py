@@ -1,7 +1,7 @@
 """Commands: a setting on its way to a device, until the device reports it or its time is up. Pure.
 
 A command is sent at once and repeated with growing pauses, under the same id; after ``until`` it is never sent again. The newest
-command of a property replaces the one before, whoever gave it.
+command of a property replaces the one before, be it of people or of a rule.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.device import Value
+from weft.contracts.device import Value
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _MOST_DOUBLINGS = 10

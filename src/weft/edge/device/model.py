@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.contracts.driver.device import Value
+from weft.contracts.device import Value
 
 MOST_PROPERTIES = 100
 MOST_WINDOWS = 16  # of one property

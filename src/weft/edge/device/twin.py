@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.device import Value
+from weft.contracts.device import Value
 from weft.edge.device.check import Allowance, check_value, is_same
 from weft.edge.device.command import Command
 from weft.edge.device.model import MOST_PROPERTIES, MOST_WINDOWS, Device, Model
@@ -58,7 +58,7 @@ class Twin:
         self.reported: dict[str, Value] = dict(kept.reported)
         self.heard_at: float | None = at - age if kept.heard_at else None
         self.commands: dict[str, Command] = kept.commands
-        self.seen = kept.seen  # the wishes of the spec that have become commands
+        self.seen = kept.seen  # what of the spec's desired has become commands
         self.ended: list[Command] = kept.ended
         self.refused: dict[str, int] = {}
         self.problem = ""
@@ -152,7 +152,7 @@ class Twin:
         return values
 
     def find_drift(self) -> list[str]:
-        """The properties that aren't as the spec wants them, in order. A wish whose time is up is no wish any more."""
+        """The properties that aren't as the spec wants them, in order. What wasn't there in time is no drift any more."""
         drift = []
         for name, wanted in self.device.desired.items():
             command = self.commands.get(name)
@@ -163,7 +163,7 @@ class Twin:
                 drift.append(name)
         return sorted(drift)
 
-    def wish(self, command: Command) -> None:
+    def begin(self, command: Command) -> None:
         """A new command; it replaces the one before of its property."""
         known = self.model.properties.get(command.name)
         self.is_dirty = True
@@ -188,7 +188,7 @@ class Twin:
         self.ended = [*self.ended[-MOST_ENDED + 1 :], command]
         self.is_dirty = self.is_echo_due = True
 
-    def has_moved(self) -> bool:
+    def differs(self) -> bool:
         """Whether a value differs from what the server was told by more than the deadband."""
         if self.reported.keys() != self.echoed.keys():
             return True
@@ -198,24 +198,24 @@ class Twin:
         )
 
     def keep(self, at: float, now: float) -> Kept:
-        """What is to be written; ``now``: Unix seconds by this machine's clock."""
+        """What a save writes; ``now``: Unix seconds by this machine's clock."""
         heard = 0.0 if self.heard_at is None else max(1.0, now - (at - self.heard_at))
         return Kept(self.reported, heard, self.commands, self.seen, self.ended)
 
 
-def plan_wishes(twin: Twin, make_id: Callable[[], str]) -> list[Command]:
-    """One command for each wish of the device's spec that is new: another value, or another time by which it must be there. Notes
-    them as seen, so a wish makes one command, also across restarts."""
-    wishes = {name: (value, twin.device.desired_until.get(name)) for name, value in twin.device.desired.items()}
+def plan_desired(twin: Twin, make_id: Callable[[], str]) -> list[Command]:
+    """One command for each desired value of the device's spec that is new, or has another time by which it must be there. Notes
+    them as seen, so each makes one command, also across restarts."""
+    desired = {name: (value, twin.device.desired_until.get(name)) for name, value in twin.device.desired.items()}
     made = [
         Command(make_id(), name, value, until)
-        for name, (value, until) in wishes.items()
+        for name, (value, until) in desired.items()
         if twin.seen.get(name) != (value, until)
     ]
-    if wishes != twin.seen:
-        for gone in twin.seen.keys() - wishes.keys():
+    if desired != twin.seen:
+        for gone in twin.seen.keys() - desired.keys():
             command = twin.commands.get(gone)
             if command is not None and command.source == "spec":
-                del twin.commands[gone]  # people took the wish back
-        twin.seen, twin.is_dirty = wishes, True
+                del twin.commands[gone]  # people took it back
+        twin.seen, twin.is_dirty = desired, True
     return made

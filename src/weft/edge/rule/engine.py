@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from weft.contracts.driver.device import Value
+from weft.contracts.device import Value
 from weft.edge.rule.expression import Condition, compile_condition
 from weft.language.tree import attributes_of
 

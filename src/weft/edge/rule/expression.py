@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from operator import ge, gt, le, lt
 from typing import TypeAlias
 
-from weft.contracts.driver.device import Value
+from weft.contracts.device import Value
 from weft.language.amount import read_amount
 from weft.language.parse import read_expression
 from weft.language.tree import Compare, Either, Every, Exists, Expression, Named, Not, Within

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.edge.device.command import Command, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model, Property, Window
-from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_wishes
+from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_desired
 
 MODEL = Model(
     {
@@ -61,12 +61,12 @@ def test_a_flood_is_refused_beyond_the_rate_and_so_is_a_message_with_too_much() 
     assert twin.refused == {"size": 1}
 
 
-def test_a_wish_makes_one_command_which_is_repeated_until_the_device_reports_it() -> None:
+def test_a_desired_value_makes_one_command_which_is_repeated_until_the_device_reports_it() -> None:
     twin = make(setpoint=-18)
     ids = map(str, count())
-    [command] = plan_wishes(twin, lambda: next(ids))
-    twin.wish(command)
-    assert plan_wishes(twin, lambda: next(ids)) == []
+    [command] = plan_desired(twin, lambda: next(ids))
+    twin.begin(command)
+    assert plan_desired(twin, lambda: next(ids)) == []
     sent = []
     elapsed = 0.0
     for _ in range(12):
@@ -84,7 +84,7 @@ def test_a_wish_makes_one_command_which_is_repeated_until_the_device_reports_it(
 
 def test_a_command_is_never_sent_after_its_time() -> None:
     twin = make()
-    twin.wish(Command("a", "setpoint", -18, until=130.0))
+    twin.begin(Command("a", "setpoint", -18, until=130.0))
     [sending] = plan_sendings(twin.commands, 100.0, 5.0)[0]
     assert sending.seconds == 30.0
     sendings, expired = plan_sendings(twin.commands, 130.0, 35.0)
@@ -92,11 +92,11 @@ def test_a_command_is_never_sent_after_its_time() -> None:
     assert plan_sendings(twin.commands, 90.0, 36.0) == ([], [])  # also when the clock is set back
 
 
-def test_a_wish_whose_time_is_up_is_no_drift() -> None:
+def test_what_was_not_there_in_time_is_no_drift() -> None:
     twin = make(setpoint=-18)
     twin.device = msgspec.structs.replace(twin.device, desired_until={"setpoint": 130.0})
-    [command] = plan_wishes(twin, lambda: "a")
-    twin.wish(command)
+    [command] = plan_desired(twin, lambda: "a")
+    twin.begin(command)
     assert twin.find_drift() == ["setpoint"]
     plan_sendings(twin.commands, 131.0, 0.0)
     assert twin.find_drift() == []
@@ -104,23 +104,23 @@ def test_a_wish_whose_time_is_up_is_no_drift() -> None:
 
 def test_the_newest_command_of_a_property_replaces_the_one_before() -> None:
     twin = make(setpoint=-18)
-    twin.wish(plan_wishes(twin, lambda: "a")[0])
-    twin.wish(Command("b", "setpoint", -25, until=50.0, source="too-warm"))
+    twin.begin(plan_desired(twin, lambda: "a")[0])
+    twin.begin(Command("b", "setpoint", -25, until=50.0, source="too-warm"))
     assert [one.command.id for one in plan_sendings(twin.commands, 0.0, 0.0)[0]] == ["b"]
 
 
-def test_a_wish_that_is_taken_back_is_not_sent_any_more() -> None:
+def test_a_desired_value_that_is_taken_back_is_not_sent_any_more() -> None:
     twin = make(setpoint=-18)
-    twin.wish(plan_wishes(twin, lambda: "a")[0])
+    twin.begin(plan_desired(twin, lambda: "a")[0])
     twin.device = Device("u1", "default", "cold-1", "cold")
-    assert plan_wishes(twin, lambda: "b") == []
+    assert plan_desired(twin, lambda: "b") == []
     assert plan_sendings(twin.commands, 0.0, 0.0) == ([], [])
 
 
-def test_a_wish_that_the_model_does_not_allow_is_refused_with_words() -> None:
+def test_a_desired_value_that_the_model_does_not_allow_is_refused_with_words() -> None:
     twin = make()
     for name, value in (("temperature", 4.0), ("setpoint", 50), ("colour", 1)):
-        twin.wish(Command(name, name, value))
+        twin.begin(Command(name, name, value))
     assert {one.name: (one.outcome, one.problem) for one in twin.ended} == {
         "temperature": ("Refused", "it is read-only"),
         "setpoint": ("Refused", "the value is refused: range"),
@@ -132,33 +132,33 @@ def test_a_wish_that_the_model_does_not_allow_is_refused_with_words() -> None:
 def test_what_is_told_of_commands_is_bounded() -> None:
     twin = make()
     for number in range(50):
-        twin.wish(Command(str(number), "colour", number))
+        twin.begin(Command(str(number), "colour", number))
     assert [one.id for one in twin.ended] == [str(number) for number in range(50 - MOST_ENDED, 50)]
 
 
 def test_a_twin_survives_the_process_with_its_commands_and_its_age() -> None:
     twin = make(setpoint=-18)
     twin.take_values({"temperature": 4.0, "door": "shut"}, 10.0, 0)
-    twin.wish(plan_wishes(twin, lambda: "a")[0])
+    twin.begin(plan_desired(twin, lambda: "a")[0])
     note_try(next(iter(twin.commands.values())), 10.0)
     kept = msgspec.json.decode(msgspec.json.encode(twin.keep(20.0, 1000.0)), type=Kept)
     assert kept.heard_at == 990.0
     again = make(kept, age=35.0, setpoint=-18)
     assert again.reported == {"temperature": 4.0, "door": "shut"}
     assert again.find_phase(0.0) == "Stale"
-    assert plan_wishes(again, lambda: "b") == []
+    assert plan_desired(again, lambda: "b") == []
     assert [one.command.id for one in plan_sendings(again.commands, 0.0, 0.0)[0]] == ["a"]
 
 
 def test_only_a_change_beyond_the_deadband_moves_what_the_server_knows() -> None:
     twin = make()
     twin.take_values({"temperature": 4.0}, 1.0, 0)
-    assert twin.has_moved()
+    assert twin.differs()
     twin.echoed = dict(twin.reported)
     twin.take_values({"temperature": 4.4}, 2.0, 0)
-    assert not twin.has_moved()
+    assert not twin.differs()
     twin.take_values({"temperature": 4.6}, 3.0, 0)
-    assert twin.has_moved()
+    assert twin.differs()
 
 
 def test_values_that_a_new_model_does_not_allow_are_forgotten() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.driver.device import Found
+from weft.contracts.device import Found
 
 TOPICS = ("homeassistant/+/+/config", "homeassistant/+/+/+/config", "spBv1.0/+/NBIRTH/+", "spBv1.0/+/DBIRTH/+/+")
 MOST_BYTES = 16 << 10

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.driver.device import Found, Listener, Thing, Value
+from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.mqtt.births import TOPICS, read_birth
 from weft.drivers.device.mqtt.client import MqttClient
 from weft.drivers.device.mqtt.packets import Publish
