@@ -12,7 +12,7 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from weft.drivers.network.bridge.kernel import NAMESPACES
@@ -25,6 +25,11 @@ _CLONE_NEWNET = 0x4000_0000
 async def dial_inside(namespace: str, address: str, port: int, seconds: float = CONNECT_SECONDS) -> socket.socket:
     """A connected socket. Raises OSError."""
     return await _make_inside(lambda: _dial(namespace, address, port, seconds))
+
+
+async def send_inside(namespace: str, link: str, to: tuple[str, int], packets: Sequence[bytes]) -> None:
+    """Send UDP packets to an address of the namespace itself, as if they had come in by ``link``. Raises OSError."""
+    (await _make_inside(lambda: _send(namespace, link, to, packets))).close()
 
 
 class GatewaySockets:
@@ -84,6 +89,19 @@ def _dial(namespace: str, address: str, port: int, seconds: float) -> socket.soc
     connection = socket.create_connection((address, port), timeout=seconds)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
+
+
+def _send(namespace: str, link: str, to: tuple[str, int], packets: Sequence[bytes]) -> socket.socket:
+    enter_namespace(namespace)
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
+        for packet in packets:
+            made.sendto(packet, to)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _listen(namespace: str, address: str, port: int, protocol: Literal["tcp", "udp"]) -> socket.socket:

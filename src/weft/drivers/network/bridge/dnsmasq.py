@@ -17,13 +17,16 @@ from pathlib import Path
 from weft.contracts.driver.network import Port, Segment
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import list_arguments
+from weft.drivers.network.bridge.dial import send_inside
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
+from weft.drivers.network.bridge.leases import SERVER_PORT, list_stale, read_leases, render_first_lease, render_release
 from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed
 
 LEASE = "12h"
 SIDE = "side"  # the tag of NICs that aren't their guest's main one
 PATIENCE_SECONDS = 2.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.1  # between two looks at whether a lease is gone
 LOG_BYTES, LOG_KEPT_BYTES = 1 << 20, 64 << 10
 
 # Where the server sees its folder. It gives up root once started, and the folder may lie where only root may go:
@@ -50,6 +53,11 @@ class Files:
     @property
     def own(self) -> Path:
         return self.folder / "own"
+
+    @property
+    def leases(self) -> Path:
+        """What the server has leased, rewritten by it before each answer: it forgets this when it is started afresh."""
+        return self.folder / "leases"
 
     @property
     def pid(self) -> Path:
@@ -84,7 +92,7 @@ def plan_command(segment: Segment, files: Files, resolver: str | None, ports: It
         f"--dhcp-range={cidr.network_address},static,{cidr.netmask},{LEASE}",
         f"--dhcp-hostsfile={SEEN_AT}/{files.hosts.name}",
         "--dhcp-authoritative",
-        "--leasefile-ro",
+        f"--dhcp-leasefile={SEEN_AT}/{files.leases.name}",
         "--dhcp-ignore-names",  # what guests call themselves: their names are in the file of hosts
         f"--dhcp-option=option:router,{segment.gateway}",
         f"--dhcp-option=option:dns-server,{segment.gateway}",
@@ -168,16 +176,17 @@ async def ensure_server(
 ) -> str:
     """Make the server run with these files; returns what had to be done: "" (nothing), "reloaded" or "started".
 
-    A lease that changes hands needs a fresh start: the server remembers leases and would refuse the address to its
-    new owner. What is only new needs but a signal, given with ``resend`` even if the files are as they were (they may
-    have been written just before a crash).
+    What changed needs but a signal, given with ``resend`` even if the files are as they were (they may have been written just
+    before a crash). The server remembers leases and would refuse an address to its new owner: those that must go are freed,
+    while it answers all others. Only where that can't be shown it is started afresh.
     """
     command = plan_command(segment, files, resolver, ports)
     hosts, names = render_hosts(ports, segment), render_names(segment)
     process, exact = inspect_server(files, command, namespace)
-    if process is not None and (not exact or _drops(files.hosts, hosts)):
+    if process is not None and not exact:
         await stop_process(process)
         process = None
+    unsure = resend or _drops(files.hosts, hosts)
     files.folder.mkdir(parents=True, exist_ok=True)
     files.folder.chmod(0o755)
     shorten_log(files)
@@ -186,15 +195,47 @@ async def ensure_server(
         write_file(files.names, names),
         write_file(files.own, render_own(segment)),
     ]
-    if process is None:
-        await start_server(command, files, namespace, cgroups)
-        return "started"
-    try:
+    if process is not None:
         if any(changed) or resend:
-            signal.pidfd_send_signal(process, signal.SIGHUP)
-    finally:
-        os.close(process)
-    return "reloaded" if any(changed) else ""
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                signal.pidfd_send_signal(process, signal.SIGHUP)
+        try:
+            freed = await free_leases(segment, files, namespace, unsure)
+        except BaseException:
+            os.close(process)
+            raise
+        if freed:
+            os.close(process)
+            return "reloaded" if any(changed) else ""
+        await stop_process(process)
+    await start_server(segment, command, files, namespace, cgroups)
+    return "started"
+
+
+async def free_leases(segment: Segment, files: Files, namespace: str, unsure: bool) -> bool:
+    """Free the leases that the files of hosts and names no longer allow; returns whether the server has forgotten them all. If
+    ``unsure``, a file of leases that can't be read counts as one with such a lease. It frees again until ``PATIENCE_SECONDS``."""
+    hosts, names = files.hosts.read_text(), files.names.read_text()
+    pause = FIRST_PAUSE_SECONDS
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                try:
+                    leases = read_leases(files.leases.read_text(errors="replace"), segment.gateway)
+                except OSError:
+                    leases = None
+                if leases is None and not unsure:
+                    return True
+                if leases is not None:
+                    stale = list_stale(leases, hosts, names, segment.domain)
+                    if not stale:
+                        return True
+                    packets = [render_release(lease, segment.gateway) for lease in stale]
+                    await send_inside(namespace, INSIDE, (segment.gateway, SERVER_PORT), packets)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    except (TimeoutError, OSError, ValueError):  # ValueError: a lease that isn't one, which no server has written
+        return False
 
 
 def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[int | None, bool]:
@@ -223,11 +264,14 @@ def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[in
     return process, held == command and router.exists() and place == router.stat().st_ino
 
 
-async def start_server(command: list[str], files: Files, namespace: str, cgroups: ControlGroups) -> None:
-    """Start the server in the router's namespace, out of the agent's control group; returns when it listens."""
+async def start_server(
+    segment: Segment, command: list[str], files: Files, namespace: str, cgroups: ControlGroups
+) -> None:
+    """Start the server in the router's namespace, without a lease, out of the agent's control group; returns when it listens."""
     for pid in _servers_in(namespace):  # one whose pid file was lost holds the ports
         with contextlib.suppress(ProcessLookupError):  # it has ended since, as its children for TCP do
             await stop_process(os.pidfd_open(pid))
+    write_file(files.leases, render_first_lease(segment.gateway))
     enter = ["nsenter", f"--net={NAMESPACES / namespace}", "unshare", "--mount", "sh", "-c", _ENTER, "sh"]
     group = next(map(str, cgroups.leave_agent()), "")
     await run("start dnsmasq", [*enter, group, str(files.folder), *command])

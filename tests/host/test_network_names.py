@@ -1,0 +1,122 @@
+"""A network's name server while guests come and go: the lookups of all others are answered."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from network_lab import Lab, make_port, make_segment
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
+]
+
+GATEWAY = "10.20.0.1"
+
+# Asks for "a" every 2 ms until its input ends; then says how often it asked, and each failure.
+LOOK_UP = """
+import select, socket, struct, sys
+asked, failed = 0, []
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.002)[0]:
+    asked += 1
+    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    wire.settimeout(10)
+    try:
+        wire.connect((sys.argv[1], 53))
+        wire.send(struct.pack("!6H", asked & 0xFFFF, 0x100, 1, 0, 0, 0) + b"\\1a\\0" + struct.pack("!2H", 1, 1))
+        answer = wire.recv(512)
+        if answer[-4:] != socket.inet_aton(sys.argv[2]): failed.append(answer.hex())
+    except OSError as problem:
+        failed.append(repr(problem))
+    wire.close()
+print(asked, len(failed), *failed[:3], flush=True)
+"""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    lab = Lab(nodes=1)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+async def test_lookups_never_fail_while_guests_leave_and_others_get_their_addresses(lab: Lab) -> None:
+    [node] = lab.nodes
+    segment = make_segment(1, "blue", dict.fromkeys("abcd", node))
+    await node.ensure_filters([])
+    await node.ensure_segment(segment)
+    ports = {name: make_port(segment, name) for name in "abcd"}
+    guests = {name: node.plug_guest(name, port) for name, port in ports.items()}
+    for guest in guests.values():
+        guest.lease()
+    folder = Path(node.host.run_dir) / "network" / segment.id
+    server = (folder / "dnsmasq.pid").read_text()
+    asking = subprocess.Popen(
+        [
+            "nsenter",
+            f"--net=/run/netns/{guests['a'].namespace}",
+            sys.executable,
+            "-S",
+            "-E",
+            "-c",
+            LOOK_UP,
+            GATEWAY,
+            ports["a"].address,
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert asking.stdout and asking.stdout.readline() == "ready\n"
+        for turn, name in enumerate("bcd"):
+            gone, heir = ports[name], f"new-{name}"
+            await node.unplug(gone.id)
+            endpoints = [
+                msgspec.structs.replace(e, name=heir, mac=f"52:54:00:00:bb:0{turn}") if e.name == name else e
+                for e in segment.endpoints
+            ]
+            segment = msgspec.structs.replace(segment, endpoints=endpoints)
+            await node.ensure_segment(segment)
+            assert gone.mac not in (folder / "leases").read_text()
+            port = msgspec.structs.replace(gone, id=f"heir{turn}", mac=f"52:54:00:00:bb:0{turn}", hostname=heir)
+            guest = node.plug_guest(heir, port)
+            guest.lease()
+            assert f"{gone.address}/24" in guest.run("ip", "addr", "show", "eth0")
+            assert guests["a"].run("getent", "hosts", heir).split()[0] == gone.address
+            assert guests["a"].attempt("getent", "hosts", name).returncode != 0
+            assert heir in guests["a"].run("getent", "hosts", gone.address)
+        said, _ = asking.communicate("", timeout=60)
+    finally:
+        asking.kill()
+        asking.wait()
+    asked, failed, *which = said.split(maxsplit=2)
+    assert int(asked) > 20
+    assert (failed, which) == ("0", [])
+    assert (folder / "dnsmasq.pid").read_text() == server  # it was never started afresh
+
+
+async def test_a_lease_that_nobody_can_free_costs_a_fresh_start_and_not_the_address(lab: Lab) -> None:
+    [node] = lab.nodes
+    segment = make_segment(1, "blue", {"a": node, "b": node})
+    await node.ensure_filters([])
+    await node.ensure_segment(segment)
+    port = make_port(segment, "b")
+    node.plug_guest("b", port).lease()
+    folder = Path(node.host.run_dir) / "network" / segment.id
+    server = (folder / "dnsmasq.pid").read_text()
+    (folder / "leases").write_text("what no server has written\n")  # as after a full disk
+    await node.unplug(port.id)
+    assert (folder / "dnsmasq.pid").read_text() != server
+    heir = node.plug_guest("heir", msgspec.structs.replace(port, id="heir", mac="52:54:00:00:bb:01"))
+    heir.lease()
+    assert f"{port.address}/24" in heir.run("ip", "addr", "show", "eth0")

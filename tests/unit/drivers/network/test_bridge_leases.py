@@ -1,0 +1,57 @@
+"""Which leases a segment's server must forget, and how a file of them is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.drivers.network.bridge.leases import Lease, list_stale, read_leases, render_first_lease, render_release
+
+GATEWAY = "10.20.0.1"
+FIRST = render_first_lease(GATEWAY)
+A = Lease("52:54:00:00:00:0a", "10.20.0.11", "a")
+HOSTS = f"{A.mac},{A.address},a,12h\n52:54:00:00:00:0b,10.20.0.12,12h\n"
+NAMES = "10.20.0.11 a.blue.weft a a.blue.blue.weft a.blue\n"
+
+
+def test_the_routers_own_lease_says_that_a_file_is_whole() -> None:
+    line = f"1764230000 {A.mac} {A.address} a *\n"
+    assert read_leases(line + FIRST, GATEWAY) == {A}
+    assert read_leases(FIRST, GATEWAY) == frozenset()
+    for cut in range(len(line + FIRST)):
+        assert read_leases((line + FIRST)[:cut], GATEWAY) is None
+
+
+def test_a_lease_without_a_name_has_none() -> None:
+    assert read_leases(f"0 {A.mac} {A.address} * 01:52\n{FIRST}", GATEWAY) == {A._replace(name="")}
+
+
+@pytest.mark.parametrize(
+    ("lease", "stale"),
+    [
+        (A, False),
+        (A._replace(name=""), False),
+        (A._replace(name="b"), True),  # a name that it no longer has
+        (A._replace(address="10.20.0.12"), True),  # another's address
+        (A._replace(mac="52:54:00:00:00:0c"), True),  # a guest that is gone
+        (Lease("52:54:00:00:00:0b", "10.20.0.12", ""), False),
+        (Lease("52:54:00:00:00:0b", "10.20.0.12", "a"), True),  # a's name at another address
+    ],
+)
+def test_what_the_files_do_not_allow_is_stale(lease: Lease, stale: bool) -> None:
+    assert list_stale([lease], HOSTS, NAMES, "blue.weft") == ([lease] if stale else [])
+
+
+def test_a_name_that_the_server_took_from_the_file_of_names_is_right() -> None:
+    unnamed = f"{A.mac},{A.address},12h\n"
+    assert list_stale([A], unnamed, NAMES, "blue.weft") == []
+    assert list_stale([A], unnamed, "", "blue.weft") == [A]
+
+
+def test_a_release_has_the_clients_address_and_mac_and_the_servers_address() -> None:
+    packet = render_release(A, GATEWAY)
+    assert (packet[:4], packet[12:16], packet[28:34]) == (
+        b"\1\1\6\0",
+        bytes([10, 20, 0, 11]),
+        bytes.fromhex("52540000000a"),
+    )
+    assert packet[236:] == b"\x63\x82\x53\x63" + bytes([53, 1, 7, 54, 4, 10, 20, 0, 1, 255])
