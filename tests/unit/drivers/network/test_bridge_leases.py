@@ -15,14 +15,14 @@ NAMES = "10.20.0.11 a.blue.weft a a.blue.blue.weft a.blue\n"
 
 def test_the_routers_own_lease_says_that_a_file_is_whole() -> None:
     line = f"1764230000 {A.mac} {A.address} a *\n"
-    assert read_leases(line + FIRST, GATEWAY) == {A}
+    assert read_leases(line + FIRST, GATEWAY) == frozenset({A})
     assert read_leases(FIRST, GATEWAY) == frozenset()
     for cut in range(len(line + FIRST)):
         assert read_leases((line + FIRST)[:cut], GATEWAY) is None
 
 
 def test_a_lease_without_a_name_has_none() -> None:
-    assert read_leases(f"0 {A.mac} {A.address} * 01:52\n{FIRST}", GATEWAY) == {A._replace(name="")}
+    assert read_leases(f"0 {A.mac} {A.address} * 01:52\n{FIRST}", GATEWAY) == frozenset({A._replace(name="")})
 
 
 @pytest.mark.parametrize(
