@@ -52,6 +52,7 @@ from weft.agent.snapshot.inventory import KeptSnapshots
 from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.snapshot.volume_work import VolumeWork
 from weft.agent.state.checkpoint import CheckpointStore
+from weft.agent.state.service import report_departures
 from weft.agent.state.table import AllocationTable, FunctionHost
 from weft.agent.state.wall_clock import WallClock
 from weft.agent.tasks import Tasks
@@ -70,7 +71,7 @@ from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.proxy import ProxyDriver
-from weft.kinds.node import MOST_DEPARTED, NODE, NodeReport
+from weft.kinds.node import NODE, NodeReport
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
@@ -303,12 +304,9 @@ class Agent:
             epoch=self.allocations.epoch,
             pools=self.pools.facts,
             functions=functions.report() if functions is not None else {},
-            departed=sorted(
-                name
-                for one in self._network.departed
-                if not one.service.proxied or self.proxies.has_departed(one)
-                for name in one.departures
-            )[:MOST_DEPARTED],
+            departed=report_departures(
+                one for one in self._network.departed if not one.service.proxied or self.proxies.has_departed(one)
+            ),
             egress_endpoints=self.egress_endpoints.networks(),
             addresses=self._network.addresses,
             contact=self._reporter.contact.token,

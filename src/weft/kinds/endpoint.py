@@ -27,6 +27,7 @@ class ServedTarget(msgspec.Struct, kw_only=True, frozen=True):
     address: str
     weight: int  # per mille of new connections; 0: only those that are open
     leaves: bool = False  # nodes report that they send it no new connections any more: ``NodeReport.departed``
+    departure: int = 0  # which of its departures they report; 0: of an older server, that doesn't tell them apart
 
 
 class Served(msgspec.Struct, kw_only=True, frozen=True):

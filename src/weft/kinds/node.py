@@ -165,6 +165,11 @@ MOST_DEPARTED = 400  # endpoints in NodeReport.departed: with those beyond it is
 MOST_DEPARTED_CHARACTERS = 100
 
 
+def name_departure(service_uid: str, address: str, departure: int) -> str:
+    """An endpoint that leaves, as NodeReport.departed names it; older servers and agents don't number departures (0)."""
+    return f"{service_uid}/{address}" + (f"/{departure}" if departure else "")
+
+
 class NodeReport(msgspec.Struct, kw_only=True):
     version: str = ""
     address: str = ""  # address on the underlay
@@ -206,7 +211,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of instances: yes, or why the node can't run them
-    # SERVICE_UID/ADDRESS of endpoints that leave, and get no new connections from here any more; MOST_DEPARTED at most.
+    # SERVICE_UID/ADDRESS/DEPARTURE of endpoints that leave, and get no new connections from here any more; MOST_DEPARTED at most.
     departed: list[str] = []
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
     connections_percent: int = 0  # how full its table of connections is, in steps of 5; 0: not nearly

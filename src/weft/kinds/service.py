@@ -109,6 +109,7 @@ class ServiceEndpoint(msgspec.Struct, kw_only=True, frozen=True):
     silent: bool = False  # it isn't ready only as it says nothing: it may be busy
     leaves: bool = False  # it gets no new connections any more, ready or not
     departed_at: float | None = None  # since when no node sends it any, of one that leaves
+    departure: int = 0  # which of its departures this is, of one that leaves: milliseconds since 1970 when it began
 
 
 class ServiceStatus(msgspec.Struct, kw_only=True):

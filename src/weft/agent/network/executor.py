@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -255,12 +255,19 @@ class NetworkExecutor:
                 except WeftError as problem:
                     problems.append(problem)
             self._follow_services()
-        self._note_departures()
+        self._note_departures(segments)
         if problems:
             raise problems[0]
 
-    def _note_departures(self) -> None:
+    def _note_departures(self, segments: Collection[str]) -> None:
+        """What leaves and gets nothing new from here: the segments that are to be here have it so, and a network without a segment
+        (its guests here are stopped, or have yet to be made) sends nothing."""
         departed = list[ServedAddress]()
+        idle = self._idle or {}
+        for uid in sorted(self._table.networks() - {*segments, *self._applied}):
+            if short_id(uid) not in idle:
+                known = self.service_addresses.by_network.get(uid, {}).values()
+                departed += [one for one in known if one.leaving]
         for uid, segment in sorted(self._applied.items()):
             applied = {one.address: one for one in segment.services}
             known = self.service_addresses.by_network.get(uid, {}).values()

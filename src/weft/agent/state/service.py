@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from weft.contracts.driver.network import Service, ServicePort, Target
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.service.readiness import Readiness
+from weft.kinds.node import MOST_DEPARTED, name_departure
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import split_named
+
+
+class Leaving(NamedTuple):
+    address: str
+    departure: int = 0  # which one; 0: of an older server
 
 
 class ServedAddress(msgspec.Struct, frozen=True):
@@ -23,11 +30,11 @@ class ServedAddress(msgspec.Struct, frozen=True):
     project: str = ""
     network_project: str = ""  # whose network it is in
     certificate: str = ""  # which one it speaks TLS with; "": none
-    leaving: tuple[str, ...] = ()  # addresses of targets that leave: this node reports when it sends them nothing new
+    leaving: tuple[Leaving, ...] = ()  # targets that leave: this node reports when it sends them nothing new
 
     @property
     def departures(self) -> list[str]:
-        return [f"{self.uid}/{address}" for address in self.leaving]
+        return [name_departure(self.uid, *target) for target in self.leaving]
 
 
 class ServiceAddresses:
@@ -76,8 +83,13 @@ def read_service(envelope: Envelope) -> ServedAddress | None:
     )
     of, project = spec.workload, spec.workload.project or ""
     owner = split_named(project, spec.network)[0] or ""
-    leaving = tuple(target.address for target in served.targets if target.leaves)
+    leaving = tuple(Leaving(target.address, target.departure) for target in served.targets if target.leaves)
     return ServedAddress(of.uid, service, served.readiness, of.name, project, owner, served.certificate, leaving)
+
+
+def report_departures(departed: Iterable[ServedAddress]) -> list[str]:
+    """What of ``departed`` goes into the node's report: MOST_DEPARTED at most, always the same ones."""
+    return sorted(name for one in departed for name in one.departures)[:MOST_DEPARTED]
 
 
 def name_service(spec: EndpointSpec) -> tuple[str, ...]:

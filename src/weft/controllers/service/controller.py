@@ -224,11 +224,12 @@ def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint], certifi
     """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them. One leaves only until
     nodes have confirmed it, or their reports would grow with each."""
     ports = read_ports(spec)
-    targets = [
-        ServedTarget(address=one.address, weight=one.weight, leaves=one.leaves and one.departed_at is None)
-        for one in endpoints
-        if one.address
-    ]
+    targets = []
+    for one in endpoints:
+        asks = one.leaves and one.departed_at is None
+        if one.address:
+            departure = one.departure if asks else 0
+            targets.append(ServedTarget(address=one.address, weight=one.weight, leaves=asks, departure=departure))
     return Served(
         ports=[ServedPort(port=one.port, target=one.target, protocol=one.protocol) for one in ports],
         targets=sorted(targets, key=lambda one: one.address),

@@ -23,7 +23,7 @@ from weft.kinds.deployment import (
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointStatus
 from weft.kinds.fields.service.readiness import MOST_CHECKED, resolve_readiness
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus, name_departure
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
 from weft.kinds.service import (
     NOT_CHECKED,
@@ -93,7 +93,8 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
 
 
 def note_departures(view: View, service: Item, network: Item, members: list[Member], now: float) -> list[Member]:
-    """``members``; of those that leave with the time since which no node sends them new connections."""
+    """``members``; of those that leave with the time since which no node sends them new connections. A node may report for a while
+    what it had of an earlier departure, though it sends connections again: each has a number of its own."""
     if not any(one.leaves for one in members):
         return members
     before = {one.workload.uid: one for one in service.status(ServiceStatus).endpoints}
@@ -102,13 +103,18 @@ def note_departures(view: View, service: Item, network: Item, members: list[Memb
     for one in members:
         known = before.get(one.workload.uid)
         at = known.departed_at if known is not None and one.leaves else None
+        departure = 0
+        if one.leaves:
+            departure = known.departure if known is not None and known.leaves else round(now * 1000)
         if one.leaves and at is None:
             if not one.reachable:
                 at = now
             elif known is not None and known.leaves:  # nodes have been told since it was written
                 sending = _list_departures(view, network) if sending is None else sending
-                at = now if all(f"{service.uid}/{one.address}" in departed for departed in sending) else None
-        found.append(_with(one, departed_at=at, is_endpoint=one.leaves != "" and known is not None))
+                name = name_departure(service.uid, one.address, departure)
+                at = now if all(name in departed for departed in sending) else None
+        is_endpoint = one.leaves != "" and known is not None
+        found.append(_with(one, departed_at=at, departure=departure, is_endpoint=is_endpoint))
     return found
 
 

@@ -32,6 +32,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     silent: bool = False  # it isn't ready only because it stopped answering its check: it was ready since it started
     leaves: str = ""  # why it gets no new connections, though it may be ready
     departed_at: float | None = None  # since when no node sends it any
+    departure: int = 0  # see ServiceEndpoint
     reachable: bool = True  # its guest is there: connections may be open, or come
     is_endpoint: bool = False  # of one that leaves: it was an endpoint before, so nodes may still send it connections
     deployment: str = ""  # the name of its deployment
@@ -63,6 +64,7 @@ def plan_endpoints(
             silent=one.silent,
             leaves=bool(one.leaves),
             departed_at=one.departed_at,
+            departure=one.departure,
         )
         for at, one in enumerate(known)
     ]

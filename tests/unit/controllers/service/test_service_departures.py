@@ -11,7 +11,7 @@ from weft.controllers.service.controller import Services, make_served
 from weft.controllers.service.facts import note_departures, read_member
 from weft.controllers.service.plan import DRAINING, MOST_LEAVING, Member, plan_endpoints
 from weft.informer.view import Changed, Item, View, make_view
-from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus, ServedTarget
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.service import MOST_ENDPOINTS, ServiceEndpoint, ServiceSpec, ServiceStatus
 from weft.kinds.vm import VmSpec
@@ -133,3 +133,33 @@ def test_a_node_s_change_wakes_only_the_services_that_may_have_waited_for_it() -
     assert woken(node("n1", "uid-done/10.0.0.2"), said) == [waits.key]
     assert woken(said, node("n1")) == [], "that it reports less ends no wait"
     assert woken(node("n1"), node("n1", phase="NotReady")) == [other.key, waits.key]
+
+
+def test_a_node_that_still_reports_an_earlier_departure_has_not_confirmed_this_one() -> None:
+    def pass_(service: Item, *departed: str, leaves: bool, now: float) -> tuple[Item, list[ServedTarget]]:
+        member = leaving("w1") if leaves else msgspec.structs.replace(leaving("w1"), leaves="")
+        found = note_departures(view_of(node("n1", *departed)), service, NETWORK, [member], now)
+        endpoints, _ = plan_endpoints(found, [], {})
+        return service_of(*endpoints), make_served(SPEC, endpoints).targets
+
+    service, [asked] = pass_(service_of(endpoint("w1")), leaves=True, now=50.0)
+    assert (asked.leaves, asked.departure) == (True, 50_000)
+    service, [asked] = pass_(service, "uid-shop/10.0.0.2", leaves=True, now=51.0)
+    assert (asked.leaves, asked.departure) == (True, 50_000), "what an agent says of a departure without number"
+    service, [asked] = pass_(service, "uid-shop/10.0.0.2/50000", leaves=True, now=52.0)
+    assert service.status(ServiceStatus).endpoints[0].departed_at == 52.0 and not asked.leaves
+    service, [asked] = pass_(service, "uid-shop/10.0.0.2/50000", leaves=False, now=53.0)
+    assert (asked.leaves, asked.departure) == (False, 0)
+    service, [asked] = pass_(service, "uid-shop/10.0.0.2/50000", leaves=True, now=53.1)  # the report is as it was
+    service, [asked] = pass_(service, "uid-shop/10.0.0.2/50000", leaves=True, now=53.2)
+    assert (asked.leaves, asked.departure) == (True, 53_100)
+    service, [asked] = pass_(service, "uid-shop/10.0.0.2/53100", leaves=True, now=54.0)
+    assert service.status(ServiceStatus).endpoints[0].departed_at == 54.0
+
+
+def test_a_departure_that_an_older_server_began_is_confirmed_without_a_number() -> None:
+    before = endpoint("w1", leaves=True, reason=DRAINING)
+    [found] = note_departures(
+        view_of(node("n1", "uid-shop/10.0.0.2")), service_of(before), NETWORK, [leaving("w1")], 50.0
+    )
+    assert (found.departure, found.departed_at) == (0, 50.0)
