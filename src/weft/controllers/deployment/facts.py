@@ -42,6 +42,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         return self.revision, self.slot
 
     @property
+    def hangs(self) -> bool:
+        """It says nothing, while enough others answer for it to get no connections: it is more than busy."""
+        return self.silent and self.state != "healthy"
+
+    @property
     def serves(self) -> bool:
         return self.state == "healthy" and self.draining_since is None and not self.deleting
 

@@ -519,8 +519,13 @@ class _Planner:
         return any(one.deleting or one.draining_since is not None for one in there)
 
     def _count_there(self) -> int:
-        """Those that count as further ones: not what only finishes its connections."""
-        stay = [one for one in self._live if one.name not in self._gone and one.draining_since is None]
+        """Those that count as further ones: not what only finishes its connections, nor in a rollback what hangs."""
+        back = self._status.back
+        stay = [
+            one
+            for one in self._live
+            if one.name not in self._gone and one.draining_since is None and not (back and one.hangs)
+        ]
         return len(stay) - len(self._out.drain) + len(self._out.make)
 
     def _count_leaving(self) -> int:

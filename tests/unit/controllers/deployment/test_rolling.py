@@ -227,6 +227,38 @@ def test_a_rollback_takes_no_instance_for_broken_that_is_only_silent() -> None:
     assert world.revisions() == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_rollback_replaces_at_once_what_hangs_and_one_by_one_what_may_be_busy(busy: bool) -> None:
+    world = World(6, drain=1.0, max_surge=1, max_unavailable=1)
+    world.begin()
+    world.update("shop:2")
+    world.until("Promoted")
+    world.pass_time(10)
+    hung = {one.name for one in world.guests.values() if one.slot < 4}
+    world.silent, world.keeps_silent = hung, busy  # where hardly any answers, those that don't keep their connections
+    world.undo("shop:1")
+    world.plan()
+    world.plan()
+    made = [one for one in world.guests.values() if one.revision == 1]
+    # One comes for the surge in any case. What hangs isn't deleted for that: it goes when its slot is taken over.
+    assert len(made) == (1 if busy else 5)
+    assert not any(world.guests[name].deleting_since or world.guests[name].draining_since for name in hung)
+    world.until("RolledBack")
+    assert world.revisions() == [1] * 6
+
+
+def test_a_rollback_of_what_hangs_takes_no_more_than_fits() -> None:
+    world = World(6, drain=1.0, max_surge=1, max_unavailable=1)
+    world.begin()
+    world.update("shop:2")
+    world.until("Promoted")
+    world.pass_time(10)
+    world.capacity, world.silent = 8, {one.name for one in world.guests.values() if one.slot < 4}
+    world.undo("shop:1")
+    world.until("RolledBack", "Undecided")
+    assert (world.status.phase, world.revisions()) == ("RolledBack", [1] * 6)
+
+
 @pytest.mark.parametrize("keeps", [False, True], ids=["out", "kept"])
 @pytest.mark.parametrize("surge", [0, 1])
 def test_a_rollback_without_room_replaces_instances_that_hang(surge: int, keeps: bool) -> None:
