@@ -93,8 +93,8 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
 
 
 def note_departures(view: View, service: Item, network: Item, members: list[Member], now: float) -> list[Member]:
-    """``members``; of those that leave with the time since which no node sends them new connections. A node may report for a while
-    what it had of an earlier departure, though it sends connections again: each has a number of its own."""
+    """``members``; of those that leave with the time since which no node sends them new connections. Each departure has a number:
+    a node that sends connections again may still report an earlier one."""
     if not any(one.leaves for one in members):
         return members
     before = {one.workload.uid: one for one in service.status(ServiceStatus).endpoints}
@@ -113,8 +113,9 @@ def note_departures(view: View, service: Item, network: Item, members: list[Memb
                 sending = _list_departures(view, network) if sending is None else sending
                 name = name_departure(service.uid, one.address, departure)
                 at = now if all(name in departed for departed in sending) else None
-        is_endpoint = one.leaves != "" and known is not None
-        found.append(_with(one, departed_at=at, departure=departure, is_endpoint=is_endpoint))
+        found.append(
+            _with(one, departed_at=at, departure=departure, is_endpoint=one.leaves != "" and known is not None)
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.driver.network import Port, Segment
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import list_arguments
@@ -33,6 +34,7 @@ LOG_BYTES, LOG_KEPT_BYTES = 1 << 20, 64 << 10
 # a bind mount in a mount namespace of its own keeps the files within its reach, and nothing else.
 SEEN_AT = "/mnt"
 _PF_EXITING = 0x4
+_CLOCK = SystemClock()
 _ENTER = '[ -z "$1" ] || echo $$ >"$1"; mount --bind "$2" ' + SEEN_AT + ' && shift 2 && exec "$@"'
 
 
@@ -232,7 +234,7 @@ async def free_leases(segment: Segment, files: Files, namespace: str, unsure: bo
                         return True
                     packets = [render_release(lease, segment.gateway) for lease in stale]
                     await send_inside(namespace, INSIDE, (segment.gateway, SERVER_PORT), packets)
-                await asyncio.sleep(pause)
+                await _CLOCK.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
     except (TimeoutError, OSError, ValueError):  # ValueError: a lease that isn't one, which no server has written
         return False
