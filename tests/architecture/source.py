@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T", bound=ast.AST)
-_LEAVES = {ast.Name, ast.Constant, ast.Load, ast.Store, ast.Del}
+_LEAVES = {ast.Name, ast.Load, ast.Store, ast.Del}
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "weft"
@@ -23,7 +25,21 @@ def text_of(path: Path) -> str:
     return path.read_text()
 
 
+@contextmanager
+def no_garbage() -> Iterator[None]:
+    """What is kept to the end is garbage never; looking through it again and again takes four times as long as to parse it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # else all of it is looked at once more now
+        if was_enabled:
+            gc.enable()
+
+
 @cache
+@no_garbage()
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(text_of(path))
 
@@ -35,8 +51,9 @@ def nodes_of(path: Path, *types: type[T]) -> Iterator[T]:
 
 
 @cache
+@no_garbage()
 def _nodes_by_type(path: Path) -> dict[type, list[ast.AST]]:
-    """Each file is walked once, which takes as long as to parse it; names and constants, most of all nodes, are left out."""
+    """Each file is walked once, which takes as long as to parse it; names, most of all nodes, are left out."""
     found: dict[type, list[ast.AST]] = defaultdict(list)
     waiting: list[ast.AST] = [tree_of(path)]
     for node in waiting:  # grows meanwhile

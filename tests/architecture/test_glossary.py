@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from source import ROOT, SOURCE, nodes_of, text_of, tree_of
+from source import ROOT, SOURCE, nodes_of, text_of
 
 TABLE = Path(__file__).with_name("glossary.txt")
 NOT_OURS = ("measured.md",)  # a program writes it
@@ -101,8 +101,8 @@ def find_messages(path: Path) -> Iterator[str]:
     elif path.suffix == ".py":
         documented = nodes_of(path, ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docstrings = {id(node.body[0].value) for node in documented if node.body and isinstance(node.body[0], ast.Expr)}
-        for node in ast.walk(tree_of(path)):  # nodes_of leaves constants out
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        for node in nodes_of(path, ast.Constant):
+            if isinstance(node.value, str) and id(node) not in docstrings:
                 yield node.value
 
 
@@ -129,6 +129,7 @@ COUNTED: dict[str, Callable[[Path], Counter[str] | str]] = {
 }
 
 
+@cache
 def area_of(path: Path) -> str:
     if path.is_relative_to(SOURCE):
         return path.relative_to(SOURCE).parts[0].removesuffix(".py")
