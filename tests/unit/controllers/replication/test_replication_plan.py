@@ -9,6 +9,7 @@ import pytest
 
 from weft.controllers.replication.controller import list_events
 from weft.controllers.replication.plan import (
+    FIRST_RETRIES,
     MOST_RETRY_SECONDS,
     ReplicationFacts,
     ReplicationPlan,
@@ -131,6 +132,18 @@ def test_a_failure_takes_a_new_snapshot_after_a_pause_that_grows_and_keeps_the_n
     assert pauses == sorted(pauses) and pauses[0] < pauses[-1] == MOST_RETRY_SECONDS
     assert not plan_replication(make_facts(plan.status, point=take("a")), NOW + 1).begin
     assert plan_replication(make_facts(plan.status, point=take("a")), NOW + 60).begin
+
+
+@pytest.mark.parametrize("rpo", [10.0, 60.0])
+def test_the_first_pauses_after_failures_are_a_third_of_the_rpo_together(rpo: float) -> None:
+    facts, pauses = order_next(), []
+    facts = msgspec.structs.replace(facts, spec=msgspec.structs.replace(facts.spec, rpo=rpo))
+    report = SendReport(uid="r", attempt=1, phase="failed", reason="streamLost", message="cut")
+    for failures in range(FIRST_RETRIES):
+        tried = msgspec.structs.replace(facts.status, failures=failures)
+        plan = plan_replication(msgspec.structs.replace(facts, status=tried, report=report), NOW)
+        pauses.append(plan.status.retry_at - NOW)
+    assert 0 < sum(pauses) < rpo / 3 + 0.01 and pauses[0] == pytest.approx(min(rpo / 12, 2.0))
 
 
 def test_one_whose_replica_was_promoted_stops_its_vm_for_good_and_tries_no_more() -> None:
