@@ -89,6 +89,17 @@ async def node_report(lab: MovingLab) -> NodeReport:
     return decode_part(envelope.report, NodeReport)
 
 
+async def replicate_vm(lab: MovingLab) -> tuple[SnapshotNode, Envelope, Envelope]:
+    """A VM that runs on a node, and its replication to a linked cluster: the node, the VM, the replication."""
+    node = await join(lab)
+    await node.write_report(pools=[LOCAL])
+    await put_cluster(lab)
+    vm = await lab.put_vm("web")
+    await lab.until_phase("web", "Running")
+    spec = {"of": "vm/web", "cluster": "west", "rpo": 60.0}
+    return node, vm, await lab.put("replication", "web", spec, finalizers=("replication",))
+
+
 async def put_cluster(lab: MovingLab) -> None:
     spec = {"url": "https://10.0.0.1:6443", "ca": "", "projects": {"default": "lab"}}
     made = await lab.put("cluster", "west", spec, project=None)
@@ -101,14 +112,7 @@ async def put_cluster(lab: MovingLab) -> None:
 
 async def test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
-        node = await join(lab)
-        await node.write_report(pools=[LOCAL])
-        await put_cluster(lab)
-        await lab.put_vm("web")
-        await lab.until_phase("web", "Running")
-        made = await lab.put(
-            "replication", "web", {"of": "vm/web", "cluster": "west", "rpo": 60.0}, finalizers=("replication",)
-        )
+        node, _, made = await replicate_vm(lab)
         order = await send(lab, node, made.key, 1, phase="done", number=1, bytes=100, seconds=0.5, is_whole=True)
         assert (order.since, order.project, order.replica, order.manifest["origin"]) == ("", "lab", "web", made.uid)
         assert order.manifest["workload"]["image"] == "tiny" and set(order.disks) == {"root"}
@@ -133,14 +137,7 @@ async def test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again(
 
 async def test_a_paused_replication_hears_of_a_promotion_and_stops_its_vm(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
-        node = await join(lab)
-        await node.write_report(pools=[LOCAL])
-        await put_cluster(lab)
-        vm = await lab.put_vm("web")
-        await lab.until_phase("web", "Running")
-        made = await lab.put(
-            "replication", "web", {"of": "vm/web", "cluster": "west", "rpo": 60.0}, finalizers=("replication",)
-        )
+        node, vm, made = await replicate_vm(lab)
         await send(lab, node, made.key, 1, phase="done", number=1, bytes=100, seconds=0.5, is_whole=True)
 
         await until(lab, made.key, ReplicationStatus, lambda status: status.point is not None)
@@ -184,14 +181,7 @@ async def test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_
     tmp_path: Path,
 ) -> None:
     async with MovingLab(tmp_path) as lab:
-        node = await join(lab)
-        await node.write_report(pools=[LOCAL])
-        await put_cluster(lab)
-        vm = await lab.put_vm("web")
-        await lab.until_phase("web", "Running")
-        made = await lab.put(
-            "replication", "web", {"of": "vm/web", "cluster": "west", "rpo": 60.0}, finalizers=("replication",)
-        )
+        node, vm, made = await replicate_vm(lab)
         common = await send(lab, node, made.key, 1, phase="done", number=4, bytes=100, seconds=0.5, is_whole=True)
         await send(lab, node, made.key, 2, phase="failed", reason="staleGeneration", message="promoted")
         await lab.until_phase("web", "Stopped")
