@@ -191,6 +191,16 @@ def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side
         west.client.create({"kind": "token", "spec": {"use": "cluster"}})
 
 
+def test_a_link_token_is_for_projects_that_exist(sides: tuple[Side, Side]) -> None:
+    west = sides[1]
+    west.client.create({"kind": "project", "name": "lab", "spec": {}})
+    with pytest.raises(NotFound, match="lap"):
+        west.link_token("east", grants=["replicate"], projects={"default": "default", "lap": "lab"})
+    assert west.link_token(
+        "east", grants=["replicate"], projects={"lab": "far"}
+    )  # what is there, only the other side knows
+
+
 def test_a_link_token_does_nothing_else_and_ends(sides: tuple[Side, Side]) -> None:
     east, west = sides
     token = west.link_token("east").partition(".")[0]

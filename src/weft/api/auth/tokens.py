@@ -34,6 +34,7 @@ LINK_LIFETIME_SECONDS = 3600.0
 LIFETIMES = {"join": JOIN_LIFETIME_SECONDS, "link": LINK_LIFETIME_SECONDS}
 ACCESS_KEY = "access-key"
 _ROUNDED_SECONDS = 0.001  # times in specs have milliseconds
+_MOST_HELD = 50  # projects that must still be there when a link token is stored; a commit has no room for more
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
@@ -74,6 +75,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
         draft = await admit.plan_create(context, view, manifest, call.actor)
         _give_owner(call.actor, draft, latest)
         draft.preconditions += await _plan_project(view, call.actor, full.get("project"))
+        draft.preconditions += await _plan_link(view, draft.envelope)
         draft.counted = await limit_objects(context, view, TOKEN, draft.envelope)
         return draft
 
@@ -85,6 +87,14 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     if use == "link":
         text = write_link_token(text, hash_ca(context.authority.ca))
     return object_answer(draft.envelope, 201, secret=text)
+
+
+async def _plan_link(view: View, token: Envelope) -> list[Precondition]:
+    """The preconditions that the projects of a link token exist here, as far as a commit has room for them. Raises NotFound,
+    naming a similar one."""
+    terms = decode_part(token.spec, TokenSpec).link
+    found = [one for name in (terms.projects if terms is not None else ()) for one in await plan_project(view, name)]
+    return found[:_MOST_HELD]
 
 
 async def _find_latest_end(context: ApiContext, actor: Actor) -> float | None:
