@@ -57,6 +57,14 @@ class Observer(Protocol):
         """Read it. Called before each plan."""
 
 
+@runtime_checkable
+class RefusalListener(Protocol):
+    """A controller whose objects say that the store refused what was planned for them."""
+
+    def note_refusal(self, key: str, why: str) -> None:
+        """Called before the object is planned again."""
+
+
 class Queue:
     """Keys of objects to plan: each once, in the order they came; some of them not before their time."""
 
@@ -112,6 +120,7 @@ async def run_controller(controller: Controller, lease: LeaderLease) -> None:
     """Run ``controller`` while ``lease`` is held; raises LeadershipLost at its end."""
     view, queue = lease.cache.view, Queue(lease.clock)
     observer = controller if isinstance(controller, Observer) else None
+    refused = controller.note_refusal if isinstance(controller, RefusalListener) else None
 
     def notice(changes: Sequence[Changed]) -> None:
         for change in changes:
@@ -129,7 +138,7 @@ async def run_controller(controller: Controller, lease: LeaderLease) -> None:
             for key, seconds in plan.later.items():
                 queue.add_later(key, seconds)
             if plan.commits:
-                failed |= {commit.key for commit in await lease.perform(plan.commits)}
+                failed |= {commit.key for commit in await lease.perform(plan.commits, refused)}
             for key in keys:
                 if key in failed:
                     queue.failed(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Journal
@@ -63,15 +63,18 @@ class LeaderLease:
         self._name = name
         self._holder = holder
 
-    async def perform(self, commits: Sequence[Commit]) -> list[Commit]:
-        """Commit all at once, each for itself; returns those that failed, of which nothing is written.
+    async def perform(
+        self, commits: Sequence[Commit], refused: Callable[[str, str], None] | None = None
+    ) -> list[Commit]:
+        """Commit all at once, each for itself; returns those that failed, of which nothing is written. ``refused`` gets the key and
+        the reason of each that fails for what it is, or since the store is full, not because something was changed meanwhile.
 
         Returns after the cache has all writes, and the changes that made others fail. Raises LeadershipLost."""
         self._check_history()
         made = self._expect(commits)
         began = self.clock.now() if self._traces is not None else 0.0
         try:
-            failed = await self._perform(commits)
+            failed = await self._perform(commits, refused)
         finally:
             self.cache.expect_no_more(made)
         if self._traces is not None:
@@ -88,7 +91,7 @@ class LeaderLease:
                     self.cache.expect(write.value, item)
         return list(made.values())
 
-    async def _perform(self, commits: Sequence[Commit]) -> list[Commit]:
+    async def _perform(self, commits: Sequence[Commit], refused: Callable[[str, str], None] | None) -> list[Commit]:
         sent = await asyncio.gather(*(self._commit(each) for each in batch_commits(commits)), return_exceptions=True)
         outcomes: list[tuple[Commit, int | WeftError]] = []
         for result in sent:
@@ -108,6 +111,8 @@ class LeaderLease:
                 reached = max(reached, outcome.current_revision or 0)
             else:
                 _log.error("%s: the store refused a change: %s", commit.key, outcome)
+                if refused is not None:
+                    refused(commit.key, outcome.message)
         await self.cache.reached(reached)
         return failed
 

@@ -115,7 +115,7 @@ async def test_what_cannot_be_planned_is_tried_ever_more_slowly_and_the_others_g
 ) -> None:
     clock, broken, done = VirtualClock(), Broken(), list[str]()
 
-    async def perform(commits: Sequence[Commit]) -> list[Commit]:
+    async def perform(commits: Sequence[Commit], refused: object) -> list[Commit]:
         done.extend(commit.key for commit in commits)
         return []
 

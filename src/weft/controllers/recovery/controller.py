@@ -19,7 +19,14 @@ from weft.controllers.loop import Plan
 from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
 from weft.controllers.recovery.members import find_excess, list_answering, list_members, list_networks
-from weft.controllers.recovery.plan import RecoveryStep, is_rehearsing, is_under_way, note_refusal, plan_recovery
+from weft.controllers.recovery.plan import (
+    RecoveryStep,
+    is_rehearsing,
+    is_under_way,
+    note_refusal,
+    plan_recovery,
+    say_refusal,
+)
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunResult
@@ -40,6 +47,12 @@ class RecoveryPlans:
     name = "recovery plans"
     kinds = ("recoveryplan", "replica", "snapshot", "vm", "volume", "network", "service")
 
+    def __init__(self) -> None:
+        self._refusals: dict[str, str] = {}  # by key of the plan, until it is planned again
+
+    def note_refusal(self, key: str, why: str) -> None:
+        self._refusals[key] = why
+
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "recoveryplan":
             return (change.key,)
@@ -51,8 +64,9 @@ class RecoveryPlans:
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         begins = dict[str | None, Item]()  # by project
+        refusals = {key: self._refusals.pop(key, "") for key in keys}
         for item in [item for key in keys if (item := view.get(key)) is not None]:
-            commit, status = plan_one(view, item, begins, now)
+            commit, status = plan_one(view, item, begins, now, refusals[item.key])
             if commit is not None:
                 plan.commits.append(commit)
                 if is_rehearsing(status):
@@ -137,11 +151,11 @@ def _find_busy(view: View, item: Item, begins: Mapping[str | None, Item]) -> str
 
 
 def plan_one(
-    view: View, item: Item, begins: Mapping[str | None, Item], now: float
+    view: View, item: Item, begins: Mapping[str | None, Item], now: float, refusal: str = ""
 ) -> tuple[Commit | None, RecoveryPlanStatus]:
-    """What to write for one plan, and its status after that."""
+    """What to write for one plan, and its status after that. ``refusal``: why the store refused what was planned before."""
     facts = read_facts(view, item, begins, now)
-    step = plan_recovery(facts, now)
+    step = say_refusal(facts, refusal) if refusal else plan_recovery(facts, now)
     if step.act == "release":
         return Commit(item.key, [let_go(item, FINALIZER)], [unchanged(item)]), step.status
     draft = Draft()

@@ -33,6 +33,7 @@ from weft.objects.quantity import format_duration
 
 _ENDED = (Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED)
 _PROBLEMS_SHOWN = 3
+STORE_REFUSED = "storeRefused"
 MOST_NETWORKS = 40  # a rehearsal makes them in one commit
 MOST_SAID, MOST_REASON = 160, 1000  # bytes of what a check, and a result, say: it may be a guest's or another cluster's
 
@@ -135,7 +136,7 @@ def _advance(facts: RecoveryFacts, run: RecoveryRun, now: float) -> RecoveryStep
         message = f"not done within {format_duration(facts.spec.deadline)}: {_find_waiting(facts, open_[0][1])}"
         return _end(facts, run, now, FAILED, "deadline", message)
     group = open_[0][1].group
-    status = replace(facts.status, message=_find_waiting(facts, open_[0][1]))
+    status = replace(facts.status, reason="", message=_find_waiting(facts, open_[0][1]))
     for index, member in open_:
         if member.group == group and not member.begun_at:
             return RecoveryStep(status, "make", index)
@@ -173,6 +174,12 @@ def note_refusal(status: RecoveryPlanStatus, run: RecoveryRun, index: int, why: 
     member = replace(member, checks=[replace(member.checks[0], message=why), *member.checks[1:]])
     members = [*run.members[:index], member, *run.members[index + 1 :]]
     return replace(status, run=replace(run, members=members), message=f"vm/{member.vm} can't be made: {why}")
+
+
+def say_refusal(facts: RecoveryFacts, why: str) -> RecoveryStep:
+    """The store refused the step that was planned: nothing of it is written, and the status says so before it is tried again."""
+    message = shorten(f"the store refused the next step, which is tried again: {why}", MOST_REASON)
+    return RecoveryStep(replace(facts.status, reason=STORE_REFUSED, message=message))
 
 
 def _find_end(facts: RecoveryFacts, member: RunMember) -> str:

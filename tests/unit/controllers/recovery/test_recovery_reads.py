@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from weft.contracts.store import MAX_WRITES, LeaseHeld, Put
-from weft.controllers.recovery.controller import plan_one, read_facts
+from weft.controllers.recovery.controller import RecoveryPlans, plan_one, read_facts
 from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import make_member
 from weft.controllers.recovery.members import find_promoted, list_answering
@@ -34,7 +34,7 @@ from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.envelope import merge_part
+from weft.objects.envelope import decode_envelope, merge_part
 from weft.objects.errors import InvalidInput
 from weft.store.limits import check_commit
 
@@ -277,6 +277,29 @@ def test_a_run_of_large_vms_and_the_removal_of_large_ones_are_commits_that_the_s
     removed = [write.key for write in commit.writes if write.key.startswith("/vm/")]
     held = {one.key for one in commit.preconditions if not isinstance(one, LeaseHeld)}
     assert removed and {f"/snapshot/default/{name}-point-1" for name in names} <= held
+
+
+def test_a_step_that_the_store_refuses_is_named_in_the_status_and_tried_again() -> None:
+    view = make_view()
+    put_image(view)
+    put_replica(view)
+    spec = RecoveryPlanSpec(groups=["db"], run_generation=1)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    controller = RecoveryPlans()
+    controller.note_refusal(plan.key, "commit of 2 MB, at most 1 MB")
+    (said,) = controller.plan(view, [plan.key], 2.0).commits
+    assert [write.key for write in said.writes] == [plan.key]
+    (write,) = said.writes
+    assert isinstance(write, Put)
+    put(view, decode_envelope(write.value))
+    plan = view.get(plan.key)
+    assert plan is not None
+    status = plan.status(RecoveryPlanStatus)
+    assert status.run is None and status.reason == "storeRefused" and "at most 1 MB" in status.message
+    (again,) = controller.plan(view, [plan.key], 3.0).commits
+    assert len(again.writes) > 1
+    _, status = plan_one(view, plan, {}, 3.0)
+    assert status.run is not None and (status.reason, status.message) == ("", "")
 
 
 def test_a_point_that_is_removed_while_a_run_goes_on_is_replaced_by_the_newest() -> None:
