@@ -34,7 +34,7 @@ LINK_LIFETIME_SECONDS = 3600.0
 LIFETIMES = {"join": JOIN_LIFETIME_SECONDS, "link": LINK_LIFETIME_SECONDS}
 ACCESS_KEY = "access-key"
 _ROUNDED_SECONDS = 0.001  # times in specs have milliseconds
-_MOST_HELD = 50  # projects that must still be there when a link token is stored; a commit has no room for more
+_MOST_HELD = 50  # projects that must still be there when a link token is stored
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
@@ -90,7 +90,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
 
 
 async def _plan_link(view: View, token: Envelope) -> list[Precondition]:
-    """The preconditions that the projects of a link token exist here, as far as a commit has room for them. Raises NotFound,
+    """The preconditions that the projects of a link token exist here, as many as a commit can hold. Raises NotFound,
     naming a similar one."""
     terms = decode_part(token.spec, TokenSpec).link
     found = [one for name in (terms.projects if terms is not None else ()) for one in await plan_project(view, name)]
