@@ -24,8 +24,8 @@ from weft.controllers.recovery.plan import (
     is_rehearsing,
     is_under_way,
     note_refusal,
+    note_store_refusal,
     plan_recovery,
-    say_refusal,
 )
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -155,7 +155,7 @@ def plan_one(
 ) -> tuple[Commit | None, RecoveryPlanStatus]:
     """What to write for one plan, and its status after that. ``refusal``: why the store refused what was planned before."""
     facts = read_facts(view, item, begins, now)
-    step = say_refusal(facts, refusal) if refusal else plan_recovery(facts, now)
+    step = note_store_refusal(facts, refusal) if refusal else plan_recovery(facts, now)
     if step.act == "release":
         return Commit(item.key, [let_go(item, FINALIZER)], [unchanged(item)]), step.status
     draft = Draft()

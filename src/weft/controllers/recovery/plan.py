@@ -176,7 +176,7 @@ def note_refusal(status: RecoveryPlanStatus, run: RecoveryRun, index: int, why: 
     return replace(status, run=replace(run, members=members), message=f"vm/{member.vm} can't be made: {why}")
 
 
-def say_refusal(facts: RecoveryFacts, why: str) -> RecoveryStep:
+def note_store_refusal(facts: RecoveryFacts, why: str) -> RecoveryStep:
     """The store refused the step that was planned: nothing of it is written, and the status says so before it is tried again."""
     message = shorten(f"the store refused the next step, which is tried again: {why}", MOST_REASON)
     return RecoveryStep(replace(facts.status, reason=STORE_REFUSED, message=message))
