@@ -1,0 +1,57 @@
+"""Which site is primary for a group of guests, as each of the two sites and the witness believes it, and what they say to each
+other about it. Pure values."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """Of who writes. Two that people forced at both sites have the same number, and never the same id."""
+
+    number: int
+    id: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The site ``holder`` is primary in this generation."""
+
+    generation: Generation
+    holder: str
+
+    def is_newer_than(self, other: Claim) -> bool:
+        return self.generation.number > other.generation.number
+
+
+class Promised(msgspec.Struct, frozen=True, tag="promised"):
+    """Nobody else takes over for as long as was agreed."""
+
+    claim: Claim
+
+
+class Granted(msgspec.Struct, frozen=True, tag="granted"):
+    """The site that asked is primary from now on, and has the witness's promise."""
+
+    claim: Claim
+
+
+class Newer(msgspec.Struct, frozen=True, tag="newer"):
+    """There is a newer generation than the one that was named."""
+
+    claim: Claim
+
+
+class Conflict(msgspec.Struct, frozen=True, tag="conflict"):
+    """There is another generation of the same number: people decide which of both counts."""
+
+    claim: Claim
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """Not now. ``reason``: promised, asking, unconfirmed."""
+
+    reason: str
+    seconds: float = 0.0  # after which it may be another answer
+
+
+Answer = Promised | Granted | Newer | Conflict | Refused

@@ -1,0 +1,49 @@
+"""How long leases and promises between two sites and their witness last. Pure.
+
+A voter promises to let nobody else take over for ``promise`` seconds, by its own CLOCK_BOOTTIME, from when it answers. The primary
+counts its lease, which is shorter, from before it asked. So no two clocks are compared: what separates both is the time that the
+guests need to end, the error of both clocks' rates, and a second of slack.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import format_duration
+
+RATE_ERROR = 0.01  # of a clock: no machine that keeps time is worse
+SLACK_SECONDS = 1.0
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """In seconds."""
+
+    renew: float = 2.0  # between two renewals
+    lease: float = 20.0  # from before a renewal was sent: the primary's guests may run as long
+    kill: float = 5.0  # from the end of the lease until no guest runs any more
+    watchdog: float = 10.0  # until the hardware's watchdog ends a node on which nothing was killed; 0: there is none
+    promise: float = 38.0  # from when a voter answers
+
+
+def find_least_promise(timing: Timing) -> float:
+    """Seconds that a promise must last, so that no guest of a lapsed primary runs when it ends."""
+    return (timing.lease + timing.kill + timing.watchdog) * (1 + 2 * RATE_ERROR) + SLACK_SECONDS
+
+
+def check_timing(timing: Timing) -> None:
+    """Raises InvalidInput, which names the field."""
+    if min(timing.renew, timing.lease, timing.kill) <= 0 or timing.watchdog < 0:
+        raise InvalidInput("renew, lease and kill must be longer than 0", field="lease", hint="give them in seconds")
+    if timing.renew * 4 > timing.lease:
+        raise InvalidInput(
+            f"renew: {format_duration(timing.renew)} is too long for a lease of {format_duration(timing.lease)}",
+            field="renew",
+            hint="four renewals must fit into a lease, so that three that are lost stop nothing",
+        )
+    if timing.promise < (least := find_least_promise(timing)):
+        raise InvalidInput(
+            f"promise: {format_duration(timing.promise)} is too short: guests of the former primary could still run",
+            field="promise",
+            hint=f"give {format_duration(round(least, 1))} at least, or a shorter lease",
+        )
