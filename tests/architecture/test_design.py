@@ -20,6 +20,7 @@ WRITERS = {
     "api": "api",
     "controllers/accounting": "accounting",
     "controllers/alert": "alerts",
+    "controllers/device": "devices",
     "controllers/cluster": "clusters",
     "controllers/recovery": "recovery plans",
     "controllers/replica": "replicas",
@@ -101,7 +102,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         "/v1/apply", "/v1/audit", "/v1/audit:verify",
         "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
         "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/usage", "/v1/whoami", "/v1/nodes/{name}:renew",
-        "/v1/nodes/{name}:certificate",
+        "/v1/nodes/{name}:certificate", "/v1/nodes/{name}:devices",
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress", "/v1/nodes/{name}:traces",
         "/v1/topology", "/v1/traces", "/v1/traces/{trace}", "/v1/server/logs/{process}",
         "/v1/backuprepositories/{name}:key",
@@ -124,7 +125,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
 
 
 def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
-    assert set(find_writes("report")) == {"api/node/report"}
+    assert set(find_writes("report")) == {"api/node/devices", "api/node/report"}
 
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
@@ -135,12 +136,14 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints; recovery plans those of the replicas that they promote; replications and replicas those of VMs that
-    # another cluster runs: that they are stopped, and marked.
+    # another cluster runs: that they are stopped, and marked; devices take away desired values whose time is over, and approve
+    # what a model accepts.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/backup/policy",
         "controllers/conversion/controller",
         "controllers/deployment/controller",
+        "controllers/device/controller",
         "controllers/job/controller",
         "controllers/migration/ahead",
         "controllers/migration/controller",

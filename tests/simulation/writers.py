@@ -53,6 +53,7 @@ REMOVERS = {
     "snapshot": {"snapshots"},
 }
 SPEC_WRITERS = {
+    "device": {"API server", "devices"},
     "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},

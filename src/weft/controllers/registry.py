@@ -11,6 +11,7 @@ from weft.controllers.backup.expiry import BackupExpiry
 from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
+from weft.controllers.device.controller import Devices
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
@@ -63,6 +64,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: UnexplainedSnapshots(),
     lambda _: Pools(),
     lambda _: NetworkTopologies(),
+    lambda _: Devices(),
     lambda _: Migrations(),
     lambda _: PlansAhead(),
     lambda _: Conversions(),

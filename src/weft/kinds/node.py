@@ -92,6 +92,9 @@ class NodeSpec(msgspec.Struct, kw_only=True):
             le=LONGEST_AUTONOMY_SECONDS,
         ),
     ] = 0.0
+    devices_project: Annotated[
+        str, field("Project that gets the devices which the node's gateway finds; unset: default", name=True)
+    ] = ""
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):

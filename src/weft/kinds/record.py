@@ -117,7 +117,8 @@ class Verb(msgspec.Struct, frozen=True):
     name: str
     summary: str
     input: type[msgspec.Struct] | None = None
-    # Pure: the new spec, or the same if nothing needs to change. Raises IllegalTransition where the verb makes no sense now.
+    # Pure: the new spec, or the same if nothing needs to change; the object has ``now``, in unix seconds. Raises
+    # IllegalTransition where the verb makes no sense now.
     change: Callable[[Object, Any], dict[str, Any]] | None = None
     # Pure: the manifest of another object, which the server creates and answers with; the mark makes its name unique. None: with
     # ``change``, only that happens now. Raises as ``change`` does.
@@ -254,8 +255,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     # What it is named after, which lists may be narrowed by: its uid and a dot.
     name_begins: Literal["", "node", "network"] = ""
     # Which of them a node may read: all, one by name, itself, those of the node or of a network that it is in, in lists those
-    # whose ``status.node_uid`` is the node's; "": none.
-    node_reads: Literal["", "all", "named", "itself", "placed", "connected", "kept"] = ""
+    # whose ``status.node_uid`` is the node's, or what its gateway for devices serves and needs for that; "": none.
+    node_reads: Literal["", "all", "named", "itself", "placed", "connected", "kept", "serving"] = ""
     # Other projects may name it if its spec's ``shared_with`` has them; the fields that they see, like ``status.phase``.
     shared_fields: tuple[str, ...] = ()
     # Fields like ``report.images`` that name other people's objects: only those with rights in all projects see them. Of a

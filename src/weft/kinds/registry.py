@@ -14,6 +14,8 @@ from weft.kinds.container import CONTAINER
 from weft.kinds.conversion import CONVERSION
 from weft.kinds.decision import DECISION
 from weft.kinds.deployment import DEPLOYMENT
+from weft.kinds.device import DEVICE
+from weft.kinds.device_model import DEVICE_MODEL
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.function import FUNCTION
@@ -45,6 +47,7 @@ from weft.kinds.report import REPORT
 from weft.kinds.reservation import RESERVATION
 from weft.kinds.role import ROLE
 from weft.kinds.rolebinding import ROLE_BINDING
+from weft.kinds.rule import RULE
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.service import SERVICE
@@ -86,6 +89,9 @@ KINDS: tuple[Kind, ...] = (
     RESERVATION,
     DISRUPTION_BUDGET,
     PLACEMENT_POLICY,
+    DEVICE_MODEL,
+    DEVICE,
+    RULE,
     ALERT_RULE,
     SILENCE,
     RECEIVER,

@@ -157,8 +157,8 @@ async def authorise_read(
                 return None
         case "placed" if asked == actor.id or (name or "").startswith(f"{actor.id}."):
             return f"{actor.id}."
-        case "kept" if name is None:
-            return None  # ``find_own`` picks them
+        case "kept" | "serving" if name is None:
+            return None  # ``find_own`` picks them, ``find_served``
         case "connected" if asked and name is None:
             if asked in await _own_networks(context, actor.id) or await _stands_in(context, actor.id, asked):
                 return f"{asked}."

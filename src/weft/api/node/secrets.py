@@ -14,6 +14,7 @@ from weft.kinds.backup_repository import ACCESS_KEY, BACKUP_REPOSITORY, SECRET_K
 from weft.kinds.backup_repository import KEY as REPOSITORY_KEY
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.cluster import TOKEN as LINK_TOKEN
+from weft.kinds.device import DEVICE, DeviceSpec
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.kinds.volume import KEY as VOLUME_KEY
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -36,11 +37,13 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give allocation (a name), ticket, repository or cluster") from None
+        raise InvalidInput("give allocation (a name), ticket, repository, cluster or device") from None
     if asked.repository:
         return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked)))
     if asked.cluster:
         return json_answer(msgspec.to_builtins(await _open_link(context, call, asked.cluster)))
+    if asked.device:
+        return json_answer(msgspec.to_builtins(await _open_device(context, name, asked.device)))
     if asked.ticket:
         return json_answer(msgspec.to_builtins(await _open_registry(context, call, asked.ticket)))
     found = await context.store.get(object_key("allocation", None, asked.allocation))
@@ -68,6 +71,18 @@ async def _open_registry(context: ApiContext, call: Call, ticket: str) -> Opened
     kept = await _read(context, project, name)
     keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
     return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
+
+
+async def _open_device(context: ApiContext, node: str, named: str) -> OpenedSecrets:
+    """All keys of the secret that an approved device behind the node's gateway names."""
+    project, _, device = named.partition("/")
+    entry = await context.store.get(object_key(DEVICE.name, project, device)) if project and device else None
+    spec = decode_part(decode_envelope(entry.value).spec, DeviceSpec) if entry is not None else None
+    if spec is None or spec.node != node or not spec.approved or not spec.credentials:
+        raise NotFound(f"node {node} has no approved device {named[:130]} with credentials")
+    kept = await _read(context, project, spec.credentials)
+    opened = _pick(context, project, spec.credentials, kept, frozenset(kept.sealed))
+    return OpenedSecrets({spec.credentials: opened}, offline=[spec.credentials] if kept.offline else [])
 
 
 async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput) -> OpenedRepository:

@@ -12,6 +12,7 @@ import msgspec
 from weft.api.admission.admit import not_found
 from weft.api.auth.authorise import authorise_read
 from weft.api.auth.ownership import find_own
+from weft.api.auth.served_devices import find_served
 from weft.api.context import ApiContext
 from weft.api.object.narrowing import find_narrowing, pick_shared
 from weft.api.request.call import JSON, Call, read_count, read_flag, stored_answer
@@ -71,7 +72,8 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
 async def _list(context: ApiContext, call: Call, target: Target, query: dict[str, str], names: str | None) -> Answer:
     if read_flag(query, "shared"):
         return await _list_shared(context, target, query)
-    prefix, match = read_selection(target, names, query, find_own(call.actor, target.kind, "list"))
+    own = await find_served(context, call.actor, target.kind) or find_own(call.actor, target.kind, "list")
+    prefix, match = read_selection(target, names, query, own)
     limit = read_count(query, "limit", 0, _MOST)
     page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:

@@ -113,7 +113,8 @@ async def _plan(
     if verb.change is None:
         raise NotFound(f"{kind.title} verb {verb.name} does nothing")
     old = decode_part(current.spec, kind.spec)
-    whole = {**msgspec.json.decode(msgspec.json.encode(current)), "spec": msgspec.to_builtins(old)}
+    stored = msgspec.json.decode(msgspec.json.encode(current))
+    whole = {**stored, "spec": msgspec.to_builtins(old), "now": context.clock.now()}
     whole["others"] = await _read_others(view, target, verb, whole, given)
     new = msgspec.convert(verb.change(whole, given), kind.spec)
     if kind.admission.check is not None:

@@ -24,6 +24,9 @@ _NAMES = (
     "expected_start",
     "time",
     "locked_until",
+    "last_seen",
+    "last_fired",
+    "desired_until",
 )
 _ENDINGS = ("_at", "_since", "not_before", "not_after")
 _REST = rb"\d?\d?(?:\.\d+)?(?=[,}])"
@@ -45,7 +48,7 @@ _MOMENT = re.compile(
         _follows(_NAMES, _ENDINGS, 9),
         _REST,
         _follows(("since", "at", "locked_until", "looked_at", "cycles_looked_at", "sampled_at", "fold_at"), (), 1),
-        _follows(("retry_at",), (), 1),
+        _follows(("retry_at", "desired_until"), (), 1),
     )
 )
 

@@ -19,6 +19,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Replicating",
         "Standby",
         "HandedOver",
+        "Online",
     ),
     "changing": (
         *(
@@ -62,6 +63,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Proposed",
         "pending",
         "Paused",
+        "Found",
     ),
     "degraded": (
         "Autonomous",
@@ -82,7 +84,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "Interrupted",
         "NodeLost",
     ),
-    "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing"),
+    "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing", "Offline"),
     "unknown": ("Unknown", "Missing"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
 }

@@ -59,6 +59,7 @@ MOMENTS = {
     *("until", "time", "locked_until", "failing_since", "next_attempt_at"),
     *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
     *("progressed_at", "step_since", "scaled_at", "departed_at"),
+    *("last_seen", "last_fired", "desired_until"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
@@ -77,6 +78,8 @@ QUANTITIES = {
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "seconds", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("disk", "gpu", "memory", "used_cpu", "used_disk", "used_memory"),
+    *("cooldown_seconds", "stale_seconds", "offline_seconds", "for_seconds", "poll_seconds", "expires_seconds", "deadband"),
+    *("enum", "set", "desired", "reported", "minimum", "maximum"),
     *("suspended_seconds", "timeout_seconds", "took_ms", "used",
     "used_by_user", "value", "waiting_seconds", "wanted", "weight"),
 }  # fmt: skip

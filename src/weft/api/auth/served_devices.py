@@ -1,0 +1,70 @@
+"""What a node's gateway for devices may read: the devices behind it, the models that these name, and the rules of their projects
+that are for any gateway or for this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from weft.api.context import ApiContext
+from weft.contracts.store import Entry
+from weft.kinds.device import DEVICE
+from weft.kinds.device_model import DEVICE_MODEL
+from weft.kinds.record import Kind
+from weft.objects.identity import kind_prefix
+from weft.trust.credentials import Actor
+from weft.trust.enrolment import enrolment_key, read_enrolment
+
+_PAGE = 500
+
+
+class _Spec(msgspec.Struct):
+    node: str = ""
+    model: str = ""
+
+
+class _Served(msgspec.Struct):
+    name: str
+    project: str = ""
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
+
+_decoder = msgspec.json.Decoder(_Served)
+
+
+async def find_served(context: ApiContext, actor: Actor, kind: Kind) -> Callable[[bytes], bool] | None:
+    """The test of a stored object for whether the node's gateway serves it or needs it; None for other actors and kinds.
+
+    Which models and rules these are is decided now: a gateway lists them again when a device comes to it that names a model, or
+    lies in a project, that it didn't know."""
+    if actor.kind != "node" or kind.access.node_reads != "serving":
+        return None
+    entry = await context.store.get(enrolment_key(actor.id))
+    node = read_enrolment(entry.value).name if entry is not None else ""
+    if not node:
+        return lambda _: False
+    if kind is DEVICE:
+        return lambda value: node.encode() in value and _decoder.decode(value).spec.node == node
+    devices = [_decoder.decode(one.value) for one in await list_devices(context, node)]
+    if kind is DEVICE_MODEL:
+        named = {(one.project, one.spec.model) for one in devices}
+        return lambda value: (found := _decoder.decode(value)) is not None and (found.project, found.name) in named
+    projects = {one.project for one in devices}
+
+    def is_rule_for_it(value: bytes) -> bool:
+        found = _decoder.decode(value)
+        return found.project in projects and found.spec.node in ("", node)
+
+    return is_rule_for_it
+
+
+async def list_devices(context: ApiContext, node: str) -> list[Entry]:
+    """The stored devices behind the gateway of the node of this name."""
+    word, after, found = node.encode(), None, list[Entry]()
+    while True:
+        page = await context.store.list(kind_prefix(DEVICE.name), limit=_PAGE, after=after)
+        found += [one for one in page.entries if word in one.value and _decoder.decode(one.value).spec.node == node]
+        if page.next is None:
+            return found
+        after = page.next

@@ -1,0 +1,335 @@
+"""A gateway's report on the devices behind it: commits of only what changed, of at most 100 writes each.
+
+Reads and writes the ``report`` parts of devices and rules, creates found devices, and writes the record of those that it made for
+the node: one that is in it and isn't there any more was deleted by people, and comes back after a day only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from weft.api.admission.commit import read_again, retry
+from weft.api.auth.served_devices import list_devices
+from weft.api.context import ApiContext
+from weft.api.node.join import require_own
+from weft.api.request.call import Call, json_answer
+from weft.api.route import Route, Topic
+from weft.contracts.store import Absent, AtRevision, Entry, Put, Write
+from weft.kinds.device import DEVICE, CommandResult, DeviceReport, DeviceSpec
+from weft.kinds.node import NodeSpec
+from weft.kinds.rule import MOST_NODES, RULE, NodeCount, RuleReport, RuleSpec
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import kind_prefix, object_key
+from weft.protocol.devices import (
+    BUSY_SECONDS,
+    CALM_SECONDS,
+    MOST_COMMANDS,
+    MOST_DEVICE_BYTES,
+    MOST_DEVICES,
+    MOST_FACTS,
+    MOST_FOUND,
+    MOST_KEPT,
+    MOST_RULES,
+    MOST_TEXT,
+    MOST_VALUE_BYTES,
+    MOST_VALUES,
+    REFUSED_SECONDS,
+    DevicesAnswer,
+    DevicesReport,
+    FiredRule,
+    FoundDevice,
+    ReportedDevice,
+)
+from weft.serving.answer import Answer
+from weft.trust.enrolment import enrolment_key
+
+WRITES = 100  # of one commit
+FRESH_SECONDS = 60.0  # that a device was seen again is written once in so long
+_OLDEST_SECONDS = 31 * 86400.0
+_PROJECT = "default"
+_NOT_A_NAME = re.compile(r"[^a-z0-9]+")
+_BUSY_BEHIND = 50  # as many devices that changed in one report make the server ask for a longer pause
+
+
+class MadeDevices(msgspec.Struct):
+    """The record of found devices that were made for a node: by digest, when it was made, or when it was first missed."""
+
+    made: dict[str, float] = {}
+    missed: dict[str, float] = {}
+
+
+class _Place(NamedTuple):
+    name: str
+    uid: str
+
+
+async def take_report(context: ApiContext, call: Call, name: str) -> Answer:
+    """``POST /v1/nodes/{name}:devices``, by the node itself."""
+    enrolment = await require_own(context, call, name)
+    call.query()
+    given = _read(await call.read_body())
+    node, answer = _Place(enrolment.name if enrolment is not None else name, call.actor.id), DevicesAnswer()
+    changed = 0
+    if given.devices or given.found:
+        behind = await list_devices(context, node.name)
+        changed = await _write_devices(context, node, behind, given.devices, answer)
+        for start in range(0, len(given.found), WRITES // 2):  # a commit has the record, too
+            part = given.found[start : start + WRITES // 2]
+            answer.not_kept += await retry(context, partial(_take_found, context, node, part))
+    if given.rules:
+        await _write_rules(context, node, given.rules, answer)
+    answer.wait_seconds = BUSY_SECONDS if changed > _BUSY_BEHIND else CALM_SECONDS
+    return json_answer(msgspec.to_builtins(answer))
+
+
+def _read(body: bytes) -> DevicesReport:
+    try:
+        given = msgspec.json.decode(body or b"{}", type=DevicesReport)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
+        raise InvalidInput(f"the report can't be read: {problem}") from None
+    for word, found, most in (
+        ("devices", given.devices, MOST_DEVICES),
+        ("found", given.found, MOST_FOUND),
+        ("rules", given.rules, MOST_RULES),
+    ):
+        if len(found) > most:
+            raise InvalidInput(f"{word}: {len(found)} entries", field=word, hint=f"report at most {most} together")
+    return given
+
+
+def bound_report(one: ReportedDevice, node_uid: str, now: float) -> DeviceReport | None:
+    """What is stored of a report, with times of the server's clock; None if its values are too many or too large."""
+    if len(one.reported) > MOST_VALUES or len(msgspec.json.encode(one.reported)) > MOST_DEVICE_BYTES:
+        return None
+    for name, value in one.reported.items():
+        if len(name) > 63 or len(msgspec.json.encode(value)) > MOST_VALUE_BYTES:
+            return None
+    return DeviceReport(
+        phase=one.phase,
+        seen_at=_time(one.seen_seconds_ago, now),
+        reported=one.reported,
+        drift=sorted({name[:63] for name in one.drift[:MOST_VALUES]}),
+        problem=one.problem[:MOST_TEXT],
+        commands=[
+            CommandResult(
+                property=each.property[:63],
+                outcome=each.outcome,
+                at=_time(each.seconds_ago, now) or now,
+                message=each.message[:MOST_TEXT],
+            )
+            for each in one.commands[-MOST_COMMANDS:]
+        ],
+        node_uid=node_uid,
+    )
+
+
+def _time(seconds_ago: float | None, now: float) -> float | None:
+    """Whole seconds since 1970; an age that can't be is taken for none."""
+    if seconds_ago is None or not seconds_ago <= _OLDEST_SECONDS:
+        return None
+    return float(round(now - max(seconds_ago, 0.0)))
+
+
+def is_news(old: DeviceReport, new: DeviceReport) -> bool:
+    """Whether ``new`` is worth a write: something changed but that it was seen again, or that is a while ago."""
+    if msgspec.structs.replace(old, seen_at=None, commands=[]) != msgspec.structs.replace(
+        new, seen_at=None, commands=[]
+    ):
+        return True
+    if [_describe(one) for one in old.commands] != [_describe(one) for one in new.commands]:
+        return True
+    if old.seen_at is None or new.seen_at is None:
+        return old.seen_at != new.seen_at
+    return new.seen_at - old.seen_at >= FRESH_SECONDS
+
+
+def _describe(one: CommandResult) -> tuple[str, str, str]:
+    return one.property, one.outcome, one.message  # not when: an age that is rounded differs by a second
+
+
+async def _write_devices(
+    context: ApiContext, node: _Place, behind: Sequence[Entry], given: Sequence[ReportedDevice], answer: DevicesAnswer
+) -> int:
+    """Commit what changed; how many devices that were."""
+    keys = {}
+    for entry in behind:
+        envelope = decode_envelope(entry.value, entry.revision)
+        keys[envelope.uid] = envelope.key
+    known = {one.uid: one for one in given}  # of two on one device the later
+    for uid in known.keys() - keys.keys():
+        answer.refused[uid[:64]] = "notYours"
+    mine = [(keys[uid], one) for uid, one in known.items() if uid in keys]
+    changed = 0
+    for start in range(0, len(mine), WRITES):
+        chunk = mine[start : start + WRITES]
+        changed += await retry(context, partial(_write_chunk, context, node, chunk, answer))
+    return changed
+
+
+async def _write_chunk(
+    context: ApiContext, node: _Place, chunk: Sequence[tuple[str, ReportedDevice]], answer: DevicesAnswer
+) -> int:
+    writes: list[Write] = []
+    preconditions = []
+    now = context.clock.now()
+    for key, one in chunk:
+        envelope = await read_again(context, key)
+        if envelope is None or envelope.uid != one.uid:
+            answer.refused[one.uid] = "unknown"
+            continue
+        if (spec := decode_part(envelope.spec, DeviceSpec)).node != node.name or not spec.approved:
+            answer.refused[one.uid] = "notYours"
+            continue
+        old, new = decode_part(envelope.report, DeviceReport), bound_report(one, node.uid, now)
+        if new is None:
+            answer.refused[one.uid] = "tooLarge"
+            continue
+        new = msgspec.structs.replace(new, found=old.found)
+        if is_news(old, new):
+            envelope.report = msgspec.Raw(msgspec.json.encode(new))
+            writes.append(Put(key, encode_envelope(envelope)))
+            preconditions.append(AtRevision(key, envelope.revision))
+    if writes:
+        await context.store.commit(writes, preconditions)
+    return len(writes)
+
+
+async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDevice]) -> int:
+    """Create what isn't there yet; how many are not kept. Repeated as a whole if others wrote in between."""
+    now, made, not_kept = context.clock.now(), list[Envelope](), 0
+    at = f"{enrolment_key(node.uid)}.found-devices"
+    entry = await context.store.get(at)
+    record = MadeDevices() if entry is None else msgspec.json.decode(entry.value, type=MadeDevices)
+    before = msgspec.json.encode(record)
+    there, waiting = set[str](), 0
+    for stored in await list_devices(context, node.name):
+        spec = decode_part(decode_envelope(stored.value).spec, DeviceSpec)
+        there.add(digest_of(spec.protocol, spec.address))
+        waiting += not spec.approved
+    project = await _find_project(context, node)
+    for found in {digest_of(one.protocol, one.address): one for one in given}.items():
+        digest, one = found
+        if digest in there:
+            record.missed.pop(digest, None)
+            continue
+        if not is_sound(one) or project is None or waiting >= MOST_KEPT or _is_refused(record, digest, now):
+            not_kept += 1
+            continue
+        made.append(await _make(context, node, project, one, digest, {each.name for each in made}))
+        record.made[digest] = now
+        record.missed.pop(digest, None)
+        waiting += 1
+    record.made = dict(sorted(record.made.items(), key=lambda item: item[1])[-MOST_KEPT * 2 :])
+    record.missed = {digest: since for digest, since in record.missed.items() if digest in record.made}
+    after = msgspec.json.encode(record)
+    if after != before:
+        puts: list[Write] = [Put(at, after), *(Put(one.key, encode_envelope(one)) for one in made)]
+        first = Absent(at) if entry is None else AtRevision(at, entry.revision)
+        await context.store.commit(puts, [first, *(Absent(one.key) for one in made)])
+    return not_kept
+
+
+def digest_of(protocol: str, address: str) -> str:
+    """Which device it is: the same for the same protocol and address."""
+    return hashlib.sha256(f"{protocol}\n{address}".encode(errors="replace")).hexdigest()[:16]
+
+
+def is_sound(one: FoundDevice) -> bool:
+    """Whether a found device's protocol and address could be a Device's."""
+    named = bool(one.address) and len(one.address) <= 200 and one.address.isprintable()
+    return named and len(one.protocol) <= 32 and one.protocol.replace("-", "").isalnum()
+
+
+def _is_refused(record: MadeDevices, digest: str, now: float) -> bool:
+    """Whether people deleted it less than a day ago, counted from when it was missed first."""
+    if digest not in record.made:
+        return False
+    since = record.missed.setdefault(digest, now)
+    return now - since < REFUSED_SECONDS
+
+
+async def _find_project(context: ApiContext, node: _Place) -> str | None:
+    """Where the found devices of the node go; None if that project isn't there."""
+    entry = await context.store.get(object_key("node", None, node.name))
+    spec = decode_part(decode_envelope(entry.value).spec, NodeSpec) if entry is not None else NodeSpec()
+    project = spec.devices_project or _PROJECT
+    return project if await context.store.get(object_key("project", None, project)) is not None else None
+
+
+async def _make(
+    context: ApiContext, node: _Place, project: str, one: FoundDevice, digest: str, taken: set[str]
+) -> Envelope:
+    name = _NOT_A_NAME.sub("-", (one.name or one.address).lower())[:40].strip("-") or "device"
+    if not name[0].isalpha():
+        name = f"device-{name}"
+    if name in taken or await context.store.get(object_key(DEVICE.name, project, name)) is not None:
+        name = f"{name}-{hashlib.sha256(f'{node.uid}{digest}'.encode()).hexdigest()[:8]}"
+    facts = {
+        word[:32]: text[:200]
+        for word, text in list(one.facts.items())[:MOST_FACTS]
+        if word.isprintable() and text.isprintable()
+    }
+    spec = DeviceSpec(node=node.name, protocol=one.protocol, address=one.address, approved=False)
+    first = DeviceReport(found={**facts, "name": one.name[:100]} if one.name.isprintable() and one.name else facts)
+    return DEVICE.make(name, spec, context.clock.now(), project=project, report=first, creator="")
+
+
+async def _write_rules(context: ApiContext, node: _Place, given: Sequence[FiredRule], answer: DevicesAnswer) -> None:
+    projects = {decode_envelope(one.value).project for one in await list_devices(context, node.name)}
+    page = await context.store.list(kind_prefix(RULE.name))
+    known = {(envelope := decode_envelope(entry.value)).uid: envelope for entry in page.entries}
+    mine = []
+    for one in {each.uid: each for each in given}.values():
+        rule = known.get(one.uid)
+        if rule is None:
+            answer.refused[one.uid[:64]] = "unknown"
+        elif rule.project not in projects or decode_part(rule.spec, RuleSpec).node not in ("", node.name):
+            answer.refused[one.uid] = "notYours"
+        else:
+            mine.append((rule.key, one))
+    for start in range(0, len(mine), WRITES):
+        chunk = mine[start : start + WRITES]
+        await retry(context, partial(_write_counts, context, node, chunk))
+
+
+async def _write_counts(context: ApiContext, node: _Place, chunk: Sequence[tuple[str, FiredRule]]) -> None:
+    writes: list[Write] = []
+    preconditions = []
+    for key, one in chunk:
+        envelope = await read_again(context, key)
+        if envelope is None or envelope.uid != one.uid:
+            continue
+        old = decode_part(envelope.report, RuleReport)
+        before = old.nodes.get(node.name, NodeCount())
+        fired, problem = min(max(one.fired, 0), 1 << 53), one.problem[:MOST_TEXT]
+        if (before.fired, before.problem) == (fired, problem):
+            continue
+        if node.name not in old.nodes and len(old.nodes) >= MOST_NODES:
+            continue
+        count = NodeCount(fired=fired, last_fired=_time(one.seconds_ago, context.clock.now()), problem=problem)
+        envelope.report = msgspec.Raw(msgspec.json.encode(RuleReport(nodes={**old.nodes, node.name: count})))
+        writes.append(Put(key, encode_envelope(envelope)))
+        preconditions.append(AtRevision(key, envelope.revision))
+    if writes:
+        await context.store.commit(writes, preconditions)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/nodes/{name}:devices",
+        take_report,
+        "Take a gateway's report about the devices behind it",
+        where="nodes",
+        topic=Topic("refused", "report", "node", name="{name}"),
+        takes=DevicesReport,
+        answers=DevicesAnswer,
+    ),
+)

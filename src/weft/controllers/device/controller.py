@@ -1,0 +1,93 @@
+"""Makes the status of devices and rules of what gateways report, takes away desired values whose time is over, and approves found
+devices that a model accepts.
+
+Reads devices, their models and nodes, and rules; writes device.status, rule.status, and of a device's spec what is said above.
+Woken by any of those, and when a desired value's time is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from weft.contracts.journal import Event
+from weft.controllers.device.plan import plan_device, plan_rule
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, Draft
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.device import (
+    DEVICE,
+    DEVICES_BY_MODEL,
+    DEVICES_BY_NODE,
+    DEVICES_FOUND,
+    DeviceReport,
+    DeviceSpec,
+    DeviceStatus,
+)
+from weft.kinds.device_model import DEVICE_MODEL, MODELS_ACCEPTING, DeviceModelSpec
+from weft.kinds.node import NODE, NodeStatus
+from weft.kinds.rule import RULE, RuleReport, RuleStatus
+from weft.objects.identity import object_key
+
+SOURCE = "devices"
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.05, 3600.0  # the clock may be set meanwhile
+
+
+class Devices:
+    name = "devices"
+    kinds = (DEVICE.name, DEVICE_MODEL.name, RULE.name, NODE.name)
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case DEVICE.name | RULE.name:
+                return (change.key,)
+            case DEVICE_MODEL.name:
+                found = view.find(DEVICES_FOUND, change.item.envelope.project or "")
+                return [item.key for item in (*view.find(DEVICES_BY_MODEL, change.key), *found)]
+            case NODE.name if has_changed(change, lambda item: item.status(NodeStatus).phase):
+                return [item.key for item in view.find(DEVICES_BY_NODE, change.item.envelope.name)]
+        return ()
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            item = view.get(key)
+            if item is None or item.deleting:
+                continue
+            is_rule = key in view.of_kind(RULE.name)
+            commit = _plan_rule(item) if is_rule else _plan_device(view, item, plan, now)
+            if commit is not None:
+                plan.commits.append(commit)
+        return plan
+
+
+def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
+    spec, project = item.spec(DeviceSpec), item.envelope.project
+    node = view.get(object_key(NODE.name, None, spec.node))
+    model = view.get(object_key(DEVICE_MODEL.name, project, spec.model)) if spec.model else None
+    accepting = () if spec.approved else view.find(MODELS_ACCEPTING, project or "")
+    outcome = plan_device(
+        spec,
+        item.report(DeviceReport),
+        node.status(NodeStatus).phase if node is not None else None,
+        model.spec(DeviceModelSpec) if model is not None else None,
+        sorted(((one.envelope.name, one.spec(DeviceModelSpec)) for one in accepting), key=lambda one: one[0]),
+        now,
+    )
+    if outcome.later is not None:
+        plan.later[item.key] = min(max(outcome.later, _SHORTEST_SECONDS), _LONGEST_SECONDS)
+    changes_spec = outcome.spec is not spec
+    if not changes_spec and outcome.status == item.status(DeviceStatus):
+        return None
+    draft = Draft()
+    draft.change(item, spec=outcome.spec if changes_spec else None, status=outcome.status)
+    events = [Event("Normal", reason, words, item.envelope.ref, SOURCE) for reason, words in outcome.events]
+    return draft.commit(item.key, events)
+
+
+def _plan_rule(item: Item) -> Commit | None:
+    status = plan_rule(item.report(RuleReport))
+    if status == item.status(RuleStatus):
+        return None
+    draft = Draft()
+    draft.change(item, status=status)
+    return draft.commit(item.key)

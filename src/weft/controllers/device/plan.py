@@ -1,0 +1,100 @@
+"""What becomes of a device and of a rule: values whose time is over, a found device that a model takes, and the status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from weft.kinds.device import FOUND, OFFLINE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
+from weft.kinds.device_model import DeviceModelSpec
+from weft.kinds.fields.device.affordance import are_equal
+from weft.kinds.rule import RuleReport, RuleStatus
+from weft.language.holds import holds
+from weft.language.parse import read_expression
+
+
+class Outcome(msgspec.Struct):
+    """Of a device: what its spec and its status shall be, what is told of it, and after how long to look again."""
+
+    spec: DeviceSpec
+    status: DeviceStatus
+    events: list[tuple[str, str]] = []  # reason and words
+    later: float | None = None
+
+
+def plan_device(
+    spec: DeviceSpec,
+    report: DeviceReport,
+    node: str | None,
+    model: DeviceModelSpec | None,
+    accepting: Sequence[tuple[str, DeviceModelSpec]],
+    now: float,
+) -> Outcome:
+    """``node`` is the phase of its node, None for one that isn't there; ``accepting`` are models that take found devices, by
+    name; ``now`` in unix seconds."""
+    events: list[tuple[str, str]] = []
+    over = sorted(name for name, at in spec.desired_until.items() if at <= now)
+    if over:
+        spec = msgspec.structs.replace(
+            spec,
+            desired={name: value for name, value in spec.desired.items() if name not in over},
+            desired_until={name: at for name, at in spec.desired_until.items() if name not in over},
+        )
+        events.append(("DesiredExpired", f"no longer desired, as its time is over: {', '.join(over)}"))
+    if not spec.approved:
+        taking = next((one for one in accepting if _takes(one[1], spec, report.found)), None)
+        if taking is not None:
+            spec = msgspec.structs.replace(spec, approved=True, model=taking[0])
+            events.append(("Approved", f"device model {taking[0]} accepts it"))
+            model = taking[1]
+    later = min((at - now for at in spec.desired_until.values()), default=None)
+    return Outcome(spec, _make_status(spec, report, node, model), events, later)
+
+
+def _takes(model: DeviceModelSpec, spec: DeviceSpec, found: Mapping[str, str]) -> bool:
+    facts = {**found, "protocol": spec.protocol, "address": spec.address, "node": spec.node}
+    return holds(read_expression(model.accept), facts)
+
+
+def _make_status(
+    spec: DeviceSpec, report: DeviceReport, node: str | None, model: DeviceModelSpec | None
+) -> DeviceStatus:
+    phase, problem = report.phase, report.problem
+    if node is None:
+        phase, problem = UNKNOWN, f"node {spec.node} isn't in the fabric: set another one, or delete the device"
+    elif not spec.approved:
+        phase, problem = FOUND, ""
+    elif node != "Ready":
+        phase, problem = UNKNOWN, f"node {spec.node} is silent ({node}): this is what it said last"
+    elif not spec.model:
+        problem = problem or "it has no model: weft device approve NAME --model MODEL"
+    elif model is None:
+        problem = f"device model {spec.model} isn't there: create it, or set another one"
+    properties = model.properties if model is not None else {}
+    drift = [
+        name
+        for name, value in sorted(spec.desired.items())
+        if name not in report.reported or not are_equal(properties.get(name), value, report.reported[name])
+    ]
+    return DeviceStatus(
+        phase=phase or OFFLINE,
+        last_seen=report.seen_at,
+        reported=report.reported,
+        drift=drift,
+        gateway=spec.node,
+        problem=problem,
+        found=report.found,
+        commands=report.commands,
+    )
+
+
+def plan_rule(report: RuleReport) -> RuleStatus:
+    """The counts of all gateways together."""
+    counts = report.nodes
+    problems = [f"{node}: {one.problem}" for node, one in sorted(counts.items()) if one.problem]
+    return RuleStatus(
+        fired=sum(one.fired for one in counts.values()),
+        last_fired=max((one.last_fired for one in counts.values() if one.last_fired is not None), default=None),
+        problem="; ".join(problems)[:1000],
+    )

@@ -1,0 +1,166 @@
+"""Rule: what a gateway does by itself when a condition over a device's values holds, without the server.
+
+People write it; the gateways that have such devices evaluate it, and the API takes their counts; ``devices`` makes the status.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from weft.kinds.constraint import read_plain
+from weft.kinds.fields.cells import AGE, NAME, dig, text
+from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_name
+from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_labels
+from weft.objects.quantity import format_duration, format_time
+from weft.objects.schema import field
+
+MOST_LABELS = 8
+MOST_ACTS = 8
+MOST_SECONDS = 86400.0
+MOST_WORDS = 200
+MOST_NODES = 100  # whose counts are kept
+
+
+class Selector(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Which devices: those with the model, if one is given, and all of the labels."""
+
+    model: Annotated[str, field("Device model", name=True)] = ""
+    labels: Annotated[dict[str, str], field("Labels that they have")] = {}
+
+
+class Act(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What the gateway does: it sets values of a device, or tells of an event."""
+
+    device: Annotated[
+        str, field("Device behind the same gateway; unset: the one the condition holds for", name=True)
+    ] = ""
+    set: Annotated[dict[str, Value], field("Values that its properties get")] = {}
+    expires_seconds: (
+        Annotated[
+            float, field("The values are worth nothing after so long", quantity="duration", ge=0.1, le=MOST_SECONDS)
+        ]
+        | None
+    ) = None
+    event: Annotated[str, field("Words of an event, for people", max_length=MOST_WORDS)] = ""
+
+
+class RuleSpec(msgspec.Struct, kw_only=True):
+    node: Annotated[str, field("Only devices behind this node's gateway; unset: behind any", name=True)] = ""
+    devices: Annotated[Selector, field("Devices that it is about; without anything: all of the project")] = (
+        msgspec.field(default_factory=Selector)
+    )
+    when: Annotated[
+        str,
+        field("Condition over a device's values, like temperature>8,power=on or temperature.mean60>7", max_length=1000),
+    ]
+    for_seconds: Annotated[float, field("How long it must hold first", quantity="duration", ge=0, le=MOST_SECONDS)] = (
+        0.0
+    )
+    then: Annotated[list[Act], field("What is done then, in this order")]
+    cooldown_seconds: Annotated[
+        float, field("How long it does nothing again after that", quantity="duration", ge=0, le=MOST_SECONDS)
+    ] = 60.0
+
+
+class NodeCount(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """How often the rule fired at one gateway."""
+
+    fired: int = 0
+    last_fired: float | None = None
+    problem: str = ""
+
+
+class RuleReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    nodes: dict[str, NodeCount] = {}  # by name
+
+
+class RuleStatus(msgspec.Struct, kw_only=True):
+    fired: int = 0
+    last_fired: float | None = None  # seconds since 1970
+    problem: str = ""
+
+
+def check_rule(spec: RuleSpec) -> None:
+    """Raises InvalidInput."""
+    read_plain(spec.when, "spec.when")
+    check_labels(spec.devices.labels, "spec.devices.labels")
+    if len(spec.devices.labels) > MOST_LABELS:
+        raise InvalidInput(
+            f"spec.devices.labels: {len(spec.devices.labels)} labels",
+            field="spec.devices.labels",
+            hint=f"give at most {MOST_LABELS}",
+        )
+    if not 1 <= len(spec.then) <= MOST_ACTS:
+        raise InvalidInput(
+            f"spec.then: {len(spec.then)} entries",
+            field="spec.then",
+            hint=f"give 1 to {MOST_ACTS}, like {{set: {{alarm: true}}}} or {{event: it is warm}}",
+        )
+    for at, act in enumerate(spec.then):
+        where = f"spec.then[{at}]"
+        if bool(act.set) == bool(act.event):
+            raise InvalidInput(
+                f"{where}: it has {'both' if act.set else 'neither'} of set and event",
+                field=where,
+                hint="give one of them",
+            )
+        if act.event and (act.device or act.expires_seconds is not None or not act.event.isprintable()):
+            raise InvalidInput(
+                f"{where}.event: it is one line of text, without device and expires_seconds",
+                field=f"{where}.event",
+                hint="give the event alone",
+            )
+        if len(act.set) > MOST_PROPERTIES or len(msgspec.json.encode(act.set)) > 4096:
+            raise InvalidInput(f"{where}.set is too large", field=f"{where}.set", hint="give at most 4 KiB of values")
+        for name in act.set:
+            check_name(name, f"{where}.set")
+
+
+def _about(obj: Object) -> str:
+    labels = [f"{name}={value}" for name, value in sorted((dig(obj, "spec.devices.labels") or {}).items())]
+    return ", ".join([*filter(None, [dig(obj, "spec.devices.model", "")]), *labels]) or "all"
+
+
+def _last(obj: Object) -> str:
+    at = dig(obj, "status.last_fired")
+    return "never" if at is None else format_time(at)
+
+
+RULE = Kind(
+    name="rule",
+    plural="rules",
+    title="rule",
+    summary="What a gateway does on its own when a condition over a device's values holds",
+    spec=RuleSpec,
+    status=RuleStatus,
+    report=RuleReport,
+    references=(
+        Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
+        Reference(
+            "devicemodel",
+            "spec.devices.model",
+            lambda spec: [spec.devices.model] if spec.devices.model else [],
+            blocks=False,
+        ),
+    ),
+    in_backups="kept",
+    access=Access(readers="project", status_writer="devices", node_reads="serving"),
+    admission=Admission(check=check_rule),
+    display=Display(
+        topic="Devices",
+        columns=(
+            NAME,
+            Column("WHEN", text("spec.when"), flexible=True, keep=True),
+            Column("DEVICES", _about, flexible=True),
+            Column("FOR", lambda obj: format_duration(dig(obj, "spec.for_seconds", 0.0)), align="right", wide=True),
+            Column("FIRED", text("status.fired", "0"), align="right"),
+            Column("LAST", _last),
+            AGE,
+            Column("NOTE", text("status.problem", ""), flexible=True),
+        ),
+    ),
+)

@@ -1,0 +1,88 @@
+"""What a node's gateway for devices tells the server: ``POST /v1/nodes/{name}:devices``, with the node's certificate.
+
+Everything has an age, not a time: the gateway's clock may be wrong. A report may come twice and in parts: each entry stands for
+itself. Readings never come this way, only what changed beyond the deadband, at most once in ten seconds for a device.
+
+What it reads are objects, by list and watch with the same certificate: ``devices`` of all projects gives those behind it,
+``devicemodels`` those that these name, ``rules`` those of their projects. The last two are picked when the list or the watch
+begins, so it lists them again when a device names a model, or lies in a project, that it doesn't know. What a device's
+``credentials`` names is opened by ``POST /v1/nodes/{name}:secrets`` with ``device``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+MOST_DEVICES = 500  # in a report
+MOST_FOUND = 100  # in a report
+MOST_KEPT = 500  # found devices of a node that wait for approval; more are counted
+MOST_RULES = 200  # in a report
+MOST_VALUES = 100  # reported properties of a device
+MOST_VALUE_BYTES = 1024  # of one value, as JSON
+MOST_DEVICE_BYTES = 16 << 10  # of all values of a device
+MOST_TEXT = 500
+MOST_COMMANDS = 10
+MOST_FACTS = 16
+REFUSED_SECONDS = 86400.0  # a found device that people deleted isn't taken again for so long
+CALM_SECONDS, BUSY_SECONDS = 1.0, 5.0  # what ``DevicesAnswer.wait_seconds`` is
+
+Value = bool | int | float | str
+Phase = Literal["Online", "Stale", "Offline"]
+Outcome = Literal["Delivered", "Confirmed", "Expired", "Refused"]
+
+
+class ReportedCommand(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a value that was sent to a device."""
+
+    property: str
+    outcome: Outcome
+    seconds_ago: float = 0.0
+    message: str = ""
+
+
+class ReportedDevice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The whole twin of one device, as far as the server has it."""
+
+    uid: str
+    phase: Phase
+    seen_seconds_ago: float | None = None  # None: never
+    reported: dict[str, Value] = {}
+    drift: list[str] = []
+    problem: str = ""
+    commands: list[ReportedCommand] = []  # the last few, newest last
+
+
+class FoundDevice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A device that announced itself, or was found. Protocol and address say which one it is."""
+
+    protocol: str
+    address: str
+    name: str = ""  # as it calls itself
+    facts: dict[str, str] = {}  # like manufacturer and model
+
+
+class FiredRule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often a rule fired at this gateway, ever: so a report that comes twice counts once."""
+
+    uid: str
+    fired: int
+    seconds_ago: float | None = None  # since it fired last
+    problem: str = ""
+
+
+class DevicesReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``POST /v1/nodes/{name}:devices``."""
+
+    devices: list[ReportedDevice] = []
+    found: list[FoundDevice] = []
+    rules: list[FiredRule] = []
+
+
+class DevicesAnswer(msgspec.Struct, omit_defaults=True):
+    """The answer to it."""
+
+    refused: dict[str, str] = {}  # why, by uid of the device or rule: unknown, notYours, tooLarge
+    not_kept: int = 0  # found devices that are more than the node may have, or that people deleted of late
+    wait_seconds: float = CALM_SECONDS  # before the next report

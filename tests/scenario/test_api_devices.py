@@ -1,0 +1,198 @@
+"""A gateway and the API: what its node's certificate lets it read, and what becomes of its reports. The test reports as a node
+would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.scenario.api_lab import DoorsLab, JoinedNode
+
+from weft.client import Client
+from weft.client.answer import raise_problem
+from weft.kinds.device import DeviceReport, DeviceSpec
+from weft.objects.envelope import decode_part
+from weft.objects.errors import Forbidden, InvalidInput, NotFound
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path_factory.mktemp("devices"))
+    yield lab
+    lab.close()
+
+
+class Shop:
+    """A project of its own with two nodes, a model, and a device behind each node."""
+
+    count = 0
+
+    def __init__(self, lab: DoorsLab) -> None:
+        Shop.count += 1
+        self.lab, self.project = lab, f"shop{Shop.count}"
+        lab.client.create({"kind": "project", "name": self.project, "spec": {}})
+        self.node, self.other = (lab.join(f"s{Shop.count}n{n}") for n in (1, 2))
+        for one in (self.node, self.other):
+            lab.client.patch("node", one.name, {"spec": {"devices_project": self.project}})
+        properties = {
+            "setpoint": {"type": "number", "maximum": 10},
+            "temperature": {"type": "number", "read_only": True},
+        }
+        self.make("devicemodel", "fridge", properties=properties)
+        self.make("devicemodel", "unused", properties=properties)
+        self.fridge = self.make("device", "fridge-1", node=self.node.name, model="fridge")
+        self.foreign = self.make("device", "fridge-2", node=self.other.name, model="fridge")
+
+    def make(self, kind: str, name: str, **spec: Any) -> Any:
+        return self.lab.client.create({"kind": kind, "name": name, "project": self.project, "spec": spec})
+
+    def list_names(self, node: JoinedNode, plural: str) -> set[tuple[str, str]]:
+        found = ask(node.client, "GET", f"/v1/{plural}")["items"]
+        return {(one["project"], one["name"]) for one in found}
+
+    def report(self, **told: Any) -> Any:
+        return post(self.node, f"/v1/nodes/{self.node.name}:devices", told)
+
+    def stored(self, name: str) -> tuple[int, DeviceSpec, DeviceReport]:
+        found = self.lab.stored(f"/device/{self.project}/{name}")
+        assert found is not None
+        return found.revision, decode_part(found.spec, DeviceSpec), decode_part(found.report, DeviceReport)
+
+
+def post(node: JoinedNode, path: str, body: Any) -> Any:
+    return ask(node.client, "POST", path, body)
+
+
+def ask(client: Client, method: str, path: str, body: Any = None) -> Any:
+    answer = client.http.request(method, path, body)
+    raise_problem(answer)
+    return answer.json()
+
+
+@pytest.fixture
+def shop(started: DoorsLab) -> Shop:
+    return Shop(started)
+
+
+def test_a_gateway_reads_its_devices_and_what_they_need_and_nothing_else(shop: Shop) -> None:
+    shop.make("rule", "any", when="temperature>8", then=[{"event": "warm"}])
+    shop.make("rule", "here", node=shop.node.name, when="temperature>8", then=[{"event": "warm"}])
+    shop.make("rule", "there", node=shop.other.name, when="temperature>8", then=[{"event": "warm"}])
+    Shop(shop.lab)
+    mine = shop.project
+    assert shop.list_names(shop.node, "devices") == {(mine, "fridge-1")}
+    assert shop.list_names(shop.node, "devicemodels") == {(mine, "fridge")}
+    assert shop.list_names(shop.node, "rules") == {(mine, "any"), (mine, "here")}
+    with pytest.raises(Forbidden):
+        ask(shop.node.client, "GET", f"/v1/projects/{mine}/devices/fridge-2")
+    with pytest.raises(Forbidden):
+        ask(shop.node.client, "GET", f"/v1/projects/{mine}/secrets")
+
+
+def test_a_gateway_opens_the_secret_of_its_own_approved_device_only(shop: Shop) -> None:
+    for name, node in (("one", shop.node), ("two", shop.other)):
+        secret = {
+            "kind": "secret",
+            "name": name,
+            "project": shop.project,
+            "spec": {"values": {"password": f"pass-{name}"}},
+        }
+        shop.lab.client.create(secret)
+        shop.make("device", f"locked-{name}", node=node.name, model="fridge", credentials=name)
+    path = f"/v1/nodes/{shop.node.name}:secrets"
+    opened = post(shop.node, path, {"device": f"{shop.project}/locked-one"})
+    assert opened["secrets"] == {"one": {"password": "pass-one"}}
+    for device in ("locked-two", "fridge-1", "absent", ""):
+        with pytest.raises((NotFound, InvalidInput)) as caught:
+            post(shop.node, path, {"device": f"{shop.project}/{device}"})
+        assert "pass-" not in str(caught.value)
+
+
+def test_a_report_is_written_once_and_one_that_changes_nothing_writes_nothing(shop: Shop) -> None:
+    told = {"uid": shop.fridge["uid"], "phase": "Online", "seen_seconds_ago": 1.0, "reported": {"temperature": 4.5}}
+    assert shop.report(devices=[told]).get("refused", {}) == {}
+    revision, _, report = shop.stored("fridge-1")
+    assert (report.phase, report.reported, report.node_uid) == ("Online", {"temperature": 4.5}, shop.node.uid)
+    shop.report(devices=[told])
+    assert shop.stored("fridge-1")[0] == revision
+    shop.report(devices=[{**told, "reported": {"temperature": 5.5}}])
+    assert shop.stored("fridge-1")[0] > revision
+
+
+def test_a_report_on_another_nodes_device_is_refused_and_the_rest_counts(shop: Shop) -> None:
+    told = [{"uid": uid, "phase": "Online"} for uid in (shop.foreign["uid"], shop.fridge["uid"], "u" * 300)]
+    assert shop.report(devices=told)["refused"] == {shop.foreign["uid"]: "notYours", "u" * 64: "notYours"}
+    assert shop.stored("fridge-2")[2] == DeviceReport()
+    assert shop.stored("fridge-1")[2].phase == "Online"
+    with pytest.raises(Forbidden):
+        post(shop.node, f"/v1/nodes/{shop.other.name}:devices", {"devices": told})
+    with pytest.raises(Forbidden):
+        ask(shop.lab.client, "POST", f"/v1/nodes/{shop.node.name}:devices", {})
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [{f"p{n}": n for n in range(101)}, {"a": "x" * 2000}, {f"p{n}": "x" * 900 for n in range(30)}, {"n" * 64: 1}],
+)
+def test_a_report_of_too_much_is_refused_and_leaves_what_was_there(shop: Shop, reported: dict[str, Any]) -> None:
+    answer = shop.report(devices=[{"uid": shop.fridge["uid"], "phase": "Online", "reported": reported}])
+    assert answer["refused"] == {shop.fridge["uid"]: "tooLarge"}
+    assert shop.stored("fridge-1")[2] == DeviceReport()
+
+
+def test_too_many_entries_or_values_that_are_none_are_refused_as_a_whole(shop: Shop) -> None:
+    for told in (
+        {"devices": [{"uid": "u", "phase": "Online"}] * 501},
+        {"found": [{"protocol": "mqtt", "address": "a"}] * 101},
+        {"rules": [{"uid": "u", "fired": 1}] * 201},
+        {"devices": [{"uid": "u", "phase": "Happy"}]},
+        {"devices": [{"uid": "u", "phase": "Online", "reported": {"a": {"deep": 1}}}]},
+    ):
+        with pytest.raises(InvalidInput):
+            shop.report(**told)
+
+
+def test_a_found_device_waits_for_approval_and_one_that_people_deleted_stays_away(shop: Shop) -> None:
+    found = {"protocol": "mqtt", "address": "acme/7", "name": "Acme Fridge 7", "facts": {"manufacturer": "Acme"}}
+    shop.report(found=[found, found])
+    _, spec, report = shop.stored("acme-fridge-7")
+    assert (spec.approved, spec.node, report.found["manufacturer"]) == (False, shop.node.name, "Acme")
+    assert shop.report(found=[found]).get("not_kept", 0) == 0
+    shop.lab.client.delete("device", "acme-fridge-7", project=shop.project)
+    assert shop.report(found=[found])["not_kept"] == 1
+    assert shop.lab.stored(f"/device/{shop.project}/acme-fridge-7") is None
+
+
+def test_a_node_has_at_most_five_hundred_found_devices(shop: Shop) -> None:
+    for start in range(0, 600, 100):
+        answer = shop.report(found=[{"protocol": "mqtt", "address": f"a/{n}"} for n in range(start, start + 100)])
+    assert answer["not_kept"] == 100
+    found = shop.lab.client.list("device", project=shop.project)
+    assert sum(not one["spec"]["approved"] for one in found) == 500
+
+
+def test_a_rule_that_fired_counts_once_however_often_it_is_reported(shop: Shop) -> None:
+    rule = shop.make("rule", "warm", when="temperature>8", then=[{"event": "warm"}])
+    told = {"uid": rule["uid"], "fired": 3, "seconds_ago": 5.0}
+    shop.report(rules=[told])
+    first = shop.lab.stored(f"/rule/{shop.project}/warm")
+    shop.report(rules=[told])
+    again = shop.lab.stored(f"/rule/{shop.project}/warm")
+    assert first is not None
+    assert again is not None
+    assert first.revision == again.revision
+    assert b'"fired":3' in bytes(first.report)
+
+
+def test_set_is_checked_against_the_model_and_names_the_property(shop: Shop) -> None:
+    client = shop.lab.client
+    changed = client.verb(
+        "device", "fridge-1", "set", {"desired": {"setpoint": 4}, "expires_seconds": 30}, project=shop.project
+    )
+    assert changed["spec"]["desired"] == {"setpoint": 4}
+    assert changed["spec"]["desired_until"]["setpoint"] > 0
+    for desired, field in (({"setpoint": 11}, "setpoint"), ({"temperature": 1}, "temperature"), ({"nope": 1}, "nope")):
+        with pytest.raises(InvalidInput) as caught:
+            client.verb("device", "fridge-1", "set", {"desired": desired}, project=shop.project)
+        assert field in (caught.value.field or "")

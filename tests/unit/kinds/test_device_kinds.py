@@ -1,0 +1,145 @@
+"""Device models, devices and rules: what is refused, and that the error names the field and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.kinds.device import DEVICE, DeviceSpec, SetInput, check_device
+from weft.kinds.device_model import DeviceModelSpec, check_device_model
+from weft.kinds.fields.device.affordance import Property, check_desired
+from weft.kinds.rule import Act, RuleSpec, check_rule
+from weft.language.holds import Fact, holds
+from weft.language.parse import read_expression
+from weft.objects.errors import IllegalTransition, InvalidInput
+
+FRIDGE = {
+    "setpoint": Property(type="number", minimum=-30, maximum=10),
+    "mode": Property(type="string", enum=["cool", "defrost"]),
+    "label": Property(type="string", max_length=4),
+    "fans": Property(type="integer"),
+    "alarm": Property(type="boolean"),
+    "temperature": Property(type="number", read_only=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("setpoint", 11, "more than 10"),
+        ("setpoint", float("nan"), "type number"),
+        ("setpoint", True, "type number"),
+        ("mode", "melt", "none of its values"),
+        ("label", "fives", "too long"),
+        ("fans", 1.5, "type integer"),
+        ("fans", 10**30, "type integer"),
+        ("alarm", 1, "type boolean"),
+        ("temperature", 1, "only the device sets it"),
+        ("setpiont", 1, "no such property"),
+    ],
+)
+def test_a_value_that_the_model_does_not_allow_is_refused_with_its_property(name: str, value: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        check_desired(FRIDGE, {name: value}, "spec.desired")
+    assert caught.value.field == f"spec.desired.{name}"
+    assert caught.value.hint
+
+
+def test_values_within_the_bounds_are_taken() -> None:
+    check_desired(
+        FRIDGE, {"setpoint": -30, "mode": "cool", "label": "four", "fans": 2.0, "alarm": False}, "spec.desired"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (DeviceModelSpec(properties={f"p{n}": Property(type="number") for n in range(101)}), "spec.properties"),
+        (DeviceModelSpec(properties={"a b": Property(type="number")}), "spec.properties"),
+        (DeviceModelSpec(properties={"a": Property(type="string", minimum=1)}), "spec.properties.a.minimum"),
+        (DeviceModelSpec(properties={"a": Property(type="number", minimum=2, maximum=1)}), "spec.properties.a.minimum"),
+        (DeviceModelSpec(properties={"a": Property(type="boolean", deadband=1)}), "spec.properties.a.deadband"),
+        (DeviceModelSpec(properties={"a": Property(type="number", enum=["x"])}), "spec.properties.a.enum[0]"),
+        (DeviceModelSpec(accept="colour=red"), "spec.accept"),
+        (DeviceModelSpec(stale_seconds=60, offline_seconds=30), "spec.offline_seconds"),
+    ],
+)
+def test_a_model_that_contradicts_itself_is_refused(spec: DeviceModelSpec, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_device_model(spec)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (DeviceSpec(node="n1", protocol="mq tt"), "spec.protocol"),
+        (DeviceSpec(node="n1", address="a\nb"), "spec.address"),
+        (DeviceSpec(node="n1", desired={"a": 1}), "spec.desired"),
+        (DeviceSpec(node="n1", model="m", desired={"a": "x" * (17 << 10)}), "spec.desired"),
+    ],
+)
+def test_a_device_that_can_not_be_is_refused(spec: DeviceSpec, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_device(spec)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (RuleSpec(when="temperature>", then=[Act(event="x")]), "spec.when"),
+        (RuleSpec(when="temperature>8", then=[]), "spec.then"),
+        (RuleSpec(when="temperature>8", then=[Act()]), "spec.then[0]"),
+        (RuleSpec(when="temperature>8", then=[Act(set={"a": 1}, event="x")]), "spec.then[0]"),
+        (RuleSpec(when="temperature>8", then=[Act(event="x", device="d")]), "spec.then[0].event"),
+        (RuleSpec(when="temperature>8", then=[Act(set={"a b": 1})]), "spec.then[0].set"),
+    ],
+)
+def test_a_rule_that_can_not_be_is_refused(spec: RuleSpec, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_rule(spec)
+    assert (caught.value.field or "").startswith(field)
+
+
+def set_values(spec: dict[str, Any], **given: Any) -> dict[str, Any]:
+    verb = DEVICE.verb("set")
+    assert verb is not None
+    assert verb.change is not None
+    obj = {"name": "fridge", "now": 1000.0, "spec": {"node": "n1", "model": "m", **spec}}
+    return verb.change(obj, msgspec.convert(given, SetInput))
+
+
+def test_set_keeps_other_values_and_stamps_the_end_by_the_servers_clock() -> None:
+    spec = set_values({"desired": {"mode": "cool"}}, desired={"setpoint": 4}, expires_seconds=30.0)
+    assert (spec["desired"], spec["desired_until"]) == ({"mode": "cool", "setpoint": 4}, {"setpoint": 1030.0})
+    spec = set_values(spec, desired={"setpoint": 5})
+    assert spec["desired_until"] == {}
+    assert set_values(spec, desired={"setpoint": None})["desired"] == {"mode": "cool"}
+
+
+def test_nothing_is_set_on_a_device_that_is_not_approved() -> None:
+    with pytest.raises(IllegalTransition) as caught:
+        set_values({"approved": False}, desired={"setpoint": 4})
+    assert caught.value.token == "notApproved"
+
+
+@pytest.mark.parametrize(
+    ("written", "facts", "expected"),
+    [
+        ("temperature > 8 and power == on", {"temperature": 8.5, "power": "on"}, True),
+        ("temperature > 8 and power == on", {"temperature": 8, "power": "on"}, False),
+        ("temperature.mean60 > 7", {"temperature.mean60": 7.1}, True),
+        ("alarm = true", {"alarm": True}, True),
+        ("alarm = 1", {"alarm": True}, False),
+        ("alarm >= 1", {"alarm": True}, False),
+        ("a != 1", {}, True),
+        ("a < 1", {}, False),
+        ("NOT exists(a) or a in (1, 2)", {"a": 2}, True),
+        ("a not_in (1, 2)", {"a": 2.0}, False),
+    ],
+)
+def test_an_expression_holds_for_a_things_values(written: str, facts: dict[str, Fact], expected: bool) -> None:
+    assert holds(read_expression(written), facts) is expected
