@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from weft.failover.claim import Claim, Generation
 from weft.failover.site import Site, begin_site, pass_time, receive_answer, receive_renewal
 from weft.failover.timing import Timing, check_timing
 from weft.failover.witness import Vote, VoteRecord, begin_vote, receive_claim, receive_question
+from weft.protocol.failover.claim import Claim, Generation
 
 SECONDS = 2000.0
 FIRST = Claim(Generation(1, "first"), "a")

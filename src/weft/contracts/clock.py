@@ -16,6 +16,11 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+def read_boot_time() -> float:
+    """Seconds since this machine started, with those in which it slept: leases that end guests count by it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class SystemClock:
     def now(self) -> float:
         return time.time()

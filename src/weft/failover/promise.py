@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from weft.failover.claim import Answer, Claim, Conflict, Newer, Promised
+from weft.protocol.failover.claim import Answer, Claim, Conflict, Newer, Promised
 
 
 class Promise(msgspec.Struct, frozen=True):
@@ -23,8 +23,10 @@ def begin_promise(claim: Claim, seconds: float, now: float) -> Promise:
 
 
 def extend_promise(promise: Promise, seconds: float, now: float) -> Promise:
-    """A promise is never shortened."""
-    return replace(promise, seconds=seconds, until=max(promise.until, now + seconds))
+    """A promise is never shortened: a shorter length counts once what was promised before it is over, also across a start."""
+    if promise.until > now + seconds:
+        return replace(promise, seconds=max(promise.seconds, seconds))
+    return replace(promise, seconds=seconds, until=now + seconds)
 
 
 def compare_claims(known: Claim, named: Claim) -> Answer | None:

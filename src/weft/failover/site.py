@@ -16,9 +16,9 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.failover.claim import Answer, Claim, Conflict, Granted, Newer, Promised, Refused
 from weft.failover.promise import Promise, begin_promise, renew_promise
 from weft.failover.timing import Timing
+from weft.protocol.failover.claim import Answer, Claim, Conflict, Granted, Newer, Promised, Refused
 
 Voter = Literal["witness", "peer"]
 

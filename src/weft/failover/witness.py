@@ -12,8 +12,8 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from weft.failover.claim import Answer, Claim, Generation, Granted, Newer, Refused
 from weft.failover.promise import Promise, begin_promise, compare_claims, extend_promise, renew_promise
+from weft.protocol.failover.claim import Answer, Claim, Generation, Granted, Newer, Refused
 
 SITES = 2
 
@@ -74,14 +74,16 @@ def receive_question(
     if (refusal := compare_claims(record.claim, named)) is not None:
         if isinstance(refusal, Newer) and record.claim.holder == site and not record.is_taken:
             # The answer to its first question was lost.
-            return replace(vote, until=extend_promise(vote.promise, seconds, now).until), Granted(record.claim)
+            again = extend_promise(vote.promise, seconds, now)
+            return Vote(replace(record, seconds=again.seconds), again.until), Granted(record.claim)
         return vote, refusal
     if not vote.is_armed:
         return vote, Refused("unconfirmed")
     if now < vote.until:
         return vote, Refused("promised", vote.until - now)
     claim = Claim(Generation(named.generation.number + 1, fresh_id), site)
-    return Vote(replace(record, claim=claim, is_taken=False), now + max(seconds, record.seconds)), Granted(claim)
+    longest = max(seconds, record.seconds)
+    return Vote(replace(record, claim=claim, seconds=longest, is_taken=False), now + longest), Granted(claim)
 
 
 def _note_claim(vote: Vote | None, site: str, named: Claim, seconds: float, now: float) -> Vote:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from weft.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
 from weft.failover.site import begin_site, pass_time, receive_answer, receive_renewal
 from weft.failover.timing import Timing, check_timing, find_least_promise
 from weft.failover.witness import Vote, VoteRecord, begin_vote, doubt_vote, receive_claim, receive_question
 from weft.objects.errors import InvalidInput
+from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
 
 FIRST = Claim(Generation(1, "first"), "a")
 TIMING = Timing(watchdog=0.0, promise=27.0)
@@ -176,6 +176,14 @@ def test_a_witness_that_starts_grants_nothing_for_a_whole_promise_and_leases_go_
     assert trio.runs() == ""
     answer = trio.ask_witness("b", "question", FIRST)
     assert isinstance(answer, Refused) and answer.reason == "promised" and answer.seconds <= 1.0
+
+
+def test_a_long_promise_holds_though_later_ones_are_shorter_and_the_witness_starts() -> None:
+    vote, _ = receive_claim(None, "a", FIRST, 75.0, 0.0)
+    vote, _ = receive_claim(vote, "a", FIRST, 27.0, 1.0)
+    assert vote.until == 75.0 and begin_vote(vote.record, 2.0).until == 77.0
+    vote, _ = receive_claim(vote, "a", FIRST, 27.0, 50.0)
+    assert (vote.until, vote.record.seconds) == (77.0, 27.0)
 
 
 def test_an_empty_witness_and_one_of_another_history_grant_nothing_until_both_sites_have_spoken(trio: Trio) -> None:

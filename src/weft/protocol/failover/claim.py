@@ -1,23 +1,28 @@
-"""Which site is primary for a group of guests, as each of the two sites and the witness believes it, and what they say to each
-other about it. Pure values."""
+"""Which site is primary for a group of guests: the claims of two sites and of the witness, and the answers to them. All that
+comes from another is bounded by the types here."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
+Id = Annotated[str, msgspec.Meta(pattern=r"\A[-a-z0-9]{1,64}\Z")]
 
 
 class Generation(msgspec.Struct, frozen=True):
     """Of who writes. Two that people forced at both sites have the same number, and never the same id."""
 
-    number: int
-    id: str
+    number: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+    id: Id
 
 
 class Claim(msgspec.Struct, frozen=True):
     """The site ``holder`` is primary in this generation."""
 
     generation: Generation
-    holder: str
+    holder: Name
 
     def is_newer_than(self, other: Claim) -> bool:
         return self.generation.number > other.generation.number

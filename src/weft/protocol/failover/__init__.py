@@ -1,0 +1,1 @@
+"""Messages between two sites and their witness."""

@@ -1,0 +1,100 @@
+"""Answers sites: finds out which site asks, has the rule decide, writes what has changed, and only then answers.
+
+A group belongs to the two sites that name each other, so no third site can say anything about it. Everything that a site can make
+the witness hold is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from weft.failover.witness import Vote, begin_vote, doubt_vote, receive_claim, receive_question
+from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated
+from weft.protocol.failover.claim import Answer
+from weft.protocol.failover.witness import MOST_REQUEST_BYTES, WitnessAnswer, WitnessRequest
+from weft.witness.votes import read_votes, write_votes
+
+MOST_GROUPS = 1000  # of one site
+MOST_SECRET = 200  # characters
+
+
+class Witness:
+    """``sites``: the SHA-256 (hex) of each site's secret, by its name. ``read_time``: seconds of this machine's CLOCK_BOOTTIME.
+    One process at a time has the file at ``path``. Raises Unavailable if that can't be read."""
+
+    def __init__(self, path: Path, sites: Mapping[str, str], read_time: Callable[[], float]) -> None:
+        self._path, self._sites, self._read_time = path, dict(sites), read_time
+        votes, now = read_votes(path), read_time()
+        self.epoch = votes.epoch
+        self._votes = {key: begin_vote(record, now) for key, record in votes.records.items()}
+
+    def answer(self, secret: str, body: bytes) -> WitnessAnswer:
+        """Raises NotAuthenticated, InvalidInput, Forbidden for one group too many, Unavailable if nothing can be written: then
+        nothing is promised."""
+        site = self._find_site(secret)
+        request = read_request(body)
+        self._check_sites(site, request)
+        key = name_vote(site, request.peer, request.group)
+        vote = self._votes.get(key)
+        if vote is None and sum(site in names for names in map(list_sites, self._votes)) >= MOST_GROUPS:
+            raise Forbidden(f"{site} has {MOST_GROUPS} groups here, which is the most", reason="tooManyObjects")
+        after, answer = self._decide(vote, site, request)
+        if vote is None or after.record != vote.record:
+            records = {other: one.record for other, one in self._votes.items()}
+            write_votes(self._path, self.epoch, {**records, key: after.record})
+        self._votes[key] = after
+        return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=after.is_armed)
+
+    def _decide(self, vote: Vote | None, site: str, request: WitnessRequest) -> tuple[Vote, Answer]:
+        now = self._read_time()
+        if vote is not None and request.epoch not in ("", self.epoch):
+            vote = doubt_vote(vote)
+        if request.what == "claim":
+            return receive_claim(vote, site, request.claim, request.seconds, now)
+        return receive_question(vote, site, request.claim, request.seconds, now, secrets.token_hex(16))
+
+    def _find_site(self, secret: str) -> str:
+        digest = hashlib.sha256(secret[:MOST_SECRET].encode()).hexdigest()
+        found = [name for name, known in self._sites.items() if hmac.compare_digest(known, digest)]
+        if not found:
+            raise NotAuthenticated("the witness knows no site with this secret", hint="look at the witness's sites")
+        return found[0]
+
+    def _check_sites(self, site: str, request: WitnessRequest) -> None:
+        if request.peer == site or request.peer not in self._sites:
+            raise InvalidInput(
+                f"peer: {request.peer} must be another site, and one that the witness knows",
+                field="peer",
+                hint="add it to its sites",
+            )
+        if request.claim.holder not in (site, request.peer):
+            raise InvalidInput("claim.holder is neither of the group's sites", field="claim.holder")
+
+
+def name_vote(site: str, peer: str, group: str) -> str:
+    """The key of a group: names have no slash."""
+    return "/".join((*sorted((site, peer)), group))
+
+
+def list_sites(key: str) -> list[str]:
+    return key.split("/")[:2]
+
+
+def read_request(body: bytes) -> WitnessRequest:
+    """Raises InvalidInput, without what came."""
+    if len(body) > MOST_REQUEST_BYTES:
+        raise InvalidInput(f"the request is longer than {MOST_REQUEST_BYTES} bytes", field="body")
+    try:
+        return msgspec.json.decode(body, type=WitnessRequest)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+        raise InvalidInput(
+            f"the request is not one of a site: {str(problem)[:200]}",
+            field="body",
+            hint="use the same release of weft at both sites and at the witness",
+        ) from None
