@@ -3,11 +3,14 @@ would."""
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.scenario.api_lab import DoorsLab, JoinedNode
+from tests.scenario.cli_lab import WEFT
 
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -169,7 +172,7 @@ def test_a_node_has_at_most_five_hundred_found_devices(shop: Shop) -> None:
         answer = shop.report(found=[{"protocol": "mqtt", "address": f"a/{n}"} for n in range(start, start + 100)])
     assert answer["not_kept"] == 100
     found = shop.lab.client.list("device", project=shop.project)
-    assert sum(not one["spec"]["approved"] for one in found) == 500
+    assert sum(not one["spec"]["approved"] for one in found.items) == 500
 
 
 def test_a_rule_that_fired_counts_once_however_often_it_is_reported(shop: Shop) -> None:
@@ -196,3 +199,30 @@ def test_set_is_checked_against_the_model_and_names_the_property(shop: Shop) -> 
         with pytest.raises(InvalidInput) as caught:
             client.verb("device", "fridge-1", "set", {"desired": desired}, project=shop.project)
         assert field in (caught.value.field or "")
+
+
+def weft(shop: Shop, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*WEFT, *words, "-p", shop.project, "--context", str(shop.lab.context_path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_people_set_values_for_a_time_and_list_what_devices_reported(shop: Shop) -> None:
+    said = weft(shop, "device", "set", "fridge-1", "setpoint=4", "--expires", "30s")
+    assert said.returncode == 0, said.stderr
+    _, spec, _ = shop.stored("fridge-1")
+    assert spec.desired == {"setpoint": 4}
+    assert 0 < spec.desired_until["setpoint"] - shop.lab.clock.now() <= 30
+    refused = weft(shop, "device", "set", "fridge-1", "setpoint=40")
+    assert refused.returncode == 2
+    assert "setpoint: 40 is more than 10" in refused.stderr
+    (item,) = json.loads(weft(shop, "device", "list", "-o", "json").stdout)["items"][:1]
+    assert {"phase", "last_seen", "reported", "drift"} <= item["status"].keys()
+    assert weft(shop, "device", "set", "fridge-1", "setpoint-").returncode == 0
+    assert shop.stored("fridge-1")[1].desired == {}
+    found = {"protocol": "mqtt", "address": "acme/9", "name": "lamp"}
+    shop.report(found=[found])
+    waits = weft(shop, "device", "set", "lamp", "on=true")
+    assert waits.returncode == 5
+    assert "weft device approve lamp --model MODEL" in waits.stderr
+    assert weft(shop, "device", "approve", "lamp", "--model", "fridge").returncode == 0
+    assert shop.stored("lamp")[1].approved

@@ -158,6 +158,7 @@ SPECIAL = {
     ("warm", "image"): "warm",
     ("clone", "vm"): "restore.clone",
     ("set", "quota"): "quota.set",
+    ("set", "device"): "device.set",
 }
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {

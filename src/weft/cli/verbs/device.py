@@ -1,0 +1,83 @@
+"""`weft device set fridge-1 setpoint=4 --expires 30s`: which values a device's properties shall have. With flags of fields in
+place of values, it changes the device's own fields as every ``set`` does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli.command import options
+from weft.cli.command.flags import make_flags
+from weft.cli.command.grammar import Entry
+from weft.cli.command.lookup import find_one
+from weft.cli.command.target import usage
+from weft.cli.session import Session
+from weft.cli.verbs.set import change, change_options
+from weft.cli.wait.finish import Done, finish
+from weft.kinds.device import DEVICE
+from weft.kinds.device_model import DEVICE_MODEL
+from weft.kinds.fields.cells import dig
+from weft.kinds.fields.device.affordance import Value
+from weft.kinds.record import Kind
+from weft.objects.errors import NotFound
+from weft.objects.quantity import parse_duration
+
+
+def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    fields = make_flags(DEVICE)
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME [PROPERTY=VALUE|PROPERTY-]..."),
+        click.Option(["--expires"], metavar="DURATION", help="After so long the values are desired no more, like 30s."),
+        *fields,
+        *change_options(DEVICE, fields),
+    ]
+    summary = "Say which values a device's properties shall have (PROPERTY- takes one away), or change its own fields."
+    return options.build(verb, summary, _set, kind, params)
+
+
+def _set(session: Session, kind: Kind | None, words: tuple[str, ...], expires: str | None, **given: Any) -> int:
+    pairs = [word for word in words if "=" in word or word.endswith("-")]
+    target = find_one(session, kind or DEVICE, [word for word in words if word not in pairs], (), "give one device")
+    dry_run, fields = given.pop("dry_run"), {key: value for key, value in given.items() if value not in (None, ())}
+    if not pairs:
+        if expires is not None:
+            raise usage(
+                "--expires: no value is given that could expire", "weft device set NAME property=value --expires 30s"
+            )
+        return change(session, target, given, dry_run=dry_run, restart=False)
+    if fields:
+        raise usage("values of properties and the device's own fields are set apart", "write two commands")
+    if dry_run:
+        raise usage("--dry-run goes with the device's own fields", "leave it out: a value that won't do is refused")
+    types = _find_types(session, target.name)
+    body: dict[str, Any] = {"desired": dict(read_pair(pair, types) for pair in pairs)}
+    if expires is not None:
+        body["expires_seconds"] = parse_duration(expires, "--expires")
+    made = session.client.verb(DEVICE.name, target.name, "set", body)
+    return finish(session, [Done(target, made, "set", f"desired: {', '.join(pairs)}")], [])
+
+
+def read_pair(pair: str, types: dict[str, str]) -> tuple[str, Value | None]:
+    """A property and its value: JSON, or text where it is none or the property is a string; None for ``PROPERTY-``."""
+    name, equals, written = pair.partition("=")
+    if not equals:
+        return name[:-1], None
+    if types.get(name) == "string":
+        return name, written
+    try:
+        return name, msgspec.json.decode(written, type=bool | int | float | str)
+    except msgspec.MsgspecError:
+        return name, written
+
+
+def _find_types(session: Session, name: str) -> dict[str, str]:
+    """The types of the device's properties; none where its model can't be read: the server checks the values anyhow."""
+    device = session.client.get(DEVICE.name, name)
+    model = dig(device, "spec.model", "")
+    try:
+        found = session.client.get(DEVICE_MODEL.name, model) if model else {}
+    except NotFound:
+        return {}
+    return {name: str(one.get("type", "")) for name, one in (dig(found, "spec.properties") or {}).items()}
