@@ -153,7 +153,7 @@ class Agent:
         )
         self._secrets = Secrets(server, host.node, SealedSecrets(folder), clock)
         secrets, heavy = self._secrets, asyncio.Semaphore(HEAVY_AT_ONCE)
-        keys = VolumeKeys(server, host.node)
+        self._keys = keys = VolumeKeys(server, host.node)
         memory = BootMemory(host.capacity.memory_bytes, self.table, clock, self._reporter.deliver, self._reporter.wake)
         self._templates = TemplateLibrary(
             host.state_dir,
@@ -259,6 +259,7 @@ class Agent:
         self._watches.end_all()
         self._server.close()
         self._secrets.close()
+        self._keys.close()
         await self._sender.close()
         await self._tasks.close()
         try:

@@ -68,8 +68,11 @@ def find_own_address(server_host: str, server_port: int) -> str:
 
 
 def find_link(address: str) -> str:
-    """The interface that holds ``address``; empty if none does."""
-    listing = subprocess.run(["ip", "-j", "-4", "address"], capture_output=True, check=False, timeout=10).stdout
+    """The interface that holds ``address``; empty if none does, or ``ip`` can't say: it isn't there, or can't run here."""
+    try:
+        listing = subprocess.run(["ip", "-j", "-4", "address"], capture_output=True, check=False, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     for link in msgspec.json.decode(listing or b"[]"):
         if any(info.get("local") == address for info in link.get("addr_info", ())):
             return str(link["ifname"])

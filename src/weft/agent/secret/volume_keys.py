@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from weft.agent.server.client import Server
 from weft.agent.state.allocation import LocalAllocation
 from weft.objects.errors import Unavailable
 
+READERS = 4
+
 
 class VolumeKeys:
     def __init__(self, server: Server, node: str) -> None:
         self._server, self._node = server, node
+        self._threads = ThreadPoolExecutor(READERS, "weft-volume-keys")  # a server that is silent holds up nothing else
         self._files: dict[str, tuple[str, int]] = {}  # by the volume's uid: whose allocation's (uid), and a descriptor
 
     async def open(self, local: LocalAllocation) -> dict[str, str]:
@@ -23,7 +27,9 @@ class VolumeKeys:
         if not wanted:
             return {}
         try:
-            opened = await asyncio.to_thread(self._server.read_secrets, self._node, local.name)
+            opened = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._server.read_secrets, self._node, local.name
+            )
         except Unavailable:
             if any(uid not in self._files for uid in wanted):
                 raise
@@ -31,6 +37,10 @@ class VolumeKeys:
             for uid in wanted:
                 self._put(uid, local.uid, opened.volumes[uid])
         return {uid: f"/proc/{os.getpid()}/fd/{self._files[uid][1]}" for uid in wanted}
+
+    def close(self) -> None:
+        """Nothing is asked for any more; the keys stay as long as the process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def drop(self, allocation: str) -> None:
         """The allocation is gone from this node."""

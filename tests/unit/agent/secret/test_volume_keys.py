@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,17 @@ async def test_without_the_server_the_keys_that_were_fetched_last_serve(server: 
     assert await keys.open(make_local("v1")) == paths
     with pytest.raises(Unavailable):
         await keys.open(make_local("v1", "v2"))
+
+
+async def test_what_fills_the_agents_own_threads_holds_up_no_key(server: Any) -> None:
+    keys, held = VolumeKeys(server, "n1"), threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    waiting = asyncio.ensure_future(asyncio.to_thread(held.wait))
+    try:
+        async with asyncio.timeout(60):
+            paths = await keys.open(make_local("v1"))
+        assert Path(paths["v1"]).read_text() == "one"
+    finally:
+        held.set()
+        await waiting
+        keys.close()
