@@ -159,7 +159,7 @@ def test_a_damaged_file_is_named_with_the_way_out(lab: Lab) -> None:
 PROGRAM = """
 import sys, msgspec
 from pathlib import Path
-from weft.protocol.failover.claim import *
+from weft.protocol.failover.witness import WitnessRequest
 from weft.witness.service import Witness
 from tests.unit.witness.test_witness_service import SECRETS, SITES, FIRST, PEERS
 time = [0.0]
