@@ -134,8 +134,9 @@ class Rollouts(Soak):
                 phase = self.update(one)
                 took = time.monotonic() - began
                 self.settle()
+                settled = time.time()
                 time.sleep(WARM_SECONDS)
-            self.check(one, load)
+            self.check(one, load, settled)
             self.done.promoted += one.is_good
             self.done.rolled_back += not one.is_good
             self.round += 1
@@ -183,8 +184,8 @@ class Rollouts(Soak):
         found: dict[str, Any] = json.loads(answer.stdout)
         return found
 
-    def check(self, one: Round, load: Load) -> None:
-        """What the requests of the round show."""
+    def check(self, one: Round, load: Load, settled: float) -> None:
+        """What the requests of the round show; ``settled``: since when they should come from one version (unix seconds)."""
         spoiled = [
             each for each in load.failures() if not (each.status == "500" and each.said.startswith(f"{one.version}/"))
         ]
@@ -196,7 +197,7 @@ class Rollouts(Soak):
         self.done.least = min(self.done.least, least)
         self.done.requests += len(load.requests)
         self.done.failed += len(load.failures())
-        last = load.said(time.time() - WARM_SECONDS)
+        last = load.said(settled)
         if {said.partition("/")[0] for said in last} != {self.version}:
             self.give_up(f"{one}: {dict(last)} answer, not {self.version} alone")
 
