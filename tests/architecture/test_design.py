@@ -21,6 +21,7 @@ WRITERS = {
     "controllers/accounting": "accounting",
     "controllers/alert": "alerts",
     "controllers/device": "devices",
+    "controllers/device/rollout": "device rollouts",
     "controllers/cluster": "clusters",
     "controllers/recovery": "recovery plans",
     "controllers/replica": "replicas",
@@ -136,7 +137,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints; recovery plans those of the replicas that they promote; replications and replicas those of VMs that
-    # another cluster runs: that they are stopped, and marked; devices take away desired values whose time is over, and approve
+    # another cluster runs: that they are stopped, and marked; device rollouts set devices' values;
+    # devices take away desired values whose time is over, and approve
     # what a model accepts.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
@@ -144,6 +146,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/conversion/controller",
         "controllers/deployment/controller",
         "controllers/device/controller",
+        "controllers/device/rollout",
         "controllers/job/controller",
         "controllers/migration/ahead",
         "controllers/migration/controller",

@@ -53,7 +53,7 @@ REMOVERS = {
     "snapshot": {"snapshots"},
 }
 SPEC_WRITERS = {
-    "device": {"API server", "devices"},
+    "device": {"API server", "devices", "device rollouts"},
     "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},

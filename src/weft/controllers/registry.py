@@ -12,6 +12,7 @@ from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
 from weft.controllers.device.controller import Devices
+from weft.controllers.device.rollout import DeviceRollouts
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
@@ -65,6 +66,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Pools(),
     lambda _: NetworkTopologies(),
     lambda _: Devices(),
+    lambda _: DeviceRollouts(),
     lambda _: Migrations(),
     lambda _: PlansAhead(),
     lambda _: Conversions(),

@@ -16,6 +16,7 @@ from weft.kinds.decision import DECISION
 from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.device import DEVICE
 from weft.kinds.device_model import DEVICE_MODEL
+from weft.kinds.device_rollout import DEVICE_ROLLOUT
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.function import FUNCTION
@@ -91,6 +92,7 @@ KINDS: tuple[Kind, ...] = (
     PLACEMENT_POLICY,
     DEVICE_MODEL,
     DEVICE,
+    DEVICE_ROLLOUT,
     RULE,
     ALERT_RULE,
     SILENCE,

@@ -1,0 +1,98 @@
+"""Carries device rollouts on: sets the values of the next devices, and records which reported them.
+
+Reads device rollouts, devices and their models; writes devicerollout.status and the desired values of devices, both in one commit.
+Woken by those, and when a wave's time is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.controllers.device.rollout_plan import Progress, Stand, Waves, begin, plan_rollout
+from weft.controllers.loop import Plan
+from weft.informer.commit import Commit, Draft
+from weft.informer.view import Changed, Item, View
+from weft.kinds.device import DEVICE, DEVICES_BY_MODEL, DeviceReport, DeviceSpec
+from weft.kinds.device_model import DEVICE_MODEL, DeviceModelSpec
+from weft.kinds.device_rollout import DEVICE_ROLLOUT, ROLLOUTS_BY_MODEL, DeviceRolloutSpec, DeviceRolloutStatus
+from weft.kinds.fields.device.affordance import are_equal
+from weft.objects.identity import object_key
+
+
+class DeviceRollouts:
+    name = "device rollouts"
+    kinds = (DEVICE_ROLLOUT.name, DEVICE.name)
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.key in view.of_kind(DEVICE_ROLLOUT.name):
+            return (change.key,)
+        model = object_key(DEVICE_MODEL.name, change.item.envelope.project, _model_of(change.item))
+        return [item.key for item in view.find(ROLLOUTS_BY_MODEL, model)]
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            item = view.of_kind(DEVICE_ROLLOUT.name).get(key)
+            if item is None or item.deleting:
+                continue
+            commit = _plan_one(view, item, plan, now)
+            if commit is not None:
+                plan.commits.append(commit)
+        return plan
+
+
+def _model_of(item: Item) -> str:
+    return str(msgspec.json.decode(item.envelope.spec).get("model", ""))
+
+
+def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
+    spec, status, project = item.spec(DeviceRolloutSpec), item.status(DeviceRolloutStatus), item.envelope.project
+    model_key = object_key(DEVICE_MODEL.name, project, spec.model)
+    model = view.get(model_key)
+    devices = {
+        one.envelope.name: one
+        for one in view.find(DEVICES_BY_MODEL, model_key)
+        if not one.deleting
+        and one.spec(DeviceSpec).approved
+        and all(one.envelope.labels.get(key) == value for key, value in spec.labels.items())
+    }
+    if status.phase == "Done" or model is None:
+        return None
+    first = status.phase == "Pending"
+    was = begin(list(devices)) if first else msgspec.convert(msgspec.to_builtins(status), Progress)
+    stands = {name: _stand(spec, model.spec(DeviceModelSpec), one, was.wave_at) for name, one in devices.items()}
+    waves = Waves(
+        percent=spec.percent,
+        max_failures=spec.max_failures,
+        timeout_seconds=spec.timeout_seconds,
+        resumed=spec.resumed,
+    )
+    step = plan_rollout(waves, was, stands, now)
+    if step.later is not None:
+        plan.later[item.key] = step.later
+    after = msgspec.convert(msgspec.to_builtins(step.progress), DeviceRolloutStatus)
+    if after == status:
+        return None
+    draft = Draft()
+    draft.change(item, status=after)
+    for one in (devices[name] for name in step.to_set if name in devices):
+        old = one.spec(DeviceSpec)
+        until = {name: at for name, at in old.desired_until.items() if name not in spec.set}
+        draft.change(one, spec=msgspec.structs.replace(old, desired={**old.desired, **spec.set}, desired_until=until))
+    return draft.commit(item.key)
+
+
+def _stand(spec: DeviceRolloutSpec, model: DeviceModelSpec, device: Item, wave_at: float) -> Stand:
+    report = device.report(DeviceReport)
+    values = report.reported
+    if all(
+        name in values and are_equal(model.properties.get(name), value, values[name])
+        for name, value in spec.set.items()
+    ):
+        return Stand(True)
+    for one in reversed(report.commands):
+        if one.property in spec.set and one.outcome in ("Refused", "Expired") and one.at >= wave_at - 1:
+            return Stand(False, f"{one.outcome}: {one.message}" if one.message else one.outcome)
+    return Stand(False)

@@ -1,0 +1,101 @@
+"""How a setting goes to many devices in waves, and stops where too many fail. Pure.
+
+All that it must remember is in ``Progress``, which is written in the commit that sets the devices' values: after a kill it goes on
+from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+WAITING, SENT, CONFIRMED, FAILED = ".", "s", "c", "f"  # what ``Progress.states`` has for each member
+MOST_MEMBERS = 5000
+MOST_TOGETHER = 90  # devices that one commit sets: it has the progress, too, and at most 100 writes
+MOST_WORDS = 200
+Phase = Literal["Progressing", "Stopped", "Done"]
+
+
+class Waves(msgspec.Struct, frozen=True, kw_only=True):
+    """What people asked for: a wave is ``percent`` of the members, one at least. ``resumed`` is how often people let it go on
+    after a stop; each time as many failures are allowed again."""
+
+    percent: int = 10
+    max_failures: int = 5
+    timeout_seconds: float = 60.0
+    resumed: int = 0
+
+
+class Stand(msgspec.Struct, frozen=True):
+    """What is known of a device: whether it reported the values, and why it never will; "" if it may."""
+
+    reached: bool
+    problem: str = ""
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """``states`` has a letter for each of ``members``; the first ``through`` of them are in waves that began."""
+
+    members: list[str] = []
+    states: str = ""
+    through: int = 0
+    wave_at: float = 0.0  # unix seconds: when the newest wave's values were set last
+    failures: dict[str, str] = {}  # why, by name
+    phase: Phase = "Progressing"
+
+
+class Step(msgspec.Struct):
+    """The progress from now on, the devices to set in the same commit, and after how long to look again."""
+
+    progress: Progress
+    to_set: list[str] = []
+    later: float | None = None
+
+
+def begin(names: Sequence[str]) -> Progress:
+    """The progress of a rollout that has done nothing yet. The members are these from now on: a device that comes later isn't
+    one of them."""
+    members = sorted(names)[:MOST_MEMBERS]
+    return Progress(members=members, states=WAITING * len(members))
+
+
+def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: float) -> Step:
+    """``stands`` has the members that are there still."""
+    states, failures, over = list(was.states), dict(was.failures), was.wave_at + waves.timeout_seconds - now
+    for at, name in enumerate(was.members[: was.through]):
+        if states[at] != SENT:
+            continue
+        stand = stands.get(name)
+        if stand is not None and stand.reached:
+            states[at] = CONFIRMED
+        elif stand is None or stand.problem or over <= 0:
+            states[at] = FAILED
+            why = "it is gone" if stand is None else stand.problem or f"no answer within {waves.timeout_seconds:g} s"
+            failures[name] = why[:MOST_WORDS]
+    found = Progress(
+        members=was.members, states="".join(states), through=was.through, wave_at=was.wave_at, failures=failures
+    )
+    if len(failures) > waves.max_failures * (waves.resumed + 1) + waves.resumed:
+        found.phase = "Stopped"
+        return Step(found, later=max(over, 0.05) if SENT in states else None)
+    if WAITING in states[: was.through]:
+        return _send(found, states, now)
+    if SENT in states:
+        return Step(found, later=max(over, 0.05))
+    if was.through == len(was.members):
+        found.phase = "Done"
+        return Step(found)
+    size = max(len(was.members) * waves.percent // 100, 1)
+    found.through = min(was.through + size, len(was.members))
+    return _send(found, states, now)
+
+
+def _send(progress: Progress, states: list[str], now: float) -> Step:
+    """Set the next members of the wave that began, as many as one commit can."""
+    ready = [at for at in range(progress.through) if states[at] == WAITING][:MOST_TOGETHER]
+    for at in ready:
+        states[at] = SENT
+    progress.states, progress.wave_at = "".join(states), now
+    return Step(progress, [progress.members[at] for at in ready], later=0.05)

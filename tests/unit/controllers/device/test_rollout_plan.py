@@ -1,0 +1,80 @@
+"""Settings in waves over 1,000 pretended devices, 5 % of which fail, in virtual time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.controllers.device.rollout_plan import Progress, Stand, Waves, begin, plan_rollout
+
+
+class Site:
+    """Devices that take a value 2 s after it was set; each twentieth refuses, or says nothing."""
+
+    def __init__(self, count: int) -> None:
+        self.names = [f"d{n:04}" for n in range(count)]
+        self.bad = set(self.names[7::20])
+        self.now, self.set_at = 1000.0, dict[str, float]()
+
+    def stands(self) -> dict[str, Stand]:
+        return {name: self._stand(name) for name in self.names}
+
+    def _stand(self, name: str) -> Stand:
+        passed = name in self.set_at and self.now - self.set_at[name] >= 2
+        if name not in self.bad:
+            return Stand(passed)
+        return Stand(False, "refused: out of range" if passed and int(name[1:]) % 40 == 7 else "")
+
+    def run(self, waves: Waves, progress: Progress, *, most: int = 100_000) -> Progress:
+        """Until it stops or is done; what a commit writes is all that is kept between two steps."""
+        for _ in range(most):
+            step = plan_rollout(waves, progress, self.stands(), self.now)
+            assert len(step.to_set) <= 90
+            for name in step.to_set:
+                assert name not in self.set_at, "set twice"
+                self.set_at[name] = self.now
+            progress = msgspec.json.decode(msgspec.json.encode(step.progress), type=Progress)
+            if step.later is None:
+                return progress
+            self.now += min(step.later, 1.0)
+        return progress
+
+
+def test_it_stops_within_the_wave_in_which_one_failure_too_many_comes() -> None:
+    site = Site(1000)
+    progress = site.run(Waves(max_failures=12), begin(site.names))
+    assert progress.phase == "Stopped"
+    assert progress.through == len(site.set_at) == 300
+    assert progress.states.count("f") == len(progress.failures) == 15
+    assert progress.states.count("c") == 285
+    assert progress.states.count(".") == 700
+    assert set(progress.failures) == {name for name in site.bad if name in site.set_at}
+
+
+def test_it_goes_on_where_it_stopped_and_ends_with_the_state_of_each_device_known() -> None:
+    site = Site(1000)
+    progress = site.run(Waves(max_failures=12), begin(site.names))
+    resumed = 0
+    while progress.phase == "Stopped":
+        resumed += 1
+        progress = site.run(Waves(max_failures=12, resumed=resumed), progress)
+    assert (progress.phase, resumed) == ("Done", 3)
+    assert len(site.set_at) == 1000
+    assert (progress.states.count("c"), progress.states.count("f")) == (950, 50)
+
+
+def test_a_kill_at_any_step_sets_no_device_twice() -> None:
+    site = Site(100)
+    progress = begin(site.names)
+    while progress.phase != "Done":
+        progress = site.run(Waves(max_failures=5), progress, most=1)  # each step by a new process
+    assert len(site.set_at) == 100
+
+
+def test_a_member_that_is_gone_has_failed_and_later_ones_are_none() -> None:
+    progress = plan_rollout(Waves(percent=100), begin(["a", "b"]), {}, 10.0).progress
+    after = plan_rollout(Waves(), progress, {"a": Stand(True), "c": Stand(False)}, 11.0).progress
+    assert (after.states, after.failures) == ("cf", {"b": "it is gone"})
+
+
+def test_no_more_than_the_bound_are_members() -> None:
+    assert len(begin([f"d{n}" for n in range(6000)]).members) == 5000
