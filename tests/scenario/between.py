@@ -141,10 +141,10 @@ class Between:
         perform, write = LeaderLease.perform, LeaderLease._write
         between = self
 
-        async def performed(term: LeaderLease, commits: Sequence[Commit]) -> list[Commit]:
+        async def performed(term: LeaderLease, commits: Sequence[Commit], refused: Any = None) -> list[Commit]:
             planned = [one for commit in commits for one in between._look_at(commit)]
             try:
-                return await perform(term, commits)
+                return await perform(term, commits, refused)
             finally:
                 for one in planned:
                     between._planned.pop(one, None)
