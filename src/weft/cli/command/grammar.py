@@ -120,6 +120,7 @@ AFTER = {
         "link-token": Entry("cluster.link_token", "Print a token that links another cluster, once", ("cluster",)),
         "replicate": Entry("replication.replicate", "Replicate VMs to a linked cluster", ("cluster",)),
     },
+    "device": {"watch": Entry("device.watch", "Show what devices report, as it changes", ("device",))},
     "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
     "vm": {
         "update": Entry("vm_update.update", "Roll out another version of a VM", ("vm",)),

@@ -1,8 +1,11 @@
 """`weft device set fridge-1 setpoint=4 --expires 30s`: which values a device's properties shall have. With flags of fields in
-place of values, it changes the device's own fields as every ``set`` does."""
+place of values, it changes the device's own fields as every ``set`` does. `weft device watch`: what devices report, as it
+changes."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -11,9 +14,13 @@ import msgspec
 from weft.cli.command import options
 from weft.cli.command.flags import make_flags
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import find_one
+from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import usage
+from weft.cli.output.formats import print_line
+from weft.cli.output.local_time import render_time
+from weft.cli.output.terminal import clean
 from weft.cli.session import Session
+from weft.cli.verbs.list import follow_kinds
 from weft.cli.verbs.set import change, change_options
 from weft.cli.wait.finish import Done, finish
 from weft.kinds.device import DEVICE
@@ -81,3 +88,56 @@ def _find_types(session: Session, name: str) -> dict[str, str]:
     except NotFound:
         return {}
     return {name: str(one.get("type", "")) for name, one in (dig(found, "spec.properties") or {}).items()}
+
+
+def watch_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["names"], nargs=-1, metavar="[NAME]..."),
+        *options.selectors(kind),
+        options.output(),
+    ]
+    summary = "Show what devices (all, or those named) report, a line for each value that changes, until Ctrl-C."
+    return options.build(verb, summary, _watch, kind, params)
+
+
+def _watch(
+    session: Session, kind: Kind | None, names: tuple[str, ...], labels: tuple[str, ...], fields: tuple[str, ...]
+) -> None:
+    chosen = {target.name for target in find_targets(session, kind or DEVICE, names)} if names else set()
+    for name in chosen:
+        session.client.get(DEVICE.name, name)  # one that isn't there would be waited for in silence
+    selected = {"all_projects": session.all_projects, "labels": ",".join(labels), "fields": ",".join(fields)}
+    known: dict[str, dict[str, Any]] = {}
+    for type_, item in follow_kinds(session, [DEVICE], selected):
+        if not item or (chosen and item["name"] not in chosen):
+            continue
+        if type_ == "delete":
+            known.pop(item["uid"], None)
+            session.notify(f"device/{item['name']} was deleted")
+            continue
+        for one in find_changes(known.get(item["uid"], {}), item):
+            if session.is_document:
+                print_line(session, one)
+            else:
+                name, value = one["property"], msgspec.json.encode(one["value"]).decode()
+                what = f"{name}  {clean(value)}" if name else f"is {one['phase']}"
+                print(f"{_show_seen(one['last_seen'])}  {one['device']}  {what}")
+        known[item["uid"]] = item
+        sys.stdout.flush()
+
+
+def find_changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A device's properties whose reported values are others than ``before`` (an object; {}: not known), null for one that isn't
+    reported any more; before them its phase, with the property null, if that changed."""
+    old, new = dig(before, "status") or {}, dig(now, "status") or {}
+    was, reported = old.get("reported") or {}, new.get("reported") or {}
+    shown = {"device": now["name"], "last_seen": new.get("last_seen"), "phase": new.get("phase")}
+    if new.get("phase") != old.get("phase"):
+        yield {**shown, "property": None, "value": None}
+    for name in (*reported, *(name for name in was if name not in reported)):
+        if name not in was or was[name] != reported.get(name):
+            yield {**shown, "property": name, "value": reported.get(name)}
+
+
+def _show_seen(at: float | None) -> str:
+    return "not yet seen" if at is None else render_time(at, seconds=True)

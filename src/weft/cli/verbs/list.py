@@ -144,7 +144,7 @@ def watch_kinds(
     redraws = is_terminal(sys.stdout) and not session.is_data
     known: dict[str, Object] = {}
     synced = reported = False
-    for type_, item in _follow(session, kinds, selected):
+    for type_, item in follow_kinds(session, kinds, selected):
         if type_ == "synced":
             synced = True
         elif type_ == "put" and shows(item):
@@ -168,7 +168,7 @@ def watch_kinds(
         sys.stdout.flush()
 
 
-def _follow(session: Session, kinds: Sequence[Kind], selected: dict[str, Any]) -> Iterator[tuple[str, Object]]:
+def follow_kinds(session: Session, kinds: Sequence[Kind], selected: dict[str, Any]) -> Iterator[tuple[str, Object]]:
     """The objects of all ``kinds``, then once a mark that the list is complete, then the changes. Raises WeftError."""
     client, news = session.make_client(), queue.Queue[tuple[str, WatchEvent | WeftError]]()
 
