@@ -23,11 +23,11 @@ PHASE = "phase"
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """Set properties of ``device`` ("": the rule's own), for ``expires_seconds`` at most; or tell people ``event``."""
+    """Set properties of ``device`` ("": the rule's own), for ``expires_seconds`` at most, if given; or tell people ``event``."""
 
     device: str = ""
     set: dict[str, Value] = {}
-    expires_seconds: float = 60.0
+    expires_seconds: float | None = None
     event: str = ""
 
 
@@ -41,6 +41,14 @@ class Rule(msgspec.Struct, frozen=True):
     for_seconds: float = 0.0
     cooldown_seconds: float = 0.0
     then: tuple[Effect, ...] = ()
+
+
+class Fired(msgspec.Struct):
+    """How often a rule fired at this gateway, ever, and when last (Unix seconds by this machine's clock)."""
+
+    count: int = 0
+    at: float = 0.0
+    problem: str = ""
 
 
 class Firing(msgspec.Struct, frozen=True):

@@ -1,0 +1,149 @@
+"""What every driver of devices promises, against the peer of its tests: devices that obey, and a line that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import pytest
+
+from weft.contracts.device import DeviceDriver, Found, Thing, Value
+from weft.objects.errors import NotFound, TimedOut, Unavailable
+
+SECONDS = 60.0
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[str, dict[str, Value]]] = []
+        self.events: list[tuple[str, dict[str, Value]]] = []
+        self.refused: list[tuple[str, str]] = []
+        self.lines: list[str] = []
+
+    def note_values(self, uid: str, values: Mapping[str, Value]) -> None:
+        self.values.append((uid, dict(values)))
+
+    def note_event(self, uid: str, event: Mapping[str, Value]) -> None:
+        self.events.append((uid, dict(event)))
+
+    def note_refused(self, uid: str, reason: str) -> None:
+        self.refused.append((uid, reason))
+
+    def note_line(self, problem: str) -> None:
+        self.lines.append(problem)
+
+
+class Peer(Protocol):
+    """The other side: devices ``thing`` (it obeys what it is told, and reports it) and a line that can break."""
+
+    driver: DeviceDriver
+
+    async def say(self, thing: Thing, values: Mapping[str, Value]) -> None: ...
+
+    async def announce(self, found: Found) -> None: ...
+
+    async def cut(self) -> None:
+        """The protocol's server dies, hard."""
+
+    async def mend(self) -> None: ...
+
+
+async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def until_works(driver: DeviceDriver) -> None:
+    async with asyncio.timeout(SECONDS):
+        while await driver.probe():
+            await asyncio.sleep(0.02)
+
+
+ONE = Thing("uid-1", "default", "cold-1")
+OTHER = Thing("uid-2", "default", "cold-2")
+
+
+class DeviceDriverContract:
+    """A protocol's tests are a class of this with a fixture ``peer``; its driver knows no device yet."""
+
+    async def test_the_listener_hears_what_each_device_says(self, peer: Peer) -> None:
+        heard = Heard()
+        for thing in (ONE, OTHER):
+            await peer.driver.connect(thing)
+        peer.driver.observe(heard)
+        await until_works(peer.driver)
+        said = [(ONE, {"t": 4.5}), (OTHER, {"t": 5, "door": "open"}), (ONE, {"t": 4.5, "fan": True})]
+        for thing, values in said:
+            await peer.say(thing, values)
+            await until(lambda: bool(heard.values) and heard.values[-1] == (thing.uid, values))  # noqa: B023
+        assert heard.values == [(thing.uid, values) for thing, values in said]
+
+    async def test_what_is_written_is_what_the_device_reports_and_what_is_read(self, peer: Peer) -> None:
+        heard = Heard()
+        await peer.driver.connect(ONE)
+        peer.driver.observe(heard)
+        await until_works(peer.driver)
+        await peer.say(ONE, {"t": 4.0, "fan": False})
+        await until(lambda: len(heard.values) == 1)
+        await peer.driver.write(ONE.uid, "c1", {"fan": True}, 30.0)
+        await until(lambda: heard.values[-1][1].get("fan") is True)
+        assert await peer.driver.read(ONE.uid, ["fan", "t", "other"]) == {"fan": True, "t": 4.0}
+
+    async def test_a_device_that_is_not_connected_is_neither_heard_nor_written(self, peer: Peer) -> None:
+        heard = Heard()
+        await peer.driver.connect(ONE)
+        await peer.driver.connect(OTHER)
+        await peer.driver.disconnect(ONE.uid)
+        await peer.driver.disconnect(ONE.uid)
+        peer.driver.observe(heard)
+        await until_works(peer.driver)
+        await peer.say(ONE, {"t": 1.0})
+        await peer.say(OTHER, {"t": 2.0})
+        await until(lambda: bool(heard.values))
+        assert heard.values == [(OTHER.uid, {"t": 2.0})]
+        with pytest.raises(NotFound):
+            await peer.driver.write(ONE.uid, "c1", {"fan": True}, 30.0)
+        with pytest.raises(NotFound):
+            await peer.driver.read(ONE.uid, ["t"])
+
+    async def test_a_command_whose_time_is_up_is_not_handed_over(self, peer: Peer) -> None:
+        await peer.driver.connect(ONE)
+        peer.driver.observe(Heard())
+        await until_works(peer.driver)
+        with pytest.raises(TimedOut):
+            await peer.driver.write(ONE.uid, "c1", {"fan": True}, 0.0)
+
+    async def test_what_announces_itself_is_found_and_found_is_bounded(self, peer: Peer) -> None:
+        heard = Heard()
+        peer.driver.observe(heard)
+        await until_works(peer.driver)
+        for number in range(501):
+            await peer.announce(Found("", f"id-{number}", f"Sensor {number}", "Acme", "T1"))
+        await until(lambda: ("", "found") in heard.refused)
+        found = {one.address: one for one in await peer.driver.discover()}
+        assert len(found) == 500
+        assert (found["id-7"].name, found["id-7"].manufacturer, found["id-7"].model) == ("Sensor 7", "Acme", "T1")
+
+    async def test_a_line_that_broke_is_told_and_works_again_by_itself(self, peer: Peer) -> None:
+        heard = Heard()
+        await peer.driver.connect(ONE)
+        peer.driver.observe(heard)
+        await until_works(peer.driver)
+        await peer.say(ONE, {"t": 1.0})
+        await until(lambda: len(heard.values) == 1)
+        await peer.cut()
+        await until(lambda: bool(heard.lines) and heard.lines[-1] != "")
+        assert await peer.driver.probe() != ""
+        with pytest.raises((Unavailable, TimedOut)):
+            await peer.driver.write(ONE.uid, "c1", {"fan": True}, 30.0)
+        await peer.mend()
+        await until_works(peer.driver)
+        await peer.say(ONE, {"t": 2.0})
+        await until(lambda: heard.values[-1] == (ONE.uid, {"t": 2.0}))
+        await peer.driver.write(ONE.uid, "c1", {"fan": True}, 30.0)
+        await until(lambda: heard.values[-1][1].get("fan") is True)
+        assert heard.lines[-1] == ""

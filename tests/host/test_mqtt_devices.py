@@ -1,0 +1,256 @@
+"""The MQTT driver against a real Mosquitto, kept as the gateway keeps it, and killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+
+from weft.contracts.clock import SystemClock
+from weft.contracts.device import Found, Thing, Value
+from weft.drivers.device.mqtt.client import MqttClient
+from weft.drivers.device.mqtt.driver import MqttDriver
+from weft.drivers.device.mqtt.packets import Publish
+from weft.edge.broker.broker import Broker
+from weft.edge.broker.config import GATEWAY, Bounds, Listening
+
+pytestmark = pytest.mark.host
+clock = SystemClock()
+
+
+class MqttDevice:
+    """A device as people build them: it obeys its commands, once each, and reports what it is."""
+
+    def __init__(self, thing: Thing, port: int, password: str, clean: bool = False) -> None:
+        root = f"weft/{thing.project}/{thing.name}"
+        self.root, self.values, self.done, self.got = root, dict[str, Value](), set[str](), list[bytes]()
+        self.client = MqttClient(
+            thing.name,
+            f"{thing.project}.{thing.name}",
+            password,
+            lambda: ("127.0.0.1", port),
+            [f"{root}/command"],
+            self._take,
+            clock,
+        )
+        self.tasks = {asyncio.create_task(self.client.keep())}
+
+    def _take(self, message: Publish) -> None:
+        self.got.append(message.payload)
+        command = msgspec.json.decode(message.payload)
+        if command["id"] not in self.done:
+            self.done.add(command["id"])
+            self.values.update(command.get("set", {}))
+            task = asyncio.create_task(self._report())
+            self.tasks.add(task)
+
+    async def say(self, values: Mapping[str, Value]) -> None:
+        self.values.update(values)
+        await self.publish(msgspec.json.encode(dict(values)))
+
+    async def publish(self, payload: bytes, leaf: str = "reported") -> None:
+        await until(lambda: self.client.is_connected)
+        await self.client.publish(f"{self.root}/{leaf}", payload)
+
+    async def _report(self) -> None:
+        await self.client.publish(f"{self.root}/reported", msgspec.json.encode(self.values))
+
+    async def close(self) -> None:
+        self.client.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+class MosquittoPeer:
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.broker = Broker(folder, Listening(port=self.port), Bounds(), clock)
+        hashes = {f"default.{one.name}": self.broker.renew_hash("", "pw-" + one.name) for one in (ONE, OTHER)}
+        self.broker.put_devices([("default", one.name) for one in (ONE, OTHER)], hashes)
+        self.driver = MqttDriver(lambda: ("127.0.0.1", self.port), GATEWAY, self.broker.password, clock)
+        self.keeping = asyncio.create_task(self.broker.keep())
+        self.devices: dict[str, MqttDevice] = {}
+
+    def find(self, thing: Thing) -> MqttDevice:
+        if thing.uid not in self.devices:
+            self.devices[thing.uid] = MqttDevice(thing, self.port, "pw-" + thing.name)
+        return self.devices[thing.uid]
+
+    async def say(self, thing: Thing, values: Mapping[str, Value]) -> None:
+        await self.find(thing).say(values)
+
+    async def announce(self, found: Found) -> None:
+        device = {
+            "identifiers": [found.address],
+            "name": found.name,
+            "manufacturer": found.manufacturer,
+            "model": found.model,
+        }
+        one = self.find(ONE)
+        await until(lambda: one.client.is_connected)
+        birth = msgspec.json.encode({"unique_id": found.address, "device": device})
+        await one.client.publish(f"homeassistant/sensor/{found.address}/config", birth, retain=True)
+
+    async def cut(self) -> None:
+        """The broker is killed, and can't come back: nobody keeps it."""
+        self.keeping.cancel()
+        pid = self.broker.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(self.keeping, return_exceptions=True)
+
+    async def mend(self) -> None:
+        self.keeping = asyncio.create_task(self.broker.keep())
+
+    async def close(self) -> None:
+        for device in self.devices.values():
+            await device.close()
+        await self.driver.close()
+        self.keeping.cancel()
+        await asyncio.gather(self.keeping, return_exceptions=True)
+
+
+@pytest.fixture
+async def peer(tmp_path: Path) -> AsyncIterator[MosquittoPeer]:
+    for folder in (tmp_path, *tmp_path.parents):  # the broker's user must come through
+        with contextlib.suppress(PermissionError):
+            if folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+    made = MosquittoPeer(tmp_path / "broker")
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+class TestMqttDriver(DeviceDriverContract):
+    pass
+
+
+async def test_a_device_uses_its_own_topics_only(peer: MosquittoPeer) -> None:
+    heard = Heard()
+    for thing in (ONE, OTHER):
+        await peer.driver.connect(thing)
+    peer.driver.observe(heard)
+    await until_works(peer.driver)
+    liar, other = peer.find(ONE), peer.find(OTHER)
+    await other.say({"t": 1})
+    for topic in (
+        "weft/default/cold-2/reported",
+        "weft/default/cold-2/command",
+        "weft/default/cold-1/desired",
+        "other",
+    ):
+        with contextlib.suppress(Exception):  # not authorised
+            await liar.client.publish(topic, b'{"t": 99}')
+    await liar.say({"t": 2})
+    await until(lambda: len(heard.values) == 2)
+    assert heard.values == [(OTHER.uid, {"t": 1}), (ONE.uid, {"t": 2})]
+    assert other.got == []
+
+
+async def test_a_wrong_password_and_a_stranger_are_refused(peer: MosquittoPeer) -> None:
+    strangers = [
+        MqttDevice(ONE, peer.port, "wrong"),
+        MqttDevice(Thing("u", "default", "cold-9"), peer.port, "pw-cold-9"),
+    ]
+    await until(
+        lambda: all("authorised" in one.client.problem or "password" in one.client.problem for one in strangers)
+    )
+    for one in strangers:
+        await one.close()
+
+
+async def test_what_is_no_message_is_refused_with_its_reason(peer: MosquittoPeer) -> None:
+    heard = Heard()
+    await peer.driver.connect(ONE)
+    peer.driver.observe(heard)
+    await until_works(peer.driver)
+    device = peer.find(ONE)
+    for payload in (
+        b"",
+        b"[1]",
+        b'{"t": null}',
+        b'{"t": {"deep": 1}}',
+        b"\xff\xfe",
+        b'{"t": NaN}',
+        b"[" * 5000,
+        b'{"t":1e999}',
+    ):
+        await device.publish(payload)
+    await device.publish(msgspec.json.encode({f"p{number}": 1 for number in range(201)}))
+    await device.say({"t": 1.0})
+    await until(lambda: bool(heard.values))
+    reasons = [reason for _, reason in heard.refused]
+    assert reasons.count("size") == 1
+    assert reasons.count("payload") >= 7
+    assert heard.values[-1] == (ONE.uid, {"t": 1.0})
+
+
+async def test_ten_megabytes_are_refused_by_the_broker_and_the_others_go_on(peer: MosquittoPeer) -> None:
+    heard = Heard()
+    for thing in (ONE, OTHER):
+        await peer.driver.connect(thing)
+    peer.driver.observe(heard)
+    await until_works(peer.driver)
+    await peer.say(ONE, {"t": 1.0})
+    with contextlib.suppress(Exception):  # the broker ends the connection
+        await peer.find(ONE).publish(b'{"t": "' + b"x" * (10 << 20) + b'"}')
+    await peer.say(OTHER, {"t": 2.0})
+    await until(lambda: len(heard.values) == 2)
+    assert heard.values == [(ONE.uid, {"t": 1.0}), (OTHER.uid, {"t": 2.0})]
+    assert peer.broker.starts == 1
+
+
+async def test_a_command_for_a_device_that_is_away_dies_with_its_time(peer: MosquittoPeer) -> None:
+    await peer.driver.connect(ONE)
+    peer.driver.observe(Heard())
+    await until_works(peer.driver)
+    device = peer.find(ONE)
+    await until(lambda: device.client.is_connected)
+    await device.close()
+    del peer.devices[ONE.uid]
+    await peer.driver.write(ONE.uid, "short", {"fan": True}, 1.0)
+    await peer.driver.write(ONE.uid, "long", {"fan": False}, 3600.0)
+    await asyncio.sleep(2.5)  # the broker's own time, by which the first is too late: no event says so
+    back = peer.find(ONE)
+    await until(lambda: bool(back.got))
+    assert [msgspec.json.decode(one)["id"] for one in back.got] == ["long"]
+
+
+async def test_a_new_device_is_let_in_and_one_that_is_gone_is_put_out(peer: MosquittoPeer) -> None:
+    await until(lambda: peer.broker.pid != 0)
+    new = MqttDevice(Thing("uid-3", "default", "cold-3"), peer.port, "pw-3")
+    await until(lambda: "authorised" in new.client.problem)
+    peer.broker.put_devices([("default", "cold-3")], {"default.cold-3": peer.broker.renew_hash("", "pw-3")})
+    await until(lambda: new.client.is_connected)
+    peer.broker.put_devices([], {})
+    await until(lambda: not new.client.is_connected and "authorised" in new.client.problem)
+    assert peer.broker.starts == 1
+    await new.close()
+
+
+async def test_a_broker_that_is_killed_or_lost_its_folder_comes_back(peer: MosquittoPeer) -> None:
+    peer.driver.observe(Heard())
+    await until_works(peer.driver)
+    os.kill(peer.broker.pid, signal.SIGKILL)
+    await until(lambda: peer.broker.starts == 2)
+    await until_works(peer.driver)
+    shutil.rmtree(peer.folder)
+    await until(lambda: peer.broker.starts >= 3)
+    await until(lambda: (peer.folder / "data").exists())
+    await until_works(peer.driver)
+    await peer.driver.connect(ONE)
+    await peer.say(ONE, {"t": 1.0})

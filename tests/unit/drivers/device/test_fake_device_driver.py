@@ -1,0 +1,38 @@
+"""The fake driver promises what every driver of devices does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from tests.conformance.device_contract import DeviceDriverContract
+
+from weft.contracts.clock import SystemClock
+from weft.contracts.device import Found, Thing, Value
+from weft.drivers.device.fake.driver import FakeDriver
+
+
+class FakePeer:
+    def __init__(self) -> None:
+        self.driver = FakeDriver(SystemClock())
+
+    async def say(self, thing: Thing, values: Mapping[str, Value]) -> None:
+        self.driver.say(thing.uid, values)
+
+    async def announce(self, found: Found) -> None:
+        self.driver.announce(found)
+
+    async def cut(self) -> None:
+        self.driver.cut()
+
+    async def mend(self) -> None:
+        self.driver.mend()
+
+
+@pytest.fixture
+def peer() -> FakePeer:
+    return FakePeer()
+
+
+class TestFakeDriver(DeviceDriverContract):
+    pass
