@@ -95,8 +95,8 @@ class DeviceGateway:
             for command in plan_desired(twin, new_uid):
                 twin.begin(command)
         self._by_name = {(twin.device.project, twin.device.name): uid for uid, twin in self.twins.items()}
-        self._kept.clear()  # devices that are this gateway's no more; their rows go with the next save
-        self._gone |= self._store.load_twins().keys() - self.twins.keys()
+        self._gone |= self._kept.keys()  # devices that are this gateway's no more
+        self._kept.clear()
 
     def put_rules(self, rules: Mapping[str, tuple[Rule, list[str]]]) -> None:
         """These are all rules now: by uid, each with the devices (uids) that it watches."""

@@ -1,4 +1,4 @@
-"""The gateway's file: twins, and the objects that it works by while the server can't be reached. SQLite; one thread at a time.
+"""The gateway's file: twins, and the objects that it works by while the server can't be reached. SQLite; from any thread.
 
 A kill at any moment loses at most what came since the last save. A file that can't be read is put aside, and a new one begun: the
 server has the objects, and the devices will speak again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -32,6 +33,7 @@ log = logging.getLogger("weft.edge.store")
 class TwinStore:
     def __init__(self, folder: Path) -> None:
         """Opens the file in ``folder``. Raises OSError, sqlite3.Error where there is no way to have one."""
+        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = folder / FILE
         try:
@@ -62,18 +64,22 @@ class TwinStore:
         """Write those, as JSON of Kept, and forget those that are ``gone``: all or nothing. Then ``fired``, of all rules."""
         if fired is not None:
             self.save_objects(_FIRED, fired)
-        with self._base:
+        with self._lock, self._base:
             self._base.executemany("insert or replace into twin values (?, ?)", twins.items())
             self._base.executemany("delete from twin where uid = ?", [(uid,) for uid in gone])
 
     def load_objects(self, kind: str) -> dict[str, bytes]:
+        with self._lock:
+            return self._load_objects(kind)
+
+    def _load_objects(self, kind: str) -> dict[str, bytes]:
         rows = self._base.execute("select key, body from object where kind = ?", (kind,))
         return {str(key): bytes(body) for key, body in rows}
 
     def save_objects(self, kind: str, objects: Mapping[str, bytes]) -> None:
         """These are all objects of ``kind`` now."""
-        with self._base:
-            before = self.load_objects(kind)
+        with self._lock, self._base:
+            before = self._load_objects(kind)
             changed = [(kind, key, body) for key, body in objects.items() if before.get(key) != body]
             self._base.executemany("insert or replace into object values (?, ?, ?)", changed)
             gone = [(kind, key) for key in before.keys() - objects.keys()]
@@ -84,7 +90,7 @@ class TwinStore:
         return {str(user): str(hashed) for user, hashed in self._base.execute("select username, hash from hash")}
 
     def save_hashes(self, hashes: Mapping[str, str]) -> None:
-        with self._base:
+        with self._lock, self._base:
             self._base.execute("delete from hash")
             self._base.executemany("insert into hash values (?, ?)", hashes.items())
 

@@ -1,0 +1,292 @@
+"""The gateway's line to the server: follows its objects, keeps them for the time without a server, and reports.
+
+Devices are watched, so a desired value comes at once; the models and rules are listed when a device changed, and every 15 seconds.
+Whatever the server answers, the gateway goes on with what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import random
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from weft.client.answer import raise_problem
+from weft.client.api import Client
+from weft.contracts.clock import Clock
+from weft.contracts.device import DeviceDriver
+from weft.edge.broker.broker import Broker
+from weft.edge.broker.config import make_username
+from weft.edge.device.model import Device
+from weft.edge.device.store import TwinStore
+from weft.edge.gateway import DeviceGateway
+from weft.edge.server.objects import KINDS, Wanted, read_key, read_objects
+from weft.edge.server.report import Told, note_told, plan_report
+from weft.objects.errors import NotFound, WeftError
+from weft.protocol.devices import DevicesAnswer, DevicesReport
+from weft.protocol.report import OpenedSecrets
+
+LIST_SECONDS = 15.0
+GATHER_SECONDS = 0.1  # changes that come together are applied together
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+SECRET_SECONDS = 600.0  # a password is asked for again after so long
+TOLERATED_SECONDS = 2.0  # the server's Date has whole seconds: less is no difference of clocks
+PASSWORD = "password"
+_OFFSET = "offset"
+
+log = logging.getLogger("weft.edge.server")
+
+
+class ServerLink:
+    def __init__(
+        self,
+        client: Client,
+        node: str,
+        gateway: DeviceGateway,
+        drivers: Mapping[str, DeviceDriver],
+        store: TwinStore,
+        clock: Clock,
+        broker: Broker | None = None,
+    ) -> None:
+        self._client, self._node, self._gateway, self._drivers = client, node, gateway, drivers
+        self._store, self._clock, self._broker = store, clock, broker
+        self._objects: dict[str, dict[tuple[str, str], bytes]] = {kind: {} for kind in KINDS}
+        self._hashes = store.load_hashes()  # by username
+        self._asked: dict[str, tuple[Device, float]] = {}  # by username: for what its password was asked, and when
+        self._changed = asyncio.Event()
+        self._synced = False
+        self._told = Told()
+        self._draw = random.Random()  # noqa: S311 (spreads load)
+        self.offset = float(store.load_objects(_OFFSET).get("seconds", b"0"))
+        self.problem = "the server hasn't answered yet"
+        client.http.on_answer = self._note_date
+
+    async def load(self) -> None:
+        """Take up what was kept."""
+        for kind in KINDS:
+            for body in (await asyncio.to_thread(self._store.load_objects, kind)).values():
+                self._objects[kind][read_key(body)] = body
+        await self._apply()
+
+    async def keep(self) -> None:
+        """Follow and report until this is cancelled."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._follow, args=(loop,), name="weft-edge-follow", daemon=True).start()
+        await asyncio.gather(self._keep_objects(), self._keep_reporting())
+
+    def find_offset(self) -> float:
+        """The seconds by which the server's clock is ahead of this machine's."""
+        return self.offset
+
+    # --- what it follows ---------------------------------------------------------------------------------------------
+
+    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread, for ever: devices as they change."""
+        pause = threading.Event()
+        while not self._client.http.closed.is_set():
+            listed: dict[tuple[str, str], bytes] | None = {}
+            try:
+                for event in self._client.watch_forever("device", all_projects=True, on_trouble=self._note_trouble):
+                    if event.type == "synced":
+                        # Deletions that were missed come as events of their own before this one.
+                        loop.call_soon_threadsafe(self._take_listed, listed)
+                        listed = None
+                    elif event.type == "put":
+                        body = bytes(event.raw)
+                        key = read_key(body)
+                        if listed is not None:
+                            listed[key] = body
+                        else:
+                            loop.call_soon_threadsafe(self._take, key, body)
+                    elif event.type == "delete" and listed is None:
+                        loop.call_soon_threadsafe(self._take, read_key(bytes(event.raw)), None)
+            except (
+                WeftError,
+                msgspec.DecodeError,
+            ) as trouble:  # refused for good, as it seems: asked again later all the same
+                self.problem = str(trouble)
+                log.warning("devices can't be followed: %s", trouble)
+            except RuntimeError:
+                return  # the loop has ended
+            pause.wait(LONGEST_PAUSE_SECONDS)
+
+    def _take_listed(self, listed: dict[tuple[str, str], bytes] | None) -> None:
+        if listed is not None:
+            self._objects["device"] = listed
+        self._synced = True
+        self._changed.set()
+
+    def _take(self, key: tuple[str, str], body: bytes | None) -> None:
+        before = self._objects["device"].get(key)
+        if body is None:
+            self._objects["device"].pop(key, None)
+        else:
+            self._objects["device"][key] = body
+        if (
+            body is None or before is None or _pick(before) != _pick(body)
+        ):  # what the gateway itself reported is no news
+            self._changed.set()
+
+    def _note_trouble(self, trouble: WeftError) -> None:
+        self.problem = trouble.message
+
+    async def _keep_objects(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(LIST_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            else:
+                await self._clock.sleep(GATHER_SECONDS)
+            self._changed.clear()
+            if not self._synced:
+                continue
+            try:
+                for kind in ("devicemodel", "rule"):
+                    listing = await asyncio.to_thread(self._client.list, kind, all_projects=True)
+                    self._objects[kind] = {read_key(bytes(raw)): bytes(raw) for raw in listing.raws}
+            except (WeftError, msgspec.DecodeError) as trouble:
+                self.problem = str(trouble)
+                continue
+            await self._apply()
+            await self._ask_passwords()
+
+    async def _apply(self) -> None:
+        wanted = read_objects(
+            self._objects["device"].values(),
+            self._objects["devicemodel"].values(),
+            self._objects["rule"].values(),
+            self._node,
+        )
+        if wanted.unread:
+            log.warning("%d objects can't be read by this version", wanted.unread)
+        await self._gateway.put_devices(wanted.devices, wanted.models)
+        self._gateway.put_rules(wanted.rules)
+        self._admit(wanted)
+        for kind in KINDS:
+            kept = {f"{project}/{name}": body for (project, name), body in self._objects[kind].items()}
+            await asyncio.to_thread(self._store.save_objects, kind, kept)
+        await asyncio.to_thread(self._store.save_objects, _OFFSET, {"seconds": str(self.offset).encode()})
+
+    def _admit(self, wanted: Wanted) -> None:
+        """Let the devices with a password use the broker."""
+        if self._broker is None:
+            return
+        mqtt = [one for one in wanted.devices.values() if one.protocol == "mqtt"]
+        names = {make_username(one.project, one.name): one for one in mqtt if one.credentials}
+        self._hashes = {user: hashed for user, hashed in self._hashes.items() if user in names}
+        self._broker.put_devices([(one.project, one.name) for one in mqtt], self._hashes)
+        for one in mqtt:
+            if not one.credentials and (twin := self._gateway.twins.get(one.uid)) is not None:
+                twin.problem = "it has no credentials, so it can't log in to the broker"
+
+    async def _ask_passwords(self) -> None:
+        at, changed = self._clock.elapsed(), False
+        for uid, twin in list(self._gateway.twins.items()):
+            device = twin.device
+            if self._broker is None or device.protocol != "mqtt" or not device.credentials:
+                continue
+            user = make_username(device.project, device.name)
+            asked, when = self._asked.get(user, (None, 0.0))
+            if (
+                asked is not None
+                and asked.credentials == device.credentials
+                and asked.uid == uid
+                and at - when < SECRET_SECONDS
+            ):
+                continue
+            try:
+                password = await asyncio.to_thread(self._open_password, device)
+            except NotFound as problem:
+                twin.problem = f"its password can't be read: {problem.message}"[:300]
+                changed |= self._hashes.pop(user, None) is not None
+                continue
+            except WeftError as problem:
+                self.problem = problem.message
+                return
+            self._asked[user] = device, at
+            hashed = await asyncio.to_thread(self._broker.renew_hash, self._hashes.get(user, ""), password)
+            changed |= self._hashes.get(user) != hashed
+            self._hashes[user] = hashed
+        if changed and self._broker is not None:
+            await asyncio.to_thread(self._store.save_hashes, self._hashes)
+            mqtt = [one.device for one in self._gateway.twins.values() if one.device.protocol == "mqtt"]
+            self._broker.put_devices([(one.project, one.name) for one in mqtt], self._hashes)
+
+    def _open_password(self, device: Device) -> str:
+        """Raises NotFound, and what the server answers."""
+        asked = msgspec.json.encode({"device": f"{device.project}/{device.name}"})
+        answer = self._client.http.request("POST", f"/v1/nodes/{self._node}:secrets", asked, timeout_seconds=10.0)
+        raise_problem(answer)
+        opened = msgspec.json.decode(answer.body, type=OpenedSecrets).secrets.get(device.credentials, {})
+        if not opened.get(PASSWORD):
+            raise NotFound(f"secret {device.credentials} has no key {PASSWORD}")
+        return opened[PASSWORD]
+
+    # --- what it reports ---------------------------------------------------------------------------------------------
+
+    async def _keep_reporting(self) -> None:
+        tries = 0
+        while True:
+            pause = FIRST_PAUSE_SECONDS
+            try:
+                pause = await self._report_once()
+                tries, self.problem = 0, ""
+            except (WeftError, msgspec.DecodeError) as trouble:
+                tries += 1
+                if not self.problem:
+                    log.warning("the server doesn't take reports: %s", trouble)
+                self.problem = str(trouble)
+                pause = max(
+                    0.1, self._draw.uniform(0.0, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries, 8)))
+                )
+            await self._clock.sleep(pause)
+
+    async def _report_once(self) -> float:
+        """Tell what is new. Returns the seconds until the next time."""
+        found = [one for driver in self._drivers.values() for one in await driver.discover()]
+        at, local = self._clock.elapsed(), self._clock.now()
+        report = plan_report(
+            self._gateway.twins,
+            found,
+            self._gateway.fired,
+            self._gateway.rule_problems,
+            self._told,
+            at,
+            local + self.offset,
+            local,
+        )
+        if not (report.devices or report.found or report.rules):
+            return 1.0
+        answer = await asyncio.to_thread(self._post, report)
+        note_told(report, self._gateway.twins, self._told, at)
+        for uid, why in answer.refused.items():
+            log.warning("the server refuses what is reported of %s: %s", uid, why)
+        return max(FIRST_PAUSE_SECONDS, min(answer.wait_seconds, 60.0))
+
+    def _post(self, report: DevicesReport) -> DevicesAnswer:
+        body = msgspec.json.encode(report)
+        answer = self._client.http.request("POST", f"/v1/nodes/{self._node}:devices", body, timeout_seconds=20.0)
+        raise_problem(answer)
+        return msgspec.json.decode(answer.body, type=DevicesAnswer)
+
+    def _note_date(self, request: Any, status: int, headers: Mapping[str, str], seconds: float) -> None:
+        """In a thread: the server's clock, as its answer says."""
+        try:
+            said = email.utils.parsedate_to_datetime(headers.get("Date") or headers["date"]).timestamp()
+        except (KeyError, ValueError, TypeError):
+            return
+        offset = said + 1.0 - self._clock.now()  # whole seconds, cut off: rather expire early than deliver late
+        self.offset = 0.0 if abs(offset) <= TOLERATED_SECONDS else offset
+
+
+def _pick(body: bytes) -> tuple[Any, ...]:
+    """The parts of a device that are people's."""
+    given = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return tuple(bytes(given.get(word, msgspec.Raw(b""))) for word in ("uid", "labels", "spec", "deleting_since"))

@@ -1,0 +1,138 @@
+"""What the gateway tells the server: each device when something of it changed, values at most once in ten seconds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from weft.contracts.device import Found
+from weft.edge.device.command import Command
+from weft.edge.device.twin import ECHO_SECONDS, Twin
+from weft.edge.rule.engine import Fired
+from weft.protocol.devices import (
+    MOST_COMMANDS,
+    MOST_DEVICE_BYTES,
+    MOST_DEVICES,
+    MOST_FOUND,
+    MOST_RULES,
+    MOST_TEXT,
+    DevicesReport,
+    FiredRule,
+    FoundDevice,
+    ReportedCommand,
+    ReportedDevice,
+)
+
+SEEN_SECONDS = 60.0  # that a device was seen again is told once in so long
+
+
+class Told(msgspec.Struct):
+    """What the server knows. Kept in memory: after a restart all is told again, in batches."""
+
+    devices: dict[str, ReportedDevice] = {}
+    at: dict[str, float] = {}  # by uid, clock's elapsed seconds
+    found: set[str] = msgspec.field(default_factory=set)  # addresses
+    rules: dict[str, tuple[int, str]] = {}
+
+
+def plan_report(
+    twins: Mapping[str, Twin],
+    found: Sequence[Found],
+    fired: Mapping[str, Fired],
+    problems: Mapping[str, str],
+    told: Told,
+    at: float,
+    now: float,
+    local_now: float,
+) -> DevicesReport:
+    """The next report; empty when there is nothing to tell. ``at``: clock's elapsed seconds; ``now``: the server's Unix seconds;
+    ``local_now``: those of this machine's clock."""
+    devices: list[ReportedDevice] = []
+    for uid, twin in twins.items():
+        if len(devices) >= MOST_DEVICES:
+            break
+        before, since = told.devices.get(uid), at - told.at.get(uid, -ECHO_SECONDS)
+        if before is not None and not twin.is_echo_due and twin.told_phase == before.phase and since < SEEN_SECONDS:
+            continue
+        fresh = _report_device(twin, at, now)
+        if before is not None:
+            urgent = (fresh.phase, fresh.problem) != (before.phase, before.problem) or _outcomes(fresh) != _outcomes(
+                before
+            )
+            moved = fresh.drift != before.drift or twin.differs()
+            seen = fresh.seen_seconds_ago is not None and fresh.seen_seconds_ago < since
+            if not urgent and not (moved and since >= ECHO_SECONDS) and not (seen and since >= SEEN_SECONDS):
+                continue
+        devices.append(fresh)
+    return DevicesReport(
+        devices, _list_found(found, told)[:MOST_FOUND], _list_rules(fired, problems, told, local_now)[:MOST_RULES]
+    )
+
+
+def note_told(report: DevicesReport, twins: Mapping[str, Twin], told: Told, at: float) -> None:
+    """The server has taken ``report``, or refused what is in it: either way it isn't told again as it is."""
+    for one in report.devices:
+        told.devices[one.uid], told.at[one.uid] = one, at
+        if (twin := twins.get(one.uid)) is not None:
+            twin.echoed = dict(one.reported)
+            twin.is_echo_due = twin.differs() or _outcomes(_report_device(twin, at, 0.0)) != _outcomes(one)
+    for gone in told.devices.keys() - twins.keys():
+        del told.devices[gone], told.at[gone]
+    told.found |= {one.address for one in report.found}
+    told.rules.update({one.uid: (one.fired, one.problem) for one in report.rules})
+
+
+def _report_device(twin: Twin, at: float, now: float) -> ReportedDevice:
+    reported = dict(sorted(twin.reported.items()))
+    problem = twin.problem
+    while len(msgspec.json.encode(reported)) > MOST_DEVICE_BYTES:
+        largest = max(reported, key=lambda name: len(str(reported[name])))
+        del reported[largest]
+        problem = "its values are more than the server takes: the largest are left out"
+    commands = [one for one in (*twin.ended, *_list_open(twin.commands.values())) if one.outcome != "Pending"]
+    return ReportedDevice(
+        twin.device.uid,
+        twin.find_phase(at),
+        None if twin.heard_at is None else max(0.0, at - twin.heard_at),
+        reported,
+        twin.find_drift(),
+        problem[:MOST_TEXT],
+        [_report_command(one, now) for one in commands[-MOST_COMMANDS:]],
+    )
+
+
+def _report_command(one: Command, now: float) -> ReportedCommand:
+    outcome = one.outcome if one.outcome != "Pending" else "Delivered"
+    age = max(0.0, now - one.ended_at) if one.ended_at else 0.0
+    return ReportedCommand(one.name, outcome, age, one.problem[:MOST_TEXT])
+
+
+def _list_open(commands: Iterable[Command]) -> list[Command]:
+    return [one for one in commands if one.is_open]
+
+
+def _outcomes(one: ReportedDevice) -> list[tuple[str, str, str]]:
+    return [(command.property, command.outcome, command.message) for command in one.commands]
+
+
+def _list_found(found: Sequence[Found], told: Told) -> list[FoundDevice]:
+    rows = []
+    for one in found:
+        facts = {"manufacturer": one.manufacturer, "model": one.model, **one.facts}
+        row = FoundDevice(one.protocol, one.address, one.name, {name: text for name, text in facts.items() if text})
+        if row.address not in told.found:
+            rows.append(row)
+    return rows
+
+
+def _list_rules(
+    fired: Mapping[str, Fired], problems: Mapping[str, str], told: Told, local_now: float
+) -> list[FiredRule]:
+    rows = []
+    for uid in {*fired, *problems}:
+        one = fired.get(uid) or Fired()
+        problem = (problems.get(uid) or one.problem)[:MOST_TEXT]
+        if told.rules.get(uid) != (one.count, problem):
+            rows.append(FiredRule(uid, one.count, max(0.0, local_now - one.at) if one.at else None, problem))
+    return rows

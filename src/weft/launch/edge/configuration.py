@@ -1,0 +1,174 @@
+"""The settings of ``weft edge gateway``, each from the strongest place that has it: a flag, a variable ``WEFT_EDGE_…``, a line of
+its file, or its default. Unknown names are refused."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from weft.launch.process.address import take_address
+from weft.launch.process.amounts import Parser, count
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import suggest
+
+PREFIX = "WEFT_EDGE_"
+MOST_RATE = 10_000
+_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Setting(NamedTuple):
+    """A value in force, and where it comes from."""
+
+    value: Any
+    origin: str
+
+
+class Settings(NamedTuple):
+    """``node_state``: the folder of the node's agent, with its certificate. ``state``: the gateway's own. ``listen``: where devices
+    reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device."""
+
+    node_state: Path
+    state: Path
+    listen: str
+    certificate: str
+    key: str
+    births: bool
+    rate: int
+    connections: int
+
+
+def _take_switch(text: str) -> bool:
+    if text.lower() not in _WORDS:
+        raise argparse.ArgumentTypeError(f"give true or false, not {text[:60]!r}")
+    return _WORDS[text.lower()]
+
+
+def make_edge_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="weft edge gateway", description="Run the gateway of a node's devices, with its MQTT broker.")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a file of these settings, like listen: 0.0.0.0:1883"
+    )
+    parser.add_argument(
+        "--show-config", action="store_true", help="show the settings and where each comes from, and end"
+    )
+    parser.add_argument("--node-state", type=Path, help="the state folder of the node's agent")
+    parser.add_argument("--state", type=Path, help="the gateway's own folder (default NODE_STATE/edge)")
+    parser.add_argument(
+        "--listen",
+        type=take_address,
+        metavar="ADDRESS:PORT",
+        help="where devices reach the broker (default 127.0.0.1:1883)",
+    )
+    parser.add_argument("--certificate", help="PEM file: the broker speaks TLS with it")
+    parser.add_argument("--key", help="PEM file: the key of --certificate")
+    parser.add_argument(
+        "--births", type=_take_switch, help="let devices announce themselves without a password (default false)"
+    )
+    parser.add_argument("--rate", type=count(1, MOST_RATE), help="messages a second of one device (default 100)")
+    parser.add_argument(
+        "--connections", type=count(1, 100_000), help="devices that are connected at once (default 5000)"
+    )
+    return parser
+
+
+_DEFAULTS = {
+    "listen": "127.0.0.1:1883",
+    "certificate": "",
+    "key": "",
+    "births": False,
+    "rate": 100,
+    "connections": 5000,
+}
+
+
+def read_settings(
+    argv: Sequence[str], environ: Mapping[str, str] = os.environ
+) -> tuple[Settings, dict[str, Setting], bool]:
+    """The settings, each with its origin, and whether they are only to show. Raises InvalidInput; argparse ends the process for a
+    wrong flag."""
+    parser = make_edge_parser()
+    options = vars(parser.parse_args(argv))
+    only_show, config = options.pop("show_config"), options.pop("config")
+    actions = {action.dest: action for action in parser._actions if action.dest in options}
+    found = {name: Setting(value, "default") for name, value in _DEFAULTS.items()}
+    if config is not None:
+        found.update(_read_file(actions, config))
+    for variable, text in sorted(environ.items()):
+        if variable.startswith(PREFIX):
+            name = variable.removeprefix(PREFIX).lower()
+            if name not in actions:
+                raise _refuse(variable, [PREFIX + known.upper() for known in actions], variable)
+            found[name] = Setting(_convert(actions[name], text, variable), f"environment {variable}")
+    for name, value in options.items():
+        if value is not None:
+            found[name] = Setting(value, f"flag {actions[name].option_strings[0]}")
+    if "node_state" not in found:
+        raise InvalidInput(
+            "node_state is missing: the folder of the node's agent, with its certificate",
+            field="node_state",
+            hint="write node_state: /var/lib/weft/NODE, or join first: weft agent join",
+        )
+    found.setdefault("state", Setting(found["node_state"].value / "edge", "default"))
+    if bool(found["certificate"].value) != bool(found["key"].value):
+        missing = "key" if found["certificate"].value else "certificate"
+        raise InvalidInput(
+            f"{missing} is missing: TLS needs certificate and key", field=missing, hint="give both, or none"
+        )
+    for name in ("certificate", "key"):
+        path = found[name].value
+        if path and not Path(path).is_file():
+            raise InvalidInput(f"{name}: {path} is no file", field=name, hint="give the path of a PEM file")
+    return Settings(**{name: one.value for name, one in found.items()}), found, only_show
+
+
+def show_settings(settings: Mapping[str, Setting], out: TextIO = sys.stdout) -> None:
+    rows = [("SETTING", "VALUE", "ORIGIN"), *((name, str(one.value), one.origin) for name, one in settings.items())]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        out.write(f"{name:<{widths[0]}}  {value or '–':<{widths[1]}}  {origin}\n")
+
+
+def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, Setting]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise InvalidInput(
+            f"--config {path}: there is no such file", field="config", hint="give the path of a file"
+        ) from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InvalidInput(f"{path} can't be read: {problem}", field="config") from None
+    documents = importlib.import_module("weft.cli.manifest.yaml_text").read_yaml(text, str(path))
+    if not documents:
+        return {}
+    if len(documents) > 1 or not isinstance(documents[0].value, dict):
+        raise InvalidInput(f"{path}: must be one map of settings, like listen: 0.0.0.0:1883", field="config")
+    found = {}
+    for key, value in documents[0].value.items():
+        line = documents[0].places.get((key,), (0, 0))[0]
+        where = f"{path}:{line}" if line else str(path)
+        name = str(key).replace("-", "_")
+        if name not in actions:
+            raise _refuse(f"{where}: {key}", list(actions), name)
+        found[name] = Setting(_convert(actions[name], value, f"{where}: {key}"), f"file {where}")
+    return found
+
+
+def _convert(action: argparse.Action, raw: Any, where: str) -> Any:
+    if not isinstance(raw, (bool, str, int, float)):
+        raise InvalidInput(f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest)
+    read: Any = action.type or str
+    try:
+        return read(str(raw))
+    except (argparse.ArgumentTypeError, ValueError) as problem:
+        raise InvalidInput(f"{where}: {problem}", field=action.dest) from None
+
+
+def _refuse(what: str, known: Sequence[str], name: str) -> InvalidInput:
+    meant = suggest(name, list(known))
+    hint = f"did you mean {meant}?" if meant else "weft edge gateway --help lists the settings"
+    return InvalidInput(f"{what} is not a known setting of the gateway", field=name, hint=hint)

@@ -1,0 +1,119 @@
+"""``weft edge gateway --config FILE``: the gateway of a node's devices, a process of its own beside the agent.
+
+Wires drivers, broker, twins and the line to the server, and runs until a signal ends it. It needs no server to start again: what
+it works by is in its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft.agent.node.enrolment import make_context, read_enrolment
+from weft.cli.command.exit_codes import exit_code
+from weft.client.api import Client
+from weft.contracts.clock import SystemClock
+from weft.contracts.device import DeviceDriver
+from weft.drivers.device.mqtt.driver import MqttDriver
+from weft.edge.broker.broker import Broker
+from weft.edge.broker.config import GATEWAY, Bounds, Listening
+from weft.edge.device.store import TwinStore
+from weft.edge.gateway import DeviceGateway
+from weft.edge.server.link import ServerLink
+from weft.launch.edge.configuration import Settings, read_settings, show_settings
+from weft.launch.process.address import split_address
+from weft.objects.errors import InUse, InvalidInput, WeftError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+log = logging.getLogger("weft.edge")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``weft edge …``: 0 after a signal; a sentence on stderr and its exit code if it can't go on."""
+    try:
+        if not argv or argv[0] != "gateway":
+            given = argv[0][:40] if argv else "nothing"
+            raise InvalidInput(f"weft edge: {given!r} is no command of it", hint="weft edge gateway --config FILE")
+        settings, origins, only_show = read_settings(argv[1:])
+        if only_show:
+            show_settings(origins)
+            return 0
+        return _run(settings)
+    except WeftError as problem:
+        print(f"error: {problem.message}", file=sys.stderr)
+        if problem.hint:
+            print(f"  {problem.hint}", file=sys.stderr)
+        return exit_code(problem)
+
+
+def _run(settings: Settings) -> int:
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _lock(settings.state)
+    try:
+        asyncio.run(serve(settings))
+    finally:
+        os.close(lock)
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Be the gateway until SIGTERM or SIGINT."""
+    clock = SystemClock()
+    enrolment = read_enrolment(settings.node_state.absolute())
+    client = Client(make_context(settings.node_state.absolute(), enrolment))
+    host, port = split_address(settings.listen)
+    listening = Listening(host, port, settings.certificate, settings.key)
+    store = TwinStore(settings.state)
+    broker = Broker(
+        settings.state.absolute() / "broker",
+        listening,
+        Bounds(connections=settings.connections),
+        clock,
+        is_open=settings.births,
+    )
+    mqtt = MqttDriver(lambda: (broker.own.address, broker.own.port), GATEWAY, broker.password, clock)
+    drivers: dict[str, DeviceDriver] = {mqtt.protocol: mqtt}
+    links: list[ServerLink] = []
+    gateway = DeviceGateway(
+        drivers, store, clock, rate=settings.rate, find_offset=lambda: links[0].offset if links else 0.0
+    )
+    link = ServerLink(client, enrolment.node, gateway, drivers, store, clock, broker)
+    links.append(link)
+    await link.load()
+    log.info("gateway of node %s: %d devices, broker at %s", enrolment.node, len(gateway.twins), settings.listen)
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    works = [asyncio.ensure_future(one) for one in (broker.keep(), gateway.run(), link.keep(), _wait(asked))]
+    try:
+        done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            one.result()
+    finally:
+        client.close()
+        await mqtt.close()
+        for one in works:
+            one.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        store.close()
+
+
+async def _wait(asked: asyncio.Event) -> None:
+    await asked.wait()
+
+
+def _lock(state: Path) -> int:
+    """Hold the gateway's folder; raises InUse while another gateway does."""
+    descriptor = os.open(state / "gateway.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InUse(f"another gateway already runs on {state}", hint="stop it first, or give another state") from None
+    return descriptor

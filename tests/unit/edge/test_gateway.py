@@ -1,0 +1,153 @@
+"""The gateway's heart with devices in this process: twins, rules, commands, and what survives a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import SystemClock
+from weft.drivers.device.fake.driver import FakeDriver
+from weft.edge.device.model import Device, Model, Property
+from weft.edge.device.store import FILE, TwinStore
+from weft.edge.device.twin import Kept
+from weft.edge.gateway import DeviceGateway
+from weft.edge.rule.engine import Effect, Rule
+
+MODEL = Model({"t": Property(minimum=-40, maximum=85), "fan": Property(type="boolean")})
+MODELS = {("default", "cold"): MODEL}
+
+
+def make_device(number: int = 1, **given: object) -> Device:
+    return Device(f"u{number}", "default", f"cold-{number}", "cold", "fake", **given)  # type: ignore[arg-type]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[tuple[DeviceGateway, FakeDriver]]:
+    clock = SystemClock()
+    driver, store = FakeDriver(clock), TwinStore(folder)
+    gateway = DeviceGateway({"fake": driver}, store, clock)
+    task = asyncio.create_task(gateway.run())
+    try:
+        await until(lambda: "fake" in gateway.lines)
+        yield gateway, driver
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        store.close()
+
+
+async def test_a_desired_value_reaches_the_device_and_is_confirmed_by_what_it_reports(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        device = make_device(desired={"fan": True})
+        await gateway.put_devices({"u1": device}, MODELS)
+        assert gateway.twins["u1"].find_drift() == ["fan"]
+        await until(lambda: gateway.twins["u1"].reported == {"fan": True})
+        assert gateway.twins["u1"].find_drift() == []
+        assert [one.outcome for one in gateway.twins["u1"].ended] == ["Confirmed"]
+        driver.say("u1", {"fan": False})  # somebody turned it off by hand: that is drift, and no new command
+        assert gateway.twins["u1"].find_drift() == ["fan"]
+
+
+async def test_a_command_waits_for_the_line_and_expires_while_it_is_cut(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        driver.cut()
+        now = SystemClock().now()
+        lasting = make_device(1, desired={"fan": True})
+        short = make_device(2, desired={"fan": True}, desired_until={"fan": now + 0.2})
+        await gateway.put_devices({"u1": lasting, "u2": short}, MODELS)
+        await until(lambda: [one.outcome for one in gateway.twins["u2"].ended] == ["Expired"])
+        assert "cut" in gateway.twins["u1"].commands["fan"].problem
+        driver.mend()
+        await until(lambda: gateway.twins["u1"].reported == {"fan": True})
+        assert gateway.twins["u2"].reported == {}
+
+
+async def test_a_rule_sets_another_device_when_its_condition_holds(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": make_device(1), "u2": make_device(2)}, MODELS)
+        rule = Rule("r", "default", "warm", "t > 8", then=(Effect("cold-2", {"fan": True}, 30.0), Effect(event="warm")))
+        gateway.put_rules({"r": (rule, ["u1"])})
+        driver.say("u1", {"t": 7})
+        driver.say("u1", {"t": 9})
+        await until(lambda: gateway.twins["u2"].reported == {"fan": True})
+        assert gateway.fired["r"].count == 1
+
+
+async def test_a_rule_that_names_a_device_of_another_gateway_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": make_device(1)}, MODELS)
+        rule = Rule("r", "default", "warm", "t > 8", then=(Effect("far", {"fan": True}, 30.0),))
+        gateway.put_rules({"r": (rule, ["u1"]), "bad": (Rule("bad", "default", "b", "t >"), ["u1"])})
+        driver.say("u1", {"t": 9})
+        assert "'far' isn't one of this gateway" in gateway.fired["r"].problem
+        assert "missing" in gateway.rule_problems["bad"]
+
+
+async def test_twins_commands_and_counts_survive_a_kill(tmp_path: Path) -> None:
+    device = make_device(desired={"fan": True})
+    rule = Rule("r", "default", "warm", "t > 8", then=(Effect(event="warm"),))
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": device}, MODELS)
+        gateway.put_rules({"r": (rule, ["u1"])})
+        await until(lambda: bool(gateway.twins["u1"].ended))
+        driver.say("u1", {"t": 9.5})
+        await gateway.save()
+        for name in (FILE, FILE + "-wal"):  # as the disk has them at this instant
+            (tmp_path / "killed").mkdir(exist_ok=True)
+            (tmp_path / "killed" / name).write_bytes((tmp_path / name).read_bytes())
+    async with running(tmp_path / "killed") as (gateway, driver):
+        await gateway.put_devices({"u1": device}, MODELS)
+        twin = gateway.twins["u1"]
+        assert (twin.reported, twin.find_drift()) == ({"fan": True, "t": 9.5}, [])
+        assert twin.find_phase(SystemClock().elapsed()) == "Online"
+        assert not any(one.is_open for one in twin.commands.values())
+        assert gateway.fired["r"].count == 1
+
+
+async def test_a_device_that_is_gone_is_forgotten_on_disk_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": make_device()}, MODELS)
+        driver.say("u1", {"t": 1})
+        await gateway.save()
+        await gateway.put_devices({}, MODELS)
+        driver.say("u1", {"t": 2})
+        await gateway.save()
+    store = TwinStore(tmp_path)
+    assert store.load_twins() == {}
+    store.close()
+
+
+def test_a_file_that_cannot_be_read_is_kept_aside_and_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a database" * 1000)
+    store = TwinStore(tmp_path)
+    store.save_twins({"u1": msgspec.json.encode(Kept({"t": 1.0}))})
+    assert store.load_twins()["u1"].reported == {"t": 1.0}
+    store.close()
+    assert (tmp_path / "gateway.broken").read_bytes().startswith(b"not a database")
+
+
+async def test_a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": make_device()}, MODELS)
+        driver.say("u1", {"t": 1})
+        whole = gateway._store._base
+        gateway._store._base = sqlite3.connect(":memory:")  # has no table
+        await gateway.save()
+        assert gateway.save_problem
+        gateway._store._base = whole
+        await gateway.save()
+        assert not gateway.save_problem
+        assert gateway._store.load_twins()["u1"].reported == {"t": 1}
