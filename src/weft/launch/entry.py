@@ -1,4 +1,4 @@
-"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) and tools that work on files alone
+"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``, ``edge``) and tools that work on files alone
 (``simulate``) start here, each in its own module; everything else is the command line. Loads only what the chosen one needs."""
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "server": ("weft.launch.server.main", []),
     "agent": ("weft.launch.agent.main", []),
     "gateway": ("weft.launch.gateway.main", []),
+    "edge": ("weft.launch.edge.main", []),
     "simulate": ("weft.launch.placement.simulate", []),
     "policykit": ("weft.launch.placement.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
@@ -24,7 +25,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
 # collection: they collect seldom.
 HOLD_MUCH = ("server", "simulate")
 SELDOM = (100_000, 50, 100)
-STAY = ("server", "agent", "gateway")
+STAY = ("server", "agent", "gateway", "edge")
 ANSWER = ("server", "gateway")
 
 
