@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -123,16 +124,16 @@ class MosquittoPeer:
 
 
 @pytest.fixture
-async def peer(tmp_path: Path) -> AsyncIterator[MosquittoPeer]:
-    for folder in (tmp_path, *tmp_path.parents):  # the broker's user must come through
-        with contextlib.suppress(PermissionError):
-            if folder != Path("/"):
-                folder.chmod(folder.stat().st_mode | 0o011)
-    made = MosquittoPeer(tmp_path / "broker")
+async def peer() -> AsyncIterator[MosquittoPeer]:
+    # Not pytest's: the broker's user must come through, and each run of pytest closes its folders again.
+    folder = Path(tempfile.mkdtemp(prefix="weft-edge-"))
+    folder.chmod(0o711)
+    made = MosquittoPeer(folder / "broker")
     try:
         yield made
     finally:
         await made.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class TestMqttDriver(DeviceDriverContract):

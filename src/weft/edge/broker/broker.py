@@ -32,7 +32,7 @@ from weft.edge.broker.config import (
 )
 from weft.objects.errors import Unavailable
 
-PROGRAM = "mosquitto"
+PROGRAM, PID = "mosquitto", "broker.pid"
 LOOK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, WELL_AFTER_SECONDS = 0.2, 5.0, 10.0
 END_SECONDS = 10.0
@@ -93,6 +93,7 @@ class Broker:
             while True:
                 began = self._clock.elapsed()
                 try:
+                    await self._end_former()
                     self._write(anew=True)
                     await self._run_once()
                 except OSError as problem:
@@ -114,6 +115,7 @@ class Broker:
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=_die_with_parent,
         )
+        (self._folder / PID).write_text(str(process.pid))
         self._process, self.problem = process, ""
         self.starts += 1
         complaints: list[str] = []
@@ -169,6 +171,11 @@ class Broker:
             data = self._folder / DATA
             data.mkdir(parents=True, exist_ok=True)
             self._folder.chmod(0o711)
+            for path in (self._folder, *self._folder.parents):
+                if user.pw_uid != 0 and not path.stat().st_mode & 0o001:
+                    raise PermissionError(
+                        f"{path} isn't open to user {user.pw_name}: chmod o+x {path}, or give another state"
+                    )
             for path in (data, *data.iterdir()):
                 os.chown(path, user.pw_uid, user.pw_gid)
             data.chmod(0o700)
@@ -193,6 +200,23 @@ class Broker:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             return Listening("127.0.0.1", int(probe.getsockname()[1]))
 
+    async def _end_former(self) -> None:
+        """End the broker of a gateway that was killed: it has that gateway's password, and the port. (That it becomes another user
+        takes from it the signal at its parent's end.)"""
+        try:
+            pid = int((self._folder / PID).read_text())
+        except (OSError, ValueError):
+            return
+        until = self._clock.elapsed() + END_SECONDS
+        ends = signal.SIGTERM
+        while str(self._folder / CONFIG).encode() in _read_words(pid):
+            if self._clock.elapsed() > until:
+                ends = signal.SIGKILL
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, ends)
+            await self._clock.sleep(FIRST_PAUSE_SECONDS)
+        (self._folder / PID).unlink(missing_ok=True)
+
     async def _end(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
@@ -213,6 +237,14 @@ def _find_user() -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(PROGRAM)
     return pwd.getpwuid(os.geteuid())
+
+
+def _read_words(pid: int) -> list[bytes]:
+    """The command line of a process; empty if there is none, or it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _die_with_parent() -> None:

@@ -90,7 +90,6 @@ def write_config(
         f"persistent_client_expiration {bounds.session_days}d",
         f"max_connections {bounds.connections}",
         f"max_packet_size {bounds.message_bytes + 1024}",
-        f"message_size_limit {bounds.message_bytes}",
         f"max_queued_messages {bounds.queued_messages}",
         f"max_queued_bytes {bounds.queued_bytes}",
         f"memory_limit {bounds.memory_bytes}",

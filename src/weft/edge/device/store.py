@@ -34,7 +34,7 @@ class TwinStore:
     def __init__(self, folder: Path) -> None:
         """Opens the file in ``folder``. Raises OSError, sqlite3.Error where there is no way to have one."""
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
         try:
             self._base = _open(self._path)

@@ -57,7 +57,7 @@ def make_edge_parser() -> argparse.ArgumentParser:
         "--show-config", action="store_true", help="show the settings and where each comes from, and end"
     )
     parser.add_argument("--node-state", type=Path, help="the state folder of the node's agent")
-    parser.add_argument("--state", type=Path, help="the gateway's own folder (default NODE_STATE/edge)")
+    parser.add_argument("--state", type=Path, help="the gateway's own folder (default NODE_STATE-edge)")
     parser.add_argument(
         "--listen",
         type=take_address,
@@ -113,7 +113,7 @@ def read_settings(
             field="node_state",
             hint="write node_state: /var/lib/weft/NODE, or join first: weft agent join",
         )
-    found.setdefault("state", Setting(found["node_state"].value / "edge", "default"))
+    found.setdefault("state", Setting(Path(f"{found['node_state'].value}-edge"), "default"))
     if bool(found["certificate"].value) != bool(found["key"].value):
         missing = "key" if found["certificate"].value else "certificate"
         raise InvalidInput(

@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(settings: Settings) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.state.mkdir(parents=True, exist_ok=True)
+    settings.state.chmod(0o711)  # the broker's user goes through it to its own folder
     lock = _lock(settings.state)
     try:
         asyncio.run(serve(settings))
