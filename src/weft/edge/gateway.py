@@ -164,14 +164,14 @@ class DeviceGateway:
             driver.observe(_Line(self, name))
         saving = asyncio.create_task(self._keep_saving())
         try:
-            looked = 0.0
+            refreshed = 0.0
             while True:
                 at = self._clock.elapsed()
                 for firing in self.rules.tick(at):
                     self._perform(firing)
-                if at - looked >= PHASE_SECONDS:
-                    looked = at
-                    self._look(at)
+                if at - refreshed >= PHASE_SECONDS:
+                    refreshed = at
+                    self._refresh(at)
                 self._hand_over(at)
                 await self._clock.sleep(TICK_SECONDS)
         finally:
@@ -213,7 +213,7 @@ class DeviceGateway:
             await self._clock.sleep(SAVE_SECONDS)
             await self.save()
 
-    def _look(self, at: float) -> None:
+    def _refresh(self, at: float) -> None:
         """Phases and windows, by time alone."""
         self._offset = self._find_offset()
         for uid, twin in self.twins.items():

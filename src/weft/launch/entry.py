@@ -1,5 +1,5 @@
-"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``, ``edge``) and tools that work on files alone
-(``simulate``) start here, each in its own module; everything else is the command line. Loads only what the chosen one needs."""
+"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``, ``edge``) and tools that work on
+files alone (``simulate``) start here, each in its own module; all else is the command line. Loads what the chosen one needs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ async def test_a_desired_value_reaches_the_device_and_is_confirmed_by_what_it_re
         await until(lambda: gateway.twins["u1"].reported == {"fan": True})
         assert gateway.twins["u1"].find_drift() == []
         assert [one.outcome for one in gateway.twins["u1"].ended] == ["Confirmed"]
-        driver.say("u1", {"fan": False})  # somebody turned it off by hand: that is drift, and no new command
+        driver.report("u1", {"fan": False})  # somebody turned it off by hand: that is drift, and no new command
         assert gateway.twins["u1"].find_drift() == ["fan"]
 
 
@@ -80,8 +80,8 @@ async def test_a_rule_sets_another_device_when_its_condition_holds(tmp_path: Pat
         await gateway.put_devices({"u1": make_device(1), "u2": make_device(2)}, MODELS)
         rule = Rule("r", "default", "warm", "t > 8", then=(Effect("cold-2", {"fan": True}, 30.0), Effect(event="warm")))
         gateway.put_rules({"r": (rule, ["u1"])})
-        driver.say("u1", {"t": 7})
-        driver.say("u1", {"t": 9})
+        driver.report("u1", {"t": 7})
+        driver.report("u1", {"t": 9})
         await until(lambda: gateway.twins["u2"].reported == {"fan": True})
         assert gateway.fired["r"].count == 1
 
@@ -91,7 +91,7 @@ async def test_a_rule_that_names_a_device_of_another_gateway_says_so(tmp_path: P
         await gateway.put_devices({"u1": make_device(1)}, MODELS)
         rule = Rule("r", "default", "warm", "t > 8", then=(Effect("far", {"fan": True}, 30.0),))
         gateway.put_rules({"r": (rule, ["u1"]), "bad": (Rule("bad", "default", "b", "t >"), ["u1"])})
-        driver.say("u1", {"t": 9})
+        driver.report("u1", {"t": 9})
         assert "'far' isn't one of this gateway" in gateway.fired["r"].problem
         assert "missing" in gateway.rule_problems["bad"]
 
@@ -103,7 +103,7 @@ async def test_twins_commands_and_counts_survive_a_kill(tmp_path: Path) -> None:
         await gateway.put_devices({"u1": device}, MODELS)
         gateway.put_rules({"r": (rule, ["u1"])})
         await until(lambda: bool(gateway.twins["u1"].ended))
-        driver.say("u1", {"t": 9.5})
+        driver.report("u1", {"t": 9.5})
         await gateway.save()
         for name in (FILE, FILE + "-wal"):  # as the disk has them at this instant
             (tmp_path / "killed").mkdir(exist_ok=True)
@@ -120,10 +120,10 @@ async def test_twins_commands_and_counts_survive_a_kill(tmp_path: Path) -> None:
 async def test_a_device_that_is_gone_is_forgotten_on_disk_too(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, driver):
         await gateway.put_devices({"u1": make_device()}, MODELS)
-        driver.say("u1", {"t": 1})
+        driver.report("u1", {"t": 1})
         await gateway.save()
         await gateway.put_devices({}, MODELS)
-        driver.say("u1", {"t": 2})
+        driver.report("u1", {"t": 2})
         await gateway.save()
     store = TwinStore(tmp_path)
     assert store.load_twins() == {}
@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_read_is_kept_aside_and_begun_anew(tmp_path: Path)
 async def test_a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, driver):
         await gateway.put_devices({"u1": make_device()}, MODELS)
-        driver.say("u1", {"t": 1})
+        driver.report("u1", {"t": 1})
         whole = gateway._store._base
         gateway._store._base = sqlite3.connect(":memory:")  # has no table
         await gateway.save()

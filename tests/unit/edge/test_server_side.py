@@ -10,7 +10,7 @@ from weft.edge.device.model import Device, Model, Property
 from weft.edge.device.twin import Twin
 from weft.edge.rule.engine import Fired
 from weft.edge.server.objects import read_objects
-from weft.edge.server.report import Told, note_told, plan_report
+from weft.edge.server.report import Sent, note_sent, plan_report
 from weft.protocol.devices import MOST_DEVICE_BYTES, MOST_DEVICES, MOST_FOUND
 
 MODEL = Model({"t": Property(deadband=0.5), "fan": Property(type="boolean")})
@@ -53,64 +53,64 @@ def make(number: int = 1) -> Twin:
     return twin
 
 
-def ask(twins: dict[str, Twin], told: Told, at: float) -> list[str]:
-    report = plan_report(twins, [], {}, {}, told, at, at, at)
-    note_told(report, twins, told, at)
+def ask(twins: dict[str, Twin], sent: Sent, at: float) -> list[str]:
+    report = plan_report(twins, [], {}, {}, sent, at, at, at)
+    note_sent(report, twins, sent, at)
     return [one.uid for one in report.devices]
 
 
 def test_values_are_told_when_they_leave_the_deadband_and_at_most_once_in_ten_seconds() -> None:
-    twin, told = make(), Told()
+    twin, sent = make(), Sent()
     twins = {"u1": twin}
-    assert ask(twins, told, 0.0) == ["u1"]
-    assert ask(twins, told, 1.0) == []
+    assert ask(twins, sent, 0.0) == ["u1"]
+    assert ask(twins, sent, 1.0) == []
     twin.take_values({"t": 1.4}, 2.0, 0.0)
-    assert ask(twins, told, 20.0) == []
+    assert ask(twins, sent, 20.0) == []
     twin.take_values({"t": 3.0}, 21.0, 0.0)
-    assert ask(twins, told, 21.0) == ["u1"]
+    assert ask(twins, sent, 21.0) == ["u1"]
     twin.take_values({"t": 9.0}, 22.0, 0.0)
-    assert [at for at in range(22, 50) if ask(twins, told, float(at))] == [31]
+    assert [at for at in range(22, 50) if ask(twins, sent, float(at))] == [31]
 
 
 def test_a_phase_and_the_end_of_a_command_are_told_at_once() -> None:
-    twin, told = make(), Told()
+    twin, sent = make(), Sent()
     twins = {"u1": twin}
-    ask(twins, told, 0.0)
+    ask(twins, sent, 0.0)
     twin.begin(Command("c", "fan", True))
     twin.take_values({"fan": True}, 1.0, 100.0)
-    report = plan_report(twins, [], {}, {}, told, 1.0, 103.0, 0.0)
+    report = plan_report(twins, [], {}, {}, sent, 1.0, 103.0, 0.0)
     [command] = report.devices[0].commands
     assert (command.property, command.outcome, command.seconds_ago) == ("fan", "Confirmed", 3.0)
-    note_told(report, twins, told, 1.0)
+    note_sent(report, twins, sent, 1.0)
     twin.told_phase = twin.find_phase(61.0)
-    assert [one.phase for one in plan_report(twins, [], {}, {}, told, 61.0, 0.0, 0.0).devices] == ["Stale"]
+    assert [one.phase for one in plan_report(twins, [], {}, {}, sent, 61.0, 0.0, 0.0).devices] == ["Stale"]
 
 
 def test_a_report_is_bounded_and_the_rest_comes_with_the_next_one() -> None:
     twins = {f"u{number}": make(number) for number in range(1200)}
-    told = Told()
-    assert [len(ask(twins, told, at)) for at in (0.0, 1.0, 2.0, 3.0)] == [MOST_DEVICES, MOST_DEVICES, 200, 0]
+    sent = Sent()
+    assert [len(ask(twins, sent, at)) for at in (0.0, 1.0, 2.0, 3.0)] == [MOST_DEVICES, MOST_DEVICES, 200, 0]
     found = [Found("mqtt", f"a{number}", f"n{number}", "Acme") for number in range(150)]
-    report = plan_report({}, found, {}, {}, told, 4.0, 0.0, 0.0)
+    report = plan_report({}, found, {}, {}, sent, 4.0, 0.0, 0.0)
     assert len(report.found) == MOST_FOUND
-    note_told(report, twins, told, 4.0)
-    assert len(plan_report({}, found, {}, {}, told, 5.0, 0.0, 0.0).found) == 50
+    note_sent(report, twins, sent, 4.0)
+    assert len(plan_report({}, found, {}, {}, sent, 5.0, 0.0, 0.0).found) == 50
 
 
 def test_values_that_are_too_large_for_the_server_are_left_out_with_words() -> None:
     twin = Twin(Device("u1", "p", "d", "m"), Model({f"p{n}": Property(type="string") for n in range(60)}), 1000.0, 0.0)
     twin.take_values({f"p{n}": "x" * 1000 for n in range(60)}, 0.0, 0.0)
-    [one] = plan_report({"u1": twin}, [], {}, {}, Told(), 0.0, 0.0, 0.0).devices
+    [one] = plan_report({"u1": twin}, [], {}, {}, Sent(), 0.0, 0.0, 0.0).devices
     assert 0 < len(msgspec.json.encode(one.reported)) <= MOST_DEVICE_BYTES
     assert "left out" in one.problem
 
 
 def test_a_rules_count_is_told_with_its_age_once() -> None:
-    told = Told()
-    report = plan_report({}, [], {"r": Fired(3, 90.0)}, {"s": "broken"}, told, 0.0, 0.0, 100.0)
+    sent = Sent()
+    report = plan_report({}, [], {"r": Fired(3, 90.0)}, {"s": "broken"}, sent, 0.0, 0.0, 100.0)
     assert sorted((one.uid, one.fired, one.seconds_ago, one.problem) for one in report.rules) == [
         ("r", 3, 10.0, ""),
         ("s", 0, None, "broken"),
     ]
-    note_told(report, {}, told, 0.0)
-    assert plan_report({}, [], {"r": Fired(3, 90.0)}, {"s": "broken"}, told, 0.0, 0.0, 100.0).rules == []
+    note_sent(report, {}, sent, 0.0)
+    assert plan_report({}, [], {"r": Fired(3, 90.0)}, {"s": "broken"}, sent, 0.0, 0.0, 100.0).rules == []

@@ -40,7 +40,7 @@ class TwinStore:
             self._base = _open(self._path)
         except sqlite3.DatabaseError as problem:
             aside = self._path.with_suffix(".broken")
-            log.error("%s can't be read (%s); it is kept as %s, and begun anew", self._path, problem, aside.name)
+            log.error("%s can't be read (%s); it is kept as %s, and a new one begins", self._path, problem, aside.name)
             self._path.replace(aside)
             for rest in ("-wal", "-shm"):
                 self._path.with_name(FILE + rest).unlink(missing_ok=True)

@@ -182,6 +182,8 @@ class Twin:
 
     def end(self, command: Command, outcome: Literal["Confirmed", "Expired", "Refused"], now: float) -> None:
         command.outcome, command.ended_at = outcome, now
+        if outcome == "Confirmed":
+            command.problem = ""  # of an earlier try
         self.note_end(command)
 
     def note_end(self, command: Command) -> None:

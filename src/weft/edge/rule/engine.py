@@ -3,6 +3,7 @@
 A rule fires when its condition has held for ``for_seconds``. It fires again only after the condition has ceased to hold, and not
 before ``cooldown_seconds`` have passed: if it holds again meanwhile, it fires when they have. A device that is silent has no values
 of now: its rules wait from the beginning, unless they read ``phase``.
+A new process knows nothing of this: a rule that holds then fires again, since twice is better than never.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from weft.edge.broker.config import make_username
 from weft.edge.device.model import Device
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
-from weft.edge.server.objects import KINDS, Wanted, read_key, read_objects
-from weft.edge.server.report import Told, note_told, plan_report
+from weft.edge.server.objects import KINDS, GatewayObjects, read_key, read_objects
+from weft.edge.server.report import Sent, note_sent, plan_report
 from weft.objects.errors import NotFound, WeftError
 from weft.protocol.devices import DevicesAnswer, DevicesReport
 from weft.protocol.report import OpenedSecrets
@@ -60,7 +60,7 @@ class ServerLink:
         self._asked: dict[str, tuple[Device, float]] = {}  # by username: for what its password was asked, and when
         self._changed = asyncio.Event()
         self._synced = False
-        self._told = Told()
+        self._sent = Sent()
         self._draw = random.Random()  # noqa: S311 (spreads load)
         self.offset = float(store.load_objects(_OFFSET).get("seconds", b"0"))
         self.problem = "the server hasn't answered yet"
@@ -174,7 +174,7 @@ class ServerLink:
             await asyncio.to_thread(self._store.save_objects, kind, kept)
         await asyncio.to_thread(self._store.save_objects, _OFFSET, {"seconds": str(self.offset).encode()})
 
-    def _admit(self, wanted: Wanted) -> None:
+    def _admit(self, wanted: GatewayObjects) -> None:
         """Let the devices with a password use the broker."""
         if self._broker is None:
             return
@@ -257,7 +257,7 @@ class ServerLink:
             found,
             self._gateway.fired,
             self._gateway.rule_problems,
-            self._told,
+            self._sent,
             at,
             local + self.offset,
             local,
@@ -265,7 +265,7 @@ class ServerLink:
         if not (report.devices or report.found or report.rules):
             return 1.0
         answer = await asyncio.to_thread(self._post, report)
-        note_told(report, self._gateway.twins, self._told, at)
+        note_sent(report, self._gateway.twins, self._sent, at)
         for uid, why in answer.refused.items():
             log.warning("the server refuses what is reported of %s: %s", uid, why)
         return max(FIRST_PAUSE_SECONDS, min(answer.wait_seconds, 60.0))

@@ -53,7 +53,7 @@ _model = msgspec.json.Decoder(Model, strict=False)
 _rule = msgspec.json.Decoder(_RuleSpec, strict=False)
 
 
-class Wanted(msgspec.Struct):
+class GatewayObjects(msgspec.Struct):
     """All that the gateway works by. ``rules``: each with the devices (uids) that it watches."""
 
     devices: dict[str, Device] = {}
@@ -68,9 +68,11 @@ def read_key(raw: bytes) -> tuple[str, str]:
     return head.project, head.name
 
 
-def read_objects(devices: Iterable[bytes], models: Iterable[bytes], rules: Iterable[bytes], node: str) -> Wanted:
+def read_objects(
+    devices: Iterable[bytes], models: Iterable[bytes], rules: Iterable[bytes], node: str
+) -> GatewayObjects:
     """The objects (JSON) as ``node``'s gateway uses them. Left out: devices that nobody approved, what is deleted."""
-    wanted = Wanted()
+    wanted = GatewayObjects()
     for raw in models:
         try:
             head = _head.decode(raw)

@@ -24,11 +24,11 @@ from weft.protocol.devices import (
     ReportedDevice,
 )
 
-SEEN_SECONDS = 60.0  # that a device was seen again is told once in so long
+SEEN_SECONDS = 60.0  # that a device was seen again is sent once in so long
 
 
-class Told(msgspec.Struct):
-    """What the server knows. Kept in memory: after a restart all is told again, in batches."""
+class Sent(msgspec.Struct):
+    """What the server knows. Kept in memory: after a restart all is sent again, in batches."""
 
     devices: dict[str, ReportedDevice] = {}
     at: dict[str, float] = {}  # by uid, clock's elapsed seconds
@@ -41,7 +41,7 @@ def plan_report(
     found: Sequence[Found],
     fired: Mapping[str, Fired],
     problems: Mapping[str, str],
-    told: Told,
+    sent: Sent,
     at: float,
     now: float,
     local_now: float,
@@ -52,7 +52,7 @@ def plan_report(
     for uid, twin in twins.items():
         if len(devices) >= MOST_DEVICES:
             break
-        before, since = told.devices.get(uid), at - told.at.get(uid, -ECHO_SECONDS)
+        before, since = sent.devices.get(uid), at - sent.at.get(uid, -ECHO_SECONDS)
         if before is not None and not twin.is_echo_due and twin.told_phase == before.phase and since < SEEN_SECONDS:
             continue
         fresh = _report_device(twin, at, now)
@@ -60,27 +60,27 @@ def plan_report(
             urgent = (fresh.phase, fresh.problem) != (before.phase, before.problem) or _outcomes(fresh) != _outcomes(
                 before
             )
-            moved = fresh.drift != before.drift or twin.differs()
+            changed = fresh.drift != before.drift or twin.differs()
             seen = fresh.seen_seconds_ago is not None and fresh.seen_seconds_ago < since
-            if not urgent and not (moved and since >= ECHO_SECONDS) and not (seen and since >= SEEN_SECONDS):
+            if not urgent and not (changed and since >= ECHO_SECONDS) and not (seen and since >= SEEN_SECONDS):
                 continue
         devices.append(fresh)
     return DevicesReport(
-        devices, _list_found(found, told)[:MOST_FOUND], _list_rules(fired, problems, told, local_now)[:MOST_RULES]
+        devices, _list_found(found, sent)[:MOST_FOUND], _list_rules(fired, problems, sent, local_now)[:MOST_RULES]
     )
 
 
-def note_told(report: DevicesReport, twins: Mapping[str, Twin], told: Told, at: float) -> None:
-    """The server has taken ``report``, or refused what is in it: either way it isn't told again as it is."""
+def note_sent(report: DevicesReport, twins: Mapping[str, Twin], sent: Sent, at: float) -> None:
+    """The server has taken ``report``, or refused what is in it: either way it isn't sent again as it is."""
     for one in report.devices:
-        told.devices[one.uid], told.at[one.uid] = one, at
+        sent.devices[one.uid], sent.at[one.uid] = one, at
         if (twin := twins.get(one.uid)) is not None:
             twin.echoed = dict(one.reported)
             twin.is_echo_due = twin.differs() or _outcomes(_report_device(twin, at, 0.0)) != _outcomes(one)
-    for gone in told.devices.keys() - twins.keys():
-        del told.devices[gone], told.at[gone]
-    told.found |= {one.address for one in report.found}
-    told.rules.update({one.uid: (one.fired, one.problem) for one in report.rules})
+    for gone in sent.devices.keys() - twins.keys():
+        del sent.devices[gone], sent.at[gone]
+    sent.found |= {one.address for one in report.found}
+    sent.rules.update({one.uid: (one.fired, one.problem) for one in report.rules})
 
 
 def _report_device(twin: Twin, at: float, now: float) -> ReportedDevice:
@@ -116,23 +116,23 @@ def _outcomes(one: ReportedDevice) -> list[tuple[str, str, str]]:
     return [(command.property, command.outcome, command.message) for command in one.commands]
 
 
-def _list_found(found: Sequence[Found], told: Told) -> list[FoundDevice]:
+def _list_found(found: Sequence[Found], sent: Sent) -> list[FoundDevice]:
     rows = []
     for one in found:
         facts = {"manufacturer": one.manufacturer, "model": one.model, **one.facts}
         row = FoundDevice(one.protocol, one.address, one.name, {name: text for name, text in facts.items() if text})
-        if row.address not in told.found:
+        if row.address not in sent.found:
             rows.append(row)
     return rows
 
 
 def _list_rules(
-    fired: Mapping[str, Fired], problems: Mapping[str, str], told: Told, local_now: float
+    fired: Mapping[str, Fired], problems: Mapping[str, str], sent: Sent, local_now: float
 ) -> list[FiredRule]:
     rows = []
     for uid in {*fired, *problems}:
         one = fired.get(uid) or Fired()
         problem = (problems.get(uid) or one.problem)[:MOST_TEXT]
-        if told.rules.get(uid) != (one.count, problem):
+        if sent.rules.get(uid) != (one.count, problem):
             rows.append(FiredRule(uid, one.count, max(0.0, local_now - one.at) if one.at else None, problem))
     return rows

@@ -71,7 +71,7 @@ def make_edge_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=count(1, MOST_RATE), help="messages a second of one device (default 100)")
     parser.add_argument(
-        "--connections", type=count(1, 100_000), help="devices that are connected at once (default 5000)"
+        "--connections", type=count(1, 100_000), help="devices that are connected together (default 5000)"
     )
     return parser
 
@@ -122,7 +122,7 @@ def read_settings(
     for name in ("certificate", "key"):
         path = found[name].value
         if path and not Path(path).is_file():
-            raise InvalidInput(f"{name}: {path} is no file", field=name, hint="give the path of a PEM file")
+            raise InvalidInput(f"{name}: {path} must be a file", field=name, hint="give the path of a PEM file")
     return Settings(**{name: one.value for name, one in found.items()}), found, only_show
 
 
@@ -138,7 +138,7 @@ def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, 
         text = path.read_text()
     except FileNotFoundError:
         raise InvalidInput(
-            f"--config {path}: there is no such file", field="config", hint="give the path of a file"
+            f"--config {path}: this file doesn't exist", field="config", hint="give the path of a file"
         ) from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InvalidInput(f"{path} can't be read: {problem}", field="config") from None

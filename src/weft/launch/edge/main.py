@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         if not argv or argv[0] != "gateway":
             given = argv[0][:40] if argv else "nothing"
-            raise InvalidInput(f"weft edge: {given!r} is no command of it", hint="weft edge gateway --config FILE")
+            raise InvalidInput(
+                f"weft edge: {given!r} is not one of its commands", hint="weft edge gateway --config FILE"
+            )
         settings, origins, only_show = read_settings(argv[1:])
         if only_show:
             show_settings(origins)

@@ -17,7 +17,7 @@ class FakePeer:
         self.driver = FakeDriver(SystemClock())
 
     async def say(self, thing: Thing, values: Mapping[str, Value]) -> None:
-        self.driver.say(thing.uid, values)
+        self.driver.report(thing.uid, values)
 
     async def announce(self, found: Found) -> None:
         self.driver.announce(found)

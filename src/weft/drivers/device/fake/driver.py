@@ -13,7 +13,7 @@ MOST_FOUND = 500
 
 
 class FakeDriver:
-    """``say``, ``announce``, ``cut`` and ``mend`` are the devices' side."""
+    """``report``, ``announce``, ``cut`` and ``mend`` are the devices' side."""
 
     protocol = "fake"
 
@@ -50,7 +50,7 @@ class FakeDriver:
         if id in self._done:
             return
         self._done.add(id)
-        asyncio.get_running_loop().call_soon(self.say, uid, dict(values))
+        asyncio.get_running_loop().call_soon(self.report, uid, dict(values))
 
     def observe(self, listener: Listener) -> None:
         self._listener = listener
@@ -59,7 +59,7 @@ class FakeDriver:
     async def close(self) -> None:
         self._listener = None
 
-    def say(self, uid: str, values: Mapping[str, Value]) -> None:
+    def report(self, uid: str, values: Mapping[str, Value]) -> None:
         self._values.setdefault(uid, {}).update(values)
         if self._listener is not None and uid in self._things and not self._problem:
             self._listener.note_values(uid, values)
