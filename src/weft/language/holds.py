@@ -60,4 +60,6 @@ def _compares(fact: Fact | None, leaf: Compare) -> bool:
 def _number(fact: Fact | None) -> float | None:
     if fact is None or isinstance(fact, bool):
         return None
+    if isinstance(fact, int) and abs(fact) >= 2**63:
+        return None  # no device counts so far, and a float may not hold it
     return read_amount(fact) if isinstance(fact, str) else float(fact)

@@ -9,7 +9,7 @@ import pytest
 
 from weft.kinds.device import DEVICE, DeviceSpec, SetInput, check_device
 from weft.kinds.device_model import DeviceModelSpec, check_device_model
-from weft.kinds.fields.device.affordance import Property, check_desired
+from weft.kinds.fields.device.affordance import Property, are_equal, check_desired
 from weft.kinds.rule import Act, RuleSpec, check_rule
 from weft.language.holds import Fact, holds
 from weft.language.parse import read_expression
@@ -35,6 +35,7 @@ FRIDGE = {
         ("label", "fives", "too long"),
         ("fans", 1.5, "type integer"),
         ("fans", 10**30, "type integer"),
+        pytest.param("setpoint", 10**400, "type number", id="400 digits"),
         ("alarm", 1, "type boolean"),
         ("temperature", 1, "only the device sets it"),
         ("setpiont", 1, "no such property"),
@@ -51,6 +52,15 @@ def test_values_within_the_bounds_are_taken() -> None:
     check_desired(
         FRIDGE, {"setpoint": -30, "mode": "cool", "label": "four", "fans": 2.0, "alarm": False}, "spec.desired"
     )
+
+
+@pytest.mark.parametrize(
+    "reported", [10**30, 10**400, -(10**400)], ids=["31 digits", "401 digits", "401 negative digits"]
+)
+def test_a_number_larger_than_any_float_is_no_desired_one_and_meets_no_condition(reported: int) -> None:
+    assert not are_equal(FRIDGE["setpoint"], 1.5, reported)
+    assert are_equal(None, reported, reported)
+    assert not holds(read_expression("temperature>8"), {"temperature": reported})
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def _has_type(type_: Type, value: object) -> bool:
         return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) < 2**63 and (type_ == "number" or float(value).is_integer())
+    # An int may have thousands of digits, which no float holds: so its size comes first.
+    return abs(value) < 2**63 and math.isfinite(value) and (type_ == "number" or float(value).is_integer())
 
 
 def _describe(one: Property) -> str:
@@ -188,5 +189,7 @@ def are_equal(one: Property | None, left: object, right: object) -> bool:
     if isinstance(left, bool) or isinstance(right, bool) or isinstance(left, str) or isinstance(right, str):
         return type(left) is type(right) and left == right
     if isinstance(left, int | float) and isinstance(right, int | float):
+        if max(abs(left), abs(right)) >= 2**63:  # a reported int may be more than a float holds
+            return left == right
         return abs(left - right) <= (one.deadband if one is not None else 0.0)
     return left == right
