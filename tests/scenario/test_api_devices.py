@@ -3,6 +3,7 @@ would."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from tests.scenario.cli_lab import WEFT
 
 from weft.client import Client
 from weft.client.answer import raise_problem
-from weft.kinds.device import DeviceReport, DeviceSpec
+from weft.informer.enrolments import Enrolments
+from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
 
@@ -136,7 +138,13 @@ def test_a_report_on_another_nodes_device_is_refused_and_the_rest_counts(shop: S
 
 @pytest.mark.parametrize(
     "reported",
-    [{f"p{n}": n for n in range(101)}, {"a": "x" * 2000}, {f"p{n}": "x" * 900 for n in range(30)}, {"n" * 64: 1}],
+    [
+        {f"p{n}": n for n in range(101)},
+        {"a": "x" * 2000},
+        {f"p{n}": "x" * 900 for n in range(30)},
+        {"n" * 64: 1},
+        {"a": 10**30},
+    ],
 )
 def test_a_report_of_too_much_is_refused_and_leaves_what_was_there(shop: Shop, reported: dict[str, Any]) -> None:
     answer = shop.report(devices=[{"uid": shop.fridge["uid"], "phase": "Online", "reported": reported}])
@@ -165,6 +173,33 @@ def test_a_found_device_waits_for_approval_and_one_that_people_deleted_stays_awa
     shop.lab.client.delete("device", "acme-fridge-7", project=shop.project)
     assert shop.report(found=[found])["not_kept"] == 1
     assert shop.lab.stored(f"/device/{shop.project}/acme-fridge-7") is None
+
+
+def test_the_largest_reports_of_a_hundred_devices_are_all_taken(shop: Shop) -> None:
+    spec = DeviceSpec(node=shop.node.name, model="fridge")
+    made = [DEVICE.make(f"big-{n}", spec, 0.0, project=shop.project, creator="") for n in range(100)]
+    shop.lab.put(*made)
+    reported = {f"p{n}": "x" * 1000 for n in range(16)}
+    told = [{"uid": one.uid, "phase": "Online", "reported": reported} for one in made]
+    assert shop.report(devices=told).get("refused", {}) == {}
+    assert all(shop.stored(one.name)[2].reported == reported for one in made)
+
+
+def test_who_follows_the_certificates_of_nodes_bears_found_devices(shop: Shop) -> None:
+    async def follow() -> asyncio.Task[None]:
+        return asyncio.ensure_future(enrolments.run())
+
+    changed: list[str] = []
+    enrolments = Enrolments(shop.lab.store, shop.lab.clock, changed.append)
+    following = shop.lab.run(follow())
+    shop.report(found=[{"protocol": "mqtt", "address": "acme/8"}])
+    later = shop.lab.join(f"{shop.node.name}-later")
+    ends = shop.lab.clock.elapsed() + 60
+    while later.uid not in changed and not following.done() and shop.lab.clock.elapsed() < ends:
+        shop.lab.run(shop.lab.clock.sleep(0.02))
+    assert later.uid in changed
+    assert not following.done()
+    following.cancel()
 
 
 def test_a_node_has_at_most_five_hundred_found_devices(shop: Shop) -> None:

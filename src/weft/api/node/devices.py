@@ -20,13 +20,13 @@ from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
-from weft.contracts.store import Absent, AtRevision, Entry, Put, Write
+from weft.contracts.store import MAX_COMMIT_BYTES, Absent, AtRevision, Entry, Precondition, Put, Write
 from weft.kinds.device import DEVICE, CommandResult, DeviceReport, DeviceSpec
 from weft.kinds.node import NodeSpec
 from weft.kinds.rule import MOST_NODES, RULE, NodeCount, RuleReport, RuleSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import kind_prefix, object_key
+from weft.objects.identity import FABRIC, kind_prefix, object_key
 from weft.protocol.devices import (
     BUSY_SECONDS,
     CALM_SECONDS,
@@ -48,11 +48,12 @@ from weft.protocol.devices import (
     ReportedDevice,
 )
 from weft.serving.answer import Answer
-from weft.trust.enrolment import enrolment_key
 
 WRITES = 100  # of one commit
+_COMMIT_BYTES = MAX_COMMIT_BYTES * 3 // 4  # of its values; the keys count, too
 FRESH_SECONDS = 60.0  # that a device was seen again is written once in so long
 _OLDEST_SECONDS = 31 * 86400.0
+_FOUND_DEVICES = f"/founddevices/{FABRIC}/"  # the store's prefix of ``MadeDevices``, by the node's uid
 _PROJECT = "default"
 _NOT_A_NAME = re.compile(r"[^a-z0-9]+")
 _BUSY_BEHIND = 50  # as many devices that changed in one report make the server ask for a longer pause
@@ -68,6 +69,30 @@ class MadeDevices(msgspec.Struct):
 class _Place(NamedTuple):
     name: str
     uid: str
+
+
+class _Gathered:
+    """Objects to write, committed before they are more than one commit takes. Whoever repeats it writes the rest only: what was
+    committed is no news any more."""
+
+    def __init__(self) -> None:
+        self.count, self._size = 0, 0
+        self._writes: list[Write] = []
+        self._preconditions: list[Precondition] = []
+
+    async def add(self, context: ApiContext, envelope: Envelope) -> None:
+        value = encode_envelope(envelope)
+        if self._size + len(value) > _COMMIT_BYTES:
+            await self.commit(context)
+        self._writes.append(Put(envelope.key, value))
+        self._preconditions.append(AtRevision(envelope.key, envelope.revision))
+        self._size += len(value)
+
+    async def commit(self, context: ApiContext) -> None:
+        if self._writes:
+            await context.store.commit(self._writes, self._preconditions)
+        self.count += len(self._writes)
+        self._writes, self._preconditions, self._size = [], [], 0
 
 
 async def take_report(context: ApiContext, call: Call, name: str) -> Answer:
@@ -110,6 +135,8 @@ def bound_report(one: ReportedDevice, node_uid: str, now: float) -> DeviceReport
         return None
     for name, value in one.reported.items():
         if len(name) > 63 or len(msgspec.json.encode(value)) > MOST_VALUE_BYTES:
+            return None
+        if isinstance(value, int) and abs(value) >= 2**63:  # what other programs read as an int
             return None
     return DeviceReport(
         phase=one.phase,
@@ -176,8 +203,7 @@ async def _write_devices(
 async def _write_chunk(
     context: ApiContext, node: _Place, chunk: Sequence[tuple[str, ReportedDevice]], answer: DevicesAnswer
 ) -> int:
-    writes: list[Write] = []
-    preconditions = []
+    gathered = _Gathered()
     now = context.clock.now()
     for key, one in chunk:
         envelope = await read_again(context, key)
@@ -194,17 +220,15 @@ async def _write_chunk(
         new = msgspec.structs.replace(new, found=old.found)
         if is_news(old, new):
             envelope.report = msgspec.Raw(msgspec.json.encode(new))
-            writes.append(Put(key, encode_envelope(envelope)))
-            preconditions.append(AtRevision(key, envelope.revision))
-    if writes:
-        await context.store.commit(writes, preconditions)
-    return len(writes)
+            await gathered.add(context, envelope)
+    await gathered.commit(context)
+    return gathered.count
 
 
 async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDevice]) -> int:
     """Create what isn't there yet; how many are not kept. Repeated as a whole if others wrote in between."""
     now, made, not_kept = context.clock.now(), list[Envelope](), 0
-    at = f"{enrolment_key(node.uid)}.found-devices"
+    at = f"{_FOUND_DEVICES}{node.uid}"
     entry = await context.store.get(at)
     record = MadeDevices() if entry is None else msgspec.json.decode(entry.value, type=MadeDevices)
     before = msgspec.json.encode(record)
@@ -300,8 +324,7 @@ async def _write_rules(context: ApiContext, node: _Place, given: Sequence[FiredR
 
 
 async def _write_counts(context: ApiContext, node: _Place, chunk: Sequence[tuple[str, FiredRule]]) -> None:
-    writes: list[Write] = []
-    preconditions = []
+    gathered = _Gathered()
     for key, one in chunk:
         envelope = await read_again(context, key)
         if envelope is None or envelope.uid != one.uid:
@@ -315,10 +338,8 @@ async def _write_counts(context: ApiContext, node: _Place, chunk: Sequence[tuple
             continue
         count = NodeCount(fired=fired, last_fired=_time(one.seconds_ago, context.clock.now()), problem=problem)
         envelope.report = msgspec.Raw(msgspec.json.encode(RuleReport(nodes={**old.nodes, node.name: count})))
-        writes.append(Put(key, encode_envelope(envelope)))
-        preconditions.append(AtRevision(key, envelope.revision))
-    if writes:
-        await context.store.commit(writes, preconditions)
+        await gathered.add(context, envelope)
+    await gathered.commit(context)
 
 
 ROUTES = (
