@@ -19,6 +19,7 @@ from weft.informer.enrolments import Enrolments
 from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
+from weft.protocol.devices import MOST_BEHIND
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +209,15 @@ def test_a_node_has_at_most_five_hundred_found_devices(shop: Shop) -> None:
     assert answer["not_kept"] == 100
     found = shop.lab.client.list("device", project=shop.project)
     assert sum(not one["spec"]["approved"] for one in found.items) == 500
+
+
+def test_found_devices_that_are_approved_at_once_have_a_bound_too(shop: Shop) -> None:
+    spec = DeviceSpec(node=shop.node.name, model="fridge")
+    made = [DEVICE.make(f"many-{n}", spec, 0.0, project=shop.project, creator="") for n in range(MOST_BEHIND - 2)]
+    for start in range(0, len(made), 100):
+        shop.lab.put(*made[start : start + 100])
+    answer = shop.report(found=[{"protocol": "mqtt", "address": f"b/{n}"} for n in range(4)])
+    assert answer["not_kept"] == 3  # with the shop's own device one place was left
 
 
 def test_a_rule_that_fired_counts_once_however_often_it_is_reported(shop: Shop) -> None:

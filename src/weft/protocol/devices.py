@@ -18,6 +18,7 @@ import msgspec
 MOST_DEVICES = 500  # in a report
 MOST_FOUND = 100  # in a report
 MOST_KEPT = 500  # found devices of a node that wait for approval; more are counted
+MOST_BEHIND = 5000  # devices of a node, approved or not, beyond which no found one is kept
 MOST_RULES = 200  # in a report
 MOST_VALUES = 100  # reported properties of a device
 MOST_VALUE_BYTES = 1024  # of one value, as JSON

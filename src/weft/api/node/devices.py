@@ -30,6 +30,7 @@ from weft.objects.identity import FABRIC, kind_prefix, object_key
 from weft.protocol.devices import (
     BUSY_SECONDS,
     CALM_SECONDS,
+    MOST_BEHIND,
     MOST_COMMANDS,
     MOST_DEVICE_BYTES,
     MOST_DEVICES,
@@ -232,8 +233,8 @@ async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDe
     entry = await context.store.get(at)
     record = MadeDevices() if entry is None else msgspec.json.decode(entry.value, type=MadeDevices)
     before = msgspec.json.encode(record)
-    there, waiting = set[str](), 0
-    for stored in await list_devices(context, node.name):
+    there, waiting, behind = set[str](), 0, await list_devices(context, node.name)
+    for stored in behind:
         spec = decode_part(decode_envelope(stored.value).spec, DeviceSpec)
         there.add(digest_of(spec.protocol, spec.address))
         waiting += not spec.approved
@@ -243,7 +244,9 @@ async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDe
         if digest in there:
             record.missed.pop(digest, None)
             continue
-        if not is_sound(one) or project is None or waiting >= MOST_KEPT or _is_refused(record, digest, now):
+        # A model that accepts what is found takes it from those that wait, so all have a bound, too.
+        is_full = waiting >= MOST_KEPT or len(behind) + len(made) >= MOST_BEHIND
+        if not is_sound(one) or project is None or is_full or _is_refused(record, digest, now):
             not_kept += 1
             continue
         made.append(await _make(context, node, project, one, digest, {each.name for each in made}))
