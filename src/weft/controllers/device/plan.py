@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from weft.kinds.device import FOUND, OFFLINE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
+from weft.kinds.device import FOUND, OFFLINE, ONLINE, STALE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import are_equal
 from weft.kinds.rule import RuleReport, RuleStatus
 from weft.language.holds import holds
 from weft.language.parse import read_expression
+
+
+SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen, and may have to wait
 
 
 class Outcome(msgspec.Struct):
@@ -48,8 +51,22 @@ def plan_device(
             spec = msgspec.structs.replace(spec, approved=True, model=taking[0])
             events.append(("Approved", f"device model {taking[0]} accepts it"))
             model = taking[1]
-    later = min((at - now for at in spec.desired_until.values()), default=None)
-    return Outcome(spec, _make_status(spec, report, node, model), events, later)
+    silent_at = _find_silence(report, model) if spec.approved else None
+    times = [*spec.desired_until.values(), *([silent_at] if silent_at is not None and silent_at > now else [])]
+    later = min((at - now for at in times), default=None)
+    status = _make_status(spec, report, node, model)
+    if silent_at is not None and silent_at <= now and status.phase == report.phase:
+        status.phase = UNKNOWN
+        status.problem = f"the gateway of node {spec.node} is silent about it: this is what it said last"
+    return Outcome(spec, status, events, later)
+
+
+def _find_silence(report: DeviceReport, model: DeviceModelSpec | None) -> float | None:
+    """When the gateway would have said another thing if it ran: that the device was seen again, or is Stale or Offline."""
+    longest = {ONLINE: model.stale_seconds, STALE: model.offline_seconds} if model is not None else {}
+    if report.seen_at is None or report.phase not in longest:
+        return None
+    return report.seen_at + longest[report.phase] + SILENCE_SECONDS
 
 
 def _takes(model: DeviceModelSpec, spec: DeviceSpec, found: Mapping[str, str]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weft.controllers.device.plan import Outcome, plan_device, plan_rule
+from weft.controllers.device.plan import SILENCE_SECONDS, Outcome, plan_device, plan_rule
 from weft.kinds.device import DeviceReport, DeviceSpec
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import Property
@@ -47,6 +47,18 @@ def test_a_device_is_unknown_while_its_node_is_silent_and_keeps_what_was_reporte
     assert status.phase == "Unknown"
     assert phase in status.problem
     assert status.reported == {"setpoint": 4.0}
+
+
+@pytest.mark.parametrize(("phase", "seconds"), [("Online", 60.0), ("Stale", 300.0)])
+def test_a_device_is_unknown_once_a_gateway_that_runs_would_have_said_another_thing(phase: str, seconds: float) -> None:
+    report = DeviceReport(phase=phase, seen_at=1000.0)
+    at = 1000.0 + seconds + SILENCE_SECONDS
+    before = plan(device(), report, now=at - 5)
+    assert (before.status.phase, before.later) == (phase, 5.0)
+    after = plan(device(), report, now=at)
+    assert (after.status.phase, after.later) == ("Unknown", None)
+    assert "gateway of node n1 is silent" in after.status.problem
+    assert plan(device(), DeviceReport(phase="Offline", seen_at=1000.0), now=at + 1e6).status.phase == "Offline"
 
 
 def test_a_device_whose_node_or_model_is_gone_says_so() -> None:
