@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from weft.kinds.device import MOST_DESIRED_BYTES
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.fields.device.affordance import Value, check_desired
@@ -47,7 +48,8 @@ class DeviceRolloutStatus(msgspec.Struct, kw_only=True):
     states: str = ""
     through: int = 0  # members in waves that began
     wave_at: float = 0.0  # seconds since 1970
-    failures: dict[str, str] = {}  # why, by the device's name
+    failures: dict[str, str] = {}  # why, by the device's name; of the first hundred
+    problem: str = ""  # why it can't go on
 
 
 def check_device_rollout(spec: DeviceRolloutSpec) -> None:
@@ -59,6 +61,12 @@ def check_device_rollout(spec: DeviceRolloutSpec) -> None:
         )
     if not spec.set:
         raise InvalidInput("spec.set is empty", field="spec.set", hint="give values, like setpoint=4")
+    if len(msgspec.json.encode(spec.set)) > MOST_DESIRED_BYTES:
+        raise InvalidInput(
+            f"spec.set: {len(spec.set)} values of more than {MOST_DESIRED_BYTES >> 10} KiB in all",
+            field="spec.set",
+            hint="give fewer or shorter ones: a device takes no more",
+        )
 
 
 def _agree(spec: DeviceRolloutSpec, models: Mapping[str, DeviceModelSpec]) -> None:
@@ -105,6 +113,7 @@ DEVICE_ROLLOUT = Kind(
             Column("CONFIRMED", lambda obj: _count("c", obj), align="right"),
             Column("FAILED", lambda obj: _count("f", obj), align="right"),
             AGE,
+            Column("NOTE", text("status.problem", ""), flexible=True),
         ),
     ),
 )

@@ -13,7 +13,6 @@ from weft.kinds.rule import RuleReport, RuleStatus
 from weft.language.holds import holds
 from weft.language.parse import read_expression
 
-
 SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen, and may have to wait
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.controllers.device.rollout_plan import Progress, Stand, Waves, begin, plan_rollout
+from weft.contracts.store import MAX_COMMIT_BYTES, MAX_VALUE_BYTES
+from weft.controllers.device.rollout_plan import MOST_TOGETHER, Progress, Stand, Waves, begin, plan_rollout
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View
@@ -20,14 +21,18 @@ from weft.kinds.device_rollout import DEVICE_ROLLOUT, ROLLOUTS_BY_MODEL, DeviceR
 from weft.kinds.fields.device.affordance import are_equal
 from weft.objects.identity import object_key
 
+_MOST_REST_BYTES = 4000  # of a device's envelope apart from its parts: names, labels, the key
+
 
 class DeviceRollouts:
     name = "device rollouts"
-    kinds = (DEVICE_ROLLOUT.name, DEVICE.name)
+    kinds = (DEVICE_ROLLOUT.name, DEVICE_MODEL.name, DEVICE.name)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.key in view.of_kind(DEVICE_ROLLOUT.name):
             return (change.key,)
+        if change.kind == DEVICE_MODEL.name:
+            return [item.key for item in view.find(ROLLOUTS_BY_MODEL, change.key)]
         model = object_key(DEVICE_MODEL.name, change.item.envelope.project, _model_of(change.item))
         return [item.key for item in view.find(ROLLOUTS_BY_MODEL, model)]
 
@@ -49,6 +54,8 @@ def _model_of(item: Item) -> str:
 
 def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
     spec, status, project = item.spec(DeviceRolloutSpec), item.status(DeviceRolloutStatus), item.envelope.project
+    if status.phase == "Done":
+        return None
     model_key = object_key(DEVICE_MODEL.name, project, spec.model)
     model = view.get(model_key)
     devices = {
@@ -58,8 +65,13 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
         and one.spec(DeviceSpec).approved
         and all(one.envelope.labels.get(key) == value for key, value in spec.labels.items())
     }
-    if status.phase == "Done" or model is None:
-        return None
+    if model is None:
+        words = f"device model {spec.model} isn't there: create it, or delete the rollout"
+        if status.problem == words:
+            return None
+        draft = Draft()
+        draft.change(item, status=msgspec.structs.replace(status, problem=words))
+        return draft.commit(item.key)
     first = status.phase == "Pending"
     was = begin(list(devices)) if first else msgspec.convert(msgspec.to_builtins(status), Progress)
     stands = {name: _stand(spec, model.spec(DeviceModelSpec), one, was.wave_at) for name, one in devices.items()}
@@ -68,6 +80,7 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
         max_failures=spec.max_failures,
         timeout_seconds=spec.timeout_seconds,
         resumed=spec.resumed,
+        together=_find_together(spec, devices.values()),
     )
     step = plan_rollout(waves, was, stands, now)
     if step.later is not None:
@@ -82,6 +95,15 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
         until = {name: at for name, at in old.desired_until.items() if name not in spec.set}
         draft.change(one, spec=msgspec.structs.replace(old, desired={**old.desired, **spec.set}, desired_until=until))
     return draft.commit(item.key)
+
+
+def _find_together(spec: DeviceRolloutSpec, devices: Iterable[Item]) -> int:
+    """How many devices one commit can set, even if they are the largest ones; the progress is in it, too."""
+    largest = max(
+        (len(one.envelope.spec) + len(one.envelope.report) + len(one.envelope.status) for one in devices), default=0
+    )
+    each = largest + len(msgspec.json.encode(spec.set)) + _MOST_REST_BYTES
+    return max(min((MAX_COMMIT_BYTES - MAX_VALUE_BYTES) // each, MOST_TOGETHER), 1)
 
 
 def _stand(spec: DeviceRolloutSpec, model: DeviceModelSpec, device: Item, wave_at: float) -> Stand:

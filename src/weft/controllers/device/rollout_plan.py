@@ -6,6 +6,7 @@ from there.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -14,7 +15,9 @@ import msgspec
 WAITING, SENT, CONFIRMED, FAILED = ".", "s", "c", "f"  # what ``Progress.states`` has for each member
 MOST_MEMBERS = 5000
 MOST_TOGETHER = 90  # devices that one commit sets: it has the progress, too, and at most 100 writes
+MOST_MEMBER_BYTES = 150_000  # of all their names: the store takes an object of at most 256 kB
 MOST_WORDS = 200
+MOST_REASONS = 100  # failures whose reason is kept; of later ones only that they failed
 Phase = Literal["Progressing", "Stopped", "Done"]
 
 
@@ -26,6 +29,7 @@ class Waves(msgspec.Struct, frozen=True, kw_only=True):
     max_failures: int = 5
     timeout_seconds: float = 60.0
     resumed: int = 0
+    together: int = MOST_TOGETHER  # devices that may be set in one step
 
 
 class Stand(msgspec.Struct, frozen=True):
@@ -42,7 +46,7 @@ class Progress(msgspec.Struct, kw_only=True):
     states: str = ""
     through: int = 0
     wave_at: float = 0.0  # unix seconds: when the newest wave's values were set last
-    failures: dict[str, str] = {}  # why, by name
+    failures: dict[str, str] = {}  # why, by name, of the first MOST_REASONS
     phase: Phase = "Progressing"
 
 
@@ -55,9 +59,11 @@ class Step(msgspec.Struct):
 
 
 def begin(names: Sequence[str]) -> Progress:
-    """The progress of a rollout that has done nothing yet. The members are these from now on: a device that comes later isn't
-    one of them."""
-    members = sorted(names)[:MOST_MEMBERS]
+    """The progress of a rollout that has done nothing yet. The members are these from now on, as many as the bounds allow: a
+    device that comes later isn't one of them."""
+    sizes = itertools.accumulate(len(name) + 3 for name in sorted(names))  # as JSON
+    most = min(sum(size <= MOST_MEMBER_BYTES for size in sizes), MOST_MEMBERS)
+    members = sorted(names)[:most]
     return Progress(members=members, states=WAITING * len(members))
 
 
@@ -73,15 +79,16 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
         elif stand is None or stand.problem or over <= 0:
             states[at] = FAILED
             why = "it is gone" if stand is None else stand.problem or f"no answer within {waves.timeout_seconds:g} s"
-            failures[name] = why[:MOST_WORDS]
+            if len(failures) < MOST_REASONS:
+                failures[name] = why[:MOST_WORDS]
     found = Progress(
         members=was.members, states="".join(states), through=was.through, wave_at=was.wave_at, failures=failures
     )
-    if len(failures) > waves.max_failures * (waves.resumed + 1) + waves.resumed:
+    if states.count(FAILED) > waves.max_failures * (waves.resumed + 1) + waves.resumed:
         found.phase = "Stopped"
         return Step(found, later=max(over, 0.05) if SENT in states else None)
     if WAITING in states[: was.through]:
-        return _send(found, states, now)
+        return _send(found, states, waves.together, now)
     if SENT in states:
         return Step(found, later=max(over, 0.05))
     if was.through == len(was.members):
@@ -89,12 +96,12 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
         return Step(found)
     size = max(len(was.members) * waves.percent // 100, 1)
     found.through = min(was.through + size, len(was.members))
-    return _send(found, states, now)
+    return _send(found, states, waves.together, now)
 
 
-def _send(progress: Progress, states: list[str], now: float) -> Step:
+def _send(progress: Progress, states: list[str], together: int, now: float) -> Step:
     """Set the next members of the wave that began, as many as one commit can."""
-    ready = [at for at in range(progress.through) if states[at] == WAITING][:MOST_TOGETHER]
+    ready = [at for at in range(progress.through) if states[at] == WAITING][:together]
     for at in ready:
         states[at] = SENT
     progress.states, progress.wave_at = "".join(states), now

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.controllers.device.rollout_plan import Progress, Stand, Waves, begin, plan_rollout
+from weft.contracts.store import MAX_VALUE_BYTES
+from weft.controllers.device.rollout_plan import MOST_REASONS, Progress, Stand, Waves, begin, plan_rollout
 
 
 class Site:
@@ -74,6 +75,34 @@ def test_a_member_that_is_gone_has_failed_and_later_ones_are_none() -> None:
     progress = plan_rollout(Waves(percent=100), begin(["a", "b"]), {}, 10.0).progress
     after = plan_rollout(Waves(), progress, {"a": Stand(True), "c": Stand(False)}, 11.0).progress
     assert (after.states, after.failures) == ("cf", {"b": "it is gone"})
+
+
+def test_a_rollout_that_fails_on_all_of_many_devices_stays_one_that_the_store_takes() -> None:
+    names = [f"cold-store-in-the-north-{n:039}" for n in range(5000)]
+    waves = Waves(percent=100, max_failures=5000)
+    progress, now = begin(names), 1000.0
+    refuse = {name: Stand(False, "Refused: " + "x" * 500) for name in names}
+    while progress.phase != "Done":
+        step = plan_rollout(waves, progress, refuse, now)
+        progress, now = step.progress, now + (step.later or 0)
+        assert len(msgspec.json.encode(progress)) < MAX_VALUE_BYTES * 3 // 4
+    assert progress.states == "f" * len(progress.members)
+    assert len(progress.members) > 2000
+    assert len(progress.failures) == MOST_REASONS
+
+
+def test_the_failures_whose_reason_is_not_kept_stop_it_too() -> None:
+    names = [f"d{n:04}" for n in range(1000)]
+    waves, progress, now = Waves(percent=1, max_failures=300), begin(names), 1000.0
+    while progress.phase == "Progressing":
+        step = plan_rollout(waves, progress, dict.fromkeys(names, Stand(False, "no")), now)
+        progress, now = step.progress, now + (step.later or 0)
+    assert (progress.phase, progress.states.count("f")) == ("Stopped", 310)
+
+
+def test_a_step_sets_no_more_devices_than_one_commit_can() -> None:
+    step = plan_rollout(Waves(percent=100, together=7), begin([f"d{n}" for n in range(50)]), {}, 1.0)
+    assert len(step.to_set) == 7
 
 
 def test_no_more_than_the_bound_are_members() -> None:
