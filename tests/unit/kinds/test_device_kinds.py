@@ -48,6 +48,12 @@ def test_a_value_that_the_model_does_not_allow_is_refused_with_its_property(name
     assert caught.value.hint
 
 
+def test_the_remedy_for_a_boolean_is_its_two_values() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_desired(FRIDGE, {"alarm": "True"}, "spec.desired")
+    assert caught.value.hint == "give true or false"
+
+
 def test_values_within_the_bounds_are_taken() -> None:
     check_desired(
         FRIDGE, {"setpoint": -30, "mode": "cool", "label": "four", "fans": 2.0, "alarm": False}, "spec.desired"

@@ -73,7 +73,7 @@ class _Place(NamedTuple):
 
 
 class _Gathered:
-    """Objects to write, committed before they are more than one commit takes. Whoever repeats it writes the rest only: what was
+    """Objects to write, committed before they are more than one commit takes. A retry writes the rest only: what was
     committed is no news any more."""
 
     def __init__(self) -> None:

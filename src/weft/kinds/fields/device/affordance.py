@@ -156,6 +156,8 @@ def _has_type(type_: Type, value: object) -> bool:
 def _describe(one: Property) -> str:
     if one.enum:
         return "give one of: " + ", ".join(map(str, one.enum[:10]))
+    if one.type == "boolean":
+        return "give true or false"
     least = "" if one.minimum is None else f" from {one.minimum:g}"
     most = "" if one.maximum is None else f" up to {one.maximum:g}"
     longest = "" if one.max_length is None else f" of at most {one.max_length} characters"
