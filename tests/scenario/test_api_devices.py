@@ -126,6 +126,34 @@ def test_a_report_is_written_once_and_one_that_changes_nothing_writes_nothing(sh
     assert shop.stored("fridge-1")[0] > revision
 
 
+def test_all_devices_are_read_only_for_a_report_on_one_that_no_report_had(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists, read = list[str](), shop.lab.store.list
+
+    async def count(prefix: str, **rest: Any) -> Any:
+        lists.append(prefix)
+        return await read(prefix, **rest)
+
+    monkeypatch.setattr(shop.lab.store, "list", count)
+    for value in (1.0, 2.0, 3.0):
+        told = {"uid": shop.fridge["uid"], "phase": "Online", "reported": {"temperature": value}}
+        assert shop.report(devices=[told]).get("refused", {}) == {}
+    assert lists.count("/device/") == 1
+    assert shop.stored("fridge-1")[2].reported == {"temperature": 3.0}
+
+
+def test_a_device_that_moved_or_went_after_a_report_is_refused(shop: Shop) -> None:
+    told = {"uid": shop.fridge["uid"], "phase": "Online"}
+    assert shop.report(devices=[told]).get("refused", {}) == {}
+    shop.lab.client.patch("device", "fridge-1", {"spec": {"node": shop.other.name}}, project=shop.project)
+    assert shop.report(devices=[told])["refused"] == {shop.fridge["uid"]: "notYours"}
+    shop.lab.client.delete("device", "fridge-1", project=shop.project)
+    shop.make("device", "fridge-1", node=shop.node.name, model="fridge")
+    assert shop.report(devices=[told])["refused"] == {shop.fridge["uid"]: "unknown"}
+    assert shop.stored("fridge-1")[2] == DeviceReport()
+
+
 def test_a_report_on_another_nodes_device_is_refused_and_the_rest_counts(shop: Shop) -> None:
     told = [{"uid": uid, "phase": "Online"} for uid in (shop.foreign["uid"], shop.fridge["uid"], "u" * 300)]
     assert shop.report(devices=told)["refused"] == {shop.foreign["uid"]: "notYours", "u" * 64: "notYours"}

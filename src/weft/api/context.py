@@ -112,6 +112,9 @@ class ApiContext:
     busy: int = 0
     uploads: int = 0
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
+    device_keys: dict[str, str] = field(
+        default_factory=dict
+    )  # in the store, by uid, of devices that gateways reported on
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise

@@ -20,7 +20,7 @@ from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
-from weft.contracts.store import MAX_COMMIT_BYTES, Absent, AtRevision, Entry, Precondition, Put, Write
+from weft.contracts.store import MAX_COMMIT_BYTES, Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.device import DEVICE, CommandResult, DeviceReport, DeviceSpec
 from weft.kinds.node import NodeSpec
 from weft.kinds.rule import MOST_NODES, RULE, NodeCount, RuleReport, RuleSpec
@@ -53,6 +53,7 @@ from weft.serving.answer import Answer
 WRITES = 100  # of one commit
 _COMMIT_BYTES = MAX_COMMIT_BYTES * 3 // 4  # of its values; the keys count, too
 FRESH_SECONDS = 60.0  # that a device was seen again is written once in so long
+_MOST_KEYS = 100_000  # of devices that this process remembers
 _OLDEST_SECONDS = 31 * 86400.0
 _FOUND_DEVICES = f"/founddevices/{FABRIC}/"  # the store's prefix of ``MadeDevices``, by the node's uid
 _PROJECT = "default"
@@ -103,12 +104,11 @@ async def take_report(context: ApiContext, call: Call, name: str) -> Answer:
     given = _read(await call.read_body())
     node, answer = _Place(enrolment.name if enrolment is not None else name, call.actor.id), DevicesAnswer()
     changed = 0
-    if given.devices or given.found:
-        behind = await list_devices(context, node.name)
-        changed = await _write_devices(context, node, behind, given.devices, answer)
-        for start in range(0, len(given.found), WRITES // 2):  # a commit has the record, too
-            part = given.found[start : start + WRITES // 2]
-            answer.not_kept += await retry(context, partial(_take_found, context, node, part))
+    if given.devices:
+        changed = await _write_devices(context, node, given.devices, answer)
+    for start in range(0, len(given.found), WRITES // 2):  # a commit has the record, too
+        part = given.found[start : start + WRITES // 2]
+        answer.not_kept += await retry(context, partial(_take_found, context, node, part))
     if given.rules:
         await _write_rules(context, node, given.rules, answer)
     answer.wait_seconds = BUSY_SECONDS if changed > _BUSY_BEHIND else CALM_SECONDS
@@ -183,14 +183,16 @@ def _describe(one: CommandResult) -> tuple[str, str, str]:
 
 
 async def _write_devices(
-    context: ApiContext, node: _Place, behind: Sequence[Entry], given: Sequence[ReportedDevice], answer: DevicesAnswer
+    context: ApiContext, node: _Place, given: Sequence[ReportedDevice], answer: DevicesAnswer
 ) -> int:
-    """Commit what changed; how many devices that were."""
-    keys = {}
-    for entry in behind:
-        envelope = decode_envelope(entry.value, entry.revision)
-        keys[envelope.uid] = envelope.key
-    known = {one.uid: one for one in given}  # of two on one device the later
+    """Commit what changed; how many devices that were. All devices are read only if the report has one that no report had."""
+    keys, known = context.device_keys, {one.uid: one for one in given}  # of two on one device the later
+    if known.keys() - keys.keys():
+        if len(keys) > _MOST_KEYS:
+            keys.clear()
+        for entry in await list_devices(context, node.name):
+            envelope = decode_envelope(entry.value, entry.revision)
+            keys[envelope.uid] = envelope.key
     for uid in known.keys() - keys.keys():
         answer.refused[uid[:64]] = "notYours"
     mine = [(keys[uid], one) for uid, one in known.items() if uid in keys]
@@ -210,6 +212,7 @@ async def _write_chunk(
         envelope = await read_again(context, key)
         if envelope is None or envelope.uid != one.uid:
             answer.refused[one.uid] = "unknown"
+            context.device_keys.pop(one.uid, None)
             continue
         if (spec := decode_part(envelope.spec, DeviceSpec)).node != node.name or not spec.approved:
             answer.refused[one.uid] = "notYours"
