@@ -188,7 +188,8 @@ def _seen(obj: Object) -> str:
 
 def _values(obj: Object) -> str:
     found = dig(obj, "status.reported") or {}
-    return ", ".join(f"{name}={value}" for name, value in sorted(found.items())) or "–"
+    shown = {name: str(value).lower() if isinstance(value, bool) else value for name, value in sorted(found.items())}
+    return ", ".join(f"{name}={value}" for name, value in shown.items()) or "–"  # as `weft device set` takes them
 
 
 def _drift(obj: Object) -> str:

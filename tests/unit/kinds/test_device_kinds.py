@@ -159,3 +159,9 @@ def test_nothing_is_set_on_a_device_that_is_not_approved() -> None:
 )
 def test_an_expression_holds_for_a_things_values(written: str, facts: dict[str, Fact], expected: bool) -> None:
     assert holds(read_expression(written), facts) is expected
+
+
+def test_a_list_shows_values_as_people_set_them() -> None:
+    (column,) = (column for column in DEVICE.display.columns if column.title == "REPORTED")
+    shown = column.value({"status": {"reported": {"on": True, "mode": "cool", "setpoint": 4.5}}})
+    assert shown == "mode=cool, on=true, setpoint=4.5"

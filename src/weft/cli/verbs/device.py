@@ -28,7 +28,7 @@ from weft.kinds.device_model import DEVICE_MODEL
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.device.affordance import Value
 from weft.kinds.record import Kind
-from weft.objects.errors import NotFound
+from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.quantity import parse_duration
 
 
@@ -62,7 +62,11 @@ def _set(session: Session, kind: Kind | None, words: tuple[str, ...], expires: s
     body: dict[str, Any] = {"desired": dict(read_pair(pair, types) for pair in pairs)}
     if expires is not None:
         body["expires_seconds"] = parse_duration(expires, "--expires")
-    made = session.client.verb(DEVICE.name, target.name, "set", body)
+    try:
+        made = session.client.verb(DEVICE.name, target.name, "set", body)
+    except InvalidInput as problem:
+        problem.message = problem.message.removeprefix("spec.desired.")  # properties were typed, no field
+        raise
     return finish(session, [Done(target, made, "set", f"desired: {', '.join(pairs)}")], [])
 
 
