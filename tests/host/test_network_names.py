@@ -39,6 +39,21 @@ while not select.select([sys.stdin], [], [], 0.002)[0]:
 print(asked, len(failed), *failed[:3], flush=True)
 """
 
+# Asks for a lease as a client whose hardware isn't Ethernet.
+ASK = """
+import socket, struct, sys
+mac, address, gateway = bytes.fromhex(sys.argv[1].replace(":", "")), *map(socket.inet_aton, sys.argv[2:])
+wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+wire.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+wire.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+wire.bind(("0.0.0.0", 68))
+wire.settimeout(10)
+head = struct.pack("!4BIHH16x16s192x", 1, 6, 6, 0, 77, 0, 0x8000, mac)
+options = bytes([53, 1, 3, 50, 4]) + address + bytes([54, 4]) + gateway + bytes([255])
+wire.sendto(head + b"\\x63\\x82\\x53\\x63" + options, ("255.255.255.255", 67))
+wire.recv(1500)
+"""
+
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
@@ -120,3 +135,22 @@ async def test_a_lease_that_nobody_can_free_costs_a_fresh_start_and_not_the_addr
     heir = node.plug_guest("heir", msgspec.structs.replace(port, id="heir", mac="52:54:00:00:bb:01"))
     heir.lease()
     assert f"{port.address}/24" in heir.run("ip", "addr", "show", "eth0")
+
+
+async def test_a_guest_that_calls_its_hardware_something_else_does_not_stop_the_name_server(lab: Lab) -> None:
+    [node] = lab.nodes
+    segment = make_segment(1, "blue", {"a": node, "b": node})
+    await node.ensure_filters([])
+    await node.ensure_segment(segment)
+    port = make_port(segment, "a")
+    guest = node.plug_guest("a", port)
+    guest.lease()
+    folder = Path(node.host.run_dir) / "network" / segment.id
+    server = (folder / "dnsmasq.pid").read_text()
+    guest.run(sys.executable, "-S", "-E", "-c", ASK, port.mac, port.address, GATEWAY)
+    assert f"06-{port.mac}" in (folder / "leases").read_text()
+    renamed = [msgspec.structs.replace(e, name="c") if e.name == "b" else e for e in segment.endpoints]
+    await node.ensure_segment(msgspec.structs.replace(segment, endpoints=renamed))
+    assert port.mac not in (folder / "leases").read_text()
+    assert (folder / "dnsmasq.pid").read_text() == server
+    guest.lease()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from tests.scenario.controllers_lab import VirtualClock
+
+from weft.contracts.driver.network import Segment
+from weft.drivers.network.bridge import dnsmasq
+from weft.drivers.network.bridge.dnsmasq import Files
 from weft.drivers.network.bridge.leases import Lease, list_stale, read_leases, render_first_lease, render_release
 
 GATEWAY = "10.20.0.1"
@@ -19,6 +25,42 @@ def test_the_routers_own_lease_says_that_a_file_is_whole() -> None:
     assert read_leases(FIRST, GATEWAY) == frozenset()
     for cut in range(len(line + FIRST)):
         assert read_leases((line + FIRST)[:cut], GATEWAY) is None
+
+
+async def test_a_damaged_file_is_given_up_after_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest can take the router's lease out of it, and the node's other networks wait meanwhile."""
+    files, pauses = Files(tmp_path), list[float]()
+    files.hosts.write_text(HOSTS)
+    files.names.write_text(NAMES)
+    files.leases.write_text(f"1764230000 {A.mac} {A.address} a *\n")
+    clock = VirtualClock()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    monkeypatch.setattr(dnsmasq, "_CLOCK", clock)
+    segment = Segment(
+        id="s",
+        name="blue",
+        vni=1,
+        cidr="10.20.0.0/24",
+        gateway=GATEWAY,
+        mtu=1450,
+        domain="blue.weft",
+        nat=True,
+        endpoints=[],
+    )
+    assert not await dnsmasq.free_leases(segment, files, "none", True)
+    assert 0 < sum(pauses) < 0.5
+    assert await dnsmasq.free_leases(segment, files, "none", False)
+
+
+def test_the_lease_of_a_client_with_other_hardware_is_released_as_such() -> None:
+    other = Lease(f"06-{A.mac}", A.address, "a")
+    assert list_stale([other], HOSTS, NAMES, "blue.weft") == [other]
+    packet = render_release(other, GATEWAY)
+    assert (packet[:4], packet[28:44]) == (b"\1\6\6\0", bytes.fromhex("52540000000a") + bytes(10))
 
 
 def test_a_lease_without_a_name_has_none() -> None:

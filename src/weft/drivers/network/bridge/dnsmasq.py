@@ -216,18 +216,23 @@ async def ensure_server(
 
 async def free_leases(segment: Segment, files: Files, namespace: str, unsure: bool) -> bool:
     """Free the leases that the files of hosts and names no longer allow; returns whether the server has forgotten them all. If
-    ``unsure``, a file of leases that can't be read counts as one with such a lease. It frees again until ``PATIENCE_SECONDS``."""
+    ``unsure``, a file of leases that can't be read counts as one with such a lease. It frees again until ``PATIENCE_SECONDS``;
+    a damaged file is given up earlier, as each guest can damage it, by a release in the router's name."""
     hosts, names = files.hosts.read_text(), files.names.read_text()
-    pause = FIRST_PAUSE_SECONDS
+    pause, before = FIRST_PAUSE_SECONDS, ""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 try:
-                    leases = read_leases(files.leases.read_text(errors="replace"), segment.gateway)
+                    text = files.leases.read_text(errors="replace")
                 except OSError:
-                    leases = None
+                    text = ""
+                leases = read_leases(text, segment.gateway)
                 if leases is None and not unsure:
                     return True
+                if leases is None and pause == LONGEST_PAUSE_SECONDS and text == before:
+                    return False  # the server isn't writing it
+                before = text
                 if leases is not None:
                     stale = list_stale(leases, hosts, names, segment.domain)
                     if not stale:

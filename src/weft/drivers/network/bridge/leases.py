@@ -20,7 +20,8 @@ _RELEASE = 7
 
 
 class Lease(NamedTuple):
-    """``name`` is without a domain, "" for none."""
+    """``name`` is without a domain, "" for none. ``mac`` begins with the type of the hardware, in hex, where a client says that it
+    isn't Ethernet ("06-52:54:..."): the server gives it the address of its MAC nevertheless."""
 
     mac: str
     address: str
@@ -59,9 +60,9 @@ def list_stale(leases: Collection[Lease], hosts: str, names: str, domain: str) -
 
 def render_release(lease: Lease, gateway: str) -> bytes:
     """A DHCPRELEASE as the lease's client would send it (RFC 2131, 4.4.6), without a client identifier."""
-    head = struct.pack("!4B", 1, 1, 6, 0)  # a request, Ethernet, six bytes of MAC, no hops
-    fixed = struct.pack(
-        "!I4x4s12x16s192x", 1, IPv4Address(lease.address).packed, bytes.fromhex(lease.mac.replace(":", ""))
-    )
+    hardware, _, mac = lease.mac.rpartition("-")
+    address = bytes.fromhex(mac.replace(":", ""))
+    head = struct.pack("!4B", 1, int(hardware or "1", 16) & 0xFF, len(address), 0)  # a request, 1 is Ethernet, no hops
+    fixed = struct.pack("!I4x4s12x16s192x", 1, IPv4Address(lease.address).packed, address)
     server = bytes([_SERVER, 4]) + IPv4Address(gateway).packed
     return head + fixed + _MAGIC + bytes([_MESSAGE, 1, _RELEASE]) + server + bytes([_END])
