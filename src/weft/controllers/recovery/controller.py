@@ -73,7 +73,7 @@ class RecoveryPlans:
                     begins[item.envelope.project] = item
             if item.deleting or is_under_way(status, item.spec(RecoveryPlanSpec).run_generation):
                 plan.later[item.key] = TICK_SECONDS
-            elif status.phase == "Pending":
+            elif status.phase == "Pending" or refusals[item.key]:
                 plan.later[item.key] = REST_SECONDS
         return plan
 

@@ -291,9 +291,7 @@ def test_a_step_that_the_store_refuses_is_named_in_the_status_and_tried_again() 
     assert [write.key for write in said.writes] == [plan.key]
     (write,) = said.writes
     assert isinstance(write, Put)
-    put(view, decode_envelope(write.value))
-    plan = view.get(plan.key)
-    assert plan is not None
+    plan = put(view, decode_envelope(write.value))
     status = plan.status(RecoveryPlanStatus)
     assert status.run is None and status.reason == "storeRefused" and "at most 1 MB" in status.message
     (again,) = controller.plan(view, [plan.key], 3.0).commits
@@ -301,6 +299,14 @@ def test_a_step_that_the_store_refuses_is_named_in_the_status_and_tried_again() 
     assert isinstance(write, Put)
     status = decode_part(decode_envelope(write.value).status, RecoveryPlanStatus)
     assert status.run is not None and (status.reason, status.message) == ("", "")
+
+
+def test_a_refused_step_of_a_plan_without_a_run_is_tried_again_though_nothing_changes() -> None:
+    view = make_view()
+    plan = put_plan(view, "shop", phase="Ready", ended_generation=1, reason="storeRefused")
+    controller = RecoveryPlans()
+    controller.note_refusal(plan.key, "the store is full")
+    assert plan.key in controller.plan(view, [plan.key], 2.0).later
 
 
 def test_a_point_that_is_removed_while_a_run_goes_on_is_replaced_by_the_newest() -> None:
