@@ -17,6 +17,7 @@ import msgspec
 
 MOST_DEVICES = 500  # in a report
 MOST_FOUND = 100  # in a report
+MOST_REPORT_BYTES = 3_000_000  # of all devices in a report, as JSON; the server takes no body of more than 4 MB
 MOST_KEPT = 500  # found devices of a node that wait for approval; more are counted
 MOST_BEHIND = 5000  # devices of a node, approved or not, beyond which no found one is kept
 MOST_RULES = 200  # in a report

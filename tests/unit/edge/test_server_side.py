@@ -105,6 +105,19 @@ def test_values_that_are_too_large_for_the_server_are_left_out_with_words() -> N
     assert "left out" in one.problem
 
 
+def test_devices_whose_values_are_many_bytes_come_in_reports_that_the_server_takes() -> None:
+    model = Model({f"p{n}": Property(type="string") for n in range(16)})
+    twins = {f"u{number}": Twin(Device(f"u{number}", "p", "d", "m"), model, 1000.0, 0.0) for number in range(300)}
+    for twin in twins.values():
+        twin.take_values({f"p{n}": "x" * 990 for n in range(16)}, 0.0, 0.0)
+    sent, told = Sent(), list[str]()
+    while (report := plan_report(twins, [], {}, {}, sent, 1.0, 1.0, 1.0)).devices:
+        assert len(msgspec.json.encode(report)) < 4_000_000
+        note_sent(report, twins, sent, 1.0)
+        told += [one.uid for one in report.devices]
+    assert told == list(twins)
+
+
 def test_a_rules_count_is_told_with_its_age_once() -> None:
     sent = Sent()
     report = plan_report({}, [], {"r": Fired(3, 90.0)}, {"s": "broken"}, sent, 0.0, 0.0, 100.0)

@@ -15,6 +15,7 @@ from weft.protocol.devices import (
     MOST_DEVICE_BYTES,
     MOST_DEVICES,
     MOST_FOUND,
+    MOST_REPORT_BYTES,
     MOST_RULES,
     MOST_TEXT,
     DevicesReport,
@@ -49,8 +50,9 @@ def plan_report(
     """The next report; empty when there is nothing to tell. ``at``: clock's elapsed seconds; ``now``: the server's Unix seconds;
     ``local_now``: those of this machine's clock."""
     devices: list[ReportedDevice] = []
+    size = 0
     for uid, twin in twins.items():
-        if len(devices) >= MOST_DEVICES:
+        if len(devices) >= MOST_DEVICES or size >= MOST_REPORT_BYTES:
             break
         before, since = sent.devices.get(uid), at - sent.at.get(uid, -ECHO_SECONDS)
         if before is not None and not twin.is_echo_due and twin.told_phase == before.phase and since < SEEN_SECONDS:
@@ -65,6 +67,7 @@ def plan_report(
             if not urgent and not (changed and since >= ECHO_SECONDS) and not (seen and since >= SEEN_SECONDS):
                 continue
         devices.append(fresh)
+        size += len(msgspec.json.encode(fresh))
     return DevicesReport(
         devices, _list_found(found, sent)[:MOST_FOUND], _list_rules(fired, problems, sent, local_now)[:MOST_RULES]
     )
