@@ -95,6 +95,10 @@ RELIES_ON = {
         "api/node/report.py attempt": "node at",
         "api/node/report.py _write_chunk": "allocation at",
     },
+    "report_of_devices_and_of_one_that_was_found": {
+        "api/node/devices.py commit": "device at, rule at",
+        "api/node/devices.py _take_found": "device absent, founddevices absent, founddevices at",
+    },
     "come_back_to_a_store_that_knows_nothing": {
         "api/node/report.py _take_back": "enrolment absent, node absent",
         "api/node/report.py attempt": "node at",
@@ -364,6 +368,29 @@ def report_of_itself_and_of_its_places(lab: DoorsLab, number: int) -> None:
     assert lab.client.list("allocation", query={"node": node.uid}).items[0]["report"]["state"] == "running"
 
 
+def report_of_devices_and_of_one_that_was_found(lab: DoorsLab, number: int) -> None:
+    def prepare() -> tuple[JoinedNode, dict[str, Any], dict[str, Any]]:
+        node = lab.join(f"dev{number}")
+        device = lab.client.create({"kind": "device", "name": node.name, "spec": {"node": node.name}})
+        rule = {"when": "t>1", "then": [{"event": "warm"}]}
+        return node, device, lab.client.create({"kind": "rule", "name": node.name, "spec": rule})
+
+    node, device, rule = quietly(lab, prepare)
+    told = {
+        "devices": [{"uid": device["uid"], "phase": "Online", "seen_seconds_ago": 0.0, "reported": {"t": 1}}],
+        "found": [{"protocol": "mqtt", "address": f"acme/{number}", "name": f"lamp{number}"}],
+        "rules": [{"uid": rule["uid"], "fired": 1, "seconds_ago": 0.0}],
+    }
+    another = {"found": [{"protocol": "mqtt", "address": f"acme/{number}/2", "name": f"door{number}"}]}
+    for each in (told, another):
+        answer = node.client.http.request("POST", f"/v1/nodes/{node.name}:devices", each)
+        raise_problem(answer)
+        assert not answer.json().get("refused") and not answer.json().get("not_kept"), answer.json()
+    assert lab.client.get("device", node.name)["report"]["reported"] == {"t": 1}
+    assert lab.client.get("device", f"lamp{number}")["spec"]["approved"] is False
+    assert lab.client.get("rule", node.name)["report"]["nodes"][node.name]["fired"] == 1
+
+
 def come_back_to_a_store_that_knows_nothing(lab: DoorsLab, number: int) -> None:
     node = quietly(lab, lambda: lab.join(f"n{number}"))
     lab.run(lab.store.commit([Delete(f"/node/-/n{number}"), Delete(enrolment_key(node.uid))]))
@@ -511,6 +538,7 @@ REQUESTS: tuple[Request, ...] = (
     join_a_node_anew_twice,
     renew_and_use_another_key,
     report_of_itself_and_of_its_places,
+    report_of_devices_and_of_one_that_was_found,
     come_back_to_a_store_that_knows_nothing,
     give_up_a_node_twice,
     come_back_and_have_heard,
