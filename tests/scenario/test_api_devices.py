@@ -17,6 +17,7 @@ from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.informer.enrolments import Enrolments
 from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
+from weft.kinds.device_rollout import DeviceRolloutSpec
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
 from weft.protocol.devices import MOST_BEHIND
@@ -299,3 +300,15 @@ def test_people_set_values_for_a_time_and_list_what_devices_reported(shop: Shop)
     assert "weft device approve lamp --model MODEL" in waits.stderr
     assert weft(shop, "device", "approve", "lamp", "--model", "fridge").returncode == 0
     assert shop.stored("lamp")[1].approved
+
+
+def test_people_send_settings_to_all_devices_of_a_model(shop: Shop) -> None:
+    words = ("devicerollout", "create", "colder", "--model", "fridge", "--detach")
+    refused = weft(shop, *words, "--set", "setpoint=20")
+    assert refused.returncode == 2
+    assert "setpoint: 20 is more than 10" in refused.stderr
+    said = weft(shop, *words, "--set", "setpoint=2.5", "--percent", "50")
+    assert said.returncode == 0, said.stderr
+    stored = shop.lab.stored(f"/devicerollout/{shop.project}/colder")
+    assert stored is not None
+    assert decode_part(stored.spec, DeviceRolloutSpec).set == {"setpoint": 2.5}

@@ -439,7 +439,10 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
         item, item_extra, _ = _unwrap(info.item_type)
         return "list of " + type_name(item, item_extra)
     if isinstance(info, mi.DictType):
-        return "map of lists" if isinstance(_unwrap(info.value_type)[0], mi.ListType) else "map"
+        value = _unwrap(info.value_type)[0]
+        return (
+            "map of lists" if isinstance(value, mi.ListType) else f"map{' of values' * isinstance(value, mi.UnionType)}"
+        )
     if isinstance(info, mi.StructType):
         return "fields"
     return {mi.StrType: "text", mi.IntType: "whole number", mi.FloatType: "number", mi.BoolType: "true or false"}.get(

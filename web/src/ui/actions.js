@@ -146,6 +146,7 @@ export function valuesOf(fields, given) {
   }
   return out;
 }
+const scalar = (text) => { try { const found = JSON.parse(text); return typeof found === 'object' ? text : found; } catch { return text; } };
 // Types as the API's description names them: whole number, size, list of text, map, fields.
 function typed(type, value) {
   if (typeof value !== 'string') return value;
@@ -153,6 +154,7 @@ function typed(type, value) {
   if (/number|cores/.test(type) && value.trim() !== '' && !Number.isNaN(Number(value))) return Number(value);
   if (/^\s*[[{]/.test(value) && !/^(text|expression|word)$/.test(type)) { try { return JSON.parse(value); } catch { return value; } }
   if (/^list of /.test(type)) return words();
+  if (type === 'map of values') return Object.fromEntries(words().map((word) => { const [key, ...rest] = word.split('='); return [key, scalar(rest.join('='))]; }));
   if (type === 'map') return Object.fromEntries(words().map((word) => { const [key, ...rest] = word.split('='); return [key, rest.join('=')]; }));
   return value;
 }

@@ -141,7 +141,7 @@ FORMS = {
 _SHORT_KINDS = {"backuprepository": "REPOSITORY"}
 _STRATEGIES = ("spec.strategy", "spec.serverless")
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
-_BOOLEAN, _MAP, _LISTS, _LIST = "true or false", "map", "map of lists", "list of "
+_BOOLEAN, _MAP, _VALUES, _LISTS, _LIST = "true or false", "map", "map of values", "map of lists", "list of "
 _WHOLE = ("list of expression", "list of word")  # a comma is a part of them
 
 
@@ -194,7 +194,7 @@ def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
         return FORMS[name]
     if doc.type == "text" and doc.path in named:
         return _SHORT_KINDS.get(named[doc.path], named[doc.path].upper())
-    if doc.type == _MAP:
+    if doc.type in (_MAP, _VALUES):
         return "KEY=VALUE"
     if doc.type.startswith(_LIST):
         return flag_name(doc).upper()
@@ -289,7 +289,7 @@ def flag_parameter(path: str) -> str:
 
 
 def _takes_many(doc: FieldDoc) -> bool:
-    return doc.type in (_MAP, _LISTS) or doc.type.startswith(_LIST)
+    return doc.type in (_MAP, _VALUES, _LISTS) or doc.type.startswith(_LIST)
 
 
 def _parameter(doc: FieldDoc) -> str:
@@ -322,8 +322,9 @@ def _show_duration(seconds: float) -> str:
 
 
 def _read_value(doc: FieldDoc, value: Any) -> Any:
-    if doc.type == _MAP:
-        return {} if value == ("",) else read_pairs(value, flag_name(doc), _form(doc, {}))
+    if doc.type in (_MAP, _VALUES):
+        pairs = {} if value == ("",) else read_pairs(value, flag_name(doc), _form(doc, {}))
+        return pairs if doc.type == _MAP else {key: read_scalar(text) for key, text in pairs.items()}
     if doc.type == _LISTS:
         return _read_lists(value, flag_name(doc), _form(doc, {}))
     if doc.type in _WHOLE:
@@ -355,6 +356,14 @@ def read_pairs(texts: tuple[str, ...], flag: str, form: str = "KEY=VALUE") -> di
                 raise click.UsageError(f"--{flag} {text}: write {form}")
             pairs[key] = value
     return pairs
+
+
+def read_scalar(text: str) -> bool | int | float | str:
+    """A number, true or false as JSON writes them, a text in quotes, and of anything else the text as it is."""
+    try:
+        return msgspec.json.decode(text, type=bool | int | float | str)
+    except msgspec.MsgspecError:
+        return text
 
 
 def _read_lists(texts: tuple[str, ...], flag: str, form: str) -> dict[str, list[str]]:

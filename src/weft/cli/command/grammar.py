@@ -201,6 +201,7 @@ TOOLS: dict[str, Entry] = {
 PROCESSES: dict[str, Entry] = {
     "server": Entry("", "Run the server; server backup FILE, server restore FILE"),
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
+    "edge": Entry("", "edge gateway: serve a node's devices, with an MQTT broker"),
     "simulate": Entry(
         "", "simulate placement|leases|rebalance|forecast|anomalies: what weft would do, on files, on any machine"
     ),
@@ -234,6 +235,7 @@ MORE: dict[str, Entry] = {
 PROCESS_WORDS = {
     "server": ("backup", "restore"),
     "agent": ("join",),
+    "edge": ("gateway",),
     "simulate": ("placement", "leases", "rebalance", "forecast", "anomalies"),
     "policykit": ("init", "test"),
 }

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from weft.cli.command import options
-from weft.cli.command.flags import make_flags
+from weft.cli.command.flags import make_flags, read_scalar
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import usage
@@ -75,12 +75,7 @@ def read_pair(pair: str, types: dict[str, str]) -> tuple[str, Value | None]:
     name, equals, written = pair.partition("=")
     if not equals:
         return name[:-1], None
-    if types.get(name) == "string":
-        return name, written
-    try:
-        return name, msgspec.json.decode(written, type=bool | int | float | str)
-    except msgspec.MsgspecError:
-        return name, written
+    return name, written if types.get(name) == "string" else read_scalar(written)
 
 
 def _find_types(session: Session, name: str) -> dict[str, str]:
