@@ -12,6 +12,7 @@ from weft.contracts.store import Delete, Put
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec, Served, ServedTarget
 from weft.kinds.fields.service.readiness import MOST_CHECKED, ReadinessReport
+from weft.kinds.node import name_departure
 from weft.kinds.published_port import PublishedNode, PublishedPortSpec, PublishedPortStatus
 from weft.kinds.service import ServiceSpec, ServiceStatus
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
@@ -172,8 +173,9 @@ async def test_one_that_leaves_has_departed_once_every_node_of_the_network_says_
         await until_weights(lab, w1=500, w2=500)
         await label(lab, "w1", **WEB, **{"weft/draining": "1"})
         found = (await until_weights(lab, w1=0, w2=1000)).endpoints[0]
-        assert [one.leaves for one in (await served(lab)).targets if one.address == found.address] == [True]
-        said = [f"{service.uid}/{found.address}"]
+        (leaving,) = (one for one in (await served(lab)).targets if one.address == found.address)
+        assert leaving.leaves and leaving.departure
+        said = [name_departure(service.uid, leaving.address, leaving.departure)]
 
         async def has_departed() -> bool:
             return (await status(lab)).endpoints[0].departed_at is not None
