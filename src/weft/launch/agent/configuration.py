@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import msgspec
 
 from weft.agent.node.enrolment import default_node_name
 from weft.launch.agent.options import STATE, make_agent_parser
+from weft.launch.process.settings_file import read_settings_file
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import suggest
 
@@ -124,23 +124,15 @@ def _read_environment(actions: Mapping[str, argparse.Action], environ: Mapping[s
 def _read_file(actions: Mapping[str, argparse.Action], path: Path, is_named: bool) -> dict[str, Setting]:
     """The settings in the file; none if there is no file that people named."""
     try:
-        text = path.read_text()
+        given, find_place = read_settings_file(path, "log_size: 4G")
     except FileNotFoundError:
         if is_named:
             raise InvalidInput(f"--config {path}: there is no such file", field="config") from None
         return {}
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InvalidInput(f"{path} can't be read: {problem}", field="config") from None
-    documents = importlib.import_module("weft.cli.manifest.yaml_text").read_yaml(text, str(path))
-    if not documents:
-        return {}
-    if len(documents) > 1 or not isinstance(documents[0].value, dict):
-        raise InvalidInput(f"{path}: must be one map of settings, like log_size: 4G", field="config")
     known = {name: one for name, one in _find_names(actions).items() if one not in _PLACES}
     found: dict[str, Setting] = {}
-    for key, value in _translate(documents[0].value, str(path)):
-        line = documents[0].places.get((key,), (0, 0))[0]
-        where = f"{path}:{line}" if line else str(path)
+    for key, value in _translate(given, str(path)):
+        where = find_place(key)
         name = known.get(str(key).replace("-", "_"))
         if name is None:
             raise _refuse(f"{where}: {key}", list(known), "setting", str(key))

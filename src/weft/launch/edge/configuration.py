@@ -4,7 +4,6 @@ its file, or its default. Unknown names are refused."""
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, TextIO
 
 from weft.launch.process.address import take_address
 from weft.launch.process.amounts import Parser, count
+from weft.launch.process.settings_file import read_settings_file
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import suggest
 
@@ -135,22 +135,14 @@ def show_settings(settings: Mapping[str, Setting], out: TextIO = sys.stdout) -> 
 
 def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, Setting]:
     try:
-        text = path.read_text()
+        given, find_place = read_settings_file(path, "listen: 0.0.0.0:1883")
     except FileNotFoundError:
         raise InvalidInput(
             f"--config {path}: this file doesn't exist", field="config", hint="give the path of a file"
         ) from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InvalidInput(f"{path} can't be read: {problem}", field="config") from None
-    documents = importlib.import_module("weft.cli.manifest.yaml_text").read_yaml(text, str(path))
-    if not documents:
-        return {}
-    if len(documents) > 1 or not isinstance(documents[0].value, dict):
-        raise InvalidInput(f"{path}: must be one map of settings, like listen: 0.0.0.0:1883", field="config")
     found = {}
-    for key, value in documents[0].value.items():
-        line = documents[0].places.get((key,), (0, 0))[0]
-        where = f"{path}:{line}" if line else str(path)
+    for key, value in given.items():
+        where = find_place(key)
         name = str(key).replace("-", "_")
         if name not in actions:
             raise _refuse(f"{where}: {key}", list(actions), name)
