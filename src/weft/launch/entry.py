@@ -1,5 +1,6 @@
-"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``, ``edge``) and tools that work on
-files alone (``simulate``) start here, each in its own module; all else is the command line. Loads what the chosen one needs."""
+"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``, ``edge``, ``witness``) and tools
+that work on files alone (``simulate``) start here, each in its own module; all else is the command line. Loads what the chosen one
+needs."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "agent": ("weft.launch.agent.main", []),
     "gateway": ("weft.launch.gateway.main", []),
     "edge": ("weft.launch.edge.main", []),
+    "witness": ("weft.launch.witness.main", []),
     "simulate": ("weft.launch.placement.simulate", []),
     "policykit": ("weft.launch.placement.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
@@ -25,7 +27,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
 # collection: they collect seldom.
 HOLD_MUCH = ("server", "simulate")
 SELDOM = (100_000, 50, 100)
-STAY = ("server", "agent", "gateway", "edge")
+STAY = ("server", "agent", "gateway", "edge", "witness")
 ANSWER = ("server", "gateway")
 
 

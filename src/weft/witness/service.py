@@ -11,6 +11,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +23,12 @@ from weft.witness.votes import read_votes, write_votes
 
 MOST_GROUPS = 1000  # of one site
 MOST_SECRET = 200  # characters
+
+
+class Counts(NamedTuple):
+    sites: int
+    groups: int
+    armed: int  # groups of which both sites have named the same claim
 
 
 class Witness:
@@ -37,7 +44,7 @@ class Witness:
     def answer(self, secret: str, body: bytes) -> WitnessAnswer:
         """Raises NotAuthenticated, InvalidInput, Forbidden for one group too many, Unavailable if nothing can be written: then
         nothing is promised."""
-        site = self._find_site(secret)
+        site = self.find_site(secret)
         request = read_request(body)
         self._check_sites(site, request)
         key = name_vote(site, request.peer, request.group)
@@ -51,6 +58,17 @@ class Witness:
         self._votes[key] = after
         return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=after.is_armed)
 
+    def put_sites(self, sites: Mapping[str, str]) -> None:
+        """From now on these. Groups of sites that are no more are forgotten: if such a site comes back, the witness
+        knows nothing of it, as one that has lost its file. Raises Unavailable, and changes nothing."""
+        left = {key: vote for key, vote in self._votes.items() if all(site in sites for site in list_sites(key))}
+        if len(left) < len(self._votes):
+            write_votes(self._path, self.epoch, {key: vote.record for key, vote in left.items()})
+        self._sites, self._votes = dict(sites), left
+
+    def count(self) -> Counts:
+        return Counts(len(self._sites), len(self._votes), sum(vote.is_armed for vote in self._votes.values()))
+
     def _decide(self, vote: Vote | None, site: str, request: WitnessRequest) -> tuple[Vote, Answer]:
         now = self._read_time()
         if vote is not None and request.epoch not in ("", self.epoch):
@@ -59,11 +77,15 @@ class Witness:
             return receive_claim(vote, site, request.claim, request.seconds, now)
         return receive_question(vote, site, request.claim, request.seconds, now, secrets.token_hex(16))
 
-    def _find_site(self, secret: str) -> str:
+    def find_site(self, secret: str) -> str:
+        """The site that has this secret. Raises NotAuthenticated."""
         digest = hashlib.sha256(secret[:MOST_SECRET].encode()).hexdigest()
         found = [name for name, known in self._sites.items() if hmac.compare_digest(known, digest)]
         if not found:
-            raise NotAuthenticated("the witness knows no site with this secret", hint="look at the witness's sites")
+            raise NotAuthenticated(
+                "the witness knows no site with this secret",
+                hint="at the witness: weft witness add-site NAME prints one",
+            )
         return found[0]
 
     def _check_sites(self, site: str, request: WitnessRequest) -> None:
@@ -71,7 +93,7 @@ class Witness:
             raise InvalidInput(
                 f"peer: {request.peer} must be another site, and one that the witness knows",
                 field="peer",
-                hint="add it to its sites",
+                hint="at the witness: weft witness add-site NAME",
             )
         if request.claim.holder not in (site, request.peer):
             raise InvalidInput("claim.holder is neither of the group's sites", field="claim.holder")

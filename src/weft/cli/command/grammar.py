@@ -202,6 +202,7 @@ PROCESSES: dict[str, Entry] = {
     "server": Entry("", "Run the server; server backup FILE, server restore FILE"),
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
     "edge": Entry("", "edge gateway: serve a node's devices, with an MQTT broker"),
+    "witness": Entry("", "Run the witness of two clusters; witness add-site NAME prints a secret"),
     "simulate": Entry(
         "", "simulate placement|leases|rebalance|forecast|anomalies: what weft would do, on files, on any machine"
     ),
@@ -236,6 +237,7 @@ PROCESS_WORDS = {
     "server": ("backup", "restore"),
     "agent": ("join",),
     "edge": ("gateway",),
+    "witness": ("add-site", "remove-site"),
     "simulate": ("placement", "leases", "rebalance", "forecast", "anomalies"),
     "policykit": ("init", "test"),
 }
