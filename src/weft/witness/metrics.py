@@ -13,14 +13,14 @@ from weft.serving.request import Request
 from weft.serving.server import HttpServer
 from weft.serving.shares import Bounds
 from weft.telemetry.metrics.exposition import MEDIA_TYPE, Family, list_process, one, render_metrics
-from weft.witness.door import WitnessDoor
+from weft.witness.listener import WitnessListener
 from weft.witness.service import Witness
 
 _BOUNDS = Bounds(most_connections=64, most_unwanted_bytes=65_536, most_body_bytes=0, parts=4)
 
 
 def make_metrics_server(
-    sockets: Sequence[socket.socket], witness: Witness, door: WitnessDoor, clock: Clock
+    sockets: Sequence[socket.socket], witness: Witness, listener: WitnessListener, clock: Clock
 ) -> HttpServer:
     """A server at ``sockets`` that isn't started yet."""
 
@@ -28,7 +28,7 @@ def make_metrics_server(
         if request.method not in ("GET", "HEAD"):
             return _make_text(405, "only GET\n")
         if request.path == "/metrics":
-            return Answer(200, render_metrics(list_metrics(witness, door)), (("content-type", MEDIA_TYPE),))
+            return Answer(200, render_metrics(list_metrics(witness, listener)), (("content-type", MEDIA_TYPE),))
         if request.path == "/healthz":
             return _make_text(200, "ok\n")
         return _make_text(404, "here are /metrics and /healthz\n")
@@ -36,13 +36,15 @@ def make_metrics_server(
     return HttpServer(answer, sockets, None, clock, _BOUNDS, _make_text)
 
 
-def list_metrics(witness: Witness, door: WitnessDoor) -> list[Family]:
+def list_metrics(witness: Witness, listener: WitnessListener) -> list[Family]:
     counts = witness.count()
-    answers = {(("answer", word),): float(count) for word, count in sorted(door.answers.items())}
+    answers: dict[tuple[tuple[str, str], ...], float] = {
+        (("answer", word),): count for word, count in sorted(listener.answers.items())
+    }
     return [
         Family("weft_build_info", "Version of weft", {(("version", __version__),): 1}),
         one("weft_witness_sites", "Sites that the witness serves", counts.sites),
-        one("weft_witness_groups", "Groups of guests that two sites have told it of", counts.groups),
+        one("weft_witness_groups", "Groups of guests that two sites have named", counts.groups),
         one("weft_witness_armed_groups", "Groups of which both sites have named the same primary", counts.armed),
         Family("weft_witness_answers_total", "Answers to sites, by what they said", answers),
         *list_process(),

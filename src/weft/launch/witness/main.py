@@ -25,7 +25,7 @@ from weft.objects.errors import InUse, Unavailable, WeftError
 from weft.protocol.failover.witness import write_witness_token
 from weft.serving.server import HttpServer, listen, make_server_tls
 from weft.trust.ca import Authority
-from weft.witness.door import BOUNDS, WitnessDoor, refuse
+from weft.witness.listener import BOUNDS, WitnessListener, refuse
 from weft.witness.metrics import make_metrics_server
 from weft.witness.service import Witness
 from weft.witness.sites import SiteFile
@@ -94,11 +94,11 @@ async def serve(settings: Settings) -> None:
         authority = Authority(settings.state, clock)
         chain, key = authority.renew_server(names)
     witness = Witness(settings.state / VOTES, sites.read(), read_boot_time)
-    door = WitnessDoor(witness, sites, clock, settings.rate)
+    listener = WitnessListener(witness, sites, clock, settings.rate)
     tls, sockets = make_server_tls(chain, key), [listen(host, port)]
-    servers = [HttpServer(door.answer, sockets, tls, clock, BOUNDS, refuse)]
+    servers = [HttpServer(listener.answer, sockets, tls, clock, BOUNDS, refuse)]
     if settings.metrics:
-        servers.append(make_metrics_server([listen(*split_address(settings.metrics))], witness, door, clock))
+        servers.append(make_metrics_server([listen(*split_address(settings.metrics))], witness, listener, clock))
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)

@@ -30,7 +30,7 @@ BOUNDS = Bounds(
     most_held_bytes=4 << 20,
     parts=8,
 )
-ADDRESS_RATE = 2000  # requests a second from one address, whoever it is
+ADDRESS_RATE = 2000  # requests a second from one address
 SCHEME = "Bearer "
 _JSON = (("content-type", "application/json"),)
 _STATUS: tuple[tuple[type[WeftError], int], ...] = (
@@ -44,7 +44,7 @@ _STATUS: tuple[tuple[type[WeftError], int], ...] = (
 log = logging.getLogger("weft.witness")
 
 
-class WitnessDoor:
+class WitnessListener:
     """``rate``: requests a second of one site."""
 
     def __init__(self, witness: Witness, sites: SiteFile, clock: Clock, rate: int) -> None:
@@ -59,7 +59,7 @@ class WitnessDoor:
         except WeftError as problem:
             self.answers[problem.token] += 1
             return answer_problem(problem)
-        self.answers[type(found.answer).__struct_config__.tag or ""] += 1
+        self.answers[str(type(found.answer).__struct_config__.tag)] += 1
         return Answer(200, msgspec.json.encode(found), _JSON)
 
     async def _answer(self, request: Request) -> WitnessAnswer:
