@@ -73,6 +73,8 @@ class MqttDevice:
 
 
 class MosquittoPeer:
+    one, other, announces = ONE, OTHER, True
+
     def __init__(self, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]

@@ -11,13 +11,15 @@ Value: TypeAlias = bool | int | float | str
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """A device as its driver knows it. ``hrefs``: where each property is, in the driver's own words."""
+    """A device as its driver knows it. ``hrefs``: where each property is, in the driver's own words. ``poll_seconds``: how often a
+    driver that asks shall do so; 0: as it chooses."""
 
     uid: str
     project: str
     name: str
     address: str = ""
     hrefs: dict[str, str] = {}
+    poll_seconds: float = 0.0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -41,6 +43,9 @@ class Listener(Protocol):
     def note_refused(self, uid: str, reason: str) -> None:
         """Something of device ``uid`` ("" when it isn't known which) was no message: ``reason`` is one of few words."""
 
+    def note_reach(self, uid: str, problem: str) -> None:
+        """One device can be reached ("") or can't; not told by drivers whose devices come to them."""
+
     def note_line(self, problem: str) -> None:
         """The way to the devices works again (""), or why it doesn't."""
 
@@ -61,13 +66,16 @@ class DeviceDriver(Protocol):
         """Absent is fine."""
 
     async def read(self, uid: str, names: Sequence[str]) -> dict[str, Value]:
-        """The device's values of now, those that it has. Raises NotFound (not connected), Unavailable (no answer in time)."""
+        """The device's values of now, those that it has. Raises NotFound (not connected), Unavailable (no answer in time,
+        or its address is refused)."""
 
     async def write(self, uid: str, id: str, values: Mapping[str, Value], seconds: float) -> None:
         """Hand over a command that the device must not get later than ``seconds`` from now; ``id`` is the same when it is repeated.
-        Returns when it was handed over, which doesn't say that the device obeyed. Raises NotFound, Unavailable, TimedOut."""
+        Returns when it was handed over, which doesn't say that the device obeyed. Raises NotFound, Unavailable, TimedOut, and
+        InvalidInput for a value that the protocol can't carry."""
 
     def observe(self, listener: Listener) -> None:
-        """Begin: the listener hears what connected devices say, across lost connections."""
+        """Begin: the listener hears what connected devices say, across lost connections. A driver that asks tells what it read
+        each time, also where nothing changed."""
 
     async def close(self) -> None: ...

@@ -85,13 +85,14 @@ class DeviceGateway:
             twin.is_echo_due = True
             if model is not None and model != twin.model:
                 twin.take_model(model)
-            twin.problem = "" if model is not None else f"its model {device.model!r} isn't there"
+            twin.problem = twin.unreached if model is not None else f"its model {device.model!r} isn't there"
             driver = self._drivers.get(device.protocol)
             if driver is None:
                 twin.problem = f"this gateway has no driver for {device.protocol[:40]!r}"
             else:
                 hrefs = {name: one.href for name, one in twin.model.properties.items() if one.href}
-                await driver.connect(Thing(uid, device.project, device.name, device.address, hrefs))
+                poll = device.poll_seconds
+                await driver.connect(Thing(uid, device.project, device.name, device.address, hrefs, poll))
             for command in plan_desired(twin, new_uid):
                 twin.begin(command)
         self._by_name = {(twin.device.project, twin.device.name): uid for uid, twin in self.twins.items()}
@@ -144,6 +145,11 @@ class DeviceGateway:
             if command.is_open and command.id == refused:
                 command.problem = str(event.get("reason", "the device refuses it"))[:200]
                 twin.end(command, "Refused", self._now())
+
+    def note_reach(self, uid: str, problem: str) -> None:
+        twin = self.twins.get(uid)
+        if twin is not None:
+            twin.note_reach(problem[:300])
 
     def note_refused(self, uid: str, reason: str) -> None:
         twin = self.twins.get(uid)
@@ -310,6 +316,7 @@ class _Line:
         self.note_values = gateway.note_values
         self.note_event = gateway.note_event
         self.note_refused = gateway.note_refused
+        self.note_reach = gateway.note_reach
         self._gateway, self._protocol = gateway, protocol
 
     def note_line(self, problem: str) -> None:

@@ -151,3 +151,15 @@ async def test_a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again(
         await gateway.save()
         assert not gateway.save_problem
         assert gateway._store.load_twins()["u1"].reported == {"t": 1}
+
+
+async def test_a_device_that_cannot_be_reached_says_why_until_it_is(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, _):
+        await gateway.put_devices({"u1": make_device()}, MODELS)
+        twin = gateway.twins["u1"]
+        gateway.note_reach("u1", "10.0.0.7:502 doesn't answer in time")
+        await gateway.put_devices({"u1": make_device()}, MODELS)  # whatever else changes meanwhile
+        assert twin.problem == "10.0.0.7:502 doesn't answer in time"
+        gateway.note_reach("u1", "")
+        assert twin.problem == ""
+        gateway.note_reach("stranger", "no")

@@ -45,6 +45,7 @@ class Twin:
         "reported",
         "seen",
         "told_phase",
+        "unreached",
         "windows",
     )
 
@@ -62,6 +63,7 @@ class Twin:
         self.ended: list[Command] = kept.ended
         self.refused: dict[str, int] = {}
         self.problem = ""
+        self.unreached = ""  # why its driver can't reach it
         self.echoed: dict[str, Value] = {}
         self.echoed_at: float | None = None
         self.told_phase = ""
@@ -136,6 +138,15 @@ class Twin:
         self.refused[reason] = self.refused.get(reason, 0) + 1
         if problem:
             self.problem = problem
+
+    def note_reach(self, problem: str) -> None:
+        """Its driver can't reach it, or can again ("")."""
+        if problem == self.unreached:
+            return
+        if problem or self.problem == self.unreached:
+            self.problem = problem
+        self.unreached = problem
+        self.is_echo_due = True
 
     def find_phase(self, at: float) -> Phase:
         if self.heard_at is None or at - self.heard_at >= self.model.offline_seconds:

@@ -30,7 +30,8 @@ class Setting(NamedTuple):
 
 class Settings(NamedTuple):
     """``node_state``: the folder of the node's agent, with its certificate. ``state``: the gateway's own. ``listen``: where devices
-    reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device."""
+    reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device.
+    ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones."""
 
     node_state: Path
     state: Path
@@ -40,6 +41,7 @@ class Settings(NamedTuple):
     births: bool
     rate: int
     connections: int
+    local_devices: bool
 
 
 def _take_switch(text: str) -> bool:
@@ -73,6 +75,11 @@ def make_edge_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--connections", type=count(1, 100_000), help="devices that are connected together (default 5000)"
     )
+    parser.add_argument(
+        "--local-devices",
+        type=_take_switch,
+        help="let devices be at this machine's own addresses, and at link-local ones (default false)",
+    )
     return parser
 
 
@@ -83,6 +90,7 @@ _DEFAULTS = {
     "births": False,
     "rate": 100,
     "connections": 5000,
+    "local_devices": False,
 }
 
 

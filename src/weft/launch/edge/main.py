@@ -18,7 +18,6 @@ from weft.agent.node.enrolment import make_context, read_enrolment
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import DeviceDriver
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.edge.broker.broker import Broker
 from weft.edge.broker.config import GATEWAY, Bounds, Listening
@@ -26,6 +25,7 @@ from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
 from weft.edge.server.link import ServerLink
 from weft.launch.edge.configuration import Settings, read_settings, show_settings
+from weft.launch.edge.drivers import make_drivers
 from weft.launch.process.address import split_address
 from weft.objects.errors import InUse, InvalidInput, WeftError
 
@@ -81,7 +81,7 @@ async def serve(settings: Settings) -> None:
         is_open=settings.births,
     )
     mqtt = MqttDriver(lambda: (broker.own.address, broker.own.port), GATEWAY, broker.password, clock)
-    drivers: dict[str, DeviceDriver] = {mqtt.protocol: mqtt}
+    drivers = make_drivers(mqtt, settings, clock)
     links: list[ServerLink] = []
     gateway = DeviceGateway(
         drivers, store, clock, rate=settings.rate, find_offset=lambda: links[0].offset if links else 0.0
@@ -100,7 +100,8 @@ async def serve(settings: Settings) -> None:
             one.result()
     finally:
         client.close()
-        await mqtt.close()
+        for driver in drivers.values():
+            await driver.close()
         for one in works:
             one.cancel()
         await asyncio.gather(*works, return_exceptions=True)

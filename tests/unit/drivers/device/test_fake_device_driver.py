@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from tests.conformance.device_contract import DeviceDriverContract
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
@@ -13,6 +13,8 @@ from weft.drivers.device.fake.driver import FakeDriver
 
 
 class FakePeer:
+    one, other, announces = ONE, OTHER, True
+
     def __init__(self) -> None:
         self.driver = FakeDriver(SystemClock())
 

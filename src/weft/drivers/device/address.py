@@ -1,0 +1,92 @@
+"""Where a device is that its gateway calls: ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``, and which places are refused.
+
+Authors of Devices would otherwise reach, through the gateway, what listens on its machine for nobody else, and what a cloud
+tells its machines only. A name is looked up here, and what is connected to is the address that was checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+
+from weft.objects.errors import InvalidInput, Unavailable
+
+LOOKUP_SECONDS = 5.0
+MOST_CHARACTERS = 200
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+# What clouds answer their machines at, beyond the link-local 169.254.169.254: AWS over IPv6, Alibaba.
+_METADATA = {ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def split_place(text: str, port: int, example: str) -> tuple[str, int]:
+    """Host and port of ``text``; ``port`` where it has none. Raises InvalidInput; ``example`` is how to write it."""
+    host, given = text, ""
+    if text.startswith("["):
+        host, _, given = text[1:].partition("]")
+        if "]" not in text or (given and not given.startswith(":")) or given == ":":
+            host = ""
+        given = given.removeprefix(":")
+        valid = _is_ipv6(host)
+    elif text.count(":") > 1:
+        valid = _is_ipv6(text)
+    else:
+        host, colon, given = text.partition(":")
+        valid = _NAME.fullmatch(host) is not None and not (colon and not given)
+    if len(text) > MOST_CHARACTERS or not valid:
+        raise InvalidInput(f"address: {text[:60]!r} is not a host", field="spec.address", hint=f"write like {example}")
+    if not given:
+        return host, port
+    if not re.fullmatch(r"[0-9]{1,5}", given) or not 0 < int(given) < 65536:
+        raise InvalidInput(
+            f"address: {given[:20]!r} is not a port", field="spec.address", hint=f"give 1 up to 65535, like {example}"
+        )
+    return host, int(given)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6 and "%" not in text
+    except ValueError:
+        return False
+
+
+def find_refusal(address: Address) -> str:
+    """Why a device can't be at ``address`` unless the gateway's settings allow it; "" when it can."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return find_refusal(inner)
+    if address.is_loopback or address.is_unspecified:
+        return "it is this machine's own address"
+    if address in _METADATA:
+        return "it is an address of a cloud's metadata"
+    if address.is_link_local:
+        return "it is a link-local address, where clouds keep their metadata"
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        return "it is an address of many"
+    if isinstance(address, ipaddress.IPv4Address) and address in ipaddress.IPv4Network("0.0.0.0/8"):
+        return "it is this machine's own address"
+    return ""
+
+
+async def find_address(host: str, port: int, *, local: bool) -> str:
+    """The IP address of ``host``. ``local``: the gateway's settings allow what ``find_refusal`` refuses. Raises Unavailable: it
+    isn't found, or it is refused."""
+    try:
+        async with asyncio.timeout(LOOKUP_SECONDS):
+            rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError, UnicodeError):
+        raise Unavailable(f"no address of {host[:80]!r} is found") from None
+    found = str(rows[0][4][0])
+    if not local and (why := find_refusal(ipaddress.ip_address(found))):
+        raise Unavailable(
+            f"{host[:80]} is refused: {why}", hint="local_devices: true in the gateway's settings allows it"
+        )
+    return found
