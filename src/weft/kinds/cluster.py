@@ -12,6 +12,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.fields.cluster.link import MOST_CA, MOST_URL, Word, check_terms, check_url
+from weft.kinds.fields.cluster.witness import VALUE, ClusterWitness, read_witness_token
 from weft.kinds.parts.goal import reaches
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Verb
 from weft.kinds.secret import SealedSpec
@@ -37,6 +38,9 @@ class ClusterSpec(SealedSpec, kw_only=True):
         dict[str, str],
         field("Projects that the link is for: each one here with the one at the other cluster", change="live"),
     ] = msgspec.field(default_factory=dict)
+    witness: Annotated[
+        ClusterWitness | None, field("Third place that both clusters ask which of them is primary", change="live")
+    ] = None
     trusted: Annotated[
         int, field("How often people trusted it after it was restored; set by the server", change="live")
     ] = 0
@@ -64,6 +68,8 @@ def check_cluster(spec: ClusterSpec) -> None:
     spec.url = check_url(spec.url, "spec.url")
     spec.grants = sorted(set(spec.grants))
     check_terms(spec.grants, spec.projects)
+    if spec.witness is not None:
+        spec.witness = msgspec.structs.replace(spec.witness, url=check_url(spec.witness.url, "spec.witness.url"))
 
 
 def _refuse_new(spec: ClusterSpec) -> None:
@@ -71,13 +77,27 @@ def _refuse_new(spec: ClusterSpec) -> None:
 
 
 def _check_change(old: ClusterSpec, new: ClusterSpec) -> None:
-    if new.sealed != old.sealed:
+    if new.witness is not None and VALUE not in new.sealed:
+        raise InvalidInput(
+            "spec.witness: this cluster has no token for the witness",
+            field="spec.witness",
+            hint="at the witness: weft witness add-site NAME; here: weft cluster witness NAME URL --peer NAME --token-stdin",
+        )
+    if {**new.sealed, VALUE: ""} != {**old.sealed, VALUE: ""}:
         raise InvalidInput("spec.sealed: only a link sets it", field="spec.sealed", hint=_HINT)
 
 
 def _check_values(values: Mapping[str, str]) -> None:
-    if values:
-        raise InvalidInput("spec.values: a link has no values that people set", field="spec.values", hint=_HINT)
+    if values.keys() - {VALUE}:
+        raise InvalidInput(
+            f"spec.values: people set {VALUE} of a link, and no other value", field="spec.values", hint=_HINT
+        )
+    if VALUE in values and read_witness_token(values[VALUE]) is None:
+        raise InvalidInput(
+            f"spec.values.{VALUE} is not a witness's token",
+            field=f"spec.values.{VALUE}",
+            hint="copy what weft witness add-site printed",
+        )
 
 
 def _find_rights(old: ClusterSpec | None, new: ClusterSpec) -> Iterable[tuple[str, str]]:

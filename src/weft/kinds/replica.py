@@ -13,9 +13,10 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.fields.cluster.witness import PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
-from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.goal import find_condition, reaches
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
 from weft.kinds.parts.stream_verbs import RECEIVE
 from weft.kinds.record import (
@@ -145,6 +146,7 @@ def name_points(replica: str) -> str:
 class PromoteInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the VM here; unset: as at its source", name=True)] = ""
     point: Annotated[int, field("Number of the point; unset: the newest", ge=0)] = 0
+    force: Annotated[bool, field("Do it even if the witness hears from the cluster that its VM runs at")] = False
 
 
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
@@ -222,6 +224,23 @@ def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
     return {**obj["spec"], **after}
 
 
+def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
+    """Raises IllegalTransition while the witness hears from the cluster that the VM runs at: both would write."""
+    after = _promote(obj, given)
+    said = find_condition(obj, WITNESSED)
+    if (
+        said is not None
+        and said.get("reason") == PRIMARY_SPEAKS
+        and not (given.force or _find_point(obj, given).get("final"))
+    ):
+        raise IllegalTransition(
+            f"replica/{obj['name']}: {said['message']}, so its VM may still run there, and both would write",
+            reason="primaryAnswers",
+            hint=f"stop it there, or hand it over; then: weft replica promote {obj['name']} --force",
+        )
+    return after
+
+
 def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
     """What the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new spec. ``obj`` has the
     snapshot of the point among its ``others``. Raises IllegalTransition."""
@@ -275,7 +294,7 @@ REPLICA = Kind(
             "promote",
             "Create its VM from its newest point, and take no more points",
             input=PromoteInput,
-            change=_promote,
+            change=_promote_if_silent,
             make=_make_vm,
             make_before=_make_volumes,
             owns=False,
@@ -283,7 +302,7 @@ REPLICA = Kind(
             needs="write",
         ),
     ),
-    access=Access(readers="project", status_writer="replicas"),
+    access=Access(readers="project", status_writer="replicas", condition_writers={WITNESSED: "witnesses"}),
     admission=Admission(
         check=check_replica,
         check_change=_check_change,

@@ -13,6 +13,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.fields.cluster.witness import WITNESSED
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import reaches
@@ -214,7 +215,7 @@ REPLICATION = Kind(
         ),
         Verb("take-back", "Let its VM be started here again, after hand-over", change=_take_back, needs="write"),
     ),
-    access=Access(readers="project", status_writer="replications"),
+    access=Access(readers="project", status_writer="replications", condition_writers={WITNESSED: "witnesses"}),
     admission=Admission(check=check_replication, server_fields=("handover",), made_fields=("handover",)),
     display=Display(
         topic="Clusters",

@@ -22,6 +22,7 @@ from weft.protocol.failover.witness import MOST_REQUEST_BYTES, WitnessAnswer, Wi
 from weft.witness.votes import read_votes, write_votes
 
 MOST_GROUPS = 1000  # of one site
+FORGET_SECONDS = 86_400.0
 MOST_SECRET = 200  # characters
 
 
@@ -40,6 +41,7 @@ class Witness:
         votes, now = read_votes(path), read_time()
         self.epoch = votes.epoch
         self._votes = {key: begin_vote(record, now) for key, record in votes.records.items()}
+        self._heard = dict.fromkeys(self._votes, now)  # when one of its sites last named it
 
     def answer(self, secret: str, body: bytes) -> WitnessAnswer:
         """Raises NotAuthenticated, InvalidInput, Forbidden for one group too many, Unavailable if nothing can be written: then
@@ -49,14 +51,27 @@ class Witness:
         self._check_sites(site, request)
         key = name_vote(site, request.peer, request.group)
         vote = self._votes.get(key)
-        if vote is None and sum(site in names for names in map(list_sites, self._votes)) >= MOST_GROUPS:
-            raise Forbidden(f"{site} has {MOST_GROUPS} groups here, which is the most", reason="tooManyObjects")
-        after, answer = self._decide(vote, site, request)
+        if vote is None:
+            self._make_space(site)
+        now = self._read_time()
+        after, answer = self._decide(vote, site, request, now)
         if vote is None or after.record != vote.record:
             records = {other: one.record for other, one in self._votes.items()}
             write_votes(self._path, self.epoch, {**records, key: after.record})
-        self._votes[key] = after
-        return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=after.is_armed)
+        self._votes[key], self._heard[key] = after, now
+        held = max(0.0, after.until - now)
+        return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=after.is_armed, held_seconds=held)
+
+    def _make_space(self, site: str) -> None:
+        """For one group more. The one that neither of its sites has named for longest is forgotten, if that is a day: this is as
+        safe as losing the file. Raises Forbidden."""
+        own = [key for key in self._votes if site in list_sites(key)]
+        if len(own) < MOST_GROUPS:
+            return
+        oldest = min(own, key=lambda key: self._heard[key])
+        if self._read_time() - self._heard[oldest] < FORGET_SECONDS:
+            raise Forbidden(f"{site} has {MOST_GROUPS} groups here, which is the most", reason="tooManyObjects")
+        del self._votes[oldest], self._heard[oldest]
 
     def put_sites(self, sites: Mapping[str, str]) -> None:
         """From now on these. Groups of sites that are no more are forgotten: if such a site comes back, the witness
@@ -65,12 +80,12 @@ class Witness:
         if len(left) < len(self._votes):
             write_votes(self._path, self.epoch, {key: vote.record for key, vote in left.items()})
         self._sites, self._votes = dict(sites), left
+        self._heard = {key: self._heard[key] for key in left}
 
     def count(self) -> Counts:
         return Counts(len(self._sites), len(self._votes), sum(vote.is_armed for vote in self._votes.values()))
 
-    def _decide(self, vote: Vote | None, site: str, request: WitnessRequest) -> tuple[Vote, Answer]:
-        now = self._read_time()
+    def _decide(self, vote: Vote | None, site: str, request: WitnessRequest, now: float) -> tuple[Vote, Answer]:
         if vote is not None and request.epoch not in ("", self.epoch):
             vote = doubt_vote(vote)
         if request.what == "claim":

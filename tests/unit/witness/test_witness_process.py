@@ -21,12 +21,13 @@ from weft.client.answer import Answer
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
+from weft.kinds.fields.cluster.witness import WitnessToken, read_witness_token
 from weft.launch.witness.configuration import read_settings
 from weft.launch.witness.main import main
 from weft.objects.errors import AlreadyExists, InvalidInput, NotFound, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
-from weft.protocol.failover.witness import PATH, WitnessAnswer, WitnessRequest, WitnessToken, read_witness_token
+from weft.protocol.failover.witness import PATH, WitnessAnswer, WitnessRequest
 from weft.witness import sites as sites_module
 from weft.witness.rate import MOST_CALLERS, RateBound
 from weft.witness.sites import SiteFile

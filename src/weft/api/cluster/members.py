@@ -10,6 +10,7 @@ from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import find_uid
+from weft.kinds.fields.cluster.witness import VALUE
 from weft.kinds.secret import place_of
 from weft.kinds.token import TOKEN as TOKENS
 from weft.kinds.token import TokenSpec
@@ -104,6 +105,7 @@ async def plan_link(
     cluster asks here; ``secret`` is the text with which this one asks there; ``phase`` is Linked once it may."""
     now, kind, uid = context.clock.now(), CLUSTER.name, find_uid(other.ca)
     name = former.name if former is not None else name
+    kept = decode_part(former.spec, ClusterSpec) if former is not None else None
     sealed = {TOKEN: seal(context.settings.seal_key, secret.encode(), place_of(None, name, TOKEN, kind))}
     spec = ClusterSpec(
         url=other.url,
@@ -111,7 +113,11 @@ async def plan_link(
         peer_uid=uid,
         grants=sorted(set(grants)),  # type: ignore[arg-type]
         projects=dict(projects),
-        sealed=sealed,
+        sealed={
+            **{key: one for key, one in (kept.sealed if kept is not None else {}).items() if key == VALUE},
+            **sealed,
+        },
+        witness=kept.witness if kept is not None else None,
     )
     status = ClusterStatus(
         phase=phase,

@@ -44,7 +44,7 @@ _NO_FLAG = {
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256", "spec.project", "spec.claims"),
-    "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted"),
+    "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted", "spec.witness"),
     "replication": ("spec.handover",),
     "replica": ("spec.role", "spec.generation", "spec.promoted"),
     "user": ("spec.password",),

@@ -118,6 +118,9 @@ AFTER = {
     "cluster": {
         "link": Entry("cluster.link", "Link another cluster with this one", ("cluster",)),
         "link-token": Entry("cluster.link_token", "Print a token that links another cluster, once", ("cluster",)),
+        "witness": Entry(
+            "cluster.witness", "Set the witness that both clusters of a link ask who is primary", ("cluster",)
+        ),
         "replicate": Entry("replication.replicate", "Replicate VMs to a linked cluster", ("cluster",)),
     },
     "device": {"watch": Entry("device.watch", "Show what devices report, as it changes", ("device",))},

@@ -18,6 +18,7 @@ from weft.cli.wait.finish import finish_one
 from weft.client.answer import raise_problem
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.fields.cluster.link import GRANTS
+from weft.kinds.fields.cluster.witness import VALUE
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.identity import check_name
@@ -39,6 +40,22 @@ def link_token_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comm
         "what that cluster may do here: without any, it may only ask how this one is."
     )
     return options.build(verb, words, _make_token, kind, params)
+
+
+def witness_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME [URL]"),
+        click.Option(["--peer"], metavar="SITE", help="What the witness calls the other cluster. [NAME]"),
+        click.Option(["--token"], metavar="TOKEN", help="What weft witness add-site printed for this cluster."),
+        click.Option(["--token-stdin"], is_flag=True, help="Read the token from stdin."),
+        click.Option(["--off"], is_flag=True, help="Ask no witness any more."),
+        options.output(),
+    ]
+    words = (
+        "Set the witness of the link with cluster NAME: the third place, at URL, that both clusters ask which of them is primary. "
+        "While it hears from the cluster that a VM runs at, the VM's replica at the other is promoted with --force only."
+    )
+    return options.build(verb, words, _set_witness, kind, params)
 
 
 def link_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -108,6 +125,26 @@ def _make_token(
     session.notify(f"valid once, for {life}; at the other cluster: weft cluster link NAME {server} --token TOKEN")
     if server.startswith(LOOPBACK):
         session.notify("that address is this machine's own; give the other cluster one that it reaches")
+
+
+def _set_witness(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> None:
+    if len(words) != (1 if given["off"] else 2):
+        raise usage(
+            "give the cluster's name and the witness's address", "weft cluster witness west https://192.0.2.7:7443"
+        )
+    name = check_name(words[0].removeprefix("cluster/"))
+    if given["off"]:
+        changes: dict[str, Any] = {"witness": None}
+    else:
+        if bool(given["token"]) == given["token_stdin"]:
+            raise usage("give the token once", "with --token TOKEN, or by stdin and --token-stdin")
+        token = given["token"] or sys.stdin.readline(1000).strip()
+        changes = {"witness": {"url": words[1], "peer": given["peer"] or name}, "values": {VALUE: token}}
+    made = session.client.patch(CLUSTER.name, name, {"spec": changes})
+    if session.is_data:
+        print_object(session, made)
+    else:
+        print(f"cluster/{name} {'asks no witness any more' if given['off'] else 'asks the witness'}")
 
 
 def _link(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:

@@ -13,6 +13,7 @@ from weft.controllers.recovery.plan import list_order
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.cluster import ClusterStatus
+from weft.kinds.fields.cluster.witness import PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.nic import read_nic
@@ -275,6 +276,12 @@ def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str
                 found.add(f"cluster/{name} is not linked any more")
             elif (phase := cluster.status(ClusterStatus).phase) != "Unreachable":
                 found.add(f"cluster/{name} {'answers' if phase in _ANSWERING else f'is {phase}'}")
+            elif (
+                replica is not None
+                and (said := replica.envelope.condition(WITNESSED)) is not None
+                and said.reason == PRIMARY_SPEAKS
+            ):
+                found.add(f"cluster/{name} answers its witness")
     return sorted(found)
 
 

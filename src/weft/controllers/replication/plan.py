@@ -59,6 +59,7 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     returns: str = ""  # uid of the replication at the other cluster whose way this one goes back
     base: str = ""  # then uid of the snapshot here that the VM began from, a copy of one there
     report: SendReport | None = None  # on the order
+    is_superseded: bool = False  # the witness knows that the replica was promoted
     heard: SendReport | None = None  # on the question whether it was promoted
 
 
@@ -87,6 +88,11 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(
             replace(ended, message=f"{spec.of} {gone}; its replica is still at {spec.cluster}"), drop=mine
         )
+    if (
+        facts.is_superseded and facts.cluster != "Linked" and status.reason != _STALE
+    ):  # over a line that works its replica says it
+        message = f"the witness says that the replica at {spec.cluster} was promoted: the VM that writes is there"
+        status = replace(status, failures=max(1, status.failures), reason=_STALE, message=message)
     if status.failures and status.reason == _STALE:
         lost = replace(status, phase="Stale", next=None, order=None, ask=None, progress=0.0)
         return ReplicationPlan(lost, drop=_of(facts.next), fence=None if facts.fenced else True)

@@ -29,6 +29,7 @@ from weft.contracts.trace.span import Tracer
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.cluster.controller import Clusters
 from weft.controllers.deployment.controller import Deployments
+from weft.controllers.failover.controller import Witnesses
 from weft.controllers.function.code import Code
 from weft.controllers.image.controller import Images, MakeBundle
 from weft.controllers.image.credentials import Unseal
@@ -118,8 +119,8 @@ async def decide(
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
     ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, and without ``make_clusters``
-    nobody asks linked clusters how they are. ``read_ends`` gives when the server's certificates end, in unix seconds by name;
-    ``history`` tells deployments of requests."""
+    nobody asks linked clusters how they are, nor their witnesses. ``read_ends`` gives when the server's certificates end, in unix
+    seconds by name; ``history`` tells deployments of requests."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -142,6 +143,7 @@ async def decide(
                             make_receivers,
                             make_profiles,
                             make_clusters,
+                            unseal,
                             read_ends,
                             metrics_interval,
                             history if history is not None else make_off(),
@@ -177,6 +179,7 @@ async def _serve(
     make_receivers: Callable[[LeaderLease], Receivers] | None,
     make_profiles: Callable[[LeaderLease], Profiles] | None,
     make_clusters: Callable[[LeaderLease], Clusters] | None,
+    unseal: Unseal | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
     history: History | Unavailable,
@@ -203,6 +206,7 @@ async def _serve(
             group.create_task(make_profiles(lease).run())
         if make_clusters is not None:
             group.create_task(make_clusters(lease).run())
+            group.create_task(Witnesses(lease, unseal).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -31,28 +30,4 @@ class WitnessAnswer(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer
     epoch: str  # the history of the witness's file
     is_armed: bool  # a take-over could be granted once nothing is promised
-
-
-class WitnessToken(NamedTuple):
-    """What a cluster needs to ask a witness: its own name there, its secret, and the SHA-256 of the witness's CA."""
-
-    site: str
-    secret: str
-    ca_sha256: str
-
-    def __repr__(self) -> str:
-        return f"WitnessToken({self.site!r}, …)"
-
-
-_TOKEN = re.compile(r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)\.([0-9a-f]{64})\.([0-9a-f]{64})")
-
-
-def write_witness_token(site: str, secret: str, ca_sha256: str) -> str:
-    """The text that people carry from the witness to a cluster."""
-    return f"{site}.{secret}.{ca_sha256}"
-
-
-def read_witness_token(text: str) -> WitnessToken | None:
-    """None for any other text."""
-    match = _TOKEN.fullmatch(text.strip())
-    return None if match is None else WitnessToken(*match.groups())
+    held_seconds: float = 0.0  # for which the witness still helps nobody but the holder

@@ -1,0 +1,102 @@
+"""Says to the witness of each link, every few seconds, which cluster is primary for each VM that is replicated over the link, and
+notes what the witness knows.
+
+Reads clusters, replications and replicas; writes the condition Witnessed of the latter two. Woken by the clock. It keeps the epoch
+of each witness."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from weft.client.cluster.witness import WitnessLink, ask_witness
+from weft.contracts.journal import Event
+from weft.controllers.cluster.controller import in_thread
+from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
+from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
+from weft.controllers.image.credentials import Unseal
+from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import Item
+from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.fields.cluster.witness import PRIMARY_SILENT, SUPERSEDED
+from weft.objects.envelope import Condition, set_condition
+from weft.objects.errors import WeftError
+from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
+
+RENEW_SECONDS = 5.0
+MOST_COMMITS = 50  # at once
+SOURCE = "witnesses"
+Heard = WitnessAnswer | WeftError
+Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[Heard]]]
+_log = logging.getLogger(__name__)
+
+
+class Witnesses:
+    """``run`` asks while ``leadership`` is held."""
+
+    def __init__(self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None) -> None:
+        self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
+        self._epochs: dict[str, str] = {}  # by the cluster's uid
+
+    async def run(self) -> None:
+        """Raises LeadershipLost when the lease ends."""
+        while True:
+            view = self._leadership.cache.view
+            clusters = list(view.of_kind(CLUSTER.name).values())
+            self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
+            try:
+                await asyncio.gather(
+                    *(self._speak(one) for one in clusters if one.spec(ClusterSpec).witness is not None)
+                )
+                await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(view)])
+            except (LeadershipLost, asyncio.CancelledError):
+                raise
+            except Exception:  # a defect here must not end the other controllers
+                _log.exception("witnesses can't be asked")
+            await self._leadership.clock.sleep(RENEW_SECONDS)
+
+    async def _speak(self, cluster: Item) -> None:
+        name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
+        assert witness is not None
+        groups: list[Group] = []
+        try:
+            link = read_witness(cluster, self._unseal)
+            assert link is not None
+            groups = list_groups(self._leadership.cache.view, name, link.token.site, witness.peer)
+            epoch = self._epochs.get(cluster.uid, "")
+            heard = await self._ask(link, [make_request(one, witness.peer, epoch) for one in groups]) if groups else []
+        except WeftError as problem:
+            groups = groups or list_groups(self._leadership.cache.view, name, "", witness.peer)
+            heard = [problem] * len(groups)
+        for answer in heard:
+            if isinstance(answer, WitnessAnswer):
+                self._epochs[cluster.uid] = answer.epoch
+        await self._note([(one.item, plan_condition(one, said, name)) for one, said in zip(groups, heard, strict=True)])
+
+    async def _note(self, found: Sequence[tuple[Item, Condition]]) -> None:
+        commits = [commit for item, condition in found if (commit := self._plan_commit(item, condition)) is not None]
+        for start in range(0, len(commits), MOST_COMMITS):
+            # If someone else wrote one of them meanwhile, the next answer is noted.
+            await self._leadership.perform(commits[start : start + MOST_COMMITS])
+
+    def _plan_commit(self, former: Item, condition: Condition) -> Commit | None:
+        item = self._leadership.cache.view.get(former.key)
+        if item is None or item.uid != former.uid or item.envelope.spec != former.envelope.spec:
+            return None  # what was asked is out of date
+        envelope = edit(item)
+        if not set_condition(envelope, _date(condition, self._leadership.clock.now())):
+            return None
+        events = [Event("Warning", condition.reason, condition.message, item.envelope.ref, SOURCE)]
+        shown = condition.reason in (SUPERSEDED, PRIMARY_SILENT)
+        return Commit(item.key, [put(envelope)], [unchanged(item)], events if shown else [])
+
+
+def _date(condition: Condition, now: float) -> Condition:
+    return Condition(condition.type, condition.status, condition.reason, condition.message, now)
+
+
+async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+    """As ``ask_witness``, in a thread of its own."""
+    return await in_thread(lambda: ask_witness(link, requests))

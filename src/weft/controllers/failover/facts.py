@@ -1,0 +1,94 @@
+"""What the witness of a link is asked: of each VM that is replicated over the link, which cluster is primary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from weft.client.cluster.witness import WitnessLink
+from weft.controllers.image.credentials import Unseal
+from weft.failover.timing import Timing
+from weft.informer.view import Item, View
+from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.fields.cluster.witness import VALUE, WITNESSED, read_witness_token
+from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
+from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
+from weft.kinds.secret import place_of
+from weft.objects.errors import NotFound
+from weft.objects.identity import CLUSTER_PREFIX, object_key
+from weft.protocol.failover.claim import Claim, Generation
+from weft.protocol.failover.witness import WitnessRequest
+
+PROMISE_SECONDS = Timing().promise
+_ENDED = (
+    "Stale",
+    "HandedOver",
+    "Failed",
+    "Deleting",
+)  # phases of a replication whose VM here isn't the one that writes
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A VM at one cluster with its replica at the other; ``item`` is the one of both objects that is here."""
+
+    item: Item
+    claim: Claim
+    is_standby: bool  # a replica that wasn't promoted
+
+
+def read_witness(cluster: Item, unseal: Unseal | None) -> WitnessLink | None:
+    """None if the link has no witness. Raises NotFound or Unavailable if its token can't be opened."""
+    spec, name = cluster.spec(ClusterSpec), cluster.envelope.name
+    if spec.witness is None:
+        return None
+    sealed = spec.sealed.get(VALUE)
+    token = unseal(sealed, place_of(None, name, VALUE, CLUSTER.name)).decode() if unseal and sealed else ""
+    if (read := read_witness_token(token)) is None:
+        raise NotFound(f"the witness's token of cluster {name} can't be opened here", reason="keyLost")
+    return WitnessLink(spec.witness.url, read)
+
+
+def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
+    """The groups of the link with this cluster; ``site`` and ``peer`` are what the witness calls this cluster and that one."""
+    found = []
+    for item in view.find(REPLICATIONS_BY_CLUSTER, cluster):
+        status = item.status(ReplicationStatus)
+        if status.point is not None and status.phase not in _ENDED and not item.deleting:
+            found.append(Group(item, Claim(Generation(1, item.uid), site), is_standby=False))
+    for item in view.of_kind(REPLICA.name).values():
+        if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:
+            spec = item.spec(ReplicaSpec)
+            if spec.role == PRIMARY:
+                found.append(Group(item, Claim(Generation(spec.generation, item.uid), site), is_standby=False))
+            else:
+                found.append(Group(item, Claim(Generation(spec.generation, spec.origin), peer), is_standby=True))
+    return found
+
+
+def name_group(item: Item) -> str:
+    """The same at both clusters: the uid of the replication."""
+    return item.spec(ReplicaSpec).origin if item.envelope.kind == REPLICA.name else item.uid
+
+
+def make_request(group: Group, peer: str, epoch: str) -> WitnessRequest:
+    return WitnessRequest(
+        peer=peer, group=name_group(group.item), what="claim", claim=group.claim, seconds=PROMISE_SECONDS, epoch=epoch
+    )
+
+
+def list_unwitnessed(view: View) -> Iterator[Item]:
+    """What has the condition, over links that have no witness any more."""
+    for kind in (REPLICATION.name, REPLICA.name):
+        for item in view.of_kind(kind).values():
+            if item.envelope.condition(WITNESSED) is None or item.deleting:
+                continue
+            cluster = view.get(object_key(CLUSTER.name, None, _name_cluster(item)))
+            if cluster is None or cluster.spec(ClusterSpec).witness is None:
+                yield item
+
+
+def _name_cluster(item: Item) -> str:
+    if item.envelope.kind == REPLICA.name:
+        return item.envelope.creator.removeprefix(CLUSTER_PREFIX)
+    return item.spec(ReplicationSpec).cluster
