@@ -15,8 +15,11 @@ from tests.scenario.api_lab import DoorsLab
 
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import PeerLink, ask_hello
+from weft.client.cluster.witness import ask_witness
 from weft.controllers.cluster import controller, plan
 from weft.controllers.cluster.controller import Clusters, in_thread
+from weft.controllers.failover import controller as witness_controller
+from weft.controllers.failover.controller import Witnesses
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import make_view
@@ -34,6 +37,7 @@ class Side(DoorsLab):
         super().__init__(folder)
         self.proxy = LinkProxy("127.0.0.1", self.port)
         self.ask: Callable[[PeerLink], HelloAnswer] = ask_hello
+        self.ask_witness = ask_witness
         self.asking = asyncio.run_coroutine_threadsafe(self._ask_all(), self.loop)
 
     async def _ask_all(self) -> None:
@@ -49,6 +53,12 @@ class Side(DoorsLab):
                 lambda link: in_thread(lambda: self.ask(link)),
             )
             group.create_task(clusters.run())
+            witnesses = Witnesses(
+                lease,
+                lambda sealed, place: unseal(self.settings.seal_key, sealed, place),
+                lambda link, requests: in_thread(lambda: self.ask_witness(link, requests)),
+            )
+            group.create_task(witnesses.run())
 
     def link_token(self, name: str, **terms: Any) -> str:
         made = self.client.create({"kind": "token", "spec": {"use": "link", "link": {"name": name, **terms}}})
@@ -93,6 +103,7 @@ def two_sides(folder: Path) -> Iterator[tuple[Side, Side]]:
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setattr(controller, "ASK_SECONDS", 0.2)
         patch.setattr(plan, "SILENCE_SECONDS", 1.0)
+        patch.setattr(witness_controller, "RENEW_SECONDS", 0.2)
         sides = [Side(folder / name) for name in ("east", "west")]
         for side in sides:
             stack.callback(side.close)

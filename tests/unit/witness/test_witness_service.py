@@ -190,3 +190,15 @@ def test_every_grant_that_was_answered_outlives_a_kill(tmp_path: Path, grants: i
 
 def test_boot_time_goes_on() -> None:
     assert 0 < read_boot_time() <= read_boot_time()
+
+
+def test_a_group_that_nobody_named_for_a_day_gives_way_to_a_new_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MOST_GROUPS", 2)
+    lab.ask("east", group="old")
+    lab.now += service.FORGET_SECONDS / 2
+    lab.ask("east", group="young")
+    lab.now += service.FORGET_SECONDS / 2
+    assert lab.ask("east", group="new").held_seconds == 27.0
+    assert set(read_votes(lab.path).records) == {"east/west/new", "east/west/young"}
+    with pytest.raises(Forbidden):
+        lab.ask("east", group="newer")

@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec.structs import replace
+
 from weft.client.cluster.witness import WitnessLink, ask_witness
 from weft.contracts.journal import Event
 from weft.controllers.cluster.controller import in_thread
@@ -27,7 +29,6 @@ from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 
 RENEW_SECONDS = 5.0
 MOST_COMMITS = 50  # at once
-SOURCE = "witnesses"
 Heard = WitnessAnswer | WeftError
 Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[Heard]]]
 _log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 class Witnesses:
     """``run`` asks while ``leadership`` is held."""
+
+    name = "witnesses"
 
     def __init__(self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None) -> None:
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
@@ -86,15 +89,11 @@ class Witnesses:
         if item is None or item.uid != former.uid or item.envelope.spec != former.envelope.spec:
             return None  # what was asked is out of date
         envelope = edit(item)
-        if not set_condition(envelope, _date(condition, self._leadership.clock.now())):
+        if not set_condition(envelope, replace(condition, since=self._leadership.clock.now())):
             return None
-        events = [Event("Warning", condition.reason, condition.message, item.envelope.ref, SOURCE)]
+        events = [Event("Warning", condition.reason, condition.message, item.envelope.ref, self.name)]
         shown = condition.reason in (SUPERSEDED, PRIMARY_SILENT)
         return Commit(item.key, [put(envelope)], [unchanged(item)], events if shown else [])
-
-
-def _date(condition: Condition, now: float) -> Condition:
-    return Condition(condition.type, condition.status, condition.reason, condition.message, now)
 
 
 async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 
 from weft.client.cluster.witness import WitnessLink
@@ -33,6 +31,7 @@ class Group(msgspec.Struct, frozen=True):
     """A VM at one cluster with its replica at the other; ``item`` is the one of both objects that is here."""
 
     item: Item
+    name: str  # the same at both clusters: the uid of the replication
     claim: Claim
     is_standby: bool  # a replica that wasn't promoted
 
@@ -55,40 +54,34 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
     for item in view.find(REPLICATIONS_BY_CLUSTER, cluster):
         status = item.status(ReplicationStatus)
         if status.point is not None and status.phase not in _ENDED and not item.deleting:
-            found.append(Group(item, Claim(Generation(1, item.uid), site), is_standby=False))
+            found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False))
     for item in view.of_kind(REPLICA.name).values():
         if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:
             spec = item.spec(ReplicaSpec)
-            if spec.role == PRIMARY:
-                found.append(Group(item, Claim(Generation(spec.generation, item.uid), site), is_standby=False))
-            else:
-                found.append(Group(item, Claim(Generation(spec.generation, spec.origin), peer), is_standby=True))
+            is_standby = spec.role != PRIMARY
+            claim = (
+                Claim(Generation(spec.generation, spec.origin), peer)
+                if is_standby
+                else Claim(Generation(spec.generation, item.uid), site)
+            )
+            found.append(Group(item, spec.origin, claim, is_standby))
     return found
-
-
-def name_group(item: Item) -> str:
-    """The same at both clusters: the uid of the replication."""
-    return item.spec(ReplicaSpec).origin if item.envelope.kind == REPLICA.name else item.uid
 
 
 def make_request(group: Group, peer: str, epoch: str) -> WitnessRequest:
     return WitnessRequest(
-        peer=peer, group=name_group(group.item), what="claim", claim=group.claim, seconds=PROMISE_SECONDS, epoch=epoch
+        peer=peer, group=group.name, what="claim", claim=group.claim, seconds=PROMISE_SECONDS, epoch=epoch
     )
 
 
-def list_unwitnessed(view: View) -> Iterator[Item]:
+def list_unwitnessed(view: View) -> list[Item]:
     """What has the condition, over links that have no witness any more."""
-    for kind in (REPLICATION.name, REPLICA.name):
-        for item in view.of_kind(kind).values():
-            if item.envelope.condition(WITNESSED) is None or item.deleting:
-                continue
-            cluster = view.get(object_key(CLUSTER.name, None, _name_cluster(item)))
-            if cluster is None or cluster.spec(ClusterSpec).witness is None:
-                yield item
+    names = {item: item.spec(ReplicationSpec).cluster for item in view.of_kind(REPLICATION.name).values()}
+    for item in view.of_kind(REPLICA.name).values():
+        names[item] = item.envelope.creator.removeprefix(CLUSTER_PREFIX)
+    return [item for item, name in names.items() if item.envelope.condition(WITNESSED) and not _has_witness(view, name)]
 
 
-def _name_cluster(item: Item) -> str:
-    if item.envelope.kind == REPLICA.name:
-        return item.envelope.creator.removeprefix(CLUSTER_PREFIX)
-    return item.spec(ReplicationSpec).cluster
+def _has_witness(view: View, name: str) -> bool:
+    cluster = view.get(object_key(CLUSTER.name, None, name))
+    return cluster is not None and cluster.spec(ClusterSpec).witness is not None

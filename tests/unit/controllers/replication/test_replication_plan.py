@@ -400,3 +400,13 @@ def test_a_point_that_has_come_counts_also_if_no_more_are_wanted(changes: dict[s
     plan = plan_replication(facts if changes else msgspec.structs.replace(facts, cluster=None), NOW)
     assert plan.status.point is not None and (plan.status.point.number, plan.drop) == (5, ["a"])
     assert (plan.status.next, plan.status.phase) == (None, "HandingOver" if "handover" in changes else "Replicating")
+
+
+def test_a_vm_whose_copy_was_promoted_is_left_also_if_only_the_witness_says_so() -> None:
+    plan = plan_replication(make_facts(steady(), cluster="Unreachable", is_superseded=True), NOW)
+    assert (plan.status.phase, plan.status.reason, plan.fence) == ("Stale", "staleGeneration", True)
+    assert "the witness says" in plan.status.message
+    over = plan_replication(make_facts(plan.status, cluster="Unreachable", fenced="web", is_superseded=True), NOW)
+    assert over.status == plan.status and over.fence is None
+    linked = plan_replication(make_facts(steady(), is_superseded=True), NOW)  # the replica itself is asked
+    assert linked.fence is None and linked.status.phase != "Stale"

@@ -1,0 +1,116 @@
+"""Two clusters that are linked, and a witness as a process of its own: what each says to it, what both know then, and
+what a promotion makes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenario.api_lab import make_image
+from tests.scenario.link_lab import Side, two_sides
+from tests.scenario.test_api_replicas import DISKS, WORKLOAD
+from tests.scenario.test_api_snapshots import act
+from tests.witness_place import WitnessPlace
+
+from weft.client.cluster.witness import WitnessLink, ask_witness
+from weft.controllers.failover import facts
+from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.objects.errors import IllegalTransition, InvalidInput, Unavailable, WeftError
+
+
+def wait_for(side: Side, kind: str, reason: str) -> dict[str, Any]:
+    """The condition of the object \"web\" once it has this reason."""
+    ends = time.monotonic() + 90.0
+    while True:
+        said = [one for one in side.client.get(kind, "web").get("conditions") or () if one["type"] == "Witnessed"]
+        if said and said[0]["reason"] == reason:
+            return dict(said[0])
+        assert time.monotonic() < ends, said
+        time.sleep(0.05)
+
+
+def put_pair(east: Side, west: Side) -> None:
+    """vm/web of east has its replica at west, with one point."""
+    status = ReplicationStatus(
+        phase="Replicating", workload_uid="w", point=SentPoint(snapshot="s", snapshot_uid="s", begun_at=1.0, number=4)
+    )
+    spec = ReplicationSpec(of="vm/web", cluster="west")
+    east.put(REPLICATION.make("web", spec, 1.0, uid="a" * 32, project="default", status=status))
+    west.client.create(make_image())
+    disks = {name: SnapshotDisk(key=name, size=size, pool="local") for name, size in DISKS.items()}
+    taken = SnapshotStatus(
+        phase="Ready", workload_uid="u", workload_spec=WORKLOAD, disks=disks, node="n1", node_uid="u1", listed=True
+    )
+    of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
+    west.put(SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken))
+    point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
+    replica = ReplicaSpec(of="vm/web", origin="a" * 32, workload=WORKLOAD, disks=DISKS)
+    there = ReplicaStatus(phase="Standby", points=[point], node="n1", node_uid="u1")
+    west.put(REPLICA.make("web", replica, 1.0, uid="b" * 32, project="default", creator="cluster:east", status=there))
+
+
+def refuse(link: WitnessLink, requests: Sequence[Any]) -> list[Any]:
+    raise Unavailable("no route to the witness")
+
+
+def set_witness(side: Side, name: str, place: WitnessPlace, site: str) -> None:
+    token = place.tokens[site]
+    text = f"{token.site}.{token.secret}.{token.ca_sha256}"
+    spec = {"witness": {"url": place.url, "peer": name}, "values": {"witness": text}}
+    side.client.patch("cluster", name, {"spec": spec})
+
+
+def test_a_copy_is_promoted_only_once_the_witness_hears_no_more_of_the_primary_which_then_learns_it_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "PROMISE_SECONDS", 5.0)
+    place = WitnessPlace(tmp_path)
+    place.start()
+    try:
+        with two_sides(tmp_path) as (east, west):
+            east.link("west", west, west.link_token("east"))
+            put_pair(east, west)
+            set_witness(east, "west", place, "east")
+            assert "west hasn't named" in wait_for(east, "replication", "OnlyHere")["message"]
+            set_witness(west, "east", place, "west")
+            wait_for(east, "replication", "Confirmed")
+            wait_for(west, "replica", "PrimarySpeaks")
+            with pytest.raises(IllegalTransition, match="word from east") as speaks:
+                act(west, "replica/web", "promote")
+            assert speaks.value.token == "primaryAnswers" and "--force" in (speaks.value.hint or "")
+            east.ask_witness = refuse
+            assert wait_for(east, "replication", "Unreachable")["status"] == "Unknown"
+            wait_for(west, "replica", "PrimarySilent")
+            place.kill()  # what it knows is on disk
+            place.start()
+            assert act(west, "replica/web", "promote", force=True)["name"] == "web"
+            wait_for(west, "replica", "OnlyHere")
+            east.ask_witness = ask_witness
+            assert "generation 2" in wait_for(east, "replication", "Superseded")["message"]
+            east.client.patch("cluster", "west", {"spec": {"witness": None}})
+            assert wait_for(east, "replication", "NoWitness")["status"] == "Unknown"
+            secrets = [place.tokens[site].secret for site in ("east", "west")]
+            shown = str([side.cluster(name) for side, name in ((east, "west"), (west, "east"))])
+            assert not any(secret in shown for secret in secrets)
+    finally:
+        place.kill()
+
+
+def test_a_link_has_no_witness_without_its_token_and_takes_no_other_value(tmp_path: Path) -> None:
+    with two_sides(tmp_path) as (east, west):
+        east.link("west", west, west.link_token("east"))
+        witness = {"url": "https://192.0.2.7:7443", "peer": "west"}
+        for spec, said in (
+            ({"witness": witness}, "no token for the witness"),
+            ({"witness": witness, "values": {"witness": "x"}}, "not a witness's token"),
+            ({"values": {"token": "x"}}, "no other value"),
+            ({"witness": {**witness, "url": "http://x"}}, "not the address of a server"),
+        ):
+            with pytest.raises(WeftError) as refused:
+                east.client.patch("cluster", "west", {"spec": spec})
+            assert isinstance(refused.value, InvalidInput) and said in refused.value.message

@@ -1,0 +1,58 @@
+"""What a replication and a replica say of their witness's answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.controllers.failover.facts import Group
+from weft.controllers.failover.plan import plan_condition
+from weft.informer.view import Item
+from weft.kinds.replica import REPLICA, ReplicaSpec
+from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
+from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Newer, Promised, Refused
+from weft.protocol.failover.witness import WitnessAnswer
+
+FIRST, SECOND = Claim(Generation(1, "a"), "east"), Claim(Generation(2, "b"), "west")
+FORCED = Claim(Generation(1, "c"), "west")
+
+
+def make_group(*, is_standby: bool) -> Group:
+    spec = ReplicaSpec(of="vm/web", origin="origin")
+    return Group(Item(REPLICA.make("web", spec, 1.0, uid="u", project="default")), "origin", FIRST, is_standby)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_armed", "held", "is_standby", "reason"),
+    [
+        (Promised(FIRST), True, 38.0, False, "Confirmed"),
+        (Promised(FIRST), False, 38.0, False, "OnlyHere"),
+        (Newer(SECOND), True, 38.0, False, "Superseded"),
+        (Newer(SECOND), False, 0.0, True, "Superseded"),
+        (
+            Newer(FIRST),
+            True,
+            0.0,
+            False,
+            "Confirmed",
+        ),  # it isn't newer than what was asked about, whatever it is called
+        (Conflict(FORCED), True, 0.0, False, "Conflict"),
+        (Refused("notHolder"), True, 0.1, True, "PrimarySpeaks"),
+        (Refused("notHolder"), True, 0.0, True, "PrimarySilent"),
+        (Refused("notHolder"), False, 9.0, True, "OnlyHere"),  # it may have heard nothing but this cluster
+    ],
+)
+def test_each_answer_is_put_into_one_word(
+    answer: Answer, is_armed: bool, held: float, is_standby: bool, reason: str
+) -> None:
+    heard = WitnessAnswer(answer=answer, epoch="e", is_armed=is_armed, held_seconds=held)
+    said = plan_condition(make_group(is_standby=is_standby), heard, "west")
+    assert (said.reason, said.status == "True") == (reason, reason in ("Confirmed", "PrimarySpeaks", "PrimarySilent"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [(Unavailable("x"), "Unreachable"), (NotAuthenticated("x"), "Refused"), (InvalidInput("x"), "Refused")],
+)
+def test_what_is_not_known_is_said(problem: WeftError, reason: str) -> None:
+    said = plan_condition(make_group(is_standby=True), problem, "west")
+    assert (said.status, said.reason) == ("Unknown", reason)
