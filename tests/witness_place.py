@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from weft.client.tls import fetch_ca
-from weft.kinds.fields.cluster.witness import WitnessToken, read_witness_token
+from weft.kinds.fields.cluster.link import WitnessToken, read_witness_token
 from weft.launch.witness.main import main
 from weft.objects.errors import WeftError
 

@@ -11,8 +11,16 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
-from weft.kinds.fields.cluster.link import MOST_CA, MOST_URL, Word, check_terms, check_url
-from weft.kinds.fields.cluster.witness import VALUE, ClusterWitness, read_witness_token
+from weft.kinds.fields.cluster.link import (
+    MOST_CA,
+    MOST_URL,
+    VALUE,
+    ClusterWitness,
+    Word,
+    check_terms,
+    check_url,
+    read_witness_token,
+)
 from weft.kinds.parts.goal import reaches
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Verb
 from weft.kinds.secret import SealedSpec

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.witness import PRIMARY_SPEAKS, WITNESSED
+from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_condition, reaches

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.witness import WITNESSED
+from weft.kinds.fields.cluster.link import WITNESSED
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import reaches

@@ -17,7 +17,7 @@ from tests.witness_place import WitnessPlace
 from weft.client.answer import Answer
 from weft.client.context import Context
 from weft.client.http import Http
-from weft.kinds.fields.cluster.witness import WitnessToken, read_witness_token
+from weft.kinds.fields.cluster.link import WitnessToken, read_witness_token
 from weft.launch.witness.configuration import read_settings
 from weft.objects.errors import AlreadyExists, InvalidInput, NotFound
 from weft.objects.identity import SERVER_NAME

@@ -9,8 +9,7 @@ import msgspec
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.link import find_uid
-from weft.kinds.fields.cluster.witness import VALUE
+from weft.kinds.fields.cluster.link import VALUE, find_uid
 from weft.kinds.secret import place_of
 from weft.kinds.token import TOKEN as TOKENS
 from weft.kinds.token import TokenSpec

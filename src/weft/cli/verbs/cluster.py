@@ -17,8 +17,7 @@ from weft.cli.verbs.version import ask_time
 from weft.cli.wait.finish import finish_one
 from weft.client.answer import raise_problem
 from weft.kinds.cluster import CLUSTER
-from weft.kinds.fields.cluster.link import GRANTS
-from weft.kinds.fields.cluster.witness import VALUE
+from weft.kinds.fields.cluster.link import GRANTS, VALUE
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.identity import check_name

@@ -10,7 +10,7 @@ from weft.client.answer import Answer
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
-from weft.kinds.fields.cluster.witness import WitnessToken
+from weft.kinds.fields.cluster.link import WitnessToken
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.failover.witness import MOST_REQUEST_BYTES, PATH, WitnessAnswer, WitnessRequest

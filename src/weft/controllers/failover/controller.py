@@ -22,7 +22,7 @@ from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Item
 from weft.kinds.cluster import CLUSTER, ClusterSpec
-from weft.kinds.fields.cluster.witness import PRIMARY_SILENT, SUPERSEDED
+from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import WeftError
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest

@@ -9,7 +9,7 @@ from weft.controllers.image.credentials import Unseal
 from weft.failover.timing import Timing
 from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, ClusterSpec
-from weft.kinds.fields.cluster.witness import VALUE, WITNESSED, read_witness_token
+from weft.kinds.fields.cluster.link import VALUE, WITNESSED, read_witness_token
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
 from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
 from weft.kinds.secret import place_of

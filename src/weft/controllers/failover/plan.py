@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.controllers.failover.facts import PROMISE_SECONDS, Group
-from weft.kinds.fields.cluster.witness import (
+from weft.kinds.fields.cluster.link import (
     CONFIRMED,
     CONFLICT,
     NO_WITNESS,

@@ -13,7 +13,7 @@ from weft.controllers.recovery.plan import list_order
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.cluster import ClusterStatus
-from weft.kinds.fields.cluster.witness import PRIMARY_SPEAKS, WITNESSED
+from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.nic import read_nic

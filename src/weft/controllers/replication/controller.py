@@ -18,7 +18,7 @@ from weft.controllers.replication.plan import RESTING, ReplicationFacts, Replica
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.witness import SUPERSEDED, WITNESSED
+from weft.kinds.fields.cluster.link import SUPERSEDED, WITNESSED
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport, find_send
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus

@@ -17,7 +17,7 @@ from pathlib import Path
 from weft.cli.command.exit_codes import exit_code
 from weft.client.context import hash_ca
 from weft.contracts.clock import SystemClock, read_boot_time
-from weft.kinds.fields.cluster.witness import write_witness_token
+from weft.kinds.fields.cluster.link import write_witness_token
 from weft.launch.process.address import ANY, split_address
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit

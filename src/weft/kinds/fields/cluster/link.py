@@ -1,4 +1,5 @@
-"""What one cluster lets another do, and the checks of what both say of themselves. Pure."""
+"""What one cluster lets another do, the checks of what both say of themselves, and the witness of the link: the third place that
+both ask who is primary. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,8 +25,19 @@ Word = Literal["replicate"]
 GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "replicate": {"replica": ("get", "create", "update", "receive")},
 }
+VALUE = "witness"  # the key of the sealed token among a link's values
+WITNESSED = "Witnessed"  # the condition that says what the witness knows
+# Its reasons. Of the side whose VM is replicated, and of one that was promoted: both clusters name it as primary.
+CONFIRMED = "Confirmed"
+ONLY_HERE = "OnlyHere"  # the other cluster hasn't named the same primary
+SUPERSEDED = "Superseded"  # there is a newer generation
+CONFLICT = "Conflict"  # there are two primaries of one generation
+# Of a replica: whether the other cluster's primary has renewed its lease at the witness lately.
+PRIMARY_SPEAKS, PRIMARY_SILENT = "PrimarySpeaks", "PrimarySilent"
+NO_WITNESS, UNREACHABLE, REFUSED = "NoWitness", "Unreachable", "Refused"
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TOKEN = re.compile(r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)\.([0-9a-f]{64})\.([0-9a-f]{64})")
 assert set(get_args(Word)) == set(GRANTS)
 
 
@@ -94,3 +106,30 @@ def find_uid(ca: str, path: str = "ca") -> str:
         return hashlib.sha256(base64.b64decode("".join(content[1].split()), validate=True)).hexdigest()[:32]
     except ValueError:
         raise InvalidInput(f"{path} is not one certificate in PEM", field=path) from None
+
+
+class ClusterWitness(msgspec.Struct, kw_only=True, frozen=True):
+    url: Annotated[str, field("Where the witness is, as this cluster reaches it", change="live", max_length=MOST_URL)]
+    peer: Annotated[str, field("What the witness calls the other cluster", change="live", name=True)]
+
+
+class WitnessToken(NamedTuple):
+    """What a cluster needs to ask a witness: its own name there, its secret, and the SHA-256 of the witness's CA."""
+
+    site: str
+    secret: str
+    ca_sha256: str
+
+    def __repr__(self) -> str:
+        return f"WitnessToken({self.site!r}, …)"
+
+
+def write_witness_token(site: str, secret: str, ca_sha256: str) -> str:
+    """The text that people carry from the witness to a cluster."""
+    return f"{site}.{secret}.{ca_sha256}"
+
+
+def read_witness_token(text: str) -> WitnessToken | None:
+    """None for any other text."""
+    match = _TOKEN.fullmatch(text.strip())
+    return None if match is None else WitnessToken(*match.groups())
