@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from tests.scenario.controllers_lab import Lab
 
 from weft.client.cluster.peer import PeerLink
+from weft.client.cluster.witness import WitnessLink
 from weft.controllers.cluster.controller import Clusters
+from weft.controllers.failover.controller import Heard, Witnesses
+from weft.controllers.failover.facts import PROMISE_SECONDS
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.fields.cluster.link import VALUE, ClusterWitness
+from weft.kinds.replication import ReplicationStatus, SentPoint
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import object_key
+from weft.protocol.failover.claim import Claim, Generation
+from weft.protocol.failover.witness import WitnessRequest
 from weft.protocol.link import HelloAnswer
+from weft.witness.service import Witness
 
 KEY = object_key("cluster", None, "west")
 SPEC = ClusterSpec(url="https://10.0.0.1:6443", ca="ca", peer_uid="u", sealed={TOKEN: "s"})
@@ -72,3 +83,55 @@ async def test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says(tmp_
         await lab.change(KEY, trust)
         assert (await far.until("Linked")).epoch == "f"
         assert lab.journal.reasons("west") == ["Linked", "Unreachable", "Refused", "Suspect", "Linked"]
+
+
+async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.kill_deciders()
+        secrets = {"east": "e" * 64, "west": "w" * 64}
+        hashes = {name: hashlib.sha256(secret.encode()).hexdigest() for name, secret in secrets.items()}
+        witness = Witness(tmp_path / "votes.json", hashes, lab.clock.elapsed)
+
+        def put_word(site: str, request: WitnessRequest) -> Heard:
+            return witness.answer(secrets[site], msgspec.json.encode(request))
+
+        async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+            return [put_word(link.token.site, one) for one in requests]
+
+        async def until(key: str, reason: str) -> None:
+            async def there() -> bool:
+                envelope = await lab.get(key)
+                said = envelope.condition("Witnessed") if envelope is not None else None
+                return said is not None and said.reason == reason
+
+            await lab.until(there)
+
+        linked = {
+            "witness": ClusterWitness(url="https://192.0.2.7:7443", peer="west"),
+            "sealed": {TOKEN: "s", VALUE: "t"},
+        }
+        await lab.put("cluster", "west", msgspec.structs.replace(SPEC, **linked), project=None)
+        sent = SentPoint(snapshot="s", snapshot_uid="s", begun_at=1.0, number=1)
+        vm = await lab.put_vm("shop", run="stop")
+        status = ReplicationStatus(phase="Paused", workload_uid=vm.uid, point=sent)
+        there = {"of": "vm/shop", "cluster": "west", "paused": True}
+        ours = await lab.put("replication", "shop", there, status=status)
+        lab.creator = "cluster:west"
+        theirs = await lab.put("replica", "web", {"of": "vm/web", "origin": "o", "disks": {"root": 1}})
+        lab.start_deciders(
+            make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
+        )
+        await until(ours.key, "OnlyHere")
+        claims = {"o": Claim(Generation(1, "o"), "west"), ours.uid: Claim(Generation(1, ours.uid), "east")}
+        for group, claim in claims.items():
+            put_word(
+                "west", WitnessRequest(peer="east", group=group, what="claim", claim=claim, seconds=PROMISE_SECONDS)
+            )
+        await until(theirs.key, "PrimarySpeaks")
+        await until(theirs.key, "PrimarySilent")
+        second = Claim(Generation(2, "b"), "west")
+        put_word(
+            "west", WitnessRequest(peer="east", group=ours.uid, what="claim", claim=second, seconds=PROMISE_SECONDS)
+        )
+        await until(ours.key, "Superseded")
+        assert lab.journal.reasons("web") == ["PrimarySilent"]

@@ -111,6 +111,7 @@ async def decide(
     make_receivers: Callable[[LeaderLease], Receivers] | None = None,
     make_profiles: Callable[[LeaderLease], Profiles] | None = None,
     make_clusters: Callable[[LeaderLease], Clusters] | None = None,
+    make_witnesses: Callable[[LeaderLease], Witnesses] | None = None,
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
     metrics_interval: float = INTERVAL_SECONDS,
@@ -119,8 +120,8 @@ async def decide(
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
     ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, and without ``make_clusters``
-    nobody asks linked clusters how they are, nor their witnesses. ``read_ends`` gives when the server's certificates end, in unix
-    seconds by name; ``history`` tells deployments of requests."""
+    nobody asks linked clusters how they are, without ``make_witnesses`` nobody asks their witnesses. ``read_ends`` gives when the
+    server's certificates end, in unix seconds by name; ``history`` tells deployments of requests."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -143,7 +144,7 @@ async def decide(
                             make_receivers,
                             make_profiles,
                             make_clusters,
-                            unseal,
+                            make_witnesses,
                             read_ends,
                             metrics_interval,
                             history if history is not None else make_off(),
@@ -179,7 +180,7 @@ async def _serve(
     make_receivers: Callable[[LeaderLease], Receivers] | None,
     make_profiles: Callable[[LeaderLease], Profiles] | None,
     make_clusters: Callable[[LeaderLease], Clusters] | None,
-    unseal: Unseal | None,
+    make_witnesses: Callable[[LeaderLease], Witnesses] | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
     history: History | Unavailable,
@@ -206,7 +207,8 @@ async def _serve(
             group.create_task(make_profiles(lease).run())
         if make_clusters is not None:
             group.create_task(make_clusters(lease).run())
-            group.create_task(Witnesses(lease, unseal).run())
+        if make_witnesses is not None:
+            group.create_task(make_witnesses(lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -262,6 +264,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
                 make_profiles=lambda lease: Profiles(lease, history, Worker()),
                 make_clusters=lambda lease: Clusters(lease, unseal_own),
+                make_witnesses=lambda lease: Witnesses(lease, unseal_own),
                 history=history,
                 tracer=make_tracer(options, "controllers", clock),
             )
