@@ -20,7 +20,15 @@ def test_devices_at_this_machine_are_allowed_by_the_file_only_if_it_says_so(tmp_
         settings, _, _ = read_settings(["--config", str(file)], {})
         assert settings.local_devices is allowed
         drivers = make_drivers(FakeDriver(SystemClock()), settings, SystemClock())
-        assert {"fake", "modbus"} <= drivers.keys()
-    file.write_text(f"node_state: {tmp_path}\nlocal_devices: perhaps\n")
-    with pytest.raises(InvalidInput, match="local_devices"):
-        read_settings(["--config", str(file)], {})
+        assert {"fake", "modbus", "coap"} <= drivers.keys()
+    for wrong in ("local_devices: perhaps", "coap_hosts: a b", "coap_hosts: [1]"):
+        file.write_text(f"node_state: {tmp_path}\n{wrong}\n")
+        with pytest.raises(InvalidInput, match=wrong.partition(":")[0]):
+            read_settings(["--config", str(file)], {})
+
+
+def test_hosts_are_a_list_in_the_file_or_words_with_commas(tmp_path: Path) -> None:
+    file = tmp_path / "edge.yaml"
+    file.write_text(f"node_state: {tmp_path}\ncoap_hosts: [10.0.0.7, '[fd00::7]:5683']\n")
+    assert read_settings(["--config", str(file)], {})[0].coap_hosts == ["10.0.0.7", "[fd00::7]:5683"]
+    assert read_settings(["--config", str(file), "--coap-hosts", "a,b:1"], {})[0].coap_hosts == ["a", "b:1"]

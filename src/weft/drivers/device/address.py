@@ -1,7 +1,7 @@
 """Where a device is that its gateway calls: ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``, and which places are refused.
 
 Authors of Devices would otherwise reach, through the gateway, what listens on its machine for nobody else, and what a cloud
-tells its machines only. A name is looked up here, and what is connected to is the address that was checked.
+tells its machines only. A name is resolved here, and what is connected to is the address that was checked.
 """
 
 from __future__ import annotations
@@ -80,13 +80,20 @@ async def find_address(host: str, port: int, *, local: bool) -> str:
     """The IP address of ``host``. ``local``: the gateway's settings allow what ``find_refusal`` refuses. Raises Unavailable: it
     isn't found, or it is refused."""
     try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = await _resolve(host, port)
+    if not local and (why := find_refusal(address)):
+        raise Unavailable(
+            f"{host[:80]} is refused: {why}", hint="local_devices: true in the gateway's settings allows it"
+        )
+    return str(address)
+
+
+async def _resolve(host: str, port: int) -> Address:
+    try:
         async with asyncio.timeout(LOOKUP_SECONDS):
             rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError, UnicodeError):
         raise Unavailable(f"no address of {host[:80]!r} is found") from None
-    found = str(rows[0][4][0])
-    if not local and (why := find_refusal(ipaddress.ip_address(found))):
-        raise Unavailable(
-            f"{host[:80]} is refused: {why}", hint="local_devices: true in the gateway's settings allows it"
-        )
-    return found
+    return ipaddress.ip_address(str(rows[0][4][0]).partition("%")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from weft.objects.schema import suggest
 
 PREFIX = "WEFT_EDGE_"
 MOST_RATE = 10_000
+MOST_HOSTS = 500
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -31,7 +33,8 @@ class Setting(NamedTuple):
 class Settings(NamedTuple):
     """``node_state``: the folder of the node's agent, with its certificate. ``state``: the gateway's own. ``listen``: where devices
     reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device.
-    ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones."""
+    ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones.
+    ``coap_hosts``: places that are asked which CoAP device they are."""
 
     node_state: Path
     state: Path
@@ -42,12 +45,23 @@ class Settings(NamedTuple):
     rate: int
     connections: int
     local_devices: bool
+    coap_hosts: list[str]
 
 
 def _take_switch(text: str) -> bool:
     if text.lower() not in _WORDS:
         raise argparse.ArgumentTypeError(f"give true or false, not {text[:60]!r}")
     return _WORDS[text.lower()]
+
+
+def _take_hosts(text: str) -> list[str]:
+    hosts = [one.strip() for one in text.split(",") if one.strip()]
+    if len(hosts) > MOST_HOSTS:
+        raise argparse.ArgumentTypeError(f"{len(hosts)} hosts are too many; give at most {MOST_HOSTS}")
+    for host in hosts:
+        if not re.fullmatch(r"[\[\]A-Za-z0-9._:-]{1,200}", host):
+            raise argparse.ArgumentTypeError(f"{host[:60]!r} is not a host; write like 192.168.7.30,192.168.7.31:5683")
+    return hosts
 
 
 def make_edge_parser() -> argparse.ArgumentParser:
@@ -80,6 +94,12 @@ def make_edge_parser() -> argparse.ArgumentParser:
         type=_take_switch,
         help="let devices be at this machine's own addresses, and at link-local ones (default false)",
     )
+    parser.add_argument(
+        "--coap-hosts",
+        type=_take_hosts,
+        metavar="HOST[:PORT],…",
+        help="where CoAP devices may be found, with commas between them",
+    )
     return parser
 
 
@@ -91,6 +111,7 @@ _DEFAULTS = {
     "rate": 100,
     "connections": 5000,
     "local_devices": False,
+    "coap_hosts": [],
 }
 
 
@@ -135,10 +156,14 @@ def read_settings(
 
 
 def show_settings(settings: Mapping[str, Setting], out: TextIO = sys.stdout) -> None:
-    rows = [("SETTING", "VALUE", "ORIGIN"), *((name, str(one.value), one.origin) for name, one in settings.items())]
+    rows = [("SETTING", "VALUE", "ORIGIN"), *((name, _show(one.value), one.origin) for name, one in settings.items())]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
         out.write(f"{name:<{widths[0]}}  {value or '–':<{widths[1]}}  {origin}\n")
+
+
+def _show(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, Setting]:
@@ -159,6 +184,8 @@ def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, 
 
 
 def _convert(action: argparse.Action, raw: Any, where: str) -> Any:
+    if isinstance(raw, list) and all(isinstance(one, str) for one in raw):
+        raw = ",".join(raw)
     if not isinstance(raw, (bool, str, int, float)):
         raise InvalidInput(f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest)
     read: Any = action.type or str

@@ -1,0 +1,189 @@
+"""The CoAP driver against devices of aiocoap, killed in the middle, and against one that lies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+
+from weft.contracts.clock import SystemClock
+from weft.contracts.device import Found, Thing, Value
+from weft.drivers.device.coap.driver import CoapDriver
+from weft.objects.errors import InvalidInput, Unavailable
+
+clock = SystemClock()
+HREFS = {"t": "/v/t", "fan": "/v/fan", "door": "/v/door"}
+
+
+def find_ports(count: int) -> list[int]:
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def make_thing(thing: Thing, port: int, seconds: float = 0.05, **hrefs: str) -> Thing:
+    return Thing(thing.uid, thing.project, thing.name, f"127.0.0.1:{port}", {**HREFS, **hrefs}, seconds)
+
+
+class CoapPeer:
+    announces = False
+
+    def __init__(self) -> None:
+        self.ports = find_ports(2)
+        self.one, self.other = (make_thing(thing, port) for thing, port in zip((ONE, OTHER), self.ports, strict=True))
+        self.driver = CoapDriver(clock, local=True, answer_seconds=2.0)
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def mend(self) -> None:
+        words = (sys.executable, "-m", "tests.host.coap_server", *map(str, self.ports))
+        pipe = asyncio.subprocess.PIPE
+        self.process = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
+        assert self.process.stdout is not None
+        assert await self.process.stdout.readline() == b"listens\n"
+
+    async def cut(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def say(self, thing: Thing, values: Mapping[str, Value]) -> None:
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        given = {"device": 0 if thing.uid == ONE.uid else 1, "values": dict(values)}
+        self.process.stdin.write(json.dumps(given).encode() + b"\n")
+        assert await self.process.stdout.readline() == b"done\n"
+
+    async def announce(self, found: Found) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        await self.driver.close()
+        if self.process is not None and self.process.returncode is None:
+            await self.cut()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[CoapPeer]:
+    peer = CoapPeer()
+    await peer.mend()
+    try:
+        yield peer
+    finally:
+        await peer.close()
+
+
+class TestCoapDriver(DeviceDriverContract):
+    pass
+
+
+async def test_a_change_is_heard_when_it_happens_long_before_the_device_is_asked_again(peer: CoapPeer) -> None:
+    heard = Heard()
+    await peer.say(peer.one, {"t": 1.0})
+    await peer.driver.connect(make_thing(ONE, peer.ports[0], 3600.0))
+    peer.driver.observe(heard)
+    await until(lambda: heard.values == [(ONE.uid, {"t": 1.0})])
+    for value in (2.0, 3.5):
+        await peer.say(peer.one, {"t": value})
+        await until(lambda: heard.values[-1] == (ONE.uid, {"t": value}))  # noqa: B023
+
+
+async def test_a_device_that_changes_without_a_word_is_heard_when_it_is_asked(peer: CoapPeer) -> None:
+    heard = Heard()
+    await peer.say(peer.one, {"quiet": 1})
+    await peer.driver.connect(make_thing(ONE, peer.ports[0], quiet="/v/quiet"))
+    peer.driver.observe(heard)
+    for value in (1, 2, 3):
+        await peer.say(peer.one, {"quiet": value})
+        await until(lambda: heard.values != [] and heard.values[-1] == (ONE.uid, {"quiet": value}))  # noqa: B023
+
+
+async def test_devices_at_the_hosts_of_the_settings_are_found_by_what_they_list(peer: CoapPeer) -> None:
+    hosts = [*(f"127.0.0.1:{port}" for port in peer.ports), "127.0.0.1:1", "no host"]
+    driver = CoapDriver(clock, hosts, local=True, answer_seconds=2.0, discover_seconds=0.1)
+    try:
+        driver.observe(Heard())
+        async with asyncio.timeout(60):
+            while len(await driver.discover()) < 2:
+                await asyncio.sleep(0.02)
+        found = await driver.discover()
+        assert [one.address for one in found] == hosts[:2]
+        assert found[0].facts["resources"].split() == ["/v/t", "/v/fan", "/v/door", "/v/quiet"]
+        assert found[0].facts["observable"].split()[0] == "/v/t"
+    finally:
+        await driver.close()
+
+
+async def test_values_that_are_none_or_too_long_are_refused_and_the_rest_is_heard(peer: CoapPeer) -> None:
+    heard = Heard()
+    await peer.driver.connect(peer.one)
+    peer.driver.observe(heard)
+    await peer.say(peer.one, {"t": "raw:\xff\xfe", "door": "x" * 2000, "fan": True})
+    await until(lambda: {(ONE.uid, "payload"), (ONE.uid, "size")} <= set(heard.refused))
+    await until(lambda: heard.values == [(ONE.uid, {"fan": True})])
+    with pytest.raises(InvalidInput, match="no href"):
+        await peer.driver.write(ONE.uid, "c", {"other": True}, 30.0)
+
+
+async def test_the_gateways_machine_is_not_reached_unless_the_settings_allow_it(peer: CoapPeer) -> None:
+    driver, heard = CoapDriver(clock, [f"localhost:{peer.ports[0]}"], discover_seconds=0.1), Heard()
+    try:
+        await driver.connect(make_thing(ONE, peer.ports[0]))
+        driver.observe(heard)
+        await until(lambda: "refused" in heard.reach.get(ONE.uid, ""))
+        with pytest.raises(Unavailable, match="refused"):
+            await driver.write(ONE.uid, "c", {"fan": True}, 30.0)
+        assert await driver.discover() == []
+    finally:
+        await driver.close()
+
+
+class Liar(asyncio.DatagramProtocol):
+    """Answers each datagram with what ``lie`` makes of it."""
+
+    def __init__(self) -> None:
+        self.lie = "noise"
+        self.asked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.asked += 1
+        token = data[4 : 4 + (data[0] & 15)]
+        head = bytes([0x60 | len(token), 0x45]) + data[2:4]
+        answers = {
+            "noise": b"\xff" * 60_000,
+            "another token": head + b"\0" * len(token) + b"\xff1",
+            "options without an end": head + token + b"\xdd\xff\xff",
+            "a reset": b"\x70\x00" + data[2:4],
+            "a failure": bytes([head[0], 0xA0]) + head[2:] + token,
+            "honest": head + token + b"\xff4.5",
+        }
+        self.transport.sendto(answers[self.lie], addr)
+
+
+async def test_a_device_that_lies_is_not_believed_and_believed_again_when_it_is_honest() -> None:
+    [port] = find_ports(1)
+    transport, liar = await asyncio.get_running_loop().create_datagram_endpoint(Liar, local_addr=("127.0.0.1", port))
+    driver, heard = CoapDriver(clock, local=True, answer_seconds=0.5), Heard()
+    try:
+        await driver.connect(Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", {"t": "/t"}, 0.05))
+        driver.observe(heard)
+        for lie in ("noise", "another token", "options without an end", "a reset", "a failure"):
+            liar.lie = lie
+            await until(lambda: heard.reach.get(ONE.uid, "") != "")
+            liar.lie = "honest"
+            await until_works(driver)
+        assert heard.values == [(ONE.uid, {"t": 4.5})]
+    finally:
+        await driver.close()
+        transport.close()
