@@ -167,6 +167,7 @@ CLUSTER = Kind(
             Column("LAG", _seconds("status.lag_seconds"), align="right"),
             Column("RPO", _seconds("status.rpo_seconds"), align="right"),
             Column("RELEASE", text("status.release", "–"), wide=True),
+            Column("WITNESS", text("spec.witness.url", "–"), wide=True),
             AGE,
             Column("NOTE", note, flexible=True),
         ),

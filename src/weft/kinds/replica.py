@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, WITNESSED
+from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, WITNESSED, read_witnessed
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_condition, reaches
@@ -146,7 +146,7 @@ def name_points(replica: str) -> str:
 class PromoteInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the VM here; unset: as at its source", name=True)] = ""
     point: Annotated[int, field("Number of the point; unset: the newest", ge=0)] = 0
-    force: Annotated[bool, field("Do it even if the witness hears from the cluster that its VM runs at")] = False
+    force: Annotated[bool, field("Do it even if the witness gets word from the cluster that its VM runs at")] = False
 
 
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
 
 
 def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
-    """Raises IllegalTransition while the witness hears from the cluster that the VM runs at: both would write."""
+    """Raises IllegalTransition while the witness gets word from the cluster that the VM runs at: both would write."""
     after = _promote(obj, given)
     said = find_condition(obj, WITNESSED)
     if (
@@ -321,6 +321,7 @@ REPLICA = Kind(
             Column("DISKS", lambda obj: format_bytes(sum((dig(obj, "spec.disks") or {}).values())), align="right"),
             Column("NODE", text("status.node")),
             Column("POOL", text("spec.pool"), wide=True),
+            Column("WITNESS", read_witnessed, wide=True),
             AGE,
             Column("NOTE", note, flexible=True),
         ),

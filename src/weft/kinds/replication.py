@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import WITNESSED
+from weft.kinds.fields.cluster.link import WITNESSED, read_witnessed
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import reaches
@@ -228,6 +228,7 @@ REPLICATION = Kind(
             Column("RPO", _seconds("spec.rpo"), align="right"),
             Column("WORST", _seconds("status.rpo_seconds"), align="right"),
             Column("POINT", lambda obj: str(dig(obj, "status.point.number") or "–"), align="right", wide=True),
+            Column("WITNESS", read_witnessed, wide=True),
             AGE,
             Column("NOTE", note, flexible=True),
         ),

@@ -52,7 +52,7 @@ def witness_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
     ]
     words = (
         "Set the witness of the link with cluster NAME: the third place, at URL, that both clusters ask which of them is primary. "
-        "While it hears from the cluster that a VM runs at, the VM's replica at the other is promoted with --force only."
+        "While it gets word from the cluster that a VM runs at, the VM's replica at the other is promoted with --force only."
     )
     return options.build(verb, words, _set_witness, kind, params)
 

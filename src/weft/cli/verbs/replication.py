@@ -98,6 +98,9 @@ def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         options.targets(kind, many=False, able=("replica",)),
         click.Option(["--new-name"], metavar="NAME", help="The name of the VM here. [as at its source]"),
         click.Option(["--point"], type=click.IntRange(1), help="The number of the point. [the newest]"),
+        click.Option(
+            ["--force"], is_flag=True, help="Do it even if the witness gets word from the cluster that it runs at."
+        ),
         *options.waits(),
         options.output(),
     ]
@@ -110,15 +113,14 @@ def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
 
 
 def _promote(
-    session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None, point: int | None
+    session: Session, kind: Kind | None, words: tuple[str, ...], new_name: str | None, point: int | None, force: bool
 ) -> int:
     target = find_one(session, kind, words, ("replica",), "give one replica")
     there = session.client.get(REPLICA.name, target.name)
     points = [one for one in dig(there, "status.points") or [] if point in (None, one["number"])]
-    given: dict[str, Any] = {"new_name": new_name} if new_name else {}
-    made = session.client.verb(
-        REPLICA.name, target.name, "promote", {**given, **({"point": point} if point is not None else {})}
-    )
+    given = {"new_name": new_name, "point": point, "force": force or None}
+    input_ = {word: value for word, value in given.items() if value is not None}
+    made = session.client.verb(REPLICA.name, target.name, "promote", input_)
     if points:
         session.notify(_describe(session, points[-1]))
     if made["kind"] == REPLICA.name:  # the VM that it continues is here, and goes back to the point

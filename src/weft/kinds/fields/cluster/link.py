@@ -7,7 +7,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -122,6 +122,11 @@ class WitnessToken(NamedTuple):
 
     def __repr__(self) -> str:
         return f"WitnessToken({self.site!r}, …)"
+
+
+def read_witnessed(obj: Mapping[str, Any]) -> str:
+    """A table's cell: the reason of the object's condition Witnessed."""
+    return next((str(one["reason"]) for one in obj.get("conditions") or () if one["type"] == WITNESSED), "–")
 
 
 def write_witness_token(site: str, secret: str, ca_sha256: str) -> str:
