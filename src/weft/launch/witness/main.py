@@ -70,7 +70,11 @@ def _change_sites(settings: Settings) -> int:
         ca = Authority(settings.state, SystemClock()).ca
     secret = sites.add(settings.site)
     print(write_witness_token(settings.site, secret, hash_ca(ca)))
-    print(f"shown once: keep it in a secret of cluster {settings.site}, under the key token", file=sys.stderr)
+    print(
+        f"shown once; at cluster {settings.site}: weft cluster witness OTHER URL --token-stdin, with the other cluster's name there "
+        "and this witness's address",
+        file=sys.stderr,
+    )
     return 0
 
 
