@@ -71,8 +71,8 @@ def _change_sites(settings: Settings) -> int:
     secret = sites.add(settings.site)
     print(write_witness_token(settings.site, secret, hash_ca(ca)))
     print(
-        f"shown once; at cluster {settings.site}: weft cluster witness OTHER URL --token-stdin, with the other cluster's name there "
-        "and this witness's address",
+        f"shown once; at cluster {settings.site}: weft cluster witness OTHER URL --token-stdin, with the other cluster's "
+        "name there and this witness's address",
         file=sys.stderr,
     )
     return 0
