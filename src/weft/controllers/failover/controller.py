@@ -1,8 +1,8 @@
 """Says to the witness of each link, every few seconds, which cluster is primary for each VM that is replicated over the link, and
 notes what the witness knows.
 
-Reads clusters, replications and replicas; writes the condition Witnessed of the latter two. Woken by the clock. It keeps the epoch
-of each witness."""
+Reads clusters, replications and replicas; writes the condition Witnessed of the latter two. Woken by the clock, and by a replication
+or replica that comes or changes, as by a promotion. It keeps the epoch of each witness."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from msgspec.structs import replace
 
 from weft.client.cluster.witness import WitnessLink, ask_witness
 from weft.contracts.journal import Event
+from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
 from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
-from weft.informer.view import Item
+from weft.informer.view import Changed, Item, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
+from weft.kinds.replica import REPLICA
+from weft.kinds.replication import REPLICATION
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import WeftError
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
@@ -45,6 +48,19 @@ class Witnesses:
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
+        wake = Wake(self._leadership.clock)
+
+        def notice(changes: Sequence[Changed]) -> None:
+            if any(has_changed(change, lambda item: item.envelope.spec) for change in changes):
+                wake.ring()
+
+        unsubscribe = self._leadership.cache.subscribe(notice, (REPLICATION.name, REPLICA.name))
+        try:
+            await self._follow(wake)
+        finally:
+            unsubscribe()
+
+    async def _follow(self, wake: Wake) -> None:
         while True:
             view = self._leadership.cache.view
             clusters = list(view.of_kind(CLUSTER.name).values())
@@ -58,7 +74,7 @@ class Witnesses:
                 raise
             except Exception:  # a defect here must not end the other controllers
                 _log.exception("witnesses can't be asked")
-            await self._leadership.clock.sleep(RENEW_SECONDS)
+            await wake.wait(RENEW_SECONDS)
 
     async def _speak(self, cluster: Item) -> None:
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
