@@ -1,8 +1,8 @@
 """Says to the witness of each link, every few seconds, which cluster is primary for each VM that is replicated over the link, and
 notes what the witness knows.
 
-Reads clusters, replications and replicas; writes the condition Witnessed of the latter two. Woken by the clock, and by a replication
-or replica that comes or changes, as by a promotion. It keeps the epoch of each witness."""
+Reads clusters, replications and replicas; writes the condition Witnessed of the latter two. Woken by the clock, and by one of
+those that comes or changes, as by a promotion. It keeps the epoch of each witness."""
 
 from __future__ import annotations
 
