@@ -30,6 +30,9 @@ class Heard:
             self._last[uid] = dict(values)
             self.values.append((uid, dict(values)))
 
+    def find_last(self, uid: str) -> dict[str, Value]:
+        return self._last.get(uid, {})
+
     def note_event(self, uid: str, event: Mapping[str, Value]) -> None:
         self.events.append((uid, dict(event)))
 
@@ -89,7 +92,7 @@ class DeviceDriverContract:
         said = [(peer.one, {"t": 4.5}), (peer.other, {"t": 5, "door": "open"}), (peer.one, {"t": 4.5, "fan": True})]
         for thing, values in said:
             await peer.say(thing, values)
-            await until(lambda: bool(heard.values) and heard.values[-1] == (thing.uid, values))  # noqa: B023
+            await until(lambda: heard.find_last(thing.uid) == values)  # noqa: B023
         for uid, found in heard.values:  # one that is asked may be asked in the middle of a change
             assert any(uid == thing.uid and found.items() <= values.items() for thing, values in said)
 

@@ -20,7 +20,7 @@ def test_devices_at_this_machine_are_allowed_by_the_file_only_if_it_says_so(tmp_
         settings, _, _ = read_settings(["--config", str(file)], {})
         assert settings.local_devices is allowed
         drivers = make_drivers(FakeDriver(SystemClock()), settings, SystemClock())
-        assert {"fake", "modbus", "coap"} <= drivers.keys()
+        assert {"fake", "modbus", "coap", "opcua"} <= drivers.keys()
     for wrong in ("local_devices: perhaps", "coap_hosts: a b", "coap_hosts: [1]"):
         file.write_text(f"node_state: {tmp_path}\n{wrong}\n")
         with pytest.raises(InvalidInput, match=wrong.partition(":")[0]):

@@ -34,7 +34,8 @@ class Settings(NamedTuple):
     """``node_state``: the folder of the node's agent, with its certificate. ``state``: the gateway's own. ``listen``: where devices
     reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device.
     ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones.
-    ``coap_hosts``: places that are asked which CoAP device they are."""
+    ``coap_hosts``: places that are asked which CoAP device they are,
+    ``opcua_hosts``: which OPC UA server."""
 
     node_state: Path
     state: Path
@@ -46,6 +47,7 @@ class Settings(NamedTuple):
     connections: int
     local_devices: bool
     coap_hosts: list[str]
+    opcua_hosts: list[str]
 
 
 def _take_switch(text: str) -> bool:
@@ -59,7 +61,7 @@ def _take_hosts(text: str) -> list[str]:
     if len(hosts) > MOST_HOSTS:
         raise argparse.ArgumentTypeError(f"{len(hosts)} hosts are too many; give at most {MOST_HOSTS}")
     for host in hosts:
-        if not re.fullmatch(r"[\[\]A-Za-z0-9._:-]{1,200}", host):
+        if not re.fullmatch(r"[\[\]A-Za-z0-9._:/-]{1,200}", host):
             raise argparse.ArgumentTypeError(f"{host[:60]!r} is not a host; write like 192.168.7.30,192.168.7.31:5683")
     return hosts
 
@@ -100,6 +102,12 @@ def make_edge_parser() -> argparse.ArgumentParser:
         metavar="HOST[:PORT],…",
         help="where CoAP devices may be found, with commas between them",
     )
+    parser.add_argument(
+        "--opcua-hosts",
+        type=_take_hosts,
+        metavar="HOST[:PORT][/PATH],…",
+        help="where OPC UA servers may be found, with commas between them",
+    )
     return parser
 
 
@@ -112,6 +120,7 @@ _DEFAULTS = {
     "connections": 5000,
     "local_devices": False,
     "coap_hosts": [],
+    "opcua_hosts": [],
 }
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from weft.contracts.clock import Clock
@@ -23,9 +27,30 @@ def make_drivers(mqtt: DeviceDriver, settings: Settings, clock: Clock) -> dict[s
         made: DeviceDriver = _import("coap").CoapDriver(clock, hosts, local=local)
         return made
 
-    found = [mqtt, DeferredDriver("modbus", load_modbus), DeferredDriver("coap", load_coap, eager=bool(hosts))]
+    def load_opcua() -> DeviceDriver:
+        if importlib.util.find_spec("asyncua") is None:
+            raise ModuleNotFoundError("asyncua is missing", name="asyncua")
+        processes: Any = importlib.import_module("weft.drivers.device.process.driver")
+        found = settings.opcua_hosts
+        made: DeviceDriver = processes.ProcessDriver(
+            "opcua", lambda descriptor: make_command("opcua", descriptor, found, local=local), clock
+        )
+        return made
+
+    found = [
+        mqtt,
+        DeferredDriver("modbus", load_modbus),
+        DeferredDriver("coap", load_coap, eager=bool(hosts)),
+        DeferredDriver("opcua", load_opcua, eager=bool(settings.opcua_hosts)),
+    ]
     return {driver.protocol: driver for driver in found}
 
 
 def _import(protocol: str) -> Any:
     return importlib.import_module(f"weft.drivers.device.{protocol}.driver")
+
+
+def make_command(protocol: str, descriptor: int, hosts: Sequence[str], *, local: bool) -> list[str]:
+    """How a driver's own process is started, with the socket of that descriptor."""
+    options = json.dumps({"hosts": list(hosts), "local": local})
+    return [sys.executable, "-m", "weft.launch.edge.driver_process", protocol, str(descriptor), options]
