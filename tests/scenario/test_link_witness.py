@@ -114,3 +114,8 @@ def test_a_link_has_no_witness_without_its_token_and_takes_no_other_value(tmp_pa
             with pytest.raises(WeftError) as refused:
                 east.client.patch("cluster", "west", {"spec": spec})
             assert isinstance(refused.value, InvalidInput) and said in refused.value.message
+        token = f"east.{'e' * 64}.{'c' * 64}"
+        east.client.patch("cluster", "west", {"spec": {"witness": witness, "values": {"witness": token}}})
+        east.link("west", west, west.link_token("east"))
+        kept = east.cluster("west")["spec"]
+        assert kept["witness"] == witness and {"token", "witness"} == set(kept["sealed"]) and token not in str(kept)

@@ -34,7 +34,7 @@ from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.envelope import decode_envelope, decode_part, merge_part
+from weft.objects.envelope import Condition, decode_envelope, decode_part, merge_part, set_condition
 from weft.objects.errors import InvalidInput
 from weft.store.limits import check_commit
 
@@ -93,6 +93,21 @@ def test_only_a_cluster_that_is_known_to_be_silent_runs_nothing(phase: Any, said
         put(view, CLUSTER.make("east", spec, 1.0, uid="e", status=ClusterStatus(phase=phase)))
     assert list_answering(view, plan, [Candidate(MEMBER)]) == said
     assert list_answering(view, plan, [Candidate(MEMBER, is_handed_over=True)]) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("PrimarySpeaks", ["cluster/east answers its witness"]), ("PrimarySilent", []), ("Unreachable", [])],
+)
+def test_where_the_line_is_down_the_witness_is_believed(reason: str, said: list[str]) -> None:
+    view = make_view()
+    plan = put_plan(view, "shop")
+    put_replica(view)
+    replica = view.get("/replica/default/db")
+    assert replica is not None
+    set_condition(replica.envelope, Condition("Witnessed", "True", reason))
+    put(view, CLUSTER.make("east", ClusterSpec(url="", ca=""), 1.0, uid="e", status=ClusterStatus(phase="Unreachable")))
+    assert list_answering(view, plan, [Candidate(MEMBER)]) == said
 
 
 @pytest.mark.parametrize(
