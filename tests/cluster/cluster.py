@@ -28,7 +28,7 @@ OFTEN = (
 )
 
 
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
+def until(holds: Callable[[], object], seconds: float = 180) -> None:
     """Return once it holds; fails if it doesn't in that time."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.cluster import Cluster, until
 from weft.cli.command.exit_codes import ERROR
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 def run(cluster: Cluster, vm: str, script: str) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     cluster.ok("backup", "verify", "tuesday")
     assert cluster.json("backup", "describe", "tuesday")["status"]["state"] == "read"
     refused = cluster.fails(
-        ERROR, "backup", "verify", "monday", "--boot", "--check", "grep two /root/note", "--within", "5s"
+        ERROR, "backup", "verify", "monday", "--boot", "--check", "grep two /root/note", "--within", "20s"
     )
     assert "its check failed: exit code 1" in refused
     assert cluster.json("backup", "describe", "monday")["status"]["state"] == "failed"

@@ -127,7 +127,8 @@ def test_a_disk_that_fills_is_found_and_its_guest_goes_on_once_there_is_space(cl
         finally:
             work.kill()
             work.wait()
-        cluster.ok("vm", "delete", "writer", "--yes")
+            cluster.run("vm", "delete", "writer", "--yes")
+        assert "writer" not in cluster.ok("vm", "list")
 
 
 def test_a_lossy_link_is_found(cluster: Cluster, gone: Gone) -> None:

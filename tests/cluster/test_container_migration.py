@@ -15,7 +15,7 @@ from tests.cluster.containers import PROGRAM, Gone, fetch, find_traces, status
 from tests.long import mark_long
 from tests.registry import push_busybox
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.host
 NODES = ("n1", "n2", "n3")
 
 

@@ -15,7 +15,7 @@ from tests.cluster.cluster import WEFT, Cluster, until
 from tests.cluster.containers import PROGRAM, SERVES, fetch
 from tests.registry import push_busybox, serve
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.host
 # Counts on its volume how often it began, serves that, and says who it is.
 COUNTS = 'echo run >> /data/index.html; echo $(id -u) "$WORDS"; exec httpd -f -p 80 -h /data'
 Make = Callable[..., None]

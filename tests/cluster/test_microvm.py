@@ -20,7 +20,7 @@ from tests.cluster.containers import (
     status,
 )
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.host
 
 
 def machines(cluster: Cluster, node: str) -> list[int]:

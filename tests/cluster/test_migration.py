@@ -133,6 +133,7 @@ def test_what_is_open_goes_on_with_its_guest(cluster: Cluster, gone: Gone) -> No
     """A command and the log: every line once and in order, over two moves, and over the death of the agent of the node it is
     on."""
     cluster.ok("vm", "create", gone("talker"), "--image", "tiny", "--memory", "128M")
+    until(lambda: len(cluster.ok("vm", "logs", "talker").splitlines()) >= 3)
     beginning = cluster.ok("vm", "logs", "talker").splitlines()[:3]
 
     def say(text: str) -> None:

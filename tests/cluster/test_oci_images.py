@@ -10,7 +10,7 @@ from tests.cluster.cluster import Cluster, until
 from tests.cluster.containers import Gone, fetch
 from tests.registry import push_busybox, serve
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.host
 TELLS = r"""# what a line can't hold is written \n
 command sh
 arg -c

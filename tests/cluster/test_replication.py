@@ -13,7 +13,7 @@ from tests.cluster.cluster import Cluster, until
 from tests.cluster.second import THERE, cut, with_second
 from weft.launch.local.down import WEST
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.host
 
 WRITE = "n=0; while :; do n=$((n + 1)); read up _ < /proc/uptime; echo $n $up >> /root/log; sync; sleep 0.2; done"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.host
 
 
 def write(cluster: Cluster, vm: str, number: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 WHO = "hostname; cat /sys/class/net/eth0/address; ip -o -4 addr show eth0 | grep -o inet.*/"
 

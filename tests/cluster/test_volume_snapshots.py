@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.cluster import Cluster, until
 from tests.cluster.containers import Gone
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 def read(cluster: Cluster, container: str, path: str = "/srv/note") -> str:

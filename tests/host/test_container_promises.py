@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("tests.conformance.container_contract")
 
 from tests.conformance.container_contract import ContainerPromises
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 # The same but for the machine is shown every day by test_kata.

@@ -26,7 +26,7 @@ pytest.register_assert_rewrite("tests.conformance.container_contract")
 
 from tests.conformance.container_contract import bear, printed
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module", params=SHARING)

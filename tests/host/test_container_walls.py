@@ -24,7 +24,7 @@ from weft.objects.errors import DriverFailed
 RUNTIMES = ["crun", "runc", "containerd"]
 WAIT_SECONDS = 60.0
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.host
 
 # Tried by one program, which says of each what the kernel said: a test of its own for each would take a container each.
 PROGRAM = r"""

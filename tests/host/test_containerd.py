@@ -30,7 +30,6 @@ WAIT_SECONDS = 60.0
 
 pytestmark = [
     pytest.mark.host,
-    pytest.mark.timeout(240),
     pytest.mark.skipif(
         os.geteuid() != 0 or not all(map(shutil.which, ("containerd", "ctr", "runc"))),
         reason="needs root, containerd and runc",

@@ -35,7 +35,7 @@ pytest.register_assert_rewrite("tests.conformance.container_contract")
 
 from tests.conformance.container_contract import MIB, bear, ended, output_of, printed, ready, run
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")

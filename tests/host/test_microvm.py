@@ -31,7 +31,7 @@ pytest.register_assert_rewrite("tests.conformance.container_contract")
 
 from tests.conformance.container_contract import WAIT_SECONDS, bear, ended, output_of, printed, ready, run, says, until
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")

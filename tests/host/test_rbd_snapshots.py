@@ -26,7 +26,7 @@ from weft.contracts.driver.volume import VolumeFacts
 from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 
-pytestmark = [needs_ceph, pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = [needs_ceph, pytest.mark.host]
 MOST_STEPS = 60
 
 

@@ -26,7 +26,7 @@ from weft.launch.local.ceph.make import ask
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound
 from weft.objects.identity import short_id
 
-pytestmark = [needs_ceph, pytest.mark.host, pytest.mark.timeout(300)]
+pytestmark = [needs_ceph, pytest.mark.host]
 
 OBJECT = 4 * MIB  # what Ceph counts in
 

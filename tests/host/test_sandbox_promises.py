@@ -20,7 +20,7 @@ from sandbox_labs import ContainerSandboxes, InstanceSandboxes, open_instances
 from tests.conformance.sandbox_contract import LastingPromises, PassingPromises
 from tests.long import mark_long
 
-pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module", params=mark_long(sorted(NEEDED), "kata", "runc"))

@@ -45,7 +45,9 @@ def test_rules_find_their_own_projects_series_and_nothing_else(lab: OwnEvaluator
         ]
     )
     found = lab.until(
-        lambda seen: all(uid in seen and seen[uid].found for uid in ("u-own", "u-many", "u-waits", "u-fabric"))
+        lambda seen: all(
+            uid in seen and seen[uid].found for uid in ("u-own", "u-many", "u-waits", "u-fabric", "u-by-a-label")
+        )
     )
     assert [one.labels for one in found["u-own"].found] == [{"project": "a", "vm": "1"}]
     assert found["u-own"].found[0].firing
