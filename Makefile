@@ -73,10 +73,10 @@ affected: install
 	if [ -z "$$files" ]; then echo "no test ran what was changed"; \
 	else .venv/bin/python -m pytest -p benchmarks.affected -n $(or $(WORKERS),3) --dist loadfile $$files; fi
 
-# Six at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is listed at the end. A test
-# that fails is run once more and named at the end; more than three such tests fail the run. RERUNS=0: none is.
+# Four at a time: much of the suite waits for guests, and six made each of them slower. WORKERS=1 runs it in order. What takes
+# longest is listed at the end. A test that fails is run once more and named at the end; more than three such tests fail the run. RERUNS=0: none is.
 test: install-tests
-	@CEPH=$(CEPH) .venv/bin/pytest -n $(or $(WORKERS),6) --dist loadfile --again $(or $(RERUNS),1) --durations=40 --durations-min=10
+	@CEPH=$(CEPH) .venv/bin/pytest -n $(or $(WORKERS),4) --dist loadfile --again $(or $(RERUNS),1) --durations=40 --durations-min=10
 
 # Which test ran which line, and for how long, is what make mutants chooses tests by.
 coverage: install

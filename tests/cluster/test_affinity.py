@@ -32,6 +32,7 @@ def test_a_volume_that_moves_draws_its_reader_along_and_members_stay_apart(clust
     assert {decision["spec"]["verdicts"][0]["node"] for decision in decisions} == {"n1", "n2", "n3"}
 
 
+@pytest.mark.long
 def test_a_database_as_the_book_writes_it_is_refused_in_words_and_placed_where_a_node_is_right(
     cluster: Cluster, gone: Gone
 ) -> None:

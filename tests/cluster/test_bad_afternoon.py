@@ -20,7 +20,8 @@ from tests.cluster.containers import IMAGE
 pytestmark = pytest.mark.host
 Gone = Callable[[str], str]
 SMALL = ("--image", "tiny", "--memory", "128M", "--cpu", "1")
-POOL_MIB = 120
+POOL_MIB = 64
+WRITTEN_MIB = 80
 
 
 def find_agent(cluster: Cluster, node: str) -> int:
@@ -107,7 +108,7 @@ def test_a_disk_that_fills_is_found_and_its_guest_goes_on_once_there_is_space(cl
     with small_pool(cluster):
         cluster.ok("vm", "create", gone("writer"), *SMALL, "--node", "n3", "--pool", "shared")
         work = subprocess.Popen(
-            [WEFT, "vm", "exec", "writer", "--", "sh", "-c", "dd if=/dev/zero bs=1M count=160 | tr '\\0' x > /root/big"],
+            [WEFT, "vm", "exec", "writer", "--", "sh", "-c", f"head -c {WRITTEN_MIB}M /dev/zero | tr '\\0' x > /root/big"],
             cwd=cluster.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -120,10 +121,10 @@ def test_a_disk_that_fills_is_found_and_its_guest_goes_on_once_there_is_space(cl
             assert "diskFailed: the storage of one of its disks is full" in cluster.ok("vm", "list")
             free = ask(cluster, 'weft_node_pool_free_bytes{node="n3",pool="shared"}')
             assert next(iter(free.values())) < (POOL_MIB << 20) / 20
-            inside(cluster, "n3", "mount", "-o", "remount,size=400M", place)
+            inside(cluster, "n3", "mount", "-o", "remount,size=250M", place)
             assert work.wait(120) == 0, "the guest went on, and nothing of what it wrote is missing"
             size = cluster.ok("vm", "exec", "writer", "--", "wc", "-c", "/root/big").split()[0]
-            assert int(size) == 160 << 20
+            assert int(size) == WRITTEN_MIB << 20
         finally:
             work.kill()
             work.wait()
