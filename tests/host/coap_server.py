@@ -43,7 +43,7 @@ class Held(resource.ObservableResource):
 
 
 async def main(ports: list[int]) -> None:
-    devices = []
+    devices, contexts = [], []
     for port in ports:
         held: dict[str, Held] = {name: Held() for name in OBSERVABLE}
         held["quiet"] = Held(silent=True)
@@ -51,7 +51,8 @@ async def main(ports: list[int]) -> None:
         site.add_resource([".well-known", "core"], resource.WKCResource(site.get_resources_as_linkheader))
         for name, one in held.items():
             site.add_resource(["v", name], one)
-        await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port), transports=["udp6"])
+        context = await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port), transports=["udp6"])
+        contexts.append(context)  # one that nobody holds is closed
         devices.append(held)
     print("listens", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):

@@ -127,8 +127,8 @@ class Site:
     def read_broker_pid(self) -> int:
         return int((self.folder / "edge/broker/broker.pid").read_text())
 
-    def report(self) -> DeviceReport:
-        found = self.lab.stored("/device/default/cold-1")
+    def report(self, name: str = "cold-1") -> DeviceReport:
+        found = self.lab.stored(f"/device/default/{name}")
         assert found is not None
         return decode_part(found.report, DeviceReport)
 
@@ -203,3 +203,41 @@ async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_
     await until(lambda: site.report().reported == {"temperature": 9.5, "fan": True, "setpoint": -18})
     await until(lambda: site.count_fired() >= 2)
     assert {one["set"].get("setpoint") for one in site.got if "setpoint" in one["set"]} == {-18}
+
+
+async def test_a_modbus_device_is_asked_and_set_at_an_address_that_the_settings_allow(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "tests.host.modbus_server", str(port)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdin is not None and server.stdout is not None
+            assert server.stdout.readline() == b"listens\n"
+            rows = [
+                {"unit": 1, "table": "input", "address": 4, "words": [45]},
+                {"unit": 1, "table": "coil", "address": 0, "words": [False]},
+            ]
+            server.stdin.write(msgspec.json.encode(rows) + b"\n")
+            server.stdin.flush()
+            properties = {
+                "temperature": {"type": "number", "read_only": True, "href": "input/4?type=int16&scale=0.1"},
+                "fan": {"type": "boolean", "href": "coil/0"},
+            }
+            make(site.lab, "devicemodel", "plc", properties=properties)
+            address = f"127.0.0.1:{port}/1"
+            make(
+                site.lab, "device", "plc", node="n1", model="plc", protocol="modbus", address=address, poll_seconds=0.2
+            )
+            site.start()
+            await until(lambda: "is refused: it is this machine's own address" in site.report("plc").problem)
+            await asyncio.to_thread(site.kill)
+            with (site.folder / "edge.yaml").open("a") as settings:
+                settings.write("local_devices: true\n")
+            site.start()
+            await until(lambda: site.report("plc").reported == {"temperature": 4.5, "fan": False})
+            assert (site.report("plc").phase, site.report("plc").problem) == ("Online", "")
+            given = {"desired": {"fan": True}, "expires_seconds": 60}
+            site.lab.client.verb("device", "plc", "set", given, project="default")
+            await until(lambda: [one.outcome for one in site.report("plc").commands] == ["Confirmed"])
+        finally:
+            server.kill()
