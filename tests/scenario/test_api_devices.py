@@ -7,6 +7,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -245,8 +246,59 @@ def test_found_devices_that_are_approved_at_once_have_a_bound_too(shop: Shop) ->
     made = [DEVICE.make(f"many-{n}", spec, 0.0, project=shop.project, creator="") for n in range(MOST_BEHIND - 2)]
     for start in range(0, len(made), 100):
         shop.lab.put(*made[start : start + 100])
+    shop.lab.client.delete("device", "fridge-2", project=shop.project)  # for the project has a bound, too
     answer = shop.report(found=[{"protocol": "mqtt", "address": f"b/{n}"} for n in range(4)])
     assert answer["not_kept"] == 3  # with the shop's own device one place was left
+
+
+def test_found_devices_are_no_more_than_the_project_may_have(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shop.lab.doors, "settings", replace(shop.lab.doors.settings, most_objects=4))
+    answer = shop.report(found=[{"protocol": "mqtt", "address": f"c/{n}"} for n in range(3)])
+    assert answer["not_kept"] == 1
+    with pytest.raises(Forbidden) as caught:
+        shop.make("device", "one-more", node=shop.node.name, model="fridge")
+    assert "4 devices" in str(caught.value)
+
+
+def test_a_node_takes_devices_of_the_one_project_that_its_administrator_chose(shop: Shop) -> None:
+    client, other = shop.lab.client, Shop(shop.lab)
+    with pytest.raises(Forbidden) as caught:
+        other.make("device", "spy", node=shop.node.name)
+    assert caught.value.field == "spec.node"
+    assert f"weft node set {shop.node.name} --devices-project {other.project}" in (caught.value.hint or "")
+    with pytest.raises(Forbidden):
+        client.patch("device", "fridge-1", {"spec": {"node": shop.node.name}}, project=other.project)
+    told = {"uid": shop.fridge["uid"], "phase": "Online"}
+    assert shop.report(devices=[told])["project"] == shop.project
+    client.patch("node", shop.node.name, {"spec": {"devices_project": other.project}})
+    answer = shop.report(devices=[told])
+    assert (answer["project"], answer["refused"]) == (other.project, {shop.fridge["uid"]: "notYours"})
+    client.patch(
+        "device", "fridge-1", {"spec": {"desired": {"setpoint": 4}}}, project=shop.project
+    )  # it may still change
+    other.make("device", "mine", node=shop.node.name)
+
+
+def test_a_model_that_a_device_names_later_is_told_of_by_the_watch_that_began_before(shop: Shop) -> None:
+    listing = shop.node.client.list("devicemodel", all_projects=True)
+    path = f"/v1/devicemodels?watch=1&cursor={listing.cursor}"
+    with shop.node.client.http.stream("GET", path) as lines:
+        shop.lab.client.patch("device", "fridge-1", {"spec": {"model": "unused"}}, project=shop.project)
+        assert shop.list_names(shop.node, "devicemodels") == {(shop.project, "unused")}
+        for name in ("fridge", "unused"):
+            shop.lab.client.patch("devicemodel", name, {"spec": {"title": "new"}}, project=shop.project)
+        first = next(line for line in lines.lines() if b"devicemodel" in line)
+        assert b'"name":"unused"' in first
+
+
+def test_a_manifest_with_another_desired_value_ends_the_time_of_the_former_one(shop: Shop) -> None:
+    client, where = shop.lab.client, {"project": shop.project}
+    client.verb("device", "fridge-1", "set", {"desired": {"setpoint": 4}, "expires_seconds": 3000}, **where)
+    client.patch("device", "fridge-1", {"spec": {"desired": {"setpoint": 4}, "poll_seconds": 5}}, **where)
+    assert "setpoint" in shop.stored("fridge-1")[1].desired_until
+    client.patch("device", "fridge-1", {"spec": {"desired": {"setpoint": 5}}}, **where)
+    assert shop.stored("fridge-1")[1].desired == {"setpoint": 5}
+    assert shop.stored("fridge-1")[1].desired_until == {}
 
 
 def test_a_rule_that_fired_counts_once_however_often_it_is_reported(shop: Shop) -> None:
@@ -291,6 +343,10 @@ def test_people_set_values_for_a_time_and_list_what_devices_reported(shop: Shop)
     assert refused.stderr.startswith("error: setpoint: 40 is more than 10")
     (item,) = json.loads(weft(shop, "device", "list", "-o", "json").stdout)["items"][:1]
     assert {"phase", "last_seen", "reported", "drift"} <= item["status"].keys()
+    for words, said_of in ((("nosuch-",), "nosuch"), (("setpoint=1", "setpoint=2"), "setpoint")):
+        refused = weft(shop, "device", "set", "fridge-1", *words)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: {said_of}: ")
     assert weft(shop, "device", "set", "fridge-1", "setpoint-").returncode == 0
     assert shop.stored("fridge-1")[1].desired == {}
     found = {"protocol": "mqtt", "address": "acme/9", "name": "lamp"}

@@ -124,6 +124,10 @@ class Site:
         twins = [msgspec.json.decode(body)["reported"] for (body,) in rows]
         return [(one.get("temperature"), one.get("fan")) for one in twins] == [(temperature, fan)]
 
+    def keeps_rule(self, part: bytes) -> bool:
+        with contextlib.closing(sqlite3.connect(f"file:{self.folder}/edge/gateway.db?mode=ro", uri=True)) as base:
+            return any(part in bytes(body) for (body,) in base.execute("select body from object where kind = 'rule'"))
+
     def read_broker_pid(self) -> int:
         return int((self.folder / "edge/broker/broker.pid").read_text())
 
@@ -171,9 +175,12 @@ def make(lab: DoorsLab, kind: str, name: str, **spec: Any) -> None:
 async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_and_after_a_kill(site: Site) -> None:
     make(site.lab, "devicemodel", "cold", properties=PROPERTIES)
     make(site.lab, "secret", "pw", values={"password": "quite secret"})
-    make(site.lab, "device", "cold-1", node="n1", model="cold", credentials="pw")
-    make(site.lab, "rule", "warm", **RULE)
+    make(site.lab, "device", "cold-1", node="n1", model="cold")
+    make(site.lab, "rule", "warm", **{**RULE, "when": "temperature > 80"})
     site.start()
+    await until(lambda: "no credentials" in site.report().problem)
+    site.lab.client.patch("device", "cold-1", {"spec": {"credentials": "pw"}}, project="default")
+    await until(lambda: site.report().problem == "")
     site.begin_device()
     site.say({"temperature": 4.5, "fan": False})
     await until(lambda: site.report().reported == {"temperature": 4.5, "fan": False})
@@ -185,6 +192,9 @@ async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_
     await until(lambda: site.report().commands and site.report().commands[-1].outcome == "Confirmed")
     assert [one["set"] for one in site.got] == [{"setpoint": -18}]
     assert site.report().drift == []
+
+    site.lab.client.patch("rule", "warm", {"spec": {"when": RULE["when"]}}, project="default")
+    await until(lambda: site.keeps_rule(b'temperature > 8"'))
 
     site.proxy.cut()
     site.say({"temperature": 9.0})  # the rule acts without the server

@@ -115,6 +115,8 @@ class ApiContext:
     device_keys: dict[str, str] = field(
         default_factory=dict
     )  # in the store, by uid, of devices that gateways reported on
+    # By uid of a node: project and name of the models that devices behind its gateway name, as it last asked; "" for none.
+    needed_models: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise

@@ -29,6 +29,7 @@ PHASE_SECONDS = 1.0
 MOST_DEVICES = 5000
 MOST_RULES = 1000
 MOST_WRITING = 200  # commands that are being handed over at once
+_NONE: Mapping[str, str] = {}
 
 log = logging.getLogger("weft.edge")
 
@@ -65,8 +66,14 @@ class DeviceGateway:
 
     # --- what the server wants ---------------------------------------------------------------------------------------
 
-    async def put_devices(self, devices: Mapping[str, Device], models: Mapping[tuple[str, str], Model]) -> None:
-        """These are all devices of this gateway now, by uid, and the models by project and name."""
+    async def put_devices(
+        self,
+        devices: Mapping[str, Device],
+        models: Mapping[tuple[str, str], Model],
+        problems: Mapping[str, str] = _NONE,
+    ) -> None:
+        """These are all devices of this gateway now, by uid, and the models by project and name; ``problems``: why a device (uid)
+        can't be heard."""
         at = self._clock.elapsed()
         for uid in self.twins.keys() - devices.keys():
             twin = self.twins.pop(uid)
@@ -85,7 +92,8 @@ class DeviceGateway:
             twin.is_echo_due = True
             if model is not None and model != twin.model:
                 twin.take_model(model)
-            twin.problem = twin.unreached if model is not None else f"its model {device.model!r} isn't there"
+            why = problems.get(uid, "") or twin.unreached
+            twin.problem = why if model is not None else f"its model {device.model!r} isn't there"
             driver = self._drivers.get(device.protocol)
             if driver is None:
                 twin.problem = f"this gateway has no driver for {device.protocol[:40]!r}"

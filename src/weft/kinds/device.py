@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.device_model import DeviceModelSpec
+from weft.kinds.device_model import DEVICE_MODEL, DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_desired, check_name
+from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_desired, check_name, no_property
+from weft.kinds.node import find_devices_project
 from weft.kinds.parts.goal import reaches
 from weft.kinds.record import (
     Access,
@@ -115,6 +116,14 @@ def check_device(spec: DeviceSpec) -> None:
     spec.desired_until = {name: at for name, at in spec.desired_until.items() if name in spec.desired}
 
 
+def _end_times(old: DeviceSpec, new: DeviceSpec) -> None:
+    """The time of a desired value ends with the value: another one that a manifest gives has none."""
+    for name in [name for name in new.desired_until if name in old.desired]:
+        before, after = old.desired[name], new.desired[name]
+        if type(before) is not type(after) or before != after:
+            new.desired_until = {other: at for other, at in new.desired_until.items() if other != name}
+
+
 def _agree(spec: DeviceSpec, models: Mapping[str, DeviceModelSpec]) -> None:
     model = models.get(spec.model)
     if model is not None:
@@ -147,9 +156,12 @@ def _set(obj: Object, given: SetInput) -> dict[str, Any]:
     if not given.desired:
         raise InvalidInput("no value is given", field="input.desired", hint="write property=value")
     desired, until = dict(spec.get("desired") or {}), dict(spec.get("desired_until") or {})
+    known = dig(obj.get("others", {}).get(f"{DEVICE_MODEL.name}/{spec.get('model', '')}"), "spec.properties") or {}
     for name, value in given.desired.items():
         until.pop(name, None)
         if value is None:
+            if name not in desired and name not in known:
+                raise no_property(list(known), name, "spec.desired")
             desired.pop(name, None)
             continue
         desired[name] = value
@@ -210,7 +222,15 @@ DEVICE = Kind(
         DEVICES_FOUND: _found_in,
     },
     references=(
-        Reference("node", "spec.node", lambda spec: [spec.node] if spec.approved else [], blocks=False),
+        Reference(
+            "node",
+            "spec.node",
+            lambda spec: [spec.node] if spec.approved else [],
+            blocks=False,
+            projects=lambda node: [find_devices_project(node)],
+            refused="node {name} takes no devices of project {project}; choose a node that does, or ask an administrator: "
+            "weft node set {name} --devices-project {project}",
+        ),
         Reference(
             "devicemodel", "spec.model", lambda spec: [spec.model] if spec.model else [], agree=_agree, blocks=False
         ),
@@ -219,12 +239,21 @@ DEVICE = Kind(
         ),
     ),
     verbs=(
-        Verb("set", "Say which values its properties shall have", input=SetInput, change=_set, needs="write"),
+        Verb(
+            "set",
+            "Say which values its properties shall have",
+            input=SetInput,
+            change=_set,
+            reads=lambda obj, _: [(DEVICE_MODEL.name, model)] if (model := dig(obj, "spec.model", "")) else [],
+            needs="write",
+        ),
         Verb("approve", "Use a device that was found", input=ApproveInput, change=_approve, needs="write"),
     ),
     in_backups="kept",
     access=Access(readers="project", status_writer="devices", node_reads="serving"),
-    admission=Admission(check=check_device, server_fields=("desired_until",), made_fields=("desired_until",)),
+    admission=Admission(
+        check=check_device, check_change=_end_times, server_fields=("desired_until",), made_fields=("desired_until",)
+    ),
     display=Display(
         topic="Devices",
         columns=(

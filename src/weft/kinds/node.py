@@ -93,8 +93,16 @@ class NodeSpec(msgspec.Struct, kw_only=True):
         ),
     ] = 0.0
     devices_project: Annotated[
-        str, field("Project that gets the devices which the node's gateway finds; unset: default", name=True)
+        str,
+        field(
+            "Project whose devices the node's gateway takes, and that gets those it finds; unset: default", name=True
+        ),
     ] = ""
+
+
+def find_devices_project(spec: NodeSpec) -> str:
+    """The one project whose devices the node's gateway takes."""
+    return spec.devices_project or "default"
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):

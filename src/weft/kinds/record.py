@@ -160,6 +160,11 @@ class Reference(msgspec.Struct, frozen=True):
     shared: str | None = None  # the project of those that aren't in its own
     # Of the other's spec, the groups whose users may refer to it anew; none: everyone.
     groups: Callable[[Any], Sequence[str]] | None = None
+    # Of the other's spec, the projects whose objects may refer to it anew; None: all.
+    projects: Callable[[Any], Sequence[str]] | None = None
+    refused: str = (
+        ""  # said to others: what the other object doesn't do for {project}; what to do. It may name {name}, too
+    )
     else_: str = ""  # what people may have meant where no object has that name
 
     def list_names(self, own: str, spec: Any) -> list[str]:
@@ -280,7 +285,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     check_new: Callable[[Any], None] | None = None
     # Of a new spec and now; raises it for times that have passed.
     check_times: Callable[[Any, float], None] | None = None
-    check_change: Callable[[Any, Any], None] | None = None  # of old and new spec; raises it for a change that can't be
+    # Of old and new spec; raises it for a change that can't be, and takes from the new one the server's fields that it ends.
+    check_change: Callable[[Any, Any], None] | None = None
     # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None
     # Of now, too; raises it for one that people may change, but not delete now.

@@ -86,5 +86,8 @@ class DevicesAnswer(msgspec.Struct, omit_defaults=True):
     """The answer to it."""
 
     refused: dict[str, str] = {}  # why, by uid of the device or rule: unknown, notYours, tooLarge
-    not_kept: int = 0  # found devices that are more than the node may have, or that people deleted of late
+    not_kept: int = (
+        0  # found devices that are more than the node or the project may have, or that people deleted of late
+    )
     wait_seconds: float = CALM_SECONDS  # before the next report
+    project: str = ""  # whose devices the gateway takes: the node's ``devices_project``

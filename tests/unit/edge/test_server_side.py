@@ -39,6 +39,8 @@ def test_devices_models_and_rules_are_read_as_the_gateway_uses_them() -> None:
     ]
     wanted = read_objects(devices, models, rules, "n1")
     assert set(wanted.devices) == {"uid-a", "uid-e"}
+    assert read_objects(devices, models, rules, "n1", "p").devices.keys() == {"uid-a", "uid-e"}
+    assert read_objects(devices, models, rules, "n1", "another").devices == {}
     assert wanted.devices["uid-a"].desired_until == {"fan": 12.5}
     assert wanted.models["p", "m"].properties["t"].windows[0].of == ("mean",)
     assert wanted.unread == 1
@@ -84,6 +86,15 @@ def test_a_phase_and_the_end_of_a_command_are_told_at_once() -> None:
     note_sent(report, twins, sent, 1.0)
     twin.told_phase = twin.find_phase(61.0)
     assert [one.phase for one in plan_report(twins, [], {}, {}, sent, 61.0, 0.0, 0.0).devices] == ["Stale"]
+
+
+def test_a_problem_that_changes_while_a_report_is_on_its_way_is_told_with_the_next_one() -> None:
+    twin, sent = make(), Sent()
+    twins, twin.problem = {"u1": twin}, "it has no credentials"
+    report = plan_report(twins, [], {}, {}, sent, 0.0, 0.0, 0.0)
+    twin.problem = ""
+    note_sent(report, twins, sent, 0.0)
+    assert [one.problem for one in plan_report(twins, [], {}, {}, sent, 1.0, 1.0, 1.0).devices] == [""]
 
 
 def test_a_report_is_bounded_and_the_rest_comes_with_the_next_one() -> None:

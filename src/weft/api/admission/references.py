@@ -75,6 +75,8 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                     preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
                 if reference.groups is not None:
                     await _refuse_outsider(view, envelope, reference, target, name)
+                if reference.projects is not None:
+                    await _refuse_other_project(view, envelope, reference, target, name)
                 if reference.alone:
                     await _refuse_owned(view, envelope, reference, target, name)
                 if reference.holder is not None:
@@ -232,6 +234,16 @@ async def _refuse_outsider(view: View, envelope: Envelope, reference: Reference,
             f"{envelope.creator or 'weft itself'} is in none of these groups",
             hint=f"ask for another {target.name}, or to be added to a group: weft {target.name} list",
         )
+
+
+async def _refuse_other_project(view: View, envelope: Envelope, reference: Reference, target: Kind, name: str) -> None:
+    """Raise Forbidden if the object ``name`` is for other projects than that of ``envelope``. It doesn't say for which ones."""
+    other = await view.get_key(named_key(target.name, _scope(target, envelope), name))
+    if other is None or reference.projects is None:
+        return
+    if envelope.project not in reference.projects(decode_part(other.spec, target.spec)):
+        words, _, hint = reference.refused.format(name=name, project=envelope.project).partition("; ")
+        raise Forbidden(f"{reference.field}: {words}", reason="otherProject", field=reference.field, hint=hint)
 
 
 async def _refuse_owned(view: View, envelope: Envelope, reference: Reference, target: Kind, name: str) -> None:

@@ -11,8 +11,10 @@ from weft.api.context import ApiContext
 from weft.contracts.store import Entry
 from weft.kinds.device import DEVICE
 from weft.kinds.device_model import DEVICE_MODEL
+from weft.kinds.node import NODE, NodeSpec, find_devices_project
 from weft.kinds.record import Kind
-from weft.objects.identity import kind_prefix
+from weft.objects.envelope import decode_envelope, decode_part
+from weft.objects.identity import kind_prefix, object_key
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import enrolment_key, read_enrolment
 
@@ -36,8 +38,8 @@ _decoder = msgspec.json.Decoder(_Served)
 async def find_served(context: ApiContext, actor: Actor, kind: Kind) -> Callable[[bytes], bool] | None:
     """The test of a stored object for whether the node's gateway serves it or needs it; None for other actors and kinds.
 
-    Which models and rules these are is decided now: a gateway lists them again when a device comes to it that names a model, or
-    lies in a project, that it didn't know."""
+    Which models and rules these are is decided whenever the gateway lists them or begins a watch, for all its watches at this
+    process: it lists them again when a device comes to it that names a model, or lies in a project, that it didn't know."""
     if actor.kind != "node" or kind.access.node_reads != "serving":
         return None
     entry = await context.store.get(enrolment_key(actor.id))
@@ -47,16 +49,27 @@ async def find_served(context: ApiContext, actor: Actor, kind: Kind) -> Callable
     if kind is DEVICE:
         return lambda value: node.encode() in value and _decoder.decode(value).spec.node == node
     devices = [_decoder.decode(one.value) for one in await list_devices(context, node)]
-    if kind is DEVICE_MODEL:
-        named = {(one.project, one.spec.model) for one in devices}
-        return lambda value: (found := _decoder.decode(value)) is not None and (found.project, found.name) in named
-    projects = {one.project for one in devices}
+    needed = context.needed_models.setdefault(actor.id, set())
+    needed.clear()
+    needed |= {(one.project, one.spec.model) for one in devices}
+
+    def is_model_for_it(value: bytes) -> bool:
+        found = _decoder.decode(value)
+        return (found.project, found.name) in needed
 
     def is_rule_for_it(value: bytes) -> bool:
         found = _decoder.decode(value)
-        return found.project in projects and found.spec.node in ("", node)
+        return found.spec.node in ("", node) and any(found.project == project for project, _ in needed)
 
-    return is_rule_for_it
+    return is_model_for_it if kind is DEVICE_MODEL else is_rule_for_it
+
+
+async def read_devices_project(context: ApiContext, node: str) -> str:
+    """The project whose devices the gateway of the node of this name takes."""
+    entry = await context.store.get(object_key(NODE.name, None, node))
+    return find_devices_project(
+        decode_part(decode_envelope(entry.value).spec, NodeSpec) if entry is not None else NodeSpec()
+    )
 
 
 async def list_devices(context: ApiContext, node: str) -> list[Entry]:

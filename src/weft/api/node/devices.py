@@ -15,17 +15,18 @@ from typing import NamedTuple
 import msgspec
 
 from weft.api.admission.commit import read_again, retry
-from weft.api.auth.served_devices import list_devices
+from weft.api.admission.limits import limit_objects
+from weft.api.admission.view import View
+from weft.api.auth.served_devices import list_devices, read_devices_project
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
 from weft.contracts.store import MAX_COMMIT_BYTES, Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.device import DEVICE, CommandResult, DeviceReport, DeviceSpec
-from weft.kinds.node import NodeSpec
 from weft.kinds.rule import MOST_NODES, RULE, NodeCount, RuleReport, RuleSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import Forbidden, InvalidInput
 from weft.objects.identity import FABRIC, kind_prefix, object_key
 from weft.protocol.devices import (
     BUSY_SECONDS,
@@ -56,7 +57,6 @@ FRESH_SECONDS = 60.0  # that a device was seen again is written once in so long
 _MOST_KEYS = 100_000  # of devices that this process remembers
 _OLDEST_SECONDS = 31 * 86400.0
 _FOUND_DEVICES = f"/founddevices/{FABRIC}/"  # the store's prefix of ``MadeDevices``, by the node's uid
-_PROJECT = "default"
 _NOT_A_NAME = re.compile(r"[^a-z0-9]+")
 _BUSY_BEHIND = 50  # as many devices that changed in one report make the server ask for a longer pause
 
@@ -69,8 +69,11 @@ class MadeDevices(msgspec.Struct):
 
 
 class _Place(NamedTuple):
+    """The gateway's node, and the project whose devices it takes."""
+
     name: str
     uid: str
+    project: str
 
 
 class _Gathered:
@@ -102,7 +105,9 @@ async def take_report(context: ApiContext, call: Call, name: str) -> Answer:
     enrolment = await require_own(context, call, name)
     call.query()
     given = _read(await call.read_body())
-    node, answer = _Place(enrolment.name if enrolment is not None else name, call.actor.id), DevicesAnswer()
+    named = enrolment.name if enrolment is not None else name
+    node = _Place(named, call.actor.id, await read_devices_project(context, named))
+    answer = DevicesAnswer(project=node.project)
     changed = 0
     if given.devices:
         changed = await _write_devices(context, node, given.devices, answer)
@@ -214,7 +219,8 @@ async def _write_chunk(
             answer.refused[one.uid] = "unknown"
             context.device_keys.pop(one.uid, None)
             continue
-        if (spec := decode_part(envelope.spec, DeviceSpec)).node != node.name or not spec.approved:
+        spec = decode_part(envelope.spec, DeviceSpec)
+        if spec.node != node.name or not spec.approved or envelope.project != node.project:
             answer.refused[one.uid] = "notYours"
             continue
         old, new = decode_part(envelope.report, DeviceReport), bound_report(one, node.uid, now)
@@ -231,7 +237,12 @@ async def _write_chunk(
 
 async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDevice]) -> int:
     """Create what isn't there yet; how many are not kept. Repeated as a whole if others wrote in between."""
-    now, made, not_kept = context.clock.now(), list[Envelope](), 0
+    with View(context.store, context.clock) as view:
+        return await _take_within(context, node, given, view)
+
+
+async def _take_within(context: ApiContext, node: _Place, given: Sequence[FoundDevice], view: View) -> int:
+    now, made, not_kept, counted = context.clock.now(), list[Envelope](), 0, ""
     at = f"{_FOUND_DEVICES}{node.uid}"
     entry = await context.store.get(at)
     record = MadeDevices() if entry is None else msgspec.json.decode(entry.value, type=MadeDevices)
@@ -241,7 +252,7 @@ async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDe
         spec = decode_part(decode_envelope(stored.value).spec, DeviceSpec)
         there.add(digest_of(spec.protocol, spec.address))
         waiting += not spec.approved
-    project = await _find_project(context, node)
+    place = await context.store.get(object_key("project", None, node.project))
     for found in {digest_of(one.protocol, one.address): one for one in given}.items():
         digest, one = found
         if digest in there:
@@ -249,10 +260,16 @@ async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDe
             continue
         # A model that accepts what is found takes it from those that wait, so all have a bound, too.
         is_full = waiting >= MOST_KEPT or len(behind) + len(made) >= MOST_BEHIND
-        if not is_sound(one) or project is None or is_full or _is_refused(record, digest, now):
+        if not is_sound(one) or place is None or is_full or _is_refused(record, digest, now):
             not_kept += 1
             continue
-        made.append(await _make(context, node, project, one, digest, {each.name for each in made}))
+        draft = await _make(context, node, one, digest, {each.name for each in made})
+        try:
+            counted = await limit_objects(context, view, DEVICE, draft)
+        except Forbidden:  # the project has as many devices as it may
+            not_kept, place = not_kept + 1, None
+            continue
+        made.append(draft)
         record.made[digest] = now
         record.missed.pop(digest, None)
         waiting += 1
@@ -263,6 +280,8 @@ async def _take_found(context: ApiContext, node: _Place, given: Sequence[FoundDe
         puts: list[Write] = [Put(at, after), *(Put(one.key, encode_envelope(one)) for one in made)]
         first = Absent(at) if entry is None else AtRevision(at, entry.revision)
         await context.store.commit(puts, [first, *(Absent(one.key) for one in made)])
+        for _ in made:
+            context.objects.add(counted)
     return not_kept
 
 
@@ -285,21 +304,11 @@ def _is_refused(record: MadeDevices, digest: str, now: float) -> bool:
     return now - since < REFUSED_SECONDS
 
 
-async def _find_project(context: ApiContext, node: _Place) -> str | None:
-    """Where the found devices of the node go; None if that project isn't there."""
-    entry = await context.store.get(object_key("node", None, node.name))
-    spec = decode_part(decode_envelope(entry.value).spec, NodeSpec) if entry is not None else NodeSpec()
-    project = spec.devices_project or _PROJECT
-    return project if await context.store.get(object_key("project", None, project)) is not None else None
-
-
-async def _make(
-    context: ApiContext, node: _Place, project: str, one: FoundDevice, digest: str, taken: set[str]
-) -> Envelope:
+async def _make(context: ApiContext, node: _Place, one: FoundDevice, digest: str, taken: set[str]) -> Envelope:
     name = _NOT_A_NAME.sub("-", (one.name or one.address).lower())[:40].strip("-") or "device"
     if not name[0].isalpha():
         name = f"device-{name}"
-    if name in taken or await context.store.get(object_key(DEVICE.name, project, name)) is not None:
+    if name in taken or await context.store.get(object_key(DEVICE.name, node.project, name)) is not None:
         name = f"{name}-{hashlib.sha256(f'{node.uid}{digest}'.encode()).hexdigest()[:8]}"
     facts = {
         word[:32]: text[:200]
@@ -308,11 +317,10 @@ async def _make(
     }
     spec = DeviceSpec(node=node.name, protocol=one.protocol, address=one.address, approved=False)
     first = DeviceReport(found={**facts, "name": one.name[:100]} if one.name.isprintable() and one.name else facts)
-    return DEVICE.make(name, spec, context.clock.now(), project=project, report=first, creator="")
+    return DEVICE.make(name, spec, context.clock.now(), project=node.project, report=first, creator="")
 
 
 async def _write_rules(context: ApiContext, node: _Place, given: Sequence[FiredRule], answer: DevicesAnswer) -> None:
-    projects = {decode_envelope(one.value).project for one in await list_devices(context, node.name)}
     page = await context.store.list(kind_prefix(RULE.name))
     known = {(envelope := decode_envelope(entry.value)).uid: envelope for entry in page.entries}
     mine = []
@@ -320,7 +328,7 @@ async def _write_rules(context: ApiContext, node: _Place, given: Sequence[FiredR
         rule = known.get(one.uid)
         if rule is None:
             answer.refused[one.uid[:64]] = "unknown"
-        elif rule.project not in projects or decode_part(rule.spec, RuleSpec).node not in ("", node.name):
+        elif rule.project != node.project or decode_part(rule.spec, RuleSpec).node not in ("", node.name):
             answer.refused[one.uid] = "notYours"
         else:
             mine.append((rule.key, one))

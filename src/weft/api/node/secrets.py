@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from weft.api.auth.served_devices import read_devices_project
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
 from weft.api.node.project_objects import read_project
@@ -78,7 +79,8 @@ async def _open_device(context: ApiContext, node: str, named: str) -> OpenedSecr
     project, _, device = named.partition("/")
     entry = await context.store.get(object_key(DEVICE.name, project, device)) if project and device else None
     spec = decode_part(decode_envelope(entry.value).spec, DeviceSpec) if entry is not None else None
-    if spec is None or spec.node != node or not spec.approved or not spec.credentials:
+    taken = project == await read_devices_project(context, node)
+    if spec is None or spec.node != node or not spec.approved or not spec.credentials or not taken:
         raise NotFound(f"node {node} has no approved device {named[:130]} with credentials")
     kept = await _read(context, project, spec.credentials)
     opened = _pick(context, project, spec.credentials, kept, frozenset(kept.sealed))

@@ -5,7 +5,7 @@ changes."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -58,6 +58,8 @@ def _set(session: Session, kind: Kind | None, words: tuple[str, ...], expires: s
         raise usage("values of properties and the device's own fields are set apart", "write two commands")
     if dry_run:
         raise usage("--dry-run goes with the device's own fields", "leave it out: a value that won't do is refused")
+    if twice := find_twice(pairs):
+        raise usage(f"{twice}: it is given twice", "give each property once")
     types = _find_types(session, target.name)
     body: dict[str, Any] = {"desired": dict(read_pair(pair, types) for pair in pairs)}
     if expires is not None:
@@ -76,6 +78,12 @@ def read_pair(pair: str, types: dict[str, str]) -> tuple[str, Value | None]:
     if not equals:
         return name[:-1], None
     return name, written if types.get(name) == "string" else read_scalar(written)
+
+
+def find_twice(pairs: Sequence[str]) -> str:
+    """The first property that several of the ``pairs`` are about; "" if there is none."""
+    names = [read_pair(pair, {})[0] for pair in pairs]
+    return next((name for at, name in enumerate(names) if name in names[:at]), "")
 
 
 def _find_types(session: Session, name: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from weft.kinds.device import (
     DeviceStatus,
 )
 from weft.kinds.device_model import DEVICE_MODEL, MODELS_ACCEPTING, DeviceModelSpec
-from weft.kinds.node import NODE, NodeStatus
+from weft.kinds.node import NODE, NodeSpec, NodeStatus, find_devices_project
 from weft.kinds.rule import RULE, RuleReport, RuleStatus
 from weft.objects.identity import object_key
 
@@ -43,7 +43,7 @@ class Devices:
             case DEVICE_MODEL.name:
                 found = view.find(DEVICES_FOUND, change.item.envelope.project or "")
                 return [item.key for item in (*view.find(DEVICES_BY_MODEL, change.key), *found)]
-            case NODE.name if has_changed(change, lambda item: item.status(NodeStatus).phase):
+            case NODE.name if has_changed(change, _show_node):
                 return [item.key for item in view.find(DEVICES_BY_NODE, change.item.envelope.name)]
         return ()
 
@@ -60,6 +60,10 @@ class Devices:
         return plan
 
 
+def _show_node(item: Item) -> tuple[str, str]:
+    return item.status(NodeStatus).phase, find_devices_project(item.spec(NodeSpec))
+
+
 def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
     spec, project = item.spec(DeviceSpec), item.envelope.project
     node = view.get(object_key(NODE.name, None, spec.node))
@@ -72,6 +76,7 @@ def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | Non
         model.spec(DeviceModelSpec) if model is not None else None,
         sorted(((one.envelope.name, one.spec(DeviceModelSpec)) for one in accepting), key=lambda one: one[0]),
         now,
+        is_taken=node is None or find_devices_project(node.spec(NodeSpec)) == project,
     )
     if outcome.later is not None:
         plan.later[item.key] = min(max(outcome.later, _SHORTEST_SECONDS), _LONGEST_SECONDS)

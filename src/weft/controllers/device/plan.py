@@ -32,8 +32,11 @@ def plan_device(
     model: DeviceModelSpec | None,
     accepting: Sequence[tuple[str, DeviceModelSpec]],
     now: float,
+    *,
+    is_taken: bool = True,
 ) -> Outcome:
-    """``node`` is the phase of its node, None for one that isn't there; ``accepting`` are models that take found devices, by
+    """``node`` is the phase of its node, None for one that isn't there; ``is_taken``: that takes devices of its project;
+    ``accepting`` are models that take found devices, by
     name; ``now`` in unix seconds."""
     events: list[tuple[str, str]] = []
     over = sorted(name for name, at in spec.desired_until.items() if at <= now)
@@ -44,7 +47,7 @@ def plan_device(
             desired_until={name: at for name, at in spec.desired_until.items() if name not in over},
         )
         events.append(("DesiredExpired", f"no longer desired, as its time is over: {', '.join(over)}"))
-    if not spec.approved:
+    if not spec.approved and is_taken:
         taking = next((one for one in accepting if _takes(one[1], spec, report.found)), None)
         if taking is not None:
             spec = msgspec.structs.replace(spec, approved=True, model=taking[0])
@@ -54,6 +57,10 @@ def plan_device(
     times = [*spec.desired_until.values(), *([silent_at] if silent_at is not None and silent_at > now else [])]
     later = min((at - now for at in times), default=None)
     status = _make_status(spec, report, node, model)
+    if node is not None and not is_taken:
+        status.phase = UNKNOWN
+        status.problem = f"node {spec.node} takes no devices of this project any more: set another node, or delete it"
+        return Outcome(spec, status, events, later)
     if silent_at is not None and silent_at <= now and status.phase == report.phase:
         status.phase = UNKNOWN
         status.problem = f"the gateway of node {spec.node} is silent about it: this is what it said last"

@@ -11,11 +11,20 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.store import MAX_COMMIT_BYTES, MAX_VALUE_BYTES
-from weft.controllers.device.rollout_plan import MOST_TOGETHER, Progress, Stand, Waves, begin, plan_rollout
+from weft.controllers.device.rollout_plan import (
+    MOST_TOGETHER,
+    Progress,
+    Stand,
+    Waves,
+    begin,
+    find_bar,
+    find_pause,
+    plan_rollout,
+)
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View
-from weft.kinds.device import DEVICE, DEVICES_BY_MODEL, DeviceReport, DeviceSpec
+from weft.kinds.device import DEVICE, DEVICES_BY_MODEL, ONLINE, STALE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
 from weft.kinds.device_model import DEVICE_MODEL, DeviceModelSpec
 from weft.kinds.device_rollout import DEVICE_ROLLOUT, ROLLOUTS_BY_MODEL, DeviceRolloutSpec, DeviceRolloutStatus
 from weft.kinds.fields.device.affordance import are_equal
@@ -65,14 +74,23 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
         and one.spec(DeviceSpec).approved
         and all(one.envelope.labels.get(key) == value for key, value in spec.labels.items())
     }
-    if model is None:
-        words = f"device model {spec.model} isn't there: create it, or delete the rollout"
-        if status.problem == words:
+    first = status.phase == "Pending"
+    bar = "" if model is not None else f"device model {spec.model} isn't there: create it, or delete the rollout"
+    if not bar and first:
+        bar = find_bar(list(devices))
+    if model is None or bar:
+        if status.problem == bar:
             return None
         draft = Draft()
-        draft.change(item, status=msgspec.structs.replace(status, problem=words))
+        draft.change(item, status=msgspec.structs.replace(status, problem=bar))
         return draft.commit(item.key)
-    first = status.phase == "Pending"
+    if (
+        first
+        and status.problem
+        and (pause := find_pause(max(one.envelope.created_at for one in devices.values()), now))
+    ):
+        plan.later[item.key] = pause
+        return None
     was = begin(list(devices)) if first else msgspec.convert(msgspec.to_builtins(status), Progress)
     stands = {name: _stand(spec, model.spec(DeviceModelSpec), one, was.wave_at) for name, one in devices.items()}
     waves = Waves(
@@ -109,7 +127,10 @@ def _find_together(spec: DeviceRolloutSpec, devices: Iterable[Item]) -> int:
 def _stand(spec: DeviceRolloutSpec, model: DeviceModelSpec, device: Item, wave_at: float) -> Stand:
     report = device.report(DeviceReport)
     values = report.reported
-    if all(
+    is_heard = device.status(DeviceStatus).phase != UNKNOWN and (
+        report.phase == ONLINE or (report.phase == STALE and report.seen_at is not None and report.seen_at >= wave_at)
+    )
+    if is_heard and all(
         name in values and are_equal(model.properties.get(name), value, values[name])
         for name, value in spec.set.items()
     ):
@@ -117,4 +138,4 @@ def _stand(spec: DeviceRolloutSpec, model: DeviceModelSpec, device: Item, wave_a
     for one in reversed(report.commands):
         if one.property in spec.set and one.outcome in ("Refused", "Expired") and one.at >= wave_at - 1:
             return Stand(False, f"{one.outcome}: {one.message}" if one.message else one.outcome)
-    return Stand(False)
+    return Stand(False, phase="" if report.phase == ONLINE else report.phase)

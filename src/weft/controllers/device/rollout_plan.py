@@ -6,7 +6,6 @@ from there.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +16,7 @@ MOST_MEMBERS = 5000
 MOST_TOGETHER = 90  # devices that one commit sets: it has the progress, too, and at most 100 writes
 MOST_MEMBER_BYTES = 150_000  # of all their names: the store takes an object of at most 256 kB
 MOST_WORDS = 200
+SETTLE_SECONDS = 10.0
 MOST_REASONS = 100  # failures whose reason is kept; of later ones only that they failed
 Phase = Literal["Progressing", "Stopped", "Done"]
 
@@ -33,10 +33,12 @@ class Waves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stand(msgspec.Struct, frozen=True):
-    """What is known of a device: whether it reported the values, and why it never will; "" if it may."""
+    """What is known of a device: whether it reported the values, which one says that is heard; and why it never will, "" if it
+    may."""
 
     reached: bool
     problem: str = ""
+    phase: str = ""  # of the device, where that is why it can't have reported them
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -58,13 +60,31 @@ class Step(msgspec.Struct):
     later: float | None = None
 
 
+def find_bar(names: Sequence[str]) -> str:
+    """Why a rollout over these devices doesn't begin, and what to do; "" if it does."""
+    if not names:
+        return "it selects no device: it waits for an approved one with its model and labels, and takes those that are there then"
+    if len(names) > MOST_MEMBERS:
+        most = f"{MOST_MEMBERS} devices"
+    elif sum(len(name) + 3 for name in names) > MOST_MEMBER_BYTES:  # as JSON
+        most = f"devices with {MOST_MEMBER_BYTES // 1000} kB of names"
+    else:
+        return ""
+    return (
+        f"it selects {len(names)} devices, and one rollout takes at most {most}: nothing is set; delete it, and create one each "
+        "for fewer devices, chosen by labels"
+    )
+
+
+def find_pause(youngest_at: float, now: float) -> float:
+    """How long a rollout that waited for devices waits on, in seconds: those of one manifest come one after the other."""
+    return max(youngest_at + SETTLE_SECONDS - now, 0.0)
+
+
 def begin(names: Sequence[str]) -> Progress:
-    """The progress of a rollout that has done nothing yet. The members are these from now on, as many as the bounds allow: a
-    device that comes later isn't one of them."""
-    sizes = itertools.accumulate(len(name) + 3 for name in sorted(names))  # as JSON
-    most = min(sum(size <= MOST_MEMBER_BYTES for size in sizes), MOST_MEMBERS)
-    members = sorted(names)[:most]
-    return Progress(members=members, states=WAITING * len(members))
+    """The progress of a rollout that has done nothing yet. The members are these from now on: a device that comes later isn't one
+    of them."""
+    return Progress(members=sorted(names), states=WAITING * len(names))
 
 
 def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: float) -> Step:
@@ -78,7 +98,7 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
             states[at] = CONFIRMED
         elif stand is None or stand.problem or over <= 0:
             states[at] = FAILED
-            why = "it is gone" if stand is None else stand.problem or f"no answer within {waves.timeout_seconds:g} s"
+            why = "it is gone" if stand is None else stand.problem or _describe_silence(waves, stand)
             if len(failures) < MOST_REASONS:
                 failures[name] = why[:MOST_WORDS]
     found = Progress(
@@ -97,6 +117,10 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
     size = max(len(was.members) * waves.percent // 100, 1)
     found.through = min(was.through + size, len(was.members))
     return _send(found, states, waves.together, now)
+
+
+def _describe_silence(waves: Waves, stand: Stand) -> str:
+    return f"no answer within {waves.timeout_seconds:g} s" + (f": it is {stand.phase}" if stand.phase else "")
 
 
 def _send(progress: Progress, states: list[str], together: int, now: float) -> Step:

@@ -1,6 +1,7 @@
 """The gateway's line to the server: follows its objects, keeps them for the time without a server, and reports.
 
-Devices are watched, so a desired value comes at once; the models and rules are listed when a device changed, and every 15 seconds.
+Devices, models and rules are watched, so a desired value, a new limit or another condition comes at once. Which models and rules
+the server shows depends on the devices: both are listed again after each change, and every 15 seconds.
 Whatever the server answers, the gateway goes on with what it has.
 """
 
@@ -36,8 +37,11 @@ GATHER_SECONDS = 0.1  # changes that come together are applied together
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 SECRET_SECONDS = 600.0  # a password is asked for again after so long
 TOLERATED_SECONDS = 2.0  # the server's Date has whole seconds: less is no difference of clocks
+ASK_SECONDS = 60.0  # a report goes out at least so often: its answer says whose devices the gateway takes
 PASSWORD = "password"
-_OFFSET = "offset"
+_DEVICES = KINDS[0]
+_OFFSET, _PROJECT = "offset", "project"
+_NO_CREDENTIALS = "it has no credentials, so it can't log in to the broker"
 
 log = logging.getLogger("weft.edge.server")
 
@@ -58,11 +62,16 @@ class ServerLink:
         self._objects: dict[str, dict[tuple[str, str], bytes]] = {kind: {} for kind in KINDS}
         self._hashes = store.load_hashes()  # by username
         self._asked: dict[str, tuple[Device, float]] = {}  # by username: for what its password was asked, and when
+        self._unopened: dict[str, str] = {}  # by uid: why the password can't be read
         self._changed = asyncio.Event()
         self._synced = False
         self._sent = Sent()
         self._draw = random.Random()  # noqa: S311 (spreads load)
         self.offset = float(store.load_objects(_OFFSET).get("seconds", b"0"))
+        self._project = (
+            store.load_objects(_PROJECT).get("name", b"").decode()
+        )  # whose devices it takes; "": not known yet
+        self._answered_at = float("-inf")
         self.problem = "the server hasn't answered yet"
         client.http.on_answer = self._note_date
 
@@ -76,7 +85,8 @@ class ServerLink:
     async def keep(self) -> None:
         """Follow and report until this is cancelled."""
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._follow, args=(loop,), name="weft-edge-follow", daemon=True).start()
+        for kind in KINDS:
+            threading.Thread(target=self._follow, args=(loop, kind), name=f"weft-edge-{kind}", daemon=True).start()
         await asyncio.gather(self._keep_objects(), self._keep_reporting())
 
     def find_offset(self) -> float:
@@ -85,16 +95,16 @@ class ServerLink:
 
     # --- what it follows ---------------------------------------------------------------------------------------------
 
-    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread, for ever: devices as they change."""
+    def _follow(self, loop: asyncio.AbstractEventLoop, kind: str) -> None:
+        """In a thread, for ever: objects as they change."""
         pause = threading.Event()
         while not self._client.http.closed.is_set():
             listed: dict[tuple[str, str], bytes] | None = {}
             try:
-                for event in self._client.watch_forever("device", all_projects=True, on_trouble=self._note_trouble):
+                for event in self._client.watch_forever(kind, all_projects=True, on_trouble=self._note_trouble):
                     if event.type == "synced":
                         # Deletions that were missed come as events of their own before this one.
-                        loop.call_soon_threadsafe(self._take_listed, listed)
+                        loop.call_soon_threadsafe(self._take_listed, kind, listed)
                         listed = None
                     elif event.type == "put":
                         body = bytes(event.raw)
@@ -102,31 +112,32 @@ class ServerLink:
                         if listed is not None:
                             listed[key] = body
                         else:
-                            loop.call_soon_threadsafe(self._take, key, body)
+                            loop.call_soon_threadsafe(self._take, kind, key, body)
                     elif event.type == "delete" and listed is None:
-                        loop.call_soon_threadsafe(self._take, read_key(bytes(event.raw)), None)
+                        loop.call_soon_threadsafe(self._take, kind, read_key(bytes(event.raw)), None)
             except (
                 WeftError,
                 msgspec.DecodeError,
             ) as trouble:  # refused for good, as it seems: asked again later all the same
                 self.problem = str(trouble)
-                log.warning("devices can't be followed: %s", trouble)
+                log.warning("%ss can't be followed: %s", kind, trouble)
             except RuntimeError:
                 return  # the loop has ended
             pause.wait(LONGEST_PAUSE_SECONDS)
 
-    def _take_listed(self, listed: dict[tuple[str, str], bytes] | None) -> None:
-        if listed is not None:
-            self._objects["device"] = listed
-        self._synced = True
-        self._changed.set()
+    def _take_listed(self, kind: str, listed: dict[tuple[str, str], bytes] | None) -> None:
+        if kind == _DEVICES:
+            if listed is not None:
+                self._objects[kind] = listed
+            self._synced = True
+        self._changed.set()  # the others are listed then
 
-    def _take(self, key: tuple[str, str], body: bytes | None) -> None:
-        before = self._objects["device"].get(key)
+    def _take(self, kind: str, key: tuple[str, str], body: bytes | None) -> None:
+        before = self._objects[kind].get(key)
         if body is None:
-            self._objects["device"].pop(key, None)
+            self._objects[kind].pop(key, None)
         else:
-            self._objects["device"][key] = body
+            self._objects[kind][key] = body
         if (
             body is None or before is None or _pick(before) != _pick(body)
         ):  # what the gateway itself reported is no news
@@ -163,16 +174,26 @@ class ServerLink:
             self._objects["devicemodel"].values(),
             self._objects["rule"].values(),
             self._node,
+            self._project,
         )
         if wanted.unread:
             log.warning("%d objects can't be read by this version", wanted.unread)
-        await self._gateway.put_devices(wanted.devices, wanted.models)
+        await self._gateway.put_devices(wanted.devices, wanted.models, self._find_problems(wanted))
         self._gateway.put_rules(wanted.rules)
         self._admit(wanted)
         for kind in KINDS:
             kept = {f"{project}/{name}": body for (project, name), body in self._objects[kind].items()}
             await asyncio.to_thread(self._store.save_objects, kind, kept)
         await asyncio.to_thread(self._store.save_objects, _OFFSET, {"seconds": str(self.offset).encode()})
+        await asyncio.to_thread(self._store.save_objects, _PROJECT, {"name": self._project.encode()})
+
+    def _find_problems(self, wanted: GatewayObjects) -> dict[str, str]:
+        """By uid: why a device can't log in to the broker."""
+        if self._broker is None:
+            return {}
+        mqtt = {uid: one for uid, one in wanted.devices.items() if one.protocol == "mqtt"}
+        self._unopened = {uid: why for uid, why in self._unopened.items() if uid in mqtt and mqtt[uid].credentials}
+        return {uid: _NO_CREDENTIALS for uid, one in mqtt.items() if not one.credentials} | self._unopened
 
     def _admit(self, wanted: GatewayObjects) -> None:
         """Let the devices with a password use the broker."""
@@ -182,9 +203,6 @@ class ServerLink:
         names = {make_username(one.project, one.name): one for one in mqtt if one.credentials}
         self._hashes = {user: hashed for user, hashed in self._hashes.items() if user in names}
         self._broker.put_devices([(one.project, one.name) for one in mqtt], self._hashes)
-        for one in mqtt:
-            if not one.credentials and (twin := self._gateway.twins.get(one.uid)) is not None:
-                twin.problem = "it has no credentials, so it can't log in to the broker"
 
     async def _ask_passwords(self) -> None:
         at, changed = self._clock.elapsed(), False
@@ -204,13 +222,16 @@ class ServerLink:
             try:
                 password = await asyncio.to_thread(self._open_password, device)
             except NotFound as problem:
-                twin.problem = f"its password can't be read: {problem.message}"[:300]
+                self._unopened[uid] = twin.problem = f"its password can't be read: {problem.message}"[:300]
+                twin.is_echo_due = True
                 changed |= self._hashes.pop(user, None) is not None
                 continue
             except WeftError as problem:
                 self.problem = problem.message
                 return
             self._asked[user] = device, at
+            if twin.problem and twin.problem == self._unopened.pop(uid, ""):
+                twin.problem, twin.is_echo_due = "", True
             hashed = await asyncio.to_thread(self._broker.renew_hash, self._hashes.get(user, ""), password)
             changed |= self._hashes.get(user) != hashed
             self._hashes[user] = hashed
@@ -262,9 +283,13 @@ class ServerLink:
             local + self.offset,
             local,
         )
-        if not (report.devices or report.found or report.rules):
+        if not (report.devices or report.found or report.rules) and at - self._answered_at < ASK_SECONDS:
             return 1.0
         answer = await asyncio.to_thread(self._post, report)
+        self._answered_at = at
+        if answer.project and answer.project != self._project:
+            self._project = answer.project
+            self._changed.set()
         note_sent(report, self._gateway.twins, self._sent, at)
         for uid, why in answer.refused.items():
             log.warning("the server refuses what is reported of %s: %s", uid, why)

@@ -69,9 +69,10 @@ def read_key(raw: bytes) -> tuple[str, str]:
 
 
 def read_objects(
-    devices: Iterable[bytes], models: Iterable[bytes], rules: Iterable[bytes], node: str
+    devices: Iterable[bytes], models: Iterable[bytes], rules: Iterable[bytes], node: str, project: str = ""
 ) -> GatewayObjects:
-    """The objects (JSON) as ``node``'s gateway uses them. Left out: devices that nobody approved, what is deleted."""
+    """The objects (JSON) as ``node``'s gateway uses them. Left out: devices that nobody approved, those of another project than
+    the one whose devices it takes ("": not known yet), what is deleted."""
     wanted = GatewayObjects()
     for raw in models:
         try:
@@ -86,7 +87,8 @@ def read_objects(
         except (msgspec.DecodeError, UnicodeDecodeError):
             wanted.unread += 1
             continue
-        if spec.approved and spec.node == node and head.deleting_since is None:
+        is_taken = project in ("", head.project)
+        if spec.approved and is_taken and spec.node == node and head.deleting_since is None:
             wanted.devices[head.uid] = Device(
                 head.uid,
                 head.project,

@@ -79,7 +79,8 @@ def note_sent(report: DevicesReport, twins: Mapping[str, Twin], sent: Sent, at: 
         sent.devices[one.uid], sent.at[one.uid] = one, at
         if (twin := twins.get(one.uid)) is not None:
             twin.echoed = dict(one.reported)
-            twin.is_echo_due = twin.differs() or _outcomes(_report_device(twin, at, 0.0)) != _outcomes(one)
+            now = _report_device(twin, at, 0.0)  # it may have changed while the report was on its way
+            twin.is_echo_due = twin.differs() or now.problem != one.problem or _outcomes(now) != _outcomes(one)
     for gone in sent.devices.keys() - twins.keys():
         del sent.devices[gone], sent.at[gone]
     sent.found |= {one.address for one in report.found}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weft.cli.verbs.device import find_changes, read_pair
+from weft.cli.verbs.device import find_changes, find_twice, read_pair
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,9 @@ def test_a_watch_begins_with_all_that_is_known_of_a_device() -> None:
     assert [one["property"] for one in find_changes({}, device("Online", on=False))] == [None, "on"]
     assert list(find_changes({}, {"name": "new", "status": {}})) == []
     assert list(find_changes(device("Online", on=1), device("Online", on=1))) == []
+
+
+def test_a_property_that_is_given_twice_is_found() -> None:
+    assert find_twice(["a=1", "b=1", "a=2"]) == "a"
+    assert find_twice(["a=1", "a-"]) == "a"
+    assert find_twice(["a=1", "b=1"]) == ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -165,18 +165,22 @@ def _describe(one: Property) -> str:
     return f"give {article} {one.type}{least}{most}{longest}" + (f", in {one.unit}" if one.unit else "")
 
 
+def no_property(known: Sequence[str], name: str, where: str) -> InvalidInput:
+    """The error for a property that a model, which has the ``known`` ones, has not."""
+    meant = suggest(name, list(known))
+    return InvalidInput(
+        f"{where}.{name[:63]}: its model has no such property",
+        field=f"{where}.{name[:63]}",
+        hint=f"did you mean {meant}?" if meant else f"it has: {', '.join(known[:10]) or 'none'}",
+    )
+
+
 def check_desired(properties: Mapping[str, Property], desired: Mapping[str, object], where: str) -> None:
     """Raises InvalidInput unless people may set all of ``desired`` on a device with these properties."""
     for name, value in desired.items():
         found = properties.get(name)
         if found is None:
-            meant = suggest(name, list(properties))
-            known = ", ".join(list(properties)[:10])
-            raise InvalidInput(
-                f"{where}.{name[:63]}: its model has no such property",
-                field=f"{where}.{name[:63]}",
-                hint=f"did you mean {meant}?" if meant else f"it has: {known}",
-            )
+            raise no_property(list(properties), name, where)
         if found.read_only:
             raise InvalidInput(
                 f"{where}.{name}: only the device sets it",
