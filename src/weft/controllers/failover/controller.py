@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -21,7 +22,7 @@ from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
-from weft.informer.view import Changed, Item, has_changed
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
 from weft.kinds.replica import REPLICA
@@ -32,6 +33,7 @@ from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 
 RENEW_SECONDS = 5.0
 MOST_COMMITS = 50  # at once
+MOST_THREADS, REQUESTS_OF_THREAD = 8, 50  # of one link
 Heard = WitnessAnswer | WeftError
 Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[Heard]]]
 _log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Witnesses:
     def __init__(self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None) -> None:
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
+        self._asking: dict[str, asyncio.Task[None]] = {}  # by the same
+        self._missed = set[str]()  # those that were being asked when it was their turn again
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
@@ -61,20 +65,45 @@ class Witnesses:
             unsubscribe()
 
     async def _follow(self, wake: Wake) -> None:
-        while True:
-            view = self._leadership.cache.view
-            clusters = list(view.of_kind(CLUSTER.name).values())
-            self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
-            try:
-                await asyncio.gather(
-                    *(self._speak(one) for one in clusters if one.spec(ClusterSpec).witness is not None)
-                )
-                await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(view)])
-            except (LeadershipLost, asyncio.CancelledError):
-                raise
-            except Exception:  # a defect here must not end the other controllers
-                _log.exception("witnesses can't be asked")
-            await wake.wait(RENEW_SECONDS)
+        try:
+            while True:
+                try:
+                    await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(self._begin(wake))])
+                except (LeadershipLost, asyncio.CancelledError):
+                    raise
+                except Exception:  # a defect here must not end the other controllers
+                    _log.exception("witnesses can't be asked")
+                await wake.wait(RENEW_SECONDS)
+        finally:
+            for task in self._asking.values():
+                task.cancel()
+
+    def _begin(self, wake: Wake) -> View:
+        """Ask each witness that isn't being asked now, by what is returned: a slow one delays no other's. Raises LeadershipLost."""
+        view = self._leadership.cache.view
+        clusters = list(view.of_kind(CLUSTER.name).values())
+        self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
+        for uid in [uid for uid, task in self._asking.items() if task.done()]:
+            self._asking.pop(uid).result()
+        for item in clusters:
+            if item.uid in self._asking:
+                self._missed.add(item.uid)
+            elif item.spec(ClusterSpec).witness is not None:
+                self._asking[item.uid] = asyncio.create_task(self._take_turn(item, wake))
+        return view
+
+    async def _take_turn(self, cluster: Item, wake: Wake) -> None:
+        """Raises LeadershipLost, for which the next turn looks."""
+        try:
+            await self._speak(cluster)
+        except LeadershipLost:
+            wake.ring()
+            raise
+        except Exception:
+            _log.exception("the witness of cluster %s can't be asked", cluster.envelope.name)
+        if cluster.uid in self._missed:  # what changed meanwhile is said at once
+            self._missed.discard(cluster.uid)
+            wake.ring()
 
     async def _speak(self, cluster: Item) -> None:
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
@@ -113,5 +142,9 @@ class Witnesses:
 
 
 async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
-    """As ``ask_witness``, in a thread of its own."""
-    return await in_thread(lambda: ask_witness(link, requests))
+    """As ``ask_witness``, in threads: one for so many requests, so that a far witness hears of each VM before a promise ends."""
+    count = min(MOST_THREADS, -(-len(requests) // REQUESTS_OF_THREAD))
+    parts = await asyncio.gather(
+        *(in_thread(partial(ask_witness, link, requests[first::count])) for first in range(count))
+    )
+    return [parts[place % count][place // count] for place in range(len(requests))]

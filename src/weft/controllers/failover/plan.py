@@ -27,8 +27,15 @@ def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: s
         return _make("Unknown", *_explain(answered))
     match answered.answer:
         case Newer(claim) if claim.is_newer_than(group.claim):
-            what = f"the witness knows generation {claim.generation.number}: {cluster} has promoted its copy"
-            return _make("False", SUPERSEDED, what)
+            known = f"the witness knows generation {claim.generation.number}"
+            if claim.holder == group.claim.holder:  # a VM isn't left for that
+                who = cluster if group.is_standby else "this cluster"
+                return _make("False", CONFLICT, f"{known}, of {who} itself: it was restored, or its token is stolen")
+            if group.is_standby:
+                return _make(
+                    "False", SUPERSEDED, f"{known}: this cluster has promoted its copy, and was restored since"
+                )
+            return _make("False", SUPERSEDED, f"{known}: {cluster} has promoted its copy")
         case Conflict(claim) if claim.generation.number == group.claim.generation.number:
             what = f"both clusters name themselves primary in generation {claim.generation.number}: people decide which counts"
             return _make("False", CONFLICT, what)

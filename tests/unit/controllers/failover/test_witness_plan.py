@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from weft.controllers.failover.facts import Group
@@ -56,3 +57,27 @@ def test_each_answer_is_put_into_one_word(
 def test_what_is_not_known_is_said(problem: WeftError, reason: str) -> None:
     said = plan_condition(make_group(is_standby=True), problem, "west")
     assert (said.status, said.reason) == ("Unknown", reason)
+
+
+@pytest.mark.parametrize(
+    ("holder", "is_standby", "reason", "said"),
+    [
+        ("east", False, "Conflict", "of this cluster itself"),
+        ("east", True, "Conflict", "of west itself"),
+        ("west", True, "Superseded", "this cluster has promoted"),
+        ("west", False, "Superseded", "west has promoted"),
+    ],
+)
+def test_a_newer_generation_ends_a_primary_only_if_it_is_the_other_cluster_s(
+    holder: str, is_standby: bool, reason: str, said: str
+) -> None:
+    newer = Newer(Claim(Generation(2, "b"), holder))
+    heard = WitnessAnswer(answer=newer, epoch="e", is_armed=True, held_seconds=9.0)
+    condition = plan_condition(make_group(is_standby=is_standby), heard, "west")
+    assert condition.reason == reason and said in condition.message
+
+
+def test_an_epoch_that_no_witness_would_take_back_is_no_answer() -> None:
+    heard = WitnessAnswer(answer=Promised(FIRST), epoch="e" * 65, is_armed=True)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(msgspec.json.encode(heard), type=WitnessAnswer)

@@ -1,0 +1,108 @@
+"""How witnesses are asked: many VMs, and one witness that is slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import msgspec
+import pytest
+
+from weft.client.answer import Answer
+from weft.client.cluster import witness as client
+from weft.client.cluster.witness import WitnessLink
+from weft.contracts.clock import SystemClock
+from weft.controllers.failover import controller
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import Item
+from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.fields.cluster.link import ClusterWitness, WitnessToken
+from weft.objects.errors import Unavailable
+from weft.protocol.failover.claim import Claim, Generation, Promised
+from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
+
+FIRST = Claim(Generation(1, "a"), "east")
+LINK = WitnessLink("https://192.0.2.7:7443", WitnessToken("east", "a" * 64, "b" * 64))
+REQUESTS = [
+    WitnessRequest(peer="west", group=f"g{number}", what="claim", claim=FIRST, seconds=38.0) for number in range(170)
+]
+
+
+def test_many_requests_go_over_some_connections_and_the_answers_keep_their_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+
+    def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[WitnessAnswer]:
+        sizes.append(len(requests))
+        return [WitnessAnswer(answer=Promised(FIRST), epoch=one.group, is_armed=True) for one in requests]
+
+    monkeypatch.setattr(controller, "ask_witness", ask)
+    heard = asyncio.run(controller.ask_in_thread(LINK, REQUESTS))
+    assert [one.epoch for one in heard if isinstance(one, WitnessAnswer)] == [one.group for one in REQUESTS]
+    assert len(sizes) == 4 and max(sizes) <= controller.REQUESTS_OF_THREAD
+
+
+def test_a_witness_that_takes_too_long_for_all_is_asked_no_more_in_this_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    class SlowHttp:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def request(self, *_: object) -> Answer:
+            now[0] += 7.0
+            found = WitnessAnswer(answer=Promised(FIRST), epoch="e", is_armed=True)
+            return Answer(200, {}, msgspec.json.encode(found))
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(client, "fetch_ca", lambda *_, **__: "")
+    monkeypatch.setattr(client, "Http", SlowHttp)
+    monkeypatch.setattr(client, "read_boot_time", lambda: now[0])
+    heard = client.ask_witness(LINK, REQUESTS)
+    assert len(heard) == len(REQUESTS) and now[0] < 38.0
+    assert isinstance(heard[0], WitnessAnswer) and isinstance(heard[-1], Unavailable)
+
+
+class Leadership:
+    """With the clusters west, whose witness never answers, and south."""
+
+    def __init__(self) -> None:
+        self.clock, self.cache, self.view = SystemClock(), self, self
+        witness = ClusterWitness(url="https://192.0.2.7:7443", peer="x")
+        self.clusters = {
+            name: Item(CLUSTER.make(name, ClusterSpec(url="https://x", ca="", witness=witness), 1.0, uid=name))
+            for name in ("west", "south")
+        }
+
+    def of_kind(self, kind: str) -> dict[str, Item]:
+        return self.clusters if kind == CLUSTER.name else {}
+
+    def subscribe(self, *_: object) -> Callable[[], None]:
+        return lambda: None
+
+
+def test_a_witness_that_never_answers_delays_no_other_and_is_asked_once_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(controller, "RENEW_SECONDS", 0.01)
+    asked = Counter[str]()
+
+    class Slow(controller.Witnesses):
+        async def _speak(self, cluster: Item) -> None:
+            asked[cluster.uid] += 1
+            if cluster.uid == "west":
+                await asyncio.Event().wait()
+            elif asked["south"] == 2:
+                raise ValueError  # a defect
+            elif asked["south"] == 5:
+                raise LeadershipLost("over")
+
+    async def run() -> None:
+        with pytest.raises(LeadershipLost):
+            await asyncio.wait_for(Slow(cast(LeaderLease, Leadership()), None).run(), 60.0)
+
+    asyncio.run(run())
+    assert asked == {"west": 1, "south": 5}
