@@ -9,6 +9,8 @@ import asyncio
 import logging
 import math
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -41,6 +43,7 @@ _STATUS: tuple[tuple[type[WeftError], int], ...] = (
     (Throttled, 429),
     (Unavailable, 503),
 )
+T = TypeVar("T")
 log = logging.getLogger("weft.witness")
 
 
@@ -70,21 +73,30 @@ class WitnessListener:
             )
         given = request.header(b"authorization")
         secret = given.removeprefix(SCHEME) if given.startswith(SCHEME) else ""
-        async with self._turn:
-            if self._sites.has_changed():
-                await asyncio.to_thread(self._take_sites)
-            site = self._witness.find_site(secret)
+        if self._sites.has_changed():
+            await self._in_turn(self._take_sites)
+        site = self._witness.find_site(secret)
         self._bound(self._by_site, site)
         body = await read_body(request)
-        async with self._turn:
-            found = await asyncio.shield(asyncio.to_thread(self._witness.answer, secret, body))
+        found = await self._in_turn(lambda: self._witness.answer(secret, body))
         if isinstance(found.answer, Granted):
             claim = found.answer.claim
             log.info("%s is primary in generation %d of a group", claim.holder, claim.generation.number)
         return found
 
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        """The result of ``work``, in a thread. If the caller hangs up meanwhile, the turn still ends with the thread: a second one
+        beside it would write a file without the first one's change."""
+
+        async def take() -> T:
+            async with self._turn:
+                return await asyncio.to_thread(work)
+
+        return await asyncio.shield(take())
+
     def _take_sites(self) -> None:
-        self._witness.put_sites(self._sites.read())
+        if self._sites.has_changed():  # still, after those before it
+            self._witness.put_sites(self._sites.read())
 
     def _bound(self, rate: RateBound, who: str) -> None:
         if seconds := rate.take(who, self._clock.elapsed()):

@@ -17,7 +17,7 @@ import msgspec
 
 from weft.failover.witness import Vote, begin_vote, doubt_vote, receive_claim, receive_question
 from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated
-from weft.protocol.failover.claim import Answer
+from weft.protocol.failover.claim import MOST_GENERATION, Answer
 from weft.protocol.failover.witness import MOST_REQUEST_BYTES, WitnessAnswer, WitnessRequest
 from weft.witness.votes import read_votes, write_votes
 
@@ -34,14 +34,22 @@ class Counts(NamedTuple):
 
 class Witness:
     """``sites``: the SHA-256 (hex) of each site's secret, by its name. ``read_time``: seconds of this machine's CLOCK_BOOTTIME.
-    One process at a time has the file at ``path``. Raises Unavailable if that can't be read."""
+    One process at a time has the file at ``path``; groups of other sites in it are forgotten. Raises Unavailable if that can't be
+    read."""
 
     def __init__(self, path: Path, sites: Mapping[str, str], read_time: Callable[[], float]) -> None:
         self._path, self._sites, self._read_time = path, dict(sites), read_time
         votes, now = read_votes(path), read_time()
         self.epoch = votes.epoch
-        self._votes = {key: begin_vote(record, now) for key, record in votes.records.items()}
-        self._heard = dict.fromkeys(self._votes, now)  # when one of its sites last named it
+        self._votes = {
+            key: begin_vote(record, now)
+            for key, record in votes.records.items()
+            if all(site in sites for site in list_sites(key))
+        }
+        # When each of its sites last named it. A group counts for the sites that have named it, so none has to answer for others'.
+        self._heard = {
+            key: dict.fromkeys(vote.record.confirmed or list_sites(key), now) for key, vote in self._votes.items()
+        }
 
     def answer(self, secret: str, body: bytes) -> WitnessAnswer:
         """Raises NotAuthenticated, InvalidInput, Forbidden for one group too many, Unavailable if nothing can be written: then
@@ -58,32 +66,35 @@ class Witness:
         if vote is None or after.record != vote.record:
             records = {other: one.record for other, one in self._votes.items()}
             write_votes(self._path, self.epoch, {**records, key: after.record})
-        self._votes[key], self._heard[key] = after, now
+        self._votes[key] = after
+        self._heard.setdefault(key, {})[site] = now
         held = max(0.0, after.until - now)
         return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=after.is_armed, held_seconds=held)
 
     def _make_space(self, site: str) -> None:
         """For one group more. The one that neither of its sites has named for longest is forgotten, if that is a day: this is as
         safe as losing the file. Raises Forbidden."""
-        own = [key for key in self._votes if site in list_sites(key)]
+        own = [key for key, heard in self._heard.items() if site in heard]
         if len(own) < MOST_GROUPS:
             return
-        oldest = min(own, key=lambda key: self._heard[key])
-        if self._read_time() - self._heard[oldest] < FORGET_SECONDS:
+        oldest = min(own, key=lambda key: max(self._heard[key].values()))
+        if self._read_time() - max(self._heard[oldest].values()) < FORGET_SECONDS:
             raise Forbidden(f"{site} has {MOST_GROUPS} groups here, which is the most", reason="tooManyObjects")
         del self._votes[oldest], self._heard[oldest]
 
     def put_sites(self, sites: Mapping[str, str]) -> None:
         """From now on these. Groups of sites that are no more are forgotten: if such a site comes back, the witness
-        knows nothing of it, as one that has lost its file. Raises Unavailable, and changes nothing."""
+        knows nothing of it, as one that has lost its file. Raises Unavailable if that can't be written; it counts all the
+        same, since who starts forgets them too."""
         left = {key: vote for key, vote in self._votes.items() if all(site in sites for site in list_sites(key))}
-        if len(left) < len(self._votes):
-            write_votes(self._path, self.epoch, {key: vote.record for key, vote in left.items()})
+        has_fewer = len(left) < len(self._votes)
         self._sites, self._votes = dict(sites), left
         self._heard = {key: self._heard[key] for key in left}
+        if has_fewer:
+            write_votes(self._path, self.epoch, {key: vote.record for key, vote in left.items()})
 
     def count(self) -> Counts:
-        return Counts(len(self._sites), len(self._votes), sum(vote.is_armed for vote in self._votes.values()))
+        return Counts(len(self._sites), len(self._votes), sum(vote.is_armed for vote in list(self._votes.values())))
 
     def _decide(self, vote: Vote | None, site: str, request: WitnessRequest, now: float) -> tuple[Vote, Answer]:
         if vote is not None and request.epoch not in ("", self.epoch):
@@ -112,6 +123,12 @@ class Witness:
             )
         if request.claim.holder not in (site, request.peer):
             raise InvalidInput("claim.holder is neither of the group's sites", field="claim.holder")
+        if (
+            request.claim.generation.number >= MOST_GENERATION
+        ):  # the next one could be read by nobody, this witness included
+            raise InvalidInput(
+                f"claim.generation.number must be less than {MOST_GENERATION}", field="claim.generation.number"
+            )
 
 
 def name_vote(site: str, peer: str, group: str) -> str:

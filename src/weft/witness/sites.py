@@ -10,16 +10,19 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import check_name
+from weft.protocol.failover.claim import Name
 
 FILE = "sites.json"
 MOST_SITES = 50  # as many groups as these may have fit into the witness's file
 MOST_FILE_BYTES = 64 << 10
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class SiteFile:
@@ -61,7 +64,7 @@ class SiteFile:
         with self.locked():
             sites = self._load()
             if name not in sites:
-                raise NotFound(f"there is no site {name[:63]}", hint=f"it has {', '.join(sorted(sites)) or 'none'}")
+                raise NotFound(f"there is no site {name[:63]!r}", hint=f"it has {', '.join(sorted(sites)) or 'none'}")
             del sites[name]
             self._save(sites)
 
@@ -85,7 +88,7 @@ class SiteFile:
     def _load(self) -> dict[str, str]:
         try:
             with self._path.open("rb") as file:
-                return msgspec.json.decode(file.read(MOST_FILE_BYTES), type=dict[str, str])
+                return msgspec.json.decode(file.read(MOST_FILE_BYTES), type=dict[Name, Digest])
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as problem:

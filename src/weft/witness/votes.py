@@ -13,7 +13,7 @@ from weft.contracts.durable_file import write_durably
 from weft.failover.witness import VoteRecord
 from weft.objects.errors import Unavailable
 
-MOST_FILE_BYTES = 16 << 20
+MOST_FILE_BYTES = 40 << 20  # of as many groups as all sites may have, with the longest names
 
 
 class Votes(msgspec.Struct, frozen=True):

@@ -14,12 +14,14 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import read_boot_time
+from weft.failover.witness import VoteRecord
 from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated, Unavailable
-from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
+from weft.protocol.failover.claim import MOST_GENERATION, Claim, Generation, Granted, Newer, Promised, Refused
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.witness import service
 from weft.witness.service import Witness
-from weft.witness.votes import read_votes
+from weft.witness.sites import MOST_SITES
+from weft.witness.votes import MOST_FILE_BYTES, read_votes
 
 SECRETS = {"east": "e" * 64, "west": "w" * 64, "north": "n" * 64}
 SITES = {name: hashlib.sha256(secret.encode()).hexdigest() for name, secret in SECRETS.items()}
@@ -132,6 +134,73 @@ def test_a_site_has_so_many_groups_and_no_more(lab: Lab, monkeypatch: pytest.Mon
         lab.ask("east", group="g3")
     assert lab.ask("east", group="g1").answer == Promised(FIRST)
     assert lab.ask("north", peer="west", claim=Claim(Generation(1, "x"), "west")).answer  # others have theirs
+
+
+def test_a_site_that_makes_groups_with_all_others_takes_no_place_of_theirs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MOST_GROUPS", 3)
+    for number in range(3):
+        lab.ask("east", group=f"g{number}")
+    lab.witness.answer(SECRETS["west"], ask_north())
+    lab.start()
+    lab.ask("west", group="g0")
+    with pytest.raises(Forbidden):
+        lab.ask("east", group="g3")
+    lab.ask("west", group="own", claim=Claim(Generation(1, "x"), "west"))
+
+
+def ask_north() -> bytes:
+    claim = Claim(Generation(1, "x"), "west")
+    return msgspec.json.encode(WitnessRequest(peer="north", group="n", what="claim", claim=claim, seconds=27.0))
+
+
+def test_a_generation_after_which_none_can_come_is_refused_so_the_file_stays_readable(lab: Lab) -> None:
+    for number, is_taken in ((MOST_GENERATION, False), (MOST_GENERATION - 1, True)):
+        last = Claim(Generation(number, "x"), "east")
+        if not is_taken:
+            with pytest.raises(InvalidInput, match="less than"):
+                lab.ask("east", claim=last)
+            continue
+        lab.ask("east", claim=last), lab.ask("west", claim=last)
+        lab.now += 30.0
+        assert isinstance(lab.ask("west", "question", claim=last).answer, Granted)
+    granted = lab.ask("east", claim=FIRST).answer
+    assert msgspec.json.decode(msgspec.json.encode(granted), type=type(granted)) == granted
+    assert lab.start().count().groups == 1
+
+
+def test_the_file_may_be_as_long_as_all_sites_can_make_it() -> None:
+    names = ["a" * 63, "b" * 63]
+    claim = Claim(Generation(MOST_GENERATION, "x" * 64), names[0])
+    record = VoteRecord(claim, 3600.0 - 1 / 3, frozenset(names), is_taken=False)
+    longest = len(msgspec.json.encode({"/".join((*names, "g" * 63)): record}))
+    assert longest * MOST_SITES * service.MOST_GROUPS < MOST_FILE_BYTES
+
+
+def test_a_removed_site_is_refused_also_if_its_groups_cannot_be_written_off(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.ask("east")
+    left = {name: SITES[name] for name in ("east", "north")}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("weft.witness.votes.write_durably", full)
+        with pytest.raises(Unavailable):
+            lab.witness.put_sites(left)
+    with pytest.raises(NotAuthenticated):
+        lab.ask("west")
+    assert lab.witness.count().groups == 0
+
+
+def test_one_that_starts_has_no_groups_of_sites_that_were_removed_before(lab: Lab) -> None:
+    lab.ask("east")
+    assert lab.start().count().groups == 1
+    left = {name: SITES[name] for name in ("east", "north")}
+    assert Witness(lab.path, left, lambda: lab.now).count().groups == 0
 
 
 def test_what_cannot_be_written_is_not_promised(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

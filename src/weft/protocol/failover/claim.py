@@ -8,13 +8,14 @@ from typing import Annotated
 import msgspec
 
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")]
+MOST_GENERATION = 1 << 40
 Id = Annotated[str, msgspec.Meta(pattern=r"\A[-a-z0-9]{1,64}\Z")]
 
 
 class Generation(msgspec.Struct, frozen=True):
     """Of who writes. Two that people forced at both sites have the same number, and never the same id."""
 
-    number: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+    number: Annotated[int, msgspec.Meta(ge=1, le=MOST_GENERATION)]
     id: Id
 
 

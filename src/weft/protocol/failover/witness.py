@@ -11,6 +11,7 @@ from weft.protocol.failover.claim import Answer, Claim, Name
 PATH = "/v1/witness"  # POST, with the site's secret as a bearer token
 MOST_REQUEST_BYTES = 4096
 MOST_PROMISE_SECONDS = 3600.0
+Epoch = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class WitnessRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,13 +22,11 @@ class WitnessRequest(msgspec.Struct, frozen=True, kw_only=True):
     what: Literal["claim", "question"]
     claim: Claim  # the newest that the site knows
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_PROMISE_SECONDS)]  # how long promises last
-    epoch: Annotated[str, msgspec.Meta(max_length=64)] = (
-        ""  # of the witness, as the site knows it; "": it has never answered
-    )
+    epoch: Epoch = ""  # of the witness, as the site knows it; "": it has never answered
 
 
 class WitnessAnswer(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer
-    epoch: str  # the history of the witness's file
+    epoch: Epoch  # the history of the witness's file
     is_armed: bool  # a take-over could be granted once nothing is promised
     held_seconds: float = 0.0  # for which the witness still helps nobody but the holder
