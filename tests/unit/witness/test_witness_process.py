@@ -19,7 +19,7 @@ from weft.client.context import Context
 from weft.client.http import Http
 from weft.kinds.fields.cluster.link import WitnessToken, read_witness_token
 from weft.launch.witness.configuration import read_settings
-from weft.objects.errors import AlreadyExists, InvalidInput, NotFound
+from weft.objects.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
 from weft.protocol.failover.witness import PATH, WitnessAnswer, WitnessRequest
@@ -147,8 +147,11 @@ def test_a_witness_serves_so_many_sites_and_no_more(tmp_path: Path, monkeypatch:
         sites.add("east")
     with pytest.raises(InvalidInput):
         sites.add("../north")
-    with pytest.raises(NotFound, match="no site south"):
+    with pytest.raises(NotFound, match="no site 'south'"):
         sites.remove("south")
+    (tmp_path / sites_module.FILE).write_text('{"east": "\u00e4"}')
+    with pytest.raises(Unavailable, match="can't be read"):
+        sites.read()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,8 @@ def test_a_witness_serves_so_many_sites_and_no_more(tmp_path: Path, monkeypatch:
         ("rate: 0\n", "whole number"),
         ("rate: [1]\n", "must be a text or a number"),
         ("- 1\n", "one map"),
+        ("names: w.example, w\u00e4rter.example\n", "not a name or an address"),
+        ("names: https://w.example\n", "not a name or an address"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:

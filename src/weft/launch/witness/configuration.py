@@ -4,6 +4,8 @@ names are refused."""
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from weft.objects.schema import suggest
 STATE = Path("/var/lib/weft-witness")
 COMMANDS = ("add-site", "remove-site")
 MOST_RATE = 100_000
+_DOMAIN = re.compile(r"(?:[A-Za-z0-9_*](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?){1,100}")
 _DEFAULTS: Mapping[str, Any] = {
     "state": STATE,
     "listen": "127.0.0.1:7443",
@@ -54,7 +57,7 @@ def make_witness_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen", type=take_address, metavar="ADDRESS:PORT", help="where clusters reach it (default 127.0.0.1:7443)"
     )
-    parser.add_argument("--names", help="further names and addresses for its certificate, with commas")
+    parser.add_argument("--names", type=take_names, help="further names and addresses for its certificate, with commas")
     parser.add_argument(
         "--metrics",
         type=take_address,
@@ -81,6 +84,19 @@ def read_settings(argv: Sequence[str]) -> Settings:
     found.update({name: value for name, value in options.items() if value is not None})
     names = tuple(name.strip() for name in found.pop("names").split(",") if name.strip())
     return Settings(**found, names=names, command=command, site=site)
+
+
+def take_names(text: str) -> str:
+    """Names and addresses with commas. Raises ArgumentTypeError for what no certificate can have."""
+    for name in filter(None, map(str.strip, text.split(","))):
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            if len(name) > 253 or not _DOMAIN.fullmatch(name):
+                raise argparse.ArgumentTypeError(
+                    f"{name[:60]!r} is not a name or an address; write it like w.example,192.0.2.7 (and others as xn--…)"
+                ) from None
+    return text
 
 
 def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, Any]:
