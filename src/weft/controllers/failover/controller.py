@@ -99,7 +99,7 @@ class Witnesses:
         except LeadershipLost:
             wake.ring()
             raise
-        except Exception:
+        except Exception:  # a defect here must not end the other controllers
             _log.exception("the witness of cluster %s can't be asked", cluster.envelope.name)
         if cluster.uid in self._missed:  # what changed meanwhile is said at once
             self._missed.discard(cluster.uid)
