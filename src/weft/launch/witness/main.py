@@ -83,6 +83,8 @@ def _run(settings: Settings) -> int:
     raise_descriptor_limit()
     lock = _lock(settings.state)
     try:
+        for left in settings.state.glob(f".{VOTES}.*"):  # of processes that were killed while they wrote
+            left.unlink(missing_ok=True)
         asyncio.run(serve(settings))
     finally:
         os.close(lock)
