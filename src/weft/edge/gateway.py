@@ -269,6 +269,9 @@ class DeviceGateway:
                 await driver.write(twin.device.uid, command.id, {command.name: command.value}, sending.seconds)
         except WeftError as failure:
             problem = failure.message
+        except Exception as failure:  # of a package that met something unexpected: it is tried again with pauses, too
+            log.exception("a device's driver failed")
+            problem = f"its driver failed: {type(failure).__name__}; the gateway's log has more"
         if command.is_open:
             note_try(command, self._clock.elapsed(), problem)
             twin.is_dirty = twin.is_echo_due = True

@@ -163,3 +163,31 @@ async def test_a_device_that_cannot_be_reached_says_why_until_it_is(tmp_path: Pa
         gateway.note_reach("u1", "")
         assert twin.problem == ""
         gateway.note_reach("stranger", "no")
+
+
+async def test_an_integer_of_hundreds_of_digits_is_refused_and_the_rest_of_the_message_is_heard(tmp_path: Path) -> None:
+    model = Model({"t": Property(), "n": Property(type="integer"), "fan": Property(type="boolean")})
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": make_device()}, {("default", "cold"): model})
+        for huge in (10**400, -(10**4299)):
+            driver.report("u1", {"t": huge, "n": huge, "fan": True})
+        assert gateway.twins["u1"].reported == {"fan": True}
+        assert gateway.twins["u1"].refused == {"range": 4}
+
+
+async def test_a_driver_that_fails_at_a_command_is_asked_again_with_pauses_and_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        tried = 0
+
+        async def fail(*given: object, **more: object) -> None:
+            nonlocal tried
+            tried += 1
+            raise RuntimeError("met something unexpected")
+
+        driver.write = fail  # type: ignore[method-assign]
+        await gateway.put_devices({"u1": make_device(desired={"fan": True})}, MODELS)
+        command = gateway.twins["u1"].commands["fan"]
+        await until(lambda: command.tries == 1)
+        assert command.problem == "its driver failed: RuntimeError; the gateway's log has more"
+        assert command.next_at > SystemClock().elapsed()
+        assert tried == 1

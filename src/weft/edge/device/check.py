@@ -18,9 +18,12 @@ def check_value(model: Property, value: Any) -> str:
     if kind == "number" or kind == "integer":
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return "type"
-        if kind == "integer" and not (isinstance(value, int) or value.is_integer()):
+        if isinstance(value, int):
+            if abs(value) > MOST_INTEGER:  # first of all: a peer's integer may be more than a float holds
+                return "range"
+        elif kind == "integer" and not value.is_integer():
             return "type"
-        if not math.isfinite(value) or (abs(value) > MOST_INTEGER and isinstance(value, int)):
+        elif not math.isfinite(value):
             return "range"
         if (model.minimum is not None and value < model.minimum) or (
             model.maximum is not None and value > model.maximum
