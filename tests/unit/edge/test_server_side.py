@@ -138,3 +138,12 @@ def test_a_rules_count_is_told_with_its_age_once() -> None:
     ]
     note_sent(report, {}, sent, 0.0)
     assert plan_report({}, [], {"r": Fired(3, 90.0)}, {"s": "broken"}, sent, 0.0, 0.0, 100.0).rules == []
+
+
+def test_two_protocols_at_one_address_are_two_found_devices() -> None:
+    sent = Sent()
+    first, second = Found("coap", "192.168.7.30", "a"), Found("opcua", "192.168.7.30", "b")
+    report = plan_report({}, [first], {}, {}, sent, 0.0, 0.0, 0.0)
+    note_sent(report, {}, sent, 0.0)
+    told = plan_report({}, [first, second], {}, {}, sent, 1.0, 1.0, 1.0).found
+    assert [(one.protocol, one.address) for one in told] == [("opcua", "192.168.7.30")]

@@ -33,7 +33,7 @@ class Sent(msgspec.Struct):
 
     devices: dict[str, ReportedDevice] = {}
     at: dict[str, float] = {}  # by uid, clock's elapsed seconds
-    found: set[str] = msgspec.field(default_factory=set)  # addresses
+    found: set[tuple[str, str]] = msgspec.field(default_factory=set)  # protocols and addresses
     rules: dict[str, tuple[int, str]] = {}
 
 
@@ -83,7 +83,7 @@ def note_sent(report: DevicesReport, twins: Mapping[str, Twin], sent: Sent, at: 
             twin.is_echo_due = twin.differs() or now.problem != one.problem or _outcomes(now) != _outcomes(one)
     for gone in sent.devices.keys() - twins.keys():
         del sent.devices[gone], sent.at[gone]
-    sent.found |= {one.address for one in report.found}
+    sent.found |= {(one.protocol, one.address) for one in report.found}
     sent.rules.update({one.uid: (one.fired, one.problem) for one in report.rules})
 
 
@@ -125,7 +125,7 @@ def _list_found(found: Sequence[Found], sent: Sent) -> list[FoundDevice]:
     for one in found:
         facts = {"manufacturer": one.manufacturer, "model": one.model, **one.facts}
         row = FoundDevice(one.protocol, one.address, one.name, {name: text for name, text in facts.items() if text})
-        if row.address not in sent.found:
+        if (row.protocol, row.address) not in sent.found:
             rows.append(row)
     return rows
 
