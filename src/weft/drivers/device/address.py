@@ -10,14 +10,17 @@ import asyncio
 import ipaddress
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 from weft.objects.errors import InvalidInput, Unavailable
 
 LOOKUP_SECONDS = 5.0
 MOST_CHARACTERS = 200
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
-# What clouds answer their machines at, beyond the link-local 169.254.169.254: AWS over IPv6, Alibaba.
-_METADATA = {ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")}
+# What clouds answer their machines at, beyond the link-local 169.254.169.254: AWS over IPv6, Alibaba, Azure, Oracle.
+_METADATA = {ipaddress.ip_address(one) for one in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")}
+# Threads of their own: names whose servers don't answer would otherwise take those that save twins and send reports.
+_lookups = ThreadPoolExecutor(4, thread_name_prefix="weft-lookup")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -76,6 +79,19 @@ def find_refusal(address: Address) -> str:
     return ""
 
 
+def is_own(address: Address) -> bool:
+    """Whether ``address`` is one of this machine's interfaces: the kernel then speaks to it from itself. Nothing is sent."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            return ipaddress.ip_address(probe.getsockname()[0]) == address
+    except OSError:
+        return False  # there is no way to it: the connection will say so
+
+
 async def find_address(host: str, port: int, *, local: bool) -> str:
     """The IP address of ``host``. ``local``: the gateway's settings allow what ``find_refusal`` refuses. Raises Unavailable: it
     isn't found, or it is refused."""
@@ -83,7 +99,8 @@ async def find_address(host: str, port: int, *, local: bool) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = await _resolve(host, port)
-    if not local and (why := find_refusal(address)):
+    why = "" if local else find_refusal(address) or ("it is this machine's own address" if is_own(address) else "")
+    if why:
         raise Unavailable(
             f"{host[:80]} is refused: {why}", hint="local_devices: true in the gateway's settings allows it"
         )
@@ -93,7 +110,9 @@ async def find_address(host: str, port: int, *, local: bool) -> str:
 async def _resolve(host: str, port: int) -> Address:
     try:
         async with asyncio.timeout(LOOKUP_SECONDS):
-            rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            rows = await asyncio.get_running_loop().run_in_executor(
+                _lookups, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            )
     except (OSError, TimeoutError, UnicodeError):
         raise Unavailable(f"no address of {host[:80]!r} is found") from None
     return ipaddress.ip_address(str(rows[0][4][0]).partition("%")[0])
