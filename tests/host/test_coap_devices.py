@@ -187,3 +187,63 @@ async def test_a_device_that_lies_is_not_believed_and_believed_again_when_it_is_
     finally:
         await driver.close()
         transport.close()
+
+
+class Late(asyncio.DatagramProtocol):
+    """A device that answers after a while, and is observed; a ``payload`` that is refused is one that nobody listens to."""
+
+    def __init__(self, payload: bytes, seconds: float) -> None:
+        self.payload, self.seconds, self.asked = payload, seconds, 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if data[1] == 0:
+            return  # what it says is acknowledged
+        self.asked += 1
+        token = data[4 : 4 + (data[0] & 15)]
+        answer = bytes([0x60 | len(token), 0x45]) + data[2:4] + token + b"\x61\x05\x61\x32\xff" + self.payload
+        asyncio.get_running_loop().call_later(self.seconds, self.transport.sendto, answer, addr)
+
+
+async def test_a_hundred_devices_are_asked_at_once_and_each_is_heard() -> None:
+    loop, ports, transports = asyncio.get_running_loop(), find_ports(100), []
+    for port in ports:
+        transport, _ = await loop.create_datagram_endpoint(lambda: Late(b"4.5", 1.0), local_addr=("127.0.0.1", port))
+        transports.append(transport)
+    driver, heard, problems = CoapDriver(clock, local=True, answer_seconds=20.0), Heard(), set[str]()
+    note_reach = heard.note_reach
+
+    def note(uid: str, problem: str) -> None:
+        problems.add(problem)
+        note_reach(uid, problem)
+
+    heard.note_reach = note  # type: ignore[method-assign]
+    try:
+        driver.observe(heard)
+        for at, port in enumerate(ports):
+            await driver.connect(Thing(f"u{at}", "default", f"d{at}", f"127.0.0.1:{port}", {"t": "/t"}, 3600.0))
+            await asyncio.sleep(0.005)
+        await until(lambda: len(heard.reach) == len(ports))
+        assert problems == {""}
+    finally:
+        await driver.close()
+        for transport in transports:
+            transport.close()
+
+
+async def test_observations_of_what_is_refused_do_not_pile_up() -> None:
+    [port] = find_ports(1)
+    loop = asyncio.get_running_loop()
+    transport, device = await loop.create_datagram_endpoint(lambda: Late(b"{", 0.0), local_addr=("127.0.0.1", port))
+    driver = CoapDriver(clock, local=True)
+    try:
+        hrefs = {f"p{at}": f"/{at}" for at in range(10)}
+        await driver.connect(Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", hrefs, 0.05))
+        driver.observe(Heard())
+        await until(lambda: device.asked > 100)
+        assert sum(len(one.outgoing_requests) for one in driver._context.request_interfaces) <= 2
+    finally:
+        await driver.close()
+        transport.close()

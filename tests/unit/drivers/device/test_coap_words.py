@@ -52,3 +52,15 @@ def test_an_href_is_a_path() -> None:
     for wrong in ("", "t", "coap://10.0.0.7/t", "/a b", "/\x00", "/é", "/" + "x" * 300, "/t#x"):
         with pytest.raises(InvalidInput, match=r"properties\.t\.href"):
             read_href(wrong, "t")
+
+
+def test_an_integer_of_hundreds_of_digits_is_no_value() -> None:
+    assert read_value(b"1" * 400, JSON) is None
+    assert read_value(b"-" + b"9" * 1000, JSON) is None
+
+
+def test_a_path_whose_percent_signs_make_no_text_is_refused() -> None:
+    assert read_href("/caf%C3%A9", "t") == "/caf%C3%A9"
+    for wrong in ("/%ff", "/a?b=%C3"):
+        with pytest.raises(InvalidInput, match=r"properties\.t\.href"):
+            read_href(wrong, "t")

@@ -14,6 +14,7 @@ from typing import Any
 import aiocoap
 import msgspec
 from aiocoap.numbers.constants import TransportTuning
+from aiocoap.transports import simple6
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
@@ -36,9 +37,12 @@ EXAMPLE = "192.168.7.30"
 ANSWER_SECONDS = 5.0
 DISCOVER_SECONDS = 60.0
 MOST_HOSTS = 500
+# Devices that have a socket of their own. Beyond it the package closes the oldest one, also while an answer to it is on its way.
+MOST_SOCKETS = 6000
 _BLOCK = 6  # 1024 bytes
 log = logging.getLogger("weft.edge.coap")
 # What is wrong with an answer is told to the listener; the package's own lines would fill the log.
+simple6._DatagramClientSocketpoolSimple6.max_sockets = MOST_SOCKETS  # 64 otherwise
 for _name in ("coap", "coap-server"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -183,11 +187,13 @@ class CoapDriver:
                 raise Unavailable(f"{name[:63]}: the device answers {answer.code}")
             value = self._take(device, name, answer)
             if value is None:
+                if begin:
+                    _end_observation(request)
                 continue
             values[name] = value
             if begin and answer.opt.observe is not None:
                 device.heard[name] = value
-                device.observing[name] = asyncio.create_task(self._listen(device, name, request.observation))
+                device.observing[name] = asyncio.create_task(self._listen(device, name, request))
             elif name in device.observing and device.heard.get(name) != value:
                 device.observing.pop(name).cancel()  # nobody told: it isn't observed any more
         return values
@@ -205,10 +211,10 @@ class CoapDriver:
             device.formats[name] = JSON if content_format == JSON else TEXT
         return value
 
-    async def _listen(self, device: _Device, name: str, observation: Any) -> None:
+    async def _listen(self, device: _Device, name: str, request: Any) -> None:
         """Tell what an observation tells, until it ends."""
         try:
-            async for answer in observation:
+            async for answer in request.observation:
                 if not answer.code.is_successful():
                     break
                 value = self._take(device, name, answer)
@@ -219,8 +225,7 @@ class CoapDriver:
         except (aiocoap.error.Error, OSError):
             pass  # the next time that the device is asked, it begins again
         finally:
-            if not observation.cancelled:
-                observation.cancel()
+            _end_observation(request)
             if device.observing.get(name) is asyncio.current_task():
                 del device.observing[name]
 
@@ -293,6 +298,13 @@ class CoapDriver:
             if answer.opt.block2 is None or not answer.opt.block2.more or len(read) > MOST_LIST_BYTES:
                 break
         return read
+
+
+def _end_observation(request: Any) -> None:
+    """The package alone would keep it until the device tells a change, and each later one of the same property."""
+    if not request.observation.cancelled:
+        request.observation.cancel()
+        request._stop_interest()
 
 
 def _ignore(failure: Exception) -> None:

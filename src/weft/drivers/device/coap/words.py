@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -24,10 +24,19 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,3})?")
 
 def read_href(href: str, name: str) -> str:
     """The path and query of a property, as they are asked for. Raises InvalidInput."""
-    if not re.fullmatch(r"/[!-~]{0,199}", href) or "#" in href:
+    if not re.fullmatch(r"/[!-~]{0,199}", href) or "#" in href or not _is_utf8(href):
         field = f"properties.{name[:63]}.href"
         raise InvalidInput(f"{field}: {href[:60]!r} is not a path", field=field, hint="write like /sensors/temperature")
     return quote(href, safe="/?&=%;:@!$'()*+,~-._")
+
+
+def _is_utf8(href: str) -> bool:
+    """Whether what is percent-encoded is a text, as CoAP has it (RFC 7252, 6.4)."""
+    try:
+        unquote(href, errors="strict")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_value(payload: bytes, content_format: int | None) -> Value | None:
@@ -40,11 +49,11 @@ def read_value(payload: bytes, content_format: int | None) -> Value | None:
             value = msgspec.json.decode(payload, type=bool | int | float | str)
         else:
             value = _read_text(text.strip())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        return None
-    if isinstance(value, str):
-        return value if value.isprintable() else None
-    return value if isinstance(value, bool) or math.isfinite(value) else None
+        if isinstance(value, str):
+            return value if value.isprintable() else None
+        return value if isinstance(value, bool) or math.isfinite(value) else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        return None  # OverflowError: an integer of hundreds of digits
 
 
 def _read_text(text: str) -> Value:
