@@ -166,3 +166,36 @@ async def test_after_a_kill_all_devices_are_served_again(peer: ProcessPeer) -> N
     for thing in (ONE, OTHER):
         await peer.say(thing, {"t": 1.0})
         await until(lambda: heard.values[-1:] == [(thing.uid, {"t": 1.0})])  # noqa: B023
+
+
+async def test_a_process_that_says_what_the_gateway_cannot_take_is_started_again() -> None:
+    program = (
+        'body = b\'{"type": "note", "about": "values", "uid": "uid-1", "values": {"t": 1}}\'\n'
+        "s.sendall(len(body).to_bytes(4, 'big') + body)\n"
+        "time.sleep(600)"
+    )
+
+    class Fails(Heard):
+        def note_values(self, uid: str, values: Mapping[str, Value]) -> None:
+            raise OverflowError("more than a float holds")
+
+    driver, heard = make_liar(program, 60.0), Fails()
+    try:
+        await driver.connect(ONE)
+        driver.observe(heard)
+        await until(lambda: driver.starts >= 2)
+        assert "can't be served: OverflowError" in heard.reach[ONE.uid]
+    finally:
+        await driver.close()
+
+
+async def test_a_process_that_hangs_holds_up_no_list_of_found_devices(peer: ProcessPeer) -> None:
+    peer.driver.observe(Heard())
+    await until_works(peer.driver)
+    os.kill(peer.driver.pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(20):  # the process has 30 s for an answer
+            for _ in range(100):
+                assert await peer.driver.discover() == []
+    finally:
+        os.kill(peer.driver.pid, signal.SIGCONT)

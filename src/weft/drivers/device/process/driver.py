@@ -54,6 +54,7 @@ class ProcessDriver:
         self._calls: dict[int, asyncio.Future[Answer]] = {}
         self._number = 0
         self._found: list[Found] = []
+        self._discovering: asyncio.Task[None] | None = None
         self._problem = "its driver's process hasn't started yet"
         self.pid = 0
         self.starts = 0
@@ -67,10 +68,14 @@ class ProcessDriver:
             return problem.message
 
     async def discover(self) -> list[Found]:
-        if not self._problem:
-            with contextlib.suppress(WeftError):
-                self._found = (await self._call(Call(0, "discover"))).found
+        """What the process said last; it is asked again meanwhile, as one that hangs must not hold up the report of all devices."""
+        if not self._problem and (self._discovering is None or self._discovering.done()):
+            self._discovering = asyncio.create_task(self._ask_found())
         return list(self._found)
+
+    async def _ask_found(self) -> None:
+        with contextlib.suppress(WeftError):
+            self._found = (await self._call(Call(0, "discover"))).found
 
     async def connect(self, thing: Thing) -> None:
         if self._things.get(thing.uid) == thing:
@@ -99,6 +104,9 @@ class ProcessDriver:
 
     async def close(self) -> None:
         self._listener = None
+        if self._discovering is not None:
+            self._discovering.cancel()
+            await asyncio.gather(self._discovering, return_exceptions=True)
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
@@ -137,7 +145,13 @@ class ProcessDriver:
         tries = 0
         while True:
             began = self._clock.elapsed()
-            why = await self._run()
+            try:
+                why = await self._run()
+            except (
+                Exception
+            ) as failure:  # whatever a process says, and where descriptors are all taken: it starts again
+                log.exception("%s: the driver's process can't be served", self.protocol)
+                why = f"it can't be served: {type(failure).__name__}"
             tries = 0 if self._clock.elapsed() - began >= CALM_SECONDS else tries
             pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries, 10))
             tries += 1
