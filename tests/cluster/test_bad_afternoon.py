@@ -22,6 +22,7 @@ Gone = Callable[[str], str]
 SMALL = ("--image", "tiny", "--memory", "128M", "--cpu", "1")
 POOL_MIB = 64
 WRITTEN_MIB = 80
+FILL = f"dd if=/dev/zero bs=1M count={WRITTEN_MIB} | tr '\\0' x > /root/big"
 
 
 def find_agent(cluster: Cluster, node: str) -> int:
@@ -108,7 +109,7 @@ def test_a_disk_that_fills_is_found_and_its_guest_goes_on_once_there_is_space(cl
     with small_pool(cluster):
         cluster.ok("vm", "create", gone("writer"), *SMALL, "--node", "n3", "--pool", "shared")
         work = subprocess.Popen(
-            [WEFT, "vm", "exec", "writer", "--", "sh", "-c", f"head -c {WRITTEN_MIB}M /dev/zero | tr '\\0' x > /root/big"],
+            [WEFT, "vm", "exec", "writer", "--", "sh", "-c", FILL],
             cwd=cluster.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
