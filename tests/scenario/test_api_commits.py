@@ -97,7 +97,7 @@ RELIES_ON = {
     },
     "report_of_devices_and_of_one_that_was_found": {
         "api/node/devices.py commit": "device at, rule at",
-        "api/node/devices.py _take_found": "device absent, founddevices absent, founddevices at",
+        "api/node/devices.py _take_within": "device absent, founddevices absent, founddevices at",
     },
     "come_back_to_a_store_that_knows_nothing": {
         "api/node/report.py _take_back": "enrolment absent, node absent",
