@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import msgspec
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found
 from weft.edge.device.command import Command
 from weft.edge.device.model import Device, Model, Property
+from weft.edge.device.store import TwinStore
 from weft.edge.device.twin import Twin
+from weft.edge.gateway import DeviceGateway
 from weft.edge.rule.engine import Fired
+from weft.edge.server.link import ServerLink
 from weft.edge.server.objects import read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
 from weft.protocol.devices import MOST_DEVICE_BYTES, MOST_DEVICES, MOST_FOUND
@@ -147,3 +156,20 @@ def test_two_protocols_at_one_address_are_two_found_devices() -> None:
     note_sent(report, {}, sent, 0.0)
     told = plan_report({}, [first, second], {}, {}, sent, 1.0, 1.0, 1.0).found
     assert [(one.protocol, one.address) for one in told] == [("opcua", "192.168.7.30")]
+
+
+async def test_a_full_disk_keeps_no_device_from_being_served(tmp_path: Path) -> None:
+    clock, store = SystemClock(), TwinStore(tmp_path)
+    gateway = DeviceGateway({}, store, clock)
+    client: Any = SimpleNamespace(http=SimpleNamespace())
+    link = ServerLink(client, "n1", gateway, {}, store, clock)
+    raw = write("device", "cold-1", {"node": "n1", "model": "cold"})
+    link._take("device", ("default", "cold-1"), raw)
+
+    def refuse(*given: object, **more: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    store.save_objects = refuse  # type: ignore[method-assign]
+    await link._apply()
+    assert len(gateway.twins) == 1
+    store.close()

@@ -11,8 +11,9 @@ import asyncio
 import email.utils
 import logging
 import random
+import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -72,6 +73,7 @@ class ServerLink:
             store.load_objects(_PROJECT).get("name", b"").decode()
         )  # whose devices it takes; "": not known yet
         self._answered_at = float("-inf")
+        self._save_problem = ""
         self.problem = "the server hasn't answered yet"
         client.http.on_answer = self._note_date
 
@@ -181,11 +183,22 @@ class ServerLink:
         await self._gateway.put_devices(wanted.devices, wanted.models, self._find_problems(wanted))
         self._gateway.put_rules(wanted.rules)
         self._admit(wanted)
-        for kind in KINDS:
-            kept = {f"{project}/{name}": body for (project, name), body in self._objects[kind].items()}
-            await asyncio.to_thread(self._store.save_objects, kind, kept)
-        await asyncio.to_thread(self._store.save_objects, _OFFSET, {"seconds": str(self.offset).encode()})
-        await asyncio.to_thread(self._store.save_objects, _PROJECT, {"name": self._project.encode()})
+        rows = {
+            kind: {f"{project}/{name}": body for (project, name), body in self._objects[kind].items()} for kind in KINDS
+        }
+        rows |= {_OFFSET: {"seconds": str(self.offset).encode()}, _PROJECT: {"name": self._project.encode()}}
+        for kind, kept in rows.items():
+            await self._save(self._store.save_objects, kind, kept)
+
+    async def _save(self, save: Callable[..., None], *given: Any) -> None:
+        """A full disk keeps no device from being served; what is not saved now is with the next list."""
+        try:
+            await asyncio.to_thread(save, *given)
+            self._save_problem = ""
+        except (sqlite3.Error, OSError) as problem:
+            if not self._save_problem:
+                log.error("what the server wants can't be saved: %s; it is kept in memory", problem)
+            self._save_problem = str(problem)
 
     def _find_problems(self, wanted: GatewayObjects) -> dict[str, str]:
         """By uid: why a device can't log in to the broker."""
@@ -236,7 +249,7 @@ class ServerLink:
             changed |= self._hashes.get(user) != hashed
             self._hashes[user] = hashed
         if changed and self._broker is not None:
-            await asyncio.to_thread(self._store.save_hashes, self._hashes)
+            await self._save(self._store.save_hashes, self._hashes)
             mqtt = [one.device for one in self._gateway.twins.values() if one.device.protocol == "mqtt"]
             self._broker.put_devices([(one.project, one.name) for one in mqtt], self._hashes)
 
