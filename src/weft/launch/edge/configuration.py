@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from weft.drivers.device.address import split_place
+from weft.drivers.device.opcua.words import read_address
 from weft.launch.process.address import take_address
 from weft.launch.process.amounts import Parser, count
 from weft.launch.process.settings_file import read_settings_file
@@ -56,13 +57,23 @@ def _take_switch(text: str) -> bool:
     return _WORDS[text.lower()]
 
 
-def _take_hosts(text: str) -> list[str]:
+def _take_coap_hosts(text: str) -> list[str]:
+    return _take_hosts(text, lambda host: split_place(host, 1, "192.168.7.30:5683"))
+
+
+def _take_opcua_hosts(text: str) -> list[str]:
+    return _take_hosts(text, read_address)
+
+
+def _take_hosts(text: str, check: Callable[[str], object]) -> list[str]:
     hosts = [one.strip() for one in text.split(",") if one.strip()]
     if len(hosts) > MOST_HOSTS:
         raise argparse.ArgumentTypeError(f"{len(hosts)} hosts are too many; give at most {MOST_HOSTS}")
     for host in hosts:
-        if not re.fullmatch(r"[\[\]A-Za-z0-9._:/-]{1,200}", host):
-            raise argparse.ArgumentTypeError(f"{host[:60]!r} is not a host; write like 192.168.7.30,192.168.7.31:5683")
+        try:
+            check(host)
+        except InvalidInput as wrong:
+            raise argparse.ArgumentTypeError(f"{wrong.message.removeprefix('address: ')}; {wrong.hint}") from None
     return hosts
 
 
@@ -98,13 +109,13 @@ def make_edge_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--coap-hosts",
-        type=_take_hosts,
+        type=_take_coap_hosts,
         metavar="HOST[:PORT],…",
         help="where CoAP devices may be found, with commas between them",
     )
     parser.add_argument(
         "--opcua-hosts",
-        type=_take_hosts,
+        type=_take_opcua_hosts,
         metavar="HOST[:PORT][/PATH],…",
         help="where OPC UA servers may be found, with commas between them",
     )

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from weft.launch.process.address import split_address
 from weft.objects.errors import InUse, InvalidInput, WeftError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+MOST_FILES = 16_384
 log = logging.getLogger("weft.edge")
 
 
@@ -55,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(settings: Settings) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    allow_files()
     settings.state.mkdir(parents=True, exist_ok=True)
     settings.state.chmod(0o711)  # the broker's user goes through it to its own folder
     lock = _lock(settings.state)
@@ -63,6 +66,14 @@ def _run(settings: Settings) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+def allow_files() -> None:
+    """Let this process and its broker have a descriptor for each device: a shell gives 1,024, services often no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def serve(settings: Settings) -> None:
