@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, until
 from weft.cli.network.packets import Splitter, describe
 
 pytestmark = pytest.mark.host
+
+
+def list_allowed(cluster: Cluster, vm: str, to: str) -> list[dict[str, Any]]:
+    """The sums of ten minutes, which its node sends now and then."""
+    sums = cluster.json("network", "flows", "--vm", vm, "--since", "10m", "--ports", "80")["flows"]
+    return [one for one in sums if one["verdict"] == "allowed" and one["destination"] == to]
+
+
+def has_sums(cluster: Cluster, vm: str, to: str, way: str) -> bool:
+    return any(one[way] > 3_000_000 for one in list_allowed(cluster, vm, to))
 
 
 def test_flows_of_a_vm_are_counted_as_its_nic_counts_and_what_its_groups_refuse_is_shown(
@@ -35,11 +47,8 @@ def test_flows_of_a_vm_are_counted_as_its_nic_counts_and_what_its_groups_refuse_
     assert flow["security_group"] == "narrow"
     refused = [f for f in cluster.json("network", "flows", "--vm", "shown")["flows"] if f["verdict"] == "refused"]
     for vm, way in (("hello", "received_bytes"), ("shown", "sent_bytes")):
-        (sums,) = [
-            f
-            for f in cluster.json("network", "flows", "--vm", vm, "--since", "10m", "--ports", "80")["flows"]
-            if f["verdict"] == "allowed" and f["destination"] == address
-        ]
+        until(partial(has_sums, cluster, vm, address, way))
+        (sums,) = list_allowed(cluster, vm, address)
         assert (sums["source_name"], sums["destination_name"], sums["source_port"]) == ("hello", "shown", 0)
         assert sums[way] > 3_000_000 and abs(sums["bytes"] - flow["bytes"]) < 0.01 * flow["bytes"]
     matrix = cluster.json("network", "matrix", "--network", "default", "--since", "10m")

@@ -175,7 +175,7 @@ async def test_in_its_own_process_it_is_killed_and_comes_back_with_its_devices(p
         driver.observe(heard)
         await until(lambda: heard.values == [(ONE.uid, {"t": 1.0})])
         os.kill(driver.pid, signal.SIGKILL)
-        await until(lambda: "process ended" in heard.lines[-1])
+        await until(lambda: heard.lines and "process ended" in heard.lines[-1])
         await peer.say(peer.one, {"t": 2.0})
         await until(lambda: heard.values[-1] == (ONE.uid, {"t": 2.0}))
         await until_works(driver)

@@ -51,7 +51,15 @@ PRODUCTION, DEVELOPMENT = "production", "development"
 PACKAGES = ("openssl", "crun", "iproute2", "nftables", "dnsmasq-base", "conntrack", "util-linux", "mount")
 FOR_DEVELOPMENT = ("busybox-static",)
 HERE = Path(__file__).parent
-WITHOUT = ("api", "controllers", "scheduler", "gateway", "images", "drivers/device", "__pycache__")  # what an agent never imports
+WITHOUT = (
+    "api",
+    "controllers",
+    "scheduler",
+    "gateway",
+    "images",
+    "drivers/device",
+    "__pycache__",
+)  # what an agent never imports
 STATE = "/var/lib/weft"
 _REMOVED = (
     "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/binfmts", "usr/share/info", "var/cache",
