@@ -44,7 +44,7 @@ class Listener(Protocol):
         """Something of device ``uid`` ("" when it isn't known which) was no message: ``reason`` is one of few words."""
 
     def note_reach(self, uid: str, problem: str) -> None:
-        """One device can be reached ("") or can't; not told by drivers whose devices come to them."""
+        """Whether a device can be reached: "" if it can, else why not. Drivers whose devices connect to them don't call it."""
 
     def note_line(self, problem: str) -> None:
         """The way to the devices works again (""), or why it doesn't."""

@@ -101,7 +101,7 @@ class Witnesses:
             raise
         except Exception:  # a defect here must not end the other controllers
             _log.exception("the witness of cluster %s can't be asked", cluster.envelope.name)
-        if cluster.uid in self._missed:  # what changed meanwhile is said at once
+        if cluster.uid in self._missed:  # it asks again now: something changed while it asked
             self._missed.discard(cluster.uid)
             wake.ring()
 
@@ -126,7 +126,7 @@ class Witnesses:
     async def _note(self, found: Sequence[tuple[Item, Condition]]) -> None:
         commits = [commit for item, condition in found if (commit := self._plan_commit(item, condition)) is not None]
         for start in range(0, len(commits), MOST_COMMITS):
-            # If someone else wrote one of them meanwhile, the next answer is noted.
+            # If one of them was written by somebody else in between, the next answer is noted.
             await self._leadership.perform(commits[start : start + MOST_COMMITS])
 
     def _plan_commit(self, former: Item, condition: Condition) -> Commit | None:
