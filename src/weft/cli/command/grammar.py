@@ -123,7 +123,10 @@ AFTER = {
         ),
         "replicate": Entry("replication.replicate", "Replicate VMs to a linked cluster", ("cluster",)),
     },
-    "device": {"watch": Entry("device.watch", "Show what devices report, as it changes", ("device",))},
+    "device": {
+        "watch": Entry("device.watch", "Show what devices report, as it changes", ("device",)),
+        "metrics": Entry("device_metrics", "Show which numbers a device reported over time", ("device",)),
+    },
     "container": {"restore": Entry("restore", "Show how its volumes go back to a snapshot", ("container",))},
     "vm": {
         "update": Entry("vm_update.update", "Roll out another version of a VM", ("vm",)),

@@ -31,19 +31,22 @@ def format_value(value: Value, unit: str) -> str:
 
 
 def draw_sparkline(values: Sequence[Value], width: int) -> str:
-    """``values`` in at most ``width`` signs, each the greatest of its part; a gap is a space. The lowest sign is zero."""
+    """``values`` in at most ``width`` signs, each the greatest of its part; a gap is a space. The lowest sign is zero, or
+    the least value where that is less."""
     peaks = gather(values, width)
-    top = max((peak for peak in peaks if peak is not None), default=0.0)
-    return "".join(" " if peak is None else _EIGHTHS[_height(peak, top, 7)] for peak in peaks)
+    top, floor = max((peak for peak in peaks if peak is not None), default=0.0), _find_floor(peaks)
+    return "".join(" " if peak is None else _EIGHTHS[_height(peak - floor, top - floor, 7)] for peak in peaks)
 
 
 def draw_plot(times: Sequence[float], values: Sequence[Value], unit: str, width: int, height: int) -> list[str]:
-    """Lines of a plot of at most ``width`` signs: the greatest values above an axis of local times."""
-    top = max((value for value in values if value is not None), default=0.0)
-    marks = [format_value(top * part / height, unit) for part in range(height, 0, -1)]
-    margin = max(map(len, marks), default=0)
+    """Lines of a plot of at most ``width`` signs: the greatest values above an axis of local times. The axis is at zero, or at the
+    least value where that is less."""
+    top, floor = max((value for value in values if value is not None), default=0.0), _find_floor(values)
+    marks = [format_value(floor + (top - floor) * part / height, unit) for part in range(height, 0, -1)]
+    lowest = format_value(floor, unit) if floor else "0"
+    margin = max(map(len, (*marks, lowest)))
     peaks = gather(values, max(1, width - margin - 3))
-    heights = [0 if peak is None else max(1, _height(peak, top, 8 * height)) for peak in peaks]
+    heights = [0 if peak is None else max(1, _height(peak - floor, top - floor, 8 * height)) for peak in peaks]
     lines = []
     for row in range(height - 1, -1, -1):
         mark = marks[height - 1 - row] if row % 2 == (height - 1) % 2 else ""
@@ -51,7 +54,7 @@ def draw_plot(times: Sequence[float], values: Sequence[Value], unit: str, width:
         lines.append(f"{mark:>{margin}} ┤{''.join(signs)}".rstrip())
     first, last = (datetime.fromtimestamp(at).strftime("%H:%M:%S") for at in (times[0], times[-1]))
     gap = " " * max(1, len(peaks) - len(first) - len(last))
-    lines += [f"{'0':>{margin}} └{'─' * len(peaks)}", f"{'':>{margin}}  {first}{gap}{last}"]
+    lines += [f"{lowest:>{margin}} └{'─' * len(peaks)}", f"{'':>{margin}}  {first}{gap}{last}"]
     return lines
 
 
@@ -60,6 +63,10 @@ def gather(values: Sequence[Value], width: int) -> list[Value]:
     count = min(width, len(values))
     parts = [values[at * len(values) // count : (at + 1) * len(values) // count] for at in range(count)]
     return [max((value for value in part if value is not None), default=None) for part in parts]
+
+
+def _find_floor(values: Sequence[Value]) -> float:
+    return min((value for value in values if value is not None and value < 0), default=0.0)
 
 
 def _height(value: float, top: float, most: int) -> int:

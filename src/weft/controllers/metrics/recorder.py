@@ -1,5 +1,5 @@
 """Records the history of metrics: what nodes' heartbeats bring, every ten seconds unless people want otherwise, to the
-database for metrics; and what gateways count of functions.
+database for metrics; what gateways count of functions, and what devices report.
 
 Reads the leases of nodes and gateways, and the view; stores nothing. Only the leader runs it, so each moment is sent once."""
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from weft.controllers.metrics.endings import Endings
 from weft.controllers.metrics.functions import list_functions
+from weft.controllers.metrics.properties import list_properties
 from weft.controllers.metrics.samples import list_samples
 from weft.controllers.metrics.troubles import Kills, list_certificates, list_troubles
 from weft.informer.leader_lease import LeaderLease
@@ -68,6 +69,7 @@ class Recorder:
                 samples += list_functions(view, gateways, self._of_gateways, now)
                 at = int(now * 1000)
                 samples += (*list_troubles(view, at), *self._kills.list_samples(view, at))
+                samples += list_properties(view, at)
                 samples += list_certificates(self._read_ends(), at)
                 samples += list(self._endings.list_samples(samples, at))
             except StoreUnavailable:
