@@ -96,6 +96,7 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     assert cluster.json("snapshot", "list")["items"] == []
 
 
+@pytest.mark.long
 def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_creates_that_are_cut_off_anywhere_by_a_kill_are_finished(cluster: Clust
     assert soak.half_way >= 1, soak.killed
 
 
+@pytest.mark.long
 def test_snapshots_and_backups_hold_what_they_must_whoever_is_killed_meanwhile(cluster: Cluster) -> None:
     copies = Copies(cluster, Standing(seed=3), cluster.make_folder("repository"))
     copies.run(rounds=3)

@@ -169,6 +169,7 @@ def test_without_wefts_own_agent_commands_run_over_qemu_guest_agent(told: Cluste
     assert "has no terminals" in told.fails(2, "vm", "exec", "-t", TOLD, "--", "sh")
 
 
+@pytest.mark.long
 def test_it_shuts_itself_down_when_it_is_stopped(deb: Cluster) -> None:
     deb.ok("vm", "stop", NAME, timeout=240)
     assert "reboot: Power down" in deb.ok("vm", "logs", NAME, "--tail", "5")

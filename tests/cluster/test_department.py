@@ -15,6 +15,7 @@ ROUNDS = 3
 SEED = 42  # kills the server, an agent and the controllers
 
 
+@pytest.mark.long
 def test_leases_and_rights_hold_while_processes_are_killed(cluster: Cluster, registry: str, tmp_path: Path) -> None:
     push_busybox(tmp_path, f"{registry}/{IMAGE}", ["httpd"], {})
     department = Department(cluster, Progress(SEED), f"{registry}/{IMAGE}", tmp_path / "progress.json", short=True)

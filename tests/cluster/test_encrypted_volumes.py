@@ -14,6 +14,7 @@ Gone = Callable[[str], str]
 MARK = "nobody reads this in the pool"
 
 
+@pytest.mark.long
 def test_a_vm_s_encrypted_volume_is_plain_inside_it_alone(cluster: Cluster, gone: Gone) -> None:
     cluster.ok("volume", "create", "vault", "--size", "64M", "--encrypted")
     cluster.ok("vm", "create", gone("bank"), "--image", "tiny", "--memory", "128M", "--volume", "vault")

@@ -49,6 +49,7 @@ def test_exec_is_binary_clean_for_ten_megabytes_in_both_directions(cluster: Clus
     assert cluster.run("vm", "exec", "hello", "--", "cat", "/tmp/blob").stdout == blob
 
 
+@pytest.mark.long
 def test_tmp_holds_110_megabytes_in_a_256_megabyte_guest(cluster: Cluster, gone: Gone) -> None:
     cluster.ok("vm", "create", gone("roomy"), "--image", "tiny", "--memory", "256M")
     cluster.ok("vm", "exec", "roomy", "--", "dd", "if=/dev/zero", "of=/tmp/big", "bs=1M", "count=110")

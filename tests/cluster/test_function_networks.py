@@ -135,7 +135,7 @@ def test_a_killed_agent_leaves_no_egress_endpoint_and_its_next_one_makes_it_agai
 
 @pytest.mark.parametrize(
     "isolation",
-    mark_long(("process", "container", "vm"), "process", "container"),
+    mark_long(("process", "container", "vm"), "process", "vm"),
 )
 def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(
     blue: Cluster, functions: Functions, isolation: str

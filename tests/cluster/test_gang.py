@@ -13,6 +13,7 @@ Gone = Callable[[str], str]
 WISH = ("--image", "tiny", "--memory", "128M", "--cpu", "0.5", "--grace", "1s", "--anti-affinity-group", "crew")
 
 
+@pytest.mark.long
 def test_none_of_a_gang_runs_until_all_of_it_can(cluster: Cluster, gone: Gone) -> None:
     alone = cluster.fails(6, "vm", "create", gone("crew-1"), *WISH, "--gang", "crew:3")
     assert "gangIncomplete: gang crew: 1 of 3 members are ready to be placed" in alone

@@ -97,6 +97,7 @@ def test_a_machine_that_is_killed_and_a_node_that_loses_power_are_got_over(
     cluster.ok("volume", "delete", "drawer", "--yes")
 
 
+@pytest.mark.long
 def test_how_it_ends_is_told_and_who_may_reach_it_is_as_for_a_vm(
     cluster: Cluster, registry: str, gone_containers: Gone
 ) -> None:

@@ -35,6 +35,7 @@ def until(true: Callable[[], bool], cluster: Cluster, seconds: float = 60) -> No
         time.sleep(0.2)
 
 
+@pytest.mark.long
 def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server_and_is_restored(on_etcd: Cluster) -> None:
     hello = on_etcd.vm("hello")
     boot = on_etcd.ok("vm", "exec", "hello", "--", "cat", "/proc/sys/kernel/random/boot_id")

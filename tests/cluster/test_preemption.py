@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.cluster.cluster import Cluster, until
 from tests.cluster.containers import IMAGE, Gone, status
 
@@ -58,6 +60,7 @@ def test_a_best_effort_vm_is_suspended_for_an_immediate_lease_and_goes_on_after_
     check_counts(cluster, "spare")
 
 
+@pytest.mark.long
 def test_one_whose_node_stays_full_goes_on_with_its_memory_on_another_one(
     cluster: Cluster, registry: str, gone: Gone, gone_containers: Gone
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_running_guest_gets_cpus_memory_volumes_and_nics_and_its_wishes_say_wh
     cluster.ok("network", "delete", "growth", "--yes")
 
 
+@pytest.mark.long
 def test_what_needs_a_restart_waits_for_it_and_what_has_no_room_says_so_by_name(cluster: Cluster, gone: Gone) -> None:
     cluster.ok("vm", "create", gone("waiter"), "--image", "tiny", "--memory", "128M", "--node", "n3")
     cluster.ok("vm", "set", "waiter", "--machine", "microvm")

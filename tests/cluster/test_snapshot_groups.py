@@ -19,6 +19,7 @@ def read(cluster: Cluster, vm: str) -> int:
     return int(cluster.ok("vm", "exec", vm, "--", "cat", "/root/n"))
 
 
+@pytest.mark.long
 def test_a_group_is_of_one_instant_across_nodes_and_ready_as_a_whole(cluster: Cluster) -> None:
     for vm, node in (("shop-web", "n1"), ("shop-db", "n2")):
         cluster.ok("vm", "create", vm, "--image", "tiny", "--node", node, "--label", "app=shop")

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.cluster.cluster import ROOT, until
+from tests.long import ALL_EXAMPLES, mark_long
 from tests.scenario.cli_lab import Fabric
 
 Open = Callable[..., Page]
@@ -75,12 +76,12 @@ def test_the_queue_says_who_passed_whom(open_page: Open) -> None:
     expect(page.get_by_role("columnheader", name="PASSED BY")).to_be_visible()
 
 
-def test_every_page_is_accessible(open_page: Open) -> None:
+def test_pages_are_accessible(open_page: Open) -> None:
     page = open_page("", color_scheme="light", reduced_motion="reduce")
     expect(page.locator("main h1").first).to_be_visible()
     page.evaluate(AXE.read_text())
     found = []
-    for route in ROUTES:
+    for route in ROUTES[:: 1 if ALL_EXAMPLES else 3]:  # all of them in the soak
         page.evaluate(f"location.hash = '#/{route}'")
         expect(page.locator("main h1").first).to_be_visible()
         page.wait_for_timeout(100)  # what it asks for has come: a page without it has been looked at before
@@ -154,7 +155,11 @@ def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_pa
 
 
 @pytest.mark.parametrize(
-    "route", ["o/vm/default/shown/nowhere", "o/vm/default/shown/%ff", "o/vm/default/shown/constructor"]
+    "route",
+    mark_long(
+        ["o/vm/default/shown/nowhere", "o/vm/default/shown/%ff", "o/vm/default/shown/constructor"],
+        "o/vm/default/shown/constructor",
+    ),
 )
 def test_an_address_that_was_cut_or_mistyped_opens_the_object(open_page: Open, route: str) -> None:
     page = open_page(route)
@@ -278,6 +283,7 @@ def test_a_phone_shows_the_pages_without_scrolling_sideways(open_page: Open, wid
     expect(page.locator("h1")).to_have_text("Storage")
 
 
+@pytest.mark.long
 def test_the_page_is_built_twice_to_the_same_bytes(tmp_path: Path) -> None:
     import subprocess  # noqa: PLC0415
 

@@ -223,6 +223,7 @@ async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None
     await lab.until(lambda: ready.get(recipe.digest) == [], PATIENCE)
 
 
+@pytest.mark.long
 async def test_the_handler_is_warmed_only_if_that_is_asked_for(lab: FunctionLab) -> None:
     recipe = bad_recipe(lab)
     await prepare(lab, recipe)
@@ -232,7 +233,9 @@ async def test_the_handler_is_warmed_only_if_that_is_asked_for(lab: FunctionLab)
 @pytest.mark.parametrize(
     ("code", "reason", "word"),
     [
-        ("import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name"),
+        pytest.param(
+            "import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name", marks=pytest.mark.long
+        ),
         pytest.param("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error", marks=pytest.mark.long),
         pytest.param(
             "import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7", marks=pytest.mark.long

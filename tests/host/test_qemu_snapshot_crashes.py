@@ -57,7 +57,7 @@ def kill(lab: GuestLab, plan: GuestPlan) -> None:
 
 @pytest.mark.parametrize(
     ("memory", "stride"),
-    [(True, 9), pytest.param(True, 1, marks=pytest.mark.long), pytest.param(False, 1, marks=pytest.mark.long)],
+    [(True, 17), pytest.param(True, 1, marks=pytest.mark.long), pytest.param(False, 1, marks=pytest.mark.long)],
 )
 async def test_a_driver_killed_at_any_step_leaves_a_snapshot_or_none_and_a_guest_that_runs_on(
     lab: SnapshotLab, counter: bytes, memory: bool, stride: int
@@ -101,7 +101,9 @@ async def test_a_driver_killed_at_any_step_leaves_a_snapshot_or_none_and_a_guest
     await driver.stop(plan.id, grace_seconds=0)
 
 
-@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.long), "after", "saving"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("before", marks=pytest.mark.long), "after", pytest.param("saving", marks=pytest.mark.long)]
+)
 async def test_a_machine_killed_meanwhile_starts_again_on_all_that_it_wrote(
     lab: SnapshotLab, counter: bytes, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -154,7 +156,7 @@ async def test_memory_that_has_no_room_is_dropped_and_the_guest_runs_on(lab: Sna
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", [23, pytest.param(1, marks=pytest.mark.long)])
 async def test_a_driver_killed_at_any_step_of_a_copys_start_leaves_no_twin(
     lab: SnapshotLab, counter: bytes, stride: int
 ) -> None:

@@ -118,6 +118,7 @@ async def test_two_copies_of_one_memory_are_three_machines(lab: SnapshotLab, cou
     assert all(len(set(values)) == 3 for values in zip(*(words[:4] for words in told), strict=True)), told
 
 
+@pytest.mark.long
 async def test_a_copy_that_boots_is_another_machine_before_anything_of_it_starts(lab: SnapshotLab) -> None:
     plan, driver = lab.plan("booted"), lab.driver()
     await ready(driver, plan)

@@ -10,7 +10,7 @@ from tests.scenario.api_lab import DoorsLab
 from tests.scenario.schema_storm import Storm, operations
 
 SEED = 20261120
-EXAMPLES = examples(9)  # requests to each operation; make soak asks far more
+EXAMPLES = examples(6)  # requests to each operation; make soak asks far more
 
 
 @pytest.fixture(scope="module")
