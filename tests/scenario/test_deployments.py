@@ -12,18 +12,12 @@ from tests.scenario.controllers_lab import MIB, Lab
 from tests.scenario.test_jobs import RUNS
 
 from weft.kinds.container import ContainerSpec
-from weft.kinds.deployment import (
-    DEPLOYMENT,
-    REVISION_LABEL,
-    DeploymentSpec,
-    DeploymentStatus,
-    RolloutStrategy,
-    ScaleInput,
-    UndoInput,
-    UpdateInput,
-    check_deployment,
-)
+from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec, check_deployment
 from weft.kinds.disruption_budget import DisruptionBudgetSpec
+from weft.kinds.fields.deployment.instance import REVISION_LABEL
+from weft.kinds.fields.deployment.status import DeploymentStatus
+from weft.kinds.fields.deployment.strategy import RolloutStrategy
+from weft.kinds.parts.deployment.verbs import ScaleInput, UndoInput, UpdateInput
 from weft.kinds.quota import QuotaSpec
 from weft.kinds.service import ServiceSpec, ServiceStatus
 from weft.kinds.vm import VmSpec

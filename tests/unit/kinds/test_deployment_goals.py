@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.deployment import DEPLOYMENT, UndoInput
+from weft.kinds.deployment import DEPLOYMENT
+from weft.kinds.parts.deployment.verbs import UndoInput
 from weft.objects.errors import IllegalTransition
 
 

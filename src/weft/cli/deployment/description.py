@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.cli.output.local_time import render_time
-from weft.kinds.deployment import DRAINING_LABEL, REVISION_LABEL
 from weft.kinds.fields.cells import dig
+from weft.kinds.fields.deployment.instance import DRAINING_LABEL, REVISION_LABEL
 from weft.objects.quantity import format_duration
 
 Object = Mapping[str, Any]

@@ -10,8 +10,9 @@ import msgspec
 from weft.cli.output.formats import print_data, print_items
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
-from weft.kinds.deployment import DEPLOYMENT_LABEL, FIXED, TEMPLATES, decode_template, instance_name, read_instance_name
+from weft.kinds.deployment import FIXED, TEMPLATES, decode_template
 from weft.kinds.fields.cells import dig
+from weft.kinds.fields.deployment.instance import DEPLOYMENT_LABEL, instance_name, read_instance_name
 from weft.objects.spec_change import FieldChange, plan_change
 
 Object = Mapping[str, Any]

@@ -32,8 +32,10 @@ from weft.cli.verbs.create import read_words
 from weft.cli.wait.finish import finish_one
 from weft.cli.wait.follow import print_one
 from weft.kinds.container import CONTAINER
-from weft.kinds.deployment import DEPLOYMENT, FIXED, MOST_REPLICAS, TEMPLATES, find_base
+from weft.kinds.deployment import DEPLOYMENT, FIXED, TEMPLATES
 from weft.kinds.fields.cells import dig
+from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
+from weft.kinds.parts.deployment.verbs import find_base
 from weft.kinds.record import Kind
 from weft.kinds.vm import VM
 from weft.objects.schema import read_strict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weft.controllers.deployment.instances import LATE_SECONDS, LOOK_SECONDS, MOST_DELETED
 from weft.controllers.deployment.outcome import Outcomes, split_requests
-from weft.kinds.deployment import count_instances
+from weft.kinds.fields.deployment.instance import count_instances
 from weft.objects.quantity import format_duration
 
 

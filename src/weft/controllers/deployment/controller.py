@@ -23,24 +23,19 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
-from weft.kinds.deployment import (
+from weft.kinds.deployment import FIXED, TEMPLATES, DeploymentSpec, decode_template
+from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
     DRAINING_LABEL,
-    FIXED,
-    MOST_REPLICAS,
     OWN_LABELS,
     REVISION_LABEL,
-    TEMPLATES,
-    DeploymentSpec,
-    DeploymentStatus,
-    Revision,
     count_instances,
-    decode_template,
     instance_name,
-    mark_template,
     read_instance_name,
 )
-from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
+from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
 from weft.kinds.migration import MIGRATION, MIGRATION_MODES, MigrationSpec
 from weft.kinds.parts.goal import UNPLACEABLE
 from weft.kinds.parts.nic import networks_of

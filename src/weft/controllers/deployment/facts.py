@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.deployment import DeploymentSpec, DeploymentStatus
+from weft.kinds.deployment import DeploymentSpec
+from weft.kinds.fields.deployment.status import DeploymentStatus
 
 # lost: its node sends nothing, so it may still run; failed: it ended, and won't begin again by itself; rests: people stopped it.
 State = Literal["coming", "healthy", "unhealthy", "failed", "lost", "rests"]

@@ -12,7 +12,9 @@ from weft.contracts.history import History
 from weft.controllers.deployment.facts import Verdict
 from weft.controllers.deployment.requests import Watched, ask_figure, ask_verdict
 from weft.informer.view import Item, View
-from weft.kinds.deployment import REVISION_LABEL, DeploymentSpec, DeploymentStatus, find_since
+from weft.kinds.deployment import DeploymentSpec
+from weft.kinds.fields.deployment.instance import REVISION_LABEL
+from weft.kinds.fields.deployment.status import DeploymentStatus, find_since
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.objects.errors import Unavailable, WeftError
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.deployment.instances import Instances
-from weft.kinds.deployment import MOST_REVISIONS_BYTES, TrafficShare
+from weft.kinds.fields.deployment.status import MOST_REVISIONS_BYTES, TrafficShare
 from weft.objects.quantity import format_duration
 
 CRASHES = 2  # restarts of a new instance that mean it fails

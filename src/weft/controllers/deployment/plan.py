@@ -12,7 +12,7 @@ from weft.controllers.deployment.beside import Beside
 from weft.controllers.deployment.facts import Facts, Outcome
 from weft.controllers.deployment.instances import LOOK_SECONDS, MOST_DELETED
 from weft.controllers.deployment.rolling import Rolling
-from weft.kinds.deployment import DeploymentStatus, Revision, mark_template
+from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
 from weft.kinds.quota import REASON as OVER_QUOTA
 from weft.objects.quantity import format_duration
 

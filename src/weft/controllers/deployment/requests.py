@@ -16,7 +16,7 @@ import numpy as np
 from weft.contracts.history import Floats, History, Labels, Span
 from weft.controllers.deployment.facts import Verdict
 from weft.insight.canary import choose_rates, judge
-from weft.kinds.deployment import Autoscale
+from weft.kinds.fields.deployment.scaling import Autoscale
 
 REQUESTS, SECONDS = "weft_service_requests_total", "weft_service_response_seconds"
 ERROR, UNANSWERED = "5xx", "none"

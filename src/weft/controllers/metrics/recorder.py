@@ -15,7 +15,7 @@ from weft.controllers.metrics.samples import list_samples
 from weft.controllers.metrics.troubles import Kills, list_certificates, list_troubles
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import View
-from weft.kinds.deployment import DeploymentStatus, find_since
+from weft.kinds.fields.deployment.status import DeploymentStatus, find_since
 from weft.objects.errors import StoreUnavailable
 from weft.protocol import function_counts
 from weft.protocol.heartbeat import LEASE_PREFIX

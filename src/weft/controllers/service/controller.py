@@ -28,7 +28,6 @@ from weft.informer.shares import describe_missing
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec
-from weft.kinds.deployment import DeploymentStatus
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.endpoint import (
     ENDPOINTS_BY_WORKLOAD,
@@ -38,6 +37,7 @@ from weft.kinds.endpoint import (
     ServedPort,
     ServedTarget,
 )
+from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.fields.service.readiness import resolve_readiness
 from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeReport, NodeStatus

@@ -12,16 +12,11 @@ from weft.informer.shares import find_named
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current
-from weft.kinds.deployment import (
-    DEPLOYMENT,
-    DEPLOYMENT_LABEL,
-    DRAINING_LABEL,
-    REVISION_LABEL,
-    DeploymentSpec,
-    DeploymentStatus,
-)
+from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointStatus
+from weft.kinds.fields.deployment.instance import DEPLOYMENT_LABEL, DRAINING_LABEL, REVISION_LABEL
+from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.fields.service.readiness import MOST_CHECKED, resolve_readiness
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus, name_departure
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus

@@ -8,7 +8,10 @@ import msgspec
 
 from weft.controllers.deployment.facts import Facts, Instance, Outcome, State, Verdict
 from weft.controllers.deployment.plan import plan_deployment
-from weft.kinds.deployment import DeploymentSpec, DeploymentStatus, RolloutStrategy, instance_name
+from weft.kinds.deployment import DeploymentSpec
+from weft.kinds.fields.deployment.instance import instance_name
+from weft.kinds.fields.deployment.status import DeploymentStatus
+from weft.kinds.fields.deployment.strategy import RolloutStrategy
 
 # late: it crashes after it was healthy for a while; flaps: it is healthy for 8 s of each 20 s, slot after slot
 Manner = Literal["good", "never", "crashes", "late", "flaps"]

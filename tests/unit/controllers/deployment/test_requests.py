@@ -21,7 +21,8 @@ from weft.controllers.deployment.requests import (
     plan_scale,
     plan_span,
 )
-from weft.kinds.deployment import Autoscale, DeploymentSpec, check_deployment
+from weft.kinds.deployment import DeploymentSpec, check_deployment
+from weft.kinds.fields.deployment.scaling import Autoscale
 from weft.objects.errors import InvalidInput
 from weft.telemetry.metrics.history import SampleHistory
 from weft.telemetry.metrics.sample import Sample

@@ -10,7 +10,7 @@ from tests.long import examples
 from tests.unit.controllers.deployment.rollout_world import Manner, World
 
 from weft.controllers.deployment.facts import Verdict
-from weft.kinds.deployment import RolloutStrategy
+from weft.kinds.fields.deployment.strategy import RolloutStrategy
 
 ENDED = ("Promoted", "RolledBack", "Undecided")
 STRATEGIES = ("rolling", "blue-green", "canary")
