@@ -368,6 +368,23 @@ async def test_a_vm_that_gives_way_to_another_image_is_stopped_and_starts_again_
         await lab.until_gone("/vm/default/fresh")
 
 
+async def test_an_adopted_vm_that_people_stop_stays_stopped(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab)
+
+        def stop(envelope: Envelope) -> None:
+            envelope.spec = merge_part(
+                envelope.spec, msgspec.structs.replace(decode_part(envelope.spec, VmSpec), run="stop")
+            )
+            envelope.generation += 1
+
+        await lab.change("/vm/default/web", stop)
+        await lab.until_phase("web", "Stopped")
+        await lab.pass_time(30)
+        assert decode_part((await lab.vm("web")).spec, VmSpec).run == "stop"
+        assert (await status_of(lab)).ready == 0
+
+
 @pytest.mark.parametrize("firmware", ["auto", "bios"])
 async def test_a_vm_runs_beside_the_one_that_had_its_template_before_or_has_it_now(
     tmp_path: Path, firmware: str

@@ -119,10 +119,11 @@ class Client:
         given: Any = None,
         *,
         project: str | None = None,
+        dry_run: bool = False,
     ) -> Object:
         """Carry out a verb of the kind with its input: the changed object, or for stream verbs ticket and address."""
         path = f"{self.path(kind, name, project=project)}:{quote(verb, safe='')}"
-        return self._call("POST", path, {} if given is None else given)
+        return self._call("POST", path, {} if given is None else given, dry_run=dry_run)
 
     def batch(self, kind: str, manifests: Sequence[Mapping[str, Any]], *, project: str | None = None) -> Objects:
         """Create up to 1,000 objects of one kind; one ``{"object": …}`` or ``{"error": …}`` for each, in order."""

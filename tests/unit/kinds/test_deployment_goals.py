@@ -42,6 +42,14 @@ def test_a_rollout_that_is_not_promoted_by_itself_ends_the_wait(
         assert "it waits for a word" in failure.message and "weft rollout resume web" in (failure.hint or "")
 
 
+def test_a_pause_without_a_rollout_says_how_one_begins() -> None:
+    pause = next(one for one in DEPLOYMENT.verbs if one.name == "pause").change
+    assert pause is not None
+    with pytest.raises(IllegalTransition, match="there is no rollout to pause") as problem:
+        pause(deployment("Promoted"), None)
+    assert problem.value.hint == "weft deployment update web … begins one"
+
+
 def test_an_undo_to_what_runs_already_is_refused() -> None:
     undo = next(one for one in DEPLOYMENT.verbs if one.name == "undo").change
     assert undo is not None

@@ -44,6 +44,7 @@ WEB: dict[str, Any] = {"selector": {"app": "web"}, "ports": ["80:8080"]}
         ({"readiness": {"command": ["true"]}}, "spec.readiness.command"),
         ({"readiness": {"type": "http", "path": "healthz"}}, "spec.readiness.path"),
         ({"readiness": {"type": "http", "path": "/a\r\nHost: b"}}, "spec.readiness.path"),
+        ({"readiness": {"path": "/healthz"}}, "spec.readiness.path"),
         ({"readiness": {"interval": "100ms"}}, "spec.readiness.interval"),
         ({"readiness": {"timeout": "11s"}}, "spec.readiness.timeout"),
         ({"readiness": {"fall": 0}}, "spec.readiness.fall"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.cli.output.local_time import render_time
 from weft.kinds.fields.cells import dig
-from weft.kinds.fields.deployment.instance import DRAINING_LABEL, REVISION_LABEL
+from weft.kinds.fields.deployment.instance import DRAINING_LABEL, REVISION_LABEL, count_instances
 from weft.objects.quantity import format_duration
 
 Object = Mapping[str, Any]
@@ -74,6 +74,6 @@ def _describe_rule(deployment: Object, strategy: Mapping[str, Any]) -> str:
     least = max(0, replicas - strategy.get("max_unavailable", 1))
     back = "goes back" if strategy.get("rollback_on_failure") or kind == "canary" else "waits for people"
     return (
-        f"{replicas} instances, never fewer than {least} healthy, at most {replicas + strategy.get('max_surge', 1)} "
+        f"{count_instances(replicas)}, never fewer than {least} healthy, at most {replicas + strategy.get('max_surge', 1)} "
         f"in a rolling update; a failure, or {timeout} without progress: it {back}"
     )

@@ -156,7 +156,14 @@ def check_update(
     ``chooses``: the command has a flag --strategy."""
     spec = deployment["spec"]
     merged = {**(spec.get("strategy") or {}), **strategy}
-    doing = merged.get("type", "rolling")
+    check_strategy_flags(strategy, merged.get("type", "rolling"), chooses=chooses)
+    labels = dig(deployment, "spec.labels", {}) if labels is None else labels
+    asked = {**spec, "template": dict(template), "strategy": merged, "labels": dict(labels), "instance": instance}
+    check_asked(asked)
+
+
+def check_strategy_flags(strategy: Mapping[str, Any], doing: str, *, chooses: bool = True) -> None:
+    """Raises UsageError for the first field of ``strategy`` that an update of type ``doing`` doesn't heed."""
     for field in strategy:
         heeding = _ONLY.get(field, _STRATEGIES)
         if doing not in heeding:
@@ -165,9 +172,6 @@ def check_update(
                 f"{_name_flag(field)} has no effect on a {doing} update",
                 f"add {wanted}, or leave it out" if chooses else "leave it out",
             )
-    labels = dig(deployment, "spec.labels", {}) if labels is None else labels
-    asked = {**spec, "template": dict(template), "strategy": merged, "labels": dict(labels), "instance": instance}
-    check_asked(asked)
 
 
 def check_asked(spec: Mapping[str, Any]) -> None:

@@ -141,6 +141,9 @@ def _roll_out(
         return preview_update(session, deployment or _make_manifest(vm or {}, name), template, strategy, vm)
     if live:
         _refuse_restarts(session, name, template, vm)
+        strategy["live_migrate"] = True
+    body = {"template": template, "strategy": strategy, "instance": instance}
+    _try_update(session, deployment, vm, template, body)
     if deployment is None:
         assert vm is not None
         adopted = _adopt(session, vm)
@@ -152,11 +155,26 @@ def _roll_out(
         if interrupted is not None:
             return interrupted
     target = Target(DEPLOYMENT, deployment["name"])
-    if live:
-        strategy["live_migrate"] = True
-    body = {"template": template, "strategy": strategy, "instance": instance}
     made = session.client.verb(DEPLOYMENT.name, target.name, "update", body)
     return finish_one(session, target, made, "update")
+
+
+def _try_update(
+    session: Session,
+    deployment: dict[str, Any] | None,
+    vm: dict[str, Any] | None,
+    template: dict[str, Any],
+    body: dict[str, Any],
+) -> None:
+    """Let the server refuse the update, as one whose image is missing, before the VM is adopted or a snapshot taken."""
+    if deployment is not None:
+        session.client.verb(DEPLOYMENT.name, deployment["name"], "update", body, dry_run=True)
+        return
+    assert vm is not None
+    manifest = _make_manifest(vm, vm["name"])
+    del manifest["uid"], manifest["status"]
+    manifest["spec"]["template"] = template
+    session.client.create(manifest, dry_run=True)
 
 
 def _find_deployment(session: Session, name: str) -> dict[str, Any] | None:

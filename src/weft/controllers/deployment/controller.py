@@ -29,6 +29,7 @@ from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
     DRAINING_LABEL,
     OWN_LABELS,
+    PARKED_LABEL,
     REVISION_LABEL,
     count_instances,
     instance_name,
@@ -124,7 +125,7 @@ def plan_one(
         instances=[
             read_instance(item, one, allowances[one.key], services, now)
             for one in found.values()
-            if not (one.envelope.name == spec.adopt and spec_of(one).run == "stop")
+            if not (one.envelope.name == spec.adopt and spec_of(one).run == "stop" and _is_parked(one))
         ],
         now=now,
         generation=of.generation,
@@ -373,7 +374,8 @@ def plan_writes(
     for new in outcome.make:
         name = _name(status, deployment.envelope.name, new)
         if name == adopted and name in found:
-            _label(draft, found[name], {DRAINING_LABEL: None}, msgspec.structs.replace(spec_of(found[name]), run="run"))
+            own: dict[str, str | None] = {DRAINING_LABEL: None, PARKED_LABEL: None}
+            _label(draft, found[name], own, msgspec.structs.replace(spec_of(found[name]), run="run"))
         else:
             draft.make(make_instance(deployment, revisions[new.revision], name, now))
     if (outcome.make or outcome.change) and quota is not None:
@@ -382,7 +384,8 @@ def plan_writes(
         _change(draft, deployment, found[one.name], revisions[number])
     for one in outcome.delete:
         if one.name == adopted:
-            draft.change(found[one.name], spec=msgspec.structs.replace(spec_of(found[one.name]), run="stop"))
+            parked = msgspec.structs.replace(spec_of(found[one.name]), run="stop")
+            _label(draft, found[one.name], {PARKED_LABEL: "true"}, parked)
         else:
             draft.change(found[one.name], deleting_since=now)
     for one in outcome.drain:
@@ -394,6 +397,11 @@ def plan_writes(
     draft.preconditions += preconditions
     events = [Event(kind, reason, text, deployment.envelope.ref, SOURCE) for kind, reason, text in outcome.events[:20]]
     return draft.commit(deployment.key, events)
+
+
+def _is_parked(workload: Item) -> bool:
+    """Whether its deployment has stopped it, and not people."""
+    return PARKED_LABEL in workload.envelope.labels
 
 
 def _label(draft: Draft, item: Item, labels: dict[str, str | None], spec: msgspec.Struct | None = None) -> None:

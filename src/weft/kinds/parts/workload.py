@@ -153,7 +153,9 @@ def refuse_twice(**lists: Sequence[Any]) -> None:
     """Raises InvalidInput for a list, by field of a spec, that names one thing twice."""
     for name, values in lists.items():
         if len(values) > 1 and len(set(values)) != len(values):
-            raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
+            raise InvalidInput(
+                f"spec.{name} names the same thing twice", field=f"spec.{name}", hint="leave one of the two out"
+            )
 
 
 def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | ClaimWithin]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 
+from weft.cli.deployment.flags import check_strategy_flags
 from weft.cli.verbs import vm_update
 from weft.cli.wait.follow import INTERRUPTED
 from weft.objects.errors import AlreadyExists, IllegalTransition, NotFound, WeftError
@@ -18,21 +19,29 @@ class _Client:
     def __init__(self) -> None:
         self.verbs: list[str] = []
         self.missing: set[str] = set()
+        self.is_adopted = True
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        owner = {"kind": "deployment", "name": "old"}
+        owner = {"kind": "deployment", "name": "old"} if self.is_adopted else None
         if name in self.missing:
             raise NotFound(f'{kind} "{name}" does not exist')
         spec = {"adopt": "old", "workload": "vm", "template": {"image": "tiny"}}
         return {"kind": kind, "name": name, "owner": owner, "spec": spec}
 
-    def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        self.verbs.append("create")
+    def create(self, manifest: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        self._change("create", manifest["spec"]["template"], dry_run=dry_run)
         return manifest
 
-    def verb(self, kind: str, name: str, verb: str, given: dict[str, Any]) -> dict[str, Any]:
-        self.verbs.append(verb)
+    def verb(self, kind: str, name: str, verb: str, given: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        self._change(verb, given.get("template", {}), dry_run=dry_run)
         return {"kind": "snapshot", "name": "old-1"}
+
+    def _change(self, verb: str, template: dict[str, Any], *, dry_run: bool) -> None:
+        """As the server does: it refuses an image that isn't there, in a dry run, too."""
+        if (image := template.get("image")) in self.missing:
+            raise NotFound(f'image "{image}" not found')
+        if not dry_run:
+            self.verbs.append(verb)
 
 
 class _Session:
@@ -83,6 +92,19 @@ def test_a_strategy_that_is_wrong_is_refused_before_anything_changes(
     assert session.client.verbs == []
 
 
+@pytest.mark.parametrize("is_adopted", [True, False])
+def test_an_image_that_is_missing_leaves_neither_a_deployment_nor_a_snapshot(
+    monkeypatch: pytest.MonkeyPatch, *, is_adopted: bool
+) -> None:
+    session: Any = _Session()
+    session.client.missing, session.client.is_adopted = {"gone"}, is_adopted
+    monkeypatch.setattr(vm_update, "read_workload_config", lambda *_: {"image": "gone"})
+    monkeypatch.setattr(vm_update, "read_strategy", lambda *_: {})
+    with pytest.raises(NotFound, match='image "gone" not found'):
+        vm_update._roll_out(session, "old", {"config": "f", "dry_run": False}, {})
+    assert session.client.verbs == []
+
+
 def test_a_vm_that_cannot_be_adopted_is_refused_with_the_reason() -> None:
     with pytest.raises(IllegalTransition, match="vm/web belongs to lease/l, which decides what it runs"):
         vm_update._check_adoption({"name": "web", "owner": {"kind": "lease", "name": "l"}, "spec": {}})
@@ -95,6 +117,12 @@ def test_a_name_that_nothing_has_is_that_of_a_vm() -> None:
     session.client.missing = {"nope"}
     with pytest.raises(NotFound, match='vm "nope"'):
         vm_update._find_deployment(session, "nope")
+
+
+def test_a_flag_that_the_strategy_does_not_heed_is_refused_when_a_deployment_is_created_too() -> None:
+    with pytest.raises(click.UsageError, match="--traffic-split has no effect on a rolling update"):
+        check_strategy_flags({"traffic_split": 0.1}, "rolling")
+    check_strategy_flags({"traffic_split": 0.1, "max_surge": 2}, "blue-green")
 
 
 def test_a_vm_does_not_run_beside_itself() -> None:

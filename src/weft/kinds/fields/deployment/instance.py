@@ -6,6 +6,7 @@ import re
 
 LONGEST_NAME = 45  # so that NAME-REVISION-SLOT-TRY is a name
 DEPLOYMENT_LABEL, REVISION_LABEL, DRAINING_LABEL = "weft/deployment", "weft/revision", "weft/draining"
+PARKED_LABEL = "weft/parked"  # of an adopted VM that its deployment has stopped, as a new one has taken its place
 OWN_LABELS = "weft/"
 _INSTANCE = re.compile(r"-([1-9][0-9]{0,5})-([0-9]{1,3})(?:-([1-9][0-9]{0,4}))?")
 

@@ -66,6 +66,12 @@ def check_readiness(readiness: Readiness, first_tcp_port: int, at: str = "spec.r
             hint=f"give a command of at most {MOST_WORDS} words with type command, and with no other",
         )
     path = readiness.path
+    if readiness.type == "auto" and path != "/":
+        raise InvalidInput(
+            f"{at}.path: type auto asks for no path, but whether the port accepts connections",
+            field=f"{at}.path",
+            hint="give type http, too",
+        )
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         raise InvalidInput(
             f"{at}.path: {path[:60]!r} is not a path",

@@ -101,7 +101,9 @@ def _pause(obj: Object, _: Any) -> dict[str, Any]:
     phase = read_phase(obj)
     if phase in ("Promoted", "RolledBack", "Undecided"):
         raise IllegalTransition(
-            f"deployment/{obj['name']} is {phase}: there is no rollout to pause", details={"phase": phase}
+            f"deployment/{obj['name']} is {phase}: there is no rollout to pause",
+            hint=f"weft deployment update {obj['name']} … begins one",
+            details={"phase": phase},
         )
     return {**obj["spec"], "paused": True}
 
