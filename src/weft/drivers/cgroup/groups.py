@@ -111,6 +111,11 @@ class ControlGroups(GroupCounters):
         """Processes in it and in groups within."""
         return list_processes(self._folders(name))
 
+    def list_folders(self, name: str) -> list[Path]:
+        """The group's folder in each tree in which weft makes it, whether or not it is there."""
+        points = sorted({self._trees.points[one] for one in self._used if one in self._trees.points})
+        return [point / self.parent / name for point in points]
+
     def freeze(self, name: str, frozen: bool) -> None:
         """Stop giving it CPU, or resume; where the kernel has no freezer, nothing happens."""
         if self.version == 2:

@@ -1,0 +1,1 @@
+"""Guests that run only for as long as their cluster is known to be primary."""

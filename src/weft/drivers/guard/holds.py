@@ -1,0 +1,106 @@
+"""Which guests the guard lets run, and until when. Pure: requests and CLOCK_BOOTTIME in, what to end out.
+
+Imports the standard library only, as ``process`` does. A guest whose time is over stays here: it is ended again for as long as
+anything is in its groups, so one that a stopped agent begins to start too late doesn't run either.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MOST_HOLDS = 1000
+MOST_REQUEST_BYTES = 64 << 10
+MOST_GROUPS, MOST_PATH = 16, 512
+MOST_ID = 64
+LOOK_SECONDS = 0.1  # between two looks at the groups of a guest whose time is over
+FORMAT = 1
+
+
+class Hold(NamedTuple):
+    """Of one guest."""
+
+    until: float  # seconds of CLOCK_BOOTTIME: nothing of it runs later
+    groups: tuple[str, ...]  # folders of its control groups
+    ended_at: float = 0.0  # when something of it was ended, by the same clock; 0: nothing since ``until`` was set
+
+
+class Request(NamedTuple):
+    """``renew``: by the guest's id, and only those; ``drop``: ids of guests that may run for good, or are gone."""
+
+    renew: dict[str, Hold]
+    drop: tuple[str, ...]
+
+
+Holds = dict[str, Hold]
+
+
+def read_request(data: bytes) -> Request:
+    """Raises ValueError, which says what is wrong, without what came."""
+    if len(data) > MOST_REQUEST_BYTES:
+        raise ValueError(f"the request is longer than {MOST_REQUEST_BYTES} bytes")
+    try:
+        given = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("the request is not JSON") from None
+    if not isinstance(given, dict) or given.keys() - {"renew", "drop"}:
+        raise ValueError("the request must be an object with renew and drop")
+    renew, drop = given.get("renew", {}), given.get("drop", [])
+    if not isinstance(renew, dict) or not isinstance(drop, list) or not all(_is_id(one) for one in (*renew, *drop)):
+        raise ValueError(f"renew must be an object and drop a list, with ids of at most {MOST_ID} characters")
+    return Request({name: _read_hold(one) for name, one in renew.items()}, tuple(drop))
+
+
+def apply_request(holds: Holds, request: Request) -> Holds:
+    """Raises ValueError for too many guests; then nothing has changed."""
+    after = {name: one for name, one in holds.items() if name not in request.drop} | request.renew
+    if len(after) > MOST_HOLDS:
+        raise ValueError(f"the guard holds at most {MOST_HOLDS} guests")
+    return after
+
+
+def list_due(holds: Mapping[str, Hold], now: float) -> list[str]:
+    """The guests whose time is over."""
+    return [name for name, one in holds.items() if one.until <= now]
+
+
+def note_ended(holds: Holds, name: str, now: float) -> Holds:
+    """Something of the guest was there after its time, and was ended."""
+    return {**holds, name: holds[name]._replace(ended_at=now)}
+
+
+def find_next(holds: Mapping[str, Hold], now: float) -> float | None:
+    """When to look again; None: nothing is held."""
+    return min((one.until if one.until > now else now + LOOK_SECONDS for one in holds.values()), default=None)
+
+
+def write_holds(holds: Mapping[str, Hold], boot_id: str) -> bytes:
+    return json.dumps({"format": FORMAT, "boot": boot_id, "holds": holds}).encode()
+
+
+def read_holds(data: bytes, boot_id: str) -> Holds:
+    """Those of this boot: another one's clock began anew, and its guests are gone. Raises ValueError for a damaged file."""
+    try:
+        given = json.loads(data)
+        if given["boot"] != boot_id:
+            return {}
+        return {str(name): _read_hold(one) for name, one in given["holds"].items()}
+    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise ValueError("the file is not one of a guard") from problem
+
+
+def _is_id(given: Any) -> bool:
+    return isinstance(given, str) and 1 <= len(given) <= MOST_ID
+
+
+def _read_hold(given: Any) -> Hold:
+    if not isinstance(given, list) or not 2 <= len(given) <= 3 or not isinstance(given[1], list):
+        raise ValueError("a hold must be [until, groups]")
+    until, groups, ended = given[0], given[1], given[2] if len(given) == 3 else 0.0
+    if not all(isinstance(one, int | float) and 0 <= one < 1e12 for one in (until, ended)):
+        raise ValueError("until must be seconds of CLOCK_BOOTTIME")
+    paths = all(isinstance(one, str) and one.startswith("/") and len(one) <= MOST_PATH for one in groups)
+    if not 1 <= len(groups) <= MOST_GROUPS or not paths:
+        raise ValueError(f"groups must be 1 to {MOST_GROUPS} absolute paths of at most {MOST_PATH} characters")
+    return Hold(float(until), tuple(groups), float(ended))
