@@ -20,6 +20,7 @@ from weft.agent.server.line import Line
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
+from weft.contracts.driver.guard import GuardDriver
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
@@ -164,6 +165,8 @@ class StubServer:
         self.idle_networks: list[str] = []
         self.gone_networks: list[str] = []
         self.superseded: list[str] = []
+        self.confirmed: set[str] = set()  # uids of workloads for which this cluster is confirmed as primary
+        self.stamp = ""  # the node's newest
         self.refusal: WeftError | None = None
         self.secrets: OpenedSecrets | WeftError = OpenedSecrets()
         self.secrets_read: list[str] = []
@@ -244,6 +247,7 @@ class StubServer:
         self.events += body.events
         self.removed_volumes += body.removed_volumes
         self.idle_networks = body.idle_networks
+        self.stamp = body.digest.stamp if body.digest is not None else self.stamp
         version, ranges, node_ranges = self.ranges
         return ReportAnswer(
             remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
@@ -256,6 +260,7 @@ class StubServer:
             networks={uid: rules for uid, rules in self.rules.items() if uid in body.networks},
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
             superseded=self.superseded,
+            stamps={uid: self.stamp for uid in self.confirmed if self.stamp},
         )
 
     def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
@@ -307,6 +312,7 @@ class Lab:
         run_dir = str(folder / "run")
         self.host = Host(NODE, NODE_UID, str(folder), run_dir, "wtst", ADDRESS, "lo", "weft/t", capacity)
         self.server = StubServer()
+        self.guard: GuardDriver | None = None
         self.wire, self.shelf, self.orders = FakeWire(), FakeShelf(), FakeOrders()
         self.san = FakeVolumes(self.host, self.clock)  # a second pool
         self.make_drivers()
@@ -332,6 +338,7 @@ class Lab:
             self.clock,
             pools=pools,
             server_places=server_places,
+            guard=self.guard,
         )
         running = asyncio.ensure_future(agent.run())
         try:

@@ -20,6 +20,7 @@ from weft.agent.backup.executor import BackupWork
 from weft.agent.flow.flows import Flows
 from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.function.egress_endpoints import EgressEndpoints
+from weft.agent.guard.guests import GuardedGuests
 from weft.agent.image.cache import ImageCache
 from weft.agent.image.oci import ContainerImages
 from weft.agent.logs.collector import LogCollector
@@ -66,6 +67,7 @@ from weft.agent.watches import Change, Listed, Put, ServerWatches
 from weft.agent.workload.kind import NodeParts
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
+from weft.contracts.driver.guard import GuardDriver
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
@@ -90,7 +92,7 @@ class Agent:
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
     ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long.
     ``traced``: what people's writes lead to here is recorded, and brought to the server. ``proxies`` None: HTTP services aren't
-    served here."""
+    served here; ``guard`` None: no guests run here that are to be held."""
 
     def __init__(
         self,
@@ -109,6 +111,7 @@ class Agent:
         log_seconds: float = MOST_AGE_SECONDS,
         traced: bool = False,
         proxies: ProxyDriver | None = None,
+        guard: GuardDriver | None = None,
     ) -> None:
         self.host, self.runtimes = host, runtimes
         self._server, self._clock, self._network_driver = server, clock, network
@@ -135,6 +138,7 @@ class Agent:
             *(self._snapshots, turns, self._reporter, clock),
         )
         self._container_images = ContainerImages(container_images, self.images, self.table, clock)
+        self._guarded = GuardedGuests(guard, self.table, self._reporter, clock)
         self._network = NetworkExecutor(
             network, host, store, clock, self.table, runtimes, self._reporter, server_places
         )
@@ -231,6 +235,7 @@ class Agent:
             self._backups,
             self.receiver,
             self._merging,
+            self._guarded,
         ):
             self._tasks.spawn(part.keep())
         if self.spans is not None:
@@ -311,6 +316,7 @@ class Agent:
             egress_endpoints=self.egress_endpoints.networks(),
             addresses=self._network.addresses,
             contact=self._reporter.contact.token,
+            guards=self._guarded.describe(),
         )
 
     @property
@@ -318,7 +324,7 @@ class Agent:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
         are_to_go = self._volumes.unattached or self._snapshots.are_to_go or self._network.ask().idle_networks
         is_asking = are_to_go or self._backups.has_orders or self._volume_work.has_orders or self._sender.has_orders
-        return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
+        return SHORT_SILENCE_SECONDS if is_asking or self._guarded.are_some else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
         return msgspec.structs.replace(
@@ -343,6 +349,7 @@ class Agent:
         self._backups.put_orders(answer.backups)
         self._sender.put_orders(answer.sends, answer.asks)
         self.receiver.put_orders(answer.receives)
+        self._guarded.take_stamps(answer.stamps)
 
     def note_contact(self) -> None:
         self.allocations.wake()
@@ -355,7 +362,9 @@ class Agent:
             digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
         devices, node = self.count_devices()
         paths, link = self._proximity.list_paths(), self._link.note(self._clock.elapsed())
-        digest = msgspec.structs.replace(digest, held=self._network.held, node=node, paths=paths, link=link)
+        digest = msgspec.structs.replace(
+            digest, held=self._network.held, node=node, paths=paths, link=link, stamp=self._guarded.make_stamp()
+        )
         digest = add_requests(add_talkers(digest, self.recorded_flows.talkers.rates), self.proxies.count())
         self.newest_digest = add_devices(digest, devices)
         return self.newest_digest
@@ -364,6 +373,7 @@ class Agent:
 
     def _on_allocation(self, change: Change) -> None:
         if self.allocations.put(change):
+            self._guarded.wake()
             self._watches.follow_networks()
             self._network.wake()
 

@@ -26,6 +26,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     promise: float = 38.0  # from when a voter answers
 
 
+# What two clusters and their witness use. No node has a watchdog: one whose kernel is stuck writes nothing, and its guard is the
+# first to run after that.
+CLUSTERS = Timing(renew=5.0, lease=30.0, kill=5.0, watchdog=0.0, promise=38.0)
+
+
 def find_least_promise(timing: Timing) -> float:
     """Seconds that a promise must last, so that no guest of a lapsed primary runs when it ends."""
     return (timing.lease + timing.kill + timing.watchdog) * (1 + 2 * RATE_ERROR) + SLACK_SECONDS

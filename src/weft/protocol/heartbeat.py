@@ -99,6 +99,9 @@ class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     talkers: dict[str, list[tuple[str, float]]] = {}
     # By the service's uid, and by address, of MOST_REQUESTED at most: what the node's proxies have counted so far.
     requests: dict[str, dict[str, RequestCounts]] = {}
+    stamp: Annotated[str, msgspec.Meta(max_length=100)] = (
+        ""  # when it was made, by the node: ``write_stamp``; "": it guards nothing
+    )
 
 
 def add_up(uses: Iterable[Use]) -> Use:

@@ -141,6 +141,7 @@ class ReportAnswer(msgspec.Struct):
     sends: list[SendOrder] = []
     asks: list[AskOrder] = []
     receives: list[ReceiveOrder] = []
+    stamps: dict[str, str] = {}  # by uid of its guarded workloads: since when their cluster is known to be primary
     version: str = ""  # of the node's facts that the server has
     through: int | None = None  # the greatest number of an event that it has for good; None: a server without numbers
 

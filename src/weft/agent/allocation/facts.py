@@ -27,6 +27,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     superseded: bool = False  # a higher incarnation of the workload is placed here, or was placed elsewhere
     stale_volumes: bool = False  # the data of all its volumes is on another node by now
     blocked: str = ""  # the workload that must end before it may start
+    unheld: str = ""  # why it may not start: this cluster may not be primary for it any more
     unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
     can_suspend: bool = True
     can_adjust: bool = True

@@ -29,6 +29,7 @@ POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command completed with exit code 0"}
 NEVER_RAN = "startInterrupted"
 NOT_SAVED = "notSaved"
+NOT_PRIMARY = "notPrimary"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
@@ -234,6 +235,8 @@ def _plan_target(facts: PlanInput) -> Plan:
         return Plan((Step.GIVE_UP,), "stopping")
     if facts.migrating or spec.migration is None or (migration is None and facts.unconfirmed):
         return Plan((), "preparing")
+    if facts.unheld:
+        return Plan((), "preparing", NOT_PRIMARY, facts.unheld)
     return Plan(RECEIVE if facts.checkpoint.made else (Step.CHECK_VOLUMES, *RECEIVE), "preparing")
 
 
@@ -321,6 +324,8 @@ def _plan_run(facts: PlanInput) -> Plan:
         return ended  # who has its volume now doesn't change how it ended
     if facts.blocked:
         return Plan((), "pending", "blocked", facts.blocked)
+    if facts.unheld:
+        return Plan((), "pending", NOT_PRIMARY, facts.unheld)
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:

@@ -95,6 +95,7 @@ class Worker:
             superseded=state.superseded,
             stale_volumes=state.stale_volumes,
             blocked=state.blocked,
+            unheld=state.unheld if state.local.spec.guard == "hold" else "",
             unconfirmed=state.unconfirmed,
             can_suspend=runtimes.can_suspend(state.local),
             can_adjust=runtimes.can_adjust(state.local),

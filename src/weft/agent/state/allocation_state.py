@@ -59,6 +59,9 @@ class AllocationState:
         # Its relation to the others on this node.
         self.superseded = False  # a later incarnation is placed here, or elsewhere
         self.blocked = ""  # the workload that must end before it may start
+        self.unheld = (
+            "its cluster has not been confirmed as primary yet"  # why a guest that is held may not start; "": it may
+        )
         # Its guest.
         self.guest: GuestFacts | None = None  # at the last inspection
         self.alive = checkpoint.run in ("up", "starting")
@@ -135,6 +138,12 @@ class AllocationState:
         """Set its relation to other incarnations on this node, and to writers of its volumes."""
         if (superseded, blocked) != (self.superseded, self.blocked):
             self.superseded, self.blocked = superseded, blocked
+            self.replan()
+
+    def note_unheld(self, why: str) -> None:
+        """Why it may not start now, if it is held; "": it may."""
+        if why != self.unheld:
+            self.unheld = why
             self.replan()
 
     # --- its durable part --------------------------------------------------------------------------------------------

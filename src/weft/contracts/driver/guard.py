@@ -1,7 +1,8 @@
-"""The guard contract: a process of the node, which outlives the agent, ends guests at a time that the agent puts off again and again.
+"""The guard contract: a process of the node, which outlives the agent, ends guests at a time that the agent puts off again and
+again.
 
-Times are seconds of CLOCK_BOOTTIME, which counts a suspended machine's sleep. Ids are guests' 10-character short ids. What the guard
-holds survives ``kill -9`` of the agent and of the guard; a machine that starts again holds nothing, and has no guests.
+Times are seconds of CLOCK_BOOTTIME, which counts a suspended machine's sleep. Ids are guests' 10-character short ids. What the
+guard holds survives ``kill -9`` of the agent and of the guard; a machine that starts again holds nothing, and has no guests.
 """
 
 from __future__ import annotations

@@ -143,5 +143,3 @@ def _show(held: Holds) -> dict[str, Held]:
 
 def _fail(message: str) -> DriverFailed:
     return DriverFailed(message, hint="it is started again; see the agent's log", details={"step": "guard"})
-
-

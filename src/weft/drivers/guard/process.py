@@ -5,8 +5,8 @@ it ends all that is in their control groups. It is two processes: one serves, an
 the one that serves does the same for the other. What it holds is in ``FOLDER/guard.json``, from which a new one goes on. It ends
 once it holds nothing.
 
-Requests come by ``FOLDER/guard.sock``, one in a packet: see ``holds.read_request``. The answer has all that it holds, or ``problem``.
-Imports the standard library only: it starts in a moment, and takes a few megabytes.
+Requests come by ``FOLDER/guard.sock``, one in a packet: see ``holds.read_request``. The answer has all that it holds, or
+``problem``. Imports the standard library only: it starts in a moment, and takes a few megabytes.
 
 Source: timerfd_create(2), cgroups(7), cgroup.kill in the kernel's admin-guide/cgroup-v2.rst.
 """

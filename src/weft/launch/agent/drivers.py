@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
+from weft.contracts.driver.guard import GuardDriver
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
@@ -33,6 +34,7 @@ NETWORKS = {
     "fake": "weft.drivers.network.fake.driver:FakeNetwork",
 }
 PROXIES = {"bridge": "weft.drivers.proxy.haproxy.driver:HaproxyDriver"}  # by the network driver
+GUARDS = {"qemu": "weft.drivers.guard.driver:GuestGuard"}  # by the runtime driver
 VOLUMES = {
     "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
     "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
@@ -50,6 +52,7 @@ class Drivers(NamedTuple):
     pools: dict[str, VolumeDriver]
     images: Any  # an OciStore that can be closed
     proxies: ProxyDriver | None
+    guard: GuardDriver | None
 
 
 def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drivers:
@@ -74,6 +77,7 @@ def load_drivers(options: argparse.Namespace, host: Host, clock: Clock) -> Drive
         {name: _load_pool(host, clock, name, place) for name, place in read_pools(options.pool)},
         images,
         _load(PROXIES[options.network], host, clock) if options.network in PROXIES else None,
+        _load(GUARDS[options.runtime], host, clock) if options.runtime in GUARDS else None,
     )
 
 

@@ -125,7 +125,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     context = make_context(state, enrolment)
     if options.server:
         context.server = options.server
-    runtimes, network, volumes, pools, images, proxies = load_drivers(options, host, clock)
+    runtimes, network, volumes, pools, images, proxies, guard = load_drivers(options, host, clock)
     client = Client(context)
     client.http.on_version = _check_version
     line = Line(clock)
@@ -145,6 +145,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         log_seconds=options.log_age,
         traced=True,
         proxies=proxies,
+        guard=guard,
     )
     if options.log_syslog:
         agent.logs.syslog = LineSender(read_target(options.log_syslog), host.node, clock)

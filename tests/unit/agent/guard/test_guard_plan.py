@@ -1,0 +1,92 @@
+"""Until when guarded guests may run, and the stamps that say so."""
+
+from __future__ import annotations
+
+import pytest
+
+from weft.agent.guard.plan import (
+    REVIEW_SECONDS,
+    START_SECONDS,
+    GuardedGuest,
+    describe_guard,
+    explain_unheld,
+    find_pause,
+    find_until,
+    plan_guard,
+)
+from weft.contracts.driver.guard import Held
+from weft.failover.timing import CLUSTERS, check_timing
+from weft.protocol.failover.stamp import read_stamp, write_stamp
+
+HELD_ONE, BEGUN = GuardedGuest("g1", "w1", "hold"), GuardedGuest("g2", "w2", "begin")
+BOOT = "9c0a7f3e-5b6d-4c55-8a55-0d9f1f3b8f10"
+
+
+def test_clusters_use_a_timing_that_keeps_the_rule() -> None:
+    check_timing(CLUSTERS)
+
+
+def test_a_guest_runs_for_a_lease_from_the_stamp_on() -> None:
+    stamp = write_stamp(BOOT, 1000.0)
+    assert find_until(stamp, BOOT, 1005.0) == 1000.0 + CLUSTERS.lease
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "",
+        "/",
+        f"{BOOT}/",
+        f"{BOOT}/-1",
+        f"{BOOT}/1.5",
+        f"{BOOT}/²",
+        f"{BOOT}/{'9' * 16}",
+        write_stamp("another-start", 1000.0),
+        write_stamp(BOOT, 1000.1),  # of a moment that hasn't come
+    ],
+)
+def test_a_stamp_that_this_start_of_the_machine_did_not_make_means_nothing(stamp: str) -> None:
+    assert read_stamp(stamp, BOOT, 1000.0) is None
+
+
+def test_what_is_to_be_held_is_renewed_when_its_time_grows_only() -> None:
+    guests = {"g1": HELD_ONE}
+    assert plan_guard(guests, {"g1": 50.0}, {}).renew == {"g1": 50.0}
+    assert plan_guard(guests, {"g1": 50.0}, {"g1": Held(50.0)}).renew == {}
+    assert plan_guard(guests, {"g1": 40.0}, {"g1": Held(50.0)}).renew == {}
+    assert plan_guard(guests, {"g1": 51.0}, {"g1": Held(50.0, 49.0)}).renew == {"g1": 51.0}
+
+
+def test_an_agent_that_starts_without_a_stamp_leaves_what_the_guard_holds() -> None:
+    assert plan_guard({"g1": HELD_ONE}, {}, {"g1": Held(50.0)}).renew == {}
+
+
+def test_a_guest_that_nobody_holds_any_more_ends_until_it_is_confirmed() -> None:
+    assert plan_guard({"g1": HELD_ONE}, {}, {}).renew == {"g1": 0.0}
+
+
+def test_a_guest_that_is_not_to_be_held_yet_is_left_alone_and_one_that_is_gone_is_dropped() -> None:
+    plan = plan_guard({"g2": BEGUN}, {"g2": 50.0}, {"gone": Held(9.0)})
+    assert (plan.renew, plan.drop) == ({}, ("gone",))
+
+
+def test_nothing_starts_in_the_last_seconds_of_a_lease() -> None:
+    assert explain_unheld(Held(100.0), 100.0 - START_SECONDS - 0.1) == ""
+    assert "has confirmed" in explain_unheld(Held(100.0), 100.0 - START_SECONDS)
+    assert explain_unheld(None, 1.0)
+
+
+def test_a_node_says_that_it_can_hold_a_guest_once_it_was_confirmed() -> None:
+    assert describe_guard(BEGUN, None, None, 10.0, "") == ""
+    assert describe_guard(BEGUN, 9.0, None, 10.0, "") == ""
+    assert describe_guard(BEGUN, 11.0, None, 10.0, "") == "ready"
+    assert describe_guard(HELD_ONE, 11.0, None, 10.0, "") == "ready"
+    assert describe_guard(HELD_ONE, None, Held(5.0), 10.0, "") == "held"
+    assert describe_guard(HELD_ONE, 11.0, Held(11.0), 10.0, "no control groups") == "no control groups"
+
+
+def test_it_looks_again_before_a_lease_ends() -> None:
+    assert find_pause({}, 0.0) == REVIEW_SECONDS
+    assert find_pause({"g1": Held(5.0)}, 0.0) == 5.0 - START_SECONDS
+    assert find_pause({"g1": Held(5.0)}, 3.0) == 2.0
+    assert find_pause({"g1": Held(5.0)}, 6.0) == REVIEW_SECONDS
