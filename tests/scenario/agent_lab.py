@@ -20,8 +20,8 @@ from weft.agent.server.line import Line
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.guard import GuardDriver
 from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.guard import GuardDriver
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf, FakeVolumes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.scenario.agent_lab import Lab, change, make_allocation
 
-from weft.contracts.driver.guard import Held
+from weft.contracts.guard import Held
 from weft.failover.timing import CLUSTERS
 from weft.objects.errors import DriverFailed
 

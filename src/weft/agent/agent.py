@@ -67,11 +67,11 @@ from weft.agent.watches import Change, Listed, Put, ServerWatches
 from weft.agent.workload.kind import NodeParts
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
-from weft.contracts.driver.guard import GuardDriver
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.guard import GuardDriver
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NODE, NodeReport
 from weft.objects.errors import WeftError
@@ -92,7 +92,7 @@ class Agent:
     name; ``container_images`` stores images of containers; ``server_places`` are where it reaches the server, as HOST:PORT.
     ``warm_after``: see TemplateLibrary. ``log_bytes``, ``log_seconds``: how much of what is printed here is kept, and how long.
     ``traced``: what people's writes lead to here is recorded, and brought to the server. ``proxies`` None: HTTP services aren't
-    served here; ``guard`` None: no guests run here that are to be held."""
+    served here; ``guard`` None: no guests run here that have to be held."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Keeps the node's guard told of until when guests may run whose cluster has to be known as primary.
+"""Renews, at the node's guard, the time of guests whose cluster has to be known as primary.
 
 A guest's time is put off when the server gives back a stamp of this node's. The guard, a process of its own, ends those whose
 time is over; this part sees to it that there is one, that nothing starts that it doesn't hold, and that people read what it did.
@@ -23,7 +23,7 @@ from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.table import AllocationTable
 from weft.contracts.clock import Clock
-from weft.contracts.driver.guard import GuardDriver, Held
+from weft.contracts.guard import GuardDriver, Held
 from weft.contracts.wakeup import Wake
 from weft.objects.errors import WeftError
 from weft.protocol.failover.stamp import write_stamp
@@ -33,14 +33,14 @@ log = logging.getLogger("weft.agent")
 
 
 class GuardedGuests:
-    """``guard`` None: this node can hold none, so that no guest that is to be held starts."""
+    """``guard`` None: this node can hold none, so that no guest starts that has to be held."""
 
     def __init__(self, guard: GuardDriver | None, table: AllocationTable, reporter: Reporter, clock: Clock) -> None:
         self._guard, self._table, self._reporter = guard, table, reporter
         self._wake = Wake(clock)
         self._until: dict[str, float] = {}  # as stamps say, by the guest's id
         self._held: dict[str, Held] = {}  # by the guard, by the same
-        self._shown = set[tuple[str, float]]()  # ends that people were told of
+        self._shown = set[tuple[str, float]]()  # ends that people can read of
         self._problem, self._troubled = "this node has no guard", ""
         self._words: dict[str, str] = {}  # that were reported
 
@@ -55,7 +55,7 @@ class GuardedGuests:
                 if not known or any(one.until <= self._guard.read_time() for one in self._held.values()):
                     self._note(await self._guard.read())
                     known = True
-                await self._tell(self._guard)
+                await self._renew(self._guard)
                 self._troubled = ""
                 pause = find_pause(self._held, self._guard.read_time())
             except WeftError as problem:
@@ -102,7 +102,7 @@ class GuardedGuests:
         self._words = {workload: word for workload, word in words.items() if word}
         return self._words
 
-    async def _tell(self, guard: GuardDriver) -> None:
+    async def _renew(self, guard: GuardDriver) -> None:
         """Raises DriverFailed."""
         guests = self._find_guests()
         self._until = {name: at for name, at in self._until.items() if name in guests}
@@ -115,7 +115,7 @@ class GuardedGuests:
         now = guard.read_time()
         for state in self._table:
             if state.local.spec.guard == "hold":
-                state.note_unheld(explain_unheld(self._held.get(state.local.id), now))
+                _set_unheld(state, explain_unheld(self._held.get(state.local.id), now))
 
     def _note(self, held: Mapping[str, Held]) -> None:
         self._held = dict(held)
@@ -139,11 +139,17 @@ class GuardedGuests:
                 held = self._held.get(state.local.id)
                 if held is None or held.until <= now:
                     guard.end(state.local.id)
-                    state.note_unheld(explain_unheld(None, now))
+                    _set_unheld(state, explain_unheld(None, now))
 
     def _find_guests(self) -> dict[str, GuardedGuest]:
         """By id."""
         return {guest.id: guest for state in self._table if (guest := _read_guest(state)) is not None}
+
+
+def _set_unheld(state: AllocationState, why: str) -> None:
+    if why != state.unheld:
+        state.unheld = why
+        state.replan()
 
 
 def _read_guest(state: AllocationState) -> GuardedGuest | None:

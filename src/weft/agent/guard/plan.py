@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.contracts.driver.guard import Held
+from weft.contracts.guard import Held
 from weft.failover.timing import CLUSTERS
 from weft.protocol.failover.stamp import read_stamp
 
@@ -36,8 +36,8 @@ def find_until(stamp: str, boot_id: str, now: float) -> float | None:
 
 
 def plan_guard(guests: Mapping[str, GuardedGuest], until: Mapping[str, float], held: Mapping[str, Held]) -> GuardPlan:
-    """``until``: as stamps say; ``held``: what the guard holds. A guest that is to be held and was never confirmed here, since
-    what the guard held is lost, ends: the other cluster may have taken over."""
+    """``until``: as stamps say; ``held``: what the guard holds. A guest that has to be held, and was never confirmed here since
+    what the guard held was lost, ends: the other cluster may have taken over."""
     wanted = {guest.id: until.get(guest.id, 0.0) for guest in guests.values() if guest.mode == "hold"}
     return GuardPlan(
         renew={name: at for name, at in wanted.items() if name not in held or held[name].until < at},
@@ -46,7 +46,7 @@ def plan_guard(guests: Mapping[str, GuardedGuest], until: Mapping[str, float], h
 
 
 def explain_unheld(held: Held | None, now: float) -> str:
-    """Why a guest that is to be held may not start now, or ""."""
+    """Why a guest that has to be held may not start now, or ""."""
     if held is not None and held.until - now > START_SECONDS:
         return ""
     return (

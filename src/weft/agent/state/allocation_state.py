@@ -140,12 +140,6 @@ class AllocationState:
             self.superseded, self.blocked = superseded, blocked
             self.replan()
 
-    def note_unheld(self, why: str) -> None:
-        """Why it may not start now, if it is held; "": it may."""
-        if why != self.unheld:
-            self.unheld = why
-            self.replan()
-
     # --- its durable part --------------------------------------------------------------------------------------------
 
     async def keep_relocation(self, relocation: DiskRelocation) -> None:

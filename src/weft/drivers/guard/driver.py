@@ -13,8 +13,8 @@ from typing import Any
 
 import weft
 from weft.contracts.clock import Clock, read_boot_time
-from weft.contracts.driver.guard import Held
 from weft.contracts.driver.host import Host
+from weft.contracts.guard import Held
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits
 from weft.drivers.guard import process
@@ -83,7 +83,7 @@ class GuestGuard:
         return await asyncio.to_thread(read)
 
     async def _ask(self, request: Mapping[str, Any], *, begin: bool) -> Holds | None:
-        """What is held after ``request``; None if there is no guard, and none is to ``begin``. Raises DriverFailed."""
+        """What is held after ``request``; None if there is no guard, unless this may ``begin`` one. Raises DriverFailed."""
         data = json.dumps(request).encode()
         for number in range(BEGIN_TRIES):
             try:

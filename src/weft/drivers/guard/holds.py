@@ -83,11 +83,11 @@ def read_holds(data: bytes, boot_id: str) -> Holds:
     """Those of this boot: another one's clock began anew, and its guests are gone. Raises ValueError for a damaged file."""
     try:
         given = json.loads(data)
-        if given["boot"] != boot_id:
-            return {}
-        return {str(name): _read_hold(one) for name, one in given["holds"].items()}
-    except (KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise ValueError("the file is not one of a guard") from problem
+    except (ValueError, RecursionError):
+        raise ValueError("the file is not JSON") from None
+    if not isinstance(given, dict) or not isinstance(holds := given.get("holds"), dict):
+        raise ValueError("the file is not one of a guard")
+    return {name: _read_hold(one) for name, one in holds.items()} if given.get("boot") == boot_id else {}
 
 
 def _is_id(given: Any) -> bool:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
-from weft.contracts.driver.guard import GuardDriver
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.guard import GuardDriver
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.allocation import LOCAL
 from weft.objects.errors import InvalidInput

@@ -14,7 +14,7 @@ from weft.agent.guard.plan import (
     find_until,
     plan_guard,
 )
-from weft.contracts.driver.guard import Held
+from weft.contracts.guard import Held
 from weft.failover.timing import CLUSTERS, check_timing
 from weft.protocol.failover.stamp import read_stamp, write_stamp
 
