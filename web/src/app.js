@@ -24,13 +24,14 @@ import { Queue } from './pages/queue.js';
 import { Storage } from './pages/storage.js';
 import { Workloads } from './pages/workloads.js';
 
+const Devices = lazy(() => import('./pages/devices.js').then((part) => part.Devices));
 const Logs = lazy(() => import('./pages/logs.js').then((part) => part.Logs));
 const NetworkMap = lazy(() => import('./pages/map.js').then((part) => part.NetworkMap));
 const Rebalancing = lazy(() => import('./pages/rebalance.js').then((part) => part.Rebalancing));
 const Traces = lazy(() => import('./pages/traces.js').then((part) => part.Traces));
 const PAGES = {
   '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
-  networks: ['Networks', Networks], map: ['Network map', NetworkMap], storage: ['Storage', Storage], backups: ['Backups', Backups], queue: ['Queue and calendar', Queue], rebalance: ['Rebalancing', Rebalancing], people: ['People and usage', People],
+  networks: ['Networks', Networks], map: ['Network map', NetworkMap], storage: ['Storage', Storage], backups: ['Backups', Backups], devices: ['Devices', Devices], queue: ['Queue and calendar', Queue], rebalance: ['Rebalancing', Rebalancing], people: ['People and usage', People],
   audit: ['Audit', Audit], alerts: ['Alerts', Alerts], logs: ['Logs', Logs], traces: ['Traces', Traces], kinds: ['All kinds', Kinds],
 };
 const HIDDEN = { o: ObjectPage, k: Kind };
