@@ -314,6 +314,18 @@ def test_a_rule_that_fired_counts_once_however_often_it_is_reported(shop: Shop) 
     assert b'"fired":3' in bytes(first.report)
 
 
+def test_a_workload_is_near_a_device_of_its_own_project_that_exists(shop: Shop) -> None:
+    shop.make("container", "near", image="registry.example.org/web:1", networks=[], near="device/fridge-1")
+    with pytest.raises(NotFound, match="no-such"):
+        shop.make("container", "lost", image="registry.example.org/web:1", networks=[], near="device/no-such")
+    shop.lab.client.create({"kind": "project", "name": f"{shop.project}-x", "spec": {}})
+    other = {"kind": "container", "name": "thief", "project": f"{shop.project}-x"}
+    with pytest.raises(NotFound, match="fridge-1"):
+        shop.lab.client.create(
+            {**other, "spec": {"image": "registry.example.org/web:1", "networks": [], "near": "device/fridge-1"}}
+        )
+
+
 def test_set_is_checked_against_the_model_and_names_the_property(shop: Shop) -> None:
     client = shop.lab.client
     changed = client.verb(

@@ -9,7 +9,7 @@ import msgspec
 from weft.kinds.parts.function_code import FunctionCode
 
 # Kinds that it reads, beside functions.
-KINDS = ("node", "allocation", "constraint", "volume", "image", "project", "placementpolicy")
+KINDS = ("node", "allocation", "constraint", "volume", "image", "project", "placementpolicy", "device")
 
 
 class PlacementQuery(msgspec.Struct, frozen=True):

@@ -77,12 +77,12 @@ class PoolBound(msgspec.Struct, frozen=True):
 
 
 class SoftTerm(msgspec.Struct, frozen=True):
-    """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, close to data, or near
-    those that it talks to."""
+    """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, close to data, near
+    those that it talks to, or near a device."""
 
-    what: Literal["near", "apart", "spread", "data", "talkers"]
-    name: str  # of the group, or of the data; of talkers, the workload's own uid
-    key: str = ""  # whose values the group is spread over
+    what: Literal["near", "apart", "spread", "data", "talkers", "device"]
+    name: str  # of the group, or of the data; of talkers, the workload's own uid; of a device, its node's
+    key: str = ""  # whose values the group is spread over; the device's name
 
 
 class Request(msgspec.Struct, frozen=True, cache_hash=True):

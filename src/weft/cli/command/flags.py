@@ -103,6 +103,7 @@ FORMS = {
     "anti_affinity_groups": "NAME[:preferred]",
     "spread": "KEY[:SKEW][:preferred]",
     "data_hints": "POOL:DATA|volume:NAME",
+    "near": "talkers|device/NAME",
     "gang": "NAME:COUNT",
     "resources": "NAME=AMOUNT",
     "gpu_models": "MODEL",

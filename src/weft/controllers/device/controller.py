@@ -25,10 +25,12 @@ from weft.kinds.device import (
 )
 from weft.kinds.device_model import DEVICE_MODEL, MODELS_ACCEPTING, DeviceModelSpec
 from weft.kinds.node import NODE, NodeSpec, NodeStatus, find_devices_project
+from weft.kinds.parts.workload import WORKLOADS_BY_NEAR
 from weft.kinds.rule import RULE, RuleReport, RuleStatus
 from weft.objects.identity import object_key
 
 SOURCE = "devices"
+MOST_NEAR = 50  # workloads near a device that changed its node
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.05, 3600.0  # the clock may be set meanwhile
 
 
@@ -86,7 +88,23 @@ def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | Non
     draft = Draft()
     draft.change(item, spec=outcome.spec if changes_spec else None, status=outcome.status)
     events = [Event("Normal", reason, words, item.envelope.ref, SOURCE) for reason, words in outcome.events]
+    before = item.status(DeviceStatus).gateway  # of the status that was written last
+    if before and before != spec.node:
+        events += [_report_change(workload, item, spec.node) for workload in _list_near(view, item)]
     return draft.commit(item.key, events)
+
+
+def _list_near(view: View, item: Item) -> Sequence[Item]:
+    """The workloads that prefer to be near the device, MOST_NEAR at most."""
+    return sorted(view.find(WORKLOADS_BY_NEAR, item.key), key=lambda one: one.key)[:MOST_NEAR]
+
+
+def _report_change(workload: Item, device: Item, node: str) -> Event:
+    of = workload.envelope
+    words = (
+        f"device/{device.envelope.name}, which it prefers to be near, is behind node {node} now; it stays where it is"
+    )
+    return Event("Normal", "DeviceElsewhere", f"{words}: weft {of.kind} migrate {of.name}", of.ref, SOURCE)
 
 
 def _plan_rule(item: Item) -> Commit | None:

@@ -1,4 +1,4 @@
-"""The grammar of affinity: groups to share nodes with or to avoid, spreads, and data to be near. Pure.
+"""The grammar of affinity: groups to share nodes with or to avoid, spreads, and data, talkers or a device to be near. Pure.
 
 ``webapp`` is a must, ``webapp:preferred`` a preference. Only the scheduler parses these texts again."""
 
@@ -17,6 +17,8 @@ MOST_SPREADS = 8
 MOST_DATA = 16
 MOST_SKEW = 1000
 HOST = "host"  # spreads over the nodes themselves; any other key is a label of nodes
+TALKERS = "talkers"  # what a workload may prefer to be near: those that it talks to most
+_DEVICE = "device/"  # … or a device, behind whose gateway's node: its name follows
 _FIRM = {"required": True, "preferred": False}
 _DATUM = re.compile(r"[^\s,;]{1,100}")
 _GROUP_HINT = "write NAME or NAME:preferred, like webapp or webapp:preferred"
@@ -152,3 +154,31 @@ def _not_firm(text: str, firm: str, field: str, hint: str) -> InvalidInput:
         field=field,
         hint=f"did you mean {text[: -len(firm)] if firm else text}{meant}?" if meant else hint,
     )
+
+
+def check_near(near: str | None, *, talkers: bool = True) -> None:
+    """Raises InvalidInput; ``talkers``: that may be written, too."""
+    if near is None or (talkers and near == TALKERS):
+        return
+    if near == TALKERS:
+        raise InvalidInput(
+            "spec.near: a function talks to nobody while it waits for its invocations",
+            field="spec.near",
+            hint="write device/NAME, or leave it out: network-proximity goes by the caller",
+        )
+    kind, slash, name = near.partition("/")
+    if not slash or kind != "device":
+        words = f"{TALKERS}, or device/NAME" if talkers else "device/NAME"
+        raise InvalidInput(
+            f"spec.near: {near[:60]!r} is nothing to be near to", field="spec.near", hint=f"write {words}"
+        )
+    try:
+        check_name(name, "spec.near")
+    except InvalidInput as problem:
+        hint = "name a device of the same project, like device/fridge-1"
+        raise InvalidInput(problem.message, field="spec.near", hint=hint) from None
+
+
+def device_of(near: str | None) -> str:
+    """The name of the device; "" if it is none."""
+    return near.removeprefix(_DEVICE) if near is not None and near.startswith(_DEVICE) else ""

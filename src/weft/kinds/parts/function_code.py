@@ -10,7 +10,7 @@ import msgspec
 from weft.kinds.allocation import Word
 from weft.kinds.constraint import Form, check_expressions
 from weft.kinds.container import check_image_reference, refuse_secret
-from weft.kinds.fields.affinity import check_affinity
+from weft.kinds.fields.affinity import check_affinity, check_near
 from weft.kinds.fields.environment import check_env
 from weft.kinds.fields.strategy import read_strategy
 from weft.kinds.fields.taint import check_taints
@@ -90,6 +90,10 @@ class FunctionCode(msgspec.Struct, kw_only=True):
     strategy: Strategy = None
     tolerate: Tolerated = []
     data_hints: DataHints = []
+    near: Annotated[
+        str | None,
+        field("Prefer nodes near the gateway of a device (device/NAME)", shown="device/NAME"),
+    ] = None
 
 
 def check_code(spec: FunctionCode) -> None:
@@ -101,6 +105,7 @@ def check_code(spec: FunctionCode) -> None:
             field="spec.network",
             hint="name a network of this project; containers and jobs can join a shared one",
         )
+    check_near(spec.near, talkers=False)
     _check_sizes(spec)
     check_env(spec.env)
     kept = next((name for name in spec.env if _OF_THE_RUNTIME.fullmatch(name)), None)

@@ -15,7 +15,7 @@ from weft.kinds.constraint import (
     names_required,
     refuse_clash_with_named,
 )
-from weft.kinds.fields.affinity import check_affinity
+from weft.kinds.fields.affinity import check_affinity, check_near, device_of
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.kinds.fields.strategy import policies_named, read_strategy
@@ -118,7 +118,12 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
         field("Spread the anti-affinity groups' members over zone, rack, host or a label: KEY[:SKEW][:preferred]"),
     ] = []
     near: Annotated[
-        Literal["talkers"] | None, field("Prefer nodes near the workloads that it talks to most", change="live")
+        str | None,
+        field(
+            "Prefer nodes near the workloads that it talks to most (talkers), or near the gateway of a device (device/NAME)",
+            change="live",
+            shown="talkers or device/NAME",
+        ),
     ] = None
     storage_locality: Annotated[
         Literal["required", "preferred"] | None,
@@ -150,6 +155,7 @@ def check_placement(spec: PlacementSpec) -> None:
     if spec.tolerate:
         check_taints(spec.tolerate, "spec.tolerate")
     check_devices(spec)
+    check_near(spec.near)
     check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
     if spec.gang is not None:
         read_gang(spec.gang)
@@ -204,4 +210,5 @@ def placement_references() -> tuple[Reference, ...]:
         ),
         Reference("constraint", "spec.prefer", lambda spec: names_preferred(spec.prefer), awaited=True),
         Reference("placementpolicy", "spec.strategy", lambda spec: policies_named(spec.strategy), awaited=True),
+        Reference("device", "spec.near", lambda spec: [name] if (name := device_of(spec.near)) else [], blocks=False),
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.disruption_budget import words_of_labels
+from weft.kinds.fields.affinity import TALKERS, device_of
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED, LeaseStatus, check_new_lease
@@ -60,7 +61,6 @@ WORKLOADS_BY_CONSTRAINT = Index("workloads by constraint")
 WORKLOADS_BY_GANG = Index("workloads by gang")
 WORKLOADS_BY_LABEL = Index("workloads by label")
 WORKLOADS_BY_NEAR = Index("workloads by what they prefer to be near, or are placed near by their strategy")
-TALKERS = "talkers"
 NEAR_STRATEGY = "network_proximity"
 
 
@@ -332,13 +332,15 @@ def index_workload(type_: type[WorkloadSpec], workload: Workload) -> dict[Index,
         WORKLOADS_BY_GROUP: by("securitygroup", lambda spec: spec.security_groups),
         WORKLOADS_BY_CONSTRAINT: by("constraint", _names_of_constraints),
         WORKLOADS_BY_GANG: words_of_gang,
-        WORKLOADS_BY_NEAR: lambda item: _words_of_near(item.spec(type_)),
+        WORKLOADS_BY_NEAR: lambda item: _words_of_near(item, item.spec(type_)),
         WORKLOADS_BY_LABEL: lambda item: words_of_labels(item.envelope.project, item.envelope.labels),
     }
 
 
-def _words_of_near(spec: WorkloadSpec) -> tuple[str, ...]:
-    return (TALKERS,) if spec.near == TALKERS or NEAR_STRATEGY in (spec.strategy or "") else ()
+def _words_of_near(item: Stored, spec: WorkloadSpec) -> Iterable[str]:
+    """TALKERS, and the key of the device."""
+    device = keys_of("device", item, [name] if (name := device_of(spec.near)) else [])
+    return (*device, TALKERS) if spec.near == TALKERS or NEAR_STRATEGY in (spec.strategy or "") else device
 
 
 def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counted]:

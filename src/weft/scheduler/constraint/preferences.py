@@ -13,6 +13,7 @@ import numpy as np
 
 from weft.contracts.policy import Column, PreferenceTerm, Reads, Request, SoftTerm, Table
 from weft.scheduler.constraint.affinity import count_members, find_texts, group_word
+from weft.scheduler.constraint.near_device import NearDevice
 from weft.scheduler.constraint.relax import Preferred
 from weft.scheduler.constraint.talkers import NearTalkers
 from weft.scheduler.table.facts import name_alarm
@@ -114,5 +115,6 @@ PREFERENCES: tuple[PreferenceTerm, ...] = (
     SoftTerms("spread", "spread", "fabric", _score_spread),
     SoftTerms("data", "data", "facts", _score_data, once=True),
     NearTalkers(),
+    NearDevice(),
     Unalarmed(),
 )

@@ -12,6 +12,7 @@ from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.constraint.expressions import find_warnings
 from weft.scheduler.constraint.filters import FREE_CAPACITY, POOL_BOUND, describe_pools, describe_runtime
+from weft.scheduler.constraint.near_device import describe_device
 from weft.scheduler.constraint.talkers import describe_talkers
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.table.devices import WHOLE, find_fitting
@@ -43,9 +44,9 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
-    """As ``_explain``, and whom the workload talks to, where that counts."""
+    """As ``_explain``, and whom the workload talks to, or where its device is, where that counts."""
     found = _explain(engine, request, uid, chosen, also=also)
-    notes = describe_talkers(engine.snapshot, request, chosen)
+    notes = describe_talkers(engine.snapshot, request, chosen) + describe_device(engine.snapshot, request, chosen)
     return msgspec.structs.replace(found, notes=notes) if notes else found
 
 

@@ -15,12 +15,14 @@ from weft.contracts.function_placement import PlacementQuery, Ranking
 from weft.contracts.policy import Datum, Request
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport
+from weft.kinds.device import DEVICE, DeviceSpec
 from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, parse_strategy
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.errors import WeftError
 from weft.scheduler.allocation.count import count_allocation, count_booting, count_orphans
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
+from weft.scheduler.constraint.near_device import read_near_device
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
@@ -57,7 +59,7 @@ class FunctionPlacing:
                         item.forget()
             elif change.kind == "node":
                 self._notice_node(change)
-            else:
+            elif change.kind != DEVICE.name or has_changed(change, _stand_of_device):
                 self.epoch += 1
         self._engine.snapshot.improved.clear()
         self._engine.snapshot.groups.take_changed()
@@ -154,7 +156,7 @@ class FunctionPlacing:
             constraint=expressions.constraint,
             preferences=expressions.preferences,
             data=(*(Datum(name, size) for name, size in wanted.data), *hinted),
-            leans=leans,
+            leans=leans + read_near_device(self._view, wanted.project, code.near),
             caller=wanted.caller or None,
         )
         return relax(request, self._engine.snapshot)[0]
@@ -176,6 +178,10 @@ def _stand_of_node(item: Item) -> object:
     """All that this module reads of a node."""
     of = item.envelope
     return item.uid, bytes(of.spec), bytes(of.report), of.labels, item.status(NodeStatus).phase, item.deleting
+
+
+def _stand_of_device(item: Item) -> object:
+    return item.uid, item.spec(DeviceSpec).node
 
 
 def _name_used(node: str) -> str:

@@ -15,8 +15,9 @@ from weft.contracts.store import Store
 from weft.informer.view import View
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fields.affinity import TALKERS
 from weft.kinds.node import NODES_BY_UID
-from weft.kinds.parts.workload import NEAR_STRATEGY, TALKERS, WORKLOADS_BY_NEAR, WORKLOADS_BY_UID
+from weft.kinds.parts.workload import NEAR_STRATEGY, WORKLOADS_BY_NEAR, WORKLOADS_BY_UID
 from weft.kinds.placement_policy import PlacementPolicySpec
 from weft.objects.errors import StoreUnavailable
 from weft.objects.identity import object_key

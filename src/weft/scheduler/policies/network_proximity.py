@@ -1,7 +1,7 @@
-"""network_proximity: the node nearest to the workload's caller, its group, its volumes, and those that it talks to.
+"""network_proximity: the node nearest to the workload's caller, its device, its group, its volumes, and those that it talks to.
 
 Reads the fabric: round trips between nodes, where members and data are, and who talks to whom. A value is 100 at no distance and 50
-at HALF_MS; where no round trip is known the same zone counts as FAR. Each of the four that the request has counts the same.
+at HALF_MS; where no round trip is known the same zone counts as FAR. Each of the five that the request has counts the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
 from weft.scheduler.constraint.affinity import own_groups
+from weft.scheduler.constraint.near_device import find_device
 from weft.scheduler.policies.shares import with_free
 from weft.scheduler.table.talkers import find_talkers
 
@@ -29,11 +30,13 @@ class NetworkProximity:
 
 
 def _find_places(table: Table, request: Request, uid: str) -> list[tuple[list[str], list[float]]]:
-    """The nodes to be near to, by uid, with weights: the caller's, those of each group to be near, the volumes', and those of the
-    workloads that workload ``uid`` talks to."""
+    """The nodes to be near to, by uid, with weights: the caller's, the device's, those of each group to be near, the volumes', and
+    those of the workloads that workload ``uid`` talks to."""
     places: list[tuple[list[str], list[float]]] = []
     if request.caller is not None:
         places.append(([request.caller], [1.0]))
+    if (device := find_device(request)) is not None and device.name in table.uids:
+        places.append(([device.name], [1.0]))
     leans = tuple(lean.name for lean in request.leans if lean.what == "near")
     for group in (*request.near, *leans) or own_groups(request):
         members = table.members(group)

@@ -26,6 +26,7 @@ from weft.kinds.allocation import (
     has_ended_for_good,
 )
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fields.affinity import TALKERS
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_CONFLICT, AllocatedLease
 from weft.kinds.image import OCI_FORMAT, ImageStatus
@@ -50,6 +51,7 @@ from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.constraint.affinity import read_affinity
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
+from weft.scheduler.constraint.near_device import read_near_device
 from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.disks import find_storage, find_wary, is_used, read_needs
 from weft.scheduler.workload.strategy import find_strategy
@@ -223,7 +225,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             groups=affinity.groups,
             spread=affinity.spread,
             data=data,
-            leans=affinity.leans + leans + read_talkers(workload, spec),
+            leans=affinity.leans + leans + read_talkers(workload, spec) + read_near_device(view, project, spec.near),
             preemptible=record.preemptible(spec),
         ),
         incarnation=max([workload.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)])
@@ -241,7 +243,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
 
 def read_talkers(workload: Item, spec: WorkloadSpec) -> tuple[SoftTerm, ...]:
     """Its preference to be near those it talks to, if it has it."""
-    return (SoftTerm("talkers", workload.uid),) if spec.near == "talkers" else ()
+    return (SoftTerm("talkers", workload.uid),) if spec.near == TALKERS else ()
 
 
 def read_new_disks(view: View, workload: Item, ask: Needs, volumes: list[Item]) -> tuple[str, ...]:
