@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.node_key import make_node_key
+from tests.onnx_files import digest, linear
 from tests.scenario.api_lab import DoorsLab, JoinedNode, make_image, make_vm
 from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
 from tests.scenario.dashboard_lab import Browser, add_user
@@ -33,6 +34,7 @@ from weft.api.state import token_use
 from weft.api.upgrade import upgrade_objects
 from weft.client import Client
 from weft.client.answer import raise_problem
+from weft.client.function_code import upload_code
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.kinds.function import FunctionSpec
@@ -96,7 +98,7 @@ RELIES_ON = {
         "api/node/report.py _write_chunk": "allocation at",
     },
     "report_of_devices_and_of_one_that_was_found": {
-        "api/node/devices.py commit": "device at, rule at",
+        "api/node/devices.py commit": "device at, model at, rule at",
         "api/node/devices.py _take_within": "device absent, founddevices absent, founddevices at",
     },
     "come_back_to_a_store_that_knows_nothing": {
@@ -368,18 +370,27 @@ def report_of_itself_and_of_its_places(lab: DoorsLab, number: int) -> None:
     assert lab.client.list("allocation", query={"node": node.uid}).items[0]["report"]["state"] == "running"
 
 
+def make_model(lab: DoorsLab, name: str) -> dict[str, Any]:
+    file = linear([2.0])
+    upload_code(lab.client, digest(file), file, "onnx")
+    spec = {"file": digest(file), "inputs": ["t"], "result": {"event": "frost", "threshold": 0.5}}
+    return lab.client.create({"kind": "model", "name": name, "spec": spec})
+
+
 def report_of_devices_and_of_one_that_was_found(lab: DoorsLab, number: int) -> None:
     def prepare() -> tuple[JoinedNode, dict[str, Any], dict[str, Any]]:
         node = lab.join(f"dev{number}")
         device = lab.client.create({"kind": "device", "name": node.name, "spec": {"node": node.name}})
         rule = {"when": "t>1", "then": [{"event": "warm"}]}
-        return node, device, lab.client.create({"kind": "rule", "name": node.name, "spec": rule})
+        warm = lab.client.create({"kind": "rule", "name": node.name, "spec": rule})
+        return node, device, warm, make_model(lab, node.name)
 
-    node, device, rule = quietly(lab, prepare)
+    node, device, rule, model = quietly(lab, prepare)
     told = {
         "devices": [{"uid": device["uid"], "phase": "Online", "seen_seconds_ago": 0.0, "reported": {"t": 1}}],
         "found": [{"protocol": "mqtt", "address": f"acme/{number}", "name": f"lamp{number}"}],
         "rules": [{"uid": rule["uid"], "fired": 1, "seconds_ago": 0.0}],
+        "models": [{"uid": model["uid"], "runs": 1}],
     }
     another = {"found": [{"protocol": "mqtt", "address": f"acme/{number}/2", "name": f"door{number}"}]}
     for each in (told, another):
@@ -389,6 +400,7 @@ def report_of_devices_and_of_one_that_was_found(lab: DoorsLab, number: int) -> N
     assert lab.client.get("device", node.name)["report"]["reported"] == {"t": 1}
     assert lab.client.get("device", f"lamp{number}")["spec"]["approved"] is False
     assert lab.client.get("rule", node.name)["report"]["nodes"][node.name]["fired"] == 1
+    assert lab.client.get("model", node.name)["report"]["nodes"][node.name]["runs"] == 1
 
 
 def come_back_to_a_store_that_knows_nothing(lab: DoorsLab, number: int) -> None:

@@ -8,20 +8,33 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import onnx_files
+from tests.onnx_files import digest, linear
 from tests.scenario.api_lab import DoorsLab, JoinedNode
 from tests.scenario.cli_lab import WEFT
 
 from weft.client import Client
 from weft.client.answer import raise_problem
+from weft.client.function_code import upload_code
 from weft.informer.enrolments import Enrolments
 from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
 from weft.kinds.device_rollout import DeviceRolloutSpec
+from weft.kinds.model import ModelReport, NodeRuns
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
 from weft.protocol.devices import MOST_BEHIND
+
+DOUBLE = linear([2.0], 1.0)
+OUTSIDE = onnx_files.model(
+    [onnx_files.node("Gemm", ["x", "w", "b"], ["y"])],
+    [onnx_files.external("w", [1, 1], "/etc/shadow"), onnx_files.tensor("b", [1], [0.0])],
+    [onnx_files.value("x", [1, 1])],
+    [onnx_files.value("y", [1, 1])],
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +68,11 @@ class Shop:
     def make(self, kind: str, name: str, **spec: Any) -> Any:
         return self.lab.client.create({"kind": kind, "name": name, "project": self.project, "spec": spec})
 
+    def make_model(self, name: str, file: bytes = DOUBLE, **spec: Any) -> Any:
+        upload_code(Client(self.lab.context, project=self.project), digest(file), file, "onnx")
+        given = {"inputs": ["temperature"], "result": {"set": "setpoint"}, "devices": {"model": "fridge"}, **spec}
+        return self.make("model", name, file=digest(file), **given)
+
     def list_names(self, node: JoinedNode, plural: str) -> set[tuple[str, str]]:
         found = ask(node.client, "GET", f"/v1/{plural}")["items"]
         return {(one["project"], one["name"]) for one in found}
@@ -87,11 +105,19 @@ def test_a_gateway_reads_its_devices_and_what_they_need_and_nothing_else(shop: S
     shop.make("rule", "any", when="temperature>8", then=[{"event": "warm"}])
     shop.make("rule", "here", node=shop.node.name, when="temperature>8", then=[{"event": "warm"}])
     shop.make("rule", "there", node=shop.other.name, when="temperature>8", then=[{"event": "warm"}])
+    shop.make_model("any")
+    shop.make_model("here", node=shop.node.name)
+    there = shop.make_model("there", linear([2.0]), node=shop.other.name)
     Shop(shop.lab)
     mine = shop.project
     assert shop.list_names(shop.node, "devices") == {(mine, "fridge-1")}
     assert shop.list_names(shop.node, "devicemodels") == {(mine, "fridge")}
     assert shop.list_names(shop.node, "rules") == {(mine, "any"), (mine, "here")}
+    assert shop.list_names(shop.node, "models") == {(mine, "any"), (mine, "here")}
+    found = shop.node.client.http.request("GET", f"/v1/blobs/{digest(DOUBLE)}")
+    assert found.body == DOUBLE
+    with pytest.raises(Forbidden):
+        ask(shop.node.client, "GET", f"/v1/blobs/{there['spec']['file']}")
     with pytest.raises(Forbidden):
         ask(shop.node.client, "GET", f"/v1/projects/{mine}/devices/fridge-2")
     with pytest.raises(Forbidden):
@@ -188,6 +214,7 @@ def test_too_many_entries_or_values_that_are_none_are_refused_as_a_whole(shop: S
         {"devices": [{"uid": "u", "phase": "Online"}] * 501},
         {"found": [{"protocol": "mqtt", "address": "a"}] * 101},
         {"rules": [{"uid": "u", "fired": 1}] * 201},
+        {"models": [{"uid": "u", "runs": 1}] * 101},
         {"devices": [{"uid": "u", "phase": "Happy"}]},
         {"devices": [{"uid": "u", "phase": "Online", "reported": {"a": {"deep": 1}}}]},
     ):
@@ -324,6 +351,56 @@ def test_a_workload_is_near_a_device_of_its_own_project_that_exists(shop: Shop) 
         shop.lab.client.create(
             {**other, "spec": {"image": "registry.example.org/web:1", "networks": [], "near": "device/fridge-1"}}
         )
+
+
+def test_a_model_counts_once_however_often_it_is_reported_and_only_where_it_is_for_the_node(shop: Shop) -> None:
+    model, there = shop.make_model("colder"), shop.make_model("there", node=shop.other.name)
+    told = {"uid": model["uid"], "file": digest(DOUBLE), "runs": 9, "late": 2, "nan": 1, "p99_ms": 1.23456}
+    shop.report(models=[told])
+    first = shop.lab.stored(f"/model/{shop.project}/colder")
+    answer = shop.report(models=[told, {"uid": there["uid"], "runs": 1}, {"uid": "nobody's", "runs": 1}])
+    again = shop.lab.stored(f"/model/{shop.project}/colder")
+    assert answer["refused"] == {there["uid"]: "notYours", "nobody's": "unknown"}
+    assert first is not None and again is not None and first.revision == again.revision
+    assert decode_part(first.report, ModelReport).nodes == {
+        shop.node.name: NodeRuns(file=digest(DOUBLE), runs=9, late=2, nan=1, p99_ms=1.235)
+    }
+
+
+def test_a_model_needs_its_file_and_fits_its_device_model(shop: Shop) -> None:
+    with pytest.raises(NotFound, match="no model with the digest"):
+        shop.make("model", "a", file="a" * 64, inputs=["temperature"], result={"set": "setpoint"})
+    client = Client(shop.lab.context, project=shop.project)
+    for file, words in ((b"not ONNX", "not an ONNX"), (DOUBLE[:-3], "not an ONNX"), (OUTSIDE, "another file")):
+        with pytest.raises(InvalidInput, match=words):
+            upload_code(client, digest(file), file, "onnx")
+    with pytest.raises(InvalidInput, match="doesn't match"):
+        upload_code(client, "b" * 64, DOUBLE, "onnx")
+    for given, words in (
+        ({"inputs": ["humidity"]}, "no such property"),
+        ({"inputs": ["temperature.mean60"]}, "no mean over 60 s"),
+        ({"result": {"set": "temperature"}}, "only the device sets"),
+        ({"result": {"set": "setpoint", "threshold": 0.5}}, "of type number"),
+        ({"fallback": {"value": 11}}, "more than 10"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            shop.make_model("a", **given)
+
+
+def test_a_file_becomes_a_model_by_a_flag_or_beside_its_manifest(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "double.onnx").write_bytes(DOUBLE)
+    (tmp_path / "model.yaml").write_text(
+        "kind: model\nname: applied\nspec:\n  file: double.onnx\n  inputs: [temperature]\n  result: {set: setpoint}\n"
+    )
+    flags = ("--input", "temperature", "--result-set", "setpoint")
+    made = weft(shop, "model", "create", "flagged", "--file", str(tmp_path / "double.onnx"), *flags)
+    assert (made.returncode, "file  " in made.stderr + made.stdout) == (0, True), made.stderr
+    assert weft(shop, "apply", "-f", str(tmp_path / "model.yaml")).returncode == 0
+    found = shop.lab.stored(f"/model/{shop.project}/applied")
+    assert found is not None and digest(DOUBLE).encode() in bytes(found.spec)
+    (tmp_path / "double.onnx").write_bytes(b"no model")
+    refused = weft(shop, "model", "set", "flagged", "--file", str(tmp_path / "double.onnx"))
+    assert "not an ONNX model" in refused.stderr
 
 
 def test_set_is_checked_against_the_model_and_names_the_property(shop: Shop) -> None:

@@ -148,7 +148,7 @@ def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab
     for method, path in every_route():
         if path == "/v1/session":
             continue  # for browsers: tests/scenario/test_dashboard_sessions.py
-        hidden = ("/tokens", "/users", "/groups", "/rolebindings", "/blobs/", "/code/", "/audit")
+        hidden = ("/tokens", "/users", "/groups", "/rolebindings", "/blobs/", "/code/", "/onnx/", "/audit")
         reads = method == "GET" and not any(word in path for word in hidden)
         reads |= path.endswith((":logs", ":metrics", ":flows")) or path.startswith("/api/v1/")
         reads &= path not in (
@@ -159,7 +159,9 @@ def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab
         told = {"viewer": reads, "joiner": path in ("/v1/join", "/v1/healthz"), "node": path == "/v1/healthz"}
         told["node"] |= method == "GET" and path.startswith("/v1/publishedports")
         told["node"] |= method == "GET" and path.endswith("/snapshots")  # those that it keeps
-        told["node"] |= method == "GET" and path.endswith(("/devices", "/devicemodels", "/rules"))  # of its gateway
+        told["node"] |= method == "GET" and path.endswith(
+            ("/devices", "/devicemodels", "/rules", "/models")
+        )  # of its gateway
         told["node"] |= method == "GET" and path in ("/v1/projects/default/images/web", "/v1/blobs/" + "ab" * 32)
         if path in ("/v1/login", "/", "/assets/web"):  # anybody may ask
             told = dict.fromkeys(told, True)

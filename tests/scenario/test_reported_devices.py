@@ -11,6 +11,7 @@ from weft.kinds.device import DeviceReport, DeviceSpec, DeviceStatus
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.device_rollout import DeviceRolloutSpec, DeviceRolloutStatus
 from weft.kinds.fields.device.affordance import Property
+from weft.kinds.model import ModelReport, ModelSpec, ModelStatus, NodeRuns, Result
 from weft.kinds.rule import Act, NodeCount, RuleReport, RuleSpec, RuleStatus
 from weft.objects.envelope import Envelope, decode_part
 
@@ -32,6 +33,10 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
         spec = DeviceSpec(node="n1", model="fridge", desired={"setpoint": 4}, desired_until={"setpoint": until})
         fridge = await lab.put("device", "fridge", spec)
         warm = await lab.put("rule", "warm", RuleSpec(when="setpoint>5", then=[Act(event="too warm")]))
+        spec_of_model = ModelSpec(file="a" * 64, inputs=["setpoint"], result=Result(event="defrost", threshold=0.5))
+        frost = await lab.put("model", "frost", spec_of_model)
+        runs = {"n1": NodeRuns(runs=9, late=1, nan=2, p99_ms=2.5), "n2": NodeRuns(runs=1, dead=1, problem="gone")}
+        await report(lab, frost.key, ModelReport(nodes=runs))
         await report(lab, fridge.key, DeviceReport(phase="Online", seen_at=lab.clock.now(), reported={"setpoint": 7.0}))
         await report(lab, warm.key, RuleReport(nodes={"n1": NodeCount(fired=3, last_fired=lab.clock.now())}))
 
@@ -48,12 +53,19 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
             envelope = await lab.get(warm.key)
             return envelope is not None and decode_part(envelope.status, RuleStatus).fired == 3
 
+        async def is_summed_up() -> bool:
+            envelope = await lab.get(frost.key)
+            assert envelope is not None
+            found = decode_part(envelope.status, ModelStatus)
+            return (found.runs, found.misses, found.p99_ms, found.problem) == (10, 4, 2.5, "n2: gone")
+
         async def is_over() -> bool:
             envelope = await lab.get(fridge.key)
             return envelope is not None and not decode_part(envelope.spec, DeviceSpec).desired
 
         await lab.until(drifts)
         await lab.until(is_counted)
+        await lab.until(is_summed_up)
         await lab.until(is_over, 400.0)
         assert not (await status()).drift
 

@@ -29,6 +29,7 @@ PERMISSIONS: dict[str, Permission] = {  # these, of no kind's record, and those 
     "function:purge": Permission("write", True),  # its dead letters
     "function:redrive": Permission("write", True),
     "function:upload": Permission("write", True),  # its code
+    "model:upload": Permission("write", True),  # its ONNX file
     "metric:list": Permission("read", True),  # of workloads; those of nodes only to whom it has in all projects
     "server:logs": Permission("fabric", False),  # what the server's own processes log
     "trace:get": Permission("read", True),  # its spans of objects that one may read

@@ -302,6 +302,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     # Values that a new object gets by itself, by key, unless it has them; called with the manifest's spec of each.
     makes_values: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {}
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
+    upload_sort: Literal["code", "onnx"] = "code"  # what these are: zips of functions, or models for devices
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing
     # How many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so.

@@ -25,6 +25,7 @@ from weft.kinds.group import GROUP
 from weft.kinds.image import IMAGE
 from weft.kinds.job import JOB
 from weft.kinds.migration import MIGRATION
+from weft.kinds.model import MODEL
 from weft.kinds.network import NETWORK
 from weft.kinds.network_topology import NETWORK_TOPOLOGY
 from weft.kinds.node import NODE
@@ -94,6 +95,7 @@ KINDS: tuple[Kind, ...] = (
     DEVICE,
     DEVICE_ROLLOUT,
     RULE,
+    MODEL,
     ALERT_RULE,
     SILENCE,
     RECEIVER,

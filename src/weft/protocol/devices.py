@@ -4,9 +4,9 @@ Everything has an age, not a time: the gateway's clock may be wrong. A report ma
 itself. Readings never come this way, only what changed beyond the deadband, at most once in ten seconds for a device.
 
 What it reads are objects, by list and watch with the same certificate: ``devices`` of all projects gives those behind it,
-``devicemodels`` those that these name, ``rules`` those of their projects. The last two are picked when the list or the watch
-begins, so it lists them again when a device names a model, or lies in a project, that it doesn't know. What a device's
-``credentials`` names is opened by ``POST /v1/nodes/{name}:secrets`` with ``device``.
+``devicemodels`` those that these name, ``rules`` and ``models`` those of their projects. All but the first are picked when the list
+or the watch begins, so it lists them again when a device names a model, or lies in a project, that it doesn't know. What a device's
+``credentials`` names is opened by ``POST /v1/nodes/{name}:secrets`` with ``device``; a model's file is a blob by its digest.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ MOST_REPORT_BYTES = 3_000_000  # of all devices in a report, as JSON; the server
 MOST_KEPT = 500  # found devices of a node that wait for approval; more are counted
 MOST_BEHIND = 5000  # devices of a node, approved or not, beyond which no found one is kept
 MOST_RULES = 200  # in a report
+MOST_MODELS = 100  # in a report
 MOST_VALUES = 100  # reported properties of a device
 MOST_VALUE_BYTES = 1024  # of one value, as JSON
 MOST_DEVICE_BYTES = 16 << 10  # of all values of a device
@@ -74,18 +75,32 @@ class FiredRule(msgspec.Struct, frozen=True, omit_defaults=True):
     problem: str = ""
 
 
+class RanModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a gateway counted of a model, ever. ``late``, ``nan`` and ``dead``: how often its fallback decided, and why."""
+
+    uid: str
+    file: str = ""  # SHA-256 of what it runs; "": nothing
+    runs: int = 0
+    late: int = 0
+    nan: int = 0
+    dead: int = 0
+    p99_ms: float | None = None
+    problem: str = ""
+
+
 class DevicesReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """``POST /v1/nodes/{name}:devices``."""
 
     devices: list[ReportedDevice] = []
     found: list[FoundDevice] = []
     rules: list[FiredRule] = []
+    models: list[RanModel] = []
 
 
 class DevicesAnswer(msgspec.Struct, omit_defaults=True):
     """The answer to it."""
 
-    refused: dict[str, str] = {}  # why, by uid of the device or rule: unknown, notYours, tooLarge
+    refused: dict[str, str] = {}  # why, by uid of the device, rule or model: unknown, notYours, tooLarge
     not_kept: int = (
         0  # found devices that are more than the node or the project may have, or that people deleted of late
     )

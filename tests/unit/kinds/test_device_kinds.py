@@ -10,7 +10,8 @@ import pytest
 from weft.kinds.device import DEVICE, DeviceSpec, SetInput, check_device
 from weft.kinds.device_model import DeviceModelSpec, check_device_model
 from weft.kinds.fields.device.affordance import Property, are_equal, check_desired
-from weft.kinds.rule import Act, RuleSpec, check_rule
+from weft.kinds.model import Fallback, ModelSpec, Result, check_model
+from weft.kinds.rule import Act, RuleSpec, Selector, check_rule
 from weft.language.holds import Fact, holds
 from weft.language.parse import read_expression
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -165,3 +166,44 @@ def test_a_list_shows_values_as_people_set_them() -> None:
     (column,) = (column for column in DEVICE.display.columns if column.title == "REPORTED")
     shown = column.value({"status": {"reported": {"on": True, "mode": "cool", "setpoint": 4.5}}})
     assert shown == "mode=cool, on=true, setpoint=4.5"
+
+
+DECISION = Result(set="alarm", threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"file": "model.onnx"}, "spec.file"),
+        ({"inputs": []}, "spec.inputs"),
+        ({"inputs": ["t"] * 65}, "spec.inputs"),
+        ({"inputs": ["t", "t.median60"]}, "spec.inputs[1]"),
+        ({"inputs": ["t.mean0"]}, "spec.inputs[0]"),
+        ({"result": Result()}, "spec.result"),
+        ({"result": Result(set="alarm", event="warm", threshold=0.5)}, "spec.result"),
+        ({"result": Result(set="a b")}, "spec.result.set"),
+        ({"result": Result(set="level", scale=float("inf"))}, "spec.result.scale"),
+        ({"result": Result(event="warm")}, "spec.result.threshold"),
+        ({"result": Result(event="warm", threshold=0.5, device="fan")}, "spec.result.event"),
+        ({"result": Result(event="two\nlines", threshold=0.5)}, "spec.result.event"),
+        ({"fallback": Fallback(when="t>8", value=True)}, "spec.fallback"),
+        ({"fallback": Fallback(when="@warm")}, "spec.fallback.when"),
+        ({"fallback": Fallback(value=1.5)}, "spec.fallback.value"),
+        ({"fallback": Fallback(value="warm")}, "spec.fallback.value"),
+        ({"result": Result(set="level"), "fallback": Fallback(when="t>8")}, "spec.fallback.when"),
+        ({"result": Result(set="level"), "fallback": Fallback(value=True)}, "spec.fallback.value"),
+        ({"devices": Selector(labels={f"l{n}": "x" for n in range(9)})}, "spec.devices.labels"),
+    ],
+)
+def test_a_model_that_cannot_decide_names_the_field_and_the_remedy(given: dict[str, Any], field: str) -> None:
+    spec = ModelSpec(**{"file": "a" * 64, "inputs": ["t", "t.mean60"], "result": DECISION, **given})
+    with pytest.raises(InvalidInput) as caught:
+        check_model(spec)
+    assert caught.value.field == field
+    assert caught.value.hint
+
+
+def test_models_that_decide_are_taken() -> None:
+    check_model(ModelSpec(file="a" * 64, inputs=["t"], result=DECISION, fallback=Fallback(when="t>8")))
+    check_model(ModelSpec(file="a" * 64, inputs=["t"], result=DECISION, fallback=Fallback(value=False)))
+    check_model(ModelSpec(file="a" * 64, inputs=["t"], result=Result(set="level"), fallback=Fallback(value=2)))

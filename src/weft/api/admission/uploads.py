@@ -1,8 +1,9 @@
-"""Uploads that objects refer to: functions' code, by digest, in a folder of the blobs.
+"""Uploads that objects refer to: functions' code and models' ONNX files, by digest, in a folder of the blobs.
 
-A file is there once for all projects. A project has it if an object of the project names it, or if it was uploaded there: an empty
-file beside it, named by the digest and the project's uid, says so. A digest alone gives nothing. ``code`` writes both;
-the controller of the same name removes what no object has named, and nobody has touched, for a while.
+A file is there once for all projects. A project has it if an object of the project names it, or if it was uploaded there: an
+empty file beside it, named by the digest and the project's uid, says so. It has it as code, or as a model: each is checked in
+its way. A digest alone gives nothing. ``code`` writes both; the controller of the same name removes what no object has named,
+and nobody has touched, for a while.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,11 +27,13 @@ from weft.objects.envelope import Envelope
 from weft.objects.errors import NotFound
 from weft.objects.identity import kind_prefix
 
+Sort = Literal["code", "onnx"]
 _NAMING = [kind for kind in KINDS if kind.admission.uploads is not None]
 
 
 class _Named(msgspec.Struct):
     code: str = ""
+    file: str = ""
 
 
 class _Served(msgspec.Struct):
@@ -38,7 +41,7 @@ class _Served(msgspec.Struct):
 
 
 class _Naming(msgspec.Struct):
-    """The parts of a function, or a version, that name code."""
+    """The parts of a function, a version or a model that name an upload."""
 
     spec: _Named
     status: _Served
@@ -48,22 +51,22 @@ _decode = msgspec.json.Decoder(_Naming).decode
 
 
 def code_path(blobs: Path, sha256: str) -> Path:
-    """The path of the code with this digest, whether it is there or not."""
+    """The path of the upload with this digest, whether it is there or not."""
     return blobs / CODE_FOLDER / sha256
 
 
-def note_upload(blobs: Path, sha256: str, project: Envelope) -> None:
-    """Record durably that the code, which is there, was uploaded in ``project``."""
-    mark = _mark_path(blobs, sha256, project)
+def note_upload(blobs: Path, sha256: str, project: Envelope, sort: Sort = "code") -> None:
+    """Record durably that the file, which is there, was uploaded in ``project``."""
+    mark = _mark_path(blobs, sha256, project, sort)
     mark.touch(0o600)
     sync_folder(mark.parent)
 
 
-async def has_code(context: ApiContext, project: Envelope, sha256: str) -> bool:
-    """Whether the code is there and ``project`` has it. The check keeps it for a while longer."""
+async def has_upload(context: ApiContext, project: Envelope, sha256: str, sort: Sort = "code") -> bool:
+    """Whether the file is there and ``project`` has it. The check keeps it for a while longer."""
     blobs = context.settings.blobs
-    was_uploaded = await asyncio.to_thread(touch, _mark_path(blobs, sha256, project))
-    if not was_uploaded and not await _is_named(context.store, project.name, sha256):
+    was_uploaded = await asyncio.to_thread(touch, _mark_path(blobs, sha256, project, sort))
+    if not was_uploaded and not await _is_named(context.store, project.name, sha256, sort):
         return False
     return await asyncio.to_thread(touch, code_path(blobs, sha256))
 
@@ -71,7 +74,7 @@ async def has_code(context: ApiContext, project: Envelope, sha256: str) -> bool:
 async def require_uploads(
     context: ApiContext, view: View, kind: Kind, project_name: str | None, old: Any, new: Any
 ) -> None:
-    """Raises NotFound if the project hasn't the code that ``new`` names."""
+    """Raises NotFound if the project hasn't the upload that ``new`` names."""
     if kind.admission.uploads is None or project_name is None:
         return
     before = set() if old is None else set(kind.admission.uploads(old))
@@ -79,29 +82,45 @@ async def require_uploads(
         if sha256 in before:
             continue
         project = await view.get(PROJECT, None, project_name)
-        if project is not None and not await has_code(
-            context, project, sha256
+        sort = kind.admission.upload_sort
+        if project is not None and not await has_upload(
+            context, project, sha256, sort
         ):  # a missing project is refused elsewhere
-            raise NotFound(
-                f"spec.code: no code with the digest {sha256[:12]}… has been uploaded in project {project_name}",
-                reason="codeNotFound",
-                field="spec.code",
-                hint="weft function create NAME --code FOLDER uploads it",
-            )
+            raise find_missing(sha256, project_name, sort)
 
 
-async def _is_named(store: Store, project: str, sha256: str) -> bool:
-    """Whether a function of the project, what it serves, or a version names the code."""
+def find_missing(sha256: str, project: str, sort: Sort) -> NotFound:
+    """The error for an upload that the project hasn't."""
+    if sort == "onnx":
+        return NotFound(
+            f"spec.file: no model with the digest {sha256[:12]}… has been uploaded in project {project}",
+            reason="modelNotFound",
+            field="spec.file",
+            hint="weft model create NAME --file FILE.onnx uploads it",
+        )
+    return NotFound(
+        f"spec.code: no code with the digest {sha256[:12]}… has been uploaded in project {project}",
+        reason="codeNotFound",
+        field="spec.code",
+        hint="weft function create NAME --code FOLDER uploads it",
+    )
+
+
+async def _is_named(store: Store, project: str, sha256: str, sort: Sort) -> bool:
+    """Whether a function of the project, what it serves, or a version names the code; or a model the file."""
     for kind in _NAMING:
+        if kind.admission.upload_sort != sort:
+            continue
         for entry in (await store.list(kind_prefix(kind.name, project))).entries:
             found = _decode(entry.value)
-            if sha256 in (found.spec.code, found.status.serving.code if found.status.serving is not None else ""):
+            serving = found.status.serving.code if found.status.serving is not None else ""
+            if sha256 in (found.spec.code, found.spec.file, serving):
                 return True
     return False
 
 
-def _mark_path(blobs: Path, sha256: str, project: Envelope) -> Path:
-    return blobs / CODE_FOLDER / f"{sha256}.{project.uid}"
+def _mark_path(blobs: Path, sha256: str, project: Envelope, sort: Sort) -> Path:
+    return blobs / CODE_FOLDER / (f"{sha256}.{project.uid}" + ("" if sort == "code" else f".{sort}"))
 
 
 def touch(path: Path) -> bool:

@@ -1,5 +1,5 @@
-"""What a node's gateway for devices may read: the devices behind it, the models that these name, and the rules of their projects
-that are for any gateway or for this one."""
+"""What a node's gateway for devices may read: the devices behind it, the device models that these name, the rules and models of
+their projects that are for any gateway or for this one, and the files of these models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from weft.api.context import ApiContext
 from weft.contracts.store import Entry
 from weft.kinds.device import DEVICE
 from weft.kinds.device_model import DEVICE_MODEL
+from weft.kinds.model import MODEL
 from weft.kinds.node import NODE, NodeSpec, find_devices_project
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope, decode_part
@@ -24,6 +25,7 @@ _PAGE = 500
 class _Spec(msgspec.Struct):
     node: str = ""
     model: str = ""
+    file: str = ""
 
 
 class _Served(msgspec.Struct):
@@ -62,6 +64,20 @@ async def find_served(context: ApiContext, actor: Actor, kind: Kind) -> Callable
         return found.spec.node in ("", node) and any(found.project == project for project, _ in needed)
 
     return is_model_for_it if kind is DEVICE_MODEL else is_rule_for_it
+
+
+async def serves_file(context: ApiContext, node_uid: str, sha256: str) -> bool:
+    """Whether the node's gateway has devices, and a model of their project that is for it names the file with this digest."""
+    entry = await context.store.get(enrolment_key(node_uid))
+    node = read_enrolment(entry.value).name if entry is not None else ""
+    if not node:
+        return False
+    project, word = await read_devices_project(context, node), sha256.encode()
+    page = await context.store.list(kind_prefix(MODEL.name, project))
+    found = [_decoder.decode(one.value).spec for one in page.entries if word in one.value]
+    if not any(spec.file == sha256 and spec.node in ("", node) for spec in found):
+        return False
+    return any(_decoder.decode(one.value).project == project for one in await list_devices(context, node))
 
 
 async def read_devices_project(context: ApiContext, node: str) -> str:

@@ -1,5 +1,5 @@
-"""Contents of images and of functions' code by digest, with ranges. A node gets the images of its allocations, and what it has
-a ticket for; an admin gets all; a viewer reads objects, not contents."""
+"""Contents of images, of functions' code and of models by digest, with ranges. A node gets the images of its allocations, the
+models of its devices, and what it has a ticket for; an admin gets all; a viewer reads objects, not contents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from weft.api.admission.uploads import code_path
 from weft.api.auth.authorise import owns_image, require_enrolled, require_permission
+from weft.api.auth.served_devices import serves_file
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.route import Route, Topic
@@ -34,8 +35,12 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
     if call.actor.kind == "node":
         if ticket is not None:
             check_blob_ticket(context.settings.ticket_key, ticket, digest, call.actor.id, context.clock.now())
-        elif not await owns_image(context, call.actor.id, digest) and not context.orders.is_warm(digest):
-            raise Forbidden("a node gets only the images of its own allocations")
+        elif not (
+            await owns_image(context, call.actor.id, digest)
+            or context.orders.is_warm(digest)
+            or await serves_file(context, call.actor.id, digest)
+        ):
+            raise Forbidden("a node gets only the images of its own allocations, and the models of its own devices")
     path = await asyncio.to_thread(_find, context.settings.blobs, digest)
     if path is None:
         raise NotFound(

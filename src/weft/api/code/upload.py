@@ -1,4 +1,4 @@
-"""Functions' code: uploaded once in a project by its digest, checked, and stored durably while an object names it."""
+"""Functions' code and models' files: uploaded once in a project by digest, checked, and stored durably while an object names it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from weft.api.admission.uploads import code_path, has_code, note_upload
+from weft.api.admission.uploads import Sort, code_path, find_missing, has_upload, note_upload
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
@@ -22,6 +22,7 @@ from weft.objects.code_limits import MOST_BYTES
 from weft.objects.envelope import decode_envelope
 from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
+from weft.objects.model.onnx_file import check_onnx
 from weft.serving.answer import Answer
 
 AT_ONCE = 4  # uploads: each may hold a file and a thread
@@ -33,37 +34,44 @@ async def code(context: ApiContext, call: Call, project: str, sha256: str) -> An
     """``PUT``, with the zip as the body, and ``GET`` (has the project it?) of ``/v1/projects/{project}/code/{sha256}``. What the
     project has is not checked again; what only another one has is taken as if it were new."""
     require_permission(call.actor, "function:upload", project, "upload code of a function")
+    return await _take(context, call, project, sha256, "code")
+
+
+async def onnx(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
+    """As ``code``, of a model's ONNX file."""
+    require_permission(call.actor, "model:upload", project, "upload the file of a model")
+    return await _take(context, call, project, sha256, "onnx")
+
+
+async def _take(context: ApiContext, call: Call, project: str, sha256: str, sort: Sort) -> Answer:
+    word = "code" if sort == "code" else "model"
     call.query()
     if not _DIGEST.fullmatch(sha256):
-        raise NotFound(f"no code {sha256[:80]!r}", hint="name the code by its SHA-256, 64 hex digits")
+        raise NotFound(f"no {word} {sha256[:80]!r}", hint=f"name the {word} by its SHA-256, 64 hex digits")
     entry = await context.store.get(object_key(PROJECT.name, None, project))
     if entry is None:
         raise NotFound(f'project "{project[:80]}" not found', hint="weft project list")
     owner, path = decode_envelope(entry.value), code_path(context.settings.blobs, sha256)
-    if await has_code(context, owner, sha256):
+    if await has_upload(context, owner, sha256, sort):
         return json_answer({"sha256": sha256, "size": path.stat().st_size})
     if call.method == "GET":
-        raise NotFound(
-            f"code {sha256[:12]}… has not been uploaded in project {project}",
-            reason="codeNotFound",
-            hint="PUT uploads it",
-        )
+        raise find_missing(sha256, project, sort)
     if context.uploads >= AT_ONCE:
         raise Unavailable("too many uploads are under way", hint="try again", retry_after_seconds=1)
     context.uploads += 1
     try:
-        size = await _receive(call, path, sha256)
-        await asyncio.to_thread(note_upload, context.settings.blobs, sha256, owner)
+        size = await _receive(call, path, sha256, sort)
+        await asyncio.to_thread(note_upload, context.settings.blobs, sha256, owner, sort)
     except OSError as problem:
         raise Unavailable(
-            f"the server can't store the code: {(problem.strerror or str(problem)).lower()}", hint="try again later"
+            f"the server can't store the {word}: {(problem.strerror or str(problem)).lower()}", hint="try again later"
         ) from None
     finally:
         context.uploads -= 1
     return json_answer({"sha256": sha256, "size": size}, 201)
 
 
-async def _receive(call: Call, path: Path, sha256: str) -> int:
+async def _receive(call: Call, path: Path, sha256: str, sort: Sort) -> int:
     """Write the body, piece by piece, into a file that gets its name after the check; its size."""
     await asyncio.to_thread(path.parent.mkdir, mode=0o700, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
@@ -77,20 +85,25 @@ async def _receive(call: Call, path: Path, sha256: str) -> int:
                 await asyncio.to_thread(out.write, piece)
             if digest.hexdigest() != sha256:
                 raise InvalidInput(
-                    f"the uploaded code doesn't match the digest in the path: its SHA-256 is {digest.hexdigest()}",
-                    reason="badCode",
+                    f"the uploaded {'code' if sort == 'code' else 'model'} doesn't match the digest in the path: its SHA-256 is "
+                    f"{digest.hexdigest()}",
+                    reason="badCode" if sort == "code" else "badModel",
                     hint="send it again",
                 )
-            await asyncio.to_thread(_check, out, size)
+            await asyncio.to_thread(_check, out, size, sort)
         await asyncio.to_thread(keep_file, work, path)
     finally:
         await asyncio.to_thread(work.unlink, missing_ok=True)
     return size
 
 
-def _check(out: BinaryIO, size: int) -> None:
+def _check(out: BinaryIO, size: int, sort: Sort) -> None:
     out.flush()
-    read_members(out, size)
+    if sort == "code":
+        read_members(out, size)
+    else:
+        out.seek(0)
+        check_onnx(out.read(MOST_BYTES + 1))
 
 
 ROUTES = (
@@ -111,5 +124,23 @@ ROUTES = (
         permission="function:upload",
         where="project",
         topic=Topic("always", "upload", "function", "{project}"),
+    ),
+    Route(
+        "GET",
+        "/v1/projects/{project}/onnx/{sha256}",
+        onnx,
+        "Whether a model's file is there",
+        permission="model:upload",
+        where="project",
+        topic=Topic("refused", "upload", "model", "{project}"),
+    ),
+    Route(
+        "PUT",
+        "/v1/projects/{project}/onnx/{sha256}",
+        onnx,
+        "Upload a model's file: ONNX",
+        permission="model:upload",
+        where="project",
+        topic=Topic("always", "upload", "model", "{project}"),
     ),
 )

@@ -1,16 +1,16 @@
 """A gateway's report on the devices behind it: commits of only what changed, of at most 100 writes each.
 
-Reads and writes the ``report`` parts of devices and rules, creates found devices, and writes the record of those that it made for
-the node: one that is in it and isn't there any more was deleted by people, and comes back after a day only.
+Reads and writes the ``report`` parts of devices, rules and models, creates found devices, and writes the record of those that it
+made for the node: one that is in it and isn't there any more was deleted by people, and comes back after a day only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,7 +24,9 @@ from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
 from weft.contracts.store import MAX_COMMIT_BYTES, Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.device import DEVICE, CommandResult, DeviceReport, DeviceSpec
-from weft.kinds.rule import MOST_NODES, RULE, NodeCount, RuleReport, RuleSpec
+from weft.kinds.model import MODEL, ModelReport, NodeRuns
+from weft.kinds.record import Kind
+from weft.kinds.rule import MOST_NODES, RULE, NodeCount, RuleReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.objects.identity import FABRIC, kind_prefix, object_key
@@ -38,6 +40,7 @@ from weft.protocol.devices import (
     MOST_FACTS,
     MOST_FOUND,
     MOST_KEPT,
+    MOST_MODELS,
     MOST_RULES,
     MOST_TEXT,
     MOST_VALUE_BYTES,
@@ -47,6 +50,7 @@ from weft.protocol.devices import (
     DevicesReport,
     FiredRule,
     FoundDevice,
+    RanModel,
     ReportedDevice,
 )
 from weft.serving.answer import Answer
@@ -56,6 +60,7 @@ _COMMIT_BYTES = MAX_COMMIT_BYTES * 3 // 4  # of its values; the keys count, too
 FRESH_SECONDS = 60.0  # that a device was seen again is written once in so long
 _MOST_KEYS = 100_000  # of devices that this process remembers
 _OLDEST_SECONDS = 31 * 86400.0
+_LONGEST_MS = 1e9
 _FOUND_DEVICES = f"/founddevices/{FABRIC}/"  # the store's prefix of ``MadeDevices``, by the node's uid
 _NOT_A_NAME = re.compile(r"[^a-z0-9]+")
 _BUSY_BEHIND = 50  # as many devices that changed in one report make the server ask for a longer pause
@@ -74,6 +79,15 @@ class _Place(NamedTuple):
     name: str
     uid: str
     project: str
+
+
+class _ForNode(msgspec.Struct):
+    """Of the spec of a rule or a model."""
+
+    node: str = ""
+
+
+_Counts = TypeVar("_Counts", FiredRule, RanModel)
 
 
 class _Gathered:
@@ -116,6 +130,8 @@ async def take_report(context: ApiContext, call: Call, name: str) -> Answer:
         answer.not_kept += await retry(context, partial(_take_found, context, node, part))
     if given.rules:
         await _write_rules(context, node, given.rules, answer)
+    if given.models:
+        await _write_models(context, node, given.models, answer)
     answer.wait_seconds = BUSY_SECONDS if changed > _BUSY_BEHIND else CALM_SECONDS
     return json_answer(msgspec.to_builtins(answer))
 
@@ -129,6 +145,7 @@ def _read(body: bytes) -> DevicesReport:
         ("devices", given.devices, MOST_DEVICES),
         ("found", given.found, MOST_FOUND),
         ("rules", given.rules, MOST_RULES),
+        ("models", given.models, MOST_MODELS),
     ):
         if len(found) > most:
             raise InvalidInput(f"{word}: {len(found)} entries", field=word, hint=f"report at most {most} together")
@@ -321,20 +338,33 @@ async def _make(context: ApiContext, node: _Place, one: FoundDevice, digest: str
 
 
 async def _write_rules(context: ApiContext, node: _Place, given: Sequence[FiredRule], answer: DevicesAnswer) -> None:
-    page = await context.store.list(kind_prefix(RULE.name))
+    mine = await _pick(context, node, RULE, {one.uid: one for one in given}, answer)
+    for start in range(0, len(mine), WRITES):
+        await retry(context, partial(_write_counts, context, node, mine[start : start + WRITES]))
+
+
+async def _write_models(context: ApiContext, node: _Place, given: Sequence[RanModel], answer: DevicesAnswer) -> None:
+    mine = await _pick(context, node, MODEL, {one.uid: one for one in given}, answer)
+    for start in range(0, len(mine), WRITES):
+        await retry(context, partial(_write_runs, context, node, mine[start : start + WRITES]))
+
+
+async def _pick(
+    context: ApiContext, node: _Place, kind: Kind, given: Mapping[str, _Counts], answer: DevicesAnswer
+) -> list[tuple[str, _Counts]]:
+    """The keys of those rules or models that are this gateway's; the others are refused in ``answer``."""
+    page = await context.store.list(kind_prefix(kind.name))
     known = {(envelope := decode_envelope(entry.value)).uid: envelope for entry in page.entries}
     mine = []
-    for one in {each.uid: each for each in given}.values():
-        rule = known.get(one.uid)
-        if rule is None:
-            answer.refused[one.uid[:64]] = "unknown"
-        elif rule.project != node.project or decode_part(rule.spec, RuleSpec).node not in ("", node.name):
-            answer.refused[one.uid] = "notYours"
+    for uid, one in given.items():
+        found = known.get(uid)
+        if found is None:
+            answer.refused[uid[:64]] = "unknown"
+        elif found.project != node.project or decode_part(found.spec, _ForNode).node not in ("", node.name):
+            answer.refused[uid] = "notYours"
         else:
-            mine.append((rule.key, one))
-    for start in range(0, len(mine), WRITES):
-        chunk = mine[start : start + WRITES]
-        await retry(context, partial(_write_counts, context, node, chunk))
+            mine.append((found.key, one))
+    return mine
 
 
 async def _write_counts(context: ApiContext, node: _Place, chunk: Sequence[tuple[str, FiredRule]]) -> None:
@@ -352,6 +382,32 @@ async def _write_counts(context: ApiContext, node: _Place, chunk: Sequence[tuple
             continue
         count = NodeCount(fired=fired, last_fired=_time(one.seconds_ago, context.clock.now()), problem=problem)
         envelope.report = msgspec.Raw(msgspec.json.encode(RuleReport(nodes={**old.nodes, node.name: count})))
+        await gathered.add(context, envelope)
+    await gathered.commit(context)
+
+
+async def _write_runs(context: ApiContext, node: _Place, chunk: Sequence[tuple[str, RanModel]]) -> None:
+    gathered = _Gathered()
+    for key, one in chunk:
+        envelope = await read_again(context, key)
+        if envelope is None or envelope.uid != one.uid:
+            continue
+        old = decode_part(envelope.report, ModelReport)
+        if node.name not in old.nodes and len(old.nodes) >= MOST_NODES:
+            continue
+        runs, late, nan, dead = (min(max(number, 0), 1 << 53) for number in (one.runs, one.late, one.nan, one.dead))
+        new = NodeRuns(
+            file=one.file[:64],
+            runs=runs,
+            late=late,
+            nan=nan,
+            dead=dead,
+            p99_ms=round(one.p99_ms, 3) if one.p99_ms is not None and 0 <= one.p99_ms <= _LONGEST_MS else None,
+            problem=one.problem[:MOST_TEXT],
+        )
+        if new == old.nodes.get(node.name):
+            continue
+        envelope.report = msgspec.Raw(msgspec.json.encode(ModelReport(nodes={**old.nodes, node.name: new})))
         await gathered.add(context, envelope)
     await gathered.commit(context)
 

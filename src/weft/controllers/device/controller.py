@@ -1,8 +1,8 @@
-"""Makes the status of devices and rules of what gateways report, takes away desired values whose time is over, and approves found
-devices that a model accepts.
+"""Makes the status of devices, rules and models of what gateways report, takes away desired values whose time is over, and
+approves found devices that a model accepts.
 
-Reads devices, their models and nodes, and rules; writes device.status, rule.status, and of a device's spec what is said above.
-Woken by any of those, and when a desired value's time is over.
+Reads devices, their device models and nodes, rules and models; writes device.status, rule.status, model.status, and of a
+device's spec what is said above. Woken by any of those, and when a desired value's time is over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.contracts.journal import Event
-from weft.controllers.device.plan import plan_device, plan_rule
+from weft.controllers.device.plan import plan_device, plan_model, plan_rule
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
@@ -24,6 +24,7 @@ from weft.kinds.device import (
     DeviceStatus,
 )
 from weft.kinds.device_model import DEVICE_MODEL, MODELS_ACCEPTING, DeviceModelSpec
+from weft.kinds.model import MODEL, ModelReport, ModelStatus
 from weft.kinds.node import NODE, NodeSpec, NodeStatus, find_devices_project
 from weft.kinds.parts.workload import WORKLOADS_BY_NEAR
 from weft.kinds.rule import RULE, RuleReport, RuleStatus
@@ -36,11 +37,11 @@ _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.05, 3600.0  # the clock may be set meanw
 
 class Devices:
     name = "devices"
-    kinds = (DEVICE.name, DEVICE_MODEL.name, RULE.name, NODE.name)
+    kinds = (DEVICE.name, DEVICE_MODEL.name, RULE.name, MODEL.name, NODE.name)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
-            case DEVICE.name | RULE.name:
+            case DEVICE.name | RULE.name | MODEL.name:
                 return (change.key,)
             case DEVICE_MODEL.name:
                 found = view.find(DEVICES_FOUND, change.item.envelope.project or "")
@@ -55,8 +56,10 @@ class Devices:
             item = view.get(key)
             if item is None or item.deleting:
                 continue
-            is_rule = key in view.of_kind(RULE.name)
-            commit = _plan_rule(item) if is_rule else _plan_device(view, item, plan, now)
+            if key in view.of_kind(DEVICE.name):
+                commit = _plan_device(view, item, plan, now)
+            else:
+                commit = _plan_rule(item) if key in view.of_kind(RULE.name) else _plan_model(item)
             if commit is not None:
                 plan.commits.append(commit)
         return plan
@@ -110,6 +113,15 @@ def _report_change(workload: Item, device: Item, node: str) -> Event:
 def _plan_rule(item: Item) -> Commit | None:
     status = plan_rule(item.report(RuleReport))
     if status == item.status(RuleStatus):
+        return None
+    draft = Draft()
+    draft.change(item, status=status)
+    return draft.commit(item.key)
+
+
+def _plan_model(item: Item) -> Commit | None:
+    status = plan_model(item.report(ModelReport))
+    if status == item.status(ModelStatus):
         return None
     draft = Draft()
     draft.change(item, status=status)

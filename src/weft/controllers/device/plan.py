@@ -1,4 +1,4 @@
-"""What becomes of a device and of a rule: values whose time is over, a found device that a model takes, and the status. Pure."""
+"""What becomes of devices, rules and models: values whose time is over, a found device that a model takes, and the status. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from weft.kinds.device import FOUND, OFFLINE, ONLINE, STALE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import are_equal
+from weft.kinds.model import ModelReport, ModelStatus
 from weft.kinds.rule import RuleReport, RuleStatus
 from weft.language.holds import holds
 from weft.language.parse import read_expression
@@ -120,4 +121,17 @@ def plan_rule(report: RuleReport) -> RuleStatus:
         fired=sum(one.fired for one in counts.values()),
         last_fired=max((one.last_fired for one in counts.values() if one.last_fired is not None), default=None),
         problem="; ".join(problems)[:1000],
+    )
+
+
+def plan_model(report: ModelReport) -> ModelStatus:
+    """The counts of all gateways together."""
+    nodes = report.nodes
+    problems = [f"{node}: {one.problem}" for node, one in sorted(nodes.items()) if one.problem]
+    return ModelStatus(
+        runs=sum(one.runs for one in nodes.values()),
+        misses=sum(one.late + one.nan + one.dead for one in nodes.values()),
+        p99_ms=max((one.p99_ms for one in nodes.values() if one.p99_ms is not None), default=None),
+        problem="; ".join(problems)[:1000],
+        nodes=nodes,
     )

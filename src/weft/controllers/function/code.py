@@ -1,8 +1,8 @@
-"""Removes functions' code that no function's spec, no serving code and no version names.
+"""Removes functions' code that no function's spec, no serving code and no version names, and models' files that no model names.
 
-Reads functions, their versions and the folder; removes files. Code that was uploaded or named within the last hour stays: a commit
-names it only after the upload. So do the files that say in which project it was uploaded. Partial uploads of that age go too. Woken
-by the clock.
+Reads functions, their versions, models and the folder; removes files. What was uploaded or named within the last hour stays: a
+commit names it only after the upload. So do the files that say in which project it was uploaded. Partial uploads of that age go
+too. Woken by the clock.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_version import FunctionVersionSpec
+from weft.kinds.model import ModelSpec
 
 EVERY_SECONDS = 600.0
 YOUNG_SECONDS = 3600.0
@@ -38,7 +39,7 @@ class Code:
 
 
 def find_named(view: View) -> set[str]:
-    """The digests of all code that a function or a version needs."""
+    """The digests of all code that a function or a version needs, and of the files of models."""
     named: set[str] = set()
     for item in view.of_kind("function").values():
         named.add(item.spec(FunctionSpec).code)
@@ -46,6 +47,7 @@ def find_named(view: View) -> set[str]:
         named |= {serving.code} if serving is not None else set()
     for item in view.of_kind("functionversion").values():
         named.add(item.spec(FunctionVersionSpec).code)
+    named |= {item.spec(ModelSpec).file for item in view.of_kind("model").values()}
     return named - {""}
 
 

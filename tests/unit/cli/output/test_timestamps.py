@@ -78,6 +78,7 @@ QUANTITIES = {
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
     *("ratio", "round_trips", "score", "seconds", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
     *("disk", "gpu", "memory", "used_cpu", "used_disk", "used_memory"),
+    *("scale", "offset", "threshold", "deadline_ms", "p99_ms"),
     *("cooldown_seconds", "stale_seconds", "offline_seconds", "for_seconds", "poll_seconds", "expires_seconds", "deadband"),
     *("enum", "set", "desired", "reported", "minimum", "maximum"),
     *("suspended_seconds", "timeout_seconds", "took_ms", "used",
