@@ -13,7 +13,13 @@ from weft.cli.session import Session
 from weft.cli.verbs.image import build_and_add
 from weft.kinds.image import OWN
 from weft.kinds.parts.function_code import BASES_PROJECT, DEFAULT_RUNTIME, name_base
+from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, NotFound, Unavailable
+
+
+def has_code(kind: Kind) -> bool:
+    """Whether its objects run code that is uploaded, or brought by an image."""
+    return kind.admission.uploads is not None and kind.admission.upload_sort == "code"
 
 
 def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]]) -> None:

@@ -1,8 +1,8 @@
-"""Functions' code at the server, by its digest."""
+"""Functions' code and models' files at the server, by digest."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from weft.client.answer import raise_problem
@@ -14,24 +14,23 @@ if TYPE_CHECKING:
 UPLOAD_SECONDS = 120.0  # of silence, while the server checks the upload
 
 
-def has_code(client: Client, sha256: str) -> bool:
+def has_code(client: Client, sha256: str, sort: Literal["code", "onnx"] = "code") -> bool:
     """Whether the server has it; then the server keeps it for at least an hour."""
     try:
-        raise_problem(client.http.request("GET", _path(client, sha256)))
+        raise_problem(client.http.request("GET", _path(client, sha256, sort)))
     except NotFound as problem:
-        if problem.token != "codeNotFound":
+        if problem.token not in ("codeNotFound", "modelNotFound"):
             raise
         return False
     return True
 
 
-def upload_code(client: Client, sha256: str, zipped: bytes) -> None:
-    """Upload it. Raises InvalidInput for anything but code, TooLarge."""
-    headers = {"Content-Type": "application/zip"}
-    raise_problem(
-        client.http.request("PUT", _path(client, sha256), zipped, headers=headers, timeout_seconds=UPLOAD_SECONDS)
-    )
+def upload_code(client: Client, sha256: str, data: bytes, sort: Literal["code", "onnx"] = "code") -> None:
+    """Upload it: a zip, or an ONNX file. Raises InvalidInput for anything else, TooLarge."""
+    headers = {"Content-Type": "application/zip" if sort == "code" else "application/octet-stream"}
+    path = _path(client, sha256, sort)
+    raise_problem(client.http.request("PUT", path, data, headers=headers, timeout_seconds=UPLOAD_SECONDS))
 
 
-def _path(client: Client, sha256: str) -> str:
-    return f"/v1/projects/{quote(client.project, safe='')}/code/{sha256}"
+def _path(client: Client, sha256: str, sort: str) -> str:
+    return f"/v1/projects/{quote(client.project, safe='')}/{sort}/{sha256}"

@@ -62,6 +62,7 @@ _NO_FLAG = {
         *(f"spec.restore.{name}" for name in VolumeRestore.__struct_fields__),
     ),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
+    "model": ("spec.file", "spec.fallback.value"),
     "job": (
         "spec.cancel",
         "spec.hold",

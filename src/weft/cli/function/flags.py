@@ -1,4 +1,4 @@
-"""The flags of a function that are more than fields: its code on this machine, and when it is invoked by itself."""
+"""Flags that are more than fields: a function's code on this machine, and when it is invoked by itself; and a model's file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from weft.cli.function.code import Packed, is_path, pack
+from weft.cli.function.code import Packed, is_path, pack, pack_model, put
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
 
@@ -16,9 +16,15 @@ _PARTS = ("zone", "input", "qualifier")
 
 
 def make_more_flags(kind: Kind) -> list[click.Parameter]:
-    """None for kinds without code."""
+    """None for kinds without uploads."""
     if kind.admission.uploads is None:
         return []
+    if kind.admission.upload_sort == "onnx":
+        return [
+            click.Option(
+                ["--file"], metavar="FILE.onnx", default=None, help="The model: an ONNX file, which is uploaded."
+            )
+        ]
     return [
         click.Option(
             ["--code"], metavar="DIR|ZIP", default=None, help="The function's code: a folder, or a zip file of one."
@@ -38,6 +44,13 @@ def read_more_flags(kind: Kind, given: Mapping[str, Any], spec: dict[str, Any], 
     from. Raises InvalidInput."""
     if kind.admission.uploads is None:
         return None
+    if kind.admission.upload_sort == "onnx":
+        file = given.get("file") or (spec.get("file") if is_path(spec.get("file")) else None)
+        if file is None:
+            return None
+        model = pack_model(file, None if given.get("file") else beside)
+        put(spec, model)
+        return model
     if given.get("schedules"):
         spec["schedule"] = [_read_schedule(text) for text in given["schedules"] if text.strip()]
     packed = None
@@ -48,7 +61,7 @@ def read_more_flags(kind: Kind, given: Mapping[str, Any], spec: dict[str, Any], 
     elif is_path(spec.get("code")):
         packed = pack(spec["code"], beside)
     if packed is not None:
-        spec["code"], spec["code_size"] = packed.sha256, len(packed.data)
+        put(spec, packed)
     return packed
 
 

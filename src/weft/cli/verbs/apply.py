@@ -16,7 +16,7 @@ from weft.cli.manifest.files import read_documents
 from weft.cli.preview.apply import bind, find_pruned, make_steps, name_plan
 from weft.cli.preview.deletion import ask_to_delete
 from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
-from weft.cli.runtime_image import provide_bases
+from weft.cli.runtime_image import has_code, provide_bases
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.cli.wait.watch import Wait
@@ -118,7 +118,7 @@ def _run(
         session.notify("nothing was applied or deleted")
         return ERROR
     if not dry_run:
-        provide_bases(session, [one.data["spec"] for one in manifests if one.kind.admission.uploads is not None])
+        provide_bases(session, [one.data["spec"] for one in manifests if has_code(one.kind)])
     results = send(session, manifests, bool(dry_run), bound)
     foreseen = foresee_each(session, find_new(manifests, results)) if dry_run else {}
     done: list[Done] = []

@@ -21,7 +21,7 @@ from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
 from weft.cli.preview.dry_run import show_dry_run
-from weft.cli.runtime_image import provide_bases
+from weft.cli.runtime_image import has_code, provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.image import add_file
 from weft.cli.wait.finish import finish_one
@@ -105,7 +105,7 @@ def create_one(
         return 0, target.name
     if code is not None:
         bring(session, code)
-    if kind.admission.uploads is not None and not dry_run:
+    if has_code(kind) and not dry_run:
         provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=bool(dry_run))
     for user, identity in (made.get("identities") or {}).items():
