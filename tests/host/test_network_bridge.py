@@ -75,7 +75,7 @@ import socket, struct, sys
 mac, count = bytes.fromhex(sys.argv[1].replace(":", "")), int(sys.argv[2])
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 wire.bind(("eth0", 0))
-body = struct.pack("!4B4s8x16s16s192x", 1, 1, 6, 0, b"asks", b"", mac) + bytes.fromhex("638253633501 01ff".replace(" ", ""))
+body = struct.pack("!4B4s8x12x16s192x", 1, 1, 6, 0, b"asks", mac) + bytes.fromhex("638253633501 01ff".replace(" ", ""))
 head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(body), 0, 0, 64, 17, 0, bytes(4), b"\\xff" * 4)
 total = sum(struct.unpack("!10H", head))
 total = (total & 0xFFFF) + (total >> 16)
@@ -689,7 +689,7 @@ async def test_a_node_that_looks_as_it_did_when_it_was_sound_starts_no_program_a
         f"bridge fdb append 02:00:00:00:00:77 dev w2x{segment.id} dst {town.n1.address} self permanent",
         f"bridge fdb replace 02:00:00:00:00:78 dev w2t{port.id} master static",
         f"{inside} ip route del default",
-        f"{inside} ip neigh add {segment.endpoints[0].address} lladdr 02:00:00:00:00:79 dev lan0 nud permanent",
+        f"{inside} ip neigh replace {segment.endpoints[0].address} lladdr 02:00:00:00:00:79 dev lan0 nud permanent",
         f"{inside} sh -c 'echo 0 > /proc/sys/net/ipv4/ip_forward'",
         f"{inside} nft flush ruleset",
         f"echo 0 > /proc/sys/net/ipv4/conf/w2u{segment.id}/route_localnet",

@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from network_lab import Lab, make_port, make_segment
 
+from weft.drivers.network.bridge.names import GATEWAY_MAC
+
 pytestmark = [
     pytest.mark.host,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
@@ -52,6 +54,32 @@ head = struct.pack("!4BIHH16x16s192x", 1, 6, 6, 0, 77, 0, 0x8000, mac)
 options = bytes([53, 1, 3, 50, 4]) + address + bytes([54, 4]) + gateway + bytes([255])
 wire.sendto(head + b"\\x63\\x82\\x53\\x63" + options, ("255.255.255.255", 67))
 wire.recv(1500)
+"""
+
+
+# Gives back the lease of another guest, and says that its address is taken: whole, and in fragments of which the first doesn't
+# reach the client's MAC.
+SPEAK_FOR = """
+import socket, struct, sys
+own, other, gateway_mac = (bytes.fromhex(one.replace(":", "")) for one in sys.argv[1:4])
+mine, theirs, gateway = map(socket.inet_aton, sys.argv[4:])
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("eth0", 0))
+
+def send(payload, source, flags):
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 7, flags, 64, 17, 0, source, gateway)
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    wire.send(gateway_mac + own + b"\\x08\\0" + head[:10] + struct.pack("!H", 0xFFFF ^ total) + head[12:] + payload)
+
+for client, address, kind in ((own, mine, 8), (other, theirs, 7), (other, theirs, 4)):
+    asked = bytes([50, 4]) + theirs if kind == 4 else b""
+    options = bytes([53, 1, kind, 54, 4]) + gateway + asked + bytes([255])
+    body = struct.pack("!4BI4x4s12x16s192x", 1, 1, 6, 0, 7, address, client) + b"\\x63\\x82\\x53\\x63" + options
+    for source in (mine, bytes(4)):
+        send(struct.pack("!4H", 68, 67, 8 + len(body), 0) + body, source, 0)
+        send(struct.pack("!4H", 68, 67, 8 + len(body), 0), source, 0x2000)
+        send(body, source, 1)
 """
 
 
@@ -154,3 +182,20 @@ async def test_a_guest_that_calls_its_hardware_something_else_does_not_stop_the_
     assert port.mac not in (folder / "leases").read_text()
     assert (folder / "dnsmasq.pid").read_text() == server
     guest.lease()
+
+
+async def test_a_guest_gives_back_and_refuses_no_address_but_its_own(lab: Lab) -> None:
+    [node] = lab.nodes
+    segment = make_segment(1, "blue", {"a": node, "b": node})
+    await node.ensure_filters([])
+    await node.ensure_segment(segment)
+    a, b = make_port(segment, "a"), make_port(segment, "b")
+    guests = [node.plug_guest(port.hostname, port) for port in (a, b)]
+    for guest in guests:
+        guest.lease()
+    folder = Path(node.host.run_dir) / "network" / segment.id
+    guests[0].run(sys.executable, "-S", "-E", "-c", SPEAK_FOR, a.mac, b.mac, GATEWAY_MAC, a.address, b.address, GATEWAY)
+    guests[0].lease()  # by then the server has read what came before
+    assert b.mac in (folder / "leases").read_text()
+    assert "DHCPDECLINE" not in (folder / "dnsmasq.log").read_text()
+    guests[1].lease()

@@ -94,6 +94,7 @@ def plan_command(segment: Segment, files: Files, resolver: str | None, ports: It
         f"--dhcp-range={cidr.network_address},static,{cidr.netmask},{LEASE}",
         f"--dhcp-hostsfile={SEEN_AT}/{files.hosts.name}",
         "--dhcp-authoritative",
+        "--dhcp-ignore-clid",  # which a guest can choose as another's; each port's MAC is checked on its way
         f"--dhcp-leasefile={SEEN_AT}/{files.leases.name}",
         "--dhcp-ignore-names",  # what guests call themselves: their names are in the file of hosts
         f"--dhcp-option=option:router,{segment.gateway}",

@@ -22,6 +22,9 @@ ROUTER_TABLE = "router"
 SHARED_TABLE = "shared"
 PASSED_ON = "passed_on"
 STEERED = 0x77650003  # the mark of a frame that goes to its node's own router first, wherever it came from
+# Where a DHCP message says whose it is, from the UDP header on (RFC 2131: chaddr). A first fragment that ends before it matches no
+# rule that reads it.
+DHCP_CLIENT = "@th,288,48"
 DHCP_RATE, DHCP_BURST = 5, 20  # packets of one port: a guest that boots sends two, and again after seconds
 
 
@@ -146,10 +149,12 @@ def render_taps(names: Names, ports: Iterable[Port]) -> Table:
     """The bridges: a guest sends only as itself and isn't a router, the gateway and DHCP stay on their node, nothing reaches
     the node's own stack through a bridge. Tagged frames don't pass: a kernel takes one with the tag of no VLAN as if it had
     none, and no rule would have checked what is in it. Each port may ask DHCP a few times a second: more would keep its server
-    from the others, and fill its log."""
+    from the others, and fill its log. It asks for itself alone: the server goes by what a message says of its client, which could
+    give back another's lease, or have its address refused to it."""
     taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
     known = sorted(ports, key=lambda p: p.id)
     macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
+    clients = elements(f'"{names.tap(p.id)}" . 0x{p.mac.replace(":", "")}' for p in known)
     addresses = elements(f'"{names.tap(p.id)}" . {p.address}' for p in known)
     to_gateway = f"ether daddr {GATEWAY_MAC} meta mark != {STEERED}"
     crossing = "\n".join(
@@ -164,11 +169,18 @@ set macs {{
 set addresses {{
   type ifname . ipv4_addr
 {addresses}}}
+set clients {{
+  typeof iifname . {DHCP_CLIENT}
+{clients}}}
 set asking {{
   type ifname
   size 65535
   flags dynamic,timeout
   timeout 1m
+}}
+chain asks {{
+  iifname . {DHCP_CLIENT} @clients return
+  drop
 }}
 chain between_ports {{
   type filter hook forward priority 0
@@ -177,6 +189,7 @@ chain between_ports {{
   iifname . ether saddr != @macs drop
   ether type {{ 8021q, 8021ad }} drop
   udp dport 67 update @asking {{ iifname limit rate over {DHCP_RATE}/second burst {DHCP_BURST} packets }} drop
+  udp dport 67 jump asks
   udp sport 68 udp dport 67 ip saddr 0.0.0.0 accept
   udp sport 67 drop
   ether type ip iifname . ip saddr != @addresses drop
