@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,17 @@ FIRST = render_first_lease(GATEWAY)
 A = Lease("52:54:00:00:00:0a", "10.20.0.11", "a")
 HOSTS = f"{A.mac},{A.address},a,12h\n52:54:00:00:00:0b,10.20.0.12,12h\n"
 NAMES = "10.20.0.11 a.blue.weft a a.blue.blue.weft a.blue\n"
+SEGMENT = Segment(
+    id="s",
+    name="blue",
+    vni=1,
+    cidr="10.20.0.0/24",
+    gateway=GATEWAY,
+    mtu=1450,
+    domain="blue.weft",
+    nat=True,
+    endpoints=[],
+)
 
 
 def test_the_routers_own_lease_says_that_a_file_is_whole() -> None:
@@ -40,20 +53,48 @@ async def test_a_damaged_file_is_given_up_after_a_moment(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(clock, "sleep", sleep)
     monkeypatch.setattr(dnsmasq, "_CLOCK", clock)
-    segment = Segment(
-        id="s",
-        name="blue",
-        vni=1,
-        cidr="10.20.0.0/24",
-        gateway=GATEWAY,
-        mtu=1450,
-        domain="blue.weft",
-        nat=True,
-        endpoints=[],
-    )
-    assert not await dnsmasq.free_leases(segment, files, "none", True)
+    assert not await dnsmasq.free_leases(SEGMENT, files, "none", True)
     assert 0 < sum(pauses) < 0.5
-    assert await dnsmasq.free_leases(segment, files, "none", False)
+    assert await dnsmasq.free_leases(SEGMENT, files, "none", False)
+
+
+@pytest.mark.parametrize(("each_second", "freed"), [(40.0, True), (0.4, False)])
+async def test_leases_are_freed_for_as_long_as_some_go_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, each_second: float, freed: bool
+) -> None:
+    """The server syncs its file for each, which takes a busy disk long; one that doesn't go on is given up."""
+    files, waiting, lost = Files(tmp_path), list[bytes](), [True, False, True]
+    left = [Lease(f"52:54:00:00:00:{n:02x}", f"10.20.0.{n}", "") for n in range(2, 111)]
+    files.hosts.write_text("")
+    files.names.write_text("")
+    now, read = 0.0, 0.0
+
+    def write() -> None:
+        lines = [f"1764230000 {lease.mac} {lease.address} * *\n" for lease in left]
+        files.leases.write_text("".join(lines) + FIRST)
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now, read
+        now += seconds
+        while waiting and now - read >= 1 / each_second:
+            read += 1 / each_second
+            gone = str(IPv4Address(waiting.pop(0)[12:16]))
+            left[:] = [lease for lease in left if lease.address != gone]
+        write()
+
+    async def send(_namespace: str, _link: str, _to: tuple[str, int], packets: Sequence[bytes]) -> None:
+        if not (lost and lost.pop()):
+            waiting.extend(packets[: 270 - len(waiting)])  # what its socket doesn't hold is lost
+
+    clock = VirtualClock()
+    monkeypatch.setattr(clock, "sleep", sleep)
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    monkeypatch.setattr(dnsmasq, "_CLOCK", clock)
+    monkeypatch.setattr(dnsmasq, "send_inside", send)
+    write()
+    assert await dnsmasq.free_leases(SEGMENT, files, "none", False) == freed
+    assert (left == []) == freed
+    assert now < 10.5
 
 
 def test_the_lease_of_a_client_with_other_hardware_is_released_as_such() -> None:

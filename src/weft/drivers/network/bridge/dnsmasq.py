@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Iterable
@@ -20,14 +21,24 @@ from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import list_arguments
 from weft.drivers.network.bridge.dial import send_inside
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
-from weft.drivers.network.bridge.leases import SERVER_PORT, list_stale, read_leases, render_first_lease, render_release
+from weft.drivers.network.bridge.leases import (
+    SERVER_PORT,
+    Lease,
+    list_stale,
+    read_leases,
+    render_first_lease,
+    render_release,
+)
 from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed
 
 LEASE = "12h"
 SIDE = "side"  # the tag of NICs that aren't their guest's main one
 PATIENCE_SECONDS = 2.0
+MOST_SECONDS = 10.0  # until leases are freed: the node's other networks wait meanwhile
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.002, 0.1  # between two looks at whether a lease is gone
+GOING_PAUSE_SECONDS = 0.025  # while leases go away
+MOST_AT_ONCE = 64  # releases that are sent at one time: a socket's buffer holds some 270
 LOG_BYTES, LOG_KEPT_BYTES = 1 << 20, 64 << 10
 
 # Where the server sees its folder. It gives up root once started, and the folder may lie where only root may go:
@@ -217,33 +228,41 @@ async def ensure_server(
 
 async def free_leases(segment: Segment, files: Files, namespace: str, unsure: bool) -> bool:
     """Free the leases that the files of hosts and names no longer allow; returns whether the server has forgotten them all. If
-    ``unsure``, a file of leases that can't be read counts as one with such a lease. It frees again until ``PATIENCE_SECONDS``;
-    a damaged file is given up earlier, as each guest can damage it, by a release in the router's name."""
+    ``unsure``, a file of leases that can't be read counts as one with such a lease. It goes on while leases go away, as the server
+    syncs its file for each: until none has gone for ``PATIENCE_SECONDS``, and for ``MOST_SECONDS`` in all. A damaged file is
+    given up earlier, as guests of an older weft could damage it, by a release in the router's name."""
     hosts, names = files.hosts.read_text(), files.names.read_text()
-    pause, before = FIRST_PAUSE_SECONDS, ""
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                try:
-                    text = files.leases.read_text(errors="replace")
-                except OSError:
-                    text = ""
-                leases = read_leases(text, segment.gateway)
-                if leases is None and not unsure:
+    pause, before, fewest, asked = FIRST_PAUSE_SECONDS, "", math.inf, frozenset[Lease]()
+    began = went = _CLOCK.elapsed()
+    while True:
+        try:
+            text = files.leases.read_text(errors="replace")
+        except OSError:
+            text = ""
+        try:
+            leases = read_leases(text, segment.gateway)
+            if leases is None and not unsure:
+                return True
+            if leases is None and pause == LONGEST_PAUSE_SECONDS and text == before:
+                return False  # the server isn't writing it
+            before = text
+            if leases is not None:
+                stale = list_stale(leases, hosts, names, segment.domain)
+                if not stale:
                     return True
-                if leases is None and pause == LONGEST_PAUSE_SECONDS and text == before:
-                    return False  # the server isn't writing it
-                before = text
-                if leases is not None:
-                    stale = list_stale(leases, hosts, names, segment.domain)
-                    if not stale:
-                        return True
-                    packets = [render_release(lease, segment.gateway) for lease in stale]
+                if len(stale) < fewest:
+                    fewest, went, pause = len(stale), _CLOCK.elapsed(), min(pause, GOING_PAUSE_SECONDS)
+                if pause == LONGEST_PAUSE_SECONDS or asked.isdisjoint(stale):  # what it was sent may be lost
+                    packets = [render_release(lease, segment.gateway) for lease in stale[:MOST_AT_ONCE]]
                     await send_inside(namespace, INSIDE, (segment.gateway, SERVER_PORT), packets)
-                await _CLOCK.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-    except (TimeoutError, OSError, ValueError):  # ValueError: a lease that isn't one, which no server has written
-        return False
+                    asked = frozenset(stale[:MOST_AT_ONCE])
+        except (OSError, ValueError):  # ValueError: a lease that isn't one, which no server has written
+            return False
+        now = _CLOCK.elapsed()
+        if now - went >= PATIENCE_SECONDS or now - began >= MOST_SECONDS:
+            return False
+        await _CLOCK.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[int | None, bool]:
