@@ -1,0 +1,17 @@
+"""What confirms a cluster as primary. Pure.
+
+A primary's hold is its own word and any one other's promise, of the witness or of the cluster that has the replica: so the loss of
+the witness alone, or of the line alone, ends no guest. A promise counts from stamps that nodes had sent before it was asked for.
+"""
+
+from __future__ import annotations
+
+from weft.protocol.failover.claim import Claim, Promised
+from weft.protocol.failover.witness import WitnessAnswer
+
+
+def is_confirmed(claim: Claim, answered: WitnessAnswer) -> bool:
+    """Whether the witness promises to help nobody else. A witness that lost its file promises, too, but doesn't know what it
+    granted before: its word counts once both clusters have named the same claim to it since, and by then neither waits for an
+    older answer."""
+    return answered.is_armed and isinstance(answered.answer, Promised) and answered.answer.claim == claim

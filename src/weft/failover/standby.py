@@ -1,0 +1,48 @@
+"""When the cluster that has the replica may take over. Pure: the replica's own record and this process's CLOCK_BOOTTIME in.
+
+The primary renews its hold here by counting up ``renewals`` of the replica, in a commit. Who asks the witness knows how long that
+number has stood still, by its own clock alone; a process that starts knows nothing, and waits for a whole promise again. The
+take-over is a commit, too, and holds only if the number is the one that it was before the witness was asked. So a renewal and a
+take-over can't both succeed, whatever is slow, repeated or killed in between.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.protocol.failover.claim import Answer, Claim, Granted
+
+
+class Silence(msgspec.Struct, frozen=True):
+    """``renewals`` has stood still; before ``until`` nothing may be asked."""
+
+    renewals: int
+    until: float
+
+
+class Question(msgspec.Struct, frozen=True):
+    """That the witness was asked. An answer to an earlier one, which was given up, doesn't count."""
+
+    renewals: int
+    named: Claim  # which the replica is a copy of
+    holder: str  # the name of this cluster at the witness
+
+
+def follow_renewals(known: Silence | None, renewals: int, promise: float, now: float) -> Silence:
+    """``known``: what this process knew before; None: it has just started, or has just got this replica."""
+    if known is not None and known.renewals == renewals:
+        return known
+    return Silence(renewals, now + promise)
+
+
+def may_ask(silence: Silence, now: float) -> bool:
+    return now >= silence.until
+
+
+def find_taken(asked: Question, renewals: int, answer: Answer) -> Claim | None:
+    """With which claim this cluster becomes primary, if the replica still has these ``renewals`` in the same commit; None: it
+    doesn't, and asks again later. The witness repeats a grant that was not used."""
+    if not isinstance(answer, Granted) or renewals != asked.renewals:
+        return None
+    claim = answer.claim
+    return claim if claim.holder == asked.holder and claim.is_newer_than(asked.named) else None

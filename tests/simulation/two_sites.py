@@ -1,0 +1,342 @@
+"""Two clusters, a node with its guard, and a witness, in virtual time under drawn faults, over the product's own decisions."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Sequence
+
+from weft.agent.guard.plan import GuardedGuest, explain_unheld, find_until, plan_guard
+from weft.contracts.guard import Held
+from weft.drivers.guard.holds import Hold, Holds, Request, apply_request, list_due
+from weft.failover.primary import is_confirmed
+from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
+from weft.failover.timing import Timing
+from weft.failover.witness import Vote, VoteRecord, begin_vote, receive_claim, receive_question
+from weft.protocol.failover.claim import Answer, Claim, Generation
+from weft.protocol.failover.stamp import write_stamp
+from weft.protocol.failover.witness import WitnessAnswer
+
+FIRST = Claim(Generation(1, "first"), "a")
+NODE, PRIMARY, STANDBY, WITNESS = "n", "a", "b", "w"
+PLACES = (NODE, PRIMARY, STANDBY, WITNESS)
+LINES = ((NODE, PRIMARY), (PRIMARY, WITNESS), (PRIMARY, STANDBY), (STANDBY, WITNESS))
+REPORT_SECONDS, PATIENCE_SECONDS = 2.0, 10.0
+GUEST = GuardedGuest("g", "vm", "hold")
+
+
+class Place:
+    """A machine with its clock. Nothing happens there before ``off_until``; while frozen, what comes waits."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.off_until, self.is_frozen = 0.0, False
+        self._rate, self._ahead = 1 + chance.uniform(-0.005, 0.005), chance.uniform(0, 1e6)
+        self.boots = 0  # its clock begins anew with each
+
+    def read(self, at: float) -> float:
+        return at * self._rate + self._ahead
+
+    def find(self, clock: float) -> float:
+        """When its clock shows this."""
+        return (clock - self._ahead) / self._rate
+
+    def boot(self, at: float) -> None:
+        self.boots, self._ahead = self.boots + 1, 5.0 - at * self._rate
+
+
+class Node:
+    """The primary's node: an agent that may be killed, and a guard that outlives it and is the first to run after a freeze."""
+
+    def __init__(self, place: Place, timing: Timing, chance: random.Random) -> None:
+        self.place, self._timing, self._chance = place, timing, chance
+        self.agent_off_until = 0.0
+        self.until: dict[str, float] = {}  # the agent's
+        self.held: Holds = {}  # the guard's
+        self.began: float | None = None
+        self._kill_seconds = 0.0  # of this guest
+        self.ran: list[tuple[float, float]] = []
+
+    def write_stamp(self, at: float) -> str:
+        return write_stamp(f"boot{self.place.boots}", self.place.read(at))
+
+    def take_stamp(self, stamp: str, at: float) -> None:
+        until = find_until(stamp, f"boot{self.place.boots}", self.place.read(at)) if stamp else None
+        if until is not None:
+            self.until["g"] = max(until, self.until.get("g", 0.0))
+        self.review(at)
+
+    def review(self, at: float) -> None:
+        """The agent's turn."""
+        self.settle(at)
+        now = self.place.read(at)
+        plan = plan_guard({"g": GUEST}, self.until, {name: Held(one.until) for name, one in self.held.items()})
+        self.held = apply_request(self.held, Request({name: Hold(to, ("/g",)) for name, to in plan.renew.items()}, ()))
+        held = self.held.get("g")
+        if self.began is None and not explain_unheld(Held(held.until) if held else None, now):
+            self.began, self._kill_seconds = at, self._chance.uniform(0.0, self._timing.kill)
+
+    def settle(self, at: float) -> None:
+        """The guard's turn: a guest whose time was over has ended, after what ending it took."""
+        if self.began is not None and list_due(self.held, self.place.read(at)):
+            ended = self.place.find(self.held["g"].until) + self._kill_seconds
+            if ended <= at:
+                self.end(max(self.began, ended))
+
+    def end(self, at: float) -> None:
+        if self.began is not None:
+            self.ran.append((self.began, at))
+            self.began = None
+
+    def freeze(self, at: float) -> None:
+        self.settle(at)
+        if self.began is not None:
+            self.ran.append((self.began, at))
+
+    def thaw(self, at: float) -> None:
+        if self.began is not None:
+            self.began = None if list_due(self.held, self.place.read(at)) else at
+
+    def lose_power(self, at: float) -> None:
+        self.settle(at)
+        self.end(at)
+        self.held, self.until = {}, {}
+
+
+class World:
+    """``cuts``: lines that are cut for the whole run; ``faults`` False: nothing else befalls it."""
+
+    def __init__(
+        self,
+        seed: int,
+        timing: Timing,
+        cuts: Sequence[tuple[str, str]] = (),
+        *,
+        faults: bool = True,
+        from_: float = 100.0,
+    ) -> None:
+        self._chance = random.Random(seed)
+        self._timing, self._at, self._faults = timing, 0.0, faults
+        self._events: list[tuple[float, int, str, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._places = {name: Place(self._chance) for name in PLACES}
+        self._cut_from: dict[tuple[str, str], float] = dict.fromkeys(cuts, from_)
+        self._cut_until: dict[tuple[str, str], float] = {}
+        self.node = Node(self._places[NODE], timing, self._chance)
+        # The primary's store.
+        self._stamp, self._confirmed = "", ""
+        # The standby's store, and what its process knows.
+        self.renewals, self.claim = 0, FIRST
+        self._silence: Silence | None = None
+        self._asked: Question | None = None
+        self._asked_at = 0.0
+        self.taken_at: float | None = None
+        # The witness's file, and what its process knows.
+        self._kept: VoteRecord | None = None
+        self._vote: Vote | None = None
+        self._turn = {PRIMARY: 0, STANDBY: 0}  # of the process: what it waited for before is forgotten
+
+    def run(self, seconds: float) -> float:
+        """Seconds in which guests ran at both clusters."""
+        ticks = ((NODE, self._report), (NODE, self._review), (PRIMARY, self._renew), (STANDBY, self._watch))
+        for name, act in ticks:
+            self._later(self._chance.uniform(0, 2), name, act)
+        if self._faults:
+            self._later(self._chance.expovariate(1 / 25), "", self._draw_fault)
+        while self._events and self._events[0][0] < seconds:
+            self._at, _, name, act = heapq.heappop(self._events)
+            place = self._places.get(name)
+            if place is not None and place.off_until > self._at:
+                self._later(place.off_until - self._at + 0.001, name, act)
+                continue
+            act()
+        self.node.settle(seconds)
+        self.node.end(seconds)
+        taken = self.taken_at if self.taken_at is not None else seconds
+        return sum(max(0.0, ended - max(began, taken)) for began, ended in self.node.ran)
+
+    # --- the primary's node and server ---
+
+    def _report(self) -> None:
+        self._later(self._chance.uniform(1.0, REPORT_SECONDS), NODE, self._report)
+        if self.node.agent_off_until > self._at:
+            return
+        stamp = self.node.write_stamp(self._at)
+
+        def arrive() -> None:
+            self._stamp = stamp
+            confirmed = self._confirmed
+            self._send(PRIMARY, NODE, lambda: self._hear(confirmed))
+
+        self._send(NODE, PRIMARY, arrive)
+
+    def _hear(self, confirmed: str) -> None:
+        if self.node.agent_off_until <= self._at:
+            self.node.take_stamp(confirmed, self._at)
+
+    def _review(self) -> None:
+        self._later(self._chance.uniform(0.1, 1.0), NODE, self._review)
+        if self.node.agent_off_until <= self._at:
+            self.node.review(self._at)
+        else:
+            self.node.settle(self._at)
+
+    def _renew(self) -> None:
+        self._later(self._timing.renew, PRIMARY, self._renew)
+        stamp, turn = self._stamp, self._turn[PRIMARY]
+        answered = [False]
+
+        def hear(answer: WitnessAnswer) -> None:
+            if self._turn[PRIMARY] == turn and is_confirmed(FIRST, answer):
+                answered[0], self._confirmed = True, stamp
+
+        def ask_standby() -> None:
+            if not answered[0] and self._turn[PRIMARY] == turn:
+                self._send(PRIMARY, STANDBY, lambda: self._count_up(stamp, turn))
+
+        self._ask_witness(PRIMARY, "claim", FIRST, hear)
+        self._later(2.0, PRIMARY, ask_standby)
+
+    def _count_up(self, stamp: str, turn: int) -> None:
+        """The standby's API server: one commit."""
+        if self.taken_at is not None:
+            return
+        self.renewals += 1
+
+        def hear() -> None:
+            if self._turn[PRIMARY] == turn:
+                self._confirmed = stamp
+
+        self._send(STANDBY, PRIMARY, hear)
+
+    # --- the standby's controllers ---
+
+    def _watch(self) -> None:
+        self._later(self._timing.renew, STANDBY, self._watch)
+        now, turn = self._places[STANDBY].read(self._at), self._turn[STANDBY]
+        if self.taken_at is not None:
+            self._ask_witness(STANDBY, "claim", self.claim, lambda _: None)
+            return
+        self._silence = follow_renewals(self._silence, self.renewals, self._timing.promise, now)
+        if self._asked is not None and now - self._asked_at < PATIENCE_SECONDS:
+            return
+        self._asked = None
+        if not may_ask(self._silence, now):
+            self._ask_witness(STANDBY, "claim", FIRST, lambda _: None)
+            return
+        asked = self._asked = Question(self.renewals, FIRST, STANDBY)
+        self._asked_at = now
+
+        def hear(answer: WitnessAnswer) -> None:
+            if self._asked is not asked or self._turn[STANDBY] != turn:
+                return
+            self._asked = None
+            if self._places[STANDBY].read(self._at) - now < PATIENCE_SECONDS:
+                # The commit comes a little later than the answer.
+                self._later(self._chance.uniform(0.0, 3.0), STANDBY, lambda: self._take(asked, answer.answer, turn))
+
+        self._ask_witness(STANDBY, "question", FIRST, hear)
+
+    def _take(self, asked: Question, answer: Answer, turn: int) -> None:
+        claim = find_taken(asked, self.renewals, answer)
+        if claim is not None and self.taken_at is None and self._turn[STANDBY] == turn:
+            self.claim, self.taken_at = claim, self._at
+
+    # --- the witness ---
+
+    def _ask_witness(self, site: str, what: str, claim: Claim, hear: Callable[[WitnessAnswer], None]) -> None:
+        def arrive() -> None:
+            now, seconds = self._places[WITNESS].read(self._at), self._timing.promise
+            if what == "claim":
+                vote, answer = receive_claim(self._vote, site, claim, seconds, now)
+            else:
+                fresh = f"{self._chance.getrandbits(64):x}"
+                vote, answer = receive_question(self._vote, site, claim, seconds, now, fresh)
+            self._vote, self._kept = vote, vote.record
+            said = WitnessAnswer(answer=answer, epoch="", is_armed=vote.is_armed)
+            self._send(WITNESS, site, lambda: hear(said))
+
+        self._send(site, WITNESS, arrive)
+
+    # --- what befalls them ---
+
+    def _later(self, seconds: float, name: str, act: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self._at + seconds, next(self._order), name, act))
+
+    def _send(self, source: str, target: str, act: Callable[[], None]) -> None:
+        if (
+            self._cut_until.get((source, target), 0.0) > self._at
+            or self._cut_from.get((source, target), 1e9) <= self._at
+        ):
+            return
+        slow = self._faults and self._chance.random() < 0.05
+        self._later(self._chance.uniform(0, 8.0) if slow else self._chance.uniform(0.001, 0.1), target, act)
+
+    def _draw_fault(self) -> None:
+        self._later(self._chance.expovariate(1 / 25), "", self._draw_fault)
+        chance, name = self._chance, self._chance.choice(PLACES)
+        every = [pair for line in LINES for pair in (line, line[::-1])]
+        match chance.choice(
+            ("cut", "cut", "line", "isolate", "isolate", "freeze", "freeze", "restart", "power", "agent", "empty")
+        ):
+            case "cut":  # some directions
+                self._cut([pair for pair in every if chance.random() < 0.4], chance.uniform(5, 120))
+            case "line":
+                line = chance.choice(LINES)
+                self._cut([line, line[::-1]], chance.uniform(20, 200))
+            case "isolate":
+                self._cut([pair for pair in every if name in pair], chance.uniform(5, 150))
+            case "freeze":
+                self._stop(name, chance.uniform(1, 120), frozen=True)
+            case "restart":
+                self._restart(name)
+            case "power":
+                self._stop(name, chance.uniform(5, 120), frozen=False)
+            case "agent":  # kill -9, and it comes back
+                self.node.agent_off_until, self.node.until = self._at + chance.uniform(1, 60), {}
+            case "empty" if chance.random() < 0.5:  # the witness loses its file
+                self._vote = self._kept = None
+
+    def _cut(self, pairs: Sequence[tuple[str, str]], seconds: float) -> None:
+        for pair in pairs:
+            self._cut_until[pair] = self._at + seconds
+
+    def _stop(self, name: str, seconds: float, *, frozen: bool) -> None:
+        place = self._places[name]
+        if place.off_until > self._at:
+            return
+        place.off_until, place.is_frozen = self._at + seconds, frozen
+        ends = place.off_until
+        if frozen and name == NODE:
+            self.node.freeze(self._at)
+            self._later(seconds, "", lambda: self.node.thaw(ends))
+        elif not frozen:
+            if name == NODE:
+                self.node.lose_power(self._at)
+            self._later(seconds, "", lambda: self._boot(name))
+
+    def _boot(self, name: str) -> None:
+        self._places[name].boot(self._at)
+        self._restart(name)
+
+    def _restart(self, name: str) -> None:
+        """kill -9 of the process: it knows what is on disk."""
+        if self._places[name].off_until > self._at:
+            return
+        if name in self._turn:
+            self._turn[name] += 1
+        if name == STANDBY:
+            self._silence = self._asked = None
+        elif name == WITNESS:
+            self._vote = begin_vote(self._kept, self._places[name].read(self._at)) if self._kept is not None else None
+
+
+def run_seeds(seeds: range, timing: Timing, seconds: float) -> tuple[list[int], int]:
+    """The seeds in which guests ran at both clusters at one moment, and in how many of all the standby took over."""
+    split, taken = list[int](), 0
+    for seed in seeds:
+        world = World(seed, timing)
+        if world.run(seconds) > 0:
+            split.append(seed)
+        taken += world.taken_at is not None
+    return split, taken
