@@ -105,7 +105,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
         "/v1/login", "/v1/projects/{project}/code/{sha256}", "/v1/projects/{project}/onnx/{sha256}",
         "/v1/usage", "/v1/whoami", "/v1/nodes/{name}:renew",
-        "/v1/nodes/{name}:certificate", "/v1/nodes/{name}:devices",
+        "/v1/nodes/{name}:certificate", "/v1/nodes/{name}:devices", "/v1/nodes/{name}:invocations",
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress", "/v1/nodes/{name}:traces",
         "/v1/topology", "/v1/traces", "/v1/traces/{trace}", "/v1/server/logs/{process}",
         "/v1/backuprepositories/{name}:key",

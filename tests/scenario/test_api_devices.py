@@ -27,6 +27,7 @@ from weft.kinds.model import ModelReport, NodeRuns
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
 from weft.protocol.devices import MOST_BEHIND
+from weft.trust.tickets import verify_ticket
 
 DOUBLE = linear([2.0], 1.0)
 OUTSIDE = onnx_files.model(
@@ -401,6 +402,31 @@ def test_a_file_becomes_a_model_by_a_flag_or_beside_its_manifest(shop: Shop, tmp
     (tmp_path / "double.onnx").write_bytes(b"no model")
     refused = weft(shop, "model", "set", "flagged", "--file", str(tmp_path / "double.onnx"))
     assert "not an ONNX model" in refused.stderr
+
+
+def test_a_node_hands_messages_only_to_functions_of_its_project_whose_topics_say_so(shop: Shop) -> None:
+    code = {"image": "registry.example.org/alarm:1"}
+    topics = [f"weft/{shop.project}/+/event"]
+    shop.make("function", "alarm", **code, topics=topics)
+    shop.make("function", "quiet", **code)
+    with pytest.raises(InvalidInput, match="of project plant"):
+        shop.make("function", "spy", **code, topics=["weft/plant/+/event"])
+    with pytest.raises(InvalidInput, match="not a topic"):
+        shop.make("function", "spy", **code, topics=["#"])
+    assert shop.report()["topics"] == {"alarm": topics}
+    path = f"/v1/nodes/{shop.node.name}:invocations"
+    given = post(shop.node, path, {"function": "alarm", "dropped": 12})
+    claims = verify_ticket(shop.lab.settings.ticket_key, given["ticket"], shop.lab.clock.now())
+    assert (claims["verb"], claims["workload"]["name"], claims["workload"]["project"]) == (
+        "invoke",
+        "alarm",
+        shop.project,
+    )
+    for function in ("quiet", "no-such"):
+        with pytest.raises(NotFound, match="no topic"):
+            post(shop.node, path, {"function": function})
+    with pytest.raises(Forbidden):
+        post(shop.other, path, {"function": "alarm"})  # in the name of another node
 
 
 def test_set_is_checked_against_the_model_and_names_the_property(shop: Shop) -> None:

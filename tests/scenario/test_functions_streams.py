@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 from tests.scenario.functions_lab import MIB, FunctionsLab, functions_lab
 from tests.scenario.gateway_lab import KEY, Client
 
 from weft.cli.verbs.function import describe_metrics
+from weft.client.context import Context
+from weft.edge.server.handover import _send
+from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.record.output_log import stamp
 from weft.objects.envelope import Envelope
+from weft.objects.errors import InvalidInput
+from weft.protocol.devices import MOST_MESSAGES, DeviceMessage
 from weft.protocol.frames import Frame, FrameType
 from weft.protocol.invocations import Answer, Count, Printed
 from weft.trust.tickets import sign_ticket
 
 
-def ticket(lab: FunctionsLab, function: Envelope, verb: str, **given: Any) -> str:
+def ticket(lab: FunctionsLab, function: Envelope, verb: str, node: str = "", **given: Any) -> str:
+    """``node``: the uid of one whose devices' messages come."""
     workload = {"kind": "function", "project": "default", "name": function.name, "uid": function.uid}
     claims = {
         "node_uid": "",
@@ -31,6 +40,7 @@ def ticket(lab: FunctionsLab, function: Envelope, verb: str, **given: Any) -> st
         "expires": lab.clock.now() + 60,
         "subject": "ann",
         "nonce": uuid.uuid4().hex,
+        **({"device_node": node} if node else {}),
     }
     return sign_ticket(KEY, claims)
 
@@ -85,6 +95,38 @@ async def test_what_is_refused_comes_as_an_error(tmp_path: Path) -> None:
         assert (await call(lab, hello, timeout=-1))[1].error().token == "invalidInput"
         client = await lab.gateway_lab.connect(ticket(lab, hello, "exec"))
         assert (await ending(client))[1].error().token == "notServed"
+
+
+async def test_messages_of_devices_are_queued_under_their_own_ids_for_the_node_s_function(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        await lab.agent("n1")
+        hello = await lab.function("hello")
+        heard: list[Call] = []
+
+        class Events:
+            async def accept(self, call: Call) -> None:
+                heard.append(call)
+
+        lab.parts.streams._events = Events()
+        client: Any = SimpleNamespace(context=Context(server="", ca=lab.gateway_lab.authority.ca))
+
+        def send(messages: list[DeviceMessage], node: str = "uid-n1") -> None:
+            shown = {"address": f"127.0.0.1:{lab.gateway_lab.port}", "ticket": ticket(lab, hello, "invoke", node=node)}
+            _send(client, shown, msgspec.json.encode(messages))
+
+        messages = [
+            DeviceMessage(str(uuid.uuid4()), "weft/default/fridge/event", "default", "fridge", 5.0, {"alarm": n})
+            for n in range(3)
+        ]
+        await asyncio.to_thread(send, messages)
+        assert [(one.id, one.name, one.node) for one in heard] == [(one.id, "hello", "uid-n1") for one in messages]
+        assert msgspec.json.decode(heard[1].payload, type=DeviceMessage) == messages[1]
+        with pytest.raises(InvalidInput, match="not an id"):
+            await asyncio.to_thread(send, [msgspec.structs.replace(messages[0], id="../1")])
+        with pytest.raises(InvalidInput, match="messages"):
+            await asyncio.to_thread(send, messages * MOST_MESSAGES)
+        assert len(heard) == 3
 
 
 async def test_logs_and_metrics(tmp_path: Path) -> None:

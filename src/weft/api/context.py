@@ -117,6 +117,8 @@ class ApiContext:
     )  # in the store, by uid, of devices that gateways reported on
     # By uid of a node: project and name of the models that devices behind its gateway name, as it last asked; "" for none.
     needed_models: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    # Topics that invoke functions, by project and the function's name, and when they were read, in elapsed seconds.
+    topics: dict[str, tuple[float, dict[str, list[str]]]] = field(default_factory=dict)
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise

@@ -20,7 +20,7 @@ from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
 from weft.api.log import pages as log
 from weft.api.metrics import own, query
-from weft.api.node import devices, egress_endpoints, join, report, secrets, service_certificates, usage
+from weft.api.node import devices, egress_endpoints, invocations, join, report, secrets, service_certificates, usage
 from weft.api.object import bulk, delete, read, repository_key, verbs, write
 from weft.api.request.call import Call, json_answer, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
@@ -161,6 +161,7 @@ ROUTES: tuple[Route, ...] = (
     *own.ROUTES,
     *query.ROUTES,
     *devices.ROUTES,
+    *invocations.ROUTES,
     *egress_endpoints.ROUTES,
     *service_certificates.ROUTES,
     *join.ROUTES,

@@ -20,6 +20,7 @@ from weft.edge.device.model import Device, Model
 from weft.edge.device.store import TwinStore
 from weft.edge.device.twin import Twin, plan_desired
 from weft.edge.rule.engine import Effect, Fired, Firing, Rule, RuleEngine
+from weft.edge.rule.trigger import TriggerQueue
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import new_uid
 
@@ -50,6 +51,7 @@ class DeviceGateway:
         self._find_offset = find_offset
         self.twins: dict[str, Twin] = {}
         self.rules = RuleEngine()
+        self.triggers = TriggerQueue(new_uid)
         self.messages = 0
         self.refused: dict[str, int] = {}
         self.fired: dict[str, Fired] = store.load_fired()
@@ -136,7 +138,15 @@ class DeviceGateway:
             self.note_refused("", "stranger")
             return
         at = self._clock.elapsed()
+        before = {name: twin.reported.get(name) for name in values} if self.triggers.watches_values else None
         if twin.take_values(values, at, self._now()):
+            if before is not None:
+                changed = {
+                    name: new
+                    for name, old in before.items()
+                    if (new := twin.reported.get(name)) is not None and new != old
+                }
+                self.triggers.note_values(twin.device.project, twin.device.name, changed, self._now())
             if self.rules.watches(uid):
                 self._evaluate(twin, at)
 
@@ -147,7 +157,10 @@ class DeviceGateway:
         if twin is None:
             self.note_refused("", "stranger")
             return
+        beyond = twin.refused.get("rate", 0)
         twin.take_values({}, self._clock.elapsed(), self._now())
+        if twin.refused.get("rate", 0) == beyond:  # within what a device may send
+            self.triggers.note_event(twin.device.project, twin.device.name, event, self._now())
         refused = event.get("refused")
         for command in twin.commands.values():
             if command.is_open and command.id == refused:

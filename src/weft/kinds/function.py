@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
+from weft.kinds.fields.device.affordance import check_topics
 from weft.kinds.parts.function_code import (
     FUNCTIONS_BY_NETWORK,
     FunctionCode,
@@ -20,7 +21,22 @@ from weft.kinds.parts.function_code import (
 from weft.kinds.parts.goal import STUCK, UNPLACEABLE, is_settled, read_phase
 from weft.kinds.parts.placement_spec import placement_references
 from weft.kinds.parts.stream_verbs import refuse_filters_alone
-from weft.kinds.record import Access, Admission, Column, Counted, Display, Goal, Kind, Lifetime, Object, Reference, Verb
+from weft.kinds.record import (
+    Access,
+    Admission,
+    Claim,
+    ClaimWithin,
+    Column,
+    Counted,
+    Display,
+    Goal,
+    Kind,
+    Lifetime,
+    Object,
+    Reference,
+    Verb,
+)
+from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.image.reference import held_name
@@ -73,6 +89,10 @@ class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
         field("HTTP trigger: none, for callers with a token, or open to everyone"),
     ] = "none"
     schedule: Annotated[list[Schedule], field("Schedules that invoke the function")] = []
+    topics: Annotated[
+        list[str],
+        field("Topics of devices whose messages invoke it: weft/PROJECT/+/event, weft/PROJECT/+/reported/PROPERTY"),
+    ] = []
     aliases: Annotated[
         dict[str, int | str | Weights],
         field("Aliases: NAME to a version, or to two versions with their shares: {3: 0.9, 4: 0.1}"),
@@ -142,10 +162,18 @@ def check_function(spec: FunctionSpec) -> None:
             )
         if one.qualifier:
             check_qualifier(one.qualifier, f"{at}.qualifier")
+    check_topics(spec.topics, "spec.topics")
     for name, most in (("schedule", MOST_SCHEDULES), ("aliases", MOST_ALIASES)):
         if len(getattr(spec, name)) > most:
             raise InvalidInput(f"spec.{name}: at most {most}", field=f"spec.{name}")
     spec.aliases = {name: _read_alias(name, target) for name, target in spec.aliases.items()}
+
+
+def _claim(envelope: Envelope, spec: FunctionSpec) -> list[Claim | ClaimWithin]:
+    """It claims nothing; raises InvalidInput for topics of another project."""
+    if spec.topics:
+        check_topics(spec.topics, "spec.topics", envelope.project)
+    return []
 
 
 def check_qualifier(text_: str, where: str) -> None:
@@ -339,6 +367,7 @@ FUNCTION = Kind(
     in_backups="renamed",
     access=Access(readers="project", status_writer="gateway"),
     admission=Admission(
+        claims=_claim,
         check=check_function,
         server_fields=("published", "pulls"),
         uploads=lambda spec: [spec.code] if spec.code else [],

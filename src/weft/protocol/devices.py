@@ -28,6 +28,9 @@ MOST_DEVICE_BYTES = 16 << 10  # of all values of a device
 MOST_TEXT = 500
 MOST_COMMANDS = 10
 MOST_FACTS = 16
+MOST_TRIGGERED = 200  # functions that topics of a gateway's devices invoke
+MOST_MESSAGES = 100  # for a function together
+MOST_MESSAGE_BYTES = 8 << 10
 REFUSED_SECONDS = 86400.0  # a found device that people deleted isn't taken again for so long
 CALM_SECONDS, BUSY_SECONDS = 1.0, 5.0  # what ``DevicesAnswer.wait_seconds`` is
 
@@ -106,3 +109,24 @@ class DevicesAnswer(msgspec.Struct, omit_defaults=True):
     )
     wait_seconds: float = CALM_SECONDS  # before the next report
     project: str = ""  # whose devices the gateway takes: the node's ``devices_project``
+    topics: dict[str, list[str]] = {}  # that invoke functions of that project, by the function's name
+
+
+class InvocationsInput(msgspec.Struct, omit_defaults=True):
+    """``POST /v1/nodes/{name}:invocations``: a ticket to hand messages for ``function`` over to the functions' gateway, once.
+    ``dropped``: messages for it that didn't fit the queue since the last time."""
+
+    function: str
+    dropped: int = 0
+
+
+class DeviceMessage(msgspec.Struct):
+    """What invokes a function: its input is this as JSON. ``at``: unix seconds by the server's clock. A message that is handed over
+    again has the same ``id``."""
+
+    id: str
+    topic: str
+    project: str
+    device: str
+    at: float
+    data: dict[str, Value]

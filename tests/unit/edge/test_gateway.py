@@ -86,6 +86,22 @@ async def test_a_rule_sets_another_device_when_its_condition_holds(tmp_path: Pat
         assert gateway.fired["r"].count == 1
 
 
+async def test_events_and_values_that_changed_wait_for_the_functions_that_they_invoke(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        await gateway.put_devices({"u1": make_device(1)}, MODELS)
+        topics = ["weft/default/+/event", "weft/default/cold-1/reported/t"]
+        gateway.triggers.put_topics("default", {"iot-handler": topics})
+        for t in (9, 9, 200, 9.5):  # the same again, and what its model doesn't allow, invoke nothing
+            driver.report("u1", {"t": t, "fan": True})
+        gateway.note_event("u1", {"alarm": "door"})
+        batch = gateway.triggers.take()
+        assert batch is not None and [one.data for one in batch[1]] == [{"t": 9}, {"t": 9.5}, {"alarm": "door"}]
+        gateway.triggers.settle(*batch)
+        for n in range(500):  # a device that floods is heard as often as it may speak
+            gateway.note_event("u1", {"n": n})
+        assert gateway.triggers.count <= 210 and gateway.twins["u1"].refused["rate"] >= 290
+
+
 async def test_a_rule_that_names_a_device_of_another_gateway_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, driver):
         await gateway.put_devices({"u1": make_device(1)}, MODELS)

@@ -19,6 +19,7 @@ from weft.api.admission.limits import limit_objects
 from weft.api.admission.view import View
 from weft.api.auth.served_devices import list_devices, read_devices_project
 from weft.api.context import ApiContext
+from weft.api.node.invocations import find_topics
 from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
@@ -121,7 +122,7 @@ async def take_report(context: ApiContext, call: Call, name: str) -> Answer:
     given = _read(await call.read_body())
     named = enrolment.name if enrolment is not None else name
     node = _Place(named, call.actor.id, await read_devices_project(context, named))
-    answer = DevicesAnswer(project=node.project)
+    answer = DevicesAnswer(project=node.project, topics=await find_topics(context, node.project))
     changed = 0
     if given.devices:
         changed = await _write_devices(context, node, given.devices, answer)

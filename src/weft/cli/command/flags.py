@@ -105,6 +105,7 @@ FORMS = {
     "spread": "KEY[:SKEW][:preferred]",
     "data_hints": "POOL:DATA|volume:NAME",
     "near": "talkers|device/NAME",
+    "topics": "TOPIC",
     "gang": "NAME:COUNT",
     "resources": "NAME=AMOUNT",
     "gpu_models": "MODEL",

@@ -27,9 +27,10 @@ from weft.edge.broker.config import make_username
 from weft.edge.device.model import Device
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
+from weft.edge.server.handover import hand_over
 from weft.edge.server.objects import KINDS, GatewayObjects, read_key, read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
-from weft.objects.errors import NotFound, WeftError
+from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.protocol.devices import DevicesAnswer, DevicesReport
 from weft.protocol.report import OpenedSecrets
 
@@ -39,6 +40,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
 SECRET_SECONDS = 600.0  # a password is asked for again after so long
 TOLERATED_SECONDS = 2.0  # the server's Date has whole seconds: less is no difference of clocks
 ASK_SECONDS = 60.0  # a report goes out at least so often: its answer says whose devices the gateway takes
+INVOKE_SECONDS = 0.1  # between two looks at the messages that invoke functions
 PASSWORD = "password"
 _DEVICES = KINDS[0]
 _OFFSET, _PROJECT = "offset", "project"
@@ -89,7 +91,7 @@ class ServerLink:
         loop = asyncio.get_running_loop()
         for kind in KINDS:
             threading.Thread(target=self._follow, args=(loop, kind), name=f"weft-edge-{kind}", daemon=True).start()
-        await asyncio.gather(self._keep_objects(), self._keep_reporting())
+        await asyncio.gather(self._keep_objects(), self._keep_reporting(), self._keep_invoking())
 
     def find_offset(self) -> float:
         """The seconds by which the server's clock is ahead of this machine's."""
@@ -303,10 +305,37 @@ class ServerLink:
         if answer.project and answer.project != self._project:
             self._project = answer.project
             self._changed.set()
+        self._gateway.triggers.put_topics(answer.project, answer.topics)
         note_sent(report, self._gateway.twins, self._sent, at)
         for uid, why in answer.refused.items():
             log.warning("the server refuses what is reported of %s: %s", uid, why)
         return max(FIRST_PAUSE_SECONDS, min(answer.wait_seconds, 60.0))
+
+    async def _keep_invoking(self) -> None:
+        """Hand over messages that invoke functions, until this is cancelled. While that fails the queue fills up to its bound."""
+        triggers, tries = self._gateway.triggers, 0
+        while True:
+            batch = triggers.take()
+            if batch is None:
+                await self._clock.sleep(INVOKE_SECONDS)
+                continue
+            try:
+                await asyncio.to_thread(hand_over, self._client, self._node, *batch)
+            except (
+                NotFound,
+                InvalidInput,
+            ) as problem:  # it isn't there any more: the next report brings the topics that are
+                log.warning("%d messages for function %s are dropped: %s", len(batch[1]), batch[0], problem.message)
+            except (WeftError, msgspec.DecodeError) as trouble:
+                tries += 1
+                triggers.give_turn(batch[0])
+                if tries == 1:
+                    log.warning("messages wait for their functions: %s", trouble)
+                longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries, 8))
+                await self._clock.sleep(max(0.1, self._draw.uniform(0.0, longest)))
+                continue
+            tries = 0
+            triggers.settle(*batch)
 
     def _post(self, report: DevicesReport) -> DevicesAnswer:
         body = msgspec.json.encode(report)

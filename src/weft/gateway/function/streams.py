@@ -18,6 +18,7 @@ from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
 from weft.kinds.function import FunctionLogsInput, InvokeInput
 from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
+from weft.protocol.devices import MOST_MESSAGES, DeviceMessage
 from weft.protocol.frames import FrameType, encode_data, encode_error, encode_exit, encode_json
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES
 
@@ -55,9 +56,8 @@ class FunctionStreams:
         try:
             target = _read(claims.get("workload"), Target)
             if claims["verb"] == "invoke":
-                await self._invoke(
-                    client, target, claims.get("input") or {}, carried, str(claims.get("traceparent", ""))
-                )
+                traceparent, node = str(claims.get("traceparent", "")), str(claims.get("device_node", ""))
+                await self._invoke(client, target, claims.get("input") or {}, carried, traceparent, node)
             else:
                 await verbs[str(claims["verb"])](client, target, claims.get("input") or {}, carried)
             carried.result = "done"
@@ -66,10 +66,17 @@ class FunctionStreams:
             await client.send(encode_error(problem))
         return carried
 
-    async def _invoke(self, client: Connection, target: Target, given: Any, carried: Carried, traceparent: str) -> None:
+    async def _invoke(
+        self, client: Connection, target: Target, given: Any, carried: Carried, traceparent: str, device_node: str
+    ) -> None:
+        """``device_node``: the uid of the node whose devices' messages come; "" for an invocation by a client."""
         asked = _read(given, InvokeInput)
         payload = await _receive_all(client)
         carried.bytes_in = len(payload)
+        if device_node:
+            await self._accept_messages(target, payload, device_node)
+            await client.send(encode_exit(0))
+            return
         call = Call(
             id=str(uuid.uuid4()),
             project=target.project,
@@ -90,6 +97,26 @@ class FunctionStreams:
         for frame in encode_data(FrameType.DATA_OUT, outcome.payload):
             await client.send(frame)
         await client.send(encode_json(FrameType.EXIT, _describe(outcome)))
+
+    async def _accept_messages(self, target: Target, payload: bytes, node: str) -> None:
+        """Queue each; one that came before under its id stays as it is. Raises InvalidInput, and what the queue raises."""
+        try:
+            messages = msgspec.json.decode(payload, type=list[DeviceMessage])
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            raise InvalidInput(f"the messages can't be read: {problem}") from None
+        if len(messages) > MOST_MESSAGES:
+            raise InvalidInput(f"{len(messages)} messages", hint=f"send at most {MOST_MESSAGES} together")
+        calls = [
+            Call(
+                id=_read_id(one.id),
+                project=target.project,
+                name=target.name,
+                payload=msgspec.json.encode(one),
+                node=node,
+            )
+            for one in messages
+        ]
+        await asyncio.gather(*(self._events.accept(call) for call in calls))  # one commit
 
     async def _logs(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
         asked = _read(given, FunctionLogsInput)
@@ -197,6 +224,14 @@ async def _send(client: Connection, data: bytes, carried: Carried) -> None:
 async def _until_gone(client: Connection) -> None:
     while await client.receive() is not None:
         pass
+
+
+def _read_id(given: str) -> str:
+    """Raises InvalidInput unless it is a UUID, as those of all invocations are."""
+    try:
+        return str(uuid.UUID(given))
+    except ValueError:
+        raise InvalidInput(f"{given[:40]!r} is not an id", field="id", hint="draw a UUID for each message") from None
 
 
 def _read(given: object, type_: type[T]) -> T:

@@ -101,6 +101,8 @@ class Deliveries:
             qualifier=call.qualifier,
             payload=call.payload,
             context=call.client_context,
+            origin="device" if call.node else "invoke",
+            node=call.node,
             accepted_at=now,
             due_at=now,
         )
@@ -226,6 +228,7 @@ class Deliveries:
             qualifier=event.qualifier,
             payload=event.payload,
             client_context=event.context,
+            node=event.node,
         )
         try:
             return await self._dispatcher.invoke(call)

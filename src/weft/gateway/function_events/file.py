@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS event (
     tries INTEGER NOT NULL DEFAULT 0,
     dead_at REAL,
     error_type TEXT NOT NULL DEFAULT '',
-    error TEXT NOT NULL DEFAULT ''
+    error TEXT NOT NULL DEFAULT '',
+    node TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS event_due ON event (project, name, due_at) WHERE dead_at IS NULL;
 CREATE INDEX IF NOT EXISTS event_dead ON event (project, name, dead_at) WHERE dead_at IS NOT NULL;
@@ -124,6 +125,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous=FULL")
     db.execute(f"PRAGMA journal_size_limit={_LOG_FILE_BYTES}")
     db.executescript(_SCHEMA)
+    if not any(column[1] == "node" for column in db.execute("PRAGMA table_info(event)")):  # a file of an earlier weft
+        db.execute("ALTER TABLE event ADD COLUMN node TEXT NOT NULL DEFAULT ''")
     return db
 
 

@@ -10,13 +10,11 @@ import msgspec
 
 from weft.gateway.function_events.file import EventFile
 
-Origin = Literal["invoke", "schedule", "deadletter"]
-COLUMNS = (
-    "id, project, name, qualifier, payload, context, origin, accepted_at, due_at, tries, dead_at, error_type, error"
-)
+Origin = Literal["invoke", "schedule", "deadletter", "device"]
+COLUMNS = "id, project, name, qualifier, payload, context, origin, accepted_at, due_at, tries, dead_at, error_type, error, node"
 
 
-INSERT = f"INSERT OR IGNORE INTO event ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608 (COLUMNS are ours)
+INSERT = f"INSERT OR IGNORE INTO event ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608 (COLUMNS are ours)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +33,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     dead_at: float | None = None  # since when it is a dead letter
     error_type: str = ""
     error: str = ""
+    node: str = ""  # uid of the node that it came from; "" if unknown
 
 
 class Backlog(msgspec.Struct, frozen=True):

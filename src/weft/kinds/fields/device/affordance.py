@@ -1,4 +1,5 @@
-"""What a device has by its model: properties with their types and bounds, actions and events; and whether a value fits. Pure.
+"""What a device has by its model: properties with their types and bounds, actions and events; whether a value fits; and the topics
+of devices that invoke functions. Pure.
 
 The fields are those of a W3C Thing Model that weft acts on, with their JSON Schema words written in weft's way.
 """
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name as check_object_name
 from weft.objects.schema import field, suggest
 
 Value = bool | int | float | str
@@ -21,6 +23,12 @@ MOST_WINDOWS = 8  # of a property
 MOST_CHOICES = 64
 MOST_VALUE_BYTES = 1024  # of one value, as JSON
 MOST_WINDOW_SECONDS = 3600
+MOST_TOPICS = 16  # of a function
+ANY = "+"
+EVENT, REPORTED = "event", "reported"
+_TOPIC_HINT = (
+    "write weft/PROJECT/DEVICE/event or weft/PROJECT/DEVICE/reported/PROPERTY, with + for any device or property"
+)
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 Type = Literal["number", "integer", "boolean", "string"]
 Measure = Literal["mean", "min", "max", "count", "last", "rate"]
@@ -199,3 +207,55 @@ def are_equal(one: Property | None, left: object, right: object) -> bool:
             return left == right
         return abs(left - right) <= (one.deadband if one is not None else 0.0)
     return left == right
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """``weft/PROJECT/DEVICE/event`` or ``weft/PROJECT/DEVICE/reported/PROPERTY``, of devices of any protocol: of one that speaks no
+    MQTT the gateway makes them of what it reads. ``device`` and ``property`` may be ANY; without a property it is one of events."""
+
+    project: str
+    device: str
+    property: str = ""
+
+    def fits(self, project: str, device: str, property_: str = "") -> bool:
+        """Whether a message is one of these; ``property_``: what changed, "" for an event."""
+        return (
+            self.project == project
+            and self.device in (ANY, device)
+            and bool(self.property) == bool(property_)
+            and self.property in (ANY, property_)
+        )
+
+
+def read_topic(text: str, where: str) -> Topic:
+    """Raises InvalidInput."""
+    words = text.split("/") if len(text) <= 200 else []
+    if len(words) not in (4, 5) or words[0] != "weft":
+        raise InvalidInput(f"{where}: {text[:80]!r} is not a topic of devices", field=where, hint=_TOPIC_HINT)
+    project, device, leaf = words[1:4]
+    of = words[4] if len(words) == 5 else ""
+    if (leaf, bool(of)) not in ((EVENT, False), (REPORTED, True)) or (of not in ("", ANY) and not NAME.fullmatch(of)):
+        raise InvalidInput(f"{where}: {text[:80]!r} is not a topic of devices", field=where, hint=_TOPIC_HINT)
+    try:
+        check_object_name(project, where)
+        if device != ANY:
+            check_object_name(device, where)
+    except InvalidInput as problem:
+        raise InvalidInput(problem.message, field=where, hint=_TOPIC_HINT) from None
+    return Topic(project, device, of)
+
+
+def check_topics(topics: Sequence[str], where: str, project: str | None = None) -> None:
+    """Raises InvalidInput; with ``project``, also for topics of another one."""
+    if len(topics) > MOST_TOPICS:
+        raise InvalidInput(f"{where}: {len(topics)} topics", field=where, hint=f"give at most {MOST_TOPICS}")
+    if len(set(topics)) < len(topics):
+        raise InvalidInput(f"{where} names the same thing twice", field=where, hint="give each topic once")
+    for at, text in enumerate(topics):
+        found = read_topic(text, f"{where}[{at}]")
+        if project is not None and found.project != project:
+            raise InvalidInput(
+                f"{where}[{at}]: {text} is a topic of project {found.project}",
+                field=f"{where}[{at}]",
+                hint=f"a function is invoked by devices of its own project: weft/{project}/…",
+            )
