@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from weft.kinds.deployment import DEPLOYMENT
-from weft.kinds.parts.deployment.verbs import UndoInput
+from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
 from weft.objects.errors import IllegalTransition
 
 
@@ -40,6 +40,17 @@ def test_a_rollout_that_is_not_promoted_by_itself_ends_the_wait(
     assert failure is None or failure.token == "notPromoted"
     if failure is not None and phase != "RolledBack":
         assert "it waits for a word" in failure.message and "weft rollout resume web" in (failure.hint or "")
+
+
+@pytest.mark.parametrize(("phase", "next_command"), [("Progressing", "status web --watch"), ("Paused", "resume web")])
+def test_a_second_update_is_refused_with_what_ends_the_first(phase: str, next_command: str) -> None:
+    update = next(one for one in DEPLOYMENT.verbs if one.name == "update").change
+    assert update is not None
+    obj = deployment(phase)
+    obj["status"] |= {"stable": 1, "revision": 2}
+    with pytest.raises(IllegalTransition, match="takes one update at a time") as problem:
+        update(obj, UpdateInput())
+    assert f"weft rollout {next_command}" in (problem.value.hint or "")
 
 
 def test_a_pause_without_a_rollout_says_how_one_begins() -> None:

@@ -35,8 +35,10 @@ class Beside(Outcomes):
         if unplaced is not None and not self._frees_capacity():
             beside = "the parallel set" if status.strategy == "blue-green" else "a canary"
             return self._fail(f"no node has capacity for {beside}: {unplaced.name}: {unplaced.unplaced}")
-        if not all(one is not None and one.serves for one in found):
-            self._await(key for key, one in zip(wanted, found, strict=True) if one is None or not one.serves)
+        # A step begins with instances that answer; in the middle of it they may all be busy.
+        is_there = self._has_taken_over if status.step_since is None else self._is_served
+        if missing := [key for key in wanted if not is_there(key)]:
+            self._await(missing)
             self._has_deadline = status.phase == "Progressing"
             return None
         per_mille = round(self._share() * 1000)
@@ -80,6 +82,10 @@ class Beside(Outcomes):
             return self._requeue(LOOK_SECONDS)
         if facts.answered and not facts.trouble and not facts.judged:
             restarts = sum(self._count_restarts(one) for one in self._live if one.revision == status.revision)
+            if silent := [one.key for one in self._live if one.revision == status.revision and one.silent]:
+                self._await(silent)
+                self._has_deadline = True
+                return None
             if not restarts:
                 healthy = f"revision {status.revision} was healthy for {format_duration(strategy.monitor_duration)}"
                 return self._advance(f"{healthy} without a restart; no requests were judged")

@@ -103,6 +103,12 @@ class Instances:
         one = self._find(key)
         return one is not None and one.serves
 
+    def _has_taken_over(self, key: Key) -> bool:
+        """Whether it serves in the place of an older one. What is silent may be busy, but has yet to show that it isn't broken:
+        only a rollback, which goes to what was shown before, counts it."""
+        one = self._find(key)
+        return one is not None and one.serves and (self._status.back or not one.silent)
+
     def _frees_capacity(self) -> bool:
         """Whether an instance is about to leave its node."""
         there = [one for one in self._facts.instances if one.state != "lost"]
@@ -148,10 +154,12 @@ class Instances:
     def _await(self, keys: Iterable[Key]) -> None:
         """Note what is waited for."""
         found = [one for key in keys if (one := self._find(key)) is not None]
-        quiet = [one.name for one in found if not (one.unplaced or one.trouble)]
+        silent = [one.name for one in found if one.serves and one.silent]
+        quiet = [one.name for one in found if not (one.unplaced or one.trouble or one.name in silent)]
         if quiet:
             more = f" and {len(quiet) - _NAMED} more" if len(quiet) > _NAMED else ""
             self._waits.append(f"waits for {', '.join(quiet[:_NAMED])}{more}")
+        self._waits += [f"{name} doesn't answer its check, as hardly any does" for name in silent[:_NAMED]]
         troubled = [one for one in found if one.unplaced or one.trouble]
         self._waits += [f"{one.name}: {one.unplaced or one.trouble}" for one in troubled[:_NAMED]]
 

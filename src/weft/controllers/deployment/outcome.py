@@ -118,7 +118,7 @@ class Outcomes(Instances):
             return
         slots = range(len(status.slots))
         there = [one for one in self._live if one.name not in self._gone and one.state != "lost"]
-        settled = all(status.slots[slot] == target and self._is_served((target, slot)) for slot in slots)
+        settled = all(status.slots[slot] == target and self._has_taken_over((target, slot)) for slot in slots)
         rest = [one for one in there if one.revision != target or one.slot not in slots]
         if not settled or rest or self._out.make or self._out.change or self._out.undrain:
             return

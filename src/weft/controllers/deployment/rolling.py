@@ -26,13 +26,13 @@ class Rolling(Outcomes):
         elif self._judges_first():
             return None
         for slot in self._old_slots():
-            if self._is_served((target, slot)):
+            if self._has_taken_over((target, slot)):
                 status.slots[slot], status.progressed_at = target, self._now
         if old := self._old_slots():
             self._roll_next(old)
         if status.revision != target or status.phase != "Progressing":
             return None
-        unserved = [(target, slot) for slot in range(len(status.slots)) if not self._is_served((target, slot))]
+        unserved = [(target, slot) for slot in range(len(status.slots)) if not self._has_taken_over((target, slot))]
         left = self._old_slots()
         self._await(key for key in unserved if key[1] not in left or self._find(key) is not None)
         self._has_deadline = True
@@ -91,7 +91,9 @@ class Rolling(Outcomes):
         status, target = self._status, self._status.revision
         most = max(1, self._spec.strategy.max_surge, self._spec.strategy.max_unavailable)
         busy = sum(
-            not self._is_served((target, slot)) for slot in range(len(status.slots)) if status.slots[slot] == target
+            not self._has_taken_over((target, slot))
+            for slot in range(len(status.slots))
+            if status.slots[slot] == target
         )
         for slot in fits[: max(0, min(most - busy, _MOST_CHANGED))]:
             one = self._find((status.slots[slot], slot))
@@ -105,7 +107,7 @@ class Rolling(Outcomes):
         """Free slots for the new revision: those that serve nobody first, then as many as may be missing."""
         status, target = self._status, self._status.revision
         slots = range(len(status.slots))
-        busy = sum(not self._is_served((target, slot)) for slot in slots if status.slots[slot] == target)
+        busy = sum(not self._has_taken_over((target, slot)) for slot in slots if status.slots[slot] == target)
         free = max(1, self._spec.strategy.max_unavailable) - busy
         spare = self._serving() - self._floor - self._count_leaving()
         for slot in sorted(old, key=lambda slot: self._is_served((status.slots[slot], slot))):

@@ -247,6 +247,32 @@ def test_a_rollback_replaces_at_once_what_hangs_and_one_by_one_what_may_be_busy(
     assert world.revisions() == [1] * 6
 
 
+@pytest.mark.parametrize("strategy", ["rolling", "blue-green"])
+def test_a_version_that_falls_silent_with_all_others_is_promoted_only_once_it_answers(strategy: str) -> None:
+    """They keep their connections, as the machines may be busy: but it may be that the new one hangs."""
+    world = World(2, drain=1.0, max_unavailable=1, auto_promote=True, health_check_timeout=60.0)
+    world.begin()
+    world.keeps_silent = True
+    world.update("shop:2", type=strategy)
+    for _ in range(30):
+        world.pass_time(1)
+        world.silent = set(world.guests)
+    assert world.status.phase == "Progressing"
+    assert "doesn't answer its check" in world.status.message
+    assert 1 in world.status.slots
+    world.silent, world.keeps_silent = set(), False
+    world.until("Promoted")
+
+
+def test_a_version_that_stays_silent_is_given_up() -> None:
+    world = World(2, drain=1.0, max_unavailable=1, rollback_on_failure=True, health_check_timeout=30.0)
+    world.begin()
+    world.keeps_silent, world.silent = True, {f"web-2-{slot}" for slot in range(2)}
+    world.update("shop:2")
+    world.until("RolledBack")
+    assert "doesn't answer its check" in world.status.verdict
+
+
 def test_a_rollback_of_what_hangs_takes_no_more_than_fits() -> None:
     world = World(6, drain=1.0, max_surge=1, max_unavailable=1)
     world.begin()

@@ -97,6 +97,8 @@ frontend {name}
   default_backend {name}
 backend {name}
   http-error status 503 content-type text/plain string "service {listener.name} has no endpoint that answers now\\n"
+  http-error status 502 content-type text/plain string "service {listener.name}: its endpoint gave no valid answer\\n"
+  http-error status 504 content-type text/plain string "service {listener.name}: its endpoint did not answer in time\\n"
   http-request set-var(txn.slot) {slot}
   use-server %[var(txn.slot),map_int({folder / name}.map,none)] if TRUE
 """

@@ -55,7 +55,12 @@ def _update(obj: Object, given: UpdateInput) -> dict[str, Any]:
     if phase in ("Progressing", "Paused") and dig(obj, "status.stable", 0):
         raise IllegalTransition(
             f"{what} is being updated to revision {dig(obj, 'status.revision')} ({phase}), and takes one update at a time",
-            hint=f"weft rollout status {obj['name']} --watch waits for its end; weft rollout undo {obj['name']} goes back",
+            hint=(
+                f"weft rollout status {obj['name']} --watch waits for its end"
+                if phase == "Progressing"
+                else f"weft rollout resume {obj['name']} lets it go on"
+            )
+            + f"; weft rollout undo {obj['name']} goes back",
             details={"phase": phase},
         )
     spec = dict(obj["spec"])
