@@ -2,6 +2,7 @@
 #   cd examples
 #   weft function create iot-handler --config iot.nix --memory 64M --timeout 5s --placement-strategy network-proximity \
 #     --prefer "location=edge"
+#   weft function set iot-handler --topics weft/default/+/event,weft/default/+/reported/temperature   # devices invoke it, too
 #   weft function invoke iot-handler --data '{"sensor": "boiler-3", "celsius": 91.5}'
 {
   kind = "function";

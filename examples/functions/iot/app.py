@@ -1,4 +1,4 @@
-"""Whether a reading is beyond its limit."""
+"""Whether a reading is beyond its limit: of a call, or of a device whose topic invokes the function."""
 
 import os
 
@@ -6,5 +6,9 @@ LIMIT = float(os.environ["LIMIT"])
 
 
 def handler(event, context):
-    over = round(event["celsius"] - LIMIT, 3)
-    return {"sensor": event["sensor"], "alarm": over > 0, **({"over": over} if over > 0 else {})}
+    reading = event.get("data", event)
+    value, sensor = reading.get("celsius", reading.get("temperature")), reading.get("sensor", event.get("device"))
+    over = round(value - LIMIT, 3)
+    if over > 0:
+        print(f"{sensor} is at {value}: {over} over the limit")
+    return {"sensor": sensor, "alarm": over > 0, **({"over": over} if over > 0 else {})}
