@@ -204,7 +204,7 @@ def _scale(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, n
     present = status.scaled if status.scaled is not None else spec.replicas
     is_fresh = 0 <= now - observed.figure_at < FIGURE_SECONDS
     wanted, why = plan_scale(scale, present, observed.figure if is_fresh else None, status.scaled_at, now)
-    return wanted, observed.trouble or why
+    return wanted, observed.figure_trouble or why
 
 
 def list_services(view: View, workloads: Iterable[Item]) -> list[Item]:

@@ -16,9 +16,10 @@ from weft.kinds.deployment import DeploymentSpec
 from weft.kinds.fields.deployment.instance import REVISION_LABEL
 from weft.kinds.fields.deployment.status import DeploymentStatus, find_since
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import TimedOut, TooLarge, Unavailable, WeftError
 
 LOOK_SECONDS, JUDGE_SECONDS = 5.0, 1.0  # between two questions, and while requests are judged
+SLOW_SECONDS = 300.0  # after which an expression is asked again that took too long
 _log = logging.getLogger("weft.deployments")
 
 
@@ -30,7 +31,8 @@ class Observed(msgspec.Struct):
     judged: bool = False
     figure: float | None = None
     figure_at: float = -1e12  # since when it is known
-    trouble: str = ""  # why there is none
+    figure_trouble: str = ""  # why there is no figure
+    trouble: str = ""  # why there is no verdict
 
 
 class Observer:
@@ -38,8 +40,11 @@ class Observer:
         """``history``: or why there is none."""
         self._history = history
         self._known: dict[str, Observed] = {}  # by the deployment's uid
-        self._asked: dict[str, float] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._judged_at: dict[str, float] = {}
+        self._figure_due: dict[str, float] = {}
+        # Two, as a figure is people's own expression: one that takes long holds no verdict up.
+        self._judging: asyncio.Task[None] | None = None
+        self._figuring: asyncio.Task[None] | None = None
 
     def find(self, deployment: Item) -> Observed:
         """What was observed last of its present step."""
@@ -55,36 +60,62 @@ class Observer:
         there = {one.uid for one in every}
         for gone in [uid for uid in self._known if uid not in there]:
             del self._known[gone]
-            self._asked.pop(gone, None)
-        due = [
-            one
-            for one in every
-            if needs_history(one) and not 0 <= now - self._asked.get(one.uid, -1e12) < find_pause(one)
-        ]
-        if not due or (self._task is not None and not self._task.done()):
-            return
-        self._asked |= {one.uid: now for one in due}
-        self._task = asyncio.ensure_future(self._ask([(one, read_watched(view, one)) for one in due], now))
+            self._judged_at.pop(gone, None)
+            self._figure_due.pop(gone, None)
+        if self._judging is None or self._judging.done():
+            watched = [
+                (one, found)
+                for one in every
+                if not 0 <= now - self._judged_at.get(one.uid, -1e12) < JUDGE_SECONDS
+                and (found := read_watched(view, one)) is not None
+            ]
+            if watched:
+                self._judged_at |= {one.uid: now for one, _ in watched}
+                self._judging = asyncio.ensure_future(self._judge(watched, now))
+        if self._figuring is None or self._figuring.done():
+            due = [
+                one
+                for one in every
+                if one.spec(DeploymentSpec).autoscale is not None
+                and not 0 < self._figure_due.get(one.uid, 0.0) - now <= SLOW_SECONDS
+            ]
+            if due:
+                self._figure_due |= {one.uid: now + LOOK_SECONDS for one in due}
+                self._figuring = asyncio.ensure_future(self._ask_figures(due, now))
 
-    async def _ask(self, due: list[tuple[Item, Watched | None]], now: float) -> None:
+    async def _judge(self, due: list[tuple[Item, Watched]], now: float) -> None:
         for item, watched in due:
             known = self._known.setdefault(item.uid, Observed())
             try:
-                if isinstance(self._history, Unavailable):
-                    raise self._history
-                if watched is not None:
-                    verdict, judged = await ask_verdict(self._history, watched, now)
-                    known.since, known.verdict, known.judged = watched.since, verdict, judged
-                scale = item.spec(DeploymentSpec).autoscale
-                if scale is not None:
-                    project = item.envelope.project or ""
-                    known.figure, known.figure_at = await ask_figure(self._history, scale.metric, project, now), now
+                verdict, judged = await ask_verdict(self._read(), watched, now)
+                known.since, known.verdict, known.judged = watched.since, verdict, judged
                 known.trouble = ""
             except WeftError as problem:
-                known.trouble, known.figure = problem.message, None
+                known.trouble = problem.message
             except Exception:  # a defect here must not end the controllers
                 _log.exception("%s: the history can't be read", item.key)
-                known.trouble, known.figure = "the history can't be read", None
+                known.trouble = "the history can't be read"
+
+    async def _ask_figures(self, due: list[Item], now: float) -> None:
+        for item in due:
+            known, scale = self._known.setdefault(item.uid, Observed()), item.spec(DeploymentSpec).autoscale
+            assert scale is not None
+            try:
+                project = item.envelope.project or ""
+                known.figure, known.figure_at = await ask_figure(self._read(), scale.metric, project, now), now
+                known.figure_trouble = ""
+            except WeftError as problem:
+                known.figure_trouble, known.figure = problem.message, None
+                if isinstance(problem, TimedOut | TooLarge):  # others wait for theirs meanwhile
+                    self._figure_due[item.uid] = now + SLOW_SECONDS
+            except Exception:  # a defect here must not end the controllers
+                _log.exception("%s: the history can't be read", item.key)
+                known.figure_trouble, known.figure = "the history can't be read", None
+
+    def _read(self) -> History:
+        if isinstance(self._history, Unavailable):
+            raise self._history
+        return self._history
 
 
 def needs_history(deployment: Item) -> bool:

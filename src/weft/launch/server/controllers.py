@@ -226,7 +226,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
         history: History | Unavailable = make_off()
         if options.metrics != OFF:
             find = partial(find_database, options.state, options.database)
-            asker = Asker(clock, 2)
+            asker = Asker(clock, 3)  # verdicts on rollouts, figures of deployments, profiles
             stack.callback(asker.close)
             history = DatabaseHistory(asker, find)
             sender = Sender(find, clock)
