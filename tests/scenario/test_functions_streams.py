@@ -21,7 +21,7 @@ from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.record.output_log import stamp
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
-from weft.protocol.devices import MOST_MESSAGES, DeviceMessage
+from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, DeviceMessage
 from weft.protocol.frames import Frame, FrameType
 from weft.protocol.invocations import Answer, Count, Printed
 from weft.trust.tickets import sign_ticket
@@ -124,6 +124,9 @@ async def test_messages_of_devices_are_queued_under_their_own_ids_for_the_node_s
         assert msgspec.json.decode(heard[1].payload, type=DeviceMessage) == messages[1]
         with pytest.raises(InvalidInput, match="not an id"):
             await asyncio.to_thread(send, [msgspec.structs.replace(messages[0], id="../1")])
+        for wrong in ({"project": "plant"}, {"data": {"x": "y" * MOST_MESSAGE_BYTES}}):
+            with pytest.raises(InvalidInput, match=r"larger than|another project"):
+                await asyncio.to_thread(send, [messages[0], msgspec.structs.replace(messages[1], **wrong)])
         with pytest.raises(InvalidInput, match="messages"):
             await asyncio.to_thread(send, messages * MOST_MESSAGES)
         assert len(heard) == 3

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found
@@ -20,7 +22,8 @@ from weft.edge.rule.engine import Fired
 from weft.edge.server.link import ServerLink
 from weft.edge.server.objects import read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
-from weft.protocol.devices import MOST_DEVICE_BYTES, MOST_DEVICES, MOST_FOUND
+from weft.objects.errors import NotFound, Unavailable
+from weft.protocol.devices import MOST_DEVICE_BYTES, MOST_DEVICES, MOST_FOUND, DeviceMessage
 
 MODEL = Model({"t": Property(deadband=0.5), "fan": Property(type="boolean")})
 
@@ -172,4 +175,34 @@ async def test_a_full_disk_keeps_no_device_from_being_served(tmp_path: Path) -> 
     store.save_objects = refuse  # type: ignore[method-assign]
     await link._apply()
     assert len(gateway.twins) == 1
+    store.close()
+
+
+async def test_messages_wait_while_the_line_is_cut_and_those_that_nobody_takes_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, store = SystemClock(), TwinStore(tmp_path)
+    gateway = DeviceGateway({}, store, clock)
+    client: Any = SimpleNamespace(http=SimpleNamespace())
+    link = ServerLink(client, "n1", gateway, {}, store, clock)
+    taken: list[tuple[str, list[str], int]] = []
+    answers = [Unavailable("cut"), Unavailable("cut"), NotFound("no topic invokes it"), None]
+
+    def hand_over(_: Any, node: str, function: str, messages: list[DeviceMessage], dropped: int) -> None:
+        taken.append((function, [one.id for one in messages], dropped))
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr("weft.edge.server.link.hand_over", hand_over)
+    gateway.triggers.put_topics("p", {"gone": ["weft/p/a/event"], "there": ["weft/p/b/event"]})
+    gateway.triggers.note_event("p", "a", {"n": 1}, 5.0)
+    gateway.triggers.note_event("p", "b", {"n": 2}, 5.0)
+    task = asyncio.create_task(link._keep_invoking())
+    async with asyncio.timeout(60):
+        while gateway.triggers.count:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [function for function, _, _ in taken] == ["gone", "there", "gone", "there"]
+    assert taken[0] == taken[2] and taken[1] == taken[3], "the same messages under the same ids"
     store.close()

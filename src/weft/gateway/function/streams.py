@@ -18,7 +18,7 @@ from weft.gateway.stream.connection import Connection
 from weft.gateway.stream.splice import Carried
 from weft.kinds.function import FunctionLogsInput, InvokeInput
 from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
-from weft.protocol.devices import MOST_MESSAGES, DeviceMessage
+from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, DeviceMessage
 from weft.protocol.frames import FrameType, encode_data, encode_error, encode_exit, encode_json
 from weft.protocol.invocations import MAX_PAYLOAD_BYTES
 
@@ -106,6 +106,12 @@ class FunctionStreams:
             raise InvalidInput(f"the messages can't be read: {problem}") from None
         if len(messages) > MOST_MESSAGES:
             raise InvalidInput(f"{len(messages)} messages", hint=f"send at most {MOST_MESSAGES} together")
+        for one in messages:
+            if len(msgspec.json.encode(one)) > MOST_MESSAGE_BYTES or one.project != target.project:
+                raise InvalidInput(
+                    f"message {one.id[:40]!r} is larger than {MOST_MESSAGE_BYTES} bytes, or of another project",
+                    hint="send messages of devices of the function's project",
+                )
         calls = [
             Call(
                 id=_read_id(one.id),
