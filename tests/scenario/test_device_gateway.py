@@ -19,14 +19,18 @@ from typing import Any
 import msgspec
 import pytest
 from tests.link_proxy import LinkProxy
+from tests.onnx_files import digest, linear
 from tests.scenario.api_lab import DoorsLab
 
 from weft.agent.node.enrolment import FILE, join, read_enrolment
+from weft.client import Client
 from weft.client.context import hash_ca
+from weft.client.function_code import upload_code
 from weft.contracts.clock import SystemClock
 from weft.drivers.device.mqtt.client import MqttClient
 from weft.drivers.device.mqtt.packets import Publish
 from weft.kinds.device import DeviceReport
+from weft.kinds.model import ModelReport, NodeRuns
 from weft.kinds.rule import RuleReport
 from weft.objects.envelope import decode_part
 from weft.objects.errors import WeftError
@@ -35,7 +39,9 @@ PROPERTIES = {
     "temperature": {"type": "number", "minimum": -40, "maximum": 85, "read_only": True},
     "fan": {"type": "boolean"},
     "setpoint": {"type": "number"},
+    "lamp": {"type": "boolean"},
 }
+LIGHT = linear([1.0], -7.0)
 RULE = {"when": "temperature > 8", "then": [{"set": {"fan": True}, "expires_seconds": 60}], "cooldown_seconds": 0}
 
 
@@ -142,6 +148,11 @@ class Site:
         nodes = decode_part(found.report, RuleReport).nodes
         return nodes["n1"].fired if nodes else 0
 
+    def count_runs(self) -> NodeRuns:
+        found = self.lab.stored("/model/default/light")
+        assert found is not None
+        return decode_part(found.report, ModelReport).nodes.get("n1", NodeRuns())
+
     async def close(self) -> None:
         self.device.close()
         for task in self.tasks:
@@ -196,9 +207,16 @@ async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_
     site.lab.client.patch("rule", "warm", {"spec": {"when": RULE["when"]}}, project="default")
     await until(lambda: site.keeps_rule(b'temperature > 8"'))
 
+    upload_code(Client(site.lab.context, project="default"), digest(LIGHT), LIGHT, "onnx")
+    given = {"result": {"set": "lamp", "threshold": 0}, "deadline_ms": 1000}
+    make(site.lab, "model", "light", file=digest(LIGHT), inputs=["temperature"], **given)
+    await until(lambda: site.count_runs().file == digest(LIGHT))
+    await until(lambda: site.said.get("lamp") is False)
+
     site.proxy.cut()
-    site.say({"temperature": 9.0})  # the rule acts without the server
+    site.say({"temperature": 9.0})  # rule and model act without the server
     await until(lambda: site.keeps(9.0, True))
+    await until(lambda: site.said["lamp"])
     former = site.read_broker_pid()
     await asyncio.to_thread(site.kill)
     site.start()  # without a server it knows devices, passwords, rules; a rule that still holds may fire again
@@ -206,12 +224,15 @@ async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_
     await until(lambda: site.keeps(4.0, True))
     assert site.read_broker_pid() != former
     assert not read_command(former)
+    await until(lambda: site.said["lamp"] is False)
     site.say({"temperature": 9.5, "fan": False})
-    await until(lambda: site.said["fan"])
+    await until(lambda: site.said["fan"] and site.said["lamp"])
 
     site.proxy.mend()
-    await until(lambda: site.report().reported == {"temperature": 9.5, "fan": True, "setpoint": -18})
+    await until(lambda: site.report().reported == {**site.said, "fan": True, "lamp": True, "setpoint": -18})
+    assert site.said["temperature"] == 9.5
     await until(lambda: site.count_fired() >= 2)
+    await until(lambda: site.count_runs().runs >= 4)
     assert {one["set"].get("setpoint") for one in site.got if "setpoint" in one["set"]} == {-18}
 
 

@@ -1,4 +1,4 @@
-"""The gateway's heart: hears the devices through drivers, keeps their twins, evaluates rules, hands over commands, saves.
+"""The gateway's heart: hears devices through drivers, keeps their twins, evaluates rules, asks models, hands over commands, saves.
 
 One event loop. Each message is taken in microseconds: what needs the disk or the server happens once a second, elsewhere.
 """
@@ -15,11 +15,14 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import DeviceDriver, Thing, Value
+from weft.contracts.model_runner import ModelRunner
 from weft.edge.device.command import LONGEST_LIFE_SECONDS, Command, Sending, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model
 from weft.edge.device.store import TwinStore
 from weft.edge.device.twin import Twin, plan_desired
-from weft.edge.rule.engine import Effect, Fired, Firing, Rule, RuleEngine
+from weft.edge.model.engine import Decision, DecisionModel
+from weft.edge.model.tracker import ModelTracker
+from weft.edge.rule.engine import Fired, Firing, Rule, RuleEngine
 from weft.edge.rule.trigger import TriggerQueue
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import new_uid
@@ -46,6 +49,7 @@ class DeviceGateway:
         *,
         rate: float = 100.0,
         find_offset: Callable[[], float] = lambda: 0.0,
+        runner: ModelRunner | None = None,
     ) -> None:
         self._drivers, self._store, self._clock, self._rate = dict(drivers), store, clock, rate
         self._find_offset = find_offset
@@ -57,6 +61,7 @@ class DeviceGateway:
         self.fired: dict[str, Fired] = store.load_fired()
         self._is_fired_dirty = False
         self.rule_problems: dict[str, str] = {}
+        self.models = ModelTracker(runner, clock, self._read_for_model, self._carry_out, store.load_ran())
         self.lines: dict[str, str] = {}  # by protocol: why its devices can't be reached
         self._kept = store.load_twins()
         self._by_name: dict[tuple[str, str], str] = {}
@@ -109,6 +114,12 @@ class DeviceGateway:
         self._gone |= self._kept.keys()  # devices that are this gateway's no more
         self._kept.clear()
 
+    def put_models(
+        self, models: Mapping[str, tuple[DecisionModel, list[str]]], problems: Mapping[str, str] = _NONE
+    ) -> None:
+        """These are all models now: by uid, each with its devices (uids). ``problems``: why a file isn't here, by uid."""
+        self.models.put(models, problems)
+
     def put_rules(self, rules: Mapping[str, tuple[Rule, list[str]]]) -> None:
         """These are all rules now: by uid, each with the devices (uids) that it watches."""
         for uid in self.rules.list_rules() - rules.keys():
@@ -147,8 +158,7 @@ class DeviceGateway:
                     if (new := twin.reported.get(name)) is not None and new != old
                 }
                 self.triggers.note_values(twin.device.project, twin.device.name, changed, self._now())
-            if self.rules.watches(uid):
-                self._evaluate(twin, at)
+            self._note_change(twin, at)
 
     def note_event(self, uid: str, event: Mapping[str, Value]) -> None:
         """An event is a sign of life, and may refuse a command: {"refused": ID, "reason": words}."""
@@ -190,6 +200,7 @@ class DeviceGateway:
         for name, driver in self._drivers.items():
             driver.observe(_Line(self, name))
         saving = asyncio.create_task(self._keep_saving())
+        deciding = asyncio.create_task(self.models.keep())
         try:
             refreshed = 0.0
             while True:
@@ -203,9 +214,10 @@ class DeviceGateway:
                 await self._clock.sleep(TICK_SECONDS)
         finally:
             saving.cancel()
+            deciding.cancel()
             for task in list(self._writing.values()):
                 task.cancel()
-            await asyncio.gather(saving, *self._writing.values(), return_exceptions=True)
+            await asyncio.gather(saving, deciding, *self._writing.values(), return_exceptions=True)
             await self.save()
 
     async def save(self) -> None:
@@ -219,10 +231,13 @@ class DeviceGateway:
         gone, self._gone = self._gone, set()
         fired = {uid: msgspec.json.encode(one) for uid, one in self.fired.items()} if self._is_fired_dirty else None
         self._is_fired_dirty = False
-        if not rows and not gone and fired is None:
+        ran = None
+        if self.models.take_dirty():
+            ran = {uid: msgspec.json.encode(one) for uid, one in self.models.ran.items()}
+        if not rows and not gone and fired is None and ran is None:
             return
         try:
-            await asyncio.to_thread(self._store.save_twins, rows, gone, fired)
+            await asyncio.to_thread(self._store.save_twins, rows, gone, fired, ran)
             self.saves += 1
             self.save_problem = ""
         except (sqlite3.Error, OSError) as problem:  # a full disk: again in a second
@@ -231,6 +246,8 @@ class DeviceGateway:
             self.save_problem = str(problem)
             self._gone |= gone
             self._is_fired_dirty |= fired is not None
+            if ran is not None:
+                self.models.note_unsaved()
             for uid in rows:
                 if uid in self.twins:
                     self.twins[uid].is_dirty = True
@@ -243,14 +260,14 @@ class DeviceGateway:
     def _refresh(self, at: float) -> None:
         """Phases and windows, by time alone."""
         self._offset = self._find_offset()
-        for uid, twin in self.twins.items():
+        for twin in self.twins.values():
             phase = twin.find_phase(at)
             changed = twin.close_windows(at) if twin.windows else False
             if phase != twin.told_phase:
                 twin.told_phase = phase
                 twin.is_echo_due = changed = True
-            if changed and self.rules.watches(uid):
-                self._evaluate(twin, at)
+            if changed:
+                self._note_change(twin, at)
 
     def _hand_over(self, at: float) -> None:
         now = self._now()
@@ -289,7 +306,15 @@ class DeviceGateway:
             note_try(command, self._clock.elapsed(), problem)
             twin.is_dirty = twin.is_echo_due = True
 
-    # --- rules -------------------------------------------------------------------------------------------------------
+    # --- rules and models --------------------------------------------------------------------------------------------
+
+    def _note_change(self, twin: Twin, at: float) -> None:
+        """Values of the device, or its phase, changed."""
+        uid = twin.device.uid
+        if self.rules.watches(uid):
+            self._evaluate(twin, at)
+        if self.models.watches(uid):
+            self.models.note(uid, at)
 
     def _evaluate(self, twin: Twin, at: float) -> None:
         is_silent = twin.find_phase(at) != "Online"
@@ -302,23 +327,48 @@ class DeviceGateway:
         fired.at = self._clock.now()
         self._is_fired_dirty = True
         fired.problem = ""
-        for effect in firing.rule.then:
-            if effect.set and (problem := self._set(firing, effect)):
-                fired.problem = problem
+        rule = firing.rule
+        for effect in rule.then:
+            if effect.set:
+                uid = self._by_name.get((rule.project, effect.device)) if effect.device else firing.device
+                problem = self._set(uid, effect.device, effect.set, effect.expires_seconds, rule.name)
+                fired.problem = problem or fired.problem
             if effect.event:
-                log.info("rule %s/%s: %s", firing.rule.project, firing.rule.name, effect.event[:200])
+                log.info("rule %s/%s: %s", rule.project, rule.name, effect.event[:200])
 
-    def _set(self, firing: Firing, effect: Effect) -> str:
-        """Begin the effect's commands; why it can't."""
-        uid = self._by_name.get((firing.rule.project, effect.device)) if effect.device else firing.device
+    def _read_for_model(self, uid: str) -> Mapping[str, Value] | None:
+        twin, at = self.twins.get(uid), self._clock.elapsed()
+        return twin.read_values(at) if twin is not None and twin.find_phase(at) == "Online" else None
+
+    def _carry_out(self, decision: Decision) -> str:
+        """Do what a model or its fallback decided; why that can't be done."""
+        model, result, value = decision.model, decision.model.result, decision.value
+        if result.event:
+            log.info("model %s/%s: %s", model.project, model.name, result.event[:200])
+        if not result.set or value is None:
+            return ""
+        uid = self._by_name.get((model.project, result.device)) if result.device else decision.device
+        twin = self.twins.get(uid or "")
+        if twin is not None:
+            known = twin.model.properties.get(result.set)
+            if known is not None and known.type == "integer" and isinstance(value, float):
+                value = round(value)
+            if twin.is_becoming(result.set, value):
+                return ""
+        return self._set(uid, result.device, {result.set: value}, result.expires_seconds, model.name)
+
+    def _set(
+        self, uid: str | None, named: str, values: Mapping[str, Value], expires_seconds: float | None, source: str
+    ) -> str:
+        """Begin commands to the device ``uid``, which ``named`` stands for; why it can't."""
         twin = self.twins.get(uid or "")
         if twin is None:
-            return f"device {effect.device[:60]!r} isn't one of this gateway"
+            return f"device {named[:60]!r} isn't one of this gateway"
         at = self._clock.elapsed()
         problem = ""
-        for name, value in effect.set.items():
-            until = None if effect.expires_seconds is None else self._now() + effect.expires_seconds
-            command = Command(new_uid(), name, value, until, firing.rule.name)
+        for name, value in values.items():
+            until = None if expires_seconds is None else self._now() + expires_seconds
+            command = Command(new_uid(), name, value, until, source)
             twin.begin(command)
             if not command.is_open:
                 problem = f"{name}: {command.problem}"
@@ -326,7 +376,7 @@ class DeviceGateway:
             key = (twin.device.uid, name)
             if key not in self._writing and len(self._writing) < MOST_WRITING:  # now, not at the next tick
                 command.next_at = at + TICK_SECONDS
-                self._begin_writing(twin, Sending(command, effect.expires_seconds or LONGEST_LIFE_SECONDS))
+                self._begin_writing(twin, Sending(command, expires_seconds or LONGEST_LIFE_SECONDS))
         return problem
 
     def _now(self) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from weft.edge.device.twin import Kept
+from weft.edge.model.engine import Ran
 from weft.edge.rule.engine import Fired
 
 FILE = "gateway.db"
@@ -24,7 +25,7 @@ create table if not exists twin (uid text primary key, body blob not null) witho
 create table if not exists object (kind text, key text, body blob not null, primary key (kind, key)) without rowid;
 create table if not exists hash (username text primary key, hash text not null) without rowid;
 """
-_FIRED = "fired"
+_FIRED, _RAN = "fired", "ran"
 _decoder = msgspec.json.Decoder(Kept)
 
 log = logging.getLogger("weft.edge.store")
@@ -58,12 +59,23 @@ class TwinStore:
         """How often rules fired, by uid."""
         return {uid: msgspec.json.decode(body, type=Fired) for uid, body in self.load_objects(_FIRED).items()}
 
+    def load_ran(self) -> dict[str, Ran]:
+        """How often models ran, by uid."""
+        return {uid: msgspec.json.decode(body, type=Ran) for uid, body in self.load_objects(_RAN).items()}
+
     def save_twins(
-        self, twins: Mapping[str, bytes], gone: Iterable[str] = (), fired: Mapping[str, bytes] | None = None
+        self,
+        twins: Mapping[str, bytes],
+        gone: Iterable[str] = (),
+        fired: Mapping[str, bytes] | None = None,
+        ran: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Write those, as JSON of Kept, and forget those that are ``gone``: all or nothing. Then ``fired``, of all rules."""
+        """Write those, as JSON of Kept, and forget those that are ``gone``: all or nothing. Before that ``fired``, of all rules,
+        and ``ran``, of all models."""
         if fired is not None:
             self.save_objects(_FIRED, fired)
+        if ran is not None:
+            self.save_objects(_RAN, ran)
         with self._lock, self._base:
             self._base.executemany("insert or replace into twin values (?, ?)", twins.items())
             self._base.executemany("delete from twin where uid = ?", [(uid,) for uid in gone])

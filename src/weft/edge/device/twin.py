@@ -174,6 +174,13 @@ class Twin:
                 drift.append(name)
         return sorted(drift)
 
+    def is_becoming(self, name: str, value: Value) -> bool:
+        """Whether the property has that value, or the newest command on its way gives it."""
+        known, command = self.model.properties.get(name), self.commands.get(name)
+        if command is not None and command.is_open:
+            return is_same(known, command.value, value)
+        return name in self.reported and is_same(known, self.reported[name], value)
+
     def begin(self, command: Command) -> None:
         """A new command; it replaces the one before of its property."""
         known = self.model.properties.get(command.name)

@@ -1,7 +1,7 @@
 """The gateway's line to the server: follows its objects, keeps them for the time without a server, and reports.
 
-Devices, models and rules are watched, so a desired value, a new limit or another condition comes at once. Which models and rules
-the server shows depends on the devices: both are listed again after each change, and every 15 seconds.
+Devices, device models, rules and models are watched, so a desired value, a new limit or another condition comes at once. Which of
+them the server shows depends on the devices: all others are listed again after each change, and every 15 seconds.
 Whatever the server answers, the gateway goes on with what it has.
 """
 
@@ -27,6 +27,7 @@ from weft.edge.broker.config import make_username
 from weft.edge.device.model import Device
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
+from weft.edge.server.files import ModelFiles, describe_failure
 from weft.edge.server.handover import hand_over
 from weft.edge.server.objects import KINDS, GatewayObjects, read_key, read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
@@ -59,13 +60,17 @@ class ServerLink:
         store: TwinStore,
         clock: Clock,
         broker: Broker | None = None,
+        files: ModelFiles | None = None,
     ) -> None:
         self._client, self._node, self._gateway, self._drivers = client, node, gateway, drivers
         self._store, self._clock, self._broker = store, clock, broker
+        self._files = files
+        self._file_problems: dict[str, str] = {}  # why files can't be fetched, by digest
         self._objects: dict[str, dict[tuple[str, str], bytes]] = {kind: {} for kind in KINDS}
         self._hashes = store.load_hashes()  # by username
         self._asked: dict[str, tuple[Device, float]] = {}  # by username: for what its password was asked, and when
         self._unopened: dict[str, str] = {}  # by uid: why the password can't be read
+        self._wanted = GatewayObjects()
         self._changed = asyncio.Event()
         self._synced = False
         self._sent = Sent()
@@ -163,7 +168,7 @@ class ServerLink:
             if not self._synced:
                 continue
             try:
-                for kind in ("devicemodel", "rule"):
+                for kind in KINDS[1:]:
                     listing = await asyncio.to_thread(self._client.list, kind, all_projects=True)
                     self._objects[kind] = {read_key(bytes(raw)): bytes(raw) for raw in listing.raws}
             except (WeftError, msgspec.DecodeError) as trouble:
@@ -171,6 +176,7 @@ class ServerLink:
                 continue
             await self._apply()
             await self._ask_passwords()
+            await self._fetch_files()
 
     async def _apply(self) -> None:
         wanted = read_objects(
@@ -179,11 +185,14 @@ class ServerLink:
             self._objects["rule"].values(),
             self._node,
             self._project,
+            self._objects["model"].values(),
         )
         if wanted.unread:
             log.warning("%d objects can't be read by this version", wanted.unread)
         await self._gateway.put_devices(wanted.devices, wanted.models, self._find_problems(wanted))
         self._gateway.put_rules(wanted.rules)
+        self._wanted = wanted
+        await self._put_models()
         self._admit(wanted)
         rows = {
             kind: {f"{project}/{name}": body for (project, name), body in self._objects[kind].items()} for kind in KINDS
@@ -191,6 +200,37 @@ class ServerLink:
         rows |= {_OFFSET: {"seconds": str(self.offset).encode()}, _PROJECT: {"name": self._project.encode()}}
         for kind, kept in rows.items():
             await self._save(self._store.save_objects, kind, kept)
+
+    async def _put_models(self) -> None:
+        """The models, each with its file if that is here."""
+        models, problems = {}, {}
+        for uid, (model, devices) in self._wanted.decision_models.items():
+            file = model.file
+            path = await asyncio.to_thread(self._files.find, file.sha256) if self._files is not None else ""
+            if not path:
+                problems[uid] = self._file_problems.get(file.sha256, "its file is being fetched")
+            models[uid] = msgspec.structs.replace(model, file=msgspec.structs.replace(file, path=path)), devices
+        self._gateway.put_models(models, problems)
+
+    async def _fetch_files(self) -> None:
+        """Fetch what is missing, and remove what no model needs."""
+        if self._files is None:
+            return
+        changed = False
+        for sha256 in {model.file.sha256 for model, _ in self._wanted.decision_models.values()}:
+            if await asyncio.to_thread(self._files.find, sha256):
+                continue
+            try:
+                await asyncio.to_thread(self._files.fetch, self._client, sha256)
+                self._file_problems.pop(sha256, None)
+            except WeftError as problem:
+                self._file_problems[sha256] = describe_failure(problem)
+            changed = True
+        if changed:
+            await self._put_models()
+        named = {model.file.sha256 for model, _ in self._wanted.decision_models.values()}
+        self._file_problems = {sha256: why for sha256, why in self._file_problems.items() if sha256 in named}
+        await asyncio.to_thread(self._files.forget, self._gateway.models.list_used())
 
     async def _save(self, save: Callable[..., None], *given: Any) -> None:
         """A full disk keeps no device from being served; what is not saved now is with the next list."""
@@ -297,8 +337,12 @@ class ServerLink:
             at,
             local + self.offset,
             local,
+            self._gateway.models.list_ran(at),
         )
-        if not (report.devices or report.found or report.rules) and at - self._answered_at < ASK_SECONDS:
+        if (
+            not (report.devices or report.found or report.rules or report.models)
+            and at - self._answered_at < ASK_SECONDS
+        ):
             return 1.0
         answer = await asyncio.to_thread(self._post, report)
         self._answered_at = at

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from weft.contracts.model_runner import ModelFile
 from weft.edge.device.model import Device, Model
+from weft.edge.model.engine import DecisionModel, Fallback, Outcome
 from weft.edge.rule.engine import Effect, Rule
 
-KINDS = ("device", "devicemodel", "rule")
+KINDS = ("device", "devicemodel", "rule", "model")
 
 
 class _DeviceSpec(msgspec.Struct):
@@ -38,6 +40,16 @@ class _RuleSpec(msgspec.Struct):
     then: tuple[Effect, ...] = ()
 
 
+class _ModelSpec(msgspec.Struct):
+    file: str
+    inputs: tuple[str, ...]
+    result: Outcome
+    node: str = ""
+    devices: _Selector = msgspec.field(default_factory=_Selector)
+    fallback: Fallback = Fallback()
+    deadline_ms: float = 8.0
+
+
 class _Head(msgspec.Struct):
     name: str
     uid: str
@@ -51,14 +63,17 @@ _head = msgspec.json.Decoder(_Head)
 _device = msgspec.json.Decoder(_DeviceSpec, strict=False)
 _model = msgspec.json.Decoder(Model, strict=False)
 _rule = msgspec.json.Decoder(_RuleSpec, strict=False)
+_decision_model = msgspec.json.Decoder(_ModelSpec, strict=False)
 
 
 class GatewayObjects(msgspec.Struct):
-    """All that the gateway works by. ``rules``: each with the devices (uids) that it watches."""
+    """All that the gateway works by. ``rules``: each with the devices (uids) that it watches. ``decision_models``: each with those
+    that it decides for; where its file is, is still open."""
 
     devices: dict[str, Device] = {}
     models: dict[tuple[str, str], Model] = {}
     rules: dict[str, tuple[Rule, list[str]]] = {}
+    decision_models: dict[str, tuple[DecisionModel, list[str]]] = {}
     unread: int = 0  # objects that this version can't read
 
 
@@ -69,7 +84,12 @@ def read_key(raw: bytes) -> tuple[str, str]:
 
 
 def read_objects(
-    devices: Iterable[bytes], models: Iterable[bytes], rules: Iterable[bytes], node: str, project: str = ""
+    devices: Iterable[bytes],
+    models: Iterable[bytes],
+    rules: Iterable[bytes],
+    node: str,
+    project: str = "",
+    decision_models: Iterable[bytes] = (),
 ) -> GatewayObjects:
     """The objects (JSON) as ``node``'s gateway uses them. Left out: devices that nobody approved, those of another project than
     the one whose devices it takes ("": not known yet), what is deleted."""
@@ -115,6 +135,28 @@ def read_objects(
             )
             chosen = choose_devices(head.project, found.devices.model, found.devices.labels, wanted.devices)
             wanted.rules[head.uid] = rule, chosen
+    for raw in decision_models:
+        try:
+            head = _head.decode(raw)
+            asked = _decision_model.decode(head.spec)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            wanted.unread += 1
+            continue
+        if asked.node in ("", node) and head.deleting_since is None:
+            file = ModelFile(asked.file, len(asked.inputs), asked.result.output, asked.result.index)
+            model = DecisionModel(
+                head.uid,
+                head.project,
+                head.name,
+                file,
+                asked.inputs,
+                asked.result,
+                asked.fallback,
+                asked.deadline_ms / 1000,
+            )
+            chosen = choose_devices(head.project, asked.devices.model, asked.devices.labels, wanted.devices)
+            if chosen:  # without a device here it needs no process
+                wanted.decision_models[head.uid] = model, chosen
     return wanted
 
 

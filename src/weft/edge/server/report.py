@@ -15,12 +15,14 @@ from weft.protocol.devices import (
     MOST_DEVICE_BYTES,
     MOST_DEVICES,
     MOST_FOUND,
+    MOST_MODELS,
     MOST_REPORT_BYTES,
     MOST_RULES,
     MOST_TEXT,
     DevicesReport,
     FiredRule,
     FoundDevice,
+    RanModel,
     ReportedCommand,
     ReportedDevice,
 )
@@ -35,6 +37,7 @@ class Sent(msgspec.Struct):
     at: dict[str, float] = {}  # by uid, clock's elapsed seconds
     found: set[tuple[str, str]] = msgspec.field(default_factory=set)  # protocols and addresses
     rules: dict[str, tuple[int, str]] = {}
+    models: dict[str, tuple[RanModel, float]] = {}  # and when
 
 
 def plan_report(
@@ -46,6 +49,7 @@ def plan_report(
     at: float,
     now: float,
     local_now: float,
+    models: Sequence[RanModel] = (),
 ) -> DevicesReport:
     """The next report; empty when there is nothing to tell. ``at``: clock's elapsed seconds; ``now``: the server's Unix seconds;
     ``local_now``: those of this machine's clock."""
@@ -69,7 +73,10 @@ def plan_report(
         devices.append(fresh)
         size += len(msgspec.json.encode(fresh))
     return DevicesReport(
-        devices, _list_found(found, sent)[:MOST_FOUND], _list_rules(fired, problems, sent, local_now)[:MOST_RULES]
+        devices,
+        _list_found(found, sent)[:MOST_FOUND],
+        _list_rules(fired, problems, sent, local_now)[:MOST_RULES],
+        _list_models(models, sent, at)[:MOST_MODELS],
     )
 
 
@@ -84,6 +91,7 @@ def note_sent(report: DevicesReport, twins: Mapping[str, Twin], sent: Sent, at: 
     for gone in sent.devices.keys() - twins.keys():
         del sent.devices[gone], sent.at[gone]
     sent.found |= {(one.protocol, one.address) for one in report.found}
+    sent.models.update({one.uid: (one, at) for one in report.models})
     sent.rules.update({one.uid: (one.fired, one.problem) for one in report.rules})
 
 
@@ -139,4 +147,15 @@ def _list_rules(
         problem = (problems.get(uid) or one.problem)[:MOST_TEXT]
         if sent.rules.get(uid) != (one.count, problem):
             rows.append(FiredRule(uid, one.count, max(0.0, local_now - one.at) if one.at else None, problem))
+    return rows
+
+
+def _list_models(models: Sequence[RanModel], sent: Sent, at: float) -> list[RanModel]:
+    """A model's problem, or another file, immediately; its counts once in ten seconds."""
+    rows = []
+    for one in models:
+        before, told_at = sent.models.get(one.uid, (None, 0.0))
+        is_news = before is None or (before.file, before.problem) != (one.file, one.problem)
+        if is_news or (before != one and at - told_at >= ECHO_SECONDS):
+            rows.append(one)
     return rows

@@ -58,6 +58,7 @@ WITHOUT = (
     "gateway",
     "images",
     "drivers/device",
+    "drivers/model",
     "__pycache__",
 )  # what an agent never imports
 STATE = "/var/lib/weft"

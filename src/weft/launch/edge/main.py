@@ -20,13 +20,16 @@ from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
 from weft.drivers.device.mqtt.driver import MqttDriver
+from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.broker.broker import Broker
 from weft.edge.broker.config import GATEWAY, Bounds, Listening
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
+from weft.edge.server.files import ModelFiles
 from weft.edge.server.link import ServerLink
 from weft.launch.edge.configuration import Settings, read_settings, show_settings
 from weft.launch.edge.drivers import make_drivers
+from weft.launch.edge.models import find_missing_runtime, make_model_command
 from weft.launch.process.address import split_address
 from weft.objects.errors import InUse, InvalidInput, WeftError
 
@@ -95,9 +98,15 @@ async def serve(settings: Settings) -> None:
     drivers = make_drivers(mqtt, settings, clock)
     links: list[ServerLink] = []
     gateway = DeviceGateway(
-        drivers, store, clock, rate=settings.rate, find_offset=lambda: links[0].offset if links else 0.0
+        drivers,
+        store,
+        clock,
+        rate=settings.rate,
+        find_offset=lambda: links[0].offset if links else 0.0,
+        runner=ModelSupervisor(make_model_command, clock, find_missing=find_missing_runtime),
     )
-    link = ServerLink(client, enrolment.node, gateway, drivers, store, clock, broker)
+    files = ModelFiles(settings.state.absolute() / "models")
+    link = ServerLink(client, enrolment.node, gateway, drivers, store, clock, broker, files)
     links.append(link)
     await link.load()
     log.info("gateway of node %s: %d devices, broker at %s", enrolment.node, len(gateway.twins), settings.listen)

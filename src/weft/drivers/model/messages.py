@@ -1,0 +1,58 @@
+"""What a gateway and the process that runs its models send each other: JSON behind four bytes with its length."""
+
+from __future__ import annotations
+
+import msgspec
+
+MOST_BYTES = 1 << 20  # of a message
+
+
+class Loading(msgspec.Struct):
+    """To the process: a model whose file is the descriptor ``file``."""
+
+    uid: str
+    file: int
+    sha256: str
+    inputs: int
+    output: str = ""
+    index: int = 0
+
+
+class Begin(msgspec.Struct, tag="begin"):
+    """To the process, first: load these."""
+
+    models: list[Loading]
+
+
+class Ask(msgspec.Struct, tag="ask"):
+    """To the process: question ``n`` to the model at that place of ``Begin``."""
+
+    n: int
+    model: int
+    x: list[float | None]  # None: no finite number
+
+
+class Stage(msgspec.Struct, tag="stage", omit_defaults=True):
+    """To the gateway: it begins to load a model (``uid``), or has done so, perhaps in vain (``problem``); "": it is ready."""
+
+    uid: str = ""
+    done: bool = False
+    problem: str = ""
+
+
+class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
+    """To the gateway. ``y`` None: no number."""
+
+    n: int
+    y: float | None = None
+    problem: str = ""
+
+
+read_from_gateway = msgspec.json.Decoder(Begin | Ask).decode
+read_from_process = msgspec.json.Decoder(Stage | Answer).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def frame(message: Begin | Ask | Stage | Answer) -> bytes:
+    body = _encode(message)
+    return len(body).to_bytes(4, "big") + body
