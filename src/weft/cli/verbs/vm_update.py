@@ -234,7 +234,10 @@ def _take_snapshot(session: Session, name: str) -> int | None:
     target = Target(SNAPSHOT, snapshot["name"])
     wait = plan_wait(snapshot, target, "create")
     if wait is not None:
-        result = follow_to_end(session, wait, Progress, f"weft snapshot show {target.name}")
+        text = (
+            f"nothing was updated yet: give the command again; the snapshot goes on: weft snapshot show {target.name}"
+        )
+        result = follow_to_end(session, wait, Progress, text)
         if isinstance(result, int):
             return result
     session.notify(

@@ -303,7 +303,8 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
     status, envelope = workload.status(WorkloadStatus), workload.envelope
     ready, healthy, current = map(envelope.condition, ("Ready", "Healthy", "Current"))
     since = ready.since if ready is not None else envelope.created_at
-    trouble = ": ".join(filter(None, (status.reason, status.message)))
+    reason = "" if status.reason == "restarting" and status.message else status.reason  # the message says that, too
+    trouble = ": ".join(filter(None, (reason, status.message)))
     if status.phase == "Unknown":  # an instance on an autonomous node isn't replaced
         return "lost", now if status.reason == "nodeAutonomous" else since, trouble
     if spec_of(workload).run != "run":

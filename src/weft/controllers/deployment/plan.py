@@ -48,6 +48,8 @@ class _Planner(Rolling, Beside):
         self._remove()
         self._end_split()
         self._fill()
+        if not status.stage:
+            self._note_missing()
         if self._has_deadline and status.phase == "Progressing":
             self._check_deadline()
         self._finish()
@@ -143,6 +145,11 @@ class _Planner(Rolling, Beside):
             name, count, seconds = max(waiting, key=lambda one: one[1])
             more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
             self._waits.append(f"{name}{more} failed, {count} in a row: replaced after {format_duration(seconds)}")
+
+    def _note_missing(self) -> None:
+        """Say what keeps wanted instances from serving while there is no rollout, which would say so itself."""
+        missing = [key for key in self._wanted() if not self._is_served(key)]
+        self._await(key for key in missing if (one := self._find(key)) is not None and (one.unplaced or one.trouble))
 
     def _forget_calm(self) -> None:
         """Forget what failed in slots whose instances are healthy for long, or which are no more."""

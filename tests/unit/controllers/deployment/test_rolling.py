@@ -273,6 +273,18 @@ def test_a_version_that_stays_silent_is_given_up() -> None:
     assert "doesn't answer its check" in world.status.verdict
 
 
+def test_instances_without_a_place_are_named_while_there_is_no_rollout() -> None:
+    world = World(3, capacity=3)
+    world.begin()
+    world.change(replicas=5)
+    world.pass_time(10)
+    assert world.status.phase == "Promoted" and len(world.serving()) == 3
+    assert "web-1-3: insufficientResources" in world.status.message
+    world.capacity = 5
+    world.pass_time(30)
+    assert (len(world.serving()), world.status.message) == (5, "")
+
+
 def test_a_rollback_of_what_hangs_takes_no_more_than_fits() -> None:
     world = World(6, drain=1.0, max_surge=1, max_unavailable=1)
     world.begin()
