@@ -23,6 +23,7 @@ WRITERS = {
     "controllers/device": "devices",
     "controllers/device/rollout": "device rollouts",
     "controllers/cluster": "clusters",
+    "controllers/delegation": "delegations",
     "controllers/failover": "witnesses",
     "controllers/recovery": "recovery plans",
     "controllers/replica": "replicas",

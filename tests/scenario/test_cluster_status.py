@@ -12,9 +12,13 @@ from tests.scenario.controllers_lab import Lab
 from weft.client.cluster.peer import PeerLink
 from weft.client.cluster.witness import WitnessLink
 from weft.controllers.cluster.controller import Clusters
+from weft.controllers.delegation.controller import Delegations
+from weft.controllers.delegation.perform import Place
+from weft.controllers.delegation.plan import Act, Seen
 from weft.controllers.failover.controller import Heard, Witnesses
 from weft.controllers.failover.facts import PROMISE_SECONDS
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.delegation import DelegationStatus
 from weft.kinds.fields.cluster.link import VALUE, ClusterWitness
 from weft.kinds.replication import ReplicationStatus, SentPoint
 from weft.objects.envelope import decode_part, merge_part
@@ -135,3 +139,39 @@ async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None
         )
         await until(ours.key, "Superseded")
         assert lab.journal.reasons("web") == ["PrimarySilent"]
+
+
+async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: Path) -> None:
+    there: dict[str, Seen] = {}
+
+    async def ask(link: PeerLink, places: Sequence[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
+        assert places == [("vm", "lab")]
+        return {places[0]: dict(there)}
+
+    async def perform(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
+        for act in acts:
+            if act.what == "put":
+                there[act.name] = Seen("w", "Running", "w1")
+            else:
+                there.pop(act.name)
+        return [Seen("w", "Running", "w1")] * len(acts)
+
+    async with Lab(tmp_path) as lab:
+        await lab.kill_deciders()
+        spec = msgspec.structs.replace(SPEC, projects={"default": "lab"}, sealed={TOKEN: "s"})
+        await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
+        web = await lab.put("delegation", "web", {"cluster": "west", "workload": "vm", "template": {"image": "tiny"}})
+        lab.start_deciders(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
+
+        async def runs() -> bool:
+            envelope = await lab.get(web.key)
+            return envelope is not None and decode_part(envelope.status, DelegationStatus).phase == "Running"
+
+        await lab.until(runs)
+        await lab.delete(web.key)
+
+        async def is_gone() -> bool:
+            return await lab.get(web.key) is None
+
+        await lab.until(is_gone)
+        assert there == {} and lab.journal.reasons("web") == ["Running", "Deleting"]

@@ -13,6 +13,7 @@ from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
 from weft.kinds.conversion import CONVERSION
 from weft.kinds.decision import DECISION
+from weft.kinds.delegation import DELEGATION
 from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.device import DEVICE
 from weft.kinds.device_model import DEVICE_MODEL
@@ -79,6 +80,7 @@ KINDS: tuple[Kind, ...] = (
     BACKUP_REPOSITORY,
     REPLICATION,
     REPLICA,
+    DELEGATION,
     RECOVERY_PLAN,
     CONSTRAINT,
     NODE,

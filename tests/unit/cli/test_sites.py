@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.cli.verbs.site import list_sites
+from weft.cli.verbs.site import list_sites, sum_up_cluster
 
 
 def node(name: str, phase: str, **labels: str) -> dict[str, Any]:
@@ -26,3 +26,11 @@ def test_nodes_are_gathered_by_their_site_and_summed() -> None:
     assert (hamburg["ready"], hamburg["autonomous"], hamburg["not_ready"]) == (0, 1, 1)
     assert (hamburg["workloads"], hamburg["cpu"], hamburg["memory"]) == (4, 8.0, 2**31)
     assert hamburg["nodes"][1]["autonomy_seconds"] == 3600.0 and list_sites([]) == []
+
+
+def test_a_linked_cluster_is_a_site_with_what_is_delegated_to_it() -> None:
+    cluster = {"name": "west", "spec": {"url": "https://192.0.2.7"}, "status": {"phase": "Linked"}}
+    delegations = [{"name": name, "phase": phase} for name, phase in (("a", "Running"), ("b", "Unknown"), ("c", ""))]
+    site = sum_up_cluster(cluster, delegations)
+    assert (site["name"], site["server"], site["phase"]) == ("west", "https://192.0.2.7", "Linked")
+    assert (site["workloads"], site["running"], site["unknown"]) == (3, 1, 1)

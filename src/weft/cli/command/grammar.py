@@ -122,6 +122,7 @@ AFTER = {
             "cluster.witness", "Set the witness that both clusters of a link ask who is primary", ("cluster",)
         ),
         "replicate": Entry("replication.replicate", "Replicate VMs to a linked cluster", ("cluster",)),
+        "delegate": Entry("delegation.delegate", "Have a linked cluster run the workloads in files", ("cluster",)),
     },
     "device": {
         "watch": Entry("device.watch", "Show what devices report, as it changes", ("device",)),

@@ -1,4 +1,4 @@
-"""`weft site list`, `weft site describe hamburg`: sites, as a view of the nodes with that label."""
+"""`weft site list`, `weft site describe hamburg`: sites, as a view of the nodes with that label, and of the linked clusters."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data, print_items, print_rows
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
+from weft.kinds.cluster import CLUSTER
+from weft.kinds.delegation import DELEGATION
 from weft.kinds.fields.cells import dig
 from weft.kinds.node import NODE
 from weft.kinds.record import Kind
@@ -20,6 +22,8 @@ from weft.objects.quantity import format_bytes, format_cpu, format_duration
 _ACTS = ("list", "describe")
 LABEL, DEFAULT = "site", "default"  # the label of its nodes, and the site of those without
 _SITES = make_columns("SITE!", "NODES>", "READY>", "AUTONOMOUS>", "NOT READY>", "WORKLOADS>", "CPU>", "MEMORY>")
+_CLUSTERS = make_columns("SITE!", "SERVER~", "PHASE!", "DELEGATED>", "RUNNING>", "UNKNOWN>")
+_DELEGATED = make_columns("DELEGATION!", "PHASE!", "NODE", "ADDRESS", "MESSAGE~")
 _NODES = make_columns("NODE!", "PHASE!", "AUTONOMY>", "WORKLOADS>", "ADDRESS", "MESSAGE~")
 
 
@@ -30,16 +34,16 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.table(),
         options.output(),
     ]
-    return options.build(verb, f"{entry.summary}. A site is the nodes with its label (site=NAME).", _run, kind, params)
+    words = "A site is the nodes with its label (site=NAME), or a linked cluster: a site with a server of its own."
+    return options.build(verb, f"{entry.summary}. {words}", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...]) -> None:
     if (act == "describe") != (len(words) == 1):
         raise click.UsageError("describe takes one site, list takes none: weft site describe SITE")
-    sites = list_sites(session.client.list(NODE.name).items)
+    sites = [*list_sites(session.client.list(NODE.name).items), *_list_clusters(session)]
     if act == "list":
-        rows = [_row(site) for site in sites]
-        print_items(session, sites, [site["name"] for site in sites], (_SITES, rows), "no site: no node has joined yet")
+        _print_list(session, sites)
         return
     site = next((one for one in sites if one["name"] == words[0]), None)
     if site is None:
@@ -50,7 +54,68 @@ def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...]) 
     if session.is_document:
         print_data(session, site)
         return
-    print_rows(session, _NODES, [_row_of_node(node) for node in site["nodes"]])
+    if "server" in site:
+        print_rows(session, _DELEGATED, [_row_of_delegation(one) for one in site["delegations"]])
+    else:
+        print_rows(session, _NODES, [_row_of_node(node) for node in site["nodes"]])
+
+
+def _print_list(session: Session, sites: list[dict[str, Any]]) -> None:
+    here, there = [one for one in sites if "server" not in one], [one for one in sites if "server" in one]
+    rows = [_row(site) for site in here]
+    names = [site["name"] for site in sites]
+    print_items(session, sites, names, (_SITES, rows), "no site: no node has joined yet")
+    if there and not session.is_data:
+        print()
+        print_rows(session, _CLUSTERS, [_row_of_cluster(site) for site in there])
+
+
+def _list_clusters(session: Session) -> list[dict[str, Any]]:
+    """Sites with a server of their own, with what is delegated to them from the session's project."""
+    clusters = session.client.list(CLUSTER.name).items
+    if not clusters:
+        return []
+    delegations: dict[str, list[dict[str, Any]]] = {}
+    for one in session.client.list(DELEGATION.name, project=session.project).items:
+        delegations.setdefault(str(dig(one, "spec.cluster")), []).append(_read_delegation(one))
+    return [sum_up_cluster(one, delegations.get(one["name"], [])) for one in clusters]
+
+
+def _read_delegation(one: Any) -> dict[str, Any]:
+    return {
+        "name": one["name"],
+        "workload": dig(one, "spec.workload"),
+        **{name: dig(one, f"status.{name}", "") for name in ("phase", "node", "address", "message")},
+    }
+
+
+def sum_up_cluster(cluster: Any, delegations: list[dict[str, Any]]) -> dict[str, Any]:
+    """A site with a server of its own."""
+    phases = [one["phase"] for one in delegations]
+    return {
+        "name": cluster["name"],
+        "server": dig(cluster, "spec.url", ""),
+        "phase": dig(cluster, "status.phase", "Pending"),
+        "workloads": len(delegations),
+        "running": phases.count("Running"),
+        "unknown": phases.count("Unknown"),
+        "delegations": delegations,
+    }
+
+
+def _row_of_cluster(site: dict[str, Any]) -> list[str]:
+    counts = (site["workloads"], site["running"], site["unknown"])
+    return [site["name"], site["server"], site["phase"], *map(str, counts)]
+
+
+def _row_of_delegation(one: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['workload']}/{one['name']}",
+        one["phase"] or "Pending",
+        one["node"] or "–",
+        one["address"] or "–",
+        one["message"],
+    ]
 
 
 def list_sites(nodes: Any) -> list[dict[str, Any]]:

@@ -45,13 +45,15 @@ class PeerLink(msgspec.Struct, frozen=True):
         return Context(server=self.url, ca=self.ca, token=self.token, server_name=SERVER_NAME)
 
 
-def connect_peer(link: PeerLink, *, timeout_seconds: float = SILENCE_SECONDS) -> Client:
+def connect_peer(
+    link: PeerLink, *, timeout_seconds: float = SILENCE_SECONDS, most_answer_bytes: int = MOST_ANSWER_BYTES
+) -> Client:
     """The other cluster's API, with the rights that the link has there. Its methods raise as ``Client``'s do; an answer of more
-    than 1 MiB, or that takes longer than a minute, raises Unavailable. Close it."""
+    than ``most_answer_bytes``, or that takes longer than a minute, raises Unavailable. Close it."""
     return Client(
         link.context,
         timeout_seconds=timeout_seconds,
-        most_answer_bytes=MOST_ANSWER_BYTES,
+        most_answer_bytes=most_answer_bytes,
         most_seconds=MOST_SECONDS,
     )
 

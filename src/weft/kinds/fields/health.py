@@ -85,7 +85,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "NodeLost",
     ),
     "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing", "Offline"),
-    "unknown": ("Unknown", "Missing"),
+    "unknown": ("Unknown", "Missing", "Gone"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
 }
 HEALTH: Mapping[str, Health] = {phase: health for health, phases in _PHASES.items() for phase in phases}

@@ -28,6 +28,7 @@ from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.cluster.controller import Clusters
+from weft.controllers.delegation.controller import Delegations
 from weft.controllers.deployment.controller import Deployments
 from weft.controllers.failover.controller import Witnesses
 from weft.controllers.function.code import Code
@@ -112,6 +113,7 @@ async def decide(
     make_profiles: Callable[[LeaderLease], Profiles] | None = None,
     make_clusters: Callable[[LeaderLease], Clusters] | None = None,
     make_witnesses: Callable[[LeaderLease], Witnesses] | None = None,
+    make_delegations: Callable[[LeaderLease], Delegations] | None = None,
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
     metrics_interval: float = INTERVAL_SECONDS,
@@ -119,9 +121,10 @@ async def decide(
 ) -> None:
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
-    ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, and without ``make_clusters``
-    nobody asks linked clusters how they are, without ``make_witnesses`` nobody asks their witnesses. ``read_ends`` gives when the
-    server's certificates end, in unix seconds by name; ``history`` tells deployments of requests."""
+    ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, without ``make_clusters`` nobody
+    asks linked clusters how they are, without ``make_witnesses`` nobody asks their witnesses, and without ``make_delegations``
+    nothing is delegated to them. ``read_ends`` gives when the server's certificates end, in unix seconds by name; ``history``
+    tells deployments of requests."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -145,6 +148,7 @@ async def decide(
                             make_profiles,
                             make_clusters,
                             make_witnesses,
+                            make_delegations,
                             read_ends,
                             metrics_interval,
                             history if history is not None else make_off(),
@@ -181,6 +185,7 @@ async def _serve(
     make_profiles: Callable[[LeaderLease], Profiles] | None,
     make_clusters: Callable[[LeaderLease], Clusters] | None,
     make_witnesses: Callable[[LeaderLease], Witnesses] | None,
+    make_delegations: Callable[[LeaderLease], Delegations] | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
     history: History | Unavailable,
@@ -209,6 +214,8 @@ async def _serve(
             group.create_task(make_clusters(lease).run())
         if make_witnesses is not None:
             group.create_task(make_witnesses(lease).run())
+        if make_delegations is not None:
+            group.create_task(make_delegations(lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -265,6 +272,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 make_profiles=lambda lease: Profiles(lease, history, Worker()),
                 make_clusters=lambda lease: Clusters(lease, unseal_own),
                 make_witnesses=lambda lease: Witnesses(lease, unseal_own),
+                make_delegations=lambda lease: Delegations(lease, unseal_own),
                 history=history,
                 tracer=make_tracer(options, "controllers", clock),
             )

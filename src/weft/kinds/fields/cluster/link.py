@@ -19,11 +19,13 @@ from weft.objects.schema import field
 MOST_PROJECTS = 1_000
 MOST_URL, MOST_CA = 300, 8_192
 HELLO = "cluster:hello"  # what every linked cluster may do: say that it is there, and ask the same
-Word = Literal["replicate"]
-# The verbs that a grant gives in each of the link's projects, by kind, and there on what that cluster has made itself: nothing that
-# starts, changes or reads a guest, and nothing that takes away what it has sent.
+Word = Literal["replicate", "run"]
+# The verbs that a grant gives in each of the link's projects, by kind, and there on what that cluster has made itself. With
+# ``replicate`` nothing that starts, changes or reads a guest, and nothing that takes away what it has sent; with ``run`` whole
+# workloads, but nothing that looks into their guests.
 GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "replicate": {"replica": ("get", "create", "update", "receive")},
+    "run": dict.fromkeys(("vm", "container", "job"), ("list", "get", "create", "update", "delete")),
 }
 VALUE = "witness"  # the key of the sealed token among a link's values
 WITNESSED = "Witnessed"  # the condition that says what the witness knows

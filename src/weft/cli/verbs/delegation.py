@@ -1,0 +1,67 @@
+"""`weft cluster delegate web.yaml --destination west`: a linked cluster, like a site's own server, runs what the files have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli.command import options
+from weft.cli.command.completion import complete_name
+from weft.cli.command.grammar import Entry
+from weft.cli.command.target import Target, usage
+from weft.cli.manifest.check import Manifest
+from weft.cli.session import Session
+from weft.cli.verbs import apply
+from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.kinds.delegation import DELEGATION, WORKLOADS
+from weft.kinds.record import Kind
+
+
+def delegate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        *apply.files(),
+        click.Option(
+            ["--destination"],
+            metavar="CLUSTER",
+            required=True,
+            shell_complete=complete_name("cluster"),
+            help="The linked cluster that runs them.",
+        ),
+        *options.waits(),
+        options.output(),
+    ]
+    words = (
+        "Have a linked cluster run the VMs, containers and jobs in files, like a site with a server of its own. Each gets a "
+        "delegation of its name here; what it names (images, networks, secrets) are objects of that cluster, which goes on "
+        "running them while the line is down."
+    )
+    return options.build(verb, words, _delegate, kind, params)
+
+
+def _delegate(
+    session: Session, kind: Kind | None, paths: tuple[str, ...], files: tuple[str, ...], destination: str
+) -> int:
+    manifests = [_make(one, destination) for one in apply.read_files((*files, *paths), session.project)]
+    done, waits = [], []
+    for result in apply.send(session, manifests, dry_run=False):
+        obj, verb = result["object"], "update" if result["action"] == "updated" else "create"
+        target = Target(DELEGATION, obj["name"])
+        done.append(Done(target, obj, verb, str(result["action"])))
+        wait = None if result["action"] == "unchanged" else plan_wait(obj, target, verb)
+        waits += [wait] if wait else []
+    return finish(session, done, waits)
+
+
+def _make(manifest: Manifest, destination: str) -> Manifest:
+    """The delegation of a workload's manifest. Raises UsageError for another kind."""
+    kind = manifest.kind
+    if kind.name not in WORKLOADS:
+        raise usage(
+            f"{manifest.what}: {kind.a_title} can't be delegated",
+            f"{', '.join(WORKLOADS)} can: create the others at that cluster",
+        )
+    spec: dict[str, Any] = {"cluster": destination, "workload": kind.name, "template": manifest.data.get("spec") or {}}
+    rest = {name: value for name, value in manifest.data.items() if name in ("name", "project", "labels")}
+    return msgspec.structs.replace(manifest, kind=DELEGATION, data={"kind": DELEGATION.name, **rest, "spec": spec})

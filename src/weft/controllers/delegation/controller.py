@@ -1,0 +1,187 @@
+"""Has linked clusters run what is delegated to them, and notes how it is there: one task for each cluster, so that one which hangs
+delays no other.
+
+Reads delegations and clusters; writes delegation.status, and releases the finalizer "delegation" once the other cluster has the
+workload no more. Woken by the clock, and by delegations that come or change. It keeps nothing: a leader that begins asks what is
+there first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from weft.client.cluster.peer import PeerLink
+from weft.contracts.journal import Event
+from weft.contracts.wakeup import Wake
+from weft.controllers.cluster.controller import in_thread
+from weft.controllers.cluster.facts import read_link
+from weft.controllers.delegation.perform import Place, list_seen, perform_acts
+from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, plan_turn, plan_unreachable
+from weft.controllers.image.credentials import Unseal
+from weft.informer.commit import Commit, Draft, let_go, unchanged
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import Changed, Item, has_changed
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.delegation import (
+    DELEGATION,
+    DELEGATIONS_BY_CLUSTER,
+    GONE,
+    MOST_OF_CLUSTER,
+    DelegationSpec,
+    DelegationStatus,
+)
+from weft.objects.errors import WeftError
+from weft.objects.identity import object_key
+
+ASK_SECONDS = 3.0
+MOST_COMMITS = 50  # at once
+MOST_ACTS = 20  # of a turn
+FINALIZER, SOURCE = "delegation", "delegations"
+Listed = Mapping[Place, dict[str, Seen] | WeftError]
+Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[Listed]]
+Perform = Callable[[PeerLink, Sequence[Act]], Awaitable[list[Seen | WeftError]]]
+_log = logging.getLogger(__name__)
+
+
+class Delegations:
+    """``run`` works while ``leadership`` is held."""
+
+    name = "delegations"
+
+    def __init__(
+        self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None, perform: Perform | None = None
+    ) -> None:
+        self._leadership, self._unseal = leadership, unseal
+        self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
+        self._turns: dict[str, asyncio.Task[None]] = {}  # by the cluster's name
+        self._missed = set[str]()  # those that had a turn when it was theirs again
+
+    async def run(self) -> None:
+        """Raises LeadershipLost when the lease ends."""
+        wake = Wake(self._leadership.clock)
+
+        def notice(changes: Sequence[Changed]) -> None:
+            if any(has_changed(change, lambda item: (item.envelope.spec, item.deleting)) for change in changes):
+                wake.ring()
+
+        unsubscribe = self._leadership.cache.subscribe(notice, (DELEGATION.name,))
+        try:
+            while True:
+                self._begin(wake)
+                await wake.wait(ASK_SECONDS)
+        finally:
+            unsubscribe()
+            for task in self._turns.values():
+                task.cancel()
+
+    def _begin(self, wake: Wake) -> None:
+        """Begin the turn of each cluster that has none now. Raises LeadershipLost."""
+        for name in [name for name, task in self._turns.items() if task.done()]:
+            self._turns.pop(name).result()
+        view = self._leadership.cache.view
+        names = {item.spec(DelegationSpec).cluster for item in view.of_kind(DELEGATION.name).values()}
+        for name in sorted(names):
+            if name in self._turns:
+                self._missed.add(name)
+            else:
+                self._turns[name] = asyncio.create_task(self._take_turn(name, wake))
+
+    async def _take_turn(self, name: str, wake: Wake) -> None:
+        """Raises LeadershipLost, for which the next turn looks."""
+        try:
+            await self._serve(name)
+        except LeadershipLost:
+            wake.ring()
+            raise
+        except Exception:  # a defect here must not end the other controllers
+            _log.exception("the delegations to cluster %s can't be kept", name)
+        if name in self._missed:  # something may have changed since it began
+            self._missed.discard(name)
+            wake.ring()
+
+    async def _serve(self, name: str) -> None:
+        view = self._leadership.cache.view
+        cluster = view.get(object_key(CLUSTER.name, None, name))
+        items = sorted(view.find(DELEGATIONS_BY_CLUSTER, name), key=lambda item: item.envelope.created_at)[
+            :MOST_OF_CLUSTER
+        ]
+        ones = {item.key: read_delegated(item, cluster) for item in items}
+        by_key = {item.key: item for item in items}
+        listed: Listed = {}
+        link = None
+        if cluster is not None and cluster.status(ClusterStatus).phase == LINKED:
+            places = sorted({(one.spec.workload, one.project) for one in ones.values() if one.project})
+            try:
+                link = read_link(cluster, self._unseal)
+                listed = await self._ask(link, places) if places else {}
+            except WeftError as problem:
+                _log.info("cluster %s can't be asked about delegations: %s", name, problem.message)
+                return  # the cluster's own status tells
+        if link is None:
+            status = cluster.status(ClusterStatus) if cluster is not None else None
+            await self._note([(by_key[key], plan_unreachable(one, status), one.is_over) for key, one in ones.items()])
+            return
+        turn = [plan_turn(one, listed.get((one.spec.workload, one.project))) for one in ones.values()]
+        turn.sort(key=lambda one: one.one.status.tried >= one.one.generation)  # what was refused is tried again last
+        acts = [one.act for one in turn if one.act is not None][:MOST_ACTS]
+        answers = await self._perform(link, acts) if acts else []
+        answered = dict(zip(acts, answers, strict=True))
+        planned = [(by_key[one.key], *one.end(answered.get(one.act) if one.act is not None else None)) for one in turn]
+        if any(status.begun and not by_key[item.key].status(DelegationStatus).begun for item, status, _ in planned):
+            self._missed.add(name)  # what is noted as begun is sent now
+        await self._note(planned)
+
+    async def _note(self, planned: Sequence[tuple[Item, DelegationStatus, bool]]) -> None:
+        commits = [commit for item, status, over in planned if (commit := plan_commit(item, status, over)) is not None]
+        for begin in range(0, len(commits), MOST_COMMITS):
+            # If someone else wrote one meanwhile, the next turn notes it.
+            await self._leadership.perform(commits[begin : begin + MOST_COMMITS])
+
+
+def read_delegated(item: Item, cluster: Item | None) -> Delegated:
+    """A delegation with what its link makes of it."""
+    spec = item.spec(DelegationSpec)
+    projects = cluster.spec(ClusterSpec).projects if cluster is not None else {}
+    return Delegated(
+        key=item.key,
+        uid=item.uid,
+        name=item.envelope.name,
+        generation=item.envelope.generation,
+        deleting=item.deleting,
+        labels=item.envelope.labels,
+        spec=spec,
+        status=item.status(DelegationStatus),
+        project=projects.get(item.envelope.project or "", ""),
+    )
+
+
+def plan_commit(item: Item, status: DelegationStatus, over: bool) -> Commit | None:
+    """The new status, or the end of the finalizer; None if nothing changes."""
+    if item.deleting and over:
+        return Commit(item.key, [let_go(item, FINALIZER)], [unchanged(item)])
+    former = item.status(DelegationStatus)
+    if status == former:
+        return None
+    draft = Draft()
+    draft.change(item, status=status)
+    return draft.commit(item.key, list_events(item, former, status))
+
+
+def list_events(item: Item, former: DelegationStatus, status: DelegationStatus) -> list[Event]:
+    """The event of a new phase."""
+    if status.phase == former.phase:
+        return []
+    good = status.phase not in ("Failed", GONE, "Unknown")
+    message = status.message or f"{item.spec(DelegationSpec).cluster} reports {status.phase_there or status.phase}"
+    return [Event("Normal" if good else "Warning", status.phase, message, item.envelope.ref, SOURCE)]
+
+
+async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> Listed:
+    """As ``list_seen``, in a thread of its own."""
+    return await in_thread(lambda: list_seen(link, places))
+
+
+async def perform_in_thread(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
+    """As ``perform_acts``, in a thread of its own."""
+    return await in_thread(lambda: perform_acts(link, acts))

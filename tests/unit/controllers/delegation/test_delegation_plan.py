@@ -1,0 +1,121 @@
+"""What a linked cluster is asked about a delegation, and what becomes of its status, whatever that cluster says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.controllers.delegation.plan import Act, Delegated, Seen, plan_turn, plan_unreachable, read_seen
+from weft.kinds.cluster import ClusterStatus
+from weft.kinds.delegation import DelegationSpec, DelegationStatus
+from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable, WeftError
+
+SPEC = DelegationSpec(cluster="west", workload="vm", template={"image": "tiny"})
+SENT = DelegationStatus(phase="Running", begun=True, uid="w", accepted=1)
+THERE = Seen("w", "Running", "w1", "10.0.0.7")
+
+
+def make(status: DelegationStatus = SENT, spec: DelegationSpec = SPEC, **more: Any) -> Delegated:
+    given = {"key": "k", "uid": "u", "name": "web", "generation": 1, "deleting": False, "labels": {}, "project": "lab"}
+    return Delegated(spec=spec, status=status, **{**given, **more})
+
+
+def act_of(one: Delegated, seen: Seen | None) -> Act | None:
+    return plan_turn(one, {"web": seen} if seen is not None else {}).act
+
+
+def test_nothing_is_sent_before_it_is_noted_that_it_may_have_been() -> None:
+    turn = plan_turn(make(DelegationStatus()), {})
+    assert turn.act is None and turn.end(None) == (DelegationStatus(begun=True), False)
+    act = act_of(make(DelegationStatus(begun=True)), None)
+    assert act is not None and act.manifest["spec"] == {"image": "tiny"} and act.manifest["project"] == "lab"
+
+
+def test_what_an_unheard_answer_made_there_is_taken_over_not_made_twice() -> None:
+    """The server died between the request and the note of its answer."""
+    one = make(DelegationStatus(begun=True))
+    turn = plan_turn(one, {"web": THERE})
+    assert turn.act is not None and turn.act.what == "put"  # to an object that is there: a change at most
+    status, over = turn.end(THERE)
+    assert (status.uid, status.phase, status.accepted, over) == ("w", "Running", 1, False)
+    assert act_of(make(status), THERE) is None
+
+
+@pytest.mark.parametrize("phase", ["Running", "Starting", "Stopped"])
+def test_what_was_there_and_is_gone_is_not_made_again_by_itself(phase: str) -> None:
+    turn = plan_turn(make(msgspec.structs.replace(SENT, phase=phase)), {})
+    assert turn.act is None
+    assert turn.end(None)[0].phase == "Gone"
+    again = make(turn.end(None)[0], msgspec.structs.replace(SPEC, resends=1), generation=2)
+    assert act_of(again, None) is not None
+    status, _ = plan_turn(again, {}).end(Seen("x", "Pending"))
+    assert (status.phase, status.uid, status.resent, status.accepted) == ("Starting", "x", 1, 2)
+
+
+@pytest.mark.parametrize("phase", ["Done", "Failed"])
+def test_what_ended_there_stays_so_when_it_is_cleaned_up(phase: str) -> None:
+    ended = msgspec.structs.replace(SENT, phase=phase)
+    assert plan_turn(make(ended), {}).end(None) == (ended, False)
+
+
+def test_a_change_is_sent_once() -> None:
+    one = make(generation=2)
+    act = act_of(one, THERE)
+    assert act is not None and act.what == "put"
+    status, _ = plan_turn(one, {"web": THERE}).end(THERE)
+    assert act_of(make(status, generation=2), THERE) is None
+
+
+def test_it_is_over_only_once_the_cluster_says_that_it_has_it_no_more() -> None:
+    gone = make(deleting=True)
+    turn = plan_turn(gone, {"web": THERE})
+    assert turn.act is not None and (turn.act.what, turn.act.uid) == ("delete", "w")
+    assert not turn.end(msgspec.structs.replace(THERE, deleting=True))[1]
+    assert not plan_turn(gone, {"web": msgspec.structs.replace(THERE, deleting=True)}).end(None)[1]
+    assert not plan_turn(gone, Forbidden("no")).end(None)[1]
+    assert not plan_turn(gone, None).end(None)[1]
+    assert not gone.is_over
+    assert plan_turn(gone, {}).end(None)[1]
+    assert make(DelegationStatus(), deleting=True).is_over  # nothing was ever sent
+    assert make(spec=msgspec.structs.replace(SPEC, abandoned=True), deleting=True).is_over
+
+
+def test_an_abandoned_one_is_neither_changed_nor_deleted() -> None:
+    left = msgspec.structs.replace(SPEC, abandoned=True)
+    for one in (make(spec=left, generation=2), make(spec=left, deleting=True)):
+        assert act_of(one, THERE) is None and act_of(one, None) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "phase"),
+    [
+        (Forbidden("no"), "notGranted", "Running"),
+        (NotFound("vm web not found"), "nameTaken", "Running"),
+        (NotFound("image tiny not found", field="spec.image"), "refused", "Running"),
+        (InvalidInput("x" * 9999, field="spec.memory"), "refused", "Running"),
+    ],
+)
+def test_a_refused_change_leaves_what_runs_and_is_tried_again(said: WeftError, reason: str, phase: str) -> None:
+    one = make(generation=2)
+    status, over = plan_turn(one, {"web": THERE}).end(said)
+    assert (status.reason, status.phase, status.accepted, over) == (reason, phase, 1, False)
+    assert len(status.message) < 400
+    assert act_of(make(status, generation=2), THERE) is not None
+
+
+def test_a_silence_changes_nothing_until_the_link_says_so() -> None:
+    assert plan_turn(make(generation=2), {"web": THERE}).end(Unavailable("no"))[0] == SENT
+    assert plan_unreachable(make(), ClusterStatus(phase="Unreachable")).phase == "Unknown"
+    assert plan_unreachable(make(DelegationStatus()), ClusterStatus(phase="Suspect")).phase == "Pending"
+    assert "no project" in plan_turn(make(project=""), None).end(None)[0].message
+
+
+@pytest.mark.parametrize("hostile", [None, 7, [], {}, "\x1b[31m" * 9999, {"phase": {}}, "\n\r\0"])
+def test_words_of_a_hostile_cluster_are_cut_and_printable(hostile: Any) -> None:
+    names = ("phase", "node", "address", "message")
+    for obj in ({"uid": hostile, "status": hostile}, {"uid": "w", "status": dict.fromkeys(names, hostile)}):
+        status, _ = plan_turn(make(), {"web": read_seen(obj)}).end(None)
+        for text in (status.uid, status.phase_there, status.node, status.address, status.message):
+            assert isinstance(text, str) and len(text) <= 300 and (text.isprintable() or not text)
