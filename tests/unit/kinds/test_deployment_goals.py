@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weft.kinds.deployment import DEPLOYMENT
+from weft.kinds.fields.deployment.scaling import Autoscale, check_autoscale
 from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
-from weft.objects.errors import IllegalTransition
+from weft.objects.errors import IllegalTransition, InvalidInput
 
 
 def deployment(phase: str, observed: int = 2) -> dict[str, Any]:
@@ -51,6 +54,14 @@ def test_a_second_update_is_refused_with_what_ends_the_first(phase: str, next_co
     with pytest.raises(IllegalTransition, match="takes one update at a time") as problem:
         update(obj, UpdateInput())
     assert f"weft rollout {next_command}" in (problem.value.hint or "")
+
+
+def test_the_metric_that_an_error_proposes_is_one_that_weft_writes() -> None:
+    with pytest.raises(InvalidInput) as problem:
+        check_autoscale(Autoscale(max=5, metric=" ", target=1.0))
+    named = re.search(r"metric: (\w+)", problem.value.hint or "")
+    assert named is not None
+    assert f"`{named[1]}`" in (Path(__file__).parents[3] / "docs/reference/metrics.md").read_text()
 
 
 def test_a_pause_without_a_rollout_says_how_one_begins() -> None:

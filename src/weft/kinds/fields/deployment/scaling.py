@@ -36,6 +36,6 @@ def check_autoscale(scale: Autoscale) -> None:
             raise InvalidInput(
                 f"spec.autoscale.{name}: {fault}",
                 field=f"spec.autoscale.{name}",
-                hint="like min: 2, max: 10, metric: avg(weft_workload_cpu_usage), target: 0.5",
+                hint="""like min: 2, max: 10, metric: weft_guest_cpu_cores{name=~"web-.*"}, target: 0.5""",
             )
     check_balanced(check_query(scale.metric, "spec.autoscale.metric"), "spec.autoscale.metric")
