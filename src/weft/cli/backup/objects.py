@@ -222,6 +222,16 @@ def _rename_within(one: BackedUpObject, names: Mapping[Key, str]) -> BackedUpObj
     return msgspec.structs.replace(one, spec=spec)
 
 
+def bring_topics(manifest: dict[str, Any], source: str, project: str) -> dict[str, Any]:
+    """It, with the topics of devices that invoke it in ``project`` rather than in ``source``: it can name no other's."""
+    topics = dig(manifest, "spec.topics")
+    if not topics or source == project:
+        return manifest
+    before, after = f"weft/{source}/", f"weft/{project}/"
+    brought = [after + one.removeprefix(before) if one.startswith(before) else one for one in topics]
+    return {**manifest, "spec": {**manifest["spec"], "topics": brought}}
+
+
 def _replace(value: Any, kind: str, old: str, new: str) -> Any:
     """``old`` as a whole word of a spec: alone, as KIND/NAME, or before a colon, as mounts have it."""
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from weft.cli.backup.adoption import adopt, read_stream
-from weft.cli.backup.objects import Step, choose_data, plan_restore
+from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.command.errors import complain
 from weft.cli.command.exit_codes import ERROR, OK, partial_code
 from weft.cli.command.target import Target
@@ -159,7 +159,8 @@ def _do(session: Session, step: Step, held: BackedUpProject, repository: str, pr
     if step.how == "share":
         session.client.verb(step.kind, step.old, "share", {"with": [project]}, project=held.project)
     if step.how == "create":
-        return session.client.create({**_add_secrets(step, held, repository), "project": project})
+        made = bring_topics(_add_secrets(step, held, repository), held.project, project)
+        return session.client.create({**made, "project": project})
     if step.how != "restore" or step.backup is None:
         return None
     given = {"new_name": step.old, "volumes": step.volumes, **step.manifest}

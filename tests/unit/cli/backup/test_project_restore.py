@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weft.cli.backup.objects import Step, choose_data, plan_restore
+from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.backup.project_restore import list_data_waits
 from weft.kinds.backup import SET
 from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
@@ -113,3 +113,10 @@ def test_a_restore_waits_for_the_data_of_what_is_stopped() -> None:
     assert not wait.goal.reached({"status": {"phase": "Taking"}}) and wait.goal.reached({"status": {"phase": "Ready"}})
     running = {**made, "spec": {**made["spec"], "run": "run"}}  # it waits for its data itself
     assert list_data_waits(running) == [] == list_data_waits({**made, "spec": {"run": "stop"}})
+
+
+def test_topics_that_invoke_a_function_are_those_of_the_project_into_which_it_comes() -> None:
+    manifest = {"kind": "function", "name": "alarm", "spec": {"topics": ["weft/shop/+/event"], "memory": 1}}
+    assert bring_topics(manifest, "shop", "test")["spec"] == {"topics": ["weft/test/+/event"], "memory": 1}
+    assert bring_topics(manifest, "shop", "shop") == manifest
+    assert bring_topics({"kind": "vm", "spec": {}}, "shop", "test") == {"kind": "vm", "spec": {}}
