@@ -76,16 +76,17 @@ class RunnerProcess(asyncio.Protocol):
         self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
         self._transport.write(frame(Begin(loads)))
 
-    async def wait_ready(self, seconds: float) -> bool:
-        """Whether it has loaded all; False: it ended, or said nothing for so long."""
-        while not self._ready.is_set() and not self.ended.is_set():
-            left = self.progress_at + seconds - self._clock.elapsed()
-            if left <= 0:
-                return False
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, 1.0)):
-                    await self._ready.wait()
+    @property
+    def is_ready(self) -> bool:
         return self._ready.is_set()
+
+    async def is_loading(self, most_seconds: float, seconds: float) -> bool:
+        """Wait ``seconds`` at most; whether it loads on. It does not if it has ended, or sent nothing for ``most_seconds``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ready.wait()
+        is_slow = self._clock.elapsed() - self.progress_at >= most_seconds
+        return not (self.is_ready or self.ended.is_set() or is_slow)
 
     def ask(self, number: int, uid: str, inputs: Sequence[float]) -> bool:
         place = self._places.get(uid)

@@ -96,6 +96,14 @@ class ModelSupervisor:
 
     async def _refresh(self, listener: AnswerListener) -> None:
         """End what hangs, and bring about that what shall run does."""
+        await self._watch(listener)
+        wanted = self._plan(self._clock.elapsed())
+        if wanted != self._good:
+            await self._replace(wanted, listener)
+        listener.note_problems(self._list_problems())
+
+    async def _watch(self, listener: AnswerListener) -> None:
+        """End the process if it hangs, and note it if it has ended."""
         now, process = self._clock.elapsed(), self._process
         if process is not None and not process.ended.is_set() and process.waiting:
             number, uid, since = process.waiting[0]
@@ -116,10 +124,6 @@ class ModelSupervisor:
                 self._blame(_OF_ALL, f"its process ended ({how})")
             self._good = {}
             listener.note_running({})
-        wanted = self._plan(now)
-        if wanted != self._good:
-            await self._replace(wanted, listener)
-        listener.note_problems(self._list_problems())
 
     def _plan(self, now: float) -> dict[str, ModelFile]:
         """What shall run now: each as it is wanted, or as it ran before while it can't."""
@@ -163,7 +167,8 @@ class ModelSupervisor:
         self.starts += 1
         try:
             await fresh.start(wanted, self._make_command)
-            is_ready = await fresh.wait_ready(self._load_seconds)
+            while await fresh.is_loading(self._load_seconds, REFRESH_SECONDS):
+                await self._watch(listener)  # the one before goes on meanwhile
         except Unavailable as problem:
             self._blame(_OF_ALL, problem.message)
             return
@@ -177,7 +182,7 @@ class ModelSupervisor:
             await fresh.end()
             self._changed.set()
             return
-        if not is_ready:
+        if not fresh.is_ready:
             is_hung, loading = not fresh.ended.is_set(), fresh.loading
             how = await fresh.end()
             words = "it hangs as it is loaded" if is_hung else f"its process ended as it was loaded ({how})"
