@@ -24,10 +24,12 @@ MOST_WAITING = 256  # questions without an answer
 
 
 class RunnerProcess(asyncio.Protocol):
-    """``note_answer`` gets number, value and problem of each answer."""
+    """``note_answer`` gets number, value and problem of each answer; ``note_end`` is called when it has ended."""
 
-    def __init__(self, clock: Clock, note_answer: Callable[[int, float | None, str], None]) -> None:
-        self._clock, self._note_answer = clock, note_answer
+    def __init__(
+        self, clock: Clock, note_answer: Callable[[int, float | None, str], None], note_end: Callable[[], None]
+    ) -> None:
+        self._clock, self._note_answer, self._note_end = clock, note_answer, note_end
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._received = bytearray()
@@ -138,6 +140,7 @@ class RunnerProcess(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended.set()
+        self._note_end()
 
     def _take_answer(self, answer: Answer) -> None:
         if not self.waiting or self.waiting[0][0] != answer.n:

@@ -163,7 +163,7 @@ class ModelSupervisor:
             self._good = {}
             listener.note_running({})
             return
-        fresh = RunnerProcess(self._clock, listener.note_answer)
+        fresh = RunnerProcess(self._clock, listener.note_answer, self._changed.set)
         self.starts += 1
         try:
             await fresh.start(wanted, self._make_command)

@@ -28,6 +28,7 @@ MOST_OPEN = 200  # questions that wait for an answer; more are decided by the fa
 MOST_FRESH = 20  # of them about devices whose values didn't change
 MOST_TIMES = 1000  # of a model, of which the p99 is
 PROBLEM_SECONDS = 60.0  # that a miss is shown as a problem
+NOT_RUNNING = "it isn't running"
 By: TypeAlias = Literal["model", "late", "nan", "dead"]
 
 
@@ -285,8 +286,8 @@ class ModelEngine:
                 entry.running = None
             if entry.running is not None and entry.running != before:
                 entry.decided.clear()
-                if before is None:
-                    entry.problem = ""  # that it didn't run
+                if before is None and entry.problem.endswith(NOT_RUNNING):
+                    entry.problem = ""
             for device in entry.devices if entry.running is not None else ():
                 if device not in entry.open and device not in entry.decided:
                     self._fresh.append((uid, device))
@@ -313,7 +314,7 @@ class ModelEngine:
         question = _Question(self._number, model, device, given, noted_at)
         entry.open[device] = self._number
         if entry.running is None:
-            self._miss(question, "dead", "it isn't running", at)
+            self._miss(question, "dead", NOT_RUNNING, at)
         elif len(self._questions) >= MOST_OPEN:
             self._miss(question, "late", f"{MOST_OPEN} questions wait already", at)
         elif at - noted_at >= model.deadline:

@@ -43,7 +43,7 @@ TOLERATED_SECONDS = 2.0  # the server's Date has whole seconds: less is no diffe
 ASK_SECONDS = 60.0  # a report goes out at least so often: its answer says whose devices the gateway takes
 INVOKE_SECONDS = 0.1  # between two looks at the messages that invoke functions
 PASSWORD = "password"
-_DEVICES = KINDS[0]
+_DEVICES, _MODELS = KINDS[0], KINDS[-1]
 _OFFSET, _PROJECT = "offset", "project"
 _NO_CREDENTIALS = "it has no credentials, so it can't log in to the broker"
 
@@ -182,7 +182,7 @@ class ServerLink:
         try:
             listing = self._client.list(kind, all_projects=True)
         except NotFound:
-            if kind != "model":
+            if kind != _MODELS:
                 raise
             return {}
         return {read_key(bytes(raw)): bytes(raw) for raw in listing.raws}
