@@ -4,7 +4,7 @@ what a promotion makes of it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,18 @@ from tests.scenario.test_api_replicas import DISKS, WORKLOAD
 from tests.scenario.test_api_snapshots import act
 from tests.witness_place import WitnessPlace
 
+from weft.client.cluster.peer import connect_peer
 from weft.client.cluster.witness import WitnessLink, ask_witness
 from weft.controllers.failover import facts
+from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import IllegalTransition, InvalidInput, Unavailable, WeftError
+from weft.objects.identity import Ref
+from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, read_confirmed
+from weft.protocol.heartbeat import Digest, write_digest
 
 
 def wait_for(side: Side, kind: str, reason: str) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def wait_for(side: Side, kind: str, reason: str) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def put_pair(east: Side, west: Side) -> None:
+def put_pair(east: Side, west: Side, *, automatic: bool = False) -> None:
     """vm/web of east has its replica at west, with one point."""
     status = ReplicationStatus(
         phase="Replicating", workload_uid="w", point=SentPoint(snapshot="s", snapshot_uid="s", begun_at=1.0, number=4)
@@ -49,7 +55,7 @@ def put_pair(east: Side, west: Side) -> None:
     of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
     west.put(SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken))
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
-    replica = ReplicaSpec(of="vm/web", origin="a" * 32, workload=WORKLOAD, disks=DISKS)
+    replica = ReplicaSpec(of="vm/web", origin="a" * 32, workload=WORKLOAD, disks=DISKS, automatic=automatic)
     there = ReplicaStatus(phase="Standby", points=[point], node="n1", node_uid="u1")
     west.put(REPLICA.make("web", replica, 1.0, uid="b" * 32, project="default", creator="cluster:east", status=there))
 
@@ -89,7 +95,7 @@ def test_a_copy_is_promoted_only_once_the_witness_hears_no_more_of_the_primary_w
             place.kill()  # what it knows is on disk
             place.start()
             assert act(west, "replica/web", "promote", force=True)["name"] == "web"
-            wait_for(west, "replica", "OnlyHere")
+            assert "since its copy was promoted" in wait_for(west, "replica", "Confirmed")["message"]
             east.ask_witness = ask_witness
             assert "generation 2" in wait_for(east, "replication", "Superseded")["message"]
             east.client.patch("cluster", "west", {"spec": {"witness": None}})
@@ -119,3 +125,90 @@ def test_a_link_has_no_witness_without_its_token_and_takes_no_other_value(tmp_pa
         east.link("west", west, west.link_token("east"))
         kept = east.cluster("west")["spec"]
         assert kept["witness"] == witness and {"token", "witness"} == set(kept["sealed"]) and token not in str(kept)
+
+
+def put_guarded(east: Side) -> None:
+    """vm/web of east runs on a node that guards it, whose newest heartbeat has a stamp."""
+    image = WORKLOAD["image"]
+    east.put(VM.make("web", VmSpec(image=image), 1.0, uid="w", project="default"))
+    vm, resources = Ref("vm", "web", "w", "default"), Resources(cpu=1, memory=1 << 28)
+    spec = AllocationSpec(
+        node="n1", node_uid="u1", workload=vm, workload_generation=1, incarnation=1, resources=resources, guard="hold"
+    )
+    east.put(ALLOCATION.make("u1.x", spec, 1.0, uid="x"))
+    east.run(east.store.grant("node/u1", "u1", 600.0, write_digest(Digest(stamp="boot/1"))))
+
+
+def read_confirmed_stamps(east: Side) -> dict[str, str]:
+    found = east.run(east.store.leases(f"{CONFIRMED_PREFIX}u1", digests=True))
+    return read_confirmed(found[0].digest) if found else {}
+
+
+def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "PROMISE_SECONDS", 4.0)
+    place = WitnessPlace(tmp_path)
+    place.start()
+    try:
+        with two_sides(tmp_path) as (east, west):
+            east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
+            put_pair(east, west, automatic=True)
+            put_guarded(east)
+            for side, name, site in ((east, "west", "east"), (west, "east", "west")):
+                set_witness(side, name, place, site)
+            wait_for(east, "replication", "Confirmed")
+            wait_until(lambda: read_confirmed_stamps(east) == {"w": "boot/1"})
+            assert west.client.get("replica", "web")["spec"]["renewals"] == 0  # the witness suffices
+            with pytest.raises(IllegalTransition, match="takes over automatically"):
+                act(west, "replica/web", "promote")
+            east.ask_witness = refuse
+            east.run(east.store.grant("node/u1", "u1", 600.0, write_digest(Digest(stamp="boot/2"))))
+            wait_until(lambda: read_confirmed_stamps(east) == {"w": "boot/2"})  # the other cluster promises instead
+            wait_for(west, "replica", "PrimarySilent")
+            wait_until(lambda: west.client.get("replica", "web")["spec"]["renewals"] > 30)
+            assert west.client.get("replica", "web")["spec"]["role"] == "standby"
+            west.proxy.cut()
+            wait_until(lambda: west.client.get("replica", "web")["spec"]["role"] == "primary")
+            taken = west.client.get("replica", "web")["spec"]
+            assert (
+                taken["generation"] == 2 and taken["granted"] and west.client.get("vm", "web")["spec"]["run"] == "run"
+            )
+            wait_for(west, "replica", "Confirmed")
+            east.run(east.store.grant("node/u1", "u1", 600.0, write_digest(Digest(stamp="boot/3"))))
+            east.ask_witness = ask_witness
+            assert "generation 2" in wait_for(east, "replication", "Superseded")["message"]
+            west.proxy.mend()
+            with pytest.raises(WeftError):
+                renew(east, "web")
+            assert read_confirmed_stamps(east) == {"w": "boot/2"}  # nobody confirms it any more
+    finally:
+        place.kill()
+
+
+def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
+    with two_sides(tmp_path) as (east, west):
+        east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
+        put_pair(east, west, automatic=True)
+        renew(east, "web")
+        assert west.client.get("replica", "web")["spec"]["renewals"] == 1
+        with pytest.raises(IllegalTransition, match="of another replication"):
+            renew(east, "web", "c" * 32)
+        for field, value in (("automatic", False), ("renewals", 9), ("granted", "x")):
+            with pytest.raises(WeftError, match=field):
+                west.client.patch("replica", "web", {"spec": {field: value}})
+
+
+def renew(east: Side, name: str, origin: str = "a" * 32) -> None:
+    client = connect_peer(east.peer("west"))
+    try:
+        client.verb("replica", name, "renew", {"origin": origin}, project="default")
+    finally:
+        client.close()
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    ends = time.monotonic() + 90.0
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.05)

@@ -43,6 +43,7 @@ MOST_KEPT = 20
 MOST_WORKLOAD_BYTES = 64 << 10
 MOST_DISK_BYTES = 1 << 50
 STANDBY, PRIMARY = "standby", "primary"
+SERVER_FIELDS = ("role", "generation", "promoted", "became", "granted", "automatic", "renewals")
 Rpo = Annotated[float, field("How old its newest point may be", quantity="duration", ge=LEAST_RPO, le=MOST_RPO)]
 Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT)]
 
@@ -79,6 +80,15 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
     generation: Annotated[
         int, field("Of who writes: a promotion begins the next one; set by the server", ge=1, le=1 << 40)
     ] = 1
+    granted: Annotated[
+        str, field("Id of that generation, where the witness granted it; set by the server", max_length=64)
+    ] = ""
+    automatic: Annotated[
+        bool, field("It takes over once the witness grants it: the VM's nodes end it before that; set by the server")
+    ] = False
+    renewals: Annotated[
+        int, field("How often its source has renewed its hold as primary here; set by the server", ge=0)
+    ] = 0
 
 
 class Point(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -143,10 +153,33 @@ def name_points(replica: str) -> str:
     return f"{replica[:40]}-point-"
 
 
+class RenewInput(msgspec.Struct, kw_only=True):
+    """Of the cluster that the VM runs at: nobody takes over for a while from now on."""
+
+    origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication there
+
+
 class PromoteInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the VM here; unset: as at its source", name=True)] = ""
     point: Annotated[int, field("Number of the point; unset: the newest", ge=0)] = 0
     force: Annotated[bool, field("Do it even if the witness gets word from the cluster that its VM runs at")] = False
+
+
+def _renew(obj: Object, given: RenewInput) -> dict[str, Any]:
+    """Raises IllegalTransition, by which its source learns that it is primary no more."""
+    if dig(obj, "spec.role") == PRIMARY:
+        raise IllegalTransition(
+            f"replica/{obj['name']} was promoted: its source is primary no more",
+            reason="staleGeneration",
+            hint="its VM runs here now",
+        )
+    if dig(obj, "spec.origin") != given.origin:
+        raise IllegalTransition(
+            f"replica/{obj['name']} is of another replication",
+            reason="otherOrigin",
+            hint="give this replication another name for its replica",
+        )
+    return {**obj["spec"], "renewals": int(dig(obj, "spec.renewals") or 0) + 1}
 
 
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
@@ -228,6 +261,12 @@ def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
     """Raises IllegalTransition while the witness gets word from the cluster that the VM runs at: both would write."""
     after = _promote(obj, given)
     said = find_condition(obj, WITNESSED)
+    if dig(obj, "spec.automatic") and not (given.force or _find_point(obj, given).get("final")):
+        raise IllegalTransition(
+            f"replica/{obj['name']} takes over automatically once the witness grants it; until then its VM may run elsewhere",
+            reason="primaryAnswers",
+            hint=f"if it surely runs nowhere: weft replica promote {obj['name']} --force",
+        )
     if (
         said is not None
         and said.get("reason") == PRIMARY_SPEAKS
@@ -290,6 +329,7 @@ REPLICA = Kind(
     references=(Reference("pool", "spec.pool", lambda s: [s.pool] if s.pool != LOCAL else [], blocks=False),),
     verbs=(
         RECEIVE.verb("Take a point in, from the cluster that sends it"),
+        Verb("renew", "Take over nothing for a while, since its source is primary", input=RenewInput, change=_renew),
         Verb(
             "promote",
             "Create its VM from its newest point, and take no more points",
@@ -306,8 +346,8 @@ REPLICA = Kind(
     admission=Admission(
         check=check_replica,
         check_change=_check_change,
-        server_fields=("role", "generation", "promoted", "became"),
-        made_fields=("role", "generation", "promoted", "became"),
+        server_fields=SERVER_FIELDS,
+        made_fields=SERVER_FIELDS,
         counts=_count,
     ),
     display=Display(

@@ -36,6 +36,7 @@ from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import Ref, object_key
+from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, read_confirmed
 from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
 from weft.protocol.report import MOST_EVENTS, NodeEvent, ReportAnswer, ReportBody, ReportFields
 from weft.serving.answer import Answer
@@ -90,6 +91,8 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.sends = context.orders.find_sends(uid)
     answer.asks = context.orders.find_asks(uid)
     answer.receives = context.orders.find_receives(uid)
+    if (digest := _read_digest(given.digest)) is not None and digest.stamp:
+        answer.stamps = await _find_confirmed(context, uid)
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))
     answer.remove_snapshots = await _find_removable_snapshots(context, node)
     return json_answer(answer)
@@ -108,12 +111,23 @@ def _read(body: bytes) -> ReportInput:
     return given
 
 
+def _read_digest(given: msgspec.Raw) -> Digest | None:
+    try:
+        return msgspec.json.decode(given, type=Digest | None)
+    except msgspec.MsgspecError:
+        return None
+
+
+async def _find_confirmed(context: ApiContext, uid: str) -> dict[str, str]:
+    """The node's stamps that were confirmed, by the workload's uid."""
+    name = f"{CONFIRMED_PREFIX}{uid}"
+    leases = await context.store.leases(name, digests=True)
+    return next((read_confirmed(lease.digest) for lease in leases if lease.name == name), {})
+
+
 def _write_digest(given: msgspec.Raw) -> bytes:
     """The digest in the form that the lease has; empty if it can't be read: the heartbeat counts nevertheless."""
-    try:
-        digest = msgspec.json.decode(given, type=Digest | None)
-    except msgspec.MsgspecError:
-        return b""
+    digest = _read_digest(given)
     written = b"" if digest is None else write_digest(digest)
     return written if len(written) <= MAX_DIGEST_BYTES else b""
 

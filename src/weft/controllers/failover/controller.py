@@ -1,41 +1,57 @@
 """Says to the witness of each link, every few seconds, which cluster is primary for each VM that is replicated over the link, and
 notes what the witness knows.
 
-Reads clusters, replications and replicas; writes the condition Witnessed of the latter two. Woken by the clock, and by one of
-those that comes or changes, as by a promotion. It keeps the epoch of each witness."""
+Nodes that hold guests of a replication get their stamps back once the witness, or else the other cluster, has promised to help
+nobody else. A replica that takes over automatically is promoted here, once the witness grants it.
+
+Reads clusters, replications, replicas, allocations and nodes' heartbeats; writes the condition Witnessed, stamps beside leases, and
+what a promotion makes. Woken by the clock, and by one of those that comes or changes, as by a promotion. It keeps the
+epoch of each witness, and for how long each replica's source has been silent."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
+from weft.client.cluster.hold import Hold, renew_holds
+from weft.client.cluster.peer import PeerLink
 from weft.client.cluster.witness import WitnessLink, ask_witness
+from weft.contracts.clock import read_boot_time
 from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
+from weft.controllers.cluster.facts import read_link
+from weft.controllers.failover import facts
 from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
+from weft.controllers.failover.hold import HeldGuest, list_guarded, list_held, list_unconfirmed, merge_stamps
 from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
+from weft.controllers.failover.take_over import plan_take_over
 from weft.controllers.image.credentials import Unseal
+from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
-from weft.kinds.replica import REPLICA
+from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
 from weft.kinds.replication import REPLICATION
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import WeftError
+from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, CONFIRMED_SECONDS, HOLDER, write_confirmed
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
+from weft.protocol.heartbeat import LEASE_PREFIX, read_digest
 
 RENEW_SECONDS = 5.0
+PATIENCE_SECONDS = 10.0  # a grant that took longer is asked for again
 MOST_COMMITS = 50  # at once
 MOST_THREADS, REQUESTS_OF_THREAD = 8, 50  # of one link
 Heard = WitnessAnswer | WeftError
 Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[Heard]]]
+Renew = Callable[[PeerLink, Sequence[Hold]], Awaitable[list[bool]]]
 _log = logging.getLogger(__name__)
 
 
@@ -44,10 +60,16 @@ class Witnesses:
 
     name = "witnesses"
 
-    def __init__(self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None) -> None:
+    def __init__(
+        self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None, renew: Renew | None = None
+    ) -> None:
+        self._renew = renew or renew_in_thread
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
         self._asking: dict[str, asyncio.Task[None]] = {}  # by the same
+        self._silences: dict[str, Silence] = {}  # by the replica's uid
+        self._mute = set[str]()  # clusters whose witness confirmed nothing when it was last asked, by uid
+        self._stamps: dict[str, dict[str, str]] = {}  # that nodes get back, by the node's uid and the workload's
         self._missed = set[str]()  # those that were being asked when it was their turn again
 
     async def run(self) -> None:
@@ -109,19 +131,98 @@ class Witnesses:
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
         assert witness is not None
         groups: list[Group] = []
+        held: list[HeldGuest] = []
+        early: asyncio.Task[list[bool]] | None = None
+        questions: dict[str, Question] = {}
+        asked_at = 0.0
         try:
             link = read_witness(cluster, self._unseal)
             assert link is not None
             groups = list_groups(self._leadership.cache.view, name, link.token.site, witness.peer)
-            epoch = self._epochs.get(cluster.uid, "")
-            heard = await self._ask(link, [make_request(one, witness.peer, epoch) for one in groups]) if groups else []
+            site, epoch = link.token.site, self._epochs.get(cluster.uid, "")
+            held = await self._list_held(cluster, groups)  # with stamps from before anything is asked
+            early = asyncio.create_task(self._hold_there(cluster, held)) if cluster.uid in self._mute and held else None
+            questions = self._list_questions(groups, site)
+            asked_at = read_boot_time()
+            requests = [make_request(one, witness.peer, epoch, asks=one.name in questions) for one in groups]
+            heard = await self._ask(link, requests) if groups else []
         except WeftError as problem:
             groups = groups or list_groups(self._leadership.cache.view, name, "", witness.peer)
             heard = [problem] * len(groups)
+            questions = {}
+        await self._confirm(cluster, held, list_unconfirmed(held, groups, heard), early)
+        if questions and read_boot_time() - asked_at < PATIENCE_SECONDS:
+            await self._take_over(groups, heard, questions)
         for answer in heard:
             if isinstance(answer, WitnessAnswer):
                 self._epochs[cluster.uid] = answer.epoch
         await self._note([(one.item, plan_condition(one, said, name)) for one, said in zip(groups, heard, strict=True)])
+
+    async def _list_held(self, cluster: Item, groups: Sequence[Group]) -> list[HeldGuest]:
+        if not (guarded := list_guarded(self._leadership.cache.view, groups)):
+            return []
+        leases = await self._leadership.store.leases(LEASE_PREFIX, digests=True)
+        digests = {lease.name.removeprefix(LEASE_PREFIX): read_digest(lease.digest) for lease in leases}
+        stamps = {uid: digest.stamp for uid, digest in digests.items() if digest is not None and digest.stamp}
+        return list_held(cluster, guarded, stamps)
+
+    async def _hold_there(self, cluster: Item, held: Sequence[HeldGuest]) -> list[bool]:
+        """Whether the other cluster promises to take over nothing, of each."""
+        try:
+            return await self._renew(read_link(cluster, self._unseal), [one.hold for one in held])
+        except WeftError:
+            return [False] * len(held)
+
+    async def _confirm(
+        self, cluster: Item, held: Sequence[HeldGuest], left: list[HeldGuest], early: asyncio.Task[list[bool]] | None
+    ) -> None:
+        """Give nodes their stamps back, of what the witness confirms, and of what the other cluster does instead. ``early``: that
+        one was asked of all at once, since the witness was mute the last time."""
+        confirmed = [one for one in held if one not in left]
+        if early is not None:
+            renewed = await early
+            confirmed += [one for one, is_so in zip(held, renewed, strict=True) if is_so and one in left]
+        elif left:
+            renewed = await self._hold_there(cluster, left)
+            confirmed += [one for one, is_so in zip(left, renewed, strict=True) if is_so]
+        (self._mute.add if left else self._mute.discard)(cluster.uid)
+        for node, stamps in merge_stamps(self._stamps, confirmed).items():
+            self._stamps[node] = stamps
+            written = write_confirmed(stamps)
+            await self._leadership.store.grant(f"{CONFIRMED_PREFIX}{node}", HOLDER, CONFIRMED_SECONDS, written)
+
+    def _list_questions(self, groups: Sequence[Group], site: str) -> dict[str, Question]:
+        """By the group's name, of the replicas that take over automatically whose source has been silent for a whole promise."""
+        now, found = read_boot_time(), dict[str, Question]()
+        there = {item.uid for item in self._leadership.cache.view.of_kind(REPLICA.name).values()}
+        self._silences = {uid: one for uid, one in self._silences.items() if uid in there}
+        for group in groups:
+            if not group.is_standby or not (spec := group.item.spec(ReplicaSpec)).automatic:
+                continue
+            known = self._silences.get(group.item.uid)
+            silence = self._silences[group.item.uid] = follow_renewals(known, spec.renewals, facts.PROMISE_SECONDS, now)
+            if may_ask(silence, now):
+                found[group.name] = Question(spec.renewals, group.claim, site)
+        return found
+
+    async def _take_over(
+        self, groups: Sequence[Group], heard: Sequence[Heard], questions: Mapping[str, Question]
+    ) -> None:
+        view, now = self._leadership.cache.view, self._leadership.clock.now()
+        for group, said in zip(groups, heard, strict=True):
+            asked, item = questions.get(group.name), view.get(group.item.key)
+            if asked is None or not isinstance(said, WitnessAnswer) or item is None or item.uid != group.item.uid:
+                continue
+            spec = item.spec(ReplicaSpec)
+            claim = find_taken(asked, spec.renewals, said.answer)
+            if claim is None or spec.role == PRIMARY or not spec.automatic or item.deleting:
+                continue
+            try:
+                await self._leadership.perform([plan_take_over(view, item, claim, now, self.name)])
+            except LeadershipLost:
+                raise
+            except WeftError as problem:  # the witness repeats its grant
+                _log.warning("replica %s can't take over: %s", item.envelope.name, problem.message)
 
     async def _note(self, found: Sequence[tuple[Item, Condition]]) -> None:
         commits = [commit for item, condition in found if (commit := self._plan_commit(item, condition)) is not None]
@@ -139,6 +240,11 @@ class Witnesses:
         events = [Event("Warning", condition.reason, condition.message, item.envelope.ref, self.name)]
         shown = condition.reason in (SUPERSEDED, PRIMARY_SILENT)
         return Commit(item.key, [put(envelope)], [unchanged(item)], events if shown else [])
+
+
+async def renew_in_thread(link: PeerLink, holds: Sequence[Hold]) -> list[bool]:
+    """As ``renew_holds``, in a thread of its own."""
+    return await in_thread(lambda: renew_holds(link, holds))
 
 
 async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:

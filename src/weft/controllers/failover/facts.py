@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from weft.client.cluster.witness import WitnessLink
 from weft.controllers.image.credentials import Unseal
-from weft.failover.timing import Timing
+from weft.failover.timing import CLUSTERS
 from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import VALUE, WITNESSED, read_witness_token
@@ -18,7 +20,7 @@ from weft.objects.identity import CLUSTER_PREFIX, object_key
 from weft.protocol.failover.claim import Claim, Generation
 from weft.protocol.failover.witness import WitnessRequest
 
-PROMISE_SECONDS = Timing().promise
+PROMISE_SECONDS = CLUSTERS.promise
 _ENDED = (
     "Stale",
     "HandedOver",
@@ -62,15 +64,17 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
             claim = (
                 Claim(Generation(spec.generation, spec.origin), peer)
                 if is_standby
-                else Claim(Generation(spec.generation, item.uid), site)
+                else Claim(Generation(spec.generation, spec.granted or item.uid), site)
             )
             found.append(Group(item, spec.origin, claim, is_standby))
     return found
 
 
-def make_request(group: Group, peer: str, epoch: str) -> WitnessRequest:
+def make_request(group: Group, peer: str, epoch: str, *, asks: bool = False) -> WitnessRequest:
+    """``asks``: whether this cluster may become primary."""
+    what: Literal["claim", "question"] = "question" if asks else "claim"
     return WitnessRequest(
-        peer=peer, group=group.name, what="claim", claim=group.claim, seconds=PROMISE_SECONDS, epoch=epoch
+        peer=peer, group=group.name, what=what, claim=group.claim, seconds=PROMISE_SECONDS, epoch=epoch
     )
 
 

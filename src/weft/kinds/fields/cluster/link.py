@@ -24,7 +24,7 @@ Word = Literal["replicate", "run"]
 # ``replicate`` nothing that starts, changes or reads a guest, and nothing that takes away what it has sent; with ``run`` whole
 # workloads, but nothing that looks into their guests.
 GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "replicate": {"replica": ("get", "create", "update", "receive")},
+    "replicate": {"replica": ("get", "create", "update", "receive", "renew")},
     "run": dict.fromkeys(("vm", "container", "job"), ("list", "get", "create", "update", "delete")),
 }
 VALUE = "witness"  # the key of the sealed token among a link's values

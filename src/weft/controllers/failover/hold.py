@@ -1,0 +1,71 @@
+"""Which guests of this cluster are held, and what confirms them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from weft.client.cluster.hold import Hold
+from weft.controllers.failover.facts import Group
+from weft.failover.primary import is_confirmed
+from weft.informer.view import Item, View
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
+from weft.kinds.cluster import ClusterSpec
+from weft.kinds.replication import REPLICATION, ReplicationSpec, subject_of
+from weft.objects.errors import WeftError
+from weft.protocol.failover.witness import WitnessAnswer
+
+
+class HeldGuest(msgspec.Struct, frozen=True):
+    """A VM whose nodes need stamps. ``stamps``: by the node's uid, those that had come before anything was asked."""
+
+    group: str
+    workload: str  # uid
+    hold: Hold
+    stamps: dict[str, str]
+
+
+def list_guarded(view: View, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
+    """Of the groups whose VM is here, those with nodes that guard it: the VM's uid, and the nodes'."""
+    found = []
+    for group in groups:
+        vm = view.get(subject_of(group.item)) if group.item.envelope.kind == REPLICATION.name else None
+        placed = [item.spec(AllocationSpec) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)] if vm else []
+        if vm is not None and (nodes := [spec.node_uid for spec in placed if spec.guard]):
+            found.append((group, vm.uid, nodes))
+    return found
+
+
+def list_held(
+    cluster: Item, guarded: Sequence[tuple[Group, str, list[str]]], stamps: Mapping[str, str]
+) -> list[HeldGuest]:
+    """``stamps``: the newest of each node, by its uid."""
+    found, maps = [], cluster.spec(ClusterSpec).projects
+    for group, vm, nodes in guarded:
+        if known := {node: stamps[node] for node in nodes if node in stamps}:
+            spec, own = group.item.spec(ReplicationSpec), group.item.envelope.project or ""
+            hold = Hold(spec.project_there or maps.get(own, own), spec.replica or group.item.envelope.name, group.name)
+            found.append(HeldGuest(group.name, vm, hold, known))
+    return found
+
+
+def list_unconfirmed(
+    held: Sequence[HeldGuest], groups: Sequence[Group], heard: Sequence[WitnessAnswer | WeftError]
+) -> list[HeldGuest]:
+    """Those that the witness doesn't confirm."""
+    confirmed = {
+        group.name
+        for group, said in zip(groups, heard, strict=True)
+        if isinstance(said, WitnessAnswer) and is_confirmed(group.claim, said)
+    }
+    return [one for one in held if one.group not in confirmed]
+
+
+def merge_stamps(before: Mapping[str, Mapping[str, str]], confirmed: Sequence[HeldGuest]) -> dict[str, dict[str, str]]:
+    """The stamps that nodes get back, by the node's uid and the workload's: of the nodes of ``confirmed`` only."""
+    after: dict[str, dict[str, str]] = {}
+    for one in confirmed:
+        for node, stamp in one.stamps.items():
+            after.setdefault(node, dict(before.get(node, {})))[one.workload] = stamp
+    return after

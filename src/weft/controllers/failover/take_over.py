@@ -1,0 +1,54 @@
+"""What a replica becomes once the witness has granted it: the VM from its newest point, in one commit that holds only if the
+primary has not renewed its hold meanwhile. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.contracts.journal import Event
+from weft.controllers.recovery.members import find_point, read_promoted, read_vm
+from weft.informer.commit import Commit, Draft
+from weft.informer.quotas import read_quota
+from weft.informer.view import Item, View
+from weft.kinds.fields.recovery.run import RunMember
+from weft.kinds.replica import ReplicaSpec
+from weft.kinds.vm import VM
+from weft.kinds.volume import VOLUME, VolumeSpec
+from weft.objects.errors import IllegalTransition
+from weft.objects.identity import CLUSTER_PREFIX
+from weft.objects.quantity import format_duration
+from weft.protocol.failover.claim import Claim
+
+
+def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: str) -> Commit:
+    """Raises WeftError where its VM can't be made now: the grant stays, and is asked for again."""
+    name, project = replica.envelope.name, replica.envelope.project
+    point = find_point(view, replica)
+    if point is None:
+        raise IllegalTransition(f"replica/{name} has no point that can be used", reason="noPoint")
+    member = RunMember(
+        replica=name, group=0, vm="", snapshot=point.snapshot, snapshot_uid=point.snapshot_uid, point=point.number
+    )
+    manifest, volumes, after = read_promoted(view, replica, member)
+    draft, creator = Draft(), replica.envelope.creator
+    if (quota := read_quota(view, project)) is not None:
+        quota.guard(draft)
+    for one in volumes:
+        spec = msgspec.convert(one["spec"], VolumeSpec)
+        draft.make(VOLUME.make(one["name"], spec, now, project=project, creator=creator))
+    draft.make(VM.make(manifest["name"], read_vm(manifest), now, project=project, creator=creator))
+    draft.change(replica, spec=_grant(after, claim))
+    age = max(0.0, now - point.received_at) + point.age_seconds
+    message = (
+        f"the witness got no word from {creator.removeprefix(CLUSTER_PREFIX)} and granted generation {claim.generation.number}: "
+        f"vm/{manifest['name']} starts here from point {point.number}; what was written in the last "
+        f"{format_duration(round(age))} is lost"
+    )
+    commit = draft.commit(replica.key, [Event("Warning", "TookOver", message, replica.envelope.ref, source)])
+    assert commit is not None
+    return commit
+
+
+def _grant(after: ReplicaSpec, claim: Claim) -> ReplicaSpec:
+    return replace(after, generation=claim.generation.number, granted=claim.generation.id)
