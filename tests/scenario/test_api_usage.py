@@ -12,6 +12,7 @@ from tests.scenario.api_lab import DoorsLab
 from weft.client.answer import raise_problem
 from weft.client.usage import fetch_usage
 from weft.objects.errors import Forbidden
+from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, HOLDER, write_confirmed
 
 
 @pytest.fixture
@@ -61,3 +62,15 @@ def test_a_node_may_not_look_at_what_others_use(lab: DoorsLab) -> None:
     with pytest.raises(Forbidden):
         raise_problem(node.client.http.request("GET", "/v1/usage"))
     assert msgspec.json.decode(lab.client.http.request("GET", "/v1/usage?guests=0").body) == {"items": []}
+
+
+def test_a_node_that_sends_a_stamp_gets_its_own_confirmed_ones_back_and_no_others(lab: DoorsLab) -> None:
+    node, other = lab.join("n1"), lab.join("n2")
+    for uid, stamp in ((node.uid, "boot/1"), (other.uid, "boot/2"), (f"{node.uid}-longer", "boot/3")):
+        lab.run(lab.store.grant(f"{CONFIRMED_PREFIX}{uid}", HOLDER, 60.0, write_confirmed({"vm": stamp})))
+    assert node.report(node={"cpu": 8.0}, digest={}).get("stamps", {}) == {}
+    assert node.report(digest={"stamp": "boot/9"})["stamps"] == {"vm": "boot/1"}
+    assert other.report(node={"cpu": 8.0}, digest={"stamp": "boot/9"})["stamps"] == {"vm": "boot/2"}
+    lab.run(lab.store.grant(f"{CONFIRMED_PREFIX}{node.uid}", HOLDER, 60.0, b"junk"))
+    assert node.report(digest={"stamp": "boot/9"}).get("stamps", {}) == {}
+    assert node.report(digest={"stamp": "x" * 101}).get("stamps", {}) == {}  # longer than any: no digest at all

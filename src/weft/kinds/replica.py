@@ -153,7 +153,7 @@ def name_points(replica: str) -> str:
     return f"{replica[:40]}-point-"
 
 
-class RenewInput(msgspec.Struct, kw_only=True):
+class HoldInput(msgspec.Struct, kw_only=True):
     """Of the cluster that the VM runs at: nobody takes over for a while from now on."""
 
     origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication there
@@ -165,7 +165,7 @@ class PromoteInput(msgspec.Struct, kw_only=True):
     force: Annotated[bool, field("Do it even if the witness gets word from the cluster that its VM runs at")] = False
 
 
-def _renew(obj: Object, given: RenewInput) -> dict[str, Any]:
+def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
     """Raises IllegalTransition, by which its source learns that it is primary no more."""
     if dig(obj, "spec.role") == PRIMARY:
         raise IllegalTransition(
@@ -329,7 +329,13 @@ REPLICA = Kind(
     references=(Reference("pool", "spec.pool", lambda s: [s.pool] if s.pool != LOCAL else [], blocks=False),),
     verbs=(
         RECEIVE.verb("Take a point in, from the cluster that sends it"),
-        Verb("renew", "Take over nothing for a while, since its source is primary", input=RenewInput, change=_renew),
+        Verb(
+            "renew",
+            "Take over nothing for a while, since its source is primary",
+            input=HoldInput,
+            change=_renew,
+            needs="operate",
+        ),
         Verb(
             "promote",
             "Create its VM from its newest point, and take no more points",

@@ -55,12 +55,14 @@ class WitnessListener:
         self._by_address, self._by_site = RateBound(ADDRESS_RATE), RateBound(rate)
         self._turn = asyncio.Lock()
         self.answers: Counter[str] = Counter()  # by what was answered
+        self._troubled = ""  # why its folder can't be written or read, as the log has it
 
     async def answer(self, request: Request) -> Answer:
         try:
             found = await self._answer(request)
         except WeftError as problem:
             self.answers[problem.token] += 1
+            self._log_trouble(problem)
             return answer_problem(problem)
         self.answers[str(type(found.answer).__struct_config__.tag)] += 1
         return Answer(200, msgspec.json.encode(found), _JSON)
@@ -79,10 +81,19 @@ class WitnessListener:
         self._bound(self._by_site, site)
         body = await read_body(request)
         found = await self._in_turn(lambda: self._witness.answer(secret, body))
+        if self._troubled:
+            log.info("the witness's folder can be used again")
+            self._troubled = ""
         if isinstance(found.answer, Granted):
             claim = found.answer.claim
             log.info("%s is primary in generation %d of a group", claim.holder, claim.generation.number)
         return found
+
+    def _log_trouble(self, problem: WeftError) -> None:
+        """A folder that can't be used, once: nothing is promised meanwhile."""
+        if isinstance(problem, Unavailable) and problem.message != self._troubled:
+            self._troubled = problem.message
+            log.warning("%s; nothing is promised until it can (%s)", problem.message, problem.hint or "mend the folder")
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
         """The result of ``work``, in a thread. If the caller hangs up meanwhile, the turn still ends with the thread: a second one

@@ -127,6 +127,7 @@ ELSEWHERE: dict[str, str] = {
     "files": "backup ls NAME",
     "contents": "backuprepository import NAME --dry-run",
     "receive": "cluster replicate vm/NAME --destination CLUSTER",
+    "renew": "cluster replicate vm/NAME --destination CLUSTER",
 }
 
 # What people look for and weft hasn't got yet, with the command that comes nearest; empty where none does. A word leaves this table

@@ -206,10 +206,10 @@ class Witnesses:
         return found
 
     async def _take_over(
-        self, groups: Sequence[Group], heard: Sequence[Heard], questions: Mapping[str, Question]
+        self, groups: Sequence[Group], answers: Sequence[Heard], questions: Mapping[str, Question]
     ) -> None:
         view, now = self._leadership.cache.view, self._leadership.clock.now()
-        for group, said in zip(groups, heard, strict=True):
+        for group, said in zip(groups, answers, strict=True):
             asked, item = questions.get(group.name), view.get(group.item.key)
             if asked is None or not isinstance(said, WitnessAnswer) or item is None or item.uid != group.item.uid:
                 continue

@@ -27,7 +27,7 @@ class HeldGuest(msgspec.Struct, frozen=True):
 
 
 def list_guarded(view: View, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
-    """Of the groups whose VM is here, those with nodes that guard it: the VM's uid, and the nodes'."""
+    """Of the groups whose VM is here, those with nodes that guard it: uid of the VM, and of each node."""
     found = []
     for group in groups:
         vm = view.get(subject_of(group.item)) if group.item.envelope.kind == REPLICATION.name else None
@@ -51,12 +51,12 @@ def list_held(
 
 
 def list_unconfirmed(
-    held: Sequence[HeldGuest], groups: Sequence[Group], heard: Sequence[WitnessAnswer | WeftError]
+    held: Sequence[HeldGuest], groups: Sequence[Group], answers: Sequence[WitnessAnswer | WeftError]
 ) -> list[HeldGuest]:
     """Those that the witness doesn't confirm."""
     confirmed = {
         group.name
-        for group, said in zip(groups, heard, strict=True)
+        for group, said in zip(groups, answers, strict=True)
         if isinstance(said, WitnessAnswer) and is_confirmed(group.claim, said)
     }
     return [one for one in held if one.group not in confirmed]

@@ -41,7 +41,7 @@ def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: s
             what = f"both clusters name themselves primary in generation {claim.generation.number}: people decide which counts"
             return _make("False", CONFLICT, what)
     if not answered.is_armed and not group.is_standby and group.item.envelope.kind == REPLICA.name:
-        # The other cluster left its VM, and names no primary any more.
+        # The other cluster has left the VM, and names no primary any more.
         return _make("True", CONFIRMED, "the witness names this cluster as primary, since its copy was promoted")
     if not answered.is_armed:
         what = f"{cluster} hasn't named the same primary to the witness: it may have no witness, or not reach it"

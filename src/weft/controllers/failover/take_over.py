@@ -22,7 +22,7 @@ from weft.protocol.failover.claim import Claim
 
 
 def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: str) -> Commit:
-    """Raises WeftError where its VM can't be made now: the grant stays, and is asked for again."""
+    """Raises WeftError where the VM can't be made now: the grant stays, and is asked for again."""
     name, project = replica.envelope.name, replica.envelope.project
     point = find_point(view, replica)
     if point is None:

@@ -9,6 +9,7 @@ from weft.controllers.failover.facts import Group
 from weft.controllers.failover.plan import plan_condition
 from weft.informer.view import Item
 from weft.kinds.replica import REPLICA, ReplicaSpec
+from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
 from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Newer, Promised, Refused
 from weft.protocol.failover.witness import WitnessAnswer
@@ -19,7 +20,17 @@ FORCED = Claim(Generation(1, "c"), "west")
 
 def make_group(*, is_standby: bool) -> Group:
     spec = ReplicaSpec(of="vm/web", origin="origin")
-    return Group(Item(REPLICA.make("web", spec, 1.0, uid="u", project="default")), "origin", FIRST, is_standby)
+    here = ReplicationSpec(of="vm/web", cluster="west")
+    replication = REPLICATION.make("web", here, 1.0, uid="u", project="default")
+    envelope = REPLICA.make("web", spec, 1.0, uid="u", project="default") if is_standby else replication
+    return Group(Item(envelope), "origin", FIRST, is_standby)
+
+
+def test_a_promoted_replica_is_confirmed_by_the_witness_alone_since_its_source_names_no_primary_any_more() -> None:
+    item = Item(REPLICA.make("web", ReplicaSpec(of="vm/web", origin="o", role="primary"), 1.0, uid="u", project="p"))
+    promised = WitnessAnswer(answer=Promised(SECOND), epoch="e", is_armed=False, held_seconds=38.0)
+    said = plan_condition(Group(item, "o", SECOND, is_standby=False), promised, "east")
+    assert (said.status, said.reason) == ("True", "Confirmed") and "since its copy was promoted" in said.message
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Which guests are held, what confirms them, and which stamps their nodes get back."""
+
+from __future__ import annotations
+
+from weft.client.cluster.hold import Hold
+from weft.controllers.failover.facts import Group
+from weft.controllers.failover.hold import HeldGuest, list_held, list_unconfirmed, merge_stamps
+from weft.informer.view import Item
+from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.replication import REPLICATION, ReplicationSpec
+from weft.objects.errors import Unavailable
+from weft.protocol.failover.claim import Claim, Generation, Promised
+from weft.protocol.failover.confirmed import read_confirmed, write_confirmed
+from weft.protocol.failover.witness import WitnessAnswer
+
+FIRST = Claim(Generation(1, "a"), "east")
+WEB = HeldGuest("g-web", "vm-web", Hold("default", "web", "g-web"), {"n1": "boot/1", "n2": "boot/2"})
+DB = HeldGuest("g-db", "vm-db", Hold("default", "db", "g-db"), {"n1": "boot/1"})
+
+
+def make_group(name: str, replica: str = "", project_there: str = "") -> Group:
+    given = ReplicationSpec(of=f"vm/{name}", cluster="west", replica=replica, project_there=project_there)
+    item = Item(REPLICATION.make(name, given, 1.0, uid=f"g-{name}", project="shop"))
+    return Group(item, f"g-{name}", FIRST, is_standby=False)
+
+
+def test_a_guest_is_held_at_its_nodes_that_have_sent_a_stamp() -> None:
+    cluster = Item(CLUSTER.make("west", ClusterSpec(url="https://x", ca="", projects={"shop": "mall"}), 1.0, uid="c"))
+    guarded = [
+        (make_group("web"), "vm-web", ["n1", "n2"]),
+        (make_group("db", replica="copy", project_there="own"), "vm-db", ["n1"]),
+        (make_group("new"), "vm-new", ["n3"]),
+    ]
+    found = list_held(cluster, guarded, {"n1": "boot/1", "n9": "boot/9"})
+    assert [(one.workload, one.hold, one.stamps) for one in found] == [
+        ("vm-web", Hold("mall", "web", "g-web"), {"n1": "boot/1"}),
+        ("vm-db", Hold("own", "copy", "g-db"), {"n1": "boot/1"}),
+    ]
+
+
+def test_what_an_armed_witness_does_not_promise_is_asked_for_at_the_other_cluster() -> None:
+    groups = [make_group("web"), make_group("db")]
+    armed, empty = (WitnessAnswer(answer=Promised(FIRST), epoch="e", is_armed=one) for one in (True, False))
+    assert list_unconfirmed([WEB, DB], groups, [armed, empty]) == [DB]
+    assert list_unconfirmed([WEB, DB], groups, [armed, Unavailable("no route")]) == [DB]
+    assert list_unconfirmed([WEB, DB], groups, [armed, armed]) == []
+
+
+def test_a_node_keeps_the_older_stamp_of_what_was_not_confirmed_now() -> None:
+    before = {"n1": {"vm-web": "boot/0", "vm-db": "boot/0"}, "n3": {"vm-x": "boot/0"}}
+    assert merge_stamps(before, [WEB]) == {
+        "n1": {"vm-web": "boot/1", "vm-db": "boot/0"},
+        "n2": {"vm-web": "boot/2"},
+    }
+    assert merge_stamps(before, []) == {}
+
+
+def test_stamps_come_through_as_they_were_and_junk_is_none() -> None:
+    assert read_confirmed(write_confirmed({"vm-web": "boot/1"})) == {"vm-web": "boot/1"}
+    assert read_confirmed(b"") == read_confirmed(b"\xc1") == read_confirmed(b"\x81\xa1a\x01") == {}
