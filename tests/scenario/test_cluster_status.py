@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 from tests.scenario.controllers_lab import Lab
@@ -15,17 +16,20 @@ from weft.controllers.cluster.controller import Clusters
 from weft.controllers.delegation.controller import Delegations
 from weft.controllers.delegation.perform import Place
 from weft.controllers.delegation.plan import Act, Seen
+from weft.controllers.failover import facts
 from weft.controllers.failover.controller import Heard, Witnesses
 from weft.controllers.failover.facts import PROMISE_SECONDS
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.delegation import DelegationStatus
 from weft.kinds.fields.cluster.link import VALUE, ClusterWitness
+from weft.kinds.replica import Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import ReplicationStatus, SentPoint
+from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import object_key
-from weft.protocol.failover.claim import Claim, Generation
-from weft.protocol.failover.witness import WitnessRequest
+from weft.protocol.failover.claim import Claim, Generation, Granted, Refused
+from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.protocol.link import HelloAnswer
 from weft.witness.service import Witness
 
@@ -175,3 +179,46 @@ async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: P
 
         await lab.until(is_gone)
         assert there == {} and lab.journal.reasons("web") == ["Running", "Deleting"]
+
+
+async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.kill_deciders()
+        second = Claim(Generation(2, "fresh"), "east")
+
+        async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+            told = {"question": Granted(second), "claim": Refused("notHolder")}
+            return [WitnessAnswer(answer=told[one.what], epoch="e", is_armed=True) for one in requests]
+
+        linked = {
+            "witness": ClusterWitness(url="https://192.0.2.7:7443", peer="west"),
+            "sealed": {TOKEN: "s", VALUE: "t"},
+        }
+        await lab.put("cluster", "west", msgspec.structs.replace(SPEC, **linked), project=None)
+        disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
+        taken = SnapshotStatus(
+            phase="Ready", workload_uid="u", workload_spec={"image": "tiny"}, disks=disks, node="n1", listed=True
+        )
+        of = {"of": "vm/web", "automatic": "replication", "replica": "web"}
+        snapshot = await lab.put("snapshot", "web-point-4", of, status=taken)
+        lab.creator = "cluster:west"
+        point = Point(number=4, snapshot="web-point-4", snapshot_uid=snapshot.uid, source="s")
+        replica = {"of": "vm/web", "origin": "o", "disks": {"root": 1 << 30}, "automatic": True}
+        status = ReplicaStatus(phase="Standby", points=[point], node="n1")
+        theirs = await lab.put("replica", "web", replica, status=status)
+        with mock.patch.object(facts, "PROMISE_SECONDS", 1e-6):
+            lab.start_deciders(
+                make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
+            )
+
+            async def is_primary() -> bool:
+                envelope = await lab.get(theirs.key)
+                return envelope is not None and decode_part(envelope.spec, ReplicaSpec).role == "primary"
+
+            await lab.until(is_primary)
+        envelope = await lab.get(theirs.key)
+        assert envelope is not None
+        spec = decode_part(envelope.spec, ReplicaSpec)
+        assert (spec.generation, spec.granted, spec.became) == (2, "fresh", "web")
+        assert await lab.get(object_key("vm", "default", "web")) is not None
+        assert "TookOver" in lab.journal.reasons("web")

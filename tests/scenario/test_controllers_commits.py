@@ -83,6 +83,7 @@ RELIES_ON = {
     "controllers/delegation/controller.py plan_commit 1": "delegation at and goes",
     "controllers/delegation/controller.py plan_commit 2": "delegation at",
     "controllers/failover/controller.py _plan_commit": "replica at, replication at",
+    "controllers/failover/take_over.py plan_take_over": "replica at, workload absent",
     "controllers/recovery/controller.py plan_one 1": "recoveryplan at and goes",
     "controllers/recovery/controller.py plan_one 2": (
         "recoveryplan at, replica at, snapshot at, quota at, network absent, network at and goes, service absent, "
@@ -468,6 +469,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_cluster_status.test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says,
     test_cluster_status.test_what_the_witness_of_a_link_knows_is_noted,
     test_cluster_status.test_what_is_delegated_is_listed_sent_and_ends_there_first,
+    test_cluster_status.test_a_replica_takes_over_what_the_witness_grants,
     test_replication.test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again,
     test_replication.test_points_that_come_are_snapshots_and_the_oldest_goes,
     test_replication.test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_comes_from_there,
