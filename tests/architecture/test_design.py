@@ -139,8 +139,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # tasks and runs, deployments those of their instances;
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
-    # those of their endpoints; recovery plans those of the replicas that they promote; replications and replicas those of VMs that
-    # another cluster runs: that they are stopped, and marked; device rollouts set devices' values;
+    # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
+    # and replicas those of VMs that another cluster runs: that they are stopped, and marked; device rollouts set devices' values;
     # devices take away desired values whose time is over, and approve
     # what a model accepts.
     assert set(find_writes("spec")) == {
@@ -156,6 +156,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/network/security_groups",
         "controllers/node/drain_controller",
         "controllers/rebalance/controller",
+        "controllers/failover/take_over",
         "controllers/recovery/make",
         "controllers/replica/controller",
         "controllers/replication/controller",

@@ -36,6 +36,7 @@ class Group(msgspec.Struct, frozen=True):
     name: str  # the same at both clusters: the uid of the replication
     claim: Claim
     is_standby: bool  # a replica that wasn't promoted
+    is_source: bool = False  # a replication, whose VM is here
 
 
 def read_witness(cluster: Item, unseal: Unseal | None) -> WitnessLink | None:
@@ -56,7 +57,7 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
     for item in view.find(REPLICATIONS_BY_CLUSTER, cluster):
         status = item.status(ReplicationStatus)
         if status.point is not None and status.phase not in _ENDED and not item.deleting:
-            found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False))
+            found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False, is_source=True))
     for item in view.of_kind(REPLICA.name).values():
         if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:
             spec = item.spec(ReplicaSpec)

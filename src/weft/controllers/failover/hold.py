@@ -12,7 +12,7 @@ from weft.failover.primary import is_confirmed
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import ClusterSpec
-from weft.kinds.replication import REPLICATION, ReplicationSpec, subject_of
+from weft.kinds.replication import ReplicationSpec, subject_of
 from weft.objects.errors import WeftError
 from weft.protocol.failover.witness import WitnessAnswer
 
@@ -30,7 +30,7 @@ def list_guarded(view: View, groups: Sequence[Group]) -> list[tuple[Group, str, 
     """Of the groups whose VM is here, those with nodes that guard it: uid of the VM, and of each node."""
     found = []
     for group in groups:
-        vm = view.get(subject_of(group.item)) if group.item.envelope.kind == REPLICATION.name else None
+        vm = view.get(subject_of(group.item)) if group.is_source else None
         placed = [item.spec(AllocationSpec) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)] if vm else []
         if vm is not None and (nodes := [spec.node_uid for spec in placed if spec.guard]):
             found.append((group, vm.uid, nodes))

@@ -14,7 +14,6 @@ from weft.kinds.fields.cluster.link import (
     SUPERSEDED,
     UNREACHABLE,
 )
-from weft.kinds.replica import REPLICA
 from weft.objects.envelope import Condition
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.quantity import format_duration
@@ -40,7 +39,7 @@ def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: s
         case Conflict(claim) if claim.generation.number == group.claim.generation.number:
             what = f"both clusters name themselves primary in generation {claim.generation.number}: people decide which counts"
             return _make("False", CONFLICT, what)
-    if not answered.is_armed and not group.is_standby and group.item.envelope.kind == REPLICA.name:
+    if not answered.is_armed and not group.is_standby and not group.is_source:
         # The other cluster has left the VM, and names no primary any more.
         return _make("True", CONFIRMED, "the witness names this cluster as primary, since its copy was promoted")
     if not answered.is_armed:

@@ -21,7 +21,7 @@ DB = HeldGuest("g-db", "vm-db", Hold("default", "db", "g-db"), {"n1": "boot/1"})
 def make_group(name: str, replica: str = "", project_there: str = "") -> Group:
     given = ReplicationSpec(of=f"vm/{name}", cluster="west", replica=replica, project_there=project_there)
     item = Item(REPLICATION.make(name, given, 1.0, uid=f"g-{name}", project="shop"))
-    return Group(item, f"g-{name}", FIRST, is_standby=False)
+    return Group(item, f"g-{name}", FIRST, is_standby=False, is_source=True)
 
 
 def test_a_guest_is_held_at_its_nodes_that_have_sent_a_stamp() -> None:

@@ -23,7 +23,7 @@ def make_group(*, is_standby: bool) -> Group:
     here = ReplicationSpec(of="vm/web", cluster="west")
     replication = REPLICATION.make("web", here, 1.0, uid="u", project="default")
     envelope = REPLICA.make("web", spec, 1.0, uid="u", project="default") if is_standby else replication
-    return Group(Item(envelope), "origin", FIRST, is_standby)
+    return Group(Item(envelope), "origin", FIRST, is_standby, is_source=not is_standby)
 
 
 def test_a_promoted_replica_is_confirmed_by_the_witness_alone_since_its_source_names_no_primary_any_more() -> None:
