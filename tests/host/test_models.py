@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ class Heard:
 
 
 async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -219,6 +220,48 @@ async def test_another_version_takes_over_when_it_is_ready_and_a_bad_one_never_d
         place.supervisor.put({})
         await until(lambda: place.heard.running[-1] == {})
         assert place.supervisor.pid == 0
+
+
+# A process that ends as it loads "bad", and answers another question than the one that it was asked about 1.
+STRANGE = """
+import os, socket, sys
+from weft.drivers.model.messages import Answer, Stage, frame, read_from_gateway
+line = socket.socket(fileno=int(sys.argv[1])).makefile("rwb", 0)
+def take():
+    size = line.read(4)
+    return read_from_gateway(line.read(int.from_bytes(size, "big"))) if size else os._exit(0)
+for one in take().models:
+    line.write(frame(Stage(one.uid)))
+    if one.uid == "bad":
+        os._exit(9)
+    line.write(frame(Stage(one.uid, done=True)))
+line.write(frame(Stage()))
+while True:
+    ask = take()
+    line.write(frame(Answer(ask.n + (ask.x == [1.0]), 7.0)))
+"""
+
+
+async def test_one_that_ends_the_process_as_it_loads_is_left_out_and_a_process_that_lies_is_ended(
+    tmp_path: Path,
+) -> None:
+    place = Place(tmp_path)
+    place.supervisor = ModelSupervisor(lambda fd: [sys.executable, "-c", STRANGE, str(fd)], SystemClock())
+    task = asyncio.create_task(place.supervisor.keep(place.heard))
+    try:
+        files = {"good": place.make(DOUBLE), "bad": place.make(linear([3.0]))}
+        place.supervisor.put(files)
+        await until(lambda: place.runs(good=files["good"]))
+        await until(lambda: "as it was loaded (exit code 9)" in place.heard.problems.get("bad", ""))
+        assert await place.answer("good", 2.0) == (7.0, "")
+        lie = place.ask("good", 1.0)
+        await until(lambda: {} in place.heard.running)
+        assert not place.heard.answers.keys() & {lie, lie + 1}
+        await until(lambda: place.runs(good=files["good"]))
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 PROPERTIES = {"t": Property(), "h": Property(), "fan": Property(type="boolean"), "level": Property(type="integer")}
