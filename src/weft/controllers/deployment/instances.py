@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
@@ -88,6 +88,15 @@ class Instances:
         slots = len(self._status.slots)
         return sum(one.serves and one.slot < slots and one.name not in self._gone for one in self._live)
 
+    def _may_spare(self, one: Instance, leaving: Collection[str] = ()) -> bool:
+        """Whether enough that answer are left without it, if it is one of them: silent ones may be broken. A rollback asks for no
+        more than that they serve. ``leaving``: names of those that go besides."""
+        if one.silent or self._status.back:
+            return True
+        slots, gone = len(self._status.slots), {one.name, *leaving, *self._gone}
+        left = [other for other in self._live if other.slot < slots and other.name not in gone]
+        return sum(other.serves and not other.silent for other in left) >= self._floor
+
     @property
     def _floor(self) -> int:
         return max(0, len(self._status.slots) - self._spec.strategy.max_unavailable)
@@ -124,10 +133,10 @@ class Instances:
         ]
         return len(stay) - len(self._out.drain) + len(self._out.make)
 
-    def _count_leaving(self) -> int:
-        """Those that serve still, though nobody wants them any more."""
+    def _list_leaving(self) -> list[str]:
+        """Names of those that serve still, though nobody wants them any more."""
         keys = set(self._wanted())
-        return sum(one.serves and one.key not in keys for one in self._live)
+        return [one.name for one in self._live if one.serves and one.key not in keys]
 
     def _may_go(self, one: Instance) -> bool:
         if all(self._left.get(budget, 0) > 0 for budget in one.budgets):

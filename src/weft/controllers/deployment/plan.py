@@ -185,6 +185,9 @@ class _Planner(Rolling, Beside):
             elif one.serves and one.slot < len(self._status.slots):
                 if spare <= 0 or not self._may_go(one):
                     continue
+                if not self._may_spare(one, [drained.name for drained in self._out.drain]):
+                    self._waits.append(f"{one.name} stays until enough others answer their checks")
+                    continue
                 self._use_budgets(one)
                 spare -= 1
                 self._status.progressed_at = self._now
@@ -192,7 +195,7 @@ class _Planner(Rolling, Beside):
                     self._out.drain.append(one)
                     self._requeue(facts.drain_seconds)
                     continue
-            elif one.serves and self._serving() < self._floor:
+            elif one.serves and (self._serving() < self._floor or not self._may_spare(one)):
                 self._waits.append(f"{one.name} stays until enough others are healthy")
                 continue
             elif (one.serves or one.silent) and facts.drain_seconds > 0:

@@ -109,14 +109,16 @@ class Rolling(Outcomes):
         slots = range(len(status.slots))
         busy = sum(not self._has_taken_over((target, slot)) for slot in slots if status.slots[slot] == target)
         free = max(1, self._spec.strategy.max_unavailable) - busy
-        spare = self._serving() - self._floor - self._count_leaving()
+        taken = self._list_leaving()
+        spare = self._serving() - self._floor - len(taken)
         for slot in sorted(old, key=lambda slot: self._is_served((status.slots[slot], slot))):
             one = self._find((status.slots[slot], slot))
             if free <= 0:
                 return
             if one is not None and one.serves:
-                if spare <= 0 or not self._may_go(one):
+                if spare <= 0 or not self._may_spare(one, taken) or not self._may_go(one):
                     continue
+                taken.append(one.name)
                 spare -= 1
             status.slots[slot] = target
             free -= 1

@@ -264,6 +264,19 @@ def test_a_version_that_falls_silent_with_all_others_is_promoted_only_once_it_an
     world.until("Promoted")
 
 
+@pytest.mark.parametrize("surge", [0, 1])
+def test_an_instance_that_answers_stays_while_too_few_others_do(surge: int) -> None:
+    """The world fails a plan that takes down more than may be missing of those that answer."""
+    world = World(4, drain=1.0, max_surge=surge, max_unavailable=1, health_check_timeout=300.0)
+    world.begin()
+    world.keeps_silent, world.silent = True, {"web-1-2", "web-1-3"}
+    world.update("shop:2")
+    world.pass_time(60)
+    assert len(world.serving()) >= 2
+    world.silent = set()
+    world.until("Promoted")
+
+
 def test_a_version_that_stays_silent_is_given_up() -> None:
     world = World(2, drain=1.0, max_unavailable=1, rollback_on_failure=True, health_check_timeout=30.0)
     world.begin()
