@@ -14,7 +14,7 @@ from weft.client.cluster.peer import PeerLink
 from weft.client.cluster.witness import WitnessLink
 from weft.controllers.cluster.controller import Clusters
 from weft.controllers.delegation.controller import Delegations
-from weft.controllers.delegation.perform import Place
+from weft.controllers.delegation.perform import SETTLED_SECONDS, Place
 from weft.controllers.delegation.plan import Act, Seen
 from weft.controllers.failover import facts
 from weft.controllers.failover.controller import Heard, Witnesses
@@ -173,6 +173,7 @@ async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: P
 
         await lab.until(runs)
         await lab.delete(web.key)
+        await lab.pass_time(SETTLED_SECONDS)
 
         async def is_gone() -> bool:
             return await lab.get(web.key) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ import msgspec
 import pytest
 from tests.scenario.link_lab import Side, two_sides
 
+from weft.client.cluster.peer import PeerLink
+from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.store import Delete
-from weft.controllers.delegation import controller
+from weft.controllers.delegation import controller, perform
 from weft.controllers.delegation.controller import Delegations
+from weft.controllers.delegation.plan import Act, Seen
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import make_view
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import merge_part
-from weft.objects.errors import IllegalTransition, NotFound, WeftError
+from weft.objects.errors import IllegalTransition, NotFound, Unavailable, WeftError
 from weft.objects.identity import object_key
 from weft.trust.seal import unseal
 
@@ -33,6 +36,7 @@ VM = {"image": "tiny", "memory": "128M"}
 def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Side, Side]]:
     """East, which delegates to west."""
     monkeypatch.setattr(controller, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
     with two_sides(tmp_path) as (east, west):
         for side in (east, west):
             side.client.create({"kind": "image", "name": "tiny", "project": "default", "spec": {"url": URL}})
@@ -78,6 +82,10 @@ def until_gone(side: Side, kind: str, name: str) -> None:
         time.sleep(0.02)
 
 
+def changed(side: Side, name: str) -> bool:
+    return bool(side.client.get("vm", name, project="default")["spec"]["memory"] == 256 << 20)
+
+
 def end(side: Side, name: str) -> None:
     """As west's own controllers would, once its VM is to be deleted."""
     key, ends = object_key("vm", "default", name), time.monotonic() + 60.0
@@ -104,8 +112,9 @@ def test_it_runs_there_as_it_is_written_here_and_goes_with_it(sides: tuple[Side,
     status = until(east, "web", lambda status: status["phase"] == "Running")
     assert (status["node"], status["address"], status["uid"]) == ("w1", "10.0.0.7", there["uid"])
     east.client.patch("delegation", "web", {"spec": {"template": {"memory": "256M"}}}, project="default")
-    until(east, "web", lambda status: status["accepted"] == 2)
-    assert west.client.get("vm", "web", project="default")["spec"]["memory"] == 256 << 20
+    until(east, "web", lambda status: status["ready"] is False and changed(west, "web"))
+    east.client.patch("delegation", "web", {"labels": {"app": "shop"}}, project="default")
+    until(east, "web", lambda _: west.client.get("vm", "web", project="default")["labels"] == {"app": "shop"})
     east.client.delete("delegation", "web", project="default")
     until(east, "web", lambda status: status["phase"] == "Deleting")
     end(west, "web")
@@ -141,7 +150,7 @@ def test_what_was_deleted_there_comes_back_only_when_people_say_so(sides: tuple[
     east, west = sides
     create(east, "web")
     first = until(east, "web", lambda status: status.get("uid", "") != "")["uid"]
-    with pytest.raises(IllegalTransition, match="isn't gone"):
+    with pytest.raises(IllegalTransition, match="still has it"):
         east.client.verb("delegation", "web", "resend", project="default")
     west.client.delete("vm", "web", project="default")
     end(west, "web")
@@ -169,12 +178,12 @@ def test_refusals_are_said_in_the_site_s_words_and_end_with_their_cause(sides: t
     assert status["reason"] in ("refused", "nameTaken") and status["phase"] == "Failed"
     assert "nowhere" in status["message"]
     west.client.create({"kind": "network", "name": "nowhere", "project": "default", "spec": {"cidr": "10.9.0.0/24"}})
-    until(east, "web", lambda status: status.get("uid", "") != "" and not status["reason"])
+    until(east, "web", lambda status: status.get("uid", "") != "" and status["reason"] != "refused")
     west.client.patch("cluster", "east", {"spec": {"grants": []}})
     status = until(east, "web", lambda status: status["reason"] == "notGranted")
     assert status["phase"] == "Unknown"
     west.client.patch("cluster", "east", {"spec": {"grants": ["run"]}})
-    until(east, "web", lambda status: not status["reason"])
+    until(east, "web", lambda status: status["reason"] != "notGranted")
 
 
 def test_an_abandoned_one_is_left_there(sides: tuple[Side, Side]) -> None:
@@ -204,3 +213,43 @@ def test_what_is_wrong_is_refused_with_its_field(sides: tuple[Side, Side], spec:
     with pytest.raises(WeftError) as refused:
         create(sides[0], "wrong", **spec)
     assert field in f"{refused.value.field} {refused.value.message}"
+
+
+def test_what_began_in_a_project_stays_there_though_the_link_has_another_one(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    create(east, "web")
+    uid = until(east, "web", lambda status: status.get("uid", "") != "")["uid"]
+    east.client.patch("cluster", "west", {"spec": {"projects": {"default": "other"}}})
+    east.client.delete("delegation", "web", project="default")
+    until(east, "web", lambda status: status["phase"] == "Deleting")
+    assert west.client.get("vm", "web", project="default")["uid"] == uid
+    end(west, "web")
+    until_gone(east, "delegation", "web")
+
+
+def test_a_request_without_an_answer_may_still_arrive_after_the_deletion(
+    sides: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    east, west = sides
+    late: list[tuple[PeerLink, list[Act]]] = []
+
+    def hold_back(link: PeerLink, acts: Sequence[Act], clock: Clock) -> list[Seen | WeftError]:
+        late.append((link, [act for act in acts if act.what == "put"]))
+        return [Unavailable("no answer in time")] * len(acts)
+
+    real = perform.perform_acts
+    monkeypatch.setattr(controller, "perform_acts", hold_back)
+    monkeypatch.setattr(controller, "SETTLED_SECONDS", 3600.0)
+    create(east, "web")
+    ends = time.monotonic() + 60.0
+    while not late:
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    east.client.delete("delegation", "web", project="default")
+    time.sleep(1.0)  # several turns, in which nothing is there
+    assert east.client.get("delegation", "web", project="default")["deleting_since"]
+    monkeypatch.setattr(controller, "perform_acts", real)
+    real(*late[0], SystemClock())  # it arrives
+    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
+    end(west, "web")
+    until_gone(east, "delegation", "web")

@@ -3,6 +3,7 @@ watches it, also while the line between them is down; here are what it shall be 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -12,13 +13,13 @@ from weft.kinds.container import CONTAINER
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.job import JOB
 from weft.kinds.parts.goal import reaches, read_phase
-from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Reference, Verb
+from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Reference, Verb
 from weft.kinds.vm import VM
-from weft.objects.errors import IllegalTransition, InvalidInput, TooLarge
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, TooLarge, WeftError
 from weft.objects.schema import field, read_strict, words
 
 MOST_TEMPLATE_BYTES = 64 << 10
-MOST_OF_CLUSTER = 1_000  # delegations that are sent to one cluster; further ones wait
+REFUSALS = NAME_TAKEN, REFUSED = "nameTaken", "refused"  # reasons that end the wait for it
 WORKLOADS: Mapping[str, Kind] = {kind.name: kind for kind in (VM, CONTAINER, JOB)}
 GONE = "Gone"
 
@@ -38,15 +39,23 @@ class DelegationStatus(msgspec.Struct, kw_only=True):
         str, words("Pending", "Starting", "Running", "Stopped", "Done", "Failed", GONE, "Unknown", "Deleting")
     ] = "Pending"
     begun: bool = False  # it may have been sent
+    project: str = ""  # there, since it began
     uid: str = ""  # of the workload there; "": it never was there
-    accepted: int = 0  # generation of this object that the other cluster took last
-    tried: int = 0  # generation that it last refused
+    sent: str = ""  # mark of what the other cluster took last
+    refused: str = ""  # mark of what it refused last
     resent: int = 0  # ``spec.resends`` when it was last created
+    absent: bool = False  # it was there, and the other cluster no longer lists it
+    ready: bool = False  # it is there as it was sent
     phase_there: str = ""
     node: str = ""  # there
     address: str = ""
     reason: str = ""
     message: str = ""
+
+
+def mark_workload(labels: Mapping[str, str], template: Mapping[str, Any]) -> str:
+    """The same for the same labels and template only."""
+    return hashlib.sha256(msgspec.json.encode([labels, template], order="deterministic")).hexdigest()[:16]
 
 
 def check_delegation(spec: DelegationSpec) -> None:
@@ -72,9 +81,9 @@ def check_delegation(spec: DelegationSpec) -> None:
 
 
 def _resend(obj: Object, _: Any) -> dict[str, Any]:
-    if dig(obj, "status.phase") != GONE:
+    if not dig(obj, "status.absent"):
         raise IllegalTransition(
-            f"delegation/{obj['name']} is {dig(obj, 'status.phase') or 'Pending'}: it isn't gone there",
+            f"delegation/{obj['name']} is {dig(obj, 'status.phase') or 'Pending'}: the other cluster still has it",
             hint="only a workload that the other cluster no longer has is created there again",
         )
     return {**obj["spec"], "resends": int(dig(obj, "spec.resends") or 0) + 1}
@@ -84,16 +93,29 @@ def _abandon(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "abandoned": True}
 
 
-def _is_up(obj: Object | None) -> bool:
-    return (
-        obj is not None
-        and dig(obj, "status.accepted", 0) >= obj.get("generation", 0)
-        and read_phase(obj) in ("Running", "Done", "Stopped")
-    )
+def _mark(obj: Object) -> str:
+    return mark_workload(obj.get("labels") or {}, dig(obj, "spec.template") or {})
+
+
+def _is_as_sent(obj: Object | None) -> bool:
+    if obj is None or dig(obj, "status.resent", 0) < dig(obj, "spec.resends", 0):
+        return False
+    return dig(obj, "status.sent") == _mark(obj) and bool(dig(obj, "status.ready"))
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """What the other cluster refuses is tried again, but people are told at once."""
+    mark, phase, reason = _mark(obj), read_phase(obj), dig(obj, "status.reason", "")
+    refused = dig(obj, "status.refused") == mark and reason in REFUSALS
+    failed = dig(obj, "status.sent") == mark and phase == "Failed" and not dig(obj, "status.absent")
+    if not goal.ends_failed or not (refused or failed):
+        return None
+    why = ": ".join(filter(None, [reason, dig(obj, "status.message", "")])) or "no reason given"
+    return DriverFailed(f"{what} failed: {why}", reason=reason or None, hint=f"weft describe {what}")
 
 
 DELEGATIONS_BY_CLUSTER = Index("delegations by name of their cluster")
-_RUNS = msgspec.structs.replace(reaches("Running"), reached=_is_up)
+_RUNS = msgspec.structs.replace(reaches("Running"), reached=_is_as_sent)
 
 DELEGATION = Kind(
     name="delegation",
@@ -132,5 +154,5 @@ DELEGATION = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": _RUNS, "resend": _RUNS}, finalizers=("delegation",)),
+    lifetime=Lifetime(goals={"create": _RUNS, "resend": _RUNS}, find_failure=_find_failure, finalizers=("delegation",)),
 )

@@ -48,7 +48,7 @@ def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...]) 
     site = next((one for one in sites if one["name"] == words[0]), None)
     if site is None:
         raise NotFound(
-            f"site {words[0][:60]!r} has no node",
+            f"site {words[0][:60]!r} has no node, and no linked cluster has that name",
             hint=f"weft label node NAME {LABEL}={words[0][:60]} puts a node there",
         )
     if session.is_document:

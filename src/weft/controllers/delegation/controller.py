@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import msgspec
 
 from weft.client.cluster.peer import PeerLink
+from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
-from weft.controllers.delegation.perform import Place, list_seen, perform_acts
-from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, plan_turn, plan_unreachable
+from weft.controllers.delegation.perform import NOT_BEGUN, SETTLED_SECONDS, Place, list_seen, perform_acts
+from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, Turn, plan_turn, plan_unreachable
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
@@ -27,14 +30,14 @@ from weft.kinds.delegation import (
     DELEGATION,
     DELEGATIONS_BY_CLUSTER,
     GONE,
-    MOST_OF_CLUSTER,
     DelegationSpec,
     DelegationStatus,
 )
-from weft.objects.errors import WeftError
+from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import object_key
 
 ASK_SECONDS = 3.0
+SILENCE_SECONDS = 10.0  # that lists fail before it is noted
 MOST_COMMITS = 50  # at once
 MOST_ACTS = 20  # of a turn
 FINALIZER, SOURCE = "delegation", "delegations"
@@ -56,6 +59,10 @@ class Delegations:
         self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
         self._turns: dict[str, asyncio.Task[None]] = {}  # by the cluster's name
         self._missed = set[str]()  # those that had a turn when it was theirs again
+        self._clock = leadership.clock
+        self._began = self._clock.elapsed()
+        self._failing: dict[str, float] = {}  # since when a cluster's lists fail
+        self._stuck: dict[str, float] = {}  # when an act had no answer, by the delegation's key
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
@@ -103,34 +110,49 @@ class Delegations:
     async def _serve(self, name: str) -> None:
         view = self._leadership.cache.view
         cluster = view.get(object_key(CLUSTER.name, None, name))
-        items = sorted(view.find(DELEGATIONS_BY_CLUSTER, name), key=lambda item: item.envelope.created_at)[
-            :MOST_OF_CLUSTER
-        ]
-        ones = {item.key: read_delegated(item, cluster) for item in items}
-        by_key = {item.key: item for item in items}
+        by_key = {item.key: item for item in view.find(DELEGATIONS_BY_CLUSTER, name)}
+        ones = list_delegated(by_key.values(), cluster)
         listed: Listed = {}
         link = None
         if cluster is not None and cluster.status(ClusterStatus).phase == LINKED:
-            places = sorted({(one.spec.workload, one.project) for one in ones.values() if one.project})
+            places = sorted({(one.spec.workload, one.project) for one in ones if one.project})
             try:
                 link = read_link(cluster, self._unseal)
                 listed = await self._ask(link, places) if places else {}
+                self._failing.pop(name, None)
             except WeftError as problem:
-                _log.info("cluster %s can't be asked about delegations: %s", name, problem.message)
-                return  # the cluster's own status tells
+                since = self._failing.setdefault(name, self._clock.elapsed())
+                if self._clock.elapsed() - since < SILENCE_SECONDS:
+                    return  # the cluster's own status tells soon
+                listed = dict.fromkeys(places, problem)
         if link is None:
             status = cluster.status(ClusterStatus) if cluster is not None else None
-            await self._note([(by_key[key], plan_unreachable(one, status), one.is_over) for key, one in ones.items()])
+            await self._note([(by_key[one.key], plan_unreachable(one, status), one.is_over) for one in ones])
             return
-        turn = [plan_turn(one, listed.get((one.spec.workload, one.project))) for one in ones.values()]
-        turn.sort(key=lambda one: one.one.status.tried >= one.one.generation)  # what was refused is tried again last
-        acts = [one.act for one in turn if one.act is not None][:MOST_ACTS]
-        answers = await self._perform(link, acts) if acts else []
-        answered = dict(zip(acts, answers, strict=True))
-        planned = [(by_key[one.key], *one.end(answered.get(one.act) if one.act is not None else None)) for one in turn]
+        turn = [plan_turn(one, listed.get((one.spec.workload, one.project))) for one in ones]
+        # What was refused, or had no answer, is tried again last.
+        turn.sort(key=lambda one: (one.key in self._stuck, one.one.status.refused == one.one.mark))
+        acting = [one for one in turn if one.act is not None][:MOST_ACTS]
+        answers = dict(zip([one.key for one in acting], await self._act(link, acting), strict=True))
+        now = self._clock.elapsed()
+        planned = [(by_key[one.key], *one.end(answers.get(one.key), sure=self._is_sure(one.key, now))) for one in turn]
         if any(status.begun and not by_key[item.key].status(DelegationStatus).begun for item, status, _ in planned):
             self._missed.add(name)  # what is noted as begun is sent now
         await self._note(planned)
+
+    async def _act(self, link: PeerLink, acting: Sequence[Turn]) -> list[Seen | WeftError]:
+        acts = [one.act for one in acting if one.act is not None]
+        answers = await self._perform(link, acts) if acts else []
+        for one, answer in zip(acting, answers, strict=True):
+            if not isinstance(answer, Unavailable):
+                self._stuck.pop(one.key, None)
+            elif answer is not NOT_BEGUN:
+                self._stuck[one.key] = self._clock.elapsed()
+        return answers
+
+    def _is_sure(self, key: str, now: float) -> bool:
+        """Whether no request about it, of this leader's or of the one before, can still arrive there."""
+        return now - max(self._began, self._stuck.get(key, 0.0)) >= SETTLED_SECONDS
 
     async def _note(self, planned: Sequence[tuple[Item, DelegationStatus, bool]]) -> None:
         commits = [commit for item, status, over in planned if (commit := plan_commit(item, status, over)) is not None]
@@ -139,20 +161,32 @@ class Delegations:
             await self._leadership.perform(commits[begin : begin + MOST_COMMITS])
 
 
+def list_delegated(items: Iterable[Item], cluster: Item | None) -> list[Delegated]:
+    """Delegations with what their link makes of them, the oldest first: it has a name that two have there."""
+    found: list[Delegated] = []
+    holders: dict[tuple[str, str, str], str] = {}
+    for item in sorted(
+        items, key=lambda item: (not item.status(DelegationStatus).begun, item.envelope.created_at, item.key)
+    ):
+        one = read_delegated(item, cluster)
+        holder = holders.setdefault((one.spec.workload, one.project, one.name), item.key)
+        found.append(one if holder == item.key else msgspec.structs.replace(one, rival="another delegation"))
+    return found
+
+
 def read_delegated(item: Item, cluster: Item | None) -> Delegated:
     """A delegation with what its link makes of it."""
-    spec = item.spec(DelegationSpec)
+    spec, status = item.spec(DelegationSpec), item.status(DelegationStatus)
     projects = cluster.spec(ClusterSpec).projects if cluster is not None else {}
     return Delegated(
         key=item.key,
         uid=item.uid,
         name=item.envelope.name,
-        generation=item.envelope.generation,
         deleting=item.deleting,
         labels=item.envelope.labels,
         spec=spec,
-        status=item.status(DelegationStatus),
-        project=projects.get(item.envelope.project or "", ""),
+        status=status,
+        project=status.project or projects.get(item.envelope.project or "", ""),
     )
 
 
@@ -179,9 +213,9 @@ def list_events(item: Item, former: DelegationStatus, status: DelegationStatus) 
 
 async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> Listed:
     """As ``list_seen``, in a thread of its own."""
-    return await in_thread(lambda: list_seen(link, places))
+    return await in_thread(lambda: list_seen(link, places, SystemClock()))
 
 
 async def perform_in_thread(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
     """As ``perform_acts``, in a thread of its own."""
-    return await in_thread(lambda: perform_acts(link, acts))
+    return await in_thread(lambda: perform_acts(link, acts, SystemClock()))

@@ -3,49 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlencode
 
+import msgspec
+
+from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.cluster.peer import PeerLink, connect_peer
+from weft.contracts.clock import Clock
 from weft.controllers.delegation.plan import Act, Seen, read_seen
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
-MOST_LIST_BYTES = 16 << 20
-MOST_LISTED = 10_000  # workloads of one project and kind
+MOST_PAGE_BYTES = 32 << 20
+PAGE, MOST_PAGES = 100, 100  # workloads of a page, and pages of one project and kind
+LIST_SECONDS, ACT_SECONDS = 60.0, 30.0  # what doesn't begin within this is left to the next turn
+# So long after an act that had no answer, or after another leader may have sent one, it may still arrive there.
+SETTLED_SECONDS = 100.0
+TOO_LONG = "answerTooLong"
+NOT_BEGUN = Unavailable("it is left to the next turn")
 Place = tuple[str, str]  # kind and project
 
 
-def list_seen(link: PeerLink, places: Iterable[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
+class _Page(msgspec.Struct):
+    items: list[dict[str, Any]]
+    next: str | None = msgspec.field(name="continue", default=None)
+
+
+_decode = msgspec.json.Decoder(_Page).decode
+
+
+def list_seen(link: PeerLink, places: Iterable[Place], clock: Clock) -> dict[Place, dict[str, Seen] | WeftError]:
     """What this cluster has made there, by name, or why a place can't be listed. Blocks. Raises Unavailable."""
     found: dict[Place, dict[str, Seen] | WeftError] = {}
-    client = connect_peer(link, most_answer_bytes=MOST_LIST_BYTES)
+    client = connect_peer(link, most_answer_bytes=MOST_PAGE_BYTES)
     try:
         for kind, project in places:
             try:
-                found[kind, project] = _list(client, kind, project)
-            except Unavailable:
-                raise
+                found[kind, project] = _list(client, kind, project, clock)
             except WeftError as problem:
+                if isinstance(problem, Unavailable) and problem.token != TOO_LONG:
+                    raise
                 found[kind, project] = problem
     finally:
         client.close()
     return found
 
 
-def _list(client: Client, kind: str, project: str) -> dict[str, Seen]:
-    items = client.list(kind, project=project).items
-    if len(items) > MOST_LISTED:
-        raise InvalidInput(f"it lists {len(items)} {kind}s: more than {MOST_LISTED}", reason="answerTooLong")
-    return {name: read_seen(item) for item in items if isinstance(name := item.get("name"), str)}
+def _list(client: Client, kind: str, project: str, clock: Clock) -> dict[str, Seen]:
+    path, query, began = client.path(kind, project=project), {"limit": str(PAGE)}, clock.elapsed()
+    found: dict[str, Seen] = {}
+    for _ in range(MOST_PAGES):
+        if clock.elapsed() - began > LIST_SECONDS:
+            break
+        answer = client.http.request("GET", f"{path}?{urlencode(query)}")
+        raise_problem(answer)
+        try:
+            page = _decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise InvalidInput("its answer is not a list of objects", reason="linkProtocol") from None
+        if len(page.items) > PAGE:
+            break
+        found |= {name: read_seen(item) for item in page.items if isinstance(name := item.get("name"), str)}
+        if not page.next:
+            return found
+        query = {"limit": str(PAGE), "continue": page.next}
+    raise Unavailable(f"its list of {kind}s is too long: more than {PAGE * MOST_PAGES}, or too slow", reason=TOO_LONG)
 
 
-def perform_acts(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
-    """The answer to each, in order; once the cluster doesn't answer, Unavailable for the others. Blocks."""
+def perform_acts(link: PeerLink, acts: Sequence[Act], clock: Clock) -> list[Seen | WeftError]:
+    """The answer to each, in order. Once the cluster doesn't answer, or after ``ACT_SECONDS``, the others have
+    ``NOT_BEGUN``. Blocks."""
     answers: list[Seen | WeftError] = []
+    began = clock.elapsed()
     client = connect_peer(link)
     try:
         for act in acts:
-            if answers and isinstance(answers[-1], Unavailable):
-                answers.append(answers[-1])
+            if clock.elapsed() - began > ACT_SECONDS or (answers and isinstance(answers[-1], Unavailable)):
+                answers.append(NOT_BEGUN)
                 continue
             try:
                 answers.append(_perform(client, act))

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import msgspec
 
 from weft.kinds.cluster import ClusterStatus
-from weft.kinds.delegation import GONE, WORKLOADS, DelegationSpec, DelegationStatus
+from weft.kinds.delegation import GONE, NAME_TAKEN, REFUSED, WORKLOADS, DelegationSpec, DelegationStatus, mark_workload
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 from weft.objects.lifecycle import Phase
 
 MOST_TEXT = 300  # characters of the other cluster's words, in a message
 MOST_WORD = 64  # and of an address, a node's name or a phase
-LINKED = "Linked"
+LINKED, NOT_GRANTED = "Linked", "notGranted"
 # What a phase there means here; any other is on its way.
 _PHASES = {
     Phase.RUNNING: "Running",
@@ -32,17 +32,22 @@ _PHASES = {
 
 
 class Delegated(msgspec.Struct, frozen=True):
-    """A delegation as it is here, and the project at the other cluster; "": the link has none for it."""
+    """A delegation as it is here, and the project at the other cluster: the one in which it began, else that of the link;
+    "": it has none. ``rival``: another delegation that has this name there."""
 
     key: str
     uid: str
     name: str
-    generation: int
     deleting: bool
     labels: Mapping[str, str]
     spec: DelegationSpec
     status: DelegationStatus
     project: str
+    rival: str = ""
+
+    @property
+    def mark(self) -> str:
+        return mark_workload(self.labels, self.spec.template)
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +62,9 @@ class Seen(msgspec.Struct, frozen=True):
     phase: str = ""
     node: str = ""
     address: str = ""
+    reason: str = ""
     message: str = ""
+    ready: bool = False
     deleting: bool = False
 
 
@@ -79,9 +86,23 @@ def read_seen(obj: Mapping[str, Any]) -> Seen:
         phase=_cut(dig(obj, "status.phase")),
         node=_cut(dig(obj, "status.node")),
         address=_cut(dig(obj, "status.address")),
+        reason=_cut(dig(obj, "status.reason")),
         message=_cut(dig(obj, "status.message"), MOST_TEXT),
+        ready=_is_ready(obj),
         deleting=obj.get("deleting_since") is not None,
     )
+
+
+def _is_ready(obj: Mapping[str, Any]) -> bool:
+    """Whether it is as specified, by its own kind."""
+    kind = WORKLOADS.get(str(obj.get("kind")))
+    goal = kind.lifetime.goals.get("create") if kind is not None else None
+    try:
+        if goal is not None:
+            return goal.reached(obj)
+        return dig(obj, "status.phase") in ("Running", "Scheduled", "Succeeded")  # a job
+    except Exception:  # whatever a hostile cluster put into it
+        return False
 
 
 def _cut(value: Any, most: int = MOST_WORD) -> str:
@@ -94,7 +115,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
     """What to do at the cluster, which lists ``seen``; None: nothing. What was there once and isn't any more is not created
     again by itself: that cluster may have forgotten a workload that still runs."""
     spec, status = one.spec, one.status
-    if spec.abandoned or not one.project:
+    if spec.abandoned or not one.project or one.rival:
         return None
     if one.deleting:
         if seen is None or seen.deleting:
@@ -103,7 +124,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
     if seen is None:
         if status.uid and spec.resends <= status.resent:
             return None
-    elif seen.deleting or (status.accepted >= one.generation and status.uid == seen.uid):
+    elif seen.deleting or (status.sent == one.mark and status.uid == seen.uid):
         return None
     manifest = {
         "kind": spec.workload,
@@ -128,14 +149,17 @@ class Turn(msgspec.Struct, frozen=True):
     def key(self) -> str:
         return self.one.key
 
-    def end(self, answer: Seen | WeftError | None) -> tuple[DelegationStatus, bool]:
-        """The status after the answer to ``act``, and whether the delegation is over."""
+    def end(self, answer: Seen | WeftError | None, *, sure: bool = True) -> tuple[DelegationStatus, bool]:
+        """The status after the answer to ``act``, and whether the delegation is over. ``sure``: nothing that was sent before can
+        still arrive."""
         one = self.one
         if self.begins:
-            return _with(one.status, begun=True), False
+            return _with(one.status, begun=True, project=one.project), False
         is_absent = self.problem is None and self.seen is None and self.act is None and bool(one.project)
-        over = one.is_over or (one.deleting and is_absent)
-        return plan_status(one, self.seen, self.act, answer if answer is not None else self.problem), over
+        over = one.is_over or (one.deleting and is_absent and sure and not one.rival)
+        if self.problem is not None and one.project and not one.spec.abandoned:
+            return plan_unlisted(one, self.problem), over
+        return plan_status(one, self.seen, self.act, answer), over
 
 
 def plan_turn(one: Delegated, listed: Mapping[str, Seen] | WeftError | None) -> Turn:
@@ -159,40 +183,65 @@ def plan_status(
         return _with(status, phase="Pending" if not status.uid else "Unknown", reason="noProject", message=message)
     if one.spec.abandoned:
         return _with(status, phase="Unknown", reason="abandoned", message=f"what runs at {cluster} is left alone")
+    if one.rival:
+        message = f"{one.rival} has a {WORKLOADS[one.spec.workload].title} of that name at {cluster}"
+        return _with(status, phase="Failed", refused=one.mark, reason=NAME_TAKEN, message=message)
+    if isinstance(answer, Seen) and act is not None and act.what == "put":
+        # Whether it is as it was sent now, the next list tells.
+        taken = {"sent": one.mark, "refused": "", "resent": one.spec.resends, "uid": answer.uid, "absent": False}
+        return _with(_show(_with(status, **taken), answer, one.deleting), ready=False)
     if isinstance(answer, Seen):
-        taken = {"accepted": one.generation, "tried": 0, "resent": one.spec.resends, "uid": answer.uid}
-        return _show(_with(status, **taken), answer, one.deleting)
+        return _show(status, answer, one.deleting)
     if isinstance(answer, Unavailable):
         return status  # the next turn tells
     if isinstance(answer, WeftError):
         return _plan_refused(one, seen, act, answer)
-    if seen is None:
-        if one.deleting or not status.uid:
-            return status
-        if status.phase in ("Done", "Failed"):
-            return status  # it ended, and is no longer kept there
-        message = f"{cluster} no longer has it; weft delegation resend {one.name} creates it there again"
-        return _with(status, phase=GONE, reason="gone", message=message, node="", address="", phase_there="")
-    return _show(_with(status, uid=status.uid or seen.uid), seen, one.deleting)
+    if seen is not None:
+        return _show(_with(status, uid=status.uid or seen.uid, absent=False), seen, one.deleting)
+    if one.deleting or not status.uid:
+        return status
+    ended = _PHASES.get(status.phase_there, "")
+    message = f"{cluster} no longer has it; weft delegation resend {one.name} creates it there again"
+    if ended in ("Done", "Failed"):
+        return _with(status, phase=ended, absent=True, ready=False, reason="gone", message=message)
+    return _with(status, phase=GONE, absent=True, ready=False, reason="gone", message=message, node="", address="")
 
 
 def _plan_refused(one: Delegated, seen: Seen | None, act: Act | None, answer: WeftError) -> DelegationStatus:
     """It is tried again each turn; what runs there goes on as it was."""
     cluster, kind = one.spec.cluster, WORKLOADS[one.spec.workload].title
-    if isinstance(answer, Forbidden):
-        reason = "notGranted"
-        message = f"{cluster} doesn't let this cluster run {kind}s in its project {one.project}: an administrator there grants run"
+    if _is_ungranted(answer):
+        reason, message = NOT_GRANTED, _explain_ungranted(one)
     elif isinstance(answer, NotFound) and not (answer.field or "").startswith("spec."):
-        reason = "nameTaken"
+        reason = NAME_TAKEN
         message = f"{cluster} has no project {one.project}, or a {kind} of that name which isn't this cluster's"
     else:
-        reason, message = "refused", f"{cluster} refuses it: {_cut(answer.message, MOST_TEXT)}"
+        reason, message = REFUSED, f"{cluster} refuses it: {_cut(answer.message, MOST_TEXT)}"
     if seen is not None:
         phase = _show(one.status, seen, one.deleting).phase
     else:
-        phase = "Unknown" if one.status.uid else "Pending" if reason == "notGranted" else "Failed"
-    tried = one.generation if act is not None else one.status.tried
-    return _with(one.status, phase=phase, tried=tried, reason=reason, message=message)
+        phase = "Unknown" if one.status.uid else "Pending" if reason == NOT_GRANTED else "Failed"
+    refused = one.mark if act is not None else one.status.refused
+    return _with(one.status, phase=phase, refused=refused, ready=False, reason=reason, message=message)
+
+
+def _is_ungranted(problem: WeftError) -> bool:
+    """A quota or a limit there is Forbidden, too."""
+    return isinstance(problem, Forbidden) and "permission" in problem.details
+
+
+def _explain_ungranted(one: Delegated) -> str:
+    kind, cluster = WORKLOADS[one.spec.workload].title, one.spec.cluster
+    return f"{cluster} doesn't let this cluster run {kind}s in its project {one.project}: an administrator there grants run"
+
+
+def plan_unlisted(one: Delegated, problem: WeftError) -> DelegationStatus:
+    """The status while the cluster answers, but doesn't list what it runs."""
+    reason, message = "cantBeAsked", f"{one.spec.cluster} doesn't list what it runs: {_cut(problem.message, MOST_TEXT)}"
+    if _is_ungranted(problem):
+        reason, message = NOT_GRANTED, _explain_ungranted(one)
+    phase = "Unknown" if one.status.uid else "Pending"
+    return _with(one.status, phase=phase, ready=False, reason=reason, message=message)
 
 
 def plan_unreachable(one: Delegated, cluster: ClusterStatus | None) -> DelegationStatus:
@@ -203,7 +252,11 @@ def plan_unreachable(one: Delegated, cluster: ClusterStatus | None) -> Delegatio
         "what it runs goes on there" if one.status.uid else "it gets this once it answers"
     )
     return _with(
-        one.status, phase="Unknown" if one.status.uid else "Pending", reason="clusterUnreachable", message=message
+        one.status,
+        phase="Unknown" if one.status.uid else "Pending",
+        ready=False,
+        reason="clusterUnreachable",
+        message=message,
     )
 
 
@@ -215,7 +268,8 @@ def _show(status: DelegationStatus, seen: Seen, deleting: bool) -> DelegationSta
         phase_there=seen.phase,
         node=seen.node,
         address=seen.address,
-        reason="",
+        ready=seen.ready and not deleting,
+        reason=seen.reason,
         message=seen.message,
     )
 
