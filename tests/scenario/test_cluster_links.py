@@ -15,7 +15,9 @@ from tests.scenario.test_api_requests import every_route
 from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import ask_hello
+from weft.kinds.container import CONTAINER, ContainerSpec
 from weft.kinds.fields.cluster.link import GRANTS
+from weft.kinds.job import JOB, JobSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import (
     AlreadyExists,
@@ -169,6 +171,33 @@ def test_grants_are_for_the_link_s_projects_and_taken_at_once(sides: tuple[Side,
         west.client.patch("cluster", "east", {"spec": {"ca": "x"}})
     with pytest.raises(InvalidInput, match="only a link sets it"):
         west.client.patch("cluster", "east", {"spec": {"sealed": {"token": None}}})
+
+
+def test_a_cluster_that_runs_workloads_deletes_only_what_it_made(sides: tuple[Side, Side]) -> None:
+    """Neither at once nor by a mark, not by force, not as a repeat; and the answer has nothing of the spec."""
+    east, west = sides
+    east.link("west", west, west.link_token("east", grants=["run"], projects={"default": "default"}))
+    peer = as_peer(east, "west", west)
+    one = {"project": "default", "creator": "token:admin"}
+    vm = VM.make("web", VmSpec(image="tiny", user_data="#secret"), 1.0, **one)  # type: ignore[arg-type]
+    marked = VM.make("going", VmSpec(image="tiny", user_data="#secret"), 1.0, **one)  # type: ignore[arg-type]
+    marked.finalizers, marked.deleting_since = ["vms"], 2.0
+    container = CONTAINER.make("app", ContainerSpec(image="busybox"), 1.0, **one)  # type: ignore[arg-type]
+    job = JOB.make("sum", JobSpec(task=ContainerSpec(image="busybox")), 1.0, **one)  # type: ignore[arg-type]
+    west.put(vm, marked, container, job)
+    west.put(
+        JOB.make("own", JobSpec(task=ContainerSpec(image="busybox")), 1.0, project="default", creator="cluster:east")
+    )
+    done = peer.http.request("DELETE", "/v1/projects/default/jobs/own", headers={"Idempotency-Key": "done"})
+    assert done.status in (200, 202)
+    for envelope in (vm, marked, container, job):
+        path = f"/v1/projects/default/{envelope.kind}s/{envelope.name}"
+        absent = peer.http.request("DELETE", f"/v1/projects/default/{envelope.kind}s/none")
+        for query, key in (("", "1"), ("?force=true", "2"), (f"?uid={envelope.uid}", "3"), ("", "done")):
+            refused = peer.http.request("DELETE", path + query, headers={"Idempotency-Key": key})
+            assert refused.status == absent.status == 404 and b"secret" not in refused.body, (path, query, refused.body)
+        stored = west.stored(envelope.key)
+        assert stored is not None and stored.deleting_since == envelope.deleting_since
 
 
 def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side]) -> None:

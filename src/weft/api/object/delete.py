@@ -21,6 +21,7 @@ from weft.contracts.trace.context import mark
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, enrolment_key
 
 
@@ -31,9 +32,9 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     uid = query.get("uid")
     kind, key = target.kind, call.idempotency_key
     if key is not None and await was_done(context, key):
-        return await _answer_repeat(context, target)
+        return await _answer_repeat(context, call.actor, target)
     expected = Match(call)
-    envelope = await _read(context, target)
+    envelope = await _read(context, call.actor, target)
     if kind.access.readers == "administered" and not owns(call.actor, envelope, "delete"):
         if owns(call.actor, envelope, "get"):
             raise call.actor.refuse(f"{kind.name}:delete", None, f"delete {kind.name} {envelope.name}")
@@ -52,12 +53,12 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         kind.admission.delete_guard(envelope, context.clock.now())
     if references.is_referred_to(kind):
         await _refuse_used(context, kind, envelope)
-        envelope = await _mark(context, target, envelope.uid, expected)
+        envelope = await _mark(context, call.actor, target, envelope.uid, expected)
         expected = Match()  # it matched; our own mark changes the revision
         try:
             await _refuse_used(context, kind, envelope)
         except BaseException:
-            await _unmark(context, target, envelope.uid)
+            await _unmark(context, call.actor, target, envelope.uid)
             raise
     gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
     call.changed.append(Change(gone, "deleting" if gone.finalizers else "deleted"))
@@ -68,18 +69,21 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     return object_answer(gone, 202 if gone.finalizers else 200)
 
 
-async def _answer_repeat(context: ApiContext, target: Target) -> Answer:
-    current = await read_again(context, target.key)
+async def _answer_repeat(context: ApiContext, actor: Actor, target: Target) -> Answer:
+    current, kind = await read_again(context, target.key), target.kind
+    if current is not None and actor.is_kept_from(current.creator):
+        raise not_found(kind, target.require_name(), target.project)
     if current is not None and current.deleting_since is not None:
         return object_answer(current, 202)
-    kind = target.kind
     gone = Envelope(kind=kind.name, name=target.require_name(), uid="", project=target.project)
     return object_answer(gone)
 
 
-async def _read(context: ApiContext, target: Target, uid: str | None = None) -> Envelope:
+async def _read(context: ApiContext, actor: Actor, target: Target, uid: str | None = None) -> Envelope:
+    """Raises NotFound, also for what a linked cluster hasn't made itself."""
     envelope = await read_again(context, target.key)
-    if envelope is None or (uid is not None and envelope.uid != uid):
+    is_there = envelope is not None and (uid is None or envelope.uid == uid)
+    if envelope is None or not is_there or actor.is_kept_from(envelope.creator):
         raise not_found(target.kind, target.require_name(), target.project)
     return envelope
 
@@ -90,9 +94,9 @@ async def _refuse_used(context: ApiContext, kind: Kind, envelope: Envelope) -> N
         raise references.in_use(kind, envelope.name, users)
 
 
-async def _mark(context: ApiContext, target: Target, uid: str, expected: Match) -> Envelope:
+async def _mark(context: ApiContext, actor: Actor, target: Target, uid: str, expected: Match) -> Envelope:
     async def attempt() -> Envelope:
-        envelope = await _read(context, target, uid)
+        envelope = await _read(context, actor, target, uid)
         expected.check(target.kind, envelope.name, envelope)
         if envelope.deleting_since is None:
             await _write(context, envelope, context.clock.now())
@@ -101,9 +105,9 @@ async def _mark(context: ApiContext, target: Target, uid: str, expected: Match) 
     return await retry(context, attempt)
 
 
-async def _unmark(context: ApiContext, target: Target, uid: str) -> None:
+async def _unmark(context: ApiContext, actor: Actor, target: Target, uid: str) -> None:
     async def attempt() -> None:
-        await _write(context, await _read(context, target, uid), None)
+        await _write(context, await _read(context, actor, target, uid), None)
 
     await retry(context, attempt)
 
@@ -123,7 +127,9 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
     kind = target.kind
     envelope = await read_again(context, target.key)
     if envelope is None or envelope.uid != last.uid:
-        return last  # its controllers have removed the last finalizer meanwhile
+        return (
+            last  # its controllers have removed the last finalizer meanwhile; a later one of the name may be another's
+        )
     expected.check(kind, envelope.name, envelope)
     if envelope.finalizers:
         if envelope.deleting_since is None:
