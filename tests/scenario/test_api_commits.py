@@ -114,9 +114,13 @@ RELIES_ON = {
         "api/node/report.py attempt": "node at | enrolment",
     },
     "stand_in_a_network": {"api/node/egress_endpoints.py _ensure": "endpoint absent, network present, node present"},
-    "link_another_cluster": {"api/cluster/link.py attempt": "cluster absent, cluster at, token absent | token"},
+    "link_another_cluster": {
+        "api/cluster/link.py attempt": "cluster absent, cluster at, linkname absent, linkname at, token absent | token"
+    },
     "be_linked_by_another_cluster": {
-        "api/cluster/accept.py _take_in": "cluster absent, cluster at, token absent, token at | token"
+        "api/cluster/accept.py _take_in": (
+            "cluster absent, cluster at, linkname absent, linkname at, token absent, token at | token"
+        )
     },
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",
@@ -460,8 +464,8 @@ def link_another_cluster(lab: DoorsLab, number: int) -> None:
 def be_linked_by_another_cluster(lab: DoorsLab, number: int) -> None:
     with another_cluster(lab, f"linked{number}") as other:
         for _ in range(2):
-            link(other, "here", lab, quietly(lab, lambda: link_token(lab, "there")))
-        quietly(lab, lambda: lab.client.delete("cluster", "there"))
+            link(other, "here", lab, quietly(lab, lambda: link_token(lab, "near")))
+        quietly(lab, lambda: lab.client.delete("cluster", "near"))
 
 
 def link_token(lab: DoorsLab, name: str) -> str:

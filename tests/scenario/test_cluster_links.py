@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ import pytest
 from tests.scenario.link_lab import Side, two_sides
 from tests.scenario.test_api_requests import every_route
 
+from weft.api.admission import link_names
 from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import ask_hello
+from weft.contracts.store import Delete
 from weft.kinds.container import CONTAINER, ContainerSpec
 from weft.kinds.fields.cluster.link import GRANTS
-from weft.kinds.job import JOB, JobSpec
+from weft.kinds.job import JOB, JobSpec, TaskSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import (
     AlreadyExists,
@@ -183,11 +186,9 @@ def test_a_cluster_that_runs_workloads_deletes_only_what_it_made(sides: tuple[Si
     marked = VM.make("going", VmSpec(image="tiny", user_data="#secret"), 1.0, **one)  # type: ignore[arg-type]
     marked.finalizers, marked.deleting_since = ["vms"], 2.0
     container = CONTAINER.make("app", ContainerSpec(image="busybox"), 1.0, **one)  # type: ignore[arg-type]
-    job = JOB.make("sum", JobSpec(task=ContainerSpec(image="busybox")), 1.0, **one)  # type: ignore[arg-type]
+    job = JOB.make("sum", JobSpec(task=TaskSpec(image="busybox")), 1.0, **one)  # type: ignore[arg-type]
     west.put(vm, marked, container, job)
-    west.put(
-        JOB.make("own", JobSpec(task=ContainerSpec(image="busybox")), 1.0, project="default", creator="cluster:east")
-    )
+    west.put(JOB.make("own", JobSpec(task=TaskSpec(image="busybox")), 1.0, project="default", creator="cluster:east"))
     done = peer.http.request("DELETE", "/v1/projects/default/jobs/own", headers={"Idempotency-Key": "done"})
     assert done.status in (200, 202)
     for envelope in (vm, marked, container, job):
@@ -198,6 +199,51 @@ def test_a_cluster_that_runs_workloads_deletes_only_what_it_made(sides: tuple[Si
             assert refused.status == absent.status == 404 and b"secret" not in refused.body, (path, query, refused.body)
         stored = west.stored(envelope.key)
         assert stored is not None and stored.deleting_since == envelope.deleting_since
+
+
+def test_what_a_cluster_made_is_not_the_next_one_s_that_gets_its_name(sides: tuple[Side, Side], tmp_path: Path) -> None:
+    east, west = sides
+    terms = {"grants": ["run"], "projects": {"default": "default"}}
+    east.link("west", west, west.link_token("east", **terms))
+    west.put(VM.make("web", VmSpec(image="tiny"), 1.0, project="default", creator="cluster:east"))
+    own = as_peer(east, "west", west).get("vm", "web")["uid"]
+    west.client.delete("cluster", "east")
+    west.restart()  # what is known of the name is in the store
+    with contextlib.closing(Side(tmp_path / "third")) as third:
+        token = west.link_token("east", **terms)
+        for _ in range(2):  # the token isn't used up
+            with pytest.raises(
+                AlreadyExists, match="another cluster's, and a vm that it made is still here"
+            ) as refused:
+                third.link("west", west, token)
+        assert "use another name" in (refused.value.hint or "") and "web" not in str(refused.value)
+        with pytest.raises(AlreadyExists, match="still here"):  # nor where this side gives the name
+            west.link("east", third, third.link_token("west"), **terms)
+        assert third.client.list("cluster").items == [] == west.client.list("cluster").items
+        # The same cluster gets its own again, under its name.
+        east.link("west", west, west.link_token("east", **terms))
+        peer = as_peer(east, "west", west)
+        assert peer.get("vm", "web")["uid"] == own
+        # Once nothing of it is left, the name is free.
+        web = west.stored("/vm/default/web")
+        assert web is not None
+        west.run(west.store.commit([Delete(web.key)]))
+        west.client.delete("cluster", "east")
+        third.link("west", west, token)
+        with pytest.raises(NotFound):
+            as_peer(third, "west", west).get("vm", "web")
+
+
+def test_a_name_is_refused_where_nothing_says_whose_it_was(sides: tuple[Side, Side]) -> None:
+    """As after a link that an older release deleted, and where the object is the last of many."""
+    east, west = sides
+    west.put(*(VM.make(f"a{number}", VmSpec(image="tiny"), 1.0, project="default") for number in range(40)))
+    west.put(VM.make("z", VmSpec(image="tiny"), 1.0, project="default", creator="cluster:east"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(link_names, "_PAGE", 20)
+        with pytest.raises(AlreadyExists, match="still here"):
+            east.link("west", west, west.link_token("east"))
+    east.link("west", west, west.link_token("far-east"))
 
 
 def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side]) -> None:

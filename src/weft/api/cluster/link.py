@@ -7,6 +7,7 @@ import asyncio
 
 from weft import __version__
 from weft.api.admission.commit import retry
+from weft.api.admission.link_names import plan_name
 from weft.api.auth.authorise import require_permission
 from weft.api.cluster.accept import check_word
 from weft.api.cluster.hello import read_epoch
@@ -46,7 +47,8 @@ async def link(context: ApiContext, call: Call, name: str) -> Answer:
         )
     token, sha256 = read
     refuse_itself(context, sha256[:32], "token")
-    (await read_members(context)).find(name, sha256[:32])
+    if (await read_members(context)).find(name, sha256[:32]) is None:
+        await plan_name(context, name, sha256[:32])  # before the other side has its half
     ca = await asyncio.to_thread(find_ca, url, sha256)
     secret, own_id = make_secret(), make_token_id("cluster")
     offer = AcceptInput(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from weft.api.admission.link_names import plan_name
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
@@ -130,6 +131,7 @@ async def plan_link(
     writes: list[Write] = []
     if former is None:
         made = CLUSTER.make(name, spec, now, creator=creator, status=status)
+        writes, preconditions = await plan_name(context, name, uid)
         preconditions.append(Absent(made.key))
     else:
         old = decode_part(former.spec, ClusterSpec)

@@ -10,6 +10,7 @@ import msgspec
 from weft.api.admission import references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
+from weft.api.admission.link_names import plan_leaving
 from weft.api.auth.ownership import owns
 from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up
@@ -18,6 +19,7 @@ from weft.api.request.if_match import Match
 from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.contracts.trace.context import mark
+from weft.kinds.cluster import CLUSTER
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.serving.answer import Answer
@@ -142,6 +144,8 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
     removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=context.clock.now()))
     if kind.lifetime.runs_workloads:
         writes.append(Put(enrolment_key(envelope.uid), removed))
+    if kind is CLUSTER:
+        writes.append(plan_leaving(envelope))
     revision = await context.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
     if kind.lifetime.runs_workloads:
         context.enrolments.note(envelope.uid, removed, revision)
