@@ -9,7 +9,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,10 +35,14 @@ class Heard:
         self.answers: dict[int, tuple[float | None, str]] = {}
         self.running: list[dict[str, str]] = []
         self.problems: dict[str, str] = {}
+        self.lost: list[int] = []
 
     def note_answer(self, number: int, value: float | None, problem: str) -> None:
         assert number not in self.answers
         self.answers[number] = value, problem
+
+    def note_lost(self, numbers: Sequence[int]) -> None:
+        self.lost += numbers
 
     def note_running(self, versions: Mapping[str, str]) -> None:
         self.running.append(dict(versions))
@@ -220,6 +224,18 @@ async def test_another_version_takes_over_when_it_is_ready_and_a_bad_one_never_d
         place.supervisor.put({})
         await until(lambda: place.heard.running[-1] == {})
         assert place.supervisor.pid == 0
+
+
+async def test_what_a_replaced_process_leaves_unanswered_is_told_as_lost(tmp_path: Path) -> None:
+    async with placed(tmp_path, hang_seconds=60.0) as place:
+        hanging, good = place.make(endless()), place.make(DOUBLE)
+        place.supervisor.put({"m": hanging})
+        await until(lambda: place.runs(m=hanging))
+        asked = [place.ask("m", 1.0), place.ask("m", 2.0)]
+        place.supervisor.put({"m": good})
+        await until(lambda: place.runs(m=good))
+        await until(lambda: place.heard.lost == asked)
+        assert await place.answer("m", 1.0) == (3.0, "")
 
 
 # A process that ends as it loads "bad", and answers another question than the one that it was asked about 1.

@@ -29,6 +29,9 @@ class AnswerListener(Protocol):
     def note_answer(self, number: int, value: float | None, problem: str) -> None:
         """To question ``number``. None: no number, for ``problem`` ("": it isn't finite)."""
 
+    def note_lost(self, numbers: Sequence[int]) -> None:
+        """Their process ended before it answered these questions."""
+
     def note_running(self, versions: Mapping[str, str]) -> None:
         """From now on questions go to these versions, by model; {}: to none, and what was asked is not answered any more."""
 

@@ -159,7 +159,7 @@ class ModelSupervisor:
     async def _replace(self, wanted: dict[str, ModelFile], listener: AnswerListener) -> None:
         """Start a process with ``wanted``; when it is ready, it takes over."""
         if not wanted:
-            self._retire()
+            self._retire(listener)
             self._good = {}
             listener.note_running({})
             return
@@ -188,7 +188,7 @@ class ModelSupervisor:
             words = "it hangs as it is loaded" if is_hung else f"its process ended as it was loaded ({how})"
             self._blame_loading(loading, wanted, words)
             return
-        self._retire()
+        self._retire(listener)
         self._process = fresh
         self._good = {uid: wanted[uid] for uid in fresh.versions}
         known = {(uid, one.version) for uid, one in self._wanted.items()}
@@ -201,20 +201,21 @@ class ModelSupervisor:
         self._blame(uid if uid in wanted else _OF_ALL, words)
         self._good = good
 
-    def _retire(self) -> None:
+    def _retire(self, listener: AnswerListener) -> None:
         process, self._process = self._process, None
         if process is not None:
-            task = asyncio.create_task(self._let_finish(process))
+            task = asyncio.create_task(self._let_finish(process, listener))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def _let_finish(self, process: RunnerProcess) -> None:
+    async def _let_finish(self, process: RunnerProcess, listener: AnswerListener) -> None:
         try:
             end = self._clock.elapsed() + LATE_SECONDS
             while process.waiting and not process.ended.is_set() and self._clock.elapsed() < end:
                 await self._clock.sleep(0.01)
         finally:
             await process.end()
+            listener.note_lost([number for number, _, _ in process.waiting])
 
     def _list_problems(self) -> dict[str, str]:
         missing = self._find_missing() if self._wanted else ""

@@ -175,11 +175,19 @@ class ModelEngine:
         """These versions run now. {}: none does, and what was asked stays without an answer."""
         self._versions = dict(versions)
         if not versions:
-            for number in list(self._questions):
-                question = self._questions.pop(number)
-                if not question.is_decided:
-                    self._miss(question, "dead", "its process ended", at)
+            self._lose(list(self._questions), at)
         self._switch(at)
+
+    def lose(self, numbers: Iterable[int], at: float) -> None:
+        """The process that was asked these questions has ended without an answer to them."""
+        self._lose(numbers, at)
+        self._ask_fresh(at)
+
+    def _lose(self, numbers: Iterable[int], at: float) -> None:
+        for number in numbers:
+            question = self._questions.pop(number, None)
+            if question is not None and not question.is_decided:
+                self._miss(question, "dead", "its process ended", at)
 
     def watches(self, device: str) -> bool:
         return device in self._by_device
@@ -358,11 +366,14 @@ class ModelEngine:
     def _decide(self, question: _Question, value: Value | None, by: By, at: float) -> None:
         question.is_decided = True
         entry = self._entries.get(question.model.uid)
-        if entry is None or question.device not in entry.devices:
+        if entry is None:
             return  # people took it away meanwhile
-        self.decisions.append(Decision(question.model, question.device, value, by))
         if entry.open.get(question.device) == question.number:
             del entry.open[question.device]
+        if question.device not in entry.devices:
+            entry.waiting.pop(question.device, None)
+            return  # people took the device away; the same may come back
+        self.decisions.append(Decision(question.model, question.device, value, by))
         since = entry.waiting.pop(question.device, None)
         if since is not None:
             self._ask(entry, question.device, since, at)

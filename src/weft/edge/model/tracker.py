@@ -101,6 +101,11 @@ class ModelTracker:
         self._engine.answer(number, value, problem, at)
         self._act(at)
 
+    def note_lost(self, numbers: Sequence[int]) -> None:
+        at = self._clock.elapsed()
+        self._engine.lose(numbers, at)
+        self._act(at)
+
     def note_running(self, versions: Mapping[str, str]) -> None:
         at = self._clock.elapsed()
         self._engine.note_running(versions, at)

@@ -249,3 +249,27 @@ def test_a_fallback_that_this_version_cannot_read_is_named() -> None:
     world = World()
     refused = world.engine.put({"m": (make_model(fallback=Fallback(when="t ??")), ["d0"])}, world.at)
     assert "can't be read" in refused["m"]
+
+
+def test_questions_that_a_replaced_process_never_answered_go_to_the_fallback_and_block_no_other() -> None:
+    world = World(devices=MOST_FRESH + 5)
+    world.run()
+    numbers = [one.number for one in world.engine.asks]
+    world.wait(9)
+    world.engine.asks.clear()
+    world.engine.lose([*numbers, 10**9], world.at)
+    assert len(world.engine.asks) == 5, "the devices that weren't asked about yet"
+    assert world.count() == (MOST_FRESH + 5, MOST_FRESH, 0, 0)
+    world.engine.lose([one.number for one in world.engine.asks], world.at)
+    assert world.count() == (MOST_FRESH + 5, MOST_FRESH, 0, 5)
+
+
+def test_a_device_that_went_while_its_question_was_open_is_asked_about_when_it_is_back() -> None:
+    world = World()
+    world.run()
+    world.engine.put({"m": (world.model, [])}, world.at)
+    world.wait(9)
+    assert world.take() == []
+    world.engine.asks.clear()
+    world.engine.put({"m": (world.model, ["d0"])}, world.at)
+    assert len(world.engine.asks) == 1
