@@ -13,18 +13,20 @@ from tests.onnx_files import digest
 from weft.client.answer import Answer
 from weft.edge.server.files import PARTIAL, PIECE_BYTES, ModelFiles
 from weft.objects.code_limits import MOST_BYTES
-from weft.objects.errors import DriverFailed, TooLarge, WeftError
+from weft.objects.errors import DriverFailed, TooLarge, Unavailable, WeftError
 
 
 class Server:
     """Has ``content`` under every digest; a request takes one range of it."""
 
-    def __init__(self, content: bytes, *, is_endless: bool = False) -> None:
-        self.content, self.is_endless, self.asked = content, is_endless, 0
+    def __init__(self, content: bytes, *, is_endless: bool = False, cut_after: int = 1000) -> None:
+        self.content, self.is_endless, self.cut_after, self.asked = content, is_endless, cut_after, 0
         self.http = self
 
     def request(self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str], **_: Any) -> Answer:
         first, last = (int(one) for one in headers["Range"].removeprefix("bytes=").split("-"))
+        if self.asked == self.cut_after:
+            raise Unavailable("the line is cut")
         self.asked += 1
         if self.is_endless:
             return Answer(206, {}, bytes(last + 1 - first))
@@ -61,6 +63,31 @@ def test_a_server_that_never_ends_is_left_at_the_bound(tmp_path: Path) -> None:
         files.fetch(server, "a" * 64)  # type: ignore[arg-type]
     assert server.asked == MOST_BYTES // PIECE_BYTES + 1
     assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_fetch_that_was_cut_goes_on_from_the_pieces_that_came(tmp_path: Path) -> None:
+    content = os.urandom(PIECE_BYTES * 3 + 5)
+    files, server = ModelFiles(tmp_path), Server(content, cut_after=2)
+    with pytest.raises(Unavailable):
+        files.fetch(server, digest(content))  # type: ignore[arg-type]
+    partial = tmp_path / f"{digest(content)}{PARTIAL}"
+    with partial.open("ab") as out:
+        out.write(b"half a piece, as after a power cut")
+    files.forget([], [digest(content)])
+    server.asked, server.cut_after = 0, 100
+    files.fetch(server, digest(content))  # type: ignore[arg-type]
+    assert Path(files.find(digest(content))).read_bytes() == content
+    assert (server.asked, partial.exists()) == (2, False)
+
+
+def test_what_came_before_a_cut_and_is_spoilt_is_fetched_again_from_the_start(tmp_path: Path) -> None:
+    content = os.urandom(PIECE_BYTES + 5)
+    files, partial = ModelFiles(tmp_path), tmp_path / f"{digest(content)}{PARTIAL}"
+    partial.write_bytes(bytes(PIECE_BYTES))
+    with pytest.raises(DriverFailed, match="digest"):
+        files.fetch(Server(content), digest(content))  # type: ignore[arg-type]
+    files.fetch(Server(content), digest(content))  # type: ignore[arg-type]
+    assert files.find(digest(content))
 
 
 def test_a_refusal_and_a_full_disk_are_told_in_words(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from weft.edge.broker.config import make_username
 from weft.edge.device.model import Device
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
-from weft.edge.server.files import ModelFiles, describe_failure
+from weft.edge.server.fetching import FileFetcher
+from weft.edge.server.files import ModelFiles
 from weft.edge.server.handover import hand_over
 from weft.edge.server.objects import KINDS, GatewayObjects, read_key, read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
@@ -65,7 +66,10 @@ class ServerLink:
         self._client, self._node, self._gateway, self._drivers = client, node, gateway, drivers
         self._store, self._clock, self._broker = store, clock, broker
         self._files = files
-        self._file_problems: dict[str, str] = {}  # why files can't be fetched, by digest
+        self._fetcher = None
+        if files is not None:
+            self._fetcher = FileFetcher(files, client, clock, self._put_models, lambda: gateway.models.list_used())
+        self._putting = asyncio.Lock()  # of models: the last that are put are the last that are wanted
         self._objects: dict[str, dict[tuple[str, str], bytes]] = {kind: {} for kind in KINDS}
         self._hashes = store.load_hashes()  # by username
         self._asked: dict[str, tuple[Device, float]] = {}  # by username: for what its password was asked, and when
@@ -96,7 +100,8 @@ class ServerLink:
         loop = asyncio.get_running_loop()
         for kind in KINDS:
             threading.Thread(target=self._follow, args=(loop, kind), name=f"weft-edge-{kind}", daemon=True).start()
-        await asyncio.gather(self._keep_objects(), self._keep_reporting(), self._keep_invoking())
+        fetching = [self._fetcher.keep()] if self._fetcher is not None else []
+        await asyncio.gather(self._keep_objects(), self._keep_reporting(), self._keep_invoking(), *fetching)
 
     def find_offset(self) -> float:
         """The seconds by which the server's clock is ahead of this machine's."""
@@ -175,7 +180,6 @@ class ServerLink:
                 continue
             await self._apply()
             await self._ask_passwords()
-            await self._fetch_files()
 
     def _list(self, kind: str) -> dict[tuple[str, str], bytes]:
         """In a thread: all of them now. An older server has no models, and its gateway none to run."""
@@ -202,6 +206,8 @@ class ServerLink:
         self._gateway.put_rules(wanted.rules)
         self._wanted = wanted
         await self._put_models()
+        if self._fetcher is not None:
+            self._fetcher.want(model.file.sha256 for model, _ in wanted.decision_models.values())
         self._admit(wanted)
         rows = {
             kind: {f"{project}/{name}": body for (project, name), body in self._objects[kind].items()} for kind in KINDS
@@ -212,34 +218,16 @@ class ServerLink:
 
     async def _put_models(self) -> None:
         """The models, each with its file if that is here."""
-        models, problems = {}, {}
-        for uid, (model, devices) in self._wanted.decision_models.items():
-            file = model.file
-            path = await asyncio.to_thread(self._files.find, file.sha256) if self._files is not None else ""
-            if not path:
-                problems[uid] = self._file_problems.get(file.sha256, "its file is being fetched")
-            models[uid] = msgspec.structs.replace(model, file=msgspec.structs.replace(file, path=path)), devices
-        self._gateway.put_models(models, problems)
-
-    async def _fetch_files(self) -> None:
-        """Fetch what is missing, and remove what no model needs."""
-        if self._files is None:
-            return
-        changed = False
-        for sha256 in {model.file.sha256 for model, _ in self._wanted.decision_models.values()}:
-            if await asyncio.to_thread(self._files.find, sha256):
-                continue
-            try:
-                await asyncio.to_thread(self._files.fetch, self._client, sha256)
-                self._file_problems.pop(sha256, None)
-            except WeftError as problem:
-                self._file_problems[sha256] = describe_failure(problem)
-            changed = True
-        if changed:
-            await self._put_models()
-        named = {model.file.sha256 for model, _ in self._wanted.decision_models.values()}
-        self._file_problems = {sha256: why for sha256, why in self._file_problems.items() if sha256 in named}
-        await asyncio.to_thread(self._files.forget, self._gateway.models.list_used())
+        async with self._putting:
+            models, problems = {}, {}
+            failed = self._fetcher.problems if self._fetcher is not None else {}
+            for uid, (model, devices) in self._wanted.decision_models.items():
+                file = model.file
+                path = await asyncio.to_thread(self._files.find, file.sha256) if self._files is not None else ""
+                if not path:
+                    problems[uid] = failed.get(file.sha256, "its file is being fetched")
+                models[uid] = msgspec.structs.replace(model, file=msgspec.structs.replace(file, path=path)), devices
+            self._gateway.put_models(models, problems)
 
     async def _save(self, save: Callable[..., None], *given: Any) -> None:
         """A full disk keeps no device from being served; what is not saved now is with the next list."""
