@@ -43,6 +43,12 @@ def test_data_in_other_files_are_refused_wherever_they_are_named(make) -> None: 
         check_onnx(make())
 
 
+def with_a_long_key() -> bytes:
+    """Its field 13 has a key of more than 32 bits, which onnxruntime cuts to 32."""
+    spoilt = tensor("w", [1], [1.0], data(13 | 1 << 29, data(1, "location") + data(2, "/etc/shadow")))
+    return onnx_files.model([], [spoilt], [value("x", [1])], [value("y", [1])])
+
+
 def test_too_much_is_refused_before_it_is_read() -> None:
     with pytest.raises(TooLarge, match="at most 50 MiB"):
         check_onnx(bytes(MOST_BYTES + 1))
@@ -57,7 +63,8 @@ def test_too_much_is_refused_before_it_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", b"\xff" * 100, linear([1.0])[:-1], number(1, 8) + data(7, b"")]
+    "content",
+    [b"", b"PK\x03\x04", b"\xff" * 100, linear([1.0])[:-1], number(1, 8) + data(7, b""), with_a_long_key()],
 )
 def test_anything_else_is_no_model(content: bytes) -> None:
     with pytest.raises(InvalidInput, match="not an ONNX model"):

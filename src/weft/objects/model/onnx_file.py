@@ -79,6 +79,8 @@ def _read_fields(data: memoryview, left: list[int]) -> Iterator[tuple[int, memor
         if left[0] < 0:
             raise _refuse(f"it has more than {MOST_FIELDS} parts", "make it smaller")
         key, at = _read_number(data, at)
+        if key >= 1 << 32:  # other readers take only these 32 bits of a key, and so another field
+            raise ValueError
         number, form = key >> 3, key & 7
         value: memoryview | int = 0
         if form == 0:
