@@ -169,6 +169,8 @@ async def test_the_process_has_no_file_no_socket_no_rights_and_little_memory(tmp
         assert "Max address space         1073741824 " in limits
         assert "Max processes             0 " in limits
         assert status["NoNewPrivs"] == "1"
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
         if os.geteuid() == 0:
             assert int(status["Uid"].split()[0]) >= 0x7840_0000
             assert int(status["CapEff"], 16) == 0
