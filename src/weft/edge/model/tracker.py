@@ -17,6 +17,7 @@ from weft.edge.model.engine import Decision, DecisionModel, ModelEngine, Ran
 from weft.protocol.devices import MOST_TEXT, RanModel
 
 MOST_MODELS = 50
+_NEVER = Ran()
 
 log = logging.getLogger("weft.edge.model")
 
@@ -87,7 +88,8 @@ class ModelTracker:
     def list_ran(self, at: float) -> Sequence[RanModel]:
         """What is told of each model."""
         rows = []
-        for uid, one in self._engine.ran.items():
+        for uid in [*self._engine.ran, *(self._refused.keys() - self._engine.ran.keys())]:
+            one = self._engine.ran.get(uid, _NEVER)
             problem = self._refused.get(uid) or self._engine.find_problem(uid, at)
             p99 = self._engine.find_p99_ms(uid)
             file = self._engine.find_file(uid)
